@@ -1,0 +1,2 @@
+//! The calmirror daemon and its command line.
+fn main() {}

@@ -1,0 +1,9 @@
+//! The protocol as arithmetic: what a window is, what a page says, what a round does next.
+//!
+//! Nothing here is async, reads a clock, draws a random number or performs I/O: time and
+//! entropy are arguments, effects are values that somebody else performs.
+
+pub mod event;
+pub mod page;
+pub mod status;
+pub mod window;

@@ -1,0 +1,167 @@
+//! What the world is told about a window. Shapes of the HTTP API (`docs/api.md`).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a window is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// A round that started without a link is under way or due.
+    Enumerating,
+    /// Every segment has a delta link and an empty to-do.
+    Settled,
+    /// A round from a delta link is under way.
+    Following,
+    /// The last attempt failed; the next one is due at `next_due`.
+    BackingOff,
+    /// A removal too large to believe is being confirmed.
+    Held,
+    /// The mailbox or calendar is gone or forbidden; retried slowly, the mirror is kept.
+    Quarantined,
+    /// A human has to sign in or consent.
+    SignInRequired,
+    /// The disk is too full to write.
+    StoreFull,
+}
+
+impl State {
+    /// Whether somebody should look: everything but the three states of normal life.
+    pub fn is_trouble(self) -> bool {
+        !matches!(self, Self::Enumerating | Self::Settled | Self::Following)
+    }
+}
+
+/// Why a segment is enumerated again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResyncReason {
+    /// It never was: the first enumeration.
+    New,
+    /// Graph forgot the link (410, `syncStateNotFound` and its kin, facts 93-98).
+    SyncStateNotFound,
+    /// Relative edges moved, or the configured ones changed.
+    WindowMoved,
+    /// `body`, `time_zone` or `complete` changed.
+    ShapeChanged,
+    /// Somebody asked.
+    Requested,
+    /// A round would not end.
+    RoundStuck,
+    /// A large removal is being confirmed.
+    Confirm,
+    /// The drift audit found a difference it could not repair in place.
+    Audit,
+}
+
+/// The last finished round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastRound {
+    /// Counts the rounds of this window.
+    pub number: u64,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How long it took, milliseconds.
+    pub took_ms: u64,
+    /// Requests it made.
+    pub requests: u32,
+    /// Pages it read.
+    pub pages: u32,
+    /// Events that appeared.
+    pub created: u32,
+    /// Events that look different.
+    pub updated: u32,
+    /// Events that left.
+    pub removed: u32,
+}
+
+/// When and why the last resync began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastResync {
+    /// When it began.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: ResyncReason,
+}
+
+/// The last failure, without secrets, links or contents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastError {
+    /// When it happened.
+    pub at: Timestamp,
+    /// What sort of failure: `throttled`, `transient`, `forbidden`, `gone`, `sign_in`, `malformed_page`, …
+    pub kind: String,
+    /// The HTTP status, where there was one.
+    pub status: Option<u16>,
+    /// Graph's or the token endpoint's error code.
+    pub code: Option<String>,
+    /// One sentence for a person.
+    pub message: String,
+    /// Graph's `request-id`, for a support case.
+    pub request_id: Option<String>,
+    /// When the next attempt is due.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// A segment's edges and how it is followed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentStatus {
+    /// Inclusive.
+    pub start: Timestamp,
+    /// Exclusive.
+    pub end: Timestamp,
+    /// `delta` or `snapshot`.
+    pub mode: String,
+}
+
+/// A window as the API and `status --json` show it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// The window's name.
+    pub name: String,
+    /// Its account.
+    pub account: String,
+    /// Its mailbox.
+    pub mailbox: String,
+    /// `default` or a calendar id.
+    pub calendar: String,
+    /// Start in force, inclusive.
+    pub start: Timestamp,
+    /// End in force, exclusive.
+    pub end: Timestamp,
+    /// What it is doing.
+    pub state: State,
+    /// Events readers see.
+    pub events: u64,
+    /// Its segments.
+    pub segments: Vec<SegmentStatus>,
+    /// The last finished round.
+    pub last_round: Option<LastRound>,
+    /// When a round last succeeded.
+    pub last_success: Option<Timestamp>,
+    /// Seconds since `last_success`.
+    pub stale_s: Option<f64>,
+    /// When the next attempt is due.
+    pub next_due: Option<Timestamp>,
+    /// Failures since the last success.
+    pub failures: u32,
+    /// Resyncs since the window began (the first enumeration not counted).
+    pub resyncs: u64,
+    /// The last of them.
+    pub last_resync: Option<LastResync>,
+    /// The last failure, until a round succeeds.
+    pub last_error: Option<LastError>,
+    /// Whether it has settled once since it began.
+    #[serde(default)]
+    pub settled_once: bool,
+    /// Configured interval, seconds; stale beyond three of them is unhealthy.
+    #[serde(default)]
+    pub interval_s: f64,
+}
+
+impl WindowStatus {
+    /// Healthy: in a state of normal life and not stale beyond 3 × interval.
+    pub fn is_healthy(&self) -> bool {
+        !self.state.is_trouble() && self.stale_s.is_none_or(|s| s <= 3.0 * self.interval_s)
+    }
+}

@@ -1,0 +1,212 @@
+//! What one worker tracks: a calendar of a mailbox between two edges, and how.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The longest stretch Graph answers for, counted exactly (fact 31).
+pub const MAX_SEGMENT_DAYS: i64 = 1825;
+
+/// One tracked window with every setting resolved. Strings that a fleet shares are shared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Unique in the configuration; what readers call it.
+    pub name: Arc<str>,
+    /// The `[account.*]` whose token reads it.
+    pub account: Arc<str>,
+    /// User id or address, or `me` for a delegated account.
+    pub mailbox: Arc<str>,
+    /// Which of the mailbox's calendars.
+    pub calendar: Calendar,
+    /// The configured start.
+    pub start: Edge,
+    /// The configured end (exclusive).
+    pub end: Edge,
+    /// Time between rounds, before jitter.
+    pub interval: Duration,
+    /// Share of the interval over which delays spread: `interval × (1 ± jitter/2)`.
+    pub jitter: f64,
+    /// How often relative edges move at least.
+    pub move_every: Duration,
+    /// The `odata.maxpagesize` hint.
+    pub page_size: u32,
+    /// How bodies are asked for.
+    pub body: Body,
+    /// `Prefer: outlook.timezone`, a Windows or IANA name.
+    pub time_zone: Arc<str>,
+    /// `Prefer: IdType="ImmutableId"`.
+    pub immutable_ids: bool,
+    /// How occurrences are completed.
+    pub complete: Complete,
+    /// Time between drift audits; `None` is off.
+    pub audit: Option<Duration>,
+    /// How long a removal too large to believe, or the next remedy for a stuck stream, waits.
+    pub confirm_after: Duration,
+}
+
+/// Which calendar of a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Calendar {
+    /// The mailbox's default calendar.
+    Default,
+    /// A calendar by its Graph id.
+    Id(Arc<str>),
+}
+
+impl fmt::Display for Calendar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Id(id) => f.write_str(id),
+        }
+    }
+}
+
+/// How bodies are asked for and kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// As HTML, Graph's own default.
+    #[default]
+    Html,
+    /// As plain text.
+    Text,
+    /// `body` and `bodyPreview` are dropped before storing.
+    None,
+}
+
+/// How an occurrence gets the members Graph's delta does not send (fact 66).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Complete {
+    /// From the series master.
+    #[default]
+    Master,
+    /// As Graph lists the series' instances, one request a series.
+    Exact,
+}
+
+/// An edge of a window: an instant, or a distance from today 00:00 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Edge {
+    /// A fixed instant.
+    At(Timestamp),
+    /// Relative to today 00:00 UTC.
+    Relative {
+        /// Calendar years.
+        years: i32,
+        /// Calendar months.
+        months: i32,
+        /// Days.
+        days: i32,
+    },
+}
+
+impl Edge {
+    /// The instant this edge means on the UTC day of `now`.
+    ///
+    /// Distances beyond what a calendar can express saturate at its ends.
+    pub fn resolve(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Relative { years, months, days } => {
+                let today: Date = now.to_zoned(TimeZone::UTC).date();
+                let span = Span::new()
+                    .try_years(years)
+                    .and_then(|s| s.try_months(months))
+                    .and_then(|s| s.try_days(days))
+                    .unwrap_or_default();
+                let forward = years >= 0 && months >= 0 && days >= 0;
+                let limit = if forward { Date::MAX } else { Date::MIN };
+                let date = today.checked_add(span).unwrap_or(limit);
+                date.to_zoned(TimeZone::UTC).map(|z| z.timestamp()).unwrap_or(if forward {
+                    Timestamp::MAX
+                } else {
+                    Timestamp::MIN
+                })
+            }
+        }
+    }
+
+    /// Whether the edge moves with the days.
+    pub fn is_relative(self) -> bool {
+        matches!(self, Self::Relative { .. })
+    }
+}
+
+/// The edges in force, `[start, end)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edges {
+    /// Inclusive.
+    pub start: Timestamp,
+    /// Exclusive.
+    pub end: Timestamp,
+}
+
+impl Edges {
+    /// Whether `[start, end)` of an event overlaps. An event without length counts as lying at
+    /// its start.
+    pub fn overlap(&self, start: Timestamp, end: Timestamp) -> bool {
+        start < self.end && (end > self.start || (start == end && start >= self.start))
+    }
+
+    /// Cuts into stretches of at most [`MAX_SEGMENT_DAYS`], earliest first. Most windows have
+    /// exactly one; there are at most 64.
+    pub fn segments(&self) -> Vec<Edges> {
+        let step = jiff::SignedDuration::from_hours(24 * MAX_SEGMENT_DAYS);
+        let mut segments = Vec::new();
+        let mut start = self.start;
+        while segments.len() < 63 {
+            match start.checked_add(step) {
+                Ok(end) if end < self.end => {
+                    segments.push(Edges { start, end });
+                    start = end;
+                }
+                _ => break,
+            }
+        }
+        segments.push(Edges { start, end: self.end });
+        segments
+    }
+}
+
+/// What makes two windows the same stream of ids: change any of it and the old events leave
+/// before the first new one is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// The account's name.
+    pub account: Arc<str>,
+    /// The account's tenant.
+    pub tenant: Arc<str>,
+    /// The mailbox.
+    pub mailbox: Arc<str>,
+    /// The calendar.
+    pub calendar: Calendar,
+    /// The form of ids.
+    pub immutable_ids: bool,
+}
+
+/// What events look like: a change of it is a resync of that window alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// See [`Body`].
+    pub body: Body,
+    /// See [`Window::time_zone`].
+    pub time_zone: Arc<str>,
+    /// See [`Complete`].
+    pub complete: Complete,
+}
+
+impl Window {
+    /// What events of this window look like.
+    pub fn shape(&self) -> Shape {
+        Shape { body: self.body, time_zone: self.time_zone.clone(), complete: self.complete }
+    }
+}
