@@ -1,1 +1,201 @@
 //! An event's JSON: completing an occurrence from its master, and comparing what readers see.
+//!
+//! Works on raw bytes: members are cut out and put together again, never re-encoded, so that
+//! what Graph sent is what readers get.
+
+use std::borrow::Cow;
+
+use serde::de::{MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::page::EventId;
+use jiff::Timestamp;
+
+/// The members of a JSON object in their order, values raw.
+#[derive(Clone, Debug)]
+pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// Cuts an object into its members.
+    ///
+    /// # Errors
+    /// Where `json` is not one JSON object.
+    pub fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    /// The raw value of a member.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| *v)
+    }
+}
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(48);
+                while let Some(name) = map.next_key::<MemberName<'de>>()? {
+                    members.push((name.0, map.next_value()?));
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Object).map(Members)
+    }
+}
+
+/// A member's name, borrowed unless it holds escapes.
+struct MemberName<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for MemberName<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl<'de> Visitor<'de> for Name {
+            type Value = Cow<'de, str>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a member name")
+            }
+            fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(v))
+            }
+            fn visit_str<E>(self, v: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(v.to_owned()))
+            }
+            fn visit_string<E>(self, v: String) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(v))
+            }
+        }
+        deserializer.deserialize_str(Name).map(MemberName)
+    }
+}
+
+/// Members that an occurrence has of its own; everything else it has from its master.
+const OWN: [&str; 6] = ["id", "type", "seriesMasterId", "start", "end", "@odata.etag"];
+
+/// Completes a bare occurrence from its master, as readers see it: the master's members
+/// overlaid with the occurrence's own id, type, seriesMasterId, start, end and etag;
+/// `recurrence` null, `originalStart` its start, and in `webLink` the master's encoded id
+/// replaced by its own. Whatever further members the occurrence came with are its own too.
+///
+/// # Errors
+/// Where either is not a JSON object.
+pub fn complete(
+    master: &Members<'_>,
+    master_id: &EventId,
+    occurrence: &[u8],
+    id: &EventId,
+    start: Timestamp,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let own = Members::parse(occurrence)?;
+    let mut out = Object::with_capacity(master_len(master) + occurrence.len());
+    for name in OWN {
+        if let Some(value) = own.get(name) {
+            out.raw(name, value.get());
+        }
+    }
+    for (name, value) in &own.0 {
+        let overlaid =
+            OWN.contains(&&**name) || matches!(&**name, "recurrence" | "originalStart" | "webLink");
+        if !overlaid && master.get(name).is_none() {
+            out.raw(name, value.get());
+        }
+    }
+    for (name, value) in &master.0 {
+        match &**name {
+            name if OWN.contains(&name) => {}
+            "originalStart" => {}
+            "recurrence" => out.raw(name, "null"),
+            "webLink" => match serde_json::from_str::<Cow<'_, str>>(value.get()) {
+                Ok(link) => {
+                    let link = link.replace(&encode(master_id.as_str()), &encode(id.as_str()));
+                    out.value(name, &Value::String(link));
+                }
+                Err(_) => out.raw(name, value.get()),
+            },
+            _ => out.raw(name, own.get(name).unwrap_or(value).get()),
+        }
+    }
+    out.value("originalStart", &Value::String(start.to_string()));
+    Ok(out.finish())
+}
+
+/// Whether two JSON texts are the same value. Texts that are equal byte for byte are not parsed.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    a == b
+        || match (serde_json::from_slice::<Value>(a), serde_json::from_slice::<Value>(b)) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        }
+}
+
+/// Whether two masters give their occurrences the same content.
+pub fn same_for_occurrences(a: &[u8], b: &[u8]) -> bool {
+    fn inherited(json: &[u8]) -> Option<serde_json::Map<String, Value>> {
+        let mut map: serde_json::Map<String, Value> = serde_json::from_slice(json).ok()?;
+        for name in OWN.iter().chain(&["recurrence", "originalStart"]) {
+            map.remove(*name);
+        }
+        Some(map)
+    }
+    a == b
+        || match (inherited(a), inherited(b)) {
+            (Some(a), Some(b)) => a == b,
+            _ => false,
+        }
+}
+
+fn master_len(master: &Members<'_>) -> usize {
+    master.0.iter().map(|(n, v)| n.len() + v.get().len() + 4).sum()
+}
+
+/// Percent-encodes everything but unreserved characters, as Graph does with ids in `webLink`.
+fn encode(id: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(id.len() + 8);
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            write!(out, "%{byte:02X}").ok();
+        }
+    }
+    out
+}
+
+/// A JSON object under construction, member by member.
+struct Object(Vec<u8>);
+
+impl Object {
+    fn with_capacity(bytes: usize) -> Self {
+        let mut out = Vec::with_capacity(bytes + 64);
+        out.push(b'{');
+        Self(out)
+    }
+
+    fn raw(&mut self, name: &str, value: &str) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
+        }
+        // A string always serializes.
+        self.0.extend(serde_json::to_vec(name).unwrap_or_default());
+        self.0.push(b':');
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    fn value(&mut self, name: &str, value: &Value) {
+        self.raw(name, &value.to_string());
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}

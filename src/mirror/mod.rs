@@ -3,7 +3,10 @@
 //! Nothing here is async, reads a clock, draws a random number or performs I/O: time and
 //! entropy are arguments, effects are values that somebody else performs.
 
+pub mod change;
+pub mod commit;
 pub mod event;
 pub mod page;
+pub mod position;
 pub mod status;
 pub mod window;

@@ -1,0 +1,137 @@
+//! Where a segment stands, as the store keeps it: the link to go on from and the to-do.
+
+use serde::{Deserialize, Serialize};
+
+use super::page::{EventHash, EventId, Item, Link};
+use super::status::ResyncReason;
+
+/// Number of a window inside one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WindowId(pub u32);
+
+/// Number of a segment inside its window, 0 to 63.
+pub type SegmentIndex = u8;
+
+/// A segment's position: written in the same commit as the items that led to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Where the round stands.
+    pub phase: Phase,
+    /// Whether to-do entries exist (an idle round then needs no scan for them).
+    pub todo: bool,
+}
+
+/// What comes next for a segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Enumerating: `next` is the page to ask for, none meaning the first. A dead link leads
+    /// back to `next: None`; anything transient stays here.
+    Enumerating {
+        /// The next page.
+        next: Option<Link>,
+        /// Why this enumeration runs.
+        reason: ResyncReason,
+        /// Pages committed so far: also the number of the next seen list.
+        page: u32,
+    },
+    /// The enumeration's delta link came; its to-do is worked off, then the sweep.
+    Sweeping {
+        /// The link to go on from afterwards.
+        delta: Link,
+        /// Why the enumeration ran.
+        reason: ResyncReason,
+    },
+    /// Nothing to do until the next round is due.
+    Settled {
+        /// Where it starts.
+        delta: Link,
+    },
+    /// Between two pages of an incremental round.
+    Following {
+        /// The next page.
+        next: Link,
+    },
+    /// The incremental round's delta link came; its to-do is being worked off.
+    Completing {
+        /// The link to go on from afterwards.
+        delta: Link,
+    },
+}
+
+impl Phase {
+    /// The phase before anything was asked.
+    pub fn start(reason: ResyncReason) -> Self {
+        Self::Enumerating { next: None, reason, page: 0 }
+    }
+
+    /// Whether this belongs to an enumeration, and why that runs.
+    pub fn enumeration(&self) -> Option<ResyncReason> {
+        match self {
+            Self::Enumerating { reason, .. } | Self::Sweeping { reason, .. } => Some(*reason),
+            _ => None,
+        }
+    }
+}
+
+/// One thing a segment still has to do. Its key in the store is (kind, hashes), so that adding
+/// twice is adding once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Todo {
+    /// A series was touched in this round.
+    Series {
+        /// Its master.
+        master: EventId,
+        /// Its master must be fetched by id.
+        needs_master: bool,
+        /// Its membership must be confirmed by listing its instances.
+        needs_listing: bool,
+    },
+    /// An occurrence or exception waits for what completes it; not yet shown to anybody.
+    Waiting {
+        /// As the page carried it. `master` is set.
+        item: Item,
+    },
+    /// This round's own pages carried an instance of a touched series: a listing that lacks it
+    /// does not remove it.
+    Carried {
+        /// The series' master.
+        master: EventHash,
+        /// The instance.
+        id: EventHash,
+    },
+    /// A tombstone, published with the round's delta link.
+    Removal {
+        /// What leaves.
+        id: EventHash,
+    },
+}
+
+/// Names a [`Todo`] without its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TodoKey {
+    /// Of [`Todo::Series`]: the master.
+    Series(EventHash),
+    /// Of [`Todo::Waiting`]: the master, the instance.
+    Waiting(EventHash, EventHash),
+    /// Of [`Todo::Carried`]: the master, the instance.
+    Carried(EventHash, EventHash),
+    /// Of [`Todo::Removal`]: what leaves.
+    Removal(EventHash),
+}
+
+impl Todo {
+    /// The key under which it is kept.
+    pub fn key(&self) -> TodoKey {
+        match self {
+            Self::Series { master, .. } => TodoKey::Series(master.hash()),
+            Self::Waiting { item } => {
+                let master = item.master.as_ref().unwrap_or(&item.id);
+                TodoKey::Waiting(master.hash(), item.id.hash())
+            }
+            Self::Carried { master, id } => TodoKey::Carried(*master, *id),
+            Self::Removal { id } => TodoKey::Removal(*id),
+        }
+    }
+}
