@@ -202,3 +202,6 @@ impl<'de> Visitor<'de> for Elements<'_, 'de> {
         Ok(entries)
     }
 }
+
+#[cfg(test)]
+mod tests;
