@@ -134,7 +134,7 @@ mod tests {
             "+201y",
             "+100000d",
             "+1048575y",
-            "-2401mo",
+            "-2412mo",
             "--1d",
         ] {
             assert!(edge(text).is_err(), "{text:?}");

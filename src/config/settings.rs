@@ -24,8 +24,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(super) struct Settings {
     pub(super) interval: Duration,
     pub(super) jitter: f64,
-    pub(super) start: Edge,
-    pub(super) end: Edge,
+    /// `None` if what is written is no edge: then nothing can be said about the window's length.
+    pub(super) start: Option<Edge>,
+    /// See `start`.
+    pub(super) end: Option<Edge>,
     pub(super) move_every: Duration,
     pub(super) page_size: u32,
     pub(super) body: Body,
@@ -54,12 +56,8 @@ impl Settings {
             jitter: reader
                 .take("jitter", |written| written.share())
                 .or(base.map(|base| base.jitter))?,
-            start: reader
-                .take("start", |written| edge(written.text()?))
-                .or(base.map(|base| base.start))?,
-            end: reader
-                .take("end", |written| edge(written.text()?))
-                .or(base.map(|base| base.end))?,
+            start: edge_of(reader, "start", base.and_then(|base| base.start)),
+            end: edge_of(reader, "end", base.and_then(|base| base.end)),
             move_every: reader
                 .take("move_every", |written| written.duration(HOUR))
                 .or(base.map(|base| base.move_every))?,
@@ -95,6 +93,11 @@ impl Settings {
                 .or(base.map(|base| base.confirm_after))?,
         })
     }
+}
+
+fn edge_of(reader: &mut Reader<'_>, key: &'static str, base: Option<Edge>) -> Option<Edge> {
+    let written = reader.take(key, |written| edge(written.text()?));
+    if reader.has(key) { written } else { written.or(base) }
 }
 
 /// A zone that Outlook knows: by its Windows name, or by an IANA one.

@@ -111,7 +111,6 @@ impl Layers {
         let environment = Environment::with_prefix(PREFIX)
             .prefix_separator(SEPARATOR)
             .separator(SEPARATOR)
-            .ignore_empty(true)
             .source(Some(variables));
         let merged = match builder.add_source(environment).build() {
             Ok(merged) => merged.cache.into_table().unwrap_or_default(),

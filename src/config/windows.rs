@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -16,13 +17,16 @@ use super::origin::{Origin, Report};
 use super::reader::Reader;
 use super::settings::Settings;
 use super::sources::Table;
-use crate::mirror::window::{Calendar, Edges, MAX_SEGMENT_DAYS, Window};
+use crate::mirror::window::{Calendar, Edge, Edges, MAX_SEGMENT_DAYS, Window};
 
 /// A name may have this many characters.
 const LONGEST_NAME: usize = 200;
 
 /// A window is cut into at most this many segments ([`Edges::segments`]).
 const MOST_SEGMENTS: i64 = 64;
+
+/// A window that will run empty is warned about so many days before.
+const SOON: i64 = 30;
 
 /// Of one mailboxes file, so many wrong lines are told; the rest is mostly the same mistake.
 const MOST_LINES: usize = 100;
@@ -48,6 +52,8 @@ struct Entry {
     account: Arc<str>,
     calendar: Calendar,
     settings: Settings,
+    start: Edge,
+    end: Edge,
     edges: Edges,
 }
 
@@ -123,7 +129,8 @@ impl<'a> Windows<'a> {
             None if reader.has("calendar") => return None,
             None => Calendar::Default,
         };
-        Some(Entry { account: account?, calendar, settings, edges: edges? })
+        let (start, end) = (settings.start?, settings.end?);
+        Some(Entry { account: account?, calendar, settings, start, end, edges: edges? })
     }
 
     fn account(&self, reader: &mut Reader<'_>) -> Option<Arc<str>> {
@@ -154,29 +161,34 @@ impl<'a> Windows<'a> {
             .flatten()
     }
 
-    /// The edges that would be asked for now: a relative end is asked further, so that the stated
-    /// future is covered until the next move.
+    /// The edges that would be asked for now, if they make a window.
     fn edges(&self, reader: &mut Reader<'_>, settings: &Settings) -> Option<Edges> {
-        let start = settings.start.resolve(self.now);
-        let end = settings.end.resolve(self.now);
+        let (start, end) = (settings.start?, settings.end?);
+        let stated = Edges { start: start.resolve(self.now), end: end.resolve(self.now) };
         let key = if reader.has("end") || !reader.has("start") { "end" } else { "start" };
-        if end <= start {
-            let moving = settings.start.is_relative() || settings.end.is_relative();
+        if stated.end <= stated.start {
+            let moving = start.is_relative() || end.is_relative();
             let today = if moving { " as of today" } else { "" };
             let wrong = Wrong::new(
-                format!("the window ends ({end}) before it starts ({start}){today}"),
+                format!(
+                    "the window does not end ({}) after it starts ({}){today}",
+                    stated.end, stated.start
+                ),
                 "move one of start and end, or remove the window",
             );
             reader.fault(key, wrong);
             return None;
         }
-        let asked = match settings.end.is_relative() {
-            true => end.checked_add(settings.move_every).unwrap_or(end),
-            false => end,
-        };
-        let edges = Edges { start, end: asked };
-        let days = (asked.as_second() - start.as_second()) / (24 * 3600);
-        let segments = edges.segments().len();
+        let left = days(&stated);
+        if start.is_relative() && !end.is_relative() && left <= SOON {
+            let problem = format!(
+                "the start moves and the end does not: in {left} days nothing is left, and that is a fault"
+            );
+            let remedy = "make both relative or neither, or remove the window in time";
+            reader.warn(key, Wrong::new(problem, remedy));
+        }
+        let edges = asked(start, end, settings.move_every, self.now);
+        let (days, segments) = (days(&edges), edges.segments().len());
         if days >= MAX_SEGMENT_DAYS * MOST_SEGMENTS {
             let wrong = Wrong::new(
                 format!("the window is {days} days long"),
@@ -314,8 +326,8 @@ impl<'a> Windows<'a> {
             account: entry.account.clone(),
             mailbox,
             calendar: entry.calendar.clone(),
-            start: settings.start,
-            end: settings.end,
+            start: entry.start,
+            end: entry.end,
             interval: settings.interval,
             jitter: settings.jitter,
             move_every: settings.move_every,
@@ -334,14 +346,27 @@ impl<'a> Windows<'a> {
         self.all
             .iter()
             .map(|window| {
-                let edges = Edges {
-                    start: window.start.resolve(self.now),
-                    end: window.end.resolve(self.now),
-                };
+                let edges = asked(window.start, window.end, window.move_every, self.now);
                 edges.segments().len() as f64 / window.interval.as_secs_f64()
             })
             .sum()
     }
+}
+
+/// What would be asked for: a relative end is asked further, so that the stated future is covered
+/// until the next move.
+fn asked(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
+    let stated = end.resolve(now);
+    let end = match end.is_relative() {
+        true => stated.checked_add(move_every).unwrap_or(stated),
+        false => stated,
+    };
+    Edges { start: start.resolve(now), end }
+}
+
+/// Whole days.
+fn days(edges: &Edges) -> i64 {
+    (edges.end.as_second() - edges.start.as_second()) / (24 * 3600)
 }
 
 /// A line without its comment. A `#` inside an address (a guest's `#EXT#`) is no comment.
