@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::fault::Wrong;
 use super::keys::Section;
+use super::layers::Table;
 use super::origin::Report;
 use super::reader::{Reader, Written};
 use super::secret;
-use super::sources::{Sources, Table};
+use super::sources::Sources;
 
 /// An application's registration in a tenant, or a token that somebody else renews.
 #[derive(Clone, Debug, PartialEq, Eq)]

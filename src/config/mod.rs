@@ -14,7 +14,9 @@ mod cloud;
 mod diff;
 mod edge;
 mod fault;
+mod file;
 mod keys;
+mod layers;
 mod origin;
 mod reader;
 mod secret;
@@ -42,9 +44,9 @@ pub use sources::{DEFAULT_FILE, Sources};
 use crate::mirror::window::{Identity, Window};
 use fault::Wrong;
 use keys::Section;
+use layers::{Layers, Table};
 use origin::Report;
 use settings::Settings;
-use sources::{Layers, Table};
 use windows::Windows;
 
 /// Everything that was configured, valid and resolved.

@@ -10,9 +10,10 @@ use std::time::Duration;
 use config::ValueKind;
 
 use super::fault::Wrong;
+use super::file::default;
 use super::keys::{Section, instead};
+use super::layers::Table;
 use super::origin::{Explained, Origin, Report};
-use super::sources::{Table, default};
 
 /// Longer than anybody means, short enough that no clock overflows when it is added.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);

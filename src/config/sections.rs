@@ -10,10 +10,11 @@ use super::account::credentials_directory;
 use super::cloud::{CLOUDS, VERSION, address};
 use super::fault::Wrong;
 use super::keys::{Section, instead};
+use super::layers::Table;
 use super::origin::Report;
 use super::reader::{Reader, Written};
 use super::secret;
-use super::sources::{Sources, Table};
+use super::sources::Sources;
 
 /// `[store]`
 #[derive(Clone, Debug, PartialEq, Eq)]

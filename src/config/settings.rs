@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use super::edge::edge;
 use super::fault::Wrong;
 use super::keys::Section;
+use super::layers::Table;
 use super::origin::Report;
 use super::reader::{Reader, Written};
-use super::sources::Table;
 use crate::mirror::window::{Body, Complete, Edge};
 
 /// Faster than once a second is no interval but a loop.

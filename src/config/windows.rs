@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use super::account::{Account, Credential};
 use super::fault::Wrong;
 use super::keys::{Section, instead};
+use super::layers::Table;
 use super::origin::{Origin, Report};
 use super::reader::Reader;
 use super::settings::Settings;
-use super::sources::Table;
 use crate::mirror::window::{Calendar, Edge, Edges, MAX_SEGMENT_DAYS, Window};
 
 /// A name may have this many characters.
