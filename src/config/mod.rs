@@ -70,7 +70,8 @@ pub struct Config {
     pub warnings: Vec<Fault>,
     /// The main file.
     pub file: PathBuf,
-    explained: Vec<Explained>,
+    /// See [`Config::explain`].
+    pub explained: Vec<Explained>,
 }
 
 impl Config {

@@ -1,6 +1,9 @@
 //! What is wrong is said with file, line, key and remedy, and all at once.
 
+use proptest::prelude::*;
+
 use super::{ACCOUNT, Lab};
+use crate::config::keys::SECTIONS;
 
 /// Loads the text and compares every fault.
 #[track_caller]
@@ -459,4 +462,37 @@ fn a_file_that_cannot_be_read_is_one_fault() {
             "conf.d/a.toml: cannot be read: Is a directory (os error 21); make it a file that the daemon's user may read"
         ]
     );
+}
+
+/// Any key of any section, with any text or number for a value.
+fn any_setting() -> impl Strategy<Value = String> {
+    let keys: Vec<String> = SECTIONS
+        .iter()
+        .flat_map(|section| {
+            let header = section.header().replace("NAME", "x");
+            section.keys().map(move |key| format!("{header}\n{} = ", key.name))
+        })
+        .collect();
+    let value = prop_oneof![
+        any::<String>().prop_map(|text| toml::Value::String(text).to_string()),
+        "[-+]?[0-9]{1,20} ?(d|w|mo|y|s|h|ms|[a-z])?".prop_map(|text| format!("{text:?}")),
+        "(https?|x)://[a-z0-9.:@\\[\\]/?#]{0,20}".prop_map(|text| format!("{text:?}")),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<f64>().prop_map(|number| toml::Value::Float(number).to_string()),
+    ];
+    (proptest::sample::select(keys), value).prop_map(|(key, value)| format!("{key}{value}\n"))
+}
+
+proptest! {
+    /// Whatever is written, the answer is a configuration or faults that say where and what to do.
+    #[test]
+    fn nothing_that_is_written_stops_the_reading(setting in any_setting()) {
+        if let Err(faults) = Lab::with(&setting).load() {
+            prop_assert!(!faults.0.is_empty());
+            for fault in faults.0 {
+                prop_assert!(fault.file.is_some() && fault.line.is_some());
+                prop_assert!(!fault.problem.is_empty() && !fault.remedy.is_empty());
+            }
+        }
+    }
 }
