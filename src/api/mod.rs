@@ -1,1 +1,184 @@
-//! (being written)
+//! The HTTP API: what programs see of the mirror (`docs/api.md`).
+//!
+//! Reads go to the store, statuses and commands to the fleet; Graph is not known here. The same
+//! routes are served on the Unix socket, where the file's mode decides who may ask, and over TCP,
+//! where every request needs a token. Errors are RFC 9457 problems. Request bodies are never read.
+
+mod changes;
+mod cursor;
+mod door;
+mod events;
+mod health;
+mod listen;
+mod mask;
+mod problem;
+mod query;
+mod rounds;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::{Method, Uri};
+use axum::middleware;
+use axum::routing::{get, post};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+pub use door::Secret;
+pub use listen::{BindError, UnixDoor, bind_tcp, bind_unix, serve_tcp, serve_unix};
+
+use crate::mirror::position::WindowId;
+use crate::mirror::status::WindowStatus;
+use crate::store::Store;
+use crate::supervisor::{Fleet, FleetError, Started};
+use crate::world::World;
+use problem::Problem;
+
+/// Everything the API reaches for.
+#[derive(Clone)]
+pub struct Access {
+    /// The mirror and its feed.
+    pub store: Store,
+    /// The running windows.
+    pub fleet: Arc<dyn Windows>,
+    /// The wall clock.
+    pub world: World,
+    /// What is running.
+    pub about: Arc<About>,
+    /// How it answers.
+    pub settings: ApiSettings,
+    /// Becomes `true` when the daemon stops: held requests and streams end then. It has to move
+    /// no later than the shutdown handed to [`serve_unix`] and [`serve_tcp`] resolves.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// What is running, for `/v1/status`.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The version of calmirror.
+    pub version: String,
+    /// The commit it was built from, or `unknown`.
+    pub commit: String,
+    /// The target triple it was built for.
+    pub target: String,
+    /// When the daemon started.
+    pub started: Timestamp,
+}
+
+/// How the API answers.
+#[derive(Clone, Debug, Default)]
+pub struct ApiSettings {
+    /// Over TCP, may do everything.
+    pub token: Option<Secret>,
+    /// Over TCP, may only read.
+    pub read_token: Option<Secret>,
+    /// Of private and confidential events readers get time and busy state only.
+    pub mask_private: bool,
+    /// TCP needs no token; for the demo on loopback only.
+    pub open_loopback: bool,
+}
+
+/// The running windows as the API needs them: [`Fleet`], or a double in tests.
+pub trait Windows: Send + Sync {
+    /// Every window's status, ordered by name.
+    fn windows(&self) -> Vec<WindowStatus>;
+    /// One window's status.
+    fn window(&self, name: &str) -> Option<WindowStatus>;
+    /// The number under which the store keeps a window.
+    fn id(&self, name: &str) -> Option<WindowId>;
+    /// Starts a round now; with `wait` also waits for its end.
+    fn sync<'a>(
+        &'a self,
+        name: &'a str,
+        wait: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Started, FleetError>>;
+    /// Starts a full resync now. `accept_removals` ends a hold.
+    fn resync<'a>(
+        &'a self,
+        name: &'a str,
+        accept_removals: bool,
+        wait: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Started, FleetError>>;
+}
+
+impl Windows for Fleet {
+    fn windows(&self) -> Vec<WindowStatus> {
+        Fleet::windows(self)
+    }
+    fn window(&self, name: &str) -> Option<WindowStatus> {
+        Fleet::window(self, name)
+    }
+    fn id(&self, name: &str) -> Option<WindowId> {
+        Fleet::id(self, name)
+    }
+    fn sync<'a>(
+        &'a self,
+        name: &'a str,
+        wait: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+        Box::pin(Fleet::sync(self, name, wait))
+    }
+    fn resync<'a>(
+        &'a self,
+        name: &'a str,
+        accept_removals: bool,
+        wait: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+        Box::pin(Fleet::resync(self, name, accept_removals, wait))
+    }
+}
+
+/// The routes, without a check of who asks: for the Unix socket.
+pub fn router(access: Access) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/v1/status", get(windows::status))
+        .route("/v1/windows", get(windows::list))
+        .route("/v1/windows/{name}", get(windows::one))
+        .route("/v1/windows/{name}/events", get(events::list))
+        .route("/v1/windows/{name}/events/{id}", get(events::one))
+        .route("/v1/windows/{name}/sync", post(rounds::sync))
+        .route("/v1/windows/{name}/resync", post(rounds::resync))
+        .route("/v1/changes", get(changes::read))
+        .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            Problem::method_not_allowed(&method, uri.path())
+        })
+        .with_state(Arc::new(access))
+}
+
+/// The same routes behind the checks of a TCP listener at `listen`: the `Host` a request names,
+/// its token, and whether another site's page sent it.
+pub fn tcp_router(access: Access, listen: SocketAddr) -> Router {
+    let door = Arc::new(door::Door::new(access.settings.clone(), listen));
+    router(access).layer(middleware::from_fn_with_state(door, door::check))
+}
+
+/// A window's name as a path carries it.
+fn name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    match path {
+        Ok(Path(name)) => Ok(name),
+        Err(rejection) => Err(Problem::bad_path(rejection.body_text())),
+    }
+}
+
+impl Access {
+    /// A window's status, or the problem that there is none of that name.
+    fn window(&self, name: &str) -> Result<WindowStatus, Problem> {
+        self.fleet.window(name).ok_or_else(|| Problem::unknown_window(name))
+    }
+
+    /// A window's number in the store.
+    fn window_id(&self, name: &str) -> Result<WindowId, Problem> {
+        self.fleet.id(name).ok_or_else(|| Problem::unknown_window(name))
+    }
+}

@@ -1,0 +1,248 @@
+//! The feed: NDJSON slice by slice, or a server-sent event stream.
+//!
+//! At least once, in order, no gap. An answer holds at most `limit` lines and stops early once
+//! it has grown to [`ANSWER_BYTES`], so what a request can make the daemon hold is bounded; an
+//! answer without lines means that there is nothing more now.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Access;
+use super::cursor::Place;
+use super::mask::shown;
+use super::problem::Problem;
+use super::query::Parameters;
+use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
+use crate::mirror::position::WindowId;
+use crate::store::Change;
+
+/// An answer stops growing here.
+const ANSWER_BYTES: usize = 16 << 20;
+
+/// Changes read from the store at a time.
+const SLICE: usize = 500;
+
+/// A stream that has nothing to say says where it is this often, so that it is not taken for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Where to go on from, known before the body.
+const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
+
+/// One line of the feed.
+#[derive(Serialize)]
+struct Line<'a> {
+    cursor: &'a str,
+    seq: Seq,
+    at: jiff::Timestamp,
+    window: &'a str,
+    change: ChangeKind,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<RemovalReason>,
+}
+
+/// `GET /v1/changes`.
+pub(super) async fn read(
+    State(access): State<Arc<Access>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let parameters = Parameters::parse(query.as_deref(), &["after", "window", "limit", "wait"])?;
+    let limit = parameters.limit()?;
+    let wait = parameters.wait()?;
+    let streams = accepts_events(&headers);
+    let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let after = resumed.filter(|_| streams).or(parameters.text("after"));
+    let place = Place::parse(&access.store, after)?;
+    let filter = match parameters.text("window") {
+        Some(name) => Some(Filter::of(&access, name).await?),
+        None => None,
+    };
+    let reader = Reader {
+        durable: access.store.durable(),
+        stopping: access.stopping.clone(),
+        access,
+        filter,
+        place,
+    };
+    if streams { Ok(reader.stream()) } else { reader.answer(limit, wait).await }
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+}
+
+/// Which windows' changes are told.
+struct Filter {
+    name: String,
+    /// Set when the store can choose by number: no other window, past or present, had the name.
+    id: Option<WindowId>,
+}
+
+impl Filter {
+    /// The changes of every window that had this name: one that was dropped, or became another
+    /// under its old name, still has its removals in the feed.
+    async fn of(access: &Access, name: &str) -> Result<Self, Problem> {
+        let stored = access.store.windows().await?;
+        if access.fleet.id(name).is_none() && !stored.iter().any(|(n, ..)| **n == *name) {
+            return Err(Problem::unknown_window(name));
+        }
+        Ok(Self { name: name.to_owned(), id: None })
+    }
+}
+
+/// One reader of the feed.
+struct Reader {
+    access: Arc<Access>,
+    filter: Option<Filter>,
+    place: Place,
+    durable: watch::Receiver<Seq>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Reader {
+    /// An NDJSON answer; held up to `wait` until there is at least one line.
+    async fn answer(mut self, limit: usize, wait: Option<Duration>) -> Result<Response, Problem> {
+        let until = wait.map(|wait| Instant::now() + wait);
+        let mut body = Vec::new();
+        loop {
+            // Marked as seen before reading, so that what comes meanwhile wakes the wait below.
+            self.durable.borrow_and_update();
+            self.fill(&mut body, limit).await?;
+            match until {
+                Some(until) if body.is_empty() && self.moved_before(until).await => {}
+                _ => break,
+            }
+        }
+        let cursor = self.place.cursor(&self.access.store);
+        let mut response = Body::from(body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        if let Ok(cursor) = HeaderValue::from_str(&cursor) {
+            headers.insert(CURSOR, cursor);
+        }
+        Ok(response)
+    }
+
+    /// Reads on until `limit` lines, [`ANSWER_BYTES`] or the end.
+    async fn fill(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<(), Problem> {
+        let mut lines = 0;
+        while lines < limit && body.len() < ANSWER_BYTES {
+            let (changes, at_end) = self.slice(SLICE.min(limit - lines)).await?;
+            for (cursor, change) in &changes {
+                self.line(body, cursor, change);
+                body.push(b'\n');
+            }
+            lines += changes.len();
+            if at_end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next changes with their cursors, and whether they reach the end.
+    async fn slice(&mut self, limit: usize) -> Result<(Vec<(String, Change)>, bool), Problem> {
+        let store = &self.access.store;
+        let id = self.filter.as_ref().and_then(|filter| filter.id);
+        let mut changes = store.changes(self.place.seq, id, limit).await?;
+        if let Some(filter) = &self.filter {
+            changes.value.retain(|change| *change.window == *filter.name);
+        }
+        let with_cursor = |change: Change| (self.place.at(change.seq).cursor(store), change);
+        let value = changes.value.into_iter().map(with_cursor).collect();
+        self.place = self.place.at(changes.seq);
+        Ok((value, changes.at_end))
+    }
+
+    fn line(&self, body: &mut Vec<u8>, cursor: &str, change: &Change) {
+        let mask = self.access.settings.mask_private;
+        let event = change.event.clone().map(|event| shown(event, mask));
+        let event = event.as_deref().and_then(|event| serde_json::from_slice(event).ok());
+        let line = Line {
+            cursor,
+            seq: change.seq,
+            at: change.at,
+            window: &change.window,
+            change: change.kind,
+            id: change.id.as_str(),
+            event,
+            reason: change.reason,
+        };
+        // Strings, numbers and raw JSON always serialize, and a Vec takes every byte.
+        serde_json::to_writer(body, &line).ok();
+    }
+
+    /// Waits for something new to read; `false` when the time is up or the daemon stops.
+    async fn moved_before(&mut self, until: Instant) -> bool {
+        let moved = timeout_at(until, self.moved()).await;
+        moved.unwrap_or(false)
+    }
+
+    async fn moved(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = async { self.stopping.wait_for(|stopping| *stopping).await.ok(); } => false,
+            moved = self.durable.changed() => moved.is_ok(),
+        }
+    }
+
+    /// A stream of server-sent events from here on, until either side ends it.
+    fn stream(self) -> Response {
+        let stream = futures_util::stream::unfold(Some(self), |reader| async {
+            let mut reader = reader?;
+            let frame = reader.frame().await?;
+            Some((Ok::<_, Infallible>(frame), Some(reader)))
+        });
+        let kind = HeaderValue::from_static("text/event-stream");
+        let cache = HeaderValue::from_static("no-cache");
+        let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache)];
+        (headers, Body::from_stream(stream)).into_response()
+    }
+
+    /// The next stretch of the stream; `None` ends it. An id without data moves the reader's
+    /// `Last-Event-ID` and is not an event, so a quiet window's reader does not grow old.
+    async fn frame(&mut self) -> Option<Bytes> {
+        let mut frame = Vec::new();
+        loop {
+            if *self.stopping.borrow() {
+                return None;
+            }
+            self.durable.borrow_and_update();
+            // An error ends the stream; the client comes again and gets it as a problem.
+            let (changes, at_end) = self.slice(SLICE.min(100)).await.ok()?;
+            for (cursor, change) in &changes {
+                frame.extend_from_slice(format!("id: {cursor}\nevent: change\ndata: ").as_bytes());
+                self.line(&mut frame, cursor, change);
+                frame.extend_from_slice(b"\n\n");
+            }
+            if !frame.is_empty() {
+                return Some(frame.into());
+            }
+            if at_end {
+                match timeout(KEEP_ALIVE, self.moved()).await {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(_) => {
+                        let cursor = self.place.cursor(&self.access.store);
+                        return Some(format!("id: {cursor}\n\n").into());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Whether the process lives, and whether it is ready to be asked.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use futures_util::FutureExt as _;
+use serde_json::{Value, json};
+
+use super::Access;
+use super::problem::Problem;
+use super::query::Parameters;
+
+/// `GET /healthz`: 200 while the process lives and serves.
+pub(super) async fn healthz(
+    State(access): State<Arc<Access>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    Parameters::parse(query.as_deref(), &[])?;
+    if *access.stopping.borrow() {
+        return Err(Problem::stopping());
+    }
+    Ok(Json(json!({ "status": "ok" })))
+}
+
+/// `GET /readyz`: 200 while configuration, store and API are up; with `settled=1` only once
+/// every window that is not in trouble has settled.
+pub(super) async fn readyz(
+    State(access): State<Arc<Access>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let settled = Parameters::parse(query.as_deref(), &["settled"])?.flag("settled")?;
+    if *access.stopping.borrow() {
+        return Err(Problem::stopping());
+    }
+    if let Some(error) = access.store.failed().now_or_never() {
+        return Err(error.into());
+    }
+    if settled {
+        let windows = access.fleet.windows();
+        let waiting = windows.iter().filter(|w| !w.state.is_trouble() && !w.settled_once).count();
+        if waiting > 0 {
+            let detail = format!("{waiting} of {} windows have not settled yet", windows.len());
+            return Err(Problem::not_ready(detail));
+        }
+    }
+    Ok(Json(json!({ "status": "ready" })))
+}

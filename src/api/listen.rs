@@ -1,0 +1,220 @@
+//! Binding and serving: first bound, then served, so that the daemon can say READY in between.
+//!
+//! A socket file that nobody answers on is replaced, one that answers is left alone. Shutdown
+//! closes the listener, lets requests under way finish for [`DRAIN`], then cuts them.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long requests under way may go on after shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a client may take over its request's head.
+const HEAD: Duration = Duration::from_secs(15);
+
+/// Open connections of one listener; more wait.
+const CONNECTIONS: usize = 1024;
+
+/// The socket file's mode: owner and group.
+const MODE: u32 = 0o660;
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another daemon answers there.
+    #[error("{0}: another process is serving on this socket")]
+    InUse(PathBuf),
+    /// Something else has the name.
+    #[error("{0}: exists and is not a socket")]
+    NotASocket(PathBuf),
+    /// The configured group is not in the group file.
+    #[error("{0}: no such group in /etc/group; a numeric id is taken as well")]
+    UnknownGroup(String),
+    /// The file could not be made.
+    #[error("cannot make the socket {path}")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The address could not be had.
+    #[error("cannot listen on {address}")]
+    Address {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A bound Unix socket; its file is removed when it is dropped, if it is still this one.
+#[derive(Debug)]
+pub struct UnixDoor {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+    /// Device and inode of the file.
+    file: (u64, u64),
+}
+
+impl UnixDoor {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for UnixDoor {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "socket file not removed");
+        }
+    }
+}
+
+/// Binds the Unix socket at `path`, mode 0660, owned by `group` (a name or number) if given.
+/// The last directory of the path is made if it does not exist.
+///
+/// # Errors
+/// See [`BindError`]; nothing is left behind.
+pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError> {
+    let group = group.map(find_group).transpose()?;
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(BindError::NotASocket(path.to_owned()));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(BindError::InUse(path.to_owned()));
+        }
+        _ => {}
+    }
+    // Made under another name first: it appears complete with its rights, and takes the place
+    // of a stale one in the same instant.
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let bind = || {
+        if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists())
+        {
+            fs::create_dir(directory)?;
+        }
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&new)?;
+        if let Some(group) = group {
+            rustix::fs::chown(&new, None, Some(rustix::fs::Gid::from_raw(group)))?;
+        }
+        fs::set_permissions(&new, fs::Permissions::from_mode(MODE))?;
+        let made = fs::symlink_metadata(&new)?;
+        fs::rename(&new, path)?;
+        let file = (made.dev(), made.ino());
+        Ok(UnixDoor { listener: Some(listener), path: path.to_owned(), file })
+    };
+    bind().map_err(|source| {
+        // Best effort: the error that matters is the first one.
+        fs::remove_file(&new).ok();
+        BindError::Socket { path: path.to_owned(), source }
+    })
+}
+
+/// The number of a group. Only numbers and the group file are known: groups of a directory
+/// service have to be given by number.
+fn find_group(group: &str) -> Result<u32, BindError> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let file = fs::read_to_string("/etc/group").unwrap_or_default();
+    let found = file.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let number = fields.nth(1)?;
+        (name == group).then(|| number.parse().ok()).flatten()
+    });
+    found.ok_or_else(|| BindError::UnknownGroup(group.to_owned()))
+}
+
+/// Binds a TCP address.
+///
+/// # Errors
+/// [`BindError::Address`].
+pub async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError::Address { address, source })
+}
+
+/// Serves `router` on the socket until `shutdown`, then removes its file.
+pub async fn serve_unix(mut door: UnixDoor, router: Router, shutdown: impl Future<Output = ()>) {
+    if let Some(listener) = door.listener.take() {
+        serve(listener, router, shutdown).await;
+    }
+}
+
+/// Serves `router`, which should be a [`super::tcp_router`], until `shutdown`.
+pub async fn serve_tcp(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+    serve(listener, router, shutdown).await;
+}
+
+async fn serve<L: Listener>(mut listener: L, router: Router, shutdown: impl Future<Output = ()>) {
+    let mut shutdown = pin!(shutdown);
+    let (stop, stopped) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    loop {
+        let room = connections.len() < CONNECTIONS;
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            (io, _) = listener.accept(), if room => {
+                connections.spawn(converse(io, router.clone(), stopped.clone()));
+            }
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let drained = timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!(connections = connections.len(), "requests cut off at shutdown");
+        connections.shutdown().await;
+    }
+}
+
+/// One connection, to its end or, once stopped, to the end of its request.
+async fn converse<I>(io: I, router: Router, mut stopped: watch::Receiver<bool>)
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
+    let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = async { stopped.wait_for(|stopped| *stopped).await.ok(); } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended early");
+    }
+}

@@ -1,0 +1,73 @@
+//! What readers get of private and confidential events when `mask_private` is set: when, and
+//! whether it makes busy; nothing of what or who. The store keeps them whole.
+
+use bytes::Bytes;
+
+use crate::mirror::event::Members;
+
+/// The members that are left, in this order.
+const KEPT: [&str; 9] = [
+    "@odata.etag",
+    "id",
+    "type",
+    "seriesMasterId",
+    "start",
+    "end",
+    "isAllDay",
+    "showAs",
+    "isCancelled",
+];
+
+/// The event as a reader may see it: itself, unless `mask` is set and it is private or
+/// confidential (or cannot be told not to be).
+pub(super) fn shown(event: Bytes, mask: bool) -> Bytes {
+    if mask { reduce(&event).unwrap_or(event) } else { event }
+}
+
+fn reduce(event: &[u8]) -> Option<Bytes> {
+    let Ok(members) = Members::parse(event) else { return Some(Bytes::from_static(b"{}")) };
+    let sensitivity = members.get("sensitivity").map(|raw| raw.get());
+    if !matches!(sensitivity, Some("\"private\"" | "\"confidential\"")) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(512);
+    for name in KEPT.iter().chain(&["sensitivity"]) {
+        if let Some(value) = members.get(name) {
+            out.push(if out.is_empty() { b'{' } else { b',' });
+            out.push(b'"');
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value.get().as_bytes());
+        }
+    }
+    out.push(b'}');
+    Some(out.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_events_keep_time_and_busy_state_only() {
+        let event = br#"{"@odata.etag":"e","id":"1","subject":"secret","body":{"content":"x"},"sensitivity":"private","showAs":"busy","start":{"dateTime":"a"},"end":{"dateTime":"b"},"location":{"displayName":"clinic"}}"#;
+        let shown = shown(Bytes::from_static(event), true);
+        assert_eq!(
+            std::str::from_utf8(&shown),
+            Ok(
+                r#"{"@odata.etag":"e","id":"1","start":{"dateTime":"a"},"end":{"dateTime":"b"},"showAs":"busy","sensitivity":"private"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn everything_else_is_untouched() {
+        for (event, mask) in [
+            (r#"{"id":"1","subject":"s","sensitivity":"normal"}"#, true),
+            (r#"{"id":"1","subject":"s"}"#, true),
+            (r#"{"id":"1","subject":"s","sensitivity":"private"}"#, false),
+        ] {
+            assert_eq!(shown(Bytes::from_static(event.as_bytes()), mask), event.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Errors as RFC 9457 `application/problem+json`, one constructor for each thing that can be
+//! wrong. Details name what was asked, never contents, tokens or links.
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::store::{FeedError, StoreError};
+use crate::supervisor::FleetError;
+
+/// Where `type` points; the last part names the problem and never changes.
+const TYPES: &str = "https://calmirror.dev/problems/";
+
+/// One problem, ready to be answered.
+#[derive(Debug)]
+pub(super) struct Problem {
+    slug: &'static str,
+    title: &'static str,
+    status: StatusCode,
+    detail: String,
+    parameter: Option<String>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'a str>,
+}
+
+impl Problem {
+    fn new(
+        status: StatusCode,
+        slug: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self { slug, title, status, detail: detail.into(), parameter: None, header: None }
+    }
+
+    /// 400, naming the query parameter at fault.
+    pub(super) fn bad_parameter(parameter: &str, detail: impl Into<String>) -> Self {
+        let mut problem =
+            Self::new(StatusCode::BAD_REQUEST, "bad-parameter", "Bad parameter", detail);
+        problem.parameter = Some(parameter.to_owned());
+        problem
+    }
+
+    /// 400: a path that is not percent-encoded UTF-8.
+    pub(super) fn bad_path(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-path", "Bad path", detail)
+    }
+
+    /// 404: no such route.
+    pub(super) fn not_found(path: &str) -> Self {
+        let detail = format!("nothing is served at {path}");
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    /// 404: no window of that name.
+    pub(super) fn unknown_window(name: &str) -> Self {
+        let detail = format!("no window is named {name:?}");
+        Self::new(StatusCode::NOT_FOUND, "unknown-window", "Unknown window", detail)
+    }
+
+    /// 404: no event of that id in the window.
+    pub(super) fn unknown_event(window: &str) -> Self {
+        let detail = format!("window {window:?} holds no event of that id");
+        Self::new(StatusCode::NOT_FOUND, "unknown-event", "Unknown event", detail)
+    }
+
+    /// 405. The router adds `Allow`.
+    pub(super) fn method_not_allowed(method: &Method, path: &str) -> Self {
+        let detail = format!("{path} does not take {method}");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, "method-not-allowed", "Method not allowed", detail)
+    }
+
+    /// 401, with the challenge that makes browsers ask for a password.
+    pub(super) fn unauthorized() -> Self {
+        let detail = "over TCP every request needs the token, as Authorization: Bearer or as the \
+                      password of HTTP Basic";
+        let mut problem =
+            Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail);
+        let challenge = HeaderValue::from_static(r#"Basic realm="calmirror", charset="UTF-8""#);
+        problem.header = Some((header::WWW_AUTHENTICATE, challenge));
+        problem
+    }
+
+    /// 403: the reading token asked for more than reading.
+    pub(super) fn read_only_token() -> Self {
+        let detail = "this token may only read";
+        Self::new(StatusCode::FORBIDDEN, "read-only-token", "Read-only token", detail)
+    }
+
+    /// 403: a page of another site sent it.
+    pub(super) fn foreign_origin() -> Self {
+        let detail = "pages of other sites may not ask for this";
+        Self::new(StatusCode::FORBIDDEN, "foreign-origin", "Foreign origin", detail)
+    }
+
+    /// 421: `Host` names something this listener is not (a defence against DNS rebinding).
+    pub(super) fn wrong_host() -> Self {
+        let detail = "the Host header names neither a loopback address nor the address listened on";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong-host", "Wrong host", detail)
+    }
+
+    /// 410: what was missed can no longer be told change by change.
+    pub(super) fn snapshot_required() -> Self {
+        let detail = "the cursor is older than the kept removals or belongs to another store: \
+                      read the events anew and go on from the cursor that comes with them";
+        Self::new(StatusCode::GONE, "snapshot-required", "Snapshot required", detail)
+    }
+
+    /// 503: the store cannot be read or written any more.
+    pub(super) fn store_failed(detail: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "store-failed", "Store failed", detail)
+    }
+
+    /// 503: the daemon is stopping.
+    pub(super) fn stopping() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "stopping", "Stopping", "the daemon is stopping")
+    }
+
+    /// 503: not everything asked of readiness holds yet.
+    pub(super) fn not_ready(detail: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "not-ready", "Not ready", detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = Body {
+            r#type: format!("{TYPES}{}", self.slug),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            parameter: self.parameter.as_deref(),
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if let Some((name, value)) = self.header {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::store_failed(error.to_string())
+    }
+}
+
+impl From<FeedError> for Problem {
+    fn from(error: FeedError) -> Self {
+        match error {
+            FeedError::SnapshotRequired => Self::snapshot_required(),
+            FeedError::Malformed => {
+                Self::bad_parameter("after", "not a cursor of this API, nor \"now\"")
+            }
+            FeedError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<FleetError> for Problem {
+    fn from(error: FleetError) -> Self {
+        match error {
+            FleetError::UnknownWindow(name) => Self::unknown_window(&name),
+            FleetError::Stopping => Self::stopping(),
+        }
+    }
+}

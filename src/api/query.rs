@@ -1,0 +1,142 @@
+//! Query parameters: every route says which it knows; unknown, repeated and malformed ones are
+//! refused by name, so that a misspelt `form=` is not taken for "everything".
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::problem::Problem;
+use crate::mirror::window::Edge;
+
+/// What an answer holds at most unless asked otherwise.
+pub(super) const DEFAULT_LIMIT: usize = 1000;
+
+/// What an answer holds at most.
+pub(super) const MAX_LIMIT: usize = 10_000;
+
+/// The longest a request is held; longer waits are cut to it.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// The decoded parameters of one request.
+#[derive(Debug)]
+pub(super) struct Parameters(BTreeMap<&'static str, String>);
+
+impl Parameters {
+    /// Decodes a query string in which only `known` names may stand, each once.
+    pub(super) fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, Problem> {
+        let mut parameters = BTreeMap::new();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode(name, true).unwrap_or_else(|| name.to_owned());
+            let Some(known) = known.iter().find(|k| **k == name) else {
+                let detail = match known {
+                    [] => format!("unknown parameter {name:?}: none is taken here"),
+                    _ => format!("unknown parameter {name:?}: taken are {}", known.join(", ")),
+                };
+                return Err(Problem::bad_parameter(&name, detail));
+            };
+            // A bare `+` is the sign of `+7d` and of `+02:00` in a time, a space anywhere else.
+            let plus_is_space = !matches!(*known, "from" | "to");
+            let value = decode(value, plus_is_space)
+                .ok_or_else(|| Problem::bad_parameter(known, "not percent-encoded UTF-8"))?;
+            if parameters.insert(*known, value).is_some() {
+                return Err(Problem::bad_parameter(known, "given twice"));
+            }
+        }
+        Ok(Self(parameters))
+    }
+
+    /// A parameter as it came.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// `limit`, 1 to [`MAX_LIMIT`].
+    pub(super) fn limit(&self) -> Result<usize, Problem> {
+        let Some(text) = self.text("limit") else { return Ok(DEFAULT_LIMIT) };
+        match text.parse() {
+            Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+            _ => Err(Problem::bad_parameter("limit", "must be a number from 1 to 10000")),
+        }
+    }
+
+    /// `wait`, cut to [`MAX_WAIT`].
+    pub(super) fn wait(&self) -> Result<Option<Duration>, Problem> {
+        let Some(text) = self.text("wait") else { return Ok(None) };
+        match humantime::parse_duration(text) {
+            Ok(wait) => Ok(Some(wait.min(MAX_WAIT))),
+            Err(_) => Err(Problem::bad_parameter("wait", "must be a duration such as 30s or 1m")),
+        }
+    }
+
+    /// A yes or no; absent is no.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.text(name) {
+            None | Some("0" | "false") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(_) => Err(Problem::bad_parameter(name, "must be true or false")),
+        }
+    }
+
+    /// A time: RFC 3339, a date, or relative as in the configuration.
+    pub(super) fn time(&self, name: &str, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let bad = || {
+            let detail = "must be a time such as 2026-11-21T10:00:00Z, a date such as 2026-11-21, \
+                          or relative to today 00:00 UTC such as now, -7d, +2w, +6mo or +1y";
+            Problem::bad_parameter(name, detail)
+        };
+        parse_edge(text).map(|edge| Some(edge.resolve(now))).ok_or_else(bad)
+    }
+}
+
+/// An edge as configuration and API write it.
+fn parse_edge(text: &str) -> Option<Edge> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Some(Edge::At(at));
+    }
+    if let Ok(date) = text.parse::<Date>()
+        && text.len() == 10
+    {
+        return Some(Edge::At(date.to_zoned(TimeZone::UTC).ok()?.timestamp()));
+    }
+    let (mut years, mut months, mut days) = (0, 0, 0);
+    if text != "now" {
+        let (sign, rest) = match text.as_bytes().first()? {
+            b'+' => (1, &text[1..]),
+            b'-' => (-1, &text[1..]),
+            _ => return None,
+        };
+        let unit = rest.find(|c: char| !c.is_ascii_digit())?;
+        let count = rest[..unit].parse::<i32>().ok()?.checked_mul(sign)?;
+        match rest[unit..].trim() {
+            "d" | "day" | "days" => days = count,
+            "w" | "week" | "weeks" => days = count.checked_mul(7)?,
+            "mo" | "month" | "months" => months = count,
+            "y" | "year" | "years" => years = count,
+            _ => return None,
+        }
+    }
+    Some(Edge::Relative { years, months, days })
+}
+
+/// Undoes percent-encoding; `None` where it is malformed or not UTF-8.
+fn decode(text: &str, plus_is_space: bool) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let high = char::from(bytes.next()?).to_digit(16)?;
+                let low = char::from(bytes.next()?).to_digit(16)?;
+                u8::try_from(high * 16 + low).ok()?
+            }
+            b'+' if plus_is_space => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(out).ok()
+}

@@ -1,0 +1,116 @@
+//! The daemon's status, and windows.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::Access;
+use super::problem::Problem;
+use super::query::Parameters;
+use crate::mirror::status::{State as WindowState, WindowStatus};
+
+/// Every state, in the order the counts are shown.
+const STATES: [WindowState; 8] = [
+    WindowState::Enumerating,
+    WindowState::Settled,
+    WindowState::Following,
+    WindowState::BackingOff,
+    WindowState::Held,
+    WindowState::Quarantined,
+    WindowState::SignInRequired,
+    WindowState::StoreFull,
+];
+
+/// `GET /v1/status`.
+pub(super) async fn status(
+    State(access): State<Arc<Access>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    Parameters::parse(query.as_deref(), &[])?;
+    let windows = access.fleet.windows();
+    let mut counts = Map::new();
+    counts.insert("total".into(), windows.len().into());
+    for state in STATES {
+        let count = windows.iter().filter(|w| w.state == state).count();
+        counts.insert(word(state), count.into());
+    }
+    let unhealthy = windows.iter().filter(|w| !w.is_healthy()).count();
+    counts.insert("unhealthy".into(), unhealthy.into());
+    let about = &access.about;
+    let uptime = access.world.now().duration_since(about.started);
+    Ok(Json(json!({
+        "version": about.version,
+        "commit": about.commit,
+        "target": about.target,
+        "incarnation": access.store.incarnation(),
+        "started": about.started,
+        "uptime_s": uptime.as_secs().max(0),
+        "healthy": unhealthy == 0,
+        "windows": counts,
+        "last_reload": null,
+    })))
+}
+
+/// A page of windows.
+#[derive(Serialize)]
+pub(super) struct List {
+    value: Vec<WindowStatus>,
+    next: Option<String>,
+}
+
+/// `GET /v1/windows`: by name; `page` goes on after the last name of the page before.
+pub(super) async fn list(
+    State(access): State<Arc<Access>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<List>, Problem> {
+    let parameters = Parameters::parse(query.as_deref(), &["limit", "page", "state"])?;
+    let limit = parameters.limit()?;
+    let state = parameters.text("state").map(parse_state).transpose()?;
+    let after = parameters.text("page").map(parse_key).transpose()?;
+    let mut value = access.fleet.windows();
+    value.retain(|w| {
+        after.as_ref().is_none_or(|after| w.name > *after) && state.is_none_or(|s| w.state == s)
+    });
+    let more = value.len() > limit;
+    value.truncate(limit);
+    let next = value.last().filter(|_| more).map(|w| URL_SAFE_NO_PAD.encode(&w.name));
+    Ok(Json(List { value, next }))
+}
+
+/// `GET /v1/windows/{name}`.
+pub(super) async fn one(
+    State(access): State<Arc<Access>>,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<WindowStatus>, Problem> {
+    let name = super::name(path)?;
+    Parameters::parse(query.as_deref(), &[])?;
+    access.window(&name).map(Json)
+}
+
+fn parse_key(page: &str) -> Result<String, Problem> {
+    let key = URL_SAFE_NO_PAD.decode(page).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    key.ok_or_else(|| Problem::bad_parameter("page", "not a key that an answer's next gave"))
+}
+
+fn parse_state(text: &str) -> Result<WindowState, Problem> {
+    STATES.into_iter().find(|state| word(*state) == text).ok_or_else(|| {
+        let detail = format!("must be one of {}", STATES.map(word).join(", "));
+        Problem::bad_parameter("state", detail)
+    })
+}
+
+/// The word by which the API names a state.
+fn word(state: WindowState) -> String {
+    match serde_json::to_value(state) {
+        Ok(Value::String(word)) => word,
+        // A unit variant always becomes a string.
+        _ => String::new(),
+    }
+}
