@@ -132,7 +132,6 @@ pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: TodoKey) -> Ve
     let (kind, first, second) = match todo {
         TodoKey::Series(master) => (TODO_SERIES, master, None),
         TodoKey::Waiting(master, id) => (TODO_WAITING, master, Some(id)),
-        TodoKey::Carried(master, id) => (TODO_CARRIED, master, Some(id)),
         TodoKey::Removal(id) => (TODO_REMOVAL, id, None),
     };
     let mut key = of_window(TODO, window, &[&[segment, kind], &first.0]);
@@ -144,8 +143,7 @@ pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: TodoKey) -> Ve
 
 const TODO_SERIES: u8 = 0;
 const TODO_WAITING: u8 = 1;
-const TODO_CARRIED: u8 = 2;
-const TODO_REMOVAL: u8 = 3;
+const TODO_REMOVAL: u8 = 2;
 
 /// What a to-do key names; none for a chunk's key.
 pub(super) fn todo_of(key: &[u8]) -> Option<TodoKey> {
@@ -154,7 +152,6 @@ pub(super) fn todo_of(key: &[u8]) -> Option<TodoKey> {
         (TODO_SERIES, 23) => Some(TodoKey::Series(first)),
         (TODO_REMOVAL, 23) => Some(TodoKey::Removal(first)),
         (TODO_WAITING, 39) => Some(TodoKey::Waiting(first, EventHash(array(key, 23)?))),
-        (TODO_CARRIED, 39) => Some(TodoKey::Carried(first, EventHash(array(key, 23)?))),
         _ => None,
     }
 }
@@ -318,7 +315,7 @@ mod tests {
             w in any::<u32>(), s in 0..64u8, a in hash(), b in hash(), seq in any::<u64>(), n in 1..9u16,
         ) {
             let w = WindowId(w);
-            for key in [TodoKey::Series(a), TodoKey::Waiting(a, b), TodoKey::Carried(a, b), TodoKey::Removal(a)] {
+            for key in [TodoKey::Series(a), TodoKey::Waiting(a, b), TodoKey::Removal(a)] {
                 prop_assert_eq!(todo_of(&todo(w, s, key)), Some(key));
                 prop_assert_eq!(todo_of(&chunk(&todo(w, s, key), n)), None);
             }

@@ -85,13 +85,6 @@ impl Options {
     }
 }
 
-impl Options {
-    /// The usual settings for a directory.
-    pub fn new(path: PathBuf, cache_bytes: u64, linger: Duration) -> Self {
-        Self { path, cache_bytes, linger }
-    }
-}
-
 /// What opening found.
 #[derive(Clone, Debug)]
 pub struct Opening {
@@ -330,23 +323,26 @@ impl Store {
     /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`]
     /// mean that nothing of this commit was written; after the others the store is over.
     pub async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
-        let lazy = commit.lazy;
-        let lingering = lazy.then(|| self.inner.shared.linger(commit.window));
-        let commit = Box::new(commit);
-        if !lazy {
-            return self.ask(|reply| Job::Commit { commit, lingering, reply }).await;
-        }
-        let (reply, mut answer) = oneshot::channel();
-        self.send(Job::Commit { commit, lingering, reply }).await?;
-        // Time is the caller's (tokio's); the writer has no clock.
-        tokio::select! {
-            biased;
-            answer = &mut answer => return self.answered(answer),
-            () = tokio::time::sleep(self.inner.linger) => {}
-        }
-        self.flush().await?;
-        let _hold = self.inner.shared.world.hold();
-        self.answered(answer.await)
+        let commit = Box::new(Commit { lazy: false, ..commit });
+        self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await
+    }
+
+    /// Hands a lazy commit over and does not wait for it. It rides with the next commit that
+    /// somebody waits for, or with the next [`Store::flush`]; until it is durable,
+    /// [`Store::position`] of its window waits.
+    ///
+    /// # Errors
+    /// Where the store is over. That a commit was refused shows in the position, which is then
+    /// the old one.
+    pub async fn submit(&self, commit: Commit) -> Result<(), StoreError> {
+        let lingering = Some(self.inner.shared.linger(commit.window));
+        let (reply, _) = oneshot::channel();
+        self.send(Job::Commit { commit: Box::new(commit), lingering, reply }).await
+    }
+
+    /// How long at most what was submitted may linger: [`Store::flush`] is due this often.
+    pub fn linger(&self) -> Duration {
+        self.inner.linger
     }
 
     /// Makes every wanted window known, in one go, and tells how each stands (same order).
@@ -615,7 +611,10 @@ impl Store {
     }
 
     /// Writes what lingers and waits until it is durable.
-    async fn flush(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// Where the store is over.
+    pub async fn flush(&self) -> Result<(), StoreError> {
         self.ask(|reply| Job::Flush { reply }).await
     }
 

@@ -244,7 +244,7 @@ pub(super) fn todo(todo: &Todo) -> Vec<u8> {
             seal(&out)
         }
         Todo::Waiting { item } => Row::of(item, 0).encode(),
-        Todo::Carried { .. } | Todo::Removal { .. } => seal(&[]),
+        Todo::Removal { .. } => seal(&[]),
     }
 }
 
@@ -263,7 +263,6 @@ pub(super) fn from_todo(key: TodoKey, value: &Bytes) -> Result<Todo, Fault> {
             })
         }
         TodoKey::Waiting(..) => Ok(Todo::Waiting { item: Row::decode(value)?.item() }),
-        TodoKey::Carried(master, id) => Ok(Todo::Carried { master, id }),
         TodoKey::Removal(id) => Ok(Todo::Removal { id }),
     }
 }

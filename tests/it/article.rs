@@ -42,7 +42,9 @@ impl Transport for Article {
         let uri = request.uri().to_string();
         self.0.lock().unwrap().push(request);
         let answer = match uri.strip_prefix(VIEW) {
-            Some("startDateTime=2016-12-01T00%3A00%3A00Z&endDateTime=2016-12-30T00%3A00%3A00Z") => 0,
+            Some("startDateTime=2016-12-01T00%3A00%3A00Z&endDateTime=2016-12-30T00%3A00%3A00Z") => {
+                0
+            }
             Some("$skiptoken=R0usmcCM996atia_s") => 1,
             Some("$skiptoken=R0usmci39OQxqJrxK4") => 2,
             Some("$deltatoken=R0usmcMDNGg0J1E") => 3,
@@ -56,7 +58,11 @@ impl Transport for Article {
     }
 }
 
-async fn start(directory: &std::path::Path, article: &Arc<Article>, world: &World) -> (Store, Supervisor, WindowId) {
+async fn start(
+    directory: &std::path::Path,
+    article: &Arc<Article>,
+    world: &World,
+) -> (Store, Supervisor, WindowId) {
     let window = Window {
         name: "me".into(),
         mailbox: "me".into(),
@@ -78,12 +84,20 @@ async fn start(directory: &std::path::Path, article: &Arc<Article>, world: &Worl
         scope: "https://graph.microsoft.com/.default".into(),
     };
     let transport: Arc<dyn Transport> = article.clone();
-    let options = Options::new(directory.join("store"), 16 << 20, Duration::from_secs(1));
+    let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
     let (store, _) = Store::open(&options, world).unwrap();
-    let client =
-        Client::new(transport.clone(), BASE, Budgets::new(8, 3), world.clone(), Duration::from_secs(100)).unwrap();
-    let mut supervisor =
-        Supervisor::new(Services { store: store.clone(), client, world: world.clone() }, Duration::from_secs(86_400));
+    let client = Client::new(
+        transport.clone(),
+        BASE,
+        Budgets::new(8, 3),
+        world.clone(),
+        Duration::from_secs(100),
+    )
+    .unwrap();
+    let mut supervisor = Supervisor::new(
+        Services { store: store.clone(), client, world: world.clone() },
+        Duration::from_secs(86_400),
+    );
     let post = Post {
         identity: Identity {
             account: "contoso".into(),
@@ -130,12 +144,19 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
     .unwrap();
     assert_eq!((first.requests, first.pages, first.created), (3, 3, 5));
     let expected = |pages: &[&str]| {
-        pages.iter().flat_map(|page| events_of(page)).map(|e| (e["id"].as_str().unwrap().to_owned(), e)).collect()
+        pages
+            .iter()
+            .flat_map(|page| events_of(page))
+            .map(|e| (e["id"].as_str().unwrap().to_owned(), e))
+            .collect()
     };
     assert_same("after the first round", &mirror(&store, id).await, &expected(&PAGES[..3]));
     let position = store.position(id, 0).await.unwrap().unwrap();
     let Phase::Settled { delta } = position.phase else { panic!("not settled") };
-    assert_eq!(delta.as_str(), "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcMDNGg0J1E");
+    assert_eq!(
+        delta.as_str(),
+        "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcMDNGg0J1E"
+    );
 
     // The second: its tombstone names an event the mirror never had, and one event is new.
     let second = fleet.sync("me", Some(Duration::from_secs(60))).await.unwrap().finished.unwrap();
@@ -156,12 +177,22 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
         .collect();
     assert_eq!(
         subjects,
-        ["Plan shopping list", "Pick up car", "Get food", "Prepare food", "Rest!", "Attend service"]
+        [
+            "Plan shopping list",
+            "Pick up car",
+            "Get food",
+            "Prepare food",
+            "Rest!",
+            "Attend service"
+        ]
     );
     let Phase::Settled { delta } = store.position(id, 0).await.unwrap().unwrap().phase else {
         panic!("not settled")
     };
-    assert_eq!(delta.as_str(), "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcFuQtZdtpk4");
+    assert_eq!(
+        delta.as_str(),
+        "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcFuQtZdtpk4"
+    );
 
     // Every request asked alike, links included, and carried the token.
     let requests = article.0.lock().unwrap();

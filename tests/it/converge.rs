@@ -22,8 +22,14 @@ pub(crate) fn simulator(seed: u64, behaviour: Behaviour, world: &World) -> Simul
     let simulator = Simulator::new(settings);
     simulator.set_base_url(BASE);
     simulator.add_mailbox(MAILBOX);
-    let plan =
-        Population { singles: 40, series: 8, all_day: 6, body_bytes: 200, around: noon(), spread_days: 100 };
+    let plan = Population {
+        singles: 40,
+        series: 8,
+        all_day: 6,
+        body_bytes: 200,
+        around: noon(),
+        spread_days: 100,
+    };
     simulator.populate(MAILBOX, None, plan);
     simulator
 }
@@ -52,7 +58,8 @@ async fn live(name: &str, case: Case) {
     let mut tracked = window(MAILBOX);
     tracked.complete = case.complete;
     let rig =
-        Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &world, vec![tracked]).await;
+        Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &world, vec![tracked])
+            .await;
     let id = rig.fleet.id(MAILBOX).unwrap();
     simulator.set_faults(weather(case.faults));
     let mut pauses = fastrand::Rng::with_seed(case.seed);
@@ -65,9 +72,13 @@ async fn live(name: &str, case: Case) {
             let edges = Edges { start: status.start, end: status.end };
             let what = format!("{name}, seed {}, after {step} mutations", case.seed);
             let mirrored = mirror(&rig.store, id).await;
-            let real = truth(&simulator, MAILBOX, None, edges, case.complete);
+            let real = truth(&simulator, MAILBOX, None, edges, case.complete).await;
             assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
-            assert_same(&format!("feed and mirror, {what}"), &folded(&rig.store, id).await, &mirrored);
+            assert_same(
+                &format!("feed and mirror, {what}"),
+                &folded(&rig.store, id).await,
+                &mirrored,
+            );
             assert_eq!(status.events as usize, mirrored.len(), "count, {what}");
             simulator.set_faults(weather(case.faults));
         }
@@ -78,8 +89,13 @@ async fn live(name: &str, case: Case) {
 #[tokio::test(start_paused = true)]
 async fn every_reading_of_graph_leads_to_the_same_mirror() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
-        let case =
-            Case { seed: 100 + number, behaviour, complete: Complete::Master, mutations: 500, faults: 0.0 };
+        let case = Case {
+            seed: 100 + number,
+            behaviour,
+            complete: Complete::Master,
+            mutations: 500,
+            faults: 0.0,
+        };
         live(&name, case).await;
     }
 }
@@ -87,8 +103,13 @@ async fn every_reading_of_graph_leads_to_the_same_mirror() {
 #[tokio::test(start_paused = true)]
 async fn exact_occurrences_converge_too() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()).step_by(5) {
-        let case =
-            Case { seed: 200 + number, behaviour, complete: Complete::Exact, mutations: 200, faults: 0.0 };
+        let case = Case {
+            seed: 200 + number,
+            behaviour,
+            complete: Complete::Exact,
+            mutations: 200,
+            faults: 0.0,
+        };
         live(&format!("exact, {name}"), case).await;
     }
 }
@@ -97,7 +118,8 @@ async fn exact_occurrences_converge_too() {
 async fn faults_that_pass_leave_no_trace() {
     for seed in 300..312 {
         let behaviour = Behaviour::by_seed(seed);
-        let case = Case { seed, behaviour, complete: Complete::Master, mutations: 200, faults: 0.1 };
+        let case =
+            Case { seed, behaviour, complete: Complete::Master, mutations: 200, faults: 0.1 };
         live("with faults", case).await;
     }
 }

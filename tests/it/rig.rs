@@ -59,12 +59,13 @@ impl Rig {
         world: &World,
         windows: Vec<Window>,
     ) -> Self {
-        let options = Options::new(directory.join("store"), 16 << 20, Duration::from_secs(1));
+        let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
         let (store, opening) = Store::open(&options, world).unwrap();
         assert!(opening.moved_aside.is_none(), "the store was damaged");
         let budgets = Budgets::new(64, 3);
         let client =
-            Client::new(transport.clone(), BASE, budgets, world.clone(), Duration::from_secs(100)).unwrap();
+            Client::new(transport.clone(), BASE, budgets, world.clone(), Duration::from_secs(100))
+                .unwrap();
         let secret = directory.join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
         let account = Account {
