@@ -177,21 +177,22 @@ impl Fault {
 
 /// Whether the peer went away, whatever wraps that news.
 fn broke_off(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+    };
+    let gone = [ConnectionReset, ConnectionAborted, BrokenPipe, NotConnected];
+    let io_kind = |error: &(dyn Error + 'static)| error.downcast_ref().map(io::Error::kind);
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>()
-            && matches!(
-                io.kind(),
-                io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::NotConnected
-            )
-        {
+        if io_kind(error).is_some_and(|kind| gone.contains(&kind)) {
             return true;
         }
         if let Some(hyper) = error.downcast_ref::<hyper::Error>()
-            && (hyper.is_incomplete_message() || hyper.is_closed() || hyper.is_canceled())
+            && (hyper.is_incomplete_message()
+                || hyper.is_closed()
+                || hyper.is_canceled()
+                // A body cut short; from the decompressor the same kind means damage.
+                || hyper.source().and_then(io_kind) == Some(UnexpectedEof))
         {
             return true;
         }
@@ -273,3 +274,6 @@ impl Transport for HttpTransport {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
