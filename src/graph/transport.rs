@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// A dead HTTP/2 connection is found out by a ping after this long, not by a request's timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// HTTP/2 puts every request to a host on one connection, which carries about a hundred at a
+/// time; so many clients take turns, and carry the 256 requests that are the default at most.
+const FAR_CONNECTIONS: usize = 3;
 
 /// Something that carries a request to where its URI points and brings the answer back.
 pub trait Transport: Send + Sync + 'static {
@@ -204,17 +209,18 @@ fn broke_off(error: &reqwest::Error) -> bool {
 /// The network, by reqwest: rustls with the system's roots, HTTP/1.1 or HTTP/2 over TLS, gzip.
 ///
 /// The proxy of the environment is honoured for everything but loopback.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HttpTransport {
-    far: Pair,
-    near: Pair,
+    far: Clients,
+    near: Clients,
 }
 
-/// One client that keeps its connections and one that makes a new one for every request.
-#[derive(Clone, Debug)]
-struct Pair {
-    kept: reqwest::Client,
+/// Clients that keep their connections, and one that makes a new one for every request.
+#[derive(Debug)]
+struct Clients {
+    kept: Vec<reqwest::Client>,
     fresh: reqwest::Client,
+    turn: AtomicUsize,
 }
 
 impl HttpTransport {
@@ -223,12 +229,12 @@ impl HttpTransport {
     /// # Errors
     /// [`Fault::Connect`] when TLS cannot be set up, such as for want of any root certificate.
     pub fn new() -> Result<Self, TransportError> {
-        Ok(Self { far: Pair::new(false)?, near: Pair::new(true)? })
+        Ok(Self { far: Clients::new(FAR_CONNECTIONS, false)?, near: Clients::new(1, true)? })
     }
 }
 
-impl Pair {
-    fn new(loopback: bool) -> Result<Self, TransportError> {
+impl Clients {
+    fn new(kept: usize, loopback: bool) -> Result<Self, TransportError> {
         let build = |idle: usize| {
             let mut builder = reqwest::Client::builder()
                 .user_agent(concat!("calmirror/", env!("CARGO_PKG_VERSION")))
@@ -249,7 +255,18 @@ impl Pair {
             })
         };
         // Without room for an idle connection the pool is off: nothing is shared either.
-        Ok(Self { kept: build(usize::MAX)?, fresh: build(0)? })
+        Ok(Self {
+            kept: (0..kept).map(|_| build(usize::MAX)).collect::<Result<_, _>>()?,
+            fresh: build(0)?,
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    fn pick(&self, fresh: bool) -> &reqwest::Client {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // Never empty; if it were, a new connection each time would still be right.
+        let kept = self.kept.get(turn % self.kept.len().max(1));
+        kept.filter(|_| !fresh).unwrap_or(&self.fresh)
     }
 }
 
@@ -260,9 +277,8 @@ impl Transport for HttpTransport {
     ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
         Box::pin(async move {
             let loopback = request.uri().host().is_some_and(origin::is_loopback);
-            let pair = if loopback { &self.near } else { &self.far };
-            let fresh = request.extensions().get::<FreshConnection>().is_some();
-            let client = if fresh { &pair.fresh } else { &pair.kept };
+            let clients = if loopback { &self.near } else { &self.far };
+            let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
             let request =
                 reqwest::Request::try_from(request).map_err(TransportError::from_reqwest)?;
             let answer = client.execute(request).await.map_err(TransportError::from_reqwest)?;

@@ -38,29 +38,29 @@ struct Server {
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
     last: Arc<std::sync::Mutex<String>>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 async fn serve(deed: Deed) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    let (connections, requests, last) = (Arc::default(), Arc::default(), Arc::default());
-    let mut tasks = JoinSet::new();
-    let server = Server {
+    let mut server = Server {
         base,
-        connections: Arc::clone(&connections),
-        requests: Arc::clone(&requests),
-        last: Arc::clone(&last),
-        _tasks: JoinSet::new(),
+        connections: Arc::default(),
+        requests: Arc::default(),
+        last: Arc::default(),
+        tasks: JoinSet::new(),
     };
-    tasks.spawn(async move {
+    let connections = server.connections.clone();
+    let (requests, last) = (server.requests.clone(), server.last.clone());
+    server.tasks.spawn(async move {
         let mut open = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             connections.fetch_add(1, Ordering::SeqCst);
             open.spawn(converse(stream, deed.clone(), requests.clone(), last.clone()));
         }
     });
-    Server { _tasks: tasks, ..server }
+    server
 }
 
 async fn converse(
@@ -160,7 +160,7 @@ async fn connections_that_end_early_or_make_no_sense_are_resets() {
 #[tokio::test]
 async fn nobody_listening_is_no_connection() {
     let server = serve(Deed::Close(Vec::new())).await;
-    let Server { base, _tasks: mut tasks, .. } = server;
+    let Server { base, mut tasks, .. } = server;
     tasks.shutdown().await;
     let request = http::Request::get(base).body(Bytes::new()).unwrap();
     let error = HttpTransport::new().unwrap().send(request).await.unwrap_err();
