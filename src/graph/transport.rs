@@ -118,6 +118,8 @@ impl fmt::Debug for Body {
 /// What went wrong on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// TLS cannot be set up on this machine.
+    Tls,
     /// No connection could be made.
     Connect,
     /// The answer did not come in time.
@@ -171,6 +173,7 @@ impl Fault {
     /// What went wrong, as a sentence's end.
     pub fn sentence(self) -> &'static str {
         match self {
+            Self::Tls => "tls cannot be set up; are root certificates (ca-certificates) installed?",
             Self::Connect => "no connection could be made",
             Self::Timeout => "the answer did not come in time",
             Self::Reset => "the connection ended before the answer did",
@@ -211,7 +214,9 @@ fn broke_off(error: &reqwest::Error) -> bool {
 /// The proxy of the environment is honoured for everything but loopback.
 #[derive(Debug)]
 pub struct HttpTransport {
-    far: Clients,
+    /// For the rest of the world; none where TLS cannot be set up, which loopback can do without.
+    far: Option<Clients>,
+    /// For loopback.
     near: Clients,
 }
 
@@ -224,19 +229,25 @@ struct Clients {
 }
 
 impl HttpTransport {
-    /// Sets up the clients; connects to nothing.
+    /// Sets up the clients; connects to nothing. On a machine without root certificates only
+    /// loopback can be asked, and everything else is [`Fault::Tls`].
     ///
     /// # Errors
-    /// [`Fault::Connect`] when TLS cannot be set up, such as for want of any root certificate.
+    /// [`Fault::Tls`] when not even plain connections can be set up.
     pub fn new() -> Result<Self, TransportError> {
-        Ok(Self { far: Clients::new(FAR_CONNECTIONS, false)?, near: Clients::new(1, true)? })
+        let near = Clients::new(1, |client| client.no_proxy())
+            .or_else(|_| Clients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
+        Ok(Self { far: Clients::new(FAR_CONNECTIONS, |client| client).ok(), near })
     }
 }
 
 impl Clients {
-    fn new(kept: usize, loopback: bool) -> Result<Self, TransportError> {
+    fn new(
+        kept: usize,
+        shape: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Self, TransportError> {
         let build = |idle: usize| {
-            let mut builder = reqwest::Client::builder()
+            let client = reqwest::Client::builder()
                 .user_agent(concat!("calmirror/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
@@ -246,11 +257,8 @@ impl Clients {
                 .tcp_keepalive(KEEP_ALIVE)
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .http2_keep_alive_timeout(CONNECT_TIMEOUT);
-            if loopback {
-                builder = builder.no_proxy();
-            }
-            builder.build().map_err(|error| TransportError {
-                fault: Fault::Connect,
+            shape(client).build().map_err(|error| TransportError {
+                fault: Fault::Tls,
                 source: Some(Box::new(error.without_url())),
             })
         };
@@ -277,7 +285,8 @@ impl Transport for HttpTransport {
     ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
         Box::pin(async move {
             let loopback = request.uri().host().is_some_and(origin::is_loopback);
-            let clients = if loopback { &self.near } else { &self.far };
+            let clients = if loopback { Some(&self.near) } else { self.far.as_ref() };
+            let clients = clients.ok_or_else(|| TransportError::new(Fault::Tls))?;
             let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
             let request =
                 reqwest::Request::try_from(request).map_err(TransportError::from_reqwest)?;

@@ -168,6 +168,17 @@ async fn nobody_listening_is_no_connection() {
 }
 
 #[tokio::test]
+async fn without_root_certificates_there_is_loopback_and_a_remedy() {
+    let server = serve(Deed::Write(answer("", b"x"))).await;
+    let transport = HttpTransport { far: None, ..HttpTransport::new().unwrap() };
+    assert!(transport.send(get(&server, "/")).await.is_ok());
+    let far = http::Request::get("https://graph.example/").body(Bytes::new()).unwrap();
+    let error = transport.send(far).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Tls);
+    assert!(error.to_string().contains("ca-certificates"));
+}
+
+#[tokio::test]
 async fn a_redirect_is_an_answer_and_not_followed() {
     let server = serve(Deed::Write(
         b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".to_vec(),
