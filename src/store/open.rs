@@ -106,22 +106,11 @@ enum Refused {
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Sled(sled::Error::Io(e)) | Fault::Sync(e) => match OpenFault::of(e) {
-                OpenFault::Io(e) if is_damage(&e) => Self::Damaged(e.to_string()),
-                why => Self::Leave(why),
-            },
-            Fault::Sled(e) => Self::Damaged(e.to_string()),
-            Fault::Damaged(what) => Self::Damaged(what.to_owned()),
+            fault if fault.is_damage() => Self::Damaged(fault.to_string()),
+            Fault::Sled(sled::Error::Io(e)) | Fault::Sync(e) => Self::Leave(OpenFault::of(e)),
+            fault => Self::Damaged(fault.to_string()),
         }
     }
-}
-
-/// Errors with which sled speaks of the bytes and not of the disk.
-fn is_damage(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
-    )
 }
 
 fn open_checked(
@@ -172,6 +161,7 @@ fn on_a_quiet_thread<T: Send>(
 /// The invariants that can be had for little. Answers the last seq.
 fn check(tree: &Tree, mark: Option<Watermark>, sample: usize) -> Result<Seq, Refused> {
     match tree.get(keys::SCHEMA)? {
+        // Nothing was ever written, or the very first opening was interrupted.
         None if tree.0.is_empty() && mark.is_none() => return Ok(0),
         None => return Err(Refused::Damaged("store without its schema".to_owned())),
         Some(schema) => {
