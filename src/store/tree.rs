@@ -113,9 +113,13 @@ impl Tree {
 
     /// What is known of an id.
     pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<Known, Fault> {
-        let Some(Stored { row, .. }) = self.row(window, id)? else { return Ok(Known::Unknown) };
+        let Some(Stored { row, .. }) = self.row(window, id)? else {
+            // Whole occurrences need no master, so it may never have been stored.
+            let named = !self.instances(window, id)?.is_empty();
+            return Ok(if named { Known::Master } else { Known::Unknown });
+        };
         Ok(match (row.kind, row.master) {
-            (Kind::Master, _) => Known::Master { id: row.id },
+            (Kind::Master, _) => Known::Master,
             (Kind::Occurrence | Kind::Exception, Some(master)) => Known::Instance { master },
             _ => Known::Single,
         })
