@@ -93,14 +93,6 @@ pub enum Todo {
         /// As the page carried it. `master` is set.
         item: Item,
     },
-    /// This round's own pages carried an instance of a touched series: a listing that lacks it
-    /// does not remove it.
-    Carried {
-        /// The series' master.
-        master: EventHash,
-        /// The instance.
-        id: EventHash,
-    },
     /// A tombstone, published with the round's delta link.
     Removal {
         /// What leaves.
@@ -115,8 +107,6 @@ pub enum TodoKey {
     Series(EventHash),
     /// Of [`Todo::Waiting`]: the master, the instance.
     Waiting(EventHash, EventHash),
-    /// Of [`Todo::Carried`]: the master, the instance.
-    Carried(EventHash, EventHash),
     /// Of [`Todo::Removal`]: what leaves.
     Removal(EventHash),
 }
@@ -130,7 +120,6 @@ impl Todo {
                 let master = item.master.as_ref().unwrap_or(&item.id);
                 TodoKey::Waiting(master.hash(), item.id.hash())
             }
-            Self::Carried { master, id } => TodoKey::Carried(*master, *id),
             Self::Removal { id } => TodoKey::Removal(*id),
         }
     }

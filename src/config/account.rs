@@ -1,0 +1,142 @@
+//! Accounts: who signs in, and with what.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::fault::Wrong;
+use super::keys::Section;
+use super::layers::Table;
+use super::origin::Report;
+use super::reader::{Reader, Written};
+use super::secret;
+use super::sources::Sources;
+
+/// An application's registration in a tenant, or a token that somebody else renews.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The name in `[account.NAME]`.
+    pub name: Arc<str>,
+    /// The tenant's id or domain; empty if a token file makes it unnecessary.
+    pub tenant: Arc<str>,
+    /// The application's id; empty if a token file makes it unnecessary.
+    pub client_id: String,
+    /// What proves it.
+    pub credential: Credential,
+}
+
+/// Where the proof is. It names secrets and never holds one, so that it may be shown.
+///
+/// Files were found readable, private and not empty when the configuration was loaded; they are
+/// read when they are used, and may have changed by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A file with the client secret.
+    SecretFile(PathBuf),
+    /// The name of the environment variable with the client secret.
+    SecretEnv(String),
+    /// A PEM file with the certificate and its private key.
+    CertificateFile(PathBuf),
+    /// A file with an access token that somebody else renews.
+    AccessTokenFile(PathBuf),
+}
+
+/// The keys of which an account has exactly one.
+const CREDENTIALS: [&str; 4] =
+    ["client_secret_file", "client_secret_env", "certificate_file", "access_token_file"];
+
+/// Reads one account; `None` if anything is wrong with it.
+pub(super) fn account(
+    name: &str,
+    table: &Table,
+    sources: &Sources,
+    report: &mut Report,
+) -> Option<Account> {
+    let mut reader = Reader::new(Section::Account, table, report);
+    let credential = credential(&mut reader, sources);
+    let borrowed = reader.has("access_token_file");
+    let mut identifier = |key: &'static str, remedy: &str| {
+        if reader.has(key) || borrowed {
+            let absent = !reader.has(key);
+            return reader.take(key, identifier).or_else(|| absent.then(String::new));
+        }
+        reader.missing(key, "missing", remedy);
+        None
+    };
+    let tenant = identifier("tenant", "write the tenant's id or domain");
+    let client_id = identifier("client_id", "write the application's (client) id");
+    if let Some("common" | "organizations" | "consumers") = tenant.as_deref() {
+        reader.fault(
+            "tenant",
+            Wrong::new(
+                "a daemon cannot sign in to a tenant yet to be chosen",
+                "write the tenant's id or domain",
+            ),
+        );
+        return None;
+    }
+    Some(Account {
+        name: name.into(),
+        tenant: tenant?.into(),
+        client_id: client_id?,
+        credential: credential?,
+    })
+}
+
+/// An id or a domain: it becomes a part of addresses.
+fn identifier(written: Written<'_>) -> Result<String, Wrong> {
+    let text = written.text()?;
+    if text.len() > 255 || !text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
+        return Err(Wrong::new(
+            "neither an id nor a domain",
+            "write letters, digits, `-`, `.` and `_` only",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn credential(reader: &mut Reader<'_>, sources: &Sources) -> Option<Credential> {
+    let written: Vec<&'static str> =
+        CREDENTIALS.into_iter().filter(|key| reader.has(key)).collect();
+    let all = CREDENTIALS.join(", ");
+    let key = match written.as_slice() {
+        [key] => *key,
+        [] => {
+            reader.missing("", "no way to sign in", format!("write one of {all}"));
+            return None;
+        }
+        [first, .., last] => {
+            let problem = format!("a second way to sign in beside {first}");
+            reader.fault(last, Wrong::new(problem, format!("keep exactly one of {all}")));
+            return None;
+        }
+    };
+    let private = |written: Written<'_>| {
+        let path = written.path()?;
+        secret::check(&path, credentials_directory(sources))?;
+        Ok(path)
+    };
+    match key {
+        "client_secret_file" => reader.take(key, private).map(Credential::SecretFile),
+        "certificate_file" => reader.take(key, private).map(Credential::CertificateFile),
+        "access_token_file" => reader.take(key, private).map(Credential::AccessTokenFile),
+        _ => reader.take(key, |written| variable(written, sources)).map(Credential::SecretEnv),
+    }
+}
+
+/// Where systemd keeps the credentials of the unit.
+pub(super) fn credentials_directory(sources: &Sources) -> Option<&Path> {
+    sources.environment.get("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()).map(Path::new)
+}
+
+/// A variable's name. What is written is never quoted: people paste secrets here.
+fn variable(written: Written<'_>, sources: &Sources) -> Result<String, Wrong> {
+    let name = written.text()?;
+    match sources.environment.get(name).map(|secret| secret.trim().is_empty()) {
+        Some(false) => Ok(name.to_owned()),
+        Some(true) => Err(Wrong::new("the variable it names is empty", "put the secret into it")),
+        None => Err(Wrong::new(
+            "there is no environment variable of that name",
+            "write the variable's name here, and set it in the daemon's environment",
+        )),
+    }
+}

@@ -1,0 +1,126 @@
+//! Microsoft's clouds, and addresses of one's own (facts 134, 135).
+
+use std::net::IpAddr;
+
+use http::Uri;
+
+use super::fault::Wrong;
+
+/// Where Graph and its sign-in are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cloud {
+    pub(super) name: &'static str,
+    pub(super) graph: &'static str,
+    pub(super) login: &'static str,
+}
+
+/// All of them; the first is the default.
+pub(super) const CLOUDS: [Cloud; 4] = [
+    Cloud {
+        name: "global",
+        graph: "https://graph.microsoft.com",
+        login: "https://login.microsoftonline.com",
+    },
+    Cloud {
+        name: "us-gov-l4",
+        graph: "https://graph.microsoft.us",
+        login: "https://login.microsoftonline.us",
+    },
+    Cloud {
+        name: "us-gov-l5",
+        graph: "https://dod-graph.microsoft.us",
+        login: "https://login.microsoftonline.us",
+    },
+    Cloud {
+        name: "china",
+        graph: "https://microsoftgraph.chinacloudapi.cn",
+        login: "https://login.partner.microsoftonline.cn",
+    },
+];
+
+/// The version of Graph that is spoken.
+pub(super) const VERSION: &str = "/v1.0";
+
+/// An address without its trailing slash, and its origin. `https`, or `http` to this very machine
+/// (promise 7); no user, no query. What is refused is not quoted: it might hold a password.
+pub(super) fn address(text: &str) -> Result<(String, String), Wrong> {
+    let uri: Uri = text.trim().parse().map_err(|_| {
+        Wrong::new("not an address", "write it like https://graph.microsoft.com/v1.0")
+    })?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(Wrong::new("not a whole address", "begin it with https:// and the host"));
+    };
+    if authority.as_str().contains('@') {
+        return Err(Wrong::new(
+            "an address with a user or a password in it",
+            "write scheme, host, port and path only",
+        ));
+    }
+    if uri.query().is_some() || text.contains('#') {
+        return Err(Wrong::new("an address with a query or a fragment", "write it without"));
+    }
+    match scheme.to_ascii_lowercase().as_str() {
+        "https" => {}
+        "http" if loopback(authority.host()) => {}
+        "http" => {
+            return Err(Wrong::new(
+                "plain http to another machine",
+                "use https; http is only for loopback, such as http://127.0.0.1:8081",
+            ));
+        }
+        _ => return Err(Wrong::new("neither https nor http", "begin it with https://")),
+    }
+    let origin = format!("{scheme}://{authority}").to_ascii_lowercase();
+    let path = uri.path().trim_end_matches('/');
+    Ok((format!("{origin}{path}"), origin))
+}
+
+fn loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_made_plain() {
+        for (text, expected, origin) in [
+            (
+                "https://Graph.Microsoft.com/v1.0/",
+                "https://graph.microsoft.com/v1.0",
+                "https://graph.microsoft.com",
+            ),
+            ("http://127.0.0.1:8081", "http://127.0.0.1:8081", "http://127.0.0.1:8081"),
+            ("http://[::1]:1/v1.0", "http://[::1]:1/v1.0", "http://[::1]:1"),
+            ("http://LOCALHOST:1/", "http://localhost:1", "http://localhost:1"),
+        ] {
+            let (address, from) = address(text).unwrap();
+            assert_eq!((address.as_str(), from.as_str()), (expected, origin));
+        }
+    }
+
+    #[test]
+    fn addresses_that_would_leak_are_refused() {
+        for text in [
+            "",
+            "graph.microsoft.com",
+            "/v1.0",
+            "http://graph.microsoft.com",
+            "ftp://127.0.0.1/",
+            "http://127.0.0.1@example.com/",
+            "https://user:word@example.com/",
+            "https://a/?b=c",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com",
+            "https://a/#b",
+            "https://",
+        ] {
+            assert!(address(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! One file of a configuration, parsed with spans, so that every value has its line.
+//!
+//! What has no place in the raw shape is refused here: unknown sections and keys, tables where
+//! values belong, text that is not TOML.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use config::ValueKind;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::fault::Wrong;
+use super::keys::Section;
+use super::layers::Table;
+use super::origin::{Origin, Report};
+
+/// A value and its line; an account's values stand under `account` and its name.
+pub(super) type Leaf = (ValueKind, usize);
+
+/// One file, taken apart.
+pub(super) struct File {
+    pub(super) path: Arc<Path>,
+    /// `graph`, `account.contoso`, …
+    pub(super) tables: BTreeMap<String, BTreeMap<String, Leaf>>,
+    /// The lines where accounts begin.
+    pub(super) accounts: BTreeMap<String, usize>,
+    /// Tables of which something was refused.
+    pub(super) refused: BTreeSet<String>,
+    pub(super) windows: Vec<Table>,
+}
+
+impl File {
+    /// Reads one; `None` if it cannot be read or is not TOML.
+    pub(super) fn read(path: &Path, report: &mut Report) -> Option<Self> {
+        let path: Arc<Path> = Arc::from(path);
+        let text = match std::fs::read(&path).map(String::from_utf8) {
+            Ok(Ok(text)) => text,
+            Ok(Err(_)) => {
+                report.file_fault(&path, Wrong::new("not UTF-8 text", "save the file as UTF-8"));
+                return None;
+            }
+            Err(error) => {
+                let remedy = if error.kind() == std::io::ErrorKind::NotFound {
+                    "write one, or name another with --config or $CALMIRROR_CONFIG"
+                } else {
+                    "make it a file that the daemon's user may read"
+                };
+                let wrong = Wrong::new(format!("cannot be read: {error}"), remedy);
+                report.file_fault(&path, wrong);
+                return None;
+            }
+        };
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let lines = Lines::of(text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let mut last = 0;
+        for error in &errors {
+            let line = error.span().map_or(1, |span| lines.at(span.start));
+            // What follows in the same line is mostly the echo of the first mistake.
+            if line > last {
+                let origin = Origin::File { path: path.clone(), line };
+                let wrong = Wrong::new(
+                    format!("not TOML: {}", error.message().replace('\n', ", ")),
+                    "mend the line; texts stand in quotes, tables in [brackets]",
+                );
+                report.fault(&origin, "", wrong);
+            }
+            last = line;
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let mut file = Self {
+            path,
+            tables: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            windows: Vec::new(),
+        };
+        file.root(root.into_inner(), &lines, report);
+        Some(file)
+    }
+
+    fn origin(&self, line: usize) -> Origin {
+        Origin::File { path: self.path.clone(), line }
+    }
+
+    fn root(&mut self, root: DeTable<'_>, lines: &Lines, report: &mut Report) {
+        for (name, value) in root {
+            let line = lines.at(name.span().start);
+            let name = name.into_inner();
+            let section = match Section::find(&name) {
+                Ok(section) => section,
+                Err(wrong) => {
+                    report.fault(&self.origin(line), &name, wrong);
+                    continue;
+                }
+            };
+            match (section, value.into_inner()) {
+                (Section::Window, DeValue::Array(entries)) => {
+                    for entry in entries {
+                        self.window(entry, lines, report);
+                    }
+                }
+                (Section::Account, DeValue::Table(accounts)) => {
+                    for (account, value) in accounts {
+                        self.account(&account, value, lines, report);
+                    }
+                }
+                (Section::Window | Section::Account, _) => {
+                    let remedy = format!("open each with a line {}", section.header());
+                    let problem = format!("not a list of {name}s");
+                    report.fault(&self.origin(line), &name, Wrong::new(problem, remedy));
+                }
+                (_, DeValue::Table(table)) => {
+                    let leaves = self.leaves(section, &name, table, lines, report);
+                    self.tables.insert(section.name().to_owned(), leaves);
+                }
+                (..) => {
+                    let remedy = format!("open it with a line {}", section.header());
+                    report.fault(&self.origin(line), &name, Wrong::new("not a section", remedy));
+                }
+            }
+        }
+    }
+
+    fn account(
+        &mut self,
+        account: &Spanned<Cow<'_, str>>,
+        value: Spanned<DeValue<'_>>,
+        lines: &Lines,
+        report: &mut Report,
+    ) {
+        let line = lines.at(account.span().start);
+        let name = account.get_ref();
+        let path = format!("account.{name}");
+        let DeValue::Table(table) = value.into_inner() else {
+            let wrong = Wrong::new("not an account", "open each with a line [account.NAME]");
+            report.fault(&self.origin(line), &path, wrong);
+            return;
+        };
+        if let Err(wrong) = account_name(name) {
+            report.fault(&self.origin(line), &path, wrong);
+            return;
+        }
+        let leaves = self.leaves(Section::Account, &path, table, lines, report);
+        self.accounts.insert(name.to_string(), line);
+        self.tables.insert(path, leaves);
+    }
+
+    fn window(&mut self, entry: Spanned<DeValue<'_>>, lines: &Lines, report: &mut Report) {
+        let line = lines.at(entry.span().start);
+        let DeValue::Table(table) = entry.into_inner() else {
+            let wrong = Wrong::new("not a window", "open each with a line [[window]]");
+            report.fault(&self.origin(line), "window", wrong);
+            return;
+        };
+        let path = format!("window[{}]", self.label(&table));
+        let before = report.faults.len();
+        let leaves = self.leaves(Section::Window, &path, table, lines, report);
+        let values = leaves.into_iter().map(|(key, (kind, line))| (key, (kind, self.origin(line))));
+        let (values, origin) = (values.collect(), self.origin(line));
+        let refused = report.faults.len() > before;
+        let table = Table { path, origin, values, refused };
+        self.windows.push(table);
+    }
+
+    /// What identifies a window best to people, else its number in the file.
+    fn label(&self, table: &DeTable<'_>) -> String {
+        ["name", "mailbox", "mailboxes_file"]
+            .into_iter()
+            .find_map(|key| match table.get(key)?.get_ref() {
+                DeValue::String(text) if !text.trim().is_empty() => Some(text.to_string()),
+                _ => None,
+            })
+            .unwrap_or_else(|| (self.windows.len() + 1).to_string())
+    }
+
+    fn leaves(
+        &mut self,
+        section: Section,
+        path: &str,
+        table: DeTable<'_>,
+        lines: &Lines,
+        report: &mut Report,
+    ) -> BTreeMap<String, Leaf> {
+        let mut leaves = BTreeMap::new();
+        for (key, value) in table {
+            let line = lines.at(key.span().start);
+            let key = key.into_inner();
+            let kind = section.check(&key).and_then(|()| leaf(value.into_inner()));
+            match kind {
+                Ok(kind) => drop(leaves.insert(key.into_owned(), (kind, line))),
+                Err(wrong) => {
+                    self.refused.insert(path.to_owned());
+                    report.fault(&self.origin(line), &format!("{path}.{key}"), wrong);
+                }
+            }
+        }
+        leaves
+    }
+}
+
+/// A plain value. TOML's own dates are taken as the text they were written as.
+fn leaf(value: DeValue<'_>) -> Result<ValueKind, Wrong> {
+    Ok(match value {
+        DeValue::String(text) => ValueKind::String(text.into_owned()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map(ValueKind::I64)
+            .map_err(|_| Wrong::new("the number is too large", "write a smaller one"))?,
+        DeValue::Float(number) => number
+            .as_str()
+            .parse()
+            .map(ValueKind::Float)
+            .map_err(|_| Wrong::new("not a number", "write it like 0.2"))?,
+        DeValue::Boolean(flag) => ValueKind::Boolean(flag),
+        DeValue::Datetime(date) => ValueKind::String(date.to_string()),
+        DeValue::Array(_) | DeValue::Table(_) => {
+            return Err(Wrong::new("a list or a table, not a single value", "write one value"));
+        }
+    })
+}
+
+/// Reads a default of [`super::keys`].
+pub(super) fn default(text: &'static str) -> Option<ValueKind> {
+    DeValue::parse(text).ok().and_then(|value| leaf(value.into_inner()).ok())
+}
+
+/// Names of accounts are keys of tables, and parts of variables' names.
+pub(super) fn account_name(name: &str) -> Result<(), Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 200 || !name.chars().all(plain) {
+        return Err(Wrong::new(
+            "not a name for an account",
+            "use 1 to 200 letters, digits, `-` and `_`",
+        ));
+    }
+    Ok(())
+}
+
+/// Finds the line of a byte.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect(),
+        )
+    }
+
+    fn at(&self, byte: usize) -> usize {
+        self.0.partition_point(|newline| *newline < byte) + 1
+    }
+}

@@ -1,0 +1,216 @@
+//! The raw shape of a configuration: every section, its keys, and their defaults.
+//!
+//! A default is written as TOML would write it and is read exactly like something a person wrote,
+//! so that there is one way to read a value. Each default's reason is in `config/calmirror.toml`;
+//! a test holds the two together. What is not in these tables is unknown, and refused.
+
+use super::fault::Wrong;
+
+/// A key and its default, as TOML; `None` where absence means something or is a fault.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) default: Option<&'static str>,
+}
+
+const fn set(name: &'static str, default: &'static str) -> Key {
+    Key { name, default: Some(default) }
+}
+
+const fn unset(name: &'static str) -> Key {
+    Key { name, default: None }
+}
+
+/// What kind of table a key stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    Store,
+    Graph,
+    Api,
+    Feed,
+    Log,
+    Defaults,
+    Account,
+    Window,
+}
+
+/// Every section.
+pub(super) const SECTIONS: [Section; 8] = [
+    Section::Store,
+    Section::Graph,
+    Section::Api,
+    Section::Feed,
+    Section::Log,
+    Section::Defaults,
+    Section::Account,
+    Section::Window,
+];
+
+const STORE: &[Key] = &[set("path", r#""/var/lib/calmirror""#)];
+
+const GRAPH: &[Key] = &[
+    set("cloud", r#""global""#),
+    unset("base_url"),
+    unset("login_url"),
+    set("max_concurrent", "256"),
+    set("max_concurrent_per_mailbox", "3"),
+    set("request_timeout", r#""100s""#),
+];
+
+const API: &[Key] = &[
+    set("socket", r#""/run/calmirror/api.sock""#),
+    unset("socket_group"),
+    unset("listen"),
+    unset("token_file"),
+    unset("read_token_file"),
+    set("mask_private", "false"),
+];
+
+const FEED: &[Key] = &[set("retention", r#""30d""#)];
+
+const LOG: &[Key] = &[set("level", r#""info""#), set("format", r#""auto""#)];
+
+const DEFAULTS: &[Key] = &[
+    set("interval", r#""5m""#),
+    set("jitter", "0.2"),
+    set("start", r#""-30d""#),
+    set("end", r#""+365d""#),
+    set("move_every", r#""7d""#),
+    set("page_size", "200"),
+    set("body", r#""html""#),
+    set("time_zone", r#""UTC""#),
+    set("immutable_ids", "false"),
+    set("complete", r#""master""#),
+    set("audit", r#""7d""#),
+    set("confirm_after", r#""10m""#),
+];
+
+const ACCOUNT: &[Key] = &[
+    unset("tenant"),
+    unset("client_id"),
+    unset("client_secret_file"),
+    unset("client_secret_env"),
+    unset("certificate_file"),
+    unset("access_token_file"),
+];
+
+/// A window has these, and every key of `[defaults]`.
+const WINDOW: &[Key] = &[
+    unset("name"),
+    unset("account"),
+    unset("mailbox"),
+    unset("mailboxes_file"),
+    set("calendar", r#""default""#),
+];
+
+/// Ways to sign in that are planned: named, so that nobody hunts for a typing mistake.
+const NOT_YET: [&str; 4] =
+    ["federated_token_file", "managed_identity", "device_code", "access_token_command"];
+
+impl Section {
+    /// The table's name in the file.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Graph => "graph",
+            Self::Api => "api",
+            Self::Feed => "feed",
+            Self::Log => "log",
+            Self::Defaults => "defaults",
+            Self::Account => "account",
+            Self::Window => "window",
+        }
+    }
+
+    /// The section of that name, or what to write instead.
+    pub(super) fn find(name: &str) -> Result<Self, Wrong> {
+        SECTIONS.into_iter().find(|section| section.name() == name).ok_or_else(|| {
+            let home = SECTIONS.into_iter().find(|section| section.key(name).is_some());
+            let remedy = match home {
+                Some(section) => format!("it belongs under {}", section.header()),
+                None => instead(name, SECTIONS.into_iter().map(Self::name), "the sections are"),
+            };
+            Wrong::new("unknown section", remedy)
+        })
+    }
+
+    /// How the table is opened in the file.
+    pub(super) fn header(self) -> &'static str {
+        match self {
+            Self::Store => "[store]",
+            Self::Graph => "[graph]",
+            Self::Api => "[api]",
+            Self::Feed => "[feed]",
+            Self::Log => "[log]",
+            Self::Defaults => "[defaults]",
+            Self::Account => "[account.NAME]",
+            Self::Window => "[[window]]",
+        }
+    }
+
+    /// Every key it may have.
+    pub(super) fn keys(self) -> impl Iterator<Item = &'static Key> + Clone {
+        let (own, inherited): (&[Key], &[Key]) = match self {
+            Self::Store => (STORE, &[]),
+            Self::Graph => (GRAPH, &[]),
+            Self::Api => (API, &[]),
+            Self::Feed => (FEED, &[]),
+            Self::Log => (LOG, &[]),
+            Self::Defaults => (DEFAULTS, &[]),
+            Self::Account => (ACCOUNT, &[]),
+            Self::Window => (WINDOW, DEFAULTS),
+        };
+        own.iter().chain(inherited)
+    }
+
+    /// The key of that name.
+    pub(super) fn key(self, name: &str) -> Option<&'static Key> {
+        self.keys().find(|key| key.name == name)
+    }
+
+    /// That a key of that name may stand here, or what to write instead.
+    pub(super) fn check(self, name: &str) -> Result<(), Wrong> {
+        if self.key(name).is_some() {
+            return Ok(());
+        }
+        if self == Self::Account && NOT_YET.contains(&name) {
+            return Err(Wrong::new(
+                "not supported in this version",
+                "use client_secret_file, client_secret_env, certificate_file or access_token_file",
+            ));
+        }
+        if self == Self::Account && ["client_secret", "access_token"].contains(&name) {
+            return Err(Wrong::new(
+                "secrets do not stand in the configuration",
+                format!("put it into a file of mode 0600 and name that with {name}_file"),
+            ));
+        }
+        let home = SECTIONS.into_iter().find(|section| section.key(name).is_some());
+        let remedy = match home {
+            Some(section) => format!("it belongs under {}", section.header()),
+            None => instead(name, self.keys().map(|key| key.name), "the keys here are"),
+        };
+        Err(Wrong::new("unknown key", remedy))
+    }
+}
+
+/// What somebody probably meant: the nearest of the known names, or all of them if none is near.
+pub(super) fn instead<'a>(
+    written: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+    all: &str,
+) -> String {
+    let lower = written.to_lowercase();
+    let near = known
+        .clone()
+        .map(|name| (strsim::damerau_levenshtein(&lower, name), name))
+        .filter(|(distance, name)| {
+            let longer = name.chars().count().max(lower.chars().count());
+            *distance * 3 <= longer || (lower.len() >= 4 && name.starts_with(&lower))
+        })
+        .min();
+    match near {
+        Some((_, name)) => format!("did you mean `{name}`?"),
+        None => format!("{all} {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}

@@ -1,0 +1,227 @@
+//! The layers of a configuration, laid over one another.
+//!
+//! Tables merge key by key, files in their order, the environment last; through it all every value
+//! keeps its origin. `[[window]]` entries are kept aside and only ever append. Variables of our
+//! prefix that have no place are refused here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use config::{ConfigError, Environment, Map, Source, Value, ValueKind};
+
+use super::fault::Wrong;
+use super::file::{File, Leaf, account_name};
+use super::keys::Section;
+use super::origin::{Origin, Report};
+use super::sources::{Sources, conf_d};
+
+/// Before the names of settings in the environment: `CALMIRROR__SECTION__KEY`.
+const PREFIX: &str = "CALMIRROR";
+
+/// Between the names of sections and keys in the environment.
+const SEPARATOR: &str = "__";
+
+/// One table as it was written, each value with its origin.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// What comes before its keys in names: `graph`, `account.contoso`, `window[alice]`.
+    pub(super) path: String,
+    pub(super) origin: Origin,
+    pub(super) values: BTreeMap<String, (ValueKind, Origin)>,
+    /// Whether something in it was refused already, so that what seems missing may not be.
+    pub(super) refused: bool,
+}
+
+/// All layers, laid over one another.
+#[derive(Debug)]
+pub(super) struct Layers {
+    sections: BTreeMap<&'static str, Table>,
+    pub(super) accounts: BTreeMap<String, Table>,
+    pub(super) windows: Vec<Table>,
+}
+
+impl Layers {
+    /// Reads everything, or nothing if any of it is not even TOML: what is missing then would only
+    /// raise faults of its own.
+    pub(super) fn read(sources: &Sources, report: &mut Report) -> Option<Self> {
+        let mut paths = vec![sources.file.clone()];
+        paths.extend(conf_d(&sources.file, report));
+        let files: Vec<File> = paths.iter().filter_map(|path| File::read(path, report)).collect();
+        let variables = variables(&sources.environment, report);
+        if files.len() < paths.len() {
+            return None;
+        }
+        Some(Self::merge(files, variables, report))
+    }
+
+    /// A section's table, empty if nobody wrote one.
+    pub(super) fn take(&mut self, section: Section) -> Table {
+        self.sections.remove(section.name()).unwrap_or_default()
+    }
+
+    fn merge(files: Vec<File>, variables: Map<String, String>, report: &mut Report) -> Self {
+        let mut windows = Vec::new();
+        let mut headers: BTreeMap<String, Origin> = BTreeMap::new();
+        let mut refused: BTreeSet<String> = BTreeSet::new();
+        let paths: Vec<Arc<Path>> = files.iter().map(|file| file.path.clone()).collect();
+        let mut builder = config::Config::builder();
+        for (index, mut file) in files.into_iter().enumerate() {
+            windows.append(&mut file.windows);
+            refused.append(&mut file.refused);
+            for (account, line) in std::mem::take(&mut file.accounts) {
+                let origin = Origin::File { path: file.path.clone(), line };
+                headers.entry(account).or_insert(origin);
+            }
+            builder = builder.add_source(Layer { index, tables: file.tables });
+        }
+        let environment = Environment::with_prefix(PREFIX)
+            .prefix_separator(SEPARATOR)
+            .separator(SEPARATOR)
+            .source(Some(variables));
+        let merged = match builder.add_source(environment).build() {
+            Ok(merged) => merged.cache.into_table().unwrap_or_default(),
+            Err(error) => {
+                let remedy = "look at the environment's CALMIRROR__ variables";
+                report.fault(&Origin::Default, "", Wrong::new(error.to_string(), remedy));
+                Map::new()
+            }
+        };
+        let mut layers = Self { sections: BTreeMap::new(), accounts: BTreeMap::new(), windows };
+        for (name, value) in merged {
+            let Ok(section) = Section::find(&name) else { continue };
+            let Ok(values) = value.into_table() else { continue };
+            if section == Section::Account {
+                for (account, value) in values {
+                    let header = headers.remove(&account);
+                    let path = format!("account.{account}");
+                    let mut table = table(path, header, value.into_table().ok(), &paths);
+                    table.refused = refused.contains(&table.path);
+                    layers.accounts.insert(account, table);
+                }
+            } else {
+                let table = table(section.name().to_owned(), None, Some(values), &paths);
+                layers.sections.insert(section.name(), table);
+            }
+        }
+        layers
+    }
+}
+
+/// Values with the origins that their layers gave them.
+fn table(
+    path: String,
+    header: Option<Origin>,
+    values: Option<Map<String, Value>>,
+    paths: &[Arc<Path>],
+) -> Table {
+    let values: BTreeMap<String, (ValueKind, Origin)> = values
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, value)| {
+            let origin = match value.origin().and_then(Mark::parse) {
+                Some(Mark { file, line }) if file < paths.len() => {
+                    Origin::File { path: paths[file].clone(), line }
+                }
+                _ => {
+                    let name = format!("{PREFIX}.{path}.{key}").replace('.', SEPARATOR);
+                    Origin::Environment(name.to_uppercase())
+                }
+            };
+            (key, (value.kind, origin))
+        })
+        .collect();
+    let origin = header
+        .or_else(|| values.values().next().map(|(_, origin)| origin.clone()))
+        .unwrap_or(Origin::Default);
+    Table { path, origin, values, refused: false }
+}
+
+/// A place in the files, in the form in which it passes through the layering.
+#[derive(Clone, Copy)]
+struct Mark {
+    file: usize,
+    line: usize,
+}
+
+impl Mark {
+    fn parse(text: &str) -> Option<Self> {
+        let (file, line) = text.split_once(':')?;
+        Some(Self { file: file.parse().ok()?, line: line.parse().ok()? })
+    }
+
+    fn value(self, kind: ValueKind) -> Value {
+        Value::new(Some(&format!("{}:{}", self.file, self.line)), kind)
+    }
+}
+
+/// One file's tables as a layer.
+#[derive(Clone, Debug)]
+struct Layer {
+    index: usize,
+    tables: BTreeMap<String, BTreeMap<String, Leaf>>,
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        let mut root: Map<String, Value> = Map::new();
+        for (path, leaves) in &self.tables {
+            let values: Map<String, Value> = leaves
+                .iter()
+                .map(|(key, (kind, line))| {
+                    let mark = Mark { file: self.index, line: *line };
+                    (key.clone(), mark.value(kind.clone()))
+                })
+                .collect();
+            let values = Value::new(None, values);
+            match path.split_once('.') {
+                None => drop(root.insert(path.clone(), values)),
+                Some((section, account)) => {
+                    let accounts = root
+                        .entry(section.to_owned())
+                        .or_insert_with(|| Value::new(None, Map::<String, Value>::new()));
+                    if let ValueKind::Table(accounts) = &mut accounts.kind {
+                        accounts.insert(account.to_owned(), values);
+                    }
+                }
+            }
+        }
+        Ok(root)
+    }
+}
+
+/// The variables that are ours and have a place; the others of our prefix are faults.
+fn variables(environment: &BTreeMap<String, String>, report: &mut Report) -> Map<String, String> {
+    let mut ours = Map::new();
+    for (variable, value) in environment {
+        let Some(path) = variable.strip_prefix("CALMIRROR__") else { continue };
+        if value.is_empty() {
+            continue;
+        }
+        let path = path.to_lowercase();
+        let parts: Vec<&str> = path.split(SEPARATOR).collect();
+        let checked = Section::find(parts[0]).and_then(|section| match (section, &parts[1..]) {
+            (Section::Window, _) => Err(Wrong::new(
+                "windows cannot be set in the environment",
+                "write them into a file, or name one with mailboxes_file there",
+            )),
+            (Section::Account, [account, key]) => {
+                account_name(account).and_then(|()| section.check(key))
+            }
+            (Section::Account, _) => {
+                Err(Wrong::new("not a key", "write CALMIRROR__ACCOUNT__NAME__KEY"))
+            }
+            (_, [key]) => section.check(key),
+            (..) => Err(Wrong::new("not a key", "write CALMIRROR__SECTION__KEY")),
+        });
+        match checked {
+            Ok(()) => drop(ours.insert(variable.to_uppercase(), value.clone())),
+            Err(wrong) => report.fault(&Origin::Environment(variable.clone()), variable, wrong),
+        }
+    }
+    ours
+}

@@ -1,0 +1,222 @@
+//! Reading one table, key by key: types, bounds, defaults, explanations.
+//!
+//! A reader never stops at a fault: it notes it and answers `None`. So `None` for a key that has a
+//! default means that a fault was noted, and whoever needs the value can only give up quietly.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::ValueKind;
+
+use super::fault::Wrong;
+use super::file::default;
+use super::keys::{Section, instead};
+use super::layers::Table;
+use super::origin::{Explained, Origin, Report};
+
+/// Longer than anybody means, short enough that no clock overflows when it is added.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// A table being read.
+pub(super) struct Reader<'a> {
+    section: Section,
+    table: &'a Table,
+    /// Whether absent keys take their defaults; a window's take those of `[defaults]`.
+    defaults: bool,
+    pub(super) report: &'a mut Report,
+}
+
+/// A value as it was written, and where.
+#[derive(Clone, Copy)]
+pub(super) struct Written<'a> {
+    kind: &'a ValueKind,
+    origin: &'a Origin,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(section: Section, table: &'a Table, report: &'a mut Report) -> Self {
+        let defaults = section != Section::Window;
+        Self { section, table, defaults, report }
+    }
+
+    /// How the key is called in faults.
+    pub(super) fn name(&self, key: &str) -> String {
+        let path = match self.table.path.as_str() {
+            "" => self.section.name(),
+            path => path,
+        };
+        match key {
+            "" => path.to_owned(),
+            key => format!("{path}.{key}"),
+        }
+    }
+
+    /// Whether somebody wrote the key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.values.contains_key(key)
+    }
+
+    /// Where the key stands, or its table if nobody wrote it.
+    pub(super) fn origin(&self, key: &str) -> Origin {
+        self.table.values.get(key).map_or(&self.table.origin, |(_, origin)| origin).clone()
+    }
+
+    /// Notes a fault at the key.
+    pub(super) fn fault(&mut self, key: &str, wrong: Wrong) {
+        let origin = self.origin(key);
+        self.report.fault(&origin, &self.name(key), wrong);
+    }
+
+    /// Notes that the key is missing, unless something in its table was refused: that is likely to
+    /// be it, mistyped.
+    pub(super) fn missing(&mut self, key: &str, problem: &str, remedy: impl Into<String>) {
+        if !self.table.refused {
+            self.fault(key, Wrong::new(problem, remedy));
+        }
+    }
+
+    /// Notes a warning at the key.
+    pub(super) fn warn(&mut self, key: &str, wrong: Wrong) {
+        let origin = self.origin(key);
+        self.report.warn(&origin, &self.name(key), wrong);
+    }
+
+    /// The key's value, read by `read`; `None` if it is absent and has no default, or is wrong.
+    pub(super) fn take<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Written<'_>) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        let shipped;
+        let written = match self.table.values.get(key) {
+            Some((kind, origin)) => Written { kind, origin },
+            None if self.defaults => {
+                shipped = self.section.key(key)?.default.and_then(default)?;
+                Written { kind: &shipped, origin: &Origin::Default }
+            }
+            None => return None,
+        };
+        match read(written) {
+            Ok(value) => {
+                self.report.explained.push(Explained {
+                    key: self.name(key),
+                    value: written.kind.to_string(),
+                    origin: written.origin.clone(),
+                });
+                Some(value)
+            }
+            Err(wrong) => {
+                self.fault(key, wrong);
+                None
+            }
+        }
+    }
+}
+
+impl<'a> Written<'a> {
+    /// A text that is not empty.
+    pub(super) fn text(self) -> Result<&'a str, Wrong> {
+        match self.kind {
+            ValueKind::String(text) if text.trim().is_empty() => {
+                Err(Wrong::new("empty", "write a value, or remove the line"))
+            }
+            ValueKind::String(text) => Ok(text.as_str()),
+            _ => Err(Wrong::new("not a text", "put it into quotes")),
+        }
+    }
+
+    /// The environment knows only texts.
+    fn variable(self) -> Option<&'a str> {
+        match (self.kind, self.origin) {
+            (ValueKind::String(text), Origin::Environment(_)) => Some(text.trim()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn flag(self) -> Result<bool, Wrong> {
+        match (self.kind, self.variable()) {
+            (ValueKind::Boolean(flag), _) => Ok(*flag),
+            (_, Some("true")) => Ok(true),
+            (_, Some("false")) => Ok(false),
+            _ => Err(Wrong::new("neither true nor false", "write true or false, without quotes")),
+        }
+    }
+
+    pub(super) fn integer(self, range: RangeInclusive<i64>) -> Result<i64, Wrong> {
+        let number = match (self.kind, self.variable()) {
+            (ValueKind::I64(number), _) => Some(*number),
+            (_, Some(text)) => text.parse().ok(),
+            _ => None,
+        };
+        let bounds = format!("write {} to {}, without quotes", range.start(), range.end());
+        match number {
+            Some(number) if range.contains(&number) => Ok(number),
+            Some(number) => Err(Wrong::new(format!("{number} is out of bounds"), bounds)),
+            None => Err(Wrong::new("not a whole number", bounds)),
+        }
+    }
+
+    /// A share, 0 to 1.
+    pub(super) fn share(self) -> Result<f64, Wrong> {
+        let number = match (self.kind, self.variable()) {
+            (ValueKind::Float(number), _) => Some(*number),
+            (ValueKind::I64(0), _) => Some(0.0),
+            (ValueKind::I64(1), _) => Some(1.0),
+            (_, Some(text)) => text.parse().ok(),
+            _ => None,
+        };
+        number
+            .filter(|number| (0.0..=1.0).contains(number))
+            .ok_or_else(|| Wrong::new("not a share", "write 0.0 to 1.0, without quotes"))
+    }
+
+    /// A duration of at least `least`, as people write them: `90s`, `5m`, `1h 30m`.
+    pub(super) fn duration(self, least: Duration) -> Result<Duration, Wrong> {
+        let text = match self.kind {
+            ValueKind::I64(number) => {
+                let remedy = format!("write it with its unit, in quotes, such as \"{number}s\"");
+                return Err(Wrong::new("a duration without a unit", remedy));
+            }
+            _ => self.text()?,
+        };
+        let duration = humantime::parse_duration(text).map_err(|_| {
+            let remedy = "write it like \"90s\", \"5m\", \"1h 30m\" or \"7d\"";
+            Wrong::new(format!("not a duration: {text:?}"), remedy)
+        })?;
+        if duration < least {
+            let least = humantime::format_duration(least);
+            return Err(Wrong::new("too short", format!("write at least {least}")));
+        }
+        if duration > LONGEST {
+            return Err(Wrong::new("too long", "stay within ten years"));
+        }
+        Ok(duration)
+    }
+
+    /// A duration, or `off`.
+    pub(super) fn duration_or_off(self, least: Duration) -> Result<Option<Duration>, Wrong> {
+        if matches!(self.kind, ValueKind::String(text) if text == "off") {
+            return Ok(None);
+        }
+        self.duration(least).map(Some)
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Result<T, Wrong> {
+        let text = self.text()?;
+        choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+            let names = choices.iter().map(|(name, _)| *name);
+            Wrong::new(format!("unknown value {text:?}"), instead(text, names, "write one of"))
+        })
+    }
+
+    /// A path; a relative one is meant from the directory of the file it is written in.
+    pub(super) fn path(self) -> Result<PathBuf, Wrong> {
+        let path = Path::new(self.text()?);
+        Ok(match self.origin {
+            Origin::File { path: file, .. } => file.parent().unwrap_or(file).join(path),
+            Origin::Default | Origin::Environment(_) => path.to_owned(),
+        })
+    }
+}

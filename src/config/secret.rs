@@ -1,0 +1,54 @@
+//! What is asked of a file that holds a secret, before anybody needs the secret.
+//!
+//! Secrets are read when they are used, so that a rotated file needs no restart; nothing here keeps
+//! or returns one. A secret that others can read is refused, not warned about.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::fault::Wrong;
+
+/// No secret, key or certificate is larger.
+const LARGEST: u64 = 1 << 20;
+
+/// That the file exists, can be read, holds something, and is for its owner alone. Files below
+/// `credentials`, systemd's `$CREDENTIALS_DIRECTORY`, are kept by systemd with modes of its own.
+pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong> {
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| {
+        let remedy = if error.kind() == std::io::ErrorKind::NotFound {
+            "write the secret into that file, with mode 0600".to_owned()
+        } else {
+            format!("let the daemon's user read it: chown it, and chmod 0600 {shown}")
+        };
+        Wrong::new(format!("{shown} cannot be read: {error}"), remedy)
+    };
+    let meta = std::fs::metadata(path).map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(Wrong::new(format!("{shown} is not a file"), "name the file itself"));
+    }
+    let mode = meta.permissions().mode() & 0o777;
+    let kept = credentials.is_some_and(|folder| path.starts_with(folder));
+    if mode & 0o077 != 0 && !kept {
+        return Err(Wrong::new(
+            format!("{shown} can be read by others (mode {mode:04o})"),
+            format!("chmod 0600 {shown}"),
+        ));
+    }
+    if meta.len() > LARGEST {
+        return Err(Wrong::new(
+            format!("{shown} is too large for a secret"),
+            "name the file that holds only the secret",
+        ));
+    }
+    let mut content = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LARGEST).read_to_end(&mut content))
+        .map_err(unreadable)?;
+    if content.trim_ascii().is_empty() {
+        return Err(Wrong::new(format!("{shown} is empty"), "write the secret into it"));
+    }
+    Ok(())
+}

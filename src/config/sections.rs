@@ -1,0 +1,220 @@
+//! The sections other than accounts and windows: store, graph, api, feed, log.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::account::credentials_directory;
+use super::cloud::{CLOUDS, VERSION, address};
+use super::fault::Wrong;
+use super::keys::{Section, instead};
+use super::layers::Table;
+use super::origin::Report;
+use super::reader::{Reader, Written};
+use super::secret;
+use super::sources::Sources;
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The store's directory.
+    pub path: PathBuf,
+}
+
+/// `[graph]`, the cloud resolved to addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphConfig {
+    /// Where Graph's version begins, without a trailing slash: `https://graph.microsoft.com/v1.0`.
+    pub base_url: String,
+    /// Where tokens are, without a trailing slash: `https://login.microsoftonline.com`.
+    pub login_url: String,
+    /// What tokens are asked for: the origin of `base_url` and `/.default` (fact 135).
+    pub scope: String,
+    /// Requests in flight over all mailboxes, at least 1.
+    pub max_concurrent: usize,
+    /// Requests in flight to one mailbox, 1 to 4.
+    pub max_concurrent_per_mailbox: usize,
+    /// How long one request may take.
+    pub request_timeout: Duration,
+}
+
+/// `[api]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// The Unix socket; `None` if it is `off`.
+    pub socket: Option<PathBuf>,
+    /// The group that may use the socket.
+    pub socket_group: Option<String>,
+    /// TCP as well.
+    pub listen: Option<SocketAddr>,
+    /// The token that may do everything; there is one if there is `listen`.
+    pub token_file: Option<PathBuf>,
+    /// The token that may only read.
+    pub read_token_file: Option<PathBuf>,
+    /// Of private and confidential events readers get time and busy state only.
+    pub mask_private: bool,
+}
+
+/// `[feed]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedConfig {
+    /// How long tombstones are kept.
+    pub retention: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level or tracing directives, known to be readable.
+    pub level: String,
+    /// The form of lines.
+    pub format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Journald under systemd, text on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// With journald's own fields.
+    Journald,
+}
+
+/// A request that takes longer than this is lost, whatever anybody configures.
+const LONGEST_REQUEST: Duration = Duration::from_secs(3600);
+
+/// Readers shall have a chance to come back after a night's or a weekend's outage: less than an
+/// hour is a mistake of units.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(3600);
+
+/// A Unix socket's path has room for this many bytes on Linux.
+const LONGEST_SOCKET: usize = 107;
+
+pub(super) fn store(table: &Table, report: &mut Report) -> Option<StoreConfig> {
+    let mut reader = Reader::new(Section::Store, table, report);
+    Some(StoreConfig { path: reader.take("path", |written| written.path())? })
+}
+
+pub(super) fn graph(table: &Table, report: &mut Report) -> Option<GraphConfig> {
+    let mut reader = Reader::new(Section::Graph, table, report);
+    let clouds = CLOUDS.map(|cloud| (cloud.name, cloud));
+    let cloud = reader.take("cloud", |written| written.choice(&clouds));
+    let base = reader.take("base_url", |written| address(written.text()?));
+    let login = reader.take("login_url", |written| address(written.text()?));
+    let all = reader.take("max_concurrent", |written| written.integer(1..=100_000));
+    let each = reader.take("max_concurrent_per_mailbox", |written| written.integer(1..=4));
+    let timeout = reader.take("request_timeout", |written| {
+        let timeout = written.duration(Duration::from_secs(1))?;
+        if timeout > LONGEST_REQUEST {
+            return Err(Wrong::new("too long", "write at most 1h"));
+        }
+        Ok(timeout)
+    });
+    let cloud = cloud?;
+    let (base_url, origin) =
+        base.unwrap_or_else(|| (format!("{}{VERSION}", cloud.graph), cloud.graph.to_owned()));
+    Some(GraphConfig {
+        base_url,
+        login_url: login.map_or_else(|| cloud.login.to_owned(), |(login, _)| login),
+        scope: format!("{origin}/.default"),
+        max_concurrent: usize::try_from(all?).ok()?,
+        max_concurrent_per_mailbox: usize::try_from(each?).ok()?,
+        request_timeout: timeout?,
+    })
+}
+
+pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Option<ApiConfig> {
+    let mut reader = Reader::new(Section::Api, table, report);
+    let private = |written: Written<'_>| {
+        let path = written.path()?;
+        secret::check(&path, credentials_directory(sources))?;
+        Ok(path)
+    };
+    let socket = reader.take("socket", socket);
+    let socket_group = reader.take("socket_group", |written| written.text().map(str::to_owned));
+    let listen = reader.take("listen", |written| {
+        written.text()?.trim().parse().map_err(|_| {
+            Wrong::new(
+                "not an address and port",
+                "write it like \"127.0.0.1:8380\" or \"[::1]:8380\"",
+            )
+        })
+    });
+    let token_file = reader.take("token_file", private);
+    let read_token_file = reader.take("read_token_file", private);
+    let mask_private = reader.take("mask_private", |written| written.flag());
+    if listen.is_some() && !reader.has("token_file") {
+        let remedy = "name a file with a token in token_file: over TCP every request needs it";
+        reader.fault("listen", Wrong::new("a TCP address without a token", remedy));
+    }
+    if token_file.is_some() && token_file == read_token_file {
+        let remedy = "name another file: who may only read must not hold the token that may do all";
+        reader.fault("read_token_file", Wrong::new("the same file as token_file", remedy));
+    }
+    if socket == Some(None) && !reader.has("listen") {
+        let remedy = "set api.listen or a socket, or no program can ask for anything";
+        reader.warn("socket", Wrong::new("the daemon would listen nowhere", remedy));
+    }
+    Some(ApiConfig {
+        socket: socket?,
+        socket_group,
+        listen,
+        token_file,
+        read_token_file,
+        mask_private: mask_private?,
+    })
+}
+
+fn socket(written: Written<'_>) -> Result<Option<PathBuf>, Wrong> {
+    if written.text()? == "off" {
+        return Ok(None);
+    }
+    let path = written.path()?;
+    if path.as_os_str().len() > LONGEST_SOCKET {
+        let problem = format!("a socket's path may have {LONGEST_SOCKET} bytes, not more");
+        return Err(Wrong::new(problem, "choose a shorter one"));
+    }
+    Ok(Some(path))
+}
+
+pub(super) fn feed(table: &Table, report: &mut Report) -> Option<FeedConfig> {
+    let mut reader = Reader::new(Section::Feed, table, report);
+    let retention = reader.take("retention", |written| written.duration(SHORTEST_RETENTION));
+    Some(FeedConfig { retention: retention? })
+}
+
+pub(super) fn log(table: &Table, report: &mut Report) -> Option<LogConfig> {
+    let mut reader = Reader::new(Section::Log, table, report);
+    let level = reader.take("level", level);
+    let format = reader.take("format", |written| {
+        written.choice(&[
+            ("auto", LogFormat::Auto),
+            ("text", LogFormat::Text),
+            ("json", LogFormat::Json),
+            ("journald", LogFormat::Journald),
+        ])
+    });
+    Some(LogConfig { level: level?, format: format? })
+}
+
+/// A level, or directives. To tracing a mistyped level is the name of a target, and nothing else
+/// is ever logged: so a single word must be a level.
+fn level(written: Written<'_>) -> Result<String, Wrong> {
+    const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
+    let text = written.text()?.trim();
+    let plain = text.chars().all(char::is_alphanumeric);
+    if plain && !LEVELS.contains(&text.to_ascii_lowercase().as_str()) {
+        let remedy = instead(text, LEVELS.into_iter(), "the levels are");
+        return Err(Wrong::new(format!("unknown level {text:?}"), remedy));
+    }
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| {
+        let remedy = "write a level, or directives such as \"info,calmirror::graph=debug\"";
+        Wrong::new(format!("neither a level nor directives: {text:?}"), remedy)
+    })
+}

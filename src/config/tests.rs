@@ -1,0 +1,92 @@
+//! Tests of the room as a whole: files in, a configuration or its faults out.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+
+mod example;
+mod faults;
+mod layers;
+mod windows;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+
+use jiff::Timestamp;
+
+use super::{Config, Fault, Faults, Sources};
+
+/// Every test's today.
+const NOW: &str = "2026-11-22T10:00:00Z";
+
+/// An account that is right, once [`Lab::new`] wrote its secret; five lines.
+const ACCOUNT: &str = r#"[account.contoso]
+tenant = "contoso.com"
+client_id = "1111"
+client_secret_file = "contoso.secret"
+
+"#;
+
+/// A directory with a configuration in it.
+struct Lab {
+    dir: tempfile::TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self { dir: tempfile::tempdir().unwrap(), environment: BTreeMap::new() };
+        lab.secret("contoso.secret", "hush", 0o600);
+        lab
+    }
+
+    /// With this as its main file.
+    fn with(main: &str) -> Self {
+        let lab = Self::new();
+        lab.write("calmirror.toml", main);
+        lab
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn secret(&self, name: &str, text: &str, mode: u32) {
+        self.write(name, text);
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(self.dir.path().join(name), permissions).unwrap();
+    }
+
+    fn set(mut self, variable: &str, value: &str) -> Self {
+        self.environment.insert(variable.to_owned(), value.to_owned());
+        self
+    }
+
+    fn load(&self) -> Result<Config, Faults> {
+        let file = self.dir.path().join("calmirror.toml");
+        let sources = Sources::find(Some(&file), self.environment.clone());
+        Config::load(&sources, NOW.parse::<Timestamp>().unwrap())
+    }
+
+    /// A configuration that must be right.
+    fn config(&self) -> Config {
+        self.load().unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    /// As people read it, the directory left out.
+    fn plain(&self, text: &impl ToString) -> String {
+        text.to_string().replace(&format!("{}/", self.dir.path().display()), "")
+    }
+
+    /// The faults of a configuration that must be wrong.
+    fn faults(&self) -> Vec<String> {
+        match self.load() {
+            Ok(_) => Vec::new(),
+            Err(Faults(faults)) => self.shown(&faults),
+        }
+    }
+
+    fn shown(&self, faults: &[Fault]) -> Vec<String> {
+        faults.iter().map(|fault| self.plain(fault)).collect()
+    }
+}

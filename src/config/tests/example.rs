@@ -1,0 +1,110 @@
+//! The installed example is the reference: it is valid, whole, and states the true defaults.
+
+use std::collections::BTreeMap;
+
+use super::Lab;
+use crate::config::keys::SECTIONS;
+
+const EXAMPLE: &str = include_str!("../../../config/calmirror.toml");
+
+/// Every setting in it, set or commented out: section, key and value.
+fn settings() -> Vec<(String, String, String)> {
+    let mut section = String::new();
+    let mut settings = Vec::new();
+    for line in EXAMPLE.lines() {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[') {
+            let name = name.trim_matches(['[', ']']);
+            section = name.split('.').next().unwrap().to_owned();
+        } else if let Some((key, value)) = line.split_once(" = ")
+            && !line.starts_with(' ')
+        {
+            settings.push((section.clone(), key.to_owned(), value.to_owned()));
+        }
+    }
+    settings
+}
+
+#[test]
+fn it_is_valid_as_it_is() {
+    let lab = Lab::with(EXAMPLE);
+    let config = lab.config();
+    assert_eq!(config.warnings.len(), 1, "only that there is no window");
+    assert_eq!(config.store, Lab::with("").config().store);
+}
+
+#[test]
+fn it_is_valid_with_everything_uncommented() {
+    // An account signs in in one way.
+    let others = ["client_secret_env", "certificate_file", "access_token_file"];
+    let lab = Lab::new();
+    let text: String = EXAMPLE
+        .lines()
+        .filter(|line| !others.iter().any(|key| line.starts_with(&format!("#{key} = "))))
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    lab.write("calmirror.toml", &text.replace("/etc/calmirror/", ""));
+    for file in ["api.token", "read.token"] {
+        lab.secret(file, "x", 0o600);
+    }
+    lab.write("rooms.txt", "r1@contoso.com\nr2@contoso.com\n");
+    let config = lab.config();
+    let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
+    assert_eq!(names, ["alice", "room-r1@contoso.com", "room-r2@contoso.com"]);
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn it_has_every_key_and_no_other() {
+    let settings = settings();
+    for section in SECTIONS {
+        for key in section.keys() {
+            // A window's inherited keys stand under [defaults].
+            let inherited = SECTIONS
+                .iter()
+                .any(|other| other.name() == "defaults" && other.key(key.name).is_some());
+            let there =
+                settings.iter().any(|(of, name, _)| of == section.name() && name == key.name);
+            assert!(
+                there || (inherited && section.name() == "window"),
+                "{}.{}",
+                section.name(),
+                key.name
+            );
+        }
+    }
+    for (section, key, _) in &settings {
+        let section = SECTIONS.into_iter().find(|one| one.name() == section).unwrap();
+        assert!(section.check(key).is_ok(), "{}.{key}", section.name());
+    }
+}
+
+#[test]
+fn its_defaults_are_the_codes() {
+    let stated: BTreeMap<(String, String), String> =
+        settings().into_iter().map(|(section, key, value)| ((section, key), value)).collect();
+    for section in SECTIONS {
+        if section.name() == "window" {
+            continue;
+        }
+        for key in section.keys() {
+            if let Some(default) = key.default {
+                let stated = &stated[&(section.name().to_owned(), key.name.to_owned())];
+                assert_eq!(stated, default, "{}.{}", section.name(), key.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manual_names_every_key() {
+    let manual = include_str!("../../../docs/configuration.md");
+    for section in SECTIONS {
+        for key in section.keys() {
+            assert!(manual.contains(&format!("`{}`", key.name)), "{}.{}", section.name(), key.name);
+        }
+    }
+}

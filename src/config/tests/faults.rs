@@ -1,0 +1,498 @@
+//! What is wrong is said with file, line, key and remedy, and all at once.
+
+use proptest::prelude::*;
+
+use super::{ACCOUNT, Lab};
+use crate::config::keys::SECTIONS;
+
+/// Loads the text and compares every fault.
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    assert_eq!(Lab::with(text).faults(), expected, "of\n{text}");
+}
+
+/// The same, after a good account; the text begins at line 6.
+#[track_caller]
+fn check_window(text: &str, expected: &[&str]) {
+    check(&format!("{ACCOUNT}{text}"), expected);
+}
+
+#[test]
+fn unknown_keys_and_sections_suggest_what_was_meant() {
+    check(
+        "[store]\npaht = 1\n",
+        &["calmirror.toml:2: store.paht: unknown key; did you mean `path`?"],
+    );
+    check(
+        "[graph]\nmax_concurent = 1\nzzz = 2\n",
+        &[
+            "calmirror.toml:2: graph.max_concurent: unknown key; did you mean `max_concurrent`?",
+            "calmirror.toml:3: graph.zzz: unknown key; the keys here are cloud, base_url, login_url, max_concurrent, max_concurrent_per_mailbox, request_timeout",
+        ],
+    );
+    check(
+        "[grpah]\n[windows]\n",
+        &[
+            "calmirror.toml:1: grpah: unknown section; did you mean `graph`?",
+            "calmirror.toml:2: windows: unknown section; did you mean `window`?",
+        ],
+    );
+    check(
+        "interval = \"5m\"\n[graph]\nretention = \"3d\"\n",
+        &[
+            "calmirror.toml:1: interval: unknown section; it belongs under [defaults]",
+            "calmirror.toml:3: graph.retention: unknown key; it belongs under [feed]",
+        ],
+    );
+}
+
+#[test]
+fn structure_is_explained() {
+    check(
+        "store = 1\naccount = 2\nwindow = 3\n",
+        &[
+            "calmirror.toml:1: store: not a section; open it with a line [store]",
+            "calmirror.toml:2: account: not a list of accounts; open each with a line [account.NAME]",
+            "calmirror.toml:3: window: not a list of windows; open each with a line [[window]]",
+        ],
+    );
+    check(
+        "[window]\nname = \"a\"\n",
+        &["calmirror.toml:1: window: not a list of windows; open each with a line [[window]]"],
+    );
+    check(
+        "window = [1]\n[account]\nx = 1\n[store.path]\n",
+        &[
+            "calmirror.toml:1: window: not a window; open each with a line [[window]]",
+            "calmirror.toml:3: account.x: not an account; open each with a line [account.NAME]",
+            "calmirror.toml:4: store.path: a list or a table, not a single value; write one value",
+        ],
+    );
+    check(
+        "[account.\"a/b\"]\ntenant = \"t\"\n",
+        &[
+            "calmirror.toml:1: account.a/b: not a name for an account; use 1 to 200 letters, digits, `-` and `_`",
+        ],
+    );
+}
+
+#[test]
+fn every_line_that_is_not_toml_is_told() {
+    let faults =
+        Lab::with("[store]\npath = /var/lib\n[graph]\ncloud = \"china\"\ncloud = \"global\"\n")
+            .faults();
+    assert!(faults[0].starts_with("calmirror.toml:2: not TOML: "), "{faults:?}");
+    assert!(faults[1].starts_with("calmirror.toml:5: not TOML: duplicate key"), "{faults:?}");
+    assert_eq!(faults.len(), 2, "{faults:?}");
+}
+
+#[test]
+fn values_are_held_to_their_types_and_bounds() {
+    for (text, fault) in [
+        ("[store]\npath = 5", "store.path: not a text; put it into quotes"),
+        ("[store]\npath = \" \"", "store.path: empty; write a value, or remove the line"),
+        (
+            "[graph]\nmax_concurrent = 0",
+            "graph.max_concurrent: 0 is out of bounds; write 1 to 100000, without quotes",
+        ),
+        (
+            "[graph]\nmax_concurrent = \"9\"",
+            "graph.max_concurrent: not a whole number; write 1 to 100000, without quotes",
+        ),
+        (
+            "[graph]\nmax_concurrent = 99999999999999999999",
+            "graph.max_concurrent: the number is too large; write a smaller one",
+        ),
+        (
+            "[graph]\nmax_concurrent_per_mailbox = 5",
+            "graph.max_concurrent_per_mailbox: 5 is out of bounds; write 1 to 4, without quotes",
+        ),
+        ("[graph]\nrequest_timeout = \"2h\"", "graph.request_timeout: too long; write at most 1h"),
+        (
+            "[graph]\nrequest_timeout = 100",
+            "graph.request_timeout: a duration without a unit; write it with its unit, in quotes, such as \"100s\"",
+        ),
+        (
+            "[graph]\ncloud = \"chnia\"",
+            "graph.cloud: unknown value \"chnia\"; did you mean `china`?",
+        ),
+        (
+            "[graph]\nbase_url = \"http://example.com/v1.0\"",
+            "graph.base_url: plain http to another machine; use https; http is only for loopback, such as http://127.0.0.1:8081",
+        ),
+        (
+            "[graph]\nlogin_url = \"https://me:pass@example.com\"",
+            "graph.login_url: an address with a user or a password in it; write scheme, host, port and path only",
+        ),
+        (
+            "[api]\nmask_private = \"yes\"",
+            "api.mask_private: neither true nor false; write true or false, without quotes",
+        ),
+        (
+            "[api]\nlisten = \"8380\"",
+            "api.listen: not an address and port; write it like \"127.0.0.1:8380\" or \"[::1]:8380\"",
+        ),
+        (
+            "[api]\nlisten = \"127.0.0.1:8380\"",
+            "api.listen: a TCP address without a token; name a file with a token in token_file: over TCP every request needs it",
+        ),
+        ("[feed]\nretention = \"30m\"", "feed.retention: too short; write at least 1h"),
+        (
+            "[feed]\nretention = \"30 dogs\"",
+            "feed.retention: not a duration: \"30 dogs\"; write it like \"90s\", \"5m\", \"1h 30m\" or \"7d\"",
+        ),
+        (
+            "[feed]\nretention = \"9000000000000s\"",
+            "feed.retention: too long; stay within ten years",
+        ),
+        ("[log]\nlevel = \"inof\"", "log.level: unknown level \"inof\"; did you mean `info`?"),
+        (
+            "[log]\nlevel = \"a=b=c\"",
+            "log.level: neither a level nor directives: \"a=b=c\"; write a level, or directives such as \"info,calmirror::graph=debug\"",
+        ),
+        (
+            "[log]\nformat = \"xml\"",
+            "log.format: unknown value \"xml\"; write one of auto, text, json, journald",
+        ),
+        ("[defaults]\ninterval = \"999ms\"", "defaults.interval: too short; write at least 1s"),
+        (
+            "[defaults]\njitter = 1.1",
+            "defaults.jitter: not a share; write 0.0 to 1.0, without quotes",
+        ),
+        (
+            "[defaults]\njitter = nan",
+            "defaults.jitter: not a share; write 0.0 to 1.0, without quotes",
+        ),
+        (
+            "[defaults]\nstart = \"yesterday\"",
+            "defaults.start: not a time: \"yesterday\"; write 2026-01-31, 2026-01-31T08:00:00Z (with Z or an offset), now, -120d or +2y",
+        ),
+        (
+            "[defaults]\nend = \"+5m\"",
+            "defaults.end: not a distance: \"5m\"; write a number and d, w, mo or y (days, weeks, months, years), such as -120d or +1y6mo",
+        ),
+        ("[defaults]\nmove_every = \"5m\"", "defaults.move_every: too short; write at least 1h"),
+        (
+            "[defaults]\npage_size = 1001",
+            "defaults.page_size: 1001 is out of bounds; write 1 to 1000, without quotes",
+        ),
+        (
+            "[defaults]\nbody = \"htm\"",
+            "defaults.body: unknown value \"htm\"; did you mean `html`?",
+        ),
+        (
+            "[defaults]\ntime_zone = \"Europe/Atlantis\"",
+            "defaults.time_zone: unknown time zone \"Europe/Atlantis\"; write an IANA name such as \"Europe/Berlin\", or a Windows one such as \"W. Europe Standard Time\"",
+        ),
+        (
+            "[defaults]\ncomplete = \"all\"",
+            "defaults.complete: unknown value \"all\"; write one of master, exact",
+        ),
+        (
+            "[defaults]\naudit = \"never\"",
+            "defaults.audit: not a duration: \"never\"; write it like \"90s\", \"5m\", \"1h 30m\" or \"7d\"",
+        ),
+        (
+            "[defaults]\nconfirm_after = \"0s\"",
+            "defaults.confirm_after: too short; write at least 1s",
+        ),
+    ] {
+        check(text, &[&format!("calmirror.toml:2: {fault}")]);
+    }
+}
+
+#[test]
+fn a_socket_path_must_fit_the_system() {
+    let faults = Lab::with(&format!("[api]\nsocket = \"/{}\"\n", "s".repeat(107))).faults();
+    assert_eq!(
+        faults,
+        [
+            "calmirror.toml:2: api.socket: a socket's path may have 107 bytes, not more; choose a shorter one"
+        ]
+    );
+}
+
+#[test]
+fn an_account_signs_in_in_exactly_one_way() {
+    let all = "client_secret_file, client_secret_env, certificate_file, access_token_file";
+    check(
+        "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n",
+        &[&format!("calmirror.toml:1: account.a: no way to sign in; write one of {all}")],
+    );
+    check(
+        "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\nclient_secret_file = \"contoso.secret\"\ncertificate_file = \"contoso.secret\"\n",
+        &[&format!(
+            "calmirror.toml:5: account.a.certificate_file: a second way to sign in beside client_secret_file; keep exactly one of {all}"
+        )],
+    );
+    check(
+        "[account.a]\nclient_secret_file = \"contoso.secret\"\n",
+        &[
+            "calmirror.toml:1: account.a.tenant: missing; write the tenant's id or domain",
+            "calmirror.toml:1: account.a.client_id: missing; write the application's (client) id",
+        ],
+    );
+    check(
+        "[account.a]\ntenant = \"common\"\nclient_id = \"a b\"\nclient_secret_file = \"contoso.secret\"\n",
+        &[
+            "calmirror.toml:2: account.a.tenant: a daemon cannot sign in to a tenant yet to be chosen; write the tenant's id or domain",
+            "calmirror.toml:3: account.a.client_id: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only",
+        ],
+    );
+    for key in ["federated_token_file", "managed_identity", "device_code", "access_token_command"] {
+        check(
+            &format!("[account.a]\n{key} = true\n"),
+            &[&format!(
+                "calmirror.toml:2: account.a.{key}: not supported in this version; use client_secret_file, client_secret_env, certificate_file or access_token_file"
+            )],
+        );
+    }
+}
+
+#[test]
+fn secrets_are_private_files_and_never_shown() {
+    let lab = Lab::with(
+        "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n",
+    );
+    lab.secret("open", "s3cret", 0o644);
+    lab.secret("group", "s3cret", 0o640);
+    lab.secret("empty", " \n", 0o600);
+    std::fs::create_dir(lab.dir.path().join("dir")).unwrap();
+    assert_eq!(
+        lab.faults(),
+        [
+            "calmirror.toml:2: account.a.access_token_file: open can be read by others (mode 0644); chmod 0600 open",
+            "calmirror.toml:4: account.b.access_token_file: empty is empty; write the secret into it",
+            "calmirror.toml:6: account.c.access_token_file: none cannot be read: No such file or directory (os error 2); write the secret into that file, with mode 0600",
+            "calmirror.toml:8: account.d.access_token_file: dir is not a file; name the file itself",
+            "calmirror.toml:10: account.e.access_token_file: group can be read by others (mode 0640); chmod 0600 group",
+        ]
+    );
+    // Systemd gives its credentials modes of its own.
+    let folder = lab.dir.path().to_str().unwrap().to_owned();
+    let faults = lab.set("CREDENTIALS_DIRECTORY", &folder).faults();
+    assert_eq!(faults.len(), 3, "{faults:?}");
+
+    let pasted = "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n";
+    for (key, fault) in [
+        (
+            "client_secret",
+            "account.a.client_secret: secrets do not stand in the configuration; put it into a file of mode 0600 and name that with client_secret_file",
+        ),
+        (
+            "client_secret_env",
+            "account.a.client_secret_env: there is no environment variable of that name; write the variable's name here, and set it in the daemon's environment",
+        ),
+    ] {
+        check(&format!("{pasted}{key} = \"hunter2\"\n"), &[&format!("calmirror.toml:4: {fault}")]);
+    }
+    let lab = Lab::with(&format!("{pasted}client_secret_env = \"SECRET\"\n")).set("SECRET", "");
+    assert_eq!(
+        lab.faults(),
+        [
+            "calmirror.toml:4: account.a.client_secret_env: the variable it names is empty; put the secret into it"
+        ]
+    );
+    let lab = lab.set("SECRET", "hunter2");
+    let shown = format!("{:?} {:?}", lab.config(), lab.config().explain());
+    assert!(shown.contains("SECRET") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn one_token_cannot_be_both() {
+    let lab =
+        Lab::with("[api]\ntoken_file = \"contoso.secret\"\nread_token_file = \"contoso.secret\"\n");
+    assert_eq!(
+        lab.faults(),
+        [
+            "calmirror.toml:3: api.read_token_file: the same file as token_file; name another file: who may only read must not hold the token that may do all"
+        ]
+    );
+}
+
+#[test]
+fn windows_name_an_account_and_a_mailbox() {
+    check(
+        "[[window]]\nmailbox = \"a@b\"\naccount = \"x\"\n",
+        &[
+            "calmirror.toml:3: window[a@b].account: unknown account \"x\"; write an [account.NAME] first",
+        ],
+    );
+    check_window(
+        "[[window]]\n[[window]]\nmailbox = \"a@b\"\naccount = \"contosso\"\n[[window]]\nmailbxo = \"a@b\"\naccount = \"contoso\"\n",
+        &[
+            "calmirror.toml:6: window[1].account: missing; write one of contoso",
+            "calmirror.toml:9: window[a@b].account: unknown account \"contosso\"; did you mean `contoso`?",
+            "calmirror.toml:11: window[3].mailbxo: unknown key; did you mean `mailbox`?",
+        ],
+    );
+    check_window(
+        "[[window]]\naccount = \"contoso\"\n[[window]]\naccount = \"contoso\"\nmailbox = \"me\"\n[[window]]\naccount = \"contoso\"\nmailbox = \"a b\"\n",
+        &[
+            "calmirror.toml:6: window[1].mailbox: missing; write the user's id or address, or name a mailboxes_file",
+            "calmirror.toml:10: window[me].mailbox: an application that signs in by itself has no \"me\"; write a user id or address, or use an account with an access_token_file",
+            "calmirror.toml:13: window[a b].mailbox: not a mailbox; write one user id or address, and nothing else",
+        ],
+    );
+    // The account is at fault, not those who name it.
+    check(
+        "[account.a]\ntenant = \"t\"\nclient_id = 5\naccess_token_file = \"contoso.secret\"\n[[window]]\nmailbox = \"a@b\"\naccount = \"a\"\n",
+        &["calmirror.toml:3: account.a.client_id: not a text; put it into quotes"],
+    );
+}
+
+#[test]
+fn names_are_unique_and_fit_an_address() {
+    let named = |name: &str| {
+        format!("[[window]]\nname = \"{name}\"\nmailbox = \"a@b\"\naccount = \"contoso\"\n")
+    };
+    check_window(
+        &(named("x") + &named("x")),
+        &["calmirror.toml:11: window[x].name: a second window named \"x\"; the first is at calmirror.toml:7; give each window a name of its own"]
+            .map(|fault| fault.to_owned())
+            .each_ref()
+            .map(String::as_str),
+    );
+    let remedy = "write 1 to 200 characters, without \"/\" and control characters";
+    for (name, problem) in [
+        ("a/b", "the window's name has a \"/\" or a control character"),
+        ("a\\u0007", "the window's name has a \"/\" or a control character"),
+        ("..", "the window's name is empty, dots, or has spaces at its ends"),
+        (" a", "the window's name is empty, dots, or has spaces at its ends"),
+        (&"é".repeat(201), "the window's name is longer than 200"),
+    ] {
+        let faults = Lab::with(&format!("{ACCOUNT}{}", named(name))).faults();
+        assert!(faults[0].starts_with("calmirror.toml:7: window["), "{faults:?}");
+        assert!(faults[0].ends_with(&format!("].name: {problem}; {remedy}")), "{faults:?}");
+        assert_eq!(faults.len(), 1);
+    }
+    assert_eq!(
+        Lab::with(&format!("{ACCOUNT}{}", named(&"é".repeat(200)))).config().windows.len(),
+        1
+    );
+    // A default name too.
+    let text = format!(
+        "[[window]]\nmailbox = \"a@b\"\ncalendar = \"{}\"\naccount = \"contoso\"\n",
+        "c".repeat(200)
+    );
+    check_window(
+        &text,
+        &[&format!(
+            "calmirror.toml:7: window[a@b].mailbox: the window's name is longer than 200; {remedy}"
+        )],
+    );
+}
+
+#[test]
+fn a_window_ends_after_it_starts() {
+    let window = "[[window]]\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
+    check_window(
+        &format!("{window}start = \"2026-01-02\"\nend = \"2026-01-02\"\n"),
+        &[
+            "calmirror.toml:10: window[a@b].end: the window does not end (2026-01-02T00:00:00Z) after it starts (2026-01-02T00:00:00Z); move one of start and end, or remove the window",
+        ],
+    );
+    // Against the default start, 30 days before this test's today.
+    check_window(
+        &format!("{window}end = \"2026-10-23\"\n"),
+        &[
+            "calmirror.toml:9: window[a@b].end: the window does not end (2026-10-23T00:00:00Z) after it starts (2026-10-23T00:00:00Z) as of today; move one of start and end, or remove the window",
+        ],
+    );
+    assert_eq!(
+        Lab::with(&format!("{ACCOUNT}{window}end = \"2026-10-24\"\n")).config().windows.len(),
+        1
+    );
+    // An edge that cannot be read is not also in the wrong place.
+    check_window(
+        &format!("{window}start = \"2025-1-1\"\nend = \"2026-01-01\"\n"),
+        &[
+            "calmirror.toml:9: window[a@b].start: not a time: \"2025-1-1\"; write 2026-01-31, 2026-01-31T08:00:00Z (with Z or an offset), now, -120d or +2y",
+        ],
+    );
+    check_window(
+        &format!("[defaults]\nstart = \"2025-1-1\"\n{window}end = \"2026-01-01\"\n"),
+        &[
+            "calmirror.toml:7: defaults.start: not a time: \"2025-1-1\"; write 2026-01-31, 2026-01-31T08:00:00Z (with Z or an offset), now, -120d or +2y",
+        ],
+    );
+    check_window(
+        &format!("{window}start = \"1700-01-01\"\nend = \"2100-01-01\"\n"),
+        &[
+            "calmirror.toml:10: window[a@b].end: the window is 146097 days long; stay below 116800 days",
+        ],
+    );
+}
+
+#[test]
+fn every_fault_of_every_file_is_told_at_once_and_in_order() {
+    let lab = Lab::with("[log]\nformat = \"x\"\nlevel = \"y\"\n[stroe]\n")
+        .set("CALMIRROR__FEED__RETENTION", "x");
+    lab.write("conf.d/a.toml", "\n[graph]\nmax_concurrent = -1\n");
+    let faults = lab.faults();
+    let places: Vec<&str> = faults.iter().filter_map(|fault| fault.split(": ").next()).collect();
+    assert_eq!(
+        places,
+        [
+            "CALMIRROR__FEED__RETENTION",
+            "calmirror.toml:2",
+            "calmirror.toml:3",
+            "calmirror.toml:4",
+            "conf.d/a.toml:3"
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_fault() {
+    assert_eq!(
+        Lab::new().faults(),
+        [
+            "calmirror.toml: cannot be read: No such file or directory (os error 2); write one, or name another with --config or $CALMIRROR_CONFIG"
+        ]
+    );
+    let lab = Lab::new();
+    std::fs::write(lab.dir.path().join("calmirror.toml"), b"[store]\npath = \"\xff\"\n").unwrap();
+    assert_eq!(lab.faults(), ["calmirror.toml: not UTF-8 text; save the file as UTF-8"]);
+    let lab = Lab::with("");
+    std::fs::create_dir_all(lab.dir.path().join("conf.d/a.toml")).unwrap();
+    assert_eq!(
+        lab.faults(),
+        [
+            "conf.d/a.toml: cannot be read: Is a directory (os error 21); make it a file that the daemon's user may read"
+        ]
+    );
+}
+
+/// Any key of any section, with any text or number for a value.
+fn any_setting() -> impl Strategy<Value = String> {
+    let keys: Vec<String> = SECTIONS
+        .iter()
+        .flat_map(|section| {
+            let header = section.header().replace("NAME", "x");
+            section.keys().map(move |key| format!("{header}\n{} = ", key.name))
+        })
+        .collect();
+    let value = prop_oneof![
+        any::<String>().prop_map(|text| toml::Value::String(text).to_string()),
+        "[-+]?[0-9]{1,20} ?(d|w|mo|y|s|h|ms|[a-z])?".prop_map(|text| format!("{text:?}")),
+        "(https?|x)://[a-z0-9.:@\\[\\]/?#]{0,20}".prop_map(|text| format!("{text:?}")),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<f64>().prop_map(|number| toml::Value::Float(number).to_string()),
+    ];
+    (proptest::sample::select(keys), value).prop_map(|(key, value)| format!("{key}{value}\n"))
+}
+
+proptest! {
+    /// Whatever is written, the answer is a configuration or faults that say where and what to do.
+    #[test]
+    fn nothing_that_is_written_stops_the_reading(setting in any_setting()) {
+        if let Err(faults) = Lab::with(&setting).load() {
+            prop_assert!(!faults.0.is_empty());
+            for fault in faults.0 {
+                prop_assert!(fault.file.is_some() && fault.line.is_some());
+                prop_assert!(!fault.problem.is_empty() && !fault.remedy.is_empty());
+            }
+        }
+    }
+}

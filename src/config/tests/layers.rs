@@ -1,0 +1,208 @@
+//! Layers: the file, `conf.d`, the environment; where values come from; what a reload would do.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ACCOUNT, Lab};
+use crate::config::{Credential, DEFAULT_FILE, LogFormat, Origin, Sources, diff};
+
+#[test]
+fn the_file_is_named_by_the_command_line_then_the_environment() {
+    let named = BTreeMap::from([("CALMIRROR_CONFIG".to_owned(), "/b".to_owned())]);
+    let empty = BTreeMap::from([("CALMIRROR_CONFIG".to_owned(), String::new())]);
+    assert_eq!(Sources::find(Some(Path::new("/a")), named.clone()).file, PathBuf::from("/a"));
+    assert_eq!(Sources::find(None, named).file, PathBuf::from("/b"));
+    assert_eq!(Sources::find(None, empty).file, PathBuf::from(DEFAULT_FILE));
+    assert_eq!(Sources::find(None, BTreeMap::new()).file, PathBuf::from(DEFAULT_FILE));
+}
+
+#[test]
+fn an_empty_file_is_all_defaults() {
+    let lab = Lab::with("");
+    let config = lab.config();
+    assert_eq!(config.store.path, Path::new("/var/lib/calmirror"));
+    assert_eq!(config.graph.base_url, "https://graph.microsoft.com/v1.0");
+    assert_eq!(config.graph.login_url, "https://login.microsoftonline.com");
+    assert_eq!(config.graph.scope, "https://graph.microsoft.com/.default");
+    assert_eq!((config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox), (256, 3));
+    assert_eq!(config.graph.request_timeout, Duration::from_secs(100));
+    assert_eq!(config.api.socket.as_deref(), Some(Path::new("/run/calmirror/api.sock")));
+    assert_eq!((config.api.listen, config.api.mask_private), (None, false));
+    assert_eq!(config.feed.retention, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Auto));
+    assert!(config.accounts.is_empty() && config.windows.is_empty());
+    assert_eq!(
+        lab.shown(&config.warnings),
+        ["window: there is no window; write a [[window]], or nothing is mirrored"]
+    );
+}
+
+#[test]
+fn each_cloud_has_its_addresses_and_scope() {
+    for (cloud, base, login) in [
+        ("global", "https://graph.microsoft.com", "https://login.microsoftonline.com"),
+        ("us-gov-l4", "https://graph.microsoft.us", "https://login.microsoftonline.us"),
+        ("us-gov-l5", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
+        (
+            "china",
+            "https://microsoftgraph.chinacloudapi.cn",
+            "https://login.partner.microsoftonline.cn",
+        ),
+    ] {
+        let graph = Lab::with(&format!("[graph]\ncloud = \"{cloud}\"\n")).config().graph;
+        assert_eq!(graph.base_url, format!("{base}/v1.0"));
+        assert_eq!(graph.login_url, login);
+        assert_eq!(graph.scope, format!("{base}/.default"));
+    }
+    let graph = Lab::with(
+        "[graph]\nbase_url = \"http://127.0.0.1:8081/v1.0/\"\nlogin_url = \"http://localhost:8081/\"\n",
+    )
+    .config()
+    .graph;
+    assert_eq!(graph.base_url, "http://127.0.0.1:8081/v1.0");
+    assert_eq!(graph.login_url, "http://localhost:8081");
+    assert_eq!(graph.scope, "http://127.0.0.1:8081/.default");
+}
+
+#[test]
+fn conf_d_merges_tables_and_appends_windows_in_name_order() {
+    let window = |name: &str| {
+        format!("[[window]]\nname = \"{name}\"\nmailbox = \"{name}@b\"\naccount = \"contoso\"\n")
+    };
+    let lab = Lab::with(&format!(
+        "[graph]\nmax_concurrent = 1\nmax_concurrent_per_mailbox = 1\n{ACCOUNT}{}",
+        window("z")
+    ));
+    lab.write("conf.d/20.toml", &format!("[graph]\nmax_concurrent = 20\n{}", window("b")));
+    lab.write("conf.d/10.toml", &format!("[graph]\nmax_concurrent = 10\n{}", window("c")));
+    lab.write("conf.d/10.toml~", "not TOML");
+    lab.write("conf.d/.hidden.toml", "not TOML");
+    // Each file's relative paths are its own.
+    lab.write("conf.d/30.toml", "[account.contoso]\nclient_secret_file = \"../contoso.secret\"\n");
+    let config = lab.config();
+    assert_eq!((config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox), (20, 1));
+    let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
+    assert_eq!(names, ["z", "c", "b"]);
+    let secret = lab.dir.path().join("conf.d/../contoso.secret");
+    assert_eq!(config.accounts["contoso"].credential, Credential::SecretFile(secret));
+    assert_eq!(&*config.accounts["contoso"].tenant, "contoso.com");
+}
+
+#[test]
+fn the_environment_comes_last_and_only_knows_texts() {
+    let lab = Lab::with(&format!("[graph]\nmax_concurrent = 1\n{ACCOUNT}"))
+        .set("CALMIRROR__GRAPH__MAX_CONCURRENT", "77")
+        .set("CALMIRROR__API__MASK_PRIVATE", "true")
+        .set("CALMIRROR__DEFAULTS__JITTER", "0.5")
+        .set("CALMIRROR__STORE__PATH", "relative")
+        .set("CALMIRROR__LOG__LEVEL", "")
+        .set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "12345")
+        .set("CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE", "/nowhere")
+        .set("CALMIRROR_TOKEN", "not a setting")
+        .set("CALMIRROR_PORT", "not a setting");
+    assert_eq!(
+        lab.faults(),
+        [
+            "CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE: /nowhere cannot be read: No such file or directory (os error 2); write the secret into that file, with mode 0600"
+        ]
+    );
+    let config = lab.set("CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE", "").config();
+    assert_eq!(config.graph.max_concurrent, 77);
+    assert!(config.api.mask_private);
+    assert_eq!(config.store.path, Path::new("relative"));
+    assert_eq!(config.log.level, "info");
+    assert_eq!(&*config.accounts["contoso"].tenant, "12345");
+}
+
+#[test]
+fn variables_without_a_place_are_faults() {
+    let lab = Lab::with("")
+        .set("CALMIRROR__STORE__PAHT", "/x")
+        .set("CALMIRROR__STROE__PATH", "/x")
+        .set("CALMIRROR__STORE", "/x")
+        .set("CALMIRROR__WINDOW__0__NAME", "x")
+        .set("CALMIRROR__ACCOUNT__X__TENENT", "x")
+        .set("CALMIRROR__GRAPH__MAX_CONCURRENT", "many")
+        .set("CALMIRROR__API__MASK_PRIVATE", "maybe");
+    assert_eq!(
+        lab.faults(),
+        [
+            "CALMIRROR__ACCOUNT__X__TENENT: unknown key; did you mean `tenant`?",
+            "CALMIRROR__STORE: not a key; write CALMIRROR__SECTION__KEY",
+            "CALMIRROR__STORE__PAHT: unknown key; did you mean `path`?",
+            "CALMIRROR__STROE__PATH: unknown section; did you mean `store`?",
+            "CALMIRROR__WINDOW__0__NAME: windows cannot be set in the environment; write them into a file, or name one with mailboxes_file there",
+            "CALMIRROR__GRAPH__MAX_CONCURRENT: not a whole number; write 1 to 100000, without quotes",
+            "CALMIRROR__API__MASK_PRIVATE: neither true nor false; write true or false, without quotes",
+        ]
+    );
+}
+
+#[test]
+fn every_effective_value_is_explained() {
+    let lab = Lab::with(&format!(
+        "{ACCOUNT}[[window]]\nmailbox = \"a@b\"\naccount = \"contoso\"\ninterval = \"1m\"\n"
+    ))
+    .set("CALMIRROR__FEED__RETENTION", "5d");
+    lab.write("conf.d/a.toml", "[graph]\nmax_concurrent = 9\n");
+    let config = lab.config();
+    let find = |key: &str| {
+        let one = config.explain().iter().find(|one| one.key == key).unwrap();
+        format!("{} ({})", one.value, lab.plain(&one.origin))
+    };
+    assert_eq!(find("graph.max_concurrent"), "9 (conf.d/a.toml:2)");
+    assert_eq!(find("graph.max_concurrent_per_mailbox"), "3 (default)");
+    assert_eq!(find("feed.retention"), "5d (environment CALMIRROR__FEED__RETENTION)");
+    assert_eq!(find("account.contoso.client_secret_file"), "contoso.secret (calmirror.toml:4)");
+    assert_eq!(find("defaults.jitter"), "0.2 (default)");
+    assert_eq!(find("window[a@b].interval"), "1m (calmirror.toml:9)");
+    // What a window does not set itself is explained once, with the defaults.
+    assert!(config.explain().iter().all(|one| one.key != "window[a@b].jitter"));
+    assert!(config.explain().iter().filter(|one| one.origin == Origin::Default).count() > 15);
+}
+
+#[test]
+fn a_reload_is_a_difference_by_name() {
+    let window = |name: &str, rest: &str| {
+        format!(
+            "[[window]]\nname = \"{name}\"\nmailbox = \"{name}@b\"\naccount = \"contoso\"\n{rest}\n"
+        )
+    };
+    let lab = Lab::with(&format!(
+        "{ACCOUNT}{}{}{}",
+        window("same", ""),
+        window("gone", ""),
+        window("other", "")
+    ));
+    let old = lab.config();
+    lab.write(
+        "calmirror.toml",
+        &format!(
+            "[store]\npath = \"/else\"\n[log]\nlevel = \"debug\"\n{ACCOUNT}{}{}{}",
+            window("new", ""),
+            window("other", "interval = \"9m\""),
+            window("same", "")
+        ),
+    );
+    let new = lab.config();
+    let difference = diff(&old, &new);
+    let names = |windows: &[Arc<crate::mirror::window::Window>]| -> Vec<String> {
+        windows.iter().map(|window| window.name.to_string()).collect()
+    };
+    assert_eq!(names(&difference.added), ["new"]);
+    assert_eq!(names(&difference.removed), ["gone"]);
+    assert_eq!(difference.changed.len(), 1);
+    let (was, is) = &difference.changed[0];
+    assert_eq!((&*was.name, was.interval.as_secs(), is.interval.as_secs()), ("other", 300, 540));
+    assert_eq!(difference.unchanged, 1);
+    assert_eq!(difference.refused, ["store.path"]);
+    assert_eq!(diff(&new, &new).unchanged, 3);
+
+    // Another tenant is another stream of ids, though no window says so.
+    let moved = lab.set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "fabrikam.com").config();
+    assert_eq!((diff(&new, &moved).changed.len(), diff(&new, &moved).unchanged), (3, 0));
+    let window = &moved.windows[0];
+    assert_eq!(&*moved.identity(window).tenant, "fabrikam.com");
+}

@@ -1,0 +1,185 @@
+//! Windows: what they inherit, where their names come from, many at once, and what is advised.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ACCOUNT, Lab};
+use crate::mirror::window::{Body, Calendar, Complete, Edge};
+
+const WINDOW: &str = "[[window]]\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
+
+#[test]
+fn a_window_takes_the_defaults_and_overrides_them() {
+    let text = format!(
+        "{ACCOUNT}[defaults]\ninterval = \"2m\"\nbody = \"none\"\n{WINDOW}{WINDOW}name = \"b\"\nstart = 2026-01-01\nend = \"+2y\"\ninterval = \"1h 30m\"\njitter = 0\nmove_every = \"1d\"\npage_size = 50\nbody = \"text\"\ntime_zone = \"W. Europe Standard Time\"\nimmutable_ids = true\ncomplete = \"exact\"\naudit = \"off\"\nconfirm_after = \"1s\"\ncalendar = \"AAMk=\"\n"
+    );
+    let config = Lab::with(&text).config();
+    let [first, second] = config.windows.as_slice() else { panic!("two windows") };
+    assert_eq!((&*first.name, &*first.mailbox, &*first.account), ("a@b", "a@b", "contoso"));
+    assert_eq!(first.calendar, Calendar::Default);
+    assert_eq!(first.start, Edge::Relative { years: 0, months: 0, days: -30 });
+    assert_eq!(first.end, Edge::Relative { years: 0, months: 0, days: 365 });
+    assert_eq!((first.interval, first.jitter), (Duration::from_secs(120), 0.2));
+    assert_eq!((first.page_size, first.body, &*first.time_zone), (200, Body::None, "UTC"));
+    assert_eq!((first.immutable_ids, first.complete), (false, Complete::Master));
+    assert_eq!(first.audit, Some(Duration::from_secs(7 * 24 * 3600)));
+    assert_eq!(first.move_every, Duration::from_secs(7 * 24 * 3600));
+    assert_eq!(first.confirm_after, Duration::from_secs(600));
+
+    assert_eq!(second.start, Edge::At("2026-01-01T00:00:00Z".parse().unwrap()));
+    assert_eq!(second.end, Edge::Relative { years: 2, months: 0, days: 0 });
+    assert_eq!((second.interval, second.jitter), (Duration::from_secs(5400), 0.0));
+    assert_eq!((second.page_size, second.body), (50, Body::Text));
+    assert_eq!(&*second.time_zone, "W. Europe Standard Time");
+    assert_eq!((second.immutable_ids, second.complete), (true, Complete::Exact));
+    assert_eq!((second.audit, second.confirm_after), (None, Duration::from_secs(1)));
+    assert_eq!(second.move_every, Duration::from_secs(24 * 3600));
+    assert_eq!(second.calendar, Calendar::Id("AAMk=".into()));
+}
+
+#[test]
+fn iana_zones_are_known_too() {
+    for zone in ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Tokyo Standard Time"] {
+        let text = format!("[defaults]\ntime_zone = \"{zone}\"\n");
+        assert_eq!(Lab::with(&text).faults(), [""; 0], "{zone}");
+    }
+}
+
+#[test]
+fn a_window_without_a_name_has_its_mailboxs() {
+    let config = Lab::with(&format!("{ACCOUNT}{WINDOW}calendar = \"X\"\n{WINDOW}")).config();
+    let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
+    assert_eq!(names, ["a@b:X", "a@b"]);
+}
+
+#[test]
+fn me_is_for_delegated_tokens() {
+    let text = "[account.a]\naccess_token_file = \"contoso.secret\"\n[[window]]\naccount = \"a\"\nmailbox = \"me\"\n";
+    let config = Lab::with(text).config();
+    assert_eq!(&*config.windows[0].mailbox, "me");
+    assert_eq!(&*config.accounts["a"].tenant, "");
+}
+
+const ROOMS: &str = "[[window]]\nmailboxes_file = \"rooms.txt\"\naccount = \"contoso\"\n";
+
+#[test]
+fn a_mailboxes_file_is_one_window_a_line() {
+    let lab =
+        Lab::with(&format!("{ACCOUNT}{ROOMS}name = \"room-{{mailbox}}\"\ninterval = \"9m\"\n"));
+    lab.write(
+        "rooms.txt",
+        "\u{feff}# Rooms\r\n\r\n  a@b  \r\nc@d # the corner room\ng_x.com#EXT#@t.onmicrosoft.com\n\te@f\t# tab\n",
+    );
+    let config = lab.config();
+    let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
+    assert_eq!(names, ["room-a@b", "room-c@d", "room-g_x.com#EXT#@t.onmicrosoft.com", "room-e@f"]);
+    assert_eq!(&*config.windows[3].mailbox, "e@f");
+    assert!(config.windows.iter().all(|window| window.interval == Duration::from_secs(540)));
+    assert!(Arc::ptr_eq(&config.windows[0].account, &config.windows[1].account));
+    assert!(Arc::ptr_eq(&config.windows[0].time_zone, &config.windows[1].time_zone));
+}
+
+#[test]
+fn faults_of_a_mailboxes_file_have_its_own_lines() {
+    let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}{WINDOW}"));
+    lab.write("rooms.txt", "a@b\n\nx,y\na@b\n# ok\n");
+    assert_eq!(
+        lab.faults().iter().map(|fault| lab.plain(fault)).collect::<Vec<_>>(),
+        [
+            "calmirror.toml:10: window[a@b].mailbox: a second window named \"a@b\"; the first is at rooms.txt:1; give each window a name of its own",
+            "rooms.txt:3: window[rooms.txt].mailbox: not a mailbox; write one user id or address, and nothing else",
+            "rooms.txt:4: window[rooms.txt].mailbox: a second window named \"a@b\"; the first is at rooms.txt:1; give each window a name of its own",
+        ]
+    );
+    lab.write("rooms.txt", &"a b\n".repeat(5000));
+    let faults = lab.faults();
+    assert_eq!(faults.len(), 101);
+    assert_eq!(
+        faults[100],
+        "rooms.txt:100: window[rooms.txt].mailbox: too many faults; the rest of the file was not read"
+    );
+}
+
+#[test]
+fn a_mailboxes_file_must_be_there_and_names_must_differ() {
+    let lab =
+        Lab::with(&format!("{ACCOUNT}{ROOMS}name = \"room\"\n{ROOMS}{ROOMS}mailbox = \"a@b\"\n"));
+    assert_eq!(
+        lab.faults(),
+        [
+            "calmirror.toml:9: window[room].name: all windows would have one name; write {mailbox} into it",
+            "calmirror.toml:11: window[rooms.txt].mailboxes_file: rooms.txt cannot be read: No such file or directory (os error 2); make it a file that the daemon's user may read",
+            "calmirror.toml:16: window[a@b].mailbox: beside a mailboxes_file; keep one of the two",
+        ]
+    );
+    let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}"));
+    lab.write("rooms.txt", "# nobody yet\n");
+    assert_eq!(
+        lab.shown(&lab.config().warnings)[0],
+        "calmirror.toml:7: window[rooms.txt].mailboxes_file: rooms.txt names no mailbox; write an address or id on each line"
+    );
+}
+
+#[test]
+fn what_is_hardly_meant_is_warned_about() {
+    let lab = Lab::with(&format!(
+        "{ACCOUNT}[account.idle]\naccess_token_file = \"contoso.secret\"\n{WINDOW}{}end = \"+12y\"\n",
+        WINDOW.replace("[[window]]", "[[window]]\nname = \"twice\"")
+    ));
+    assert_eq!(
+        lab.shown(&lab.config().warnings),
+        [
+            "calmirror.toml:15: window[twice].end: the window needs 3 segments of 1825 days; each round costs 3 requests: is so much needed?",
+            "calmirror.toml:6: account.idle: no window uses it; remove it, or name it in a window",
+        ]
+    );
+    let lab = Lab::with(&format!(
+        "{ACCOUNT}{WINDOW}{}",
+        WINDOW.replace("a@b", "A@B").replace("[[window]]", "[[window]]\nname = \"twice\"")
+    ));
+    assert_eq!(
+        lab.shown(&lab.config().warnings),
+        [
+            "calmirror.toml:10: window[twice].name: the windows \"a@b\" and \"twice\" track the same calendar and time; keep one of them, unless they are meant to differ in other settings"
+        ]
+    );
+    let lab = Lab::with(&format!(
+        "[graph]\nmax_concurrent = 2\n[defaults]\ninterval = \"1s\"\n{ACCOUNT}{ROOMS}"
+    ));
+    lab.write("rooms.txt", "a\nb\n");
+    assert_eq!(lab.shown(&lab.config().warnings), [""; 0]);
+    lab.write("rooms.txt", "a\nb\nc\n");
+    assert_eq!(
+        lab.shown(&lab.config().warnings),
+        [
+            "calmirror.toml:2: graph.max_concurrent: 3 windows at their intervals keep about 3 requests under way, and 2 are allowed; raise graph.max_concurrent or the intervals"
+        ]
+    );
+    let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-22T12:00:00Z\"\n"));
+    assert_eq!(
+        lab.shown(&lab.config().warnings),
+        [
+            "calmirror.toml:9: window[a@b].end: the start moves and the end does not: in 30 days nothing is left, and that is a fault; make both relative or neither, or remove the window in time"
+        ]
+    );
+    let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-24\"\n"));
+    assert_eq!(lab.shown(&lab.config().warnings), [""; 0]);
+    let lab = Lab::with("[api]\nsocket = \"off\"\n");
+    assert_eq!(
+        lab.shown(&lab.config().warnings)[0],
+        "calmirror.toml:2: api.socket: the daemon would listen nowhere; set api.listen or a socket, or no program can ask for anything"
+    );
+}
+
+#[test]
+fn a_hundred_thousand_mailboxes_are_windows() {
+    let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}"));
+    let rooms: String = (0..100_000).map(|room| format!("room{room}@contoso.com\n")).collect();
+    lab.write("rooms.txt", &rooms);
+    let config = lab.config();
+    assert_eq!(config.windows.len(), 100_000);
+    let last = &config.windows[99_999];
+    assert!(Arc::ptr_eq(&last.name, &last.mailbox));
+    // Explained once, not a hundred thousand times.
+    assert!(config.explain().len() < 100);
+}

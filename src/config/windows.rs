@@ -1,0 +1,396 @@
+//! From `[[window]]` entries to windows: one each, or one for each line of a `mailboxes_file`.
+//!
+//! Strings that the windows of an entry have in common are shared between them, and a mailbox that
+//! is its own name is one string, so that a hundred thousand rooms cost little.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::account::{Account, Credential};
+use super::fault::Wrong;
+use super::keys::{Section, instead};
+use super::layers::Table;
+use super::origin::{Origin, Report};
+use super::reader::Reader;
+use super::settings::Settings;
+use crate::mirror::window::{Calendar, Edge, Edges, MAX_SEGMENT_DAYS, Window};
+
+/// A name may have this many characters.
+const LONGEST_NAME: usize = 200;
+
+/// A window is cut into at most this many segments ([`Edges::segments`]).
+const MOST_SEGMENTS: i64 = 64;
+
+/// A window that will run empty is warned about so many days before.
+const SOON: i64 = 30;
+
+/// Of one mailboxes file, so many wrong lines are told; the rest is mostly the same mistake.
+const MOST_LINES: usize = 100;
+
+/// Gathers windows and remembers what they must not share.
+pub(super) struct Windows<'a> {
+    settings: Settings,
+    accounts: &'a BTreeMap<Arc<str>, Account>,
+    /// Accounts that are wrong: a window that names one is not to blame.
+    faulty: Vec<String>,
+    now: Timestamp,
+    // Only looked up, never walked.
+    names: HashMap<Arc<str>, Origin>,
+    streams: HashMap<Stream, Arc<str>>,
+    pub(super) all: Vec<Arc<Window>>,
+}
+
+/// What two windows of different names would have in common if they were the same by mistake.
+type Stream = (Arc<str>, String, Calendar, Timestamp, Timestamp);
+
+/// One entry, read but for its mailboxes.
+struct Entry {
+    account: Arc<str>,
+    calendar: Calendar,
+    settings: Settings,
+    start: Edge,
+    end: Edge,
+    edges: Edges,
+}
+
+impl<'a> Windows<'a> {
+    pub(super) fn new(
+        settings: Settings,
+        accounts: &'a BTreeMap<Arc<str>, Account>,
+        faulty: Vec<String>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            settings,
+            accounts,
+            faulty,
+            now,
+            names: HashMap::new(),
+            streams: HashMap::new(),
+            all: Vec::new(),
+        }
+    }
+
+    /// Reads one `[[window]]`.
+    pub(super) fn read(&mut self, table: &Table, report: &mut Report) {
+        let mut reader = Reader::new(Section::Window, table, report);
+        let many = reader.has("mailboxes_file");
+        let name = reader.take("name", |written| written.text().map(str::to_owned));
+        let mailbox = reader.take("mailbox", |written| Ok(written.text()?.to_owned()));
+        let file = reader.take("mailboxes_file", |written| written.path());
+        let Some(entry) = self.entry(&mut reader) else { return };
+        if many && reader.has("mailbox") {
+            let wrong = Wrong::new("beside a mailboxes_file", "keep one of the two");
+            reader.fault("mailbox", wrong);
+        } else if many {
+            let template = name.unwrap_or_else(|| "{mailbox}".to_owned());
+            if let Some(file) = file {
+                self.many(&mut reader, &entry, &template, &file);
+            }
+        } else if let Some(text) = mailbox {
+            let named = reader.has("name");
+            if named && name.is_none() {
+                return;
+            }
+            if let Err(wrong) = self.mailbox(&text, &entry) {
+                reader.fault("mailbox", wrong);
+                return;
+            }
+            let mailbox: Arc<str> = text.into();
+            let name: Arc<str> = match (name, &entry.calendar) {
+                (Some(name), _) => name.into(),
+                (None, Calendar::Default) => mailbox.clone(),
+                (None, Calendar::Id(id)) => format!("{mailbox}:{id}").into(),
+            };
+            let key = if named { "name" } else { "mailbox" };
+            let origin = reader.origin(key);
+            let path = reader.name(key);
+            self.add(&entry, name, mailbox, &origin, &path, reader.report);
+        } else if !reader.has("mailbox") {
+            let remedy = "write the user's id or address, or name a mailboxes_file";
+            reader.missing("mailbox", "missing", remedy);
+        }
+    }
+
+    fn entry(&self, reader: &mut Reader<'_>) -> Option<Entry> {
+        let settings = Settings::read(reader, Some(&self.settings))?;
+        let calendar = reader.take("calendar", |written| {
+            let text = written.text()?;
+            Ok(if text == "default" { Calendar::Default } else { Calendar::Id(text.into()) })
+        });
+        let account = self.account(reader);
+        let edges = self.edges(reader, &settings);
+        let calendar = match calendar {
+            Some(calendar) => calendar,
+            None if reader.has("calendar") => return None,
+            None => Calendar::Default,
+        };
+        let (start, end) = (settings.start?, settings.end?);
+        Some(Entry { account: account?, calendar, settings, start, end, edges: edges? })
+    }
+
+    fn account(&self, reader: &mut Reader<'_>) -> Option<Arc<str>> {
+        let names = || self.accounts.keys().map(|name| &**name);
+        let known = || match self.accounts.len() {
+            0 => "write an [account.NAME] first".to_owned(),
+            _ => format!("write one of {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        if !reader.has("account") {
+            reader.missing("account", "missing", known());
+            return None;
+        }
+        reader
+            .take("account", |written| {
+                let text = written.text()?;
+                match self.accounts.get_key_value(text) {
+                    Some((name, _)) => Ok(Some(name.clone())),
+                    None if self.faulty.iter().any(|name| name == text) => Ok(None),
+                    None => {
+                        let remedy = match self.accounts.len() {
+                            0 => known(),
+                            _ => instead(text, names(), "the accounts are"),
+                        };
+                        Err(Wrong::new(format!("unknown account {text:?}"), remedy))
+                    }
+                }
+            })
+            .flatten()
+    }
+
+    /// The edges that would be asked for now, if they make a window.
+    fn edges(&self, reader: &mut Reader<'_>, settings: &Settings) -> Option<Edges> {
+        let (start, end) = (settings.start?, settings.end?);
+        let stated = Edges { start: start.resolve(self.now), end: end.resolve(self.now) };
+        let key = if reader.has("end") || !reader.has("start") { "end" } else { "start" };
+        if stated.end <= stated.start {
+            let moving = start.is_relative() || end.is_relative();
+            let today = if moving { " as of today" } else { "" };
+            let wrong = Wrong::new(
+                format!(
+                    "the window does not end ({}) after it starts ({}){today}",
+                    stated.end, stated.start
+                ),
+                "move one of start and end, or remove the window",
+            );
+            reader.fault(key, wrong);
+            return None;
+        }
+        let left = days(&stated);
+        if start.is_relative() && !end.is_relative() && left <= SOON {
+            let problem = format!(
+                "the start moves and the end does not: in {left} days nothing is left, and that is a fault"
+            );
+            let remedy = "make both relative or neither, or remove the window in time";
+            reader.warn(key, Wrong::new(problem, remedy));
+        }
+        let edges = asked(start, end, settings.move_every, self.now);
+        let (days, segments) = (days(&edges), edges.segments().len());
+        if days >= MAX_SEGMENT_DAYS * MOST_SEGMENTS {
+            let wrong = Wrong::new(
+                format!("the window is {days} days long"),
+                format!("stay below {} days", MAX_SEGMENT_DAYS * MOST_SEGMENTS),
+            );
+            reader.fault(key, wrong);
+            return None;
+        }
+        if segments > 2 {
+            let wrong = Wrong::new(
+                format!("the window needs {segments} segments of {MAX_SEGMENT_DAYS} days"),
+                format!("each round costs {segments} requests: is so much needed?"),
+            );
+            reader.warn(key, wrong);
+        }
+        Some(edges)
+    }
+
+    fn mailbox(&self, text: &str, entry: &Entry) -> Result<(), Wrong> {
+        let strange = |c: char| c.is_control() || c.is_whitespace() || "/\\,;\"<>?".contains(c);
+        if text.len() > 320 || text.chars().any(strange) {
+            return Err(Wrong::new(
+                "not a mailbox",
+                "write one user id or address, and nothing else",
+            ));
+        }
+        let delegated = self
+            .accounts
+            .get(&entry.account)
+            .is_some_and(|account| matches!(account.credential, Credential::AccessTokenFile(_)));
+        if text == "me" && !delegated {
+            return Err(Wrong::new(
+                "an application that signs in by itself has no \"me\"",
+                "write a user id or address, or use an account with an access_token_file",
+            ));
+        }
+        Ok(())
+    }
+
+    /// One window for each mailbox in the file.
+    fn many(&mut self, reader: &mut Reader<'_>, entry: &Entry, template: &str, file: &PathBuf) {
+        if !template.contains("{mailbox}") {
+            let wrong = Wrong::new("all windows would have one name", "write {mailbox} into it");
+            reader.fault("name", wrong);
+            return;
+        }
+        let bytes = match std::fs::read(file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let problem = format!("{} cannot be read: {error}", file.display());
+                let remedy = "make it a file that the daemon's user may read";
+                reader.fault("mailboxes_file", Wrong::new(problem, remedy));
+                return;
+            }
+        };
+        let Ok(text) = String::from_utf8(bytes) else {
+            let problem = format!("{} is not UTF-8 text", file.display());
+            reader.fault("mailboxes_file", Wrong::new(problem, "save it as UTF-8"));
+            return;
+        };
+        let path: Arc<Path> = Arc::from(file.as_path());
+        let before = (self.all.len(), reader.report.faults.len());
+        let key = reader.name("mailbox");
+        for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+            let line = bare(line);
+            if line.is_empty() {
+                continue;
+            }
+            let origin = Origin::File { path: path.clone(), line: index + 1 };
+            if let Err(wrong) = self.mailbox(line, entry) {
+                reader.report.fault(&origin, &key, wrong);
+            } else {
+                let mailbox: Arc<str> = line.into();
+                let name = match template {
+                    "{mailbox}" => mailbox.clone(),
+                    _ => template.replace("{mailbox}", line).into(),
+                };
+                self.add(entry, name, mailbox, &origin, &key, reader.report);
+            }
+            if reader.report.faults.len() - before.1 >= MOST_LINES {
+                let wrong = Wrong::new("too many faults", "the rest of the file was not read");
+                reader.report.fault(&origin, &key, wrong);
+                return;
+            }
+        }
+        if (self.all.len(), reader.report.faults.len()) == before {
+            let problem = format!("{} names no mailbox", file.display());
+            let wrong = Wrong::new(problem, "write an address or id on each line");
+            reader.warn("mailboxes_file", wrong);
+        }
+    }
+
+    fn add(
+        &mut self,
+        entry: &Entry,
+        name: Arc<str>,
+        mailbox: Arc<str>,
+        origin: &Origin,
+        key: &str,
+        report: &mut Report,
+    ) {
+        if let Err(wrong) = check_name(&name) {
+            report.fault(origin, key, wrong);
+            return;
+        }
+        if let Some(first) = self.names.get(&name) {
+            let wrong = Wrong::new(
+                format!("a second window named {name:?}; the first is at {first}"),
+                "give each window a name of its own",
+            );
+            report.fault(origin, key, wrong);
+            return;
+        }
+        self.names.insert(name.clone(), origin.clone());
+        let stream = (
+            entry.account.clone(),
+            // Addresses and ids of users are the same in any case of letters.
+            mailbox.to_lowercase(),
+            entry.calendar.clone(),
+            entry.edges.start,
+            entry.edges.end,
+        );
+        if let Some(first) = self.streams.get(&stream) {
+            let wrong = Wrong::new(
+                format!("the windows {first:?} and {name:?} track the same calendar and time"),
+                "keep one of them, unless they are meant to differ in other settings",
+            );
+            report.warn(origin, key, wrong);
+        } else {
+            self.streams.insert(stream, name.clone());
+        }
+        let settings = &entry.settings;
+        self.all.push(Arc::new(Window {
+            name,
+            account: entry.account.clone(),
+            mailbox,
+            calendar: entry.calendar.clone(),
+            start: entry.start,
+            end: entry.end,
+            interval: settings.interval,
+            jitter: settings.jitter,
+            move_every: settings.move_every,
+            page_size: settings.page_size,
+            body: settings.body,
+            time_zone: settings.time_zone.clone(),
+            immutable_ids: settings.immutable_ids,
+            complete: settings.complete,
+            audit: settings.audit,
+            confirm_after: settings.confirm_after,
+        }));
+    }
+
+    /// Requests under way on average if every idle round takes a second.
+    pub(super) fn load(&self) -> f64 {
+        self.all
+            .iter()
+            .map(|window| {
+                let edges = asked(window.start, window.end, window.move_every, self.now);
+                edges.segments().len() as f64 / window.interval.as_secs_f64()
+            })
+            .sum()
+    }
+}
+
+/// What would be asked for: a relative end is asked further, so that the stated future is covered
+/// until the next move.
+fn asked(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
+    let stated = end.resolve(now);
+    let end = match end.is_relative() {
+        true => stated.checked_add(move_every).unwrap_or(stated),
+        false => stated,
+    };
+    Edges { start: start.resolve(now), end }
+}
+
+/// Whole days.
+fn days(edges: &Edges) -> i64 {
+    (edges.end.as_second() - edges.start.as_second()) / (24 * 3600)
+}
+
+/// A line without its comment. A `#` inside an address (a guest's `#EXT#`) is no comment.
+fn bare(line: &str) -> &str {
+    let line = line.trim();
+    if line.starts_with('#') {
+        return "";
+    }
+    let comment = line.find(" #").or_else(|| line.find("\t#")).unwrap_or(line.len());
+    line[..comment].trim_end()
+}
+
+fn check_name(name: &str) -> Result<(), Wrong> {
+    let remedy = "write 1 to 200 characters, without \"/\" and control characters";
+    if name.chars().count() > LONGEST_NAME {
+        return Err(Wrong::new(format!("the window's name is longer than {LONGEST_NAME}"), remedy));
+    }
+    if name.contains('/') || name.chars().any(char::is_control) {
+        return Err(Wrong::new("the window's name has a \"/\" or a control character", remedy));
+    }
+    // Programs that resolve paths would take these out of addresses.
+    if name == "." || name == ".." || name.trim() != name || name.is_empty() {
+        let problem = "the window's name is empty, dots, or has spaces at its ends";
+        return Err(Wrong::new(problem, remedy));
+    }
+    Ok(())
+}

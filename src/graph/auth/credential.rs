@@ -1,0 +1,128 @@
+//! What an account proves itself with, and how it is read: anew for every token, so that a
+//! rotated file counts from the next one on.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::assertion::{self, AssertionError};
+use super::secret::{AccessToken, Secret};
+
+/// Larger than any secret, token or certificate chain; what is larger is the wrong file.
+const LARGEST_FILE: u64 = 256 * 1024;
+
+/// What an account proves itself with. Holds where the secret is, never the secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A file with the client secret.
+    SecretFile(PathBuf),
+    /// The name of an environment variable with the client secret.
+    SecretEnv(String),
+    /// A PEM file with an RSA private key and its certificate.
+    CertificateFile(PathBuf),
+    /// A file with an access token that somebody else keeps fresh.
+    AccessTokenFile(PathBuf),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) enum Proof {
+    Secret(Secret),
+    Assertion(Secret),
+    Token(AccessToken),
+}
+
+/// A credential that could not be read. Names files and variables, never what they hold.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CredentialError {
+    #[error("{key} {path} cannot be read", path = path.display())]
+    Read {
+        key: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{key} {path} is larger than any credential", path = path.display())]
+    TooLarge { key: &'static str, path: PathBuf },
+    #[error("{key} {path} is empty or no plain text", path = path.display())]
+    NoText { key: &'static str, path: PathBuf },
+    #[error("the environment variable {name} is not set or no plain text")]
+    Variable { name: String },
+    #[error("certificate_file {path} cannot be used: {source}", path = path.display())]
+    Certificate { path: PathBuf, source: AssertionError },
+}
+
+impl Credential {
+    /// The configuration's key for it.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::SecretFile(_) => "client_secret_file",
+            Self::SecretEnv(_) => "client_secret_env",
+            Self::CertificateFile(_) => "certificate_file",
+            Self::AccessTokenFile(_) => "access_token_file",
+        }
+    }
+
+    /// When the file was last written; tells a rotated one from the one that failed.
+    pub(super) fn stamp(&self) -> Option<SystemTime> {
+        match self {
+            Self::SecretEnv(_) => None,
+            Self::SecretFile(path) | Self::CertificateFile(path) | Self::AccessTokenFile(path) => {
+                fs::metadata(path).and_then(|meta| meta.modified()).ok()
+            }
+        }
+    }
+
+    /// Reads the credential; an assertion is made for `audience`, at the wall-clock time `now`.
+    pub(super) fn read(
+        &self,
+        audience: &str,
+        client_id: &str,
+        now: Timestamp,
+        id: Uuid,
+    ) -> Result<Proof, CredentialError> {
+        let key = self.key();
+        match self {
+            Self::SecretFile(path) => Ok(Proof::Secret(Secret::new(read_line(key, path)?))),
+            Self::SecretEnv(name) => match std::env::var(name) {
+                Ok(secret) if !secret.trim().is_empty() => {
+                    Ok(Proof::Secret(Secret::new(secret.trim())))
+                }
+                _ => Err(CredentialError::Variable { name: name.clone() }),
+            },
+            Self::CertificateFile(path) => {
+                let pem = read_file(key, path)?;
+                assertion::sign(&pem, audience, client_id, now, id)
+                    .map(Proof::Assertion)
+                    .map_err(|source| CredentialError::Certificate { path: path.clone(), source })
+            }
+            Self::AccessTokenFile(path) => {
+                let token = read_line(key, path)?;
+                let no_text = || CredentialError::NoText { key, path: path.clone() };
+                AccessToken::new(&token).map(Proof::Token).ok_or_else(no_text)
+            }
+        }
+    }
+}
+
+fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError> {
+    let read = |source| CredentialError::Read { key, path: path.to_owned(), source };
+    if fs::metadata(path).map_err(read)?.len() > LARGEST_FILE {
+        return Err(CredentialError::TooLarge { key, path: path.to_owned() });
+    }
+    fs::read(path).map_err(read)
+}
+
+/// A file's text without the line end that editors add.
+fn read_line(key: &'static str, path: &Path) -> Result<String, CredentialError> {
+    let bytes = read_file(key, path)?;
+    let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
+    if text.is_empty() {
+        return Err(CredentialError::NoText { key, path: path.to_owned() });
+    }
+    Ok(text.to_owned())
+}

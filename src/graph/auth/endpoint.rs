@@ -1,0 +1,226 @@
+//! What the token endpoint answers, and what that means (facts 136, 147-149).
+//!
+//! The decision is by status and by `error`, as Microsoft asks; the AADSTS number is only shown
+//! and used to word a remedy. Of the description nothing else is kept: it names users and apps.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::secret::AccessToken;
+use crate::graph::retry_after;
+
+/// What a token without a stated life is believed to live; Microsoft's shortest is an hour.
+const UNSTATED_LIFE: Duration = Duration::from_secs(3600);
+
+/// A token as it was granted.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) token: AccessToken,
+    /// How long it lives from the moment it was asked for.
+    pub(super) life: Duration,
+    /// When the endpoint wants it renewed, from the same moment.
+    pub(super) refresh_in: Option<Duration>,
+}
+
+/// An answer without a token.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Denial {
+    pub(super) status: u16,
+    /// `error`, such as `invalid_client`.
+    pub(super) code: Option<String>,
+    /// `AADSTS…`, for a person.
+    pub(super) number: Option<String>,
+    pub(super) needs_person: bool,
+    pub(super) retry_after: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+struct Granted<'a> {
+    access_token: &'a str,
+    token_type: Option<&'a str>,
+    expires_in: Option<Seconds>,
+    refresh_in: Option<Seconds>,
+}
+
+/// A number, or a number in a string as some endpoints write it.
+struct Seconds(Duration);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        // Longer than a week is no life of a token and would only be noticed by a refusal.
+        let seconds = seconds.unwrap_or_default().clamp(0.0, 7.0 * 86_400.0);
+        Ok(Self(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Denied {
+    error: serde_json::Value,
+    error_description: serde_json::Value,
+}
+
+/// Reads an answer of the token endpoint.
+pub(super) fn read(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<Grant, Denial> {
+    if status.is_success()
+        && let Ok(granted) = serde_json::from_slice::<Granted<'_>>(body)
+        && granted.token_type.is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
+        && let Some(token) = AccessToken::new(granted.access_token)
+    {
+        return Ok(Grant {
+            token,
+            life: granted.expires_in.map_or(UNSTATED_LIFE, |s| s.0),
+            refresh_in: granted.refresh_in.map(|s| s.0),
+        });
+    }
+    let denied: Denied = serde_json::from_slice(body).unwrap_or_default();
+    let code = denied.error.as_str().filter(|code| {
+        code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    });
+    let passing = status.is_success()
+        || status.is_redirection()
+        || status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
+        || code == Some("temporarily_unavailable");
+    let retry_after = headers
+        .get(http::header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| retry_after::parse(value, now));
+    Err(Denial {
+        status: status.as_u16(),
+        code: code.map(str::to_owned),
+        number: denied.error_description.as_str().and_then(number),
+        needs_person: !passing,
+        retry_after,
+    })
+}
+
+/// The AADSTS number of a description.
+fn number(description: &str) -> Option<String> {
+    let at = description.find("AADSTS")?;
+    let digits = description[at + 6..].bytes().take_while(u8::is_ascii_digit).count();
+    (1..=12).contains(&digits).then(|| description[at..at + 6 + digits].to_owned())
+}
+
+impl Denial {
+    /// What happened and what to do about it, for a person. `key` is the credential's key.
+    pub(super) fn sentence(&self, key: &str) -> String {
+        let said = match (&self.code, &self.number) {
+            (Some(code), Some(number)) => format!("{code}, {number}"),
+            (Some(code), None) => code.clone(),
+            (None, _) => format!("status {}", self.status),
+        };
+        if !self.needs_person {
+            return format!("the token endpoint has no token now ({said})");
+        }
+        let remedy = match (self.number.as_deref(), self.code.as_deref()) {
+            (Some("AADSTS7000222"), _) => {
+                format!("the secret has expired; create a new one and put it where {key} says")
+            }
+            (Some("AADSTS7000215"), _) => {
+                format!("{key} holds a wrong secret; put the secret's value there, not its id")
+            }
+            (Some("AADSTS700016"), _) => "check client_id and tenant: no such application".into(),
+            (Some("AADSTS90002"), _) => "check tenant: there is no such tenant".into(),
+            (_, Some("invalid_client")) => format!("check client_id and {key}"),
+            (_, Some("unauthorized_client")) => {
+                "check client_id and tenant, and that an administrator has consented".into()
+            }
+            (_, Some("invalid_scope" | "invalid_resource")) => {
+                "check cloud and base_url: the scope does not exist there".into()
+            }
+            (_, Some("invalid_grant" | "interaction_required" | "consent_required")) => {
+                "an administrator has to consent or sign in again".into()
+            }
+            _ => format!("check tenant, client_id and {key}"),
+        };
+        format!("sign-in was refused ({said}); {remedy}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use super::*;
+
+    fn denied(status: u16, body: &str) -> Denial {
+        let status = StatusCode::from_u16(status).unwrap();
+        read(status, &HeaderMap::new(), body.as_bytes(), Timestamp::UNIX_EPOCH).unwrap_err()
+    }
+
+    #[test]
+    fn grants_are_read_in_every_form() {
+        for (body, life, refresh_in) in [
+            (r#"{"token_type":"Bearer","expires_in":3599,"access_token":"t"}"#, 3599, None),
+            (r#"{"token_type":"bearer","expires_in":"60","access_token":"t"}"#, 60, None),
+            (r#"{"access_token":"t"}"#, 3600, None),
+            (r#"{"expires_in":-5,"access_token":"t"}"#, 0, None),
+            (r#"{"expires_in":1e300,"access_token":"t"}"#, 604_800, None),
+            (
+                r#"{"expires_in":86400,"refresh_in":43200,"access_token":"t","x":[]}"#,
+                86_400,
+                Some(43_200),
+            ),
+        ] {
+            let grant =
+                read(StatusCode::OK, &HeaderMap::new(), body.as_bytes(), Timestamp::UNIX_EPOCH)
+                    .unwrap();
+            assert_eq!(grant.life.as_secs(), life, "{body}");
+            assert_eq!(grant.refresh_in.map(|d| d.as_secs()), refresh_in, "{body}");
+        }
+    }
+
+    #[test]
+    fn only_what_can_pass_is_worth_asking_again() {
+        for (status, body, needs_person) in [
+            (400, r#"{"error":"temporarily_unavailable"}"#, false),
+            (401, r#"{"error":"invalid_client","error_description":"AADSTS7000215: no"}"#, true),
+            (400, r#"{"error":"unauthorized_client"}"#, true),
+            (400, r#"{"error":"invalid_grant"}"#, true),
+            (400, r#"{"error":"interaction_required"}"#, true),
+            (400, r#"{"error":"invalid_scope"}"#, true),
+            (400, r#"{"error":"invalid_request","error_description":"AADSTS90002: x"}"#, true),
+            (404, "", true),
+            (429, r#"{"error":"invalid_client"}"#, false),
+            (408, "", false),
+            (500, "", false),
+            (502, "<html>", false),
+            (503, r#"{"error":"server_error"}"#, false),
+            (504, "", false),
+            (302, "", false),
+            (200, "<html>a captive portal</html>", false),
+            (200, r#"{"token_type":"mac","access_token":"t"}"#, false),
+            (200, r#"{"access_token":""}"#, false),
+            (200, r#"{"access_token":"a b\nc"}"#, false),
+        ] {
+            assert_eq!(denied(status, body).needs_person, needs_person, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn remedies_name_the_key_and_repeat_no_description() {
+        let denial = denied(
+            401,
+            r#"{"error":"invalid_client","error_description":"AADSTS7000222: The canary keys for app 'canary' are expired. Trace ID: canary"}"#,
+        );
+        let sentence = denial.sentence("client_secret_file");
+        assert_eq!(
+            sentence,
+            "sign-in was refused (invalid_client, AADSTS7000222); the secret has expired; \
+             create a new one and put it where client_secret_file says"
+        );
+        assert!(!format!("{denial:?}").contains("canary"));
+    }
+}

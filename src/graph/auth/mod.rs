@@ -1,0 +1,373 @@
+//! One access token an account, however many windows read with it.
+//!
+//! [`Tokens`] asks the token endpoint once while everybody waits or goes on with the token at
+//! hand, renews it 5 minutes before it expires or when the endpoint asked for that (fact 152),
+//! and remembers a failure, so that a fleet does not hammer the endpoint: a refused sign-in for
+//! 15 minutes, until the credential's file is written anew or until [`Tokens::forget`]; a
+//! passing fault for a back-off of its own. A renewal that fails costs nothing while the token at
+//! hand still lives.
+//!
+//! Secrets are read for the request that needs them and kept nowhere.
+
+mod assertion;
+mod credential;
+mod endpoint;
+mod secret;
+
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use tokio::time::{Instant, timeout};
+
+pub use credential::Credential;
+pub use secret::AccessToken;
+
+use super::error::{GraphError, TokenFault};
+use super::origin::Origin;
+use super::transport::{Transport, TransportError};
+use crate::world::World;
+use credential::Proof;
+use endpoint::{Denial, Grant};
+
+/// How long before its end a token is renewed.
+const RENEW_BEFORE: Duration = Duration::from_secs(5 * 60);
+/// How long a refused sign-in is remembered.
+const REFUSAL_KEPT: Duration = Duration::from_secs(15 * 60);
+/// The longest back-off after a passing fault.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(5 * 60);
+/// How long the token endpoint may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most of the token endpoint's answer that is read.
+const LARGEST_ANSWER: usize = 1024 * 1024;
+/// Forced renewals a minute; beyond, Graph refuses whatever token it is shown.
+const MOST_FORCED: u32 = 10;
+
+/// One `[account.*]`, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// The directory.
+    pub tenant: String,
+    /// The application.
+    pub client_id: String,
+    /// What it proves itself with.
+    pub credential: Credential,
+    /// Where tokens are granted: `{login_url}/{tenant}/oauth2/v2.0/token` (fact 134).
+    pub login_url: String,
+    /// What the token is for: Graph's host and `/.default` (fact 135).
+    pub scope: String,
+}
+
+/// The token of one account.
+pub struct Tokens {
+    account: Account,
+    transport: Arc<dyn Transport>,
+    world: World,
+    held: Mutex<Held>,
+    /// Held while the endpoint is asked: one at a time.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Held {
+    token: Option<Live>,
+    failure: Option<Failure>,
+    /// Passing faults since the last grant.
+    faults: u32,
+    /// When the minute of forced renewals began, and how many it saw.
+    forced: Option<(Instant, u32)>,
+}
+
+#[derive(Clone)]
+struct Live {
+    token: AccessToken,
+    renew_at: Option<Instant>,
+    ends_at: Option<Instant>,
+    /// Of the file the token itself came from.
+    stamp: Option<SystemTime>,
+}
+
+#[derive(Clone)]
+struct Failure {
+    fault: TokenFault,
+    until: Instant,
+    stamp: Option<SystemTime>,
+}
+
+impl Tokens {
+    /// Nothing is asked or read before the first token is needed.
+    pub fn new(account: Account, transport: Arc<dyn Transport>, world: World) -> Arc<Self> {
+        Arc::new(Self {
+            account,
+            transport,
+            world,
+            held: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The account.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// A token that is good as far as we know. May be dropped at any moment.
+    ///
+    /// # Errors
+    /// [`Class::SignIn`](super::Class::SignIn) when a person is needed, else transient; both
+    /// from memory while they are fresh.
+    pub async fn token(&self) -> Result<AccessToken, GraphError> {
+        match self.at_hand() {
+            AtHand::Good(token) => return Ok(token),
+            AtHand::Failed(fault) => return Err(GraphError::Token(fault)),
+            AtHand::Due(token) => {
+                // Somebody is renewing it: what is at hand still lives.
+                let Ok(_asking) = self.asking.try_lock() else { return Ok(token) };
+                return match self.at_hand() {
+                    AtHand::Good(token) => Ok(token),
+                    _ => Ok(self.ask().await.unwrap_or(token)),
+                };
+            }
+            AtHand::Nothing => {}
+        }
+        let _asking = self.asking.lock().await;
+        match self.at_hand() {
+            AtHand::Good(token) | AtHand::Due(token) => Ok(token),
+            AtHand::Failed(fault) => Err(GraphError::Token(fault)),
+            AtHand::Nothing => self.ask().await,
+        }
+    }
+
+    /// A token to try after Graph refused one: a newer one if somebody has it already, else one
+    /// that is asked for now. A token file is read again, and may well hold the same token.
+    ///
+    /// # Errors
+    /// As [`Tokens::token`].
+    pub async fn refresh(&self, refused: &AccessToken) -> Result<AccessToken, GraphError> {
+        let _asking = self.asking.lock().await;
+        match self.at_hand() {
+            AtHand::Good(token) | AtHand::Due(token) if token != *refused => return Ok(token),
+            AtHand::Failed(fault) => return Err(GraphError::Token(fault)),
+            _ => {}
+        }
+        {
+            let mut held = self.held();
+            held.token = None;
+            let now = Instant::now();
+            let (since, count) = match held.forced {
+                Some((since, n)) if now - since < Duration::from_secs(60) => (since, n + 1),
+                _ => (now, 1),
+            };
+            held.forced = Some((since, count));
+            let from_file = matches!(self.account.credential, Credential::AccessTokenFile(_));
+            if count > MOST_FORCED && !from_file {
+                let wait = Duration::from_secs(60).saturating_sub(now - since);
+                let mut fault = self.fault("graph refuses every token it is shown");
+                fault.needs_person = true;
+                fault.retry_after = Some(wait);
+                held.failure =
+                    Some(Failure { fault: fault.clone(), until: now + wait, stamp: None });
+                return Err(GraphError::Token(fault));
+            }
+        }
+        self.ask().await
+    }
+
+    /// Forgets a remembered failure: the next token is asked for at once. The token at hand is
+    /// kept, but one from a file is read again.
+    pub fn forget(&self) {
+        let mut held = self.held();
+        held.failure = None;
+        held.faults = 0;
+        held.forced = None;
+        if let Some(live) = &mut held.token {
+            live.stamp = None;
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        // Every change is whole, so a poisoned lock is still good.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at_hand(&self) -> AtHand {
+        let mut held = self.held();
+        let now = Instant::now();
+        let from_file = matches!(self.account.credential, Credential::AccessTokenFile(_));
+        if let Some(live) = &held.token
+            && live.ends_at.is_none_or(|at| now < at)
+            && !(from_file && live.stamp != self.account.credential.stamp())
+        {
+            let token = live.token.clone();
+            // A renewal that failed is not tried again before its time.
+            let failed = held.failure.as_ref().is_some_and(|f| now < f.until);
+            return match live.renew_at {
+                Some(at) if now >= at && !failed => AtHand::Due(token),
+                _ => AtHand::Good(token),
+            };
+        }
+        let Some(failure) = &held.failure else { return AtHand::Nothing };
+        let rewritten =
+            failure.fault.needs_person && failure.stamp != self.account.credential.stamp();
+        if now >= failure.until || rewritten {
+            held.failure = None;
+            return AtHand::Nothing;
+        }
+        let mut fault = failure.fault.clone();
+        fault.retry_after = Some(failure.until - now);
+        AtHand::Failed(fault)
+    }
+
+    /// Asks for a token and remembers what came of it. The caller holds `asking`.
+    async fn ask(&self) -> Result<AccessToken, GraphError> {
+        let began = Instant::now();
+        let stamp = self.account.credential.stamp();
+        let outcome = self.grant().await;
+        let mut held = self.held();
+        match outcome {
+            Ok(grant) => {
+                let Grant { token, life, refresh_in } = grant;
+                let (renew_at, ends_at) = match life {
+                    // From a file: until it is refused or written anew.
+                    Duration::MAX => (None, None),
+                    life => {
+                        // A short life is used up to its half at least.
+                        let early = life.saturating_sub(RENEW_BEFORE).max(life / 2);
+                        let early = refresh_in.map_or(early, |at| at.min(early));
+                        (Some(began + early), Some(began + life))
+                    }
+                };
+                held.token = Some(Live { token: token.clone(), renew_at, ends_at, stamp });
+                held.failure = None;
+                held.faults = 0;
+                Ok(token)
+            }
+            Err(mut fault) => {
+                let kept = if fault.needs_person {
+                    REFUSAL_KEPT
+                } else {
+                    let doubled = Duration::from_secs(1 << held.faults.min(9));
+                    held.faults += 1;
+                    // Up to half is left to chance, so that accounts do not march in step.
+                    let own = doubled.min(LONGEST_BACK_OFF);
+                    let own = own.mul_f64(1.0 - self.world.chance() / 2.0);
+                    own.max(fault.retry_after.unwrap_or_default())
+                };
+                fault.retry_after = Some(kept);
+                let failure = Failure { fault: fault.clone(), until: Instant::now() + kept, stamp };
+                if fault.needs_person {
+                    tracing::error!(account = %self.account.name, reason = %fault.message, "sign-in failed");
+                } else {
+                    tracing::warn!(account = %self.account.name, reason = %fault.message, "no token now");
+                }
+                held.failure = Some(failure);
+                Err(GraphError::Token(fault))
+            }
+        }
+    }
+
+    async fn grant(&self) -> Result<Grant, TokenFault> {
+        let Account { tenant, client_id, credential, login_url, scope, .. } = &self.account;
+        let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
+        let proof = credential
+            .read(&endpoint, client_id, self.world.now(), self.world.uuid())
+            .map_err(|error| {
+                let why = match error.source() {
+                    Some(cause) => format!("{error} ({cause})"),
+                    None => error.to_string(),
+                };
+                TokenFault { needs_person: true, ..self.fault(&why) }
+            })?;
+        let (name, proof) = match &proof {
+            Proof::Token(token) => {
+                return Ok(Grant { token: token.clone(), life: Duration::MAX, refresh_in: None });
+            }
+            Proof::Secret(secret) => ("client_secret", secret),
+            Proof::Assertion(assertion) => ("client_assertion", assertion),
+        };
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", client_id),
+            ("scope", scope),
+            (name, proof.expose()),
+        ];
+        if name == "client_assertion" {
+            let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+            form.push(("client_assertion_type", kind));
+        }
+        let unusable = |_| TokenFault {
+            needs_person: true,
+            ..self.fault("login_url and tenant make no usable address")
+        };
+        let uri = Origin::of(&endpoint)
+            .and_then(|origin| origin.admit(&endpoint))
+            .map_err(|error| unusable(error.to_string()))?;
+        let request = http::Request::post(uri)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .header("client-request-id", self.world.uuid().to_string())
+            .body(Bytes::from(encode_form(&form)))
+            .map_err(|error| unusable(error.to_string()))?;
+        let lost = |error: TransportError| {
+            self.fault(&format!("the token endpoint was not reached: {error}"))
+        };
+        let (head, body) = timeout(TIMEOUT, async {
+            let (head, body) = self.transport.send(request).await?.into_parts();
+            Ok((head, body.read(LARGEST_ANSWER).await?))
+        })
+        .await
+        .map_err(|_| self.fault("the token endpoint did not answer in time"))?
+        .map_err(lost)?;
+        endpoint::read(head.status, &head.headers, &body, self.world.now())
+            .map_err(|denial| self.denied(&denial))
+    }
+
+    fn fault(&self, message: &str) -> TokenFault {
+        TokenFault {
+            account: self.account.name.clone(),
+            message: message.into(),
+            needs_person: false,
+            status: None,
+            code: None,
+            retry_after: None,
+        }
+    }
+
+    fn denied(&self, denial: &Denial) -> TokenFault {
+        TokenFault {
+            needs_person: denial.needs_person,
+            status: Some(denial.status),
+            code: denial.code.as_deref().map(Into::into),
+            retry_after: denial.retry_after,
+            ..self.fault(&denial.sentence(self.account.credential.key()))
+        }
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("account", &self.account.name).finish_non_exhaustive()
+    }
+}
+
+/// What there is without asking.
+enum AtHand {
+    Good(AccessToken),
+    /// Lives, but is to be renewed.
+    Due(AccessToken),
+    Failed(TokenFault),
+    Nothing,
+}
+
+/// `application/x-www-form-urlencoded`; the secret must be encoded too (fact 137).
+fn encode_form(fields: &[(&str, &str)]) -> String {
+    let encoded = |text: &str| super::client::percent_encoded(text, b"");
+    let pairs: Vec<_> =
+        fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    pairs.join("&")
+}

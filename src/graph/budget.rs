@@ -1,0 +1,308 @@
+//! How much may be asked at once: over everything, and of one mailbox.
+//!
+//! Graph allows an application four requests at a time and 10,000 in ten minutes a mailbox
+//! (facts 112, 113), and counts what is sent while it throttles (fact 119). A [`MailboxBudget`]
+//! is shared by all windows of a mailbox: requests wait there first, then for the overall
+//! budget, first come, first served at both. Nobody holds an overall permit while its mailbox
+//! pauses, so one mailbox in trouble never slows another.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::retry_after::LONGEST;
+
+/// Graph's 10,000 in ten minutes, with room for requests we do not count, such as repetitions
+/// inside the HTTP library.
+const MOST_IN_TEN_MINUTES: u32 = 9_900;
+/// Ten whole minutes, and the one under way.
+const MINUTES: usize = 11;
+
+/// The budgets of a daemon. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    overall: Arc<Overall>,
+    mailboxes: Arc<Mutex<Mailboxes>>,
+}
+
+#[derive(Debug)]
+struct Overall {
+    requests: Semaphore,
+    per_mailbox: usize,
+    /// Minutes are counted from here.
+    epoch: Instant,
+}
+
+/// Mailboxes that somebody tracks, by account and name.
+#[derive(Debug, Default)]
+struct Mailboxes {
+    known: BTreeMap<(Box<str>, Box<str>), Weak<MailboxBudget>>,
+    /// Once so many are known the forgotten ones are cleared away.
+    clear_at: usize,
+}
+
+/// What one mailbox may be asked. Shared by its windows, and small while idle.
+#[derive(Debug)]
+pub struct MailboxBudget {
+    overall: Arc<Overall>,
+    requests: Semaphore,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Nothing is sent before.
+    paused_until: Option<Instant>,
+    /// Throttled answers since the last good one.
+    throttled: u8,
+    /// The minute that `counts` ends with.
+    minute: u32,
+    /// Requests a minute; the minute `m` counts at `m % MINUTES`.
+    counts: [u16; MINUTES],
+}
+
+/// Leave to send one request; held until its answer is read.
+#[derive(Debug)]
+pub struct Permit<'a> {
+    _mailbox: Option<SemaphorePermit<'a>>,
+    _overall: Option<SemaphorePermit<'a>>,
+}
+
+impl Budgets {
+    /// At most `overall` requests at a time, and at most `per_mailbox` to one mailbox. Zero is
+    /// taken for one.
+    pub fn new(overall: usize, per_mailbox: usize) -> Self {
+        let permits = |n: usize| n.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            overall: Arc::new(Overall {
+                requests: Semaphore::new(permits(overall)),
+                per_mailbox: permits(per_mailbox),
+                epoch: Instant::now(),
+            }),
+            mailboxes: Arc::default(),
+        }
+    }
+
+    /// The budget of a mailbox: the same one for as long as somebody holds it, and however the
+    /// letter case of the address.
+    pub fn mailbox(&self, account: &str, mailbox: &str) -> Arc<MailboxBudget> {
+        let key = (account.into(), mailbox.to_lowercase().into());
+        let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = mailboxes.known.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        if mailboxes.known.len() >= mailboxes.clear_at {
+            mailboxes.known.retain(|_, budget| budget.strong_count() > 0);
+            mailboxes.clear_at = mailboxes.known.len() * 2 + 64;
+        }
+        let budget = Arc::new(MailboxBudget {
+            requests: Semaphore::new(self.overall.per_mailbox),
+            overall: self.overall.clone(),
+            ledger: Mutex::default(),
+        });
+        mailboxes.known.insert(key, Arc::downgrade(&budget));
+        budget
+    }
+}
+
+impl MailboxBudget {
+    /// Waits until one more request may be sent, and counts it. May be dropped at any moment.
+    pub async fn acquire(&self) -> Permit<'_> {
+        // The semaphores are never closed; without a permit there would be no limit, no fault.
+        let mailbox = self.requests.acquire().await.ok();
+        loop {
+            let open_at = self.ledger(|ledger, overall| ledger.open_at(overall.epoch));
+            if let Err(at) = open_at {
+                tokio::time::sleep_until(at).await;
+                continue;
+            }
+            let overall = self.overall.requests.acquire().await.ok();
+            // A pause may have begun meanwhile: then the overall permit goes back.
+            if self.ledger(|ledger, overall| ledger.book(overall.epoch)) {
+                return Permit { _mailbox: mailbox, _overall: overall };
+            }
+        }
+    }
+
+    /// An answer that was no throttling.
+    pub fn answered(&self) {
+        self.ledger(|ledger, _| ledger.throttled = 0);
+    }
+
+    /// An answer that was throttling: nothing is sent for the larger of what it asked for and
+    /// our own back-off (1 s doubling to an hour, of which `chance` in `[0, 1)` takes up to half).
+    pub fn throttled(&self, retry_after: Option<Duration>, chance: f64) {
+        self.ledger(|ledger, _| {
+            let doubled = Duration::from_secs(1 << ledger.throttled.min(12)).min(LONGEST);
+            ledger.throttled = ledger.throttled.saturating_add(1);
+            let own = doubled.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0);
+            let pause = retry_after.unwrap_or_default().min(LONGEST).max(own);
+            let until = Instant::now() + pause;
+            ledger.paused_until = Some(ledger.paused_until.map_or(until, |at| at.max(until)));
+        });
+    }
+
+    /// When requests may be sent again, if they may not now.
+    pub fn paused_until(&self) -> Option<Instant> {
+        self.ledger(|ledger, overall| ledger.open_at(overall.epoch)).err()
+    }
+
+    fn ledger<T>(&self, work: impl FnOnce(&mut Ledger, &Overall) -> T) -> T {
+        // Every change of a ledger is whole, so a poisoned lock is still good.
+        work(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), &self.overall)
+    }
+}
+
+impl Ledger {
+    /// Counts a request, if it may be sent now.
+    fn book(&mut self, epoch: Instant) -> bool {
+        let open = self.open_at(epoch).is_ok();
+        if open {
+            self.counts[self.minute as usize % MINUTES] += 1;
+        }
+        open
+    }
+
+    /// Whether a request may be sent now, or else when that is worth asking again.
+    fn open_at(&mut self, epoch: Instant) -> Result<(), Instant> {
+        let now = Instant::now();
+        match self.paused_until {
+            Some(until) if until > now => return Err(until),
+            _ => self.paused_until = None,
+        }
+        let minute = u32::try_from(now.duration_since(epoch).as_secs() / 60).unwrap_or(u32::MAX);
+        // Minutes that passed without a request count nothing.
+        for passed in (self.minute.saturating_add(1)..=minute).take(MINUTES) {
+            self.counts[passed as usize % MINUTES] = 0;
+        }
+        self.minute = self.minute.max(minute);
+        let sent: u32 = self.counts.iter().map(|n| u32::from(*n)).sum();
+        if sent < MOST_IN_TEN_MINUTES {
+            return Ok(());
+        }
+        Err(epoch + Duration::from_secs((u64::from(self.minute) + 1) * 60))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mailbox_has_its_own_permits_and_all_share_the_rest() {
+        let budgets = Budgets::new(4, 3);
+        let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
+        let held = join_all((0..3).map(|_| a.acquire())).await;
+        assert!(a.acquire().now_or_never().is_none(), "a fourth request to one mailbox");
+        let last = b.acquire().now_or_never();
+        assert!(last.is_some());
+        assert!(b.acquire().now_or_never().is_none(), "a fifth request overall");
+        drop(held);
+        assert!(b.acquire().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mailbox_is_one_however_it_is_spelled_and_forgotten_with_its_last_window() {
+        let budgets = Budgets::new(4, 3);
+        let first = budgets.mailbox("x", "Alice@Contoso.com");
+        assert!(Arc::ptr_eq(&first, &budgets.mailbox("x", "alice@contoso.com")));
+        assert!(!Arc::ptr_eq(&first, &budgets.mailbox("y", "alice@contoso.com")));
+        for n in 0..10_000 {
+            drop(budgets.mailbox("x", &n.to_string()));
+        }
+        let known = budgets.mailboxes.lock().unwrap_or_else(PoisonError::into_inner).known.len();
+        assert!(known < 300, "{known} forgotten mailboxes are remembered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_first_come_first_served_and_can_be_given_up() {
+        let budgets = Budgets::new(1, 1);
+        let mailbox = budgets.mailbox("x", "a");
+        let held = mailbox.acquire().await;
+        let mut given_up = Box::pin(mailbox.acquire());
+        let mut second = Box::pin(mailbox.acquire());
+        let mut third = Box::pin(mailbox.acquire());
+        for waiting in [&mut given_up, &mut second, &mut third] {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        drop(given_up);
+        drop(held);
+        assert!(third.as_mut().now_or_never().is_none());
+        let permit = second.as_mut().now_or_never();
+        assert!(permit.is_some());
+        drop(permit);
+        assert!(third.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_mailbox_pauses_and_no_other() {
+        let budgets = Budgets::new(1, 3);
+        let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
+        let began = Instant::now();
+        a.throttled(Some(Duration::from_secs(17)), 0.0);
+        let mut waiting = Box::pin(a.acquire());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        assert!(b.acquire().now_or_never().is_some());
+        drop(waiting.await);
+        assert_eq!(began.elapsed(), Duration::from_secs(17));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn throttling_without_a_wait_backs_off_further_each_time() {
+        let mailbox = Budgets::new(1, 1).mailbox("x", "a");
+        let mut waits = Vec::new();
+        for _ in 0..14 {
+            mailbox.throttled(None, 0.0);
+            let began = Instant::now();
+            drop(mailbox.acquire().await);
+            waits.push(began.elapsed().as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]);
+        mailbox.answered();
+        mailbox.throttled(None, 0.999);
+        let pause = mailbox.paused_until().map(|at| at - Instant::now());
+        assert!(
+            pause.is_some_and(|p| p > Duration::from_millis(499) && p < Duration::from_secs(1))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_begins_while_waiting_gives_the_overall_permit_back() {
+        let budgets = Budgets::new(1, 3);
+        let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
+        let held = b.acquire().await;
+        let mut waiting = Box::pin(a.acquire());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        a.throttled(Some(Duration::from_secs(60)), 0.0);
+        drop(held);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        assert!(b.acquire().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn never_ten_thousand_in_any_ten_minutes() {
+        let mailbox = Budgets::new(8, 8).mailbox("x", "a");
+        let mut sent = Vec::new();
+        for _ in 0..30_000 {
+            drop(mailbox.acquire().await);
+            sent.push(Instant::now());
+            tokio::time::advance(Duration::from_millis(20)).await;
+        }
+        for (n, at) in sent.iter().enumerate().skip(10_000) {
+            assert!(*at - sent[n - 10_000] > Duration::from_secs(600));
+        }
+        // And no more is withheld than the minute's grain explains.
+        assert!(sent[29_999] - sent[0] < Duration::from_secs(3 * 12 * 60));
+    }
+
+    #[test]
+    fn an_idle_mailbox_is_small() {
+        assert!(size_of::<MailboxBudget>() <= 160, "{}", size_of::<MailboxBudget>());
+    }
+}

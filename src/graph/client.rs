@@ -1,0 +1,397 @@
+//! Questions to Graph, one HTTP request each.
+//!
+//! A [`Client`] builds the request (the same `Prefer` every time, facts 41 and 46), waits for
+//! the mailbox's budget, sends it with the account's token to the configured origin and nowhere
+//! else, and reads the answer under a cap and a timeout. It repeats a request exactly once, when
+//! the access token was refused and another could be had (fact 150). Every other failure is the
+//! caller's to judge: a [`GraphError`] says what it asks for.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Uri;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use tokio::time::{Instant, timeout};
+
+use super::auth::{AccessToken, Tokens};
+use super::budget::{Budgets, MailboxBudget};
+use super::error::{Asked, Class, GraphError, Refusal};
+use super::origin::{Origin, OriginError};
+use super::transport::{Fault, FreshConnection, Transport, TransportError};
+use super::wire::{self, Listing};
+use crate::mirror::page::{End, EventId, Item, Link, Page};
+use crate::mirror::window::{Body, Calendar, Edges};
+use crate::world::World;
+
+/// The largest decoded body that is read.
+pub const LARGEST_BODY: usize = 64 * 1024 * 1024;
+/// The most of an error's body that is looked at.
+const LARGEST_ERROR: usize = 64 * 1024;
+/// How long an error's body is waited for.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks Graph. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    transport: Arc<dyn Transport>,
+    /// Without a slash at the end.
+    base: String,
+    origin: Origin,
+    budgets: Budgets,
+    world: World,
+    request_timeout: Duration,
+}
+
+/// Whose calendar is asked for, by whom, and what that has cost.
+#[derive(Debug)]
+pub struct Target {
+    /// User id or address, or `me`.
+    pub mailbox: Arc<str>,
+    /// Which of the mailbox's calendars.
+    pub calendar: Calendar,
+    /// The account's token.
+    pub tokens: Arc<Tokens>,
+    /// What the mailbox may be asked.
+    pub budget: Arc<MailboxBudget>,
+    /// HTTP requests made for this target so far.
+    pub requests: AtomicU64,
+}
+
+/// How things are asked for; the same on every request of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The `odata.maxpagesize` hint (facts 40-42).
+    pub page_size: u32,
+    /// How bodies are asked for and kept.
+    pub body: Body,
+    /// `outlook.timezone`, a Windows or IANA name.
+    pub time_zone: Arc<str>,
+    /// Whether ids survive moves within the mailbox (fact 46).
+    pub immutable_ids: bool,
+}
+
+/// Where a page begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// A new round over these edges.
+    Window(Edges),
+    /// A link Graph gave.
+    Link(&'a Link),
+}
+
+impl Client {
+    /// A client for `base_url`, such as `https://graph.microsoft.com/v1.0`.
+    ///
+    /// # Errors
+    /// When `base_url` is neither `https` nor `http` to loopback, or no plain address.
+    pub fn new(
+        transport: Arc<dyn Transport>,
+        base_url: &str,
+        budgets: Budgets,
+        world: World,
+        request_timeout: Duration,
+    ) -> Result<Self, OriginError> {
+        let origin = Origin::of(base_url)?;
+        let base = base_url.trim_end_matches('/').to_owned();
+        let shared = Shared { transport, base, origin, budgets, world, request_timeout };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What is needed to ask for one window. Windows of one mailbox share its budget.
+    pub fn target(&self, tokens: &Arc<Tokens>, mailbox: &Arc<str>, calendar: Calendar) -> Target {
+        Target {
+            mailbox: mailbox.clone(),
+            calendar,
+            tokens: tokens.clone(),
+            budget: self.shared.budgets.mailbox(&tokens.account().name, mailbox),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// One page of a delta round.
+    ///
+    /// # Errors
+    /// Every class but `NotFound`.
+    pub async fn page(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        start: Start<'_>,
+        fresh_connection: bool,
+    ) -> Result<Page, GraphError> {
+        let (asked, uri) = match start {
+            Start::Window(edges) => {
+                let view = self.calendar(target, "calendarView/delta")?;
+                (Asked::Start, self.first(&between(&view, edges))?)
+            }
+            Start::Link(link) => (Asked::Link, self.follow(link)?),
+        };
+        let body = self.get(target, ask, asked, &uri, fresh_connection).await?;
+        let page = wire::page(&body, ask.body).map_err(GraphError::Malformed)?;
+        // A link that could not be followed must not become a position.
+        let (End::Next(link) | End::Delta(link)) = &page.end;
+        self.follow(link)?;
+        Ok(page)
+    }
+
+    /// One event by its id; `None` when there is none.
+    ///
+    /// # Errors
+    /// Every class but `NotFound`.
+    pub async fn event(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        id: &EventId,
+        fresh_connection: bool,
+    ) -> Result<Option<Item>, GraphError> {
+        let mut url = self.calendar(target, "events/")?;
+        push_segment(&mut url, id.as_str())?;
+        let uri = self.first(&url)?;
+        match self.get(target, ask, Asked::Event, &uri, fresh_connection).await {
+            Ok(body) => wire::event(&body, ask.body).map(Some).map_err(GraphError::Malformed),
+            Err(error) if error.class() == Class::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One page of a series' occurrences and exceptions; `None` when there is no such series.
+    ///
+    /// # Errors
+    /// Every class but `NotFound`.
+    pub async fn instances(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        master: &EventId,
+        edges: Edges,
+        next: Option<&Link>,
+        fresh_connection: bool,
+    ) -> Result<Option<Listing>, GraphError> {
+        let uri = match next {
+            Some(link) => self.follow(link)?,
+            None => {
+                let mut url = self.calendar(target, "events/")?;
+                push_segment(&mut url, master.as_str())?;
+                url.push_str("/instances");
+                self.first(&between(&url, edges))?
+            }
+        };
+        match self.get(target, ask, Asked::Event, &uri, fresh_connection).await {
+            Ok(body) => self.listing(&body, ask).map(Some),
+            Err(error) if error.class() == Class::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One page of the plain view, of all members or of those in `select` (comma-separated).
+    ///
+    /// # Errors
+    /// Every class but `NotFound`.
+    pub async fn calendar_view(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        edges: Edges,
+        select: Option<&str>,
+        next: Option<&Link>,
+        fresh_connection: bool,
+    ) -> Result<Listing, GraphError> {
+        let (asked, uri) = match next {
+            Some(link) => (Asked::Link, self.follow(link)?),
+            None => {
+                let mut url = between(&self.calendar(target, "calendarView")?, edges);
+                if let Some(select) = select {
+                    url.push_str("&$select=");
+                    url.push_str(&percent_encoded(select, b","));
+                }
+                (Asked::Start, self.first(&url)?)
+            }
+        };
+        let body = self.get(target, ask, asked, &uri, fresh_connection).await?;
+        self.listing(&body, ask)
+    }
+
+    fn listing(&self, body: &Bytes, ask: &Ask) -> Result<Listing, GraphError> {
+        let listing = wire::listing(body, ask.body).map_err(GraphError::Malformed)?;
+        if let Some(link) = &listing.next {
+            self.follow(link)?;
+        }
+        Ok(listing)
+    }
+
+    /// The address of something below the target's calendar.
+    fn calendar(&self, target: &Target, below: &str) -> Result<String, GraphError> {
+        let mut url = self.shared.base.clone();
+        if &*target.mailbox == "me" {
+            url.push_str("/me/");
+        } else {
+            url.push_str("/users/");
+            push_segment(&mut url, &target.mailbox)?;
+            url.push('/');
+        }
+        if let Calendar::Id(id) = &target.calendar {
+            url.push_str("calendars/");
+            push_segment(&mut url, id)?;
+            url.push('/');
+        }
+        url.push_str(below);
+        Ok(url)
+    }
+
+    /// An address of our own making.
+    fn first(&self, url: &str) -> Result<Uri, GraphError> {
+        self.shared.origin.admit(url).map_err(GraphError::Link)
+    }
+
+    /// A link, byte for byte, if it leads to the configured origin.
+    fn follow(&self, link: &Link) -> Result<Uri, GraphError> {
+        self.shared.origin.admit(link.as_str()).map_err(GraphError::Link)
+    }
+
+    /// Asks, and once more if the token was refused.
+    async fn get(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        asked: Asked,
+        uri: &Uri,
+        fresh: bool,
+    ) -> Result<Bytes, GraphError> {
+        let token = target.tokens.token().await?;
+        match self.get_once(target, ask, asked, uri, fresh, &token).await {
+            Err(error) if error.token_refused() => {
+                let token = target.tokens.refresh(&token).await?;
+                self.get_once(target, ask, asked, uri, fresh, &token).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// One HTTP request.
+    async fn get_once(
+        &self,
+        target: &Target,
+        ask: &Ask,
+        asked: Asked,
+        uri: &Uri,
+        fresh: bool,
+        token: &AccessToken,
+    ) -> Result<Bytes, GraphError> {
+        let shared = &*self.shared;
+        let ours = shared.world.uuid().to_string();
+        let mut request = http::Request::get(uri)
+            .header(AUTHORIZATION, token.bearer().ok_or(GraphError::Unaskable("bad token"))?)
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/json")
+            .header("prefer", prefer(ask)?)
+            .header("client-request-id", &ours)
+            .body(Bytes::new())
+            .map_err(|_| GraphError::Unaskable("bad request"))?;
+        if fresh {
+            request.extensions_mut().insert(FreshConnection);
+        }
+        let _permit = target.budget.acquire().await;
+        target.requests.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
+        let outcome = timeout(shared.request_timeout, async {
+            let (head, body) = shared.transport.send(request).await?.into_parts();
+            let body = if head.status.is_success() {
+                body.read(LARGEST_BODY).await?
+            } else {
+                // The status says enough; what it says more must not cost the whole timeout.
+                timeout(ERROR_BODY_TIMEOUT, body.read_start(LARGEST_ERROR))
+                    .await
+                    .unwrap_or_default()
+            };
+            Ok((head, body))
+        })
+        .await
+        .unwrap_or_else(|_| Err(TransportError::new(Fault::Timeout)));
+        let (head, body) = outcome.map_err(GraphError::Carried)?;
+        tracing::debug!(
+            status = head.status.as_u16(),
+            bytes = body.len(),
+            took_ms = began.elapsed().as_millis(),
+            client_request_id = ours,
+            request_id = head.headers.get("request-id").and_then(|id| id.to_str().ok()),
+            "graph answered"
+        );
+        if head.status.is_success() {
+            target.budget.answered();
+            return Ok(body);
+        }
+        let link = uri.to_string();
+        let secrets = [token.expose(), link.as_str()];
+        let now = shared.world.now();
+        let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);
+        let error = GraphError::Refused(Box::new(refusal));
+        if error.class() == Class::Throttled {
+            target.budget.throttled(error.retry_after(), shared.world.chance());
+        }
+        Err(error)
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("origin", &self.shared.origin).finish_non_exhaustive()
+    }
+}
+
+/// Every preference in one header (fact 50), on every request, links included (facts 41, 46).
+fn prefer(ask: &Ask) -> Result<HeaderValue, GraphError> {
+    // Bodies that are dropped come shorter as text.
+    let body = match ask.body {
+        Body::Html => "html",
+        Body::Text | Body::None => "text",
+    };
+    if ask.time_zone.contains(['"', '\\']) {
+        return Err(GraphError::Unaskable("time_zone is no name of a zone"));
+    }
+    let mut prefer = format!(
+        "odata.maxpagesize={}, outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"",
+        ask.page_size, ask.time_zone
+    );
+    if ask.immutable_ids {
+        prefer.push_str(", IdType=\"ImmutableId\"");
+    }
+    HeaderValue::try_from(prefer)
+        .map_err(|_| GraphError::Unaskable("time_zone is no name of a zone"))
+}
+
+/// `?startDateTime=…&endDateTime=…` in `Z` form (facts 23, 26, 28).
+fn between(url: &str, edges: Edges) -> String {
+    let encoded = |at: jiff::Timestamp| percent_encoded(&at.to_string(), b"");
+    format!("{url}?startDateTime={}&endDateTime={}", encoded(edges.start), encoded(edges.end))
+}
+
+/// One segment of a path. `.` and `..` would climb out of it, in whatever encoding.
+fn push_segment(url: &mut String, segment: &str) -> Result<(), GraphError> {
+    if matches!(segment, "" | "." | "..") {
+        return Err(GraphError::Unaskable("an id or address that no path can hold"));
+    }
+    url.push_str(&percent_encoded(segment, b"@="));
+    Ok(())
+}
+
+/// Percent-encodes everything but the unreserved characters and those in `keep`.
+pub(super) fn percent_encoded(text: &str, keep: &[u8]) -> String {
+    let mut encoded = String::with_capacity(text.len() + 8);
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || keep.contains(&b) {
+            encoded.push(char::from(b));
+        } else {
+            // Writing to a string cannot fail.
+            write!(encoded, "%{b:02X}").ok();
+        }
+    }
+    encoded
+}

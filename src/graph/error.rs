@@ -1,0 +1,516 @@
+//! What went wrong with a question to Graph, and what that asks for.
+//!
+//! A [`GraphError`] answers questions; nobody above looks at a status code. Classification is by
+//! status first and error code second (fact 128), code and message in any letter case, and bodies
+//! may be empty or no JSON at all. Nothing of an answer reaches a person but its code, its
+//! request id and a tamed form of its message: no links, tokens, quoted values or addresses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::origin::OriginError;
+use super::retry_after;
+use super::transport::{Fault, TransportError};
+use super::wire::WireError;
+
+/// Codes that mean that the link is dead, in any letter case, under any 4xx (facts 93-99).
+const DEAD_LINK_CODES: [&str; 7] = [
+    "syncstatenotfound",
+    "syncstateinvalid",
+    "resyncrequired",
+    "resyncapplydifferences",
+    "resyncuploaddifferences",
+    "invaliddeltatoken",
+    "errorinvalidsyncstatedata",
+];
+
+/// What an error asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The link is dead: enumerate the segment again.
+    LinkDead,
+    /// The segment is longer than Graph answers for: halve it.
+    SegmentTooLong,
+    /// A person has to do something about the account.
+    SignIn,
+    /// Gone, forbidden or refused: keep the mirror and ask again slowly.
+    Quarantine(Quarantine),
+    /// Too many requests: the mailbox pauses.
+    Throttled,
+    /// Bad luck: the same request again later.
+    Transient,
+    /// An answer that is no page: as [`Class::Transient`].
+    MalformedPage,
+    /// A body over the cap: ask for smaller pages.
+    TooLarge,
+    /// A link that leads elsewhere; it was not followed.
+    ForeignLink,
+    /// The event asked for by its id does not exist.
+    NotFound,
+}
+
+/// Why a window is quarantined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quarantine {
+    /// 403: access is denied.
+    Forbidden,
+    /// 404: the mailbox or calendar is gone, or looks gone.
+    Gone,
+    /// Graph does not understand or support what we ask.
+    Refused,
+}
+
+/// Why a question to Graph got no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// Graph answered with an error.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// Graph was not reached, or its answer did not arrive whole.
+    #[error("graph could not be asked")]
+    Carried(#[source] TransportError),
+    /// The answer arrived but is not what was asked for.
+    #[error("graph's answer could not be read")]
+    Malformed(#[source] WireError),
+    /// A link or an address that must not be followed.
+    #[error("a link was not followed")]
+    Link(#[source] OriginError),
+    /// There is no token to ask with.
+    #[error("{0}")]
+    Token(TokenFault),
+    /// The question itself cannot be put into a request.
+    #[error("the request cannot be made: {0}")]
+    Unaskable(&'static str),
+}
+
+/// An error answer of Graph, reduced to what is safe to keep and show.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("graph answered {status}{}{}", code.as_deref().map(|c| format!(" {c}")).unwrap_or_default(),
+    message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
+pub struct Refusal {
+    class: Class,
+    status: u16,
+    code: Option<Box<str>>,
+    message: Option<Box<str>>,
+    request_id: Option<Box<str>>,
+    retry_after: Option<Duration>,
+    token_refused: bool,
+}
+
+/// Why an account has no token. Cheap to clone: a whole fleet is told the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("account {account}: {message}")]
+pub struct TokenFault {
+    /// The account's name in the configuration.
+    pub(super) account: Arc<str>,
+    /// What happened and, where a person is needed, what to do about it.
+    pub(super) message: Arc<str>,
+    /// Whether only a person can help.
+    pub(super) needs_person: bool,
+    /// The token endpoint's status, where it answered.
+    pub(super) status: Option<u16>,
+    /// The token endpoint's error code.
+    pub(super) code: Option<Arc<str>>,
+    /// How long the token endpoint asks to be left alone, or we leave it.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl GraphError {
+    /// What the error asks for.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused(refusal) => refusal.class,
+            Self::Carried(error) if error.fault() == Fault::TooLarge => Class::TooLarge,
+            Self::Carried(_) => Class::Transient,
+            Self::Malformed(_) => Class::MalformedPage,
+            Self::Link(_) => Class::ForeignLink,
+            Self::Token(fault) if fault.needs_person => Class::SignIn,
+            Self::Token(_) => Class::Transient,
+            Self::Unaskable(_) => Class::Quarantine(Quarantine::Refused),
+        }
+    }
+
+    /// How long the other side asks to be left alone; never more than an hour.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            Self::Token(fault) => fault.retry_after,
+            _ => None,
+        }
+    }
+
+    /// The HTTP status, where there was an answer with one that is an error.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.status),
+            Self::Token(fault) => fault.status,
+            _ => None,
+        }
+    }
+
+    /// Graph's or the token endpoint's error code.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => refusal.code.as_deref(),
+            Self::Token(fault) => fault.code.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Graph's `request-id`, for a support case.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => refusal.request_id.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// One word for the status, the log and the metrics.
+    pub fn kind(&self) -> &'static str {
+        match self.class() {
+            Class::LinkDead => "link_dead",
+            Class::SegmentTooLong => "segment_too_long",
+            Class::SignIn => "sign_in",
+            Class::Quarantine(Quarantine::Forbidden) => "forbidden",
+            Class::Quarantine(Quarantine::Gone) => "gone",
+            Class::Quarantine(Quarantine::Refused) => "refused",
+            Class::Throttled => "throttled",
+            Class::Transient => "transient",
+            Class::MalformedPage => "malformed_page",
+            Class::TooLarge => "too_large",
+            Class::ForeignLink => "foreign_link",
+            Class::NotFound => "not_found",
+        }
+    }
+
+    /// One sentence for a person, with the nearest cause; no secrets, links or contents.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Carried(cause) => format!("{self}: {cause}"),
+            Self::Malformed(cause) => format!("{self}: {cause}"),
+            Self::Link(cause) => format!("{self}: {cause}"),
+            _ => self.to_string(),
+        }
+    }
+
+    /// Whether the access token itself was refused, so that a new one may help (fact 150).
+    pub(super) fn token_refused(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.token_refused)
+    }
+}
+
+/// What had been asked, as far as it changes what an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The first URL of a view.
+    Start,
+    /// One of Graph's links.
+    Link,
+    /// An event or the instances of a series, by id.
+    Event,
+}
+
+impl Refusal {
+    /// Classifies an error answer. `body` may be a beginning only; `secrets` are never let
+    /// through, wherever the answer echoes them.
+    pub(super) fn read(
+        asked: Asked,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Timestamp,
+        secrets: &[&str],
+    ) -> Self {
+        let said = Said::read(body);
+        let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+        let challenge = headers
+            .get_all(http::header::WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .any(|v| v.to_ascii_lowercase().contains("insufficient_claims"));
+        let retry_after = header("retry-after").and_then(|value| retry_after::parse(value, now));
+        let class = said.class(asked, status.as_u16(), challenge, retry_after.is_some());
+        let request_id = header("request-id").map(str::to_owned).or(said.request_id);
+        let code = said.codes.into_iter().next();
+        Self {
+            class,
+            status: status.as_u16(),
+            token_refused: status == StatusCode::UNAUTHORIZED
+                && !challenge
+                && !said.insufficient_claims,
+            code: code.and_then(|c| word(&c, secrets)),
+            message: said.message.and_then(|m| tame(&m, secrets)),
+            request_id: request_id.and_then(|id| word(&id, secrets)),
+            retry_after,
+        }
+    }
+}
+
+/// What an error body said.
+#[derive(Default)]
+struct Said {
+    /// The code, then those of the inner errors.
+    codes: Vec<String>,
+    message: Option<String>,
+    request_id: Option<String>,
+    insufficient_claims: bool,
+}
+
+impl Said {
+    fn read(body: &[u8]) -> Self {
+        let mut said = Self::default();
+        let Ok(Value::Object(root)) = serde_json::from_slice::<Value>(body) else {
+            return said;
+        };
+        // `{"error": {…}}` as documented, or the error without its wrapping.
+        let mut error = match root.get("error") {
+            Some(Value::Object(error)) => Some(error),
+            _ => Some(&root),
+        };
+        while let Some(object) = error {
+            let text = |name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
+            said.codes.extend(text("code"));
+            said.message = said.message.take().or_else(|| text("message"));
+            said.request_id =
+                said.request_id.take().or_else(|| text("request-id")).or_else(|| text("requestId"));
+            let inner = object.get("innerError").or_else(|| object.get("innererror"));
+            error = inner.and_then(Value::as_object);
+        }
+        let claims = |text: &String| text.to_ascii_lowercase().contains("insufficient_claims");
+        said.insufficient_claims = said.codes.iter().chain(&said.message).any(claims);
+        said
+    }
+
+    fn class(&self, asked: Asked, status: u16, challenge: bool, retry_after: bool) -> Class {
+        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let code_is = |code: &str| self.codes.iter().any(|c| c.eq_ignore_ascii_case(code));
+        match status {
+            401 => Class::SignIn,
+            403 if challenge || self.insufficient_claims => Class::SignIn,
+            408 => Class::Transient,
+            429 => Class::Throttled,
+            410 => Class::LinkDead,
+            400..=499 if DEAD_LINK_CODES.iter().any(|code| code_is(code)) => Class::LinkDead,
+            400 if asked == Asked::Link
+                && (message.contains("badly formed token") || code_is("badly formed token")) =>
+            {
+                Class::LinkDead
+            }
+            400 if code_is("ErrorInvalidRequest") && message.contains("maximum number of days") => {
+                Class::SegmentTooLong
+            }
+            403 => Class::Quarantine(Quarantine::Forbidden),
+            404 if asked == Asked::Event && code_is("ErrorItemNotFound") => Class::NotFound,
+            404 => Class::Quarantine(Quarantine::Gone),
+            400..=499 | 501 => Class::Quarantine(Quarantine::Refused),
+            503 if retry_after => Class::Throttled,
+            // The rest of 5xx, and redirects, which are not followed.
+            _ => Class::Transient,
+        }
+    }
+}
+
+/// A code or an id: short, of harmless characters, or nothing.
+fn word(text: &str, secrets: &[&str]) -> Option<Box<str>> {
+    let harmless = !text.is_empty()
+        && text.len() <= 64
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && !leaks(text, secrets);
+    harmless.then(|| text.into())
+}
+
+/// A message fit for people and logs: one line, at most 200 characters, without quoted values,
+/// links, addresses and anything long enough to be a token.
+pub(super) fn tame(message: &str, secrets: &[&str]) -> Option<Box<str>> {
+    const LONGEST: usize = 200;
+    if leaks(message, secrets) {
+        return None;
+    }
+    let mut tamed = String::new();
+    let mut quoted = false;
+    for word in message.split_whitespace() {
+        // A quote opens at the start of a word; an apostrophe inside one ("can't") opens nothing.
+        let opens = word.starts_with(['\'', '"', '(', '[']) && !quoted;
+        let bare = word.trim_end_matches(['.', ',', ';', ':']);
+        quoted = (quoted || opens) && !bare.ends_with(['\'', '"', ')', ']']);
+        let hide = opens
+            || quoted
+            || bare.ends_with(['\'', '"', ')', ']'])
+            || word.contains("://")
+            || word.contains(['@', '=', '\\'])
+            || bare.len() > 40
+            || word.chars().any(char::is_control);
+        let word = if hide { "…" } else { word };
+        if hide && tamed.ends_with('…') {
+            continue;
+        }
+        if tamed.len() + word.len() >= LONGEST {
+            break;
+        }
+        if !tamed.is_empty() {
+            tamed.push(' ');
+        }
+        tamed.push_str(word);
+    }
+    (!tamed.is_empty()).then(|| tamed.into())
+}
+
+/// Whether the text repeats a secret, or a telling part of one.
+fn leaks(text: &str, secrets: &[&str]) -> bool {
+    let long = |part: &&str| part.len() >= 8;
+    secrets.iter().any(|secret| {
+        text.contains(secret)
+            || secret.split(['?', '&', '=', '\'', '/']).filter(long).any(|part| {
+                // Hosts and path words of a link are no secret.
+                part.bytes().any(|b| b.is_ascii_digit()) && text.contains(part)
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use super::*;
+
+    fn refusal(asked: Asked, status: u16, headers: &[(&str, &str)], body: &str) -> Refusal {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        Refusal::read(asked, status, &map, body.as_bytes(), Timestamp::UNIX_EPOCH, &[])
+    }
+
+    fn class(asked: Asked, status: u16, body: &str) -> Class {
+        refusal(asked, status, &[], body).class
+    }
+
+    fn coded(code: &str) -> String {
+        format!(r#"{{"error":{{"code":"{code}","message":"told so"}}}}"#)
+    }
+
+    #[test]
+    fn every_row_of_the_answers_is_known() {
+        use Class::{LinkDead, SegmentTooLong, SignIn, Throttled, Transient};
+        let forbidden = Class::Quarantine(Quarantine::Forbidden);
+        let gone = Class::Quarantine(Quarantine::Gone);
+        let refused = Class::Quarantine(Quarantine::Refused);
+        let days = r#"{"error":{"code":"errorinvalidrequest","message":"Your request can't be completed. The range is greater than the allowed range. Maximum number of days: 1825"}}"#;
+        let token = r#"{"error":{"code":"ErrorInvalidParameter","message":"Badly formed token."}}"#;
+        for (asked, status, body, expected) in [
+            (Asked::Start, 401, coded("InvalidAuthenticationToken"), SignIn),
+            (Asked::Start, 401, String::new(), SignIn),
+            (Asked::Start, 403, coded("insufficient_claims"), SignIn),
+            (Asked::Start, 403, coded("ErrorAccessDenied"), forbidden),
+            (Asked::Link, 403, String::new(), forbidden),
+            (Asked::Start, 404, coded("ErrorItemNotFound"), gone),
+            (Asked::Start, 404, coded("MailboxNotEnabledForRESTAPI"), gone),
+            (Asked::Start, 404, coded("ResourceNotFound"), gone),
+            (Asked::Link, 404, String::new(), gone),
+            (Asked::Event, 404, coded("erroritemnotfound"), Class::NotFound),
+            (Asked::Event, 404, String::new(), gone),
+            (Asked::Event, 404, coded("ErrorInvalidUser"), gone),
+            (Asked::Link, 410, String::new(), LinkDead),
+            (Asked::Start, 410, "<html>".into(), LinkDead),
+            (Asked::Start, 400, days.into(), SegmentTooLong),
+            (Asked::Link, 400, token.into(), LinkDead),
+            (Asked::Start, 400, token.into(), refused),
+            (Asked::Start, 400, coded("ErrorInvalidParameter"), refused),
+            (Asked::Start, 400, String::new(), refused),
+            (Asked::Start, 405, String::new(), refused),
+            (Asked::Start, 501, coded("NotImplemented"), refused),
+            (Asked::Start, 429, String::new(), Throttled),
+            (Asked::Link, 429, coded("SyncStateNotFound"), Throttled),
+            (Asked::Link, 408, String::new(), Transient),
+            (Asked::Link, 500, coded("ErrorInternalServerError"), Transient),
+            (Asked::Link, 502, "<html>Bad Gateway</html>".into(), Transient),
+            (Asked::Link, 503, coded("UnknownError"), Transient),
+            (Asked::Link, 504, String::new(), Transient),
+            (Asked::Link, 509, String::new(), Transient),
+            (Asked::Link, 302, String::new(), Transient),
+        ] {
+            assert_eq!(class(asked, status, &body), expected, "{asked:?} {status} {body}");
+        }
+        for code in DEAD_LINK_CODES {
+            for status in [400, 403, 404, 409, 410, 412, 422] {
+                for code in [code.to_owned(), code.to_ascii_uppercase()] {
+                    assert_eq!(class(Asked::Link, status, &coded(&code)), LinkDead, "{code}");
+                }
+            }
+            assert_eq!(class(Asked::Link, 500, &coded(code)), Transient);
+        }
+    }
+
+    #[test]
+    fn a_503_that_names_a_wait_is_throttling() {
+        let refusal = refusal(Asked::Link, 503, &[("retry-after", "2.5")], "");
+        assert_eq!(refusal.class, Class::Throttled);
+        assert_eq!(refusal.retry_after, Some(Duration::from_millis(2500)));
+    }
+
+    #[test]
+    fn a_claims_challenge_asks_for_a_person_and_not_for_a_new_token() {
+        let challenge = r#"Bearer realm="", error="insufficient_claims", claims="eyJ9""#;
+        for status in [401, 403] {
+            let refusal = refusal(Asked::Start, status, &[("www-authenticate", challenge)], "");
+            assert_eq!(refusal.class, Class::SignIn);
+            assert!(!refusal.token_refused);
+        }
+        assert!(refusal(Asked::Start, 401, &[], "").token_refused);
+    }
+
+    #[test]
+    fn codes_are_found_deeper_and_without_wrapping() {
+        let deeper = r#"{"error":{"code":"itemNotFound","innerError":{"innererror":{"code":"ResyncApplyDifferences"}}}}"#;
+        assert_eq!(class(Asked::Link, 404, deeper), Class::LinkDead);
+        let bare =
+            r#"{"code":"SyncStateNotFound","message":"The sync state root folder is not found."}"#;
+        assert_eq!(class(Asked::Link, 404, bare), Class::LinkDead);
+    }
+
+    #[test]
+    fn what_a_support_case_needs_is_kept() {
+        let body = r#"{"error":{"code":"ErrorAccessDenied","message":"Access to OData is disabled.","innerError":{"request-id":"9d016848-179e"}}}"#;
+        let error = GraphError::Refused(Box::new(refusal(Asked::Start, 403, &[], body)));
+        assert_eq!(error.code(), Some("ErrorAccessDenied"));
+        assert_eq!(error.request_id(), Some("9d016848-179e"));
+        assert_eq!(error.kind(), "forbidden");
+        assert_eq!(
+            error.message(),
+            "graph answered 403 ErrorAccessDenied: Access to OData is disabled."
+        );
+    }
+
+    #[test]
+    fn messages_are_tamed() {
+        for (message, expected) in [
+            (
+                "The value 'canary' of parameter '$deltaToken' is invalid.",
+                "The value … of parameter … is invalid.",
+            ),
+            (
+                "The requested user 'user@contoso.com' is invalid.",
+                "The requested user … is invalid.",
+            ),
+            ("Look at https://x/?canary or ask a@b.c", "Look at … or ask …"),
+            ("Your request can't be completed.", "Your request can't be completed."),
+            ("'two words canary' were wrong", "… were wrong"),
+            ("a\r\nb\u{0}c", "a …"),
+        ] {
+            assert_eq!(tame(message, &[]).as_deref(), Some(expected));
+        }
+        let link = "https://graph.example/v1.0/me/delta?$deltatoken=R0usmcCM996atia_s";
+        assert_eq!(tame("token R0usmcCM996atia_s is bad", &[link]), None);
+        assert_eq!(tame("bearer abc", &["abc"]), None);
+        assert!(tame(&"word ".repeat(1000), &[]).unwrap().len() <= 200);
+        assert_eq!(word("secret-code", &["secret-code"]), None);
+    }
+}

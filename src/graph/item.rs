@@ -1,0 +1,377 @@
+//! One event out of a page: its members as raw JSON, and the few of them that we look at.
+//!
+//! An item is never trusted: whatever shape it has, it becomes an [`Entry`], and what cannot be
+//! read is named and skipped without losing the page (fact 61, 75-77). Of what can be read every
+//! member is kept byte for byte and in order, unknown ones too, except `OData` annotations, which
+//! describe the request rather than the event (`@odata.etag` stays), and the body where the
+//! window does not want it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::span::Zones;
+use crate::mirror::page::{EventId, Item, Kind, Span, Unreadable};
+use crate::mirror::window::Body;
+
+/// More members than any event has; a bound on the work a hostile item can cause.
+const MOST_MEMBERS: usize = 1000;
+/// Deeper than any event nests, and shallower than what JSON readers refuse (128).
+const DEEPEST: usize = 100;
+
+/// An item of a page's `value`.
+pub(super) enum Entry {
+    Present(Item),
+    Removed(EventId),
+    Unreadable(Unreadable),
+}
+
+/// How the item came, which decides what "whole" means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// In a delta page, where occurrences are bare (fact 66).
+    Delta,
+    /// Listed, or asked for by its id: everything is there.
+    Listed,
+}
+
+/// A string, borrowed where it has no escapes.
+#[derive(Deserialize)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// Reads items, one after the other, out of a page's `value`.
+pub(super) struct Items<'de> {
+    source: Source,
+    body: Body,
+    zones: Zones,
+    /// The members of the item at hand; kept for its room.
+    members: Vec<(Cow<'de, str>, &'de str)>,
+}
+
+impl Items<'_> {
+    pub(super) fn new(source: Source, body: Body) -> Self {
+        Self { source, body, zones: Zones::default(), members: Vec::new() }
+    }
+}
+
+/// Takes one element apart: names and values, without looking into the values.
+impl<'de> DeserializeSeed<'de> for &mut Items<'de> {
+    type Value = Entry;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Entry, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Items<'de> {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an item")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+        self.members.clear();
+        while let Some(Text(name)) = map.next_key()? {
+            if self.members.len() == MOST_MEMBERS {
+                map.next_value::<IgnoredAny>()?;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                return Ok(nameless("the item has too many members"));
+            }
+            self.members.push((name, map.next_value::<&'de RawValue>()?.get()));
+        }
+        Ok(self.read())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(no_object())
+    }
+
+    fn visit_unit<E>(self) -> Result<Entry, E> {
+        Ok(no_object())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
+        Ok(no_object())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
+        Ok(no_object())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
+        Ok(no_object())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
+        Ok(no_object())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
+        Ok(no_object())
+    }
+}
+
+fn nameless(why: &'static str) -> Entry {
+    Entry::Unreadable(Unreadable { id: None, why })
+}
+
+fn no_object() -> Entry {
+    nameless("the item is not an object")
+}
+
+/// The members that are looked at, as raw JSON.
+#[derive(Default)]
+struct Looked<'a> {
+    id: Option<&'a str>,
+    kind: Option<&'a str>,
+    master: Option<&'a str>,
+    recurrence: Option<&'a str>,
+    start: Option<&'a str>,
+    end: Option<&'a str>,
+    all_day: Option<&'a str>,
+    /// Even `null`: a bare item has no such member.
+    has_subject: bool,
+    etag: Option<&'a str>,
+    removed: Option<&'a str>,
+}
+
+impl Items<'_> {
+    /// Reads the item at hand.
+    fn read(&mut self) -> Entry {
+        last_wins(&mut self.members);
+        let mut looked = Looked::default();
+        for (name, raw) in &self.members {
+            let place = match name.as_ref() {
+                "id" => &mut looked.id,
+                "type" => &mut looked.kind,
+                "seriesMasterId" => &mut looked.master,
+                "recurrence" => &mut looked.recurrence,
+                "start" => &mut looked.start,
+                "end" => &mut looked.end,
+                "isAllDay" => &mut looked.all_day,
+                "@odata.etag" => &mut looked.etag,
+                "@removed" => &mut looked.removed,
+                "subject" => {
+                    looked.has_subject = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            // `null` and absent are the same to what we look at.
+            *place = (*raw != "null").then_some(*raw);
+        }
+        let id = match looked.id.map(text) {
+            Some(Ok(id)) if !id.is_empty() => EventId::new(id),
+            _ => return nameless("id is missing or not a string"),
+        };
+        if looked.removed.is_some() {
+            return Entry::Removed(id);
+        }
+        match looked.item(&id, self.source, self.body, &mut self.zones, &self.members) {
+            Ok(item) => Entry::Present(item),
+            Err(why) => Entry::Unreadable(Unreadable { id: Some(id), why }),
+        }
+    }
+}
+
+impl Looked<'_> {
+    fn item(
+        &self,
+        id: &EventId,
+        source: Source,
+        body: Body,
+        zones: &mut Zones,
+        members: &[(Cow<'_, str>, &str)],
+    ) -> Result<Item, &'static str> {
+        let master = match self.master.map(text).transpose() {
+            Ok(master) => master.filter(|m| !m.is_empty()).map(EventId::new),
+            Err(NoText) => return Err("seriesMasterId is not a string"),
+        };
+        let told = self.kind.map(text).transpose().map_err(|NoText| "type is not a string")?;
+        let kind = match told.as_deref() {
+            Some("singleInstance") => Kind::Single,
+            Some("occurrence") => Kind::Occurrence,
+            Some("exception") => Kind::Exception,
+            Some("seriesMaster") => Kind::Master,
+            // Absent, or a word of the future: what the other members make it.
+            _ if master.is_some() => Kind::Occurrence,
+            _ if self.recurrence.is_some() => Kind::Master,
+            _ => Kind::Single,
+        };
+        // A listing may have been asked for without `seriesMasterId`; a delta page was not.
+        let kind = match kind {
+            Kind::Occurrence if master.is_none() && source == Source::Delta => {
+                return Err("an occurrence without seriesMasterId");
+            }
+            // Whole as it is, it can stand alone.
+            Kind::Exception if master.is_none() && source == Source::Delta => Kind::Single,
+            kind => kind,
+        };
+        let etag =
+            self.etag.map(text).transpose().map_err(|NoText| "@odata.etag is not a string")?;
+        let all_day = match self.all_day {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err("isAllDay is not a boolean"),
+        };
+        let span = match (self.span(zones), kind) {
+            (Ok(span), _) => span,
+            // A master's dates are the first occurrence's and mean nothing here (fact 67).
+            (Err(_), Kind::Master) => {
+                Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH }
+            }
+            (Err(why), _) => return Err(why),
+        };
+        let whole = match kind {
+            Kind::Occurrence => source == Source::Listed,
+            Kind::Exception => self.has_subject,
+            Kind::Single | Kind::Master => true,
+        };
+        Ok(Item {
+            id: id.clone(),
+            kind,
+            master: master.filter(|_| matches!(kind, Kind::Occurrence | Kind::Exception)),
+            etag: etag.map(Into::into),
+            span,
+            all_day,
+            whole,
+            content: content(members, body)?,
+        })
+    }
+
+    fn span(&self, zones: &mut Zones) -> Result<Span, &'static str> {
+        let mut instant = |raw: Option<&str>| raw.and_then(|raw| zones.instant(raw));
+        let start = instant(self.start).ok_or("start is missing or no known date")?;
+        let end = instant(self.end).ok_or("end is missing or no known date")?;
+        if end < start {
+            return Err("end is before start");
+        }
+        Ok(Span { start, end })
+    }
+}
+
+struct NoText;
+
+fn text(raw: &str) -> Result<Cow<'_, str>, NoText> {
+    serde_json::from_str::<Text<'_>>(raw).map(|Text(text)| text).map_err(|_| NoText)
+}
+
+/// Leaves each name once, with the value that came last, where it came first.
+fn last_wins(members: &mut Vec<(Cow<'_, str>, &str)>) {
+    let mut at = 1;
+    while at < members.len() {
+        let (before, rest) = members.split_at_mut(at);
+        let Some((name, raw)) = rest.first() else { break };
+        match before.iter_mut().find(|(earlier, _)| earlier == name) {
+            Some(earlier) => {
+                earlier.1 = raw;
+                members.remove(at);
+            }
+            None => at += 1,
+        }
+    }
+}
+
+/// The object again, from the members that are kept.
+fn content(members: &[(Cow<'_, str>, &str)], body: Body) -> Result<Bytes, &'static str> {
+    let kept = |name: &str| match name {
+        "@odata.etag" => true,
+        "@removed" => false,
+        "body" | "bodyPreview" => body != Body::None,
+        _ => !name.contains("@odata."),
+    };
+    let members = || members.iter().filter(|(name, _)| kept(name));
+    let size = members().map(|(name, raw)| name.len() + raw.len() + 4).sum::<usize>();
+    let mut object = Vec::with_capacity(size + 2);
+    object.push(b'{');
+    for (name, raw) in members() {
+        if is_deep(raw) {
+            return Err("the item nests too deep");
+        }
+        if object.len() > 1 {
+            object.push(b',');
+        }
+        match name {
+            // Without an escape in the page it needs none here.
+            Cow::Borrowed(name) => {
+                object.push(b'"');
+                object.extend_from_slice(name.as_bytes());
+                object.push(b'"');
+            }
+            Cow::Owned(name) => {
+                serde_json::to_writer(&mut object, name).map_err(|_| "a name is no text")?;
+            }
+        }
+        object.push(b':');
+        copy_paired(raw.as_bytes(), &mut object);
+    }
+    object.push(b'}');
+    Ok(object.into())
+}
+
+/// Whether the value nests beyond [`DEEPEST`].
+fn is_deep(raw: &str) -> bool {
+    let opens = |b: &u8| matches!(b, b'{' | b'[');
+    // Counting is fast and settles all but the strangest values.
+    if !raw.starts_with(['{', '[']) || raw.as_bytes().iter().filter(|b| opens(b)).count() <= DEEPEST
+    {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for b in raw.bytes() {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > DEEPEST {
+                    return true;
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Copies a raw value; halves of surrogate pairs that stand alone become U+FFFD.
+///
+/// Exchange cuts previews by UTF-16 units and may leave half an emoji behind. Every JSON reader
+/// would refuse the whole event for it.
+fn copy_paired(raw: &[u8], to: &mut Vec<u8>) {
+    let (mut copied, mut at) = (0, 0);
+    // Escapes stand in strings only, so a backslash always begins one.
+    while let Some(next) = raw[at..].iter().position(|b| *b == b'\\') {
+        at += next;
+        let unit = |at: usize| match raw.get(at..at + 6) {
+            Some([b'\\', b'u', hex @ ..]) => {
+                std::str::from_utf8(hex).ok().and_then(|hex| u16::from_str_radix(hex, 16).ok())
+            }
+            _ => None,
+        };
+        at += match unit(at) {
+            Some(0xD800..=0xDBFF) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
+            Some(0xD800..=0xDFFF) => {
+                to.extend_from_slice(&raw[copied..at]);
+                to.extend_from_slice(b"\\ufffd");
+                copied = at + 6;
+                6
+            }
+            Some(_) => 6,
+            None => 2,
+        };
+        if at > raw.len() {
+            break;
+        }
+    }
+    to.extend_from_slice(&raw[copied..]);
+}

@@ -1,0 +1,63 @@
+//! How long an answer asks us to wait: `Retry-After` as Graph really sends it.
+//!
+//! Seconds, seconds with a fraction, or an HTTP date (fact 117). What cannot be read counts as
+//! absent, and nothing is believed beyond an hour.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+
+/// Nobody is made to wait longer than this.
+pub const LONGEST: Duration = Duration::from_secs(3600);
+
+/// The wait that a header's value asks for at the wall-clock time `now`.
+pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if value.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let seconds: f64 = value.parse().ok()?;
+        return Some(Duration::try_from_secs_f64(seconds).map_or(LONGEST, |d| d.min(LONGEST)));
+    }
+    let at = DateTimeParser::new().parse_timestamp(value).ok()?;
+    // A date that has passed asks for no wait.
+    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    Some(wait.min(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn every_form_is_read_and_nothing_beyond_an_hour_believed() {
+        let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+        let seconds = |s: f64| Some(Duration::from_secs_f64(s));
+        for (value, expected) in [
+            ("0", seconds(0.0)),
+            ("1", seconds(1.0)),
+            (" 17 ", seconds(17.0)),
+            ("2.128", seconds(2.128)),
+            (".5", seconds(0.5)),
+            ("3600", seconds(3600.0)),
+            ("3601", Some(LONGEST)),
+            ("99999999999999999999999999999", Some(LONGEST)),
+            ("Sat, 21 Nov 2026 10:00:30 GMT", seconds(30.0)),
+            ("Sat, 21 Nov 2026 09:00:30 GMT", seconds(0.0)),
+            ("Tue, 21 Nov 2028 10:00:00 GMT", Some(LONGEST)),
+            ("", None),
+            (".", None),
+            ("1.2.3", None),
+            ("-1", None),
+            ("-0.5", None),
+            ("1e9", None),
+            ("NaN", None),
+            ("inf", None),
+            ("soon", None),
+            ("Sat, 99 Nov 2026 10:00:30 GMT", None),
+        ] {
+            assert_eq!(parse(value, now), expected, "{value:?}");
+        }
+    }
+}

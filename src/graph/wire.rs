@@ -1,0 +1,207 @@
+//! Bytes in, what the protocol looks at out: pages, listings and single events.
+//!
+//! A body is read once. Items stay raw JSON (see `item.rs`); only a handful of their members are
+//! typed. What is wrong with an item costs that item; what is wrong with the page (no JSON, no
+//! `value`, neither link or both) costs the page. No input makes this panic.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::item::{Entry, Items, Source, Text};
+use crate::mirror::page::{End, EventId, Item, Link, Page, Unreadable};
+use crate::mirror::window::Body;
+
+/// More items than a body of 64 MiB can sensibly hold; a bound on memory.
+const MOST_ITEMS: usize = 1_000_000;
+
+/// What is wrong with an answer. Names members, never values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WireError(pub(super) &'static str);
+
+/// One page of a plain list: `calendarView` or a series' instances.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Events in the order Graph sent them, each id once (the last word wins).
+    pub items: Vec<Item>,
+    /// Items that could not be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Where the next page is, if there is one.
+    pub next: Option<Link>,
+}
+
+/// Reads a page of a delta round.
+///
+/// # Errors
+/// When it is not JSON, has no `value`, or not exactly one of the two links (fact 55).
+pub fn page(bytes: &Bytes, body: Body) -> Result<Page, WireError> {
+    let Envelope { entries, next, delta } = Envelope::read(bytes, Source::Delta, body)?;
+    let end = match (next, delta) {
+        (Some(next), None) => End::Next(next),
+        (None, Some(delta)) => End::Delta(delta),
+        (None, None) => return Err(WireError("the page has neither link")),
+        (Some(_), Some(_)) => return Err(WireError("the page has both links")),
+    };
+    let Entries { present, removed, unreadable } = entries;
+    Ok(Page { present, removed, unreadable, end, bytes: bytes.len() })
+}
+
+/// Reads a page of a plain list.
+///
+/// # Errors
+/// When it is not JSON or has no `value`.
+pub fn listing(bytes: &Bytes, body: Body) -> Result<Listing, WireError> {
+    let Envelope { entries, next, .. } = Envelope::read(bytes, Source::Listed, body)?;
+    // A plain list has no tombstones; one that came all the same is not an event.
+    let Entries { present, unreadable, .. } = entries;
+    Ok(Listing { items: present, unreadable, next })
+}
+
+/// Reads an event asked for by its id.
+///
+/// # Errors
+/// When it is not JSON or not a readable event.
+pub fn event(bytes: &Bytes, body: Body) -> Result<Item, WireError> {
+    let text = utf8(bytes);
+    let mut items = Items::new(Source::Listed, body);
+    match parse(&text, &mut items).map_err(|_| WireError("the answer is not json"))? {
+        Entry::Present(item) => Ok(item),
+        Entry::Removed(_) => Err(WireError("a tombstone where an event was asked for")),
+        Entry::Unreadable(unreadable) => Err(WireError(unreadable.why)),
+    }
+}
+
+/// One broken character must not stop a round for ever, so it is replaced.
+fn utf8(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+fn parse<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> serde_json::Result<S::Value> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = seed.deserialize(&mut json)?;
+    json.end()?;
+    Ok(value)
+}
+
+/// The items of a page, each id once.
+#[derive(Default)]
+struct Entries {
+    present: Vec<Item>,
+    removed: Vec<EventId>,
+    unreadable: Vec<Unreadable>,
+}
+
+impl Entries {
+    /// Within a page the last word on an id wins (fact 58).
+    fn of(entries: Vec<Entry>) -> Self {
+        let mut seen = HashSet::with_capacity(entries.len());
+        let mut sorted = Self::default();
+        for entry in entries.into_iter().rev() {
+            match entry {
+                Entry::Present(item) if seen.insert(item.id.clone()) => sorted.present.push(item),
+                Entry::Removed(id) if seen.insert(id.clone()) => sorted.removed.push(id),
+                Entry::Present(_) | Entry::Removed(_) => {}
+                Entry::Unreadable(unreadable) => sorted.unreadable.push(unreadable),
+            }
+        }
+        sorted.present.reverse();
+        sorted.removed.reverse();
+        sorted.unreadable.reverse();
+        sorted
+    }
+}
+
+/// A page: its items and its links.
+struct Envelope {
+    entries: Entries,
+    next: Option<Link>,
+    delta: Option<Link>,
+}
+
+impl Envelope {
+    fn read(bytes: &[u8], source: Source, body: Body) -> Result<Self, WireError> {
+        let text = utf8(bytes);
+        let members = Members(Items::new(source, body));
+        let (value, next, delta) =
+            parse(&text, members).map_err(|_| WireError("the answer is not a json page"))?;
+        let value = value.ok_or(WireError("the page has no value"))?;
+        Ok(Self { entries: Entries::of(value), next, delta })
+    }
+}
+
+/// Reads a page's own members: `value` and the two links.
+struct Members<'de>(Items<'de>);
+
+impl<'de> DeserializeSeed<'de> for Members<'de> {
+    type Value = (Option<Vec<Entry>>, Option<Link>, Option<Link>);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Members<'de> {
+    type Value = (Option<Vec<Entry>>, Option<Link>, Option<Link>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a page")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut value, mut next, mut delta) = (None, None, None);
+        while let Some(Text(name)) = map.next_key()? {
+            match name.as_ref() {
+                "value" => value = Some(map.next_value_seed(Elements(&mut self.0))?),
+                "@odata.nextLink" => next = link(&mut map)?,
+                "@odata.deltaLink" => delta = link(&mut map)?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok((value, next, delta))
+    }
+}
+
+/// An absent, null or empty link is none.
+fn link<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Link>, A::Error> {
+    let text = map.next_value::<Option<Text<'de>>>()?.map(|Text(text)| text);
+    Ok(text.filter(|text| !text.is_empty()).map(Link::new))
+}
+
+/// Reads the elements of `value`.
+struct Elements<'a, 'de>(&'a mut Items<'de>);
+
+impl<'de> DeserializeSeed<'de> for Elements<'_, 'de> {
+    type Value = Vec<Entry>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements<'_, 'de> {
+    type Value = Vec<Entry>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = seq.next_element_seed(&mut *self.0)? {
+            if entries.len() == MOST_ITEMS {
+                return Err(de::Error::custom("too many items"));
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests;

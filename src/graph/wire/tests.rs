@@ -1,0 +1,439 @@
+//! What pages turn into, whatever they look like.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::mirror::page::Kind;
+
+const DELTA_PAGE: &str = include_str!("../../../tests/fixtures/graph/delta_page.json");
+
+fn read(text: &str) -> Result<Page, WireError> {
+    page(&Bytes::copy_from_slice(text.as_bytes()), Body::Html)
+}
+
+/// The page with these items and a delta link.
+fn items(items: &str) -> Page {
+    read(&format!(r#"{{"value":[{items}],"@odata.deltaLink":"https://x/d"}}"#)).unwrap()
+}
+
+const DATES: &str = r#""start":{"dateTime":"2026-03-02T08:00:00","timeZone":"UTC"},"end":{"dateTime":"2026-03-02T09:00:00","timeZone":"UTC"}"#;
+
+/// One item with usable dates and these members besides.
+fn item(members: &str) -> Item {
+    let page = items(&format!("{{{members},{DATES}}}"));
+    assert_eq!(page.unreadable, []);
+    page.present.into_iter().next().unwrap()
+}
+
+fn why(item: &str) -> &'static str {
+    let page = items(item);
+    assert!(page.present.is_empty() && page.removed.is_empty(), "{item} was read");
+    page.unreadable.first().unwrap().why
+}
+
+fn value(item: &Item) -> Value {
+    serde_json::from_slice(&item.content).unwrap()
+}
+
+#[test]
+fn a_page_is_read_whole() {
+    let page = read(DELTA_PAGE).unwrap();
+    assert_eq!(page.bytes, DELTA_PAGE.len());
+    assert_eq!(page.unreadable, []);
+    assert_eq!(page.removed, [EventId::new("gone")]);
+    assert!(
+        matches!(&page.end, End::Next(link) if link.as_str().ends_with("$skiptoken=next-7f3a"))
+    );
+    let seen: Vec<_> = page
+        .present
+        .iter()
+        .map(|i| {
+            (i.id.as_str(), i.kind, i.master.as_ref().map(EventId::as_str), i.whole, i.all_day)
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("lone/1+A=", Kind::Single, None, true, false),
+            ("series", Kind::Master, None, true, false),
+            ("series.2026-03-02", Kind::Occurrence, Some("series"), false, false),
+            ("series.2026-03-03", Kind::Exception, Some("series"), true, true),
+        ]
+    );
+    assert_eq!(page.present[0].etag.as_deref(), Some(r#"W/"lone-1""#));
+    assert_eq!(page.present[3].span.start.to_string(), "2026-03-02T23:00:00Z");
+    assert_eq!(page.present[3].span.end.to_string(), "2026-03-03T23:00:00Z");
+}
+
+#[test]
+fn content_keeps_every_member_but_annotations_byte_for_byte_and_in_order() {
+    let page = read(DELTA_PAGE).unwrap();
+    let mut expected = serde_json::from_str::<Value>(DELTA_PAGE).unwrap()["value"][0].take();
+    let kept = expected.as_object_mut().unwrap();
+    kept.remove("@odata.type");
+    kept.remove("calendar@odata.associationLink");
+    assert_eq!(value(&page.present[0]), expected);
+    let content = std::str::from_utf8(&page.present[0].content).unwrap();
+    assert!(content.starts_with(r#"{"@odata.etag":"W/\"lone-1\"","id":"lone/1+A=","changeKey""#));
+    assert!(content.contains(r#""subject":"Fire drill \u2013 \ud83d\udd25 \"now\"","#));
+}
+
+#[test]
+fn bodies_are_dropped_where_nobody_wants_them() {
+    let bytes = Bytes::from_static(DELTA_PAGE.as_bytes());
+    for (body, kept) in [(Body::Html, true), (Body::Text, true), (Body::None, false)] {
+        let page = page(&bytes, body).unwrap();
+        let value = value(&page.present[0]);
+        assert_eq!(value.get("body").is_some(), kept);
+        assert_eq!(value.get("bodyPreview").is_some(), kept);
+    }
+}
+
+#[test]
+fn a_page_ends_with_exactly_one_link() {
+    let delta = r#"{"value":[],"@odata.deltaLink":"https://x/d"}"#;
+    assert_eq!(read(delta).unwrap().end, End::Delta(Link::new("https://x/d")));
+    // Null and empty are none; an escape is no other link.
+    let next = r#"{"@odata.nextLink":"https:\/\/x\/n","@odata.deltaLink":null,"value":[]}"#;
+    assert_eq!(read(next).unwrap().end, End::Next(Link::new("https://x/n")));
+    for bad in [
+        r#"{"value":[]}"#,
+        r#"{"value":[],"@odata.nextLink":""}"#,
+        r#"{"value":[],"@odata.nextLink":"https://x/n","@odata.deltaLink":"https://x/d"}"#,
+        r#"{"value":[],"@odata.nextLink":7}"#,
+        r#"{"value":{},"@odata.nextLink":"https://x/n"}"#,
+        r#"{"value":null,"@odata.nextLink":"https://x/n"}"#,
+        r#"{"@odata.nextLink":"https://x/n"}"#,
+        r#"{"value":[],"@odata.nextLink":"https://x/n"} x"#,
+        r#"{"value":[],"@odata.nextLink":"https://x/n""#,
+        r#"{"value":[{"id":"a"#,
+        r#"[{"value":[],"@odata.nextLink":"https://x/n"}]"#,
+        "<html>Bad Gateway</html>",
+        "null",
+        "",
+    ] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_last_word_on_an_id_wins() {
+    let page = items(&format!(
+        r#"{{"id":"a","n":1,{DATES}}},{{"id":"b","@removed":{{}}}},{{"id":"c","n":1,{DATES}}},
+           {{"id":"a","n":2,{DATES}}},{{"id":"b","n":2,{DATES}}},{{"id":"c","@removed":{{"reason":"changed"}}}},
+           {{"id":"c","@removed":{{}}}},{{"id":"A","n":3,{DATES}}}"#
+    ));
+    let present: Vec<_> =
+        page.present.iter().map(|i| (i.id.as_str(), value(i)["n"].clone())).collect();
+    assert_eq!(present, [("a", json!(2)), ("b", json!(2)), ("A", json!(3))]);
+    assert_eq!(page.removed, [EventId::new("c")]);
+}
+
+#[test]
+fn a_member_that_stands_twice_counts_last_and_stands_once() {
+    let item = item(r#""id":"x","a":1,"id":"y","b":2,"a":3,"\u0061":4"#);
+    assert_eq!(item.id.as_str(), "y");
+    assert!(item.content.starts_with(br#"{"id":"y","a":4,"b":2,"start""#));
+}
+
+#[test]
+fn kinds_follow_type_and_where_it_is_missing_the_other_members() {
+    for (members, kind) in [
+        (r#""type":"singleInstance""#, Kind::Single),
+        (r#""type":"seriesMaster""#, Kind::Master),
+        (r#""type":"occurrence","seriesMasterId":"m""#, Kind::Occurrence),
+        (r#""type":"exception","seriesMasterId":"m""#, Kind::Exception),
+        (r#""type":"exception""#, Kind::Single),
+        (r#""seriesMasterId":"m","recurrence":null"#, Kind::Occurrence),
+        (r#""seriesMasterId":null,"recurrence":{}"#, Kind::Master),
+        (r#""seriesMasterId":"","recurrence":null"#, Kind::Single),
+        (r#""type":null"#, Kind::Single),
+        (r#""type":"somethingNew","seriesMasterId":"m""#, Kind::Occurrence),
+        (r#""@removed":null"#, Kind::Single),
+    ] {
+        assert_eq!(item(&format!(r#""id":"x",{members}"#)).kind, kind, "{members}");
+    }
+}
+
+#[test]
+fn an_exception_is_whole_when_it_has_a_subject_even_none() {
+    let exception = r#""id":"x","type":"exception","seriesMasterId":"m""#;
+    assert!(!item(exception).whole);
+    assert!(item(&format!(r#"{exception},"subject":null"#)).whole);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_skipped() {
+    let some_id = r#""id":"x""#;
+    for (item, expected) in [
+        ("7".to_owned(), "the item is not an object"),
+        ("[{}]".into(), "the item is not an object"),
+        ("null".into(), "the item is not an object"),
+        ("-1.5e3".into(), "the item is not an object"),
+        (r#""x\n""#.into(), "the item is not an object"),
+        ("{}".into(), "id is missing or not a string"),
+        (r#"{"id":7}"#.into(), "id is missing or not a string"),
+        (r#"{"id":"","@removed":{}}"#.into(), "id is missing or not a string"),
+        (r#"{"id":"\ud800"}"#.into(), "id is missing or not a string"),
+        (format!("{{{some_id}}}"), "start is missing or no known date"),
+        (
+            format!(r#"{{{some_id},{DATES},"end":{{"dateTime":"soon","timeZone":"UTC"}}}}"#),
+            "end is missing or no known date",
+        ),
+        (
+            format!(
+                r#"{{{some_id},{DATES},"start":{{"dateTime":"2027-01-01","timeZone":"UTC"}}}}"#
+            ),
+            "end is before start",
+        ),
+        (format!(r#"{{{some_id},{DATES},"type":7}}"#), "type is not a string"),
+        (format!(r#"{{{some_id},{DATES},"isAllDay":"yes"}}"#), "isAllDay is not a boolean"),
+        (format!(r#"{{{some_id},{DATES},"seriesMasterId":[]}}"#), "seriesMasterId is not a string"),
+        (format!(r#"{{{some_id},{DATES},"@odata.etag":1}}"#), "@odata.etag is not a string"),
+        (
+            format!(r#"{{{some_id},{DATES},"type":"occurrence"}}"#),
+            "an occurrence without seriesMasterId",
+        ),
+        (
+            format!(r#"{{{some_id},{DATES},"x":{}1{}}}"#, "[".repeat(101), "]".repeat(101)),
+            "the item nests too deep",
+        ),
+        (
+            format!(
+                "{{{some_id}{}}}",
+                (0..1000).map(|n| format!(r#","{n}":0"#)).collect::<String>()
+            ),
+            "the item has too many members",
+        ),
+    ] {
+        assert_eq!(why(&item), expected, "{item}");
+        // Its neighbours are not touched.
+        let page = items(&format!(r#"{{"id":"1","@removed":{{}}}},{item},{{"id":"2",{DATES}}}"#));
+        assert_eq!((page.present.len(), page.removed.len(), page.unreadable.len()), (1, 1, 1));
+    }
+    let page = items(r#"{"id":"x"}"#);
+    assert_eq!(page.unreadable[0].id, Some(EventId::new("x")));
+}
+
+#[test]
+fn a_master_needs_no_dates_that_mean_anything() {
+    let page = items(
+        r#"{"id":"m","type":"seriesMaster","start":{"dateTime":"2026-03-02T08:00:00","timeZone":"tzone://Microsoft/Custom"}}"#,
+    );
+    assert_eq!(page.present.len(), 1);
+}
+
+#[test]
+fn an_event_may_have_no_length() {
+    assert!(items(r#"{"id":"x","start":{"dateTime":"2026-03-02","timeZone":"UTC"},"end":{"dateTime":"2026-03-02","timeZone":"UTC"}}"#).unreadable.is_empty());
+}
+
+#[test]
+fn nesting_inside_strings_is_no_nesting() {
+    let brackets = r#"\"[{"#.repeat(500);
+    let item = item(&format!(r#""id":"x","body":{{"content":"{brackets}"}}"#));
+    assert_eq!(value(&item)["body"]["content"], r#""[{"#.repeat(500));
+}
+
+#[test]
+fn half_an_emoji_is_replaced_so_that_the_event_can_be_read() {
+    for (sent, kept) in [
+        (r"cut \ud83d", "cut \u{fffd}"),
+        (r"\ud83d\ud83d\udd25", "\u{fffd}\u{1f525}"),
+        (r"\udd25\ud83d", "\u{fffd}\u{fffd}"),
+        (r"\ud83d\\udd25", "\u{fffd}\\udd25"),
+        (r"\\ud83d \\\ud83d", "\\ud83d \\\u{fffd}"),
+        (r"\uD83D\uDD25 \u2013 \n\/", "\u{1f525} \u{2013} \n/"),
+    ] {
+        let item = item(&format!(r#""id":"x","subject":"{sent}""#));
+        assert_eq!(value(&item)["subject"], kept, "{sent}");
+    }
+}
+
+#[test]
+fn a_broken_character_costs_itself() {
+    let mut bytes = format!(
+        r#"{{"value":[{{"id":"x","subject":"a?b",{DATES}}}],"@odata.deltaLink":"https://x/d"}}"#
+    )
+    .into_bytes();
+    let at = bytes.iter().position(|b| *b == b'?').unwrap();
+    bytes[at] = 0xff;
+    let page = page(&bytes.into(), Body::Html).unwrap();
+    assert_eq!(value(&page.present[0])["subject"], "a\u{fffd}b");
+}
+
+#[test]
+fn a_listing_needs_no_link_and_lists_occurrences_whole() {
+    let text = format!(
+        r#"{{"value":[{{"id":"o","type":"occurrence",{DATES}}},7,{{"id":"e","type":"exception","seriesMasterId":"m","subject":"s",{DATES}}}]}}"#
+    );
+    let listing = listing(&text.clone().into(), Body::Html).unwrap();
+    assert_eq!(listing.next, None);
+    assert_eq!(listing.unreadable.len(), 1);
+    let seen: Vec<_> = listing.items.iter().map(|i| (i.id.as_str(), i.kind, i.whole)).collect();
+    assert_eq!(seen, [("o", Kind::Occurrence, true), ("e", Kind::Exception, true)]);
+    let more = text.replacen('{', r#"{"@odata.nextLink":"https://x/n","#, 1);
+    assert_eq!(
+        super::listing(&more.into(), Body::Html).unwrap().next,
+        Some(Link::new("https://x/n"))
+    );
+}
+
+#[test]
+fn an_event_alone_is_read_like_a_listed_one() {
+    let text = format!(
+        r#"{{"@odata.context":"x","id":"m","type":"seriesMaster","recurrence":{{}},{DATES}}}"#
+    );
+    let event_of = |text: &str| event(&Bytes::copy_from_slice(text.as_bytes()), Body::Html);
+    let master = event_of(&text).unwrap();
+    assert_eq!(master.kind, Kind::Master);
+    assert!(master.content.starts_with(br#"{"id""#));
+    for bad in ["", "[]", "{}", r#"{"id":"x","@removed":{}}"#, r#"{"id":"x"}"#, "{} {}"] {
+        assert!(event_of(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn nothing_shows_links_or_contents() {
+    let page = items(&format!(r#"{{"id":"x","subject":"canary",{DATES}}}"#));
+    assert!(!format!("{page:?}").contains("canary"));
+    let page = read(DELTA_PAGE).unwrap();
+    assert!(!format!("{page:?}").contains("next-7f3a"));
+}
+
+/// JSON values of every shape, strings with awkward characters included.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".*".prop_map(Value::from),
+        Just(json!({"dateTime": "2026-03-02T08:00:00.0000000", "timeZone": "UTC"})),
+    ];
+    leaf.prop_recursive(4, 32, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map(name(), inner, 0..8)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "id",
+            "type",
+            "seriesMasterId",
+            "recurrence",
+            "start",
+            "end",
+            "isAllDay",
+            "subject",
+            "@odata.etag",
+            "@odata.type",
+            "@removed",
+            "body",
+            "value",
+            "dateTime",
+            "timeZone",
+        ])
+        .prop_map(str::to_owned),
+        ".{0,8}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let bytes = Bytes::from(bytes);
+        // Whatever comes of it is fine, as long as something does.
+        let _ = (page(&bytes, Body::Html).is_ok(), listing(&bytes, Body::None).is_ok(), event(&bytes, Body::Text).is_ok());
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic(at in 0..DELTA_PAGE.len(), with in any::<u8>(), cut in any::<bool>()) {
+        let mut bytes = DELTA_PAGE.as_bytes().to_vec();
+        if cut { bytes.truncate(at) } else { bytes[at] = with }
+        let bytes = Bytes::from(bytes);
+        if let Ok(page) = page(&bytes, Body::Html) {
+            for item in &page.present {
+                prop_assert!(serde_json::from_slice::<Value>(&item.content).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn every_item_is_accounted_for_and_kept_as_it_is(
+        values in prop::collection::vec(any_json(), 0..12),
+    ) {
+        let text = json!({"value": values, "@odata.nextLink": "https://x/n"}).to_string();
+        let page = read(&text).unwrap();
+        let mut ids: Vec<_> = page.present.iter().map(|i| &i.id).chain(&page.removed).collect();
+        ids.sort();
+        prop_assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "an id stands twice");
+        prop_assert!(ids.len() + page.unreadable.len() <= values.len());
+        for item in &page.present {
+            let sent = values.iter().rev().find(|v| v["id"] == item.id.as_str()).unwrap();
+            let mut kept = sent.as_object().unwrap().clone();
+            kept.retain(|name, _| name == "@odata.etag" || (!name.contains("@odata.") && name != "@removed"));
+            prop_assert_eq!(value(item), Value::Object(kept));
+        }
+    }
+
+    #[test]
+    fn names_with_escapes_stand_once(text in ".*") {
+        let name = serde_json::to_string(&text).unwrap();
+        prop_assume!(!["id", "start", "end", "type", "isAllDay", "seriesMasterId", "@odata.etag"].contains(&text.as_str()));
+        prop_assume!(!text.contains("@odata.") && text != "@removed");
+        let item = item(&format!(r#""id":"x",{name}:null,{name}:[1, 2]"#));
+        let value = value(&item);
+        prop_assert_eq!(&value[&text], &json!([1, 2]));
+        prop_assert_eq!(value.as_object().unwrap().len(), 4);
+    }
+}
+
+/// `cargo test --release -- --ignored a_page_is_read_fast`: at most twice as long as the plainest way.
+#[test]
+#[ignore = "measures; only means something in an optimised build on a quiet machine"]
+fn a_page_is_read_fast() {
+    let template = serde_json::from_str::<Value>(DELTA_PAGE).unwrap();
+    let mut values = Vec::new();
+    for n in 0..400 {
+        let mut item = template["value"][n % 4].clone();
+        item["id"] = json!(format!("event-{n:0120}"));
+        if n % 4 == 0 {
+            item["body"]["content"] = json!("<p class=\"x\">words and words</p>\r\n".repeat(150));
+            for extra in 0..25 {
+                item[format!("member{extra}")] = json!({"a": extra, "b": "some text", "c": null});
+            }
+        }
+        values.push(item);
+    }
+    let text = json!({"value": values, "@odata.nextLink": "https://x/n"}).to_string();
+    let bytes = Bytes::from(text);
+    let best = |work: &dyn Fn()| {
+        (0..20)
+            .map(|_| {
+                let began = tokio::time::Instant::now();
+                work();
+                began.elapsed()
+            })
+            .min()
+            .unwrap()
+    };
+    let plain = best(&|| drop(serde_json::from_slice::<Value>(&bytes).unwrap()));
+    let ours = best(&|| drop(page(&bytes, Body::Html).unwrap()));
+    assert!(ours < plain * 2, "{ours:?} for {} bytes, plainly {plain:?}", bytes.len());
+    assert!(
+        ours < plain,
+        "slower than plain: {ours:?} for {} bytes, plainly {plain:?}",
+        bytes.len()
+    );
+}

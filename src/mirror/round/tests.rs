@@ -1,0 +1,361 @@
+//! One test per arrow of the state machine, with no store and no Graph.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use super::*;
+use crate::mirror::page::{Span, Unreadable};
+use bytes::Bytes;
+
+const AT: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn place(complete: Complete) -> Place {
+    Place {
+        window: WindowId(7),
+        segment: 0,
+        edges: Edges { start: hour(0), end: hour(24 * 365) },
+        complete,
+    }
+}
+
+fn hour(n: i64) -> Timestamp {
+    Timestamp::from_second(n * 3600).unwrap()
+}
+
+fn item(id: &str, kind: Kind, master: Option<&str>, etag: &str) -> Item {
+    Item {
+        id: EventId::new(id),
+        kind,
+        master: master.map(EventId::new),
+        etag: Some(etag.into()),
+        span: Span { start: hour(48), end: hour(49) },
+        all_day: false,
+        whole: kind != Kind::Occurrence,
+        content: Bytes::from(format!(r#"{{"id":"{id}","type":"x"}}"#)),
+    }
+}
+
+fn single(id: &str) -> Item {
+    item(id, Kind::Single, None, "e")
+}
+
+fn link(name: &str) -> Link {
+    Link::new(name)
+}
+
+fn page(present: Vec<Item>, removed: &[&str], end: End) -> Page {
+    let removed = removed.iter().map(|id| EventId::new(*id)).collect();
+    Page { present, removed, unreadable: Vec::new(), end, bytes: 0 }
+}
+
+fn settled() -> Option<Position> {
+    Some(Position { phase: Phase::Settled { delta: link("d0") }, todo: false })
+}
+
+fn next(name: &str) -> End {
+    End::Next(link(name))
+}
+
+fn delta(name: &str) -> End {
+    End::Delta(link(name))
+}
+
+/// Feeds a page together with what the store knows.
+fn step_page(round: Round, page: Page, known: &[(&str, Known)]) -> (Round, Commit) {
+    let known = known.iter().map(|(id, k)| (EventId::new(*id).hash(), k.clone())).collect();
+    let (round, effect) = round.step(Input::Page { page, known }, AT);
+    (round, written(effect))
+}
+
+fn written(effect: Effect) -> Commit {
+    match effect {
+        Effect::Commit(commit) => *commit,
+        other => panic!("expected a commit, got {other:?}"),
+    }
+}
+
+fn ids(items: &[Item]) -> Vec<&str> {
+    items.iter().map(|item| item.id.as_str()).collect()
+}
+
+fn gone(commit: &Commit) -> Vec<EventHash> {
+    commit.removals.iter().map(|removal| removal.id).collect()
+}
+
+fn phase(commit: &Commit) -> &Phase {
+    &commit.position.as_ref().unwrap().phase
+}
+
+#[test]
+fn the_first_enumeration_commits_page_by_page_and_settles() {
+    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
+    let (round, effect) = round.step(Input::Start, AT);
+    assert!(matches!(effect, Effect::Page(None)));
+    let (round, commit) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
+    assert_eq!(ids(&commit.upserts), ["a"]);
+    assert_eq!(
+        *phase(&commit),
+        Phase::Enumerating { next: Some(link("n1")), reason: ResyncReason::New, page: 1 }
+    );
+    assert!(commit.seen.is_none(), "nothing to sweep the first time");
+    let (round, effect) = round.step(Input::Committed(1), AT);
+    assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
+    let (round, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
+    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d1") });
+    let (_, effect) = round.step(Input::Committed(2), AT);
+    assert!(matches!(effect, Effect::Over(Over::Settled)));
+}
+
+#[test]
+fn an_idle_round_is_one_lazy_commit_of_the_link() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 5);
+    let (round, effect) = round.step(Input::Start, AT);
+    assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("d0")));
+    let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
+    assert!(commit.lazy && commit.upserts.is_empty() && commit.todo.is_empty());
+    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d1") });
+}
+
+#[test]
+fn removals_wait_for_the_delta_link_and_for_the_last_word() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 5);
+    let known = [("a", Known::Single), ("b", Known::Single)];
+    let (round, commit) =
+        step_page(round, page(vec![], &["a", "b", "stranger"], next("n1")), &known);
+    assert!(commit.removals.is_empty() && !commit.lazy);
+    assert_eq!(commit.todo.len(), 2, "unknown ids are ignored quietly");
+    assert!(commit.position.as_ref().unwrap().todo);
+    let (round, _) = round.step(Input::Committed(5), AT);
+    // b comes again: it stays.
+    let (_, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
+    assert_eq!(gone(&commit), [EventId::new("a").hash()]);
+    assert_eq!(ids(&commit.upserts), ["b"]);
+    assert!(commit.done.contains(&TodoKey::Removal(EventId::new("b").hash())));
+}
+
+#[test]
+fn a_restart_between_pages_still_knows_the_removals() {
+    let todo = vec![Todo::Removal { id: EventId::new("a").hash() }];
+    let position = Some(Position { phase: Phase::Following { next: link("n1") }, todo: true });
+    let round = Round::resume(place(Complete::Master), position, todo, 5);
+    let (round, effect) = round.step(Input::Start, AT);
+    assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
+    let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
+    assert_eq!(gone(&commit), [EventId::new("a").hash()]);
+    assert!(!commit.lazy, "it changes something");
+}
+
+#[test]
+fn an_enumerated_occurrence_waits_for_its_master_only() {
+    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
+    let occurrence = |id| item(id, Kind::Occurrence, Some("m"), "e1");
+    let (round, commit) = step_page(round, page(vec![occurrence("o1")], &[], next("n1")), &[]);
+    assert!(commit.upserts.is_empty(), "not shown half");
+    assert_eq!(commit.todo.len(), 2);
+    let (round, _) = round.step(Input::Committed(0), AT);
+    let master = item("m", Kind::Master, None, "e1");
+    let (round, commit) =
+        step_page(round, page(vec![occurrence("o2"), master], &[], next("n2")), &[]);
+    let mut shown = ids(&commit.upserts);
+    shown.sort_unstable();
+    assert_eq!(shown, ["m", "o1", "o2"]);
+    assert_eq!(commit.done.len(), 2, "the series is off the list");
+    let (round, _) = round.step(Input::Committed(2), AT);
+    let (_, commit) = step_page(round, page(vec![occurrence("o3")], &[], delta("d")), &[]);
+    assert_eq!(ids(&commit.upserts), ["o3"]);
+    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d") });
+}
+
+#[test]
+fn a_master_that_never_came_is_fetched_once_at_the_end() {
+    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
+    let occurrences = vec![
+        item("o1", Kind::Occurrence, Some("m"), "e"),
+        item("o2", Kind::Occurrence, Some("m"), "e"),
+    ];
+    let (round, commit) = step_page(round, page(occurrences, &[], delta("d")), &[]);
+    assert!(matches!(phase(&commit), Phase::Sweeping { .. }));
+    let (round, effect) = round.step(Input::Committed(0), AT);
+    assert!(matches!(effect, Effect::Master(ref id) if id.as_str() == "m"));
+    let master = item("m", Kind::Master, None, "e");
+    let (round, effect) = round.step(Input::Master(Some(master)), AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts).len(), 3);
+    let (round, effect) = round.step(Input::Committed(2), AT);
+    assert!(matches!(effect, Effect::Unseen));
+    let (round, effect) = round.step(Input::Unseen(Vec::new()), AT);
+    assert_eq!(*phase(&written(effect)), Phase::Settled { delta: link("d") });
+    let (_, effect) = round.step(Input::Committed(2), AT);
+    assert!(matches!(effect, Effect::Over(Over::Settled)));
+}
+
+#[test]
+fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let master = item("m", Kind::Master, None, "e2");
+    let carried = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let (round, commit) = step_page(round, page(vec![master, carried], &[], delta("d1")), &[]);
+    assert!(commit.upserts.is_empty(), "nothing of the series is shown yet");
+    assert!(matches!(phase(&commit), Phase::Completing { .. }));
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    // The master came with the round, so only membership is asked.
+    assert!(matches!(effect, Effect::Instances(ref id) if id.as_str() == "m"));
+    let listed = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e2") };
+    let rows =
+        vec![Row { id: EventId::new("o1").hash() }, Row { id: EventId::new("ghost").hash() }];
+    let (round, effect) = round.step(Input::Instances(Some((vec![listed], rows))), AT);
+    let commit = written(effect);
+    assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
+    assert_eq!(ids(&commit.upserts), ["o1", "m"]);
+    assert!(!commit.upserts[0].whole, "kept bare: the master completes it");
+    let (round, effect) = round.step(Input::Committed(8), AT);
+    assert_eq!(*phase(&written(effect)), Phase::Settled { delta: link("d1") });
+    let (_, effect) = round.step(Input::Committed(8), AT);
+    assert!(matches!(effect, Effect::Over(Over::Settled)));
+}
+
+#[test]
+fn occurrences_newer_than_their_master_have_it_fetched() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let master = item("m", Kind::Master, None, "e1");
+    let newer = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let (round, _) = step_page(round, page(vec![master, newer], &[], delta("d1")), &[]);
+    let (_, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Master(_)));
+}
+
+#[test]
+fn a_tombstone_for_a_master_only_marks_the_series() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let known = [("m", Known::Master { id: EventId::new("m") })];
+    let (round, commit) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
+    assert!(commit.removals.is_empty());
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Master(_)));
+    let (round, effect) = round.step(Input::Master(None), AT);
+    assert!(matches!(effect, Effect::Rows(_)), "only its absence says that the series is gone");
+    let rows = vec![Row { id: EventId::new("o1").hash() }];
+    let (_, effect) = round.step(Input::Gone(rows), AT);
+    assert_eq!(gone(&written(effect)), [EventId::new("o1").hash()]);
+}
+
+#[test]
+fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let carried = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let (round, _) = step_page(round, page(vec![carried, single("a")], &[], delta("d1")), &[]);
+    let (round, _) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(Input::Unavailable, AT);
+    let commit = written(effect);
+    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d1") });
+    assert!(commit.position.unwrap().todo, "not settled before the to-do is empty");
+    let (_, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(Over::Incomplete)));
+}
+
+#[test]
+fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
+    let waiting = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let todo = vec![
+        Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
+        Todo::Waiting { item: waiting },
+    ];
+    let position = Some(Position { phase: Phase::Settled { delta: link("d0") }, todo: true });
+    let round = Round::resume(place(Complete::Master), position, todo, 9);
+    let (_, effect) = round.step(Input::Start, AT);
+    assert!(matches!(effect, Effect::Master(_)));
+}
+
+#[test]
+fn a_dead_link_begins_an_enumeration_and_keeps_every_row() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let (round, effect) = round.step(Input::LinkDead, AT);
+    let commit = written(effect);
+    assert!(commit.removals.is_empty() && commit.clear_todo && commit.clear_seen);
+    assert_eq!(commit.tally.resync, Some(ResyncReason::SyncStateNotFound));
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Page(None)));
+    let unreadable = Unreadable { id: Some(EventId::new("odd")), why: "start" };
+    let mut carried = page(vec![single("a")], &[], delta("d1"));
+    carried.unreadable.push(unreadable);
+    let (round, commit) = step_page(round, carried, &[]);
+    let (number, seen) = commit.seen.clone().unwrap();
+    assert_eq!((number, seen.len()), (0, 2), "what could not be read is not swept either");
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Unseen));
+    let ghost = Removal { id: EventId::new("ghost").hash(), reason: RemovalReason::Deleted };
+    let (_, effect) = round.step(Input::Unseen(vec![ghost]), AT);
+    let commit = written(effect);
+    assert_eq!(gone(&commit), [ghost.id]);
+    assert!(commit.clear_seen);
+}
+
+fn many(n: usize) -> Vec<Removal> {
+    (0..n)
+        .map(|i| Removal {
+            id: EventId::new(format!("g{i}")).hash(),
+            reason: RemovalReason::Deleted,
+        })
+        .collect()
+}
+
+fn sweeping(reason: ResyncReason, events: u64) -> Round {
+    let phase = Phase::Sweeping { delta: link("d"), reason };
+    let position = Some(Position { phase, todo: false });
+    Round::resume(place(Complete::Master), position, Vec::new(), events)
+}
+
+#[test]
+fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
+    let (round, effect) = sweeping(ResyncReason::Requested, 39).step(Input::Unseen(many(20)), AT);
+    let commit = written(effect);
+    assert!(commit.removals.is_empty(), "upserts go on, nothing leaves");
+    assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
+    let (_, effect) = round.step(Input::Committed(39), AT);
+    assert!(matches!(effect, Effect::Over(Over::Held)));
+    // The enumeration that confirms is believed, and so are few removals and the smaller half.
+    for (reason, events, n) in [
+        (ResyncReason::Confirm, 39, 20),
+        (ResyncReason::Requested, 19, 19),
+        (ResyncReason::Requested, 40, 20),
+    ] {
+        let (_, effect) = sweeping(reason, events).step(Input::Unseen(many(n)), AT);
+        assert_eq!(written(effect).removals.len(), n, "{reason:?} {n} of {events}");
+    }
+}
+
+#[test]
+fn a_large_sweep_is_judged_as_a_whole_and_written_in_slices() {
+    let (mut round, mut effect) =
+        sweeping(ResyncReason::Requested, 2000).step(Input::Unseen(many(900)), AT);
+    let mut left = 2000_u64;
+    let mut removed = 0;
+    loop {
+        let commit = written(effect);
+        removed += commit.removals.len();
+        left -= commit.removals.len() as u64;
+        assert!(commit.removals.len() <= 256);
+        let last = matches!(phase(&commit), Phase::Settled { .. });
+        assert_eq!(commit.clear_seen, last, "the lists go with the last slice");
+        (round, effect) = round.step(Input::Committed(left), AT);
+        if last {
+            break;
+        }
+    }
+    assert_eq!(removed, 900);
+    assert!(matches!(effect, Effect::Over(Over::Settled)));
+}
+
+#[test]
+fn exact_occurrences_wait_for_the_listing() {
+    let round = Round::resume(place(Complete::Exact), None, Vec::new(), 0);
+    let bare = item("o1", Kind::Occurrence, Some("m"), "e");
+    let master = item("m", Kind::Master, None, "e");
+    let (round, commit) = step_page(round, page(vec![master, bare], &[], delta("d")), &[]);
+    assert!(commit.upserts.is_empty());
+    let (round, effect) = round.step(Input::Committed(0), AT);
+    assert!(matches!(effect, Effect::Instances(_)));
+    let whole = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e") };
+    let (_, effect) = round.step(Input::Instances(Some((vec![whole], Vec::new()))), AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts), ["o1"]);
+    assert!(commit.upserts[0].whole);
+}

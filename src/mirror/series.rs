@@ -1,0 +1,148 @@
+//! Series arithmetic: what one listing of a series' instances says about the mirror.
+//!
+//! Graph may re-send a whole series without tombstones, send tombstones for occurrences, or
+//! send only what changed (facts 65-70). A listing answers all three alike: it is the
+//! membership; only at the window's edges, where all-day events look up to a day off (fact 80),
+//! does the delta decide alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use jiff::SignedDuration;
+
+use super::event::Members;
+use super::page::{EventHash, Item, Kind};
+use super::window::{Complete, Edges};
+
+/// A row of the mirror that belongs to the series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The instance.
+    pub id: EventHash,
+}
+
+/// What follows from a listing.
+#[derive(Debug, Default, PartialEq)]
+pub struct Reconciled {
+    /// Instances as they now are.
+    pub upserts: Vec<Item>,
+    /// Instances that are no longer members.
+    pub removals: Vec<EventHash>,
+}
+
+/// Everything a reconciliation looks at.
+#[derive(Debug)]
+pub struct Reconciliation<'a> {
+    /// The segment's edges; the listing was asked one day wider on both sides.
+    pub edges: Edges,
+    /// How occurrences are kept.
+    pub complete: Complete,
+    /// Whether membership is at stake. In an enumeration it is not: there the pages and the
+    /// sweep decide, and the listing only completes what waits.
+    pub membership: bool,
+    /// What this round's own pages carried of the series.
+    pub waiting: &'a BTreeMap<EventHash, Item>,
+    /// What this round's tombstones named.
+    pub tombstones: &'a BTreeSet<EventHash>,
+}
+
+impl Reconciliation<'_> {
+    /// Compares a listing with the mirror's rows of the series.
+    pub fn apply(&self, listing: Vec<Item>, rows: &[Row]) -> Reconciled {
+        let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();
+        let mut listed = BTreeSet::new();
+        let mut out = Reconciled::default();
+        for item in listing {
+            if matches!(item.kind, Kind::Master | Kind::Single) {
+                continue;
+            }
+            let id = item.id.hash();
+            if !listed.insert(id) {
+                continue;
+            }
+            let carried = self.waiting.contains_key(&id);
+            let keep = if !self.membership {
+                carried
+            } else if self.tombstones.contains(&id) {
+                // This round said it is not in the view; the listing is wider than the view.
+                false
+            } else if carried {
+                true
+            } else {
+                match self.inside(&item) {
+                    Some(inside) => inside,
+                    None => mirrored.contains(&id),
+                }
+            };
+            if keep {
+                out.upserts.push(self.form(item));
+            } else if self.membership && mirrored.contains(&id) {
+                out.removals.push(id);
+            }
+        }
+        for (id, item) in self.waiting {
+            // Carried by a page, gone by the time of the listing: the next round will say so.
+            // Until then it is shown, if it can be.
+            if !listed.contains(id)
+                && (item.whole
+                    || self.complete == Complete::Master && item.kind == Kind::Occurrence)
+            {
+                out.upserts.push(item.clone());
+            }
+        }
+        if self.membership {
+            for id in mirrored {
+                if !listed.contains(&id) && !self.waiting.contains_key(&id) {
+                    out.removals.push(id);
+                }
+            }
+        }
+        out
+    }
+
+    /// Whether the view contains an instance, where that can be told from its times alone.
+    fn inside(&self, item: &Item) -> Option<bool> {
+        let inside = self.edges.overlap(item.span.start, item.span.end);
+        if !item.all_day {
+            return Some(inside);
+        }
+        let narrow = widen(self.edges, -1).overlap(item.span.start, item.span.end);
+        let wide = widen(self.edges, 1).overlap(item.span.start, item.span.end);
+        (narrow == wide).then_some(inside)
+    }
+
+    /// An occurrence as the mirror keeps it: bare where its master completes it.
+    fn form(&self, item: Item) -> Item {
+        match (self.complete, item.kind) {
+            (Complete::Master, Kind::Occurrence) => bare(item),
+            _ => item,
+        }
+    }
+}
+
+/// Edges moved apart (or together) by so many days on both sides.
+pub fn widen(edges: Edges, days: i64) -> Edges {
+    let by = SignedDuration::from_hours(24 * days);
+    Edges {
+        start: edges.start.checked_sub(by).unwrap_or(edges.start),
+        end: edges.end.checked_add(by).unwrap_or(edges.end),
+    }
+}
+
+/// Strips a listed occurrence down to what delta pages carry, so that it looks the same
+/// whichever request brought it.
+pub fn bare(item: Item) -> Item {
+    const KEPT: [&str; 6] = ["@odata.etag", "id", "seriesMasterId", "type", "start", "end"];
+    let Ok(members) = Members::parse(&item.content) else { return item };
+    let mut content = Vec::with_capacity(512);
+    for name in KEPT {
+        if let Some(value) = members.get(name) {
+            content.extend_from_slice(if content.is_empty() { b"{\"" } else { b",\"" });
+            content.extend_from_slice(name.as_bytes());
+            content.extend_from_slice(b"\":");
+            content.extend_from_slice(value.get().as_bytes());
+        }
+    }
+    content.push(b'}');
+    Item { whole: false, content: Bytes::from(content), ..item }
+}

@@ -1,0 +1,219 @@
+//! The to-do of a segment in memory: series that are not whole, and removals not yet published.
+//!
+//! Mirrors what the store keeps under the segment's position; what differs is remembered and
+//! goes into the next commit, so that the two never part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::commit::Commit;
+use super::page::{EventHash, EventId, Item, Kind};
+use super::position::{Todo, TodoKey};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct TodoList {
+    series: BTreeMap<EventHash, Series>,
+    removals: BTreeSet<EventHash>,
+    /// Entries that differ from the store's.
+    dirty: BTreeSet<TodoKey>,
+}
+
+/// A series that is not whole.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) master: EventId,
+    pub(super) needs_master: bool,
+    pub(super) needs_listing: bool,
+    /// Fetched in this run, not yet committed.
+    pub(super) fetched: Option<Item>,
+    /// What pages carried of it, the master itself included.
+    pub(super) waiting: BTreeMap<EventHash, Item>,
+    /// Could not be completed in this run; stays on the to-do.
+    pub(super) deferred: bool,
+}
+
+impl TodoList {
+    /// As the store has it.
+    pub(super) fn load(entries: Vec<Todo>) -> Self {
+        let mut list = Self::default();
+        for entry in entries {
+            match entry {
+                Todo::Series { master, needs_master, needs_listing } => {
+                    let series = list.touch(&master);
+                    series.needs_master = needs_master;
+                    series.needs_listing = needs_listing;
+                }
+                Todo::Waiting { item } => {
+                    let master = item.master.clone().unwrap_or_else(|| item.id.clone());
+                    list.touch(&master).waiting.insert(item.id.hash(), item);
+                }
+                Todo::Removal { id } => {
+                    list.removals.insert(id);
+                }
+            }
+        }
+        list.dirty.clear();
+        list
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.series.is_empty() && self.removals.is_empty()
+    }
+
+    pub(super) fn has_series(&self) -> bool {
+        !self.series.is_empty()
+    }
+
+    pub(super) fn removals(&self) -> &BTreeSet<EventHash> {
+        &self.removals
+    }
+
+    /// The series on the list, made if it is not; its entry is written with the next commit.
+    pub(super) fn touch(&mut self, master: &EventId) -> &mut Series {
+        let hash = master.hash();
+        self.dirty.insert(TodoKey::Series(hash));
+        self.series.entry(hash).or_insert_with(|| Series {
+            master: master.clone(),
+            needs_master: false,
+            needs_listing: false,
+            fetched: None,
+            waiting: BTreeMap::new(),
+            deferred: false,
+        })
+    }
+
+    /// A series that is already on the list.
+    pub(super) fn get_mut(&mut self, master: EventHash) -> Option<&mut Series> {
+        self.series.get_mut(&master)
+    }
+
+    /// The first series that can still be worked on in this run.
+    pub(super) fn current(&mut self) -> Option<&mut Series> {
+        self.series.values_mut().find(|series| !series.deferred)
+    }
+
+    /// Takes the first series off the list; the commit that settles it deletes its entries
+    /// ([`Series::keys`]).
+    pub(super) fn take_current(&mut self) -> Option<(EventHash, Series)> {
+        let hash =
+            self.series.iter().find(|(_, series)| !series.deferred).map(|(hash, _)| *hash)?;
+        self.series.remove(&hash).map(|series| (hash, series))
+    }
+
+    /// The item is not shown before its series is whole.
+    pub(super) fn hold_back(&mut self, master: &EventId, item: Item) {
+        let id = item.id.hash();
+        self.dirty.insert(TodoKey::Waiting(master.hash(), id));
+        self.touch(master).waiting.insert(id, item);
+    }
+
+    /// What an earlier page carried of this id is void.
+    pub(super) fn forget_waiting(&mut self, master: EventHash, id: EventHash) {
+        if let Some(series) = self.series.get_mut(&master)
+            && series.waiting.remove(&id).is_some()
+        {
+            self.dirty.insert(TodoKey::Waiting(master, id));
+        }
+    }
+
+    /// The series for which an item of this id waits.
+    pub(super) fn holder(&self, id: EventHash) -> Option<EventHash> {
+        self.series.iter().find(|(_, s)| s.waiting.contains_key(&id)).map(|(master, _)| *master)
+    }
+
+    /// Takes out what a master of this etag completes.
+    pub(super) fn release(&mut self, master: EventHash, etag: &Option<Arc<str>>) -> Vec<Item> {
+        let Some(series) = self.series.get_mut(&master) else { return Vec::new() };
+        let (ready, waiting): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut series.waiting)
+                .into_iter()
+                .partition(|(_, item)| agree(&item.etag, etag) && completable(item));
+        series.waiting = waiting;
+        let whole = series.waiting.is_empty() && !series.needs_listing;
+        self.dirty.extend(ready.keys().map(|id| TodoKey::Waiting(master, *id)));
+        if whole {
+            self.series.remove(&master);
+            self.dirty.insert(TodoKey::Series(master));
+        }
+        ready.into_values().collect()
+    }
+
+    /// A tombstone, published with the round's delta link.
+    pub(super) fn leave(&mut self, id: EventHash) {
+        self.removals.insert(id);
+        self.dirty.insert(TodoKey::Removal(id));
+    }
+
+    /// The id came again.
+    pub(super) fn stay(&mut self, id: EventHash) {
+        if self.removals.remove(&id) {
+            self.dirty.insert(TodoKey::Removal(id));
+        }
+    }
+
+    /// Takes every removal out; the commit that publishes them deletes their entries.
+    pub(super) fn take_removals(&mut self) -> BTreeSet<EventHash> {
+        std::mem::take(&mut self.removals)
+    }
+
+    /// Puts into a commit what differs from the store, and deletes there what is done.
+    pub(super) fn write(&mut self, commit: &mut Commit) {
+        for key in std::mem::take(&mut self.dirty) {
+            let entry = match key {
+                TodoKey::Series(master) => self.series.get(&master).map(Series::entry),
+                TodoKey::Waiting(master, id) => self
+                    .series
+                    .get(&master)
+                    .and_then(|series| series.waiting.get(&id))
+                    .map(|item| Todo::Waiting { item: item.clone() }),
+                TodoKey::Removal(id) => self.removals.contains(&id).then_some(Todo::Removal { id }),
+            };
+            match entry {
+                Some(entry) => commit.todo.push(entry),
+                None => commit.done.push(key),
+            }
+        }
+    }
+}
+
+impl Series {
+    fn entry(&self) -> Todo {
+        Todo::Series {
+            master: self.master.clone(),
+            needs_master: self.needs_master,
+            needs_listing: self.needs_listing,
+        }
+    }
+
+    /// The master that the pages brought, if nothing that came speaks of a newer one.
+    pub(super) fn carried_master(&self) -> Option<&Item> {
+        let carried = self.waiting.get(&self.master.hash())?;
+        let current = self
+            .waiting
+            .values()
+            .all(|item| item.kind != Kind::Occurrence || agree(&item.etag, &carried.etag));
+        (carried.kind == Kind::Master && carried.whole && current).then_some(carried)
+    }
+
+    /// Every entry of the series in the store.
+    pub(super) fn keys(&self, master: EventHash) -> Vec<TodoKey> {
+        let mut keys: Vec<TodoKey> =
+            self.waiting.keys().map(|id| TodoKey::Waiting(master, *id)).collect();
+        keys.push(TodoKey::Series(master));
+        keys
+    }
+}
+
+/// Whether an occurrence's etag is its master's. Where either is missing nothing speaks against it.
+pub(super) fn agree(occurrence: &Option<Arc<str>>, master: &Option<Arc<str>>) -> bool {
+    match (occurrence, master) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    }
+}
+
+/// Whether a master is all an instance lacks.
+pub(super) fn completable(item: &Item) -> bool {
+    item.whole || item.kind == Kind::Occurrence
+}
