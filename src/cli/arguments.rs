@@ -63,7 +63,7 @@ Exit codes: 0 done, 1 unhealthy or failed, 64 usage, 69 daemon not reached, 74 s
 pub enum Command {
     /// Run the daemon in the foreground.
     #[command(after_help = "Example:\n  calmirror --config ./calmirror.toml run")]
-    Run,
+    Run(RunArgs),
 
     /// Run the daemon with a simulated Graph and a small, living organisation.
     #[command(after_help = "Example:\n  calmirror demo\n  calmirror demo --listen 127.0.0.1:9000")]
@@ -103,6 +103,14 @@ pub enum Command {
         after_help = "Examples:\n  calmirror resync alice\n  calmirror resync alice --accept-removals"
     )]
     Resync(ResyncArgs),
+}
+
+/// `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Start even if the configuration drops most of the windows of the store.
+    #[arg(long)]
+    pub accept_drops: bool,
 }
 
 /// `demo`.
@@ -220,6 +228,7 @@ mod tests {
     fn what_is_accepted_and_what_is_not() {
         for (line, accepted) in [
             ("run", true),
+            ("run --accept-drops", true),
             ("run --config c.toml --log-level debug", true),
             ("--api /tmp/s status alice --watch", true),
             ("status --watch --json", false),

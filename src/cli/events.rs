@@ -207,7 +207,7 @@ fn agenda(events: &[Event], from: &Zoned, to: &Zoned) -> String {
         writeln!(text, "nothing from {} to {}", from.strftime(form), to.strftime(form)).ok();
     }
     if unplaced > 0 {
-        writeln!(text, "\n{unplaced} events have times that are not understood here").ok();
+        writeln!(text, "\nnot shown, for times that are not understood here: {unplaced}").ok();
     }
     text
 }

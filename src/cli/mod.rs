@@ -3,6 +3,7 @@
 
 pub mod arguments;
 mod changes;
+mod check;
 mod client;
 mod events;
 pub mod exit;
@@ -70,7 +71,11 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Command::Changes(args) => changes::changes(&client()?, args, out).await,
         Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
         Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
-        Command::Run | Command::Demo(_) | Command::Check(_) => {
+        Command::Check(args) => {
+            let file = arguments.config.as_deref();
+            check::check(file, environment.clone(), args, json, out)
+        }
+        Command::Run(_) | Command::Demo(_) => {
             Err(Failure::new(FAILED, "this build cannot do that yet"))
         }
     }

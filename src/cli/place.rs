@@ -8,12 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Failure, USAGE};
+use crate::config::DEFAULT_FILE;
 
 /// Where the daemon serves unless configured otherwise.
 const DEFAULT_SOCKET: &str = "/run/calmirror/api.sock";
-
-/// Where the configuration is unless said otherwise.
-const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
 
 /// An address of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -128,7 +128,7 @@ fn table(mut windows: Vec<WindowStatus>, now: Timestamp, zone: &TimeZone) -> Str
     let count = windows.len();
     let healthy = windows.iter().filter(|w| w.is_healthy()).count();
     let events: u64 = windows.iter().map(|w| w.events).sum();
-    let mut text = format!("{count} windows, {healthy} healthy, {events} events\n");
+    let mut text = format!("windows: {count}, healthy: {healthy}, events: {events}\n");
     if windows.is_empty() {
         return text;
     }
