@@ -1,14 +1,43 @@
-//! Owns the workers. (Signatures first; being filled in.)
+//! Owns the workers: starts one per window, restarts one that panicked, drains them all.
+//!
+//! A worker that panics is restarted from what the store holds, later each time, and hurts
+//! nobody else. A store that fails ends everything: its errors do not heal while it is open.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
+
+use crate::graph::auth::Tokens;
 use crate::mirror::position::WindowId;
-use crate::mirror::status::WindowStatus;
+use crate::mirror::schedule;
+use crate::mirror::status::{State, WindowStatus};
+use crate::mirror::window::{Identity, Window};
+use crate::store::{Attached, StoreError, Wanted};
+use crate::worker::{Asked, Cell, First, Services, Worker};
+use crate::world::World;
+
+/// First pause before a panicked worker starts again; doubles up to a minute.
+const RESTART_FIRST: Duration = Duration::from_secs(1);
+const RESTART_LONGEST: Duration = Duration::from_secs(60);
+/// How often removed events that are older than the retention are forgotten.
+const TRIM_EVERY: Duration = Duration::from_secs(600);
 
 /// What readers and commands may ask of the running fleet. Cheap to clone.
 #[derive(Clone)]
-pub struct Fleet {}
+pub struct Fleet {
+    windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
+    world: World,
+    stop: watch::Receiver<bool>,
+}
+
+#[derive(Clone)]
+struct Member {
+    id: WindowId,
+    cell: Arc<Cell>,
+}
 
 /// Why a command to a window could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -32,36 +61,303 @@ pub struct Started {
     pub finished: Option<WindowStatus>,
 }
 
-#[expect(
-    clippy::unimplemented,
-    clippy::missing_errors_doc,
-    unused_variables,
-    reason = "signatures only, for now"
-)]
 impl Fleet {
     /// Every window's status, ordered by name.
     pub fn windows(&self) -> Vec<WindowStatus> {
-        unimplemented!()
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.status(now)).collect()
     }
+
+    /// How many windows are in each state.
+    pub fn states(&self) -> BTreeMap<State, usize> {
+        let mut states = BTreeMap::new();
+        for member in self.read().values() {
+            *states.entry(member.cell.state()).or_default() += 1;
+        }
+        states
+    }
+
     /// One window's status.
     pub fn window(&self, name: &str) -> Option<WindowStatus> {
-        unimplemented!()
+        self.member(name).map(|member| member.cell.status(self.world.now()))
     }
+
     /// The number under which the store keeps a window.
     pub fn id(&self, name: &str) -> Option<WindowId> {
-        unimplemented!()
+        self.member(name).map(|member| member.id)
     }
+
     /// Starts a round now; with `wait` also waits for its end.
+    ///
+    /// # Errors
+    /// Unknown window, or the daemon is stopping.
     pub async fn sync(&self, name: &str, wait: Option<Duration>) -> Result<Started, FleetError> {
-        unimplemented!()
+        self.ask(name, Asked::Sync, wait).await
     }
+
     /// Starts a full resync now. `accept_removals` ends a hold.
+    ///
+    /// # Errors
+    /// Unknown window, or the daemon is stopping.
     pub async fn resync(
         &self,
         name: &str,
         accept_removals: bool,
         wait: Option<Duration>,
     ) -> Result<Started, FleetError> {
-        unimplemented!()
+        let asked = if accept_removals { Asked::AcceptRemovals } else { Asked::Resync };
+        self.ask(name, asked, wait).await
+    }
+
+    async fn ask(
+        &self,
+        name: &str,
+        asked: Asked,
+        wait: Option<Duration>,
+    ) -> Result<Started, FleetError> {
+        let mut stop = self.stop.clone();
+        if *stop.borrow() {
+            return Err(FleetError::Stopping);
+        }
+        let Member { cell, .. } =
+            self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
+        let round = cell.ask(asked);
+        let finished = match wait {
+            None => None,
+            Some(wait) => tokio::select! {
+                over = tokio::time::timeout(wait, cell.finished(round)) => {
+                    over.is_ok().then(|| cell.status(self.world.now()))
+                }
+                _ = stop.wait_for(|stop| *stop) => return Err(FleetError::Stopping),
+            },
+        };
+        Ok(Started { window: cell.window().name.clone(), round, finished })
+    }
+
+    fn member(&self, name: &str) -> Option<Member> {
+        self.read().get(name).cloned()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Arc<str>, Member>> {
+        self.windows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A window to run, and what it is.
+#[derive(Clone)]
+pub struct Post {
+    /// Its settings.
+    pub window: Arc<Window>,
+    /// What it is.
+    pub identity: Identity,
+    /// Its account's tokens.
+    pub tokens: Arc<Tokens>,
+}
+
+/// See the module.
+pub struct Supervisor {
+    services: Services,
+    fleet: Fleet,
+    stop: watch::Sender<bool>,
+    workers: JoinSet<Result<(), StoreError>>,
+    names: HashMap<Id, Running>,
+    /// Events older than this leave no tombstone.
+    retention: Duration,
+}
+
+#[derive(Clone)]
+struct Running {
+    post: Post,
+    member: Member,
+    panics: u32,
+}
+
+impl Supervisor {
+    /// A supervisor of nobody yet.
+    pub fn new(services: Services, retention: Duration) -> Self {
+        let (stop, watch) = watch::channel(false);
+        let fleet = Fleet { windows: Arc::default(), world: services.world.clone(), stop: watch };
+        Self { services, fleet, stop, workers: JoinSet::new(), names: HashMap::new(), retention }
+    }
+
+    /// What others may ask.
+    pub fn fleet(&self) -> Fleet {
+        self.fleet.clone()
+    }
+
+    /// Starts a worker for every post. Windows that the store knows under another identity leave
+    /// first; windows that no post wants are dropped in the background.
+    ///
+    /// # Errors
+    /// Where the store has failed.
+    pub async fn start(&mut self, posts: Vec<Post>) -> Result<(), StoreError> {
+        let now = self.services.world.now();
+        let wanted = posts
+            .iter()
+            .map(|post| Wanted {
+                name: post.window.name.clone(),
+                identity: post.identity.clone(),
+                shape: post.window.shape(),
+                start: post.window.start,
+                end: post.window.end,
+                edges: schedule::edges(&post.window, now),
+            })
+            .collect();
+        let attached = self.services.store.attach(wanted, now).await?;
+        let mut drops: Vec<WindowId> = Vec::new();
+        {
+            let mut windows = self.fleet.windows.write().unwrap_or_else(PoisonError::into_inner);
+            for (post, attached) in posts.iter().zip(&attached) {
+                let cell = Arc::new(Cell::new(post.window.clone(), attached));
+                windows.insert(post.window.name.clone(), Member { id: attached.id, cell });
+            }
+        }
+        for (_, id, dropping) in self.services.store.windows().await? {
+            let kept = attached.iter().any(|a| a.id == id);
+            if !kept && (dropping || !attached.iter().any(|a| a.replaces == Some(id))) {
+                drops.push(id);
+            }
+        }
+        for (post, attached) in posts.into_iter().zip(attached) {
+            let Some(member) = self.fleet.member(&post.window.name) else { continue };
+            self.spawn(Running { post, member, panics: 0 }, Some(&attached), Duration::ZERO);
+        }
+        self.spawn_janitor(drops);
+        Ok(())
+    }
+
+    fn spawn(&mut self, running: Running, attached: Option<&Attached>, pause: Duration) {
+        let target = self.services.client.target(
+            &running.post.tokens,
+            &running.post.window.mailbox,
+            running.post.window.calendar.clone(),
+        );
+        let worker = Worker::new(
+            self.services.clone(),
+            target,
+            running.member.id,
+            running.member.cell.clone(),
+            self.fleet.stop.clone(),
+        );
+        let first = match attached {
+            Some(attached) if attached.settled => First::Spread,
+            _ => First::Now,
+        };
+        let replaces = attached.and_then(|attached| attached.replaces);
+        let services = self.services.clone();
+        let mut stop = self.fleet.stop.clone();
+        let span = tracing::info_span!("window", name = %running.post.window.name);
+        let task = async move {
+            if !pause.is_zero() {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            if let Some(old) = replaces {
+                // The old events leave before the first new one is shown.
+                services.store.drop_window(old, services.world.now()).await?;
+            }
+            worker.run(first).await
+        };
+        let handle = self.workers.spawn(tracing::Instrument::instrument(task, span));
+        self.names.insert(handle.id(), running);
+    }
+
+    /// Drops windows nobody wants, then forgets old removals now and then.
+    fn spawn_janitor(&mut self, drops: Vec<WindowId>) {
+        let services = self.services.clone();
+        let retention = self.retention;
+        let mut stop = self.fleet.stop.clone();
+        self.workers.spawn(async move {
+            for id in drops {
+                tracing::info!(
+                    window = id.0,
+                    "window left the configuration, its events leave the feed"
+                );
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                    dropped = services.store.drop_window(id, services.world.now()) => dropped?,
+                }
+            }
+            loop {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                    () = tokio::time::sleep(TRIM_EVERY) => {}
+                }
+                if let Ok(before) = services.world.now().checked_sub(retention) {
+                    services.store.trim(before).await?;
+                }
+            }
+        });
+    }
+
+    /// Watches over the workers until `until` resolves or the store fails; restarts those that
+    /// panic.
+    ///
+    /// # Errors
+    /// Where the store has failed.
+    pub async fn watch(&mut self, until: impl Future<Output = ()>) -> Result<(), StoreError> {
+        tokio::pin!(until);
+        let store = self.services.store.clone();
+        let failed = store.failed();
+        tokio::pin!(failed);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut until => return Ok(()),
+                error = &mut failed => return Err(error),
+                Some(over) = self.workers.join_next_with_id() => match over {
+                    Ok((id, result)) => {
+                        self.names.remove(&id);
+                        result?;
+                    }
+                    Err(error) => self.revive(error.id(), error.is_panic()),
+                },
+            }
+        }
+    }
+
+    fn revive(&mut self, id: Id, panicked: bool) {
+        let Some(mut running) = self.names.remove(&id) else { return };
+        if !panicked {
+            return;
+        }
+        running.panics += 1;
+        let pause = schedule::backoff(
+            RESTART_FIRST,
+            RESTART_LONGEST,
+            running.panics,
+            self.services.world.chance(),
+        );
+        running.member.cell.collapse();
+        tracing::error!(
+            window = %running.post.window.name,
+            panics = running.panics,
+            pause_ms = pause.as_millis(),
+            "worker panicked and is restarted"
+        );
+        self.spawn(running, None, pause);
+    }
+
+    /// Tells every worker to stop and waits for them, at most so long. True: all did.
+    pub async fn drain(mut self, deadline: Duration) -> bool {
+        self.stop.send_replace(true);
+        let workers = &mut self.workers;
+        let drained = tokio::time::timeout(deadline, async move {
+            while let Some(over) = workers.join_next().await {
+                if let Err(error) = over
+                    && error.is_panic()
+                {
+                    tracing::error!("worker panicked while stopping");
+                }
+            }
+        })
+        .await
+        .is_ok();
+        if !drained {
+            self.workers.shutdown().await;
+        }
+        drained
     }
 }

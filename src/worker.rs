@@ -1,1 +1,302 @@
-//! (being written)
+//! One worker per window: waits until a round is due, runs it, tells how it went.
+//!
+//! A worker knows nothing of other workers; what they share (requests in flight, tokens, the
+//! writer) is inside what it is handed. What a round needs is boxed and dropped with the round,
+//! so that a sleeping window costs almost nothing.
+
+mod attempt;
+mod vitals;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::graph::{Client, Target};
+use crate::mirror::round::Over;
+use crate::mirror::schedule;
+use crate::mirror::status::{LastError, LastResync, LastRound, ResyncReason, State};
+use crate::mirror::window::Window;
+use crate::store::{Store, StoreError};
+use crate::world::World;
+
+use attempt::{Attempt, Done, Trouble};
+pub use vitals::{Asked, Cell};
+
+/// Longest wait of a quarantined window.
+const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// First wait of a quarantined window.
+const QUARANTINE_FIRST: Duration = Duration::from_secs(15 * 60);
+/// First wait of a window whose account needs a human.
+const SIGN_IN_FIRST: Duration = Duration::from_secs(5 * 60);
+
+/// What every worker is handed.
+#[derive(Clone)]
+pub struct Services {
+    /// The mirror.
+    pub store: Store,
+    /// Graph.
+    pub client: Client,
+    /// Wall clock and chance.
+    pub world: World,
+}
+
+/// A window's worker.
+pub struct Worker {
+    services: Services,
+    target: Target,
+    id: crate::mirror::position::WindowId,
+    cell: Arc<Cell>,
+    stop: watch::Receiver<bool>,
+}
+
+/// When the first round of a worker is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// At once: there is something to enumerate or to finish.
+    Now,
+    /// Somewhere within the interval, so that a fleet that restarts does not ask all at once.
+    Spread,
+}
+
+impl Worker {
+    /// A worker for the window that `cell` describes.
+    pub fn new(
+        services: Services,
+        target: Target,
+        id: crate::mirror::position::WindowId,
+        cell: Arc<Cell>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self { services, target, id, cell, stop }
+    }
+
+    /// Works until told to stop, or until the store fails.
+    ///
+    /// # Errors
+    /// Where the store has failed for good; everything else is a state of the window.
+    pub async fn run(mut self, first: First) -> Result<(), StoreError> {
+        let window = self.cell.window();
+        let mut due = Instant::now();
+        if first == First::Spread {
+            due += schedule::spread(window.interval, self.services.world.chance());
+        }
+        drop(window);
+        loop {
+            self.show_due(due);
+            tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => return Ok(()),
+                () = self.cell.wake.notified() => {}
+                () = tokio::time::sleep_until(due) => {}
+            }
+            match Box::pin(self.round()).await? {
+                Some(next) => due = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn show_due(&self, due: Instant) {
+        let wait = due.saturating_duration_since(Instant::now());
+        self.cell.vitals().next_due = self.services.world.now().checked_add(wait).ok();
+    }
+
+    /// One attempt, and when the next is due; `None` when told to stop.
+    async fn round(&mut self) -> Result<Option<Instant>, StoreError> {
+        let window = self.cell.window();
+        let begun = Instant::now();
+        let number = self.begin();
+        let asked = self.cell.vitals().asked.take();
+        let result = {
+            let mut stop = self.stop.clone();
+            let attempt = Attempt::new(
+                &self.services,
+                &self.target,
+                self.id,
+                &window,
+                &self.cell,
+                &self.stop,
+                number,
+            );
+            tokio::select! {
+                biased;
+                result = Box::pin(attempt.run(asked)) => Some(result),
+                // A commit under way is finished by the writer whether or not anybody waits.
+                _ = stop.wait_for(|stop| *stop) => None,
+            }
+        };
+        let Some(result) = result else { return Ok(None) };
+        let delay = match result {
+            Ok(done) => self.well(&window, number, begun, done),
+            Err(Trouble::Store(StoreError::Failed(why))) => return Err(StoreError::Failed(why)),
+            Err(trouble) => self.ill(&window, number, &trouble),
+        };
+        self.cell.announce();
+        Ok(Some((begun + delay).max(Instant::now())))
+    }
+
+    fn begin(&self) -> u64 {
+        let mut vitals = self.cell.vitals();
+        vitals.running = true;
+        vitals.state = match vitals.state {
+            State::Settled | State::Following => State::Following,
+            other => other,
+        };
+        vitals.rounds + 1
+    }
+
+    fn well(&self, window: &Window, number: u64, begun: Instant, done: Done) -> Duration {
+        let world = &self.services.world;
+        let now = world.now();
+        let took = begun.elapsed();
+        let mut vitals = self.cell.vitals();
+        let recovered = vitals.failures > 0;
+        vitals.running = false;
+        vitals.rounds = number;
+        vitals.failures = 0;
+        vitals.last_error = None;
+        vitals.last_success = Some(now);
+        vitals.last_round = Some(Box::new(LastRound {
+            number,
+            at: now,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            requests: done.requests,
+            pages: done.pages,
+            created: done.created,
+            updated: done.updated,
+            removed: done.removed,
+        }));
+        let delay = match done.over {
+            Over::Settled => {
+                vitals.state = State::Settled;
+                vitals.settled_once = true;
+                schedule::delay(window.interval, window.jitter, world.chance())
+            }
+            Over::Incomplete => {
+                vitals.state = State::BackingOff;
+                schedule::delay(window.interval, window.jitter, world.chance())
+            }
+            Over::Held => {
+                vitals.state = State::Held;
+                schedule::delay(window.confirm_after, window.jitter, world.chance())
+            }
+        };
+        drop(vitals);
+        tracing::debug!(
+            number,
+            took_ms = took.as_millis(),
+            requests = done.requests,
+            pages = done.pages,
+            created = done.created,
+            updated = done.updated,
+            removed = done.removed,
+            over = ?done.over,
+            "round over"
+        );
+        if done.over == Over::Held {
+            tracing::warn!("removal too large to believe is held until an enumeration confirms it");
+        } else if recovered {
+            tracing::info!("window recovered");
+        }
+        delay
+    }
+
+    fn ill(&self, window: &Window, number: u64, trouble: &Trouble) -> Duration {
+        let world = &self.services.world;
+        let chance = world.chance();
+        let now = world.now();
+        let mut vitals = self.cell.vitals();
+        vitals.running = false;
+        vitals.rounds = number;
+        vitals.failures = vitals.failures.saturating_add(1);
+        let failures = vitals.failures;
+        let longest = schedule::LONGEST_BACKOFF.max(window.interval);
+        let (state, delay) = match trouble {
+            Trouble::Throttled { wait, .. } => {
+                let own = schedule::backoff(schedule::FIRST_RETRY, longest, failures, chance);
+                (State::BackingOff, own.max(*wait))
+            }
+            Trouble::SignIn(_) => (
+                State::SignInRequired,
+                schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance),
+            ),
+            Trouble::Quarantine(_) => (
+                State::Quarantined,
+                schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance),
+            ),
+            Trouble::Store(_) => {
+                (State::StoreFull, schedule::backoff(window.interval, longest, failures, chance))
+            }
+            Trouble::Transient(_) | Trouble::LinksDie => {
+                (State::BackingOff, schedule::backoff(window.interval, longest, failures, chance))
+            }
+        };
+        let first = vitals.state != state;
+        vitals.state = state;
+        let retry_at =
+            now.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).ok();
+        let error = trouble.describe(now, retry_at);
+        if first {
+            tracing::warn!(
+                state = ?state,
+                kind = error.kind,
+                status = error.status,
+                code = error.code,
+                request_id = error.request_id,
+                message = error.message,
+                retry_in_s = delay.as_secs(),
+                "window in trouble"
+            );
+        } else {
+            tracing::debug!(kind = error.kind, status = error.status, failures, "attempt failed");
+        }
+        vitals.last_error = Some(Box::new(error));
+        delay
+    }
+}
+
+impl Trouble {
+    fn describe(&self, at: Timestamp, retry_at: Option<Timestamp>) -> LastError {
+        let plain = |kind: &str, message: String| LastError {
+            at,
+            kind: kind.to_owned(),
+            status: None,
+            code: None,
+            message,
+            request_id: None,
+            retry_at,
+        };
+        match self {
+            Self::Throttled { error, .. }
+            | Self::SignIn(error)
+            | Self::Quarantine(error)
+            | Self::Transient(error) => LastError {
+                at,
+                kind: error.kind().to_owned(),
+                status: error.status(),
+                code: error.code().map(str::to_owned),
+                message: error.to_string(),
+                request_id: error.request_id().map(str::to_owned),
+                retry_at,
+            },
+            Self::LinksDie => plain(
+                "link_dead",
+                "the link died again within the same round; waiting before enumerating".to_owned(),
+            ),
+            Self::Store(error) => plain("store", error.to_string()),
+        }
+    }
+}
+
+/// Notes a resync in what is published; the store counts it in the same commit.
+fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
+    let mut vitals = cell.vitals();
+    vitals.state = State::Enumerating;
+    if reason != ResyncReason::New {
+        vitals.resyncs += 1;
+        vitals.last_resync = Some(LastResync { at, reason });
+    }
+}

@@ -83,11 +83,6 @@ impl TodoList {
         })
     }
 
-    /// A series that is already on the list.
-    pub(super) fn get_mut(&mut self, master: EventHash) -> Option<&mut Series> {
-        self.series.get_mut(&master)
-    }
-
     /// The first series that can still be worked on in this run.
     pub(super) fn current(&mut self) -> Option<&mut Series> {
         self.series.values_mut().find(|series| !series.deferred)

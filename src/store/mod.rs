@@ -29,6 +29,13 @@ pub struct Options {
     pub linger: Duration,
 }
 
+impl Options {
+    /// The usual settings for a directory.
+    pub fn new(path: PathBuf, cache_bytes: u64, linger: Duration) -> Self {
+        Self { path, cache_bytes, linger }
+    }
+}
+
 /// What opening found.
 #[derive(Clone, Debug)]
 pub struct Opening {

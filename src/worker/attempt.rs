@@ -1,0 +1,393 @@
+//! One attempt at a round: performs what [`Round`] asks for, segment by segment.
+//!
+//! The only place that retries: the same request at most four times a round, on a new
+//! connection from the second on. Everything else is the next attempt's business, which starts
+//! from what the store holds.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
+
+use crate::graph::{Ask, Class, GraphError, Start, Target};
+use crate::mirror::commit::{Commit, Outcome};
+use crate::mirror::page::{EventId, Item, Link, Page};
+use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
+use crate::mirror::round::{Effect, Input, Over, Place, Round};
+use crate::mirror::series::{self, Row};
+use crate::mirror::status::{ResyncReason, State};
+use crate::mirror::window::{Edges, Window};
+use crate::mirror::{page, schedule};
+use crate::store::StoreError;
+
+use super::vitals::{Asked, Cell};
+use super::{Services, note_resync};
+
+/// Why an attempt ended early.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Throttled { error: GraphError, wait: std::time::Duration },
+    SignIn(GraphError),
+    Quarantine(GraphError),
+    Transient(GraphError),
+    LinksDie,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What a finished round did.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) over: Over,
+    pub(super) requests: u32,
+    pub(super) pages: u32,
+    pub(super) created: u32,
+    pub(super) updated: u32,
+    pub(super) removed: u32,
+}
+
+/// See the module.
+pub(super) struct Attempt<'a> {
+    services: &'a Services,
+    target: &'a Target,
+    id: WindowId,
+    window: &'a Window,
+    cell: &'a Cell,
+    stop: &'a watch::Receiver<bool>,
+    ask: Ask,
+    number: u64,
+    retries: u32,
+    deaths: u32,
+    done: Done,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(
+        services: &'a Services,
+        target: &'a Target,
+        id: WindowId,
+        window: &'a Window,
+        cell: &'a Cell,
+        stop: &'a watch::Receiver<bool>,
+        number: u64,
+    ) -> Self {
+        Self {
+            services,
+            target,
+            id,
+            window,
+            cell,
+            stop,
+            ask: Ask {
+                page_size: window.page_size,
+                body: window.body,
+                time_zone: window.time_zone.clone(),
+                immutable_ids: window.immutable_ids,
+            },
+            number,
+            retries: 0,
+            deaths: 0,
+            done: Done {
+                over: Over::Settled,
+                requests: 0,
+                pages: 0,
+                created: 0,
+                updated: 0,
+                removed: 0,
+            },
+        }
+    }
+
+    /// A round of every segment; the worst of their endings is the round's.
+    pub(super) async fn run(mut self, asked: Option<Asked>) -> Result<Done, Trouble> {
+        let before = self.target.requests.load(Ordering::Relaxed);
+        self.move_edges().await?;
+        let edges = self.cell.vitals().edges;
+        for (index, edges) in (0..).zip(edges.segments()) {
+            let over = self.segment(index, edges, asked).await?;
+            if over != Over::Settled {
+                self.done.over = over;
+            }
+        }
+        self.done.requests = u32::try_from(self.target.requests.load(Ordering::Relaxed) - before)
+            .unwrap_or(u32::MAX);
+        Ok(self.done)
+    }
+
+    /// Relative edges move with the days, each window at its own hour.
+    async fn move_edges(&mut self) -> Result<(), Trouble> {
+        let now = self.services.world.now();
+        let (edges, computed) = {
+            let vitals = self.cell.vitals();
+            (vitals.edges, vitals.edges_at)
+        };
+        let due = schedule::next_move(self.window, computed).is_some_and(|due| due <= now);
+        let moved = schedule::edges(self.window, now);
+        if !due || moved == edges {
+            return Ok(());
+        }
+        self.services.store.move_edges(self.id, moved, now).await?;
+        let mut vitals = self.cell.vitals();
+        vitals.edges = moved;
+        vitals.edges_at = now;
+        drop(vitals);
+        note_resync(self.cell, now, ResyncReason::WindowMoved);
+        tracing::info!(start = %moved.start, end = %moved.end, "window moved");
+        Ok(())
+    }
+
+    async fn segment(
+        &mut self,
+        segment: SegmentIndex,
+        edges: Edges,
+        asked: Option<Asked>,
+    ) -> Result<Over, Trouble> {
+        let store = &self.services.store;
+        if let Some(asked @ (Asked::Resync | Asked::AcceptRemovals)) = asked {
+            self.begin_resync(segment, asked).await?;
+        }
+        let position = store.position(self.id, segment).await?;
+        let todo = match &position {
+            Some(position) if position.todo => store.todo(self.id, segment).await?,
+            _ => Vec::new(),
+        };
+        if position.as_ref().is_none_or(|p| p.phase.enumeration().is_some()) {
+            self.show_enumerating();
+        }
+        let place = Place { window: self.id, segment, edges, complete: self.window.complete };
+        let events = self.cell.vitals().events;
+        let mut round = Round::resume(place, position, todo, events);
+        let mut input = Input::Start;
+        loop {
+            let (next, effect) = round.step(input, self.services.world.now());
+            round = next;
+            input = match effect {
+                Effect::Page(link) => self.page(&round, link.as_ref(), edges).await?,
+                Effect::Master(id) => self.master(&id).await?,
+                Effect::Instances(id) => self.instances(segment, &id, edges).await?,
+                Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
+                Effect::Unseen => Input::Unseen(store.unseen(self.id, segment, edges).await?),
+                Effect::Commit(commit) => self.commit(*commit).await?,
+                Effect::Over(over) => return Ok(over),
+            };
+        }
+    }
+
+    /// Somebody asked for everything anew: the position goes back to the first page, rows stay.
+    async fn begin_resync(&self, segment: SegmentIndex, asked: Asked) -> Result<(), Trouble> {
+        let reason = match asked {
+            Asked::AcceptRemovals => ResyncReason::Confirm,
+            _ => ResyncReason::Requested,
+        };
+        let now = self.services.world.now();
+        let mut commit = Commit::new(self.id, segment, now);
+        commit.clear_todo = true;
+        commit.clear_seen = true;
+        commit.position = Some(Position { phase: Phase::start(reason), todo: false });
+        commit.tally.resync = Some(reason);
+        self.services.store.commit(commit).await?;
+        note_resync(self.cell, now, reason);
+        Ok(())
+    }
+
+    fn show_enumerating(&self) {
+        let mut vitals = self.cell.vitals();
+        if !vitals.state.is_trouble() {
+            vitals.state = State::Enumerating;
+        }
+    }
+
+    async fn page(
+        &mut self,
+        round: &Round,
+        link: Option<&Link>,
+        edges: Edges,
+    ) -> Result<Input, Trouble> {
+        let start = || match link {
+            Some(link) => Start::Link(link),
+            None => Start::Window(edges),
+        };
+        let page: Page = loop {
+            match self.services.client.page(self.target, &self.ask, start(), self.retries > 0).await
+            {
+                Ok(page) => break page,
+                Err(error) if error.class() == Class::LinkDead => {
+                    self.deaths += 1;
+                    if self.deaths > 1 {
+                        return Err(Trouble::LinksDie);
+                    }
+                    tracing::info!(
+                        status = error.status(),
+                        code = error.code(),
+                        "link is dead, enumerating again"
+                    );
+                    note_resync(
+                        self.cell,
+                        self.services.world.now(),
+                        ResyncReason::SyncStateNotFound,
+                    );
+                    return Ok(Input::LinkDead);
+                }
+                Err(error) => self.retry(error).await?,
+            }
+        };
+        self.done.pages += 1;
+        for unreadable in &page.unreadable {
+            tracing::warn!(
+                id = unreadable.id.as_ref().map(page::EventId::as_str),
+                why = unreadable.why,
+                "item could not be read"
+            );
+        }
+        let questions = round.questions(&page);
+        let known = if questions.is_empty() {
+            BTreeMap::new()
+        } else {
+            let answers = self.services.store.known(self.id, questions.clone()).await?;
+            questions.into_iter().zip(answers).collect()
+        };
+        Ok(Input::Page { page, known })
+    }
+
+    async fn master(&mut self, id: &EventId) -> Result<Input, Trouble> {
+        loop {
+            match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
+                Ok(found) => return Ok(Input::Master(found)),
+                Err(error) => {
+                    if self.retry_or_leave(error).await? {
+                        return Ok(Input::Unavailable);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All pages of a series' listing, asked one day wider than the segment on both sides.
+    async fn instances(
+        &mut self,
+        segment: SegmentIndex,
+        master: &EventId,
+        edges: Edges,
+    ) -> Result<Input, Trouble> {
+        let wide = series::widen(edges, 1);
+        let mut listed: Vec<Item> = Vec::new();
+        let mut next: Option<Link> = None;
+        loop {
+            let fresh = self.retries > 0;
+            let asked = self
+                .services
+                .client
+                .instances(self.target, &self.ask, master, wide, next.as_ref(), fresh)
+                .await;
+            match asked {
+                Ok(Some(listing)) => {
+                    if !listing.unreadable.is_empty() {
+                        // Half a listing must not remove what the other half holds.
+                        tracing::warn!(
+                            items = listing.unreadable.len(),
+                            "a listed instance could not be read"
+                        );
+                        return Ok(Input::Unavailable);
+                    }
+                    listed.extend(listing.items);
+                    match listing.next {
+                        Some(link) => next = Some(link),
+                        None => break,
+                    }
+                }
+                Ok(None) => return Ok(Input::Instances(None)),
+                Err(error) => {
+                    if self.retry_or_leave(error).await? {
+                        return Ok(Input::Unavailable);
+                    }
+                }
+            }
+        }
+        let rows = self.rows(segment, master).await?;
+        Ok(Input::Instances(Some((listed, rows))))
+    }
+
+    async fn rows(&self, segment: SegmentIndex, master: &EventId) -> Result<Vec<Row>, Trouble> {
+        let rows = self.services.store.series(self.id, segment, master.hash()).await?;
+        Ok(rows.into_iter().map(|row| Row { id: row.id }).collect())
+    }
+
+    async fn commit(&mut self, mut commit: Commit) -> Result<Input, Trouble> {
+        let settled =
+            matches!(&commit.position, Some(Position { phase: Phase::Settled { .. }, .. }));
+        if settled {
+            commit.tally.round = Some(self.number);
+            commit.tally.success = Some(self.services.world.now());
+        }
+        if let Some(reason) = commit.tally.resync
+            && reason != ResyncReason::SyncStateNotFound
+        {
+            note_resync(self.cell, commit.at, reason);
+        }
+        let Outcome { created, updated, removed, events } =
+            self.services.store.commit(commit).await?;
+        self.done.created += created;
+        self.done.updated += updated;
+        self.done.removed += removed;
+        self.cell.vitals().events = events;
+        Ok(Input::Committed(events))
+    }
+
+    /// Waits before the same request is made again, or gives the attempt up.
+    async fn retry(&mut self, error: GraphError) -> Result<(), Trouble> {
+        match error.class() {
+            Class::Throttled => {
+                let wait = error.retry_after().unwrap_or_default();
+                Err(Trouble::Throttled { error, wait })
+            }
+            Class::SignIn => Err(Trouble::SignIn(error)),
+            Class::Quarantine(_) | Class::NotFound | Class::SegmentTooLong | Class::TooLarge => {
+                Err(Trouble::Quarantine(error))
+            }
+            Class::Transient | Class::MalformedPage
+                if self.retries < schedule::RETRIES && !*self.stop.borrow() =>
+            {
+                let wait = schedule::retry(self.retries, self.services.world.chance());
+                self.retries += 1;
+                tracing::debug!(
+                    kind = error.kind(),
+                    status = error.status(),
+                    retry = self.retries,
+                    "same request again"
+                );
+                tokio::time::sleep(wait).await;
+                Ok(())
+            }
+            Class::Transient | Class::MalformedPage | Class::ForeignLink | Class::LinkDead => {
+                Err(Trouble::Transient(error))
+            }
+        }
+    }
+
+    /// Like [`Self::retry`], for what concerns one series only: a fault that stays is no reason
+    /// to keep the rest of the calendar waiting. True: leave it on the to-do.
+    async fn retry_or_leave(&mut self, error: GraphError) -> Result<bool, Trouble> {
+        let lasting = matches!(
+            error.class(),
+            Class::MalformedPage | Class::TooLarge | Class::LinkDead | Class::NotFound
+        );
+        if lasting
+            || (error.class() == Class::Transient
+                && error.status().is_some()
+                && self.retries >= schedule::RETRIES)
+        {
+            tracing::debug!(
+                kind = error.kind(),
+                status = error.status(),
+                "series cannot be completed now"
+            );
+            return Ok(true);
+        }
+        self.retry(error).await.map(|()| false)
+    }
+}
