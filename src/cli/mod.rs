@@ -10,6 +10,7 @@ pub mod exit;
 mod health;
 mod place;
 pub mod run;
+mod serve;
 mod status;
 mod sync;
 
@@ -75,8 +76,10 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
             let file = arguments.config.as_deref();
             check::check(file, environment.clone(), args, json, out)
         }
-        Command::Run(_) | Command::Demo(_) => {
-            Err(Failure::new(FAILED, "this build cannot do that yet"))
+        Command::Run(args) => {
+            let (file, level) = (arguments.config.as_deref(), arguments.log_level.as_deref());
+            serve::run(file, environment.clone(), level, args).await
         }
+        Command::Demo(_) => Err(Failure::new(FAILED, "this build cannot do that yet")),
     }
 }
