@@ -37,6 +37,8 @@ mod series;
 mod sign_in;
 mod state;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod zone;
 
 pub use answer::Answer;

@@ -240,7 +240,7 @@ impl State {
             } else {
                 let hour = rng.i8(7..19);
                 let long = SignedDuration::from_mins(15 * rng.i64(1..7));
-                (date.at(hour, 15 * rng.i8(..4), 0, 0), long)
+                (date.at(hour, 15 * rng.i8(0..4), 0, 0), long)
             };
             let series = in_series.then(|| {
                 let pattern = match rng.u8(..8) {
