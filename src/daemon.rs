@@ -25,8 +25,6 @@ use crate::world::World;
 const DRAIN: Duration = Duration::from_secs(20);
 /// Bytes of sled's page cache: a large tenant's positions and indexes, not its bodies.
 const CACHE_BYTES: u64 = 512 << 20;
-/// How long an idle round's link may wait for others to share its flush with.
-const LINGER: Duration = Duration::from_secs(1);
 /// A change of configuration that drops at least so many windows, and more than half, is asked
 /// about first: a truncated file must not wipe a fleet.
 const DROPS_BELIEVED: usize = 20;
@@ -192,7 +190,8 @@ impl Daemon {
 }
 
 async fn open(config: &Config, world: &World) -> Result<Store, StartError> {
-    let options = store::Options::new(config.store.path.clone(), CACHE_BYTES, LINGER);
+    let options =
+        store::Options { cache_bytes: CACHE_BYTES, ..store::Options::new(&config.store.path) };
     let held = world.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&options, &held)).await;
     let (store, opening) = match opened {

@@ -1,2 +1,7 @@
 //! The calmirror daemon and its command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    calmirror::cli::main(std::env::args_os())
+}

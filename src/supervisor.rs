@@ -264,7 +264,8 @@ impl Supervisor {
         self.names.insert(handle.id(), running);
     }
 
-    /// Drops windows nobody wants, then forgets old removals now and then.
+    /// Drops windows nobody wants; then sees that idle rounds' links do not linger too long, and
+    /// forgets old removals.
     fn spawn_janitor(&mut self, drops: Vec<WindowId>) {
         let services = self.services.clone();
         let retention = self.retention;
@@ -280,14 +281,23 @@ impl Supervisor {
                     dropped = services.store.drop_window(id, services.world.now()) => dropped?,
                 }
             }
-            loop {
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                    () = tokio::time::sleep(TRIM_EVERY) => {}
+            let tend = async {
+                let mut flush = tokio::time::interval(services.store.linger());
+                let mut trim = tokio::time::interval(TRIM_EVERY);
+                loop {
+                    tokio::select! {
+                        _ = flush.tick() => services.store.flush().await?,
+                        _ = trim.tick() => {
+                            if let Ok(before) = services.world.now().checked_sub(retention) {
+                                services.store.trim(before).await?;
+                            }
+                        }
+                    }
                 }
-                if let Ok(before) = services.world.now().checked_sub(retention) {
-                    services.store.trim(before).await?;
-                }
+            };
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+                over = tend => over,
             }
         });
     }

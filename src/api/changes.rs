@@ -24,7 +24,6 @@ use super::mask::shown;
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
-use crate::mirror::position::WindowId;
 use crate::store::Change;
 
 /// An answer stops growing here.
@@ -32,6 +31,9 @@ const ANSWER_BYTES: usize = 16 << 20;
 
 /// Changes read from the store at a time.
 const SLICE: usize = 500;
+
+/// Changes put into a stream at a time.
+const STRETCH: usize = 100;
 
 /// A stream that has nothing to say says where it is this often, so that it is not taken for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -67,18 +69,23 @@ pub(super) async fn read(
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = resumed.filter(|_| streams).or(parameters.text("after"));
     let place = Place::parse(&access.store, after)?;
-    let filter = match parameters.text("window") {
-        Some(name) => Some(Filter::of(&access, name).await?),
-        None => None,
+    let window = parameters.text("window").map(str::to_owned);
+    let known = match &window {
+        Some(name) => is_known(&access, name).await?,
+        None => true,
     };
     let reader = Reader {
         durable: access.store.durable(),
         stopping: access.stopping.clone(),
         access,
-        filter,
+        window,
         place,
     };
-    if streams { Ok(reader.stream()) } else { reader.answer(limit, wait).await }
+    match (streams, known) {
+        (false, _) => reader.answer(limit, wait, known).await,
+        (true, true) => Ok(reader.stream()),
+        (true, false) => Err(Problem::unknown_window(&reader.window.unwrap_or_default())),
+    }
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {
@@ -86,49 +93,59 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     accept.is_some_and(|accept| accept.contains("text/event-stream"))
 }
 
-/// Which windows' changes are told.
-struct Filter {
-    name: String,
-    /// Set when the store can choose by number: no other window, past or present, had the name.
-    id: Option<WindowId>,
-}
-
-impl Filter {
-    /// The changes of every window that had this name: one that was dropped, or became another
-    /// under its old name, still has its removals in the feed.
-    async fn of(access: &Access, name: &str) -> Result<Self, Problem> {
-        let stored = access.store.windows().await?;
-        if access.fleet.id(name).is_none() && !stored.iter().any(|(n, ..)| **n == *name) {
-            return Err(Problem::unknown_window(name));
-        }
-        Ok(Self { name: name.to_owned(), id: None })
+/// Whether there is a window of that name, running or on its way out.
+async fn is_known(access: &Access, name: &str) -> Result<bool, Problem> {
+    if access.fleet.id(name).is_some() {
+        return Ok(true);
     }
+    let stored = access.store.windows().await?;
+    Ok(stored.iter().any(|(stored, ..)| **stored == *name))
 }
 
 /// One reader of the feed.
 struct Reader {
     access: Arc<Access>,
-    filter: Option<Filter>,
+    /// Only changes of windows of this name. By name and not by number: a window that became
+    /// another one under its old name still has the removals of the old one in the feed.
+    window: Option<String>,
     place: Place,
     durable: watch::Receiver<Seq>,
     stopping: watch::Receiver<bool>,
 }
 
+/// What [`Reader::slice`] read.
+struct Slice {
+    /// Each change with its cursor.
+    changes: Vec<(String, Change)>,
+    /// Where to go on from.
+    cursor: String,
+    /// Whether that is the end.
+    at_end: bool,
+}
+
 impl Reader {
     /// An NDJSON answer; held up to `wait` until there is at least one line.
-    async fn answer(mut self, limit: usize, wait: Option<Duration>) -> Result<Response, Problem> {
+    async fn answer(
+        mut self,
+        limit: usize,
+        wait: Option<Duration>,
+        known: bool,
+    ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
         let mut body = Vec::new();
-        loop {
+        let cursor = loop {
             // Marked as seen before reading, so that what comes meanwhile wakes the wait below.
             self.durable.borrow_and_update();
-            self.fill(&mut body, limit).await?;
+            let cursor = self.fill(&mut body, limit).await?;
             match until {
+                // The removals of a window that is gone may still be told; more will not come.
+                _ if body.is_empty() && !known => {
+                    return Err(Problem::unknown_window(&self.window.unwrap_or_default()));
+                }
                 Some(until) if body.is_empty() && self.moved_before(until).await => {}
-                _ => break,
+                _ => break cursor,
             }
-        }
-        let cursor = self.place.cursor(&self.access.store);
+        };
         let mut response = Body::from(body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -138,35 +155,35 @@ impl Reader {
         Ok(response)
     }
 
-    /// Reads on until `limit` lines, [`ANSWER_BYTES`] or the end.
-    async fn fill(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<(), Problem> {
+    /// Reads on until `limit` lines, [`ANSWER_BYTES`] or the end; tells where to go on from.
+    async fn fill(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<String, Problem> {
         let mut lines = 0;
-        while lines < limit && body.len() < ANSWER_BYTES {
-            let (changes, at_end) = self.slice(SLICE.min(limit - lines)).await?;
-            for (cursor, change) in &changes {
+        loop {
+            let slice = self.slice(SLICE.min(limit - lines)).await?;
+            for (cursor, change) in &slice.changes {
                 self.line(body, cursor, change);
                 body.push(b'\n');
             }
-            lines += changes.len();
-            if at_end {
-                break;
+            lines += slice.changes.len();
+            if slice.at_end || lines >= limit || body.len() >= ANSWER_BYTES {
+                return Ok(slice.cursor);
             }
         }
-        Ok(())
     }
 
-    /// The next changes with their cursors, and whether they reach the end.
-    async fn slice(&mut self, limit: usize) -> Result<(Vec<(String, Change)>, bool), Problem> {
+    /// The next changes.
+    async fn slice(&mut self, limit: usize) -> Result<Slice, Problem> {
         let store = &self.access.store;
-        let id = self.filter.as_ref().and_then(|filter| filter.id);
-        let mut changes = store.changes(self.place.seq, id, limit).await?;
-        if let Some(filter) = &self.filter {
-            changes.value.retain(|change| *change.window == *filter.name);
+        let mut read = store.changes(self.place.seq, None, limit).await?;
+        if let Some(name) = &self.window {
+            read.value.retain(|change| *change.window == **name);
         }
-        let with_cursor = |change: Change| (self.place.at(change.seq).cursor(store), change);
-        let value = changes.value.into_iter().map(with_cursor).collect();
-        self.place = self.place.at(changes.seq);
-        Ok((value, changes.at_end))
+        let with_cursor = |change: Change| (self.place.cursor(store, change.seq), change);
+        let changes = read.value.into_iter().map(with_cursor).collect();
+        let cursor = self.place.cursor(store, read.seq);
+        self.place.check(store)?;
+        self.place.advance(read.seq, &cursor);
+        Ok(Slice { changes, cursor, at_end: read.at_end })
     }
 
     fn line(&self, body: &mut Vec<u8>, cursor: &str, change: &Change) {
@@ -224,8 +241,8 @@ impl Reader {
             }
             self.durable.borrow_and_update();
             // An error ends the stream; the client comes again and gets it as a problem.
-            let (changes, at_end) = self.slice(SLICE.min(100)).await.ok()?;
-            for (cursor, change) in &changes {
+            let slice = self.slice(STRETCH).await.ok()?;
+            for (cursor, change) in &slice.changes {
                 frame.extend_from_slice(format!("id: {cursor}\nevent: change\ndata: ").as_bytes());
                 self.line(&mut frame, cursor, change);
                 frame.extend_from_slice(b"\n\n");
@@ -233,14 +250,11 @@ impl Reader {
             if !frame.is_empty() {
                 return Some(frame.into());
             }
-            if at_end {
+            if slice.at_end {
                 match timeout(KEEP_ALIVE, self.moved()).await {
                     Ok(true) => {}
                     Ok(false) => return None,
-                    Err(_) => {
-                        let cursor = self.place.cursor(&self.access.store);
-                        return Some(format!("id: {cursor}\n\n").into());
-                    }
+                    Err(_) => return Some(format!("id: {}\n\n", slice.cursor).into()),
                 }
             }
         }

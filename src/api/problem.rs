@@ -2,7 +2,7 @@
 //! wrong. Details name what was asked, never contents, tokens or links.
 
 use axum::Json;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -20,7 +20,8 @@ pub(super) struct Problem {
     status: StatusCode,
     detail: String,
     parameter: Option<String>,
-    header: Option<(HeaderName, HeaderValue)>,
+    /// The answer challenges the client to show a token.
+    challenge: bool,
 }
 
 #[derive(Serialize)]
@@ -40,7 +41,7 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self { slug, title, status, detail: detail.into(), parameter: None, header: None }
+        Self { slug, title, status, detail: detail.into(), parameter: None, challenge: false }
     }
 
     /// 400, naming the query parameter at fault.
@@ -87,8 +88,7 @@ impl Problem {
                       password of HTTP Basic";
         let mut problem =
             Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail);
-        let challenge = HeaderValue::from_static(r#"Basic realm="calmirror", charset="UTF-8""#);
-        problem.header = Some((header::WWW_AUTHENTICATE, challenge));
+        problem.challenge = true;
         problem
     }
 
@@ -149,8 +149,9 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, kind);
-        if let Some((name, value)) = self.header {
-            headers.insert(name, value);
+        if self.challenge {
+            let challenge = HeaderValue::from_static(r#"Basic realm="calmirror", charset="UTF-8""#);
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }

@@ -1,1 +1,85 @@
-//! (being written)
+//! The command line. `run`, `demo`, `check` and `simulate` do their work here; every other
+//! command is a client of the API. The only room, with `main`, that prints.
+
+pub mod arguments;
+mod changes;
+mod check;
+mod client;
+mod events;
+pub mod exit;
+mod health;
+mod place;
+pub mod run;
+mod serve;
+mod status;
+mod sync;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use arguments::{Arguments, Command};
+use client::Client;
+use exit::{DONE, FAILED, Failure, USAGE};
+
+/// Parses the command line, does what it says, and tells how it went.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(refusal) => {
+            // Help and version are answers, not refusals; nobody may be reading either.
+            refusal.print().ok();
+            return ExitCode::from(if refusal.use_stderr() { USAGE } else { DONE });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(Err(Failure::new(FAILED, format!("no runtime: {error}")))),
+    };
+    end(runtime.block_on(perform(arguments)))
+}
+
+/// The exit code of an outcome, its message printed.
+fn end(outcome: Result<u8, Failure>) -> ExitCode {
+    ExitCode::from(outcome.unwrap_or_else(|failure| {
+        if !failure.message.is_empty() {
+            // Standard error may be closed too; the exit code still tells.
+            writeln!(anstream::stderr(), "calmirror: {failure}").ok();
+        }
+        failure.exit
+    }))
+}
+
+async fn perform(arguments: Arguments) -> Result<u8, Failure> {
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let json = arguments.json;
+    let client = || {
+        let api = arguments.api.as_deref();
+        let (place, token) = place::find(api, arguments.config.as_deref(), &environment)?;
+        Ok::<_, Failure>(Client::new(place, token))
+    };
+    // Strips colours where nobody would see them, or nobody wants them (NO_COLOR).
+    let out = &mut anstream::stdout();
+    match &arguments.command {
+        Command::Status(args) => status::status(&client()?, args, json, out).await,
+        Command::Health => health::health(&client()?, json, out).await,
+        Command::Events(args) => events::events(&client()?, args, json, out).await,
+        Command::Changes(args) => changes::changes(&client()?, args, out).await,
+        Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
+        Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
+        Command::Check(args) => {
+            let file = arguments.config.as_deref();
+            check::check(file, environment.clone(), args, json, out)
+        }
+        Command::Run(args) => {
+            let (file, level) = (arguments.config.as_deref(), arguments.log_level.as_deref());
+            serve::run(file, environment.clone(), level, args).await
+        }
+        Command::Demo(_) => Err(Failure::new(FAILED, "this build cannot do that yet")),
+    }
+}

@@ -395,3 +395,6 @@ pub(super) fn percent_encoded(text: &str, keep: &[u8]) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+mod tests;

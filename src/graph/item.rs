@@ -310,7 +310,7 @@ fn content(members: &[(Cow<'_, str>, &str)], body: Body) -> Result<Bytes, &'stat
             }
         }
         object.push(b':');
-        copy_paired(raw.as_bytes(), &mut object);
+        copy_paired(raw, &mut object);
     }
     object.push(b'}');
     Ok(object.into())
@@ -347,10 +347,11 @@ fn is_deep(raw: &str) -> bool {
 ///
 /// Exchange cuts previews by UTF-16 units and may leave half an emoji behind. Every JSON reader
 /// would refuse the whole event for it.
-fn copy_paired(raw: &[u8], to: &mut Vec<u8>) {
+fn copy_paired(text: &str, to: &mut Vec<u8>) {
+    let raw = text.as_bytes();
     let (mut copied, mut at) = (0, 0);
     // Escapes stand in strings only, so a backslash always begins one.
-    while let Some(next) = raw[at..].iter().position(|b| *b == b'\\') {
+    while let Some(next) = text.get(at..).and_then(|rest| rest.find('\\')) {
         at += next;
         let unit = |at: usize| match raw.get(at..at + 6) {
             Some([b'\\', b'u', hex @ ..]) => {
@@ -369,9 +370,6 @@ fn copy_paired(raw: &[u8], to: &mut Vec<u8>) {
             Some(_) => 6,
             None => 2,
         };
-        if at > raw.len() {
-            break;
-        }
     }
     to.extend_from_slice(&raw[copied..]);
 }

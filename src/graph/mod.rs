@@ -17,6 +17,8 @@ pub mod error;
 mod item;
 pub mod origin;
 pub mod retry_after;
+#[cfg(test)]
+mod script;
 mod span;
 pub mod transport;
 pub mod wire;

@@ -277,4 +277,23 @@ mod tests {
         let fault = origin.admit("https://canary.example/?$deltatoken=canary").unwrap_err();
         assert!(!format!("{fault} {fault:?}").contains("canary"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_passes_leads_to_the_origin_for_every_parser(
+            before in "(https?|HTTPS)?(:|:/|://|:\\\\)?[@:/a-z0-9.%\\\\]{0,12}",
+            after in "[@:/?#%.a-z0-9\\\\\\[\\]$=&' \t]{0,24}",
+        ) {
+            let origin = Origin::of("https://graph.example/v1.0").unwrap();
+            for link in [format!("{before}graph.example{after}"), format!("https://graph.example{after}")] {
+                let Ok(uri) = origin.admit(&link) else { continue };
+                proptest::prop_assert_eq!(uri.scheme_str(), Some("https"));
+                proptest::prop_assert_eq!(uri.host(), Some("graph.example"));
+                proptest::prop_assert!(matches!(uri.port_u16(), None | Some(443)));
+                let url = reqwest::Url::parse(&uri.to_string()).unwrap();
+                proptest::prop_assert_eq!(url.host_str(), Some("graph.example"));
+                proptest::prop_assert_eq!(url.port(), None);
+            }
+        }
+    }
 }

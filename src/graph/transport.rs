@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// A dead HTTP/2 connection is found out by a ping after this long, not by a request's timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// HTTP/2 puts every request to a host on one connection, which carries about a hundred at a
+/// time; so many clients take turns, and carry the 256 requests that are the default at most.
+const FAR_CONNECTIONS: usize = 3;
 
 /// Something that carries a request to where its URI points and brings the answer back.
 pub trait Transport: Send + Sync + 'static {
@@ -113,6 +118,8 @@ impl fmt::Debug for Body {
 /// What went wrong on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// TLS cannot be set up on this machine.
+    Tls,
     /// No connection could be made.
     Connect,
     /// The answer did not come in time.
@@ -166,6 +173,7 @@ impl Fault {
     /// What went wrong, as a sentence's end.
     pub fn sentence(self) -> &'static str {
         match self {
+            Self::Tls => "tls cannot be set up; are root certificates (ca-certificates) installed?",
             Self::Connect => "no connection could be made",
             Self::Timeout => "the answer did not come in time",
             Self::Reset => "the connection ended before the answer did",
@@ -177,21 +185,22 @@ impl Fault {
 
 /// Whether the peer went away, whatever wraps that news.
 fn broke_off(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+    };
+    let gone = [ConnectionReset, ConnectionAborted, BrokenPipe, NotConnected];
+    let io_kind = |error: &(dyn Error + 'static)| error.downcast_ref().map(io::Error::kind);
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>()
-            && matches!(
-                io.kind(),
-                io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::NotConnected
-            )
-        {
+        if io_kind(error).is_some_and(|kind| gone.contains(&kind)) {
             return true;
         }
         if let Some(hyper) = error.downcast_ref::<hyper::Error>()
-            && (hyper.is_incomplete_message() || hyper.is_closed() || hyper.is_canceled())
+            && (hyper.is_incomplete_message()
+                || hyper.is_closed()
+                || hyper.is_canceled()
+                // A body cut short; from the decompressor the same kind means damage.
+                || hyper.source().and_then(io_kind) == Some(UnexpectedEof))
         {
             return true;
         }
@@ -203,33 +212,42 @@ fn broke_off(error: &reqwest::Error) -> bool {
 /// The network, by reqwest: rustls with the system's roots, HTTP/1.1 or HTTP/2 over TLS, gzip.
 ///
 /// The proxy of the environment is honoured for everything but loopback.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HttpTransport {
-    far: Pair,
-    near: Pair,
+    /// For the rest of the world; none where TLS cannot be set up, which loopback can do without.
+    far: Option<Clients>,
+    /// For loopback.
+    near: Clients,
 }
 
-/// One client that keeps its connections and one that makes a new one for every request.
-#[derive(Clone, Debug)]
-struct Pair {
-    kept: reqwest::Client,
+/// Clients that keep their connections, and one that makes a new one for every request.
+#[derive(Debug)]
+struct Clients {
+    kept: Vec<reqwest::Client>,
     fresh: reqwest::Client,
+    turn: AtomicUsize,
 }
 
 impl HttpTransport {
-    /// Sets up the clients; connects to nothing.
+    /// Sets up the clients; connects to nothing. On a machine without root certificates only
+    /// loopback can be asked, and everything else is [`Fault::Tls`].
     ///
     /// # Errors
-    /// [`Fault::Connect`] when TLS cannot be set up, such as for want of any root certificate.
+    /// [`Fault::Tls`] when not even plain connections can be set up.
     pub fn new() -> Result<Self, TransportError> {
-        Ok(Self { far: Pair::new(false)?, near: Pair::new(true)? })
+        let near = Clients::new(1, |client| client.no_proxy())
+            .or_else(|_| Clients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
+        Ok(Self { far: Clients::new(FAR_CONNECTIONS, |client| client).ok(), near })
     }
 }
 
-impl Pair {
-    fn new(loopback: bool) -> Result<Self, TransportError> {
+impl Clients {
+    fn new(
+        kept: usize,
+        shape: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Self, TransportError> {
         let build = |idle: usize| {
-            let mut builder = reqwest::Client::builder()
+            let client = reqwest::Client::builder()
                 .user_agent(concat!("calmirror/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
@@ -239,16 +257,24 @@ impl Pair {
                 .tcp_keepalive(KEEP_ALIVE)
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .http2_keep_alive_timeout(CONNECT_TIMEOUT);
-            if loopback {
-                builder = builder.no_proxy();
-            }
-            builder.build().map_err(|error| TransportError {
-                fault: Fault::Connect,
+            shape(client).build().map_err(|error| TransportError {
+                fault: Fault::Tls,
                 source: Some(Box::new(error.without_url())),
             })
         };
         // Without room for an idle connection the pool is off: nothing is shared either.
-        Ok(Self { kept: build(usize::MAX)?, fresh: build(0)? })
+        Ok(Self {
+            kept: (0..kept).map(|_| build(usize::MAX)).collect::<Result<_, _>>()?,
+            fresh: build(0)?,
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    fn pick(&self, fresh: bool) -> &reqwest::Client {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // Never empty; if it were, a new connection each time would still be right.
+        let kept = self.kept.get(turn % self.kept.len().max(1));
+        kept.filter(|_| !fresh).unwrap_or(&self.fresh)
     }
 }
 
@@ -259,9 +285,9 @@ impl Transport for HttpTransport {
     ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
         Box::pin(async move {
             let loopback = request.uri().host().is_some_and(origin::is_loopback);
-            let pair = if loopback { &self.near } else { &self.far };
-            let fresh = request.extensions().get::<FreshConnection>().is_some();
-            let client = if fresh { &pair.fresh } else { &pair.kept };
+            let clients = if loopback { Some(&self.near) } else { self.far.as_ref() };
+            let clients = clients.ok_or_else(|| TransportError::new(Fault::Tls))?;
+            let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
             let request =
                 reqwest::Request::try_from(request).map_err(TransportError::from_reqwest)?;
             let answer = client.execute(request).await.map_err(TransportError::from_reqwest)?;
@@ -273,3 +299,6 @@ impl Transport for HttpTransport {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,8 @@ fn utf8(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 fn parse<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> serde_json::Result<S::Value> {
+    // A byte order mark is no JSON, but no fault of the page either.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut json = serde_json::Deserializer::from_str(text);
     let value = seed.deserialize(&mut json)?;
     json.end()?;

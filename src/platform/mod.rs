@@ -1,1 +1,4 @@
-//! (being written)
+//! The operating system as the daemon meets it: signals, and where logs go.
+
+pub mod signals;
+pub mod telemetry;

@@ -1,15 +1,51 @@
 //! The durable mirror and its feed: the only room that knows sled.
 //!
-//! Signatures first: this file is the room's contract and is being filled in.
+//! A store is a directory that one process has open. In it stands, per window, every event as
+//! Graph sent it, where each segment's round stands, and one feed over all windows with an entry
+//! per living event (its latest change) and per removal. One thread writes ([`Store::commit`]
+//! answers when the commit is durable); readers see whole commits only, and only what no crash can
+//! take back.
+//!
+//! What it refuses: to answer before it is durable, to go on after a failed write, to touch a
+//! store that is locked, full, read-only or newer, and to delete one that is damaged.
+//!
+//! The files, from the bottom: `keys`, `record` and `draft` (what is written), `tree` (reading it),
+//! `plan`, `attach` and `removal` (from a wish to a batch), `writer` (the thread), `shared` (what
+//! writer and readers agree on), `query`, `feed` and `cursor` (what readers get), `open`,
+//! `watermark` and `space` (beginning, and not running into a wall).
+
+mod attach;
+mod cursor;
+mod draft;
+mod fault;
+mod feed;
+mod keys;
+mod look;
+mod open;
+mod plan;
+mod query;
+mod record;
+mod removal;
+mod shared;
+mod space;
+mod tree;
+mod watermark;
+mod writer;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::fault::{FeedError, OpenError, OpenFault, StoreError};
+use self::removal::Step;
+use self::shared::Shared;
+use self::space::Space;
+use self::writer::{Job, Writer};
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
 use crate::mirror::page::{EventHash, EventId, Item, Kind, Span};
@@ -17,6 +53,11 @@ use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
 use crate::mirror::status::{LastResync, ResyncReason};
 use crate::mirror::window::{Edge, Edges, Identity, Shape};
 use crate::world::World;
+
+/// Commits that may wait for the writer; whoever brings one more waits itself.
+const QUEUE: usize = 1024;
+/// Rows looked at under one guard.
+const SLICE: usize = 512;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -27,12 +68,20 @@ pub struct Options {
     pub cache_bytes: u64,
     /// How long a lazy commit may wait for company; at most 30 s.
     pub linger: Duration,
+    /// Bytes of disk that are kept free (and 0.5 % of the disk): below, commits answer
+    /// [`StoreError::Full`]. 0 never refuses.
+    pub min_free_bytes: u64,
 }
 
 impl Options {
-    /// The usual settings for a directory.
-    pub fn new(path: PathBuf, cache_bytes: u64, linger: Duration) -> Self {
-        Self { path, cache_bytes, linger }
+    /// The usual ones for a directory: 256 MiB of cache, 20 s of linger, 64 MiB kept free.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            cache_bytes: 256 << 20,
+            linger: Duration::from_secs(20),
+            min_free_bytes: 64 << 20,
+        }
     }
 }
 
@@ -43,37 +92,41 @@ pub struct Opening {
     pub moved_aside: Option<PathBuf>,
 }
 
-/// Why a store could not be opened. Nothing was touched.
-#[derive(Debug, thiserror::Error)]
-#[error("store {path}: {why}")]
-pub struct OpenError {
-    /// The directory.
-    pub path: PathBuf,
-    /// What was wrong.
-    pub why: OpenFault,
-}
-
-/// See [`OpenError`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenFault {
-    /// Another process has it.
-    #[error("is in use by another process")]
-    Locked,
-}
-
-/// A store that can no longer be written or read.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The writer has failed; the process has to be restarted.
-    #[error("the store has failed: {0}")]
-    Failed(Arc<str>),
-}
-
 /// The store. Clones are handles to the same one.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Dropped first, so that the writer comes to an end even if nobody closed the store.
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    shared: Arc<Shared>,
+    linger: Duration,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.join();
+    }
+}
+
+impl Inner {
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic of the writer was told when it happened.
+        thread.map(|t| t.join().ok());
+        self.shared.release();
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.inner.shared.path).finish_non_exhaustive()
+    }
+}
 
 /// A window as the configuration wants it.
 #[derive(Clone, Debug)]
@@ -152,7 +205,8 @@ pub struct Events {
     pub value: Vec<Bytes>,
     /// Set when there may be more: the key to go on after.
     pub next: Option<(Timestamp, EventId)>,
-    /// The last seq these events may reflect.
+    /// Everything up to this seq is reflected, and perhaps something later: changes are to be
+    /// read from here on.
     pub seq: Seq,
 }
 
@@ -186,149 +240,427 @@ pub struct Changes {
     pub at_end: bool,
 }
 
-/// Why the feed cannot be read from a cursor.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum FeedError {
-    /// Older than the kept tombstones, or of no incarnation of this store: start from a snapshot.
-    #[error("the cursor is older than the kept removals or belongs to another store")]
-    SnapshotRequired,
-    /// Not a cursor at all.
-    #[error("malformed cursor")]
-    Malformed,
-    /// The store cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-#[expect(
-    clippy::unimplemented,
-    clippy::missing_errors_doc,
-    unused_variables,
-    reason = "signatures only, for now"
-)]
 impl Store {
-    /// Opens or creates a store. Blocking.
+    /// Opens or creates a store. Blocking: seconds for a large one, longer after a crash.
+    ///
+    /// # Errors
+    /// Where the store must not be touched; [`OpenFault::remedy`] says what to do.
     pub fn open(options: &Options, world: &World) -> Result<(Self, Opening), OpenError> {
-        unimplemented!()
+        let opened = open::open(options, world)?;
+        let shared = Arc::new(Shared::new(
+            options.path.clone(),
+            world.clone(),
+            opened.incarnations,
+            opened.tree.clone(),
+            opened.last_seq,
+            opened.floor,
+        ));
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let path = options.path.clone();
+        let mut writer = Writer {
+            shared: shared.clone(),
+            tree: opened.tree,
+            file: opened.file,
+            jobs: queue,
+            space: Space::new(options.min_free_bytes, move || space::free(&path)),
+            last_seq: opened.last_seq,
+            group: 0,
+            lingering: Vec::new(),
+            marked: (opened.last_seq, tokio::time::Instant::now()),
+        };
+        let ending = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                let run = std::panic::AssertUnwindSafe(|| writer.run());
+                let closing = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+                    ending.condemn(&fault::Fault::Damaged("tree"));
+                    None
+                });
+                drop(writer);
+                ending.release();
+                // Whoever closes may have left.
+                closing.map(|reply| reply.send(()).ok());
+            })
+            .map_err(|e| OpenError { path: options.path.clone(), why: OpenFault::Io(e) })?;
+        let inner = Inner {
+            jobs: Some(jobs),
+            thread: Mutex::new(Some(thread)),
+            shared,
+            linger: options.linger.min(Duration::from_secs(30)),
+        };
+        Ok((Self { inner: Arc::new(inner) }, opened.opening))
     }
-    /// Writes what waits, stops the writer and closes the store.
+
+    /// Writes what waits, stops the writer and closes the store. Every later call on any handle
+    /// answers [`StoreError::Closed`]; the directory can be opened again.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] where the store had failed before.
     pub async fn close(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        let _hold = self.inner.shared.world.hold();
+        let (reply, closed) = oneshot::channel();
+        if let Some(jobs) = &self.inner.jobs
+            && jobs.send(Job::Close { reply }).await.is_ok()
+        {
+            // The reply is dropped unsent only by a writer that failed, which shows below.
+            closed.await.ok();
+        }
+        match self.inner.shared.over() {
+            Some(StoreError::Closed) | None => Ok(()),
+            Some(why) => Err(why),
+        }
     }
-    /// Resolves when the writer has failed for good.
+
+    /// Resolves when the store can no longer be used: it has failed, or was closed.
     pub async fn failed(&self) -> StoreError {
-        unimplemented!()
+        self.inner.shared.ended().await
     }
-    /// Writes a commit; answers when it is durable.
+
+    /// Writes a commit; answers when it is durable. A lazy one may take up to the linger.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`]
+    /// mean that nothing of this commit was written; after the others the store is over.
     pub async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
-        unimplemented!()
+        let commit = Box::new(Commit { lazy: false, ..commit });
+        self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await
     }
-    /// Makes every wanted window known, in one commit, and tells how each stands (same order).
+
+    /// Hands a lazy commit over and does not wait for it. It rides with the next commit that
+    /// somebody waits for, or with the next [`Store::flush`]; until it is durable,
+    /// [`Store::position`] of its window waits.
+    ///
+    /// # Errors
+    /// Where the store is over. That a commit was refused shows in the position, which is then
+    /// the old one.
+    pub async fn submit(&self, commit: Commit) -> Result<(), StoreError> {
+        let lingering = Some(self.inner.shared.linger(commit.window));
+        let (reply, _) = oneshot::channel();
+        self.send(Job::Commit { commit: Box::new(commit), lingering, reply }).await
+    }
+
+    /// How long at most what was submitted may linger: [`Store::flush`] is due this often.
+    pub fn linger(&self) -> Duration {
+        self.inner.linger
+    }
+
+    /// Makes every wanted window known, in one go, and tells how each stands (same order).
+    ///
+    /// A new name gets a new window without positions. Another identity under a name gets a new
+    /// window that `replaces` the old one, whose name is free at once and which is left to
+    /// [`Store::drop_window`]. Other configured edges, or else another shape, send all segments
+    /// back to the first page; this is counted as a resync here. Rows are kept.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn attach(
         &self,
         wanted: Vec<Wanted>,
         at: Timestamp,
     ) -> Result<Vec<Attached>, StoreError> {
-        unimplemented!()
+        self.ask(|reply| Job::Attach { wanted, at, reply }).await
     }
-    /// Names and numbers of all windows the store knows, those being dropped included.
+
+    /// Names and numbers of all windows the store knows, ordered by number; those being dropped
+    /// are marked.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, StoreError> {
-        unimplemented!()
+        self.look(|tree| tree.windows()).await
     }
-    /// Edges moved: writes them and resets every segment to enumerate for that reason.
+
+    /// Edges moved: writes them and resets every segment to enumerate for that reason (counted
+    /// as a resync here).
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownWindow`], and see [`StoreError`].
     pub async fn move_edges(
         &self,
         window: WindowId,
         edges: Edges,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        unimplemented!()
+        self.ask(|reply| Job::Move { window, edges, at, reply }).await
     }
-    /// Every event of a window leaves the feed with `window_dropped`, then its rows are deleted; in slices, resumable.
+
+    /// Every event of a window leaves the feed with `window_dropped`, then its rows are deleted;
+    /// in slices. After an interruption the rest is done by calling again; a window that is not
+    /// there is dropped already.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn drop_window(&self, window: WindowId, at: Timestamp) -> Result<(), StoreError> {
-        unimplemented!()
+        let mut next = Some(Step::Mark);
+        while let Some(step) = next {
+            next = self.ask(|reply| Job::Drop { window, at, step, reply }).await?;
+        }
+        Ok(())
     }
-    /// Tombstones written before `before` leave, and the feed's floor rises with them.
+
+    /// Tombstones written before `before` leave, oldest first, and the feed's floor rises with
+    /// them. Answers how many.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn trim(&self, before: Timestamp) -> Result<u64, StoreError> {
-        unimplemented!()
+        let mut all = 0;
+        loop {
+            let (trimmed, more) = self.ask(|reply| Job::Trim { before, reply }).await?;
+            all += trimmed;
+            if !more {
+                return Ok(all);
+            }
+        }
     }
+
     /// Where a segment stands. Waits for a lazy commit of that window to be durable first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn position(
         &self,
         window: WindowId,
         segment: SegmentIndex,
     ) -> Result<Option<Position>, StoreError> {
-        unimplemented!()
+        self.settle(window).await?;
+        self.look(move |tree| tree.position(window, segment)).await
     }
+
+    /// The segments of a window that have a position, ascending.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn segments(&self, window: WindowId) -> Result<Vec<SegmentIndex>, StoreError> {
+        self.settle(window).await?;
+        self.look(move |tree| Ok(tree.positions(window)?.into_iter().map(|(s, _)| s).collect()))
+            .await
+    }
+
     /// A segment's to-do.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn todo(
         &self,
         window: WindowId,
         segment: SegmentIndex,
     ) -> Result<Vec<Todo>, StoreError> {
-        unimplemented!()
+        self.settle(window).await?;
+        self.look(move |tree| tree.todos(window, segment)).await
     }
+
     /// What is known of ids, in the same order.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn known(
         &self,
         window: WindowId,
         ids: Vec<EventHash>,
     ) -> Result<Vec<Known>, StoreError> {
-        unimplemented!()
+        self.look(move |tree| ids.into_iter().map(|id| tree.known(window, id)).collect()).await
     }
+
     /// A stored row as an item (masters too).
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn item(&self, window: WindowId, id: EventHash) -> Result<Option<Item>, StoreError> {
-        unimplemented!()
+        self.look(move |tree| Ok(tree.row(window, id)?.map(|stored| stored.row.item()))).await
     }
+
     /// The rows of a series that a segment holds.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn series(
         &self,
         window: WindowId,
         segment: SegmentIndex,
         master: EventHash,
     ) -> Result<Vec<SeriesRow>, StoreError> {
-        unimplemented!()
+        self.look(move |tree| tree.series(window, segment, master)).await
     }
-    /// Rows of the segment (masters not) that stand in none of its seen lists: `left_window` where they lie outside `edges`, else `deleted`.
+
+    /// Rows of the segment (masters not) that stand in none of its seen lists: `left_window`
+    /// where they lie outside `edges`, else `deleted`. Rows that only segments hold which the
+    /// window has no more count as anybody's.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn unseen(
         &self,
         window: WindowId,
         segment: SegmentIndex,
         edges: Edges,
     ) -> Result<Vec<Removal>, StoreError> {
-        unimplemented!()
+        self.inner
+            .shared
+            .read(move |shared| {
+                let ((seen, retired), _) = shared.look(|tree| {
+                    let retired = tree.window(window)?.map_or(0, |r| r.retired);
+                    Ok((tree.seen(window, segment)?, retired))
+                })?;
+                let mut unseen = Vec::new();
+                let mut after = None;
+                loop {
+                    let (rows, group) = shared.look(|tree| tree.rows(window, after, SLICE))?;
+                    after = rows.last().map(|(id, _)| *id);
+                    let last = rows.len() < SLICE;
+                    for (id, stored) in rows {
+                        let row = stored.row;
+                        let held = row.segments & record::bit(segment) != 0
+                            || row.segments & !retired == 0;
+                        if held && row.is_shown() && seen.binary_search(&id).is_err() {
+                            let Span { start, end } = row.span();
+                            let reason = if edges.overlap(start, end) {
+                                RemovalReason::Deleted
+                            } else {
+                                RemovalReason::LeftWindow
+                            };
+                            unseen.push(Removal { id, reason });
+                        }
+                    }
+                    if last {
+                        return Ok((unseen, group));
+                    }
+                }
+            })
+            .await
     }
-    /// Events of a window.
+
+    /// Events of a window. What is on one page is of one moment; of a window that is not there
+    /// there are none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn events(&self, query: Query) -> Result<Events, StoreError> {
-        unimplemented!()
+        self.inner
+            .shared
+            .read(move |shared| {
+                // Before looking: what is written meanwhile may be seen here and comes again
+                // after the cursor; the other way about it would be missed.
+                let seq = shared.durable_seq();
+                let ((gathered, more), group) = shared.look(|tree| query::gather(tree, &query))?;
+                Ok((query::answer(&gathered, more, seq), group))
+            })
+            .await
     }
-    /// One event.
+
+    /// One event, complete. Masters are no events.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn event(&self, window: WindowId, id: &EventId) -> Result<Option<Bytes>, StoreError> {
-        unimplemented!()
+        let id = id.clone();
+        self.inner
+            .shared
+            .read(move |shared| {
+                let (gathered, group) = shared.look(|tree| {
+                    let mut gathered = query::Gathered::default();
+                    let stored = tree.row(window, id.hash())?;
+                    // The key is only a hash: the id decides.
+                    if let Some(stored) = stored.filter(|s| s.row.is_shown() && s.row.id == id) {
+                        gathered.add(tree, window, stored.row)?;
+                    }
+                    Ok(gathered)
+                })?;
+                Ok((gathered.show().into_iter().next(), group))
+            })
+            .await
     }
-    /// At most `limit` changes after `after`, of one window or all.
+
+    /// At most `limit` changes after `after`, of one window or all. With a window, an answer may
+    /// hold fewer, or none, before the end: `seq` has moved on all the same.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
     pub async fn changes(
         &self,
         after: Seq,
         window: Option<WindowId>,
         limit: usize,
     ) -> Result<Changes, StoreError> {
-        unimplemented!()
+        self.inner.shared.read(move |shared| feed::changes(shared, after, window, limit)).await
     }
+
     /// The newest durable seq; moves when there is something new to read.
     pub fn durable(&self) -> watch::Receiver<Seq> {
-        unimplemented!()
+        self.inner.shared.durable()
     }
+
     /// The cursor that stands for `seq`.
     pub fn cursor(&self, seq: Seq) -> String {
-        unimplemented!()
+        self.inner.shared.incarnations.cursor(seq, self.inner.shared.floor())
     }
+
     /// The seq a cursor stands for.
+    ///
+    /// # Errors
+    /// See [`FeedError`].
     pub fn seq(&self, cursor: &str) -> Result<Seq, FeedError> {
-        unimplemented!()
+        let shared = &self.inner.shared;
+        shared.incarnations.seq(cursor, shared.durable_seq(), shared.floor())
     }
+
     /// This opening's random name, for `/v1/status`.
     pub fn incarnation(&self) -> String {
-        unimplemented!()
+        format!("{:016x}", self.inner.shared.incarnations.current())
+    }
+
+    /// Writes what lingers and waits until it is durable.
+    ///
+    /// # Errors
+    /// Where the store is over.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Job::Flush { reply }).await
+    }
+
+    /// Waits for a lazy commit of a window, if one is on its way.
+    async fn settle(&self, window: WindowId) -> Result<(), StoreError> {
+        if self.inner.shared.lingers(window) { self.flush().await } else { Ok(()) }
+    }
+
+    async fn send(&self, job: Job) -> Result<(), StoreError> {
+        if let Some(why) = self.inner.shared.over() {
+            return Err(why);
+        }
+        let _hold = self.inner.shared.world.hold();
+        match &self.inner.jobs {
+            Some(jobs) => jobs.send(job).await.map_err(|_| self.gone()),
+            None => Err(self.gone()),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+    ) -> Result<T, StoreError> {
+        let _hold = self.inner.shared.world.hold();
+        let (reply, answer) = oneshot::channel();
+        self.send(job(reply)).await?;
+        self.answered(answer.await)
+    }
+
+    fn answered<T>(
+        &self,
+        answer: Result<Result<T, StoreError>, oneshot::error::RecvError>,
+    ) -> Result<T, StoreError> {
+        answer.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Why the writer does not answer.
+    fn gone(&self) -> StoreError {
+        self.inner.shared.over().unwrap_or(StoreError::Closed)
+    }
+
+    /// One short look at the tree, answered once what it saw is durable.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&tree::Tree) -> Result<T, fault::Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.inner.shared.read(move |shared| shared.look(look)).await
     }
 }

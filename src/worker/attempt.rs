@@ -329,6 +329,11 @@ impl<'a> Attempt<'a> {
         {
             note_resync(self.cell, commit.at, reason);
         }
+        if commit.lazy {
+            // The next round of this window waits for it; nobody else has to.
+            self.services.store.submit(commit).await?;
+            return Ok(Input::Committed(self.cell.vitals().events));
+        }
         let Outcome { created, updated, removed, events } =
             self.services.store.commit(commit).await?;
         self.done.created += created;

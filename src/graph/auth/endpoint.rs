@@ -38,9 +38,9 @@ pub(super) struct Denial {
 }
 
 #[derive(Deserialize)]
-struct Granted<'a> {
-    access_token: &'a str,
-    token_type: Option<&'a str>,
+struct Granted {
+    access_token: String,
+    token_type: Option<String>,
     expires_in: Option<Seconds>,
     refresh_in: Option<Seconds>,
 }
@@ -73,9 +73,9 @@ pub(super) fn read(
     now: Timestamp,
 ) -> Result<Grant, Denial> {
     if status.is_success()
-        && let Ok(granted) = serde_json::from_slice::<Granted<'_>>(body)
-        && granted.token_type.is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
-        && let Some(token) = AccessToken::new(granted.access_token)
+        && let Ok(granted) = serde_json::from_slice::<Granted>(body)
+        && granted.token_type.as_deref().is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
+        && let Some(token) = AccessToken::new(&granted.access_token)
     {
         return Ok(Grant {
             token,
@@ -165,7 +165,7 @@ mod tests {
         for (body, life, refresh_in) in [
             (r#"{"token_type":"Bearer","expires_in":3599,"access_token":"t"}"#, 3599, None),
             (r#"{"token_type":"bearer","expires_in":"60","access_token":"t"}"#, 60, None),
-            (r#"{"access_token":"t"}"#, 3600, None),
+            (r#"{"access_token":"t\/x"}"#, 3600, None),
             (r#"{"expires_in":-5,"access_token":"t"}"#, 0, None),
             (r#"{"expires_in":1e300,"access_token":"t"}"#, 604_800, None),
             (

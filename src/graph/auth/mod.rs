@@ -371,3 +371,6 @@ fn encode_form(fields: &[(&str, &str)]) -> String {
         fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
     pairs.join("&")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! Tells the program what it was built from: the commit, where there is one, and the target.
+
+use std::process::Command;
+
+fn main() {
+    let commit = std::env::var("CALMIRROR_COMMIT")
+        .ok()
+        .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
+    println!("cargo::rustc-env=CALMIRROR_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    let target = std::env::var("TARGET").unwrap_or_else(|_| "unknown".to_owned());
+    println!("cargo::rustc-env=CALMIRROR_TARGET={target}");
+    println!("cargo::rerun-if-env-changed=CALMIRROR_COMMIT");
+    // Where HEAD and its log are differs between a clone and a worktree; only git knows.
+    for name in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", name]) {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+}
+
+/// What git answers; `None` without git, outside a repository, or where it fails.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}

@@ -1,0 +1,254 @@
+//! The command line's form.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// What `--version` says: version, commit, target.
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("CALMIRROR_COMMIT"),
+    ", ",
+    env!("CALMIRROR_TARGET"),
+    ")"
+);
+
+/// The commit this was built from, or `unknown`.
+pub const COMMIT: &str = env!("CALMIRROR_COMMIT");
+
+/// The target triple this was built for.
+pub const TARGET: &str = env!("CALMIRROR_TARGET");
+
+/// Keeps an exact, always fresh local copy of Microsoft 365 calendars.
+#[derive(Debug, Parser)]
+#[command(name = "calmirror", version = VERSION, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The configuration [default: /etc/calmirror/calmirror.toml].
+    #[arg(long, global = true, value_name = "FILE", env = "CALMIRROR_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Where the daemon is: its socket, or http://HOST:PORT [default: as configured].
+    ///
+    /// Over HTTP the token is read from $CALMIRROR_TOKEN, or from the configured token file.
+    #[arg(long, global = true, value_name = "SOCKET-OR-URL", env = "CALMIRROR_API")]
+    pub api: Option<String>,
+
+    /// Log level of the daemon; tracing directives are accepted [default: as configured].
+    #[arg(long, global = true, value_name = "L")]
+    pub log_level: Option<String>,
+
+    /// For scripts: JSON instead of tables and sentences.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  calmirror demo                          try it: a simulated organisation, nothing else needed
+  calmirror check                         is the configuration right?
+  calmirror status                        is everything fresh?
+  calmirror events alice                  what is on this week
+  calmirror changes --follow --state f    every change, once seen never missed
+
+Exit codes: 0 done, 1 unhealthy or failed, 64 usage, 69 daemon not reached, 74 store,
+77 permission or sign-in, 78 configuration.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground.
+    #[command(after_help = "Example:\n  calmirror --config ./calmirror.toml run")]
+    Run(RunArgs),
+
+    /// Run the daemon with a simulated Graph and a small, living organisation.
+    #[command(after_help = "Example:\n  calmirror demo\n  calmirror demo --listen 127.0.0.1:9000")]
+    Demo(DemoArgs),
+
+    /// Validate the whole configuration and print the effective windows.
+    #[command(after_help = "Example:\n  calmirror check --explain")]
+    Check(CheckArgs),
+
+    /// Show the fleet, or one window; exit 0 only if all is healthy.
+    #[command(
+        after_help = "Examples:\n  calmirror status\n  calmirror status alice\n  calmirror status --json | jq '.value[] | select(.failures > 0)'"
+    )]
+    Status(StatusArgs),
+
+    /// Exit 0 if the daemon lives and serves, else 69.
+    Health,
+
+    /// Show what is on: an agenda by day.
+    #[command(
+        after_help = "Examples:\n  calmirror events alice\n  calmirror events alice --from 2026-11-01 --to 2026-12-01\n  calmirror events alice --from -7d --json | jq .subject"
+    )]
+    Events(EventsArgs),
+
+    /// Print the feed of changes as NDJSON.
+    #[command(
+        after_help = "Examples:\n  calmirror changes --after now --follow\n  calmirror changes --state /var/lib/me/cursor --follow | my-consumer\n  calmirror changes --window alice | jq .event.subject"
+    )]
+    Changes(ChangesArgs),
+
+    /// Start a round now, wait for it and report.
+    #[command(after_help = "Examples:\n  calmirror sync alice\n  calmirror sync --all")]
+    Sync(SyncArgs),
+
+    /// Enumerate everything again now, wait for it and report.
+    #[command(
+        after_help = "Examples:\n  calmirror resync alice\n  calmirror resync alice --accept-removals"
+    )]
+    Resync(ResyncArgs),
+}
+
+/// `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Start even if the configuration drops most of the windows of the store.
+    #[arg(long)]
+    pub accept_drops: bool,
+}
+
+/// `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Where the API is served without a token; loopback only.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8380")]
+    pub listen: std::net::SocketAddr,
+
+    /// Every demo of the same seed has the same people and the same calendars.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Say where each value came from.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// One window instead of the fleet.
+    pub window: Option<String>,
+
+    /// Redraw every two seconds.
+    #[arg(long, short, conflicts_with = "json")]
+    pub watch: bool,
+}
+
+/// `events`.
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// The window.
+    pub window: String,
+
+    /// From when: a time, a date, or relative to today such as -7d [default: today].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    pub from: Option<String>,
+
+    /// Until when, exclusive [default: seven days after --from].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    pub to: Option<String>,
+}
+
+/// `changes`.
+#[derive(Args, Debug)]
+pub struct ChangesArgs {
+    /// Only changes after this cursor; `now` for from here [default: from the beginning].
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<String>,
+
+    /// Only changes of this window.
+    #[arg(long, value_name = "W")]
+    pub window: Option<String>,
+
+    /// Go on and wait for what comes.
+    #[arg(long, short)]
+    pub follow: bool,
+
+    /// Remember the cursor in this file, and go on from it.
+    ///
+    /// It is written after the lines, so that a crash repeats lines and never loses one.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+}
+
+/// Which windows a round is asked of.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// The windows.
+    #[arg(value_name = "WINDOW")]
+    pub windows: Vec<String>,
+
+    /// Every window.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `sync`.
+#[derive(Args, Debug)]
+pub struct SyncArgs {
+    /// Of which.
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// `resync`.
+#[derive(Args, Debug)]
+pub struct ResyncArgs {
+    /// Of which.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Believe a removal that was held for being too large.
+    #[arg(long)]
+    pub accept_removals: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_form_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_accepted_and_what_is_not() {
+        for (line, accepted) in [
+            ("run", true),
+            ("run --accept-drops", true),
+            ("run --config c.toml --log-level debug", true),
+            ("--api /tmp/s status alice --watch", true),
+            ("status --watch --json", false),
+            ("events", false),
+            ("events alice --from -7d --to +7d", true),
+            ("changes --after now --follow --window w --state f", true),
+            ("sync", false),
+            ("sync alice bob", true),
+            ("sync --all", true),
+            ("sync alice --all", false),
+            ("sync alice --accept-removals", false),
+            ("resync alice --accept-removals --json", true),
+            ("check --explain", true),
+            ("health", true),
+            ("demo --seed 7", true),
+            ("reload", false),
+            ("", false),
+        ] {
+            let words = std::iter::once("calmirror").chain(line.split_whitespace());
+            assert_eq!(Arguments::try_parse_from(words).is_ok(), accepted, "{line}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `changes`: the feed as NDJSON, one answer after the other, each printed whole.
+//!
+//! With `--state` the cursor is remembered only after the lines were written and flushed, and by
+//! a rename: a crash at any instant repeats lines and loses none.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::arguments::ChangesArgs;
+use super::client::{Client, encode};
+use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
+
+/// How long a following request is held by the daemon.
+const WAIT: &str = "30s";
+
+/// How long a follower waits before it knocks again at a daemon that restarts.
+const KNOCK: Duration = Duration::from_secs(2);
+
+/// Prints the feed.
+pub(super) async fn changes(
+    client: &Client,
+    args: &ChangesArgs,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let remembered = args.state.as_deref().map(recall).transpose()?.flatten();
+    let mut after = remembered.or_else(|| args.after.clone());
+    let mut reached = false;
+    loop {
+        let answer = match client.get(&path(args, after.as_deref())).await {
+            // Once there, a follower outlives the daemon's restarts.
+            Err(failure) if failure.exit == UNAVAILABLE && reached && args.follow => {
+                tokio::time::sleep(KNOCK).await;
+                continue;
+            }
+            answer => answer?,
+        };
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE && reached && args.follow {
+            tokio::time::sleep(KNOCK).await;
+            continue;
+        }
+        if answer.status == StatusCode::GONE {
+            return Err(too_old(args));
+        }
+        let answer = answer.success()?;
+        reached = true;
+        out.write_all(&answer.body)?;
+        out.flush()?;
+        if let Some(cursor) = &answer.cursor {
+            if let Some(file) = &args.state
+                && after.as_ref() != Some(cursor)
+            {
+                remember(file, cursor)?;
+            }
+            after = Some(cursor.clone());
+        }
+        if answer.body.is_empty() && !args.follow {
+            return Ok(DONE);
+        }
+    }
+}
+
+fn path(args: &ChangesArgs, after: Option<&str>) -> String {
+    let mut path = "/v1/changes".to_owned();
+    let mut separator = '?';
+    let wait = args.follow.then_some(WAIT);
+    for (name, value) in [("after", after), ("window", args.window.as_deref()), ("wait", wait)] {
+        if let Some(value) = value {
+            path.push(separator);
+            path.push_str(name);
+            path.push('=');
+            path.push_str(&encode(value));
+            separator = '&';
+        }
+    }
+    path
+}
+
+fn too_old(args: &ChangesArgs) -> Failure {
+    let start_over = match &args.state {
+        Some(file) => format!("remove {} and run this again", file.display()),
+        None => "run this again without --after".to_owned(),
+    };
+    Failure::new(
+        FAILED,
+        "the cursor is older than the removals still kept, or of another store: changes in \
+         between cannot be told",
+    )
+    .remedy(format!("forget what you have, {start_over}: it begins with everything there is"))
+}
+
+/// The cursor in the file; `None` where there is no file yet.
+fn recall(file: &Path) -> Result<Option<String>, Failure> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|cursor| !cursor.is_empty())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(file, &error)),
+    }
+}
+
+fn remember(file: &Path, cursor: &str) -> Result<(), Failure> {
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || {
+        let mut new = tempfile::NamedTempFile::new_in(directory)?;
+        writeln!(new, "{cursor}")?;
+        new.as_file().sync_all()?;
+        new.persist(file).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|error: std::io::Error| unusable(file, &error))
+}
+
+fn unusable(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(FAILED, format!("cannot use the state file {}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_remembered_and_recalled() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("cursor");
+        assert_eq!(recall(&file), Ok(None));
+        remember(&file, "one").unwrap();
+        remember(&file, "two").unwrap();
+        assert_eq!(recall(&file), Ok(Some("two".to_owned())));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_state_file_that_cannot_be_written_is_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(remember(&directory.path().join("none/cursor"), "one").is_err());
+    }
+
+    #[test]
+    fn the_question_says_what_was_asked() {
+        let mut args = ChangesArgs { after: None, window: None, follow: false, state: None };
+        assert_eq!(path(&args, None), "/v1/changes");
+        args.window = Some("room a/b".into());
+        args.follow = true;
+        assert_eq!(path(&args, Some("c~1")), "/v1/changes?after=c~1&window=room%20a%2Fb&wait=30s");
+    }
+}

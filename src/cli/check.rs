@@ -1,0 +1,221 @@
+//! `check`: the whole configuration, every fault at once; then what it means.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::arguments::CheckArgs;
+use super::exit::{CONFIGURATION, DONE, Failure};
+use crate::config::{Config, Fault, Faults, Sources};
+use crate::mirror::window::Window;
+
+/// Loads the configuration as `run` does.
+///
+/// # Errors
+/// Every fault, one a line, with [`CONFIGURATION`].
+pub(super) fn load(
+    file: Option<&Path>,
+    environment: BTreeMap<String, String>,
+    now: Timestamp,
+) -> Result<Config, Failure> {
+    let sources = Sources::find(file, environment);
+    Config::load(&sources, now).map_err(|faults| {
+        let file = sources.file.display();
+        let count = faults.0.len();
+        let plural = if count == 1 { "" } else { "s" };
+        Failure::new(CONFIGURATION, format!("{count} fault{plural} in {file}\n{faults}"))
+    })
+}
+
+/// Validates and shows.
+pub(super) fn check(
+    file: Option<&Path>,
+    environment: BTreeMap<String, String>,
+    args: &CheckArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let now = Timestamp::now();
+    let sources = Sources::find(file, environment);
+    match Config::load(&sources, now) {
+        Ok(config) => {
+            let text = match (json, args.explain) {
+                (true, explain) => format!("{}\n", as_json(&config, explain, now)),
+                (false, true) => explain(&config),
+                (false, false) => windows(&config, now),
+            };
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
+            Ok(DONE)
+        }
+        Err(Faults(faults)) => {
+            // The faults are what was asked for: they go where answers go.
+            if json {
+                let faults: Vec<_> = faults.iter().map(fault).collect();
+                writeln!(out, "{}", json!({ "valid": false, "faults": faults }))?;
+            } else {
+                for fault in &faults {
+                    writeln!(out, "{fault}")?;
+                }
+            }
+            out.flush()?;
+            Ok(CONFIGURATION)
+        }
+    }
+}
+
+/// The effective windows, and what is valid but hardly meant.
+fn windows(config: &Config, now: Timestamp) -> String {
+    let mut rows = vec![
+        ["WINDOW", "MAILBOX", "CALENDAR", "FROM", "UNTIL", "EVERY", "SEGMENTS"].map(str::to_owned),
+    ];
+    rows.extend(config.windows.iter().map(|window| row(window, now)));
+    let mut text = String::new();
+    for warning in &config.warnings {
+        writeln!(text, "warning: {warning}").ok();
+    }
+    if rows.len() > 1 {
+        let widths: [usize; 7] = std::array::from_fn(|column| {
+            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+        });
+        for row in &rows {
+            for (cell, width) in row.iter().zip(widths) {
+                write!(text, "{cell:<width$}  ").ok();
+            }
+            text.truncate(text.trim_end_matches(' ').len());
+            text.push('\n');
+        }
+    }
+    let count = config.windows.len();
+    writeln!(text, "{}: valid, windows: {count}", config.file.display()).ok();
+    text
+}
+
+fn row(window: &Window, now: Timestamp) -> [String; 7] {
+    let (start, end) = (window.start.resolve(now), window.end.resolve(now));
+    let segments = crate::mirror::window::Edges { start, end }.segments().len();
+    let day = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
+    [
+        window.name.to_string(),
+        window.mailbox.to_string(),
+        window.calendar.to_string(),
+        day(start),
+        day(end),
+        humantime::format_duration(window.interval).to_string(),
+        segments.to_string(),
+    ]
+}
+
+/// Each value and where it came from.
+fn explain(config: &Config) -> String {
+    let mut text = String::new();
+    let explained = config.explain();
+    let width = explained.iter().map(|one| one.key.chars().count()).max().unwrap_or(0);
+    for one in explained {
+        writeln!(text, "{:<width$} = {}  ({})", one.key, one.value, one.origin).ok();
+    }
+    text
+}
+
+fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
+    let windows: Vec<_> = config
+        .windows
+        .iter()
+        .map(|window| {
+            json!({
+                "name": &*window.name,
+                "account": &*window.account,
+                "mailbox": &*window.mailbox,
+                "calendar": window.calendar.to_string(),
+                "start": window.start.resolve(now),
+                "end": window.end.resolve(now),
+                "interval_s": window.interval.as_secs_f64(),
+            })
+        })
+        .collect();
+    let warnings: Vec<_> = config.warnings.iter().map(fault).collect();
+    let mut answer = json!({ "valid": true, "warnings": warnings, "windows": windows });
+    if explain {
+        let explained = config.explain().iter().map(
+            |one| json!({ "key": one.key, "value": one.value, "origin": one.origin.to_string() }),
+        );
+        answer["explained"] = explained.collect();
+    }
+    answer
+}
+
+fn fault(fault: &Fault) -> Value {
+    json!({
+        "file": fault.file,
+        "line": fault.line,
+        "key": fault.key,
+        "problem": fault.problem,
+        "remedy": fault.remedy,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::*;
+
+    fn checked(text: &str, explain: bool, json: bool) -> (u8, String) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("calmirror.toml");
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "s").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(&file, text.replace("SECRET", &secret.display().to_string())).unwrap();
+        let mut out = Vec::new();
+        let args = CheckArgs { explain };
+        let exit = check(Some(&file), BTreeMap::new(), &args, json, &mut out).unwrap();
+        let place = directory.path().display().to_string();
+        (exit, String::from_utf8(out).unwrap().replace(&place, "DIR"))
+    }
+
+    const GOOD: &str = r#"
+        [account.contoso]
+        tenant = "00000000-0000-0000-0000-000000000000"
+        client_id = "11111111-1111-1111-1111-111111111111"
+        client_secret_file = "SECRET"
+        [[window]]
+        name = "alice"
+        account = "contoso"
+        mailbox = "alice@contoso.com"
+        start = "2026-01-01"
+        end = "2036-01-01"
+        interval = "90s"
+    "#;
+
+    #[test]
+    fn the_effective_windows_are_shown() {
+        let (exit, text) = checked(GOOD, false, false);
+        assert_eq!(exit, DONE);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn each_value_says_where_it_came_from() {
+        let (exit, text) = checked(GOOD, true, false);
+        assert_eq!(exit, DONE);
+        let line = text.lines().find(|line| line.starts_with("window[alice].interval")).unwrap();
+        assert!(line.contains("90s") && line.contains("DIR/calmirror.toml:12"), "{line}");
+    }
+
+    #[test]
+    fn every_fault_is_told_and_the_exit_code_says_so() {
+        let bad = GOOD.replace("interval", "intervall").replace("2036-01-01", "soon");
+        let (exit, text) = checked(&bad, false, false);
+        assert_eq!(exit, CONFIGURATION);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        let (exit, text) = checked(&bad, false, true);
+        assert_eq!(exit, CONFIGURATION);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["faults"].as_array().map(Vec::len), Some(2));
+    }
+}

@@ -1,0 +1,210 @@
+//! A client of the daemon's API, over its Unix socket or TCP: one connection a request.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::exit::{FAILED, Failure, PERMISSION, STORE, UNAVAILABLE, USAGE};
+use super::place::Place;
+
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take: the longest wait the API grants, and time to send it.
+const ANSWER: Duration = Duration::from_secs(6 * 60);
+
+/// Speaks to one daemon.
+#[derive(Clone)]
+pub(super) struct Client {
+    place: Place,
+    token: Option<String>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// `X-Calmirror-Cursor`.
+    pub(super) cursor: Option<String>,
+    /// Its body.
+    pub(super) body: Bytes,
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("cannot connect")]
+    Connect(#[source] std::io::Error),
+    #[error("took longer than {} s", .0.as_secs())]
+    Late(Duration),
+    #[error("the conversation broke off")]
+    Conversation(#[from] hyper::Error),
+    #[error("not a request")]
+    Request(#[from] http::Error),
+}
+
+/// What of a problem a person is told.
+#[derive(Deserialize)]
+struct Problem {
+    title: String,
+    detail: String,
+}
+
+impl Client {
+    /// A client of the daemon at `place`.
+    pub(super) fn new(place: Place, token: Option<String>) -> Self {
+        Self { place, token }
+    }
+
+    /// Asks with GET.
+    ///
+    /// # Errors
+    /// [`UNAVAILABLE`] where there was no whole answer; an answer of any status is none.
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// Asks with POST, without a body. Errors as [`Client::get`].
+    pub(super) async fn post(&self, path: &str) -> Result<Answer, Failure> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Answer, Failure> {
+        let asked = async {
+            match &self.place {
+                Place::Socket(socket) => {
+                    let stream = connect(UnixStream::connect(socket)).await?;
+                    self.exchange(stream, "localhost", method, path).await
+                }
+                Place::Tcp(authority) => {
+                    let stream = connect(TcpStream::connect(authority.as_str())).await?;
+                    self.exchange(stream, authority, method, path).await
+                }
+            }
+        };
+        match timeout(ANSWER, asked).await {
+            Ok(answer) => answer.map_err(|broken| self.unreachable(&broken)),
+            Err(_) => Err(self.unreachable(&Broken::Late(ANSWER))),
+        }
+    }
+
+    async fn exchange<S>(
+        &self,
+        stream: S,
+        host: &str,
+        method: Method,
+        path: &str,
+    ) -> Result<Answer, Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new())?;
+        let exchange = async move {
+            let response = sender.send_request(request).await?;
+            let (head, body) = response.into_parts();
+            let body = body.collect().await?.to_bytes();
+            // Closing our side ends the connection that is driven below.
+            drop(sender);
+            let cursor = head.headers.get("x-calmirror-cursor");
+            let cursor = cursor.and_then(|cursor| cursor.to_str().ok()).map(str::to_owned);
+            Ok::<_, hyper::Error>(Answer { status: head.status, cursor, body })
+        };
+        let (answer, _) = futures_util::future::join(exchange, connection).await;
+        Ok(answer?)
+    }
+
+    fn unreachable(&self, broken: &Broken) -> Failure {
+        let mut message = format!("the daemon cannot be reached at {}: {broken}", self.place);
+        let mut source = std::error::Error::source(broken);
+        while let Some(error) = source {
+            message = format!("{message}: {error}");
+            source = error.source();
+        }
+        if let Broken::Connect(error) = broken
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return Failure::new(PERMISSION, message)
+                .remedy("become a member of the socket's group (api.socket_group), or use sudo");
+        }
+        Failure::new(UNAVAILABLE, message).remedy(
+            "is it running (systemctl status calmirror)? Elsewhere: --api SOCKET-OR-URL or $CALMIRROR_API",
+        )
+    }
+}
+
+async fn connect<S>(connecting: impl Future<Output = std::io::Result<S>>) -> Result<S, Broken> {
+    match timeout(CONNECT, connecting).await {
+        Ok(connected) => connected.map_err(Broken::Connect),
+        Err(_) => Err(Broken::Late(CONNECT)),
+    }
+}
+
+impl Answer {
+    /// The answer if it is a success, else its problem as a failure.
+    pub(super) fn success(self) -> Result<Self, Failure> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let message = match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(problem) => {
+                format!("{}: {}", problem.title.to_lowercase(), printable(&problem.detail))
+            }
+            Err(_) => format!("the daemon answered {}", self.status),
+        };
+        Err(match self.status {
+            StatusCode::BAD_REQUEST => Failure::new(USAGE, message),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(PERMISSION, message)
+                .remedy("set $CALMIRROR_TOKEN, or let api.token_file be readable"),
+            StatusCode::SERVICE_UNAVAILABLE
+                if self.body.windows(12).any(|w| w == b"store-failed") =>
+            {
+                Failure::new(STORE, message)
+            }
+            _ => Failure::new(FAILED, message),
+        })
+    }
+
+    /// The body as JSON of a successful answer.
+    pub(super) fn json<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        let answer = self.success()?;
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            Failure::new(FAILED, format!("the daemon's answer is not understood: {error}"))
+                .remedy("are command line and daemon of the same version (calmirror --version)?")
+        })
+    }
+}
+
+/// Percent-encodes a name for a path or a parameter.
+pub(super) fn encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len() + 8);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            write!(out, "%{byte:02X}").ok();
+        }
+    }
+    out
+}
+
+/// Text of others made safe for a terminal: control characters become spaces.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,374 @@
+//! `events`: what is on, as an agenda by day in the user's time zone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write;
+
+use anstyle::Style;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, ToSpan as _, Zoned};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::arguments::EventsArgs;
+use super::client::{Client, encode, printable};
+use super::exit::{DONE, Failure, USAGE};
+
+/// Days shown unless `--to` says otherwise.
+const DAYS: i64 = 7;
+
+/// An answer of the API, events as they came.
+#[derive(Debug, Deserialize)]
+struct Page {
+    value: Vec<Box<RawValue>>,
+    complete: bool,
+    next: Option<String>,
+}
+
+/// What of an event the agenda shows.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Event {
+    subject: Option<String>,
+    start: Moment,
+    end: Moment,
+    #[serde(default)]
+    is_all_day: Option<bool>,
+    location: Option<Location>,
+    #[serde(default)]
+    is_cancelled: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Moment {
+    #[serde(alias = "DateTime")]
+    date_time: String,
+    #[serde(alias = "TimeZone")]
+    time_zone: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Location {
+    display_name: Option<String>,
+}
+
+/// A line of the agenda: all-day events first, then by time.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    timed: bool,
+    start: Zoned,
+    text: String,
+}
+
+/// Shows a window's events.
+pub(super) async fn events(
+    client: &Client,
+    args: &EventsArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let today = Zoned::now().start_of_day().map_err(|error| out_of_calendar(&error))?;
+    let from = match &args.from {
+        Some(text) => moment(text, &today, "--from")?,
+        None => today.clone(),
+    };
+    let to = match &args.to {
+        Some(text) => moment(text, &today, "--to")?,
+        None => from.checked_add(DAYS.days()).map_err(|error| out_of_calendar(&error))?,
+    };
+    let path = format!(
+        "/v1/windows/{}/events?from={}&to={}",
+        encode(&args.window),
+        encode(&from.timestamp().to_string()),
+        encode(&to.timestamp().to_string()),
+    );
+    let mut all = Vec::new();
+    let mut complete = true;
+    let mut next: Option<String> = None;
+    loop {
+        let page = next.map_or(String::new(), |next| format!("&page={next}"));
+        let page: Page = client.get(&format!("{path}{page}")).await?.json()?;
+        complete &= page.complete;
+        for event in page.value {
+            if json {
+                writeln!(out, "{event}")?;
+            } else {
+                all.push(event);
+            }
+        }
+        match page.next {
+            Some(more) => next = Some(more),
+            None => break,
+        }
+    }
+    if !json {
+        let events: Vec<Event> =
+            all.iter().filter_map(|event| serde_json::from_str(event.get()).ok()).collect();
+        let unshown = all.len() - events.len();
+        out.write_all(agenda(&events, &from, &to).as_bytes())?;
+        if unshown > 0 {
+            writeln!(out, "\n{unshown} more cannot be shown here; --json has them")?;
+        }
+    }
+    if !complete {
+        let mut notes = anstream::stderr();
+        writeln!(notes, "calmirror: this window has not settled yet: there may be more")?;
+    }
+    out.flush()?;
+    Ok(DONE)
+}
+
+fn out_of_calendar(error: &jiff::Error) -> Failure {
+    Failure::new(USAGE, format!("no such day: {error}"))
+}
+
+/// A time as people say it: days are their own days, relative to their own midnight.
+fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, Failure> {
+    let zone = today.time_zone();
+    if text == "now" || text == "today" {
+        return Ok(today.clone());
+    }
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.to_zoned(zone.clone()));
+    }
+    if let Some(at) = distance(text).and_then(|span| today.checked_add(span).ok()) {
+        return Ok(at);
+    }
+    if let Ok(local) = text.parse::<DateTime>()
+        && let Ok(at) = local.to_zoned(zone.clone())
+    {
+        return Ok(at);
+    }
+    let failure = Failure::new(USAGE, format!("{option}: not a time: {}", printable(text)));
+    Err(failure.remedy(
+        "write 2026-11-21, 2026-11-21T10:00, 2026-11-21T10:00:00Z, today, or relative to today such as -7d, +2w, +6mo, +1y",
+    ))
+}
+
+fn distance(text: &str) -> Option<Span> {
+    let (sign, rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, text.strip_prefix('+')?),
+    };
+    let unit = rest.find(|c: char| !c.is_ascii_digit())?;
+    let count = rest[..unit].parse::<i64>().ok()?.checked_mul(sign)?;
+    let span = Span::new();
+    match &rest[unit..] {
+        "d" => span.try_days(count).ok(),
+        "w" => span.try_weeks(count).ok(),
+        "mo" => span.try_months(count).ok(),
+        "y" => span.try_years(count).ok(),
+        _ => None,
+    }
+}
+
+/// The events by day, each on every day it touches between `from` and `to`.
+fn agenda(events: &[Event], from: &Zoned, to: &Zoned) -> String {
+    let zone = from.time_zone();
+    let mut days: BTreeMap<Date, Vec<Entry>> = BTreeMap::new();
+    let mut unplaced = 0_usize;
+    // `to` is exclusive: a range that ends at midnight does not touch that day.
+    let last = to.checked_sub(1.nanosecond()).map_or_else(|_| to.date(), |last| last.date());
+    for event in events {
+        let Some((start, end)) = place(event, zone) else {
+            unplaced += 1;
+            continue;
+        };
+        let inclusive = end.checked_sub(1.nanosecond()).unwrap_or_else(|_| end.clone());
+        let until = inclusive.date().max(start.date()).min(last);
+        let mut day = start.date().max(from.date());
+        while day <= until {
+            let all_day = event.is_all_day == Some(true);
+            let when = if all_day { "all day".to_owned() } else { hours(&start, &end, day) };
+            let timed = when != "all day";
+            let text = format!("  {when:<13}{}", title(event));
+            days.entry(day).or_default().push(Entry { timed, start: start.clone(), text });
+            match day.tomorrow() {
+                Ok(tomorrow) => day = tomorrow,
+                Err(_) => break,
+            }
+        }
+    }
+    let mut text = String::new();
+    let bold = Style::new().bold();
+    for (day, mut entries) in days {
+        entries.sort();
+        let gap = if text.is_empty() { "" } else { "\n" };
+        writeln!(text, "{gap}{bold}{}{bold:#}", day.strftime("%A %-d %B %Y")).ok();
+        for entry in entries {
+            writeln!(text, "{}", entry.text).ok();
+        }
+    }
+    if text.is_empty() {
+        let form = "%Y-%m-%d %H:%M";
+        writeln!(text, "nothing from {} to {}", from.strftime(form), to.strftime(form)).ok();
+    }
+    if unplaced > 0 {
+        writeln!(text, "\nnot shown, for times that are not understood here: {unplaced}").ok();
+    }
+    text
+}
+
+/// What of the event lies on `day`.
+fn hours(start: &Zoned, end: &Zoned, day: Date) -> String {
+    let ends_today = end.date() == day || start == end;
+    match (start.date() == day, ends_today) {
+        (true, true) => format!("{}–{}", start.strftime("%H:%M"), end.strftime("%H:%M")),
+        (true, false) => match day.tomorrow() {
+            // Ending at the very midnight is ending that day.
+            Ok(next) if end.date() == next && end.hour() == 0 && end.minute() == 0 => {
+                format!("{}–24:00", start.strftime("%H:%M"))
+            }
+            _ => format!("{}–", start.strftime("%H:%M")),
+        },
+        (false, true) => format!("–{}", end.strftime("%H:%M")),
+        (false, false) => "all day".to_owned(),
+    }
+}
+
+fn title(event: &Event) -> String {
+    let subject = event.subject.as_deref().map(str::trim).filter(|subject| !subject.is_empty());
+    let mut text = printable(subject.unwrap_or("(no subject)"));
+    let location = event.location.as_ref().and_then(|location| location.display_name.as_deref());
+    if let Some(location) = location.map(str::trim).filter(|location| !location.is_empty()) {
+        write!(text, " · {}", printable(location)).ok();
+    }
+    if event.is_cancelled == Some(true) {
+        text.push_str(" (cancelled)");
+    }
+    text
+}
+
+/// Start and end in the user's zone. All-day events are days, not times: they lie on the same
+/// days everywhere.
+fn place(event: &Event, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
+    if event.is_all_day == Some(true) {
+        let day = |moment: &Moment| {
+            let date = moment.date_time.get(..10)?.parse::<Date>().ok()?;
+            date.to_zoned(zone.clone()).ok()
+        };
+        return Some((day(&event.start)?, day(&event.end)?));
+    }
+    let at = |moment: &Moment| {
+        let text = &moment.date_time;
+        if let Ok(at) = text.parse::<Timestamp>() {
+            return Some(at.to_zoned(zone.clone()));
+        }
+        let local = text.parse::<DateTime>().ok()?;
+        let own = find_zone(moment.time_zone.as_deref().unwrap_or("UTC"))?;
+        Some(local.to_zoned(own).ok()?.with_time_zone(zone.clone()))
+    };
+    Some((at(&event.start)?, at(&event.end)?))
+}
+
+/// A zone by its Windows or IANA name.
+fn find_zone(name: &str) -> Option<TimeZone> {
+    if name == "UTC" {
+        return Some(TimeZone::UTC);
+    }
+    let name = localzone::win_zone_to_iana(name, None).unwrap_or(name);
+    TimeZone::get(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::*;
+    use anstream::adapter::strip_str;
+    use serde_json::{Value, json};
+
+    fn event(subject: &str, start: (&str, &str), end: (&str, &str), more: Value) -> Event {
+        let mut value = json!({
+            "id": "x", "subject": subject,
+            "start": {"dateTime": start.0, "timeZone": start.1},
+            "end": {"dateTime": end.0, "timeZone": end.1},
+        });
+        for (key, new) in more.as_object().unwrap() {
+            value[key] = new.clone();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn berlin(text: &str) -> Zoned {
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        text.parse::<DateTime>().unwrap().to_zoned(zone).unwrap()
+    }
+
+    #[test]
+    fn the_agenda_stands_in_the_users_own_days() {
+        let utc = |day: &str| (format!("{day}:00.0000000"), "UTC");
+        let timed = |subject: &str, start: &str, end: &str, more: Value| {
+            let (start, end) = (utc(start), utc(end));
+            event(subject, (&start.0, start.1), (&end.0, end.1), more)
+        };
+        let pacific = "Pacific Standard Time";
+        let events = [
+            timed(
+                "Stand-up",
+                "2026-11-23T08:00",
+                "2026-11-23T08:15",
+                json!({"location": {"displayName": "Room 5"}}),
+            ),
+            timed("Before the night is over", "2026-11-22T23:30", "2026-11-23T00:30", json!({})),
+            timed(
+                "Company holiday",
+                "2026-11-23T00:00",
+                "2026-11-25T00:00",
+                json!({"isAllDay": true}),
+            ),
+            timed(
+                "Deployment",
+                "2026-11-23T21:00",
+                "2026-11-25T05:00",
+                json!({"isCancelled": true}),
+            ),
+            timed("Until midnight", "2026-11-24T20:00", "2026-11-24T23:00", json!({})),
+            timed("Reminder", "2026-11-24T09:00", "2026-11-24T09:00", json!({"subject": "  "})),
+            event(
+                "Call",
+                ("2026-11-23T09:00:00", pacific),
+                ("2026-11-23T10:00:00", pacific),
+                json!({}),
+            ),
+            timed("a\u{1b}[31mred\nherring", "2026-11-25T09:00", "2026-11-25T10:00", json!({})),
+            event(
+                "Nowhere",
+                ("2026-11-23T09:00:00", "Mars/Base"),
+                ("2026-11-23T10:00:00", "UTC"),
+                json!({}),
+            ),
+        ];
+        let agenda = agenda(&events, &berlin("2026-11-23T00:00"), &berlin("2026-11-26T00:00"));
+        insta::assert_snapshot!(strip_str(&agenda).to_string());
+    }
+
+    #[test]
+    fn an_empty_agenda_says_of_when() {
+        let agenda = agenda(&[], &berlin("2026-11-23T00:00"), &berlin("2026-11-24T00:00"));
+        assert_eq!(agenda, "nothing from 2026-11-23 00:00 to 2026-11-24 00:00\n");
+    }
+
+    #[test]
+    fn times_are_the_users_own() {
+        let today = berlin("2026-11-23T00:00");
+        for (text, expected) in [
+            ("now", Some("2026-11-22T23:00:00Z")),
+            ("2026-07-01", Some("2026-06-30T22:00:00Z")),
+            ("2026-07-01T10:00", Some("2026-07-01T08:00:00Z")),
+            ("2026-07-01T10:00:00Z", Some("2026-07-01T10:00:00Z")),
+            ("2026-07-01T10:00:00+05:00", Some("2026-07-01T05:00:00Z")),
+            ("-7d", Some("2026-11-15T23:00:00Z")),
+            ("+2w", Some("2026-12-06T23:00:00Z")),
+            ("+8mo", Some("2027-07-22T22:00:00Z")),
+            ("tomorrow", None),
+            ("7d", None),
+            ("+99999999999y", None),
+        ] {
+            let read = moment(text, &today, "--from").ok().map(|at| at.timestamp());
+            assert_eq!(read, expected.map(|at| at.parse().unwrap()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `run`: the daemon in the foreground, from the configuration to the exit code.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::arguments::{COMMIT, RunArgs, TARGET};
+use super::check;
+use super::exit::{CONFIGURATION, FAILED, Failure, STORE};
+use super::run::{self, Controls};
+use crate::api::About;
+use crate::config::LogFormat;
+use crate::daemon::{Daemon, Options, StartError};
+use crate::graph::HttpTransport;
+use crate::platform::signals::Signals;
+use crate::platform::telemetry::{Format, Telemetry};
+use crate::store::StoreError;
+use crate::world::World;
+
+/// Runs until signals or the store end it. `level` overrides the configured one.
+///
+/// # Errors
+/// What kept it from starting, or the store's failure, as an exit code with its reason.
+pub(super) async fn run(
+    file: Option<&Path>,
+    environment: BTreeMap<String, String>,
+    level: Option<&str>,
+    args: &RunArgs,
+) -> Result<u8, Failure> {
+    let world = World::real();
+    let config = check::load(file, environment, world.now())?;
+    start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    let transport = HttpTransport::new()
+        .map_err(|error| Failure::new(FAILED, format!("cannot speak TLS: {}", chain(&error))))?;
+    let about = about(&world);
+    let options = Options {
+        config,
+        world,
+        transport: Arc::new(transport),
+        about,
+        accept_drops: args.accept_drops,
+        open_loopback: false,
+    };
+    foreground(options).await
+}
+
+/// Starts a daemon and keeps it until signals or the store end it.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn foreground(options: Options) -> Result<u8, Failure> {
+    let signals = Signals::listen()
+        .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+    run::run(signals, |mut controls: Controls| async move {
+        let daemon = Daemon::start(options).await.map_err(|error| refused(&error))?;
+        tracing::info!("serving");
+        // An error means that the sender is gone, which is an end too.
+        let until = async { drop(controls.stop.wait_for(|stop| *stop).await) };
+        daemon.run(until).await.map_err(|error| failed(&error))
+    })
+    .await
+}
+
+/// Starts the logs.
+pub(super) fn start_telemetry(level: &str, format: Format) -> Result<Telemetry, Failure> {
+    Telemetry::start(level, format)
+        .map_err(|error| Failure::new(CONFIGURATION, format!("log.level: {}", chain(&error))))
+}
+
+/// What is running.
+pub(super) fn about(world: &World) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: COMMIT.to_owned(),
+        target: TARGET.to_owned(),
+        started: world.now(),
+    }
+}
+
+fn format(format: LogFormat) -> Format {
+    match format {
+        LogFormat::Auto => Format::Auto,
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+        LogFormat::Journald => Format::Journald,
+    }
+}
+
+fn refused(error: &StartError) -> Failure {
+    let exit = match error {
+        StartError::Open(_) | StartError::Store(_) => STORE,
+        StartError::Drops { .. } | StartError::Token { .. } | StartError::Graph(_) => CONFIGURATION,
+        StartError::Bind(_) => FAILED,
+    };
+    Failure::new(exit, chain(error))
+}
+
+fn failed(error: &StoreError) -> Failure {
+    Failure::new(STORE, chain(error))
+        .remedy("start it again: what it had acknowledged is still there")
+}
+
+/// An error and what it came from, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,152 @@
+//! `sync` and `resync`: asks for rounds, waits for them, and reports each in a line.
+
+use std::io::Write;
+
+use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::arguments::{ResyncArgs, SyncArgs, Which};
+use super::client::{Client, encode, printable};
+use super::exit::{DONE, FAILED, Failure};
+use super::status;
+use crate::mirror::status::{LastError, LastRound};
+
+/// The longest wait the API grants.
+const WAIT: &str = "5m";
+
+/// Windows asked at a time.
+const ABREAST: usize = 16;
+
+/// What the API says of a round that was asked for.
+#[derive(Deserialize)]
+struct Asked {
+    round: u64,
+    #[serde(default)]
+    last_round: Option<LastRound>,
+    #[serde(default)]
+    last_error: Option<LastError>,
+}
+
+/// A round now, of each window.
+pub(super) async fn sync(
+    client: &Client,
+    args: &SyncArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    ask(client, &args.which, "sync", "", json, out).await
+}
+
+/// A full resync now, of each window.
+pub(super) async fn resync(
+    client: &Client,
+    args: &ResyncArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let accept = if args.accept_removals { "&accept_removals=true" } else { "" };
+    ask(client, &args.which, "resync", accept, json, out).await
+}
+
+async fn ask(
+    client: &Client,
+    which: &Which,
+    what: &str,
+    more: &str,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let names = if which.all { status::names(client).await? } else { which.windows.clone() };
+    let mut answers = stream::iter(names)
+        .map(|name| async move {
+            let path = format!("/v1/windows/{}/{what}?wait={WAIT}{more}", encode(&name));
+            let answer = client.post(&path).await;
+            (name, answer)
+        })
+        .buffer_unordered(ABREAST);
+    let mut exit = DONE;
+    while let Some((name, answer)) = answers.next().await {
+        let answer = match answer.and_then(super::client::Answer::success) {
+            Ok(answer) => answer,
+            // One unknown window does not keep the others from being told of.
+            Err(failure) if failure.exit == FAILED => {
+                writeln!(anstream::stderr(), "{}: {}", printable(&name), failure.message)?;
+                exit = FAILED;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        let over = answer.status == StatusCode::OK;
+        let value: Value = answer.json()?;
+        let (line, done) = tell(&name, over, &value)?;
+        if !done {
+            exit = FAILED;
+        }
+        if json {
+            writeln!(out, "{value}")?;
+        } else {
+            writeln!(out, "{line}")?;
+        }
+        out.flush()?;
+    }
+    Ok(exit)
+}
+
+/// One line about a round, and whether it did what was asked.
+fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), Failure> {
+    let asked = Asked::deserialize(value)
+        .map_err(|error| Failure::new(FAILED, format!("an answer is not understood: {error}")))?;
+    let name = printable(name);
+    Ok(match (over, asked.last_round, asked.last_error) {
+        (false, ..) => (format!("{name}: round {} is still under way", asked.round), true),
+        (true, _, Some(error)) => {
+            (format!("{name}: round {} failed: {}", asked.round, printable(&error.message)), false)
+        }
+        (true, Some(round), None) => (format!("{name}: {}", report(&round)), true),
+        (true, None, None) => (format!("{name}: round {} is over", asked.round), true),
+    })
+}
+
+/// A finished round in words.
+pub(super) fn report(round: &LastRound) -> String {
+    let LastRound { number, took_ms, requests, created, updated, removed, .. } = round;
+    let plural = if *requests == 1 { "" } else { "s" };
+    let took =
+        if *took_ms < 10_000 { format!("{took_ms} ms") } else { format!("{} s", took_ms / 1000) };
+    format!(
+        "round {number}, {requests} request{plural}, +{created} ~{updated} -{removed} in {took}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_round_is_told_in_a_line() {
+        let round = json!({"number": 982, "at": "2026-11-21T10:00:00Z", "took_ms": 180, "requests": 1,
+            "pages": 1, "created": 0, "updated": 1, "removed": 0});
+        let error = json!({"at": "2026-11-21T10:00:00Z", "kind": "gone", "status": 404, "code": null,
+            "message": "the mailbox is gone", "request_id": null, "retry_at": null});
+        for (over, value, line, done) in [
+            (
+                true,
+                json!({"round": 982, "last_round": round, "last_error": null}),
+                "alice: round 982, 1 request, +0 ~1 -0 in 180 ms",
+                true,
+            ),
+            (
+                true,
+                json!({"round": 983, "last_round": round, "last_error": error}),
+                "alice: round 983 failed: the mailbox is gone",
+                false,
+            ),
+            (false, json!({"round": 984}), "alice: round 984 is still under way", true),
+        ] {
+            assert_eq!(tell("alice", over, &value), Ok((line.to_owned(), done)));
+        }
+    }
+}

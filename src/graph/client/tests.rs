@@ -1,0 +1,371 @@
+//! What is asked, and what every answer means.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
+use std::time::Duration;
+
+use http::Request;
+use proptest::prelude::*;
+
+use super::*;
+use crate::graph::error::Quarantine;
+use crate::graph::script::{Answer, BASE, Script, ask, client, edges, granted, reply, tokens};
+
+const LINK: &str =
+    "https://graph.example/v1.0/users/room-7/calendarView/delta?$deltatoken=canary-1.b_C";
+const EMPTY: &str =
+    r#"{"value":[],"@odata.deltaLink":"https://graph.example/v1.0/x?$deltatoken=new"}"#;
+
+fn target(client: &Client, script: &Arc<Script>, mailbox: &str, calendar: Calendar) -> Target {
+    client.target(&tokens(script), &mailbox.into(), calendar)
+}
+
+fn room(client: &Client, script: &Arc<Script>) -> Target {
+    target(client, script, "room-7", Calendar::Default)
+}
+
+/// What one page request from a link comes to after these answers.
+async fn follow(
+    answers: impl IntoIterator<Item = Answer>,
+) -> (Arc<Script>, Result<Page, GraphError>) {
+    let script = Script::new([granted("t1", 3600), granted("t2", 3600)], answers);
+    let client = client(&script);
+    let target = room(&client, &script);
+    let link = Link::new(LINK);
+    let outcome = client.page(&target, &ask(), Start::Link(&link), false).await;
+    assert_eq!(target.requests.load(Ordering::Relaxed), script.urls().len() as u64);
+    (script, outcome)
+}
+
+fn header<'a>(request: &'a Request<Bytes>, name: &str) -> &'a str {
+    let values: Vec<_> = request.headers().get_all(name).iter().collect();
+    assert_eq!(values.len(), 1, "{name}");
+    values[0].to_str().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_question_has_its_address() {
+    let listing = r#"{"value":[]}"#;
+    let event = r#"{"id":"m","type":"seriesMaster"}"#;
+    let script = Script::new(
+        [granted("t", 3600), granted("t", 3600), granted("t", 3600)],
+        [EMPTY, event, listing, listing, EMPTY, event, EMPTY, listing].map(|b| reply(200, b)),
+    );
+    let client = client(&script);
+    let (ask, edges) = (ask(), edges());
+    let start = || Start::Window(edges);
+    let id = EventId::new("AAMk/+A==");
+
+    let plain = target(&client, &script, "alice+x@contoso.com", Calendar::Default);
+    client.page(&plain, &ask, start(), false).await.unwrap();
+    client.event(&plain, &ask, &id, false).await.unwrap().unwrap();
+    client.instances(&plain, &ask, &id, edges, None, false).await.unwrap().unwrap();
+    client.calendar_view(&plain, &ask, edges, Some("id,type"), None, false).await.unwrap();
+    let named = target(&client, &script, "g#EXT#@x", Calendar::Id("AQ/ %".into()));
+    client.page(&named, &ask, start(), false).await.unwrap();
+    client.event(&named, &ask, &id, false).await.unwrap().unwrap();
+    let me = target(&client, &script, "me", Calendar::Default);
+    client.page(&me, &ask, start(), false).await.unwrap();
+    client.calendar_view(&me, &ask, edges, None, None, false).await.unwrap();
+
+    let range = "startDateTime=2026-01-01T00%3A00%3A00Z&endDateTime=2027-01-01T00%3A00%3A00Z";
+    let expected = [
+        format!("/users/alice%2Bx@contoso.com/calendarView/delta?{range}"),
+        "/users/alice%2Bx@contoso.com/events/AAMk%2F%2BA==".into(),
+        format!("/users/alice%2Bx@contoso.com/events/AAMk%2F%2BA==/instances?{range}"),
+        format!("/users/alice%2Bx@contoso.com/calendarView?{range}&$select=id,type"),
+        format!("/users/g%23EXT%23@x/calendars/AQ%2F%20%25/calendarView/delta?{range}"),
+        "/users/g%23EXT%23@x/calendars/AQ%2F%20%25/events/AAMk%2F%2BA==".into(),
+        format!("/me/calendarView/delta?{range}"),
+        format!("/me/calendarView?{range}"),
+    ];
+    assert_eq!(script.urls(), expected.map(|path| format!("{BASE}{path}")));
+    assert_eq!(plain.requests.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_request_carries_the_same_preferences_and_an_id_of_its_own() {
+    let script = Script::new([granted("t", 3600)], [reply(200, EMPTY), reply(200, EMPTY)]);
+    let client = client(&script);
+    let target = room(&client, &script);
+    let ask = Ask {
+        page_size: 50,
+        body: Body::None,
+        time_zone: "W. Europe Standard Time".into(),
+        immutable_ids: true,
+    };
+    client.page(&target, &ask, Start::Window(edges()), false).await.unwrap();
+    client.page(&target, &ask, Start::Link(&Link::new(LINK)), true).await.unwrap();
+    let asked: Vec<_> =
+        script.asked().into_iter().filter(|r| !r.uri().path().contains("/oauth2/")).collect();
+    for request in &asked {
+        assert_eq!(
+            header(request, "prefer"),
+            "odata.maxpagesize=50, outlook.timezone=\"W. Europe Standard Time\", \
+             outlook.body-content-type=\"text\", IdType=\"ImmutableId\""
+        );
+        assert_eq!(header(request, "authorization"), "Bearer t");
+        assert_eq!(request.method(), http::Method::GET);
+    }
+    assert_ne!(header(&asked[0], "client-request-id"), header(&asked[1], "client-request-id"));
+    assert!(asked[0].extensions().get::<FreshConnection>().is_none());
+    assert!(asked[1].extensions().get::<FreshConnection>().is_some());
+    assert_eq!(asked[1].uri().to_string(), LINK, "a link is followed byte for byte");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_to_elsewhere_is_never_asked() {
+    let script = Script::new([], []);
+    let client = client(&script);
+    let target = room(&client, &script);
+    for link in
+        ["https://evil.example/v1.0/x?$deltatoken=canary", "http://graph.example/v1.0/x", "x"]
+    {
+        let link = Link::new(link);
+        let page = client.page(&target, &ask(), Start::Link(&link), false).await.unwrap_err();
+        let id = EventId::new("m");
+        let listed =
+            client.instances(&target, &ask(), &id, edges(), Some(&link), false).await.unwrap_err();
+        let viewed = client
+            .calendar_view(&target, &ask(), edges(), None, Some(&link), false)
+            .await
+            .unwrap_err();
+        for error in [page, listed, viewed] {
+            assert_eq!(error.class(), Class::ForeignLink);
+            assert!(!format!("{error} {error:?} {}", error.message()).contains("canary"));
+        }
+    }
+    assert!(script.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_to_elsewhere_never_becomes_a_position() {
+    let evil = r#"{"value":[],"@odata.nextLink":"https://evil.example/?$skiptoken=canary"}"#;
+    let (script, outcome) = follow([reply(200, evil)]).await;
+    assert_eq!(outcome.unwrap_err().class(), Class::ForeignLink);
+    assert_eq!(script.urls(), [LINK]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_renewed_once_and_the_request_repeated_once() {
+    let expired = || reply(401, r#"{"error":{"code":"InvalidAuthenticationToken"}}"#);
+    let (script, outcome) = follow([expired(), reply(200, EMPTY)]).await;
+    outcome.unwrap();
+    assert_eq!((script.urls().len(), script.sign_ins()), (2, 2));
+    let bearers: Vec<_> =
+        script.asked().iter().filter_map(|r| r.headers().get("authorization").cloned()).collect();
+    assert_eq!(bearers, ["Bearer t1", "Bearer t2"]);
+
+    let (script, outcome) = follow([expired(), expired()]).await;
+    let error = outcome.unwrap_err();
+    assert_eq!((error.class(), error.status()), (Class::SignIn, Some(401)));
+    assert_eq!((script.urls().len(), script.sign_ins()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claims_challenge_is_a_persons_business() {
+    for status in [401, 403] {
+        let challenge = reply(status, "").with(
+            "www-authenticate",
+            r#"Bearer realm="", error="insufficient_claims", claims="e30=""#,
+        );
+        let (script, outcome) = follow([challenge]).await;
+        assert_eq!(outcome.unwrap_err().class(), Class::SignIn);
+        assert_eq!((script.urls().len(), script.sign_ins()), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_else_is_repeated() {
+    let coded = |code: &str| format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#);
+    for (answer, class, kind) in [
+        (
+            reply(403, coded("ErrorAccessDenied")),
+            Class::Quarantine(Quarantine::Forbidden),
+            "forbidden",
+        ),
+        (reply(404, ""), Class::Quarantine(Quarantine::Gone), "gone"),
+        (reply(404, coded("ErrorItemNotFound")), Class::Quarantine(Quarantine::Gone), "gone"),
+        (reply(410, ""), Class::LinkDead, "link_dead"),
+        (reply(400, coded("InvalidDeltaToken")), Class::LinkDead, "link_dead"),
+        (reply(400, coded("Other")), Class::Quarantine(Quarantine::Refused), "refused"),
+        (reply(501, ""), Class::Quarantine(Quarantine::Refused), "refused"),
+        (
+            reply(302, "").with("location", "https://graph.example/v1.0/y"),
+            Class::Transient,
+            "transient",
+        ),
+        (reply(500, "x"), Class::Transient, "transient"),
+        (reply(503, ""), Class::Transient, "transient"),
+        (reply(503, "").with("retry-after", "7"), Class::Throttled, "throttled"),
+        (reply(429, ""), Class::Throttled, "throttled"),
+        (reply(200, "<html>"), Class::MalformedPage, "malformed_page"),
+        (reply(204, ""), Class::MalformedPage, "malformed_page"),
+        (reply(200, r#"{"value":[]}"#), Class::MalformedPage, "malformed_page"),
+        (Answer::Fault(Fault::Connect), Class::Transient, "transient"),
+        (Answer::Fault(Fault::Reset), Class::Transient, "transient"),
+        (Answer::Broken(200, EMPTY, Fault::Body), Class::Transient, "transient"),
+        (Answer::Broken(410, "", Fault::Reset), Class::LinkDead, "link_dead"),
+        (Answer::Silence, Class::Transient, "transient"),
+        (Answer::Headless(200), Class::Transient, "transient"),
+        (Answer::Headless(410), Class::LinkDead, "link_dead"),
+        (Answer::Endless, Class::TooLarge, "too_large"),
+    ] {
+        let (script, outcome) = follow([answer]).await;
+        let error = outcome.unwrap_err();
+        assert_eq!((error.class(), error.kind()), (class, kind), "{error}");
+        assert_eq!((script.urls().len(), script.sign_ins()), (1, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_request_takes_no_longer_than_its_timeout() {
+    let began = Instant::now();
+    for answer in [Answer::Silence, Answer::Headless(200)] {
+        let (_, outcome) = follow([answer]).await;
+        assert!(matches!(outcome, Err(GraphError::Carried(e)) if e.fault() == Fault::Timeout));
+    }
+    assert_eq!(began.elapsed(), Duration::from_secs(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttling_pauses_the_mailbox_and_tells_how_long() {
+    let script = Script::new(
+        [granted("t", 36_000)],
+        [
+            reply(429, "").with("retry-after", "17"),
+            reply(200, EMPTY),
+            reply(429, "").with("retry-after", "Sun, 01 Mar 2026 00:02:17 GMT"),
+            reply(200, EMPTY),
+            reply(429, "").with("retry-after", "-3"),
+            reply(200, EMPTY),
+        ],
+    );
+    let client = client(&script);
+    let target = room(&client, &script);
+    let link = Link::new(LINK);
+    let ask = ask();
+    for (asked_for, at_least) in [(Some(17), 17), (Some(120), 120), (None, 0)] {
+        let page = || client.page(&target, &ask, Start::Link(&link), false);
+        let error = page().await.unwrap_err();
+        assert_eq!(error.retry_after().map(|d| d.as_secs()), asked_for);
+        let began = Instant::now();
+        page().await.unwrap();
+        let waited = began.elapsed();
+        assert!(waited >= Duration::from_secs(at_least), "{waited:?}");
+        assert!(
+            waited > Duration::ZERO && waited <= Duration::from_secs(at_least + 1),
+            "{waited:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_is_asked_three_things_at_a_time() {
+    let script = Script::new([granted("t", 3600)], (0..5).map(|_| Answer::Silence));
+    let client = client(&script);
+    let target = room(&client, &script);
+    let id = EventId::new("x");
+    let ask = ask();
+    let asking: Vec<_> =
+        (0..5).map(|_| Box::pin(client.event(&target, &ask, &id, false))).collect();
+    let all = futures_util::future::join_all(asking);
+    assert!(timeout(Duration::from_secs(50), all).await.is_err());
+    assert_eq!(script.urls().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_exist_is_none_and_what_is_out_of_reach_an_error() {
+    let missing = || reply(404, r#"{"error":{"code":"ErrorItemNotFound","message":"not found"}}"#);
+    let script = Script::new(
+        [granted("t", 3600)],
+        [missing(), missing(), reply(404, ""), reply(404, ""), missing()],
+    );
+    let client = client(&script);
+    let target = room(&client, &script);
+    let id = EventId::new("m");
+    let gone = Class::Quarantine(Quarantine::Gone);
+    assert!(client.event(&target, &ask(), &id, false).await.unwrap().is_none());
+    assert!(client.instances(&target, &ask(), &id, edges(), None, false).await.unwrap().is_none());
+    assert_eq!(client.event(&target, &ask(), &id, false).await.unwrap_err().class(), gone);
+    let instances = client.instances(&target, &ask(), &id, edges(), None, false).await;
+    assert_eq!(instances.unwrap_err().class(), gone);
+    let view = client.calendar_view(&target, &ask(), edges(), None, None, false).await;
+    assert_eq!(view.unwrap_err().class(), gone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_that_would_climb_out_of_the_path_are_not_asked_for() {
+    let script = Script::new([granted("t", 3600)], []);
+    let client = client(&script);
+    let target = room(&client, &script);
+    for id in ["", ".", ".."] {
+        let outcome = client.event(&target, &ask(), &EventId::new(id), false).await;
+        assert_eq!(outcome.unwrap_err().kind(), "refused");
+    }
+    let odd = Ask { time_zone: "UTC\", IdType=\"x".into(), ..ask() };
+    let outcome = client.page(&target, &odd, Start::Window(edges()), false).await;
+    assert_eq!(outcome.unwrap_err().kind(), "refused");
+    assert!(script.urls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_error_and_no_type_shows_a_token_a_secret_or_a_link() {
+    const TOKEN: &str = "canary-token-1";
+    let echo = format!("{TOKEN} {LINK} the link canary-1.b_C");
+    let said = serde_json::json!({"error": {"code": TOKEN, "message": echo, "innerError": {"request-id": TOKEN}}});
+    let mut shown = String::new();
+    for status in [400, 401, 403, 404, 410, 418, 429, 500, 501, 503] {
+        let answers = [reply(status, said.to_string()), reply(status, said.to_string())];
+        let script = Script::new([granted(TOKEN, 3600), granted(TOKEN, 3600)], answers);
+        let client = client(&script);
+        let target = room(&client, &script);
+        let link = Link::new(LINK);
+        let start = Start::Link(&link);
+        let error = client.page(&target, &ask(), start, false).await.unwrap_err();
+        shown += &format!(
+            "{error} {error:?} {} {:?} {:?} {client:?} {target:?} {start:?}\n",
+            error.message(),
+            error.code(),
+            error.request_id()
+        );
+        let token = target.tokens.token().await.unwrap();
+        shown += &format!("{token:?} {:?}\n", token.bearer());
+    }
+    assert!(!shown.contains("canary"), "{shown}");
+    let path = std::env::var("PATH").unwrap();
+    assert!(!shown.contains(&path), "the secret is shown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_base_address_must_be_safe() {
+    let script = Script::new([], []);
+    let make = |base: &str| {
+        let budgets = Budgets::new(1, 1);
+        let world = crate::graph::script::world();
+        Client::new(script.clone(), base, budgets, world, Duration::from_secs(1)).is_ok()
+    };
+    assert!(make("https://graph.microsoft.com/v1.0/"));
+    assert!(make("http://127.0.0.1:8081/v1.0"));
+    assert!(!make("http://graph.microsoft.com/v1.0"));
+    assert!(!make("https://user:pass@graph.microsoft.com/v1.0"));
+    assert!(!make("graph.microsoft.com"));
+}
+
+proptest! {
+    #[test]
+    fn no_segment_leaves_its_place(text in "\\PC{1,40}") {
+        prop_assume!(text != "." && text != "..");
+        let mut url = "https://graph.example/v1.0/users/".to_owned();
+        push_segment(&mut url, &text).unwrap();
+        url.push_str("/events");
+        let parsed = reqwest::Url::parse(&url).unwrap();
+        let segments: Vec<_> = parsed.path_segments().unwrap().collect();
+        prop_assert_eq!(segments.len(), 4);
+        prop_assert_eq!(parsed.query(), None);
+        prop_assert_eq!(parsed.as_str(), url);
+    }
+}

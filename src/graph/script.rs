@@ -1,0 +1,178 @@
+//! A transport for tests that answers from a script and remembers what it was asked.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use jiff::Timestamp;
+
+use super::auth::{Account, Credential, Tokens};
+use super::budget::Budgets;
+use super::client::{Ask, Client};
+use super::transport::{Body, Fault, Transport, TransportError};
+use crate::mirror::window::{self, Edges};
+use crate::world::World;
+
+/// What comes back for one request.
+pub(super) enum Answer {
+    Reply {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+    },
+    /// Nothing arrives.
+    Fault(Fault),
+    /// The head arrives, then some of the body, then a fault.
+    Broken(u16, &'static str, Fault),
+    /// The head arrives, then an endless body.
+    Endless,
+    /// Nothing ever happens.
+    Silence,
+    /// The head arrives, the body never does.
+    Headless(u16),
+}
+
+pub(super) fn reply(status: u16, body: impl Into<String>) -> Answer {
+    Answer::Reply { status, headers: Vec::new(), body: body.into().into() }
+}
+
+pub(super) fn granted(token: &str, expires_in: u64) -> Answer {
+    reply(
+        200,
+        format!(r#"{{"token_type":"Bearer","expires_in":{expires_in},"access_token":"{token}"}}"#),
+    )
+}
+
+impl Answer {
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        if let Self::Reply { headers, .. } = &mut self {
+            headers.push((name, value.into()));
+        }
+        self
+    }
+}
+
+/// Answers token requests and others from a list each, in order.
+#[derive(Default)]
+pub(super) struct Script {
+    tokens: Mutex<VecDeque<Answer>>,
+    others: Mutex<VecDeque<Answer>>,
+    asked: Mutex<Vec<http::Request<Bytes>>>,
+    /// How long the token endpoint thinks.
+    pub(super) token_delay: Duration,
+}
+
+impl Script {
+    pub(super) fn new(
+        tokens: impl IntoIterator<Item = Answer>,
+        others: impl IntoIterator<Item = Answer>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tokens: Mutex::new(tokens.into_iter().collect()),
+            others: Mutex::new(others.into_iter().collect()),
+            ..Self::default()
+        })
+    }
+
+    /// Every request so far.
+    pub(super) fn asked(&self) -> Vec<http::Request<Bytes>> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// Requests to Graph so far, as URLs.
+    pub(super) fn urls(&self) -> Vec<String> {
+        let urls = self.asked().into_iter().map(|request| request.uri().to_string());
+        urls.filter(|url| !url.contains("/oauth2/")).collect()
+    }
+
+    /// How often the token endpoint was asked.
+    pub(super) fn sign_ins(&self) -> usize {
+        self.asked().len() - self.urls().len()
+    }
+}
+
+impl Transport for Script {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        async move {
+            let sign_in = request.uri().path().contains("/oauth2/");
+            self.asked.lock().unwrap().push(request);
+            if sign_in && !self.token_delay.is_zero() {
+                tokio::time::sleep(self.token_delay).await;
+            }
+            let queue = if sign_in { &self.tokens } else { &self.others };
+            let answer =
+                queue.lock().unwrap().pop_front().expect("a request that was not foreseen");
+            let head = |status: u16| http::Response::builder().status(status);
+            let (head, body) = match answer {
+                Answer::Reply { status, headers, body } => {
+                    let head = headers.iter().fold(head(status), |h, (n, v)| h.header(*n, v));
+                    (head, Body::full(body))
+                }
+                Answer::Fault(fault) => return Err(TransportError::new(fault)),
+                Answer::Broken(status, start, fault) => {
+                    let start = Ok(Bytes::from(start));
+                    let chunks = stream::iter([start, Err(TransportError::new(fault))]);
+                    (head(status), Body::from_stream(chunks))
+                }
+                Answer::Endless => {
+                    let chunk = Bytes::from(vec![b' '; 1 << 20]);
+                    (head(200), Body::from_stream(stream::repeat_with(move || Ok(chunk.clone()))))
+                }
+                Answer::Silence => return std::future::pending().await,
+                Answer::Headless(status) => (head(status), Body::from_stream(stream::pending())),
+            };
+            Ok(head.body(body).unwrap())
+        }
+        .boxed()
+    }
+}
+
+pub(super) const BASE: &str = "https://graph.example/v1.0";
+
+pub(super) fn world() -> World {
+    World::simulated(7, "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap())
+}
+
+pub(super) fn account(credential: Credential) -> Account {
+    Account {
+        name: "contoso".into(),
+        tenant: "tenant-1".into(),
+        client_id: "client-1".into(),
+        credential,
+        login_url: "https://login.example/".into(),
+        scope: "https://graph.example/.default".into(),
+    }
+}
+
+/// Tokens from the script, proved with a secret that every machine has: the search path.
+pub(super) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
+    Tokens::new(account(Credential::SecretEnv("PATH".into())), script.clone(), world())
+}
+
+pub(super) fn client(script: &Arc<Script>) -> Client {
+    let budgets = Budgets::new(8, 3);
+    Client::new(script.clone(), BASE, budgets, world(), Duration::from_secs(100)).unwrap()
+}
+
+pub(super) fn ask() -> Ask {
+    Ask { page_size: 200, body: window::Body::Html, time_zone: "UTC".into(), immutable_ids: false }
+}
+
+pub(super) fn edges() -> Edges {
+    Edges {
+        start: "2026-01-01T00:00:00Z".parse().unwrap(),
+        end: "2027-01-01T00:00:00Z".parse().unwrap(),
+    }
+}

@@ -1,0 +1,243 @@
+//! The real transport against a server of a few lines on a port of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation is a failed test"
+)]
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::graph::script::{account, ask, edges};
+use crate::graph::{Budgets, Class, Client, Credential, Start, Tokens};
+use crate::mirror::window::Calendar;
+use crate::world::World;
+
+/// What the server does once it has read a request.
+#[derive(Clone)]
+enum Deed {
+    /// Writes this and keeps the connection.
+    Write(Vec<u8>),
+    /// Writes this and closes.
+    Close(Vec<u8>),
+    /// Writes this and then nothing, for ever.
+    Stall(Vec<u8>),
+}
+
+/// A server that does the same for every request. Ends with the test.
+struct Server {
+    base: String,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+    last: Arc<std::sync::Mutex<String>>,
+    tasks: JoinSet<()>,
+}
+
+async fn serve(deed: Deed) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let mut server = Server {
+        base,
+        connections: Arc::default(),
+        requests: Arc::default(),
+        last: Arc::default(),
+        tasks: JoinSet::new(),
+    };
+    let connections = server.connections.clone();
+    let (requests, last) = (server.requests.clone(), server.last.clone());
+    server.tasks.spawn(async move {
+        let mut open = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
+            open.spawn(converse(stream, deed.clone(), requests.clone(), last.clone()));
+        }
+    });
+    server
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    deed: Deed,
+    requests: Arc<AtomicUsize>,
+    last: Arc<std::sync::Mutex<String>>,
+) {
+    let mut read = Vec::new();
+    loop {
+        while !read.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => read.push(byte),
+                Err(_) => return,
+            }
+        }
+        requests.fetch_add(1, Ordering::SeqCst);
+        *last.lock().unwrap() = String::from_utf8(std::mem::take(&mut read)).unwrap();
+        match &deed {
+            Deed::Write(bytes) => stream.write_all(bytes).await.unwrap_or_default(),
+            Deed::Close(bytes) => return stream.write_all(bytes).await.unwrap_or_default(),
+            Deed::Stall(bytes) => {
+                stream.write_all(bytes).await.unwrap_or_default();
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+fn answer(headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut answer =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{headers}\r\n", body.len()).into_bytes();
+    answer.extend_from_slice(body);
+    answer
+}
+
+fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(body).unwrap();
+    gzip.finish().unwrap()
+}
+
+fn get(server: &Server, path: &str) -> http::Request<Bytes> {
+    http::Request::get(format!("{}{path}", server.base)).body(Bytes::new()).unwrap()
+}
+
+/// Sends one request and reads the answer whole.
+async fn fetch(server: &Server) -> Result<(http::StatusCode, Bytes), TransportError> {
+    let transport = HttpTransport::new().unwrap();
+    let (head, body) = transport.send(get(server, "/canary?$token=canary")).await?.into_parts();
+    Ok((head.status, body.read(1 << 20).await?))
+}
+
+async fn fault(deed: Deed) -> Fault {
+    let error = fetch(&serve(deed).await).await.unwrap_err();
+    let mut shown = format!("{error} {error:?}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        shown += &format!(" {error} {error:?}");
+        cause = error.source();
+    }
+    assert!(!shown.contains("canary"), "{shown}");
+    error.fault()
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_asked_for_and_decoded() {
+    let server = serve(Deed::Write(answer("content-encoding: gzip\r\n", &gzipped(b"hello")))).await;
+    let (status, body) = fetch(&server).await.unwrap();
+    assert_eq!((status, &*body), (http::StatusCode::OK, &b"hello"[..]));
+    let asked = server.last.lock().unwrap().to_ascii_lowercase();
+    assert!(asked.contains("accept-encoding: gzip\r\n"), "{asked}");
+    assert!(asked.contains("user-agent: calmirror/"), "{asked}");
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_whole_are_faults() {
+    let whole = gzipped(&b"hello ".repeat(1000));
+    let cut = &whole[..whole.len() / 2];
+    assert_eq!(fault(Deed::Close(answer("content-encoding: gzip\r\n", cut))).await, Fault::Body);
+    let gzip = answer("content-encoding: gzip\r\n", b"no gzip at all");
+    assert_eq!(fault(Deed::Close(gzip)).await, Fault::Body);
+    let mut short = answer("", b"hello");
+    short.truncate(short.len() - 1);
+    assert_eq!(fault(Deed::Close(short)).await, Fault::Reset);
+    let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec();
+    assert_eq!(fault(Deed::Close(chunked)).await, Fault::Reset);
+}
+
+#[tokio::test]
+async fn connections_that_end_early_or_make_no_sense_are_resets() {
+    assert_eq!(fault(Deed::Close(Vec::new())).await, Fault::Reset);
+    assert_eq!(fault(Deed::Close(b"HTTP/1.1 20".to_vec())).await, Fault::Reset);
+    assert_eq!(fault(Deed::Close(b"SSH-2.0-canary\r\n".to_vec())).await, Fault::Reset);
+}
+
+#[tokio::test]
+async fn nobody_listening_is_no_connection() {
+    let server = serve(Deed::Close(Vec::new())).await;
+    let Server { base, mut tasks, .. } = server;
+    tasks.shutdown().await;
+    let request = http::Request::get(base).body(Bytes::new()).unwrap();
+    let error = HttpTransport::new().unwrap().send(request).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Connect);
+}
+
+#[tokio::test]
+async fn without_root_certificates_there_is_loopback_and_a_remedy() {
+    let server = serve(Deed::Write(answer("", b"x"))).await;
+    let transport = HttpTransport { far: None, ..HttpTransport::new().unwrap() };
+    assert!(transport.send(get(&server, "/")).await.is_ok());
+    let far = http::Request::get("https://graph.example/").body(Bytes::new()).unwrap();
+    let error = transport.send(far).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Tls);
+    assert!(error.to_string().contains("ca-certificates"));
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer_and_not_followed() {
+    let server = serve(Deed::Write(
+        b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    ))
+    .await;
+    assert_eq!(fetch(&server).await.unwrap().0, http::StatusCode::FOUND);
+    assert_eq!(server.requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_body_is_read_no_further_than_the_cap() {
+    // A hundred megabytes in a tenth of one.
+    let bomb = gzipped(&vec![b' '; 100 << 20]);
+    assert_eq!(
+        fault(Deed::Close(answer("content-encoding: gzip\r\n", &bomb))).await,
+        Fault::TooLarge
+    );
+    let body = || Body::from_stream(stream::iter([Ok(Bytes::from("abc")), Ok(Bytes::from("de"))]));
+    assert_eq!(&*body().read(5).await.unwrap(), b"abcde");
+    assert_eq!(body().read(4).await.unwrap_err().fault(), Fault::TooLarge);
+    assert_eq!(&*body().read_start(4).await, b"abcd");
+    assert_eq!(&*Body::full("x").read(1).await.unwrap(), b"x");
+    assert!(Body::full("").read(0).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn connections_are_kept_unless_a_new_one_is_asked_for() {
+    let server = serve(Deed::Write(answer("", b"x"))).await;
+    let transport = HttpTransport::new().unwrap();
+    for (fresh, connections) in [(false, 1), (false, 1), (true, 2), (true, 3), (false, 3)] {
+        let mut request = get(&server, "/");
+        if fresh {
+            request.extensions_mut().insert(FreshConnection);
+        }
+        let answer = transport.send(request).await.unwrap();
+        answer.into_body().read(10).await.unwrap();
+        assert_eq!(server.connections.load(Ordering::SeqCst), connections);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_given_up_by_the_client() {
+    let mut half = answer("content-type: application/json\r\n", b"{\"value\":[]}");
+    half.truncate(half.len() - 3);
+    let server = serve(Deed::Stall(half)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "t").unwrap();
+    let transport = Arc::new(HttpTransport::new().unwrap());
+    let tokens =
+        Tokens::new(account(Credential::AccessTokenFile(token)), transport.clone(), World::real());
+    let budgets = Budgets::new(1, 1);
+    let limit = Duration::from_millis(300);
+    let client = Client::new(transport, &server.base, budgets, World::real(), limit).unwrap();
+    let target = client.target(&tokens, &"me".into(), Calendar::Default);
+    let error = client.page(&target, &ask(), Start::Window(edges()), false).await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient);
+    assert_eq!(error.message(), "graph could not be asked: the answer did not come in time");
+    assert!(
+        server.last.lock().unwrap().to_ascii_lowercase().contains("authorization: bearer t\r\n")
+    );
+}

@@ -1,0 +1,226 @@
+//! One calendar: what is in it, what was in it, and which delta streams follow it.
+//!
+//! The log keeps, for every change, the item as it was before. So the calendar at any version
+//! still in the log can be looked at, and a delta round is a comparison of two versions that
+//! needs no memory of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::event::Item;
+
+/// Changes kept; links to versions before that are dead (fact 91).
+const LOG: usize = 20_000;
+/// Streams followed at the same time; the oldest die (fact 91).
+const STREAMS: usize = 256;
+
+/// What an item was before it became what it is at `version`.
+#[derive(Debug)]
+struct Change {
+    version: u64,
+    key: u32,
+    before: Option<Arc<Item>>,
+}
+
+/// A delta stream: everything that follows from one enumeration.
+#[derive(Debug)]
+struct Stream {
+    number: u32,
+    /// The newest generation of its links.
+    highest: u32,
+}
+
+/// A calendar of a mailbox.
+#[derive(Debug)]
+pub(super) struct Calendar {
+    pub(super) id: String,
+    pub(super) name: String,
+    /// Whether its events are found only under the calendar itself.
+    pub(super) shared: bool,
+    pub(super) gone: bool,
+    /// Grows with every change.
+    pub(super) version: u64,
+    pub(super) items: BTreeMap<u32, Arc<Item>>,
+    next_key: u32,
+    log: VecDeque<Change>,
+    /// The version before the oldest change in the log.
+    floor: u64,
+    streams: VecDeque<Stream>,
+    next_stream: u32,
+}
+
+/// A link that no longer works, and the generations the answer speaks of (fact 93).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dead {
+    pub(super) highest: u32,
+}
+
+impl Calendar {
+    pub(super) fn new(id: String, name: String) -> Self {
+        Self {
+            id,
+            name,
+            shared: false,
+            gone: false,
+            version: 0,
+            items: BTreeMap::new(),
+            next_key: 0,
+            log: VecDeque::new(),
+            floor: 0,
+            streams: VecDeque::new(),
+            next_stream: 0,
+        }
+    }
+
+    /// Adds an item made by `make` for its new key and version.
+    pub(super) fn add(&mut self, make: impl FnOnce(u32, u64) -> Item) -> u32 {
+        let key = self.next_key;
+        self.next_key += 1;
+        let item = Arc::new(make(key, self.version + 1));
+        self.put(key, Some(item));
+        key
+    }
+
+    /// Replaces an item by what `edit` makes of it, with a new change key. `false` if there is
+    /// none.
+    pub(super) fn edit(
+        &mut self,
+        key: u32,
+        now: Timestamp,
+        edit: impl FnOnce(&mut Item, u64),
+    ) -> bool {
+        let Some(item) = self.items.get(&key) else { return false };
+        let mut item = Item::clone(item);
+        item.change = self.version + 1;
+        item.modified = now;
+        edit(&mut item, self.version + 1);
+        self.put(key, Some(Arc::new(item)));
+        true
+    }
+
+    /// Deletes an item. `false` if there is none.
+    pub(super) fn delete(&mut self, key: u32) -> bool {
+        let there = self.items.contains_key(&key);
+        if there {
+            self.put(key, None);
+        }
+        there
+    }
+
+    fn put(&mut self, key: u32, item: Option<Arc<Item>>) {
+        self.version += 1;
+        let before = match item {
+            Some(item) => self.items.insert(key, item),
+            None => self.items.remove(&key),
+        };
+        self.log.push_back(Change { version: self.version, key, before });
+        if self.log.len() > LOG
+            && let Some(oldest) = self.log.pop_front()
+        {
+            self.floor = oldest.version;
+        }
+    }
+
+    /// Forgets the past: what is there now has always been there. For filling a calendar before
+    /// anybody looks.
+    pub(super) fn settle(&mut self) {
+        self.log.clear();
+        self.floor = self.version;
+        self.streams.clear();
+    }
+
+    /// Everything as it was at `version`.
+    pub(super) fn at(&self, version: u64) -> BTreeMap<u32, Arc<Item>> {
+        let mut items = self.items.clone();
+        for (key, before) in self.before(version, self.version) {
+            match before {
+                Some(item) => items.insert(key, item),
+                None => items.remove(&key),
+            };
+        }
+        items
+    }
+
+    /// The items touched after `from` up to `to`, as they were at `from` and as they were at `to`.
+    #[expect(clippy::type_complexity, reason = "a pair of states by key, used in one place")]
+    pub(super) fn touched(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> BTreeMap<u32, (Option<Arc<Item>>, Option<Arc<Item>>)> {
+        let mut later = self.before(to, self.version);
+        self.before(from, to)
+            .into_iter()
+            .map(|(key, before)| {
+                let after = match later.remove(&key) {
+                    Some(after) => after,
+                    None => self.items.get(&key).cloned(),
+                };
+                (key, (before, after))
+            })
+            .collect()
+    }
+
+    /// What the items changed after `from` up to `to` were at `from`.
+    fn before(&self, from: u64, to: u64) -> BTreeMap<u32, Option<Arc<Item>>> {
+        let mut before = BTreeMap::new();
+        let first = self.log.partition_point(|change| change.version <= from);
+        for change in self.log.range(first..).take_while(|change| change.version <= to) {
+            before.entry(change.key).or_insert_with(|| change.before.clone());
+        }
+        before
+    }
+
+    /// Begins a stream; its number and the generation of its first links.
+    pub(super) fn open_stream(&mut self) -> (u32, u32) {
+        let stream = Stream { number: self.next_stream, highest: 1 + self.next_stream % 150 };
+        self.next_stream += 1;
+        let opened = (stream.number, stream.highest);
+        self.streams.push_back(stream);
+        if self.streams.len() > STREAMS {
+            self.streams.pop_front();
+        }
+        opened
+    }
+
+    fn stream(&mut self, number: u32) -> Option<&mut Stream> {
+        let at = self.streams.partition_point(|stream| stream.number < number);
+        self.streams.get_mut(at).filter(|stream| stream.number == number)
+    }
+
+    /// Whether a link of that stream, generation and version still works.
+    pub(super) fn alive(
+        &mut self,
+        number: u32,
+        generation: u32,
+        version: u64,
+        kept: usize,
+    ) -> Result<(), Dead> {
+        let floor = self.floor;
+        let Some(stream) = self.stream(number) else { return Err(Dead { highest: generation }) };
+        let age = stream.highest.saturating_sub(generation) as usize;
+        if age < kept.max(1) && version >= floor {
+            Ok(())
+        } else {
+            Err(Dead { highest: stream.highest })
+        }
+    }
+
+    /// The next generation of a stream's links.
+    pub(super) fn next_generation(&mut self, number: u32) -> u32 {
+        match self.stream(number) {
+            Some(stream) => {
+                stream.highest += 1;
+                stream.highest
+            }
+            None => 0,
+        }
+    }
+
+    /// Makes every link given so far a dead one.
+    pub(super) fn kill_streams(&mut self) {
+        self.streams.clear();
+    }
+}

@@ -1,0 +1,231 @@
+//! A request, read: path, query, preferences. And the words of a reply, before it is sent.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::event::Form;
+use super::zone::Zone;
+
+/// A request to Graph.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// The path as it was sent, for links.
+    pub(super) path: String,
+    /// Its segments after `/v1.0`, decoded.
+    pub(super) segments: Vec<String>,
+    /// Names in lower case, values decoded, in the order sent.
+    pub(super) query: Vec<(String, String)>,
+    /// Path and query as they were sent.
+    pub(super) target: String,
+    pub(super) bearer: Option<String>,
+    /// The credentials of HTTP Basic, still encoded.
+    pub(super) basic: Option<String>,
+    /// All `Prefer` headers, joined.
+    pub(super) prefer: String,
+    pub(super) gzip: bool,
+    pub(super) client_request_id: Option<String>,
+    /// Scheme and authority under which the client sees this server, if the request says so.
+    pub(super) origin: Option<String>,
+}
+
+impl Call {
+    pub(super) fn read(request: &http::Request<Bytes>) -> Self {
+        let uri = request.uri();
+        let headers = request.headers();
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+        let origin = match (uri.scheme_str(), uri.authority()) {
+            (Some(scheme), Some(authority)) => Some(format!("{scheme}://{authority}")),
+            _ => text("host").map(|host| format!("http://{host}")),
+        };
+        let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let mut segments: Vec<String> = uri
+            .path()
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .map(|segment| decode(segment, false))
+            .collect();
+        if segments.first().is_some_and(|first| first.eq_ignore_ascii_case("v1.0")) {
+            segments.remove(0);
+        }
+        Self {
+            method: request.method().clone(),
+            path: uri.path().to_owned(),
+            segments,
+            query: pairs(uri.query().unwrap_or_default())
+                .map(|(name, value)| (name.to_lowercase(), value))
+                .collect(),
+            target,
+            bearer: authorization(headers, "bearer"),
+            basic: authorization(headers, "basic"),
+            prefer: joined(headers, "prefer"),
+            gzip: joined(headers, "accept-encoding").to_lowercase().contains("gzip"),
+            client_request_id: text("client-request-id").map(str::to_owned).filter(|_| {
+                text("return-client-request-id").is_some_and(|v| v.eq_ignore_ascii_case("true"))
+            }),
+            origin,
+        }
+    }
+
+    /// The value of a query parameter, its name in lower case.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The token of a next link or delta link.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.parameter("$skiptoken").or_else(|| self.parameter("$deltatoken"))
+    }
+
+    /// Whether the path, from its first segment on, is that, whatever its case; `*` fits any.
+    pub(super) fn is(&self, pattern: &[&str], from: usize) -> bool {
+        let rest = self.segments.get(from..).unwrap_or_default();
+        rest.len() == pattern.len()
+            && rest
+                .iter()
+                .zip(pattern)
+                .all(|(segment, wanted)| *wanted == "*" || segment.eq_ignore_ascii_case(wanted))
+    }
+}
+
+/// What the `Authorization` header carries, if it is of that scheme.
+fn authorization(headers: &HeaderMap, wanted: &str) -> Option<String> {
+    let (scheme, rest) = headers.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case(wanted).then(|| rest.trim().to_owned())
+}
+
+/// All values of a header, joined as one list.
+fn joined(headers: &HeaderMap, name: &str) -> String {
+    let values: Vec<_> = headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).collect();
+    values.join(", ")
+}
+
+/// The pairs of a query or form, decoded.
+pub(super) fn pairs(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
+    text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name, true), decode(value, true))
+    })
+}
+
+/// Undoes percent-encoding; in queries and forms a plus is a space (fact 28).
+pub(super) fn decode(text: &str, plus: bool) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+        match (bytes[at], hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 2;
+            }
+            (b'+', _, _) if plus => out.push(b' '),
+            (byte, _, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What the `Prefer` header asks for (facts 40 to 50).
+#[derive(Clone, Debug)]
+pub(super) struct Prefer {
+    pub(super) page_size: Option<usize>,
+    pub(super) form: Form,
+    /// What the answer confirms having applied.
+    pub(super) applied: Vec<String>,
+}
+
+impl Prefer {
+    /// Reads the header. A time zone nobody knows is an error of the request.
+    pub(super) fn read(header: &str) -> Result<Self, Box<Reply>> {
+        let mut prefer = Self { page_size: None, form: Form::plain(), applied: Vec::new() };
+        for preference in header.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            let value = value.trim().trim_matches('"');
+            match name.trim().to_lowercase().as_str() {
+                "odata.maxpagesize" => {
+                    prefer.page_size = value.parse().ok().filter(|size| *size > 0);
+                    if prefer.page_size.is_none() {
+                        continue;
+                    }
+                }
+                "outlook.timezone" => match Zone::named(value) {
+                    Some(zone) => prefer.form.zone = zone,
+                    None => {
+                        return Err(Box::new(Reply::error(
+                            StatusCode::BAD_REQUEST,
+                            "TimeZoneNotSupportedException",
+                            &format!(
+                                "A valid TimeZone value must be specified. The following \
+                                 TimeZone value is not supported: '{value}'."
+                            ),
+                        )));
+                    }
+                },
+                "outlook.body-content-type" => {
+                    prefer.form.text_body = value.eq_ignore_ascii_case("text");
+                }
+                "idtype" => prefer.form.immutable = value.eq_ignore_ascii_case("ImmutableId"),
+                _ => continue,
+            }
+            prefer.applied.push(preference.to_owned());
+        }
+        Ok(prefer)
+    }
+}
+
+/// An answer, not yet compressed and without the headers that every answer has.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: Payload,
+}
+
+/// The body of a reply.
+#[derive(Clone, Debug)]
+pub(super) enum Payload {
+    Plain(Bytes),
+    /// A body whose compressed form, if the client takes one, is known already.
+    Ready {
+        encoded: Bytes,
+        gzip: bool,
+        raw: u64,
+    },
+}
+
+impl Reply {
+    pub(super) fn json(status: StatusCode, value: &Value) -> Self {
+        Self::text(status, "application/json;odata.metadata=minimal", value.to_string())
+    }
+
+    pub(super) fn text(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            headers: vec![("content-type", kind.to_owned())],
+            body: Payload::Plain(body.into()),
+        }
+    }
+
+    pub(super) fn empty(status: StatusCode) -> Self {
+        Self { status, headers: Vec::new(), body: Payload::Plain(Bytes::new()) }
+    }
+
+    /// Graph's form of an error. Its request id is filled in when it is sent.
+    pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Self {
+        let error = json!({"error": {
+            "code": code,
+            "message": message,
+            "innerError": {"request-id": "", "date": ""},
+        }});
+        Self::json(status, &error)
+    }
+
+    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}

@@ -1,0 +1,300 @@
+//! `calendarView/delta`: from the first request to the delta link, page by page.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::call::{Call, Payload, Prefer, Reply};
+use super::faults::{Fault, Foreign, Unreadable};
+use super::graph::{badly_formed, link_number, read_window};
+use super::ids::{happens, mix};
+use super::link::Token;
+use super::page::{Head, PageKey};
+use super::round::{Extent, Round, render};
+use super::state::State;
+
+const UNSUPPORTED: [&str; 5] = ["$orderby", "$filter", "$select", "$expand", "$search"];
+
+impl State {
+    /// The page size in force for a request: the hint of this very request (facts 40, 41).
+    pub(super) fn page_size(&self, call: &Call) -> usize {
+        let hint = Prefer::read(&call.prefer).ok().and_then(|prefer| prefer.page_size);
+        hint.unwrap_or(10).clamp(1, self.behaviour.max_page_size.max(1))
+    }
+
+    pub(super) fn delta(
+        &mut self,
+        call: &Call,
+        mailbox: usize,
+        calendar: usize,
+        prefer: &Prefer,
+        fault: Option<&Fault>,
+    ) -> Reply {
+        if call.query.iter().any(|(name, _)| UNSUPPORTED.contains(&name.as_str())) {
+            return Reply::error(
+                StatusCode::BAD_REQUEST,
+                "ErrorInvalidUrlQuery",
+                "The following parameters are not supported with change tracking over the \
+                 'CalendarView' resource: '$orderby, $filter, $select, $expand, $search'.",
+            );
+        }
+        let size = self.page_size(call);
+        if self.stuck.get(&link_number(call)).is_some_and(|above| size > *above) {
+            return Reply::error(StatusCode::GATEWAY_TIMEOUT, "UnknownError", "");
+        }
+        let token = match self.position(call, mailbox, calendar) {
+            Ok(token) => token,
+            Err(refused) => return *refused,
+        };
+        self.page(call, token, size, prefer, fault)
+    }
+
+    /// Where the request is in its stream; a new stream for one without a link.
+    fn position(
+        &mut self,
+        call: &Call,
+        mailbox: usize,
+        calendar: usize,
+    ) -> Result<Token, Box<Reply>> {
+        let kept = self.behaviour.kept_tokens;
+        let here = (mailbox as u32, calendar as u16);
+        let Some(text) = call.token() else {
+            let window = read_window(call, true)?;
+            self.total.tally.enumerations += 1;
+            let Some(owner) = self.mailboxes.get_mut(mailbox) else {
+                return Err(Box::new(badly_formed()));
+            };
+            owner.meter.tally.enumerations += 1;
+            let Some(this) = owner.calendars.get_mut(calendar) else {
+                return Err(Box::new(badly_formed()));
+            };
+            let (stream, generation) = this.open_stream();
+            return Ok(Token {
+                mailbox: here.0,
+                calendar: here.1,
+                start: window.0.as_microsecond(),
+                end: window.1.as_microsecond(),
+                stream,
+                generation,
+                from: None,
+                to: Some(this.version),
+                offset: 0,
+                turn: 0,
+            });
+        };
+        let token = Token::read(text, self.seed)
+            .filter(|token| (token.mailbox, token.calendar) == here)
+            .ok_or_else(|| Box::new(badly_formed()))?;
+        let this = self
+            .mailboxes
+            .get_mut(mailbox)
+            .and_then(|owner| owner.calendars.get_mut(calendar))
+            .ok_or_else(|| Box::new(badly_formed()))?;
+        let needed = token.from.or(token.to).unwrap_or(0);
+        match this.alive(token.stream, token.generation, needed, kept) {
+            Ok(()) => Ok(Token { to: Some(token.to.unwrap_or(this.version)), ..token }),
+            Err(dead) => Err(Box::new(Reply::error(
+                StatusCode::GONE,
+                "SyncStateNotFound",
+                &format!(
+                    "The sync state generation is not found; generation={};[highest={}][{}].",
+                    token.generation, dead.highest, dead.highest
+                ),
+            ))),
+        }
+    }
+
+    fn page(
+        &mut self,
+        call: &Call,
+        token: Token,
+        size: usize,
+        prefer: &Prefer,
+        fault: Option<&Fault>,
+    ) -> Reply {
+        let (mailbox, calendar) = (token.mailbox as usize, usize::from(token.calendar));
+        let place = self.rendering(mailbox, calendar);
+        let base = self.base(call);
+        let address = self.own_address(call);
+        let opening =
+            format!("{{\"@odata.context\":\"{base}/$metadata#Collection(event)\",\"value\":[");
+        let seed = self.seed;
+        let behaviour = &self.behaviour;
+        let Some(this) =
+            self.mailboxes.get_mut(mailbox).and_then(|owner| owner.calendars.get_mut(calendar))
+        else {
+            return badly_formed();
+        };
+        let version = this.version;
+        let extent =
+            Extent { window: token.window(), from: token.from, to: token.to.unwrap_or(version) };
+
+        let next_link = |offset: usize, turn: u32| {
+            let token = Token { offset: offset as u32, turn, ..token };
+            format!("{address}?$skiptoken={}", token.write(seed))
+        };
+        let delta_link = |generation: u32| {
+            let token =
+                Token { from: Some(extent.to), to: None, offset: 0, turn: 0, generation, ..token };
+            format!("{address}?$deltatoken={}", token.write(seed))
+        };
+        let next_tail = |link: String| format!("],\"@odata.nextLink\":\"{link}\"}}");
+        let delta_tail = |link: String| format!("],\"@odata.deltaLink\":\"{link}\"}}");
+
+        // A quiet round costs next to nothing (fact 57).
+        let quiet = extent.from == Some(extent.to);
+        let twisted = fault.is_some_and(is_twist);
+        if quiet && !twisted && behaviour.duplicates == 0.0 {
+            let tail = delta_tail(delta_link(this.next_generation(token.stream)));
+            return page_reply(Payload::Plain((opening + &tail).into()));
+        }
+
+        let offset = token.offset as usize;
+        let salt = mix(&[extent.salt(place), offset as u64]);
+        let round = {
+            let this = &*this;
+            self.shelf
+                .round((mailbox, calendar, extent), || Round::build(this, behaviour, extent, place))
+        };
+        if token.turn < 5
+            && !round.entries.is_empty()
+            && happens(behaviour.empty_pages, &[salt, u64::from(token.turn), 3])
+        {
+            let tail = next_tail(next_link(offset, token.turn + 1));
+            return page_reply(Payload::Plain((opening + &tail).into()));
+        }
+
+        let bare = behaviour.bare_exceptions;
+        let duplicates = behaviour.duplicates;
+        let render_page = || {
+            let (entries, next) = round.page(offset, size);
+            let mut raw = opening.clone().into_bytes();
+            let again = (next > 0 && happens(duplicates, &[salt, 4]))
+                .then(|| &round.entries[(mix(&[salt, 5]) % next as u64) as usize]);
+            for (at, (entry, _)) in entries.iter().chain(again).enumerate() {
+                if at > 0 {
+                    raw.push(b',');
+                }
+                let event = render(entry, place, &prefer.form, bare);
+                if serde_json::to_writer(&mut raw, &event).is_err() {
+                    break;
+                }
+            }
+            Head::new(raw, next, next >= round.entries.len())
+        };
+
+        if let Some(fault) = fault.filter(|fault| is_twist(fault)) {
+            let head = render_page();
+            let next = next_link(head.next, 0);
+            let delta = delta_link(this.next_generation(token.stream));
+            let own = if head.last { delta.clone() } else { next.clone() };
+            let same = next_link(offset, token.turn + 1);
+            return page_reply(Payload::Plain(
+                twist(&head, fault, &base, [own, next, delta, same]).into(),
+            ));
+        }
+
+        let key = PageKey {
+            mailbox,
+            calendar,
+            extent,
+            offset,
+            size,
+            zone: prefer.form.zone.name.clone(),
+            text_body: prefer.form.text_body,
+            immutable: prefer.form.immutable,
+            base: base.clone(),
+        };
+        let keep = extent.from.is_none();
+        let tail = |head: &Head| {
+            if head.last {
+                delta_tail(delta_link(this.next_generation(token.stream)))
+            } else {
+                next_tail(next_link(head.next, 0))
+            }
+        };
+        page_reply(self.shelf.page(key, keep, tail, call.gzip, render_page))
+    }
+}
+
+fn page_reply(body: Payload) -> Reply {
+    let mut reply = Reply::text(
+        StatusCode::OK,
+        "application/json;odata.metadata=minimal;odata.streaming=true;charset=utf-8",
+        "",
+    );
+    reply.body = body;
+    reply
+}
+
+/// Whether a fault is one that changes a page instead of replacing the answer.
+fn is_twist(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::NeitherLink
+            | Fault::BothLinks
+            | Fault::UnreadableItem { .. }
+            | Fault::ForeignLink { .. }
+            | Fault::HugePage { .. }
+            | Fault::EndlessPaging { .. }
+    )
+}
+
+/// A page with something wrong about it. The links: the page's own, a next link, a delta link,
+/// and one to this same page.
+fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [String; 4]) -> Vec<u8> {
+    let mut raw = head.raw.to_vec();
+    let own_member = if head.last { "@odata.deltaLink" } else { "@odata.nextLink" };
+    let comma = if raw.ends_with(b"[") { "" } else { "," };
+    let tail = match fault {
+        Fault::NeitherLink => "]}".to_owned(),
+        Fault::BothLinks => {
+            format!("],\"@odata.nextLink\":\"{next}\",\"@odata.deltaLink\":\"{delta}\"}}")
+        }
+        Fault::UnreadableItem { how } => {
+            let item = unreadable(*how);
+            format!("{comma}{item}],\"{own_member}\":\"{own}\"}}")
+        }
+        Fault::ForeignLink { how } => {
+            let (scheme, rest) = base.split_once("://").unwrap_or(("https", base));
+            let authority = rest.split('/').next().unwrap_or_default();
+            let path = own.get(scheme.len() + 3 + authority.len()..).unwrap_or_default();
+            let host = authority.split(':').next().unwrap_or_default();
+            let origin = match how {
+                Foreign::Host => format!("{scheme}://elsewhere.example"),
+                Foreign::Scheme if scheme == "https" => format!("http://{authority}"),
+                Foreign::Scheme => format!("https://{authority}"),
+                Foreign::Port => format!("{scheme}://{host}:4431"),
+                Foreign::UserInfo => format!("{scheme}://{authority}@elsewhere.example"),
+            };
+            format!("],\"{own_member}\":\"{origin}{path}\"}}")
+        }
+        Fault::HugePage { .. } => {
+            raw.resize(raw.len() + (65 << 20), b' ');
+            format!("],\"{own_member}\":\"{own}\"}}")
+        }
+        _ => format!("],\"@odata.nextLink\":\"{same}\"}}"),
+    };
+    raw.extend_from_slice(tail.as_bytes());
+    raw
+}
+
+fn unreadable(how: Unreadable) -> Value {
+    let time = json!({"dateTime": "2026-01-05T09:00:00.0000000", "timeZone": "UTC"});
+    let kind = "#microsoft.graph.event";
+    match how {
+        Unreadable::NotAnObject => json!("event"),
+        Unreadable::NoId => {
+            json!({"@odata.type": kind, "type": "singleInstance", "start": time, "end": time})
+        }
+        Unreadable::NumberId => {
+            json!({"@odata.type": kind, "id": 5, "type": "singleInstance", "start": time, "end": time})
+        }
+        Unreadable::BadDate => json!({
+            "@odata.type": kind,
+            "id": "AAMkADUnreadableAAA=",
+            "type": "singleInstance",
+            "start": {"dateTime": "yesterday", "timeZone": "UTC"},
+            "end": time,
+        }),
+    }
+}

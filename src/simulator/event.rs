@@ -1,0 +1,428 @@
+//! What an event says, and its JSON as Graph writes it, odd members and sentinels included.
+//!
+//! Items are immutable: every change makes a new one, so that the past can be kept for the price
+//! of a pointer. Times are local to the event's own zone, as people mean them.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::ids::{Ids, Named, guid, mix, noise};
+use super::series::Series;
+use super::zone::{Zone, date_of, seven_digits};
+
+/// The time Graph writes where there is none (fact 78).
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// A body in both forms it can be asked in.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) html: Box<str>,
+    pub(super) text: Box<str>,
+}
+
+impl Body {
+    pub(super) fn preview(&self) -> &str {
+        let end = self.text.char_indices().nth(255).map_or(self.text.len(), |(at, _)| at);
+        &self.text[..end]
+    }
+}
+
+/// Somebody with an address.
+#[derive(Clone, Debug)]
+pub(super) struct Person {
+    pub(super) name: Arc<str>,
+    pub(super) address: Arc<str>,
+}
+
+impl Person {
+    fn json(&self) -> Value {
+        json!({"emailAddress": {"name": &*self.name, "address": &*self.address}})
+    }
+}
+
+/// Somebody invited, and what they answered.
+#[derive(Clone, Debug)]
+pub(super) struct Attendee {
+    pub(super) who: Person,
+    /// `required`, `optional` or `resource`.
+    pub(super) kind: &'static str,
+    pub(super) response: Arc<str>,
+    pub(super) answered: Option<Timestamp>,
+}
+
+/// What an event, or an exception, says.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) subject: Arc<str>,
+    pub(super) body: Arc<Body>,
+    pub(super) location: Arc<str>,
+    pub(super) organizer: Person,
+    /// Whether the mailbox's owner is the organizer.
+    pub(super) own: bool,
+    pub(super) attendees: Arc<[Attendee]>,
+    pub(super) show_as: &'static str,
+    pub(super) sensitivity: &'static str,
+    pub(super) importance: &'static str,
+    pub(super) category: Option<&'static str>,
+    pub(super) online: bool,
+    pub(super) cancelled: bool,
+}
+
+/// When something takes place, `[start, end)`, local to the zone of its item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct When {
+    pub(super) start: DateTime,
+    pub(super) end: DateTime,
+}
+
+impl When {
+    /// The same length, from another start.
+    pub(super) fn starting(self, start: DateTime) -> Self {
+        let length = self.end.duration_since(self.start);
+        Self { start, end: start.checked_add(length).unwrap_or(DateTime::MAX) }
+    }
+
+    /// Both ends as instants.
+    pub(super) fn instants(self, zone: &Zone) -> (Timestamp, Timestamp) {
+        (zone.instant(self.start), zone.instant(self.end))
+    }
+}
+
+/// A single event, or a series with its exceptions.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) key: u32,
+    pub(super) zone: Arc<Zone>,
+    /// Of a series: the first occurrence's.
+    pub(super) when: When,
+    pub(super) all_day: bool,
+    pub(super) content: Content,
+    pub(super) created: Timestamp,
+    pub(super) modified: Timestamp,
+    /// The calendar's version when the item last changed in any way: its change key.
+    pub(super) change: u64,
+    pub(super) series: Option<Series>,
+}
+
+/// What of an item is shown: the item itself (a single event or a master) or one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Itself,
+    Occurrence(i32),
+    Exception(i32),
+}
+
+impl Part {
+    /// The day in the id; 0 for the item itself.
+    pub(super) fn day(self) -> i32 {
+        match self {
+            Self::Itself => 0,
+            Self::Occurrence(day) | Self::Exception(day) => day,
+        }
+    }
+}
+
+/// How the client asked to see events.
+#[derive(Clone, Debug)]
+pub(super) struct Form {
+    pub(super) zone: Zone,
+    pub(super) text_body: bool,
+    pub(super) immutable: bool,
+}
+
+impl Form {
+    pub(super) fn plain() -> Self {
+        Self { zone: Zone::utc(), text_body: false, immutable: false }
+    }
+}
+
+/// One mailbox's calendar, as far as rendering needs it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) mailbox: u64,
+    pub(super) calendar: u16,
+}
+
+impl Place {
+    pub(super) fn id(self, form: &Form, key: u32, day: i32) -> String {
+        let day = u16::try_from(day).unwrap_or(0);
+        Ids { mailbox: self.mailbox, immutable: form.immutable }.of(Named {
+            calendar: self.calendar,
+            key,
+            day,
+        })
+    }
+
+    fn change_key(self, change: u64) -> String {
+        let mut bytes = noise(&[self.mailbox, u64::from(self.calendar), 11], 22);
+        bytes.extend_from_slice(&change.to_be_bytes());
+        STANDARD.encode(bytes)
+    }
+
+    fn etag(self, change: u64) -> String {
+        format!("W/\"{}\"", self.change_key(change))
+    }
+
+    /// An occurrence, or an exception, as a delta page carries it (fact 66).
+    pub(super) fn bare(self, item: &Item, part: Part, form: &Form) -> Value {
+        let (kind, change) = match part {
+            Part::Exception(day) => ("exception", item.exception_change(day)),
+            _ => ("occurrence", item.change),
+        };
+        let (start, end) = times(item, item.when_of(part), form);
+        json!({
+            "@odata.type": "#microsoft.graph.event",
+            "@odata.etag": self.etag(change),
+            "id": self.id(form, item.key, part.day()),
+            "seriesMasterId": self.id(form, item.key, 0),
+            "type": kind,
+            "start": start,
+            "end": end,
+        })
+    }
+
+    /// What is gone from a view (fact 61).
+    pub(super) fn removed(self, key: u32, day: i32, form: &Form) -> Value {
+        json!({
+            "@odata.type": "#microsoft.graph.event",
+            "id": self.id(form, key, day),
+            "@removed": {"reason": "deleted"},
+        })
+    }
+
+    /// An event whole, as every listing shows it.
+    pub(super) fn whole(self, item: &Item, part: Part, form: &Form) -> Value {
+        let id = self.id(form, item.key, part.day());
+        let (content, change, modified) = match part {
+            Part::Exception(day) => item.exception(day),
+            _ => (&item.content, item.change, item.modified),
+        };
+        let (start, end) = times(item, item.when_of(part), form);
+        let series = item.series.as_ref();
+        let uid = mix(&[self.mailbox, u64::from(self.calendar), u64::from(item.key), 5]);
+        let zone = if item.all_day && item.key % 8 == 5 {
+            "tzone://Microsoft/Custom"
+        } else {
+            &*item.zone.name
+        };
+        let mut event = json!({
+            "@odata.etag": self.etag(change),
+            "id": id,
+            "changeKey": self.change_key(change),
+            "createdDateTime": stamp(item.created, uid),
+            "lastModifiedDateTime": stamp(modified, change),
+            "categories": content.category.iter().collect::<Vec<_>>(),
+            "transactionId": (uid % 4 == 0).then(|| guid(&[uid])),
+            "originalStartTimeZone": zone,
+            "originalEndTimeZone": zone,
+            "iCalUId": global_uid(uid, part.day()),
+            "reminderMinutesBeforeStart": 15,
+            "isReminderOn": content.show_as == "busy",
+            "hasAttachments": uid % 16 == 0,
+            "subject": &*content.subject,
+            "bodyPreview": content.body.preview(),
+            "importance": content.importance,
+            "sensitivity": content.sensitivity,
+            "isAllDay": item.all_day,
+            "isCancelled": content.cancelled,
+            "isOrganizer": content.own,
+            "IsRoomRequested": false,
+            "AutoRoomBookingStatus": "None",
+            "AutoRoomBookingOptions": null,
+            "responseRequested": true,
+            "seriesMasterId": null,
+            "showAs": content.show_as,
+            "type": if series.is_some() { "seriesMaster" } else { "singleInstance" },
+            "webLink": format!(
+                "https://outlook.office365.com/owa/?itemid={}&exvsurl=1&path=/calendar/item",
+                id.replace('=', "%3D")
+            ),
+        });
+        let more = json!({
+            "onlineMeetingUrl": null,
+            "isOnlineMeeting": content.online,
+            "onlineMeetingProvider": if content.online { "teamsForBusiness" } else { "unknown" },
+            "onlineMeeting": content.online.then(|| json!({
+                "joinUrl": format!("https://teams.example/l/meetup-join/{uid:016x}")
+            })),
+            "allowNewTimeProposals": true,
+            "OccurrenceId": null,
+            "isDraft": false,
+            "hideAttendees": false,
+            "recurrence": series.map(|s| s.json(item)),
+            "responseStatus": {
+                "response": if content.own { "organizer" } else { "accepted" },
+                "time": if content.own { NEVER.to_owned() } else { stamp(item.created, 0) },
+            },
+            "body": if form.text_body {
+                json!({"contentType": "text", "content": &*content.body.text})
+            } else {
+                json!({"contentType": "html", "content": &*content.body.html})
+            },
+            "start": start,
+            "end": end,
+            "location": location(&content.location),
+            "locations": if content.location.is_empty() {
+                json!([])
+            } else {
+                json!([location(&content.location)])
+            },
+            "attendees": content.attendees.iter().map(attendee).collect::<Vec<_>>(),
+            "organizer": content.organizer.json(),
+        });
+        if let (Value::Object(event), Value::Object(mut more)) = (&mut event, more) {
+            event.append(&mut more);
+        }
+        if part != Part::Itself {
+            let original = match part {
+                // An exception remembers where its series had it.
+                Part::Exception(day) => item.occurrence_when(day),
+                _ => item.when_of(part),
+            };
+            event["type"] = match part {
+                Part::Exception(_) => "exception",
+                _ => "occurrence",
+            }
+            .into();
+            event["recurrence"] = Value::Null;
+            event["seriesMasterId"] = self.id(form, item.key, 0).into();
+            event["originalStart"] = shown_instant(item, original).to_string().into();
+            event["OccurrenceId"] =
+                format!("OID.{}.{}", self.id(form, item.key, 0), date_of(part.day())).into();
+        }
+        event
+    }
+}
+
+/// The instant a start is shown as: all-day events are midnights in any zone (fact 79).
+fn shown_instant(item: &Item, when: When) -> Timestamp {
+    if item.all_day { Zone::utc().instant(when.start) } else { item.zone.instant(when.start) }
+}
+
+fn times(item: &Item, when: When, form: &Form) -> (Value, Value) {
+    let show = |local: DateTime| {
+        let shown = if item.all_day { local } else { form.zone.local(item.zone.instant(local)) };
+        json!({"dateTime": seven_digits(shown), "timeZone": &*form.zone.name})
+    };
+    (show(when.start), show(when.end))
+}
+
+/// An offset timestamp with seven fractional digits made of `salt`.
+fn stamp(at: Timestamp, salt: u64) -> String {
+    let seconds = Timestamp::from_second(at.as_second()).unwrap_or(at).to_string();
+    format!("{}.{:07}Z", seconds.trim_end_matches('Z'), mix(&[salt]) % 10_000_000)
+}
+
+/// `iCalUId`: Exchange's GlobalObjectId in hexadecimal, the day of an instance inside.
+fn global_uid(uid: u64, day: i32) -> String {
+    let date = date_of(day);
+    let (year, month, day) =
+        if day == 0 { (0, 0, 0) } else { (date.year(), date.month(), date.day()) };
+    format!(
+        "040000008200E00074C5B7101A82E008{year:04X}{month:02X}{day:02X}{uid:016X}\
+         000000000000000010000000{:016X}{:016X}",
+        mix(&[uid, 1]),
+        mix(&[uid, 2])
+    )
+}
+
+fn location(name: &str) -> Value {
+    json!({
+        "displayName": name,
+        "locationType": "default",
+        "uniqueId": name,
+        "uniqueIdType": if name.is_empty() { "unknown" } else { "private" },
+        "address": {"type": "unknown"},
+        "coordinates": {},
+    })
+}
+
+fn attendee(attendee: &Attendee) -> Value {
+    json!({
+        "type": attendee.kind,
+        "status": {
+            "response": &*attendee.response,
+            "time": attendee.answered.map_or(NEVER.to_owned(), |at| stamp(at, 1)),
+        },
+        "emailAddress": {"name": &*attendee.who.name, "address": &*attendee.who.address},
+    })
+}
+
+impl Item {
+    /// When `part` takes place.
+    pub(super) fn when_of(&self, part: Part) -> When {
+        match part {
+            Part::Itself => self.when,
+            Part::Occurrence(day) => self.occurrence_when(day),
+            Part::Exception(day) => self
+                .series
+                .as_ref()
+                .and_then(|s| s.exceptions.get(&day))
+                .map_or_else(|| self.occurrence_when(day), |e| e.when),
+        }
+    }
+
+    /// When the series has its occurrence of `day`.
+    pub(super) fn occurrence_when(&self, day: i32) -> When {
+        self.when.starting(date_of(day).to_datetime(self.when.start.time()))
+    }
+
+    fn exception(&self, day: i32) -> (&Content, u64, Timestamp) {
+        match self.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
+            Some(e) => (&e.content, e.change, e.modified),
+            None => (&self.content, self.change, self.modified),
+        }
+    }
+
+    pub(super) fn exception_change(&self, day: i32) -> u64 {
+        self.exception(day).1
+    }
+
+    /// Whether `[start, end)` of `when` overlaps the window.
+    pub(super) fn overlaps(&self, when: When, window: (Timestamp, Timestamp)) -> bool {
+        let (start, end) = when.instants(&self.zone);
+        start < window.1 && (end > window.0 || (start == end && start >= window.0))
+    }
+
+    /// The instances of the item that a view of `window` lists, by start. A single event has one:
+    /// itself.
+    pub(super) fn instances(&self, window: (Timestamp, Timestamp)) -> Vec<Part> {
+        let Some(series) = &self.series else {
+            return if self.overlaps(self.when, window) { vec![Part::Itself] } else { Vec::new() };
+        };
+        let length = self.when.end.duration_since(self.when.start);
+        let margin = length.saturating_add(SignedDuration::from_hours(48));
+        let first = window.0.saturating_sub(margin).unwrap_or(Timestamp::MIN);
+        let last =
+            window.1.saturating_add(SignedDuration::from_hours(48)).unwrap_or(Timestamp::MAX);
+        let days = series.days(self.when.start.date(), first, last);
+        let mut parts: Vec<(Timestamp, Part)> = days
+            .into_iter()
+            .filter(|day| !series.cancelled.contains(day) && !series.exceptions.contains_key(day))
+            .map(Part::Occurrence)
+            .chain(series.exceptions.keys().copied().map(Part::Exception))
+            .map(|part| (part, self.when_of(part)))
+            .filter(|(_, when)| self.overlaps(*when, window))
+            .map(|(part, when)| (self.zone.instant(when.start), part))
+            .collect();
+        parts.sort_unstable();
+        parts.into_iter().map(|(_, part)| part).collect()
+    }
+
+    /// Whether the id of `day` names an instance that exists.
+    pub(super) fn instance(&self, day: i32) -> Option<Part> {
+        let series = self.series.as_ref()?;
+        if series.exceptions.contains_key(&day) {
+            return Some(Part::Exception(day));
+        }
+        let at = Zone::utc().instant(date_of(day).to_datetime(jiff::civil::Time::midnight()));
+        let exists = series.days(self.when.start.date(), at, at).contains(&day)
+            && !series.cancelled.contains(&day);
+        exists.then_some(Part::Occurrence(day))
+    }
+}

@@ -1,0 +1,395 @@
+//! What can go wrong, when it is asked to: by probability, or planned for a mailbox or a path.
+//!
+//! Faults are apart from the [`Behaviour`](super::Behaviour): a Graph without faults is still odd,
+//! but every answer of it is right.
+
+use serde::{Deserialize, Serialize};
+
+/// One way to fail. Where a fault does not fit the request it was drawn for (a twisted link on an
+/// answer without links), it does nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "fault", deny_unknown_fields)]
+pub enum Fault {
+    /// 429 `TooManyRequests` (facts 117, 118, 120).
+    Throttled {
+        /// The header's value as it is sent; `date:5` is an HTTP date 5 s ahead. `None`: no header.
+        retry_after: Option<String>,
+    },
+    /// 503 with an empty body (fact 122).
+    UnavailableEmpty,
+    /// 503 with a body and a `Retry-After`.
+    Unavailable {
+        /// As in `Throttled`.
+        retry_after: Option<String>,
+    },
+    /// 503 `UnknownError` (fact 121).
+    UnknownError,
+    /// 502 with a page of HTML (fact 128).
+    BadGateway,
+    /// 504 `UnknownError`.
+    GatewayTimeout,
+    /// 504 that stays with a link as long as it is asked for more than `above` items (fact 121).
+    StickyGatewayTimeout {
+        /// The largest page size that works.
+        above: usize,
+    },
+    /// 500 `ErrorInternalServerError` (fact 124).
+    InternalError,
+    /// 408.
+    RequestTimeout,
+    /// 509 without a body.
+    BandwidthExceeded,
+    /// 400 with a code nobody expects.
+    BadRequest,
+    /// The connection ends without an answer (fact 126).
+    Reset,
+    /// No answer ever comes.
+    Stall,
+    /// The connection ends in the middle of the body.
+    Truncated,
+    /// The body comes in a hundred pieces.
+    SlowBody {
+        /// Milliseconds before each piece.
+        every: u64,
+    },
+    /// The body never ends.
+    EndlessBody,
+    /// 200, and a body that is not JSON.
+    NotJson,
+    /// A delta page without any link.
+    NeitherLink,
+    /// A delta page with both links.
+    BothLinks,
+    /// A delta page with one more item, which cannot be read.
+    UnreadableItem {
+        /// What is wrong with it.
+        how: Unreadable,
+    },
+    /// A delta page whose link leads away.
+    ForeignLink {
+        /// Where to.
+        how: Foreign,
+    },
+    /// A body of some KiB that inflates to 128 MiB; plain if the client did not ask for gzip.
+    Bomb,
+    /// A page of more than 64 MiB, as long as it is asked for more than `above` items.
+    HugePage {
+        /// The largest page size that works.
+        above: usize,
+    },
+    /// The link is dead (facts 93 to 101). Only for requests with a link.
+    DeadLink {
+        /// In which words.
+        how: Death,
+    },
+    /// 401 `InvalidAuthenticationToken` (fact 150).
+    Unauthorized,
+    /// 401 with a claims challenge (fact 151).
+    ClaimsChallenge,
+    /// The mailbox cannot be had.
+    Mailbox {
+        /// In which words.
+        how: Trouble,
+    },
+    /// Next links are always new, their page is always the same, and no delta link comes, as long
+    /// as fewer than `below` items are asked for (facts 172, 173).
+    EndlessPaging {
+        /// The smallest page size that works.
+        below: usize,
+    },
+    /// The token endpoint refuses. Only for requests to it.
+    SignIn {
+        /// In which words.
+        how: Refusal,
+    },
+}
+
+/// What is wrong with an item nobody can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unreadable {
+    /// It is not an object.
+    NotAnObject,
+    /// It has no id.
+    NoId,
+    /// Its id is a number.
+    NumberId,
+    /// Its start is no date.
+    BadDate,
+}
+
+/// Where a link leads that must not be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Foreign {
+    /// Another host.
+    Host,
+    /// The same host with another scheme.
+    Scheme,
+    /// The same host with another port.
+    Port,
+    /// The right host as the user part of another.
+    UserInfo,
+}
+
+/// The words in which a link is said to be dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Death {
+    /// 410 `SyncStateNotFound`, generations.
+    Generation,
+    /// 410 `SyncStateNotFound`, root folder.
+    RootFolder,
+    /// 410 `SyncStateInvalid`.
+    Invalid,
+    /// 410 `resyncRequired` with a `Location` to somewhere else.
+    ResyncRequired,
+    /// 410 `resyncApplyDifferences`.
+    ApplyDifferences,
+    /// 410 `resyncUploadDifferences`.
+    UploadDifferences,
+    /// 400 `syncStateNotFound`.
+    BadRequest,
+    /// 400 `InvalidDeltaToken`.
+    InvalidDeltaToken,
+    /// 400 "Badly formed token."
+    BadlyFormed,
+    /// 400 `ErrorInvalidSyncStateData`.
+    InvalidData,
+}
+
+/// The words in which a mailbox or calendar is said not to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// 404 `MailboxNotEnabledForRESTAPI` (fact 105).
+    NotEnabled,
+    /// The same in newer words (fact 106).
+    Inactive,
+    /// 404 `ResourceNotFound` (fact 107).
+    ResourceNotFound,
+    /// 404 `ErrorInvalidUser` (fact 107).
+    InvalidUser,
+    /// 404 `Request_ResourceNotFound` (fact 107).
+    RequestResourceNotFound,
+    /// 404 without a body (fact 107).
+    Empty,
+    /// 404 `ErrorItemNotFound` (fact 103).
+    ItemNotFound,
+    /// 403 `ErrorAccessDenied` (fact 109).
+    AccessDenied,
+    /// 403 `DelegatedCalendarAccessDenied` (fact 16).
+    DelegatedDenied,
+    /// 403 `insufficient_claims` (fact 153).
+    InsufficientClaims,
+}
+
+/// How a sign-in is refused (facts 147 to 149).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// 401 `invalid_client`, AADSTS7000215.
+    WrongSecret,
+    /// 401 `invalid_client`, AADSTS7000222.
+    ExpiredSecret,
+    /// 400 `unauthorized_client`, AADSTS700016.
+    UnknownApplication,
+    /// 400 `invalid_request`, AADSTS90002.
+    UnknownTenant,
+    /// 400 `invalid_grant`, AADSTS700082.
+    InvalidGrant,
+    /// 400 `interaction_required`, AADSTS50076.
+    InteractionRequired,
+    /// 503 `temporarily_unavailable`.
+    TemporarilyUnavailable,
+}
+
+/// A fault that waits for its requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// What happens.
+    #[serde(flatten)]
+    pub fault: Fault,
+    /// Only to that mailbox (address or object id).
+    #[serde(default)]
+    pub mailbox: Option<String>,
+    /// Only where the path and query, links included, contain that, whatever its case.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// How many matching requests pass first.
+    #[serde(default)]
+    pub skip: u32,
+    /// How many times it happens; `None`: until cleared.
+    #[serde(default)]
+    pub times: Option<u32>,
+}
+
+impl Planned {
+    /// The fault for the next request, whichever that is.
+    pub fn once(fault: Fault) -> Self {
+        Self { fault, mailbox: None, path: None, skip: 0, times: Some(1) }
+    }
+
+    /// The fault for every request until cleared.
+    pub fn always(fault: Fault) -> Self {
+        Self { times: None, ..Self::once(fault) }
+    }
+
+    /// Only for that mailbox (address or object id).
+    #[must_use]
+    pub fn mailbox(self, mailbox: &str) -> Self {
+        Self { mailbox: Some(mailbox.to_owned()), ..self }
+    }
+
+    /// Only for paths that contain `part`.
+    #[must_use]
+    pub fn path(self, part: &str) -> Self {
+        Self { path: Some(part.to_owned()), ..self }
+    }
+
+    /// That many times.
+    #[must_use]
+    pub fn times(self, times: u32) -> Self {
+        Self { times: Some(times), ..self }
+    }
+
+    /// After that many matching requests.
+    #[must_use]
+    pub fn skip(self, skip: u32) -> Self {
+        Self { skip, ..self }
+    }
+}
+
+/// A fault and how probable it is for a request, in `[0, 1]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    /// What happens.
+    #[serde(flatten)]
+    pub fault: Fault,
+    /// How often.
+    pub probability: f64,
+}
+
+/// All that is to go wrong.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    /// Chance, for every request anew.
+    pub rates: Vec<Rate>,
+    /// What waits for its requests; the first that matches happens.
+    pub planned: Vec<Planned>,
+}
+
+impl Faults {
+    /// The weather of a bad day: with `probability` a request meets one of the faults that pass by
+    /// themselves, dead links among them.
+    pub fn by_rate(probability: f64) -> Self {
+        let faults = Self::passing();
+        let each = probability / faults.len() as f64;
+        let rates = faults.into_iter().map(|fault| Rate { fault, probability: each }).collect();
+        Self { rates, planned: Vec::new() }
+    }
+
+    /// One of each fault that goes away when the request is made again, or the round is begun
+    /// anew, without the client's having to change its ways.
+    pub fn passing() -> Vec<Fault> {
+        let after = |text: &str| Some(text.to_owned());
+        let mut faults = vec![
+            Fault::Throttled { retry_after: after("3") },
+            Fault::Throttled { retry_after: after("2.128") },
+            Fault::Throttled { retry_after: after("date:4") },
+            Fault::Throttled { retry_after: None },
+            Fault::Throttled { retry_after: after("-5") },
+            Fault::Throttled { retry_after: after("1000000000000000000") },
+            Fault::UnavailableEmpty,
+            Fault::Unavailable { retry_after: after("1") },
+            Fault::UnknownError,
+            Fault::BadGateway,
+            Fault::GatewayTimeout,
+            Fault::InternalError,
+            Fault::RequestTimeout,
+            Fault::BandwidthExceeded,
+            Fault::Reset,
+            Fault::Truncated,
+            Fault::SlowBody { every: 10 },
+            Fault::NotJson,
+            Fault::NeitherLink,
+            Fault::BothLinks,
+            Fault::Unauthorized,
+        ];
+        faults.extend(
+            [Unreadable::NotAnObject, Unreadable::NoId, Unreadable::NumberId, Unreadable::BadDate]
+                .map(|how| Fault::UnreadableItem { how }),
+        );
+        faults.extend(
+            [Foreign::Host, Foreign::Scheme, Foreign::Port, Foreign::UserInfo]
+                .map(|how| Fault::ForeignLink { how }),
+        );
+        faults.extend(
+            [
+                Death::Generation,
+                Death::RootFolder,
+                Death::Invalid,
+                Death::ResyncRequired,
+                Death::ApplyDifferences,
+                Death::UploadDifferences,
+                Death::BadRequest,
+                Death::InvalidDeltaToken,
+                Death::BadlyFormed,
+                Death::InvalidData,
+            ]
+            .map(|how| Fault::DeadLink { how }),
+        );
+        faults
+    }
+
+    /// The fault for a request, if any: a planned one, else by chance. `is_mailbox` says whether
+    /// a name is the request's mailbox, `fits` whether a fault can happen to the request at all.
+    /// The token endpoint meets only refusals, and what is planned for its path.
+    pub(super) fn draw(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        target: &str,
+        sign_in: bool,
+        is_mailbox: impl Fn(&str) -> bool,
+        fits: impl Fn(&Fault) -> bool,
+    ) -> Option<Fault> {
+        let mut drawn = None;
+        for planned in &mut self.planned {
+            let matches = planned.mailbox.as_deref().is_none_or(&is_mailbox)
+                && planned
+                    .path
+                    .as_ref()
+                    .is_none_or(|part| target.to_lowercase().contains(&part.to_lowercase()))
+                && fits(&planned.fault)
+                && (!sign_in || planned.path.is_some() || is_refusal(&planned.fault));
+            if !matches {
+                continue;
+            }
+            if planned.skip > 0 {
+                planned.skip -= 1;
+                continue;
+            }
+            planned.times = planned.times.map(|times| times.saturating_sub(1));
+            drawn = Some(planned.fault.clone());
+            break;
+        }
+        self.planned.retain(|planned| planned.times != Some(0));
+        if drawn.is_some() || self.rates.is_empty() {
+            return drawn;
+        }
+        let mut chance = rng.f64();
+        for rate in &self.rates {
+            chance -= rate.probability;
+            if chance < 0.0 {
+                let fits = fits(&rate.fault) && (!sign_in || is_refusal(&rate.fault));
+                return fits.then(|| rate.fault.clone());
+            }
+        }
+        None
+    }
+}
+
+fn is_refusal(fault: &Fault) -> bool {
+    matches!(fault, Fault::SignIn { .. })
+}

@@ -1,0 +1,494 @@
+//! Graph's paths: which request is answered by what, and the words of its refusals.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::call::{Call, Payload, Prefer, Reply};
+use super::event::{Form, Item, Part, Place};
+use super::faults::{Death, Fault, Trouble};
+use super::ids::{Ids, mix};
+use super::sign_in::unauthorized;
+use super::state::{State, is_delta};
+use super::zone::{Zone, date_of};
+
+/// What a request speaks of once its mailbox is known.
+struct Scope {
+    mailbox: usize,
+    /// The calendar the path names, if any.
+    calendar: Option<usize>,
+    /// The first segment after that.
+    rest: usize,
+}
+
+impl State {
+    /// The answer to an authorised request.
+    pub(super) fn graph(
+        &mut self,
+        call: &Call,
+        mailbox: Option<usize>,
+        fault: Option<&Fault>,
+    ) -> Reply {
+        if call.method != Method::GET {
+            return Reply::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Request_BadRequest",
+                "Specified HTTP method is not allowed for the request target.",
+            );
+        }
+        let prefer = match Prefer::read(&call.prefer) {
+            Ok(prefer) => prefer,
+            Err(refused) => return *refused,
+        };
+        let scope = match self.scope(call, mailbox) {
+            Ok(scope) => scope,
+            Err(refused) => return *refused,
+        };
+        let mut reply = self.route(call, &scope, &prefer, fault);
+        let mut applied = prefer.applied;
+        if is_delta(call) {
+            applied.push("odata.track-changes".to_owned());
+        }
+        if reply.status == StatusCode::OK && !applied.is_empty() {
+            reply = reply.header("preference-applied", applied.join(", "));
+        }
+        reply
+    }
+
+    fn scope(&self, call: &Call, mailbox: Option<usize>) -> Result<Scope, Box<Reply>> {
+        let me = call.segments.first().is_some_and(|s| s.eq_ignore_ascii_case("me"));
+        let users = call.segments.first().is_some_and(|s| s.eq_ignore_ascii_case("users"));
+        let Some(mailbox) = mailbox else {
+            return Err(Box::new(match call.segments.get(1) {
+                _ if me => Reply::error(
+                    StatusCode::BAD_REQUEST,
+                    "BadRequest",
+                    "/me request is only valid with delegated authentication flow.",
+                ),
+                Some(name) if users => Reply::error(
+                    StatusCode::NOT_FOUND,
+                    "ErrorInvalidUser",
+                    &format!("The requested user '{name}' is invalid."),
+                ),
+                _ => no_segment(call, 0),
+            }));
+        };
+        let rest = if me { 1 } else { 2 };
+        let segment = |at: usize| call.segments.get(at).map(|s| s.to_lowercase());
+        let (calendar, rest) = match segment(rest).as_deref() {
+            Some("calendar") => (Some(None), rest + 1),
+            Some("calendars") if call.segments.len() > rest + 1 => {
+                (Some(call.segments.get(rest + 1)), rest + 2)
+            }
+            _ => (None, rest),
+        };
+        let calendar = match calendar {
+            None => None,
+            Some(id) => match self.calendar(mailbox, id.map(String::as_str)) {
+                Some(calendar) => Some(calendar),
+                None => return Err(Box::new(not_found())),
+            },
+        };
+        Ok(Scope { mailbox, calendar, rest })
+    }
+
+    fn route(
+        &mut self,
+        call: &Call,
+        scope: &Scope,
+        prefer: &Prefer,
+        fault: Option<&Fault>,
+    ) -> Reply {
+        let Scope { mailbox, calendar, rest } = *scope;
+        let view = call.segments.get(rest).is_some_and(|s| s.eq_ignore_ascii_case("calendarview"));
+        if view && is_delta(call) && call.segments.len() == rest + 2 {
+            let Some(calendar) = calendar.or_else(|| self.calendar(mailbox, None)) else {
+                return not_found();
+            };
+            return self.delta(call, mailbox, calendar, prefer, fault);
+        }
+        if call.is(&["calendarview"], rest) {
+            let Some(calendar) = calendar.or_else(|| self.calendar(mailbox, None)) else {
+                return not_found();
+            };
+            return self.list_view(call, mailbox, calendar, prefer);
+        }
+        if call.is(&["events", "*"], rest) {
+            return match self.find(call, scope, rest + 1, &prefer.form) {
+                Some((place, item, part)) => self.event(call, place, &item, part, prefer),
+                None => not_found(),
+            };
+        }
+        if call.is(&["events", "*", "instances"], rest) {
+            return match self.find(call, scope, rest + 1, &prefer.form) {
+                Some((place, item, Part::Itself)) if item.series.is_some() => {
+                    self.list_instances(call, place, &item, prefer)
+                }
+                Some(_) => Reply::error(
+                    StatusCode::BAD_REQUEST,
+                    "ErrorInvalidRequest",
+                    "The requested item is not a recurring master.",
+                ),
+                None => not_found(),
+            };
+        }
+        if call.segments.len() == rest
+            && let Some(calendar) = calendar
+        {
+            return Reply::json(StatusCode::OK, &self.calendar_json(mailbox, calendar));
+        }
+        if call.segments.len() == rest {
+            let Some(mailbox) = self.mailboxes.get(mailbox) else { return not_found() };
+            let user = json!({
+                "id": mailbox.object_id,
+                "displayName": &*mailbox.person.name,
+                "mail": &*mailbox.person.address,
+                "userPrincipalName": &*mailbox.person.address,
+            });
+            return Reply::json(StatusCode::OK, &user);
+        }
+        if calendar.is_none() && call.is(&["calendars"], rest) {
+            let count = self.mailboxes.get(mailbox).map_or(0, |m| m.calendars.len());
+            let value: Vec<Value> = (0..count)
+                .filter(|at| !self.mailboxes[mailbox].calendars[*at].gone)
+                .map(|at| self.calendar_json(mailbox, at))
+                .collect();
+            let list = json!({
+                "@odata.context": format!("{}/$metadata#users/calendars", self.base(call)),
+                "value": value,
+            });
+            return Reply::json(StatusCode::OK, &list);
+        }
+        if calendar.is_none() && call.is(&["events", "delta"], rest) {
+            return Reply::error(
+                StatusCode::BAD_REQUEST,
+                "ErrorInvalidRequest",
+                "Change tracking is not supported against 'microsoft.graph.event'.",
+            );
+        }
+        no_segment(call, rest)
+    }
+
+    fn calendar_json(&self, mailbox: usize, calendar: usize) -> Value {
+        let Some(owner) = self.mailboxes.get(mailbox) else { return Value::Null };
+        let Some(this) = owner.calendars.get(calendar) else { return Value::Null };
+        json!({
+            "id": this.id,
+            "name": this.name,
+            "color": "auto",
+            "hexColor": "",
+            "isDefaultCalendar": calendar == 0,
+            "changeKey": Ids::calendar(this.version, 0).chars().take(30).collect::<String>(),
+            "canShare": !this.shared,
+            "canViewPrivateItems": true,
+            "canEdit": !this.shared,
+            "isRemovable": calendar != 0,
+            "isTallyingResponses": true,
+            "allowedOnlineMeetingProviders": ["teamsForBusiness"],
+            "defaultOnlineMeetingProvider": "teamsForBusiness",
+            "owner": {"name": &*owner.person.name, "address": &*owner.person.address},
+        })
+    }
+
+    /// The event that a path's segment names, in the calendar of the path, or in any.
+    fn find(
+        &self,
+        call: &Call,
+        scope: &Scope,
+        at: usize,
+        form: &Form,
+    ) -> Option<(Place, std::sync::Arc<Item>, Part)> {
+        let mailbox = self.mailboxes.get(scope.mailbox)?;
+        // Either kind of id is understood whatever the request prefers (fact 46).
+        let id = call.segments.get(at)?;
+        let named = [form.immutable, !form.immutable]
+            .into_iter()
+            .find_map(|immutable| Ids { mailbox: mailbox.number, immutable }.read(id))?;
+        let calendar = mailbox.calendars.get(usize::from(named.calendar)).filter(|c| !c.gone)?;
+        let reachable = match scope.calendar {
+            Some(calendar) => calendar == usize::from(named.calendar),
+            None => !calendar.shared,
+        };
+        let item = calendar.items.get(&named.key).filter(|_| reachable)?.clone();
+        let part = match named.day {
+            0 => Part::Itself,
+            day => item.instance(i32::from(day))?,
+        };
+        Some((self.rendering(scope.mailbox, usize::from(named.calendar)), item, part))
+    }
+
+    fn event(&self, call: &Call, place: Place, item: &Item, part: Part, prefer: &Prefer) -> Reply {
+        let mut event = place.whole(item, part, &prefer.form);
+        let select = call.parameter("$select");
+        if let (Some(series), Part::Itself) = (&item.series, part) {
+            if select.is_some_and(|s| s.contains("cancelledOccurrences")) {
+                let master = place.id(&prefer.form, item.key, 0);
+                event["cancelledOccurrences"] = series
+                    .cancelled
+                    .iter()
+                    .map(|day| format!("OID.{master}.{}", date_of(*day)))
+                    .collect();
+            }
+            if call.parameter("$expand").is_some_and(|e| e.contains("exceptionOccurrences")) {
+                event["exceptionOccurrences"] = series
+                    .exceptions
+                    .keys()
+                    .map(|day| place.whole(item, Part::Exception(*day), &prefer.form))
+                    .collect();
+            }
+        }
+        select_members(&mut event, select);
+        event["@odata.context"] =
+            format!("{}/$metadata#users('x')/events/$entity", self.base(call)).into();
+        Reply::json(StatusCode::OK, &event)
+    }
+
+    /// Where links lead: as set, else as the request came, else to the real Graph.
+    pub(super) fn base(&self, call: &Call) -> std::sync::Arc<str> {
+        match (&self.base, &call.origin) {
+            (Some(base), _) => base.clone(),
+            (None, Some(origin)) => format!("{origin}/v1.0").into(),
+            (None, None) => "https://graph.microsoft.com/v1.0".into(),
+        }
+    }
+
+    /// The address of the request's own path, under the base.
+    pub(super) fn own_address(&self, call: &Call) -> String {
+        let path = call.path.get(..5).filter(|p| p.eq_ignore_ascii_case("/v1.0"));
+        let path = if path.is_some() { &call.path[5..] } else { &call.path };
+        format!("{}{path}", self.base(call))
+    }
+
+    /// The answer of a fault that comes instead of any other.
+    pub(super) fn refuse(&mut self, call: &Call, fault: &Fault) -> Option<Reply> {
+        let status = |code| StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
+        let after = |reply: Reply, value: &Option<String>| match value {
+            Some(value) => reply.header("retry-after", value.clone()),
+            None => reply,
+        };
+        Some(match fault {
+            Fault::Throttled { retry_after } => after(
+                Reply::error(status(429), "TooManyRequests", "Please retry again later."),
+                retry_after,
+            ),
+            Fault::UnavailableEmpty => Reply::empty(status(503)),
+            Fault::Unavailable { retry_after } => after(
+                Reply::error(status(503), "ServiceUnavailable", "Service is not available."),
+                retry_after,
+            ),
+            Fault::UnknownError => Reply::error(status(503), "UnknownError", ""),
+            Fault::GatewayTimeout => Reply::error(status(504), "UnknownError", ""),
+            Fault::StickyGatewayTimeout { above } => {
+                self.stuck.insert(link_number(call), *above);
+                Reply::error(status(504), "UnknownError", "")
+            }
+            Fault::BadGateway => Reply::text(
+                status(502),
+                "text/html",
+                "<html><head><title>502 Bad Gateway</title></head><body>Bad Gateway</body></html>",
+            ),
+            Fault::InternalError => Reply::error(
+                status(500),
+                "ErrorInternalServerError",
+                "An internal server error occurred. The operation failed.",
+            ),
+            Fault::RequestTimeout => Reply::empty(status(408)),
+            Fault::BandwidthExceeded => Reply::empty(status(509)),
+            Fault::BadRequest => {
+                Reply::error(status(400), "ErrorInvalidUrlQuery", "The request is not understood.")
+            }
+            Fault::NotJson => Reply::text(status(200), "text/html", "<!doctype html><p>Hello"),
+            Fault::Unauthorized => unauthorized("Access token has expired or is not yet valid."),
+            Fault::ClaimsChallenge => Reply::error(
+                status(401),
+                "InvalidAuthenticationToken",
+                "Continuous access evaluation resulted in challenge.",
+            )
+            .header(
+                "www-authenticate",
+                "Bearer realm=\"\", error=\"insufficient_claims\", \
+                 claims=\"eyJhY2Nlc3NfdG9rZW4iOnsiYWNycyI6eyJlc3NlbnRpYWwiOnRydWUsInZhbHVlIjoiY3AxIn19fQ==\"",
+            ),
+            Fault::DeadLink { how } => self.death(call, *how),
+            Fault::Mailbox { how } => trouble(*how),
+            Fault::SignIn { how } => {
+                let now = self.world.now();
+                self.sign_in.refuse(*how, now)
+            }
+            Fault::Bomb => bomb(call.gzip),
+            _ => return None,
+        })
+    }
+
+    fn death(&self, call: &Call, how: Death) -> Reply {
+        let (status, code, message) = match how {
+            Death::Generation => (
+                StatusCode::GONE,
+                "SyncStateNotFound",
+                "The sync state generation is not found; generation=149;[highest=157][157][155][156].",
+            ),
+            Death::RootFolder => {
+                (StatusCode::GONE, "SyncStateNotFound", "The sync state root folder is not found.")
+            }
+            Death::Invalid => (StatusCode::GONE, "SyncStateInvalid", "The sync state is invalid."),
+            Death::ResyncRequired => {
+                (StatusCode::GONE, "resyncRequired", "Resync required. Replace any local items.")
+            }
+            Death::ApplyDifferences => {
+                (StatusCode::GONE, "resyncApplyDifferences", "Resync required.")
+            }
+            Death::UploadDifferences => {
+                (StatusCode::GONE, "resyncUploadDifferences", "Resync required.")
+            }
+            Death::BadRequest => {
+                (StatusCode::BAD_REQUEST, "syncStateNotFound", "The sync state is not found.")
+            }
+            Death::InvalidDeltaToken => (
+                StatusCode::BAD_REQUEST,
+                "InvalidDeltaToken",
+                "The value '...' of parameter '$deltaToken' is invalid.",
+            ),
+            Death::BadlyFormed => return badly_formed(),
+            Death::InvalidData => (
+                StatusCode::BAD_REQUEST,
+                "ErrorInvalidSyncStateData",
+                "The sync state data is corrupted or otherwise invalid.",
+            ),
+        };
+        let reply = Reply::error(status, code, message);
+        if how == Death::ResyncRequired {
+            // A fresh address that must not be trusted (fact 101).
+            let path = call.path.clone();
+            return reply
+                .header("location", format!("https://elsewhere.example{path}?$deltatoken="));
+        }
+        reply
+    }
+}
+
+/// A number for a link as it was asked.
+pub(super) fn link_number(call: &Call) -> u64 {
+    mix(&[u64::from(crc32fast::hash(call.target.as_bytes())), call.target.len() as u64])
+}
+
+/// 404 for an event or calendar.
+pub(super) fn not_found() -> Reply {
+    Reply::error(
+        StatusCode::NOT_FOUND,
+        "ErrorItemNotFound",
+        "The specified object was not found in the store.",
+    )
+}
+
+/// 400 for a token that is none.
+pub(super) fn badly_formed() -> Reply {
+    Reply::error(StatusCode::BAD_REQUEST, "BadRequest", "Badly formed token.")
+}
+
+fn no_segment(call: &Call, at: usize) -> Reply {
+    let segment = call.segments.get(at).map(String::as_str).unwrap_or_default();
+    Reply::error(
+        StatusCode::BAD_REQUEST,
+        "BadRequest",
+        &format!("Resource not found for the segment '{segment}'."),
+    )
+}
+
+fn trouble(how: Trouble) -> Reply {
+    let (status, code, message) = match how {
+        Trouble::NotEnabled => {
+            (404, "MailboxNotEnabledForRESTAPI", "REST API is not yet supported for this mailbox.")
+        }
+        Trouble::Inactive => (
+            404,
+            "MailboxNotEnabledForRESTAPI",
+            "The mailbox is either inactive, soft-deleted, or is hosted on-premise.",
+        ),
+        Trouble::ResourceNotFound => (404, "ResourceNotFound", "Resource could not be discovered."),
+        Trouble::InvalidUser => {
+            (404, "ErrorInvalidUser", "The requested user 'somebody' is invalid.")
+        }
+        Trouble::RequestResourceNotFound => {
+            (404, "Request_ResourceNotFound", "Resource does not exist.")
+        }
+        Trouble::Empty => return Reply::empty(StatusCode::NOT_FOUND),
+        Trouble::ItemNotFound => return not_found(),
+        Trouble::AccessDenied => (403, "ErrorAccessDenied", "Access to OData is disabled."),
+        Trouble::DelegatedDenied => (
+            403,
+            "DelegatedCalendarAccessDenied",
+            "Access is denied. Check credentials and try again.",
+        ),
+        Trouble::InsufficientClaims => {
+            (403, "insufficient_claims", "Access is blocked by conditional access.")
+        }
+    };
+    Reply::error(StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND), code, message)
+}
+
+/// A page of 128 MiB of nothing.
+fn bomb(gzip: bool) -> Reply {
+    let mut reply = Reply::text(StatusCode::OK, "application/json", "");
+    let raw: u64 = 128 << 20;
+    reply.body = if gzip {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let piece = [b' '; 1 << 16];
+        let written = std::iter::repeat_n(piece, (raw >> 16) as usize)
+            .try_for_each(|piece| std::io::Write::write_all(&mut encoder, &piece))
+            .and_then(|()| encoder.finish());
+        Payload::Ready { encoded: written.unwrap_or_default().into(), gzip: true, raw }
+    } else {
+        Payload::Ready { encoded: Bytes::from(vec![b' '; raw as usize]), gzip: false, raw }
+    };
+    reply
+}
+
+/// Keeps what `$select` names, and what is never left out.
+pub(super) fn select_members(event: &mut Value, select: Option<&str>) {
+    let (Some(select), Value::Object(members)) = (select, event) else { return };
+    let wanted: Vec<&str> = select.split(',').map(str::trim).collect();
+    members.retain(|name, _| {
+        name == "id" || name == "@odata.etag" || wanted.iter().any(|w| w.eq_ignore_ascii_case(name))
+    });
+}
+
+/// The window of a request, or why it has none (facts 25, 28, 31).
+pub(super) fn read_window(
+    call: &Call,
+    limited: bool,
+) -> Result<(jiff::Timestamp, jiff::Timestamp), Box<Reply>> {
+    let invalid = |message: &str| {
+        Box::new(Reply::error(StatusCode::BAD_REQUEST, "ErrorInvalidParameter", message))
+    };
+    let (Some(start), Some(end)) = (call.parameter("startdatetime"), call.parameter("enddatetime"))
+    else {
+        return Err(invalid(
+            "This request requires a time window specified by the query string parameters \
+             StartDateTime and EndDateTime.",
+        ));
+    };
+    let read = |name: &str, text: &str| {
+        super::zone::read_instant(text).ok_or_else(|| {
+            invalid(&format!("The value '{text}' of parameter '{name}' is invalid."))
+        })
+    };
+    let window = (read("StartDateTime", start)?, read("EndDateTime", end)?);
+    if window.1 <= window.0 {
+        return Err(invalid("The end of the time window must be after its start."));
+    }
+    if limited && window.1.as_second() - window.0.as_second() > 1825 * 86_400 {
+        return Err(Box::new(Reply::error(
+            StatusCode::BAD_REQUEST,
+            "ErrorInvalidRequest",
+            "Your request can't be completed. The range between the start and end dates is \
+             greater than the allowed range. Maximum number of days: 1825",
+        )));
+    }
+    Ok(window)
+}
+
+/// The start of an instance, for sorting.
+pub(super) fn begins(item: &Item, part: Part) -> jiff::Timestamp {
+    let zone: &Zone = &item.zone;
+    zone.instant(item.when_of(part).start)
+}

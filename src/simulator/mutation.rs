@@ -1,0 +1,560 @@
+//! Named changes to calendars, and chance that picks them.
+//!
+//! What chance picked is returned as the same [`Mutation`] that, applied to a like simulator,
+//! would do the same again.
+
+use std::sync::Arc;
+
+use jiff::civil::{Date, Time};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::event::{Content, Item, Part, When};
+use super::ids::Ids;
+use super::population::{CHORES, MEETINGS};
+use super::series::{Exception, Pattern, Series};
+use super::state::State;
+use super::zone::{date_of, day_of};
+
+/// A change in one calendar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mutation {
+    /// The mailbox, by address or object id.
+    pub mailbox: String,
+    /// The calendar's id; `None` for the default one.
+    #[serde(default)]
+    pub calendar: Option<String>,
+    /// What happens there.
+    #[serde(flatten)]
+    pub edit: Edit,
+}
+
+/// What happens in a calendar. Events are named by their (default) ids, instances by theirs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "edit")]
+pub enum Edit {
+    /// A new single event.
+    CreateSingle {
+        /// What it is about.
+        subject: String,
+        /// When it begins.
+        start: Timestamp,
+        /// How long it takes.
+        minutes: u32,
+    },
+    /// A new event of whole days, in the mailbox's own time zone.
+    CreateAllDay {
+        /// What it is about.
+        subject: String,
+        /// Its first day.
+        date: Date,
+        /// How many days.
+        days: u16,
+    },
+    /// A new series in the mailbox's own time zone.
+    CreateSeries {
+        /// What it is about.
+        subject: String,
+        /// When the first occurrence begins.
+        start: Timestamp,
+        /// How long each takes.
+        minutes: u32,
+        /// How it repeats.
+        repeats: Pattern,
+        /// The last day; `None` for an endless series.
+        until: Option<Date>,
+        /// Whether it takes whole days; then `minutes` is rounded up to days.
+        #[serde(default)]
+        all_day: bool,
+    },
+    /// Another subject, of a single event or a series.
+    Rename {
+        /// The event or master.
+        event: String,
+        /// The new subject.
+        subject: String,
+    },
+    /// Another body, of a single event or a series.
+    Rewrite {
+        /// The event or master.
+        event: String,
+        /// The new text.
+        text: String,
+    },
+    /// Another time for a single event; of a series, the whole of it. A series' exceptions and
+    /// cancellations are lost.
+    Move {
+        /// The event or master.
+        event: String,
+        /// When it, or the first occurrence, begins.
+        start: Timestamp,
+    },
+    /// Deletes a single event or a whole series.
+    Delete {
+        /// The event or master.
+        event: String,
+    },
+    /// Deletes one occurrence or exception.
+    CancelOccurrence {
+        /// The instance.
+        occurrence: String,
+    },
+    /// Makes an occurrence an exception at another time.
+    MoveOccurrence {
+        /// The instance.
+        occurrence: String,
+        /// When it begins now.
+        start: Timestamp,
+    },
+    /// Makes an occurrence an exception with another subject.
+    RenameOccurrence {
+        /// The instance.
+        occurrence: String,
+        /// The new subject.
+        subject: String,
+    },
+    /// Makes an exception an ordinary occurrence again.
+    UndoException {
+        /// The instance.
+        occurrence: String,
+    },
+    /// Another last day, or none, for a series.
+    SetEnd {
+        /// The master.
+        event: String,
+        /// The last day.
+        until: Option<Date>,
+    },
+    /// Another pattern for a series. Its exceptions and cancellations are lost.
+    SetPattern {
+        /// The master.
+        event: String,
+        /// How it repeats now.
+        repeats: Pattern,
+    },
+    /// A new change key and nothing else anybody sees.
+    Touch {
+        /// The event or master.
+        event: String,
+    },
+    /// An attendee answers.
+    Respond {
+        /// The event or master.
+        event: String,
+        /// Which attendee, by position.
+        attendee: usize,
+        /// `accepted`, `declined` or `tentativelyAccepted`.
+        response: String,
+    },
+    /// The organizer cancels; the event stays, marked (fact 74).
+    CancelMeeting {
+        /// The event or master.
+        event: String,
+    },
+}
+
+/// Why a mutation is not possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MutationError {
+    /// The mailbox or calendar does not exist.
+    #[error("no such mailbox or calendar")]
+    NoCalendar,
+    /// The event or instance does not exist, or is of another type than the mutation needs.
+    #[error("no such event, or not of the type needed")]
+    NoEvent,
+}
+
+impl State {
+    /// Does it; returns the id of the event concerned.
+    pub(super) fn mutate(&mut self, mutation: &Mutation) -> Result<String, MutationError> {
+        let (mailbox, calendar) = self
+            .place(&mutation.mailbox, mutation.calendar.as_deref())
+            .ok_or(MutationError::NoCalendar)?;
+        let now = self.world.now();
+        let zone = self.mailboxes[mailbox].zone.clone();
+        let place = self.rendering(mailbox, calendar);
+        let id_of = |key: u32, day: i32| place.id(&super::event::Form::plain(), key, day);
+        let minutes = |minutes: u32| SignedDuration::from_mins(i64::from(minutes.max(1)));
+        let created = match &mutation.edit {
+            Edit::CreateSingle { subject, start, minutes: long } => {
+                let start = zone.local(*start);
+                Some((subject, start, minutes(*long), None, false))
+            }
+            Edit::CreateAllDay { subject, date, days } => {
+                let long = SignedDuration::from_hours(24 * i64::from((*days).max(1)));
+                Some((subject, date.to_datetime(Time::midnight()), long, None, true))
+            }
+            Edit::CreateSeries { subject, start, minutes: long, repeats, until, all_day } => {
+                let series = Series {
+                    pattern: repeats.clone(),
+                    until: until.map(day_of),
+                    exceptions: Default::default(),
+                    cancelled: Default::default(),
+                };
+                let (mut start, mut long) = (zone.local(*start), minutes(*long));
+                if *all_day {
+                    start = start.date().to_datetime(Time::midnight());
+                    long = SignedDuration::from_hours((long.as_hours().max(1) + 23) / 24 * 24);
+                }
+                Some((subject, start, long, Some(series), *all_day))
+            }
+            _ => None,
+        };
+        if let Some((subject, start, long, series, all_day)) = created {
+            let content = self.content(mailbox, subject, 400);
+            let end = start.checked_add(long).unwrap_or(start);
+            let key = self.mailboxes[mailbox].calendars[calendar].add(|key, change| Item {
+                key,
+                zone,
+                when: When { start, end },
+                all_day,
+                content,
+                created: now,
+                modified: now,
+                change,
+                series,
+            });
+            return Ok(id_of(key, 0));
+        }
+        let ids = Ids { mailbox: place.mailbox, immutable: false };
+        let event = mutation.edit.names().ok_or(MutationError::NoEvent)?;
+        let named = ids
+            .read(event)
+            .filter(|named| usize::from(named.calendar) == calendar)
+            .ok_or(MutationError::NoEvent)?;
+        let this = &mut self.mailboxes[mailbox].calendars[calendar];
+        let item = this.items.get(&named.key).cloned().ok_or(MutationError::NoEvent)?;
+        let of_instance = named.day != 0;
+        if of_instance != mutation.edit.is_of_instance() {
+            return Err(MutationError::NoEvent);
+        }
+        let part = if of_instance {
+            item.instance(i32::from(named.day)).ok_or(MutationError::NoEvent)?
+        } else {
+            Part::Itself
+        };
+        let day = part.day();
+        let body = match &mutation.edit {
+            Edit::Rewrite { text, .. } => Some(super::population::body_of(text)),
+            _ => None,
+        };
+        let needs_series =
+            matches!(mutation.edit, Edit::SetEnd { .. } | Edit::SetPattern { .. }) || of_instance;
+        if needs_series && item.series.is_none() {
+            return Err(MutationError::NoEvent);
+        }
+        if let Edit::Delete { .. } = mutation.edit {
+            this.delete(named.key);
+            return Ok(id_of(named.key, 0));
+        }
+        if let (Edit::UndoException { .. }, Part::Occurrence(_)) = (&mutation.edit, part) {
+            return Err(MutationError::NoEvent);
+        }
+        if let Edit::Respond { attendee, .. } = &mutation.edit
+            && *attendee >= item.content.attendees.len()
+        {
+            return Err(MutationError::NoEvent);
+        }
+        let edit = &mutation.edit;
+        this.edit(named.key, now, |item, change| {
+            apply(item, edit, part, change, now, body);
+        });
+        Ok(id_of(named.key, day))
+    }
+
+    /// Picks a mutation that is possible, and does it.
+    pub(super) fn step(&mut self) -> Option<Mutation> {
+        for _ in 0..100 {
+            let Some(mutation) = self.pick() else { continue };
+            if self.mutate(&mutation).is_ok() {
+                return Some(mutation);
+            }
+        }
+        None
+    }
+
+    fn pick(&mut self) -> Option<Mutation> {
+        let mut rng = self.chance.clone();
+        let picked = self.pick_with(&mut rng);
+        self.chance = rng;
+        picked
+    }
+
+    fn pick_with(&self, rng: &mut fastrand::Rng) -> Option<Mutation> {
+        if self.mailboxes.is_empty() {
+            return None;
+        }
+        let mailbox = rng.usize(..self.mailboxes.len());
+        let owner = &self.mailboxes[mailbox];
+        let calendar = rng.usize(..owner.calendars.len());
+        let this = owner.calendars.get(calendar).filter(|calendar| !calendar.gone)?;
+        let place = self.rendering(mailbox, calendar);
+        let now = self.world.now();
+        let id = |item: &Item, day: i32| place.id(&super::event::Form::plain(), item.key, day);
+        let about = |rng: &mut fastrand::Rng| {
+            let hours = rng.i64(-30 * 24..180 * 24);
+            let quarter = now.as_second().div_euclid(900) * 900 + hours * 3600;
+            Timestamp::from_second(quarter).unwrap_or(now)
+        };
+        let subject = |rng: &mut fastrand::Rng| {
+            let subjects = if rng.bool() { MEETINGS } else { CHORES };
+            format!("{} ({})", subjects[rng.usize(..subjects.len())], rng.u16(..))
+        };
+        let pattern = |rng: &mut fastrand::Rng| match rng.u8(..4) {
+            0 => Pattern::Daily { every: rng.u16(1..4) },
+            1 => Pattern::Weekly { every: rng.u16(1..3), days: vec![rng.u8(..7), rng.u8(..7)] },
+            2 => Pattern::Weekly { every: 1, days: Vec::new() },
+            _ => Pattern::Monthly { every: rng.u16(1..3) },
+        };
+        let items: Vec<&Arc<Item>> = this.items.values().collect();
+        let single = |rng: &mut fastrand::Rng| {
+            let singles: Vec<_> = items.iter().filter(|i| i.series.is_none()).collect();
+            (!singles.is_empty()).then(|| Arc::clone(singles[rng.usize(..singles.len())]))
+        };
+        let series = |rng: &mut fastrand::Rng| {
+            let all: Vec<_> = items.iter().filter(|i| i.series.is_some()).collect();
+            (!all.is_empty()).then(|| Arc::clone(all[rng.usize(..all.len())]))
+        };
+        let instance = |rng: &mut fastrand::Rng, exception: bool| {
+            let item = series(rng)?;
+            let days = |days: i64| now + SignedDuration::from_hours(24 * days);
+            let mut parts = item.instances((days(-40), days(200)));
+            parts.retain(|part| matches!(part, Part::Exception(_)) == exception);
+            let day = parts.get(rng.usize(..parts.len().max(1)))?.day();
+            Some((item, day))
+        };
+        let some_minutes = |rng: &mut fastrand::Rng| 15 * rng.u32(1..9);
+        let edit = match rng.u8(..24) {
+            0 | 1 => Edit::CreateSingle {
+                subject: subject(rng),
+                start: about(rng),
+                minutes: some_minutes(rng),
+            },
+            2 => Edit::CreateAllDay {
+                subject: subject(rng),
+                date: owner.zone.local(about(rng)).date(),
+                days: rng.u16(1..4),
+            },
+            3 | 4 => {
+                let mut start = about(rng);
+                // Some series are older than any window.
+                if rng.u8(..3) == 0 {
+                    start -= SignedDuration::from_hours(24 * rng.i64(60..900));
+                }
+                let until = rng.bool().then(|| {
+                    let days = rng.i32(1..1000);
+                    date_of(day_of(owner.zone.local(start).date()) + days)
+                });
+                Edit::CreateSeries {
+                    subject: subject(rng),
+                    start,
+                    minutes: some_minutes(rng),
+                    repeats: pattern(rng),
+                    until,
+                    all_day: rng.u8(..6) == 0,
+                }
+            }
+            5 => Edit::Rename { event: id(&*single(rng)?, 0), subject: subject(rng) },
+            6 => Edit::Rewrite { event: id(&*single(rng)?, 0), text: subject(rng) },
+            7 => Edit::Move { event: id(&*single(rng)?, 0), start: about(rng) },
+            8 => {
+                // Out of, or into, the windows anybody is likely to look at.
+                let item = single(rng)?;
+                let there = item.zone.instant(item.when.start);
+                let far = (there - now).total(jiff::Unit::Hour).unwrap_or(0.0).abs() > 24.0 * 900.0;
+                let start = if far {
+                    about(rng)
+                } else {
+                    about(rng) + SignedDuration::from_hours(24 * 1500)
+                };
+                Edit::Move { event: id(&item, 0), start }
+            }
+            9 | 10 => Edit::Delete { event: id(&*single(rng)?, 0) },
+            11 | 12 => {
+                let (item, day) = instance(rng, false)?;
+                Edit::CancelOccurrence { occurrence: id(&item, day) }
+            }
+            13 | 14 => {
+                let (item, day) = instance(rng, false)?;
+                let start = item.zone.instant(item.occurrence_when(day).start);
+                // Mostly by hours, sometimes out of sight.
+                let hours =
+                    if rng.u8(..5) == 0 { 24 * rng.i64(-300..300) } else { rng.i64(-30..30) };
+                Edit::MoveOccurrence {
+                    occurrence: id(&item, day),
+                    start: start + SignedDuration::from_hours(hours),
+                }
+            }
+            15 => {
+                let (item, day) = instance(rng, false)?;
+                Edit::RenameOccurrence { occurrence: id(&item, day), subject: subject(rng) }
+            }
+            16 => {
+                let (item, day) = instance(rng, true)?;
+                match rng.u8(..3) {
+                    0 => Edit::CancelOccurrence { occurrence: id(&item, day) },
+                    1 => {
+                        Edit::RenameOccurrence { occurrence: id(&item, day), subject: subject(rng) }
+                    }
+                    _ => Edit::UndoException { occurrence: id(&item, day) },
+                }
+            }
+            17 => {
+                let event = id(&*series(rng)?, 0);
+                if rng.bool() {
+                    Edit::Rename { event, subject: subject(rng) }
+                } else {
+                    Edit::Rewrite { event, text: subject(rng) }
+                }
+            }
+            18 => {
+                let item = series(rng)?;
+                let start = item.zone.instant(item.when.start);
+                let by = SignedDuration::from_mins(15 * rng.i64(-12..13));
+                Edit::Move { event: id(&item, 0), start: start + by }
+            }
+            19 => {
+                let item = series(rng)?;
+                let until = (rng.u8(..4) > 0).then(|| {
+                    owner.zone.local(about(rng) + SignedDuration::from_hours(24 * 60)).date()
+                });
+                Edit::SetEnd { event: id(&item, 0), until }
+            }
+            20 => Edit::SetPattern { event: id(&*series(rng)?, 0), repeats: pattern(rng) },
+            21 => Edit::Touch { event: id(items.get(rng.usize(..items.len().max(1)))?, 0) },
+            22 => {
+                let item = items.get(rng.usize(..items.len().max(1)))?;
+                let attendees = item.content.attendees.len();
+                if attendees == 0 {
+                    Edit::CancelMeeting { event: id(item, 0) }
+                } else {
+                    let responses = ["accepted", "declined", "tentativelyAccepted"];
+                    Edit::Respond {
+                        event: id(item, 0),
+                        attendee: rng.usize(..attendees),
+                        response: responses[rng.usize(..3)].to_owned(),
+                    }
+                }
+            }
+            // Whole series go seldom, or there would be none left.
+            _ if rng.u8(..3) == 0 => Edit::Delete { event: id(&*series(rng)?, 0) },
+            _ => Edit::Touch { event: id(&*series(rng)?, 0) },
+        };
+        let mailbox = owner.person.address.to_string();
+        Some(Mutation { mailbox, calendar: (calendar > 0).then(|| this.id.clone()), edit })
+    }
+}
+
+impl Edit {
+    /// The event or instance that must exist already.
+    fn names(&self) -> Option<&str> {
+        match self {
+            Self::CreateSingle { .. } | Self::CreateAllDay { .. } | Self::CreateSeries { .. } => {
+                None
+            }
+            Self::Rename { event, .. }
+            | Self::Rewrite { event, .. }
+            | Self::Move { event, .. }
+            | Self::Delete { event }
+            | Self::SetEnd { event, .. }
+            | Self::SetPattern { event, .. }
+            | Self::Touch { event }
+            | Self::Respond { event, .. }
+            | Self::CancelMeeting { event } => Some(event),
+            Self::CancelOccurrence { occurrence }
+            | Self::MoveOccurrence { occurrence, .. }
+            | Self::RenameOccurrence { occurrence, .. }
+            | Self::UndoException { occurrence } => Some(occurrence),
+        }
+    }
+
+    fn is_of_instance(&self) -> bool {
+        matches!(
+            self,
+            Self::CancelOccurrence { .. }
+                | Self::MoveOccurrence { .. }
+                | Self::RenameOccurrence { .. }
+                | Self::UndoException { .. }
+        )
+    }
+}
+
+/// Changes an item of which everything needed has been checked.
+fn apply(
+    item: &mut Item,
+    edit: &Edit,
+    part: Part,
+    change: u64,
+    now: Timestamp,
+    body: Option<Arc<super::event::Body>>,
+) {
+    let day = part.day();
+    let when = item.when_of(part);
+    let base: Content = match item.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
+        Some(exception) => exception.content.clone(),
+        None => item.content.clone(),
+    };
+    let zone = item.zone.clone();
+    let all_day = item.all_day;
+    let moved = |when: When, start: Timestamp| {
+        let start = zone.local(start);
+        when.starting(if all_day { start.date().to_datetime(Time::midnight()) } else { start })
+    };
+    match edit {
+        Edit::Rename { subject, .. } => item.content.subject = subject.as_str().into(),
+        Edit::Rewrite { .. } => {
+            if let Some(body) = body {
+                item.content.body = body;
+            }
+        }
+        Edit::Move { start, .. } => item.when = moved(item.when, *start),
+        Edit::Respond { attendee, response, .. } => {
+            let mut attendees = item.content.attendees.to_vec();
+            if let Some(attendee) = attendees.get_mut(*attendee) {
+                attendee.response = response.as_str().into();
+                attendee.answered = Some(now);
+            }
+            item.content.attendees = attendees.into();
+        }
+        Edit::CancelMeeting { .. } => {
+            item.content.cancelled = true;
+            item.content.show_as = "free";
+            item.content.subject = format!("Canceled: {}", item.content.subject).into();
+        }
+        _ => {}
+    }
+    let Some(series) = item.series.as_mut() else { return };
+    match edit {
+        Edit::Move { .. } | Edit::SetPattern { .. } => {
+            if let Edit::SetPattern { repeats, .. } = edit {
+                series.pattern = repeats.clone();
+            }
+            series.exceptions.clear();
+            series.cancelled.clear();
+        }
+        Edit::SetEnd { until, .. } => {
+            series.until = until.map(day_of);
+            let last = series.until.unwrap_or(i32::MAX);
+            series.exceptions.retain(|day, _| *day <= last);
+            series.cancelled.retain(|day| *day <= last);
+        }
+        Edit::CancelOccurrence { .. } => {
+            series.exceptions.remove(&day);
+            series.cancelled.insert(day);
+        }
+        Edit::MoveOccurrence { start, .. } => {
+            let when = moved(when, *start);
+            let exception = Exception { when, content: base, change, modified: now };
+            series.exceptions.insert(day, exception);
+        }
+        Edit::RenameOccurrence { subject, .. } => {
+            let content = Content { subject: subject.as_str().into(), ..base };
+            series.exceptions.insert(day, Exception { when, content, change, modified: now });
+        }
+        Edit::UndoException { .. } => {
+            series.exceptions.remove(&day);
+        }
+        _ => {}
+    }
+}

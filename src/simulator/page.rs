@@ -1,0 +1,209 @@
+//! A page's bytes. What costs time – rendering and compressing the items – is done once and kept;
+//! the link, new in every answer, is put behind it without compressing anything again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+use super::call::Payload;
+use super::round::{Extent, Round};
+
+/// What a kept page was rendered for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PageKey {
+    pub(super) mailbox: usize,
+    pub(super) calendar: usize,
+    pub(super) extent: Extent,
+    pub(super) offset: usize,
+    pub(super) size: usize,
+    pub(super) zone: Arc<str>,
+    pub(super) text_body: bool,
+    pub(super) immutable: bool,
+    pub(super) base: Arc<str>,
+}
+
+/// Everything of a page up to its link.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) raw: Bytes,
+    /// A gzip header and deflate blocks up to a byte boundary.
+    deflated: Option<Bytes>,
+    check: crc32fast::Hasher,
+    /// Where the next page begins.
+    pub(super) next: usize,
+    /// Whether the round ends with this page.
+    pub(super) last: bool,
+}
+
+impl Head {
+    pub(super) fn new(raw: Vec<u8>, next: usize, last: bool) -> Self {
+        Self { raw: raw.into(), deflated: None, check: crc32fast::Hasher::new(), next, last }
+    }
+
+    /// Compresses, once.
+    fn deflate(&mut self) {
+        if self.deflated.is_some() {
+            return;
+        }
+        let mut out = Vec::with_capacity(64 + self.raw.len() / 4);
+        out.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255]);
+        let mut compress = Compress::new(Compression::fast(), false);
+        loop {
+            let done = compress.total_in() as usize;
+            let before = compress.total_out();
+            out.reserve(1024 + (self.raw.len() - done) / 4);
+            let status = compress.compress_vec(&self.raw[done..], &mut out, FlushCompress::Sync);
+            let all_in = compress.total_in() as usize == self.raw.len();
+            let room = out.len() < out.capacity();
+            if (all_in && room) || matches!(status, Err(_) | Ok(Status::StreamEnd)) {
+                break;
+            }
+            if compress.total_out() == before && all_in {
+                break;
+            }
+        }
+        self.check = crc32fast::Hasher::new();
+        self.check.update(&self.raw);
+        self.deflated = Some(out.into());
+    }
+
+    /// The page with `tail` behind it.
+    pub(super) fn finish(&mut self, tail: &str, gzip: bool) -> Payload {
+        let raw = (self.raw.len() + tail.len()) as u64;
+        if !gzip {
+            let mut body = Vec::with_capacity(self.raw.len() + tail.len());
+            body.extend_from_slice(&self.raw);
+            body.extend_from_slice(tail.as_bytes());
+            return Payload::Ready { encoded: body.into(), gzip: false, raw };
+        }
+        self.deflate();
+        let head = self.deflated.clone().unwrap_or_default();
+        let mut body = Vec::with_capacity(head.len() + tail.len() + 16);
+        body.extend_from_slice(&head);
+        // One stored block, the stream's last (RFC 1951, 3.2.4). A link is far below 64 KiB.
+        let length = u16::try_from(tail.len()).unwrap_or(u16::MAX);
+        let tail = &tail.as_bytes()[..usize::from(length)];
+        body.push(1);
+        body.extend_from_slice(&length.to_le_bytes());
+        body.extend_from_slice(&(!length).to_le_bytes());
+        body.extend_from_slice(tail);
+        let mut check = self.check.clone();
+        check.update(tail);
+        body.extend_from_slice(&check.finalize().to_le_bytes());
+        body.extend_from_slice(&(raw as u32).to_le_bytes());
+        Payload::Ready { encoded: body.into(), gzip: true, raw }
+    }
+
+    fn weight(&self) -> usize {
+        self.raw.len() + self.deflated.as_ref().map_or(self.raw.len() / 4, Bytes::len)
+    }
+}
+
+/// Rounds and pages kept, the oldest given up first.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    pages: BTreeMap<PageKey, Head>,
+    page_order: VecDeque<PageKey>,
+    weight: usize,
+    /// Bytes of pages to keep.
+    pub(super) limit: usize,
+    rounds: BTreeMap<(usize, usize, Extent), Arc<Round>>,
+    round_order: VecDeque<(usize, usize, Extent)>,
+}
+
+impl Shelf {
+    pub(super) fn new() -> Self {
+        Self {
+            pages: BTreeMap::new(),
+            page_order: VecDeque::new(),
+            weight: 0,
+            limit: 256 << 20,
+            rounds: BTreeMap::new(),
+            round_order: VecDeque::new(),
+        }
+    }
+
+    /// The page for `key`, made by `make` if it is not kept.
+    pub(super) fn page(
+        &mut self,
+        key: PageKey,
+        keep: bool,
+        tail: impl FnOnce(&Head) -> String,
+        gzip: bool,
+        make: impl FnOnce() -> Head,
+    ) -> Payload {
+        if let Some(head) = self.pages.get_mut(&key) {
+            let tail = tail(head);
+            return head.finish(&tail, gzip);
+        }
+        let mut head = make();
+        let tail = tail(&head);
+        let payload = head.finish(&tail, gzip);
+        if keep {
+            self.weight += head.weight();
+            self.page_order.push_back(key.clone());
+            self.pages.insert(key, head);
+            while self.weight > self.limit
+                && let Some(oldest) = self.page_order.pop_front()
+            {
+                let weight = self.pages.remove(&oldest).map_or(0, |head| head.weight());
+                self.weight = self.weight.saturating_sub(weight);
+            }
+        }
+        payload
+    }
+
+    /// The round for `key`, made by `make` if it is not kept.
+    pub(super) fn round(
+        &mut self,
+        key: (usize, usize, Extent),
+        make: impl FnOnce() -> Round,
+    ) -> Arc<Round> {
+        if let Some(round) = self.rounds.get(&key) {
+            return round.clone();
+        }
+        let round = Arc::new(make());
+        self.rounds.insert(key, round.clone());
+        self.round_order.push_back(key);
+        if self.round_order.len() > 64
+            && let Some(oldest) = self.round_order.pop_front()
+        {
+            self.rounds.remove(&oldest);
+        }
+        round
+    }
+
+    /// Forgets everything; after a change of behaviour.
+    pub(super) fn clear(&mut self) {
+        let limit = self.limit;
+        *self = Self { limit, ..Self::new() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_page_with_any_link_is_one_valid_gzip_stream() {
+        for length in [0, 1, 100, 5000, 300_000] {
+            let raw: Vec<u8> = (0..length).map(|i: u32| (i % 251 * (i % 7)) as u8).collect();
+            let mut head = Head::new(raw.clone(), 0, true);
+            for tail in ["", "\"@odata.deltaLink\"}", &"x".repeat(700)] {
+                let Payload::Ready { encoded, gzip: true, raw: size } = head.finish(tail, true)
+                else {
+                    panic!("not compressed")
+                };
+                let mut read = Vec::new();
+                flate2::read::GzDecoder::new(&encoded[..]).read_to_end(&mut read).unwrap();
+                assert_eq!(read.len() as u64, size);
+                assert_eq!(read, [&raw[..], tail.as_bytes()].concat(), "{length}");
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! People, rooms, and what fills their calendars.
+
+use std::sync::Arc;
+
+use jiff::civil::{Time, Weekday};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::event::{Attendee, Body, Content, Item, When};
+use super::ids::mix;
+use super::series::{Pattern, Series};
+use super::state::State;
+use super::zone::day_of;
+
+/// What to fill a calendar with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Population {
+    /// Single events.
+    pub singles: usize,
+    /// Series, of all patterns; some endless, some older than `spread_days`.
+    pub series: usize,
+    /// Single events of whole days.
+    pub all_day: usize,
+    /// About how long bodies are, in bytes of HTML.
+    pub body_bytes: usize,
+    /// The middle of it all.
+    pub around: Timestamp,
+    /// How many days to either side events are spread.
+    pub spread_days: u32,
+}
+
+pub(super) const MEETINGS: &[&str] = &[
+    "Weekly sync",
+    "Design review",
+    "Sprint planning",
+    "Customer call: Fabrikam",
+    "Budget Q3",
+    "Interview: platform engineer",
+    "All hands",
+    "1:1",
+    "Incident review",
+    "Roadmap",
+    "Steering committee",
+    "Onboarding",
+    "Security office hours",
+    "Réunion d'équipe",
+    "Jour fixe – Vertrieb",
+];
+
+pub(super) const CHORES: &[&str] = &[
+    "Focus time",
+    "Dentist",
+    "Lunch",
+    "Pick up car",
+    "Train to Lyon",
+    "School play 🎭",
+    "Gym",
+    "Write report",
+    "Expense claims",
+    "Call the bank",
+];
+
+const DAYS_OFF: &[&str] = &[
+    "Vacation",
+    "Public holiday",
+    "Conference: RustConf",
+    "Working from home",
+    "Offsite",
+    "Release day",
+];
+
+const GIVEN: &[&str] = &[
+    "Amara", "Ben", "Chiara", "Dmitri", "Elif", "Farid", "Greta", "Hiro", "Ines", "Jonas", "Kemi",
+    "Lena", "Mateo", "Nora", "Oskar", "Priya", "Quentin", "Rosa", "Sven", "Tomasz", "Uma",
+    "Viktor", "Wanjiru", "Ximena", "Yusuf", "Zoé",
+];
+
+const FAMILY: &[&str] = &[
+    "Okafor",
+    "Larsson",
+    "Ricci",
+    "Volkov",
+    "Yilmaz",
+    "Haddad",
+    "Baumann",
+    "Tanaka",
+    "Moreira",
+    "Keller",
+    "Adeyemi",
+    "Hoffmann",
+    "García",
+    "Lindqvist",
+    "Nowak",
+    "Raman",
+    "Dubois",
+    "Silva",
+    "Berg",
+    "Zielinski",
+    "Patel",
+    "Horvat",
+    "Mwangi",
+    "Castillo",
+    "Demir",
+    "Fournier",
+];
+
+const ROOMS: &[&str] = &[
+    "Aurora", "Beacon", "Cedar", "Delta", "Ember", "Fjord", "Garnet", "Harbor", "Iris", "Juniper",
+    "Kestrel", "Lagoon", "Maple", "Nimbus", "Orchid", "Pine",
+];
+
+const SENTENCES: &[&str] = &[
+    "Please read the attached notes before we meet.",
+    "We will go through the open points of last time and decide on the next steps.",
+    "Agenda: numbers, risks, people, any other business.",
+    "If you cannot come, send somebody who can decide.",
+    "The room has a screen; bring your own adapter.",
+    "Dial in from the link below if you are travelling.",
+];
+
+/// The body that says `text`, and nothing else.
+pub(super) fn body_of(text: &str) -> Arc<Body> {
+    let safe = text.replace('&', "&amp;").replace('<', "&lt;");
+    Arc::new(Body {
+        html: format!(
+            "<html>\r\n<head></head>\r\n<body>\r\n<p>{safe}</p>\r\n</body>\r\n</html>\r\n"
+        )
+        .into(),
+        text: format!("{text}\r\n").into(),
+    })
+}
+
+impl State {
+    /// A body of about `bytes`, one of a few that are shared by everybody.
+    fn body(&mut self, bytes: usize, which: u64) -> Arc<Body> {
+        let which = which % 16;
+        let body = self.bodies.entry((bytes, which)).or_insert_with(|| {
+            let mut rng = fastrand::Rng::with_seed(mix(&[bytes as u64, which]));
+            let mut html = String::from(
+                "<html>\r\n<head>\r\n<meta http-equiv=\"Content-Type\" content=\"text/html; charset=utf-8\">\r\n</head>\r\n<body lang=\"EN-US\">\r\n<div class=\"WordSection1\">\r\n",
+            );
+            let mut text = String::new();
+            while html.len() < bytes {
+                let sentence = SENTENCES[rng.usize(..SENTENCES.len())];
+                let number = rng.u32(..);
+                html.push_str(&format!("<p class=\"MsoNormal\">{sentence} [{number:08x}]</p>\r\n"));
+                text.push_str(&format!("{sentence} [{number:08x}]\r\n"));
+            }
+            html.push_str("</div>\r\n</body>\r\n</html>\r\n");
+            Arc::new(Body { html: html.into(), text: text.into() })
+        });
+        body.clone()
+    }
+
+    /// What an event of that mailbox says, apart from its subject as chance has it.
+    pub(super) fn content(&mut self, mailbox: usize, subject: &str, body_bytes: usize) -> Content {
+        let mut rng = self.chance.fork();
+        let owner = self.mailboxes[mailbox].person.clone();
+        let mut attendees = Vec::new();
+        let mut location = String::new();
+        for _ in 0..rng.usize(..4) {
+            let other = &self.mailboxes[rng.usize(..self.mailboxes.len())].person;
+            if other.address == owner.address {
+                continue;
+            }
+            let room = other.address.starts_with("room-");
+            if room {
+                location = other.name.to_string();
+            }
+            let responses = ["none", "accepted", "tentativelyAccepted", "declined"];
+            attendees.push(Attendee {
+                who: other.clone(),
+                kind: if room {
+                    "resource"
+                } else if rng.bool() {
+                    "required"
+                } else {
+                    "optional"
+                },
+                response: responses[rng.usize(..4)].into(),
+                answered: None,
+            });
+        }
+        let own = attendees.is_empty() || rng.u8(..4) > 0;
+        let organizer = match attendees.first() {
+            Some(first) if !own => first.who.clone(),
+            _ => owner,
+        };
+        if location.is_empty() && rng.bool() {
+            location = ["Café", "Phone", "Main Office", "At home"][rng.usize(..4)].to_owned();
+        }
+        Content {
+            subject: subject.into(),
+            body: self.body(body_bytes, rng.u64(..)),
+            location: location.into(),
+            organizer,
+            own,
+            online: !attendees.is_empty() && rng.bool(),
+            attendees: attendees.into(),
+            show_as: ["busy", "busy", "busy", "tentative", "free", "workingElsewhere"]
+                [rng.usize(..6)],
+            sensitivity: ["normal", "normal", "normal", "private", "confidential"][rng.usize(..5)],
+            importance: ["normal", "normal", "normal", "high", "low"][rng.usize(..5)],
+            category: [None, None, Some("Blue category"), Some("Important")][rng.usize(..4)],
+            cancelled: false,
+        }
+    }
+
+    /// Fills a calendar, as if it had always been so.
+    pub(super) fn populate(&mut self, mailbox: usize, calendar: usize, plan: &Population) {
+        let mut rng = self.chance.fork();
+        let zone = self.mailboxes[mailbox].zone.clone();
+        let spread = i64::from(plan.spread_days.max(1));
+        let middle = zone.local(plan.around).date();
+        for number in 0..plan.singles + plan.series + plan.all_day {
+            let all_day = number >= plan.singles + plan.series;
+            let in_series = number >= plan.singles && !all_day;
+            let mut offset = rng.i64(-spread..=spread);
+            if in_series {
+                // Most series began some time ago, some before any window.
+                offset = -rng.i64(0..spread.min(300) * 3);
+            }
+            let mut date =
+                middle.checked_add(SignedDuration::from_hours(24 * offset)).unwrap_or(middle);
+            if rng.u8(..10) > 0 && matches!(date.weekday(), Weekday::Saturday | Weekday::Sunday) {
+                date = date.checked_sub(SignedDuration::from_hours(48)).unwrap_or(date);
+            }
+            let subjects = match (all_day, rng.bool()) {
+                (true, _) => DAYS_OFF,
+                (false, true) => MEETINGS,
+                (false, false) if in_series => MEETINGS,
+                _ => CHORES,
+            };
+            let subject = subjects[rng.usize(..subjects.len())];
+            let content = self.content(mailbox, subject, plan.body_bytes);
+            let (start, length) = if all_day {
+                let days = i64::from(rng.u8(1..4));
+                (date.to_datetime(Time::midnight()), SignedDuration::from_hours(24 * days))
+            } else {
+                let hour = rng.i8(7..19);
+                let long = SignedDuration::from_mins(15 * rng.i64(1..7));
+                (date.at(hour, 15 * rng.i8(0..4), 0, 0), long)
+            };
+            let series = in_series.then(|| {
+                let pattern = match rng.u8(..8) {
+                    0 => Pattern::Daily { every: 1 },
+                    1 => Pattern::Weekly { every: 1, days: vec![1, 2, 3, 4, 5] },
+                    2 => Pattern::Weekly { every: 2, days: Vec::new() },
+                    3 => Pattern::Monthly { every: 1 },
+                    _ => Pattern::Weekly { every: 1, days: Vec::new() },
+                };
+                let until = rng.bool().then(|| day_of(date) + rng.i32(30..800));
+                Series {
+                    pattern,
+                    until,
+                    exceptions: Default::default(),
+                    cancelled: Default::default(),
+                }
+            });
+            let end = start.checked_add(length).unwrap_or(start);
+            let age = SignedDuration::from_hours(rng.i64(1..2000));
+            let created = plan.around.checked_sub(age).unwrap_or(plan.around);
+            let zone = zone.clone();
+            self.mailboxes[mailbox].calendars[calendar].add(|key, change| Item {
+                key,
+                zone,
+                when: When { start, end },
+                all_day,
+                content,
+                created,
+                modified: created,
+                change,
+                series,
+            });
+        }
+        self.mailboxes[mailbox].calendars[calendar].settle();
+    }
+
+    /// People and rooms with believable names and calendars; their addresses.
+    pub(super) fn organisation(
+        &mut self,
+        people: usize,
+        rooms: usize,
+        around: Timestamp,
+    ) -> Vec<String> {
+        let mut mailboxes = Vec::new();
+        for number in 0..people {
+            let given = GIVEN[number % GIVEN.len()];
+            let family = FAMILY[(number + number / GIVEN.len() * 7) % FAMILY.len()];
+            let mut local: String = given.to_lowercase().replace('é', "e");
+            if number >= GIVEN.len() {
+                local = format!("{local}.{}", family.to_lowercase().replace('í', "i"));
+            }
+            if number >= GIVEN.len() * 26 {
+                local = format!("{local}{number}");
+            }
+            mailboxes.push((
+                format!("{local}@contoso.example"),
+                format!("{given} {family}"),
+                false,
+            ));
+        }
+        for number in 0..rooms {
+            let name = ROOMS[number % ROOMS.len()];
+            let suffix = match number / ROOMS.len() {
+                0 => String::new(),
+                floor => format!("-{}", floor + 1),
+            };
+            mailboxes.push((
+                format!("room-{}{suffix}@contoso.example", name.to_lowercase()),
+                format!("Room {name}{suffix}"),
+                true,
+            ));
+        }
+        let placed: Vec<(usize, bool)> = mailboxes
+            .iter()
+            .map(|(address, name, room)| (self.add_mailbox(address, name), *room))
+            .collect();
+        for (at, (mailbox, room)) in placed.into_iter().enumerate() {
+            let busy = mix(&[self.seed, at as u64, 23]) % 20;
+            let plan = Population {
+                singles: 25 + busy as usize,
+                series: if room { 8 } else { 5 },
+                all_day: if room { 0 } else { 4 },
+                body_bytes: 900,
+                around,
+                spread_days: 60,
+            };
+            self.populate(mailbox, 0, &plan);
+        }
+        mailboxes.into_iter().map(|(address, _, _)| address).collect()
+    }
+}

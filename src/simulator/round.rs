@@ -1,0 +1,271 @@
+//! What a delta round consists of, and how it is cut into pages.
+//!
+//! A round is a function of the calendar's log, the window, two versions and the [`Behaviour`]:
+//! asked again it is the same again, and changes made meanwhile belong to the next one.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::behaviour::{Behaviour, MasterOnPage, Resend};
+use super::calendar::Calendar;
+use super::event::{Form, Item, Part, Place};
+use super::ids::{happens, mix};
+
+/// One item of a round.
+#[derive(Clone, Debug)]
+pub(super) enum Entry {
+    /// A single event, a master, or an instance of a series.
+    Present(Arc<Item>, Part),
+    /// A tombstone for the item with that key, or for its instance of that day.
+    Removed(u32, i32),
+}
+
+/// The items of a round in the order they are sent. The flag says that the entry must stand on
+/// the page of the one before it.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    pub(super) entries: Vec<(Entry, bool)>,
+}
+
+/// What identifies a round, apart from the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Extent {
+    pub(super) window: (Timestamp, Timestamp),
+    /// `None` for an enumeration.
+    pub(super) from: Option<u64>,
+    pub(super) to: u64,
+}
+
+impl Extent {
+    /// A number that stands for the round, for chance that is the same when asked again.
+    pub(super) fn salt(&self, place: Place) -> u64 {
+        mix(&[
+            place.mailbox,
+            u64::from(place.calendar),
+            self.window.0.as_microsecond() as u64,
+            self.window.1.as_microsecond() as u64,
+            self.from.map_or(u64::MAX, |v| v),
+            self.to,
+        ])
+    }
+}
+
+/// Collects the items of a round.
+struct Builder<'a> {
+    behaviour: &'a Behaviour,
+    window: (Timestamp, Timestamp),
+    salt: u64,
+    blocks: Vec<Vec<Entry>>,
+    masters: Vec<Entry>,
+}
+
+impl Round {
+    /// The round of `calendar` over `extent`.
+    pub(super) fn build(
+        calendar: &Calendar,
+        behaviour: &Behaviour,
+        extent: Extent,
+        place: Place,
+    ) -> Self {
+        let salt = extent.salt(place);
+        let mut round = Builder {
+            behaviour,
+            window: extent.window,
+            salt,
+            blocks: Vec::new(),
+            masters: Vec::new(),
+        };
+        match extent.from {
+            None => round.enumerate(calendar, extent.to),
+            Some(from) => round.changes(calendar, from, extent.to),
+        }
+        round.finish()
+    }
+
+    /// The entries of the page that begins at `offset`, and where the next one begins. The page
+    /// has `size` items, and more where a series may not be cut.
+    pub(super) fn page(&self, offset: usize, size: usize) -> (&[(Entry, bool)], usize) {
+        let offset = offset.min(self.entries.len());
+        let mut end = (offset + size.max(1)).min(self.entries.len());
+        while self.entries.get(end).is_some_and(|(_, glued)| *glued) {
+            end += 1;
+        }
+        (&self.entries[offset..end], end)
+    }
+}
+
+impl Builder<'_> {
+    fn enumerate(&mut self, calendar: &Calendar, to: u64) {
+        let items = calendar.at(to);
+        for item in items.values() {
+            let instances = item.instances(self.window);
+            if instances.is_empty() {
+                continue;
+            }
+            if item.series.is_some() {
+                self.series(item, instances);
+            } else {
+                self.blocks.push(vec![Entry::Present(item.clone(), Part::Itself)]);
+            }
+        }
+        if self.behaviour.foreign_tombstones {
+            let lately = to.saturating_sub(5);
+            for (key, (_, after)) in calendar.touched(lately, to) {
+                if after.is_none() {
+                    self.blocks.push(vec![Entry::Removed(key, 0)]);
+                }
+            }
+        }
+    }
+
+    fn changes(&mut self, calendar: &Calendar, from: u64, to: u64) {
+        let touched = calendar.touched(from, to);
+        for (key, (before, after)) in &touched {
+            let view = |item: &Option<Arc<Item>>| {
+                item.as_ref().map(|item| item.instances(self.window)).unwrap_or_default()
+            };
+            let (was, is) = (view(before), view(after));
+            let series =
+                [before, after].iter().any(|i| i.as_ref().is_some_and(|i| i.series.is_some()));
+            match (before, after) {
+                _ if was.is_empty() && is.is_empty() => {
+                    if self.behaviour.foreign_tombstones {
+                        self.blocks.push(vec![Entry::Removed(*key, 0)]);
+                    }
+                }
+                (_, Some(after)) if !series => self.blocks.push(vec![if is.is_empty() {
+                    Entry::Removed(*key, 0)
+                } else {
+                    Entry::Present(after.clone(), Part::Itself)
+                }]),
+                (_, None) if !series => self.blocks.push(vec![Entry::Removed(*key, 0)]),
+                _ => self.changed_series(*key, before.as_ref(), after.as_ref(), &was, is),
+            }
+        }
+        if happens(self.behaviour.duplicates, &[self.salt, 1]) {
+            self.replay(calendar, to, |key| touched.contains_key(&key));
+        }
+    }
+
+    /// What is sent of a series that had the instances `was` and has the instances `is`.
+    fn changed_series(
+        &mut self,
+        key: u32,
+        before: Option<&Arc<Item>>,
+        after: Option<&Arc<Item>>,
+        was: &[Part],
+        is: Vec<Part>,
+    ) {
+        let gone = || {
+            was.iter()
+                .filter(|part| !is.iter().any(|now| now.day() == part.day()))
+                .map(|part| Entry::Removed(key, part.day()))
+        };
+        let tombstones = self.behaviour.resend == Resend::Tombstones;
+        let Some(after) = after.filter(|_| !is.is_empty()) else {
+            // Gone, or gone from this view. By seed the instances are named too (fact 65).
+            let mut block = vec![Entry::Removed(key, 0)];
+            if tombstones && (after.is_some() || mix(&[self.salt, u64::from(key)]) % 2 == 0) {
+                block.extend(gone());
+            }
+            self.blocks.push(block);
+            return;
+        };
+        if self.behaviour.resend == Resend::Whole {
+            self.series(after, is);
+            return;
+        }
+        let same = |part: &Part| {
+            before.is_some_and(|before| {
+                was.contains(part)
+                    && before.when_of(*part) == after.when_of(*part)
+                    && match part {
+                        Part::Exception(day) => {
+                            before.exception_change(*day) == after.exception_change(*day)
+                        }
+                        _ => true,
+                    }
+            })
+        };
+        let mut changed: Vec<Part> = is.iter().copied().filter(|part| !same(part)).collect();
+        let removed: Vec<Entry> = if tombstones { gone().collect() } else { Vec::new() };
+        if changed.is_empty() && removed.is_empty() && self.behaviour.master == MasterOnPage::Absent
+        {
+            // Something has to say that the series was touched.
+            changed.extend(is.first());
+        }
+        self.blocks.push(removed);
+        self.series(after, changed);
+    }
+
+    /// A series: its master as the behaviour has it, and the instances given.
+    fn series(&mut self, item: &Arc<Item>, instances: Vec<Part>) {
+        let master = Entry::Present(item.clone(), Part::Itself);
+        let mut block: Vec<Entry> =
+            instances.into_iter().map(|part| Entry::Present(item.clone(), part)).collect();
+        match self.behaviour.master {
+            MasterOnPage::Absent => {}
+            _ if self.behaviour.split_series => self.masters.push(master),
+            MasterOnPage::First => block.insert(0, master),
+            MasterOnPage::Last => block.push(master),
+        }
+        self.blocks.push(block);
+    }
+
+    /// Sends something again that did not change.
+    fn replay(&mut self, calendar: &Calendar, to: u64, touched: impl Fn(u32) -> bool) {
+        let items = calendar.at(to);
+        let Some(last) = items.keys().next_back() else { return };
+        let wanted = (mix(&[self.salt, 2]) % (u64::from(*last) + 1)) as u32;
+        let found = items.range(wanted..).find(|(key, _)| !touched(**key));
+        if let Some((_, item)) = found
+            && let Some(part) = item.instances(self.window).first()
+        {
+            self.blocks.push(vec![Entry::Present(item.clone(), *part)]);
+        }
+    }
+
+    fn finish(self) -> Round {
+        let Self { behaviour, salt, mut blocks, mut masters, .. } = self;
+        if behaviour.split_series {
+            blocks = blocks.into_iter().flatten().map(|entry| vec![entry]).collect();
+        }
+        let mut rng = fastrand::Rng::with_seed(salt);
+        if behaviour.shuffle {
+            rng.shuffle(&mut blocks);
+            rng.shuffle(&mut masters);
+        }
+        let masters = masters.into_iter().map(|master| vec![master]);
+        let blocks: Vec<Vec<Entry>> = match behaviour.master {
+            MasterOnPage::Last => blocks.into_iter().chain(masters).collect(),
+            _ => masters.chain(blocks).collect(),
+        };
+        let entries = blocks
+            .into_iter()
+            .flat_map(|block| block.into_iter().enumerate().map(|(at, entry)| (entry, at > 0)))
+            .collect();
+        Round { entries }
+    }
+}
+
+/// The JSON of one entry, as the behaviour has it.
+pub(super) fn render(
+    entry: &Entry,
+    place: Place,
+    form: &Form,
+    bare_exceptions: bool,
+) -> serde_json::Value {
+    match entry {
+        Entry::Removed(key, day) => place.removed(*key, *day, form),
+        Entry::Present(item, part @ Part::Occurrence(_)) => place.bare(item, *part, form),
+        Entry::Present(item, part @ Part::Exception(_)) if bare_exceptions => {
+            place.bare(item, *part, form)
+        }
+        Entry::Present(item, part) => {
+            let mut event = place.whole(item, *part, form);
+            event["@odata.type"] = "#microsoft.graph.event".into();
+            event
+        }
+    }
+}

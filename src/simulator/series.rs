@@ -1,0 +1,198 @@
+//! Recurrence: on which days a series takes place, and what became of single occurrences.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::event::{Content, Item, When};
+use super::zone::{Zone, date_of, day_of};
+
+/// How a series repeats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "pattern", deny_unknown_fields)]
+pub enum Pattern {
+    /// Every `every` days.
+    Daily {
+        /// At least 1.
+        every: u16,
+    },
+    /// On some days of every `every`th week; weeks begin on Sunday.
+    Weekly {
+        /// At least 1.
+        every: u16,
+        /// Days of the week, 0 for Sunday. If empty, the day of the series' start.
+        days: Vec<u8>,
+    },
+    /// On the day of the month on which the series begins (the month's last if it is shorter),
+    /// every `every` months.
+    Monthly {
+        /// At least 1.
+        every: u16,
+    },
+}
+
+const WEEK: [&str; 7] =
+    ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+
+/// The day of the week of a day counted from 1970-01-01 (a Thursday), 0 for Sunday.
+fn weekday(day: i32) -> u8 {
+    u8::try_from((day + 4).rem_euclid(7)).unwrap_or(0)
+}
+
+/// An occurrence that differs from its series.
+#[derive(Clone, Debug)]
+pub(super) struct Exception {
+    pub(super) when: When,
+    pub(super) content: Content,
+    pub(super) change: u64,
+    pub(super) modified: Timestamp,
+}
+
+/// What makes an item a series.
+#[derive(Clone, Debug)]
+pub(super) struct Series {
+    pub(super) pattern: Pattern,
+    /// The last day an occurrence may fall on; `None` for an endless series.
+    pub(super) until: Option<i32>,
+    /// By the day the series has the occurrence on.
+    pub(super) exceptions: BTreeMap<i32, Exception>,
+    pub(super) cancelled: BTreeSet<i32>,
+}
+
+impl Series {
+    /// The days from `first` to `last` on which a series that began on `begin` has occurrences.
+    pub(super) fn days(&self, begin: Date, first: Timestamp, last: Timestamp) -> Vec<i32> {
+        let utc = Zone::utc();
+        let begin = day_of(begin);
+        let from = day_of(utc.local(first).date()).max(begin);
+        let to = day_of(utc.local(last).date()).min(self.until.unwrap_or(i32::MAX));
+        let mut days = Vec::new();
+        match &self.pattern {
+            Pattern::Daily { every } => {
+                let every = i32::from((*every).max(1));
+                let mut day = from + (begin - from).rem_euclid(every);
+                while day <= to {
+                    days.push(day);
+                    day += every;
+                }
+            }
+            Pattern::Weekly { every, days: on } => {
+                let every = i32::from((*every).max(1));
+                let first_week = (begin + 4).div_euclid(7);
+                for day in from..=to {
+                    let due = ((day + 4).div_euclid(7) - first_week).rem_euclid(every) == 0;
+                    let wanted = if on.is_empty() {
+                        weekday(day) == weekday(begin)
+                    } else {
+                        on.contains(&weekday(day))
+                    };
+                    if due && wanted {
+                        days.push(day);
+                    }
+                }
+            }
+            Pattern::Monthly { every } => {
+                let every = i32::from((*every).max(1));
+                let start = date_of(begin);
+                let month = |date: Date| i32::from(date.year()) * 12 + i32::from(date.month()) - 1;
+                let mut at = month(start);
+                let from_month = month(date_of(from));
+                if from_month > at {
+                    at += (from_month - at).div_euclid(every) * every;
+                }
+                loop {
+                    let year = i16::try_from(at.div_euclid(12)).unwrap_or(i16::MAX);
+                    let of_year = i8::try_from(at.rem_euclid(12) + 1).unwrap_or(1);
+                    let Ok(first) = Date::new(year, of_year, 1) else { break };
+                    let day = day_of(first) + i32::from(start.day().min(first.days_in_month())) - 1;
+                    if day > to {
+                        break;
+                    }
+                    if day >= from {
+                        days.push(day);
+                    }
+                    at += every;
+                }
+            }
+        }
+        days
+    }
+
+    /// Graph's `patternedRecurrence`.
+    pub(super) fn json(&self, item: &Item) -> Value {
+        let begin = item.when.start.date();
+        let (kind, every, on, of_month) = match &self.pattern {
+            Pattern::Daily { every } => ("daily", *every, Vec::new(), 0),
+            Pattern::Weekly { every, days } if days.is_empty() => {
+                ("weekly", *every, vec![weekday(day_of(begin))], 0)
+            }
+            Pattern::Weekly { every, days } => ("weekly", *every, days.clone(), 0),
+            Pattern::Monthly { every } => ("absoluteMonthly", *every, Vec::new(), begin.day()),
+        };
+        let on: Vec<_> = on.iter().filter_map(|day| WEEK.get(usize::from(*day))).collect();
+        json!({
+            "pattern": {
+                "type": kind,
+                "interval": every,
+                "month": 0,
+                "dayOfMonth": of_month,
+                "daysOfWeek": on,
+                "firstDayOfWeek": "sunday",
+                "index": "first",
+            },
+            "range": {
+                "type": if self.until.is_some() { "endDate" } else { "noEnd" },
+                "startDate": begin.to_string(),
+                "endDate": self.until.map_or("0001-01-01".to_owned(), |d| date_of(d).to_string()),
+                "recurrenceTimeZone": &*item.zone.name,
+                "numberOfOccurrences": 0,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+    use super::*;
+
+    fn days(
+        pattern: Pattern,
+        begin: &str,
+        until: Option<&str>,
+        from: &str,
+        to: &str,
+    ) -> Vec<String> {
+        let until = until.map(|d| day_of(d.parse().unwrap()));
+        let series =
+            Series { pattern, until, exceptions: BTreeMap::new(), cancelled: BTreeSet::new() };
+        let at = |d: &str| format!("{d}T00:00:00Z").parse().unwrap();
+        series
+            .days(begin.parse().unwrap(), at(from), at(to))
+            .into_iter()
+            .map(|d| date_of(d).to_string())
+            .collect()
+    }
+
+    #[test]
+    fn patterns_fall_on_the_days_a_calendar_shows() {
+        let every_third = Pattern::Daily { every: 3 };
+        assert_eq!(
+            days(every_third, "2026-01-01", Some("2026-01-08"), "2025-12-01", "2026-02-01"),
+            ["2026-01-01", "2026-01-04", "2026-01-07"]
+        );
+        let fortnightly = Pattern::Weekly { every: 2, days: vec![1, 3] };
+        assert_eq!(
+            days(fortnightly, "2026-01-07", None, "2026-01-01", "2026-01-25"),
+            ["2026-01-07", "2026-01-19", "2026-01-21"]
+        );
+        let monthly = Pattern::Monthly { every: 1 };
+        assert_eq!(
+            days(monthly, "2020-01-31", None, "2026-02-01", "2026-04-30"),
+            ["2026-02-28", "2026-03-31", "2026-04-30"]
+        );
+    }
+}

@@ -1,0 +1,327 @@
+//! The token endpoint, and which access tokens Graph accepts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::call::{Call, Reply, pairs};
+use super::faults::Refusal;
+use super::ids::{guid, noise};
+use super::state::State;
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// An application that may sign in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Application {
+    /// The tenant's id.
+    pub tenant: String,
+    /// The application's id.
+    pub client_id: String,
+    /// Its secret; `None` if it may only use a certificate.
+    pub client_secret: Option<String>,
+}
+
+/// Applications and tokens.
+#[derive(Debug)]
+pub(super) struct SignIn {
+    seed: u64,
+    given: u64,
+    /// While empty, everybody may sign in with any secret.
+    pub(super) applications: Vec<Application>,
+    pub(super) lifetime: Duration,
+    tokens: BTreeMap<String, Timestamp>,
+}
+
+impl SignIn {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            given: 0,
+            applications: Vec::new(),
+            lifetime: Duration::from_secs(3599),
+            tokens: BTreeMap::new(),
+        }
+    }
+
+    /// A new access token.
+    pub(super) fn grant(&mut self, now: Timestamp) -> String {
+        self.given += 1;
+        let body = URL_SAFE_NO_PAD.encode(noise(&[self.seed, self.given, 19], 600));
+        let token =
+            format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.{}.{}", &body[..500], &body[500..]);
+        self.accept(&token, now.checked_add(self.lifetime).unwrap_or(Timestamp::MAX));
+        if self.tokens.len() > 10_000 {
+            self.tokens.retain(|_, until| *until > now);
+        }
+        token
+    }
+
+    /// Accepts `token` from now on.
+    pub(super) fn accept(&mut self, token: &str, until: Timestamp) {
+        self.tokens.insert(token.to_owned(), until);
+    }
+
+    /// Makes every access token an expired one.
+    pub(super) fn expire(&mut self) {
+        for until in self.tokens.values_mut() {
+            *until = Timestamp::MIN;
+        }
+    }
+
+    /// The answer of the token endpoint.
+    pub(super) fn answer(&mut self, call: &Call, body: &Bytes, now: Timestamp) -> Reply {
+        if call.method != http::Method::POST {
+            return Reply::empty(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let text = String::from_utf8_lossy(body);
+        let form: BTreeMap<String, String> = pairs(&text).collect();
+        let tenant = call.segments.first().map(String::as_str).unwrap_or_default();
+        match self.check(tenant, &form, call, now) {
+            Ok(()) => {
+                let token = self.grant(now);
+                let lifetime = self.lifetime.as_secs();
+                let answer = json!({
+                    "token_type": "Bearer",
+                    "expires_in": lifetime,
+                    "ext_expires_in": lifetime,
+                    "access_token": token,
+                });
+                Reply::json(StatusCode::OK, &answer).header("cache-control", "no-store, no-cache")
+            }
+            Err((status, error, number, message)) => {
+                self.refusal(status, error, number, &message, now)
+            }
+        }
+    }
+
+    fn check(
+        &self,
+        tenant: &str,
+        form: &BTreeMap<String, String>,
+        call: &Call,
+        now: Timestamp,
+    ) -> Result<(), (StatusCode, &'static str, u32, String)> {
+        let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+        let bad = |error, number, text: &str| {
+            Err((StatusCode::BAD_REQUEST, error, number, text.to_owned()))
+        };
+        if field("grant_type") != "client_credentials" {
+            return bad(
+                "unsupported_grant_type",
+                70003,
+                "The app requested an unsupported grant type.",
+            );
+        }
+        if !field("scope").ends_with("/.default") {
+            return bad(
+                "invalid_scope",
+                70011,
+                "The provided value for the input parameter 'scope' is not valid.",
+            );
+        }
+        let basic = call.basic();
+        let (client, secret) = match &basic {
+            Some((client, secret)) => (client.as_str(), secret.as_str()),
+            None => (field("client_id"), field("client_secret")),
+        };
+        if client.is_empty() {
+            return bad(
+                "invalid_request",
+                900144,
+                "The request body must contain the following parameter: 'client_id'.",
+            );
+        }
+        if !self.applications.is_empty() {
+            if !self.applications.iter().any(|known| known.tenant == tenant) {
+                return bad(
+                    "invalid_request",
+                    90002,
+                    "Tenant not found. Check to make sure you have the correct tenant ID.",
+                );
+            }
+            let known =
+                self.applications.iter().find(|a| a.tenant == tenant && a.client_id == client);
+            let Some(known) = known else {
+                return bad(
+                    "unauthorized_client",
+                    700016,
+                    "Application was not found in the directory.",
+                );
+            };
+            let assertion = form.contains_key("client_assertion");
+            if !assertion && known.client_secret.as_deref() != Some(secret) {
+                return Err((
+                    StatusCode::UNAUTHORIZED,
+                    "invalid_client",
+                    7_000_215,
+                    "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.".to_owned(),
+                ));
+            }
+        }
+        if let Some(assertion) = form.get("client_assertion") {
+            if field("client_assertion_type") != JWT_BEARER {
+                return bad(
+                    "invalid_request",
+                    900_144,
+                    "The request body must contain the following parameter: 'client_assertion_type'.",
+                );
+            }
+            return check_assertion(assertion, client, tenant, now)
+                .map_err(|text| (StatusCode::UNAUTHORIZED, "invalid_client", 700_027, text));
+        }
+        if secret.is_empty() {
+            return Err((
+                StatusCode::UNAUTHORIZED,
+                "invalid_client",
+                7_000_216,
+                "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn refusal(
+        &self,
+        status: StatusCode,
+        error: &str,
+        number: u32,
+        message: &str,
+        now: Timestamp,
+    ) -> Reply {
+        let trace = guid(&[self.seed, self.given, u64::from(number)]);
+        Reply::json(
+            status,
+            &json!({
+                "error": error,
+                "error_description": format!("AADSTS{number}: {message} Trace ID: {trace}"),
+                "error_codes": [number],
+                "timestamp": now.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+                "trace_id": trace,
+                "correlation_id": trace,
+                "error_uri": format!("https://login.microsoftonline.com/error?code={number}"),
+            }),
+        )
+    }
+
+    /// A refusal that was asked for.
+    pub(super) fn refuse(&self, how: Refusal, now: Timestamp) -> Reply {
+        let bad = StatusCode::BAD_REQUEST;
+        let (status, error, number, message) = match how {
+            Refusal::WrongSecret => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_client",
+                7_000_215,
+                "Invalid client secret provided.",
+            ),
+            Refusal::ExpiredSecret => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_client",
+                7_000_222,
+                "The provided client secret keys are expired.",
+            ),
+            Refusal::UnknownApplication => {
+                (bad, "unauthorized_client", 700_016, "Application was not found in the directory.")
+            }
+            Refusal::UnknownTenant => (bad, "invalid_request", 90_002, "Tenant not found."),
+            Refusal::InvalidGrant => {
+                (bad, "invalid_grant", 700_082, "The refresh token has expired due to inactivity.")
+            }
+            Refusal::InteractionRequired => (
+                bad,
+                "interaction_required",
+                50_076,
+                "You must use multi-factor authentication to access the resource.",
+            ),
+            Refusal::TemporarilyUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                90_033,
+                "A transient error has occurred. Please try again.",
+            ),
+        };
+        self.refusal(status, error, number, message, now)
+    }
+}
+
+/// Whether an assertion says what a certificate's should (fact 138). Its signature is not looked at.
+fn check_assertion(text: &str, client: &str, tenant: &str, now: Timestamp) -> Result<(), String> {
+    let part = |at: usize| -> Option<Value> {
+        let part = text.split('.').nth(at)?;
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+    };
+    let (Some(header), Some(claims)) = (part(0), part(1)) else {
+        return Err("Client assertion is not a JSON web token.".to_owned());
+    };
+    if text.split('.').count() != 3 || text.ends_with('.') {
+        return Err("Client assertion is not signed.".to_owned());
+    }
+    if !["PS256", "RS256"].iter().any(|alg| header["alg"] == *alg) {
+        return Err("Client assertion is signed with an unsupported algorithm.".to_owned());
+    }
+    if !header["x5t#S256"].is_string() && !header["x5t"].is_string() {
+        return Err("Client assertion names no certificate.".to_owned());
+    }
+    let audience = claims["aud"].as_str().unwrap_or_default();
+    if !audience.ends_with(&format!("/{tenant}/oauth2/v2.0/token")) {
+        return Err("Client assertion audience claim does not match Realm issuer.".to_owned());
+    }
+    if claims["iss"] != client || claims["sub"] != client {
+        return Err("Client assertion issuer and subject must be the client id.".to_owned());
+    }
+    if claims["jti"].as_str().is_none_or(str::is_empty) {
+        return Err("Client assertion has no id.".to_owned());
+    }
+    let now = now.as_second();
+    let expires = claims["exp"].as_i64().unwrap_or(0);
+    let valid_from = claims["nbf"].as_i64().unwrap_or(0);
+    if expires <= now || expires > now + 86_400 || valid_from > now + 300 {
+        return Err("Client assertion is not within its valid time range.".to_owned());
+    }
+    Ok(())
+}
+
+impl Call {
+    /// Client and secret of HTTP Basic.
+    fn basic(&self) -> Option<(String, String)> {
+        let decoded = STANDARD.decode(self.basic.as_ref()?).ok()?;
+        let text = String::from_utf8(decoded).ok()?;
+        let (client, secret) = text.split_once(':')?;
+        Some((super::call::decode(client, true), super::call::decode(secret, true)))
+    }
+}
+
+impl State {
+    /// Whether a request to Graph carries a token that works.
+    pub(super) fn authorised(&mut self, call: &Call) -> Result<(), Box<Reply>> {
+        let now = self.world.now();
+        let message = match &call.bearer {
+            None => "Access token is empty.",
+            Some(token) => match self.sign_in.tokens.get(token) {
+                Some(until) if *until > now => return Ok(()),
+                Some(_) => "Lifetime validation failed, the token is expired.",
+                None => {
+                    self.statistics.unknown_tokens += 1;
+                    "CompactToken validation failed with reason code: 80049228."
+                }
+            },
+        };
+        Err(Box::new(unauthorized(message)))
+    }
+}
+
+/// 401 as Graph writes it.
+pub(super) fn unauthorized(message: &str) -> Reply {
+    Reply::error(StatusCode::UNAUTHORIZED, "InvalidAuthenticationToken", message).header(
+        "www-authenticate",
+        "Bearer realm=\"\", authorization_uri=\"https://login.microsoftonline.com/common/oauth2/authorize\", client_id=\"00000003-0000-0000-c000-000000000000\"",
+    )
+}

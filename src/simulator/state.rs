@@ -1,0 +1,442 @@
+//! Everything the simulator knows, behind one lock, and the way of a request through it.
+//!
+//! A request is met twice: when it arrives (it is counted, and may be throttled) and, after the
+//! latency, when it is answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::StatusCode;
+use jiff::Timestamp;
+use std::io::Write;
+
+use crate::world::World;
+
+use super::Settings;
+use super::answer::Answer;
+use super::behaviour::Behaviour;
+use super::calendar::Calendar;
+use super::call::{Call, Payload, Reply};
+use super::event::{Body, Person, Place};
+use super::faults::{Fault, Faults};
+use super::ids::{Ids, guid, mix};
+use super::page::Shelf;
+use super::sign_in::SignIn;
+use super::statistics::{Meter, Statistics};
+use super::zone::Zone;
+
+/// Longest pause a client is held to when requests during it are counted.
+const LONGEST_PAUSE: i64 = 3600;
+
+/// Somebody's, or a room's, mailbox.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    /// What all its ids depend on.
+    pub(super) number: u64,
+    pub(super) object_id: String,
+    pub(super) person: Person,
+    pub(super) zone: Arc<Zone>,
+    /// The first is the default one.
+    pub(super) calendars: Vec<Calendar>,
+    pub(super) meter: Meter,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) seed: u64,
+    pub(super) world: World,
+    pub(super) behaviour: Behaviour,
+    pub(super) latency: std::ops::Range<Duration>,
+    pub(super) mailboxes: Vec<Mailbox>,
+    /// Mailboxes by address and object id, in lower case.
+    pub(super) names: BTreeMap<String, usize>,
+    /// The mailbox behind `/me`.
+    pub(super) me: Option<usize>,
+    pub(super) faults: Faults,
+    /// Links that answer 504, and the largest page size for which they do not.
+    pub(super) stuck: BTreeMap<u64, usize>,
+    pub(super) sign_in: SignIn,
+    pub(super) total: Meter,
+    pub(super) statistics: Statistics,
+    /// Links answered with a page.
+    pub(super) used: BTreeSet<u64>,
+    pub(super) shelf: Shelf,
+    pub(super) bodies: BTreeMap<(usize, u64), Arc<Body>>,
+    /// Where links lead, `/v1.0` included.
+    pub(super) base: Option<Arc<str>>,
+    /// Chance for changes in calendars.
+    pub(super) chance: fastrand::Rng,
+    /// Chance for faults and latencies.
+    pub(super) weather: fastrand::Rng,
+    requests: u64,
+}
+
+/// A request between its arrival and its answer.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) mailbox: Option<usize>,
+    pub(super) latency: Duration,
+    refusal: Option<Box<Reply>>,
+}
+
+impl State {
+    pub(super) fn new(settings: Settings) -> Self {
+        let Settings { seed, behaviour, latency, world } = settings;
+        Self {
+            seed,
+            world,
+            behaviour,
+            latency,
+            mailboxes: Vec::new(),
+            names: BTreeMap::new(),
+            me: None,
+            faults: Faults::default(),
+            stuck: BTreeMap::new(),
+            sign_in: SignIn::new(seed),
+            total: Meter::default(),
+            statistics: Statistics::default(),
+            used: BTreeSet::new(),
+            shelf: Shelf::new(),
+            bodies: BTreeMap::new(),
+            base: None,
+            chance: fastrand::Rng::with_seed(mix(&[seed, 1])),
+            weather: fastrand::Rng::with_seed(mix(&[seed, 2])),
+            requests: 0,
+        }
+    }
+
+    pub(super) fn add_mailbox(&mut self, address: &str, name: &str) -> usize {
+        if let Some(known) = self.mailbox(address) {
+            return known;
+        }
+        let at = self.mailboxes.len();
+        let number = mix(&[self.seed, at as u64, 0x6d61_696c]);
+        let object_id = guid(&[number]);
+        self.names.insert(address.to_lowercase(), at);
+        self.names.insert(object_id.clone(), at);
+        let mut mailbox = Mailbox {
+            number,
+            object_id,
+            person: Person { name: name.into(), address: address.into() },
+            zone: Arc::new(Zone::any(number)),
+            calendars: Vec::new(),
+            meter: Meter::default(),
+        };
+        mailbox.calendars.push(Calendar::new(Ids::calendar(number, 0), "Calendar".to_owned()));
+        self.mailboxes.push(mailbox);
+        at
+    }
+
+    /// The mailbox with that address or object id.
+    pub(super) fn mailbox(&self, name: &str) -> Option<usize> {
+        self.names.get(name).or_else(|| self.names.get(&name.to_lowercase())).copied()
+    }
+
+    /// The calendar with that id, or the default one, of a mailbox.
+    pub(super) fn calendar(&self, mailbox: usize, calendar: Option<&str>) -> Option<usize> {
+        let calendars = &self.mailboxes.get(mailbox)?.calendars;
+        let at = match calendar {
+            None => 0,
+            Some(id) => calendars.iter().position(|calendar| calendar.id == id)?,
+        };
+        (!calendars.get(at)?.gone).then_some(at)
+    }
+
+    /// Both by name.
+    pub(super) fn place(&self, mailbox: &str, calendar: Option<&str>) -> Option<(usize, usize)> {
+        let mailbox = self.mailbox(mailbox)?;
+        let calendar = calendar.filter(|id| !id.eq_ignore_ascii_case("default"));
+        Some((mailbox, self.calendar(mailbox, calendar)?))
+    }
+
+    /// What rendering needs to know of a calendar.
+    pub(super) fn rendering(&self, mailbox: usize, calendar: usize) -> Place {
+        Place {
+            mailbox: self.mailboxes.get(mailbox).map_or(0, |m| m.number),
+            calendar: u16::try_from(calendar).unwrap_or(0),
+        }
+    }
+
+    /// Counts a request and decides whether it is throttled.
+    pub(super) fn arrive(&mut self, call: &Call) -> Ticket {
+        let now = self.world.now();
+        let latency = if self.latency.is_empty() {
+            self.latency.start
+        } else {
+            let span = (self.latency.end - self.latency.start).as_micros() as u64;
+            self.latency.start + Duration::from_micros(self.weather.u64(..span.max(1)))
+        };
+        let mut ticket = Ticket { mailbox: None, latency, refusal: None };
+        if is_sign_in(call) {
+            self.statistics.token_requests += 1;
+            return ticket;
+        }
+        let prefer = &mut self.statistics.prefer;
+        if !prefer.contains(&call.prefer) && prefer.len() < 1000 {
+            prefer.insert(call.prefer.clone());
+        }
+        self.total.arrive(now);
+        ticket.mailbox = self.addressed(call);
+        if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
+            let recent = mailbox.meter.arrive(now);
+            if mailbox.meter.in_flight > self.behaviour.max_concurrent_per_mailbox {
+                ticket.refusal = Some(Box::new(
+                    Reply::error(
+                        StatusCode::TOO_MANY_REQUESTS,
+                        "ApplicationThrottled",
+                        "Application is over its MailboxConcurrency limit.",
+                    )
+                    .header("retry-after", "1"),
+                ));
+            } else if recent > self.behaviour.max_requests_per_mailbox {
+                ticket.refusal = Some(Box::new(
+                    Reply::error(
+                        StatusCode::TOO_MANY_REQUESTS,
+                        "ApplicationThrottled",
+                        "Application is over its MailboxRequests limit.",
+                    )
+                    .header("retry-after", "10"),
+                ));
+            }
+        }
+        ticket
+    }
+
+    /// Forgets a request that is answered, or whose client went away.
+    pub(super) fn leave(&mut self, call: &Call, ticket: &Ticket) {
+        if is_sign_in(call) {
+            return;
+        }
+        self.total.in_flight = self.total.in_flight.saturating_sub(1);
+        if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
+            mailbox.meter.in_flight = mailbox.meter.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// The mailbox a path speaks of.
+    fn addressed(&self, call: &Call) -> Option<usize> {
+        match call.segments.first().map(|first| first.to_lowercase()).as_deref() {
+            Some("users") => self.mailbox(call.segments.get(1)?),
+            Some("me") => self.me,
+            _ => None,
+        }
+    }
+
+    /// The answer to a request.
+    pub(super) fn respond(&mut self, call: &Call, body: &Bytes, ticket: &mut Ticket) -> Answer {
+        self.requests += 1;
+        let sign_in = is_sign_in(call);
+        let fault = self.draw(call, ticket, sign_in);
+        let mut reply = match ticket.refusal.take() {
+            Some(refusal) => *refusal,
+            None => match fault.as_ref().and_then(|fault| self.refuse(call, fault)) {
+                Some(reply) => reply,
+                None if sign_in => {
+                    let now = self.world.now();
+                    self.sign_in.answer(call, body, now)
+                }
+                None => match self.authorised(call) {
+                    Ok(()) => self.graph(call, ticket.mailbox, fault.as_ref()),
+                    Err(refused) => *refused,
+                },
+            },
+        };
+        self.pause(ticket.mailbox, &mut reply);
+        let response = self.finish(call, ticket.mailbox, reply, sign_in);
+        let answer = match fault {
+            Some(Fault::Reset) => Answer::Reset,
+            Some(Fault::Stall) => Answer::Stall,
+            Some(Fault::Truncated) => {
+                let after = response.body().len() / 2;
+                Answer::Truncated { response, after }
+            }
+            Some(Fault::SlowBody { every }) => {
+                Answer::Slow { response, every: Duration::from_millis(every) }
+            }
+            Some(Fault::EndlessBody) => Answer::Endless { response },
+            _ => Answer::Response(response),
+        };
+        let status = match &answer {
+            Answer::Response(response) | Answer::Slow { response, .. } => {
+                response.status().as_u16()
+            }
+            _ => 0,
+        };
+        self.count(ticket.mailbox, |meter| *meter.tally.statuses.entry(status).or_default() += 1);
+        if status == 200 && call.token().is_some() {
+            let link = mix(&[
+                u64::from(crc32fast::hash(call.target.as_bytes())),
+                call.target.len() as u64,
+            ]);
+            if !self.used.insert(link) {
+                self.count(ticket.mailbox, |meter| meter.tally.links_used_again += 1);
+            }
+            if self.used.len() > 1_000_000 {
+                self.used.pop_first();
+            }
+        }
+        answer
+    }
+
+    fn draw(&mut self, call: &Call, ticket: &Ticket, sign_in: bool) -> Option<Fault> {
+        if ticket.refusal.is_some() {
+            return None;
+        }
+        let mut faults = std::mem::take(&mut self.faults);
+        let mut weather = self.weather.clone();
+        let size = self.page_size(call);
+        let has_token = call.token().is_some();
+        let delta = is_delta(call);
+        let fault = faults.draw(
+            &mut weather,
+            &call.target,
+            sign_in,
+            |name| ticket.mailbox.is_some() && self.mailbox(name) == ticket.mailbox,
+            |fault| match fault {
+                Fault::SignIn { .. } => sign_in,
+                Fault::DeadLink { .. } => delta && has_token,
+                Fault::NeitherLink
+                | Fault::BothLinks
+                | Fault::UnreadableItem { .. }
+                | Fault::ForeignLink { .. }
+                | Fault::Bomb => delta,
+                Fault::StickyGatewayTimeout { above } | Fault::HugePage { above } => {
+                    delta && size > *above
+                }
+                Fault::EndlessPaging { below } => delta && size < *below,
+                _ => true,
+            },
+        );
+        self.faults = faults;
+        self.weather = weather;
+        fault
+    }
+
+    /// Remembers until when a mailbox was told to be left alone.
+    fn pause(&mut self, mailbox: Option<usize>, reply: &mut Reply) {
+        let now = self.world.now();
+        let Some((_, value)) = reply.headers.iter_mut().find(|(name, _)| *name == "retry-after")
+        else {
+            return;
+        };
+        let seconds = match value.strip_prefix("date:") {
+            Some(ahead) => {
+                let ahead: i64 = ahead.parse().unwrap_or(0);
+                let at = Timestamp::from_second(now.as_second() + ahead).unwrap_or(now);
+                *value = http_date(at);
+                ahead as f64
+            }
+            None => value.parse().unwrap_or(0.0),
+        };
+        let pause = (seconds.clamp(0.0, LONGEST_PAUSE as f64) * 1000.0) as i64;
+        let until = Timestamp::from_millisecond(now.as_millisecond() + pause).unwrap_or(now);
+        self.count(mailbox, |meter| meter.pause_until = meter.pause_until.max(Some(until)));
+        // The pause is the mailbox's, not everybody's.
+        self.total.pause_until = None;
+    }
+
+    fn count(&mut self, mailbox: Option<usize>, mut count: impl FnMut(&mut Meter)) {
+        count(&mut self.total);
+        if let Some(mailbox) = mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
+            count(&mut mailbox.meter);
+        }
+    }
+
+    /// Adds what every answer has, and compresses.
+    fn finish(
+        &mut self,
+        call: &Call,
+        mailbox: Option<usize>,
+        reply: Reply,
+        sign_in: bool,
+    ) -> http::Response<Bytes> {
+        let now = self.world.now();
+        let request_id = guid(&[self.seed, self.requests, 17]);
+        let Reply { status, mut headers, body } = reply;
+        headers.push(("date", http_date(now)));
+        headers.push(("request-id", request_id.clone()));
+        if let Some(id) = &call.client_request_id {
+            headers.push(("client-request-id", id.clone()));
+        }
+        if !sign_in {
+            headers.push(("cache-control", "private".to_owned()));
+            headers.push((
+                "x-ms-ags-diagnostic",
+                r#"{"ServerInfo":{"DataCenter":"Simulated","Slice":"E","Ring":"5","ScaleUnit":"001"}}"#
+                    .to_owned(),
+            ));
+        }
+        let (encoded, gzip, raw) = match body {
+            Payload::Ready { encoded, gzip, raw } => (encoded, gzip, raw),
+            Payload::Plain(body) => {
+                let body = if status.is_client_error() || status.is_server_error() {
+                    with_request_id(&body, &request_id, now)
+                } else {
+                    body
+                };
+                let raw = body.len() as u64;
+                match (call.gzip && !body.is_empty()).then(|| compress(&body)).flatten() {
+                    Some(encoded) => (encoded, true, raw),
+                    None => (body, false, raw),
+                }
+            }
+        };
+        if gzip {
+            headers.push(("content-encoding", "gzip".to_owned()));
+        }
+        if !sign_in {
+            let sent = encoded.len() as u64;
+            self.count(mailbox, |meter| {
+                meter.tally.bytes_raw += raw;
+                meter.tally.bytes_sent += sent;
+            });
+        }
+        let mut response = http::Response::new(encoded);
+        *response.status_mut() = status;
+        for (name, value) in headers {
+            if let Ok(value) = http::HeaderValue::from_str(&value) {
+                response.headers_mut().append(name, value);
+            }
+        }
+        response
+    }
+}
+
+/// Whether a request is one to the token endpoint.
+pub(super) fn is_sign_in(call: &Call) -> bool {
+    call.is(&["*", "oauth2", "v2.0", "token"], 0)
+}
+
+/// Whether a request is one of a delta round.
+pub(super) fn is_delta(call: &Call) -> bool {
+    call.segments.last().is_some_and(|last| {
+        let last = last.trim_end_matches("()");
+        last.eq_ignore_ascii_case("delta") || last.eq_ignore_ascii_case("microsoft.graph.delta")
+    })
+}
+
+fn compress(body: &[u8]) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    encoder.write_all(body).ok()?;
+    encoder.finish().ok().map(Bytes::from)
+}
+
+fn with_request_id(body: &Bytes, id: &str, now: Timestamp) -> Bytes {
+    match std::str::from_utf8(body) {
+        Ok(text) => text
+            .replace(r#""request-id":"""#, &format!(r#""request-id":"{id}""#))
+            .replace(r#""date":"""#, &format!(r#""date":"{}""#, now.strftime("%Y-%m-%dT%H:%M:%S")))
+            .into(),
+        Err(_) => body.clone(),
+    }
+}
+
+/// The form of a date in HTTP headers.
+fn http_date(at: Timestamp) -> String {
+    at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}

@@ -1,0 +1,150 @@
+//! Time zones and the forms of time on Graph's wire.
+//!
+//! The zones in which this organisation lives are written as POSIX rules, so that the simulator
+//! gives the same answers on a machine with another, or no, time zone database.
+
+use std::sync::Arc;
+
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+/// Windows name, IANA name, POSIX rule.
+const KNOWN: [(&str, &str, &str); 8] = [
+    ("UTC", "Etc/UTC", "UTC0"),
+    ("W. Europe Standard Time", "Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3"),
+    ("GMT Standard Time", "Europe/London", "GMT0BST,M3.5.0/1,M10.5.0"),
+    ("Eastern Standard Time", "America/New_York", "EST5EDT,M3.2.0,M11.1.0"),
+    ("Pacific Standard Time", "America/Los_Angeles", "PST8PDT,M3.2.0,M11.1.0"),
+    ("Tokyo Standard Time", "Asia/Tokyo", "JST-9"),
+    ("India Standard Time", "Asia/Kolkata", "IST-5:30"),
+    ("AUS Eastern Standard Time", "Australia/Sydney", "AEST-10AEDT,M10.1.0,M4.1.0/3"),
+];
+
+/// A time zone under the name somebody gave it.
+#[derive(Clone, Debug)]
+pub(super) struct Zone {
+    /// The name that answers show.
+    pub(super) name: Arc<str>,
+    tz: TimeZone,
+}
+
+impl Zone {
+    pub(super) fn utc() -> Self {
+        Self { name: "UTC".into(), tz: TimeZone::UTC }
+    }
+
+    /// The zone called `name` by Windows or IANA; `None` if there is none.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let known = KNOWN.iter().find(|(windows, iana, _)| {
+            name.eq_ignore_ascii_case(windows) || name.eq_ignore_ascii_case(iana)
+        });
+        let tz = match known {
+            _ if name.eq_ignore_ascii_case("UTC") => TimeZone::UTC,
+            Some((_, _, posix)) => TimeZone::posix(posix).ok()?,
+            None => {
+                let iana = localzone::win_zone_to_iana(name, None).unwrap_or(name);
+                match KNOWN.iter().find(|(_, known, _)| iana.eq_ignore_ascii_case(known)) {
+                    Some((_, _, posix)) => TimeZone::posix(posix).ok()?,
+                    None => TimeZone::get(iana).ok()?,
+                }
+            }
+        };
+        Some(Self { name: name.into(), tz })
+    }
+
+    /// One of the zones people of this organisation live in.
+    pub(super) fn any(number: u64) -> Self {
+        let (name, _, _) = KNOWN[(number % KNOWN.len() as u64) as usize];
+        Self::named(name).unwrap_or_else(Self::utc)
+    }
+
+    /// The instant of a local time; in a gap or fold as RFC 5545 has it.
+    pub(super) fn instant(&self, local: DateTime) -> Timestamp {
+        self.tz.to_timestamp(local).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// The local time of an instant.
+    pub(super) fn local(&self, instant: Timestamp) -> DateTime {
+        self.tz.to_datetime(instant)
+    }
+}
+
+/// The days from 1970-01-01 to `date`.
+pub(super) fn day_of(date: Date) -> i32 {
+    let hours = date.duration_since(jiff::civil::date(1970, 1, 1)).as_hours();
+    i32::try_from(hours / 24).unwrap_or(0)
+}
+
+/// The date `day` days after 1970-01-01, held within what a calendar can show.
+pub(super) fn date_of(day: i32) -> Date {
+    jiff::civil::date(1970, 1, 1)
+        .checked_add(SignedDuration::from_hours(i64::from(day) * 24))
+        .unwrap_or(Date::MAX)
+}
+
+/// `dateTimeTimeZone.dateTime`: no offset, seven digits (fact 77).
+pub(super) fn seven_digits(local: DateTime) -> String {
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:07}",
+        local.year(),
+        local.month(),
+        local.day(),
+        local.hour(),
+        local.minute(),
+        local.second(),
+        local.subsec_nanosecond() / 100
+    )
+}
+
+/// A date in a query, as Graph reads it: ISO 8601, an offset honoured, none meaning UTC, bare
+/// dates accepted (facts 26, 28 to 30).
+pub(super) fn read_instant(text: &str) -> Option<Timestamp> {
+    if text.contains([' ', '[', '\'']) {
+        return None;
+    }
+    if let Ok(instant) = text.parse::<Timestamp>() {
+        return Some(instant);
+    }
+    let local = match text.parse::<DateTime>() {
+        Ok(local) => local,
+        Err(_) => text.parse::<Date>().ok()?.to_datetime(jiff::civil::Time::midnight()),
+    };
+    TimeZone::UTC.to_timestamp(local).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_as_graph_reads_them() {
+        let noon = "2026-03-01T12:00:00Z".parse::<Timestamp>().ok();
+        for text in [
+            "2026-03-01T12:00:00Z",
+            "2026-03-01T12:00:00",
+            "2026-03-01T12:00:00.0000000",
+            "2026-03-01T13:00:00+01:00",
+            "2026-03-01T13:00:00+0100",
+        ] {
+            assert_eq!(read_instant(text), noon, "{text}");
+        }
+        assert_eq!(read_instant("2026-03-01"), "2026-03-01T00:00:00Z".parse().ok());
+        for text in ["", "now", "'2026-03-01T12:00:00'", "2026-03-01T13:00:00 01:00", "2026-02-30"]
+        {
+            assert_eq!(read_instant(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn zones_go_by_both_kinds_of_name_and_keep_summer_time() {
+        for name in ["Pacific Standard Time", "America/Los_Angeles"] {
+            let zone = Zone::named(name).unwrap_or_else(Zone::utc);
+            let instant = |month| zone.instant(jiff::civil::date(2026, month, 1).at(9, 0, 0, 0));
+            assert_eq!(instant(1).to_string(), "2026-01-01T17:00:00Z");
+            assert_eq!(instant(7).to_string(), "2026-07-01T16:00:00Z");
+        }
+        assert!(Zone::named("Central Europe Standard Time").is_some());
+        assert!(Zone::named("Middle Earth Standard Time").is_none());
+    }
+}

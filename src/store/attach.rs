@@ -1,0 +1,187 @@
+//! Windows becoming known, changing, and beginning again.
+//!
+//! A reset keeps every row, so that the resync it begins is quiet: only positions, to-do and seen
+//! lists go. It is counted here, in the same batch; the round that follows does not count it again.
+
+use jiff::Timestamp;
+
+use super::draft::Draft;
+use super::fault::Fault;
+use super::keys;
+use super::record::{self, Counters, WindowRecord};
+use super::tree::Tree;
+use super::{Attached, Wanted};
+use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
+use crate::mirror::status::{LastResync, ResyncReason};
+use crate::mirror::window::Edges;
+
+/// Makes one wanted window known. `next` is the number a new one gets; `leaving` finds a window
+/// of that name that is still being dropped.
+pub(super) fn attach(
+    tree: &Tree,
+    wanted: &Wanted,
+    at: Timestamp,
+    next: &mut u32,
+    leaving: impl Fn(&str) -> Option<WindowId>,
+    draft: &mut Draft,
+) -> Result<Attached, Fault> {
+    let named = tree.get(&keys::name(&wanted.name))?;
+    let id = named.map(|v| record::from_number(&v)).transpose()?;
+    let id = id.and_then(|n| u32::try_from(n).ok()).map(WindowId);
+    let known = match id {
+        Some(id) => tree.window(id)?.map(|record| (id, record)),
+        None => None,
+    };
+    match known {
+        Some((id, record)) if record.identity == wanted.identity => {
+            let mut attached = known_as(tree, id, record, wanted, at, draft)?;
+            attached.replaces = leaving(&wanted.name);
+            Ok(attached)
+        }
+        other => {
+            let replaces = match other {
+                Some((old, record)) => {
+                    leave(old, &record, draft);
+                    Some(old)
+                }
+                None => leaving(&wanted.name),
+            };
+            let id = WindowId(*next);
+            *next = next.saturating_add(1);
+            let record = WindowRecord {
+                name: wanted.name.clone(),
+                identity: wanted.identity.clone(),
+                shape: wanted.shape.clone(),
+                start: wanted.start,
+                end: wanted.end,
+                edges: wanted.edges,
+                edges_at: at,
+                retired: 0,
+            };
+            draft.put(keys::name(&wanted.name), record::number(id.0.into()));
+            draft.put(keys::window(id), record::json(&record));
+            draft.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
+            Ok(attached(id, &record, Counters::default(), None, replaces, false))
+        }
+    }
+}
+
+fn known_as(
+    tree: &Tree,
+    id: WindowId,
+    mut record: WindowRecord,
+    wanted: &Wanted,
+    at: Timestamp,
+    draft: &mut Draft,
+) -> Result<Attached, Fault> {
+    let moved = (record.start, record.end) != (wanted.start, wanted.end);
+    let reshaped = record.shape != wanted.shape;
+    let mut counters = tree.counters(id)?;
+    if !moved && !reshaped {
+        let positions = tree.positions(id)?;
+        let settled = positions.len() >= record.edges.segments().len()
+            && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.todo);
+        return Ok(attached(id, &record, counters, None, None, settled));
+    }
+    record.shape = wanted.shape.clone();
+    let reason = if moved {
+        (record.start, record.end) = (wanted.start, wanted.end);
+        (record.edges, record.edges_at) = (wanted.edges, at);
+        ResyncReason::WindowMoved
+    } else {
+        ResyncReason::ShapeChanged
+    };
+    reset(tree, id, &mut record, &mut counters, reason, at, draft)?;
+    Ok(attached(id, &record, counters, Some(reason), None, false))
+}
+
+/// Moves a window's edges and begins again; none if the window is not known.
+pub(super) fn move_edges(
+    tree: &Tree,
+    id: WindowId,
+    edges: Edges,
+    at: Timestamp,
+    draft: &mut Draft,
+) -> Result<Option<()>, Fault> {
+    let Some(mut record) = tree.window(id)? else { return Ok(None) };
+    (record.edges, record.edges_at) = (edges, at);
+    let mut counters = tree.counters(id)?;
+    reset(tree, id, &mut record, &mut counters, ResyncReason::WindowMoved, at, draft)?;
+    Ok(Some(()))
+}
+
+/// Sends every segment back to the first page of an enumeration, rows untouched.
+fn reset(
+    tree: &Tree,
+    id: WindowId,
+    record: &mut WindowRecord,
+    counters: &mut Counters,
+    reason: ResyncReason,
+    at: Timestamp,
+    draft: &mut Draft,
+) -> Result<(), Fault> {
+    // There are at most 64 segments.
+    let count = SegmentIndex::try_from(record.edges.segments().len()).unwrap_or(64);
+    let mut segments: Vec<SegmentIndex> = (0..count).collect();
+    for (segment, _) in tree.positions(id)? {
+        if segment < count {
+            continue;
+        }
+        if reason == ResyncReason::WindowMoved {
+            record.retired |= record::bit(segment);
+            draft.delete(keys::position(id, segment));
+            clear(tree, id, segment, draft)?;
+        } else {
+            segments.push(segment);
+        }
+    }
+    let start = record::json(&Position { phase: Phase::start(reason), todo: false });
+    for segment in segments {
+        clear(tree, id, segment, draft)?;
+        draft.put(keys::position(id, segment), start.clone());
+    }
+    counters.resyncs += 1;
+    counters.last_resync = Some(LastResync { at, reason });
+    draft.put(keys::counters(id), record::json(counters));
+    draft.put(keys::window(id), record::json(record));
+    Ok(())
+}
+
+fn clear(tree: &Tree, id: WindowId, segment: SegmentIndex, draft: &mut Draft) -> Result<(), Fault> {
+    for prefix in [keys::todos(id, segment), keys::seen_all(id, segment)] {
+        for key in tree.keys(&prefix) {
+            draft.delete(key?.to_vec());
+        }
+    }
+    Ok(())
+}
+
+/// Frees a window's name and marks it as being dropped.
+pub(super) fn leave(id: WindowId, record: &WindowRecord, draft: &mut Draft) {
+    draft.delete(keys::name(&record.name));
+    draft.delete(keys::window(id));
+    draft.put(keys::leaving(id), record::json(record));
+}
+
+fn attached(
+    id: WindowId,
+    record: &WindowRecord,
+    counters: Counters,
+    resync: Option<ResyncReason>,
+    replaces: Option<WindowId>,
+    settled: bool,
+) -> Attached {
+    Attached {
+        id,
+        edges: record.edges,
+        edges_at: record.edges_at,
+        resync,
+        replaces,
+        events: counters.events,
+        rounds: counters.rounds,
+        resyncs: counters.resyncs,
+        last_resync: counters.last_resync,
+        last_success: counters.last_success,
+        settled,
+    }
+}

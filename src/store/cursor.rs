@@ -1,0 +1,142 @@
+//! What a reader keeps: an opaque name for "everything up to this seq of this store".
+//!
+//! A cursor binds the opening of the store (the incarnation) that gave its seq out. A store that
+//! was rolled back, or copied and run on, gives the next seqs in another incarnation, so a cursor
+//! of the other history is recognised. It also carries the floor of the time it was made at: a
+//! reader on its way from the beginning stands below the floor for a while, and misses nothing as
+//! long as no further tombstone is trimmed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::fault::FeedError;
+use crate::mirror::change::Seq;
+
+const VERSION: u8 = 1;
+
+/// One opening of the store that gave out seqs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Incarnation {
+    /// Random.
+    pub(super) id: u64,
+    /// The first seq it gave out, or would have.
+    pub(super) first: Seq,
+}
+
+/// Every opening of this store, in order. The last is the running one.
+#[derive(Clone, Debug)]
+pub(super) struct Incarnations(pub(super) Vec<Incarnation>);
+
+impl Incarnations {
+    /// The running one's random name.
+    pub(super) fn current(&self) -> u64 {
+        self.0.last().map_or(0, |i| i.id)
+    }
+
+    /// The incarnation that gave out a seq; 0, "before the first", belongs to the first.
+    fn of(&self, seq: Seq) -> u64 {
+        let given = self.0.iter().rev().find(|i| i.first <= seq);
+        given.or(self.0.first()).map_or(0, |i| i.id)
+    }
+
+    /// The cursor that stands for a seq, made while `floor` is the floor.
+    pub(super) fn cursor(&self, seq: Seq, floor: Seq) -> String {
+        let mut bytes = Vec::with_capacity(27);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.of(seq).to_be_bytes());
+        bytes.extend_from_slice(&seq.to_be_bytes());
+        bytes.extend_from_slice(&floor.to_be_bytes());
+        bytes.extend_from_slice(&check(&bytes));
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The seq a cursor stands for.
+    ///
+    /// # Errors
+    /// [`FeedError::Malformed`] for what is no cursor, [`FeedError::SnapshotRequired`] for one that
+    /// this store never gave (its end now being `durable`) or cannot go on from any more.
+    pub(super) fn seq(&self, cursor: &str, durable: Seq, floor: Seq) -> Result<Seq, FeedError> {
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| FeedError::Malformed)?;
+        let (body, sum) = bytes.split_last_chunk::<2>().ok_or(FeedError::Malformed)?;
+        let [VERSION, numbers @ ..] = body else { return Err(FeedError::Malformed) };
+        let ([id, seq, made_at], []) = numbers.as_chunks::<8>() else {
+            return Err(FeedError::Malformed);
+        };
+        if *sum != check(body) {
+            return Err(FeedError::Malformed);
+        }
+        let [id, seq, made_at] = [id, seq, made_at].map(|b| u64::from_be_bytes(*b));
+        let reaches = seq == 0 || seq.max(made_at) >= floor;
+        if self.of(seq) == id && seq <= durable && reaches {
+            Ok(seq)
+        } else {
+            Err(FeedError::SnapshotRequired)
+        }
+    }
+}
+
+fn check(body: &[u8]) -> [u8; 2] {
+    let [.., a, b] = crc32fast::hash(body).to_be_bytes();
+    [a, b]
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    fn store(incarnations: &[(u64, Seq)]) -> Incarnations {
+        Incarnations(incarnations.iter().map(|&(id, first)| Incarnation { id, first }).collect())
+    }
+
+    #[test]
+    fn a_cursor_is_the_same_after_a_restart() {
+        let before = store(&[(7, 1), (8, 10)]);
+        let after = store(&[(7, 1), (8, 10), (9, 20)]);
+        for seq in 0..20 {
+            assert_eq!(before.cursor(seq, 0), after.cursor(seq, 0));
+            assert_eq!(after.seq(&before.cursor(seq, 0), 25, 0).unwrap(), seq);
+        }
+        assert_ne!(before.cursor(20, 0), after.cursor(20, 0));
+    }
+
+    #[test]
+    fn a_history_that_went_another_way_is_refused() {
+        let ran_on = store(&[(7, 1)]);
+        let copy = store(&[(7, 1), (8, 10)]);
+        let foreign = store(&[(3, 1)]);
+        let required = |result| matches!(result, Err(FeedError::SnapshotRequired));
+        assert_eq!(copy.seq(&ran_on.cursor(9, 0), 15, 0).unwrap(), 9);
+        assert!(required(copy.seq(&ran_on.cursor(10, 0), 15, 0)));
+        assert!(required(ran_on.seq(&copy.cursor(10, 0), 15, 0)));
+        assert!(required(foreign.seq(&copy.cursor(3, 0), 15, 0)));
+        assert!(required(ran_on.seq(&ran_on.cursor(16, 0), 15, 0)));
+    }
+
+    #[test]
+    fn what_was_trimmed_asks_for_a_snapshot() {
+        let store = store(&[(7, 1)]);
+        let required = |result| matches!(result, Err(FeedError::SnapshotRequired));
+        assert!(required(store.seq(&store.cursor(4, 0), 9, 5)));
+        assert_eq!(store.seq(&store.cursor(5, 0), 9, 5).unwrap(), 5);
+        assert_eq!(store.seq(&store.cursor(0, 0), 9, 5).unwrap(), 0);
+        // On its way from the beginning, and nothing was trimmed since.
+        assert_eq!(store.seq(&store.cursor(2, 5), 9, 5).unwrap(), 2);
+        assert!(required(store.seq(&store.cursor(2, 5), 9, 6)));
+    }
+
+    #[test]
+    fn what_is_no_cursor_is_said_to_be_none() {
+        let store = store(&[(7, 1)]);
+        let good = store.cursor(3, 0);
+        for i in 0..good.len() {
+            let mut bad = good.clone().into_bytes();
+            bad[i] = if bad[i] == b'A' { b'B' } else { b'A' };
+            let bad = String::from_utf8(bad).unwrap();
+            assert!(store.seq(&bad, 9, 0).is_err(), "{bad}");
+        }
+        for bad in ["", "x", "now", "AAAA", "🙂", &good[1..]] {
+            assert!(matches!(store.seq(bad, 9, 0), Err(FeedError::Malformed)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What is going to be written: an ordered set of keys, each put or deleted once.
+//!
+//! A draft becomes one atomic batch. Values above 64 KiB are split over several keys, because
+//! sled keeps items above about 128 KiB in files of their own and never syncs those.
+
+use std::collections::BTreeMap;
+
+use super::keys;
+
+/// The largest value under one key.
+const CHUNK: usize = 64 * 1024;
+const INLINE: u8 = 0;
+const SPLIT: u8 = 1;
+
+/// Writes that belong together.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: usize,
+}
+
+impl Draft {
+    /// Puts a value.
+    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.writes.insert(key, Some(value));
+    }
+
+    /// Deletes a key.
+    pub(super) fn delete(&mut self, key: Vec<u8>) {
+        self.bytes += key.len();
+        self.writes.insert(key, None);
+    }
+
+    /// Puts a value that may be large, over one that had `old` chunks.
+    pub(super) fn put_large(&mut self, key: Vec<u8>, value: &[u8], old: u16) {
+        let (first, rest) = value.split_at(value.len().min(CHUNK));
+        let rest: Vec<&[u8]> = rest.chunks(CHUNK).collect();
+        // 65,535 chunks are 4 GiB, far beyond the largest page.
+        let count = u16::try_from(rest.len()).unwrap_or(u16::MAX);
+        let mut head = Vec::with_capacity(3 + first.len());
+        if count == 0 {
+            head.push(INLINE);
+        } else {
+            head.push(SPLIT);
+            head.extend_from_slice(&count.to_be_bytes());
+        }
+        head.extend_from_slice(first);
+        for (number, part) in (1..=count).zip(&rest) {
+            self.put(keys::chunk(&key, number), part.to_vec());
+        }
+        for number in count + 1..=old {
+            self.delete(keys::chunk(&key, number));
+        }
+        self.put(key, head);
+    }
+
+    /// Deletes a value that had `chunks` chunks.
+    pub(super) fn delete_large(&mut self, key: Vec<u8>, chunks: u16) {
+        for number in 1..=chunks {
+            self.delete(keys::chunk(&key, number));
+        }
+        self.delete(key);
+    }
+
+    /// Adds another draft's writes; the keys of the two are different or its writes win.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.writes.extend(other.writes);
+    }
+
+    /// Roughly how large the batch becomes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// The batch.
+    pub(super) fn into_batch(self) -> sled::Batch {
+        let mut batch = sled::Batch::default();
+        for (key, value) in self.writes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        batch
+    }
+}
+
+/// Splits the head of a large value into the number of further chunks and the first part.
+pub(super) fn head(value: &[u8]) -> Option<(u16, usize)> {
+    match value {
+        [INLINE, ..] => Some((0, 1)),
+        [SPLIT, a, b, ..] => Some((u16::from_be_bytes([*a, *b]), 3)),
+        _ => None,
+    }
+}

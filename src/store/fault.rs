@@ -1,0 +1,183 @@
+//! What can go wrong with the store, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::mirror::page::EventHash;
+use crate::mirror::position::WindowId;
+
+/// Why a store could not be opened. Nothing was touched.
+#[derive(Debug, thiserror::Error)]
+#[error("store {}: {why}", path.display())]
+pub struct OpenError {
+    /// The directory.
+    pub path: PathBuf,
+    /// What was wrong.
+    pub why: OpenFault,
+}
+
+/// See [`OpenError`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenFault {
+    /// Another process has it.
+    #[error("is in use by another process")]
+    Locked,
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// The file system is mounted read-only.
+    #[error("the file system is read-only")]
+    ReadOnly,
+    /// The process may not read or write it.
+    #[error("permission denied")]
+    PermissionDenied,
+    /// It was written by a newer version of this program.
+    #[error("was written by a newer version (format {found}, this one knows {known})")]
+    NewerFormat {
+        /// The format of the store.
+        found: u32,
+        /// The newest format this program reads.
+        known: u32,
+    },
+    /// The operating system refused for another reason.
+    #[error("cannot be opened")]
+    Io(#[source] io::Error),
+}
+
+impl OpenFault {
+    /// One sentence that says how to get on.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Locked => "stop the other process, or give this one a store.path of its own",
+            Self::Full => "free some space on the file system of store.path, then start again",
+            Self::ReadOnly => "remount the file system of store.path for writing",
+            Self::PermissionDenied => {
+                "make store.path and everything in it belong to the user the daemon runs as"
+            }
+            Self::NewerFormat { .. } => {
+                "run the newer version again, or move the store away to begin a new one"
+            }
+            Self::Io(_) => "see the error below; the store was not changed",
+        }
+    }
+
+    /// What an error of the operating system means here.
+    pub(super) fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            // The one sign sled gives of another process's lock is this text.
+            _ if error.to_string().contains("could not acquire lock") => Self::Locked,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Why the store did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Writing or reading has failed for good; the process has to be restarted.
+    #[error("the store has failed: {0}")]
+    Failed(Arc<str>),
+    /// There is too little space to write. Nothing of this request was written; reading goes on.
+    #[error("the store's disk is full")]
+    Full,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The window is unknown or is being dropped. Nothing was written.
+    #[error("window {} is not in the store", .0.0)]
+    UnknownWindow(WindowId),
+    /// A bare occurrence came without its master, and the store has none. Nothing was written.
+    #[error("the master of occurrence {0:?} is missing")]
+    MissingMaster(EventHash),
+}
+
+/// Why the feed cannot be read from a cursor.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FeedError {
+    /// Older than the kept tombstones, or of no incarnation of this store: start from a snapshot.
+    #[error("the cursor is older than the kept removals or belongs to another store")]
+    SnapshotRequired,
+    /// Not a cursor at all.
+    #[error("malformed cursor")]
+    Malformed,
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why something in the tree could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// sled said so.
+    #[error("the tree cannot be used")]
+    Sled(#[from] sled::Error),
+    /// The file could not be synced.
+    #[error("the file cannot be synced")]
+    Sync(#[source] io::Error),
+    /// A value is not what was written there; names the kind, never the content.
+    #[error("damaged {0}")]
+    Damaged(&'static str),
+}
+
+impl Fault {
+    /// Whether the bytes on disk are wrong, as opposed to the disk being in trouble.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sled(sled::Error::Io(e)) | Self::Sync(e) => matches!(
+                e.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+            ),
+            Self::Sled(_) => true,
+        }
+    }
+
+    /// What the callers of the store are told.
+    pub(super) fn told(&self) -> StoreError {
+        match self {
+            Self::Sled(sled::Error::Io(e)) | Self::Sync(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                StoreError::Full
+            }
+            Self::Sled(e) => StoreError::Failed(format!("{self}: {e}").into()),
+            Self::Sync(e) => StoreError::Failed(format!("{self}: {e}").into()),
+            Self::Damaged(_) => StoreError::Failed(self.to_string().into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_have_their_own_remedies() {
+        let of = |kind| OpenFault::of(io::Error::new(kind, "x"));
+        assert!(matches!(of(io::ErrorKind::StorageFull), OpenFault::Full));
+        assert!(matches!(of(io::ErrorKind::ReadOnlyFilesystem), OpenFault::ReadOnly));
+        assert!(matches!(of(io::ErrorKind::PermissionDenied), OpenFault::PermissionDenied));
+        assert!(matches!(of(io::ErrorKind::NotADirectory), OpenFault::Io(_)));
+        let lock = io::Error::other("could not acquire lock on \"db\": WouldBlock");
+        assert!(matches!(OpenFault::of(lock), OpenFault::Locked));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart() {
+        let full = Fault::Sled(sled::Error::Io(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(full.told(), StoreError::Full));
+        let broken = Fault::Sync(io::ErrorKind::Other.into());
+        assert!(matches!(broken.told(), StoreError::Failed(_)));
+    }
+}

@@ -1,0 +1,330 @@
+//! The names under which everything is kept: one byte for the kind, then big-endian numbers and
+//! hashes, so that byte order is the order things are read in.
+//!
+//! One tree holds it all, because only writes to one tree are atomic together. Text stands only
+//! at the end of a key, so no key is a prefix of another kind's.
+
+use crate::mirror::change::Seq;
+use crate::mirror::page::EventHash;
+use crate::mirror::position::{SegmentIndex, TodoKey, WindowId};
+
+/// Layout version of keys and records.
+pub(super) const SCHEMA: &[u8] = b"m/schema";
+/// The last seq given out.
+pub(super) const LAST_SEQ: &[u8] = b"m/last_seq";
+/// The next window's number.
+pub(super) const NEXT_WINDOW: &[u8] = b"m/next_window";
+/// The highest seq of a trimmed tombstone.
+pub(super) const FLOOR: &[u8] = b"m/floor";
+
+const INCARNATION: u8 = b'i';
+const NAME: u8 = b'n';
+const WINDOW: u8 = b'w';
+const LEAVING: u8 = b'o';
+const COUNTERS: u8 = b'k';
+const POSITION: u8 = b'l';
+const TODO: u8 = b'd';
+const EVENT: u8 = b'e';
+const TIME: u8 = b't';
+const LONG: u8 = b'u';
+const SERIES: u8 = b'r';
+const SEEN: u8 = b's';
+const FEED: u8 = b'f';
+const TOMBSTONE: u8 = b'x';
+const AGE: u8 = b'y';
+
+/// Length of an event's own key; its chunks' keys are longer.
+pub(super) const EVENT_LEN: usize = 1 + 4 + 16;
+
+/// A key under construction.
+fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
+    key.push(kind);
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+fn of_window(kind: u8, window: WindowId, rest: &[&[u8]]) -> Vec<u8> {
+    let mut key = key(kind, &[&window.0.to_be_bytes()]);
+    for part in rest {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// Microseconds as bytes that sort like the number.
+fn sortable(micros: i64) -> [u8; 8] {
+    (micros.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+fn from_sortable(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()
+}
+
+fn array<const N: usize>(key: &[u8], at: usize) -> Option<[u8; N]> {
+    key.get(at..at + N)?.try_into().ok()
+}
+
+/// An opening of the store.
+pub(super) fn incarnation(number: u32) -> Vec<u8> {
+    key(INCARNATION, &[&number.to_be_bytes()])
+}
+
+/// All openings.
+pub(super) fn incarnations() -> Vec<u8> {
+    vec![INCARNATION]
+}
+
+/// The live window of a name.
+pub(super) fn name(name: &str) -> Vec<u8> {
+    key(NAME, &[name.as_bytes()])
+}
+
+/// A live window's record.
+pub(super) fn window(window: WindowId) -> Vec<u8> {
+    of_window(WINDOW, window, &[])
+}
+
+/// All live windows.
+pub(super) fn windows() -> Vec<u8> {
+    vec![WINDOW]
+}
+
+/// The record of a window that is being dropped.
+pub(super) fn leaving(window: WindowId) -> Vec<u8> {
+    of_window(LEAVING, window, &[])
+}
+
+/// All windows that are being dropped.
+pub(super) fn all_leaving() -> Vec<u8> {
+    vec![LEAVING]
+}
+
+/// The window a record's key names.
+pub(super) fn window_of(key: &[u8]) -> Option<WindowId> {
+    array(key, 1).map(|b| WindowId(u32::from_be_bytes(b)))
+}
+
+/// A window's counters.
+pub(super) fn counters(window: WindowId) -> Vec<u8> {
+    of_window(COUNTERS, window, &[])
+}
+
+/// A segment's position.
+pub(super) fn position(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
+    of_window(POSITION, window, &[&[segment]])
+}
+
+/// All positions of a window.
+pub(super) fn positions(window: WindowId) -> Vec<u8> {
+    of_window(POSITION, window, &[])
+}
+
+/// The segment a position's key names.
+pub(super) fn position_segment(key: &[u8]) -> Option<SegmentIndex> {
+    key.get(5).copied()
+}
+
+/// A to-do entry.
+pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: TodoKey) -> Vec<u8> {
+    let (kind, first, second) = match todo {
+        TodoKey::Series(master) => (TODO_SERIES, master, None),
+        TodoKey::Waiting(master, id) => (TODO_WAITING, master, Some(id)),
+        TodoKey::Removal(id) => (TODO_REMOVAL, id, None),
+    };
+    let mut key = of_window(TODO, window, &[&[segment, kind], &first.0]);
+    if let Some(second) = second {
+        key.extend_from_slice(&second.0);
+    }
+    key
+}
+
+const TODO_SERIES: u8 = 0;
+const TODO_WAITING: u8 = 1;
+const TODO_REMOVAL: u8 = 2;
+
+/// What a to-do key names; none for a chunk's key.
+pub(super) fn todo_of(key: &[u8]) -> Option<TodoKey> {
+    let first = EventHash(array(key, 7)?);
+    match (*key.get(6)?, key.len()) {
+        (TODO_SERIES, 23) => Some(TodoKey::Series(first)),
+        (TODO_REMOVAL, 23) => Some(TodoKey::Removal(first)),
+        (TODO_WAITING, 39) => Some(TodoKey::Waiting(first, EventHash(array(key, 23)?))),
+        _ => None,
+    }
+}
+
+/// All to-do entries of a segment.
+pub(super) fn todos(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
+    of_window(TODO, window, &[&[segment]])
+}
+
+/// An event's row.
+pub(super) fn event(window: WindowId, id: EventHash) -> Vec<u8> {
+    of_window(EVENT, window, &[&id.0])
+}
+
+/// All rows of a window (and their chunks).
+pub(super) fn events(window: WindowId) -> Vec<u8> {
+    of_window(EVENT, window, &[])
+}
+
+/// The event a row's key names; none for a chunk's key.
+pub(super) fn event_of(key: &[u8]) -> Option<EventHash> {
+    (key.len() == EVENT_LEN).then(|| array(key, 5).map(EventHash)).flatten()
+}
+
+/// One further chunk of a large value.
+pub(super) fn chunk(of: &[u8], number: u16) -> Vec<u8> {
+    [of, &number.to_be_bytes()].concat()
+}
+
+/// An event in the index by start.
+pub(super) fn time(window: WindowId, start: i64, id: EventHash) -> Vec<u8> {
+    of_window(TIME, window, &[&sortable(start), &id.0])
+}
+
+/// A long event in the index by start.
+pub(super) fn long(window: WindowId, start: i64, id: EventHash) -> Vec<u8> {
+    of_window(LONG, window, &[&sortable(start), &id.0])
+}
+
+/// Where in the index by start an instant begins.
+pub(super) fn time_from(window: WindowId, start: i64) -> Vec<u8> {
+    of_window(TIME, window, &[&sortable(start)])
+}
+
+/// The end of the index by start.
+pub(super) fn time_end(window: WindowId) -> Vec<u8> {
+    of_window(TIME, window, &[&[0xff; 25]])
+}
+
+/// Where in the index of long events an instant begins.
+pub(super) fn long_from(window: WindowId, start: i64) -> Vec<u8> {
+    of_window(LONG, window, &[&sortable(start)])
+}
+
+/// Start and event of an index key.
+pub(super) fn time_of(key: &[u8]) -> Option<(i64, EventHash)> {
+    Some((from_sortable(array(key, 5)?), EventHash(array(key, 13)?)))
+}
+
+/// An instance in its series.
+pub(super) fn instance(window: WindowId, master: EventHash, id: EventHash) -> Vec<u8> {
+    of_window(SERIES, window, &[&master.0, &id.0])
+}
+
+/// All instances of a series.
+pub(super) fn instances(window: WindowId, master: EventHash) -> Vec<u8> {
+    of_window(SERIES, window, &[&master.0])
+}
+
+/// The instance a series key names.
+pub(super) fn instance_of(key: &[u8]) -> Option<EventHash> {
+    array(key, 21).map(EventHash)
+}
+
+/// Part of the list of ids that a page of an enumeration carried.
+pub(super) fn seen(window: WindowId, segment: SegmentIndex, page: u32, part: u16) -> Vec<u8> {
+    of_window(SEEN, window, &[&[segment], &page.to_be_bytes(), &part.to_be_bytes()])
+}
+
+/// The list of one page.
+pub(super) fn seen_page(window: WindowId, segment: SegmentIndex, page: u32) -> Vec<u8> {
+    of_window(SEEN, window, &[&[segment], &page.to_be_bytes()])
+}
+
+/// All lists of a segment.
+pub(super) fn seen_all(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
+    of_window(SEEN, window, &[&[segment]])
+}
+
+/// A change.
+pub(super) fn feed(seq: Seq) -> Vec<u8> {
+    key(FEED, &[&seq.to_be_bytes()])
+}
+
+/// All changes.
+pub(super) fn all_feed() -> Vec<u8> {
+    vec![FEED]
+}
+
+/// The seq that a change's or an age's key names.
+pub(super) fn seq_of(key: &[u8]) -> Option<Seq> {
+    array(key, 1).map(u64::from_be_bytes)
+}
+
+/// Where the tombstone of an id stands in the feed.
+pub(super) fn tombstone(window: WindowId, id: EventHash) -> Vec<u8> {
+    of_window(TOMBSTONE, window, &[&id.0])
+}
+
+/// When a tombstone was written.
+pub(super) fn age(seq: Seq) -> Vec<u8> {
+    key(AGE, &[&seq.to_be_bytes()])
+}
+
+/// All tombstones' ages, oldest seq first.
+pub(super) fn ages() -> Vec<u8> {
+    vec![AGE]
+}
+
+/// The prefixes of what a window keeps beside its rows and its feed entries.
+pub(super) fn leftovers(window: WindowId) -> [Vec<u8>; 7] {
+    [POSITION, TODO, SEEN, SERIES, TIME, LONG, EVENT].map(|kind| of_window(kind, window, &[]))
+}
+
+/// The kinds whose values carry a checksum, for sampling: rows, positions, windows and changes.
+pub(super) fn sampled() -> [u8; 4] {
+    [EVENT, POSITION, WINDOW, FEED]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hash() -> impl Strategy<Value = EventHash> {
+        any::<[u8; 16]>().prop_map(EventHash)
+    }
+
+    proptest! {
+        #[test]
+        fn index_keys_sort_as_their_starts(
+            (a, x) in (any::<i64>(), hash()), (b, y) in (any::<i64>(), hash()), w in any::<u32>(),
+        ) {
+            let w = WindowId(w);
+            prop_assert_eq!(time(w, a, x).cmp(&time(w, b, y)), (a, x).cmp(&(b, y)));
+            prop_assert_eq!(time_of(&time(w, a, x)), Some((a, x)));
+            prop_assert!(time_from(w, a) <= time(w, a, x));
+            prop_assert!(time(w, a, x) < time_end(w));
+        }
+
+        #[test]
+        fn windows_do_not_mix(a in any::<u32>(), b in any::<u32>(), x in hash(), y in hash()) {
+            prop_assume!(a < b);
+            prop_assert!(event(WindowId(a), x) < event(WindowId(b), y));
+            prop_assert!(!event(WindowId(b), y).starts_with(&events(WindowId(a))));
+        }
+
+        #[test]
+        fn keys_name_what_they_were_made_of(
+            w in any::<u32>(), s in 0..64u8, a in hash(), b in hash(), seq in any::<u64>(), n in 1..9u16,
+        ) {
+            let w = WindowId(w);
+            for key in [TodoKey::Series(a), TodoKey::Waiting(a, b), TodoKey::Removal(a)] {
+                prop_assert_eq!(todo_of(&todo(w, s, key)), Some(key));
+                prop_assert_eq!(todo_of(&chunk(&todo(w, s, key), n)), None);
+            }
+            prop_assert_eq!(event_of(&event(w, a)), Some(a));
+            prop_assert_eq!(event_of(&chunk(&event(w, a), n)), None);
+            prop_assert_eq!(instance_of(&instance(w, a, b)), Some(b));
+            prop_assert_eq!(seq_of(&feed(seq)), Some(seq));
+            prop_assert_eq!(window_of(&window(w)), Some(w));
+            prop_assert_eq!(position_segment(&position(w, s)), Some(s));
+        }
+    }
+}

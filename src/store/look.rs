@@ -1,0 +1,33 @@
+//! What readers see of a row: bare occurrences completed from their master.
+
+use bytes::Bytes;
+
+use super::record::Row;
+use crate::mirror::event::{self, Members};
+use crate::mirror::page::{EventId, Kind};
+
+/// A master, cut into its members once for all of its occurrences.
+pub(super) struct Master<'a> {
+    id: &'a EventId,
+    members: Members<'a>,
+}
+
+impl<'a> Master<'a> {
+    /// Cuts a master; none if the row is not one, or not a JSON object.
+    pub(super) fn of(row: &'a Row) -> Option<Self> {
+        let members = Members::parse(&row.content).ok().filter(|_| row.kind == Kind::Master)?;
+        Some(Self { id: &row.id, members })
+    }
+}
+
+/// What readers see of a row. One that cannot be completed is shown as it is: that the master is
+/// there is the writer's promise, and content that is not JSON never got here.
+pub(super) fn show(row: &Row, master: Option<&Master<'_>>) -> Bytes {
+    match master.filter(|_| row.is_bare()) {
+        None => row.content.clone(),
+        Some(Master { id, members }) => {
+            event::complete(members, id, &row.content, &row.id, row.span().start)
+                .map_or_else(|_| row.content.clone(), Bytes::from)
+        }
+    }
+}

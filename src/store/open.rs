@@ -1,0 +1,348 @@
+//! Opening: telling apart what must not be touched from what is damaged, and rebuilding the latter.
+//!
+//! A store that is locked, full, read-only, unreadable or of a newer format is left as it is. One
+//! that is damaged gets a second chance without sled's snapshot (which is only a shortcut), then
+//! is moved aside, never deleted, and a new one begins: everything in it can be had again.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use jiff::Timestamp;
+
+use super::cursor::{Incarnation, Incarnations};
+use super::fault::{Fault, OpenError, OpenFault};
+use super::keys;
+use super::record::{self, Entry, Row};
+use super::tree::Tree;
+use super::watermark::{FORMAT, Found, Watermark};
+use super::{Opening, Options};
+use crate::mirror::change::Seq;
+use crate::world::World;
+
+/// Rows of each kind whose checksum is looked at in every opening.
+const SAMPLE: usize = 64;
+
+/// An opened store, nothing running yet.
+pub(super) struct Opened {
+    pub(super) tree: Tree,
+    /// The tree's file, to sync it.
+    pub(super) file: File,
+    pub(super) incarnations: Incarnations,
+    pub(super) last_seq: Seq,
+    pub(super) floor: Seq,
+    pub(super) opening: Opening,
+}
+
+/// Where it is noted that damage was met while running: the next opening then looks at everything.
+pub(super) fn suspicion(path: &Path) -> PathBuf {
+    path.join("suspect")
+}
+
+/// Opens or creates the store of a directory. Blocking.
+pub(super) fn open(options: &Options, world: &World) -> Result<Opened, OpenError> {
+    let path = &options.path;
+    let error = |why| OpenError { path: path.clone(), why };
+    attempt(options, world).map_err(error)
+}
+
+fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
+    let path = &options.path;
+    let dir = path.join("store");
+    create_dir(path).map_err(OpenFault::of)?;
+    let found = Watermark::read(path).map_err(OpenFault::of)?;
+    let mark = match found {
+        Found::Newer(found) => return Err(OpenFault::NewerFormat { found, known: FORMAT }),
+        Found::Mark(mark) => Some(mark),
+        Found::Nothing => None,
+        Found::Unreadable => {
+            tracing::warn!("watermark is unreadable, the store is opened without it");
+            None
+        }
+    };
+    probe(path, &dir)?;
+    let suspect = suspicion(path).exists();
+    let mut moved_aside = None;
+    let existed = dir.join("db").exists();
+    if mark.is_some() && !existed {
+        tracing::warn!("store is gone, a new one begins");
+    }
+    let opened = match open_checked(options, &dir, mark.filter(|_| existed), suspect) {
+        Ok(opened) => opened,
+        Err(Refused::Leave(why)) => return Err(why),
+        Err(Refused::Damaged(what)) => {
+            tracing::warn!(%what, "store is damaged, opened again without its snapshot");
+            drop_snapshots(&dir).map_err(OpenFault::of)?;
+            match open_checked(options, &dir, mark.filter(|_| existed), true) {
+                Ok(opened) => opened,
+                Err(Refused::Leave(why)) => return Err(why),
+                Err(Refused::Damaged(what)) => {
+                    let aside = move_aside(path, &dir, world.now()).map_err(OpenFault::of)?;
+                    tracing::error!(%what, "store is damaged, moved aside, a new one begins");
+                    moved_aside = Some(aside);
+                    open_checked(options, &dir, None, false).map_err(|refused| match refused {
+                        Refused::Leave(why) => why,
+                        Refused::Damaged(what) => OpenFault::Io(io::Error::other(what)),
+                    })?
+                }
+            }
+        }
+    };
+    let (tree, last_seq) = opened;
+    begin(path, &dir, tree, last_seq, world, Opening { moved_aside })
+}
+
+/// Why a tree was not opened.
+enum Refused {
+    /// Nothing may be touched.
+    Leave(OpenFault),
+    /// It is not what was written.
+    Damaged(String),
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            fault if fault.is_damage() => Self::Damaged(fault.to_string()),
+            Fault::Sled(sled::Error::Io(e)) | Fault::Sync(e) => Self::Leave(OpenFault::of(e)),
+            fault => Self::Damaged(fault.to_string()),
+        }
+    }
+}
+
+fn open_checked(
+    options: &Options,
+    dir: &Path,
+    mark: Option<Watermark>,
+    suspect: bool,
+) -> Result<(Tree, Seq), Refused> {
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity(options.cache_bytes)
+        .flush_every_ms(Some(500))
+        .use_compression(false);
+    let sample = if suspect { usize::MAX } else { SAMPLE };
+    on_a_quiet_thread(move || {
+        let tree = Tree(config.open().map_err(Fault::from)?);
+        let last_seq = check(&tree, mark, sample)?;
+        Ok((tree, last_seq))
+    })
+}
+
+/// Runs what may panic on damage, without the panic being printed.
+fn on_a_quiet_thread<T: Send>(
+    work: impl FnOnce() -> Result<T, Refused> + Send,
+) -> Result<T, Refused> {
+    const NAME: &str = "store-open";
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::thread::current().name() != Some(NAME) {
+                loud(panic);
+            }
+        }));
+    });
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name(NAME.to_owned())
+            .spawn_scoped(scope, || catch_unwind(AssertUnwindSafe(work)))
+            .map_err(|e| Refused::Leave(OpenFault::Io(e)))?;
+        match thread.join() {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(Refused::Damaged("panic while opening".to_owned())),
+        }
+    })
+}
+
+/// The invariants that can be had for little. Answers the last seq.
+fn check(tree: &Tree, mark: Option<Watermark>, sample: usize) -> Result<Seq, Refused> {
+    match tree.get(keys::SCHEMA)? {
+        // Nothing was ever written, or the very first opening was interrupted.
+        None if tree.0.is_empty() && mark.is_none() => return Ok(0),
+        None => return Err(Refused::Damaged("store without its schema".to_owned())),
+        Some(schema) => {
+            let found = u32::try_from(record::from_number(&schema)?).unwrap_or(u32::MAX);
+            if found > FORMAT {
+                return Err(Refused::Leave(OpenFault::NewerFormat { found, known: FORMAT }));
+            }
+        }
+    }
+    let last_seq = tree.number(keys::LAST_SEQ)?;
+    if mark.is_some_and(|mark| mark.seq > last_seq) {
+        return Err(Refused::Damaged("store that is behind its watermark".to_owned()));
+    }
+    if let Some(last) = tree.0.scan_prefix(keys::all_feed()).next_back() {
+        let (key, _) = last.map_err(Fault::from)?;
+        if keys::seq_of(&key).is_none_or(|seq| seq > last_seq) {
+            return Err(Refused::Damaged("change after the last".to_owned()));
+        }
+    }
+    for kind in keys::sampled() {
+        let entries = tree.0.scan_prefix([kind]);
+        let tail =
+            tree.0.scan_prefix([kind]).rev().take(if sample == usize::MAX { 0 } else { sample });
+        for entry in entries.take(sample).chain(tail) {
+            let (key, value) = entry.map_err(Fault::from)?;
+            verify(tree, &key, &value)?;
+        }
+    }
+    Ok(last_seq)
+}
+
+/// Whether a value reads back.
+fn verify(tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+    match key.first() {
+        Some(b'e') if keys::event_of(key).is_some() => {
+            tree.large(key)?.map(|large| Row::decode(&large.value)).transpose()?;
+        }
+        // A chunk is read with its row.
+        Some(b'e') => {}
+        Some(b'f') => {
+            let entry = Entry::decode(value)?;
+            if entry.gone.is_none() {
+                let seq = keys::seq_of(key);
+                let row = tree.row(entry.window, entry.id)?;
+                if row.is_none_or(|stored| Some(stored.row.seq) != seq) {
+                    return Err(Fault::Damaged("change without its event"));
+                }
+            }
+        }
+        _ => {
+            record::unseal(value, "record")?;
+        }
+    }
+    Ok(())
+}
+
+/// Draws this opening's incarnation and makes everything so far durable.
+fn begin(
+    path: &Path,
+    dir: &Path,
+    tree: Tree,
+    last_seq: Seq,
+    world: &World,
+    opening: Opening,
+) -> Result<Opened, OpenFault> {
+    let trouble = |fault: Fault| match Refused::from(fault) {
+        Refused::Leave(why) => why,
+        Refused::Damaged(what) => OpenFault::Io(io::Error::other(what)),
+    };
+    let mut incarnations = Vec::new();
+    for entry in tree.0.scan_prefix(keys::incarnations()) {
+        let (_, value) = entry.map_err(|e| trouble(e.into()))?;
+        let numbers = record::unseal(&value, "incarnation").map_err(trouble)?.as_chunks::<8>();
+        let ([id, first], []) = numbers else {
+            return Err(trouble(Fault::Damaged("incarnation")));
+        };
+        let (id, first) = (u64::from_be_bytes(*id), u64::from_be_bytes(*first));
+        incarnations.push(Incarnation { id, first });
+    }
+    // One that gave out nothing need not be remembered. The first is: it owns "the beginning".
+    if incarnations.len() > 1 && incarnations.last().is_some_and(|i| i.first > last_seq) {
+        incarnations.pop();
+    }
+    let new = Incarnation { id: world.number(), first: last_seq + 1 };
+    let number = u32::try_from(incarnations.len()).unwrap_or(u32::MAX);
+    incarnations.push(new);
+    let mut batch = sled::Batch::default();
+    let value = [new.id.to_be_bytes(), new.first.to_be_bytes()].concat();
+    batch.insert(keys::incarnation(number), record::seal(&value));
+    batch.insert(keys::SCHEMA, record::number(FORMAT.into()));
+    let durable = || -> Result<File, Fault> {
+        tree.0.apply_batch(batch)?;
+        tree.0.flush()?;
+        sync(path, dir).map_err(Fault::Sync)
+    };
+    let file = durable().map_err(trouble)?;
+    Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }
+        .write(path)
+        .map_err(OpenFault::of)?;
+    match fs::remove_file(suspicion(path)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenFault::of(e)),
+        _ => {}
+    }
+    let floor = tree.number(keys::FLOOR).map_err(trouble)?;
+    let incarnations = Incarnations(incarnations);
+    Ok(Opened { tree, file, incarnations, last_seq, floor, opening })
+}
+
+/// Syncs the files that sled creates and never syncs, and the directories they are in.
+fn sync(path: &Path, dir: &Path) -> io::Result<File> {
+    let db = File::options().read(true).write(true).open(dir.join("db"))?;
+    db.sync_all()?;
+    for name in ["conf", "blobs"] {
+        match File::open(dir.join(name)) {
+            Ok(file) => file.sync_all()?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    File::open(dir)?.sync_all()?;
+    File::open(path)?.sync_all()?;
+    Ok(db)
+}
+
+/// Makes the directory and its parents, for nobody else to look into.
+fn create_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    let mut at = Some(path);
+    while let Some(dir) = at.filter(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
+        missing.push(dir);
+        at = dir.parent();
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for parent in missing.iter().filter_map(|dir| dir.parent()) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Asks the system whether writing would be allowed, without writing.
+fn probe(path: &Path, dir: &Path) -> Result<(), OpenFault> {
+    use rustix::fs::{Access, access};
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    let file = Access::READ_OK | Access::WRITE_OK;
+    for (path, mode) in [
+        (path.to_owned(), all),
+        (dir.to_owned(), all),
+        (dir.join("db"), file),
+        (dir.join("conf"), file),
+    ] {
+        match access(&path, mode) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(OpenFault::of(e.into())),
+        }
+    }
+    Ok(())
+}
+
+fn drop_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+fn move_aside(path: &Path, dir: &Path, now: Timestamp) -> io::Result<PathBuf> {
+    let stamp = now.strftime("%Y%m%dT%H%M%SZ");
+    let mut aside = path.join(format!("store.damaged.{stamp}"));
+    let mut n = 1;
+    while aside.exists() {
+        n += 1;
+        aside = path.join(format!("store.damaged.{stamp}.{n}"));
+    }
+    fs::rename(dir, &aside)?;
+    File::open(path)?.sync_all()?;
+    Ok(aside)
+}

@@ -1,0 +1,153 @@
+//! Reading a window's events: what overlaps an interval, in order, page by page.
+//!
+//! A page is gathered in one look at the tree, so that an event that moves between two batches
+//! is never missed or shown twice, and completed afterwards.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as At;
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+
+use super::fault::Fault;
+use super::keys;
+use super::look::{self, Master};
+use super::plan::LONG;
+use super::record::{Row, instant, micros};
+use super::tree::Tree;
+use super::{Events, Query};
+use crate::mirror::change::Seq;
+use crate::mirror::page::{EventHash, EventId};
+use crate::mirror::position::WindowId;
+
+/// Rows on their way to a reader, with the masters that complete them.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) rows: Vec<Row>,
+    /// Which of `masters` completes the row in the same place.
+    of: Vec<Option<usize>>,
+    masters: Vec<Row>,
+    /// Where a master stands in `masters`, if it is there at all. The same series can stand in
+    /// several windows.
+    asked: BTreeMap<(WindowId, EventId), Option<usize>>,
+}
+
+impl Gathered {
+    /// Adds a row, and its master unless it is there.
+    pub(super) fn add(&mut self, tree: &Tree, window: WindowId, row: Row) -> Result<(), Fault> {
+        let of = match row.master.as_ref().filter(|_| row.is_bare()) {
+            None => None,
+            Some(id) => match self.asked.entry((window, id.clone())) {
+                At::Occupied(of) => *of.get(),
+                At::Vacant(place) => {
+                    let master = tree.row(window, id.hash())?;
+                    *place.insert(master.map(|stored| {
+                        self.masters.push(stored.row);
+                        self.masters.len() - 1
+                    }))
+                }
+            },
+        };
+        self.rows.push(row);
+        self.of.push(of);
+        Ok(())
+    }
+
+    /// What readers see, in the same order. Each master is cut into its members once.
+    pub(super) fn show(&self) -> Vec<Bytes> {
+        let masters: Vec<Option<Master<'_>>> = self.masters.iter().map(Master::of).collect();
+        let master = |of: Option<usize>| masters.get(of?)?.as_ref();
+        self.rows.iter().zip(&self.of).map(|(row, of)| look::show(row, master(*of))).collect()
+    }
+}
+
+/// Gathers a page, and tells whether there is more after it.
+pub(super) fn gather(tree: &Tree, query: &Query) -> Result<(Gathered, bool), Fault> {
+    let limit = query.limit.max(1);
+    let from = query.from.map_or(i64::MIN, micros);
+    let to = query.to.map_or(i64::MAX, micros);
+    let after = query.after.as_ref().map(|(start, id)| (micros(*start), id));
+    let resume = after.map_or(i64::MIN, |(start, _)| start);
+    let mut gathered = Gathered::default();
+    // Long events that began too early for the look back, then everything else.
+    let near = from.saturating_sub(LONG);
+    let mut ranges: Vec<(RangeInclusive<i64>, bool)> = Vec::new();
+    if near > i64::MIN && resume < near {
+        ranges.push((resume..=near - 1, true));
+    }
+    ranges.push((near.max(resume)..=to, false));
+    let mut page = Page { tree, query, after, limit, tie: Vec::new(), gathered: &mut gathered };
+    for (starts, long) in ranges {
+        if starts.is_empty() {
+            continue;
+        }
+        let (first, last) = if long {
+            (keys::long_from(query.window, *starts.start()), keys::long_from(query.window, near))
+        } else {
+            (keys::time_from(query.window, *starts.start()), keys::time_end(query.window))
+        };
+        for entry in tree.0.range(first..last) {
+            let (key, end) = entry?;
+            let (start, id) = keys::time_of(&key).ok_or(Fault::Damaged("index"))?;
+            let end = <[u8; 8]>::try_from(&*end).map_err(|_| Fault::Damaged("index"))?;
+            let end = i64::from_be_bytes(end);
+            if start >= to && query.to.is_some() {
+                break;
+            }
+            let overlaps = end > from || (start == end && start >= from);
+            if overlaps && page.meet(start, id)? {
+                return Ok((gathered, true));
+            }
+        }
+    }
+    let more = page.close()?;
+    Ok((gathered, more))
+}
+
+/// A page being filled: events of one start are put in the order of their ids before they go on.
+struct Page<'a> {
+    tree: &'a Tree,
+    query: &'a Query,
+    after: Option<(i64, &'a EventId)>,
+    limit: usize,
+    tie: Vec<(i64, EventHash)>,
+    gathered: &'a mut Gathered,
+}
+
+impl Page<'_> {
+    /// Takes the next event; tells whether the page is full and there is more.
+    fn meet(&mut self, start: i64, id: EventHash) -> Result<bool, Fault> {
+        if self.tie.first().is_some_and(|(at, _)| *at != start) && self.close()? {
+            return Ok(true);
+        }
+        self.tie.push((start, id));
+        Ok(false)
+    }
+
+    /// Ends a run of equal starts.
+    fn close(&mut self) -> Result<bool, Fault> {
+        let mut rows = Vec::with_capacity(self.tie.len());
+        for (_, id) in self.tie.drain(..) {
+            let stored = self.tree.row(self.query.window, id)?;
+            rows.push(stored.ok_or(Fault::Damaged("index"))?.row);
+        }
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        for row in rows {
+            if self.after.is_some_and(|(start, id)| (row.start, &row.id) <= (start, id)) {
+                continue;
+            }
+            if self.gathered.rows.len() == self.limit {
+                return Ok(true);
+            }
+            self.gathered.add(self.tree, self.query.window, row)?;
+        }
+        Ok(false)
+    }
+}
+
+/// The answer to a reader.
+pub(super) fn answer(gathered: &Gathered, more: bool, seq: Seq) -> Events {
+    let last = gathered.rows.last().filter(|_| more);
+    let next = last.map(|row| (instant(row.start), row.id.clone()));
+    Events { value: gathered.show(), next, seq }
+}

@@ -1,0 +1,399 @@
+//! The values of the store: each begins with a version byte and a CRC-32 of what follows.
+//!
+//! Events, to-do entries and changes are packed by hand because there are many of them; what
+//! there is one of per window is JSON. A value that does not read back is damage, never a guess.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::fault::Fault;
+use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
+use crate::mirror::page::{EventHash, EventId, Item, Kind, Span};
+use crate::mirror::position::{SegmentIndex, Todo, TodoKey, WindowId};
+use crate::mirror::status::LastResync;
+use crate::mirror::window::{Edge, Edges, Identity, Shape};
+
+const VERSION: u8 = 1;
+const SEAL: usize = 5;
+
+/// Closes a value: version, CRC-32, payload.
+pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SEAL + payload.len());
+    out.push(VERSION);
+    out.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
+    out.extend_from_slice(payload);
+    out
+}
+
+/// Opens what [`seal`] closed.
+pub(super) fn unseal<'a>(value: &'a [u8], what: &'static str) -> Result<&'a [u8], Fault> {
+    match value.split_at_checked(SEAL) {
+        Some(([VERSION, crc @ ..], payload)) if *crc == crc32fast::hash(payload).to_be_bytes() => {
+            Ok(payload)
+        }
+        _ => Err(Fault::Damaged(what)),
+    }
+}
+
+/// A sealed JSON value.
+pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    // Our own records have string keys and finite numbers: they always serialize.
+    seal(&serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// Reads what [`json`] wrote.
+pub(super) fn from_json<T: DeserializeOwned>(value: &[u8], what: &'static str) -> Result<T, Fault> {
+    serde_json::from_slice(unseal(value, what)?).map_err(|_| Fault::Damaged(what))
+}
+
+/// A number of the `m/` keys, sealed.
+pub(super) fn number(value: u64) -> Vec<u8> {
+    seal(&value.to_be_bytes())
+}
+
+/// Reads what [`number`] wrote.
+pub(super) fn from_number(value: &[u8]) -> Result<u64, Fault> {
+    let bytes = unseal(value, "number")?;
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| Fault::Damaged("number"))
+}
+
+/// Microseconds since 1970, as the store keeps instants.
+pub(super) fn micros(at: Timestamp) -> i64 {
+    at.as_microsecond()
+}
+
+/// The instant of microseconds that [`micros`] gave.
+pub(super) fn instant(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
+}
+
+/// What the store keeps of a window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct WindowRecord {
+    pub(super) name: Arc<str>,
+    pub(super) identity: Identity,
+    pub(super) shape: Shape,
+    /// As configured.
+    pub(super) start: Edge,
+    /// As configured.
+    pub(super) end: Edge,
+    /// In force.
+    pub(super) edges: Edges,
+    pub(super) edges_at: Timestamp,
+    /// Segments that the window once had and has no more, as bits: they hold no row.
+    pub(super) retired: u64,
+}
+
+/// A window's counters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Counters {
+    pub(super) events: u64,
+    pub(super) rounds: u64,
+    pub(super) resyncs: u64,
+    pub(super) last_resync: Option<LastResync>,
+    pub(super) last_success: Option<Timestamp>,
+}
+
+/// An event as the store keeps it.
+#[derive(Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) id: EventId,
+    pub(super) kind: Kind,
+    pub(super) master: Option<EventId>,
+    pub(super) etag: Option<Arc<str>>,
+    /// Microseconds.
+    pub(super) start: i64,
+    /// Microseconds.
+    pub(super) end: i64,
+    pub(super) all_day: bool,
+    pub(super) whole: bool,
+    /// The change that readers last saw of it; 0 for masters.
+    pub(super) seq: Seq,
+    /// The segments that hold it, as bits.
+    pub(super) segments: u64,
+    pub(super) content: Bytes,
+}
+
+impl Row {
+    /// An item, held by `segments`.
+    pub(super) fn of(item: &Item, segments: u64) -> Self {
+        Self {
+            id: item.id.clone(),
+            kind: item.kind,
+            master: item.master.clone(),
+            etag: item.etag.clone(),
+            start: micros(item.span.start),
+            end: micros(item.span.end),
+            all_day: item.all_day,
+            whole: item.whole,
+            seq: 0,
+            segments,
+            content: item.content.clone(),
+        }
+    }
+
+    /// The row as an item.
+    pub(super) fn item(&self) -> Item {
+        Item {
+            id: self.id.clone(),
+            kind: self.kind,
+            master: self.master.clone(),
+            etag: self.etag.clone(),
+            span: self.span(),
+            all_day: self.all_day,
+            whole: self.whole,
+            content: self.content.clone(),
+        }
+    }
+
+    /// When it takes place.
+    pub(super) fn span(&self) -> Span {
+        Span { start: instant(self.start), end: instant(self.end) }
+    }
+
+    /// Whether readers are shown it.
+    pub(super) fn is_shown(&self) -> bool {
+        self.kind != Kind::Master
+    }
+
+    /// Whether it needs its master to be shown.
+    pub(super) fn is_bare(&self) -> bool {
+        !self.whole && matches!(self.kind, Kind::Occurrence | Kind::Exception)
+    }
+
+    /// The row as a sealed value.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let kind = match self.kind {
+            Kind::Single => 0,
+            Kind::Occurrence => 1,
+            Kind::Exception => 2,
+            Kind::Master => 3,
+        };
+        let flags = u8::from(self.whole)
+            | u8::from(self.all_day) << 1
+            | u8::from(self.master.is_some()) << 2
+            | u8::from(self.etag.is_some()) << 3;
+        let mut out = Vec::with_capacity(self.content.len() + 512);
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&self.seq.to_be_bytes());
+        out.extend_from_slice(&self.start.to_be_bytes());
+        out.extend_from_slice(&self.end.to_be_bytes());
+        out.extend_from_slice(&self.segments.to_be_bytes());
+        text(&mut out, self.id.as_str());
+        if let Some(master) = &self.master {
+            text(&mut out, master.as_str());
+        }
+        if let Some(etag) = &self.etag {
+            text(&mut out, etag);
+        }
+        out.extend_from_slice(&self.content);
+        seal(&out)
+    }
+
+    /// Reads what [`Row::encode`] wrote, without copying the content.
+    pub(super) fn decode(value: &Bytes) -> Result<Self, Fault> {
+        let payload = unseal(value, "event")?;
+        let mut input = Input(payload);
+        let row = (|| {
+            let kind = match input.u8()? {
+                0 => Kind::Single,
+                1 => Kind::Occurrence,
+                2 => Kind::Exception,
+                3 => Kind::Master,
+                _ => return None,
+            };
+            let flags = input.u8()?;
+            let seq = input.u64()?;
+            let (start, end) = (input.i64()?, input.i64()?);
+            let segments = input.u64()?;
+            let id = EventId::new(input.text()?);
+            let master = if flags & 4 != 0 { Some(EventId::new(input.text()?)) } else { None };
+            let etag = if flags & 8 != 0 { Some(Arc::from(input.text()?)) } else { None };
+            Some(Self {
+                id,
+                kind,
+                master,
+                etag,
+                start,
+                end,
+                all_day: flags & 2 != 0,
+                whole: flags & 1 != 0,
+                seq,
+                segments,
+                content: value.slice(value.len() - input.0.len()..),
+            })
+        })();
+        row.ok_or(Fault::Damaged("event"))
+    }
+}
+
+/// A to-do entry's value; what the key says already is not repeated.
+pub(super) fn todo(todo: &Todo) -> Vec<u8> {
+    match todo {
+        Todo::Series { master, needs_master, needs_listing } => {
+            let mut out = vec![u8::from(*needs_master) | u8::from(*needs_listing) << 1];
+            out.extend_from_slice(master.as_str().as_bytes());
+            seal(&out)
+        }
+        Todo::Waiting { item } => Row::of(item, 0).encode(),
+        Todo::Removal { .. } => seal(&[]),
+    }
+}
+
+/// Reads what [`todo`] wrote.
+pub(super) fn from_todo(key: TodoKey, value: &Bytes) -> Result<Todo, Fault> {
+    let damaged = Fault::Damaged("to-do");
+    match key {
+        TodoKey::Series(_) => {
+            let Some((flags, id)) = unseal(value, "to-do")?.split_first() else {
+                return Err(damaged);
+            };
+            Ok(Todo::Series {
+                master: EventId::new(std::str::from_utf8(id).map_err(|_| damaged)?),
+                needs_master: flags & 1 != 0,
+                needs_listing: flags & 2 != 0,
+            })
+        }
+        TodoKey::Waiting(..) => Ok(Todo::Waiting { item: Row::decode(value)?.item() }),
+        TodoKey::Removal(id) => Ok(Todo::Removal { id }),
+    }
+}
+
+/// One entry of the feed. The content is the event row's own.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    pub(super) window: WindowId,
+    pub(super) id: EventHash,
+    pub(super) kind: ChangeKind,
+    /// Microseconds.
+    pub(super) at: i64,
+    /// Set for removals: neither the row nor, perhaps, the window is there any more.
+    pub(super) gone: Option<Gone>,
+}
+
+/// What a tombstone remembers.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Gone {
+    pub(super) reason: RemovalReason,
+    pub(super) id: EventId,
+    /// The window's name.
+    pub(super) window: Arc<str>,
+}
+
+impl Entry {
+    /// The entry as a sealed value.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        let kind = match (self.kind, self.gone.as_ref().map(|g| g.reason)) {
+            (ChangeKind::Created, _) => 0,
+            (ChangeKind::Updated, _) => 1,
+            (ChangeKind::Removed, Some(RemovalReason::LeftWindow)) => 3,
+            (ChangeKind::Removed, Some(RemovalReason::WindowDropped)) => 4,
+            (ChangeKind::Removed, _) => 2,
+        };
+        out.push(kind);
+        out.extend_from_slice(&self.window.0.to_be_bytes());
+        out.extend_from_slice(&self.id.0);
+        out.extend_from_slice(&self.at.to_be_bytes());
+        if let Some(gone) = &self.gone {
+            text(&mut out, gone.id.as_str());
+            text(&mut out, &gone.window);
+        }
+        seal(&out)
+    }
+
+    /// Reads what [`Entry::encode`] wrote.
+    pub(super) fn decode(value: &[u8]) -> Result<Self, Fault> {
+        let mut input = Input(unseal(value, "change")?);
+        let entry = (|| {
+            let code = input.u8()?;
+            let window = WindowId(u32::from_be_bytes(input.array()?));
+            let id = EventHash(input.array()?);
+            let at = input.i64()?;
+            let (kind, reason) = match code {
+                0 => (ChangeKind::Created, None),
+                1 => (ChangeKind::Updated, None),
+                2 => (ChangeKind::Removed, Some(RemovalReason::Deleted)),
+                3 => (ChangeKind::Removed, Some(RemovalReason::LeftWindow)),
+                4 => (ChangeKind::Removed, Some(RemovalReason::WindowDropped)),
+                _ => return None,
+            };
+            let gone = match reason {
+                Some(reason) => Some(Gone {
+                    reason,
+                    id: EventId::new(input.text()?),
+                    window: Arc::from(input.text()?),
+                }),
+                None => None,
+            };
+            Some(Self { window, id, kind, at, gone })
+        })();
+        entry.ok_or(Fault::Damaged("change"))
+    }
+}
+
+/// The ids of a page of an enumeration, in values of bounded size.
+pub(super) fn seen_parts(ids: &[EventHash]) -> impl Iterator<Item = Vec<u8>> {
+    ids.chunks(4096).map(|part| seal(&part.iter().flat_map(|id| id.0).collect::<Vec<u8>>()))
+}
+
+/// Reads a part that [`seen_parts`] wrote.
+pub(super) fn from_seen(value: &[u8]) -> Result<impl Iterator<Item = EventHash>, Fault> {
+    let (ids, rest) = unseal(value, "seen list")?.as_chunks::<16>();
+    if rest.is_empty() {
+        Ok(ids.iter().copied().map(EventHash))
+    } else {
+        Err(Fault::Damaged("seen list"))
+    }
+}
+
+/// The bit of a segment. There are at most 64 segments.
+pub(super) fn bit(segment: SegmentIndex) -> u64 {
+    1 << (segment & 63)
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    // Texts come out of pages of at most 64 MiB: their length fits.
+    out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// What is left to read.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(n)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[b]| b)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_be_bytes)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let len = u32::from_be_bytes(self.array()?);
+        std::str::from_utf8(self.take(usize::try_from(len).ok()?)?).ok()
+    }
+}

@@ -1,0 +1,116 @@
+//! What leaves in slices: windows that are dropped, tombstones that have grown old.
+//!
+//! Each slice is one small batch that leaves the store whole, so that both can be interrupted
+//! at any instant and simply begun again.
+
+use std::sync::Arc;
+
+use super::attach;
+use super::draft::Draft;
+use super::fault::Fault;
+use super::keys;
+use super::plan::Feed;
+use super::record::{self, Entry};
+use super::tree::Tree;
+use crate::mirror::change::{RemovalReason, Seq};
+use crate::mirror::commit::Outcome;
+use crate::mirror::page::EventHash;
+use crate::mirror::position::WindowId;
+
+/// Rows or tombstones a slice takes.
+const SLICE: usize = 256;
+
+/// How far the dropping of a window has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// Free the name.
+    Mark,
+    /// Bury the instances after this one. Masters stay: what is still shown needs them.
+    Bury(Option<EventHash>),
+    /// Delete what is left, a kind at a time.
+    Clear(usize),
+}
+
+/// Plans one slice; answers the last seq given out and the next step.
+pub(super) fn drop_slice(
+    tree: &Tree,
+    window: WindowId,
+    at: i64,
+    step: Step,
+    last_seq: Seq,
+    draft: &mut Draft,
+) -> Result<(Seq, Option<Step>), Fault> {
+    match step {
+        Step::Mark => {
+            if let Some(record) = tree.window(window)? {
+                attach::leave(window, &record, draft);
+                return Ok((last_seq, Some(Step::Bury(None))));
+            }
+            Ok((last_seq, tree.leaving(window)?.map(|_| Step::Bury(None))))
+        }
+        Step::Bury(after) => {
+            let name = tree.leaving(window)?.map_or_else(|| Arc::from(""), |r| r.name);
+            let outcome = Outcome::default();
+            let mut feed = Feed { draft, tree, window, name, at, seq: last_seq, outcome };
+            let rows = tree.rows(window, after, SLICE)?;
+            for (id, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
+                feed.bury(*id, &stored.row, RemovalReason::WindowDropped);
+                feed.write(*id, Some(stored), None);
+            }
+            let seq = feed.seq;
+            if seq != last_seq {
+                draft.put(keys::LAST_SEQ.to_vec(), record::number(seq));
+            }
+            let next = match rows.last() {
+                Some((id, _)) if rows.len() == SLICE => Step::Bury(Some(*id)),
+                _ => Step::Clear(0),
+            };
+            Ok((seq, Some(next)))
+        }
+        Step::Clear(kind) => {
+            let Some(prefix) = keys::leftovers(window).into_iter().nth(kind) else {
+                draft.delete(keys::counters(window));
+                draft.delete(keys::leaving(window));
+                return Ok((last_seq, None));
+            };
+            let mut taken = 0;
+            for key in tree.keys(&prefix).take(SLICE) {
+                draft.delete(key?.to_vec());
+                taken += 1;
+            }
+            Ok((last_seq, Some(Step::Clear(if taken == SLICE { kind } else { kind + 1 }))))
+        }
+    }
+}
+
+/// Plans the trimming of the oldest tombstones, as far as they were written before `before`
+/// (microseconds). Answers how many leave, the new floor, and whether there may be more.
+///
+/// Seqs and not times decide the order: a tombstone behind a younger one waits for it.
+pub(super) fn trim_slice(
+    tree: &Tree,
+    before: i64,
+    draft: &mut Draft,
+) -> Result<(u64, Option<Seq>, bool), Fault> {
+    let mut floor = None;
+    let mut trimmed = 0;
+    for entry in tree.0.scan_prefix(keys::ages()).take(SLICE) {
+        let (key, value) = entry?;
+        let seq = keys::seq_of(&key).ok_or(Fault::Damaged("age"))?;
+        let at = <[u8; 8]>::try_from(&*value).map_err(|_| Fault::Damaged("age"))?;
+        if i64::from_be_bytes(at) >= before {
+            break;
+        }
+        if let Some(Entry { window, id, .. }) = tree.entry(seq)? {
+            draft.delete(keys::tombstone(window, id));
+        }
+        draft.delete(keys::feed(seq));
+        draft.delete(key.to_vec());
+        floor = Some(seq);
+        trimmed += 1;
+    }
+    if let Some(floor) = floor {
+        draft.put(keys::FLOOR.to_vec(), record::number(floor));
+    }
+    Ok((trimmed, floor, trimmed == 256))
+}

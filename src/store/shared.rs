@@ -1,0 +1,288 @@
+//! What the writer thread and the readers have in common.
+//!
+//! Readers look at the tree under a guard that the writer takes to apply a batch, so that no
+//! look sees half of one; and what they saw is told only once it is durable, so that nothing told
+//! can be taken back by a crash.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+use super::cursor::Incarnations;
+use super::fault::{Fault, StoreError};
+use super::tree::Tree;
+use crate::mirror::change::Seq;
+use crate::mirror::position::WindowId;
+use crate::world::World;
+
+/// See the module.
+pub(super) struct Shared {
+    pub(super) path: PathBuf,
+    pub(super) world: World,
+    pub(super) incarnations: Incarnations,
+    /// The tree while the store is open.
+    tree: RwLock<Option<Tree>>,
+    /// The number of the group whose batch was applied last.
+    applied: AtomicU64,
+    /// The number of the last group that is durable.
+    durable_group: watch::Sender<u64>,
+    durable: watch::Sender<Seq>,
+    floor: AtomicU64,
+    /// Set once the store can no longer be used.
+    over: watch::Sender<Option<StoreError>>,
+    /// Lazy commits that are on their way, by window.
+    lingering: Mutex<BTreeMap<WindowId, usize>>,
+}
+
+impl Shared {
+    /// The common part of a store that was just opened.
+    pub(super) fn new(
+        path: PathBuf,
+        world: World,
+        incarnations: Incarnations,
+        tree: Tree,
+        last_seq: Seq,
+        floor: Seq,
+    ) -> Self {
+        Self {
+            path,
+            world,
+            incarnations,
+            tree: RwLock::new(Some(tree)),
+            applied: AtomicU64::new(0),
+            durable_group: watch::Sender::new(0),
+            durable: watch::Sender::new(last_seq),
+            floor: AtomicU64::new(floor),
+            over: watch::Sender::new(None),
+            lingering: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    // === for the writer ===
+
+    /// Applies a batch of a group, unseen by readers until it is whole.
+    pub(super) fn apply(&self, group: u64, batch: sled::Batch) -> Result<(), Fault> {
+        let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(tree) = &*tree else { return Ok(()) };
+        self.applied.store(group, Ordering::Release);
+        Ok(tree.0.apply_batch(batch)?)
+    }
+
+    /// Says that a group is durable, and the last seq with it.
+    pub(super) fn publish(&self, group: u64, seq: Seq) {
+        self.durable_group.send_replace(group);
+        self.durable.send_if_modified(|durable| {
+            let news = *durable != seq;
+            *durable = seq;
+            news
+        });
+    }
+
+    /// Raises the floor. Done before the batch that does it, so that no cursor slips below.
+    pub(super) fn raise_floor(&self, floor: Seq) {
+        self.floor.fetch_max(floor, Ordering::AcqRel);
+    }
+
+    /// Ends the store for everybody; the first reason stands.
+    pub(super) fn end(&self, why: StoreError) {
+        self.over.send_if_modified(|over| {
+            let first = over.is_none();
+            if first {
+                *over = Some(why);
+            }
+            first
+        });
+    }
+
+    /// Lets go of the tree. Waits for readers that are looking at it.
+    pub(super) fn release(&self) {
+        *self.tree.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    // === for everybody ===
+
+    /// The last durable seq, to watch.
+    pub(super) fn durable(&self) -> watch::Receiver<Seq> {
+        self.durable.subscribe()
+    }
+
+    /// The last durable seq.
+    pub(super) fn durable_seq(&self) -> Seq {
+        *self.durable.borrow()
+    }
+
+    /// The highest seq of a trimmed tombstone.
+    pub(super) fn floor(&self) -> Seq {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    /// Why the store is over, if it is.
+    pub(super) fn over(&self) -> Option<StoreError> {
+        self.over.borrow().clone()
+    }
+
+    /// Resolves when the store is over.
+    pub(super) async fn ended(&self) -> StoreError {
+        let mut over = self.over.subscribe();
+        match over.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or(StoreError::Closed),
+            Err(_) => StoreError::Closed,
+        }
+    }
+
+    /// Damage or trouble found while reading: the store is over, and where its bytes are wrong
+    /// the next opening is told to look closely.
+    pub(super) fn condemn(&self, fault: &Fault) -> StoreError {
+        let why = fault.told();
+        if fault.is_damage() {
+            tracing::error!(fault = %fault, "store is damaged, restart rebuilds it");
+            if let Err(error) = std::fs::write(super::open::suspicion(&self.path), b"") {
+                tracing::warn!(%error, "suspicion could not be noted");
+            }
+        }
+        self.end(why.clone());
+        why
+    }
+
+    /// One look at the tree that no batch interrupts; keep it short. Answers the number of the
+    /// group whose batch it may have seen.
+    pub(super) fn look<T>(
+        &self,
+        look: impl FnOnce(&Tree) -> Result<T, Fault>,
+    ) -> Result<(T, u64), StoreError> {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(tree) = &*tree else {
+            return Err(self.over().unwrap_or(StoreError::Closed));
+        };
+        let applied = self.applied.load(Ordering::Acquire);
+        look(tree).map(|value| (value, applied)).map_err(|fault| self.condemn(&fault))
+    }
+
+    /// Reads on a thread that may block, and answers once all that was read is durable.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Self) -> Result<(T, u64), StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if let Some(why) = self.over() {
+            return Err(why);
+        }
+        let _hold = self.world.hold();
+        let shared = self.clone();
+        let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
+            Ok(read) => read?,
+            // sled panics on some kinds of damage.
+            Err(_) => return Err(self.condemn(&Fault::Damaged("tree"))),
+        };
+        let mut durable = self.durable_group.subscribe();
+        tokio::select! {
+            biased;
+            _ = durable.wait_for(|group| *group >= applied) => Ok(value),
+            why = self.ended() => Err(why),
+        }
+    }
+
+    /// Notes a lazy commit that is on its way, until the answer is dropped.
+    pub(super) fn linger(self: &Arc<Self>, window: WindowId) -> Lingering {
+        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        *lingering.entry(window).or_default() += 1;
+        Lingering { shared: self.clone(), window }
+    }
+
+    /// Whether a lazy commit of a window is on its way.
+    pub(super) fn lingers(&self, window: WindowId) -> bool {
+        let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        lingering.contains_key(&window)
+    }
+}
+
+/// A lazy commit on its way.
+pub(super) struct Lingering {
+    shared: Arc<Shared>,
+    window: WindowId,
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let mut lingering = self.shared.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = lingering.get_mut(&self.window) {
+            *count -= 1;
+            if *count == 0 {
+                lingering.remove(&self.window);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use crate::store::record;
+
+    const KEY: &[u8] = b"m/test";
+
+    fn shared(dir: &tempfile::TempDir) -> Arc<Shared> {
+        let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
+        let incarnations = Incarnations(Vec::new());
+        let (path, world) = (dir.path().to_owned(), World::real());
+        Arc::new(Shared::new(path, world, incarnations, Tree(db), 0, 0))
+    }
+
+    fn number(value: u64) -> sled::Batch {
+        let mut batch = sled::Batch::default();
+        batch.insert(KEY, record::number(value));
+        batch
+    }
+
+    fn reading(shared: &Arc<Shared>) -> tokio::task::JoinHandle<Result<u64, StoreError>> {
+        let shared = shared.clone();
+        tokio::spawn(async move { shared.read(|s| s.look(|tree| tree.number(KEY))).await })
+    }
+
+    /// Lets a read get as far as it can while the writer stands still.
+    async fn let_it_look(shared: &Arc<Shared>) {
+        while shared.durable_group.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_before_it_is_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        shared.apply(1, number(1)).unwrap();
+        let read = reading(&shared);
+        let_it_look(&shared).await;
+        assert!(!read.is_finished(), "applied, not durable");
+        shared.publish(1, 7);
+        assert_eq!(read.await.unwrap().unwrap(), 1);
+        assert_eq!(shared.durable_seq(), 7);
+    }
+
+    #[tokio::test]
+    async fn what_was_never_durable_is_never_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        shared.apply(1, number(1)).unwrap();
+        let read = reading(&shared);
+        let_it_look(&shared).await;
+        shared.end(StoreError::Failed("sync".into()));
+        assert!(matches!(read.await.unwrap(), Err(StoreError::Failed(_))));
+        assert!(matches!(reading(&shared).await.unwrap(), Err(StoreError::Failed(_))));
+        assert!(matches!(shared.ended().await, StoreError::Failed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_reading_condemns_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        let read = shared.read(|_| -> Result<((), u64), StoreError> {
+            std::panic::resume_unwind(Box::new("as sled does"))
+        });
+        assert!(matches!(read.await, Err(StoreError::Failed(_))));
+        assert!(super::super::open::suspicion(dir.path()).exists());
+    }
+}

@@ -1,0 +1,245 @@
+//! Reading the tree: every kind of value by its key, checked.
+//!
+//! Says nothing about durability or about half-applied batches: that is `reader`'s business.
+//! The writer thread reads here too, being the only one with a settled view.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::SeriesRow;
+use super::draft;
+use super::fault::Fault;
+use super::keys;
+use super::record::{self, Counters, Entry, Row, WindowRecord};
+use crate::mirror::change::Seq;
+use crate::mirror::commit::Known;
+use crate::mirror::page::{EventHash, Kind};
+use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
+
+/// The one tree.
+#[derive(Clone, Debug)]
+pub(super) struct Tree(pub(super) sled::Db);
+
+/// A value that may have been split.
+pub(super) struct Large {
+    /// Put together again.
+    pub(super) value: Bytes,
+    /// Chunks beside the first.
+    pub(super) chunks: u16,
+}
+
+/// A row and where it stands.
+pub(super) struct Stored {
+    pub(super) row: Row,
+    pub(super) chunks: u16,
+}
+
+impl Tree {
+    /// A value as it stands.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, Fault> {
+        Ok(self.0.get(key)?)
+    }
+
+    /// A number of the `m/` keys; 0 if never written.
+    pub(super) fn number(&self, key: &[u8]) -> Result<u64, Fault> {
+        self.get(key)?.map_or(Ok(0), |v| record::from_number(&v))
+    }
+
+    /// A live window's record.
+    pub(super) fn window(&self, window: WindowId) -> Result<Option<WindowRecord>, Fault> {
+        self.get(&keys::window(window))?.map(|v| record::from_json(&v, "window")).transpose()
+    }
+
+    /// The record of a window that is being dropped.
+    pub(super) fn leaving(&self, window: WindowId) -> Result<Option<WindowRecord>, Fault> {
+        self.get(&keys::leaving(window))?.map(|v| record::from_json(&v, "window")).transpose()
+    }
+
+    /// A window's counters.
+    pub(super) fn counters(&self, window: WindowId) -> Result<Counters, Fault> {
+        self.get(&keys::counters(window))?
+            .map_or(Ok(Counters::default()), |v| record::from_json(&v, "counters"))
+    }
+
+    /// A segment's position.
+    pub(super) fn position(
+        &self,
+        window: WindowId,
+        segment: SegmentIndex,
+    ) -> Result<Option<Position>, Fault> {
+        self.get(&keys::position(window, segment))?
+            .map(|v| record::from_json(&v, "position"))
+            .transpose()
+    }
+
+    /// Every segment's position.
+    pub(super) fn positions(
+        &self,
+        window: WindowId,
+    ) -> Result<Vec<(SegmentIndex, Position)>, Fault> {
+        self.0
+            .scan_prefix(keys::positions(window))
+            .map(|entry| {
+                let (key, value) = entry?;
+                let segment = keys::position_segment(&key).ok_or(Fault::Damaged("position"))?;
+                Ok((segment, record::from_json(&value, "position")?))
+            })
+            .collect()
+    }
+
+    /// A value that may have been split.
+    pub(super) fn large(&self, key: &[u8]) -> Result<Option<Large>, Fault> {
+        self.get(key)?.map(|head| self.joined(key, head)).transpose()
+    }
+
+    fn joined(&self, key: &[u8], head: sled::IVec) -> Result<Large, Fault> {
+        let (chunks, at) = draft::head(&head).ok_or(Fault::Damaged("value"))?;
+        if chunks == 0 {
+            return Ok(Large { value: Bytes::from_owner(head).slice(at..), chunks });
+        }
+        let mut value = head[at..].to_vec();
+        for number in 1..=chunks {
+            let part = self.get(&keys::chunk(key, number))?.ok_or(Fault::Damaged("value"))?;
+            value.extend_from_slice(&part);
+        }
+        Ok(Large { value: value.into(), chunks })
+    }
+
+    /// An event's row.
+    pub(super) fn row(&self, window: WindowId, id: EventHash) -> Result<Option<Stored>, Fault> {
+        self.large(&keys::event(window, id))?.map(stored).transpose()
+    }
+
+    /// What is known of an id.
+    pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<Known, Fault> {
+        let Some(Stored { row, .. }) = self.row(window, id)? else {
+            // Whole occurrences need no master, so it may never have been stored.
+            let named = !self.instances(window, id)?.is_empty();
+            return Ok(if named { Known::Master } else { Known::Unknown });
+        };
+        Ok(match (row.kind, row.master) {
+            (Kind::Master, _) => Known::Master,
+            (Kind::Occurrence | Kind::Exception, Some(master)) => Known::Instance { master },
+            _ => Known::Single,
+        })
+    }
+
+    /// The rows of a series that a segment holds.
+    pub(super) fn series(
+        &self,
+        window: WindowId,
+        segment: SegmentIndex,
+        master: EventHash,
+    ) -> Result<Vec<SeriesRow>, Fault> {
+        let mut series = Vec::new();
+        for id in self.instances(window, master)? {
+            let Stored { row, .. } = self.row(window, id)?.ok_or(Fault::Damaged("series"))?;
+            if row.segments & record::bit(segment) != 0 {
+                series.push(SeriesRow { id, kind: row.kind, span: row.span() });
+            }
+        }
+        Ok(series)
+    }
+
+    /// Every window's name and number, and whether it is being dropped; by number.
+    pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, Fault> {
+        let mut windows = Vec::new();
+        for (prefix, leaving) in [(keys::windows(), false), (keys::all_leaving(), true)] {
+            for entry in self.0.scan_prefix(prefix) {
+                let (key, value) = entry?;
+                let id = keys::window_of(&key).ok_or(Fault::Damaged("window"))?;
+                let record: WindowRecord = record::from_json(&value, "window")?;
+                windows.push((record.name, id, leaving));
+            }
+        }
+        windows.sort_by_key(|(_, id, _)| *id);
+        Ok(windows)
+    }
+
+    /// At most `limit` rows of a window in the order of their hashes, after one of them.
+    pub(super) fn rows(
+        &self,
+        window: WindowId,
+        after: Option<EventHash>,
+        limit: usize,
+    ) -> Result<Vec<(EventHash, Stored)>, Fault> {
+        let prefix = keys::events(window);
+        let from = after.map_or_else(|| prefix.clone(), |id| keys::event(window, id));
+        let mut rows = Vec::new();
+        for entry in self.0.range(from..) {
+            let (key, value) = entry?;
+            if !key.starts_with(&prefix) || rows.len() == limit {
+                break;
+            }
+            match keys::event_of(&key) {
+                Some(id) if Some(id) != after => {
+                    rows.push((id, stored(self.joined(&key, value)?)?));
+                }
+                _ => {}
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The instances of a series, by hash.
+    pub(super) fn instances(
+        &self,
+        window: WindowId,
+        master: EventHash,
+    ) -> Result<Vec<EventHash>, Fault> {
+        self.keys(&keys::instances(window, master))
+            .map(|key| keys::instance_of(&key?).ok_or(Fault::Damaged("series")))
+            .collect()
+    }
+
+    /// The keys below a prefix.
+    pub(super) fn keys(&self, prefix: &[u8]) -> impl Iterator<Item = Result<sled::IVec, Fault>> {
+        self.0.scan_prefix(prefix).keys().map(|key| Ok(key?))
+    }
+
+    /// A segment's to-do.
+    pub(super) fn todos(
+        &self,
+        window: WindowId,
+        segment: SegmentIndex,
+    ) -> Result<Vec<Todo>, Fault> {
+        let mut todos = Vec::new();
+        for entry in self.0.scan_prefix(keys::todos(window, segment)) {
+            let (key, value) = entry?;
+            // Chunks are read with what they are chunks of.
+            if let Some(todo) = keys::todo_of(&key) {
+                todos.push(record::from_todo(todo, &self.joined(&key, value)?.value)?);
+            }
+        }
+        Ok(todos)
+    }
+
+    /// Every id in a segment's seen lists, sorted.
+    pub(super) fn seen(
+        &self,
+        window: WindowId,
+        segment: SegmentIndex,
+    ) -> Result<Vec<EventHash>, Fault> {
+        let mut seen = Vec::new();
+        for entry in self.0.scan_prefix(keys::seen_all(window, segment)) {
+            seen.extend(record::from_seen(&entry?.1)?);
+        }
+        seen.sort_unstable();
+        Ok(seen)
+    }
+
+    /// An entry of the feed.
+    pub(super) fn entry(&self, seq: Seq) -> Result<Option<Entry>, Fault> {
+        self.get(&keys::feed(seq))?.map(|v| Entry::decode(&v)).transpose()
+    }
+
+    /// Where the tombstone of an id stands in the feed.
+    pub(super) fn tombstone(&self, window: WindowId, id: EventHash) -> Result<Option<Seq>, Fault> {
+        self.get(&keys::tombstone(window, id))?.map(|v| record::from_number(&v)).transpose()
+    }
+}
+
+fn stored(large: Large) -> Result<Stored, Fault> {
+    Ok(Stored { row: Row::decode(&large.value)?, chunks: large.chunks })
+}

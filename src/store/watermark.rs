@@ -1,0 +1,99 @@
+//! A small file beside the store that says how far it had got.
+//!
+//! sled opens a file that lost its tail without a word. So every few seconds, after a commit is
+//! durable, its last seq is written here, and a store that is found to be behind it is damaged.
+//! The file also carries the format, so that an older program leaves a newer store alone without
+//! opening it.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::record;
+use crate::mirror::change::Seq;
+
+/// The format of the whole store that this program writes.
+pub(super) const FORMAT: u32 = 1;
+
+/// How far a store had got at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Watermark {
+    pub(super) format: u32,
+    pub(super) seq: Seq,
+    pub(super) incarnation: u64,
+}
+
+/// What stands in the file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// There is none.
+    Nothing,
+    /// It cannot be read: it guards nothing.
+    Unreadable,
+    /// A newer program wrote it.
+    Newer(u32),
+    /// It can.
+    Mark(Watermark),
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("watermark")
+}
+
+impl Watermark {
+    /// Reads the file of a store's directory.
+    ///
+    /// # Errors
+    /// Where the operating system refuses; a missing or garbled file is no error.
+    pub(super) fn read(dir: &Path) -> io::Result<Found> {
+        let bytes = match fs::read(path(dir)) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(e) => return Err(e),
+        };
+        // Whatever else a newer format changes, it keeps `format`.
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        match record::from_json::<Format>(&bytes, "watermark") {
+            Ok(f) if f.format > FORMAT => return Ok(Found::Newer(f.format)),
+            _ => {}
+        }
+        Ok(record::from_json(&bytes, "watermark").map_or(Found::Unreadable, Found::Mark))
+    }
+
+    /// Replaces the file, durably.
+    ///
+    /// # Errors
+    /// Where the operating system refuses; the old file is then still there.
+    pub(super) fn write(self, dir: &Path) -> io::Result<()> {
+        let new = dir.join("watermark.new");
+        let mut file = File::create(&new)?;
+        file.write_all(&record::json(&self))?;
+        file.sync_all()?;
+        fs::rename(&new, path(dir))?;
+        File::open(dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Nothing);
+        let mark = Watermark { format: FORMAT, seq: 42, incarnation: u64::MAX };
+        mark.write(dir.path()).unwrap();
+        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Mark(mark));
+        Watermark { format: FORMAT + 1, ..mark }.write(dir.path()).unwrap();
+        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Newer(FORMAT + 1));
+        fs::write(path(dir.path()), b"garbage").unwrap();
+        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Unreadable);
+    }
+}

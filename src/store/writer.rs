@@ -1,0 +1,377 @@
+//! The one thread that writes.
+//!
+//! What waits is written as a group: each run of commits of different windows is one atomic
+//! batch, then all of it is flushed, then synced (sled's flush alone does not reach the disk's
+//! own cache), then published, then answered. Nothing is answered before it is durable. Any error
+//! of these steps ends the store: a failed sync cannot be tried again.
+//!
+//! Lazy commits wait here without a clock: whoever sent one sends [`Job::Flush`] when it has
+//! waited long enough.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::draft::Draft;
+use super::fault::{Fault, StoreError};
+use super::keys;
+use super::plan::{self, Planned, Refusal};
+use super::record;
+use super::removal::{self, Step};
+use super::shared::{Lingering, Shared};
+use super::space::Space;
+use super::tree::Tree;
+use super::watermark::{self, Watermark};
+use super::{Attached, Wanted, attach};
+use crate::mirror::change::Seq;
+use crate::mirror::commit::{Commit, Outcome};
+use crate::mirror::position::WindowId;
+use crate::mirror::window::Edges;
+
+/// The most commits in one batch. 256 of them took 4 ms to be durable; more only wait longer.
+const COMMITS: usize = 256;
+/// About the most bytes in one batch; one commit is never split.
+const BYTES: usize = 1 << 20;
+/// Windows made known in one batch.
+const WINDOWS: usize = 1024;
+/// How often the watermark is written.
+const WATERMARK: Duration = Duration::from_secs(2);
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+
+/// What the writer is asked to do.
+pub(super) enum Job {
+    /// Write a commit; `lingering` is set for lazy ones.
+    Commit { commit: Box<Commit>, lingering: Option<Lingering>, reply: Reply<Outcome> },
+    /// Make windows known.
+    Attach { wanted: Vec<Wanted>, at: Timestamp, reply: Reply<Vec<Attached>> },
+    /// Move a window's edges.
+    Move { window: WindowId, edges: Edges, at: Timestamp, reply: Reply<()> },
+    /// One slice of dropping a window; answers the next step.
+    Drop { window: WindowId, at: Timestamp, step: Step, reply: Reply<Option<Step>> },
+    /// One slice of trimming; answers how many left and whether there may be more.
+    Trim { before: Timestamp, reply: Reply<(u64, bool)> },
+    /// Write what lingers.
+    Flush { reply: Reply<()> },
+    /// Write what lingers and stop.
+    Close { reply: oneshot::Sender<()> },
+}
+
+/// See the module.
+pub(super) struct Writer<P> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tree: Tree,
+    /// The tree's file, to sync it.
+    pub(super) file: File,
+    pub(super) jobs: mpsc::Receiver<Job>,
+    pub(super) space: Space<P>,
+    pub(super) last_seq: Seq,
+    pub(super) group: u64,
+    pub(super) lingering: Vec<Job>,
+    pub(super) marked: (Seq, Instant),
+}
+
+/// A group on its way.
+struct Group {
+    draft: Draft,
+    /// The windows that the draft's commits are of.
+    windows: BTreeSet<WindowId>,
+    answers: Vec<Answer>,
+    /// Released when the group is durable.
+    lingering: Vec<Lingering>,
+}
+
+impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
+    /// Works until closed, or until nobody can send any more. Answers whom to tell that the
+    /// store is closed, once everything of it has been dropped.
+    pub(super) fn run(&mut self) -> Option<oneshot::Sender<()>> {
+        let mut closing = None;
+        while closing.is_none() {
+            let Some(first) = self.jobs.blocking_recv() else { break };
+            let mut urgent = Vec::new();
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some(job) = next {
+                bytes += weight(&job);
+                match job {
+                    Job::Close { reply } => {
+                        closing = Some(reply);
+                        break;
+                    }
+                    Job::Commit { lingering: Some(_), .. } => self.lingering.push(job),
+                    job => urgent.push(job),
+                }
+                let full = urgent.len() + self.lingering.len() >= COMMITS || bytes >= BYTES;
+                next = if full { None } else { self.jobs.try_recv().ok() };
+            }
+            let waiting = self.lingering.len() >= COMMITS || bytes >= BYTES;
+            if urgent.is_empty() && !waiting && closing.is_none() {
+                continue;
+            }
+            self.write(urgent);
+        }
+        self.write(Vec::new());
+        self.jobs.close();
+        if self.shared.over().is_none() {
+            self.mark(true);
+            self.shared.end(StoreError::Closed);
+        }
+        while let Ok(job) = self.jobs.try_recv() {
+            refuse(job, &self.shared.over().unwrap_or(StoreError::Closed));
+        }
+        closing
+    }
+
+    /// Writes what lingers and what is urgent, in this order, as one group.
+    fn write(&mut self, urgent: Vec<Job>) {
+        let mut jobs = std::mem::take(&mut self.lingering);
+        jobs.extend(urgent);
+        if jobs.is_empty() {
+            return;
+        }
+        if let Some(why) = self.shared.over() {
+            for job in jobs {
+                refuse(job, &why);
+            }
+            return;
+        }
+        let writes = jobs.iter().filter(|j| !matches!(j, Job::Flush { .. })).count();
+        if writes > 0 && !self.space.allows(writes) {
+            for job in jobs {
+                refuse(job, &StoreError::Full);
+            }
+            return;
+        }
+        self.group += 1;
+        let mut group = Group {
+            draft: Draft::default(),
+            windows: BTreeSet::new(),
+            answers: Vec::with_capacity(jobs.len()),
+            lingering: Vec::new(),
+        };
+        let done = self.perform(jobs, &mut group).and_then(|()| self.make_durable(&mut group));
+        let failed = done.err().map(|fault| {
+            tracing::error!(fault = %fault, "store cannot be written");
+            self.shared.condemn(&fault)
+        });
+        if failed.is_none() {
+            self.shared.publish(self.group, self.last_seq);
+        }
+        for answer in group.answers {
+            answer(failed.as_ref());
+        }
+        drop(group.lingering);
+        if failed.is_none() {
+            self.mark(false);
+        }
+    }
+
+    fn perform(&mut self, jobs: Vec<Job>, group: &mut Group) -> Result<(), Fault> {
+        let mut fault = None;
+        for job in jobs {
+            if fault.is_none() {
+                if let Err(e) = self.job(job, group) {
+                    fault = Some(e);
+                }
+            } else {
+                // Still owed an answer: the failure of the group.
+                owe(job, group);
+            }
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn job(&mut self, job: Job, group: &mut Group) -> Result<(), Fault> {
+        match job {
+            Job::Commit { commit, lingering, reply } => {
+                group.lingering.extend(lingering);
+                let window = commit.window;
+                if group.windows.len() >= COMMITS
+                    || group.draft.bytes() >= BYTES
+                    || !group.windows.insert(window)
+                {
+                    self.apply(group)?;
+                    group.windows.insert(window);
+                }
+                let planned = plan::plan(&self.tree, self.last_seq, &commit);
+                let (outcome, fault) = match planned {
+                    Ok(Planned { draft, outcome, last_seq }) => {
+                        group.draft.merge(draft);
+                        self.last_seq = last_seq;
+                        (Ok(outcome), None)
+                    }
+                    Err(Refusal::Told(why)) => (Err(why), None),
+                    Err(Refusal::Fault(fault)) => (Err(fault.told()), Some(fault)),
+                };
+                group.answers.push(answer(reply, outcome));
+                fault.map_or(Ok(()), Err)
+            }
+            Job::Attach { wanted, at, reply } => {
+                let attached = self.attach(group, &wanted, at);
+                settle(group, reply, attached)
+            }
+            Job::Move { window, edges, at, reply } => {
+                self.apply(group)?;
+                let mut draft = Draft::default();
+                let moved = attach::move_edges(&self.tree, window, edges, at, &mut draft);
+                group.draft.merge(draft);
+                match moved {
+                    Ok(None) => {
+                        group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
+                        Ok(())
+                    }
+                    moved => settle(group, reply, moved.map(|_| ())),
+                }?;
+                self.apply(group)
+            }
+            Job::Drop { window, at, step, reply } => {
+                self.apply(group)?;
+                let mut draft = Draft::default();
+                let (tree, at, last) = (&self.tree, record::micros(at), self.last_seq);
+                let slice = removal::drop_slice(tree, window, at, step, last, &mut draft);
+                group.draft.merge(draft);
+                if let Ok((seq, _)) = slice {
+                    self.last_seq = seq;
+                }
+                settle(group, reply, slice.map(|(_, next)| next))?;
+                self.apply(group)
+            }
+            Job::Trim { before, reply } => {
+                self.apply(group)?;
+                let mut draft = Draft::default();
+                let slice = removal::trim_slice(&self.tree, record::micros(before), &mut draft);
+                group.draft.merge(draft);
+                if let Ok((_, Some(floor), _)) = slice {
+                    self.shared.raise_floor(floor);
+                }
+                settle(group, reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
+                self.apply(group)
+            }
+            Job::Flush { reply } => settle(group, reply, Ok(())),
+            Job::Close { reply } => {
+                // Never grouped; dropping the reply tells as much.
+                drop(reply);
+                Ok(())
+            }
+        }
+    }
+
+    fn attach(
+        &mut self,
+        group: &mut Group,
+        wanted: &[Wanted],
+        at: Timestamp,
+    ) -> Result<Vec<Attached>, Fault> {
+        self.apply(group)?;
+        let mut leaving = std::collections::BTreeMap::new();
+        for entry in self.tree.0.scan_prefix(keys::all_leaving()) {
+            let (key, value) = entry?;
+            let id = keys::window_of(&key).ok_or(Fault::Damaged("window"))?;
+            let record: record::WindowRecord = record::from_json(&value, "window")?;
+            leaving.insert(record.name, id);
+        }
+        let next = self.tree.number(keys::NEXT_WINDOW)?;
+        let mut next = u32::try_from(next).unwrap_or(u32::MAX).max(1);
+        let mut all = Vec::with_capacity(wanted.len());
+        for slice in wanted.chunks(WINDOWS) {
+            for wanted in slice {
+                let find = |name: &str| leaving.get(name).copied();
+                let draft = &mut group.draft;
+                all.push(attach::attach(&self.tree, wanted, at, &mut next, find, draft)?);
+            }
+            self.apply(group)?;
+        }
+        Ok(all)
+    }
+
+    fn apply(&mut self, group: &mut Group) -> Result<(), Fault> {
+        group.windows.clear();
+        if group.draft.is_empty() {
+            return Ok(());
+        }
+        let draft = std::mem::take(&mut group.draft);
+        self.shared.apply(self.group, draft.into_batch())
+    }
+
+    fn make_durable(&mut self, group: &mut Group) -> Result<(), Fault> {
+        self.apply(group)?;
+        self.tree.0.flush()?;
+        self.file.sync_data().map_err(Fault::Sync)
+    }
+
+    /// Writes the watermark, if it is time to or the store is being closed.
+    fn mark(&mut self, closing: bool) {
+        let (seq, at) = self.marked;
+        if !closing && (self.last_seq == seq || at.elapsed() < WATERMARK) {
+            return;
+        }
+        let incarnation = self.shared.incarnations.current();
+        let mark = Watermark { format: watermark::FORMAT, seq: self.last_seq, incarnation };
+        match mark.write(&self.shared.path) {
+            Ok(()) => self.marked = (self.last_seq, Instant::now()),
+            // An old watermark guards less, but guards.
+            Err(error) => tracing::warn!(%error, "watermark could not be written"),
+        }
+    }
+}
+
+/// Roughly how much a job adds to a batch.
+fn weight(job: &Job) -> usize {
+    match job {
+        Job::Commit { commit, .. } => {
+            commit.upserts.iter().map(|item| item.content.len() + 300).sum::<usize>() + 1000
+        }
+        _ => 0,
+    }
+}
+
+fn answer<T: Send + 'static>(reply: Reply<T>, value: Result<T, StoreError>) -> Answer {
+    Box::new(move |failed| {
+        // Whoever asked may have left.
+        reply.send(failed.map_or(value, |why| Err(why.clone()))).ok();
+    })
+}
+
+/// Notes the answer to a job and hands its fault on.
+fn settle<T: Send + 'static>(
+    group: &mut Group,
+    reply: Reply<T>,
+    done: Result<T, Fault>,
+) -> Result<(), Fault> {
+    let (value, fault) = match done {
+        Ok(value) => (Ok(value), None),
+        Err(fault) => (Err(fault.told()), Some(fault)),
+    };
+    group.answers.push(answer(reply, value));
+    fault.map_or(Ok(()), Err)
+}
+
+/// Notes a job that was not reached because the group failed.
+fn owe(job: Job, group: &mut Group) {
+    group.answers.push(Box::new(move |failed| {
+        refuse(job, failed.unwrap_or(&StoreError::Closed));
+    }));
+}
+
+/// Answers a job without doing it.
+fn refuse(job: Job, why: &StoreError) {
+    let why = why.clone();
+    // Whoever asked may have left.
+    match job {
+        Job::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        Job::Attach { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        Job::Move { reply, .. } | Job::Flush { reply } => {
+            reply.send(Err(why)).ok().unwrap_or_default();
+        }
+        Job::Drop { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        Job::Trim { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        Job::Close { reply } => reply.send(()).ok().unwrap_or_default(),
+    }
+}

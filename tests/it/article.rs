@@ -1,0 +1,211 @@
+//! The exchange that Microsoft's own article on delta queries for events documents, byte for
+//! byte: five events over three pages of two, then a round with a tombstone and a new event.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::graph::transport::{Body as Answer, Transport, TransportError};
+use calmirror::graph::{Account, Budgets, Client, Credential, Tokens};
+use calmirror::mirror::change::ChangeKind;
+use calmirror::mirror::position::{Phase, WindowId};
+use calmirror::mirror::window::{Edge, Identity, Window};
+use calmirror::store::{Options, Store};
+use calmirror::supervisor::{Post, Supervisor};
+use calmirror::worker::Services;
+use calmirror::world::World;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use crate::compare::{assert_same, folded, mirror};
+use crate::rig;
+
+const BASE: &str = "https://graph.microsoft.com/v1.0";
+const VIEW: &str = "https://graph.microsoft.com/v1.0/me/calendarView/delta?";
+const PAGES: [&str; 4] = [
+    include_str!("../fixtures/article/page1_nextlink.json"),
+    include_str!("../fixtures/article/page2_nextlink.json"),
+    include_str!("../fixtures/article/page3_deltalink.json"),
+    include_str!("../fixtures/article/round2_removed_and_new.json"),
+];
+
+/// Answers exactly the article's requests.
+#[derive(Default)]
+struct Article(Mutex<Vec<http::Request<Bytes>>>);
+
+impl Transport for Article {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Answer>, TransportError>> {
+        let uri = request.uri().to_string();
+        self.0.lock().unwrap().push(request);
+        let answer = match uri.strip_prefix(VIEW) {
+            Some("startDateTime=2016-12-01T00%3A00%3A00Z&endDateTime=2016-12-30T00%3A00%3A00Z") => {
+                0
+            }
+            Some("$skiptoken=R0usmcCM996atia_s") => 1,
+            Some("$skiptoken=R0usmci39OQxqJrxK4") => 2,
+            Some("$deltatoken=R0usmcMDNGg0J1E") => 3,
+            _ => panic!("not in the article: {uri}"),
+        };
+        let response = http::Response::builder()
+            .header("content-type", "application/json")
+            .body(Answer::full(PAGES[answer]))
+            .unwrap();
+        Box::pin(async { Ok(response) })
+    }
+}
+
+async fn start(
+    directory: &std::path::Path,
+    article: &Arc<Article>,
+    world: &World,
+) -> (Store, Supervisor, WindowId) {
+    let window = Window {
+        name: "me".into(),
+        mailbox: "me".into(),
+        page_size: 2,
+        start: Edge::At("2016-12-01T00:00:00Z".parse().unwrap()),
+        end: Edge::At("2016-12-30T00:00:00Z".parse().unwrap()),
+        // The article asks twice; nobody asks by itself here.
+        interval: Duration::from_secs(86_400),
+        ..rig::window("me")
+    };
+    let token = directory.join("token");
+    std::fs::write(&token, "an-access-token").unwrap();
+    let account = Account {
+        name: "contoso".into(),
+        tenant: String::new(),
+        client_id: String::new(),
+        credential: Credential::AccessTokenFile(token),
+        login_url: "https://login.microsoftonline.com".into(),
+        scope: "https://graph.microsoft.com/.default".into(),
+    };
+    let transport: Arc<dyn Transport> = article.clone();
+    let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
+    let (store, _) = Store::open(&options, world).unwrap();
+    let client = Client::new(
+        transport.clone(),
+        BASE,
+        Budgets::new(8, 3),
+        world.clone(),
+        Duration::from_secs(100),
+    )
+    .unwrap();
+    let mut supervisor = Supervisor::new(
+        Services { store: store.clone(), client, world: world.clone() },
+        Duration::from_secs(86_400),
+    );
+    let post = Post {
+        identity: Identity {
+            account: "contoso".into(),
+            tenant: "".into(),
+            mailbox: "me".into(),
+            calendar: window.calendar.clone(),
+            immutable_ids: false,
+        },
+        window: Arc::new(window),
+        tokens: Tokens::new(account, transport, world.clone()),
+    };
+    supervisor.start(vec![post]).await.unwrap();
+    let id = supervisor.fleet().id("me").unwrap();
+    (store, supervisor, id)
+}
+
+fn events_of(page: &str) -> Vec<Value> {
+    let page: Value = serde_json::from_str(page).unwrap();
+    let mut events = page["value"].as_array().unwrap().clone();
+    events.retain(|event| event.get("@removed").is_none());
+    for event in &mut events {
+        event.as_object_mut().unwrap().remove("@odata.type");
+    }
+    events
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(1, rig::noon());
+    let article = Arc::new(Article::default());
+    let (store, supervisor, id) = start(directory.path(), &article, &world).await;
+    let fleet = supervisor.fleet();
+    // The first round ends by itself: five events, in order, and the stored link.
+    let first = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            if let Some(round) = fleet.window("me").unwrap().last_round {
+                return round;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!((first.requests, first.pages, first.created), (3, 3, 5));
+    let expected = |pages: &[&str]| {
+        pages
+            .iter()
+            .flat_map(|page| events_of(page))
+            .map(|e| (e["id"].as_str().unwrap().to_owned(), e))
+            .collect()
+    };
+    assert_same("after the first round", &mirror(&store, id).await, &expected(&PAGES[..3]));
+    let position = store.position(id, 0).await.unwrap().unwrap();
+    let Phase::Settled { delta } = position.phase else { panic!("not settled") };
+    assert_eq!(
+        delta.as_str(),
+        "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcMDNGg0J1E"
+    );
+
+    // The second: its tombstone names an event the mirror never had, and one event is new.
+    let second = fleet.sync("me", Some(Duration::from_secs(60))).await.unwrap().finished.unwrap();
+    let round = second.last_round.unwrap();
+    assert_eq!((round.requests, round.created, round.updated, round.removed), (1, 1, 0, 0));
+    let mirrored = mirror(&store, id).await;
+    assert_same("after the second round", &mirrored, &expected(&PAGES));
+    assert_same("the feed", &folded(&store, id).await, &mirrored);
+    let changes = store.changes(0, Some(id), 100).await.unwrap();
+    let subjects: Vec<String> = changes
+        .value
+        .iter()
+        .map(|change| {
+            assert_eq!(change.kind, ChangeKind::Created);
+            let event: Value = serde_json::from_slice(change.event.as_ref().unwrap()).unwrap();
+            event["subject"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(
+        subjects,
+        [
+            "Plan shopping list",
+            "Pick up car",
+            "Get food",
+            "Prepare food",
+            "Rest!",
+            "Attend service"
+        ]
+    );
+    let Phase::Settled { delta } = store.position(id, 0).await.unwrap().unwrap().phase else {
+        panic!("not settled")
+    };
+    assert_eq!(
+        delta.as_str(),
+        "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcFuQtZdtpk4"
+    );
+
+    // Every request asked alike, links included, and carried the token.
+    let requests = article.0.lock().unwrap();
+    assert_eq!(requests.len(), 4);
+    for request in requests.iter() {
+        assert_eq!(
+            request.headers()["prefer"].to_str().unwrap(),
+            requests[0].headers()["prefer"].to_str().unwrap()
+        );
+        assert!(request.headers()["prefer"].to_str().unwrap().contains("odata.maxpagesize=2"));
+        assert_eq!(request.headers()["authorization"], "Bearer an-access-token");
+    }
+    drop(requests);
+    assert!(supervisor.drain(Duration::from_secs(10)).await);
+    store.close().await.unwrap();
+}

@@ -1,0 +1,144 @@
+//! The two comparisons that matter: the whole mirror with plain `calendarView`, and the folded
+//! feed with the mirror.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use calmirror::mirror::change::ChangeKind;
+use calmirror::mirror::position::WindowId;
+use calmirror::mirror::window::{Complete, Edges};
+use calmirror::simulator::{Answer, Simulator};
+use calmirror::store::{Query, Store};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::rig::BASE;
+
+pub(crate) type Events = BTreeMap<String, Value>;
+
+fn by_id(events: impl IntoIterator<Item = Value>) -> Events {
+    events.into_iter().map(|event| (event["id"].as_str().unwrap().to_owned(), event)).collect()
+}
+
+/// What readers of a window see, paged through.
+pub(crate) async fn mirror(store: &Store, window: WindowId) -> Events {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let query = Query { window, from: None, to: None, limit: 97, after };
+        let events = store.events(query).await.unwrap();
+        all.extend(events.value.iter().map(|raw| serde_json::from_slice::<Value>(raw).unwrap()));
+        match events.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    let read = all.len();
+    let events = by_id(all);
+    assert_eq!(read, events.len(), "an event was listed twice");
+    events
+}
+
+/// The feed from its beginning, folded over an empty set.
+pub(crate) async fn folded(store: &Store, window: WindowId) -> Events {
+    let mut events = Events::new();
+    let mut after = 0;
+    loop {
+        let changes = store.changes(after, Some(window), 100).await.unwrap();
+        for change in changes.value {
+            assert!(change.seq > after, "feed out of order");
+            let id = change.id.as_str().to_owned();
+            match change.kind {
+                ChangeKind::Created | ChangeKind::Updated => {
+                    let raw = change.event.expect("an upsert carries its event");
+                    events.insert(id, serde_json::from_slice(&raw).unwrap());
+                }
+                ChangeKind::Removed => {
+                    events.remove(&id);
+                }
+            }
+        }
+        after = changes.seq;
+        if changes.at_end {
+            return events;
+        }
+    }
+}
+
+/// What plain `calendarView` lists, in the form the window keeps.
+pub(crate) async fn truth(
+    simulator: &Simulator,
+    mailbox: &str,
+    calendar: Option<&str>,
+    edges: Edges,
+    complete: Complete,
+) -> Events {
+    let mut events = by_id(simulator.truth(mailbox, calendar, edges.start, edges.end));
+    let mut masters = Events::new();
+    if complete == Complete::Master {
+        for event in events.values_mut().filter(|event| event["type"] == "occurrence") {
+            let series = event["seriesMasterId"].as_str().unwrap().to_owned();
+            if !masters.contains_key(&series) {
+                let master = get(simulator, mailbox, calendar, &series).await;
+                masters.insert(series.clone(), master);
+            }
+            let master = &masters[&series];
+            let own = event.as_object_mut().unwrap();
+            // What an occurrence has of its own that its master cannot give it.
+            for name in ["iCalUId", "OccurrenceId"] {
+                match master.get(name) {
+                    Some(value) => own.insert(name.to_owned(), value.clone()),
+                    None => own.remove(name),
+                };
+            }
+            let start: Timestamp =
+                format!("{}Z", own["start"]["dateTime"].as_str().unwrap()).parse().unwrap();
+            own.insert("originalStart".to_owned(), Value::String(start.to_string()));
+        }
+    }
+    events
+}
+
+/// An event as `GET …/events/{id}` gives it.
+async fn get(simulator: &Simulator, mailbox: &str, calendar: Option<&str>, id: &str) -> Value {
+    let calendar = calendar.map(|id| format!("/calendars/{id}")).unwrap_or_default();
+    let request = http::Request::get(format!("{BASE}/users/{mailbox}{calendar}/events/{id}"))
+        .header("authorization", format!("Bearer {}", simulator.access_token()))
+        .body(Bytes::new())
+        .unwrap();
+    match simulator.answer(request).await {
+        Answer::Response(response) => serde_json::from_slice(response.body()).unwrap(),
+        other => panic!("no event: {other:?}"),
+    }
+}
+
+/// Fails with the first difference only: contents are long.
+pub(crate) fn assert_same(what: &str, left: &Events, right: &Events) {
+    for (id, event) in left {
+        match right.get(id) {
+            None => panic!(
+                "{what}: {} {id} {} stands only on the left",
+                event["type"], event["subject"]
+            ),
+            Some(other) if other != event => {
+                let (a, b) = (event.as_object().unwrap(), other.as_object().unwrap());
+                let differing: Vec<String> = a
+                    .keys()
+                    .chain(b.keys())
+                    .filter(|name| a.get(*name) != b.get(*name))
+                    .map(|name| format!("{name}: {:?} / {:?}", a.get(name), b.get(name)))
+                    .collect();
+                panic!("{what}: {} {id} differs: {differing:#?}", event["type"]);
+            }
+            Some(_) => {}
+        }
+    }
+    for (id, event) in right {
+        assert!(
+            left.contains_key(id),
+            "{what}: {} {id} {} stands only on the right",
+            event["type"],
+            event["subject"]
+        );
+    }
+}

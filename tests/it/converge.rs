@@ -1,0 +1,145 @@
+//! After any history, under every reading of Graph: mirror, feed and truth are the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::mirror::window::{Complete, Edges};
+use calmirror::simulator::{Behaviour, Fault, Faults, Population, Settings, Simulator};
+use calmirror::world::World;
+
+use crate::compare::{assert_same, folded, mirror, truth};
+use crate::memory::Memory;
+use crate::rig::{BASE, Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+
+pub(crate) fn simulator(seed: u64, behaviour: Behaviour, world: &World) -> Simulator {
+    let settings = Settings {
+        behaviour,
+        latency: Duration::from_millis(5)..Duration::from_millis(400),
+        ..Settings::new(seed, world.clone())
+    };
+    let simulator = Simulator::new(settings);
+    simulator.set_base_url(BASE);
+    simulator.add_mailbox(MAILBOX);
+    let plan = Population {
+        singles: 40,
+        series: 8,
+        all_day: 6,
+        body_bytes: 200,
+        around: noon(),
+        spread_days: 100,
+    };
+    simulator.populate(MAILBOX, None, plan);
+    simulator
+}
+
+/// Faults that pass by themselves, without those that Graph alone could repair: an unreadable
+/// item is skipped and reported, so the mirror rightly lacks it until it changes.
+pub(crate) fn weather(probability: f64) -> Faults {
+    let mut faults = Faults::by_rate(probability);
+    faults.rates.retain(|rate| !matches!(rate.fault, Fault::UnreadableItem { .. }));
+    faults
+}
+
+struct Case {
+    seed: u64,
+    behaviour: Behaviour,
+    complete: Complete,
+    mutations: u32,
+    faults: f64,
+}
+
+/// Mutates, follows, and compares everything: on the way now and then, and at the end.
+async fn live(name: &str, case: Case) {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(case.seed, noon());
+    let simulator = simulator(case.seed, case.behaviour, &world);
+    let mut tracked = window(MAILBOX);
+    tracked.complete = case.complete;
+    let rig =
+        Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &world, vec![tracked])
+            .await;
+    let id = rig.fleet.id(MAILBOX).unwrap();
+    simulator.set_faults(weather(case.faults));
+    let mut pauses = fastrand::Rng::with_seed(case.seed);
+    for step in 1..=case.mutations {
+        simulator.step();
+        tokio::time::sleep(Duration::from_millis(pauses.u64(0..20_000))).await;
+        if step % 100 == 0 || step == case.mutations {
+            simulator.clear_faults();
+            let status = rig.settle(MAILBOX, 40).await;
+            let edges = Edges { start: status.start, end: status.end };
+            let what = format!("{name}, seed {}, after {step} mutations", case.seed);
+            let mirrored = mirror(&rig.store, id).await;
+            let real = truth(&simulator, MAILBOX, None, edges, case.complete).await;
+            assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
+            assert_same(
+                &format!("feed and mirror, {what}"),
+                &folded(&rig.store, id).await,
+                &mirrored,
+            );
+            assert_eq!(status.events as usize, mirrored.len(), "count, {what}");
+            simulator.set_faults(weather(case.faults));
+        }
+    }
+    rig.stop().await;
+}
+
+/// All readings of Graph whose name begins like this, 500 mutations each.
+async fn every_reading(master: &str) {
+    let mut played = 0;
+    for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
+        if name.starts_with(master) {
+            played += 1;
+            let case = Case {
+                seed: 100 + number,
+                behaviour,
+                complete: Complete::Master,
+                mutations: 500,
+                faults: 0.0,
+            };
+            live(&name, case).await;
+        }
+    }
+    assert_eq!(played, 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_reading_converges_with_the_master_first() {
+    every_reading("first").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_reading_converges_with_the_master_last() {
+    every_reading("last").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_reading_converges_without_the_master() {
+    every_reading("absent").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn exact_occurrences_converge_too() {
+    for (number, (name, behaviour)) in (0..).zip(Behaviour::all()).step_by(5) {
+        let case = Case {
+            seed: 200 + number,
+            behaviour,
+            complete: Complete::Exact,
+            mutations: 200,
+            faults: 0.0,
+        };
+        live(&format!("exact, {name}"), case).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_that_pass_leave_no_trace() {
+    for seed in 300..312 {
+        let behaviour = Behaviour::by_seed(seed);
+        let case =
+            Case { seed, behaviour, complete: Complete::Master, mutations: 200, faults: 0.1 };
+        live("with faults", case).await;
+    }
+}

@@ -1,0 +1,9 @@
+//! Everything that needs more than one room: the whole daemon over an in-memory Graph in paused
+//! time, real bodies, and the real binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod article;
+mod compare;
+mod converge;
+mod memory;
+mod rig;

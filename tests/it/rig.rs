@@ -1,0 +1,127 @@
+//! A fleet over an in-memory Graph, with a real store, in simulated time.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::graph::{Account, Budgets, Client, Credential, Tokens, Transport};
+use calmirror::mirror::status::{State, WindowStatus};
+use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Identity, Window};
+use calmirror::store::{Options, Store};
+use calmirror::supervisor::{Fleet, Post, Supervisor};
+use calmirror::worker::Services;
+use calmirror::world::World;
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(crate) const BASE: &str = "http://127.0.0.1:1/v1.0";
+
+/// Noon of an ordinary day.
+pub(crate) fn noon() -> Timestamp {
+    "2026-11-02T12:00:00Z".parse().unwrap()
+}
+
+/// A window over a mailbox's default calendar, a month back and three ahead.
+pub(crate) fn window(mailbox: &str) -> Window {
+    Window {
+        name: mailbox.into(),
+        account: "contoso".into(),
+        mailbox: mailbox.into(),
+        calendar: Calendar::Default,
+        start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
+        end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
+        interval: Duration::from_secs(60),
+        jitter: 0.2,
+        move_every: Duration::from_secs(7 * 86_400),
+        page_size: 20,
+        body: Body::Html,
+        time_zone: "UTC".into(),
+        immutable_ids: false,
+        complete: Complete::Master,
+        audit: None,
+        confirm_after: Duration::from_secs(600),
+    }
+}
+
+/// Running workers; dropped without [`Rig::stop`] they are cut off, as by a crash.
+pub(crate) struct Rig {
+    pub(crate) fleet: Fleet,
+    pub(crate) store: Store,
+    stop: oneshot::Sender<()>,
+    watching: JoinHandle<()>,
+}
+
+impl Rig {
+    pub(crate) async fn start(
+        directory: &Path,
+        transport: Arc<dyn Transport>,
+        world: &World,
+        windows: Vec<Window>,
+    ) -> Self {
+        let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
+        let (store, opening) = Store::open(&options, world).unwrap();
+        assert!(opening.moved_aside.is_none(), "the store was damaged");
+        let budgets = Budgets::new(64, 3);
+        let client =
+            Client::new(transport.clone(), BASE, budgets, world.clone(), Duration::from_secs(100))
+                .unwrap();
+        let secret = directory.join("secret");
+        std::fs::write(&secret, "s3cret").unwrap();
+        let account = Account {
+            name: "contoso".into(),
+            tenant: "t".into(),
+            client_id: "c".into(),
+            credential: Credential::SecretFile(secret),
+            login_url: "http://127.0.0.1:1".into(),
+            scope: "http://127.0.0.1:1/.default".into(),
+        };
+        let tokens = Tokens::new(account, transport, world.clone());
+        let services = Services { store: store.clone(), client, world: world.clone() };
+        let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
+        let posts = windows
+            .into_iter()
+            .map(|window| Post {
+                identity: Identity {
+                    account: window.account.clone(),
+                    tenant: "t".into(),
+                    mailbox: window.mailbox.clone(),
+                    calendar: window.calendar.clone(),
+                    immutable_ids: window.immutable_ids,
+                },
+                window: Arc::new(window),
+                tokens: tokens.clone(),
+            })
+            .collect();
+        supervisor.start(posts).await.unwrap();
+        let fleet = supervisor.fleet();
+        let (stop, stopped) = oneshot::channel();
+        let closing = store.clone();
+        let watching = tokio::spawn(async move {
+            supervisor.watch(async { drop(stopped.await) }).await.unwrap();
+            assert!(supervisor.drain(Duration::from_secs(30)).await, "drained in time");
+            closing.close().await.unwrap();
+        });
+        Self { fleet, store, stop, watching }
+    }
+
+    /// Drains and closes, as SIGTERM does.
+    pub(crate) async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.watching.await.unwrap();
+    }
+
+    /// Rounds until the window is settled twice in a row without trouble, or `patience` rounds.
+    pub(crate) async fn settle(&self, name: &str, patience: u32) -> WindowStatus {
+        let mut settled = 0;
+        for _ in 0..patience {
+            let started = self.fleet.sync(name, Some(Duration::from_secs(7200))).await.unwrap();
+            let status = started.finished.expect("a round ends");
+            settled = if status.state == State::Settled { settled + 1 } else { 0 };
+            if settled == 2 {
+                return status;
+            }
+        }
+        panic!("did not settle: {:?}", self.fleet.window(name));
+    }
+}

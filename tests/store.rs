@@ -1,0 +1,198 @@
+//! The store's promises, kept against the real sled on a real file system.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod store_kit;
+
+use calmirror::mirror::change::RemovalReason;
+use calmirror::mirror::commit::Known;
+use calmirror::mirror::page::{Kind, Link};
+use calmirror::mirror::position::{Phase, Position, Todo};
+use calmirror::mirror::status::ResyncReason;
+use store_kit::*;
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let mut c = commit(w);
+    c.upserts =
+        vec![single("a", 10, "A"), master("M", "S"), bare("o1", "M", 5), bare("o2", "M", 6)];
+    c.position = Some(settled("link-1"));
+    c.todo = vec![Todo::Series { master: id("M"), needs_master: true, needs_listing: false }];
+    c.tally.round = Some(3);
+    let outcome = store.commit(c).await.unwrap();
+    assert_eq!((outcome.created, outcome.updated, outcome.removed, outcome.events), (3, 0, 0, 3));
+    store.close().await.unwrap();
+
+    let store = open(&dir);
+    let attached = store.attach(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
+    assert_eq!((attached.id, attached.events, attached.rounds), (w, 3, 3));
+    assert!(attached.resync.is_none());
+    assert_eq!(store.position(w, 0).await.unwrap(), Some(settled("link-1")));
+    assert_eq!(store.todo(w, 0).await.unwrap().len(), 1);
+    assert_eq!(ids(&events(&store, w).await), ["o1", "o2", "a"]);
+    let o1 = store.event(w, &id("o1")).await.unwrap().unwrap();
+    assert_eq!(json(&o1)["subject"], "S");
+    assert_eq!(json(&o1)["recurrence"], serde_json::Value::Null);
+    assert!(store.event(w, &id("M")).await.unwrap().is_none(), "a master is no event");
+    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
+    let known = store.known(w, vec![hash("M"), hash("o1"), hash("a"), hash("?")]).await.unwrap();
+    assert_eq!(
+        known,
+        [Known::Master, Known::Instance { master: id("M") }, Known::Single, Known::Unknown]
+    );
+    let series = store.series(w, 0, hash("M")).await.unwrap();
+    assert_eq!(series.len(), 2);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_stands_in_the_feed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let step = |store: &calmirror::store::Store, upserts, removals| {
+        let mut c = commit(w);
+        (c.upserts, c.removals) = (upserts, removals);
+        let store = store.clone();
+        async move { store.commit(c).await.unwrap() }
+    };
+    step(&store, vec![single("a", 1, "1")], vec![]).await;
+    step(&store, vec![single("b", 2, "1")], vec![]).await;
+    step(&store, vec![single("a", 1, "2")], vec![]).await;
+    assert_eq!(feed(&store).await, ["2 created b", "3 updated a"]);
+    step(&store, vec![], vec![removal("b", RemovalReason::Deleted)]).await;
+    assert_eq!(feed(&store).await, ["3 updated a", "4 removed b"]);
+    step(&store, vec![single("b", 2, "1")], vec![removal("?", RemovalReason::Deleted)]).await;
+    assert_eq!(feed(&store).await, ["3 updated a", "5 created b"]);
+    // The same again, members in another order: nothing.
+    let outcome = step(&store, vec![reordered("a", 1, "2")], vec![]).await;
+    assert_eq!((outcome.created, outcome.updated, outcome.events), (0, 0, 2));
+    assert_eq!(*store.durable().borrow(), 5);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_changed_master_changes_its_occurrences() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let mut c = commit(w);
+    c.upserts =
+        vec![master("M", "1"), bare("o1", "M", 5), bare("o2", "M", 6), exception("x", "M", 7, "X")];
+    store.commit(c).await.unwrap();
+    // Only its own members differ: nobody sees anything.
+    let mut c = commit(w);
+    let mut own = master("M", "1");
+    own.content = String::from_utf8(own.content.to_vec()).unwrap().replace("W/1", "W/2").into();
+    c.upserts = vec![own];
+    let outcome = store.commit(c).await.unwrap();
+    assert_eq!((outcome.updated, *store.durable().borrow()), (0, 3));
+    // What occurrences have from it differs; one of them comes along and one leaves.
+    let mut c = commit(w);
+    c.upserts = vec![master("M", "2"), bare("o1", "M", 5)];
+    let outcome = store.commit(c).await.unwrap();
+    assert_eq!((outcome.updated, *store.durable().borrow()), (2, 5));
+    let o2 = store.event(w, &id("o2")).await.unwrap().unwrap();
+    assert_eq!(json(&o2)["subject"], "2");
+    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
+    // Forgotten only when nothing names it any more.
+    let mut c = commit(w);
+    c.removals = vec![removal("o1", RemovalReason::Deleted), removal("o2", RemovalReason::Deleted)];
+    c.orphans = vec![hash("M")];
+    store.commit(c).await.unwrap();
+    assert_eq!(store.item(w, hash("M")).await.unwrap().unwrap().kind, Kind::Master);
+    let mut c = commit(w);
+    c.removals = vec![removal("x", RemovalReason::Deleted)];
+    c.orphans = vec![hash("M")];
+    let outcome = store.commit(c).await.unwrap();
+    assert_eq!((outcome.removed, outcome.events), (1, 0));
+    assert!(store.item(w, hash("M")).await.unwrap().is_none());
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn attaching_tells_what_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let mut c = commit(w);
+    c.upserts = vec![single("a", 1, "1")];
+    c.position = Some(settled("l"));
+    c.seen = Some((0, vec![hash("a")]));
+    store.commit(c).await.unwrap();
+    let again = store.attach(vec![wanted("alice")], at(9)).await.unwrap().remove(0);
+    assert!(again.settled && again.resync.is_none() && again.edges_at == at(0));
+
+    let mut reshaped = wanted("alice");
+    reshaped.shape.time_zone = "W. Europe Standard Time".into();
+    let again = store.attach(vec![reshaped.clone()], at(9)).await.unwrap().remove(0);
+    assert_eq!((again.id, again.resync), (w, Some(ResyncReason::ShapeChanged)));
+    assert_eq!((again.resyncs, again.settled, again.edges_at), (1, false, at(0)));
+    let start = Phase::start(ResyncReason::ShapeChanged);
+    assert_eq!(store.position(w, 0).await.unwrap(), Some(Position { phase: start, todo: false }));
+
+    let mut moved = reshaped.clone();
+    moved.end = calmirror::mirror::window::Edge::At(at(5000));
+    moved.edges.end = at(5000);
+    let again = store.attach(vec![moved.clone()], at(10)).await.unwrap().remove(0);
+    assert_eq!((again.id, again.resync), (w, Some(ResyncReason::WindowMoved)));
+    assert_eq!((again.edges, again.edges_at), (moved.edges, at(10)));
+    assert_eq!(ids(&events(&store, w).await), ["a"], "a reset keeps the rows");
+
+    let mut other = moved.clone();
+    other.identity.mailbox = "bob@example.com".into();
+    let again = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
+    assert_eq!((again.replaces, again.events), (Some(w), 0));
+    assert_ne!(again.id, w);
+    assert!(store.position(again.id, 0).await.unwrap().is_none());
+    // Interrupted before the old one was dropped: told again.
+    let told = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
+    assert_eq!((told.id, told.replaces), (again.id, Some(w)));
+    store.drop_window(w, at(12)).await.unwrap();
+    let told = store.attach(vec![other], at(11)).await.unwrap().remove(0);
+    assert_eq!((told.id, told.replaces), (again.id, None));
+    let changes = store.changes(0, None, 10).await.unwrap();
+    assert_eq!(changes.value.len(), 1);
+    assert_eq!(changes.value[0].reason, Some(RemovalReason::WindowDropped));
+    assert_eq!(&*changes.value[0].window, "alice");
+    assert_eq!(store.windows().await.unwrap(), [("alice".into(), again.id, false)]);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_enumeration_did_not_see_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let mut c = commit(w);
+    c.upserts = vec![
+        master("M", "S"),
+        bare("o", "M", 1),
+        single("in", 2, ""),
+        single("out", 999_999, ""),
+        single("seen", 3, ""),
+    ];
+    c.seen = Some((0, vec![hash("o")]));
+    store.commit(c).await.unwrap();
+    let mut c = commit(w);
+    c.seen = Some((1, vec![hash("seen")]));
+    c.position = Some(Position {
+        phase: Phase::Sweeping { delta: Link::new("d"), reason: ResyncReason::New },
+        todo: false,
+    });
+    store.commit(c).await.unwrap();
+    let mut unseen = store.unseen(w, 0, wanted("alice").edges).await.unwrap();
+    unseen.sort_by_key(|r| r.id != hash("in"));
+    assert_eq!(
+        unseen,
+        [removal("in", RemovalReason::Deleted), removal("out", RemovalReason::LeftWindow)]
+    );
+    assert!(store.unseen(w, 1, wanted("alice").edges).await.unwrap().is_empty());
+    let mut c = commit(w);
+    c.clear_seen = true;
+    store.commit(c).await.unwrap();
+    assert_eq!(store.unseen(w, 0, wanted("alice").edges).await.unwrap().len(), 4);
+    store.close().await.unwrap();
+}

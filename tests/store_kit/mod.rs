@@ -1,0 +1,208 @@
+//! Small words for the store's tests: items, commits, and what a reader makes of the feed.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::mirror::change::{ChangeKind, RemovalReason};
+use calmirror::mirror::commit::{Commit, Removal};
+use calmirror::mirror::page::{EventHash, EventId, Item, Kind, Link, Span};
+use calmirror::mirror::position::{Phase, Position, WindowId};
+use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+use calmirror::store::{Options, Query, Store, Wanted};
+use calmirror::world::World;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+/// The instant a number of minutes after the tests' beginning.
+pub fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap() + SignedDuration::from_mins(minutes)
+}
+
+pub fn options(dir: &tempfile::TempDir) -> Options {
+    let linger = Duration::from_secs(20);
+    Options { cache_bytes: 16 << 20, linger, min_free_bytes: 0, ..Options::new(dir.path()) }
+}
+
+pub fn open(dir: &tempfile::TempDir) -> Store {
+    Store::open(&options(dir), &World::real()).unwrap().0
+}
+
+pub fn id(id: &str) -> EventId {
+    EventId::new(id)
+}
+
+pub fn hash(id: &str) -> EventHash {
+    EventId::new(id).hash()
+}
+
+pub fn wanted(name: &str) -> Wanted {
+    let edges = Edges { start: at(0), end: at(100_000) };
+    Wanted {
+        name: name.into(),
+        identity: Identity {
+            account: "contoso".into(),
+            tenant: "t".into(),
+            mailbox: "alice@example.com".into(),
+            calendar: Calendar::Default,
+            immutable_ids: false,
+        },
+        shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+        start: Edge::At(edges.start),
+        end: Edge::At(edges.end),
+        edges,
+    }
+}
+
+pub async fn attach(store: &Store, name: &str) -> WindowId {
+    store.attach(vec![wanted(name)], at(0)).await.unwrap().remove(0).id
+}
+
+pub fn commit(window: WindowId) -> Commit {
+    Commit::new(window, 0, at(0))
+}
+
+pub fn settled(link: &str) -> Position {
+    Position { phase: Phase::Settled { delta: Link::new(link) }, todo: false }
+}
+
+pub fn removal(id: &str, reason: RemovalReason) -> Removal {
+    Removal { id: hash(id), reason }
+}
+
+fn item(id: &str, kind: Kind, of: Option<&str>, start: i64, end: i64, content: String) -> Item {
+    Item {
+        id: EventId::new(id),
+        kind,
+        master: of.map(EventId::new),
+        etag: Some("W/1".into()),
+        span: Span { start: at(start), end: at(end) },
+        all_day: false,
+        whole: true,
+        content: content.into(),
+    }
+}
+
+/// A single instance of half an hour.
+pub fn single(id: &str, start: i64, subject: &str) -> Item {
+    lasting(id, start, 30, subject)
+}
+
+pub fn lasting(id: &str, start: i64, minutes: i64, subject: &str) -> Item {
+    let content =
+        format!(r#"{{"id":"{id}","type":"singleInstance","start":{start},"subject":"{subject}"}}"#);
+    item(id, Kind::Single, None, start, start + minutes, content)
+}
+
+/// What [`single`] gives, its members in another order.
+pub fn reordered(id: &str, start: i64, subject: &str) -> Item {
+    let content =
+        format!(r#"{{"subject":"{subject}","start":{start},"type":"singleInstance","id":"{id}"}}"#);
+    item(id, Kind::Single, None, start, start + 30, content)
+}
+
+pub fn master(id: &str, subject: &str) -> Item {
+    let encoded = id.replace('/', "%2F").replace('+', "%2B");
+    let content = format!(
+        r#"{{"@odata.etag":"W/1","id":"{id}","type":"seriesMaster","subject":"{subject}","recurrence":{{"a":1}},"webLink":"https://x/?itemid={encoded}"}}"#
+    );
+    item(id, Kind::Master, None, 0, 30, content)
+}
+
+/// An occurrence as delta sends it.
+pub fn bare(id: &str, of: &str, start: i64) -> Item {
+    let content =
+        format!(r#"{{"id":"{id}","type":"occurrence","seriesMasterId":"{of}","start":{start}}}"#);
+    let item = item(id, Kind::Occurrence, Some(of), start, start + 30, content);
+    Item { whole: false, ..item }
+}
+
+pub fn exception(id: &str, of: &str, start: i64, subject: &str) -> Item {
+    let content = format!(
+        r#"{{"id":"{id}","type":"exception","seriesMasterId":"{of}","start":{start},"subject":"{subject}"}}"#
+    );
+    item(id, Kind::Exception, Some(of), start, start + 30, content)
+}
+
+pub fn all(window: WindowId) -> Query {
+    Query { window, from: None, to: None, limit: 100_000, after: None }
+}
+
+pub async fn events(store: &Store, window: WindowId) -> Vec<Bytes> {
+    store.events(all(window)).await.unwrap().value
+}
+
+pub fn json(event: &Bytes) -> Value {
+    serde_json::from_slice(event).unwrap()
+}
+
+pub fn ids(events: &[Bytes]) -> Vec<String> {
+    events.iter().map(|e| json(e)["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The whole feed, short.
+pub async fn feed(store: &Store) -> Vec<String> {
+    let changes = store.changes(0, None, 100_000).await.unwrap();
+    assert!(changes.at_end);
+    let kind = |kind| match kind {
+        ChangeKind::Created => "created",
+        ChangeKind::Updated => "updated",
+        ChangeKind::Removed => "removed",
+    };
+    changes.value.iter().map(|c| format!("{} {} {}", c.seq, kind(c.kind), c.id.as_str())).collect()
+}
+
+/// What a reader holds: per window and id the event.
+pub type Mirror = BTreeMap<(String, String), Value>;
+
+/// Applies a stretch of the feed.
+pub fn apply(mirror: &mut Mirror, changes: &[calmirror::store::Change]) {
+    for change in changes {
+        let key = (change.window.to_string(), change.id.as_str().to_owned());
+        match &change.event {
+            Some(event) => mirror.insert(key, json(event)),
+            None => mirror.remove(&key),
+        };
+    }
+}
+
+/// The feed from the beginning, in small pieces, applied to nothing; of one window or all.
+pub async fn fold(store: &Store, window: Option<WindowId>) -> Mirror {
+    let mut mirror = Mirror::new();
+    let mut after = 0;
+    loop {
+        let changes = store.changes(after, window, 3).await.unwrap();
+        apply(&mut mirror, &changes.value);
+        assert!(changes.seq > after || changes.at_end, "a reader gets on");
+        after = changes.seq;
+        if changes.at_end {
+            return mirror;
+        }
+    }
+}
+
+/// What the windows' own listings say, read page by page.
+pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
+    let mut mirror = Mirror::new();
+    for (name, window, _) in store.windows().await.unwrap() {
+        if !windows.contains(&window) {
+            continue;
+        }
+        let mut query = Query { limit: 3, ..all(window) };
+        loop {
+            let page = store.events(query.clone()).await.unwrap();
+            for event in &page.value {
+                let event = json(event);
+                let key = (name.to_string(), event["id"].as_str().unwrap().to_owned());
+                assert!(mirror.insert(key, event).is_none(), "an event is listed once");
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+    }
+    mirror
+}
