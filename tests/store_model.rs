@@ -120,14 +120,16 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
         let segments = new.get(&id).map_or(0, |h| h.segments) | bit;
         new.insert(id, Held { item: item.clone(), segments });
     }
-    let mut forget: BTreeSet<u8> = step.orphans.iter().copied().collect();
+    let mut forget: BTreeSet<String> = step.orphans.iter().map(|id| name(*id)).collect();
     for &removed in &step.removals {
         let Some(held) = new.get_mut(&name(removed)) else { continue };
         if held.item.kind == Kind::Master {
-            forget.insert(removed);
+            forget.insert(name(removed));
         } else {
             held.segments &= !bit;
             if held.segments == 0 {
+                // The last instance takes its master along.
+                forget.extend(held.item.master.as_ref().map(|m| m.as_str().to_owned()));
                 new.remove(&name(removed));
             }
         }
@@ -151,9 +153,9 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
         (held.item.content, held.item.whole) = (look.into(), true);
     }
     for master in forget {
-        let named = |h: &Held| h.item.master.as_ref().is_some_and(|m| m.as_str() == name(master));
-        if is_master(&new, &name(master)) && !new.values().any(named) {
-            new.remove(&name(master));
+        let named = |h: &Held| h.item.master.as_ref().is_some_and(|m| m.as_str() == master);
+        if is_master(&new, &master) && !new.values().any(named) {
+            new.remove(&master);
         }
     }
     *rows = new;

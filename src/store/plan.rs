@@ -219,6 +219,11 @@ impl<'a> Work<'a> {
                 orphans.push(removal.id);
             }
         }
+        // The last instance takes its master along.
+        let left = self.slots.values().filter(|slot| slot.new.is_none());
+        orphans.extend(left.filter_map(|slot| slot.old()?.master.as_ref().map(EventId::hash)));
+        orphans.sort_unstable();
+        orphans.dedup();
         self.follow_masters()?;
         self.forget(&orphans)?;
         let (old, new) = self.masters()?;
