@@ -33,6 +33,7 @@ mod tree;
 mod watermark;
 mod writer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -273,12 +274,14 @@ impl Store {
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let run = std::panic::AssertUnwindSafe(|| writer.run());
-                let closing = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-                    ending.condemn(&fault::Fault::Damaged("tree"));
-                    None
-                });
-                drop(writer);
+                let closing =
+                    catch_unwind(AssertUnwindSafe(|| writer.run())).unwrap_or_else(|_| {
+                        ending.condemn(&fault::Fault::Damaged("tree"));
+                        None
+                    });
+                // Whichever lets go of the tree last meets sled's own last sync: see `release`.
+                let Writer { tree, jobs, .. } = writer;
+                drop((catch_unwind(AssertUnwindSafe(|| drop(tree))), jobs));
                 ending.release();
                 open::await_release(&ending.path);
                 // Whoever closes may have left.

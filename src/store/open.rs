@@ -84,18 +84,23 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
                     let aside = move_aside(path, &dir, world.now()).map_err(OpenFault::of)?;
                     tracing::error!(%what, "store is damaged, moved aside, a new one begins");
                     moved_aside = Some(aside);
-                    open_checked(options, &dir, None, false, world).map_err(
-                        |refused| match refused {
-                            Refused::Leave(why) => why,
-                            Refused::Damaged(what) => OpenFault::Io(io::Error::other(what)),
-                        },
-                    )?
+                    open_checked(options, &dir, None, false, world).map_err(left)?
                 }
             }
         }
     };
     let (tree, last_seq) = opened;
-    begin(path, &dir, tree, last_seq, world, Opening { moved_aside })
+    let opening = Opening { moved_aside };
+    on_a_quiet_thread(|| begin(path, &dir, tree, last_seq, world, opening).map_err(Refused::Leave))
+        .map_err(left)
+}
+
+/// What is said where nothing can be moved aside any more.
+fn left(refused: Refused) -> OpenFault {
+    match refused {
+        Refused::Leave(why) => why,
+        Refused::Damaged(what) => OpenFault::Io(io::Error::other(what)),
+    }
 }
 
 /// Why a tree was not opened.
@@ -149,7 +154,8 @@ fn open_checked(
     })
 }
 
-/// Runs what may panic on damage, without the panic being printed.
+/// Runs what may panic, without the panic being printed. sled panics on damage, and also on
+/// errors of the system, whose text it then shows: those are no reason to touch anything.
 fn on_a_quiet_thread<T: Send>(
     work: impl FnOnce() -> Result<T, Refused> + Send,
 ) -> Result<T, Refused> {
@@ -170,7 +176,14 @@ fn on_a_quiet_thread<T: Send>(
             .map_err(|e| Refused::Leave(OpenFault::Io(e)))?;
         match thread.join() {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(Refused::Damaged("panic while opening".to_owned())),
+            Ok(Err(panic)) | Err(panic) => {
+                let text = panic.downcast_ref::<String>().map_or("", String::as_str);
+                Err(if text.contains("Os { code") {
+                    Refused::Leave(OpenFault::of(io::Error::other(text.to_owned())))
+                } else {
+                    Refused::Damaged("panic while opening".to_owned())
+                })
+            }
         }
     })
 }
@@ -216,10 +229,7 @@ fn begin(
     world: &World,
     opening: Opening,
 ) -> Result<Opened, OpenFault> {
-    let trouble = |fault: Fault| match Refused::from(fault) {
-        Refused::Leave(why) => why,
-        Refused::Damaged(what) => OpenFault::Io(io::Error::other(what)),
-    };
+    let trouble = |fault: Fault| left(Refused::from(fault));
     let mut incarnations = Vec::new();
     for entry in tree.0.scan_prefix(keys::incarnations()) {
         let (_, value) = entry.map_err(|e| trouble(e.into()))?;

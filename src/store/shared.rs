@@ -5,6 +5,7 @@
 //! can be taken back by a crash.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -99,7 +100,12 @@ impl Shared {
 
     /// Lets go of the tree. Waits for readers that are looking at it.
     pub(super) fn release(&self) {
-        *self.tree.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
+        // sled panics if its last sync fails. Nothing is lost by that: what was answered was
+        // synced before.
+        if catch_unwind(AssertUnwindSafe(|| drop(tree))).is_err() {
+            tracing::warn!("store was not closed cleanly");
+        }
     }
 
     // === for everybody ===
