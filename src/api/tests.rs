@@ -377,6 +377,15 @@ async fn an_event_is_found_by_its_encoded_id_and_stays_as_it_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_is_one_line_however_its_event_was_sent() {
+    let fixture = Fixture::new().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, ",\r\n\"x\":\n\"y\\n\"")], &[]).await;
+    let (lines, _) = fixture.changes("/v1/changes").await;
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["event"], json!({"id": "a", "subject": "s9", "x": "y\n"}));
+}
+
+#[tokio::test(start_paused = true)]
 async fn masked_events_are_masked_in_every_answer() {
     let mut fixture = Fixture::new().await;
     fixture.settings.mask_private = true;
