@@ -278,7 +278,7 @@ impl Trouble {
                 kind: error.kind().to_owned(),
                 status: error.status(),
                 code: error.code().map(str::to_owned),
-                message: error.to_string(),
+                message: error.message(),
                 request_id: error.request_id().map(str::to_owned),
                 retry_at,
             },

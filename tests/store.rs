@@ -40,12 +40,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     let known = store.known(w, vec![hash("M"), hash("o1"), hash("a"), hash("?")]).await.unwrap();
     assert_eq!(
         known,
-        [
-            Known::Master { id: id("M") },
-            Known::Instance { master: id("M") },
-            Known::Single,
-            Known::Unknown
-        ]
+        [Known::Master, Known::Instance { master: id("M") }, Known::Single, Known::Unknown]
     );
     let series = store.series(w, 0, hash("M")).await.unwrap();
     assert_eq!(series.len(), 2);

@@ -67,7 +67,15 @@ pub enum Command {
 
     /// Run the daemon with a simulated Graph and a small, living organisation.
     #[command(after_help = "Example:\n  calmirror demo\n  calmirror demo --listen 127.0.0.1:9000")]
+    #[cfg(feature = "simulator")]
     Demo(DemoArgs),
+
+    /// Run the simulated Graph alone, to develop against it.
+    #[command(
+        after_help = "Example:\n  calmirror simulate --people 100 --mutate-every 1s --faults 0.05"
+    )]
+    #[cfg(feature = "simulator")]
+    Simulate(crate::simulator::SimulateArgs),
 
     /// Validate the whole configuration and print the effective windows.
     #[command(after_help = "Example:\n  calmirror check --explain")]
@@ -114,6 +122,7 @@ pub struct RunArgs {
 }
 
 /// `demo`.
+#[cfg(feature = "simulator")]
 #[derive(Args, Debug)]
 pub struct DemoArgs {
     /// Where the API is served without a token; loopback only.
@@ -123,6 +132,10 @@ pub struct DemoArgs {
     /// Every demo of the same seed has the same people and the same calendars.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+
+    /// Keep everything in this directory [default: a temporary one].
+    #[arg(long, value_name = "DIRECTORY")]
+    pub dir: Option<std::path::PathBuf>,
 }
 
 /// `check`.

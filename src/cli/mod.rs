@@ -5,12 +5,16 @@ pub mod arguments;
 mod changes;
 mod check;
 mod client;
+#[cfg(feature = "simulator")]
+mod demo;
 mod events;
 pub mod exit;
 mod health;
 mod place;
 pub mod run;
 mod serve;
+#[cfg(feature = "simulator")]
+mod simulate;
 mod status;
 mod sync;
 
@@ -80,6 +84,11 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
             let (file, level) = (arguments.config.as_deref(), arguments.log_level.as_deref());
             serve::run(file, environment.clone(), level, args).await
         }
-        Command::Demo(_) => Err(Failure::new(FAILED, "this build cannot do that yet")),
+        #[cfg(feature = "simulator")]
+        Command::Demo(args) => demo::demo(args, arguments.log_level.as_deref(), out).await,
+        #[cfg(feature = "simulator")]
+        Command::Simulate(args) => {
+            simulate::simulate(args.clone(), arguments.log_level.as_deref(), out).await
+        }
     }
 }

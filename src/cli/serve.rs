@@ -89,7 +89,7 @@ fn format(format: LogFormat) -> Format {
     }
 }
 
-fn refused(error: &StartError) -> Failure {
+pub(super) fn refused(error: &StartError) -> Failure {
     let exit = match error {
         StartError::Open(_) | StartError::Store(_) => STORE,
         StartError::Drops { .. } | StartError::Token { .. } | StartError::Graph(_) => CONFIGURATION,
@@ -102,13 +102,13 @@ fn refused(error: &StartError) -> Failure {
     }
 }
 
-fn failed(error: &StoreError) -> Failure {
+pub(super) fn failed(error: &StoreError) -> Failure {
     Failure::new(STORE, chain(error))
         .remedy("start it again: what it had acknowledged is still there")
 }
 
 /// An error and what it came from, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -105,11 +105,8 @@ impl Commit {
 pub enum Known {
     /// The store has no row of it.
     Unknown,
-    /// A series master.
-    Master {
-        /// Its id.
-        id: EventId,
-    },
+    /// A series master; also one that has no row, where its instances have.
+    Master,
     /// A single instance.
     Single,
     /// An occurrence or exception.

@@ -297,7 +297,7 @@ impl Round {
                     self.enumerated_instance(item, &master, &mut commit);
                 }
                 (Some(_), Kind::Occurrence | Kind::Exception) => self.wait(item),
-                _ if matches!(known.get(&id), Some(Known::Master { .. })) => {
+                _ if matches!(known.get(&id), Some(Known::Master)) => {
                     // A series that became a single event under the master's id: its occurrences leave first.
                     self.wait(item);
                 }
@@ -402,7 +402,7 @@ impl Round {
         }
         match known {
             None | Some(Known::Unknown) => {}
-            Some(Known::Master { .. }) => self.doubt(id),
+            Some(Known::Master) => self.doubt(id),
             Some(Known::Single) => self.todo.leave(hash),
             Some(Known::Instance { master }) => {
                 // In an enumeration the pages and the sweep decide who is a member.

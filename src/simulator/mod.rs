@@ -22,6 +22,8 @@ mod answer;
 mod behaviour;
 mod calendar;
 mod call;
+mod command;
+mod control;
 mod delta;
 mod event;
 mod faults;
@@ -34,13 +36,17 @@ mod page;
 mod population;
 mod round;
 mod series;
+mod serve;
 mod sign_in;
 mod state;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod zone;
 
 pub use answer::Answer;
 pub use behaviour::{Behaviour, MasterOnPage, Resend};
+pub use command::{SimulateArgs, Simulation};
 pub use faults::{Death, Fault, Faults, Foreign, Planned, Rate, Refusal, Trouble, Unreadable};
 pub use mutation::{Edit, Mutation, MutationError};
 pub use population::Population;
@@ -93,6 +99,9 @@ impl Simulator {
     /// One request, one answer, without a socket. Waits out the latency by tokio's clock.
     pub async fn answer(&self, request: http::Request<Bytes>) -> Answer {
         let call = Call::read(&request);
+        if call.segments.first().is_some_and(|first| first == "control") {
+            return Answer::Response(self.control(&call, request.body()));
+        }
         let ticket = self.state().arrive(&call);
         // Leaves when dropped, also when the client goes away while it waits.
         let mut visit = Visit { simulator: self, call: &call, ticket };

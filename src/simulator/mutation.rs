@@ -447,6 +447,28 @@ impl State {
 }
 
 impl Edit {
+    /// What it is called, in one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateSingle { .. } => "create_single",
+            Self::CreateAllDay { .. } => "create_all_day",
+            Self::CreateSeries { .. } => "create_series",
+            Self::Rename { .. } => "rename",
+            Self::Rewrite { .. } => "rewrite",
+            Self::Move { .. } => "move",
+            Self::Delete { .. } => "delete",
+            Self::CancelOccurrence { .. } => "cancel_occurrence",
+            Self::MoveOccurrence { .. } => "move_occurrence",
+            Self::RenameOccurrence { .. } => "rename_occurrence",
+            Self::UndoException { .. } => "undo_exception",
+            Self::SetEnd { .. } => "set_end",
+            Self::SetPattern { .. } => "set_pattern",
+            Self::Touch { .. } => "touch",
+            Self::Respond { .. } => "respond",
+            Self::CancelMeeting { .. } => "cancel_meeting",
+        }
+    }
+
     /// The event or instance that must exist already.
     fn names(&self) -> Option<&str> {
         match self {

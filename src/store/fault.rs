@@ -128,11 +128,16 @@ pub(super) enum Fault {
 impl Fault {
     /// Whether the bytes on disk are wrong, as opposed to the disk being in trouble.
     pub(super) fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            Self::Damaged(_)
-                | Self::Sled(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))
-        )
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sled(sled::Error::Io(e)) | Self::Sync(e) => matches!(
+                e.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+            ),
+            Self::Sled(_) => true,
+        }
     }
 
     /// What the callers of the store are told.

@@ -7,10 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::draft::Draft;
 use super::fault::{Fault, StoreError};
 use super::keys;
-use super::look::Masters;
+use super::look::{self, Master};
 use super::record::{self, Entry, Gone, Row, WindowRecord};
 use super::tree::{Stored, Tree};
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
@@ -170,6 +172,16 @@ impl Slot {
 }
 
 type Rows = BTreeMap<EventHash, Row>;
+type Masters<'a> = BTreeMap<EventHash, Master<'a>>;
+
+fn cut(rows: &Rows) -> Masters<'_> {
+    rows.iter().filter_map(|(hash, row)| Some((*hash, Master::of(row)?))).collect()
+}
+
+fn show(masters: &Masters<'_>, row: &Row) -> Bytes {
+    let master = row.master.as_ref().filter(|_| row.is_bare()).map(EventId::hash);
+    look::show(row, master.and_then(|hash| masters.get(&hash)))
+}
 
 /// A commit being worked in.
 struct Work<'a> {
@@ -210,14 +222,14 @@ impl<'a> Work<'a> {
         self.follow_masters()?;
         self.forget(&orphans)?;
         let (old, new) = self.masters()?;
-        let (old, new) = (Masters::of(&old), Masters::of(&new));
+        let (old, new) = (cut(&old), cut(&new));
         for (id, slot) in &self.slots {
             let same = |a: &Row, b: &Row| {
                 let look_same = a.content == b.content
                     && (a.kind, &a.master, a.whole) == (b.kind, &b.master, b.whole);
                 let follows = b.is_bare()
                     && b.master.as_ref().is_some_and(|m| self.changed.contains(&m.hash()));
-                (look_same && !follows) || event::same(&old.show(a), &new.show(b))
+                (look_same && !follows) || event::same(&show(&old, a), &show(&new, b))
             };
             feed.settle(*id, slot, same)?;
         }
@@ -293,15 +305,14 @@ impl<'a> Work<'a> {
             }
         }
         for (hash, master) in ended {
-            let masters = BTreeMap::from([(hash, master)]);
-            let masters = Masters::of(&masters);
+            let master = Master::of(&master);
             for id in self.tree.instances(self.commit.window, hash)? {
                 if self.carried.contains(&id) {
                     continue;
                 }
                 let slot = self.load(id)?;
                 if let Some(row) = slot.new.as_mut().filter(|r| r.is_bare()) {
-                    row.content = masters.show(row);
+                    row.content = look::show(row, master.as_ref());
                     row.whole = true;
                 }
             }
@@ -397,7 +408,7 @@ impl Feed<'_> {
             }
             (None, Some(_)) => {
                 if let Some(tombstone) = self.tree.tombstone(self.window, id)? {
-                    self.draft.delete(keys::feed(tombstone));
+                    self.draft.delete_change(tombstone);
                     self.draft.delete(keys::age(tombstone));
                     self.draft.delete(keys::tombstone(self.window, id));
                 }
@@ -406,7 +417,7 @@ impl Feed<'_> {
             }
             (Some(was), Some(is)) if same(was, is) => was.seq,
             (Some(was), Some(_)) => {
-                self.draft.delete(keys::feed(was.seq));
+                self.draft.delete_change(was.seq);
                 self.outcome.updated += 1;
                 self.announce(id, ChangeKind::Updated)
             }
@@ -422,19 +433,19 @@ impl Feed<'_> {
     fn announce(&mut self, id: EventHash, kind: ChangeKind) -> Seq {
         self.seq += 1;
         let entry = Entry { window: self.window, id, kind, at: self.at, gone: None };
-        self.draft.put(keys::feed(self.seq), entry.encode());
+        self.draft.put_change(self.seq, &entry);
         self.seq
     }
 
     /// Puts a tombstone in the place of a row's feed entry.
     pub(super) fn bury(&mut self, id: EventHash, row: &Row, reason: RemovalReason) {
-        self.draft.delete(keys::feed(row.seq));
+        self.draft.delete_change(row.seq);
         self.seq += 1;
         self.outcome.removed += 1;
         let gone = Gone { reason, id: row.id.clone(), window: self.name.clone() };
         let kind = ChangeKind::Removed;
         let entry = Entry { window: self.window, id, kind, at: self.at, gone: Some(gone) };
-        self.draft.put(keys::feed(self.seq), entry.encode());
+        self.draft.put_change(self.seq, &entry);
         self.draft.put(keys::tombstone(self.window, id), record::number(self.seq));
         self.draft.put(keys::age(self.seq), self.at.to_be_bytes().to_vec());
     }

@@ -3,14 +3,15 @@
 //! A page is gathered in one look at the tree, so that an event that moves between two batches
 //! is never missed or shown twice, and completed afterwards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as At;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
 use super::fault::Fault;
 use super::keys;
-use super::look::Masters;
+use super::look::{self, Master};
 use super::plan::LONG;
 use super::record::{Row, instant, micros};
 use super::tree::Tree;
@@ -23,31 +24,40 @@ use crate::mirror::position::WindowId;
 #[derive(Default)]
 pub(super) struct Gathered {
     pub(super) rows: Vec<Row>,
-    masters: BTreeMap<EventHash, Row>,
-    /// Masters that were looked up, here or not; saves hashing their ids again.
-    asked: BTreeSet<EventId>,
+    /// Which of `masters` completes the row in the same place.
+    of: Vec<Option<usize>>,
+    masters: Vec<Row>,
+    /// Where a master stands in `masters`, if it is there at all. The same series can stand in
+    /// several windows.
+    asked: BTreeMap<(WindowId, EventId), Option<usize>>,
 }
 
 impl Gathered {
     /// Adds a row, and its master unless it is there.
     pub(super) fn add(&mut self, tree: &Tree, window: WindowId, row: Row) -> Result<(), Fault> {
-        if let Some(id) =
-            row.master.as_ref().filter(|id| row.is_bare() && !self.asked.contains(*id))
-        {
-            self.asked.insert(id.clone());
-            let hash = id.hash();
-            if let Some(master) = tree.row(window, hash)? {
-                self.masters.insert(hash, master.row);
-            }
-        }
+        let of = match row.master.as_ref().filter(|_| row.is_bare()) {
+            None => None,
+            Some(id) => match self.asked.entry((window, id.clone())) {
+                At::Occupied(of) => *of.get(),
+                At::Vacant(place) => {
+                    let master = tree.row(window, id.hash())?;
+                    *place.insert(master.map(|stored| {
+                        self.masters.push(stored.row);
+                        self.masters.len() - 1
+                    }))
+                }
+            },
+        };
         self.rows.push(row);
+        self.of.push(of);
         Ok(())
     }
 
-    /// What readers see, in the same order.
+    /// What readers see, in the same order. Each master is cut into its members once.
     pub(super) fn show(&self) -> Vec<Bytes> {
-        let masters = Masters::of(&self.masters);
-        self.rows.iter().map(|row| masters.show(row)).collect()
+        let masters: Vec<Option<Master<'_>>> = self.masters.iter().map(Master::of).collect();
+        let master = |of: Option<usize>| masters.get(of?)?.as_ref();
+        self.rows.iter().zip(&self.of).map(|(row, of)| look::show(row, master(*of))).collect()
     }
 }
 

@@ -215,3 +215,74 @@ impl Drop for Lingering {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use crate::store::record;
+
+    const KEY: &[u8] = b"m/test";
+
+    fn shared(dir: &tempfile::TempDir) -> Arc<Shared> {
+        let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
+        let incarnations = Incarnations(Vec::new());
+        let (path, world) = (dir.path().to_owned(), World::real());
+        Arc::new(Shared::new(path, world, incarnations, Tree(db), 0, 0))
+    }
+
+    fn number(value: u64) -> sled::Batch {
+        let mut batch = sled::Batch::default();
+        batch.insert(KEY, record::number(value));
+        batch
+    }
+
+    fn reading(shared: &Arc<Shared>) -> tokio::task::JoinHandle<Result<u64, StoreError>> {
+        let shared = shared.clone();
+        tokio::spawn(async move { shared.read(|s| s.look(|tree| tree.number(KEY))).await })
+    }
+
+    /// Lets a read get as far as it can while the writer stands still.
+    async fn let_it_look(shared: &Arc<Shared>) {
+        while shared.durable_group.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_before_it_is_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        shared.apply(1, number(1)).unwrap();
+        let read = reading(&shared);
+        let_it_look(&shared).await;
+        assert!(!read.is_finished(), "applied, not durable");
+        shared.publish(1, 7);
+        assert_eq!(read.await.unwrap().unwrap(), 1);
+        assert_eq!(shared.durable_seq(), 7);
+    }
+
+    #[tokio::test]
+    async fn what_was_never_durable_is_never_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        shared.apply(1, number(1)).unwrap();
+        let read = reading(&shared);
+        let_it_look(&shared).await;
+        shared.end(StoreError::Failed("sync".into()));
+        assert!(matches!(read.await.unwrap(), Err(StoreError::Failed(_))));
+        assert!(matches!(reading(&shared).await.unwrap(), Err(StoreError::Failed(_))));
+        assert!(matches!(shared.ended().await, StoreError::Failed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_reading_condemns_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(&dir);
+        let read = shared.read(|_| -> Result<((), u64), StoreError> {
+            std::panic::resume_unwind(Box::new("as sled does"))
+        });
+        assert!(matches!(read.await, Err(StoreError::Failed(_))));
+        assert!(super::super::open::suspicion(dir.path()).exists());
+    }
+}

@@ -104,8 +104,9 @@ pub fn reordered(id: &str, start: i64, subject: &str) -> Item {
 }
 
 pub fn master(id: &str, subject: &str) -> Item {
+    let encoded = id.replace('/', "%2F").replace('+', "%2B");
     let content = format!(
-        r#"{{"@odata.etag":"W/1","id":"{id}","type":"seriesMaster","subject":"{subject}","recurrence":{{"a":1}},"webLink":"https://x/?itemid={id}"}}"#
+        r#"{{"@odata.etag":"W/1","id":"{id}","type":"seriesMaster","subject":"{subject}","recurrence":{{"a":1}},"webLink":"https://x/?itemid={encoded}"}}"#
     );
     item(id, Kind::Master, None, 0, 30, content)
 }

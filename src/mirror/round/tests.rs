@@ -225,7 +225,7 @@ fn occurrences_newer_than_their_master_have_it_fetched() {
 #[test]
 fn a_tombstone_for_a_master_only_marks_the_series() {
     let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let known = [("m", Known::Master { id: EventId::new("m") })];
+    let known = [("m", Known::Master)];
     let (round, commit) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
     assert!(commit.removals.is_empty());
     let (round, effect) = round.step(Input::Committed(9), AT);

@@ -1,0 +1,326 @@
+//! `demo`: the whole product in one process. A simulated Graph with a small, living organisation,
+//! the daemon on it over real HTTP, and a running commentary of what the mirror sees.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use jiff::tz::TimeZone;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::arguments::DemoArgs;
+use super::check;
+use super::exit::{FAILED, Failure};
+use super::run::{self, Controls};
+use super::serve::{about, chain, start_telemetry};
+use crate::daemon::{Daemon, Options};
+use crate::graph::HttpTransport;
+use crate::mirror::change::ChangeKind;
+use crate::mirror::status::State;
+use crate::platform::signals::Signals;
+use crate::platform::telemetry::Format;
+use crate::simulator::{Behaviour, Faults, SimulateArgs, Simulation};
+use crate::store::{Change, Store};
+use crate::supervisor::Fleet;
+use crate::world::World;
+
+const PEOPLE: usize = 30;
+const ROOMS: usize = 10;
+/// Often enough to watch, seldom enough to read.
+const MUTATE_EVERY: Duration = Duration::from_millis(700);
+/// Of the requests, so many fail: one in fifty.
+const FAULTS: f64 = 0.02;
+const INTERVAL: &str = "3s";
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const RED: Style = AnsiColor::Red.on_default();
+const CYAN: Style = AnsiColor::Cyan.on_default();
+
+/// Runs the demo until it is interrupted.
+///
+/// # Errors
+/// Where a directory, a port or the store cannot be had.
+pub(super) async fn demo(
+    args: &DemoArgs,
+    level: Option<&str>,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    start_telemetry(level.unwrap_or("off"), Format::Text)?;
+    let begun = Instant::now();
+    let world = World::real();
+    let (_temporary, directory) = directory(args.dir.as_deref())?;
+
+    let simulation = Simulation::start(
+        SimulateArgs {
+            listen: ([127, 0, 0, 1], 0).into(),
+            seed: args.seed,
+            people: PEOPLE,
+            rooms: ROOMS,
+            mutate_every: MUTATE_EVERY,
+            faults: 0.0,
+            behaviour: Behaviour::by_seed(args.seed),
+            latency: Duration::from_millis(30),
+        },
+        world.clone(),
+    )
+    .await
+    .map_err(|error| Failure::new(FAILED, format!("cannot start the simulated Graph: {error}")))?;
+    let mailboxes = simulation.simulator().mailboxes();
+    let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
+    let config = check::load(Some(&file), BTreeMap::new(), world.now())?;
+    writeln!(
+        out,
+        "{BOLD}calmirror demo{BOLD:#}: a simulated Graph with {PEOPLE} people and {ROOMS} rooms, and the daemon on it"
+    )?;
+    writeln!(out, "{DIM}graph{DIM:#}   http://{}/v1.0", simulation.address())?;
+    writeln!(out, "{DIM}config{DIM:#}  {}", file.display())?;
+
+    let transport = HttpTransport::new()
+        .map_err(|error| Failure::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
+    let options = Options {
+        config,
+        about: about(&world),
+        world,
+        transport: Arc::new(transport),
+        accept_drops: true,
+        open_loopback: true,
+    };
+    let signals = Signals::listen()
+        .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+    run::run(signals, async |mut controls: Controls| {
+        // The simulated Graph outlives the daemon, so that its last requests are answered.
+        let (end, ended) = watch::channel(false);
+        let simulator = simulation.simulator().clone();
+        let graph = tokio::spawn(simulation.run(stopped(ended)));
+        let daemon = Daemon::start(options).await.map_err(|error| super::serve::refused(&error))?;
+        let (fleet, store, address) = (daemon.fleet(), daemon.store(), daemon.address());
+        let until = stopped(controls.stop.clone());
+        let running = tokio::spawn(daemon.run(until));
+        let story = async {
+            settle(&fleet, begun, out).await?;
+            if let Some(address) = address {
+                writeln!(out, "{DIM}api{DIM:#}     http://{address}/v1/status")?;
+            }
+            commands(&file, &mailboxes, out)?;
+            simulator.set_faults(Faults::by_rate(FAULTS));
+            writeln!(out, "{DIM}what changes from here on (Ctrl-C ends it):{DIM:#}")?;
+            tell(&fleet, &store, out).await
+        };
+        let told = tokio::select! {
+            told = story => told,
+            _ = controls.stop.wait_for(|stop| *stop) => Ok(()),
+        };
+        let closed = match running.await {
+            Ok(closed) => closed.map_err(|error| super::serve::failed(&error)),
+            Err(_) => Err(Failure::new(FAILED, "the daemon panicked")),
+        };
+        end.send_replace(true);
+        drop(graph.await);
+        told.and(closed)
+    })
+    .await
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// Where the demo lives: `--dir`, which stays, or a temporary directory, which does not.
+fn directory(wanted: Option<&Path>) -> Result<(Option<tempfile::TempDir>, PathBuf), Failure> {
+    match wanted {
+        Some(path) => {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            Ok((None, std::path::absolute(path)?))
+        }
+        None => {
+            let temporary = tempfile::Builder::new().prefix("calmirror-demo-").tempdir()?;
+            let path = temporary.path().to_owned();
+            Ok((Some(temporary), path))
+        }
+    }
+}
+
+/// A configuration like any other: only the addresses say that Graph is simulated.
+fn write_configuration(
+    directory: &Path,
+    simulation: &Simulation,
+    mailboxes: &[String],
+    args: &DemoArgs,
+) -> Result<PathBuf, Failure> {
+    let secret = directory.join("demo.secret");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&secret)?
+        .write_all(b"any secret is accepted\n")?;
+    let listed = directory.join("mailboxes.txt");
+    std::fs::write(&listed, mailboxes.join("\n") + "\n")?;
+    let address = simulation.address();
+    let text = format!(
+        r#"# Made by `calmirror demo`.
+[store]
+path = "store"
+
+[graph]
+base_url = "http://{address}/v1.0"
+login_url = "http://{address}"
+
+[api]
+socket = "api.sock"
+listen = "{listen}"
+token_file = "demo.secret"      # the demo itself serves loopback without it
+
+[defaults]
+interval = "{INTERVAL}"
+start = "-60d"
+end = "+180d"
+
+[account.demo]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "demo.secret"
+
+[[window]]
+mailboxes_file = "mailboxes.txt"
+account = "demo"
+"#,
+        listen = args.listen,
+    );
+    let file = directory.join("calmirror.toml");
+    std::fs::write(&file, text)?;
+    Ok(file)
+}
+
+/// Waits until every window has settled once, telling how far it is.
+async fn settle(fleet: &Fleet, begun: Instant, out: &mut impl Write) -> Result<(), Failure> {
+    loop {
+        let windows = fleet.windows();
+        let settled = windows.iter().filter(|window| window.settled_once).count();
+        if settled == windows.len() {
+            let events: u64 = windows.iter().map(|window| window.events).sum();
+            let seconds = begun.elapsed().as_secs_f64();
+            writeln!(
+                out,
+                "{GREEN}settled{GREEN:#} after {seconds:.1} s: {} windows, {events} events",
+                windows.len()
+            )?;
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(), Failure> {
+    let program = std::env::current_exe()
+        .map_or_else(|_| "calmirror".to_owned(), |path| path.display().to_string());
+    let prefix = format!("{program} --config {}", file.display());
+    let somebody = mailboxes.first().map_or("", String::as_str);
+    writeln!(out, "{BOLD}try, in another terminal:{BOLD:#}")?;
+    for command in [
+        "status".to_owned(),
+        format!("events {somebody}"),
+        "changes --follow --after now".to_owned(),
+    ] {
+        writeln!(out, "  {CYAN}{prefix} {command}{CYAN:#}")?;
+    }
+    Ok(())
+}
+
+/// The feed as a story, and windows that come into trouble and out of it.
+async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), Failure> {
+    let mut durable = store.durable();
+    let mut seq = *durable.borrow_and_update();
+    let mut states: BTreeMap<String, State> = BTreeMap::new();
+    loop {
+        let changes =
+            store.changes(seq, None, 100).await.map_err(|error| super::serve::failed(&error))?;
+        for (change, count) in grouped(&changes.value) {
+            line(change, count, out)?;
+        }
+        seq = changes.seq;
+        for window in fleet.windows() {
+            let before = states.insert(window.name.clone(), window.state);
+            let trouble = window.state.is_trouble();
+            let news =
+                window.last_error.as_ref().filter(|_| trouble && before != Some(window.state));
+            if let Some(error) = news {
+                writeln!(out, "{RED}!{RED:#} {:<28} {}", shorten(&window.name, 28), error.message)?;
+            } else if !trouble && before.is_some_and(State::is_trouble) {
+                writeln!(out, "{GREEN}✓{GREEN:#} {:<28} recovered", shorten(&window.name, 28))?;
+            }
+        }
+        if changes.at_end {
+            // A timeout is a look at the states; an error means that the store is closing.
+            let moved = tokio::time::timeout(Duration::from_millis(500), durable.changed()).await;
+            if matches!(moved, Ok(Err(_))) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Changes of one kind in one window with one subject, which one edit of a series brings, told as one.
+fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
+    let mut groups: Vec<(&Change, String, usize)> = Vec::new();
+    for change in changes {
+        let subject = told(change).1;
+        match groups.last_mut() {
+            Some((first, known, count))
+                if first.window == change.window
+                    && first.kind == change.kind
+                    && *known == subject =>
+            {
+                *count += 1;
+            }
+            _ => groups.push((change, subject, 1)),
+        }
+    }
+    groups.into_iter().map(|(change, _, count)| (change, count)).collect()
+}
+
+/// When an event begins, and what it is about.
+fn told(change: &Change) -> (String, String) {
+    let Some(event) =
+        change.event.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok())
+    else {
+        return (String::new(), "gone".to_owned());
+    };
+    let start = event["start"]["dateTime"].as_str().unwrap_or_default();
+    let start = start.get(..16).unwrap_or(start).replace('T', " ");
+    (start, shorten(event["subject"].as_str().unwrap_or_default(), 60))
+}
+
+fn line(change: &Change, count: usize, out: &mut impl Write) -> Result<(), Failure> {
+    let (style, sign) = match change.kind {
+        ChangeKind::Created => (GREEN, '+'),
+        ChangeKind::Updated => (YELLOW, '~'),
+        ChangeKind::Removed => (RED, '-'),
+    };
+    let (start, subject) = told(change);
+    let at = change.at.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string();
+    let window = shorten(&change.window, 28);
+    let more = if count > 1 { format!("  ({count} of a series)") } else { String::new() };
+    writeln!(
+        out,
+        "{DIM}{at}{DIM:#} {style}{sign}{style:#} {window:<28} {start:<16} {subject}{DIM}{more}{DIM:#}"
+    )?;
+    Ok(())
+}
+
+fn shorten(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}

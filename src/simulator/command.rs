@@ -1,0 +1,150 @@
+//! `calmirror simulate`: the simulator alone, to develop against.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::world::World;
+
+use super::{Behaviour, Faults, Settings, Simulator};
+
+/// What `simulate` can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SimulateArgs {
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    pub listen: SocketAddr,
+    /// All chance comes from it: the same seed is the same organisation
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How many people have mailboxes
+    #[arg(long, default_value_t = 10)]
+    pub people: usize,
+    /// How many rooms have mailboxes
+    #[arg(long, default_value_t = 3)]
+    pub rooms: usize,
+    /// How often something changes somewhere; 0s for never
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub mutate_every: Duration,
+    /// How probable it is that a request fails, from 0.0 to 1.0
+    #[arg(long, value_name = "PROBABILITY", default_value_t = 0.0, value_parser = probability)]
+    pub faults: f64,
+    /// How Graph behaves where it is seen to behave in several ways: calm, nasty, a number, or a
+    /// name such as last-tombstones-split-bare
+    #[arg(long, value_name = "NAME", default_value = "calm", value_parser = behaviour)]
+    pub behaviour: Behaviour,
+    /// The longest an answer takes
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub latency: Duration,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|p| (0.0..=1.0).contains(p))
+        .ok_or_else(|| "a probability is a number from 0.0 to 1.0".to_owned())
+}
+
+fn behaviour(name: &str) -> Result<Behaviour, String> {
+    Behaviour::by_name(name).ok_or_else(|| {
+        "known are calm, nasty, any number, and {first|last|absent}-{whole|tombstones|changed}-\
+         {glued|split}-{full|bare}"
+            .to_owned()
+    })
+}
+
+/// A simulator that listens, but does not answer yet.
+#[derive(Debug)]
+pub struct Simulation {
+    listener: TcpListener,
+    address: SocketAddr,
+    mailboxes: Vec<String>,
+    mutate_every: Duration,
+    simulator: Simulator,
+}
+
+impl Simulation {
+    /// Makes the organisation and binds the address.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub async fn start(args: SimulateArgs, world: World) -> io::Result<Self> {
+        let listener = TcpListener::bind(args.listen).await?;
+        let address = listener.local_addr()?;
+        let settings = Settings {
+            behaviour: args.behaviour,
+            latency: args.latency / 4..args.latency,
+            ..Settings::new(args.seed, world.clone())
+        };
+        let simulator = Simulator::new(settings);
+        simulator.set_base_url(&format!("http://{address}/v1.0"));
+        let mailboxes = simulator.organisation(args.people, args.rooms, world.now());
+        if args.faults > 0.0 {
+            simulator.set_faults(Faults::by_rate(args.faults));
+        }
+        Ok(Self { listener, address, mailboxes, mutate_every: args.mutate_every, simulator })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The Graph that it is.
+    pub fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+
+    /// What to tell whoever started it: where it is, and a configuration that uses it.
+    pub fn banner(&self) -> String {
+        let address = self.address;
+        let mut banner = format!(
+            "# A simulated Microsoft Graph answers at http://{address}/v1.0\n\
+             # Its control plane is at http://{address}/control/ (docs/simulator.md).\n\
+             # A configuration that mirrors it (any client secret is accepted):\n\n\
+             [graph]\n\
+             base_url = \"http://{address}/v1.0\"\n\
+             login_url = \"http://{address}\"\n\n\
+             [account.simulated]\n\
+             tenant = \"00000000-0000-0000-0000-000000000000\"\n\
+             client_id = \"11111111-1111-1111-1111-111111111111\"\n\
+             client_secret_env = \"SIMULATED_SECRET\"\n"
+        );
+        for mailbox in &self.mailboxes {
+            banner.push_str(&format!(
+                "\n[[window]]\naccount = \"simulated\"\nmailbox = \"{mailbox}\"\ninterval = \"10s\"\n"
+            ));
+        }
+        banner
+    }
+
+    /// Answers, and lets things happen, until `shutdown` resolves.
+    ///
+    /// # Errors
+    /// If no connection can be accepted any more.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let Self { listener, simulator, mutate_every, .. } = self;
+        let living = simulator.clone();
+        let life = async {
+            if mutate_every.is_zero() {
+                std::future::pending::<()>().await;
+            }
+            loop {
+                tokio::time::sleep(mutate_every).await;
+                if let Some(mutation) = living.step() {
+                    tracing::debug!(edit = mutation.edit.name(), "something changed");
+                }
+            }
+        };
+        let mut serving = pin!(simulator.serve(listener, shutdown));
+        let mut life = pin!(life);
+        tokio::select! {
+            ended = &mut serving => ended,
+            () = &mut life => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The simulator on a socket: HTTP/1.1, faults of the connection included.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::{Answer, Simulator};
+
+/// Bodies of requests are read up to here.
+const LONGEST_REQUEST: usize = 4 << 20;
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+impl Simulator {
+    /// Serves HTTP/1.1 on `listener` until `shutdown` resolves; connections still open then are
+    /// cut off.
+    ///
+    /// # Errors
+    /// If no connection can be accepted any more.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let mut shutdown = pin!(shutdown);
+        // Dropped on return, and every connection with it.
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) => {
+                        let nodelay = socket.set_nodelay(true);
+                        tracing::trace!(?nodelay, "connection accepted");
+                        connections.spawn(self.clone().converse(socket));
+                    }
+                    // Out of descriptors, or a client that left in the queue: neither is the end.
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection's task failed");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn converse(self, socket: TcpStream) {
+        let service = service_fn(move |request| {
+            let simulator = self.clone();
+            async move { simulator.carry(request).await }
+        });
+        let ended = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(socket), service)
+            .await;
+        // Clients that go away and faults that cut the connection end here too.
+        tracing::trace!(?ended, "connection ended");
+    }
+
+    /// One request from the socket, one answer to it. An error ends the connection.
+    async fn carry(&self, request: http::Request<Incoming>) -> io::Result<http::Response<Body>> {
+        let (parts, body) = request.into_parts();
+        let body = Limited::new(body, LONGEST_REQUEST)
+            .collect()
+            .await
+            .map_err(|error| io::Error::other(error.to_string()))?
+            .to_bytes();
+        let answer = self.answer(http::Request::from_parts(parts, body)).await;
+        Ok(match answer {
+            Answer::Response(response) => response.map(whole),
+            Answer::Slow { response, every } => response.map(|body| slow(body, every)),
+            Answer::Endless { response } => response.map(|body| {
+                let piece = if body.is_empty() { Bytes::from_static(b" ") } else { body };
+                streamed(stream::repeat_with(move || Ok(piece.clone())))
+            }),
+            Answer::Truncated { response, after } => {
+                let length = response.body().len();
+                let mut response = response.map(|body| {
+                    let cut = stream::once(async {
+                        // What came before is on its way only once there is nothing to add.
+                        tokio::task::yield_now().await;
+                        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut short"))
+                    });
+                    let piece = body.slice(..after.min(length));
+                    streamed(stream::iter([Ok(piece)]).chain(cut))
+                });
+                response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+                response
+            }
+            Answer::Reset => {
+                return Err(io::Error::new(io::ErrorKind::ConnectionReset, "reset on purpose"));
+            }
+            Answer::Stall => std::future::pending().await,
+        })
+    }
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
+}
+
+fn slow(body: Bytes, every: Duration) -> Body {
+    let piece = body.len().div_ceil(100).max(1);
+    streamed(stream::unfold(body, move |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(every).await;
+        let next = rest.split_to(piece.min(rest.len()));
+        Some((Ok(next), rest))
+    }))
+}
+
+fn streamed(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+    StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed_unsync()
+}

@@ -1,0 +1,237 @@
+//! The simulator against a client of its own, which is as simple as can be and knows nothing of
+//! how the simulator is made: upsert, tombstone, and a series is what a listing says it is.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may fail loudly")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::*;
+use crate::world::World;
+
+mod faults;
+mod protocol;
+mod socket;
+
+// Wide enough for everything to happen at its edges, narrow enough for a quick test.
+const START: &str = "2026-02-20T00:00:00Z";
+const END: &str = "2026-03-20T00:00:00Z";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn simulator(seed: u64, behaviour: Behaviour) -> Simulator {
+    let world = World::simulated(seed, at("2026-03-02T08:00:00Z"));
+    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(seed, world) });
+    simulator.set_base_url("https://graph.example/v1.0");
+    simulator
+}
+
+/// One mailbox with a small, varied calendar.
+fn small(seed: u64, behaviour: Behaviour) -> Simulator {
+    let simulator = simulator(seed, behaviour);
+    simulator.add_mailbox("alice@contoso.example");
+    simulator.add_mailbox("bob@contoso.example");
+    let around = at("2026-03-02T08:00:00Z");
+    let plan =
+        Population { singles: 10, series: 3, all_day: 2, body_bytes: 300, around, spread_days: 40 };
+    simulator.populate("alice@contoso.example", None, plan);
+    simulator
+}
+
+fn request(token: &str, url: &str, prefer: &str) -> http::Request<Bytes> {
+    http::Request::get(url)
+        .header("authorization", format!("Bearer {token}"))
+        .header("prefer", prefer)
+        .body(Bytes::new())
+        .unwrap()
+}
+
+async fn get(simulator: &Simulator, url: &str, prefer: &str) -> (u16, Value) {
+    get_with(simulator, &simulator.access_token(), url, prefer).await
+}
+
+async fn get_with(simulator: &Simulator, token: &str, url: &str, prefer: &str) -> (u16, Value) {
+    match simulator.answer(request(token, url, prefer)).await {
+        Answer::Response(response) => {
+            let status = response.status().as_u16();
+            (status, serde_json::from_slice(response.body()).unwrap_or(Value::Null))
+        }
+        other => panic!("not a plain response: {other:?}"),
+    }
+}
+
+fn window_url(mailbox: &str) -> String {
+    format!(
+        "https://graph.example/v1.0/users/{mailbox}/calendarView/delta?startDateTime={START}&endDateTime={END}"
+    )
+}
+
+/// A mirror as simple as can be.
+struct Client {
+    simulator: Simulator,
+    token: String,
+    prefer: String,
+    mailbox: &'static str,
+    link: String,
+    enumerating: bool,
+    events: BTreeMap<String, Value>,
+    pages: usize,
+}
+
+impl Client {
+    fn new(simulator: &Simulator, page: usize) -> Self {
+        Self {
+            simulator: simulator.clone(),
+            token: simulator.access_token(),
+            prefer: format!("odata.maxpagesize={page}"),
+            mailbox: "alice@contoso.example",
+            link: window_url("alice@contoso.example"),
+            enumerating: true,
+            events: BTreeMap::new(),
+            pages: 0,
+        }
+    }
+
+    async fn round(&mut self) {
+        let (mut seen, mut touched) = (BTreeSet::new(), BTreeSet::new());
+        for page in 0.. {
+            assert!(page < 2000, "the round does not end");
+            self.pages += 1;
+            let (status, body) =
+                get_with(&self.simulator, &self.token, &self.link, &self.prefer).await;
+            assert_eq!(status, 200, "{body}");
+            for item in body["value"].as_array().unwrap() {
+                let id = item["id"].as_str().unwrap().to_owned();
+                if item.get("@removed").is_some() {
+                    if let Some(gone) = self.events.remove(&id) {
+                        touched.extend(gone["seriesMasterId"].as_str().map(str::to_owned));
+                    }
+                    touched.insert(id);
+                    continue;
+                }
+                match item["type"].as_str().unwrap() {
+                    "singleInstance" => {
+                        let mut event = item.clone();
+                        event.as_object_mut().unwrap().remove("@odata.type");
+                        self.events.insert(id.clone(), event);
+                        seen.insert(id);
+                    }
+                    "seriesMaster" => {
+                        touched.insert(id);
+                    }
+                    _ => {
+                        touched.insert(item["seriesMasterId"].as_str().unwrap().to_owned());
+                    }
+                }
+            }
+            if let Some(next) = body["@odata.nextLink"].as_str() {
+                self.link = next.to_owned();
+                continue;
+            }
+            self.link = body["@odata.deltaLink"].as_str().expect("a link").to_owned();
+            break;
+        }
+        if self.enumerating {
+            self.events.retain(|id, event| {
+                seen.contains(id)
+                    || touched.contains(event["seriesMasterId"].as_str().unwrap_or(""))
+            });
+        }
+        self.enumerating = false;
+        for master in touched {
+            self.series(&master).await;
+        }
+    }
+
+    /// Replaces a series by what Graph lists of it.
+    async fn series(&mut self, master: &str) {
+        let known = |event: &Value| event["seriesMasterId"] == master;
+        self.events.retain(|_, event| !known(event));
+        let mut url = format!(
+            "https://graph.example/v1.0/users/{}/events/{}/instances?startDateTime={START}&endDateTime={END}&$top=50",
+            self.mailbox,
+            master.replace('=', "%3D")
+        );
+        loop {
+            let (status, body) = get_with(&self.simulator, &self.token, &url, "").await;
+            if status != 200 {
+                // Gone, or not a series at all.
+                assert!(status == 404 || status == 400, "{body}");
+                return;
+            }
+            for event in body["value"].as_array().unwrap() {
+                self.events.insert(event["id"].as_str().unwrap().to_owned(), event.clone());
+            }
+            match body["@odata.nextLink"].as_str() {
+                Some(next) => url = next.to_owned(),
+                None => return,
+            }
+        }
+    }
+
+    fn check(&self, what: &str) {
+        let truth: BTreeMap<String, Value> = self
+            .simulator
+            .truth(self.mailbox, None, at(START), at(END))
+            .into_iter()
+            .map(|event| (event["id"].as_str().unwrap().to_owned(), event))
+            .collect();
+        let ids = |events: &BTreeMap<String, Value>| events.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(ids(&self.events), ids(&truth), "{what}");
+        for (id, event) in &truth {
+            assert_eq!(&self.events[id], event, "{what}");
+        }
+    }
+}
+
+async fn converges(name: &str, seed: u64, behaviour: Behaviour, steps: usize) {
+    let simulator = small(seed, behaviour);
+    let mut client = Client::new(&simulator, 7);
+    client.round().await;
+    client.check(name);
+    for step in 0..steps {
+        let mutation = simulator.step().unwrap();
+        if step % 8 == 7 {
+            client.round().await;
+        }
+        if step % 40 == 39 {
+            client.check(&format!("{name}, after {mutation:?}"));
+        }
+    }
+}
+
+async fn every_reading_with(master: MasterOnPage) {
+    for (number, (name, behaviour)) in Behaviour::all().into_iter().enumerate() {
+        if behaviour.master == master {
+            converges(&name, number as u64, behaviour, 200).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_client_reaches_the_truth_with_masters_first() {
+    every_reading_with(MasterOnPage::First).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_client_reaches_the_truth_with_masters_last() {
+    every_reading_with(MasterOnPage::Last).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_client_reaches_the_truth_without_masters() {
+    every_reading_with(MasterOnPage::Absent).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_nasty_a_simple_client_reaches_the_truth() {
+    for seed in 100..108 {
+        let behaviour = Behaviour { kept_tokens: 2, ..Behaviour::by_seed(seed) };
+        converges(&format!("seed {seed}"), seed, behaviour, 200).await;
+    }
+    converges("nasty", 1, Behaviour::by_name("nasty").unwrap(), 200).await;
+}

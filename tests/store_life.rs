@@ -1,0 +1,423 @@
+//! The store at work: reading in pieces, writing from many tasks, lingering, dropping, trimming.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod store_kit;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use calmirror::mirror::change::{ChangeKind, RemovalReason};
+use calmirror::mirror::page::Span;
+use calmirror::mirror::position::{Todo, WindowId};
+use calmirror::mirror::status::ResyncReason;
+use calmirror::store::{FeedError, Options, Query, Store, StoreError};
+use calmirror::world::World;
+use store_kit::*;
+
+async fn put(store: &Store, window: WindowId, upserts: Vec<calmirror::mirror::page::Item>) {
+    let mut c = commit(window);
+    c.upserts = upserts;
+    store.commit(c).await.unwrap();
+}
+
+#[tokio::test]
+async fn pages_of_events_with_equal_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let items = (0..40).map(|n| single(&format!("e{n:02}"), n / 15, "")).collect();
+    put(&store, w, items).await;
+    let expected: Vec<String> = (0..40).map(|n| format!("e{n:02}")).collect();
+    for limit in [1, 2, 7, 15, 39, 40, 41] {
+        let mut got = Vec::new();
+        let mut query = Query { limit, ..all(w) };
+        loop {
+            let page = store.events(query.clone()).await.unwrap();
+            assert!(page.value.len() <= limit && !page.value.is_empty());
+            got.extend(ids(&page.value));
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(got, expected, "limit {limit}");
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_is_listed_where_it_overlaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    const DAY: i64 = 24 * 60;
+    let mut negative = lasting("before-the-epoch", -40_000_000, 60, "");
+    negative.span = Span { start: at(-40_000_000), end: at(-39_999_940) };
+    let items = vec![
+        lasting("long", 0, 30 * DAY, ""),
+        lasting("26h", 9 * DAY, 26 * 60, ""),
+        lasting("26h+", 9 * DAY, 26 * 60 + 1, ""),
+        lasting("ends-at-from", 10 * DAY - 60, 60, ""),
+        lasting("instant", 10 * DAY, 0, ""),
+        lasting("inside", 10 * DAY + 5, 10, ""),
+        lasting("at-to", 11 * DAY, 10, ""),
+        negative,
+    ];
+    let model = items.clone();
+    put(&store, w, items).await;
+    for (from, to) in [(10, 11), (0, 1), (9, 10), (29, 31), (30, 31), (-40, 40), (11, 12)] {
+        let (from, to) = (at(from * DAY), at(to * DAY));
+        let edges = calmirror::mirror::window::Edges { start: from, end: to };
+        let mut expected: Vec<_> =
+            model.iter().filter(|i| edges.overlap(i.span.start, i.span.end)).collect();
+        expected.sort_by_key(|i| (i.span.start, i.id.clone()));
+        let expected: Vec<_> = expected.iter().map(|i| i.id.as_str().to_owned()).collect();
+        for limit in [1, 3, 100] {
+            let mut query = Query { from: Some(from), to: Some(to), limit, ..all(w) };
+            let mut got = Vec::new();
+            loop {
+                let page = store.events(query.clone()).await.unwrap();
+                got.extend(ids(&page.value));
+                match page.next {
+                    Some(next) => query.after = Some(next),
+                    None => break,
+                }
+            }
+            assert_eq!(got, expected, "{from}..{to} by {limit}");
+        }
+    }
+    assert_eq!(ids(&events(&store, w).await)[0], "before-the-epoch");
+    let late = Query { from: Some(at(10 * DAY)), ..all(w) };
+    let late = ids(&store.events(late).await.unwrap().value);
+    assert_eq!(late, ["long", "26h", "26h+", "instant", "inside", "at-to"]);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn large_events_are_kept_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    for size in [60_000, 65_536, 70_000, 1_000_000, 300, 200_000] {
+        let big = single("big", 1, &"x".repeat(size));
+        let mut c = commit(w);
+        c.upserts = vec![big.clone(), single("after", 2, "")];
+        c.todo = vec![Todo::Waiting { item: bare("big", &"y".repeat(size), 1) }];
+        store.commit(c).await.unwrap();
+        assert_eq!(store.event(w, &id("big")).await.unwrap().unwrap(), big.content);
+        assert_eq!(events(&store, w).await.len(), 2, "chunks are no events");
+        let todo = store.todo(w, 0).await.unwrap();
+        assert_eq!(todo, [Todo::Waiting { item: bare("big", &"y".repeat(size), 1) }]);
+        let mut c = commit(w);
+        c.done = vec![todo[0].key()];
+        c.seen = Some((0, (0..10_000).map(|n| hash(&n.to_string())).collect()));
+        store.commit(c).await.unwrap();
+        assert!(store.todo(w, 0).await.unwrap().is_empty());
+        assert_eq!(store.unseen(w, 0, wanted("").edges).await.unwrap().len(), 2);
+    }
+    store.drop_window(w, at(1)).await.unwrap();
+    store.close().await.unwrap();
+    let store = open(&dir);
+    assert_eq!(fold(&store, None).await, Mirror::new());
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_write_and_read_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let names: Vec<String> = (0..32).map(|n| format!("w{n:02}")).collect();
+    let all = names.iter().map(|n| wanted(n)).collect();
+    let windows: Vec<WindowId> =
+        store.attach(all, at(0)).await.unwrap().iter().map(|a| a.id).collect();
+    let mut tasks = Vec::new();
+    for &w in &windows {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            for n in 0..30 {
+                let mut c = commit(w);
+                // Two events that always say the same.
+                c.upserts = vec![single("a", 1, &n.to_string()), single("b", 1, &n.to_string())];
+                c.position = Some(settled(&n.to_string()));
+                store.commit(c).await.unwrap();
+                let both = events(&store, w).await;
+                assert_eq!(json(&both[0])["subject"], json(&both[1])["subject"], "half a commit");
+            }
+        }));
+    }
+    let reader = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let (mut held, mut after) = (Mirror::new(), 0);
+            let mut durable = store.durable();
+            while after < 32 * 30 * 2 {
+                durable.wait_for(|seq| *seq > after).await.unwrap();
+                let changes = store.changes(after, None, 500).await.unwrap();
+                assert!(changes.value.iter().all(|c| c.seq > after && c.seq <= changes.seq));
+                assert!(changes.value.is_sorted_by_key(|c| c.seq));
+                apply(&mut held, &changes.value);
+                after = changes.seq;
+            }
+            held
+        })
+    };
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(*store.durable().borrow(), 32 * 30 * 2, "seqs have no gaps");
+    assert_eq!(reader.await.unwrap(), mirror(&store, &windows).await);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_bad_commit_spoils_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
+    let mut bad = commit(a);
+    bad.upserts = vec![bare("o", "nobody", 1), single("x", 1, "")];
+    bad.position = Some(settled("bad"));
+    let mut good = commit(b);
+    good.upserts = vec![single("y", 1, "")];
+    let stranger = commit(WindowId(999));
+    let (bad, good, stranger) =
+        tokio::join!(store.commit(bad), store.commit(good), store.commit(stranger));
+    assert!(matches!(bad, Err(StoreError::MissingMaster(id)) if id == hash("o")));
+    assert!(matches!(stranger, Err(StoreError::UnknownWindow(WindowId(999)))));
+    assert_eq!(good.unwrap().created, 1);
+    assert_eq!(feed(&store).await, ["1 created y"]);
+    assert_eq!(store.position(a, 0).await.unwrap(), None);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_commit_lingers_but_is_never_stale() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::simulated(1, at(0));
+    let store = Store::open(&options(&dir), &world).unwrap().0;
+    let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
+    let lazy = |window, link: &str| {
+        let mut c = commit(window);
+        (c.lazy, c.position) = (true, Some(settled(link)));
+        let store = store.clone();
+        tokio::spawn(async move { store.commit(c).await.map(|_| tokio::time::Instant::now()) })
+    };
+    // Alone it waits for the linger.
+    let begun = tokio::time::Instant::now();
+    let waited = lazy(a, "1").await.unwrap().unwrap() - begun;
+    assert!(waited >= Duration::from_secs(20) && waited < Duration::from_secs(21), "{waited:?}");
+    // Asked for, it is written at once.
+    let one = lazy(a, "2");
+    tokio::task::yield_now().await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("2")));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    one.await.unwrap().unwrap();
+    // It rides with the next commit of anybody.
+    let one = lazy(a, "3");
+    tokio::task::yield_now().await;
+    let begun = tokio::time::Instant::now();
+    put(&store, b, vec![single("x", 1, "")]).await;
+    assert!(one.await.unwrap().unwrap() - begun < Duration::from_secs(1));
+    // An urgent one of the same window comes after it, not before.
+    let one = lazy(a, "4");
+    tokio::task::yield_now().await;
+    let mut c = commit(a);
+    c.position = Some(settled("5"));
+    store.commit(c).await.unwrap();
+    one.await.unwrap().unwrap();
+    assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("5")));
+    // Nobody waits for it, and closing still writes it.
+    let one = lazy(a, "6");
+    tokio::task::yield_now().await;
+    one.abort();
+    store.close().await.unwrap();
+    let store = open(&dir);
+    assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("6")));
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
+    let mut items: Vec<_> = (0..700).map(|n| bare(&format!("o{n}"), "M", n)).collect();
+    items.push(master("M", "S"));
+    put(&store, a, items).await;
+    put(&store, b, vec![single("kept", 1, "")]).await;
+    let mut c = commit(a);
+    c.seen = Some((0, vec![hash("o1")]));
+    c.todo = vec![Todo::Removal { id: hash("o1") }];
+    c.position = Some(settled("l"));
+    store.commit(c).await.unwrap();
+    let cursor = store.cursor(*store.durable().borrow());
+    let mut held = fold(&store, None).await;
+    assert_eq!(held.len(), 701);
+    // Interrupted in the middle, then by a restart.
+    let dropping = tokio::spawn({
+        let store = store.clone();
+        async move { store.drop_window(a, at(1)).await }
+    });
+    store.durable().wait_for(|seq| *seq > 701 + 200).await.unwrap();
+    dropping.abort();
+    assert_eq!(store.windows().await.unwrap()[0], ("a".into(), a, true));
+    // What is left of it is still complete.
+    assert!(fold(&store, None).await.values().all(|e| e["subject"] != serde_json::Value::Null));
+    let refused = store.commit(commit(a)).await;
+    assert!(matches!(refused, Err(StoreError::UnknownWindow(_))), "no new life in it");
+    store.close().await.unwrap();
+
+    let store = open(&dir);
+    store.drop_window(a, at(2)).await.unwrap();
+    store.drop_window(a, at(2)).await.unwrap();
+    assert_eq!(store.windows().await.unwrap(), [("b".into(), b, false)]);
+    let changes = store.changes(store.seq(&cursor).unwrap(), None, 10_000).await.unwrap();
+    assert_eq!(changes.value.len(), 700);
+    let dropped = |c: &calmirror::store::Change| {
+        c.reason == Some(RemovalReason::WindowDropped) && &*c.window == "a"
+    };
+    assert!(changes.value.iter().all(dropped));
+    apply(&mut held, &changes.value);
+    assert_eq!(held, mirror(&store, &[b]).await);
+    let again = attach(&store, "a").await;
+    assert_ne!(again, a);
+    assert_eq!(events(&store, again).await.len(), 0);
+    assert_eq!(store.position(again, 0).await.unwrap(), None);
+    assert!(store.item(a, hash("M")).await.unwrap().is_none());
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn old_tombstones_leave_and_old_cursors_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "a").await;
+    let items = (0..600).map(|n| single(&format!("e{n}"), n, "")).collect();
+    put(&store, w, items).await;
+    let early = store.cursor(600);
+    for (n, when) in [(0, 10), (1, 20), (2, 30)] {
+        let mut c = commit(w);
+        c.at = at(when);
+        c.removals = vec![removal(&format!("e{n}"), RemovalReason::Deleted)];
+        store.commit(c).await.unwrap();
+    }
+    let late = store.cursor(602);
+    assert_eq!(store.trim(at(10)).await.unwrap(), 0);
+    assert_eq!(store.trim(at(25)).await.unwrap(), 2);
+    assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
+    assert_eq!(store.seq(&late).unwrap(), 602);
+    // From the beginning always, and on from there although the way leads below the floor.
+    let begun = store.changes(store.seq(&store.cursor(0)).unwrap(), None, 100).await.unwrap();
+    assert!(begun.seq < 602);
+    assert_eq!(store.seq(&store.cursor(begun.seq)).unwrap(), begun.seq);
+    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
+    // What comes again has no tombstone to trim.
+    put(&store, w, vec![single("e2", 1, "")]).await;
+    assert_eq!(store.trim(at(99)).await.unwrap(), 0);
+    assert_eq!(store.changes(602, None, 9).await.unwrap().value[0].kind, ChangeKind::Created);
+    store.close().await.unwrap();
+    let store = open(&dir);
+    assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
+    assert_eq!(store.seq(&late).unwrap(), 602);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn cursors_mean_the_same_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut given: Vec<(String, u64)> = Vec::new();
+    for n in 0..5 {
+        let store = open(&dir);
+        for (cursor, seq) in &given {
+            assert_eq!(store.seq(cursor).unwrap(), *seq);
+            assert_eq!(&store.cursor(*seq), cursor);
+        }
+        let w = attach(&store, "a").await;
+        // Every other opening gives out nothing.
+        if n % 2 == 1 {
+            put(&store, w, vec![single(&n.to_string(), 1, ""), single("x", n, "")]).await;
+        }
+        let last = *store.durable().borrow();
+        given.extend((0..=last).map(|seq| (store.cursor(seq), seq)));
+        let beyond = store.cursor(last + 1);
+        assert!(matches!(store.seq(&beyond), Err(FeedError::SnapshotRequired)));
+        store.close().await.unwrap();
+    }
+    assert_eq!(given.iter().map(|(c, _)| c).collect::<BTreeSet<_>>().len(), 5);
+}
+
+#[tokio::test]
+async fn too_little_space_refuses_writing_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "a").await;
+    put(&store, w, vec![single("a", 1, "")]).await;
+    store.close().await.unwrap();
+    let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
+    let store = Store::open(&options, &World::real()).unwrap().0;
+    let mut c = commit(w);
+    c.upserts = vec![single("b", 1, "")];
+    assert!(matches!(store.commit(c).await, Err(StoreError::Full)));
+    assert_eq!(ids(&events(&store, w).await), ["a"]);
+    assert_eq!(store.changes(0, None, 9).await.unwrap().value.len(), 1);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "a").await;
+    let other = store.clone();
+    store.close().await.unwrap();
+    assert!(matches!(other.commit(commit(w)).await, Err(StoreError::Closed)));
+    assert!(matches!(other.events(all(w)).await, Err(StoreError::Closed)));
+    assert!(matches!(other.failed().await, StoreError::Closed));
+    other.close().await.unwrap();
+    open(&dir).close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let mut long = wanted("a");
+    long.edges.end = at(3 * 1825 * 24 * 60);
+    long.end = calmirror::mirror::window::Edge::At(long.edges.end);
+    let w = store.attach(vec![long], at(0)).await.unwrap().remove(0).id;
+    for segment in 0..3 {
+        let mut c = commit(w);
+        c.segment = segment;
+        c.position = Some(settled("l"));
+        c.upserts = vec![single(&format!("only{segment}"), 1, ""), single("seam", 1, "")];
+        store.commit(c).await.unwrap();
+    }
+    assert_eq!(store.segments(w).await.unwrap(), [0, 1, 2]);
+    let moved = store.attach(vec![wanted("a")], at(1)).await.unwrap().remove(0);
+    assert_eq!(moved.resync, Some(ResyncReason::WindowMoved));
+    assert_eq!(store.segments(w).await.unwrap(), [0]);
+    let mut c = commit(w);
+    c.seen = Some((0, vec![hash("only0")]));
+    store.commit(c).await.unwrap();
+    let unseen = store.unseen(w, 0, wanted("a").edges).await.unwrap();
+    assert_eq!(unseen.len(), 3, "only1, only2 and seam");
+    let mut c = commit(w);
+    c.removals = unseen;
+    assert_eq!(store.commit(c).await.unwrap().removed, 3);
+    assert_eq!(ids(&events(&store, w).await), ["only0"]);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fleet_becomes_known_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let all: Vec<_> = (0..3000).map(|n| wanted(&format!("w{n}"))).collect();
+    let first = store.attach(all.clone(), at(0)).await.unwrap();
+    let again = store.attach(all, at(0)).await.unwrap();
+    let number = |a: &[calmirror::store::Attached]| a.iter().map(|a| a.id).collect::<Vec<_>>();
+    assert_eq!(number(&first), number(&again));
+    assert_eq!(number(&first).into_iter().collect::<BTreeSet<_>>().len(), 3000);
+    store.close().await.unwrap();
+}

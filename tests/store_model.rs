@@ -1,0 +1,252 @@
+//! Any sequence of commits and restarts: the store against a model small enough to be believed.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod store_kit;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use calmirror::mirror::change::RemovalReason;
+use calmirror::mirror::page::{Item, Kind};
+use calmirror::mirror::position::WindowId;
+use calmirror::store::{Store, StoreError};
+use proptest::prelude::*;
+use serde_json::Value;
+use store_kit::*;
+
+#[derive(Clone, Debug)]
+struct Step {
+    window: usize,
+    segment: u8,
+    upserts: Vec<Spec>,
+    removals: Vec<u8>,
+    orphans: Vec<u8>,
+    restart: bool,
+}
+
+/// What an id becomes.
+#[derive(Clone, Debug)]
+struct Spec {
+    id: u8,
+    kind: u8,
+    of: u8,
+    start: i64,
+    subject: u8,
+    reordered: bool,
+}
+
+/// Ids 0 and 1 may be masters or, as happens, become single instances.
+fn name(id: u8) -> String {
+    if id < 2 { format!("M/{id}+") } else { format!("i{id}") }
+}
+
+impl Spec {
+    fn item(&self) -> Item {
+        let (id, of, subject) = (name(self.id), name(self.of), self.subject.to_string());
+        match (self.id < 2, self.kind) {
+            (true, 0..3) => master(&id, &subject),
+            (false, 0..2) => bare(&id, &of, self.start),
+            (false, 2) => exception(&id, &of, self.start, &subject),
+            _ if self.reordered => reordered(&id, self.start, &subject),
+            // Some are longer than the index looks back.
+            _ => lasting(&id, self.start, 30 + 2000 * i64::from(self.of), &subject),
+        }
+    }
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    (0..7u8, 0..4u8, 0..2u8, 0..6i64, 0..3u8, any::<bool>()).prop_map(
+        |(id, kind, of, start, subject, reordered)| Spec {
+            id,
+            kind,
+            of,
+            start: start * 700,
+            subject,
+            reordered,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let few = |n| prop::collection::vec(0..7u8, 0..n);
+    (0..2usize, 0..2u8, prop::collection::vec(spec(), 0..5), few(3), few(3), 0..12u8).prop_map(
+        |(window, segment, upserts, removals, orphans, restart)| Step {
+            window,
+            segment,
+            upserts,
+            removals,
+            orphans,
+            restart: restart == 0,
+        },
+    )
+}
+
+/// A row of the model.
+#[derive(Clone)]
+struct Held {
+    item: Item,
+    segments: u64,
+}
+
+type Rows = BTreeMap<String, Held>;
+
+/// What a reader sees of a row, worked out from parsed JSON.
+fn look(rows: &Rows, held: &Held) -> Value {
+    let own: Value = serde_json::from_slice(&held.item.content).unwrap();
+    if held.item.whole {
+        return own;
+    }
+    let of = held.item.master.as_ref().unwrap().as_str();
+    let mut all: Value = serde_json::from_slice(&rows[of].item.content).unwrap();
+    all.as_object_mut().unwrap().remove("@odata.etag");
+    for (name, value) in own.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    all["recurrence"] = Value::Null;
+    all["originalStart"] = held.item.span.start.to_string().into();
+    let link = all["webLink"].as_str().unwrap().to_owned();
+    all["webLink"] = link.replace("M%2F0%2B", held.item.id.as_str()).into();
+    all["webLink"] =
+        all["webLink"].as_str().unwrap().replace("M%2F1%2B", held.item.id.as_str()).into();
+    all
+}
+
+/// Applies a step to the model; false where the store must refuse it.
+fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
+    let old = rows.clone();
+    let mut new = rows.clone();
+    let bit = 1 << step.segment;
+    for item in items {
+        let id = item.id.as_str().to_owned();
+        let segments = new.get(&id).map_or(0, |h| h.segments) | bit;
+        new.insert(id, Held { item: item.clone(), segments });
+    }
+    let mut forget: BTreeSet<u8> = step.orphans.iter().copied().collect();
+    for &removed in &step.removals {
+        let Some(held) = new.get_mut(&name(removed)) else { continue };
+        if held.item.kind == Kind::Master {
+            forget.insert(removed);
+        } else {
+            held.segments &= !bit;
+            if held.segments == 0 {
+                new.remove(&name(removed));
+            }
+        }
+    }
+    let is_master =
+        |rows: &Rows, id: &str| rows.get(id).is_some_and(|h| h.item.kind == Kind::Master);
+    let carried: BTreeSet<&str> = items.iter().map(|i| i.id.as_str()).collect();
+    // Those whose master is one no more keep their look.
+    let ended: Vec<String> = new
+        .iter()
+        .filter(|(_, h)| !h.item.whole)
+        .filter(|(_, h)| !is_master(&new, h.item.master.as_ref().unwrap().as_str()))
+        .map(|(id, _)| id.clone())
+        .collect();
+    for id in ended {
+        if carried.contains(&*id) {
+            return false;
+        }
+        let look = serde_json::to_vec(&look(&old, &old[&id])).unwrap();
+        let held = new.get_mut(&id).unwrap();
+        (held.item.content, held.item.whole) = (look.into(), true);
+    }
+    for master in forget {
+        let named = |h: &Held| h.item.master.as_ref().is_some_and(|m| m.as_str() == name(master));
+        if is_master(&new, &name(master)) && !new.values().any(named) {
+            new.remove(&name(master));
+        }
+    }
+    *rows = new;
+    true
+}
+
+fn expected(model: &[Rows]) -> Mirror {
+    let mut mirror = Mirror::new();
+    for (window, rows) in model.iter().enumerate() {
+        for (id, held) in rows.iter().filter(|(_, h)| h.item.kind != Kind::Master) {
+            mirror.insert((format!("w{window}"), id.clone()), look(rows, held));
+        }
+    }
+    mirror
+}
+
+/// No id twice in a commit.
+fn tidy(step: &mut Step) {
+    let mut met = BTreeSet::new();
+    step.upserts.retain(|spec| met.insert(spec.id));
+    step.removals.retain(|id| met.insert(*id));
+}
+
+async fn check(mut steps: Vec<Step>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(&dir);
+    let windows = [attach(&store, "w0").await, attach(&store, "w1").await];
+    let mut model = [Rows::new(), Rows::new()];
+    let (mut reader, mut after) = (Mirror::new(), store.cursor(0));
+    for step in &mut steps {
+        tidy(step);
+        if step.restart {
+            store.close().await.unwrap();
+            store = open(&dir);
+        }
+        let items: Vec<Item> = step.upserts.iter().map(Spec::item).collect();
+        let mut commit = commit(windows[step.window]);
+        commit.segment = step.segment;
+        commit.upserts = items.clone();
+        commit.removals =
+            step.removals.iter().map(|id| removal(&name(*id), RemovalReason::Deleted)).collect();
+        commit.orphans = step.orphans.iter().map(|id| hash(&name(*id))).collect();
+        let before = *store.durable().borrow();
+        let outcome = store.commit(commit.clone()).await;
+        if apply(&mut model[step.window], step, &items) {
+            let outcome = outcome.unwrap();
+            let shown = model[step.window].values().filter(|h| h.item.kind != Kind::Master);
+            assert_eq!(outcome.events, shown.count() as u64);
+            let changes = outcome.created + outcome.updated + outcome.removed;
+            assert_eq!(*store.durable().borrow(), before + u64::from(changes));
+            // Again: nothing.
+            let again = store.commit(commit).await.unwrap();
+            assert_eq!((again.created, again.updated, again.removed), (0, 0, 0));
+            assert_eq!(*store.durable().borrow(), before + u64::from(changes));
+        } else {
+            assert!(matches!(outcome, Err(StoreError::MissingMaster(_))), "{outcome:?}");
+            assert_eq!(*store.durable().borrow(), before);
+        }
+        // A reader that follows has what is there, and each change shows something else.
+        let changes = store.changes(store.seq(&after).unwrap(), None, 1000).await.unwrap();
+        let unseen = |c: &calmirror::store::Change| {
+            let key = (c.window.to_string(), c.id.as_str().to_owned());
+            c.event.as_ref().map(json).as_ref() != reader.get(&key)
+        };
+        assert!(changes.value.iter().all(unseen), "a change that changes nothing");
+        store_kit::apply(&mut reader, &changes.value);
+        after = store.cursor(changes.seq);
+        assert_eq!(reader, expected(&model));
+        verify(&store, &windows, &reader).await;
+    }
+    store.close().await.unwrap();
+    let store = open(&dir);
+    verify(&store, &windows, &reader).await;
+    store.close().await.unwrap();
+}
+
+async fn verify(store: &Store, windows: &[WindowId], reader: &Mirror) {
+    assert_eq!(&mirror(store, windows).await, reader);
+    assert_eq!(&fold(store, None).await, reader);
+    let one: Mirror =
+        reader.iter().filter(|(k, _)| k.0 == "w1").map(|(k, v)| (k.clone(), v.clone())).collect();
+    assert_eq!(fold(store, Some(windows[1])).await, one);
+    let mut met = BTreeSet::new();
+    for change in store.changes(0, None, 1000).await.unwrap().value {
+        assert!(met.insert((change.window, change.id)), "an id stands in the feed once");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn the_feed_folds_to_the_mirror(steps in prop::collection::vec(step(), 1..24)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(check(steps));
+    }
+}

@@ -1,0 +1,279 @@
+//! Opening: what must not be touched is left alone, what is damaged is rebuilt, and readers of
+//! another history are told so.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod store_kit;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use calmirror::mirror::change::RemovalReason;
+use calmirror::store::{FeedError, OpenFault, Opening, Store};
+use calmirror::world::World;
+use store_kit::*;
+
+const EVENTS: usize = 300;
+
+/// A store with something in it, closed; answers what a reader held and its cursor.
+async fn built(dir: &tempfile::TempDir) -> (Mirror, String) {
+    let store = open(dir);
+    let w = attach(&store, "alice").await;
+    for n in 0..EVENTS / 10 {
+        let mut c = commit(w);
+        c.upserts = (0..10)
+            .map(|i| single(&format!("e{}", n * 10 + i), 1, &format!("{n}").repeat(800)))
+            .collect();
+        c.position = Some(settled(&format!("link-{n}")));
+        store.commit(c).await.unwrap();
+    }
+    let held = fold(&store, None).await;
+    assert_eq!(held.len(), EVENTS);
+    let cursor = store.cursor(*store.durable().borrow());
+    store.close().await.unwrap();
+    (held, cursor)
+}
+
+fn try_open(dir: &tempfile::TempDir) -> (Store, Opening) {
+    Store::open(&options(dir), &World::real()).unwrap()
+}
+
+fn refused(dir: &tempfile::TempDir) -> OpenFault {
+    Store::open(&options(dir), &World::real()).unwrap_err().why
+}
+
+/// Every file below a directory with its bytes.
+fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+fn snapshots(dir: &tempfile::TempDir) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir.path().join("store")).unwrap();
+    let paths = entries.map(|e| e.unwrap().path());
+    paths.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("snap.")).collect()
+}
+
+fn drop_snapshots(dir: &tempfile::TempDir) {
+    for snapshot in snapshots(dir) {
+        fs::remove_file(snapshot).unwrap();
+    }
+}
+
+/// The store was moved aside, an empty one began, and the reader must start again.
+async fn assert_rebuilt(store: &Store, opening: &Opening, cursor: &str) {
+    assert!(opening.moved_aside.as_ref().unwrap().join("db").exists(), "moved, never deleted");
+    assert!(store.windows().await.unwrap().is_empty());
+    assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
+    let w = attach(store, "alice").await;
+    let mut c = commit(w);
+    c.upserts = vec![single("a", 1, "A")];
+    store.commit(c).await.unwrap();
+    assert_eq!(fold(store, None).await.len(), 1);
+    assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let why = refused(&dir);
+    assert!(matches!(why, OpenFault::Locked), "{why:?}");
+    assert!(!why.remedy().is_empty());
+    let mut c = commit(w);
+    c.upserts = vec![single("a", 1, "A")];
+    store.commit(c).await.unwrap();
+    store.close().await.unwrap();
+    drop(open(&dir));
+    drop(open(&dir));
+}
+
+#[tokio::test]
+async fn a_newer_store_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    built(&dir).await;
+    let json = br#"{"format":2,"something":"else"}"#;
+    let mut bytes = vec![1];
+    bytes.extend_from_slice(&crc32fast::hash(json).to_be_bytes());
+    bytes.extend_from_slice(json);
+    fs::write(dir.path().join("watermark"), bytes).unwrap();
+    let before = files(dir.path());
+    let why = refused(&dir);
+    assert!(matches!(why, OpenFault::NewerFormat { found: 2, .. }), "{why:?}");
+    assert!(files(dir.path()) == before, "nothing is touched");
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_directory_is_said_to_be_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, "mine").unwrap();
+    let options = calmirror::store::Options { path: path.clone(), ..options(&dir) };
+    let error = Store::open(&options, &World::real()).unwrap_err();
+    assert!(matches!(error.why, OpenFault::Io(_)), "{error:?}");
+    assert_eq!(fs::read(&path).unwrap(), b"mine");
+}
+
+#[tokio::test]
+async fn the_directory_is_nobody_elses() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a/b");
+    let options = calmirror::store::Options { path: path.clone(), ..options(&dir) };
+    let (store, _) = Store::open(&options, &World::real()).unwrap();
+    for path in [path.as_path(), path.parent().unwrap()] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_done_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let (held, cursor) = built(&dir).await;
+    for damage in [|b: &mut Vec<u8>| b.clear(), |b: &mut Vec<u8>| b[20] ^= 1] {
+        // The snapshot is written by opening.
+        open(&dir).close().await.unwrap();
+        let all = snapshots(&dir);
+        assert!(!all.is_empty());
+        for snapshot in all {
+            let mut bytes = fs::read(&snapshot).unwrap();
+            damage(&mut bytes);
+            fs::write(&snapshot, bytes).unwrap();
+        }
+        let (store, opening) = try_open(&dir);
+        assert_eq!(opening.moved_aside, None);
+        assert_eq!(fold(&store, None).await, held);
+        assert!(store.seq(&cursor).is_ok());
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn flipped_bits_are_never_served() {
+    let good = tempfile::tempdir().unwrap();
+    let (held, cursor) = built(&good).await;
+    drop_snapshots(&good);
+    let bytes = fs::read(good.path().join("store/db")).unwrap();
+    // sled preallocates: the bytes that count come first.
+    let used = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
+    let mut rebuilt = 0;
+    for n in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        copy(good.path(), dir.path());
+        let mut bytes = bytes.clone();
+        bytes[used * (2 * n + 1) / 24] ^= 1 << (n % 8);
+        fs::write(dir.path().join("store/db"), bytes).unwrap();
+        let (store, opening) = try_open(&dir);
+        if opening.moved_aside.is_some() {
+            rebuilt += 1;
+            assert_rebuilt(&store, &opening, &cursor).await;
+            store.close().await.unwrap();
+        } else if let Ok(changes) = store.changes(0, None, 10 * EVENTS).await {
+            // Dead space was hit: then everything is as it was.
+            let mut mirror = Mirror::new();
+            apply(&mut mirror, &changes.value);
+            let differ: Vec<_> = held
+                .iter()
+                .filter(|(k, v)| mirror.get(k) != Some(v))
+                .map(|(k, _)| k.1.clone())
+                .collect();
+            assert!(
+                mirror == held,
+                "flip {n}: {} of {}, {differ:?}, {:?}",
+                mirror.len(),
+                held.len(),
+                store.windows().await
+            );
+            store.close().await.unwrap();
+        } else {
+            // Met only while reading: the next opening looks at everything.
+            store.failed().await;
+            drop(store);
+            let (store, opening) = try_open(&dir);
+            rebuilt += 1;
+            assert_rebuilt(&store, &opening, &cursor).await;
+            store.close().await.unwrap();
+        }
+    }
+    assert!(rebuilt > 0, "some of the damage was real");
+}
+
+#[tokio::test]
+async fn a_lost_tail_is_noticed() {
+    let good = tempfile::tempdir().unwrap();
+    let (_, cursor) = built(&good).await;
+    drop_snapshots(&good);
+    let bytes = fs::read(good.path().join("store/db")).unwrap();
+    let used = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
+    for kept in [0, used / 4, used / 2, used - used / 8] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(good.path(), dir.path());
+        fs::write(dir.path().join("store/db"), &bytes[..kept]).unwrap();
+        let (store, opening) = try_open(&dir);
+        assert_rebuilt(&store, &opening, &cursor).await;
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_begins_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, cursor) = built(&dir).await;
+    fs::remove_dir_all(dir.path().join("store")).unwrap();
+    let (store, opening) = try_open(&dir);
+    assert_eq!(opening.moved_aside, None);
+    assert!(store.windows().await.unwrap().is_empty());
+    assert!(matches!(store.seq(&cursor), Err(FeedError::SnapshotRequired)));
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_ran_on_knows_what_it_never_gave() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, cursor) = built(&dir).await;
+    let copied = tempfile::tempdir().unwrap();
+    copy(dir.path(), copied.path());
+    let mut cursors = Vec::new();
+    for dir in [&dir, &copied] {
+        let store = open(dir);
+        assert!(store.seq(&cursor).is_ok(), "what both share");
+        let w = attach(&store, "alice").await;
+        let mut c = commit(w);
+        c.removals = vec![removal("e0", RemovalReason::Deleted)];
+        store.commit(c).await.unwrap();
+        cursors.push(store.cursor(*store.durable().borrow()));
+        store.close().await.unwrap();
+    }
+    for (dir, own, other) in [(&dir, 0, 1), (&copied, 1, 0)] {
+        let store = open(dir);
+        assert!(store.seq(&cursors[own]).is_ok());
+        assert!(matches!(store.seq(&cursors[other]), Err(FeedError::SnapshotRequired)));
+        store.close().await.unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            match fs::create_dir(&to) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => panic!("{e}"),
+                _ => copy(&entry.path(), &to),
+            }
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
