@@ -14,7 +14,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -41,7 +40,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Where to go on from, known before the body.
 const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
 
-/// One line of the feed.
+/// One line of the feed, but for the event at its end.
 #[derive(Serialize)]
 struct Line<'a> {
     cursor: &'a str,
@@ -50,8 +49,6 @@ struct Line<'a> {
     window: &'a str,
     change: ChangeKind,
     id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<RemovalReason>,
 }
@@ -186,10 +183,9 @@ impl Reader {
         Ok(Slice { changes, cursor, at_end: read.at_end })
     }
 
+    /// Writes a change without a line's end. The event is put in as it is stored, but on one
+    /// line: an end of line in JSON can only be white space between its parts.
     fn line(&self, body: &mut Vec<u8>, cursor: &str, change: &Change) {
-        let mask = self.access.settings.mask_private;
-        let event = change.event.clone().map(|event| shown(event, mask));
-        let event = event.as_deref().and_then(|event| serde_json::from_slice(event).ok());
         let line = Line {
             cursor,
             seq: change.seq,
@@ -197,11 +193,19 @@ impl Reader {
             window: &change.window,
             change: change.kind,
             id: change.id.as_str(),
-            event,
             reason: change.reason,
         };
-        // Strings, numbers and raw JSON always serialize, and a Vec takes every byte.
-        serde_json::to_writer(body, &line).ok();
+        // Strings and numbers always serialize, and a Vec takes every byte.
+        serde_json::to_writer(&mut *body, &line).ok();
+        if let Some(event) = &change.event {
+            // In the place of the brace that closes the line.
+            body.pop();
+            body.extend_from_slice(b",\"event\":");
+            let event = shown(event.clone(), self.access.settings.mask_private);
+            let flat = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
+            body.extend(event.iter().map(flat));
+            body.push(b'}');
+        }
     }
 
     /// Waits for something new to read; `false` when the time is up or the daemon stops.

@@ -1,5 +1,6 @@
 //! The daemon's status, and windows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,8 +8,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::Access;
 use super::problem::Problem;
@@ -27,34 +29,54 @@ const STATES: [WindowState; 8] = [
     WindowState::StoreFull,
 ];
 
+/// The daemon's status.
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: String,
+    commit: String,
+    target: String,
+    incarnation: String,
+    started: Timestamp,
+    uptime_s: i64,
+    healthy: bool,
+    windows: Counts,
+    last_reload: Option<()>,
+}
+
+/// Windows by state.
+#[derive(Serialize)]
+struct Counts {
+    total: usize,
+    unhealthy: usize,
+    #[serde(flatten)]
+    states: BTreeMap<WindowState, usize>,
+}
+
 /// `GET /v1/status`.
 pub(super) async fn status(
     State(access): State<Arc<Access>>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Status>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     let windows = access.fleet.windows();
-    let mut counts = Map::new();
-    counts.insert("total".into(), windows.len().into());
-    for state in STATES {
-        let count = windows.iter().filter(|w| w.state == state).count();
-        counts.insert(word(state), count.into());
+    let mut states: BTreeMap<_, _> = STATES.map(|state| (state, 0)).into();
+    for window in &windows {
+        *states.entry(window.state).or_default() += 1;
     }
     let unhealthy = windows.iter().filter(|w| !w.is_healthy()).count();
-    counts.insert("unhealthy".into(), unhealthy.into());
     let about = &access.about;
-    let uptime = access.world.now().duration_since(about.started);
-    Ok(Json(json!({
-        "version": about.version,
-        "commit": about.commit,
-        "target": about.target,
-        "incarnation": access.store.incarnation(),
-        "started": about.started,
-        "uptime_s": uptime.as_secs().max(0),
-        "healthy": unhealthy == 0,
-        "windows": counts,
-        "last_reload": null,
-    })))
+    Ok(Json(Status {
+        version: about.version.clone(),
+        commit: about.commit.clone(),
+        target: about.target.clone(),
+        incarnation: access.store.incarnation(),
+        started: about.started,
+        uptime_s: access.world.now().duration_since(about.started).as_secs().max(0),
+        healthy: unhealthy == 0,
+        windows: Counts { total: windows.len(), unhealthy, states },
+        // Always null until there is a reload.
+        last_reload: None,
+    }))
 }
 
 /// A page of windows.

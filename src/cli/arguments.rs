@@ -243,7 +243,7 @@ mod tests {
             ("run", true),
             ("run --accept-drops", true),
             ("run --config c.toml --log-level debug", true),
-            ("--api /tmp/s status alice --watch", true),
+            ("--api /run/x.sock status alice --watch", true),
             ("status --watch --json", false),
             ("events", false),
             ("events alice --from -7d --to +7d", true),

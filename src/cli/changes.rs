@@ -144,10 +144,88 @@ mod tests {
 
     #[test]
     fn the_question_says_what_was_asked() {
-        let mut args = ChangesArgs { after: None, window: None, follow: false, state: None };
+        let mut args = args(None, None);
         assert_eq!(path(&args, None), "/v1/changes");
         args.window = Some("room a/b".into());
         args.follow = true;
         assert_eq!(path(&args, Some("c~1")), "/v1/changes?after=c~1&window=room%20a%2Fb&wait=30s");
+    }
+
+    /// A feed of three lines, two of them a request, behind a socket.
+    async fn feed(directory: &Path) -> (Client, tokio::task::JoinHandle<()>) {
+        use axum::extract::RawQuery;
+        use axum::http::StatusCode;
+        use axum::response::IntoResponse as _;
+        let answer = |RawQuery(query): RawQuery| async move {
+            let after = query.unwrap_or_default();
+            let after = after.split('&').find_map(|pair| pair.strip_prefix("after="));
+            let (cursor, body) = match after {
+                None => ("c2", "{\"seq\":1}\n{\"seq\":2}\n"),
+                Some("c2") => ("c3", "{\"seq\":3}\n"),
+                Some("c3") => ("c3", ""),
+                Some(_) => return StatusCode::GONE.into_response(),
+            };
+            ([("x-calmirror-cursor", cursor)], body).into_response()
+        };
+        let router = axum::Router::new().route("/v1/changes", axum::routing::get(answer));
+        let path = directory.join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let serving = tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+        (Client::new(super::super::place::Place::Socket(path), None), serving)
+    }
+
+    fn args(state: Option<&Path>, after: Option<&str>) -> ChangesArgs {
+        let (after, state) = (after.map(str::to_owned), state.map(Path::to_owned));
+        ChangesArgs { after, window: None, follow: false, state }
+    }
+
+    /// A reader that goes away in the middle.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_feed_is_printed_to_its_end_and_gone_on_from() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("cursor");
+        let (client, serving) = feed(directory.path()).await;
+        let mut out = Vec::new();
+        let args = args(Some(&state), None);
+        assert_eq!(changes(&client, &args, &mut out).await, Ok(DONE));
+        assert_eq!(out, b"{\"seq\":1}\n{\"seq\":2}\n{\"seq\":3}\n");
+        assert_eq!(recall(&state), Ok(Some("c3".to_owned())));
+        let mut again = Vec::new();
+        assert_eq!(changes(&client, &args, &mut again).await, Ok(DONE));
+        assert!(again.is_empty());
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn lines_that_nobody_got_are_not_remembered_as_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("cursor");
+        let (client, serving) = feed(directory.path()).await;
+        let ended = changes(&client, &args(Some(&state), None), &mut Closed).await;
+        assert_eq!(ended, Err(Failure::new(DONE, "")), "quietly");
+        assert_eq!(recall(&state), Ok(None));
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_cursor_that_is_too_old_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let (client, serving) = feed(directory.path()).await;
+        let failure =
+            changes(&client, &args(None, Some("old")), &mut Vec::new()).await.unwrap_err();
+        assert_eq!(failure.exit, FAILED);
+        assert!(failure.remedy.is_some_and(|remedy| remedy.contains("--after")));
+        serving.abort();
     }
 }

@@ -94,7 +94,8 @@ pub(super) async fn events(
         complete &= page.complete;
         for event in page.value {
             if json {
-                writeln!(out, "{event}")?;
+                // An end of line in JSON can only be white space between its parts.
+                writeln!(out, "{}", event.get().replace(['\n', '\r'], " "))?;
             } else {
                 all.push(event);
             }
@@ -370,5 +371,37 @@ mod tests {
             let read = moment(text, &today, "--from").ok().map(|at| at.timestamp());
             assert_eq!(read, expected.map(|at| at.parse().unwrap()), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn every_page_is_asked_for_with_the_same_range() {
+        use axum::extract::RawQuery;
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let answer = |RawQuery(query): RawQuery| async move {
+            let query = query.unwrap_or_default();
+            let (range, page) = query.split_once("&page=").unwrap_or((&query, ""));
+            assert_eq!(range, "from=2026-11-01T00%3A00%3A00Z&to=2026-12-01T00%3A00%3A00Z");
+            match page {
+                "" => {
+                    "{\"value\":[{\"id\":\"1\"},{ \"id\" :\n\"2\"}],\"complete\":true,\"next\":\"k-1\"}"
+                }
+                _ => r#"{"value":[{"id":"3"}],"complete":true,"cursor":"c","next":null}"#,
+            }
+        };
+        let path = "/v1/windows/room%201/events";
+        let router = axum::Router::new().route(path, axum::routing::get(answer));
+        let serving = tokio::spawn(async { axum::serve(listener, router).await });
+        let client = Client::new(super::super::place::Place::Socket(socket), None);
+        let args = EventsArgs {
+            window: "room 1".into(),
+            from: Some("2026-11-01T00:00:00Z".into()),
+            to: Some("2026-12-01T00:00:00Z".into()),
+        };
+        let mut out = Vec::new();
+        assert_eq!(events(&client, &args, true, &mut out).await, Ok(DONE));
+        assert_eq!(out, b"{\"id\":\"1\"}\n{ \"id\" : \"2\"}\n{\"id\":\"3\"}\n");
+        serving.abort();
     }
 }

@@ -41,9 +41,7 @@ where
                 // Full means that one is waiting already: it will see the newest files.
                 reload.try_send(()).ok();
             }
-            Signal::Stop if !stop.send_replace(true) => {
-                tracing::info!("stopping");
-            }
+            Signal::Stop if !stop.send_replace(true) => {}
             Signal::Stop => {
                 tracing::warn!("stopped at once, as asked twice");
                 return Ok(FAILED);

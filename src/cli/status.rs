@@ -188,7 +188,7 @@ fn row(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> [(String, Styl
         (window.events.to_string(), plain),
         (window.last_success.map_or("never".into(), |at| time(at, now, zone)), plain),
         (stale, stale_style),
-        (window.next_due.map_or("-".into(), |due| until(due, now)), plain),
+        (window.next_due.map_or("-".into(), |due| until(due.max(now), now)), plain),
         (window.failures.to_string(), plain),
         (error, plain),
     ]
