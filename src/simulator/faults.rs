@@ -300,7 +300,6 @@ impl Faults {
             Fault::Throttled { retry_after: after("date:4") },
             Fault::Throttled { retry_after: None },
             Fault::Throttled { retry_after: after("-5") },
-            Fault::Throttled { retry_after: after("1000000000000000000") },
             Fault::UnavailableEmpty,
             Fault::Unavailable { retry_after: after("1") },
             Fault::UnknownError,

@@ -34,12 +34,14 @@ mod listing;
 mod mutation;
 mod page;
 mod population;
+mod refusal;
 mod round;
 mod series;
 mod serve;
 mod sign_in;
 mod state;
 mod statistics;
+mod step;
 #[cfg(test)]
 mod tests;
 mod zone;

@@ -58,6 +58,8 @@ struct Builder<'a> {
     salt: u64,
     blocks: Vec<Vec<Entry>>,
     masters: Vec<Entry>,
+    /// Older states of what comes later in the round: the last one seen holds (fact 58).
+    stale: Vec<Entry>,
 }
 
 impl Round {
@@ -75,6 +77,7 @@ impl Round {
             salt,
             blocks: Vec::new(),
             masters: Vec::new(),
+            stale: Vec::new(),
         };
         match extent.from {
             None => round.enumerate(calendar, extent.to),
@@ -134,11 +137,19 @@ impl Builder<'_> {
                         self.blocks.push(vec![Entry::Removed(*key, 0)]);
                     }
                 }
-                (_, Some(after)) if !series => self.blocks.push(vec![if is.is_empty() {
-                    Entry::Removed(*key, 0)
-                } else {
-                    Entry::Present(after.clone(), Part::Itself)
-                }]),
+                (before, Some(after)) if !series => {
+                    if let Some(before) = before
+                        && !was.is_empty()
+                        && happens(self.behaviour.duplicates, &[self.salt, u64::from(*key), 6])
+                    {
+                        self.stale.push(Entry::Present(before.clone(), Part::Itself));
+                    }
+                    self.blocks.push(vec![if is.is_empty() {
+                        Entry::Removed(*key, 0)
+                    } else {
+                        Entry::Present(after.clone(), Part::Itself)
+                    }]);
+                }
                 (_, None) if !series => self.blocks.push(vec![Entry::Removed(*key, 0)]),
                 _ => self.changed_series(*key, before.as_ref(), after.as_ref(), &was, is),
             }
@@ -229,7 +240,7 @@ impl Builder<'_> {
     }
 
     fn finish(self) -> Round {
-        let Self { behaviour, salt, mut blocks, mut masters, .. } = self;
+        let Self { behaviour, salt, mut blocks, mut masters, stale, .. } = self;
         if behaviour.split_series {
             blocks = blocks.into_iter().flatten().map(|entry| vec![entry]).collect();
         }
@@ -243,8 +254,10 @@ impl Builder<'_> {
             MasterOnPage::Last => blocks.into_iter().chain(masters).collect(),
             _ => masters.chain(blocks).collect(),
         };
-        let entries = blocks
+        let entries = stale
             .into_iter()
+            .map(|entry| vec![entry])
+            .chain(blocks)
             .flat_map(|block| block.into_iter().enumerate().map(|(at, entry)| (entry, at > 0)))
             .collect();
         Round { entries }

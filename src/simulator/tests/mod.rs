@@ -235,3 +235,71 @@ async fn however_nasty_a_simple_client_reaches_the_truth() {
     }
     converges("nasty", 1, Behaviour::by_name("nasty").unwrap(), 200).await;
 }
+
+/// A client that believes what the pages say and lists nothing: a re-sent series replaces what
+/// was there (`whole`), or tombstones take away what left.
+async fn pages_alone_suffice(name: &str, seed: u64, behaviour: Behaviour) {
+    let whole = behaviour.resend == Resend::Whole;
+    let simulator = small(seed, behaviour);
+    let mut mirror: BTreeMap<String, Value> = BTreeMap::new();
+    let (token, mut link) = (simulator.access_token(), window_url("alice@contoso.example"));
+    for step in 0..100 {
+        let mut sent = Vec::new();
+        loop {
+            let (status, body) = get_with(&simulator, &token, &link, "odata.maxpagesize=20").await;
+            assert_eq!(status, 200);
+            sent.extend(body["value"].as_array().unwrap().clone());
+            if let Some(next) = body["@odata.nextLink"].as_str() {
+                link = next.to_owned();
+                continue;
+            }
+            link = body["@odata.deltaLink"].as_str().unwrap().to_owned();
+            break;
+        }
+        if whole {
+            let again: BTreeSet<String> = sent
+                .iter()
+                .filter_map(|item| item["seriesMasterId"].as_str().map(str::to_owned))
+                .collect();
+            mirror
+                .retain(|_, event| !again.contains(event["seriesMasterId"].as_str().unwrap_or("")));
+        }
+        for item in sent {
+            let id = item["id"].as_str().unwrap().to_owned();
+            if item.get("@removed").is_some() {
+                mirror.retain(|known, event| *known != id && event["seriesMasterId"] != id);
+            } else if item["type"] != "seriesMaster" {
+                mirror.insert(id, item);
+            }
+        }
+        let essence =
+            |event: &Value| ["id", "type", "start", "end"].map(|name| event[name].to_string());
+        let mirrored: BTreeSet<_> = mirror.values().map(essence).collect();
+        if step % 10 > 0 {
+            simulator.step().unwrap();
+            continue;
+        }
+        let truth = simulator.truth("alice@contoso.example", None, at(START), at(END));
+        let truth: BTreeSet<_> = truth.iter().map(essence).collect();
+        assert_eq!(mirrored, truth, "{name}, step {step}");
+        simulator.step().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resent_series_is_the_whole_of_it() {
+    for (seed, (name, behaviour)) in Behaviour::all().into_iter().enumerate() {
+        if behaviour.resend == Resend::Whole {
+            pages_alone_suffice(&name, seed as u64, behaviour).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tombstones_name_everything_that_left() {
+    for (seed, (name, behaviour)) in Behaviour::all().into_iter().enumerate() {
+        if behaviour.resend == Resend::Tombstones {
+            pages_alone_suffice(&name, seed as u64, behaviour).await;
+        }
+    }
+}

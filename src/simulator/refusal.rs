@@ -1,0 +1,167 @@
+//! The words in which Graph fails when it is asked to.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::call::{Call, Payload, Reply};
+use super::faults::{Death, Fault, Trouble};
+use super::graph::{badly_formed, link_number, not_found};
+use super::sign_in::unauthorized;
+use super::state::State;
+
+impl State {
+    /// The answer of a fault that comes instead of any other.
+    pub(super) fn refuse(&mut self, call: &Call, fault: &Fault) -> Option<Reply> {
+        let status = |code| StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
+        let after = |reply: Reply, value: &Option<String>| match value {
+            Some(value) => reply.header("retry-after", value.clone()),
+            None => reply,
+        };
+        Some(match fault {
+            Fault::Throttled { retry_after } => after(
+                Reply::error(status(429), "TooManyRequests", "Please retry again later."),
+                retry_after,
+            ),
+            Fault::UnavailableEmpty => Reply::empty(status(503)),
+            Fault::Unavailable { retry_after } => after(
+                Reply::error(status(503), "ServiceUnavailable", "Service is not available."),
+                retry_after,
+            ),
+            Fault::UnknownError => Reply::error(status(503), "UnknownError", ""),
+            Fault::GatewayTimeout => Reply::error(status(504), "UnknownError", ""),
+            Fault::StickyGatewayTimeout { above } => {
+                self.stuck.insert(link_number(call), *above);
+                Reply::error(status(504), "UnknownError", "")
+            }
+            Fault::BadGateway => Reply::text(
+                status(502),
+                "text/html",
+                "<html><head><title>502 Bad Gateway</title></head><body>Bad Gateway</body></html>",
+            ),
+            Fault::InternalError => Reply::error(
+                status(500),
+                "ErrorInternalServerError",
+                "An internal server error occurred. The operation failed.",
+            ),
+            Fault::RequestTimeout => Reply::empty(status(408)),
+            Fault::BandwidthExceeded => Reply::empty(status(509)),
+            Fault::BadRequest => {
+                Reply::error(status(400), "ErrorInvalidUrlQuery", "The request is not understood.")
+            }
+            Fault::NotJson => Reply::text(status(200), "text/html", "<!doctype html><p>Hello"),
+            Fault::Unauthorized => unauthorized("Access token has expired or is not yet valid."),
+            Fault::ClaimsChallenge => Reply::error(
+                status(401),
+                "InvalidAuthenticationToken",
+                "Continuous access evaluation resulted in challenge.",
+            )
+            .header(
+                "www-authenticate",
+                "Bearer realm=\"\", error=\"insufficient_claims\", \
+                 claims=\"eyJhY2Nlc3NfdG9rZW4iOnsiYWNycyI6eyJlc3NlbnRpYWwiOnRydWUsInZhbHVlIjoiY3AxIn19fQ==\"",
+            ),
+            Fault::DeadLink { how } => self.death(call, *how),
+            Fault::Mailbox { how } => trouble(*how),
+            Fault::SignIn { how } => {
+                let now = self.world.now();
+                self.sign_in.refuse(*how, now)
+            }
+            Fault::Bomb => bomb(call.gzip),
+            _ => return None,
+        })
+    }
+
+    fn death(&self, call: &Call, how: Death) -> Reply {
+        let (status, code, message) = match how {
+            Death::Generation => (
+                StatusCode::GONE,
+                "SyncStateNotFound",
+                "The sync state generation is not found; generation=149;[highest=157][157][155][156].",
+            ),
+            Death::RootFolder => {
+                (StatusCode::GONE, "SyncStateNotFound", "The sync state root folder is not found.")
+            }
+            Death::Invalid => (StatusCode::GONE, "SyncStateInvalid", "The sync state is invalid."),
+            Death::ResyncRequired => {
+                (StatusCode::GONE, "resyncRequired", "Resync required. Replace any local items.")
+            }
+            Death::ApplyDifferences => {
+                (StatusCode::GONE, "resyncApplyDifferences", "Resync required.")
+            }
+            Death::UploadDifferences => {
+                (StatusCode::GONE, "resyncUploadDifferences", "Resync required.")
+            }
+            Death::BadRequest => {
+                (StatusCode::BAD_REQUEST, "syncStateNotFound", "The sync state is not found.")
+            }
+            Death::InvalidDeltaToken => (
+                StatusCode::BAD_REQUEST,
+                "InvalidDeltaToken",
+                "The value '...' of parameter '$deltaToken' is invalid.",
+            ),
+            Death::BadlyFormed => return badly_formed(),
+            Death::InvalidData => (
+                StatusCode::BAD_REQUEST,
+                "ErrorInvalidSyncStateData",
+                "The sync state data is corrupted or otherwise invalid.",
+            ),
+        };
+        let reply = Reply::error(status, code, message);
+        if how == Death::ResyncRequired {
+            // A fresh address that must not be trusted (fact 101).
+            let path = call.path.clone();
+            return reply
+                .header("location", format!("https://elsewhere.example{path}?$deltatoken="));
+        }
+        reply
+    }
+}
+
+fn trouble(how: Trouble) -> Reply {
+    let (status, code, message) = match how {
+        Trouble::NotEnabled => {
+            (404, "MailboxNotEnabledForRESTAPI", "REST API is not yet supported for this mailbox.")
+        }
+        Trouble::Inactive => (
+            404,
+            "MailboxNotEnabledForRESTAPI",
+            "The mailbox is either inactive, soft-deleted, or is hosted on-premise.",
+        ),
+        Trouble::ResourceNotFound => (404, "ResourceNotFound", "Resource could not be discovered."),
+        Trouble::InvalidUser => {
+            (404, "ErrorInvalidUser", "The requested user 'somebody' is invalid.")
+        }
+        Trouble::RequestResourceNotFound => {
+            (404, "Request_ResourceNotFound", "Resource does not exist.")
+        }
+        Trouble::Empty => return Reply::empty(StatusCode::NOT_FOUND),
+        Trouble::ItemNotFound => return not_found(),
+        Trouble::AccessDenied => (403, "ErrorAccessDenied", "Access to OData is disabled."),
+        Trouble::DelegatedDenied => (
+            403,
+            "DelegatedCalendarAccessDenied",
+            "Access is denied. Check credentials and try again.",
+        ),
+        Trouble::InsufficientClaims => {
+            (403, "insufficient_claims", "Access is blocked by conditional access.")
+        }
+    };
+    Reply::error(StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND), code, message)
+}
+
+/// A page of 128 MiB of nothing.
+fn bomb(gzip: bool) -> Reply {
+    let mut reply = Reply::text(StatusCode::OK, "application/json", "");
+    let raw: u64 = 128 << 20;
+    reply.body = if gzip {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let piece = [b' '; 1 << 16];
+        let written = std::iter::repeat_n(piece, (raw >> 16) as usize)
+            .try_for_each(|piece| std::io::Write::write_all(&mut encoder, &piece))
+            .and_then(|()| encoder.finish());
+        Payload::Ready { encoded: written.unwrap_or_default().into(), gzip: true, raw }
+    } else {
+        Payload::Ready { encoded: Bytes::from(vec![b' '; raw as usize]), gzip: false, raw }
+    };
+    reply
+}
