@@ -183,7 +183,18 @@ async fn flipped_bits_are_never_served() {
             // Dead space was hit: then everything is as it was.
             let mut mirror = Mirror::new();
             apply(&mut mirror, &changes.value);
-            assert_eq!(mirror, held);
+            let differ: Vec<_> = held
+                .iter()
+                .filter(|(k, v)| mirror.get(k) != Some(v))
+                .map(|(k, _)| k.1.clone())
+                .collect();
+            assert!(
+                mirror == held,
+                "flip {n}: {} of {}, {differ:?}, {:?}",
+                mirror.len(),
+                held.len(),
+                store.windows().await
+            );
             store.close().await.unwrap();
         } else {
             // Met only while reading: the next opening looks at everything.

@@ -218,3 +218,98 @@ where
         tracing::debug!(%error, "connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::*;
+    use axum::routing::get;
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+    use tokio::sync::{Notify, mpsc, oneshot};
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/api.sock");
+        let group = fs::metadata(directory.path()).unwrap().gid().to_string();
+        let door = bind_unix(&path, Some(&group)).unwrap();
+        assert_eq!(mode(&path), MODE);
+        assert_eq!(fs::read_dir(directory.path().join("run")).unwrap().count(), 1);
+        drop(door);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        // The standard library's listener leaves its file behind: nobody answers there.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let door = bind_unix(&path, None).unwrap();
+        assert!(matches!(bind_unix(&path, None), Err(BindError::InUse(_))));
+        assert!(path.exists(), "refusing takes nothing away");
+        drop(door);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_not_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind_unix(&path, None), Err(BindError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let elsewhere = directory.path().join("other.sock");
+        let unknown = bind_unix(&elsewhere, Some("no such group"));
+        assert!(matches!(unknown, Err(BindError::UnknownGroup(_))));
+        assert!(!elsewhere.exists());
+    }
+
+    #[tokio::test]
+    async fn a_door_does_not_remove_its_successors_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let door = bind_unix(&path, None).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another's").unwrap();
+        drop(door);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_finished_after_shutdown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let door = bind_unix(&path, None).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (arrive, mut arrived) = mpsc::channel(1);
+        let release = Arc::new(Notify::new());
+        let released = release.clone();
+        let handler = move || async move {
+            arrive.send(()).await.unwrap();
+            released.notified().await;
+            "done"
+        };
+        let router = Router::new().route("/", get(handler));
+        let serving = tokio::spawn(serve_unix(door, router, async { drop(stopped.await) }));
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        arrived.recv().await.unwrap();
+        stop.send(()).unwrap();
+        while UnixStream::connect(&path).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        release.notify_one();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+        serving.await.unwrap();
+        assert!(!path.exists());
+    }
+}

@@ -208,3 +208,85 @@ pub(super) fn encode(text: &str) -> String {
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::*;
+    use axum::Router;
+    use axum::http::HeaderMap;
+    use axum::routing::{get, post};
+
+    /// A daemon's stand-in that says what it was asked.
+    fn stand_in() -> Router {
+        let problem = r#"{"title":"Unknown window","detail":"no window is named \"\u001b[2Jx\""}"#;
+        let told = |headers: HeaderMap| async move {
+            let text = |name| {
+                headers
+                    .get(name)
+                    .map(|value: &http::HeaderValue| value.to_str().unwrap().to_owned())
+            };
+            format!("{:?} {:?}", text("host"), text("authorization"))
+        };
+        Router::new()
+            .route("/told", get(told))
+            .route("/sent", post(|| async { ([("x-calmirror-cursor", "c7")], "[1,2]") }))
+            .route("/lost", get(move || async move { (StatusCode::NOT_FOUND, problem) }))
+            .route("/shut", get(|| async { StatusCode::UNAUTHORIZED }))
+            .route(
+                "/full",
+                get(|| async {
+                    (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        r#"{"type":"…/store-failed","title":"t","detail":"d"}"#,
+                    )
+                }),
+            )
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_asked_and_its_answers_are_understood() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let serving = tokio::spawn(async { axum::serve(listener, stand_in()).await });
+        let client = Client::new(Place::Socket(path), None);
+
+        let told = client.get("/told").await.unwrap();
+        assert_eq!(told.body, r#"Some("localhost") None"#);
+        let sent = client.post("/sent").await.unwrap();
+        assert_eq!(sent.cursor.as_deref(), Some("c7"));
+        assert_eq!(sent.json::<Vec<u8>>().unwrap(), [1, 2]);
+        for (path, exit, message) in [
+            ("/lost", FAILED, "unknown window: no window is named \" [2Jx\""),
+            ("/shut", PERMISSION, "the daemon answered 401 Unauthorized"),
+            ("/full", STORE, "t: d"),
+        ] {
+            let failure = client.get(path).await.unwrap().success().unwrap_err();
+            assert_eq!((failure.exit, &*failure.message), (exit, message), "{path}");
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn over_tcp_the_token_is_shown() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(async { axum::serve(listener, stand_in()).await });
+        let client = Client::new(Place::Tcp(authority.clone()), Some("t0ken".into()));
+        let told = client.get("/told").await.unwrap();
+        assert_eq!(told.body, format!(r#"Some("{authority}") Some("Bearer t0ken")"#));
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_not_there_is_said_to_be_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let client = Client::new(Place::Socket(path.clone()), None);
+        let failure = client.get("/healthz").await.unwrap_err();
+        assert_eq!(failure.exit, UNAVAILABLE);
+        assert!(failure.message.contains(&path.display().to_string()), "{failure}");
+        assert!(failure.remedy.is_some());
+    }
+}

@@ -2,7 +2,6 @@
 //! the daemon on it over real HTTP, and a running commentary of what the mirror sees.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -210,10 +209,10 @@ async fn settle(fleet: &Fleet, begun: Instant, out: &mut impl Write) -> Result<(
         let settled = windows.iter().filter(|window| window.settled_once).count();
         if settled == windows.len() {
             let events: u64 = windows.iter().map(|window| window.events).sum();
-            let series = begun.elapsed().as_secs_f64();
+            let seconds = begun.elapsed().as_secs_f64();
             writeln!(
                 out,
-                "{GREEN}settled{GREEN:#} after {series:.1} s: {} windows, {events} events",
+                "{GREEN}settled{GREEN:#} after {seconds:.1} s: {} windows, {events} events",
                 windows.len()
             )?;
             return Ok(());
@@ -246,8 +245,8 @@ async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), 
     loop {
         let changes =
             store.changes(seq, None, 100).await.map_err(|error| super::serve::failed(&error))?;
-        for change in &changes.value {
-            line(change, out)?;
+        for (change, count) in grouped(&changes.value) {
+            line(change, count, out)?;
         }
         seq = changes.seq;
         for window in fleet.windows() {
@@ -271,33 +270,50 @@ async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), 
     }
 }
 
-fn line(change: &Change, out: &mut impl Write) -> Result<(), Failure> {
+/// Changes of one kind in one window with one subject, which one edit of a series brings, told as one.
+fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
+    let mut groups: Vec<(&Change, String, usize)> = Vec::new();
+    for change in changes {
+        let subject = told(change).1;
+        match groups.last_mut() {
+            Some((first, known, count))
+                if first.window == change.window
+                    && first.kind == change.kind
+                    && *known == subject =>
+            {
+                *count += 1;
+            }
+            _ => groups.push((change, subject, 1)),
+        }
+    }
+    groups.into_iter().map(|(change, _, count)| (change, count)).collect()
+}
+
+/// When an event begins, and what it is about.
+fn told(change: &Change) -> (String, String) {
+    let Some(event) =
+        change.event.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok())
+    else {
+        return (String::new(), "gone".to_owned());
+    };
+    let start = event["start"]["dateTime"].as_str().unwrap_or_default();
+    let start = start.get(..16).unwrap_or(start).replace('T', " ");
+    (start, shorten(event["subject"].as_str().unwrap_or_default(), 60))
+}
+
+fn line(change: &Change, count: usize, out: &mut impl Write) -> Result<(), Failure> {
     let (style, sign) = match change.kind {
         ChangeKind::Created => (GREEN, '+'),
         ChangeKind::Updated => (YELLOW, '~'),
         ChangeKind::Removed => (RED, '-'),
     };
-    let mut text = String::new();
-    match change.event.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok()) {
-        Some(event) => {
-            let start = event["start"]["dateTime"].as_str().unwrap_or_default();
-            let subject = event["subject"].as_str().unwrap_or_default();
-            // Writing to a String cannot fail.
-            write!(
-                text,
-                "{} {}",
-                start.get(..16).unwrap_or(start).replace('T', " "),
-                shorten(subject, 60)
-            )
-            .ok();
-        }
-        None => text.push_str("gone"),
-    }
+    let (start, subject) = told(change);
     let at = change.at.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string();
+    let window = shorten(&change.window, 28);
+    let more = if count > 1 { format!("  ({count} of a series)") } else { String::new() };
     writeln!(
         out,
-        "{DIM}{at}{DIM:#} {style}{sign}{style:#} {:<28} {text}",
-        shorten(&change.window, 28)
+        "{DIM}{at}{DIM:#} {style}{sign}{style:#} {window:<28} {start:<16} {subject}{DIM}{more}{DIM:#}"
     )?;
     Ok(())
 }

@@ -185,7 +185,12 @@ impl State {
         if let Some(fault) = fault.filter(|fault| is_twist(fault)) {
             let head = render_page();
             let next = next_link(head.next, 0);
-            let delta = delta_link(this.next_generation(token.stream));
+            // Only a delta link that is shown makes a generation.
+            let ends = head.last && !matches!(fault, Fault::EndlessPaging { .. });
+            let delta = match ends || *fault == Fault::BothLinks {
+                true => delta_link(this.next_generation(token.stream)),
+                false => String::new(),
+            };
             let own = if head.last { delta.clone() } else { next.clone() };
             let same = next_link(offset, token.turn + 1);
             return page_reply(Payload::Plain(

@@ -155,7 +155,9 @@ impl State {
 
     /// What an event of that mailbox says, apart from its subject as chance has it.
     pub(super) fn content(&mut self, mailbox: usize, subject: &str, body_bytes: usize) -> Content {
-        let mut rng = self.chance.fork();
+        // Not drawn from what picks mutations, so that those can be replayed by name.
+        let past = self.mailboxes[mailbox].calendars.iter().map(|calendar| calendar.version).sum();
+        let mut rng = fastrand::Rng::with_seed(mix(&[self.seed, mailbox as u64, past, 29]));
         let owner = self.mailboxes[mailbox].person.clone();
         let mut attendees = Vec::new();
         let mut location = String::new();

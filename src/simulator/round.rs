@@ -166,7 +166,9 @@ impl Builder<'_> {
         let Some(after) = after.filter(|_| !is.is_empty()) else {
             // Gone, or gone from this view. By seed the instances are named too (fact 65).
             let mut block = vec![Entry::Removed(key, 0)];
-            if tombstones && (after.is_some() || mix(&[self.salt, u64::from(key)]) % 2 == 0) {
+            if tombstones
+                && (after.is_some() || mix(&[self.salt, u64::from(key)]).is_multiple_of(2))
+            {
                 block.extend(gone());
             }
             self.blocks.push(block);

@@ -94,8 +94,13 @@ impl Simulator {
             Answer::Truncated { response, after } => {
                 let length = response.body().len();
                 let mut response = response.map(|body| {
-                    let cut = io::Error::new(io::ErrorKind::ConnectionAborted, "cut short");
-                    streamed(stream::iter([Ok(body.slice(..after.min(length))), Err(cut)]))
+                    let cut = stream::once(async {
+                        // What came before is on its way only once there is nothing to add.
+                        tokio::task::yield_now().await;
+                        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut short"))
+                    });
+                    let piece = body.slice(..after.min(length));
+                    streamed(stream::iter([Ok(piece)]).chain(cut))
                 });
                 response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
                 response

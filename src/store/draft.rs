@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::keys;
+use super::record::{Entry, Sum};
+use crate::mirror::change::Seq;
 
 /// The largest value under one key.
 const CHUNK: usize = 64 * 1024;
@@ -17,6 +19,7 @@ const SPLIT: u8 = 1;
 pub(super) struct Draft {
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
+    sum: Sum,
 }
 
 impl Draft {
@@ -30,6 +33,23 @@ impl Draft {
     pub(super) fn delete(&mut self, key: Vec<u8>) {
         self.bytes += key.len();
         self.writes.insert(key, None);
+    }
+
+    /// Puts a change into the feed.
+    pub(super) fn put_change(&mut self, seq: Seq, entry: &Entry) {
+        self.sum.add(seq);
+        self.put(keys::feed(seq), entry.encode());
+    }
+
+    /// Takes a change that is there out of the feed.
+    pub(super) fn delete_change(&mut self, seq: Seq) {
+        self.sum.remove(seq);
+        self.delete(keys::feed(seq));
+    }
+
+    /// What the changes put and deleted do to the feed's sum.
+    pub(super) fn sum(&self) -> Sum {
+        self.sum
     }
 
     /// Puts a value that may be large, over one that had `old` chunks.
@@ -66,6 +86,7 @@ impl Draft {
     /// Adds another draft's writes; the keys of the two are different or its writes win.
     pub(super) fn merge(&mut self, other: Self) {
         self.bytes += other.bytes;
+        self.sum.merge(other.sum);
         self.writes.extend(other.writes);
     }
 

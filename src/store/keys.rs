@@ -14,6 +14,8 @@ pub(super) const SCHEMA: &[u8] = b"m/schema";
 pub(super) const LAST_SEQ: &[u8] = b"m/last_seq";
 /// The next window's number.
 pub(super) const NEXT_WINDOW: &[u8] = b"m/next_window";
+/// The sum of all changes' seqs.
+pub(super) const SUM: &[u8] = b"m/sum";
 /// The highest seq of a trimmed tombstone.
 pub(super) const FLOOR: &[u8] = b"m/floor";
 
@@ -276,9 +278,34 @@ pub(super) fn leftovers(window: WindowId) -> [Vec<u8>; 7] {
     [POSITION, TODO, SEEN, SERIES, TIME, LONG, EVENT].map(|kind| of_window(kind, window, &[]))
 }
 
-/// The kinds whose values carry a checksum, for sampling: rows, positions, windows and changes.
-pub(super) fn sampled() -> [u8; 4] {
-    [EVENT, POSITION, WINDOW, FEED]
+/// What stands under a key, as far as an audit looks at it.
+pub(super) enum Class {
+    /// A row or one of its chunks.
+    Event,
+    /// An entry of the feed.
+    Change,
+    /// A live window's record.
+    Window,
+    /// A place in an index by start.
+    Index,
+    /// Anything else that carries a checksum.
+    Sealed,
+    /// What carries none.
+    Other,
+}
+
+/// What stands under a key.
+pub(super) fn class(key: &[u8]) -> Class {
+    match key.first() {
+        Some(&EVENT) => Class::Event,
+        Some(&FEED) => Class::Change,
+        Some(&WINDOW) => Class::Window,
+        Some(&(TIME | LONG)) => Class::Index,
+        Some(b'm' | &(INCARNATION | NAME | LEAVING | COUNTERS | POSITION | SEEN | TOMBSTONE)) => {
+            Class::Sealed
+        }
+        _ => Class::Other,
+    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@
 //! The files, from the bottom: `keys`, `record` and `draft` (what is written), `tree` (reading it),
 //! `plan`, `attach` and `removal` (from a wish to a batch), `writer` (the thread), `shared` (what
 //! writer and readers agree on), `query`, `feed` and `cursor` (what readers get), `open`,
-//! `watermark` and `space` (beginning, and not running into a wall).
+//! `watermark`, `audit` and `space` (beginning, and not running into a wall).
 
 mod attach;
+mod audit;
 mod cursor;
 mod draft;
 mod fault;
@@ -279,6 +280,7 @@ impl Store {
                 });
                 drop(writer);
                 ending.release();
+                open::await_release(&ending.path);
                 // Whoever closes may have left.
                 closing.map(|reply| reply.send(()).ok());
             })

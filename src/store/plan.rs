@@ -408,7 +408,7 @@ impl Feed<'_> {
             }
             (None, Some(_)) => {
                 if let Some(tombstone) = self.tree.tombstone(self.window, id)? {
-                    self.draft.delete(keys::feed(tombstone));
+                    self.draft.delete_change(tombstone);
                     self.draft.delete(keys::age(tombstone));
                     self.draft.delete(keys::tombstone(self.window, id));
                 }
@@ -417,7 +417,7 @@ impl Feed<'_> {
             }
             (Some(was), Some(is)) if same(was, is) => was.seq,
             (Some(was), Some(_)) => {
-                self.draft.delete(keys::feed(was.seq));
+                self.draft.delete_change(was.seq);
                 self.outcome.updated += 1;
                 self.announce(id, ChangeKind::Updated)
             }
@@ -433,19 +433,19 @@ impl Feed<'_> {
     fn announce(&mut self, id: EventHash, kind: ChangeKind) -> Seq {
         self.seq += 1;
         let entry = Entry { window: self.window, id, kind, at: self.at, gone: None };
-        self.draft.put(keys::feed(self.seq), entry.encode());
+        self.draft.put_change(self.seq, &entry);
         self.seq
     }
 
     /// Puts a tombstone in the place of a row's feed entry.
     pub(super) fn bury(&mut self, id: EventHash, row: &Row, reason: RemovalReason) {
-        self.draft.delete(keys::feed(row.seq));
+        self.draft.delete_change(row.seq);
         self.seq += 1;
         self.outcome.removed += 1;
         let gone = Gone { reason, id: row.id.clone(), window: self.name.clone() };
         let kind = ChangeKind::Removed;
         let entry = Entry { window: self.window, id, kind, at: self.at, gone: Some(gone) };
-        self.draft.put(keys::feed(self.seq), entry.encode());
+        self.draft.put_change(self.seq, &entry);
         self.draft.put(keys::tombstone(self.window, id), record::number(self.seq));
         self.draft.put(keys::age(self.seq), self.at.to_be_bytes().to_vec());
     }

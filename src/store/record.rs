@@ -340,6 +340,60 @@ impl Entry {
     }
 }
 
+/// Which changes stand in the feed, in a few bytes: how many, and their mixed seqs together.
+///
+/// Kept where the last seq is kept, far from the changes themselves, so that a hole in the feed
+/// shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    count: u64,
+    mixed: u64,
+}
+
+impl Sum {
+    /// Takes a change in.
+    pub(super) fn add(&mut self, seq: Seq) {
+        self.count = self.count.wrapping_add(1);
+        self.mixed ^= mix(seq);
+    }
+
+    /// Takes a change out.
+    pub(super) fn remove(&mut self, seq: Seq) {
+        self.count = self.count.wrapping_sub(1);
+        self.mixed ^= mix(seq);
+    }
+
+    /// Takes over what another one took in and out.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.count = self.count.wrapping_add(other.count);
+        self.mixed ^= other.mixed;
+    }
+
+    /// The sum as a sealed value.
+    pub(super) fn encode(self) -> Vec<u8> {
+        seal(&[self.count.to_be_bytes(), self.mixed.to_be_bytes()].concat())
+    }
+
+    /// Reads what [`Sum::encode`] wrote.
+    pub(super) fn decode(value: &[u8]) -> Result<Self, Fault> {
+        match unseal(value, "sum")?.as_chunks::<8>() {
+            ([count, mixed], []) => {
+                Ok(Self { count: u64::from_be_bytes(*count), mixed: u64::from_be_bytes(*mixed) })
+            }
+            _ => Err(Fault::Damaged("sum")),
+        }
+    }
+}
+
+/// Spreads a number over all 64 bits (the finalizer of SplitMix64), so that sets that differ in
+/// a few neighbours do not mix to the same.
+fn mix(seq: Seq) -> u64 {
+    let mut z = seq.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// The ids of a page of an enumeration, in values of bounded size.
 pub(super) fn seen_parts(ids: &[EventHash]) -> impl Iterator<Item = Vec<u8>> {
     ids.chunks(4096).map(|part| seal(&part.iter().flat_map(|id| id.0).collect::<Vec<u8>>()))

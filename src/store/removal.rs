@@ -104,7 +104,7 @@ pub(super) fn trim_slice(
         if let Some(Entry { window, id, .. }) = tree.entry(seq)? {
             draft.delete(keys::tombstone(window, id));
         }
-        draft.delete(keys::feed(seq));
+        draft.delete_change(seq);
         draft.delete(key.to_vec());
         floor = Some(seq);
         trimmed += 1;

@@ -11,7 +11,7 @@ use super::SeriesRow;
 use super::draft;
 use super::fault::Fault;
 use super::keys;
-use super::record::{self, Counters, Entry, Row, WindowRecord};
+use super::record::{self, Counters, Entry, Row, Sum, WindowRecord};
 use crate::mirror::change::Seq;
 use crate::mirror::commit::Known;
 use crate::mirror::page::{EventHash, Kind};
@@ -44,6 +44,11 @@ impl Tree {
     /// A number of the `m/` keys; 0 if never written.
     pub(super) fn number(&self, key: &[u8]) -> Result<u64, Fault> {
         self.get(key)?.map_or(Ok(0), |v| record::from_number(&v))
+    }
+
+    /// The sum of all changes' seqs, as it was kept.
+    pub(super) fn sum(&self) -> Result<Sum, Fault> {
+        self.get(keys::SUM)?.map_or(Ok(Sum::default()), |v| Sum::decode(&v))
     }
 
     /// A live window's record.

@@ -22,7 +22,7 @@ use super::draft::Draft;
 use super::fault::{Fault, StoreError};
 use super::keys;
 use super::plan::{self, Planned, Refusal};
-use super::record;
+use super::record::{self, Sum};
 use super::removal::{self, Step};
 use super::shared::{Lingering, Shared};
 use super::space::Space;
@@ -296,7 +296,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         if group.draft.is_empty() {
             return Ok(());
         }
-        let draft = std::mem::take(&mut group.draft);
+        let mut draft = std::mem::take(&mut group.draft);
+        if draft.sum() != Sum::default() {
+            let mut sum = self.tree.sum()?;
+            sum.merge(draft.sum());
+            draft.put(keys::SUM.to_vec(), sum.encode());
+        }
         self.shared.apply(self.group, draft.into_batch())
     }
 

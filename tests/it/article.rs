@@ -10,12 +10,14 @@ use calmirror::graph::transport::{Body as Answer, Transport, TransportError};
 use calmirror::graph::{Account, Budgets, Client, Credential, Tokens};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
+use calmirror::mirror::status::LastRound;
 use calmirror::mirror::window::{Edge, Identity, Window};
-use calmirror::store::{Options, Store};
-use calmirror::supervisor::{Post, Supervisor};
+use calmirror::store::{Options, Query, Store};
+use calmirror::supervisor::{Fleet, Post, Supervisor};
 use calmirror::worker::Services;
 use calmirror::world::World;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::compare::{assert_same, folded, mirror};
@@ -30,9 +32,20 @@ const PAGES: [&str; 4] = [
     include_str!("../fixtures/article/round2_removed_and_new.json"),
 ];
 
-/// Answers exactly the article's requests.
-#[derive(Default)]
-struct Article(Mutex<Vec<http::Request<Bytes>>>);
+const QUESTION: &str = include_str!("../fixtures/question/page.json");
+
+/// Answers exactly the requests of a documented exchange.
+struct Article {
+    asked: Mutex<Vec<http::Request<Bytes>>>,
+    answers: &'static [(&'static str, &'static str)],
+}
+
+const ARTICLE: &[(&str, &str)] = &[
+    ("startDateTime=2016-12-01T00%3A00%3A00Z&endDateTime=2016-12-30T00%3A00%3A00Z", PAGES[0]),
+    ("$skiptoken=R0usmcCM996atia_s", PAGES[1]),
+    ("$skiptoken=R0usmci39OQxqJrxK4", PAGES[2]),
+    ("$deltatoken=R0usmcMDNGg0J1E", PAGES[3]),
+];
 
 impl Transport for Article {
     fn send(
@@ -40,19 +53,14 @@ impl Transport for Article {
         request: http::Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<Answer>, TransportError>> {
         let uri = request.uri().to_string();
-        self.0.lock().unwrap().push(request);
-        let answer = match uri.strip_prefix(VIEW) {
-            Some("startDateTime=2016-12-01T00%3A00%3A00Z&endDateTime=2016-12-30T00%3A00%3A00Z") => {
-                0
-            }
-            Some("$skiptoken=R0usmcCM996atia_s") => 1,
-            Some("$skiptoken=R0usmci39OQxqJrxK4") => 2,
-            Some("$deltatoken=R0usmcMDNGg0J1E") => 3,
-            _ => panic!("not in the article: {uri}"),
+        self.asked.lock().unwrap().push(request);
+        let query = uri.strip_prefix(VIEW).unwrap_or_else(|| panic!("not in the exchange: {uri}"));
+        let Some((_, answer)) = self.answers.iter().find(|(asked, _)| *asked == query) else {
+            panic!("not in the exchange: {uri}")
         };
         let response = http::Response::builder()
             .header("content-type", "application/json")
-            .body(Answer::full(PAGES[answer]))
+            .body(Answer::full(*answer))
             .unwrap();
         Box::pin(async { Ok(response) })
     }
@@ -62,17 +70,8 @@ async fn start(
     directory: &std::path::Path,
     article: &Arc<Article>,
     world: &World,
+    window: Window,
 ) -> (Store, Supervisor, WindowId) {
-    let window = Window {
-        name: "me".into(),
-        mailbox: "me".into(),
-        page_size: 2,
-        start: Edge::At("2016-12-01T00:00:00Z".parse().unwrap()),
-        end: Edge::At("2016-12-30T00:00:00Z".parse().unwrap()),
-        // The article asks twice; nobody asks by itself here.
-        interval: Duration::from_secs(86_400),
-        ..rig::window("me")
-    };
     let token = directory.join("token");
     std::fs::write(&token, "an-access-token").unwrap();
     let account = Account {
@@ -114,6 +113,31 @@ async fn start(
     (store, supervisor, id)
 }
 
+/// The window that the article asks for.
+fn december() -> Window {
+    Window {
+        name: "me".into(),
+        page_size: 2,
+        start: Edge::At("2016-12-01T00:00:00Z".parse().unwrap()),
+        end: Edge::At("2016-12-30T00:00:00Z".parse().unwrap()),
+        // The article asks twice; nobody asks by itself here.
+        interval: Duration::from_secs(86_400),
+        ..rig::window("me")
+    }
+}
+
+async fn first_round(fleet: &Fleet) -> LastRound {
+    let settled = async {
+        loop {
+            if let Some(round) = fleet.window("me").unwrap().last_round {
+                return round;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), settled).await.unwrap()
+}
+
 fn events_of(page: &str) -> Vec<Value> {
     let page: Value = serde_json::from_str(page).unwrap();
     let mut events = page["value"].as_array().unwrap().clone();
@@ -128,20 +152,11 @@ fn events_of(page: &str) -> Vec<Value> {
 async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
     let directory = tempfile::tempdir().unwrap();
     let world = World::simulated(1, rig::noon());
-    let article = Arc::new(Article::default());
-    let (store, supervisor, id) = start(directory.path(), &article, &world).await;
+    let article = Arc::new(Article { asked: Mutex::default(), answers: ARTICLE });
+    let (store, supervisor, id) = start(directory.path(), &article, &world, december()).await;
     let fleet = supervisor.fleet();
     // The first round ends by itself: five events, in order, and the stored link.
-    let first = tokio::time::timeout(Duration::from_secs(60), async {
-        loop {
-            if let Some(round) = fleet.window("me").unwrap().last_round {
-                return round;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap();
+    let first = first_round(&fleet).await;
     assert_eq!((first.requests, first.pages, first.created), (3, 3, 5));
     let expected = |pages: &[&str]| {
         pages
@@ -195,7 +210,7 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
     );
 
     // Every request asked alike, links included, and carried the token.
-    let requests = article.0.lock().unwrap();
+    let requests = article.asked.lock().unwrap();
     assert_eq!(requests.len(), 4);
     for request in requests.iter() {
         assert_eq!(
@@ -206,6 +221,59 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
         assert_eq!(request.headers()["authorization"], "Bearer an-access-token");
     }
     drop(requests);
+    assert!(supervisor.drain(Duration::from_secs(10)).await);
+    store.close().await.unwrap();
+}
+
+/// Three single events as somebody meets them who begins with a calendar of their own: one of
+/// them all day, in a zone that is asked for by its Windows name, over a change to summer time.
+#[tokio::test(start_paused = true)]
+async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(1, rig::noon());
+    let answers: &[(&str, &str)] = &[(
+        "startDateTime=2020-03-01T00%3A00%3A00Z&endDateTime=2020-04-01T00%3A00%3A00Z",
+        QUESTION,
+    )];
+    let article = Arc::new(Article { asked: Mutex::default(), answers });
+    let window = Window {
+        start: Edge::At("2020-03-01T00:00:00Z".parse().unwrap()),
+        end: Edge::At("2020-04-01T00:00:00Z".parse().unwrap()),
+        time_zone: "W. Europe Standard Time".into(),
+        ..december()
+    };
+    let (store, supervisor, id) = start(directory.path(), &article, &world, window).await;
+    assert_eq!(first_round(&supervisor.fleet()).await.created, 3);
+    let expected = events_of(QUESTION)
+        .into_iter()
+        .map(|event| (event["id"].as_str().unwrap().to_owned(), event))
+        .collect();
+    assert_same("the mirror", &mirror(&store, id).await, &expected);
+    let prefer = article.asked.lock().unwrap()[0].headers()["prefer"].to_str().unwrap().to_owned();
+    assert!(prefer.contains(r#"outlook.timezone="W. Europe Standard Time""#), "{prefer}");
+
+    // Instants are right on both sides of the change: 01:30+01:00 to 03:30+02:00 is one hour.
+    let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+    for (from, to, found) in [
+        ("2020-03-29T00:30:00Z", "2020-03-29T00:31:00Z", vec!["Quarterly figures"]),
+        ("2020-03-29T01:30:00Z", "2020-03-29T02:30:00Z", vec![]),
+        ("2020-03-29T22:00:00Z", "2020-03-29T22:01:00Z", vec!["Public holiday"]),
+        (
+            "2020-03-30T07:00:00Z",
+            "2020-03-30T07:30:00Z",
+            vec!["Public holiday", "Call with the agency"],
+        ),
+        ("2020-03-30T22:00:00Z", "2020-03-31T00:00:00Z", vec![]),
+    ] {
+        let query = Query { window: id, from: at(from), to: at(to), limit: 10, after: None };
+        let events = store.events(query).await.unwrap();
+        let subjects: Vec<Value> = events
+            .value
+            .iter()
+            .map(|raw| serde_json::from_slice::<Value>(raw).unwrap()["subject"].clone())
+            .collect();
+        assert_eq!(subjects, found, "{from}");
+    }
     assert!(supervisor.drain(Duration::from_secs(10)).await);
     store.close().await.unwrap();
 }

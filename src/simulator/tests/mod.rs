@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may fail loudly")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -11,6 +10,10 @@ use serde_json::Value;
 
 use super::*;
 use crate::world::World;
+
+mod faults;
+mod protocol;
+mod socket;
 
 // Wide enough for everything to happen at its edges, narrow enough for a quick test.
 const START: &str = "2026-02-20T00:00:00Z";
@@ -34,7 +37,7 @@ fn small(seed: u64, behaviour: Behaviour) -> Simulator {
     simulator.add_mailbox("bob@contoso.example");
     let around = at("2026-03-02T08:00:00Z");
     let plan =
-        Population { singles: 12, series: 4, all_day: 2, body_bytes: 300, around, spread_days: 40 };
+        Population { singles: 10, series: 3, all_day: 2, body_bytes: 300, around, spread_days: 40 };
     simulator.populate("alice@contoso.example", None, plan);
     simulator
 }
@@ -192,20 +195,36 @@ async fn converges(name: &str, seed: u64, behaviour: Behaviour, steps: usize) {
     client.check(name);
     for step in 0..steps {
         let mutation = simulator.step().unwrap();
-        if step % 5 == 4 {
+        if step % 8 == 7 {
             client.round().await;
         }
-        if step % 20 == 19 {
+        if step % 40 == 39 {
             client.check(&format!("{name}, after {mutation:?}"));
         }
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn under_every_reading_a_simple_client_reaches_the_truth() {
+async fn every_reading_with(master: MasterOnPage) {
     for (number, (name, behaviour)) in Behaviour::all().into_iter().enumerate() {
-        converges(&name, number as u64, behaviour, 200).await;
+        if behaviour.master == master {
+            converges(&name, number as u64, behaviour, 200).await;
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_client_reaches_the_truth_with_masters_first() {
+    every_reading_with(MasterOnPage::First).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_client_reaches_the_truth_with_masters_last() {
+    every_reading_with(MasterOnPage::Last).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simple_client_reaches_the_truth_without_masters() {
+    every_reading_with(MasterOnPage::Absent).await;
 }
 
 #[tokio::test(start_paused = true)]

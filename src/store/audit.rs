@@ -1,0 +1,136 @@
+//! Whether what stands in the tree hangs together.
+//!
+//! sled passes over damage in the middle of its log in silence: the rows in there are simply
+//! gone. But a row, its feed entry, its place in the index and its window's counters lie in
+//! different places, so a hole in one of them shows in the others. Small stores are looked at
+//! whole in every opening (64 MiB take less than a second), large ones at random places, and
+//! whole once a reader has met something wrong.
+
+use std::collections::BTreeMap;
+
+use super::fault::Fault;
+use super::keys;
+use super::record::{self, Entry, Row, Sum, WindowRecord};
+use super::tree::Tree;
+use crate::mirror::page::{EventHash, EventId};
+use crate::mirror::position::WindowId;
+use crate::world::World;
+
+/// Bytes on disk up to which a store is looked at whole.
+const SMALL: u64 = 64 << 20;
+/// Places that are looked at in a large one.
+const PLACES: usize = 32;
+/// Rows and changes looked at in one place.
+const AT_ONCE: usize = 32;
+
+/// Looks at the store, whole if it is small or `suspect`.
+pub(super) fn audit(tree: &Tree, suspect: bool, world: &World) -> Result<(), Fault> {
+    if suspect || tree.0.size_on_disk()? <= SMALL {
+        return whole(tree);
+    }
+    let last = tree.number(keys::LAST_SEQ)?;
+    let windows = u32::try_from(tree.number(keys::NEXT_WINDOW)?).unwrap_or(u32::MAX);
+    for _ in 0..PLACES {
+        let from = keys::feed(1 + world.number() % last.max(1));
+        for entry in tree.0.range(from..keys::feed(u64::MAX)).take(AT_ONCE) {
+            let (key, value) = entry?;
+            change(tree, &key, &value)?;
+        }
+        let window =
+            WindowId(u32::try_from(world.number() % u64::from(windows.max(1))).unwrap_or(0));
+        let half = world.number().to_be_bytes();
+        let mut place = [0; 16];
+        place[..8].copy_from_slice(&half);
+        for (id, stored) in tree.rows(window, Some(EventHash(place)), AT_ONCE)? {
+            row(tree, window, id, &stored.row)?;
+        }
+    }
+    Ok(())
+}
+
+fn whole(tree: &Tree) -> Result<(), Fault> {
+    let mut shown = BTreeMap::<WindowId, u64>::new();
+    let mut windows = BTreeMap::<WindowId, WindowRecord>::new();
+    let mut sum = Sum::default();
+    for entry in tree.0.iter() {
+        let (key, value) = entry?;
+        let window = keys::window_of(&key);
+        match keys::class(&key) {
+            keys::Class::Event => {
+                // Chunks are read with their rows.
+                let Some((window, id)) = window.zip(keys::event_of(&key)) else { continue };
+                let large = tree.large(&key)?.ok_or(Fault::Damaged("event"))?;
+                let stored = Row::decode(&large.value)?;
+                row(tree, window, id, &stored)?;
+                *shown.entry(window).or_default() += u64::from(stored.is_shown());
+            }
+            keys::Class::Change => {
+                change(tree, &key, &value)?;
+                sum.add(keys::seq_of(&key).unwrap_or(0));
+            }
+            keys::Class::Window => {
+                let record = record::from_json(&value, "window")?;
+                windows.insert(window.ok_or(Fault::Damaged("window"))?, record);
+            }
+            keys::Class::Index => {
+                let (_, id) = keys::time_of(&key).ok_or(Fault::Damaged("index"))?;
+                let event = keys::event(window.ok_or(Fault::Damaged("index"))?, id);
+                tree.get(&event)?.ok_or(Fault::Damaged("index without its event"))?;
+            }
+            keys::Class::Sealed => {
+                record::unseal(&value, "record")?;
+            }
+            keys::Class::Other => {}
+        }
+    }
+    if sum != tree.sum()? {
+        return Err(Fault::Damaged("feed that lost something"));
+    }
+    for window in shown.keys().filter(|window| !windows.contains_key(window)) {
+        tree.leaving(*window)?.ok_or(Fault::Damaged("event of no window"))?;
+    }
+    for (id, record) in windows {
+        let named = tree.get(&keys::name(&record.name))?.ok_or(Fault::Damaged("name"))?;
+        let events = tree.counters(id)?.events;
+        if record::from_number(&named)? != u64::from(id.0)
+            || shown.get(&id).copied().unwrap_or(0) != events
+        {
+            return Err(Fault::Damaged("window that lost something"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether everything that a row implies is there.
+fn row(tree: &Tree, window: WindowId, id: EventHash, row: &Row) -> Result<(), Fault> {
+    if !row.is_shown() {
+        return Ok(());
+    }
+    let told = tree.entry(row.seq)?.is_some_and(|e| (e.window, e.id) == (window, id));
+    let found = tree.get(&keys::time(window, row.start, id))?.is_some();
+    let master = row.master.as_ref().map(EventId::hash);
+    let joined = match master {
+        Some(master) => tree.get(&keys::instance(window, master, id))?.is_some(),
+        None => true,
+    };
+    let complete = match master.filter(|_| row.is_bare()) {
+        Some(master) => tree.get(&keys::event(window, master))?.is_some(),
+        None => true,
+    };
+    if told && found && joined && complete {
+        Ok(())
+    } else {
+        Err(Fault::Damaged("event that lost something"))
+    }
+}
+
+/// Whether what a change speaks of is there.
+fn change(tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+    let seq = keys::seq_of(key).ok_or(Fault::Damaged("change"))?;
+    let Entry { window, id, gone, .. } = Entry::decode(value)?;
+    let whole = match gone {
+        None => tree.row(window, id)?.is_some_and(|stored| stored.row.seq == seq),
+        Some(_) => tree.tombstone(window, id)? == Some(seq) && tree.get(&keys::age(seq))?.is_some(),
+    };
+    if whole { Ok(()) } else { Err(Fault::Damaged("change that lost something")) }
+}
