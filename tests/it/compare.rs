@@ -16,7 +16,7 @@ use crate::rig::BASE;
 
 pub(crate) type Events = BTreeMap<String, Value>;
 
-fn by_id(events: impl IntoIterator<Item = Value>) -> Events {
+pub(crate) fn by_id(events: impl IntoIterator<Item = Value>) -> Events {
     events.into_iter().map(|event| (event["id"].as_str().unwrap().to_owned(), event)).collect()
 }
 

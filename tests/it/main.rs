@@ -5,5 +5,8 @@
 mod article;
 mod compare;
 mod converge;
+mod kill;
 mod memory;
+mod process;
 mod rig;
+mod socket;

@@ -1,0 +1,272 @@
+//! The real binary as a child process, over a simulated Graph that this process serves.
+//!
+//! Real processes have real time: nothing here is paused. What has to happen is waited for by
+//! looking again until a deadline that only a failure meets.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use calmirror::mirror::status::{State, WindowStatus};
+use calmirror::simulator::{Population, Settings, Simulator};
+use calmirror::world::World;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::rig::noon;
+use crate::socket::Api;
+
+/// Nothing that goes well takes so long, on however busy a machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until there is an answer.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited in vain: {what}"),
+    }
+}
+
+/// A directory with a configuration, and a Graph for it to speak of.
+pub(crate) struct Ground {
+    pub(crate) directory: TempDir,
+    pub(crate) simulator: Simulator,
+    pub(crate) api: Api,
+    pub(crate) config: PathBuf,
+    base: String,
+    graph: JoinHandle<std::io::Result<()>>,
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        self.graph.abort();
+    }
+}
+
+impl Ground {
+    /// A populated mailbox and a window of the same name for each of `mailboxes`.
+    pub(crate) async fn new(seed: u64, mailboxes: &[&str]) -> Self {
+        let simulator = Simulator::new(Settings::new(seed, World::simulated(seed, noon())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        simulator.set_base_url(&format!("{base}/v1.0"));
+        let graph = tokio::spawn(simulator.clone().serve(listener, std::future::pending()));
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let (api, config) = (Api::at(&at("api.sock")), at("calmirror.toml"));
+        fs::write(at("secret"), "s3cret").unwrap();
+        fs::set_permissions(at("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+        let ground = Self { directory, simulator, api, config, base, graph };
+        let mut text = ground.preamble();
+        for mailbox in mailboxes {
+            let address = ground.populate(mailbox);
+            text.push_str(&format!(
+                "[[window]]\nname = \"{mailbox}\"\naccount = \"contoso\"\nmailbox = \"{address}\"\n"
+            ));
+        }
+        ground.configure(&text);
+        ground
+    }
+
+    /// A mailbox with about a hundred and fifty instances in the window.
+    fn populate(&self, name: &str) -> String {
+        let address = format!("{name}@contoso.com");
+        self.simulator.add_mailbox(&address);
+        let plan = Population {
+            singles: 30,
+            series: 6,
+            all_day: 4,
+            body_bytes: 200,
+            around: noon(),
+            spread_days: 90,
+        };
+        self.simulator.populate(&address, None, plan);
+        address
+    }
+
+    /// Everything of the configuration but windows.
+    pub(crate) fn preamble(&self) -> String {
+        let Self { base, .. } = self;
+        let directory = self.directory.path().display();
+        format!(
+            r#"[store]
+path = "{directory}/store"
+[graph]
+base_url = "{base}/v1.0"
+login_url = "{base}"
+[api]
+socket = "{directory}/api.sock"
+[log]
+format = "json"
+[defaults]
+start = "2026-10-01"
+end = "2027-02-01"
+interval = "1s"
+page_size = 10
+[account.contoso]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "secret"
+"#
+        )
+    }
+
+    pub(crate) fn configure(&self, text: &str) {
+        fs::write(&self.config, text).unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A calmirror with this configuration, its command still to be said.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_calmirror"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CALMIRROR") {
+                command.env_remove(name);
+            }
+        }
+        command.arg("--config").arg(&self.config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
+        command
+    }
+
+    /// Starts the daemon; it may not serve yet.
+    pub(crate) fn spawn(&self) -> Daemon {
+        let log = self.path("log");
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let child = self.command().arg("run").stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        Daemon { child, log }
+    }
+
+    /// Starts the daemon and waits until it serves.
+    pub(crate) async fn run(&self) -> Daemon {
+        let mut daemon = self.spawn();
+        eventually("the daemon serves", async || {
+            assert!(daemon.over().is_none(), "the daemon ended");
+            let answer = self.api.try_get("/readyz").await?;
+            answer.status.is_success().then_some(())
+        })
+        .await;
+        daemon
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> Outcome {
+        finish(self.command().args(arguments)).await
+    }
+
+    /// Rounds until the window is settled, which with nothing wrong is soon.
+    pub(crate) async fn settle(&self, window: &str) -> WindowStatus {
+        eventually("the window settles", async || {
+            let answer = self.api.post(&format!("/v1/windows/{window}/sync?wait=30s")).await.json();
+            if answer["state"] != "settled" {
+                return None;
+            }
+            let status = self.api.window(window).await;
+            matches!(status.state, State::Settled | State::Following).then_some(status)
+        })
+        .await
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// Runs a command to its end, but not for ever.
+pub(crate) async fn finish(command: &mut Command) -> Outcome {
+    let directory = tempfile::tempdir().unwrap();
+    let (out, err) = (directory.path().join("out"), directory.path().join("err"));
+    let child = command
+        .stdout(File::create(&out).unwrap())
+        .stderr(File::create(&err).unwrap())
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon { child, log: err.clone() };
+    let status = daemon.ended().await;
+    let text = |path: &Path| String::from_utf8(fs::read(path).unwrap()).unwrap();
+    Outcome { code: status.code(), out: text(&out), err: text(&err) }
+}
+
+/// A running calmirror; killed when it is dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// How it ended, if it did.
+    pub(crate) fn over(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        eventually("the process ends", async || self.over()).await
+    }
+
+    /// Kills it as a power cut would, and waits until it is gone.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().unwrap();
+        assert_eq!(self.ended().await.signal(), Some(9), "it ended before it was killed");
+    }
+
+    /// Sends `TERM`, `INT` or `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -{name} {}", self.child.id()))
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Stops it in good order.
+    pub(crate) async fn stop(mut self) {
+        self.signal("TERM");
+        assert_eq!(self.ended().await.code(), Some(0), "{}", self.log());
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Everything logged at WARN or above, over all runs on this ground.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let loud = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
+        self.log().lines().filter(loud).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(log) = fs::read_to_string(&self.log)
+        {
+            let lines: Vec<&str> = log.lines().collect();
+            #[expect(clippy::print_stderr, reason = "a failed test shows what the daemon said")]
+            for line in &lines[lines.len().saturating_sub(30)..] {
+                eprintln!("daemon: {line}");
+            }
+        }
+        // Gone already is what it should be.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

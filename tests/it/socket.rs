@@ -1,0 +1,154 @@
+//! A reader of a running daemon's API over its Unix socket.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use calmirror::mirror::status::WindowStatus;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::compare::{Events, by_id};
+
+/// A whole answer.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) cursor: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        assert!(self.status.is_success(), "{}: {:?}", self.status, self.body);
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        assert_eq!(self.status, StatusCode::OK, "{:?}", self.body);
+        self.body
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Api(pub(crate) PathBuf);
+
+impl Api {
+    pub(crate) fn at(socket: &Path) -> Self {
+        Self(socket.to_owned())
+    }
+
+    /// `None` where there is no daemon, or where it died before the answer was whole.
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> Option<Answer> {
+        let stream = UnixStream::connect(&self.0).await.ok()?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let whole = async {
+            let (head, body) = sender.send_request(request).await.ok()?.into_parts();
+            let body = body.collect().await.ok()?.to_bytes();
+            let cursor = head.headers.get("x-calmirror-cursor");
+            let cursor = cursor.map(|cursor| cursor.to_str().unwrap().to_owned());
+            Some(Answer { status: head.status, cursor, body })
+        };
+        let answer = whole.await;
+        connection.abort();
+        answer
+    }
+
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
+        self.ask(Method::GET, path).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.try_get(path).await.unwrap_or_else(|| panic!("no answer to {path}"))
+    }
+
+    pub(crate) async fn post(&self, path: &str) -> Answer {
+        self.ask(Method::POST, path).await.unwrap_or_else(|| panic!("no answer to {path}"))
+    }
+
+    pub(crate) async fn window(&self, name: &str) -> WindowStatus {
+        serde_json::from_value(self.get(&format!("/v1/windows/{name}")).await.json()).unwrap()
+    }
+
+    /// What readers of a window see, paged through.
+    pub(crate) async fn events(&self, name: &str) -> Events {
+        let mut all = Vec::new();
+        let mut path = format!("/v1/windows/{name}/events?limit=97");
+        loop {
+            let answer = self.get(&path).await.json();
+            all.extend(answer["value"].as_array().unwrap().iter().cloned());
+            match answer["next"].as_str() {
+                Some(next) => path = format!("/v1/windows/{name}/events?limit=97&page={next}"),
+                None => break,
+            }
+        }
+        let read = all.len();
+        let events = by_id(all);
+        assert_eq!(read, events.len(), "an event was listed twice");
+        events
+    }
+}
+
+/// A program that follows the feed and remembers its cursor: window and id to event.
+#[derive(Default)]
+pub(crate) struct Follower {
+    pub(crate) cursor: Option<String>,
+    pub(crate) held: std::collections::BTreeMap<(String, String), Value>,
+    /// The last seq applied: a repetition is allowed only of what this cursor had not covered.
+    pub(crate) seq: u64,
+    pub(crate) lines: usize,
+}
+
+impl Follower {
+    /// One request, its lines folded; `None` where the daemon was not there. True: at the end.
+    pub(crate) async fn follow(&mut self, api: &Api, wait: &str) -> Option<bool> {
+        let mut path = format!("/v1/changes?limit=50&wait={wait}");
+        if let Some(cursor) = &self.cursor {
+            path.push_str(&format!("&after={cursor}"));
+        }
+        let answer = api.try_get(&path).await?;
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+            return None;
+        }
+        let lines = answer.lines();
+        for line in &lines {
+            let seq = line["seq"].as_u64().unwrap();
+            assert!(seq > self.seq, "seq {seq} after {}", self.seq);
+            self.seq = seq;
+            let text = |name: &str| line[name].as_str().unwrap().to_owned();
+            let key = (text("window"), text("id"));
+            match line["change"].as_str().unwrap() {
+                "created" | "updated" => self.held.insert(key, line["event"].clone()),
+                "removed" => self.held.remove(&key),
+                other => panic!("no change is called {other}"),
+            };
+        }
+        self.lines += lines.len();
+        self.cursor = answer.cursor;
+        Some(lines.is_empty())
+    }
+
+    /// Follows to the end of what there is.
+    pub(crate) async fn catch_up(&mut self, api: &Api) {
+        while !self.follow(api, "0s").await.expect("the daemon is there") {}
+    }
+
+    /// What it has of one window.
+    pub(crate) fn of(&self, window: &str) -> Events {
+        let of = self.held.iter().filter(|((name, _), _)| name == window);
+        of.map(|((_, id), event)| (id.clone(), event.clone())).collect()
+    }
+}
