@@ -246,7 +246,7 @@ impl Supervisor {
         let replaces = attached.and_then(|attached| attached.replaces);
         let services = self.services.clone();
         let mut stop = self.fleet.stop.clone();
-        let span = tracing::info_span!("window", name = %running.post.window.name);
+        let span = tracing::info_span!("window", window = %running.post.window.name);
         let task = async move {
             if !pause.is_zero() {
                 tokio::select! {

@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
 
 use super::problem::Problem;
-use crate::mirror::window::Edge;
+use crate::config::edge;
 
 /// What an answer holds at most unless asked otherwise.
 pub(super) const DEFAULT_LIMIT: usize = 1000;
@@ -89,38 +87,8 @@ impl Parameters {
                           or relative to today 00:00 UTC such as now, -7d, +2w, +6mo or +1y";
             Problem::bad_parameter(name, detail)
         };
-        parse_edge(text).map(|edge| Some(edge.resolve(now))).ok_or_else(bad)
+        edge(text).map(|edge| Some(edge.resolve(now))).map_err(|_| bad())
     }
-}
-
-/// An edge as configuration and API write it.
-fn parse_edge(text: &str) -> Option<Edge> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Some(Edge::At(at));
-    }
-    if let Ok(date) = text.parse::<Date>()
-        && text.len() == 10
-    {
-        return Some(Edge::At(date.to_zoned(TimeZone::UTC).ok()?.timestamp()));
-    }
-    let (mut years, mut months, mut days) = (0, 0, 0);
-    if text != "now" {
-        let (sign, rest) = match text.as_bytes().first()? {
-            b'+' => (1, &text[1..]),
-            b'-' => (-1, &text[1..]),
-            _ => return None,
-        };
-        let unit = rest.find(|c: char| !c.is_ascii_digit())?;
-        let count = rest[..unit].parse::<i32>().ok()?.checked_mul(sign)?;
-        match rest[unit..].trim() {
-            "d" | "day" | "days" => days = count,
-            "w" | "week" | "weeks" => days = count.checked_mul(7)?,
-            "mo" | "month" | "months" => months = count,
-            "y" | "year" | "years" => years = count,
-            _ => return None,
-        }
-    }
-    Some(Edge::Relative { years, months, days })
 }
 
 /// Undoes percent-encoding; `None` where it is malformed or not UTF-8.

@@ -43,7 +43,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return end(Err(Failure::new(FAILED, format!("no runtime: {error}")))),
     };
-    end(runtime.block_on(perform(arguments)))
+    let code = end(runtime.block_on(perform(arguments)));
+    // Whoever asked to stop at once does not wait for a read that is still under way.
+    runtime.shutdown_background();
+    code
 }
 
 /// The exit code of an outcome, its message printed.

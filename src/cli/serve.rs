@@ -54,11 +54,21 @@ pub(super) async fn run(
 pub(super) async fn foreground(options: Options) -> Result<u8, Failure> {
     let signals = Signals::listen()
         .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
-    run::run(signals, |mut controls: Controls| async move {
+    run::run(signals, |controls: Controls| async move {
         let daemon = Daemon::start(options).await.map_err(|error| refused(&error))?;
         tracing::info!("serving");
         // An error means that the sender is gone, which is an end too.
-        let until = async { drop(controls.stop.wait_for(|stop| *stop).await) };
+        let Controls { mut stop, mut reload } = controls;
+        let until = async {
+            loop {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    Some(()) = reload.recv() => {
+                        tracing::warn!("this version cannot reload: restart it to take a changed configuration");
+                    }
+                }
+            }
+        };
         daemon.run(until).await.map_err(|error| failed(&error))
     })
     .await

@@ -11,7 +11,10 @@ use crate::mirror::window::Edge;
 const FARTHEST_YEARS: i64 = 200;
 
 /// RFC 3339, a date (its midnight in UTC), `now`, or a distance such as `-120d` or `+1y6mo`.
-pub(super) fn edge(text: &str) -> Result<Edge, Wrong> {
+///
+/// # Errors
+/// What is wrong with it, and how to write it.
+pub fn edge(text: &str) -> Result<Edge, Wrong> {
     let text = text.trim();
     if text == "now" {
         return Ok(Edge::Relative { years: 0, months: 0, days: 0 });

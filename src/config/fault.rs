@@ -60,7 +60,7 @@ impl std::error::Error for Faults {}
 
 /// A problem and its remedy, before it is known where they belong.
 #[derive(Debug)]
-pub(super) struct Wrong {
+pub struct Wrong {
     pub(super) problem: String,
     pub(super) remedy: String,
 }

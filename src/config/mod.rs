@@ -36,13 +36,13 @@ use jiff::Timestamp;
 
 pub use account::{Account, Credential};
 pub use diff::{Difference, diff};
-pub use fault::{Fault, Faults};
+pub use edge::edge;
+pub use fault::{Fault, Faults, Wrong};
 pub use origin::{Explained, Origin};
 pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, StoreConfig};
 pub use sources::{DEFAULT_FILE, Sources};
 
 use crate::mirror::window::{Identity, Window};
-use fault::Wrong;
 use keys::Section;
 use layers::{Layers, Table};
 use origin::Report;

@@ -322,7 +322,7 @@ impl Store {
         self.inner.shared.ended().await
     }
 
-    /// Writes a commit; answers when it is durable. A lazy one may take up to the linger.
+    /// Writes a commit; answers when it is durable.
     ///
     /// # Errors
     /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`]

@@ -210,9 +210,9 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
     );
 
     // Every request asked alike, links included, and carried the token.
-    let requests = article.asked.lock().unwrap();
+    let requests = std::mem::take(&mut *article.asked.lock().unwrap());
     assert_eq!(requests.len(), 4);
-    for request in requests.iter() {
+    for request in &requests {
         assert_eq!(
             request.headers()["prefer"].to_str().unwrap(),
             requests[0].headers()["prefer"].to_str().unwrap()
@@ -220,7 +220,6 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
         assert!(request.headers()["prefer"].to_str().unwrap().contains("odata.maxpagesize=2"));
         assert_eq!(request.headers()["authorization"], "Bearer an-access-token");
     }
-    drop(requests);
     assert!(supervisor.drain(Duration::from_secs(10)).await);
     store.close().await.unwrap();
 }

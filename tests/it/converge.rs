@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::mirror::window::{Complete, Edges};
-use calmirror::simulator::{Behaviour, Fault, Faults, Population, Settings, Simulator};
+use calmirror::simulator::{Behaviour, Faults, Population, Settings, Simulator};
 use calmirror::world::World;
 
 use crate::compare::{assert_same, folded, mirror, truth};
@@ -34,14 +34,6 @@ pub(crate) fn simulator(seed: u64, behaviour: Behaviour, world: &World) -> Simul
     simulator
 }
 
-/// Faults that pass by themselves, without those that Graph alone could repair: an unreadable
-/// item is skipped and reported, so the mirror rightly lacks it until it changes.
-pub(crate) fn weather(probability: f64) -> Faults {
-    let mut faults = Faults::by_rate(probability);
-    faults.rates.retain(|rate| !matches!(rate.fault, Fault::UnreadableItem { .. }));
-    faults
-}
-
 struct Case {
     seed: u64,
     behaviour: Behaviour,
@@ -61,7 +53,7 @@ async fn live(name: &str, case: Case) {
         Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &world, vec![tracked])
             .await;
     let id = rig.fleet.id(MAILBOX).unwrap();
-    simulator.set_faults(weather(case.faults));
+    simulator.set_faults(Faults::by_rate(case.faults));
     let mut pauses = fastrand::Rng::with_seed(case.seed);
     for step in 1..=case.mutations {
         simulator.step();
@@ -80,7 +72,7 @@ async fn live(name: &str, case: Case) {
                 &mirrored,
             );
             assert_eq!(status.events as usize, mirrored.len(), "count, {what}");
-            simulator.set_faults(weather(case.faults));
+            simulator.set_faults(Faults::by_rate(case.faults));
         }
     }
     rig.stop().await;
