@@ -194,7 +194,9 @@ impl Store {
             return self.ask(|reply| Job::Commit { commit, lingering, reply }).await;
         }
         let (reply, mut answer) = oneshot::channel();
+        let hold = self.inner.shared.world.hold();
         self.send(Job::Commit { commit, lingering, reply }).await?;
+        drop(hold);
         // Time is the caller's (tokio's); the writer has no clock.
         tokio::select! {
             biased;
@@ -485,7 +487,6 @@ impl Store {
         if let Some(why) = self.inner.shared.over() {
             return Err(why);
         }
-        let _hold = self.inner.shared.world.hold();
         match &self.inner.jobs {
             Some(jobs) => jobs.send(job).await.map_err(|_| self.gone()),
             None => Err(self.gone()),
