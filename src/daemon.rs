@@ -4,6 +4,7 @@
 //! Order of birth: store, fleet, listeners. Order of death: listeners stop taking requests and
 //! workers stop asking, what is being written is written, the store is closed last.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -208,12 +209,10 @@ async fn open(config: &Config, world: &World) -> Result<Store, StartError> {
 }
 
 async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(), StartError> {
-    let known: Vec<_> =
-        store.windows().await?.into_iter().filter(|(_, _, dropping)| !dropping).collect();
-    let dropped = known
-        .iter()
-        .filter(|(name, _, _)| !config.windows.iter().any(|window| window.name == *name))
-        .count();
+    let wanted: BTreeSet<&str> = config.windows.iter().map(|window| &*window.name).collect();
+    let mut known = store.windows().await?;
+    known.retain(|(_, _, dropping)| !dropping);
+    let dropped = known.iter().filter(|(name, _, _)| !wanted.contains(&**name)).count();
     if !accept && dropped >= DROPS_BELIEVED && dropped * 2 > known.len() {
         return Err(StartError::Drops { dropped, known: known.len() });
     }

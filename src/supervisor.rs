@@ -3,7 +3,7 @@
 //! A worker that panics is restarted from what the store holds, later each time, and hurts
 //! nobody else. A store that fails ends everything: its errors do not heal while it is open.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -204,7 +204,6 @@ impl Supervisor {
             })
             .collect();
         let attached = self.services.store.attach(wanted, now).await?;
-        let mut drops: Vec<WindowId> = Vec::new();
         {
             let mut windows = self.fleet.windows.write().unwrap_or_else(PoisonError::into_inner);
             for (post, attached) in posts.iter().zip(&attached) {
@@ -212,12 +211,12 @@ impl Supervisor {
                 windows.insert(post.window.name.clone(), Member { id: attached.id, cell });
             }
         }
-        for (_, id, dropping) in self.services.store.windows().await? {
-            let kept = attached.iter().any(|a| a.id == id);
-            if !kept && (dropping || !attached.iter().any(|a| a.replaces == Some(id))) {
-                drops.push(id);
-            }
-        }
+        // What a window replaces is dropped by its own worker, before anything else.
+        let taken: BTreeSet<WindowId> =
+            attached.iter().flat_map(|a| [Some(a.id), a.replaces]).flatten().collect();
+        let known = self.services.store.windows().await?;
+        let drops =
+            known.into_iter().map(|(_, id, _)| id).filter(|id| !taken.contains(id)).collect();
         for (post, attached) in posts.into_iter().zip(attached) {
             let Some(member) = self.fleet.member(&post.window.name) else { continue };
             self.spawn(Running { post, member, panics: 0 }, Some(&attached), Duration::ZERO);

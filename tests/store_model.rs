@@ -128,8 +128,9 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
         } else {
             held.segments &= !bit;
             if held.segments == 0 {
-                // The last instance takes its master along.
-                forget.extend(held.item.master.as_ref().map(|m| m.as_str().to_owned()));
+                // The last instance takes its master along, unless that has just come.
+                let master = held.item.master.as_ref().map(|m| m.as_str().to_owned());
+                forget.extend(master.filter(|m| items.iter().all(|i| i.id.as_str() != m)));
                 new.remove(&name(removed));
             }
         }

@@ -95,7 +95,7 @@ pub struct Item {
 
 impl fmt::Debug for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Contents never reach a log (CONTRACT promise 7).
+        // Contents never reach a log (promise 7).
         f.debug_struct("Item")
             .field("id", &self.id)
             .field("kind", &self.kind)

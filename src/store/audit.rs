@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use super::fault::Fault;
 use super::keys;
-use super::record::{self, Entry, Row, Sum, WindowRecord};
+use super::record::{self, Entry, Sum, WindowRecord};
+use super::row::Row;
 use super::tree::Tree;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;

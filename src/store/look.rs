@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::record::Row;
+use super::row::Row;
 use crate::mirror::event::{self, Members};
 use crate::mirror::page::{EventId, Kind};
 

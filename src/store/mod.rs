@@ -9,10 +9,10 @@
 //! What it refuses: to answer before it is durable, to go on after a failed write, to touch a
 //! store that is locked, full, read-only or newer, and to delete one that is damaged.
 //!
-//! The files, from the bottom: `keys`, `record` and `draft` (what is written), `tree` (reading it),
-//! `plan`, `attach` and `removal` (from a wish to a batch), `writer` (the thread), `shared` (what
-//! writer and readers agree on), `query`, `feed` and `cursor` (what readers get), `open`,
-//! `watermark`, `audit` and `space` (beginning, and not running into a wall).
+//! The files, from the bottom: `keys`, `record`, `row` and `draft` (what is written), `tree`
+//! (reading it), `plan`, `settle`, `attach` and `removal` (from a wish to a batch), `writer` (the
+//! thread), `shared` (what writer and readers agree on), `query`, `look`, `feed` and `cursor` (what
+//! readers get), `open`, `watermark`, `audit` and `space` (beginning, and not running into a wall).
 
 mod attach;
 mod audit;
@@ -27,14 +27,16 @@ mod plan;
 mod query;
 mod record;
 mod removal;
+mod row;
+mod settle;
 mod shared;
 mod space;
 mod tree;
 mod watermark;
+mod words;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,52 +49,21 @@ pub use self::fault::{FeedError, OpenError, OpenFault, StoreError};
 use self::removal::Step;
 use self::shared::Shared;
 use self::space::Space;
+pub use self::words::{
+    Attached, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
+};
 use self::writer::{Job, Writer};
-use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
+use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
-use crate::mirror::page::{EventHash, EventId, Item, Kind, Span};
+use crate::mirror::page::{EventHash, EventId, Item, Span};
 use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
-use crate::mirror::status::{LastResync, ResyncReason};
-use crate::mirror::window::{Edge, Edges, Identity, Shape};
+use crate::mirror::window::Edges;
 use crate::world::World;
 
 /// Commits that may wait for the writer; whoever brings one more waits itself.
 const QUEUE: usize = 1024;
 /// Rows looked at under one guard.
 const SLICE: usize = 512;
-
-/// How to open a store.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The directory; made 0700 if it does not exist.
-    pub path: PathBuf,
-    /// Bytes of sled's page cache.
-    pub cache_bytes: u64,
-    /// How long a lazy commit may wait for company; at most 30 s.
-    pub linger: Duration,
-    /// Bytes of disk that are kept free (and 0.5 % of the disk): below, commits answer
-    /// [`StoreError::Full`]. 0 never refuses.
-    pub min_free_bytes: u64,
-}
-
-impl Options {
-    /// The usual ones for a directory: 256 MiB of cache, 20 s of linger, 64 MiB kept free.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            cache_bytes: 256 << 20,
-            linger: Duration::from_secs(20),
-            min_free_bytes: 64 << 20,
-        }
-    }
-}
-
-/// What opening found.
-#[derive(Clone, Debug)]
-pub struct Opening {
-    /// Where a damaged store was moved, if it was: everything is then enumerated again.
-    pub moved_aside: Option<PathBuf>,
-}
 
 /// The store. Clones are handles to the same one.
 #[derive(Clone)]
@@ -128,118 +99,6 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("path", &self.inner.shared.path).finish_non_exhaustive()
     }
-}
-
-/// A window as the configuration wants it.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it is.
-    pub identity: Identity,
-    /// What its events look like.
-    pub shape: Shape,
-    /// Its configured start.
-    pub start: Edge,
-    /// Its configured end.
-    pub end: Edge,
-    /// The edges these mean today (a relative end already asked `move_every` further).
-    pub edges: Edges,
-}
-
-/// A window as the store has it.
-#[derive(Clone, Debug)]
-pub struct Attached {
-    /// Its number.
-    pub id: WindowId,
-    /// The edges in force: the stored ones unless the window is new or its configured edges changed.
-    pub edges: Edges,
-    /// When they were computed.
-    pub edges_at: Timestamp,
-    /// Set when attaching began a resync (its segments' positions were reset).
-    pub resync: Option<ResyncReason>,
-    /// A window of the same name but another identity, whose events must leave first.
-    pub replaces: Option<WindowId>,
-    /// Events readers see.
-    pub events: u64,
-    /// The number of its last round.
-    pub rounds: u64,
-    /// Resyncs counted so far.
-    pub resyncs: u64,
-    /// The last of them.
-    pub last_resync: Option<LastResync>,
-    /// When a round last succeeded.
-    pub last_success: Option<Timestamp>,
-    /// Whether every segment had a delta link and an empty to-do when last written.
-    pub settled: bool,
-}
-
-/// One row of a series.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SeriesRow {
-    /// The instance.
-    pub id: EventHash,
-    /// Occurrence or exception.
-    pub kind: Kind,
-    /// When it takes place.
-    pub span: Span,
-}
-
-/// What a reader asks of a window.
-#[derive(Clone, Debug)]
-pub struct Query {
-    /// The window.
-    pub window: WindowId,
-    /// Only events that overlap `[from, to)`.
-    pub from: Option<Timestamp>,
-    /// See `from`.
-    pub to: Option<Timestamp>,
-    /// At most so many.
-    pub limit: usize,
-    /// Go on after this (start, id).
-    pub after: Option<(Timestamp, EventId)>,
-}
-
-/// What a reader gets.
-#[derive(Clone, Debug)]
-pub struct Events {
-    /// Complete events, ordered by (start, id).
-    pub value: Vec<Bytes>,
-    /// Set when there may be more: the key to go on after.
-    pub next: Option<(Timestamp, EventId)>,
-    /// Everything up to this seq is reflected, and perhaps something later: changes are to be
-    /// read from here on.
-    pub seq: Seq,
-}
-
-/// One entry of the feed.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// Its number.
-    pub seq: Seq,
-    /// When it was written.
-    pub at: Timestamp,
-    /// The window's name.
-    pub window: Arc<str>,
-    /// What happened.
-    pub kind: ChangeKind,
-    /// Why, for removals.
-    pub reason: Option<RemovalReason>,
-    /// The event's id.
-    pub id: EventId,
-    /// The complete event, unless removed.
-    pub event: Option<Bytes>,
-}
-
-/// A stretch of the feed.
-#[derive(Clone, Debug)]
-pub struct Changes {
-    /// Oldest first.
-    pub value: Vec<Change>,
-    /// The seq up to which everything (of the window asked for) is contained: where to go on.
-    pub seq: Seq,
-    /// Whether `seq` was the durable end of the feed.
-    pub at_end: bool,
 }
 
 impl Store {
@@ -342,6 +201,7 @@ impl Store {
     pub async fn submit(&self, commit: Commit) -> Result<(), StoreError> {
         let lingering = Some(self.inner.shared.linger(commit.window));
         let (reply, _) = oneshot::channel();
+        let _hold = self.inner.shared.world.hold();
         self.send(Job::Commit { commit: Box::new(commit), lingering, reply }).await
     }
 
@@ -632,7 +492,6 @@ impl Store {
         if let Some(why) = self.inner.shared.over() {
             return Err(why);
         }
-        let _hold = self.inner.shared.world.hold();
         match &self.inner.jobs {
             Some(jobs) => jobs.send(job).await.map_err(|_| self.gone()),
             None => Err(self.gone()),

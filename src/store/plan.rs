@@ -5,7 +5,6 @@
 //! sees after; whatever looks the same gets no seq and no feed entry.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,18 +12,15 @@ use super::draft::Draft;
 use super::fault::{Fault, StoreError};
 use super::keys;
 use super::look::{self, Master};
-use super::record::{self, Entry, Gone, Row, WindowRecord};
-use super::tree::{Stored, Tree};
-use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
+use super::record::{self, WindowRecord};
+use super::row::Row;
+use super::settle::{Feed, Slot};
+use super::tree::Tree;
+use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::event;
 use crate::mirror::page::{EventHash, EventId, Item, Kind};
-use crate::mirror::position::WindowId;
 use crate::mirror::status::{LastResync, ResyncReason};
-
-/// Events longer than this stand in an index of their own, so that looking for what overlaps an
-/// instant has to look back only this far. Microseconds; a day of 25 hours still fits.
-pub(super) const LONG: i64 = 26 * 3600 * 1_000_000;
 
 /// What a commit means.
 pub(super) struct Planned {
@@ -157,20 +153,6 @@ fn count(tree: &Tree, commit: &Commit, outcome: &Outcome, draft: &mut Draft) -> 
     Ok(new.events)
 }
 
-/// One row on its way from what it was to what it will be.
-struct Slot {
-    old: Option<Stored>,
-    new: Option<Row>,
-    /// Why it leaves, if it leaves.
-    reason: RemovalReason,
-}
-
-impl Slot {
-    fn old(&self) -> Option<&Row> {
-        self.old.as_ref().map(|s| &s.row)
-    }
-}
-
 type Rows = BTreeMap<EventHash, Row>;
 type Masters<'a> = BTreeMap<EventHash, Master<'a>>;
 
@@ -219,9 +201,10 @@ impl<'a> Work<'a> {
                 orphans.push(removal.id);
             }
         }
-        // The last instance takes its master along.
+        // The last instance takes its master along, unless that has just come.
         let left = self.slots.values().filter(|slot| slot.new.is_none());
-        orphans.extend(left.filter_map(|slot| slot.old()?.master.as_ref().map(EventId::hash)));
+        let left = left.filter_map(|slot| slot.old()?.master.as_ref().map(EventId::hash));
+        orphans.extend(left.filter(|master| !self.carried.contains(master)));
         orphans.sort_unstable();
         orphans.dedup();
         self.follow_masters()?;
@@ -382,115 +365,4 @@ impl<'a> Work<'a> {
         }
         Ok((old, new))
     }
-}
-
-/// Gives out seqs and writes rows, indexes and feed entries.
-pub(super) struct Feed<'a> {
-    pub(super) draft: &'a mut Draft,
-    pub(super) tree: &'a Tree,
-    pub(super) window: WindowId,
-    pub(super) name: Arc<str>,
-    /// Microseconds.
-    pub(super) at: i64,
-    pub(super) seq: Seq,
-    pub(super) outcome: Outcome,
-}
-
-impl Feed<'_> {
-    fn settle(
-        &mut self,
-        id: EventHash,
-        slot: &Slot,
-        same: impl FnOnce(&Row, &Row) -> bool,
-    ) -> Result<(), Fault> {
-        let was = slot.old().filter(|r| r.is_shown());
-        let is = slot.new.as_ref().filter(|r| r.is_shown());
-        let mut new = slot.new.clone();
-        let seq = match (was, is) {
-            (Some(was), None) => {
-                self.bury(id, was, slot.reason);
-                0
-            }
-            (None, Some(_)) => {
-                if let Some(tombstone) = self.tree.tombstone(self.window, id)? {
-                    self.draft.delete_change(tombstone);
-                    self.draft.delete(keys::age(tombstone));
-                    self.draft.delete(keys::tombstone(self.window, id));
-                }
-                self.outcome.created += 1;
-                self.announce(id, ChangeKind::Created)
-            }
-            (Some(was), Some(is)) if same(was, is) => was.seq,
-            (Some(was), Some(_)) => {
-                self.draft.delete_change(was.seq);
-                self.outcome.updated += 1;
-                self.announce(id, ChangeKind::Updated)
-            }
-            (None, None) => 0,
-        };
-        if let Some(new) = &mut new {
-            new.seq = seq;
-        }
-        self.write(id, slot.old.as_ref(), new.as_ref());
-        Ok(())
-    }
-
-    fn announce(&mut self, id: EventHash, kind: ChangeKind) -> Seq {
-        self.seq += 1;
-        let entry = Entry { window: self.window, id, kind, at: self.at, gone: None };
-        self.draft.put_change(self.seq, &entry);
-        self.seq
-    }
-
-    /// Puts a tombstone in the place of a row's feed entry.
-    pub(super) fn bury(&mut self, id: EventHash, row: &Row, reason: RemovalReason) {
-        self.draft.delete_change(row.seq);
-        self.seq += 1;
-        self.outcome.removed += 1;
-        let gone = Gone { reason, id: row.id.clone(), window: self.name.clone() };
-        let kind = ChangeKind::Removed;
-        let entry = Entry { window: self.window, id, kind, at: self.at, gone: Some(gone) };
-        self.draft.put_change(self.seq, &entry);
-        self.draft.put(keys::tombstone(self.window, id), record::number(self.seq));
-        self.draft.put(keys::age(self.seq), self.at.to_be_bytes().to_vec());
-    }
-
-    /// Replaces a row and what points to it.
-    pub(super) fn write(&mut self, id: EventHash, old: Option<&Stored>, new: Option<&Row>) {
-        if old.map(|s| &s.row) == new {
-            return;
-        }
-        let old_index = old.map(|s| index(self.window, id, &s.row)).unwrap_or_default();
-        let new_index = new.map(|r| index(self.window, id, r)).unwrap_or_default();
-        for key in old_index.keys().filter(|k| !new_index.contains_key(*k)) {
-            self.draft.delete(key.clone());
-        }
-        for (key, value) in new_index {
-            if old_index.get(&key) != Some(&value) {
-                self.draft.put(key, value);
-            }
-        }
-        let key = keys::event(self.window, id);
-        let chunks = old.map_or(0, |s| s.chunks);
-        match new {
-            Some(row) => self.draft.put_large(key, &row.encode(), chunks),
-            None => self.draft.delete_large(key, chunks),
-        }
-    }
-}
-
-/// The index entries of a row.
-fn index(window: WindowId, id: EventHash, row: &Row) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut index = BTreeMap::new();
-    if row.is_shown() {
-        let end = row.end.to_be_bytes().to_vec();
-        if row.end.saturating_sub(row.start) > LONG {
-            index.insert(keys::long(window, row.start, id), end.clone());
-        }
-        index.insert(keys::time(window, row.start, id), end);
-        if let Some(master) = &row.master {
-            index.insert(keys::instance(window, master.hash(), id), Vec::new());
-        }
-    }
-    index
 }

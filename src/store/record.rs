@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
+use super::row::Row;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
-use crate::mirror::page::{EventHash, EventId, Item, Kind, Span};
+use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::{SegmentIndex, Todo, TodoKey, WindowId};
 use crate::mirror::status::LastResync;
 use crate::mirror::window::{Edge, Edges, Identity, Shape};
@@ -100,139 +101,6 @@ pub(super) struct Counters {
     pub(super) resyncs: u64,
     pub(super) last_resync: Option<LastResync>,
     pub(super) last_success: Option<Timestamp>,
-}
-
-/// An event as the store keeps it.
-#[derive(Clone, PartialEq)]
-pub(super) struct Row {
-    pub(super) id: EventId,
-    pub(super) kind: Kind,
-    pub(super) master: Option<EventId>,
-    pub(super) etag: Option<Arc<str>>,
-    /// Microseconds.
-    pub(super) start: i64,
-    /// Microseconds.
-    pub(super) end: i64,
-    pub(super) all_day: bool,
-    pub(super) whole: bool,
-    /// The change that readers last saw of it; 0 for masters.
-    pub(super) seq: Seq,
-    /// The segments that hold it, as bits.
-    pub(super) segments: u64,
-    pub(super) content: Bytes,
-}
-
-impl Row {
-    /// An item, held by `segments`.
-    pub(super) fn of(item: &Item, segments: u64) -> Self {
-        Self {
-            id: item.id.clone(),
-            kind: item.kind,
-            master: item.master.clone(),
-            etag: item.etag.clone(),
-            start: micros(item.span.start),
-            end: micros(item.span.end),
-            all_day: item.all_day,
-            whole: item.whole,
-            seq: 0,
-            segments,
-            content: item.content.clone(),
-        }
-    }
-
-    /// The row as an item.
-    pub(super) fn item(&self) -> Item {
-        Item {
-            id: self.id.clone(),
-            kind: self.kind,
-            master: self.master.clone(),
-            etag: self.etag.clone(),
-            span: self.span(),
-            all_day: self.all_day,
-            whole: self.whole,
-            content: self.content.clone(),
-        }
-    }
-
-    /// When it takes place.
-    pub(super) fn span(&self) -> Span {
-        Span { start: instant(self.start), end: instant(self.end) }
-    }
-
-    /// Whether readers are shown it.
-    pub(super) fn is_shown(&self) -> bool {
-        self.kind != Kind::Master
-    }
-
-    /// Whether it needs its master to be shown.
-    pub(super) fn is_bare(&self) -> bool {
-        !self.whole && matches!(self.kind, Kind::Occurrence | Kind::Exception)
-    }
-
-    /// The row as a sealed value.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let kind = match self.kind {
-            Kind::Single => 0,
-            Kind::Occurrence => 1,
-            Kind::Exception => 2,
-            Kind::Master => 3,
-        };
-        let flags = u8::from(self.whole)
-            | u8::from(self.all_day) << 1
-            | u8::from(self.master.is_some()) << 2
-            | u8::from(self.etag.is_some()) << 3;
-        let mut out = Vec::with_capacity(self.content.len() + 512);
-        out.extend_from_slice(&[kind, flags]);
-        out.extend_from_slice(&self.seq.to_be_bytes());
-        out.extend_from_slice(&self.start.to_be_bytes());
-        out.extend_from_slice(&self.end.to_be_bytes());
-        out.extend_from_slice(&self.segments.to_be_bytes());
-        text(&mut out, self.id.as_str());
-        if let Some(master) = &self.master {
-            text(&mut out, master.as_str());
-        }
-        if let Some(etag) = &self.etag {
-            text(&mut out, etag);
-        }
-        out.extend_from_slice(&self.content);
-        seal(&out)
-    }
-
-    /// Reads what [`Row::encode`] wrote, without copying the content.
-    pub(super) fn decode(value: &Bytes) -> Result<Self, Fault> {
-        let payload = unseal(value, "event")?;
-        let mut input = Input(payload);
-        let row = (|| {
-            let kind = match input.u8()? {
-                0 => Kind::Single,
-                1 => Kind::Occurrence,
-                2 => Kind::Exception,
-                3 => Kind::Master,
-                _ => return None,
-            };
-            let flags = input.u8()?;
-            let seq = input.u64()?;
-            let (start, end) = (input.i64()?, input.i64()?);
-            let segments = input.u64()?;
-            let id = EventId::new(input.text()?);
-            let master = if flags & 4 != 0 { Some(EventId::new(input.text()?)) } else { None };
-            let etag = if flags & 8 != 0 { Some(Arc::from(input.text()?)) } else { None };
-            Some(Self {
-                id,
-                kind,
-                master,
-                etag,
-                start,
-                end,
-                all_day: flags & 2 != 0,
-                whole: flags & 1 != 0,
-                seq,
-                segments,
-                content: value.slice(value.len() - input.0.len()..),
-            })
-        })();
-        row.ok_or(Fault::Damaged("event"))
-    }
 }
 
 /// A to-do entry's value; what the key says already is not repeated.
@@ -414,14 +282,15 @@ pub(super) fn bit(segment: SegmentIndex) -> u64 {
     1 << (segment & 63)
 }
 
-fn text(out: &mut Vec<u8>, text: &str) {
+/// Appends a text with its length.
+pub(super) fn text(out: &mut Vec<u8>, text: &str) {
     // Texts come out of pages of at most 64 MiB: their length fits.
     out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
 /// What is left to read.
-struct Input<'a>(&'a [u8]);
+pub(super) struct Input<'a>(pub(super) &'a [u8]);
 
 impl<'a> Input<'a> {
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
@@ -434,19 +303,19 @@ impl<'a> Input<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[b]| b)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
-    fn i64(&mut self) -> Option<i64> {
+    pub(super) fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_be_bytes)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    pub(super) fn text(&mut self) -> Option<&'a str> {
         let len = u32::from_be_bytes(self.array()?);
         std::str::from_utf8(self.take(usize::try_from(len).ok()?)?).ok()
     }

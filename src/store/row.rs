@@ -1,0 +1,214 @@
+//! An event as the store keeps it: what the protocol looks at, packed, then the JSON as it came.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::fault::Fault;
+use super::record::{Input, instant, micros, seal, text, unseal};
+use crate::mirror::change::Seq;
+use crate::mirror::page::{EventId, Item, Kind, Span};
+
+/// An event as the store keeps it.
+#[derive(Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) id: EventId,
+    pub(super) kind: Kind,
+    pub(super) master: Option<EventId>,
+    pub(super) etag: Option<Arc<str>>,
+    /// Microseconds.
+    pub(super) start: i64,
+    /// Microseconds.
+    pub(super) end: i64,
+    pub(super) all_day: bool,
+    pub(super) whole: bool,
+    /// The change that readers last saw of it; 0 for masters.
+    pub(super) seq: Seq,
+    /// The segments that hold it, as bits.
+    pub(super) segments: u64,
+    pub(super) content: Bytes,
+}
+
+impl Row {
+    /// An item, held by `segments`.
+    pub(super) fn of(item: &Item, segments: u64) -> Self {
+        Self {
+            id: item.id.clone(),
+            kind: item.kind,
+            master: item.master.clone(),
+            etag: item.etag.clone(),
+            start: micros(item.span.start),
+            end: micros(item.span.end),
+            all_day: item.all_day,
+            whole: item.whole,
+            seq: 0,
+            segments,
+            content: item.content.clone(),
+        }
+    }
+
+    /// The row as an item.
+    pub(super) fn item(&self) -> Item {
+        Item {
+            id: self.id.clone(),
+            kind: self.kind,
+            master: self.master.clone(),
+            etag: self.etag.clone(),
+            span: self.span(),
+            all_day: self.all_day,
+            whole: self.whole,
+            content: self.content.clone(),
+        }
+    }
+
+    /// When it takes place.
+    pub(super) fn span(&self) -> Span {
+        Span { start: instant(self.start), end: instant(self.end) }
+    }
+
+    /// Whether readers are shown it.
+    pub(super) fn is_shown(&self) -> bool {
+        self.kind != Kind::Master
+    }
+
+    /// Whether it needs its master to be shown.
+    pub(super) fn is_bare(&self) -> bool {
+        !self.whole && matches!(self.kind, Kind::Occurrence | Kind::Exception)
+    }
+
+    /// The row as a sealed value.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let kind = match self.kind {
+            Kind::Single => 0,
+            Kind::Occurrence => 1,
+            Kind::Exception => 2,
+            Kind::Master => 3,
+        };
+        let flags = u8::from(self.whole)
+            | u8::from(self.all_day) << 1
+            | u8::from(self.master.is_some()) << 2
+            | u8::from(self.etag.is_some()) << 3;
+        let mut out = Vec::with_capacity(self.content.len() + 512);
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&self.seq.to_be_bytes());
+        out.extend_from_slice(&self.start.to_be_bytes());
+        out.extend_from_slice(&self.end.to_be_bytes());
+        out.extend_from_slice(&self.segments.to_be_bytes());
+        text(&mut out, self.id.as_str());
+        if let Some(master) = &self.master {
+            text(&mut out, master.as_str());
+        }
+        if let Some(etag) = &self.etag {
+            text(&mut out, etag);
+        }
+        out.extend_from_slice(&self.content);
+        seal(&out)
+    }
+
+    /// Reads what [`Row::encode`] wrote, without copying the content.
+    pub(super) fn decode(value: &Bytes) -> Result<Self, Fault> {
+        let payload = unseal(value, "event")?;
+        let mut input = Input(payload);
+        let row = (|| {
+            let kind = match input.u8()? {
+                0 => Kind::Single,
+                1 => Kind::Occurrence,
+                2 => Kind::Exception,
+                3 => Kind::Master,
+                _ => return None,
+            };
+            let flags = input.u8()?;
+            let seq = input.u64()?;
+            let (start, end) = (input.i64()?, input.i64()?);
+            let segments = input.u64()?;
+            let id = EventId::new(input.text()?);
+            let master = if flags & 4 != 0 { Some(EventId::new(input.text()?)) } else { None };
+            let etag = if flags & 8 != 0 { Some(Arc::from(input.text()?)) } else { None };
+            Some(Self {
+                id,
+                kind,
+                master,
+                etag,
+                start,
+                end,
+                all_day: flags & 2 != 0,
+                whole: flags & 1 != 0,
+                seq,
+                segments,
+                content: value.slice(value.len() - input.0.len()..),
+            })
+        })();
+        row.ok_or(Fault::Damaged("event"))
+    }
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As an item, which keeps its content to itself.
+        f.debug_struct("Row")
+            .field("item", &self.item())
+            .field("seq", &self.seq)
+            .field("segments", &self.segments)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row() -> impl Strategy<Value = Row> {
+        let kind = prop::sample::select(vec![
+            Kind::Single,
+            Kind::Occurrence,
+            Kind::Exception,
+            Kind::Master,
+        ]);
+        let texts = (".*", prop::option::of(".*"), prop::option::of(".*"));
+        let numbers = (any::<i64>(), any::<i64>(), any::<u64>(), any::<u64>());
+        let content = prop::collection::vec(any::<u8>(), 0..300);
+        (kind, texts, numbers, any::<bool>(), any::<bool>(), content).prop_map(
+            |(kind, (id, master, etag), (start, end, seq, segments), all_day, whole, content)| {
+                Row {
+                    id: EventId::new(id),
+                    kind,
+                    master: master.map(EventId::new),
+                    etag: etag.map(Arc::from),
+                    start,
+                    end,
+                    all_day,
+                    whole,
+                    seq,
+                    segments,
+                    content: content.into(),
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_reads_back(row in row()) {
+            prop_assert!(Row::decode(&row.encode().into()).unwrap() == row);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_damage(row in row(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let mut value = row.encode();
+            let at = at.index(value.len());
+            value[at] ^= 1 << bit;
+            prop_assert!(Row::decode(&value.into()).is_err());
+        }
+
+        #[test]
+        fn a_cut_is_damage(row in row(), at in any::<prop::sample::Index>()) {
+            let mut value = row.encode();
+            value.truncate(at.index(value.len()));
+            prop_assert!(Row::decode(&value.into()).is_err());
+        }
+    }
+}
