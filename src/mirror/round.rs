@@ -231,13 +231,19 @@ impl Round {
                     self.settle(self.commit(at), removals, at)
                 }
             },
-            Phase::Sweeping { .. } => match (self.pending(), self.sweep.take()) {
-                (Some(effect), sweep) => {
+            Phase::Sweeping { reason, .. } => match (*reason, self.pending(), self.sweep.take()) {
+                (_, Some(effect), sweep) => {
                     self.sweep = sweep;
                     effect
                 }
-                (None, None) => Effect::Unseen,
-                (None, Some(rows)) => self.sweep_slice(rows, at),
+                // The first enumeration found an empty mirror: there is nothing to sweep, and no
+                // list of what it saw.
+                (ResyncReason::New, None, _) => {
+                    let removals = self.tombstones();
+                    self.settle(self.commit(at), removals, at)
+                }
+                (_, None, None) => Effect::Unseen,
+                (_, None, Some(rows)) => self.sweep_slice(rows, at),
             },
         }
     }

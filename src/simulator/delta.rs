@@ -168,8 +168,10 @@ impl State {
         let render_page = || {
             let (entries, next) = round.page(offset, size);
             let mut raw = opening.clone().into_bytes();
-            let again = (next > 0 && happens(duplicates, &[salt, 4]))
-                .then(|| &round.entries[(mix(&[salt, 5]) % next as u64) as usize]);
+            // Only what holds may come again: the last word on an item must be the true one.
+            let current = round.entries.get(round.stale..next).unwrap_or_default();
+            let again = (!current.is_empty() && happens(duplicates, &[salt, 4]))
+                .then(|| &current[(mix(&[salt, 5]) % current.len() as u64) as usize]);
             for (at, (entry, _)) in entries.iter().chain(again).enumerate() {
                 if at > 0 {
                     raw.push(b',');

@@ -26,6 +26,8 @@ pub(super) enum Entry {
 #[derive(Debug, Default)]
 pub(super) struct Round {
     pub(super) entries: Vec<(Entry, bool)>,
+    /// So many of the first are older states of what comes later.
+    pub(super) stale: usize,
 }
 
 /// What identifies a round, apart from the calendar.
@@ -254,13 +256,14 @@ impl Builder<'_> {
             MasterOnPage::Last => blocks.into_iter().chain(masters).collect(),
             _ => masters.chain(blocks).collect(),
         };
+        let older = stale.len();
         let entries = stale
             .into_iter()
             .map(|entry| vec![entry])
             .chain(blocks)
             .flat_map(|block| block.into_iter().enumerate().map(|(at, entry)| (entry, at > 0)))
             .collect();
-        Round { entries }
+        Round { entries, stale: older }
     }
 }
 
