@@ -95,7 +95,11 @@ pub(super) fn refused(error: &StartError) -> Failure {
         StartError::Drops { .. } | StartError::Token { .. } | StartError::Graph(_) => CONFIGURATION,
         StartError::Bind(_) => FAILED,
     };
-    Failure::new(exit, chain(error))
+    let failure = Failure::new(exit, chain(error));
+    match error {
+        StartError::Open(open) => failure.remedy(open.why.remedy()),
+        _ => failure,
+    }
 }
 
 pub(super) fn failed(error: &StoreError) -> Failure {
