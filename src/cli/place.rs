@@ -91,22 +91,24 @@ fn configured(file: &Path, environment: &BTreeMap<String, String>) -> Api {
     }
     let mut values = BTreeMap::new();
     for file in files {
-        let text = fs::read_to_string(file).unwrap_or_default();
+        // Paths are meant from the directory of the file they stand in.
+        let directory = file.parent().unwrap_or(Path::new(""));
+        let text = fs::read_to_string(&file).unwrap_or_default();
         let table = text.parse::<toml::Table>().unwrap_or_default();
         if let Some(toml::Value::Table(api)) = table.get("api") {
             for (key, value) in api {
-                if let Some(value) = value.as_str() {
-                    values.insert(key.to_ascii_lowercase(), value.to_owned());
+                if let Some(value) = value.as_str().filter(|value| !value.is_empty()) {
+                    values.insert(key.to_ascii_lowercase(), directory.join(value));
                 }
             }
         }
     }
     for (name, value) in environment {
         if let Some(key) = name.strip_prefix("CALMIRROR__API__") {
-            values.insert(key.to_ascii_lowercase(), value.clone());
+            values.insert(key.to_ascii_lowercase(), PathBuf::from(value));
         }
     }
-    let path = |key| values.get(key).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = |key| values.get(key).filter(|value| !value.as_os_str().is_empty()).cloned();
     Api {
         socket: path("socket"),
         token_files: ["token_file", "read_token_file"].into_iter().filter_map(path).collect(),
