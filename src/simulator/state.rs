@@ -329,7 +329,8 @@ impl State {
                 let ahead: i64 = ahead.parse().unwrap_or(0);
                 let at = Timestamp::from_second(now.as_second() + ahead).unwrap_or(now);
                 *value = http_date(at);
-                ahead as f64
+                // Dates have whole seconds: the pause ends with the one that was told.
+                at.duration_since(now).as_secs_f64()
             }
             None => value.parse().unwrap_or(0.0),
         };
