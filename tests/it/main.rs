@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod article;
+mod commands;
 mod compare;
+mod configuration;
 mod converge;
+mod hostile;
 mod kill;
 mod memory;
 mod process;
 mod rig;
+mod signals;
 mod socket;
+mod stores;
