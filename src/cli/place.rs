@@ -91,12 +91,12 @@ fn configured(file: &Path, environment: &BTreeMap<String, String>) -> Api {
     }
     let mut values = BTreeMap::new();
     for file in files {
-        let text = fs::read_to_string(&file).unwrap_or_default();
+        // Paths are meant from the directory of the file they stand in.
         let directory = file.parent().unwrap_or(Path::new(""));
+        let text = fs::read_to_string(&file).unwrap_or_default();
         let table = text.parse::<toml::Table>().unwrap_or_default();
         if let Some(toml::Value::Table(api)) = table.get("api") {
             for (key, value) in api {
-                // A relative path is meant from the directory of the file it stands in.
                 if let Some(value) = value.as_str().filter(|value| !value.is_empty()) {
                     values.insert(key.to_ascii_lowercase(), directory.join(value));
                 }

@@ -9,11 +9,12 @@ use crate::mirror::position::WindowId;
 
 /// Why a store could not be opened. Nothing was touched.
 #[derive(Debug, thiserror::Error)]
-#[error("store {}: {why}", path.display())]
+#[error("store {}", path.display())]
 pub struct OpenError {
     /// The directory.
     pub path: PathBuf,
     /// What was wrong.
+    #[source]
     pub why: OpenFault,
 }
 
@@ -59,7 +60,7 @@ impl OpenFault {
             Self::NewerFormat { .. } => {
                 "run the newer version again, or move the store away to begin a new one"
             }
-            Self::Io(_) => "see the error below; the store was not changed",
+            Self::Io(_) => "mend what the operating system complains of; the store was not changed",
         }
     }
 

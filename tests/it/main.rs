@@ -4,10 +4,15 @@
 
 mod article;
 mod chaos;
+mod commands;
 mod compare;
+mod configuration;
 mod converge;
+mod hostile;
 mod kill;
 mod memory;
 mod process;
 mod rig;
+mod signals;
 mod socket;
+mod stores;

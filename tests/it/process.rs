@@ -168,15 +168,16 @@ client_secret_file = "secret"
         finish(self.command().args(arguments)).await
     }
 
-    /// Rounds until the window is settled, which with nothing wrong is soon.
+    /// Rounds until the window is settled twice in a row, which with nothing wrong is soon. Once
+    /// may be no more than the end of a round that began before the last thing happened.
     pub(crate) async fn settle(&self, window: &str) -> WindowStatus {
+        let mut settled = 0;
         eventually("the window settles", async || {
             let answer = self.api.post(&format!("/v1/windows/{window}/sync?wait=30s")).await.json();
-            if answer["state"] != "settled" {
-                return None;
-            }
+            settled = if answer["state"] == "settled" { settled + 1 } else { 0 };
             let status = self.api.window(window).await;
-            matches!(status.state, State::Settled | State::Following).then_some(status)
+            let well = matches!(status.state, State::Settled | State::Following);
+            (settled >= 2 && well).then_some(status)
         })
         .await
     }

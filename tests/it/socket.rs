@@ -107,7 +107,7 @@ impl Api {
 pub(crate) struct Follower {
     pub(crate) cursor: Option<String>,
     pub(crate) held: std::collections::BTreeMap<(String, String), Value>,
-    /// The last seq applied: a repetition is allowed only of what this cursor had not covered.
+    /// The last seq applied.
     pub(crate) seq: u64,
     pub(crate) lines: usize,
 }
@@ -124,21 +124,24 @@ impl Follower {
             return None;
         }
         let lines = answer.lines();
-        for line in &lines {
-            let seq = line["seq"].as_u64().unwrap();
-            assert!(seq > self.seq, "seq {seq} after {}", self.seq);
-            self.seq = seq;
-            let text = |name: &str| line[name].as_str().unwrap().to_owned();
-            let key = (text("window"), text("id"));
-            match line["change"].as_str().unwrap() {
-                "created" | "updated" => self.held.insert(key, line["event"].clone()),
-                "removed" => self.held.remove(&key),
-                other => panic!("no change is called {other}"),
-            };
-        }
-        self.lines += lines.len();
+        lines.iter().for_each(|line| self.apply(line));
         self.cursor = answer.cursor;
         Some(lines.is_empty())
+    }
+
+    /// One line, which must be newer than all before it.
+    pub(crate) fn apply(&mut self, line: &Value) {
+        let seq = line["seq"].as_u64().unwrap();
+        assert!(seq > self.seq, "seq {seq} after {}", self.seq);
+        self.seq = seq;
+        self.lines += 1;
+        let text = |name: &str| line[name].as_str().unwrap().to_owned();
+        let key = (text("window"), text("id"));
+        match line["change"].as_str().unwrap() {
+            "created" | "updated" => self.held.insert(key, line["event"].clone()),
+            "removed" => self.held.remove(&key),
+            other => panic!("no change is called {other}"),
+        };
     }
 
     /// Follows to the end of what there is.

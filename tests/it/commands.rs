@@ -1,0 +1,227 @@
+//! The command line against a running daemon: exit codes, shapes for scripts, and a feed that is
+//! resumed without a gap and without a repetition.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use calmirror::simulator::{Fault, Planned, Trouble};
+use serde_json::Value;
+
+use crate::process::{Ground, Outcome, finish};
+use crate::socket::Follower;
+
+fn json(outcome: &Outcome) -> Value {
+    serde_json::from_str(&outcome.out).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
+}
+
+fn lines(outcome: &Outcome) -> Vec<Value> {
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_tell_healthy_from_ill_from_absent() {
+    let ground = Ground::new(81, &["alice", "bob"]).await;
+    for arguments in
+        [&["status"][..], &["health"], &["events", "alice"], &["changes"], &["sync", "--all"]]
+    {
+        let outcome = ground.cli(arguments).await;
+        assert_eq!(outcome.code, Some(69), "{arguments:?}: {outcome:?}");
+        assert!(outcome.err.contains("api.sock"), "says where it looked: {}", outcome.err);
+    }
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    ground.settle("bob").await;
+    assert_eq!(ground.cli(&["health"]).await.code, Some(0));
+    let status = ground.cli(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    assert!(status.out.contains("alice") && status.out.contains("bob"), "{}", status.out);
+
+    let gone = Fault::Mailbox { how: Trouble::AccessDenied };
+    ground.simulator.plan(Planned::always(gone).mailbox("bob@contoso.com"));
+    let synced = ground.cli(&["sync", "bob"]).await;
+    assert_eq!(synced.code, Some(1), "{synced:?}");
+    assert!(synced.out.contains("bob: round") && synced.out.contains("failed"), "{synced:?}");
+    let status = ground.cli(&["status"]).await;
+    assert_eq!(status.code, Some(1), "{status:?}");
+    assert!(status.out.contains("quarantined"), "{}", status.out);
+    assert_eq!(ground.cli(&["status", "bob"]).await.code, Some(1));
+    assert_eq!(ground.cli(&["status", "alice"]).await.code, Some(0));
+    assert_eq!(
+        ground.cli(&["health"]).await.code,
+        Some(0),
+        "a window in trouble is no dead daemon"
+    );
+    let unknown = ground.cli(&["status", "eve"]).await;
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.err.contains("eve"), "{unknown:?}");
+    ground.simulator.clear_faults();
+    assert_eq!(ground.cli(&["sync", "bob"]).await.code, Some(0));
+    assert_eq!(ground.cli(&["status"]).await.code, Some(0));
+    daemon.stop().await;
+    assert_eq!(ground.cli(&["health"]).await.code, Some(69));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_get_the_documented_shapes() {
+    let ground = Ground::new(82, &["alice"]).await;
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    let fleet = json(&ground.cli(&["status", "--json"]).await);
+    assert_eq!(fleet["status"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(fleet["status"]["windows"]["total"], 1);
+    let window = json(&ground.cli(&["status", "alice", "--json"]).await);
+    assert_eq!(fleet["value"][0]["name"], window["name"]);
+    for member in [
+        "name",
+        "account",
+        "mailbox",
+        "calendar",
+        "start",
+        "end",
+        "state",
+        "events",
+        "segments",
+        "last_round",
+        "last_success",
+        "stale_s",
+        "next_due",
+        "failures",
+        "resyncs",
+        "last_resync",
+        "last_error",
+    ] {
+        assert!(window.get(member).is_some(), "a window has {member}");
+    }
+    assert_eq!(window["start"], "2026-10-01T00:00:00Z");
+
+    let synced = json(&ground.cli(&["sync", "alice", "--json"]).await);
+    assert_eq!(synced["window"], "alice");
+    assert_eq!(synced["last_round"]["number"], synced["round"]);
+    let resynced = json(&ground.cli(&["resync", "alice", "--json"]).await);
+    assert_eq!(resynced["state"], "settled");
+    assert_eq!(resynced["last_round"]["created"], 0);
+    assert!(resynced["last_round"]["pages"].as_u64().unwrap() > 3, "{resynced}");
+    let window = json(&ground.cli(&["status", "alice", "--json"]).await);
+    assert_eq!(window["last_resync"]["reason"], "requested");
+
+    let health = json(&ground.cli(&["health", "--json"]).await);
+    assert_eq!(health["status"], "ok");
+
+    let all = ["events", "alice", "--from", "2026-10-01", "--to", "2027-02-01"];
+    let mirrored = ground.api.events("alice").await;
+    let outcome = ground.cli(&[&all[..], &["--json"]].concat()).await;
+    let shown: BTreeMap<String, Value> = lines(&outcome)
+        .into_iter()
+        .map(|event| (event["id"].as_str().unwrap().to_owned(), event))
+        .collect();
+    assert_eq!(shown, mirrored);
+    let agenda = ground.cli(&all).await;
+    assert_eq!(agenda.code, Some(0));
+    for event in mirrored.values().take(5) {
+        let subject = event["subject"].as_str().unwrap();
+        assert!(agenda.out.contains(subject), "{subject} is on");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
+    let ground = Ground::new(83, &["alice", "bob"]).await;
+    let mut daemon = ground.run().await;
+    let state = ground.path("cursor");
+    let state = state.to_str().unwrap();
+    let mut held = Follower::default();
+    for round in 0..4 {
+        for _ in 0..10 {
+            ground.simulator.step();
+        }
+        ground.settle("alice").await;
+        ground.settle("bob").await;
+        let before = held.lines;
+        let told = lines(&ground.cli(&["changes", "--state", state]).await);
+        told.iter().for_each(|line| held.apply(line));
+        assert!(held.lines > before, "something happened");
+        let again = ground.cli(&["changes", "--state", state]).await;
+        assert_eq!((again.code, &*again.out), (Some(0), ""), "nothing is told twice");
+        if round == 1 {
+            // The cursor outlives the daemon that gave it.
+            daemon.stop().await;
+            daemon = ground.run().await;
+        }
+    }
+    for name in ["alice", "bob"] {
+        assert_eq!(held.of(name), ground.api.events(name).await, "{name}");
+    }
+
+    // One window alone, and from here on.
+    let alice = lines(&ground.cli(&["changes", "--window", "alice"]).await);
+    assert!(!alice.is_empty() && alice.iter().all(|line| line["window"] == "alice"));
+    assert_eq!(lines(&ground.cli(&["changes", "--after", "now"]).await).len(), 0);
+
+    // A cursor of nobody's is told so, with what to do.
+    fs::write(ground.path("cursor"), "of-another-store").unwrap();
+    let strange = ground.cli(&["changes", "--state", state]).await;
+    assert!(matches!(strange.code, Some(1 | 64)), "{strange:?}");
+    assert_eq!(strange.out, "");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_has_had_enough_is_no_failure() {
+    let ground = Ground::new(84, &["alice", "bob"]).await;
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    ground.settle("bob").await;
+    let all = ground.cli(&["changes"]).await;
+    assert!(all.out.len() > 2 * 65536, "more than a pipe holds: {}", all.out.len());
+    let script = r#"{ "$0" --config "$1" changes; echo "exit $?" >&2; } | head -n 1"#;
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_calmirror")]).arg(&ground.config);
+    let outcome = finish(&mut shell).await;
+    assert_eq!(outcome.out.lines().count(), 1);
+    assert_eq!(outcome.err, "exit 0\n");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_wrongly_is_a_usage_error() {
+    let ground = Ground::new(85, &[]).await;
+    for arguments in [
+        &["no-such-command"][..],
+        &["status", "--no-such-option"],
+        &["sync"],
+        &["sync", "alice", "--all"],
+        &["events"],
+        &[],
+        &["--api", "https://mirror", "status"],
+    ] {
+        let outcome = ground.cli(arguments).await;
+        assert_eq!(outcome.code, Some(64), "{arguments:?}: {outcome:?}");
+        assert_eq!(outcome.out, "");
+        assert!(!outcome.err.is_empty());
+    }
+    let version = ground.cli(&["--version"]).await;
+    assert_eq!(version.code, Some(0));
+    let said = version.out.trim();
+    assert!(
+        said.starts_with(&format!("calmirror {} (commit ", env!("CARGO_PKG_VERSION"))),
+        "{said}"
+    );
+    assert!(said.ends_with(&format!("{})", calmirror::cli::arguments::TARGET)), "{said}");
+    let help = ground.cli(&["--help"]).await;
+    assert_eq!(help.code, Some(0));
+    assert!(help.out.contains("Exit codes"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_is_meant_from_the_directory_of_the_file_by_clients_too() {
+    let ground = Ground::new(86, &["alice"]).await;
+    let socket = ground.path("api.sock").display().to_string();
+    let text = fs::read_to_string(&ground.config).unwrap();
+    ground.configure(&text.replace(&socket, "api.sock"));
+    let daemon = ground.run().await;
+    let health = ground.cli(&["health"]).await;
+    assert_eq!(health.code, Some(0), "{health:?}");
+    daemon.stop().await;
+}

@@ -1,0 +1,119 @@
+//! A configuration that is wrong in many ways: all of them are told at once, where they are and
+//! what to do, by `check` and by `run` alike.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value;
+
+use crate::process::Ground;
+
+const WINDOWS: &str = r#"
+[account.fabrikam]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "nowhere.secret"
+
+[account.woodgrove]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "open.secret"
+
+[[window]]
+name = "alice"
+account = "contoso"
+mailbox = "alice@contoso.com"
+intervall = "1m"
+
+[[window]]
+name = "bob"
+account = "contoso"
+mailbox = "bob@contoso.com"
+start = "the day after tomorrow"
+
+[[window]]
+name = "carol"
+account = "contoso"
+mailbox = "carol@contoso.com"
+start = "2026-06-01"
+end = "2026-05-01"
+
+[[window]]
+name = "alice"
+account = "contoso"
+mailbox = "alice.too@contoso.com"
+
+[[window]]
+name = "dave"
+account = "contso"
+mailbox = "dave@contoso.com"
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_is_told_at_once_by_check_and_by_run() {
+    let ground = Ground::new(61, &[]).await;
+    ground.configure(&(ground.preamble() + WINDOWS));
+    fs::write(ground.path("open.secret"), "s3cret").unwrap();
+    fs::set_permissions(ground.path("open.secret"), fs::Permissions::from_mode(0o644)).unwrap();
+    let directory = ground.directory.path().display().to_string();
+
+    let checked = ground.cli(&["check"]).await;
+    assert_eq!(checked.code, Some(78), "{checked:?}");
+    insta::assert_snapshot!(checked.out.replace(&directory, "DIR"));
+
+    let run = ground.cli(&["run"]).await;
+    assert_eq!(run.code, Some(78), "{run:?}");
+    assert!(run.err.contains(&checked.out), "run tells what check tells: {}", run.err);
+
+    let json = ground.cli(&["check", "--json"]).await;
+    assert_eq!(json.code, Some(78));
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    let faults = json["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), checked.out.lines().count());
+    for fault in faults {
+        assert!(fault["file"].as_str().unwrap().ends_with("calmirror.toml"), "{fault}");
+        assert!(fault["line"].as_u64().is_some(), "{fault}");
+        for name in ["key", "problem", "remedy"] {
+            assert!(!fault[name].as_str().unwrap().is_empty(), "{fault}");
+        }
+    }
+    assert!(!ground.path("store").exists(), "nothing was begun");
+    assert!(!ground.path("api.sock").exists());
+    assert_eq!(ground.simulator.statistics().total.requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_missing_or_no_toml_is_told_with_its_name() {
+    let ground = Ground::new(62, &[]).await;
+    ground.configure("[store\npath = 1");
+    for command in ["check", "run"] {
+        let outcome = ground.cli(&[command]).await;
+        assert_eq!(outcome.code, Some(78), "{outcome:?}");
+        let told = outcome.out + &outcome.err;
+        assert!(told.contains("calmirror.toml:1"), "{told}");
+    }
+    fs::remove_file(&ground.config).unwrap();
+    for command in ["check", "run"] {
+        let outcome = ground.cli(&[command]).await;
+        assert_eq!(outcome.code, Some(78), "{outcome:?}");
+        assert!((outcome.out + &outcome.err).contains("calmirror.toml"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_configuration_shows_its_windows_and_where_values_come_from() {
+    let ground = Ground::new(63, &["alice"]).await;
+    let checked = ground.cli(&["check"]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.out.contains("alice@contoso.com"), "{}", checked.out);
+    let explained = ground.cli(&["check", "--explain"]).await;
+    assert_eq!(explained.code, Some(0));
+    let interval = explained.out.lines().find(|l| l.starts_with("defaults.interval "));
+    assert!(interval.unwrap().contains("calmirror.toml:"), "{}", explained.out);
+    let mut command = ground.command();
+    command.env("CALMIRROR__DEFAULTS__INTERVAL", "7m").args(["check", "--json", "--explain"]);
+    let json: Value =
+        serde_json::from_str(&crate::process::finish(&mut command).await.out).unwrap();
+    assert_eq!(json["valid"], true);
+    assert_eq!(json["windows"][0]["interval_s"], 420.0);
+}

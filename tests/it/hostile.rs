@@ -1,0 +1,504 @@
+//! A Graph that answers badly, and a worker that falls over: through the whole fleet, in paused
+//! time. Whatever comes, the last good mirror stands, and with the trouble gone it is exact again.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::mirror::change::ChangeKind;
+use calmirror::mirror::position::WindowId;
+use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
+use calmirror::mirror::window::{Calendar, Complete, Edges, Window};
+use calmirror::simulator::{
+    Behaviour, Death, Fault, Foreign, Planned, Population, Simulator, Trouble, Unreadable,
+};
+use calmirror::world::World;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+
+use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{BASE, Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+/// Longer than any round takes, whatever it waits for.
+const LONG: Duration = Duration::from_secs(8 * 3600);
+
+/// A look at every request before Graph sees it.
+type Look = dyn Fn(&http::Request<Bytes>) + Send + Sync;
+
+struct Watched {
+    graph: Memory,
+    look: Box<Look>,
+}
+
+impl Transport for Watched {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        (self.look)(&request);
+        self.graph.send(request)
+    }
+}
+
+/// One settled window over a simulator of its own, and what its readers had then.
+struct Scene {
+    simulator: Simulator,
+    rig: Rig,
+    id: WindowId,
+    _directory: TempDir,
+}
+
+impl Scene {
+    async fn settled(seed: u64, look: Box<Look>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(seed, noon());
+        let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+        let graph = Memory(simulator.clone());
+        let transport = Arc::new(Watched { graph, look });
+        let rig = Rig::start(directory.path(), transport, &world, vec![quiet(MAILBOX)]).await;
+        rig.settle(MAILBOX, 5).await;
+        let id = rig.fleet.id(MAILBOX).unwrap();
+        let scene = Self { simulator, rig, id, _directory: directory };
+        scene.assert_exact("at first").await;
+        scene
+    }
+
+    async fn ordinary(seed: u64) -> Self {
+        Self::settled(seed, Box::new(|_| {})).await
+    }
+
+    async fn mirror(&self) -> Events {
+        mirror(&self.rig.store, self.id).await
+    }
+
+    fn seq(&self) -> u64 {
+        *self.rig.store.durable().borrow()
+    }
+
+    /// One round, however it ends.
+    async fn round(&self) -> WindowStatus {
+        let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
+        started.finished.expect("a round ends")
+    }
+
+    async fn resync(&self) -> WindowStatus {
+        let started = self.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
+        started.finished.expect("a round ends")
+    }
+
+    /// Mirror, feed and truth are one.
+    async fn assert_exact(&self, when: &str) {
+        let status = self.rig.fleet.window(MAILBOX).unwrap();
+        let edges = Edges { start: status.start, end: status.end };
+        let real = truth(&self.simulator, MAILBOX, None, edges, Complete::Master).await;
+        let mirrored = self.mirror().await;
+        assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
+        let feed = folded(&self.rig.store, self.id).await;
+        assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
+    }
+
+    /// The trouble is over: the window recovers by itself at its next due time.
+    async fn recovered(&self, when: &str) {
+        self.simulator.clear_faults();
+        let status = self.rig.settle(MAILBOX, 5).await;
+        assert_eq!((status.failures, &status.last_error), (0, &None), "{when}");
+        self.assert_exact(when).await;
+    }
+}
+
+/// A window that does nothing by itself for a day: rounds are the test's.
+fn quiet(mailbox: &str) -> Window {
+    Window { interval: Duration::from_secs(86_400), ..window(mailbox) }
+}
+
+/// What differs between two sights of a mirror.
+fn differences(before: &Events, after: &Events) -> BTreeSet<String> {
+    let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    ids.into_iter().filter(|id| before.get(*id) != after.get(*id)).cloned().collect()
+}
+
+/// The ids the feed tells after a seq.
+async fn told(scene: &Scene, after: u64) -> BTreeSet<String> {
+    let changes = scene.rig.store.changes(after, Some(scene.id), 10_000).await.unwrap();
+    assert!(changes.at_end);
+    let ids: Vec<String> = changes.value.iter().map(|c| c.id.as_str().to_owned()).collect();
+    let set: BTreeSet<String> = ids.iter().cloned().collect();
+    assert_eq!(set.len(), ids.len(), "an event was told twice");
+    set
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
+    let scene = Scene::ordinary(901).await;
+    for fault in [Fault::NotJson, Fault::NeitherLink, Fault::BothLinks, Fault::Truncated] {
+        let name = format!("{fault:?}");
+        // Once: the round asks again and goes on as if nothing had been.
+        for resync in [false, true] {
+            scene.simulator.step();
+            scene.simulator.plan(Planned::once(fault.clone()).path("delta"));
+            let status = if resync { scene.resync().await } else { scene.round().await };
+            assert_eq!(status.state, State::Settled, "{name}: {:?}", status.last_error);
+            assert!(scene.simulator.faults().planned.is_empty(), "{name} happened");
+            scene.assert_exact(&name).await;
+        }
+        // For as long as it lasts: the round gives up after four repetitions and tells why.
+        scene.simulator.step();
+        let (before, seq) = (scene.mirror().await, scene.seq());
+        scene.simulator.plan(Planned::always(fault.clone()).path("delta"));
+        let requests = scene.simulator.statistics().total.requests;
+        let status = scene.round().await;
+        assert_eq!(status.state, State::BackingOff, "{name}");
+        assert_eq!(status.failures, 1, "{name}");
+        assert!(status.last_error.is_some(), "{name}");
+        assert_eq!(scene.simulator.statistics().total.requests - requests, 5, "{name}");
+        assert_same(&name, &scene.mirror().await, &before);
+        assert_eq!(scene.seq(), seq, "{name}");
+        scene.recovered(&name).await;
+    }
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_item_is_skipped_and_the_round_goes_on() {
+    let scene = Scene::ordinary(902).await;
+    for how in
+        [Unreadable::NotAnObject, Unreadable::NoId, Unreadable::NumberId, Unreadable::BadDate]
+    {
+        for resync in [false, true] {
+            scene.simulator.step();
+            scene.simulator.plan(Planned::once(Fault::UnreadableItem { how }).path("delta"));
+            let status = if resync { scene.resync().await } else { scene.round().await };
+            assert_eq!(status.state, State::Settled, "{how:?}: {:?}", status.last_error);
+            assert!(scene.simulator.faults().planned.is_empty(), "{how:?} happened");
+            scene.assert_exact(&format!("after {how:?}")).await;
+        }
+    }
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_leads_away_is_never_followed() {
+    let asked: Arc<Mutex<Vec<http::Uri>>> = Arc::default();
+    let seen = asked.clone();
+    let look = move |request: &http::Request<Bytes>| {
+        seen.lock().unwrap().push(request.uri().clone());
+    };
+    let scene = Scene::settled(903, Box::new(look)).await;
+    for how in [Foreign::Host, Foreign::Scheme, Foreign::Port, Foreign::UserInfo] {
+        // On a delta link, in a round; on a next link, in an enumeration.
+        for resync in [false, true] {
+            scene.simulator.step();
+            let before = scene.mirror().await;
+            scene.simulator.plan(Planned::always(Fault::ForeignLink { how }).path("delta"));
+            let status = if resync { scene.resync().await } else { scene.round().await };
+            assert_eq!(status.state, State::BackingOff, "{how:?}");
+            let error = status.last_error.unwrap();
+            assert!(!error.message.contains("skiptoken"), "{how:?}: {}", error.message);
+            assert_same(&format!("{how:?}"), &scene.mirror().await, &before);
+            scene.recovered(&format!("{how:?}")).await;
+        }
+    }
+    let uris = std::mem::take(&mut *asked.lock().unwrap());
+    assert!(uris.len() > 50);
+    let own: http::Uri = BASE.parse().unwrap();
+    for uri in uris.iter() {
+        assert_eq!(uri.scheme(), own.scheme());
+        assert_eq!(uri.authority(), own.authority());
+    }
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_costs_one_refresh_and_one_repetition() {
+    let scene = Scene::ordinary(904).await;
+    for path in ["deltatoken", "skiptoken"] {
+        for _ in 0..30 {
+            scene.simulator.step();
+        }
+        let before = scene.simulator.statistics();
+        scene.simulator.plan(Planned::once(Fault::Unauthorized).path(path));
+        let status = if path == "skiptoken" { scene.resync().await } else { scene.round().await };
+        assert_eq!((status.state, status.failures), (State::Settled, 0), "{path}");
+        let after = scene.simulator.statistics();
+        assert_eq!(after.token_requests - before.token_requests, 1, "{path}");
+        let refused =
+            |s: &calmirror::simulator::Statistics| s.total.statuses.get(&401).copied().unwrap_or(0);
+        assert_eq!(refused(&after) - refused(&before), 1, "{path}");
+        assert_eq!(
+            after.total.enumerations - before.total.enumerations,
+            u64::from(path == "skiptoken")
+        );
+        scene.assert_exact(path).await;
+    }
+    // All the tokens at once, and a refusal that stays.
+    scene.simulator.expire_tokens();
+    assert_eq!(scene.round().await.state, State::Settled);
+    let before = scene.simulator.statistics();
+    scene.simulator.plan(Planned::always(Fault::Unauthorized).path("delta"));
+    assert_eq!(scene.round().await.state, State::SignInRequired);
+    let after = scene.simulator.statistics();
+    assert_eq!(after.token_requests - before.token_requests, 1);
+    assert_eq!(after.total.requests - before.total.requests, 2);
+    scene.recovered("after a refusal that stayed").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
+    let scene = Scene::ordinary(905).await;
+    for how in [
+        Trouble::NotEnabled,
+        Trouble::Inactive,
+        Trouble::ResourceNotFound,
+        Trouble::InvalidUser,
+        Trouble::RequestResourceNotFound,
+        Trouble::Empty,
+        Trouble::ItemNotFound,
+        Trouble::AccessDenied,
+        Trouble::DelegatedDenied,
+        Trouble::InsufficientClaims,
+    ] {
+        for resync in [false, true] {
+            scene.simulator.step();
+            let (before, seq) = (scene.mirror().await, scene.seq());
+            scene.simulator.plan(Planned::always(Fault::Mailbox { how }));
+            let requests = scene.simulator.statistics().total.requests;
+            let status = if resync { scene.resync().await } else { scene.round().await };
+            let expected = match how {
+                Trouble::InsufficientClaims => State::SignInRequired,
+                _ => State::Quarantined,
+            };
+            assert_eq!(status.state, expected, "{how:?}: {:?}", status.last_error);
+            // Retried slowly, not hammered.
+            tokio::time::sleep(Duration::from_secs(240)).await;
+            let requests = scene.simulator.statistics().total.requests - requests;
+            assert!(requests <= 2, "{how:?}: {requests} requests");
+            assert_same(&format!("{how:?}"), &scene.mirror().await, &before);
+            assert_eq!(scene.seq(), seq, "{how:?}");
+            scene.recovered(&format!("{how:?}")).await;
+        }
+    }
+    // And with nobody asking, at the latest after the longest wait.
+    scene.simulator.plan(Planned::once(Fault::Mailbox { how: Trouble::AccessDenied }));
+    assert_eq!(scene.round().await.state, State::Quarantined);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(scene.rig.fleet.window(MAILBOX).unwrap().state, State::Settled);
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(906, noon());
+    let simulator = simulator(906, Behaviour::calm(), &world);
+    let mut windows = vec![window(MAILBOX)];
+    for number in 0..5 {
+        let calendar = simulator.add_calendar(MAILBOX, &format!("calendar {number}"));
+        let plan = Population {
+            singles: 60,
+            series: 2,
+            all_day: 2,
+            body_bytes: 100,
+            around: noon(),
+            spread_days: 80,
+        };
+        simulator.populate(MAILBOX, Some(&calendar), plan);
+        windows.push(Window {
+            name: format!("calendar {number}").into(),
+            calendar: Calendar::Id(calendar.into()),
+            ..window(MAILBOX)
+        });
+    }
+    let other = "bob@contoso.com";
+    simulator.add_mailbox(other);
+    windows.push(window(other));
+    let names: Vec<Arc<str>> = windows.iter().map(|window| window.name.clone()).collect();
+    for (skip, retry_after) in
+        [(2, Some("30")), (9, Some("date:60")), (14, Some("2.128")), (20, None)]
+    {
+        let fault = Fault::Throttled { retry_after: retry_after.map(str::to_owned) };
+        simulator.plan(Planned::once(fault).mailbox(MAILBOX).skip(skip));
+    }
+    let fault = Fault::Unavailable { retry_after: Some("45".to_owned()) };
+    simulator.plan(Planned::once(fault).mailbox(MAILBOX).skip(30));
+    let graph = Arc::new(Memory(simulator.clone()));
+    let rig = Rig::start(directory.path(), graph, &world, windows).await;
+    // The other mailbox does not notice.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.fleet.window(other).unwrap().state, State::Settled);
+    for name in &names {
+        rig.settle(name, 20).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    let statistics = simulator.statistics();
+    assert!(simulator.faults().planned.is_empty(), "all of it happened");
+    let tally = &statistics.mailboxes[MAILBOX];
+    assert_eq!(tally.during_pause, 0);
+    assert_eq!(tally.max_concurrent, 3, "as many as allowed, and no more");
+    assert_eq!(tally.statuses[&429], 4, "only what was planned: {:?}", tally.statuses);
+    assert_eq!(tally.statuses[&503], 1);
+    rig.stop().await;
+}
+
+const DEATHS: [Death; 10] = [
+    Death::Generation,
+    Death::RootFolder,
+    Death::Invalid,
+    Death::ResyncRequired,
+    Death::ApplyDifferences,
+    Death::UploadDifferences,
+    Death::BadRequest,
+    Death::InvalidDeltaToken,
+    Death::BadlyFormed,
+    Death::InvalidData,
+];
+
+/// Follows the feed from here through one round; the ids it was told were removed, in between
+/// and at the end.
+fn watch(scene: &Scene) -> tokio::task::JoinHandle<Vec<String>> {
+    let (store, id, mut after) = (scene.rig.store.clone(), scene.id, scene.seq());
+    tokio::spawn(async move {
+        let mut durable = store.durable();
+        let mut removed = Vec::new();
+        // Longer than a pause within a round, and nothing else happens in this window.
+        while tokio::time::timeout(Duration::from_secs(600), durable.changed()).await.is_ok() {
+            let changes = store.changes(after, Some(id), 10_000).await.unwrap();
+            after = changes.seq;
+            let gone = changes.value.into_iter().filter(|c| c.kind == ChangeKind::Removed);
+            removed.extend(gone.map(|change| change.id.as_str().to_owned()));
+        }
+        removed
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
+    let scene = Scene::ordinary(907).await;
+    let mut differed = 0;
+    for how in DEATHS {
+        for path in ["deltatoken", "skiptoken"] {
+            let what = format!("{how:?} on {path}");
+            let dies = || scene.simulator.plan(Planned::once(Fault::DeadLink { how }).path(path));
+            // Next links are asked in enumerations.
+            let die = async || match path {
+                "skiptoken" => scene.resync().await,
+                _ => scene.round().await,
+            };
+
+            // Nothing happened: nothing is told.
+            let (before, seq) = (scene.mirror().await, scene.seq());
+            let resyncs = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
+            dies();
+            let status = die().await;
+            assert_eq!(status.state, State::Settled, "{what}: {:?}", status.last_error);
+            assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
+            let asked = u64::from(path == "skiptoken");
+            assert_eq!(status.resyncs, resyncs + 1 + asked, "{what}");
+            assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound);
+            assert_eq!(scene.seq(), seq, "{what}: a quiet resync writes no feed entry");
+            assert_same(&what, &scene.mirror().await, &before);
+
+            // Something happened meanwhile: that is told, and nothing else.
+            for _ in 0..6 {
+                scene.simulator.step();
+            }
+            let watching = watch(&scene);
+            dies();
+            assert_eq!(die().await.state, State::Settled, "{what}");
+            scene.assert_exact(&what).await;
+            let after = scene.mirror().await;
+            let differ = differences(&before, &after);
+            differed += differ.len();
+            assert_eq!(told(&scene, seq).await, differ, "{what}");
+            for id in watching.await.unwrap() {
+                let flickered = before.contains_key(&id) && after.contains_key(&id);
+                assert!(!flickered, "{what}: {id} was away for a moment");
+            }
+        }
+    }
+    assert!(differed > 40, "{differed}");
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_go_on_dying_wait_and_hurt_nothing() {
+    let scene = Scene::ordinary(908).await;
+    scene.simulator.step();
+    let (before, seq) = (scene.mirror().await, scene.seq());
+    let fault = Fault::DeadLink { how: Death::Generation };
+    scene.simulator.plan(Planned::always(fault));
+    let requests = scene.simulator.statistics().total.requests;
+    let status = scene.round().await;
+    assert_eq!(status.state, State::BackingOff);
+    let requests = scene.simulator.statistics().total.requests - requests;
+    assert!(requests <= 4, "two deaths end the round: {requests}");
+    assert_eq!(differences(&before, &scene.mirror().await), told(&scene, seq).await);
+    scene.recovered("after the dying").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(909, noon());
+    let simulator = simulator(909, Behaviour::calm(), &world);
+    let ill = "bob@contoso.com";
+    let names = [MAILBOX, ill, "carol@contoso.com"];
+    for name in names {
+        simulator.add_mailbox(name);
+        let plan = Population {
+            singles: 30,
+            series: 3,
+            all_day: 2,
+            body_bytes: 100,
+            around: noon(),
+            spread_days: 60,
+        };
+        if name != MAILBOX {
+            simulator.populate(name, None, plan);
+        }
+    }
+    let poisoned = Arc::new(AtomicBool::new(true));
+    let poison = poisoned.clone();
+    let look = move |request: &http::Request<Bytes>| {
+        let uri = request.uri().to_string();
+        let bobs = uri.contains("bob");
+        // Its second page: something is stored, something is still to come.
+        assert!(!(bobs && uri.contains("token") && poison.load(Ordering::Relaxed)), "poisoned");
+    };
+    let graph = Memory(simulator.clone());
+    let transport = Arc::new(Watched { graph, look: Box::new(look) });
+    let windows = names.map(window).to_vec();
+    let rig = Rig::start(directory.path(), transport, &world, windows).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let status = rig.fleet.window(ill).unwrap();
+    assert_eq!(status.state, State::BackingOff);
+    assert!(status.failures > 3, "it was restarted again and again: {}", status.failures);
+    assert!(status.failures < 60, "and later each time: {}", status.failures);
+    for name in names.into_iter().filter(|name| *name != ill) {
+        let status = rig.fleet.window(name).unwrap();
+        assert_eq!((status.state, status.failures), (State::Settled, 0), "{name}");
+        assert!(status.last_round.unwrap().number >= 8, "{name} had all its rounds");
+    }
+    poisoned.store(false, Ordering::Relaxed);
+    // By itself, at the next restart.
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    for name in names {
+        let status = rig.fleet.window(name).unwrap();
+        assert_eq!((status.state, status.failures), (State::Settled, 0), "{name}");
+        let edges = Edges { start: status.start, end: status.end };
+        let real = truth(&simulator, name, None, edges, Complete::Master).await;
+        let mirrored = mirror(&rig.store, rig.fleet.id(name).unwrap()).await;
+        assert!(mirrored.len() > 20);
+        assert_same(name, &mirrored, &real);
+    }
+    // What was stored before the panics was not asked for again.
+    assert_eq!(simulator.statistics().mailboxes[ill].enumerations, 1);
+    rig.stop().await;
+}

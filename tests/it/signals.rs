@@ -1,0 +1,175 @@
+//! What the real process does when it is told to stop, or to reload.
+
+use std::time::Duration;
+
+use calmirror::simulator::{Death, Fault, Foreign, Planned, Trouble, Unreadable};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
+
+use crate::process::{Daemon, Ground, eventually};
+use crate::socket::Follower;
+
+/// Far longer than a daemon without a request under way needs, far shorter than its deadline.
+const QUICK: Duration = Duration::from_secs(10);
+
+async fn ends_quickly(daemon: &mut Daemon) -> Option<i32> {
+    let ended = tokio::time::timeout(QUICK, daemon.ended()).await;
+    ended.expect("it ends quickly").code()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
+    let ground = Ground::new(51, &["alice"]).await;
+    let mut held = Follower::default();
+    for signal in ["TERM", "INT"] {
+        let mut daemon = ground.run().await;
+        ground.settle("alice").await;
+        held.catch_up(&ground.api).await;
+        // A reader that is being held is let go, it does not hold up the end.
+        let api = ground.api.clone();
+        let waiting =
+            tokio::spawn(async move { api.try_get("/v1/changes?after=now&wait=60s").await });
+        daemon.signal(signal);
+        assert_eq!(ends_quickly(&mut daemon).await, Some(0), "{signal}");
+        waiting.await.unwrap();
+        assert!(!ground.path("api.sock").exists(), "the socket is gone with its daemon");
+        assert_eq!(daemon.complaints(), Vec::<String>::new());
+    }
+    let enumerations = ground.simulator.statistics().total.enumerations;
+    let daemon = ground.run().await;
+    let status = ground.settle("alice").await;
+    assert_eq!(ground.simulator.statistics().total.enumerations, enumerations);
+    assert_eq!((status.resyncs, status.settled_once), (0, true));
+    assert_eq!(held.of("alice"), ground.api.events("alice").await);
+    let lines = held.lines;
+    held.catch_up(&ground.api).await;
+    assert_eq!(held.lines, lines, "nothing happened, nothing is told");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_ends_quickly_in_the_middle_of_a_request() {
+    let ground = Ground::new(52, &["alice", "bob"]).await;
+    let mut daemon = ground.run().await;
+    ground.settle("alice").await;
+    ground.simulator.set_latency(Duration::from_secs(50)..Duration::from_secs(51));
+    let requests = ground.simulator.statistics().total.requests;
+    eventually("a request is under way", async || {
+        (ground.simulator.statistics().total.requests > requests).then_some(())
+    })
+    .await;
+    daemon.signal("TERM");
+    assert_eq!(ends_quickly(&mut daemon).await, Some(0));
+}
+
+/// Asks for everything and reads none of it: an answer that cannot be finished.
+async fn deaf_reader(ground: &Ground) -> UnixStream {
+    let mut stream = UnixStream::connect(&ground.api.0).await.unwrap();
+    stream.write_all(b"GET /v1/changes HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asked_twice_it_ends_at_once_and_the_store_is_still_whole() {
+    let ground = Ground::new(53, &["alice", "bob", "carol"]).await;
+    let mut daemon = ground.run().await;
+    for name in ["alice", "bob", "carol"] {
+        ground.settle(name).await;
+    }
+    let mut held = Follower::default();
+    held.catch_up(&ground.api).await;
+    let reader = deaf_reader(&ground).await;
+    daemon.signal("TERM");
+    eventually("it is stopping", async || daemon.log().contains("\"stopping\"").then_some(()))
+        .await;
+    assert!(daemon.over().is_none(), "it waits for the reader");
+    daemon.signal("INT");
+    assert_eq!(ends_quickly(&mut daemon).await, Some(1));
+    assert!(daemon.log().contains("stopped at once"));
+    drop(reader);
+    // And twice at the same moment, while rounds are under way.
+    ground.simulator.set_latency(Duration::from_millis(5)..Duration::from_millis(20));
+    let mut daemon = ground.run().await;
+    daemon.signal("TERM");
+    daemon.signal("INT");
+    assert!(matches!(ends_quickly(&mut daemon).await, Some(0 | 1)));
+
+    let daemon = ground.run().await;
+    for name in ["alice", "bob", "carol"] {
+        assert_eq!(ground.settle(name).await.resyncs, 0, "{name}");
+        assert_eq!(ground.api.events(name).await, held.of(name));
+    }
+    assert_eq!(ground.simulator.statistics().total.enumerations, 3);
+    assert!(!daemon.log().contains("damaged"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
+    let ground = Ground::new(56, &["alice", "bob", "carol"]).await;
+    let mut daemon = ground.run().await;
+    for name in ["alice", "bob", "carol"] {
+        ground.settle(name).await;
+    }
+    let reader = deaf_reader(&ground).await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    drop(reader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hup_is_no_reason_to_die() {
+    let ground = Ground::new(54, &["alice"]).await;
+    let mut daemon = ground.run().await;
+    let before = ground.settle("alice").await.last_round.unwrap().number;
+    for _ in 0..5 {
+        daemon.signal("HUP");
+    }
+    eventually("it goes on with its rounds", async || {
+        assert!(daemon.over().is_none(), "it died");
+        let now = ground.api.window("alice").await.last_round.unwrap().number;
+        (now > before + 1).then_some(())
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_most_talkative_log_tells_no_secret_link_or_content() {
+    let ground = Ground::new(55, &["alice"]).await;
+    let text = std::fs::read_to_string(&ground.config).unwrap();
+    ground.configure(&text.replace("[log]\n", "[log]\nlevel = \"trace\"\n"));
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    // Links that die, pages that are none, tokens that are refused: errors are told discreetly too.
+    for fault in [
+        Fault::DeadLink { how: Death::ResyncRequired },
+        Fault::NotJson,
+        Fault::UnreadableItem { how: Unreadable::BadDate },
+        Fault::ForeignLink { how: Foreign::Host },
+        Fault::Unauthorized,
+        Fault::Throttled { retry_after: None },
+        Fault::Mailbox { how: Trouble::AccessDenied },
+    ] {
+        ground.simulator.step();
+        ground.simulator.plan(Planned::once(fault).path("delta"));
+        ground.settle("alice").await;
+    }
+    let events = ground.api.events("alice").await;
+    let log = daemon.log();
+    assert!(log.lines().count() > 100, "it was talkative");
+    for secret in ["skiptoken", "deltatoken", "s3cret", "Bearer", "access_token", "R0usmc"] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
+    for event in events.values() {
+        let preview = event["bodyPreview"].as_str().unwrap().trim();
+        let line = log.lines().find(|line| preview.len() > 10 && line.contains(preview));
+        assert_eq!(line, None, "a body");
+        let subject = event["subject"].as_str().unwrap();
+        let line = log.lines().find(|line| subject.len() > 7 && line.contains(subject));
+        assert_eq!(line, None, "a subject");
+    }
+    daemon.stop().await;
+}

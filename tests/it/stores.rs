@@ -1,0 +1,245 @@
+//! The real daemon before a store that is not as it should be: what is merely in the way is left
+//! alone, what is damaged is moved aside and had again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use calmirror::mirror::window::{Complete, Edges};
+use http::StatusCode;
+
+use crate::compare::{assert_same, truth};
+use crate::process::{Ground, Outcome, eventually};
+use crate::socket::Follower;
+
+/// Every file below a directory with its bytes.
+fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+/// The start is refused with 74, the place, the cause and a remedy.
+fn assert_refused(outcome: &Outcome, ground: &Ground, cause: &str, remedy: &str) {
+    assert_eq!(outcome.code, Some(74), "{outcome:?}");
+    let store = ground.path("store").display().to_string();
+    for part in [&*store, cause, remedy] {
+        assert!(outcome.err.contains(part), "no {part:?} in {}", outcome.err);
+    }
+}
+
+/// A store with a settled window in it, and no daemon.
+async fn filled(ground: &Ground) -> Follower {
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    let mut follower = Follower::default();
+    follower.catch_up(&ground.api).await;
+    assert!(follower.held.len() > 20);
+    daemon.stop().await;
+    follower
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_daemon_is_refused_and_the_first_does_not_notice() {
+    let ground = Ground::new(71, &["alice"]).await;
+    let daemon = ground.run().await;
+    let before = ground.settle("alice").await.last_round.unwrap().number;
+    let second = ground.cli(&["run"]).await;
+    assert_refused(&second, &ground, "in use by another process", "stop the other process");
+    assert!(ground.path("api.sock").exists(), "the second one left the first one's socket alone");
+    assert_eq!(ground.cli(&["health"]).await.code, Some(0));
+    let after = ground.settle("alice").await;
+    assert!(after.last_round.unwrap().number > before);
+    assert_eq!(after.resyncs, 0);
+    assert_eq!(daemon.complaints(), Vec::<String>::new());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_a_newer_format_is_not_touched() {
+    let ground = Ground::new(72, &["alice"]).await;
+    filled(&ground).await;
+    let watermark = ground.path("store/watermark");
+    let old = fs::read(&watermark).unwrap();
+    fs::write(&watermark, sealed(br#"{"format":2,"something":"else"}"#)).unwrap();
+    let before = files(&ground.path("store"));
+    let refused = ground.cli(&["run"]).await;
+    assert_refused(
+        &refused,
+        &ground,
+        "newer version (format 2, this one knows 1)",
+        "run the newer",
+    );
+    assert_eq!(files(&ground.path("store")), before, "nothing was touched");
+    assert!(!ground.path("api.sock").exists());
+
+    // Taken back it is good as ever.
+    fs::write(&watermark, &old).unwrap();
+    let daemon = ground.run().await;
+    assert_eq!(ground.settle("alice").await.resyncs, 0);
+    daemon.stop().await;
+}
+
+/// A record as the program writes it: version, checksum, payload.
+fn sealed(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![1];
+    bytes.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Root may write where others may not, so what stands in the way here stops root as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_path_that_is_a_file_is_left_as_it_is() {
+    let ground = Ground::new(73, &["alice"]).await;
+    fs::write(ground.path("store"), "somebody's notes").unwrap();
+    let refused = ground.cli(&["run"]).await;
+    assert_refused(&refused, &ground, "cannot be opened", "not changed");
+    assert_eq!(fs::read(ground.path("store")).unwrap(), b"somebody's notes");
+}
+
+async fn damage(seed: u64, how: impl Fn(&Path)) {
+    let ground = Ground::new(seed, &["alice"]).await;
+    let held = filled(&ground).await;
+    how(&ground.path("store/store"));
+    let daemon = ground.run().await;
+    // Old readers are told, and only they.
+    let cursor = held.cursor.as_ref().unwrap();
+    let answer = ground.api.get(&format!("/v1/changes?after={cursor}")).await;
+    assert_eq!(answer.status, StatusCode::GONE);
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert!(problem["type"].as_str().unwrap().ends_with("/snapshot-required"), "{problem}");
+
+    ground.settle("alice").await;
+    assert_eq!(ground.api.events("alice").await, held.of("alice"), "everything can be had again");
+    let mut fresh = Follower::default();
+    fresh.catch_up(&ground.api).await;
+    assert_eq!(fresh.of("alice"), held.of("alice"));
+    let entries = fs::read_dir(ground.path("store")).unwrap();
+    let names: Vec<String> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let aside: Vec<&String> =
+        names.iter().filter(|name| name.starts_with("store.damaged.")).collect();
+    let [aside] = aside[..] else { panic!("moved aside, once, never deleted: {names:?}") };
+    assert!(ground.path("store").join(aside).join("db").exists());
+    let told = daemon.complaints();
+    assert!(told.iter().any(|line| line.contains(aside.as_str())), "{told:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_cut_short_is_moved_aside_and_had_again() {
+    damage(74, |store| {
+        let db = fs::File::options().write(true).open(store.join("db")).unwrap();
+        db.set_len(db.metadata().unwrap().len() / 3).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_garbage_in_it_is_moved_aside_and_had_again() {
+    damage(75, |store| {
+        let db = fs::File::options().write(true).open(store.join("db")).unwrap();
+        let length = db.metadata().unwrap().len();
+        for at in (0..length - 64).step_by(997) {
+            db.write_all_at(&[0xA5; 64], at).unwrap();
+        }
+    })
+    .await;
+}
+
+/// A small file system of its own, if this process may mount one.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: &Path, options: &str) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(at)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: a process that is still ending may stand in it.
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a test that shows nothing says so")]
+fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_store_is_refused_and_left_alone() {
+    let ground = Ground::new(76, &["alice"]).await;
+    let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
+        return skip("this process may not mount a file system");
+    };
+    filled(&ground).await;
+    let remount = |how: &str| {
+        let done = Command::new("mount").args(["-o", how]).arg(&small.0).status().unwrap();
+        assert!(done.success());
+    };
+    remount("remount,ro");
+    let before = files(&small.0);
+    let refused = ground.cli(&["run"]).await;
+    assert_refused(&refused, &ground, "read-only", "remount");
+    assert_eq!(files(&small.0), before);
+    remount("remount,rw");
+    let daemon = ground.run().await;
+    assert_eq!(ground.settle("alice").await.resyncs, 0);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
+    let ground = Ground::new(77, &["alice", "bob"]).await;
+    let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
+        return skip("this process may not mount a file system");
+    };
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    // Somebody else fills the disk, but for a rest that no commit may take.
+    let ballast = small.0.join("ballast");
+    let disk = rustix::fs::statvfs(&small.0).unwrap();
+    let rest = 8 << 20;
+    fs::write(&ballast, vec![0; (disk.f_bavail * disk.f_frsize - rest) as usize]).unwrap();
+    eventually("the window says that the store is full", async || {
+        ground.simulator.step();
+        let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+        (answer["state"] == "store_full").then_some(())
+    })
+    .await;
+    let before = ground.api.events("alice").await;
+    for _ in 0..40 {
+        ground.simulator.step();
+    }
+    let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+    assert_eq!(answer["state"], "store_full");
+    assert_eq!(ground.api.events("alice").await, before, "reading goes on");
+    assert_eq!(ground.cli(&["status"]).await.code, Some(1));
+    fs::remove_file(&ballast).unwrap();
+    let status = ground.settle("alice").await;
+    let mirrored = ground.api.events("alice").await;
+    assert_ne!(mirrored, before);
+    let edges = Edges { start: status.start, end: status.end };
+    let mailbox = "alice@contoso.com";
+    let real = truth(&ground.simulator, mailbox, None, edges, Complete::Master).await;
+    assert_same("after the disk was full", &mirrored, &real);
+    daemon.stop().await;
+}
