@@ -82,7 +82,7 @@ impl Graph {
                 singles: events,
                 series: 0,
                 all_day: 0,
-                body_bytes: 1150,
+                body_bytes: 300,
                 around: AROUND.parse().unwrap(),
                 spread_days: 120,
             };
