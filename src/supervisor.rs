@@ -231,7 +231,7 @@ impl Supervisor {
             &running.post.window.mailbox,
             running.post.window.calendar.clone(),
         );
-        let worker = Worker::new(
+        let mut worker = Worker::new(
             self.services.clone(),
             target,
             running.member.id,
@@ -243,23 +243,18 @@ impl Supervisor {
             _ => First::Now,
         };
         let replaces = attached.and_then(|attached| attached.replaces);
-        let services = self.services.clone();
-        let mut stop = self.fleet.stop.clone();
-        let span = tracing::info_span!("window", window = %running.post.window.name);
-        let task = async move {
-            if !pause.is_zero() {
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                    () = tokio::time::sleep(pause) => {}
-                }
-            }
-            if let Some(old) = replaces {
-                // The old events leave before the first new one is shown.
-                services.store.drop_window(old, services.world.now()).await?;
+        // Boxed because few workers need it, and none for long.
+        let before = (!pause.is_zero() || replaces.is_some()).then(|| {
+            Box::pin(before(self.services.clone(), self.fleet.stop.clone(), pause, replaces))
+        });
+        let handle = self.workers.spawn(async move {
+            if let Some(before) = before
+                && !before.await?
+            {
+                return Ok(());
             }
             worker.run(first).await
-        };
-        let handle = self.workers.spawn(tracing::Instrument::instrument(task, span));
+        });
         self.names.insert(handle.id(), running);
     }
 
@@ -369,4 +364,24 @@ impl Supervisor {
         }
         drained
     }
+}
+
+/// What comes before a worker's first round: a pause, and that the events of a window it replaces
+/// leave before the first new one is shown. False: told to stop meanwhile.
+async fn before(
+    services: Services,
+    mut stop: watch::Receiver<bool>,
+    pause: Duration,
+    replaces: Option<WindowId>,
+) -> Result<bool, StoreError> {
+    if !pause.is_zero() {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(false),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    if let Some(old) = replaces {
+        services.store.drop_window(old, services.world.now()).await?;
+    }
+    Ok(true)
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::graph::{Client, Target};
 use crate::mirror::round::Over;
@@ -77,13 +78,9 @@ impl Worker {
     ///
     /// # Errors
     /// Where the store has failed for good; everything else is a state of the window.
-    pub async fn run(mut self, first: First) -> Result<(), StoreError> {
-        let window = self.cell.window();
-        let mut due = Instant::now();
-        if first == First::Spread {
-            due += schedule::spread(window.interval, self.services.world.chance());
-        }
-        drop(window);
+    // By reference: a future that owns the worker keeps a second place for it.
+    pub async fn run(&mut self, first: First) -> Result<(), StoreError> {
+        let mut due = self.first_due(first);
         loop {
             self.show_due(due);
             tokio::select! {
@@ -92,11 +89,23 @@ impl Worker {
                 () = self.cell.wake.notified() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
-            match Box::pin(self.round()).await? {
+            // The span lives as long as the round: sleeping windows need none.
+            let span = tracing::info_span!("window", name = %self.cell.window().name);
+            match Box::pin(self.round().instrument(span)).await? {
                 Some(next) => due = next,
                 None => return Ok(()),
             }
         }
+    }
+
+    fn first_due(&self, first: First) -> Instant {
+        let spread = match first {
+            First::Now => Duration::ZERO,
+            First::Spread => {
+                schedule::spread(self.cell.window().interval, self.services.world.chance())
+            }
+        };
+        Instant::now() + spread
     }
 
     fn show_due(&self, due: Instant) {

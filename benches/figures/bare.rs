@@ -1,0 +1,119 @@
+//! The client that does the least: it follows delta links and throws the pages away.
+//!
+//! It runs in a process of its own, as the daemon does, over the same HTTP client, and tells its
+//! own processor time: what receiving alone costs, and what can be reached at all.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use calmirror::graph::{HttpTransport, Transport as _};
+use serde::{Deserialize, Serialize};
+
+use crate::graph::{END, Graph, START, mailbox};
+use crate::process;
+
+/// Set for the process that is to be a bare client; holds its [`Task`].
+const TASK: &str = "CALMIRROR_FIGURES_BARE";
+
+/// What a bare client is to download.
+#[derive(Debug, Serialize, Deserialize)]
+struct Task {
+    origin: String,
+    token: String,
+    mailboxes: usize,
+    page_size: u32,
+}
+
+/// What it did.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) took: Duration,
+    pub(crate) cpu: Duration,
+    pub(crate) pages: u64,
+    /// Decoded.
+    pub(crate) bytes: u64,
+}
+
+/// Enumerates so many mailboxes, all at once, in a process of its own.
+pub(crate) async fn download(graph: &Graph, mailboxes: usize, page_size: u32) -> Outcome {
+    let task = Task { origin: graph.origin(), token: graph.token(), mailboxes, page_size };
+    let child = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .env(TASK, serde_json::to_string(&task).unwrap())
+            .stdout(Stdio::piped())
+            .output()
+            .unwrap()
+    });
+    let output = child.await.unwrap();
+    assert!(output.status.success(), "the bare client failed");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Is the bare client, if this process was started to be one.
+pub(crate) fn be() -> bool {
+    let Ok(task) = std::env::var(TASK) else { return false };
+    let task: Task = serde_json::from_str(&task).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    println!("{}", serde_json::to_string(&runtime.block_on(perform(task))).unwrap());
+    true
+}
+
+async fn perform(task: Task) -> Outcome {
+    let task = Arc::new(task);
+    let transport = Arc::new(HttpTransport::new().unwrap());
+    let began = Instant::now();
+    let clients: Vec<_> = (0..task.mailboxes)
+        .map(|number| tokio::spawn(follow(task.clone(), transport.clone(), number)))
+        .collect();
+    let (mut pages, mut bytes) = (0, 0);
+    for client in clients {
+        let (p, b) = client.await.unwrap();
+        pages += p;
+        bytes += b;
+    }
+    Outcome { took: began.elapsed(), cpu: process::cpu(std::process::id()), pages, bytes }
+}
+
+async fn follow(task: Arc<Task>, transport: Arc<HttpTransport>, number: usize) -> (u64, u64) {
+    let encoded = |at: &str| at.replace(':', "%3A");
+    let mut next = Some(format!(
+        "{}/v1.0/users/{}/calendarView/delta?startDateTime={}&endDateTime={}",
+        task.origin,
+        mailbox(number),
+        encoded(START),
+        encoded(END)
+    ));
+    let (mut pages, mut bytes) = (0, 0);
+    while let Some(link) = next {
+        let request = http::Request::get(link)
+            .header("authorization", format!("Bearer {}", task.token))
+            .header("accept", "application/json")
+            .header(
+                "prefer",
+                format!(
+                    "odata.maxpagesize={}, outlook.timezone=\"UTC\", \
+                     outlook.body-content-type=\"html\"",
+                    task.page_size
+                ),
+            )
+            .body(Bytes::new())
+            .unwrap();
+        let answer = transport.send(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().read(64 << 20).await.unwrap();
+        pages += 1;
+        bytes += body.len() as u64;
+        next = next_link(&body);
+    }
+    (pages, bytes)
+}
+
+/// The next link, which stands at a page's very end.
+pub(crate) fn next_link(page: &[u8]) -> Option<String> {
+    let tail = &page[page.len().saturating_sub(4096)..];
+    let tail = String::from_utf8_lossy(tail);
+    let (_, link) = tail.rsplit_once("\"@odata.nextLink\":\"")?;
+    link.split('"').next().map(str::to_owned)
+}

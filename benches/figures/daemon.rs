@@ -1,0 +1,209 @@
+//! The daemon under test: the built binary in a process of its own, with a configuration file
+//! and a store on the disk, asked over its Unix socket.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::graph::{END, START, mailbox};
+use crate::process;
+
+/// The tenant of every window.
+pub(crate) const TENANT: &str = "00000000-0000-0000-0000-000000000000";
+/// The account of every window.
+pub(crate) const ACCOUNT: &str = "bench";
+
+/// A directory on the disk that holds the build, gone when dropped.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("figures-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// What a daemon is to mirror.
+pub(crate) struct Setup<'a> {
+    /// `http://…` of Graph.
+    pub(crate) origin: String,
+    /// So many mailboxes, one window each.
+    pub(crate) mailboxes: usize,
+    /// `interval`.
+    pub(crate) interval: &'a str,
+    /// `page_size`.
+    pub(crate) page_size: u32,
+}
+
+/// A running daemon; killed when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    api: Api,
+}
+
+impl Daemon {
+    /// Starts one in `directory` and waits until it serves.
+    pub(crate) async fn start(directory: &Path, setup: &Setup<'_>) -> Self {
+        let file = configure(directory, setup);
+        let log = fs::File::create(directory.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_calmirror"))
+            .arg("--config")
+            .arg(file)
+            .arg("run")
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut daemon =
+            Self { child, api: Api { path: directory.join("api.sock"), sender: None } };
+        let began = Instant::now();
+        while !daemon.api.connect().await {
+            let ended = daemon.child.try_wait().unwrap();
+            if ended.is_some() || began.elapsed() > Duration::from_secs(120) {
+                let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+                panic!("the daemon does not serve ({ended:?}):\n{log}");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        daemon
+    }
+
+    /// Its processor time so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        process::cpu(self.child.id())
+    }
+
+    /// Its resident memory, bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        process::resident(self.child.id())
+    }
+
+    /// A request to its API; panics unless the answer is 200.
+    pub(crate) async fn get(&mut self, path: &str) -> Bytes {
+        self.api.get(path).await
+    }
+
+    /// The same, as JSON.
+    pub(crate) async fn json(&mut self, path: &str) -> Value {
+        serde_json::from_slice(&self.get(path).await).unwrap()
+    }
+
+    /// Waits until every window has settled; looks so often.
+    pub(crate) async fn settle(&mut self, every: Duration) {
+        loop {
+            let status = self.json("/v1/status").await;
+            let count = |state: &str| status["windows"][state].as_u64().unwrap();
+            if count("settled") + count("following") == count("total") {
+                return;
+            }
+            let trouble = count("total") - count("enumerating") - count("settled");
+            assert!(trouble - count("following") == 0, "windows in trouble: {status}");
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// Events over all windows, as the daemon counts them.
+    pub(crate) async fn events(&mut self) -> u64 {
+        let windows = self.json("/v1/windows?limit=10000").await;
+        windows["value"].as_array().unwrap().iter().map(|w| w["events"].as_u64().unwrap()).sum()
+    }
+
+    /// Asks it to stop and waits for that.
+    pub(crate) async fn stop(mut self) {
+        let kill = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(kill.success());
+        loop {
+            if let Some(ended) = self.child.try_wait().unwrap() {
+                assert!(ended.success(), "the daemon ended with {ended}");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // After an orderly stop there is nobody to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn configure(directory: &Path, setup: &Setup<'_>) -> PathBuf {
+    let secret = directory.join("secret");
+    fs::write(&secret, "s3cret").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut mailboxes = String::new();
+    for number in 0..setup.mailboxes {
+        writeln!(mailboxes, "{}", mailbox(number)).unwrap();
+    }
+    fs::write(directory.join("mailboxes.txt"), mailboxes).unwrap();
+    let Setup { origin, interval, page_size, .. } = setup;
+    let text = format!(
+        r#"
+[store]
+path = "store"
+[graph]
+base_url = "{origin}/v1.0"
+login_url = "{origin}"
+[api]
+socket = "api.sock"
+[log]
+format = "text"
+[defaults]
+interval = "{interval}"
+page_size = {page_size}
+start = "{START}"
+end = "{END}"
+[account.{ACCOUNT}]
+tenant = "{TENANT}"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "secret"
+[[window]]
+mailboxes_file = "mailboxes.txt"
+account = "{ACCOUNT}"
+"#
+    );
+    let file = directory.join("calmirror.toml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// One connection to the API, kept.
+struct Api {
+    path: PathBuf,
+    sender: Option<http1::SendRequest<Empty<Bytes>>>,
+}
+
+impl Api {
+    async fn connect(&mut self) -> bool {
+        let Ok(stream) = UnixStream::connect(&self.path).await else { return false };
+        let Ok((sender, connection)) = http1::handshake(TokioIo::new(stream)).await else {
+            return false;
+        };
+        // Ends with the connection.
+        tokio::spawn(connection);
+        self.sender = Some(sender);
+        true
+    }
+
+    async fn get(&mut self, path: &str) -> Bytes {
+        let request =
+            http::Request::get(path).header("host", "calmirror").body(Empty::new()).unwrap();
+        let sender = self.sender.as_mut().unwrap();
+        sender.ready().await.unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
+        body
+    }
+}

@@ -1,0 +1,169 @@
+//! The simulated Graph on a socket, as the figures need it: with gzip taken or not, and every
+//! request for a delta page noted with its time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::simulator::{Answer, Population, Settings, Simulator};
+use calmirror::world::World;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// Edges of every window, wide around what the calendars hold.
+pub(crate) const START: &str = "2026-01-01T00:00:00Z";
+/// See [`START`].
+pub(crate) const END: &str = "2027-01-01T00:00:00Z";
+/// The middle of it.
+const AROUND: &str = "2026-07-01T12:00:00Z";
+
+/// A running simulated Graph; ends with this process or when dropped.
+pub(crate) struct Graph {
+    shared: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+struct Shared {
+    simulator: Simulator,
+    address: SocketAddr,
+    gzip: AtomicBool,
+    requests: AtomicU64,
+    arrivals: Mutex<Vec<Arrival>>,
+}
+
+/// A request for a delta page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) mailbox: usize,
+    pub(crate) at: Timestamp,
+}
+
+/// The address of the mailbox with that number.
+pub(crate) fn mailbox(number: usize) -> String {
+    format!("m{number:05}@contoso.example")
+}
+
+impl Graph {
+    /// A Graph of that many mailboxes with empty calendars.
+    pub(crate) async fn start(mailboxes: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let simulator = Simulator::new(Settings::new(7, World::real()));
+        simulator.set_base_url(&format!("http://{address}/v1.0"));
+        // Room for every page, so that no figure measures rendering.
+        simulator.set_page_cache(4 << 30);
+        for number in 0..mailboxes {
+            simulator.add_mailbox(&mailbox(number));
+        }
+        let shared = Arc::new(Shared {
+            simulator,
+            address,
+            gzip: AtomicBool::new(true),
+            requests: AtomicU64::new(0),
+            arrivals: Mutex::default(),
+        });
+        let serving = tokio::spawn(serve(shared.clone(), listener));
+        Self { shared, serving }
+    }
+
+    /// Fills every calendar with single events of about 3 KB.
+    pub(crate) fn populate(&self, events: usize) {
+        for mailbox in self.shared.simulator.mailboxes() {
+            let plan = Population {
+                singles: events,
+                series: 0,
+                all_day: 0,
+                body_bytes: 300,
+                around: AROUND.parse().unwrap(),
+                spread_days: 120,
+            };
+            self.shared.simulator.populate(&mailbox, None, plan);
+        }
+    }
+
+    /// Whether answers are compressed for clients that take that.
+    pub(crate) fn set_gzip(&self, gzip: bool) {
+        self.shared.gzip.store(gzip, Ordering::Relaxed);
+    }
+
+    /// How long every answer takes.
+    pub(crate) fn set_latency(&self, latency: std::ops::Range<Duration>) {
+        self.shared.simulator.set_latency(latency);
+    }
+
+    /// `http://127.0.0.1:…`.
+    pub(crate) fn origin(&self) -> String {
+        format!("http://{}", self.shared.address)
+    }
+
+    /// An access token.
+    pub(crate) fn token(&self) -> String {
+        self.shared.simulator.access_token()
+    }
+
+    /// Requests for delta pages so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// The requests noted since the last call, in the order they came.
+    pub(crate) fn take_arrivals(&self) -> Vec<Arrival> {
+        std::mem::take(&mut self.shared.arrivals.lock().unwrap())
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+    // Dropped with this task, and every connection with it.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let Ok((socket, _)) = listener.accept().await else { return };
+        socket.set_nodelay(true).ok();
+        let shared = shared.clone();
+        connections.spawn(async move {
+            let service = service_fn(|request| carry(&shared, request));
+            // A client that went away is no matter.
+            http1::Builder::new().serve_connection(TokioIo::new(socket), service).await.ok();
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn carry(
+    shared: &Shared,
+    request: http::Request<Incoming>,
+) -> io::Result<http::Response<Full<Bytes>>> {
+    if let Some(mailbox) = asked(request.uri().path()) {
+        shared.requests.fetch_add(1, Ordering::Relaxed);
+        shared.arrivals.lock().unwrap().push(Arrival { mailbox, at: Timestamp::now() });
+    }
+    let (mut parts, body) = request.into_parts();
+    if !shared.gzip.load(Ordering::Relaxed) {
+        parts.headers.remove(http::header::ACCEPT_ENCODING);
+    }
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    match shared.simulator.answer(http::Request::from_parts(parts, body)).await {
+        Answer::Response(response) => Ok(response.map(Full::new)),
+        _ => Err(io::Error::other("no faults are asked for")),
+    }
+}
+
+/// The mailbox whose delta stream a path asks for.
+fn asked(path: &str) -> Option<usize> {
+    let (before, _) = path.split_once("@contoso.example/calendarView/delta")?;
+    before.strip_prefix("/v1.0/users/m")?.parse().ok()
+}

@@ -1,0 +1,110 @@
+//! `fleet initial`: 200 mailboxes of 500 events of 3 KB each, from nothing into a durable store.
+
+use std::time::Duration;
+
+use crate::bare::{self, Outcome};
+use crate::daemon::{Daemon, Setup, directory};
+use crate::graph::Graph;
+use crate::stages;
+use crate::table::{Row, Table, ms, note};
+
+/// What it is asked for by.
+pub(crate) const NAME: &str = "fleet initial";
+const MAILBOXES: usize = 200;
+const EVENTS: usize = 500;
+const ALL: f64 = (MAILBOXES * EVENTS) as f64;
+/// The daemon's default.
+const PAGE_SIZE: u32 = 200;
+/// Graph's pace: 500 events take 42 pages of about 1.5 s, a good minute.
+const SLOW_PAGE_SIZE: u32 = 12;
+const SLOW: std::ops::Range<Duration> = Duration::from_millis(1450)..Duration::from_millis(1550);
+
+/// An enumeration by the daemon.
+struct Mirrored {
+    took: Duration,
+    cpu: Duration,
+}
+
+pub(crate) async fn run(table: &mut Table) {
+    let graph = Graph::start(MAILBOXES).await;
+    graph.populate(EVENTS);
+    for gzip in [false, true] {
+        graph.set_gzip(gzip);
+        let form = if gzip { "gzip" } else { "plain" };
+        note(format_args!("{NAME}: {form}, pages rendered beforehand"));
+        bare::download(&graph, MAILBOXES, PAGE_SIZE).await;
+        let bare = bare::download(&graph, MAILBOXES, PAGE_SIZE).await;
+        let size = bare.bytes as f64 / ALL;
+        let daemon = mirror(&graph, PAGE_SIZE).await;
+        note(format_args!(
+            "{form}: {size:.0} bytes an event; bare {:.2} s, daemon {:.2} s",
+            bare.took.as_secs_f64(),
+            daemon.took.as_secs_f64()
+        ));
+        cost(table, form, &bare, &daemon);
+        speed(table, form, &bare, &daemon);
+        if !gzip {
+            stages::run(table, &graph, MAILBOXES, PAGE_SIZE).await;
+        }
+    }
+    note(format_args!("{NAME}: Graph's pace, 1.5 s a page"));
+    bare::download(&graph, MAILBOXES, SLOW_PAGE_SIZE).await;
+    graph.set_latency(SLOW);
+    let bare = bare::download(&graph, MAILBOXES, SLOW_PAGE_SIZE).await;
+    let daemon = mirror(&graph, SLOW_PAGE_SIZE).await;
+    let share = share(&bare, &daemon);
+    table.row(Row {
+        figure: format!("{NAME}: share of bare, 1.5 s a page"),
+        measured: format!("{:.1} s", daemon.took.as_secs_f64()),
+        baseline: format!("bare {:.1} s", bare.took.as_secs_f64()),
+        ratio: Some(share),
+        limit: "≥ 0.95".to_owned(),
+        kept: Some(share >= 0.95),
+    });
+}
+
+/// From the first request to the moment all windows have settled.
+async fn mirror(graph: &Graph, page_size: u32) -> Mirrored {
+    let directory = directory();
+    graph.take_arrivals();
+    let setup = Setup { origin: graph.origin(), mailboxes: MAILBOXES, interval: "1h", page_size };
+    let mut daemon = Daemon::start(directory.path(), &setup).await;
+    daemon.settle(Duration::from_millis(20)).await;
+    let settled = jiff::Timestamp::now();
+    let cpu = daemon.cpu();
+    let first = graph.take_arrivals().first().map(|arrival| arrival.at).expect("it asked");
+    assert_eq!(daemon.events().await, (MAILBOXES * EVENTS) as u64, "all events are there");
+    daemon.stop().await;
+    let took = settled.duration_since(first).unsigned_abs();
+    Mirrored { took, cpu }
+}
+
+fn share(bare: &Outcome, daemon: &Mirrored) -> f64 {
+    bare.took.as_secs_f64() / daemon.took.as_secs_f64()
+}
+
+fn cost(table: &mut Table, form: &str, bare: &Outcome, daemon: &Mirrored) {
+    let per = |cpu: Duration| ms(cpu) / ALL * 1000.0;
+    let (mine, least) = (per(daemon.cpu), per(bare.cpu));
+    table.row(Row {
+        figure: format!("{NAME}: cpu per 1,000 events, {form}"),
+        measured: format!("{mine:.1} ms"),
+        baseline: format!("bare {least:.1} ms (receive)"),
+        ratio: Some(mine / least),
+        limit: "≤ 150 ms".to_owned(),
+        kept: Some(mine <= 150.0),
+    });
+}
+
+fn speed(table: &mut Table, form: &str, bare: &Outcome, daemon: &Mirrored) {
+    let per_second = |took: Duration| ALL / took.as_secs_f64();
+    let (mine, most) = (per_second(daemon.took), per_second(bare.took));
+    table.row(Row {
+        figure: format!("{NAME}: events/s, {form}"),
+        measured: format!("{mine:.0}/s"),
+        baseline: format!("bare {most:.0}/s"),
+        ratio: Some(share(bare, daemon)),
+        limit: "≥ 5,000/s".to_owned(),
+        kept: Some(mine >= 5000.0),
+    });
+}

@@ -1,0 +1,61 @@
+//! The figures of `docs/figures.md`, measured: `cargo bench`, or `cargo bench -- NAME` for those
+//! whose name contains it.
+//!
+//! Each figure stands beside a baseline of the same run, so that what a slow or busy machine does
+//! to one it does to the other. The daemon is the built binary in a process of its own; Graph is
+//! the simulator in this one. Nothing here decides whether a build is good: what is over its limit
+//! is said, and is a reason to look.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a bench that cannot go on has nothing better to do than to say so"
+)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a table is what a bench is for")]
+#![allow(clippy::disallowed_methods, reason = "what is measured here is the machine's own time")]
+
+mod bare;
+mod commit;
+mod daemon;
+mod graph;
+mod idle;
+mod initial;
+mod parse;
+mod process;
+mod query;
+mod stages;
+mod table;
+
+use std::time::Instant;
+
+use table::{Table, note};
+
+fn main() {
+    if bare::be() {
+        return;
+    }
+    // Cargo adds options of its own, such as --bench.
+    let wanted = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let mut table = Table::new(wanted);
+    let began = Instant::now();
+    table.head();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        if table.wants(parse::NAME) {
+            parse::run(&mut table).await;
+        }
+        if table.wants(commit::NAME) {
+            commit::run(&mut table).await;
+        }
+        if table.wants(initial::NAME) {
+            initial::run(&mut table).await;
+        }
+        if table.wants(query::NAME) {
+            query::run(&mut table).await;
+        }
+        if table.wants(idle::NAME) {
+            idle::run(&mut table).await;
+        }
+    });
+    let over = table.over();
+    note(format_args!("{over} over their limit; took {:.0} s", began.elapsed().as_secs_f64()));
+}

@@ -1,0 +1,209 @@
+//! `query`: a month and a day of a window of 10,000 events, over the daemon's Unix socket, on a
+//! store of a million events.
+//!
+//! The store is filled by commits of this process and then opened by the daemon, whose Graph does
+//! not answer: what is measured is reading.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use calmirror::mirror::commit::Commit;
+use calmirror::mirror::page::{EventId, Item, Kind, Link, Span};
+use calmirror::mirror::position::{Phase, Position, WindowId};
+use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+use calmirror::store::{Options, Store, Wanted};
+use calmirror::world::World;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::daemon::{ACCOUNT, Daemon, Setup, TENANT, directory};
+use crate::graph::{END, START, mailbox};
+use crate::table::{Row, Table, ms, note, quantile};
+
+/// What it is asked for by.
+pub(crate) const NAME: &str = "query";
+/// Events in each window.
+const EVENTS: usize = 10_000;
+/// How many events the store holds, unless [`SIZE`] says otherwise.
+const ALL: usize = 1_000_000;
+/// Another number of events.
+const SIZE: &str = "CALMIRROR_FIGURES_EVENTS";
+/// Bytes of each.
+const BYTES: usize = 1500;
+/// Events of one commit.
+const PAGE: usize = 500;
+/// Windows that are looked at again and again.
+const WARM: usize = 10;
+/// Windows filled at the same time.
+const WRITERS: usize = 16;
+
+pub(crate) async fn run(table: &mut Table) {
+    let all = std::env::var(SIZE).ok().and_then(|n| n.parse().ok()).unwrap_or(ALL);
+    let windows = all.div_ceil(EVENTS);
+    let directory = directory();
+    let began = Instant::now();
+    fill(directory.path(), windows).await;
+    let filled = began.elapsed().as_secs_f64();
+    note(format_args!("{NAME}: filled a store of {} events in {filled:.0} s", windows * EVENTS));
+    // Nobody listens there: the windows rest as they are.
+    let origin = "http://127.0.0.1:9".to_owned();
+    let setup = Setup { origin, mailboxes: windows, interval: "7d", page_size: 200 };
+    let began = Instant::now();
+    let mut daemon = Daemon::start(directory.path(), &setup).await;
+    note(format_args!("{NAME}: opened in {:.1} s", began.elapsed().as_secs_f64()));
+    let mut floor = Vec::new();
+    for _ in 0..500 {
+        let began = Instant::now();
+        daemon.get("/healthz").await;
+        floor.push(began.elapsed());
+    }
+    floor.sort_unstable();
+    let floor = quantile(&floor, 0.5).unwrap();
+    // A few windows that are looked at again and again; and all of them, more than is kept in memory.
+    let few = WARM.min(windows);
+    for (what, days, limits) in [("a month", 30, [5.0, 20.0]), ("a day", 1, [1.0, 5.0])] {
+        let (rows, _) = ask(&mut daemon, few, days, 1).await;
+        let (_, took) = ask(&mut daemon, few, days, 50).await;
+        let (half, slow) = (ms(took[0]), ms(took[1]));
+        table.row(Row {
+            figure: format!("{NAME}: {what}, {rows} rows, warm, p50/p99"),
+            measured: format!("{half:.2}/{slow:.2} ms"),
+            baseline: format!("healthz {:.2} ms", ms(floor)),
+            ratio: Some(half / ms(floor)),
+            limit: format!("≤ {}/{} ms", limits[0], limits[1]),
+            kept: Some(half <= limits[0] && slow <= limits[1]),
+        });
+        let (rows, took) = ask(&mut daemon, windows, days, 2).await;
+        table.row(Row {
+            figure: format!("  {what}, {rows} rows, all {windows} windows in turn"),
+            measured: format!("{:.2}/{:.2} ms", ms(took[0]), ms(took[1])),
+            baseline: format!("warm {half:.2} ms"),
+            ratio: Some(ms(took[0]) / half),
+            ..Row::default()
+        });
+    }
+    daemon.stop().await;
+}
+
+/// Asks each of so many windows for its own stretch of so many days, again and again: rows of the
+/// first answer, and how long half and 99 of 100 answers took.
+async fn ask(
+    daemon: &mut Daemon,
+    windows: usize,
+    days: i64,
+    times: usize,
+) -> (usize, [Duration; 2]) {
+    let mut took = Vec::new();
+    let mut rows = None;
+    for _ in 0..times {
+        for window in 0..windows {
+            let first = 5 + 30 * (window as i64 % 10);
+            let from = edges().start + SignedDuration::from_hours(24 * first);
+            let to = from + SignedDuration::from_hours(24 * days);
+            let path =
+                format!("/v1/windows/{}/events?from={from}&to={to}&limit=10000", mailbox(window));
+            let began = Instant::now();
+            let body = daemon.get(&path).await;
+            took.push(began.elapsed());
+            rows.get_or_insert_with(|| {
+                let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                answer["value"].as_array().unwrap().len()
+            });
+        }
+    }
+    took.sort_unstable();
+    (rows.unwrap_or_default(), [0.5, 0.99].map(|share| quantile(&took, share).unwrap()))
+}
+
+async fn fill(directory: &Path, windows: usize) {
+    let options = Options { cache_bytes: 512 << 20, ..Options::new(directory.join("store")) };
+    let (store, _) = Store::open(&options, &World::real()).unwrap();
+    let wanted = (0..windows).map(|number| wanted(&mailbox(number))).collect();
+    let ids: Arc<[WindowId]> =
+        store.attach(wanted, now()).await.unwrap().iter().map(|w| w.id).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (store, ids) = (store.clone(), ids.clone());
+            tokio::spawn(async move {
+                for id in ids.iter().skip(writer).step_by(WRITERS) {
+                    for first in (0..EVENTS).step_by(PAGE) {
+                        store.commit(page(*id, first)).await.unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    store.close().await.unwrap();
+}
+
+fn page(window: WindowId, first: usize) -> Commit {
+    let mut commit = Commit::new(window, 0, now());
+    commit.upserts = (first..first + PAGE)
+        .map(|event| item(&format!("{}-{event}", window.0), event, 0, BYTES))
+        .collect();
+    let delta = Link::new("http://127.0.0.1:9/v1.0/delta?$deltatoken=1");
+    commit.position = Some(Position { phase: Phase::Settled { delta }, todo: false });
+    commit.tally.success = Some(now());
+    commit
+}
+
+/// The edges of every window.
+pub(crate) fn edges() -> Edges {
+    Edges { start: START.parse().unwrap(), end: END.parse().unwrap() }
+}
+
+/// A window as the daemon's configuration describes it.
+pub(crate) fn wanted(mailbox: &str) -> Wanted {
+    let edges = edges();
+    Wanted {
+        name: mailbox.into(),
+        identity: Identity {
+            account: ACCOUNT.into(),
+            tenant: TENANT.into(),
+            mailbox: mailbox.into(),
+            calendar: Calendar::Default,
+            immutable_ids: false,
+        },
+        shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+        start: Edge::At(edges.start),
+        end: Edge::At(edges.end),
+        edges,
+    }
+}
+
+/// A single event of half an hour; `number` of 10,000 spread evenly over a year.
+pub(crate) fn item(name: &str, number: usize, turn: usize, bytes: usize) -> Item {
+    let step = Duration::from_secs(365 * 86_400) / EVENTS as u32;
+    let start = edges().start + step * number as u32;
+    let span = Span { start, end: start + SignedDuration::from_mins(30) };
+    let id = format!("AAMkADBench{name:_<120}AAA=");
+    let etag = format!("W/\"{turn}\"");
+    let mut content = format!(
+        r#"{{"@odata.etag":"W/\"{turn}\"","id":"{id}","type":"singleInstance","subject":"Design review {turn}","start":{{"dateTime":"{}","timeZone":"UTC"}},"end":{{"dateTime":"{}","timeZone":"UTC"}},"showAs":"busy","sensitivity":"normal","importance":"normal","isAllDay":false,"isCancelled":false,"categories":[],"body":{{"contentType":"html","content":""#,
+        span.start.strftime("%Y-%m-%dT%H:%M:%S.0000000"),
+        span.end.strftime("%Y-%m-%dT%H:%M:%S.0000000"),
+    );
+    while content.len() + 3 < bytes {
+        write!(content, "Agenda: numbers, risks {}, people. ", content.len() * 31 + number)
+            .unwrap();
+    }
+    content.push_str("\"}}");
+    Item {
+        id: EventId::new(id),
+        kind: Kind::Single,
+        master: None,
+        etag: Some(etag.into()),
+        span,
+        all_day: false,
+        whole: true,
+        content: content.into(),
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-07-01T12:00:00Z".parse().unwrap()
+}

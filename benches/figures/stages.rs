@@ -1,0 +1,154 @@
+//! Where an enumeration's processor time goes, room by room: the same pages through
+//! `graph::wire`, `mirror::round` and `store`, one after the other, alone in this process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::graph::{HttpTransport, Transport as _, wire};
+use calmirror::mirror::commit::{Commit, Outcome};
+use calmirror::mirror::page::Page;
+use calmirror::mirror::position::WindowId;
+use calmirror::mirror::round::{Effect, Input, Place, Round};
+use calmirror::mirror::window::{Body, Complete};
+use calmirror::store::{Options, Store};
+use calmirror::world::World;
+use jiff::Timestamp;
+
+use crate::bare::next_link;
+use crate::daemon::directory;
+use crate::graph::{Graph, mailbox};
+use crate::table::{Row, Table, ms};
+use crate::{process, query};
+
+/// Mailboxes looked at: enough to measure, few enough to hold.
+const SAMPLE: usize = 60;
+
+/// Splits what `mailboxes` cost.
+pub(crate) async fn run(table: &mut Table, graph: &Graph, mailboxes: usize, page_size: u32) {
+    let mut pages = Vec::new();
+    for number in 0..SAMPLE.min(mailboxes) {
+        pages.push(download(graph, number, page_size).await);
+    }
+    let ((parsed, parse), (rounds, complete)) = tokio::task::block_in_place(|| {
+        let parsed = timed(|| {
+            pages.iter().map(|p| p.iter().map(parse_page).collect::<Vec<_>>()).collect::<Vec<_>>()
+        });
+        let (pages, cost) = parsed;
+        let rounds = timed(|| pages.into_iter().zip(0..).map(step).collect::<Vec<_>>());
+        (((), cost), rounds)
+    });
+    let () = parsed;
+    let events: usize = rounds.iter().flatten().map(|commit| commit.upserts.len()).sum();
+    let commit = commit(rounds).await;
+    for (stage, cost) in [
+        ("parse (graph::wire)", parse),
+        ("complete (mirror::round)", complete),
+        ("commit (store)", commit),
+    ] {
+        table.row(Row {
+            figure: format!("  of it {stage}, per 1,000 events"),
+            measured: format!("{:.1} ms", ms(cost) / events as f64 * 1000.0),
+            baseline: "alone in one process".to_owned(),
+            ..Row::default()
+        });
+    }
+}
+
+fn parse_page(page: &Bytes) -> Page {
+    wire::page(page, Body::Html).unwrap()
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let before = process::thread_cpu();
+    let done = work();
+    (done, process::thread_cpu() - before)
+}
+
+/// One window's enumeration through the state machine, as far as its commits.
+fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
+    let place = Place {
+        window: WindowId(number),
+        segment: 0,
+        edges: query::edges(),
+        complete: Complete::Master,
+    };
+    let at = Timestamp::UNIX_EPOCH;
+    let mut pages = pages.into_iter();
+    let mut commits = Vec::new();
+    let mut events = 0;
+    let (mut round, mut effect) = Round::resume(place, None, Vec::new(), 0).step(Input::Start, at);
+    loop {
+        let input = match effect {
+            Effect::Page(_) => {
+                let page = pages.next().expect("a page for every link");
+                Input::Page { page, known: BTreeMap::new() }
+            }
+            Effect::Commit(commit) => {
+                events += commit.upserts.len() as u64;
+                commits.push(*commit);
+                Input::Committed(events)
+            }
+            Effect::Over(_) => return commits,
+            other => panic!("single events ask for nothing else: {other:?}"),
+        };
+        (round, effect) = round.step(input, at);
+    }
+}
+
+/// Processor time of this process while the windows' commits become durable.
+async fn commit(rounds: Vec<Vec<Commit>>) -> Duration {
+    let directory = directory();
+    let (store, _) =
+        Store::open(&Options::new(directory.path().join("store")), &World::real()).unwrap();
+    let wanted = (0..rounds.len()).map(|n| query::wanted(&mailbox(n))).collect();
+    let attached = store.attach(wanted, Timestamp::UNIX_EPOCH).await.unwrap();
+    let pid = std::process::id();
+    let before = process::cpu(pid);
+    let store = Arc::new(store);
+    let writing: Vec<_> = rounds
+        .into_iter()
+        .zip(attached)
+        .map(|(commits, attached)| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut last = Outcome::default();
+                for commit in commits {
+                    last = store.commit(Commit { window: attached.id, ..commit }).await.unwrap();
+                }
+                last
+            })
+        })
+        .collect();
+    for window in writing {
+        window.await.unwrap();
+    }
+    let cost = process::cpu(pid) - before;
+    store.close().await.unwrap();
+    cost
+}
+
+pub(crate) async fn download(graph: &Graph, number: usize, page_size: u32) -> Vec<Bytes> {
+    let transport = HttpTransport::new().unwrap();
+    let encoded = |at: &str| at.replace(':', "%3A");
+    let mut next = Some(format!(
+        "{}/v1.0/users/{}/calendarView/delta?startDateTime={}&endDateTime={}",
+        graph.origin(),
+        mailbox(number),
+        encoded(crate::graph::START),
+        encoded(crate::graph::END),
+    ));
+    let mut pages = Vec::new();
+    while let Some(link) = next {
+        let request = http::Request::get(link)
+            .header("authorization", format!("Bearer {}", graph.token()))
+            .header("prefer", format!("odata.maxpagesize={page_size}, outlook.timezone=\"UTC\""))
+            .body(Bytes::new())
+            .unwrap();
+        let page = transport.send(request).await.unwrap().into_body().read(64 << 20).await.unwrap();
+        next = next_link(&page);
+        pages.push(page);
+    }
+    pages
+}
