@@ -90,7 +90,7 @@ impl Worker {
                 () = tokio::time::sleep_until(due) => {}
             }
             // The span lives as long as the round: sleeping windows need none.
-            let span = tracing::info_span!("window", name = %self.cell.window().name);
+            let span = tracing::info_span!("window", window = %self.cell.window().name);
             match Box::pin(self.round().instrument(span)).await? {
                 Some(next) => due = next,
                 None => return Ok(()),
