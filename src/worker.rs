@@ -185,8 +185,20 @@ impl Worker {
                 schedule::delay(window.interval, window.jitter, world.chance())
             }
             Over::Incomplete => {
+                let delay = schedule::delay(window.interval, window.jitter, world.chance());
                 vitals.state = State::BackingOff;
-                schedule::delay(window.interval, window.jitter, world.chance())
+                vitals.last_error = Some(Box::new(LastError {
+                    at: now,
+                    kind: "incomplete".to_owned(),
+                    status: None,
+                    code: None,
+                    message:
+                        "some series could not be completed; the rest of the calendar is up to date"
+                            .to_owned(),
+                    request_id: None,
+                    retry_at: later(now, delay),
+                }));
+                delay
             }
             Over::Held => {
                 vitals.state = State::Held;
@@ -245,8 +257,7 @@ impl Worker {
         };
         let first = vitals.state != state;
         vitals.state = state;
-        let retry_at =
-            now.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).ok();
+        let retry_at = later(now, delay);
         let error = trouble.describe(now, retry_at);
         if first {
             tracing::warn!(
@@ -298,6 +309,11 @@ impl Trouble {
             Self::Store(error) => plain("store", error.to_string()),
         }
     }
+}
+
+/// The wall-clock time after a delay; none where a calendar cannot express it.
+fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
+    now.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).ok()
 }
 
 /// Notes a resync in what is published; the store counts it in the same commit.

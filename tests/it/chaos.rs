@@ -81,7 +81,7 @@ async fn day(seed: u64) {
         match rng.u8(0..24) {
             0 => simulator.kill_tokens(rng.bool().then(|| PEOPLE[rng.usize(0..2)])),
             1 => simulator.expire_tokens(),
-            2 if seed % 2 == 0 => {
+            2 if seed.is_multiple_of(2) => {
                 // In mid-round, whatever is under way.
                 rig.stop().await;
                 rig = start().await;
