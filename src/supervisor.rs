@@ -167,7 +167,7 @@ pub struct Supervisor {
 
 #[derive(Clone)]
 struct Running {
-    post: Post,
+    tokens: Arc<Tokens>,
     member: Member,
     panics: u32,
 }
@@ -219,18 +219,17 @@ impl Supervisor {
             known.into_iter().map(|(_, id, _)| id).filter(|id| !taken.contains(id)).collect();
         for (post, attached) in posts.into_iter().zip(attached) {
             let Some(member) = self.fleet.member(&post.window.name) else { continue };
-            self.spawn(Running { post, member, panics: 0 }, Some(&attached), Duration::ZERO);
+            let running = Running { tokens: post.tokens, member, panics: 0 };
+            self.spawn(running, Some(&attached), Duration::ZERO);
         }
         self.spawn_janitor(drops);
         Ok(())
     }
 
     fn spawn(&mut self, running: Running, attached: Option<&Attached>, pause: Duration) {
-        let target = self.services.client.target(
-            &running.post.tokens,
-            &running.post.window.mailbox,
-            running.post.window.calendar.clone(),
-        );
+        let window = running.member.cell.window();
+        let target =
+            self.services.client.target(&running.tokens, &window.mailbox, window.calendar.clone());
         let mut worker = Worker::new(
             self.services.clone(),
             target,
@@ -336,7 +335,7 @@ impl Supervisor {
         );
         running.member.cell.collapse();
         tracing::error!(
-            window = %running.post.window.name,
+            window = %running.member.cell.window().name,
             panics = running.panics,
             pause_ms = pause.as_millis(),
             "worker panicked and is restarted"

@@ -119,32 +119,38 @@ impl Worker {
         let begun = Instant::now();
         let number = self.begin();
         let asked = self.cell.vitals().asked.take();
-        let result = {
-            let mut stop = self.stop.clone();
-            let attempt = Attempt::new(
-                &self.services,
-                &self.target,
-                self.id,
-                &window,
-                &self.cell,
-                &self.stop,
-                number,
-            );
-            tokio::select! {
-                biased;
-                result = Box::pin(attempt.run(asked)) => Some(result),
-                // A commit under way is finished by the writer whether or not anybody waits.
-                _ = stop.wait_for(|stop| *stop) => None,
+        let mut attempt = Attempt::new(
+            &self.services,
+            &self.target,
+            self.id,
+            &window,
+            &self.cell,
+            &self.stop,
+            number,
+        );
+        let mut stop = self.stop.clone();
+        let result = tokio::select! {
+            biased;
+            result = Box::pin(attempt.run(asked)) => result,
+            // A commit under way is finished by the writer whether or not anybody waits.
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        };
+        let done = attempt.done();
+        let due = match result {
+            Ok(()) => begun + self.well(&window, number, begun, done),
+            Err(Trouble::Store(error)) if !matches!(error, StoreError::Full) => return Err(error),
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Store(_)) {
+                    // What was asked for has not begun: it is still asked for.
+                    let mut vitals = self.cell.vitals();
+                    vitals.asked = vitals.asked.max(asked);
+                }
+                // From now on, not from the beginning: the attempt itself may have taken long.
+                Instant::now() + self.ill(&window, number, done.pages > 0, &trouble)
             }
         };
-        let Some(result) = result else { return Ok(None) };
-        let delay = match result {
-            Ok(done) => self.well(&window, number, begun, done),
-            Err(Trouble::Store(StoreError::Failed(why))) => return Err(StoreError::Failed(why)),
-            Err(trouble) => self.ill(&window, number, &trouble),
-        };
         self.cell.announce();
-        Ok(Some((begun + delay).max(Instant::now())))
+        Ok(Some(due.max(Instant::now())))
     }
 
     fn begin(&self) -> u64 {
@@ -163,6 +169,7 @@ impl Worker {
         let took = begun.elapsed();
         let mut vitals = self.cell.vitals();
         let recovered = vitals.failures > 0;
+        let held_already = vitals.state == State::Held;
         vitals.running = false;
         vitals.rounds = number;
         vitals.failures = 0;
@@ -202,7 +209,9 @@ impl Worker {
             }
             Over::Held => {
                 vitals.state = State::Held;
-                schedule::delay(window.confirm_after, window.jitter, world.chance())
+                let until = done.held_until.unwrap_or(now);
+                // The next round is counted from the beginning of this one.
+                took + Duration::try_from(until.duration_since(now)).unwrap_or_default()
             }
         };
         drop(vitals);
@@ -217,6 +226,9 @@ impl Worker {
             over = ?done.over,
             "round over"
         );
+        if done.over == Over::Held && held_already {
+            return delay;
+        }
         if done.over == Over::Held {
             tracing::warn!("removal too large to believe is held until an enumeration confirms it");
         } else if recovered {
@@ -225,37 +237,34 @@ impl Worker {
         delay
     }
 
-    fn ill(&self, window: &Window, number: u64, trouble: &Trouble) -> Duration {
+    fn ill(&self, window: &Window, number: u64, progress: bool, trouble: &Trouble) -> Duration {
         let world = &self.services.world;
         let chance = world.chance();
         let now = world.now();
         let mut vitals = self.cell.vitals();
         vitals.running = false;
         vitals.rounds = number;
-        vitals.failures = vitals.failures.saturating_add(1);
+        let state = trouble.state();
+        let first = vitals.state != state;
+        // Pages that were committed, and another sort of trouble, begin the count anew.
+        vitals.failures = if first || progress { 1 } else { vitals.failures.saturating_add(1) };
         let failures = vitals.failures;
         let longest = schedule::LONGEST_BACKOFF.max(window.interval);
-        let (state, delay) = match trouble {
+        let delay = match trouble {
             Trouble::Throttled { wait, .. } => {
                 let own = schedule::backoff(schedule::FIRST_RETRY, longest, failures, chance);
-                (State::BackingOff, own.max(*wait))
+                own.max(*wait)
             }
-            Trouble::SignIn(_) => (
-                State::SignInRequired,
-                schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance),
-            ),
-            Trouble::Quarantine(_) => (
-                State::Quarantined,
-                schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance),
-            ),
-            Trouble::Store(_) => {
-                (State::StoreFull, schedule::backoff(window.interval, longest, failures, chance))
+            Trouble::SignIn(_) => {
+                schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance)
             }
-            Trouble::Transient(_) | Trouble::LinksDie => {
-                (State::BackingOff, schedule::backoff(window.interval, longest, failures, chance))
+            Trouble::Quarantine(_) => {
+                schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance)
+            }
+            Trouble::Store(_) | Trouble::Transient(_) | Trouble::LinksDie => {
+                schedule::backoff(window.interval, longest, failures, chance)
             }
         };
-        let first = vitals.state != state;
         vitals.state = state;
         let retry_at = later(now, delay);
         let error = trouble.describe(now, retry_at);
@@ -279,6 +288,15 @@ impl Worker {
 }
 
 impl Trouble {
+    fn state(&self) -> State {
+        match self {
+            Self::Throttled { .. } | Self::Transient(_) | Self::LinksDie => State::BackingOff,
+            Self::SignIn(_) => State::SignInRequired,
+            Self::Quarantine(_) => State::Quarantined,
+            Self::Store(_) => State::StoreFull,
+        }
+    }
+
     fn describe(&self, at: Timestamp, retry_at: Option<Timestamp>) -> LastError {
         let plain = |kind: &str, message: String| LastError {
             at,

@@ -131,7 +131,7 @@ async fn attaching_tells_what_changed() {
     assert_eq!((again.id, again.resync), (w, Some(ResyncReason::ShapeChanged)));
     assert_eq!((again.resyncs, again.settled, again.edges_at), (1, false, at(0)));
     let start = Phase::start(ResyncReason::ShapeChanged);
-    assert_eq!(store.position(w, 0).await.unwrap(), Some(Position { phase: start, todo: false }));
+    assert_eq!(store.position(w, 0).await.unwrap(), Some(Position::new(start, false)));
 
     let mut moved = reshaped.clone();
     moved.end = calmirror::mirror::window::Edge::At(at(5000));
@@ -178,10 +178,8 @@ async fn what_an_enumeration_did_not_see_is_told() {
     store.commit(c).await.unwrap();
     let mut c = commit(w);
     c.seen = Some((1, vec![hash("seen")]));
-    c.position = Some(Position {
-        phase: Phase::Sweeping { delta: Link::new("d"), reason: ResyncReason::New },
-        todo: false,
-    });
+    let sweeping = Phase::Sweeping { delta: Link::new("d"), reason: ResyncReason::New };
+    c.position = Some(Position::new(sweeping, false));
     store.commit(c).await.unwrap();
     let mut unseen = store.unseen(w, 0, wanted("alice").edges).await.unwrap();
     unseen.sort_by_key(|r| r.id != hash("in"));

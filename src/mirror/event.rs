@@ -82,7 +82,7 @@ const OWN: [&str; 6] = ["id", "type", "seriesMasterId", "start", "end", "@odata.
 /// Completes a bare occurrence from its master, as readers see it: the master's members
 /// overlaid with the occurrence's own id, type, seriesMasterId, start, end and etag;
 /// `recurrence` null, `originalStart` its start, and in `webLink` the master's encoded id
-/// replaced by its own. Whatever further members the occurrence came with are its own too.
+/// replaced by its own.
 ///
 /// # Errors
 /// Where either is not a JSON object.
@@ -100,13 +100,6 @@ pub fn complete(
             out.raw(name, value.get());
         }
     }
-    for (name, value) in &own.0 {
-        let overlaid =
-            OWN.contains(&&**name) || matches!(&**name, "recurrence" | "originalStart" | "webLink");
-        if !overlaid && master.get(name).is_none() {
-            out.raw(name, value.get());
-        }
-    }
     for (name, value) in &master.0 {
         match &**name {
             name if OWN.contains(&name) => {}
@@ -119,7 +112,7 @@ pub fn complete(
                 }
                 Err(_) => out.raw(name, value.get()),
             },
-            _ => out.raw(name, own.get(name).unwrap_or(value).get()),
+            _ => out.raw(name, value.get()),
         }
     }
     out.value("originalStart", &Value::String(start.to_string()));

@@ -1,5 +1,6 @@
 //! Where a segment stands, as the store keeps it: the link to go on from and the to-do.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::page::{EventHash, EventId, Item, Link};
@@ -20,6 +21,17 @@ pub struct Position {
     pub phase: Phase,
     /// Whether to-do entries exist (an idle round then needs no scan for them).
     pub todo: bool,
+    /// A removal too large to believe is being confirmed: the enumeration that does so begins
+    /// no sooner than this, whoever asks and however often the process starts.
+    #[serde(default)]
+    pub held_until: Option<Timestamp>,
+}
+
+impl Position {
+    /// A position that nothing holds.
+    pub fn new(phase: Phase, todo: bool) -> Self {
+        Self { phase, todo, held_until: None }
+    }
 }
 
 /// What comes next for a segment.

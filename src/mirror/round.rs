@@ -18,13 +18,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::change::RemovalReason;
 use super::commit::{Commit, Known, Removal};
 use super::page::{End, EventHash, EventId, Item, Kind, Link, Page};
 use super::position::{Phase, Position, SegmentIndex, Todo, TodoKey, WindowId};
-use super::series::{Reconciliation, Row};
+use super::series::{self, Listed, Reconciliation, Row};
 use super::status::ResyncReason;
 use super::todo::{TodoList, agree, completable};
 use super::window::{Complete, Edges};
@@ -51,6 +51,8 @@ pub struct Round {
     believed: bool,
     /// What to do once the commit under way is durable.
     after: After,
+    /// See [`Position::held_until`].
+    held_until: Option<Timestamp>,
 }
 
 /// Which segment of which window, and how it is kept.
@@ -64,6 +66,8 @@ pub struct Place {
     pub edges: Edges,
     /// How occurrences are completed.
     pub complete: Complete,
+    /// How long a removal too large to believe waits for its confirmation.
+    pub confirm_after: SignedDuration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ pub enum Input {
     /// A master, or that it is no more.
     Master(Option<Item>),
     /// A series' instances (all pages) and the mirror's rows of it; or that the series is not found.
-    Instances(Option<(Vec<Item>, Vec<Row>)>),
+    Instances(Option<(Listed, Vec<Row>)>),
     /// The series is gone; the mirror's rows of it.
     Gone(Vec<Row>),
     /// What was asked about a series cannot be had now.
@@ -121,8 +125,8 @@ pub enum Effect {
     Over(Over),
 }
 
-/// How a round ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a round ended, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Over {
     /// Delta link stored, to-do empty.
     Settled,
@@ -135,7 +139,8 @@ pub enum Over {
 impl Round {
     /// Takes a segment up where the store left it. `events`: what readers see of the window now.
     pub fn resume(place: Place, position: Option<Position>, todo: Vec<Todo>, events: u64) -> Self {
-        let phase = position.map_or_else(|| Phase::start(ResyncReason::New), |p| p.phase);
+        let Position { phase, held_until, .. } =
+            position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
         Self {
             place,
             phase,
@@ -146,6 +151,7 @@ impl Round {
             removed: 0,
             believed: false,
             after: After::Continue,
+            held_until,
         }
     }
 
@@ -159,7 +165,8 @@ impl Round {
         let mut ids: Vec<EventHash> = page.removed.iter().map(EventId::hash).collect();
         // Nothing can have changed its kind before it was first seen.
         if self.phase.enumeration() != Some(ResyncReason::New) {
-            ids.extend(page.present.iter().filter(|i| i.kind == Kind::Single).map(|i| i.id.hash()));
+            let may_have_changed = |item: &&Item| matches!(item.kind, Kind::Single | Kind::Master);
+            ids.extend(page.present.iter().filter(may_have_changed).map(|i| i.id.hash()));
         }
         ids
     }
@@ -172,12 +179,7 @@ impl Round {
             Input::Master(found) => self.master(found, at),
             Input::Instances(found) => self.instances(found, at),
             Input::Gone(rows) => self.gone(&rows, at),
-            Input::Unavailable => {
-                if let Some(series) = self.todo.current() {
-                    series.deferred = true;
-                }
-                self.next(at)
-            }
+            Input::Unavailable => self.unavailable(at),
             Input::Unseen(rows) => {
                 self.sweep = Some(rows);
                 self.next(at)
@@ -193,7 +195,11 @@ impl Round {
                     After::Settle => Effect::Over(Over::Incomplete),
                 }
             }
-            Input::LinkDead => self.restart(ResyncReason::SyncStateNotFound, at),
+            // Whoever confirms a removal goes on confirming it.
+            Input::LinkDead => match self.phase.enumeration() {
+                Some(ResyncReason::Confirm) => self.restart(ResyncReason::Confirm, at),
+                _ => self.restart(ResyncReason::SyncStateNotFound, at),
+            },
         };
         (self, effect)
     }
@@ -204,6 +210,7 @@ impl Round {
         self.todo = TodoList::default();
         self.sweep = None;
         self.believed = false;
+        self.held_until = None;
         self.phase = Phase::start(reason);
         let mut commit = self.commit(at);
         commit.clear_todo = true;
@@ -213,6 +220,10 @@ impl Round {
     }
 
     fn next(&mut self, at: Timestamp) -> Effect {
+        if self.held_until.is_some_and(|until| at < until) {
+            return Effect::Over(Over::Held);
+        }
+        self.held_until = None;
         match &self.phase {
             Phase::Enumerating { next, .. } => Effect::Page(next.clone()),
             Phase::Following { next } => Effect::Page(Some(next.clone())),
@@ -267,6 +278,7 @@ impl Round {
 
     fn page(&mut self, page: Page, known: &BTreeMap<EventHash, Known>, at: Timestamp) -> Effect {
         let mut commit = self.commit(at);
+        let exact = self.place.complete == Complete::Exact;
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
         let reason = self.phase.enumeration();
         if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason) {
@@ -284,6 +296,14 @@ impl Round {
                 commit.seen = Some((*number, seen));
             }
         }
+        // What could not be read is there all the same.
+        for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
+            self.todo.stay(unread.hash());
+        }
+        // Tombstones before masters, which release what waited for them.
+        for id in page.removed {
+            self.tombstone(&id, known.get(&id.hash()));
+        }
         // Masters first: a page that carries both completes its occurrences at once.
         let (masters, instances): (Vec<Item>, Vec<Item>) =
             page.present.into_iter().partition(|item| item.kind == Kind::Master);
@@ -291,10 +311,17 @@ impl Round {
             if reason.is_some() {
                 self.enumerated_master(item, &mut commit)
             } else {
+                if exact && matches!(known.get(&item.id.hash()), Some(Known::Single)) {
+                    // A single event that became a series: exact windows keep no masters in its place.
+                    self.todo.leave(item.id.hash());
+                }
                 self.wait(item)
             }
         }
         for item in instances {
+            // An occurrence looks the same whichever request brought it.
+            let item =
+                if item.kind == Kind::Occurrence && !exact { series::bare(item) } else { item };
             let id = item.id.hash();
             self.todo.stay(id);
             match (&item.master, item.kind) {
@@ -304,14 +331,14 @@ impl Round {
                 }
                 (Some(_), Kind::Occurrence | Kind::Exception) => self.wait(item),
                 _ if matches!(known.get(&id), Some(Known::Master)) => {
-                    // A series that became a single event under the master's id: its occurrences leave first.
+                    // A series that became a single event under the master's id: its occurrences
+                    // leave first, and only the master can tell.
+                    let id = item.id.clone();
                     self.wait(item);
+                    self.todo.touch(&id).needs_master = true;
                 }
                 _ => commit.upserts.push(item),
             }
-        }
-        for id in page.removed {
-            self.tombstone(&id, known.get(&id.hash()));
         }
         self.todo.write(&mut commit);
         match page.end {
@@ -423,7 +450,14 @@ impl Round {
     fn master(&mut self, found: Option<Item>, at: Timestamp) -> Effect {
         let Some(series) = self.todo.current() else { return self.next(at) };
         match found {
-            Some(item) if item.kind == Kind::Master && item.id == series.master => {
+            // Something else under that id, or another id: a server in confusion. Later.
+            Some(item)
+                if item.id != series.master
+                    || matches!(item.kind, Kind::Occurrence | Kind::Exception) =>
+            {
+                self.unavailable(at)
+            }
+            Some(item) if item.kind == Kind::Master => {
                 series.needs_master = false;
                 series.fetched = Some(item);
                 if series.needs_listing {
@@ -437,7 +471,7 @@ impl Round {
         }
     }
 
-    fn instances(&mut self, found: Option<(Vec<Item>, Vec<Row>)>, at: Timestamp) -> Effect {
+    fn instances(&mut self, found: Option<(Listed, Vec<Row>)>, at: Timestamp) -> Effect {
         let Some(series) = self.todo.current() else { return self.next(at) };
         match found {
             Some(found) => self.complete(Some(found), at),
@@ -447,15 +481,38 @@ impl Round {
                 self.next(at)
             }
             // The master is there, its listing is not: something is in motion. Later.
-            None => {
-                series.deferred = true;
-                self.next(at)
-            }
+            None => self.unavailable(at),
         }
     }
 
+    /// A series cannot be made whole in this run: what came and can be shown is shown, nobody
+    /// leaves, and the series stays on the list.
+    fn unavailable(&mut self, at: Timestamp) -> Effect {
+        let master_kept = self.place.complete == Complete::Master;
+        let Some(series) = self.todo.current() else { return self.next(at) };
+        series.deferred = true;
+        let master = series.fetched.take().filter(|_| master_kept);
+        let mut upserts: Vec<Item> = series
+            .waiting
+            .values()
+            .filter(|item| match item.kind {
+                Kind::Exception => item.whole,
+                Kind::Occurrence => item.whole || master.is_some(),
+                Kind::Single | Kind::Master => false,
+            })
+            .cloned()
+            .collect();
+        if upserts.is_empty() && master.is_none() {
+            return self.next(at);
+        }
+        upserts.extend(master);
+        let mut commit = self.commit(at);
+        commit.upserts = upserts;
+        Effect::Commit(Box::new(commit))
+    }
+
     /// Everything a series needs is at hand: it is applied in one commit.
-    fn complete(&mut self, listing: Option<(Vec<Item>, Vec<Row>)>, at: Timestamp) -> Effect {
+    fn complete(&mut self, listing: Option<(Listed, Vec<Row>)>, at: Timestamp) -> Effect {
         let Some((hash, mut series)) = self.todo.take_current() else { return self.next(at) };
         let enumerating = self.phase.enumeration().is_some();
         let mut commit = self.commit(at);
@@ -490,8 +547,19 @@ impl Round {
             return self.hold(at);
         }
         self.removed += commit.removals.len();
+        self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
+    }
+
+    /// What leaves with its series need not leave, and be counted, once more at the round's end.
+    fn tombstones_done(&mut self, commit: &mut Commit) {
+        for removal in &commit.removals {
+            if self.todo.removals().contains(&removal.id) {
+                self.todo.stay(removal.id);
+                commit.done.push(TodoKey::Removal(removal.id));
+            }
+        }
     }
 
     /// The series is no more: its rows leave, and what was a series may now be a single event.
@@ -508,6 +576,7 @@ impl Round {
             series.waiting.values().filter(|item| item.kind == Kind::Single).cloned().collect();
         commit.orphans.push(hash);
         commit.done = series.keys(hash);
+        self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
     }
@@ -564,9 +633,18 @@ impl Round {
 
     /// Too large to believe: nothing leaves, and one more enumeration has to agree.
     fn hold(&mut self, at: Timestamp) -> Effect {
-        let effect = self.restart(ResyncReason::Confirm, at);
+        let mut effect = self.restart(ResyncReason::Confirm, at);
+        self.held_until = at.checked_add(self.place.confirm_after).ok();
+        if let Effect::Commit(commit) = &mut effect {
+            commit.position = Some(self.position());
+        }
         self.after = After::Hold;
         effect
+    }
+
+    /// Until when the removal that was not believed waits for its confirmation.
+    pub fn held_until(&self) -> Option<Timestamp> {
+        self.held_until
     }
 
     fn too_many(&self, more: usize) -> bool {
@@ -588,7 +666,11 @@ impl Round {
     }
 
     fn position(&self) -> Position {
-        Position { phase: self.phase.clone(), todo: !self.todo.is_empty() }
+        Position {
+            phase: self.phase.clone(),
+            todo: !self.todo.is_empty(),
+            held_until: self.held_until,
+        }
     }
 
     fn commit(&self, at: Timestamp) -> Commit {

@@ -21,6 +21,23 @@ pub struct Row {
     pub id: EventHash,
 }
 
+/// What a listing of a series' instances said, all its pages together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listed {
+    /// The instances that could be read.
+    pub items: Vec<Item>,
+    /// Those that could not: they are members, and stay as they are.
+    pub unread: BTreeSet<EventHash>,
+    /// Whether some could not even be named. Such a listing removes nobody.
+    pub nameless: bool,
+}
+
+impl From<Vec<Item>> for Listed {
+    fn from(items: Vec<Item>) -> Self {
+        Self { items, ..Self::default() }
+    }
+}
+
 /// What follows from a listing.
 #[derive(Debug, Default, PartialEq)]
 pub struct Reconciled {
@@ -48,11 +65,11 @@ pub struct Reconciliation<'a> {
 
 impl Reconciliation<'_> {
     /// Compares a listing with the mirror's rows of the series.
-    pub fn apply(&self, listing: Vec<Item>, rows: &[Row]) -> Reconciled {
+    pub fn apply(&self, listing: Listed, rows: &[Row]) -> Reconciled {
         let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();
-        let mut listed = BTreeSet::new();
+        let mut listed = listing.unread;
         let mut out = Reconciled::default();
-        for item in listing {
+        for item in listing.items {
             if matches!(item.kind, Kind::Master | Kind::Single) {
                 continue;
             }
@@ -90,7 +107,7 @@ impl Reconciliation<'_> {
                 out.upserts.push(item.clone());
             }
         }
-        if self.membership {
+        if self.membership && !listing.nameless {
             for id in mirrored {
                 if !listed.contains(&id) && !self.waiting.contains_key(&id) {
                     out.removals.push(id);

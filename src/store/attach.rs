@@ -135,7 +135,7 @@ fn reset(
             segments.push(segment);
         }
     }
-    let start = record::json(&Position { phase: Phase::start(reason), todo: false });
+    let start = record::json(&Position::new(Phase::start(reason), false));
     for segment in segments {
         clear(tree, id, segment, draft)?;
         draft.put(keys::position(id, segment), start.clone());

@@ -4,17 +4,18 @@
 //! connection from the second on. Everything else is the next attempt's business, which starts
 //! from what the store holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use crate::graph::{Ask, Class, GraphError, Start, Target};
 use crate::mirror::commit::{Commit, Outcome};
-use crate::mirror::page::{EventId, Item, Link, Page};
+use crate::mirror::page::{EventHash, EventId, Link, Page};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::round::{Effect, Input, Over, Place, Round};
-use crate::mirror::series::{self, Row};
+use crate::mirror::series::{self, Listed, Row};
 use crate::mirror::status::{ResyncReason, State};
 use crate::mirror::window::{Edges, Window};
 use crate::mirror::{page, schedule};
@@ -22,6 +23,9 @@ use crate::store::StoreError;
 
 use super::vitals::{Asked, Cell};
 use super::{Services, note_resync};
+
+/// More instances than this no series has within a segment; a listing that yields more is lying.
+const MOST_INSTANCES: usize = 50_000;
 
 /// Why an attempt ended early.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ impl From<StoreError> for Trouble {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) over: Over,
+    /// Until when a held removal waits.
+    pub(super) held_until: Option<Timestamp>,
     pub(super) requests: u32,
     pub(super) pages: u32,
     pub(super) created: u32,
@@ -63,6 +69,8 @@ pub(super) struct Attempt<'a> {
     number: u64,
     retries: u32,
     deaths: u32,
+    /// Whether the calendar itself has answered in this attempt.
+    answered: bool,
     done: Done,
 }
 
@@ -92,8 +100,10 @@ impl<'a> Attempt<'a> {
             number,
             retries: 0,
             deaths: 0,
+            answered: false,
             done: Done {
                 over: Over::Settled,
+                held_until: None,
                 requests: 0,
                 pages: 0,
                 created: 0,
@@ -104,19 +114,33 @@ impl<'a> Attempt<'a> {
     }
 
     /// A round of every segment; the worst of their endings is the round's.
-    pub(super) async fn run(mut self, asked: Option<Asked>) -> Result<Done, Trouble> {
+    pub(super) async fn run(&mut self, asked: Option<Asked>) -> Result<(), Trouble> {
         let before = self.target.requests.load(Ordering::Relaxed);
         self.move_edges().await?;
-        let edges = self.cell.vitals().edges;
-        for (index, edges) in (0..).zip(edges.segments()) {
-            let over = self.segment(index, edges, asked).await?;
-            if over != Over::Settled {
-                self.done.over = over;
+        let segments = self.cell.vitals().edges.segments();
+        if let Some(asked @ (Asked::Resync | Asked::AcceptRemovals)) = asked {
+            // All of them before the first request, so that none is forgotten if one fails.
+            for (index, _) in (0..).zip(&segments) {
+                self.begin_resync(index, asked).await?;
             }
+        }
+        for (index, edges) in (0..).zip(segments) {
+            let pages = self.done.pages;
+            let mut over = self.segment(index, edges).await?;
+            if over == Over::Settled && self.done.pages == pages {
+                // It only ended what an earlier run had begun: nobody has asked Graph yet.
+                over = self.segment(index, edges).await?;
+            }
+            self.done.over = self.done.over.max(over);
         }
         self.done.requests = u32::try_from(self.target.requests.load(Ordering::Relaxed) - before)
             .unwrap_or(u32::MAX);
-        Ok(self.done)
+        Ok(())
+    }
+
+    /// What it has done so far.
+    pub(super) fn done(self) -> Done {
+        self.done
     }
 
     /// Relative edges move with the days, each window at its own hour.
@@ -141,16 +165,8 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    async fn segment(
-        &mut self,
-        segment: SegmentIndex,
-        edges: Edges,
-        asked: Option<Asked>,
-    ) -> Result<Over, Trouble> {
+    async fn segment(&mut self, segment: SegmentIndex, edges: Edges) -> Result<Over, Trouble> {
         let store = &self.services.store;
-        if let Some(asked @ (Asked::Resync | Asked::AcceptRemovals)) = asked {
-            self.begin_resync(segment, asked).await?;
-        }
         let position = store.position(self.id, segment).await?;
         let todo = match &position {
             Some(position) if position.todo => store.todo(self.id, segment).await?,
@@ -159,7 +175,14 @@ impl<'a> Attempt<'a> {
         if position.as_ref().is_none_or(|p| p.phase.enumeration().is_some()) {
             self.show_enumerating();
         }
-        let place = Place { window: self.id, segment, edges, complete: self.window.complete };
+        let place = Place {
+            window: self.id,
+            segment,
+            edges,
+            complete: self.window.complete,
+            confirm_after: SignedDuration::try_from(self.window.confirm_after)
+                .unwrap_or(SignedDuration::MAX),
+        };
         let events = self.cell.vitals().events;
         let mut round = Round::resume(place, position, todo, events);
         let mut input = Input::Start;
@@ -168,12 +191,15 @@ impl<'a> Attempt<'a> {
             round = next;
             input = match effect {
                 Effect::Page(link) => self.page(&round, link.as_ref(), edges).await?,
-                Effect::Master(id) => self.master(&id).await?,
+                Effect::Master(id) => self.master(&id, edges).await?,
                 Effect::Instances(id) => self.instances(segment, &id, edges).await?,
                 Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
                 Effect::Unseen => Input::Unseen(store.unseen(self.id, segment, edges).await?),
                 Effect::Commit(commit) => self.commit(*commit).await?,
-                Effect::Over(over) => return Ok(over),
+                Effect::Over(over) => {
+                    self.done.held_until = self.done.held_until.max(round.held_until());
+                    return Ok(over);
+                }
             };
         }
     }
@@ -188,7 +214,7 @@ impl<'a> Attempt<'a> {
         let mut commit = Commit::new(self.id, segment, now);
         commit.clear_todo = true;
         commit.clear_seen = true;
-        commit.position = Some(Position { phase: Phase::start(reason), todo: false });
+        commit.position = Some(Position::new(Phase::start(reason), false));
         commit.tally.resync = Some(reason);
         self.services.store.commit(commit).await?;
         note_resync(self.cell, now, reason);
@@ -237,6 +263,7 @@ impl<'a> Attempt<'a> {
             }
         };
         self.done.pages += 1;
+        self.answered = true;
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -254,10 +281,14 @@ impl<'a> Attempt<'a> {
         Ok(Input::Page { page, known })
     }
 
-    async fn master(&mut self, id: &EventId) -> Result<Input, Trouble> {
+    async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
         loop {
             match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
-                Ok(found) => return Ok(Input::Master(found)),
+                Ok(Some(found)) => return Ok(Input::Master(Some(found))),
+                Ok(None) => {
+                    self.probe(edges).await?;
+                    return Ok(Input::Master(None));
+                }
                 Err(error) => {
                     if self.retry_or_leave(error).await? {
                         return Ok(Input::Unavailable);
@@ -267,49 +298,88 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// All pages of a series' listing, asked one day wider than the segment on both sides.
+    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
+    /// stretches that Graph answers for.
     async fn instances(
         &mut self,
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
     ) -> Result<Input, Trouble> {
-        let wide = series::widen(edges, 1);
-        let mut listed: Vec<Item> = Vec::new();
-        let mut next: Option<Link> = None;
-        loop {
-            let fresh = self.retries > 0;
-            let asked = self
-                .services
-                .client
-                .instances(self.target, &self.ask, master, wide, next.as_ref(), fresh)
-                .await;
-            match asked {
-                Ok(Some(listing)) => {
-                    if !listing.unreadable.is_empty() {
-                        // Half a listing must not remove what the other half holds.
-                        tracing::warn!(
-                            items = listing.unreadable.len(),
-                            "a listed instance could not be read"
-                        );
-                        return Ok(Input::Unavailable);
+        let mut listed = Listed::default();
+        let mut met: BTreeSet<EventHash> = BTreeSet::new();
+        for stretch in series::widen(edges, 1).segments() {
+            let mut next: Option<Link> = None;
+            loop {
+                let fresh = self.retries > 0;
+                let asked = self.services.client.instances(
+                    self.target,
+                    &self.ask,
+                    master,
+                    stretch,
+                    next.as_ref(),
+                    fresh,
+                );
+                match asked.await {
+                    Ok(Some(listing)) => {
+                        let before = met.len();
+                        let empty = listing.items.is_empty() && listing.unreadable.is_empty();
+                        met.extend(listing.items.iter().map(|item| item.id.hash()));
+                        for unreadable in &listing.unreadable {
+                            tracing::warn!(
+                                why = unreadable.why,
+                                "listed instance could not be read"
+                            );
+                            match &unreadable.id {
+                                Some(id) => drop(listed.unread.insert(id.hash())),
+                                None => listed.nameless = true,
+                            }
+                        }
+                        met.extend(listed.unread.iter().copied());
+                        listed.items.extend(listing.items);
+                        next = listing.next;
+                        if next.is_none() {
+                            break;
+                        }
+                        // Ever new links with nothing new behind them would have no end (fact 172).
+                        if (!empty && met.len() == before) || met.len() > MOST_INSTANCES {
+                            tracing::warn!(
+                                instances = met.len(),
+                                "listing of a series does not end"
+                            );
+                            return Ok(Input::Unavailable);
+                        }
                     }
-                    listed.extend(listing.items);
-                    match listing.next {
-                        Some(link) => next = Some(link),
-                        None => break,
+                    Ok(None) => {
+                        self.probe(edges).await?;
+                        return Ok(Input::Instances(None));
                     }
-                }
-                Ok(None) => return Ok(Input::Instances(None)),
-                Err(error) => {
-                    if self.retry_or_leave(error).await? {
-                        return Ok(Input::Unavailable);
+                    Err(error) => {
+                        if self.retry_or_leave(error).await? {
+                            return Ok(Input::Unavailable);
+                        }
                     }
                 }
             }
         }
         let rows = self.rows(segment, master).await?;
         Ok(Input::Instances(Some((listed, rows))))
+    }
+
+    /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
+    /// series: it is believed once the calendar has answered in this attempt.
+    async fn probe(&mut self, edges: Edges) -> Result<(), Trouble> {
+        while !self.answered {
+            let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
+            let day = Edges { start: edges.start, end };
+            let fresh = self.retries > 0;
+            let client = &self.services.client;
+            match client.calendar_view(self.target, &self.ask, day, Some("id"), None, fresh).await {
+                Ok(_) => self.answered = true,
+                Err(error) => self.retry(error).await?,
+            }
+        }
+        Ok(())
     }
 
     async fn rows(&self, segment: SegmentIndex, master: &EventId) -> Result<Vec<Row>, Trouble> {
@@ -379,7 +449,12 @@ impl<'a> Attempt<'a> {
     async fn retry_or_leave(&mut self, error: GraphError) -> Result<bool, Trouble> {
         let lasting = matches!(
             error.class(),
-            Class::MalformedPage | Class::TooLarge | Class::LinkDead | Class::NotFound
+            Class::MalformedPage
+                | Class::TooLarge
+                | Class::LinkDead
+                | Class::NotFound
+                | Class::Quarantine(_)
+                | Class::SegmentTooLong
         );
         if lasting
             || (error.class() == Class::Transient

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::window::{Complete, Edges, Window};
 use calmirror::simulator::{Behaviour, Faults, Population, Settings, Simulator};
 use calmirror::world::World;
 
@@ -133,5 +133,41 @@ async fn faults_that_pass_leave_no_trace() {
         let case =
             Case { seed, behaviour, complete: Complete::Master, mutations: 200, faults: 0.1 };
         live("with faults", case).await;
+    }
+}
+
+/// A first enumeration has nothing to remove, however small the calendar and whatever of its
+/// series comes late.
+#[tokio::test(start_paused = true)]
+async fn a_first_enumeration_removes_nothing() {
+    for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
+        let complete = if number % 2 == 0 { Complete::Master } else { Complete::Exact };
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(number, noon());
+        let simulator =
+            Simulator::new(Settings { behaviour, ..Settings::new(number, world.clone()) });
+        simulator.set_base_url(BASE);
+        simulator.add_mailbox(MAILBOX);
+        let plan = Population {
+            singles: 4,
+            series: 1,
+            all_day: 0,
+            body_bytes: 20,
+            around: noon(),
+            spread_days: 9,
+        };
+        simulator.populate(MAILBOX, None, plan);
+        let tracked = Window { complete, ..window(MAILBOX) };
+        let transport = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), transport, &world, vec![tracked]).await;
+        let status = rig.settle(MAILBOX, 4).await;
+        let id = rig.fleet.id(MAILBOX).unwrap();
+        let edges = Edges { start: status.start, end: status.end };
+        let real = truth(&simulator, MAILBOX, None, edges, complete).await;
+        assert_same(&name, &mirror(&rig.store, id).await, &real);
+        let changes = rig.store.changes(0, None, 10_000).await.unwrap();
+        assert_eq!(changes.seq, real.len() as u64, "{name}: one change an event, no more");
+        assert_eq!(status.resyncs, 0, "{name}");
+        rig.stop().await;
     }
 }

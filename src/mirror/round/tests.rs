@@ -13,6 +13,7 @@ fn place(complete: Complete) -> Place {
         segment: 0,
         edges: Edges { start: hour(0), end: hour(24 * 365) },
         complete,
+        confirm_after: SignedDuration::from_secs(600),
     }
 }
 
@@ -47,7 +48,7 @@ fn page(present: Vec<Item>, removed: &[&str], end: End) -> Page {
 }
 
 fn settled() -> Option<Position> {
-    Some(Position { phase: Phase::Settled { delta: link("d0") }, todo: false })
+    Some(Position::new(Phase::Settled { delta: link("d0") }, false))
 }
 
 fn next(name: &str) -> End {
@@ -134,7 +135,7 @@ fn removals_wait_for_the_delta_link_and_for_the_last_word() {
 #[test]
 fn a_restart_between_pages_still_knows_the_removals() {
     let todo = vec![Todo::Removal { id: EventId::new("a").hash() }];
-    let position = Some(Position { phase: Phase::Following { next: link("n1") }, todo: true });
+    let position = Some(Position::new(Phase::Following { next: link("n1") }, true));
     let round = Round::resume(place(Complete::Master), position, todo, 5);
     let (round, effect) = round.step(Input::Start, AT);
     assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
@@ -200,7 +201,7 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
     let listed = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e2") };
     let rows =
         vec![Row { id: EventId::new("o1").hash() }, Row { id: EventId::new("ghost").hash() }];
-    let (round, effect) = round.step(Input::Instances(Some((vec![listed], rows))), AT);
+    let (round, effect) = round.step(Input::Instances(Some((vec![listed].into(), rows))), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
@@ -257,7 +258,7 @@ fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
         Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
         Todo::Waiting { item: waiting },
     ];
-    let position = Some(Position { phase: Phase::Settled { delta: link("d0") }, todo: true });
+    let position = Some(Position::new(Phase::Settled { delta: link("d0") }, true));
     let round = Round::resume(place(Complete::Master), position, todo, 9);
     let (_, effect) = round.step(Input::Start, AT);
     assert!(matches!(effect, Effect::Master(_)));
@@ -298,7 +299,7 @@ fn many(n: usize) -> Vec<Removal> {
 
 fn sweeping(reason: ResyncReason, events: u64) -> Round {
     let phase = Phase::Sweeping { delta: link("d"), reason };
-    let position = Some(Position { phase, todo: false });
+    let position = Some(Position::new(phase, false));
     Round::resume(place(Complete::Master), position, Vec::new(), events)
 }
 
@@ -310,6 +311,13 @@ fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
     let (_, effect) = round.step(Input::Committed(39), AT);
     assert!(matches!(effect, Effect::Over(Over::Held)));
+    // It waits, whoever asks and however often the process starts; then it enumerates.
+    let resumed = |at| {
+        let round = Round::resume(place(Complete::Master), commit.position.clone(), Vec::new(), 39);
+        round.step(Input::Start, at).1
+    };
+    assert!(matches!(resumed(AT), Effect::Over(Over::Held)));
+    assert!(matches!(resumed(hour(1)), Effect::Page(None)));
     // The enumeration that confirms is believed, and so are few removals and the smaller half.
     for (reason, events, n) in [
         (ResyncReason::Confirm, 39, 20),
@@ -353,8 +361,61 @@ fn exact_occurrences_wait_for_the_listing() {
     let (round, effect) = round.step(Input::Committed(0), AT);
     assert!(matches!(effect, Effect::Instances(_)));
     let whole = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e") };
-    let (_, effect) = round.step(Input::Instances(Some((vec![whole], Vec::new()))), AT);
+    let (_, effect) = round.step(Input::Instances(Some((vec![whole].into(), Vec::new()))), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o1"]);
     assert!(commit.upserts[0].whole);
+}
+
+#[test]
+fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let master = item("m", Kind::Master, None, "e");
+    let carried = item("o1", Kind::Occurrence, Some("m"), "e");
+    let (round, _) = step_page(round, page(vec![master, carried], &[], delta("d1")), &[]);
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Instances(_)));
+    let (round, effect) = round.step(Input::Unavailable, AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts), ["o1", "m"]);
+    assert!(commit.removals.is_empty() && commit.done.is_empty(), "it stays on the list");
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    assert!(written(effect).position.unwrap().todo);
+    let (_, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(Over::Incomplete)));
+}
+
+#[test]
+fn a_listing_that_could_not_be_read_whole_removes_nobody() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let known = [("m", Known::Master)];
+    let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
+    let (round, _) = round.step(Input::Committed(9), AT);
+    let (round, _) = round.step(Input::Master(Some(item("m", Kind::Master, None, "e"))), AT);
+    let rows = vec![Row { id: EventId::new("a").hash() }, Row { id: EventId::new("b").hash() }];
+    let unread = [EventId::new("a").hash()].into();
+    let listed = Listed { unread, ..Listed::default() };
+    let (_, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    assert_eq!(gone(&written(effect)), [EventId::new("b").hash()], "the unread one is a member");
+}
+
+#[test]
+fn a_tombstone_on_the_masters_page_is_not_lost() {
+    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
+    let occurrence = item("o", Kind::Occurrence, Some("m"), "e");
+    let (round, _) = step_page(round, page(vec![occurrence], &[], next("n")), &[]);
+    let (round, _) = round.step(Input::Committed(0), AT);
+    let master = item("m", Kind::Master, None, "e");
+    let (_, commit) = step_page(round, page(vec![master], &["o"], delta("d")), &[]);
+    assert_eq!(ids(&commit.upserts), ["m"]);
+}
+
+#[test]
+fn a_single_event_that_becomes_a_series_leaves_an_exact_window() {
+    let round = Round::resume(place(Complete::Exact), settled(), Vec::new(), 9);
+    let master = item("x", Kind::Master, None, "e");
+    let (_, commit) =
+        step_page(round, page(vec![master], &[], delta("d")), &[("x", Known::Single)]);
+    let leaving = TodoKey::Removal(EventId::new("x").hash());
+    assert!(commit.todo.iter().any(|todo| todo.key() == leaving));
 }
