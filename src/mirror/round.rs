@@ -484,8 +484,19 @@ impl Round {
             return self.hold(at);
         }
         self.removed += commit.removals.len();
+        self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
+    }
+
+    /// What leaves with its series need not leave, and be counted, once more at the round's end.
+    fn tombstones_done(&mut self, commit: &mut Commit) {
+        for removal in &commit.removals {
+            if self.todo.removals().contains(&removal.id) {
+                self.todo.stay(removal.id);
+                commit.done.push(TodoKey::Removal(removal.id));
+            }
+        }
     }
 
     /// The series is no more: its rows leave, and what was a series may now be a single event.
@@ -502,6 +513,7 @@ impl Round {
             series.waiting.values().filter(|item| item.kind == Kind::Single).cloned().collect();
         commit.orphans.push(hash);
         commit.done = series.keys(hash);
+        self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
     }
