@@ -13,7 +13,8 @@ use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
 use calmirror::mirror::window::{Calendar, Complete, Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Death, Fault, Foreign, Planned, Population, Simulator, Trouble, Unreadable,
+    Behaviour, Death, Edit, Fault, Foreign, Mutation, Pattern, Planned, Population, Resend,
+    Settings, Simulator, Trouble, Unreadable,
 };
 use calmirror::world::World;
 use futures_util::future::BoxFuture;
@@ -424,6 +425,36 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
     }
     assert!(differed > 40, "{differed}");
     scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_leaves_with_its_series_is_counted_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(910, noon());
+    let behaviour = Behaviour { resend: Resend::Tombstones, ..Behaviour::calm() };
+    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(910, world.clone()) });
+    simulator.set_base_url(BASE);
+    simulator.add_mailbox(MAILBOX);
+    let mutate = |edit| {
+        simulator.mutate(Mutation { mailbox: MAILBOX.into(), calendar: None, edit }).unwrap()
+    };
+    let series = mutate(Edit::CreateSeries {
+        subject: "Standup".into(),
+        start: "2026-11-03T09:00:00Z".parse().unwrap(),
+        minutes: 15,
+        repeats: Pattern::Daily { every: 1 },
+        until: Some("2026-12-02".parse().unwrap()),
+        all_day: false,
+    });
+    let graph = Arc::new(Memory(simulator.clone()));
+    let rig = Rig::start(directory.path(), graph, &world, vec![quiet(MAILBOX)]).await;
+    assert_eq!(rig.settle(MAILBOX, 5).await.events, 30);
+    // Sixteen leave, which is believed; each has a tombstone and is missing from the listing.
+    mutate(Edit::SetEnd { event: series, until: Some("2026-11-16".parse().unwrap()) });
+    let status = rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.unwrap();
+    assert_eq!((status.state, status.resyncs, status.events), (State::Settled, 0, 14));
+    assert_eq!(status.last_round.unwrap().removed, 16);
+    rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
