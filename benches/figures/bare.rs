@@ -77,14 +77,7 @@ async fn perform(task: Task) -> Outcome {
 }
 
 async fn follow(task: Arc<Task>, transport: Arc<HttpTransport>, number: usize) -> (u64, u64) {
-    let encoded = |at: &str| at.replace(':', "%3A");
-    let mut next = Some(format!(
-        "{}/v1.0/users/{}/calendarView/delta?startDateTime={}&endDateTime={}",
-        task.origin,
-        mailbox(number),
-        encoded(START),
-        encoded(END)
-    ));
+    let mut next = Some(first_link(&task.origin, number));
     let (mut pages, mut bytes) = (0, 0);
     while let Some(link) = next {
         let request = http::Request::get(link)
@@ -108,6 +101,17 @@ async fn follow(task: Arc<Task>, transport: Arc<HttpTransport>, number: usize) -
         next = next_link(&body);
     }
     (pages, bytes)
+}
+
+/// Where a mailbox's enumeration begins.
+pub(crate) fn first_link(origin: &str, number: usize) -> String {
+    let encoded = |at: &str| at.replace(':', "%3A");
+    format!(
+        "{origin}/v1.0/users/{}/calendarView/delta?startDateTime={}&endDateTime={}",
+        mailbox(number),
+        encoded(START),
+        encoded(END)
+    )
 }
 
 /// The next link, which stands at a page's very end.

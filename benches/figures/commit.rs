@@ -22,7 +22,7 @@ pub(crate) const NAME: &str = "store commit";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Rounds that wait at the same time.
 const WAITING: [usize; 3] = [1, 64, 256];
-/// 20,000 windows at 60 s are 333 rounds a second; a million and a half an hour.
+/// What 450,000 windows at the default interval of five minutes bring.
 const NEEDED: f64 = 1500.0;
 
 pub(crate) async fn run(table: &mut Table) {

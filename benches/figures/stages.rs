@@ -2,7 +2,6 @@
 //! `graph::wire`, `mirror::round` and `store`, one after the other, alone in this process.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use calmirror::store::{Options, Store};
 use calmirror::world::World;
 use jiff::Timestamp;
 
-use crate::bare::next_link;
+use crate::bare::{first_link, next_link};
 use crate::daemon::directory;
 use crate::graph::{Graph, mailbox};
 use crate::table::{Row, Table, ms};
@@ -31,15 +30,13 @@ pub(crate) async fn run(table: &mut Table, graph: &Graph, mailboxes: usize, page
     for number in 0..SAMPLE.min(mailboxes) {
         pages.push(download(graph, number, page_size).await);
     }
-    let ((parsed, parse), (rounds, complete)) = tokio::task::block_in_place(|| {
-        let parsed = timed(|| {
-            pages.iter().map(|p| p.iter().map(parse_page).collect::<Vec<_>>()).collect::<Vec<_>>()
+    let (rounds, parse, complete) = tokio::task::block_in_place(|| {
+        let (pages, parse) = timed(|| {
+            pages.iter().map(|p| p.iter().map(parse_page).collect()).collect::<Vec<Vec<_>>>()
         });
-        let (pages, cost) = parsed;
-        let rounds = timed(|| pages.into_iter().zip(0..).map(step).collect::<Vec<_>>());
-        (((), cost), rounds)
+        let (rounds, complete) = timed(|| pages.into_iter().zip(0..).map(step).collect::<Vec<_>>());
+        (rounds, parse, complete)
     });
-    let () = parsed;
     let events: usize = rounds.iter().flatten().map(|commit| commit.upserts.len()).sum();
     let commit = commit(rounds).await;
     for (stage, cost) in [
@@ -48,7 +45,7 @@ pub(crate) async fn run(table: &mut Table, graph: &Graph, mailboxes: usize, page
         ("commit (store)", commit),
     ] {
         table.row(Row {
-            figure: format!("  of it {stage}, per 1,000 events"),
+            figure: format!("  of it {stage}"),
             measured: format!("{:.1} ms", ms(cost) / events as f64 * 1000.0),
             baseline: "alone in one process".to_owned(),
             ..Row::default()
@@ -106,7 +103,6 @@ async fn commit(rounds: Vec<Vec<Commit>>) -> Duration {
     let attached = store.attach(wanted, Timestamp::UNIX_EPOCH).await.unwrap();
     let pid = std::process::id();
     let before = process::cpu(pid);
-    let store = Arc::new(store);
     let writing: Vec<_> = rounds
         .into_iter()
         .zip(attached)
@@ -129,16 +125,10 @@ async fn commit(rounds: Vec<Vec<Commit>>) -> Duration {
     cost
 }
 
+/// Every page of a mailbox's enumeration.
 pub(crate) async fn download(graph: &Graph, number: usize, page_size: u32) -> Vec<Bytes> {
     let transport = HttpTransport::new().unwrap();
-    let encoded = |at: &str| at.replace(':', "%3A");
-    let mut next = Some(format!(
-        "{}/v1.0/users/{}/calendarView/delta?startDateTime={}&endDateTime={}",
-        graph.origin(),
-        mailbox(number),
-        encoded(crate::graph::START),
-        encoded(crate::graph::END),
-    ));
+    let mut next = Some(first_link(&graph.origin(), number));
     let mut pages = Vec::new();
     while let Some(link) = next {
         let request = http::Request::get(link)
