@@ -169,9 +169,13 @@ impl Worker {
         let took = begun.elapsed();
         let mut vitals = self.cell.vitals();
         let recovered = vitals.failures > 0;
-        let held_already = vitals.state == State::Held;
         vitals.running = false;
         vitals.rounds = number;
+        if done.over == Over::Held && done.requests == 0 {
+            vitals.state = State::Held;
+            // The confirmation is not due yet: nothing was asked, so nothing succeeded.
+            return self.until(done.held_until, took);
+        }
         vitals.failures = 0;
         vitals.last_error = None;
         vitals.last_success = Some(now);
@@ -209,9 +213,7 @@ impl Worker {
             }
             Over::Held => {
                 vitals.state = State::Held;
-                let until = done.held_until.unwrap_or(now);
-                // The next round is counted from the beginning of this one.
-                took + Duration::try_from(until.duration_since(now)).unwrap_or_default()
+                self.until(done.held_until, took)
             }
         };
         drop(vitals);
@@ -226,15 +228,18 @@ impl Worker {
             over = ?done.over,
             "round over"
         );
-        if done.over == Over::Held && held_already {
-            return delay;
-        }
         if done.over == Over::Held {
             tracing::warn!("removal too large to believe is held until an enumeration confirms it");
         } else if recovered {
             tracing::info!("window recovered");
         }
         delay
+    }
+
+    /// The delay until a time, counted as all delays from the beginning of the round.
+    fn until(&self, at: Option<Timestamp>, took: Duration) -> Duration {
+        let now = self.services.world.now();
+        took + Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default()
     }
 
     fn ill(&self, window: &Window, number: u64, progress: bool, trouble: &Trouble) -> Duration {

@@ -114,6 +114,7 @@ format = "json"
 start = "2026-10-01"
 end = "2027-02-01"
 interval = "1s"
+confirm_after = "1s"
 page_size = 10
 [account.contoso]
 tenant = "00000000-0000-0000-0000-000000000000"

@@ -48,6 +48,7 @@ pub(crate) fn window(mailbox: &str) -> Window {
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
     pub(crate) store: Store,
+    world: World,
     stop: oneshot::Sender<()>,
     watching: JoinHandle<()>,
 }
@@ -102,7 +103,7 @@ impl Rig {
             assert!(supervisor.drain(Duration::from_secs(30)).await, "drained in time");
             closing.close().await.unwrap();
         });
-        Self { fleet, store, stop, watching }
+        Self { fleet, store, world: world.clone(), stop, watching }
     }
 
     /// Drains and closes, as SIGTERM does.
@@ -111,12 +112,21 @@ impl Rig {
         self.watching.await.unwrap();
     }
 
+    fn now(&self) -> Timestamp {
+        self.world.now()
+    }
+
     /// Rounds until the window is settled twice in a row without trouble, or `patience` rounds.
     pub(crate) async fn settle(&self, name: &str, patience: u32) -> WindowStatus {
         let mut settled = 0;
         for _ in 0..patience {
             let started = self.fleet.sync(name, Some(Duration::from_secs(7200))).await.unwrap();
             let status = started.finished.expect("a round ends");
+            if let (State::Held, Some(due)) = (status.state, status.next_due) {
+                // Nobody can hurry a confirmation, except by accepting the removals.
+                let wait = due.duration_since(self.now());
+                tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
+            }
             settled = if status.state == State::Settled { settled + 1 } else { 0 };
             if settled == 2 {
                 return status;
