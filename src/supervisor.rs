@@ -1,7 +1,10 @@
 //! Owns the workers: starts one per window, restarts one that panicked, drains them all.
 //!
 //! A worker that panics is restarted from what the store holds, later each time, and hurts
-//! nobody else. A store that fails ends everything: its errors do not heal while it is open.
+//! nobody else. A store that fails ends everything: its errors do not heal while it is open. A
+//! full disk heals, and ends nothing.
+
+mod janitor;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,8 +25,6 @@ use crate::world::World;
 /// First pause before a panicked worker starts again; doubles up to a minute.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LONGEST: Duration = Duration::from_secs(60);
-/// How often removed events that are older than the retention are forgotten.
-const TRIM_EVERY: Duration = Duration::from_secs(600);
 
 /// What readers and commands may ask of the running fleet. Cheap to clone.
 #[derive(Clone)]
@@ -257,42 +258,12 @@ impl Supervisor {
         self.names.insert(handle.id(), running);
     }
 
-    /// Drops windows nobody wants; then sees that idle rounds' links do not linger too long, and
-    /// forgets old removals.
+    /// See [`janitor`].
     fn spawn_janitor(&mut self, drops: Vec<WindowId>) {
-        let services = self.services.clone();
-        let retention = self.retention;
-        let mut stop = self.fleet.stop.clone();
-        self.workers.spawn(async move {
-            for id in drops {
-                tracing::info!(
-                    window = id.0,
-                    "window left the configuration, its events leave the feed"
-                );
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                    dropped = services.store.drop_window(id, services.world.now()) => dropped?,
-                }
-            }
-            let tend = async {
-                let mut flush = tokio::time::interval(services.store.linger());
-                let mut trim = tokio::time::interval(TRIM_EVERY);
-                loop {
-                    tokio::select! {
-                        _ = flush.tick() => services.store.flush().await?,
-                        _ = trim.tick() => {
-                            if let Ok(before) = services.world.now().checked_sub(retention) {
-                                services.store.trim(before).await?;
-                            }
-                        }
-                    }
-                }
-            };
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => Ok(()),
-                over = tend => over,
-            }
-        });
+        let Services { store, world, .. } = self.services.clone();
+        let (retention, stop) = (self.retention, self.fleet.stop.clone());
+        self.workers
+            .spawn(async move { janitor::run(&store, &world, drops, retention, stop).await });
     }
 
     /// Watches over the workers until `until` resolves or the store fails; restarts those that
@@ -380,7 +351,10 @@ async fn before(
         }
     }
     if let Some(old) = replaces {
-        services.store.drop_window(old, services.world.now()).await?;
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(false),
+            dropped = janitor::drop_window(&services.store, &services.world, old) => dropped?,
+        }
     }
     Ok(true)
 }

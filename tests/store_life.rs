@@ -353,6 +353,34 @@ async fn too_little_space_refuses_writing_only() {
 }
 
 #[tokio::test]
+async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "a").await;
+    let lazy = |link: &str| {
+        let mut c = commit(w);
+        c.lazy = true;
+        c.position = Some(settled(link));
+        c
+    };
+    store.submit(lazy("1")).await.unwrap();
+    store.close().await.unwrap();
+    let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
+    let store = Store::open(&options, &World::real()).unwrap().0;
+    // Nobody has noticed yet.
+    store.submit(lazy("2")).await.unwrap();
+    store.flush().await.unwrap();
+    assert_eq!(store.position(w, 0).await.unwrap(), Some(settled("1")));
+    for _ in 0..2 {
+        assert!(matches!(store.submit(lazy("3")).await, Err(StoreError::Full)));
+    }
+    assert!(matches!(store.trim(at(99)).await, Err(StoreError::Full)));
+    store.flush().await.unwrap();
+    assert_eq!(store.position(w, 0).await.unwrap(), Some(settled("1")));
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_closed_store_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);

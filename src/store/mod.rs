@@ -193,12 +193,16 @@ impl Store {
 
     /// Hands a lazy commit over and does not wait for it. It rides with the next commit that
     /// somebody waits for, or with the next [`Store::flush`]; until it is durable,
-    /// [`Store::position`] of its window waits.
+    /// [`Store::position`] of its window waits. While the disk is full it does not linger: what
+    /// cannot be written must not look settled.
     ///
     /// # Errors
-    /// Where the store is over. That a commit was refused shows in the position, which is then
-    /// the old one.
+    /// Where the store is over, and [`StoreError::Full`]. That a commit was refused later shows in
+    /// the position, which is then the old one.
     pub async fn submit(&self, commit: Commit) -> Result<(), StoreError> {
+        if self.inner.shared.is_full() {
+            return self.commit(commit).await.map(drop);
+        }
         let lingering = Some(self.inner.shared.linger(commit.window));
         let (reply, _) = oneshot::channel();
         let _hold = self.inner.shared.world.hold();
@@ -475,7 +479,8 @@ impl Store {
         format!("{:016x}", self.inner.shared.incarnations.current())
     }
 
-    /// Writes what lingers and waits until it is durable.
+    /// Writes what lingers and waits until it is durable. What lingered on a full disk is given
+    /// up instead; the next [`Store::submit`] tells.
     ///
     /// # Errors
     /// Where the store is over.

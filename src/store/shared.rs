@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -32,6 +32,8 @@ pub(super) struct Shared {
     durable_group: watch::Sender<u64>,
     durable: watch::Sender<Seq>,
     floor: AtomicU64,
+    /// Whether there was too little space for the last group that wanted to write.
+    full: AtomicBool,
     /// Set once the store can no longer be used.
     over: watch::Sender<Option<StoreError>>,
     /// Lazy commits that are on their way, by window.
@@ -57,6 +59,7 @@ impl Shared {
             durable_group: watch::Sender::new(0),
             durable: watch::Sender::new(last_seq),
             floor: AtomicU64::new(floor),
+            full: AtomicBool::new(false),
             over: watch::Sender::new(None),
             lingering: Mutex::new(BTreeMap::new()),
         }
@@ -85,6 +88,11 @@ impl Shared {
     /// Raises the floor. Done before the batch that does it, so that no cursor slips below.
     pub(super) fn raise_floor(&self, floor: Seq) {
         self.floor.fetch_max(floor, Ordering::AcqRel);
+    }
+
+    /// Says whether there was space for a group.
+    pub(super) fn note_space(&self, enough: bool) {
+        self.full.store(!enough, Ordering::Release);
     }
 
     /// Ends the store for everybody; the first reason stands.
@@ -123,6 +131,11 @@ impl Shared {
     /// The highest seq of a trimmed tombstone.
     pub(super) fn floor(&self) -> Seq {
         self.floor.load(Ordering::Acquire)
+    }
+
+    /// Whether the last group that wanted to write was refused for want of space.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
     }
 
     /// Why the store is over, if it is.

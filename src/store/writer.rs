@@ -5,6 +5,8 @@
 //! own cache), then published, then answered. Nothing is answered before it is durable. Any error
 //! of these steps ends the store: a failed sync cannot be tried again.
 //!
+//! Below the reserve of disk space (`space`) a group is refused whole, and nothing has happened.
+//!
 //! Lazy commits wait here without a clock: whoever sent one sends [`Job::Flush`] when it has
 //! waited long enough.
 
@@ -143,11 +145,20 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             return;
         }
         let writes = jobs.iter().filter(|j| !matches!(j, Job::Flush { .. })).count();
-        if writes > 0 && !self.space.allows(writes) {
-            for job in jobs {
-                refuse(job, &StoreError::Full);
+        if writes > 0 {
+            let enough = self.space.allows(writes);
+            // Before anybody is answered, so that the next to submit knows.
+            self.shared.note_space(enough);
+            if !enough {
+                for job in jobs {
+                    match job {
+                        // Nothing lingers any more, which is all that was asked.
+                        Job::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
+                        job => refuse(job, &StoreError::Full),
+                    }
+                }
+                return;
             }
-            return;
         }
         self.group += 1;
         let mut group = Group {

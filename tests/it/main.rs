@@ -8,6 +8,7 @@ mod commands;
 mod compare;
 mod configuration;
 mod converge;
+mod discreet;
 mod hostile;
 mod kill;
 mod memory;

@@ -5,7 +5,8 @@
 //! and remembers a failure, so that a fleet does not hammer the endpoint: a refused sign-in for
 //! 15 minutes, until the credential's file is written anew or until [`Tokens::forget`]; a
 //! passing fault for a back-off of its own. A renewal that fails costs nothing while the token at
-//! hand still lives.
+//! hand still lives. Nor does a token that Graph refused to one window: the others are served with
+//! it until there is a newer one.
 //!
 //! Secrets are read for the request that needs them and kept nowhere.
 
@@ -43,8 +44,9 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(5 * 60);
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The most of the token endpoint's answer that is read.
 const LARGEST_ANSWER: usize = 1024 * 1024;
-/// Forced renewals a minute; beyond, Graph refuses whatever token it is shown.
+/// Renewals forced by refusals within [`FORCED_WITHIN`]; beyond, another token is no help.
 const MOST_FORCED: u32 = 10;
+const FORCED_WITHIN: Duration = Duration::from_secs(60);
 
 /// One `[account.*]`, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ struct Held {
     failure: Option<Failure>,
     /// Passing faults since the last grant.
     faults: u32,
-    /// When the minute of forced renewals began, and how many it saw.
+    /// When the first of the forced renewals that count was asked for, and how many were.
     forced: Option<(Instant, u32)>,
 }
 
@@ -145,37 +147,45 @@ impl Tokens {
 
     /// A token to try after Graph refused one: a newer one if somebody has it already, else one
     /// that is asked for now. A token file is read again, and may well hold the same token.
+    /// The refused token stays at hand until another is granted: it may be good for others.
     ///
     /// # Errors
-    /// As [`Tokens::token`].
+    /// As [`Tokens::token`]; and [`Class::SignIn`](super::Class::SignIn) for this caller alone
+    /// when too many were refused within a minute.
     pub async fn refresh(&self, refused: &AccessToken) -> Result<AccessToken, GraphError> {
         let _asking = self.asking.lock().await;
         match self.at_hand() {
             AtHand::Good(token) | AtHand::Due(token) if token != *refused => return Ok(token),
+            AtHand::Good(_) | AtHand::Due(_) => self.allow_forced()?,
             AtHand::Failed(fault) => return Err(GraphError::Token(fault)),
-            _ => {}
-        }
-        {
-            let mut held = self.held();
-            held.token = None;
-            let now = Instant::now();
-            let (since, count) = match held.forced {
-                Some((since, n)) if now - since < Duration::from_secs(60) => (since, n + 1),
-                _ => (now, 1),
-            };
-            held.forced = Some((since, count));
-            let from_file = matches!(self.account.credential, Credential::AccessTokenFile(_));
-            if count > MOST_FORCED && !from_file {
-                let wait = Duration::from_secs(60).saturating_sub(now - since);
-                let mut fault = self.fault("graph refuses every token it is shown");
-                fault.needs_person = true;
-                fault.retry_after = Some(wait);
-                held.failure =
-                    Some(Failure { fault: fault.clone(), until: now + wait, stamp: None });
-                return Err(GraphError::Token(fault));
-            }
+            AtHand::Nothing => {}
         }
         self.ask().await
+    }
+
+    /// Whether the token at hand, which lives but was refused, may be replaced now.
+    fn allow_forced(&self) -> Result<(), GraphError> {
+        let mut held = self.held();
+        let now = Instant::now();
+        // What kept it from being replaced a moment ago would again.
+        if let Some(fault) = self.remembered(&mut held, now) {
+            return Err(GraphError::Token(fault));
+        }
+        if matches!(self.account.credential, Credential::AccessTokenFile(_)) {
+            return Ok(());
+        }
+        let (since, count) = match held.forced {
+            Some((since, n)) if now - since < FORCED_WITHIN => (since, n + 1),
+            _ => (now, 1),
+        };
+        held.forced = Some((since, count));
+        if count <= MOST_FORCED {
+            return Ok(());
+        }
+        // Not remembered as a failure: whom Graph lets in with this token is not concerned.
+        let fault = self.fault("graph refuses every token it is shown");
+        let retry_after = Some(FORCED_WITHIN.saturating_sub(now - since));
+        Err(GraphError::Token(TokenFault { needs_person: true, retry_after, ..fault }))
     }
 
     /// Forgets a remembered failure: the next token is asked for at once. The token at hand is
@@ -211,16 +221,19 @@ impl Tokens {
                 _ => AtHand::Good(token),
             };
         }
-        let Some(failure) = &held.failure else { return AtHand::Nothing };
+        self.remembered(&mut held, now).map_or(AtHand::Nothing, AtHand::Failed)
+    }
+
+    /// The last failure, if it still keeps us from asking; else it is forgotten.
+    fn remembered(&self, held: &mut Held, now: Instant) -> Option<TokenFault> {
+        let failure = held.failure.as_ref()?;
         let rewritten =
             failure.fault.needs_person && failure.stamp != self.account.credential.stamp();
         if now >= failure.until || rewritten {
             held.failure = None;
-            return AtHand::Nothing;
+            return None;
         }
-        let mut fault = failure.fault.clone();
-        fault.retry_after = Some(failure.until - now);
-        AtHand::Failed(fault)
+        Some(TokenFault { retry_after: Some(failure.until - now), ..failure.fault.clone() })
     }
 
     /// Asks for a token and remembers what came of it. The caller holds `asking`.

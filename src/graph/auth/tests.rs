@@ -325,8 +325,36 @@ async fn a_graph_that_refuses_every_token_does_not_make_us_hammer_the_endpoint()
         assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), Class::SignIn);
     }
     assert_eq!(script.sign_ins(), 11);
+    // Whoever was not refused goes on with the token at hand, unasked.
+    assert_eq!(tokens.token().await.unwrap(), token);
+    assert_eq!(script.sign_ins(), 11);
     tokio::time::advance(seconds(60)).await;
-    tokens.token().await.unwrap();
+    assert_ne!(tokens.refresh(&token).await.unwrap(), token);
+    assert_eq!(script.sign_ins(), 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_is_refused_takes_the_token_from_nobody() {
+    let refused = || reply(401, r#"{"error":"invalid_client"}"#);
+    let mut script = Script::new([granted("a", 3600), refused(), granted("b", 3600)], []);
+    Arc::get_mut(&mut script).unwrap().token_delay = seconds(2);
+    let tokens = tokens(&script, some_secret());
+    let token = tokens.token().await.unwrap();
+    let began = Instant::now();
+    let (trouble, meanwhile) = tokio::join!(tokens.refresh(&token), async {
+        tokio::task::yield_now().await;
+        let token = text(&tokens).await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "it waited for another window's token");
+        token
+    });
+    assert_eq!(trouble.unwrap_err().class(), Class::SignIn);
+    assert_eq!((meanwhile.as_str(), text(&tokens).await.as_str()), ("a", "a"));
+    // The refusal is remembered for whoever would force another.
+    assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), Class::SignIn);
+    assert_eq!(script.sign_ins(), 2);
+    tokio::time::advance(seconds(900)).await;
+    assert_eq!(tokens.refresh(&token).await.unwrap().expose(), "b");
+    assert_eq!(text(&tokens).await, "b");
 }
 
 #[tokio::test(start_paused = true)]

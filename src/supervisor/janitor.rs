@@ -1,0 +1,163 @@
+//! What the store needs done that no window's worker does: windows nobody wants leave it, idle
+//! rounds' links do not linger in it too long, and old removals are forgotten.
+//!
+//! A full disk is waited out: it heals, and readers are served meanwhile. What this refuses is to
+//! end the fleet for anything but a store that is over.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::mirror::position::WindowId;
+use crate::store::{Store, StoreError};
+use crate::world::World;
+
+/// How often removed events that are older than the retention are forgotten.
+const TRIM_EVERY: Duration = Duration::from_secs(600);
+/// How long a removal that found the disk full waits before it is tried again.
+const SPACE_PAUSE: Duration = Duration::from_secs(60);
+
+/// Drops windows nobody wants and tends the store, until told to stop.
+///
+/// # Errors
+/// Where the store is over.
+pub(super) async fn run(
+    store: &Store,
+    world: &World,
+    drops: Vec<WindowId>,
+    retention: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    let dropping = async {
+        for id in drops {
+            tracing::info!(
+                window = id.0,
+                "window left the configuration, its events leave the feed"
+            );
+            drop_window(store, world, id).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        over = async { tokio::try_join!(dropping, tend(store, world, retention)) } => over.map(drop),
+    }
+}
+
+/// Drops a window; where the disk is full, as soon as it no longer is. May be dropped at any
+/// moment: the next call does the rest.
+///
+/// # Errors
+/// Where the store is over.
+pub(super) async fn drop_window(
+    store: &Store,
+    world: &World,
+    id: WindowId,
+) -> Result<(), StoreError> {
+    let mut told = false;
+    loop {
+        match store.drop_window(id, world.now()).await {
+            Err(StoreError::Full) => {}
+            done => return done,
+        }
+        if !told {
+            tracing::warn!(window = id.0, "disk is full, window is dropped later");
+            told = true;
+        }
+        tokio::time::sleep(SPACE_PAUSE).await;
+    }
+}
+
+/// Never ends but with the store.
+async fn tend(store: &Store, world: &World, retention: Duration) -> Result<(), StoreError> {
+    let mut flush = tokio::time::interval(store.linger());
+    let mut trim = tokio::time::interval(TRIM_EVERY);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            _ = flush.tick() => store.flush().await?,
+            _ = trim.tick() => {
+                let Ok(before) = world.now().checked_sub(retention) else { continue };
+                match store.trim(before).await {
+                    Err(StoreError::Full) if told => {}
+                    Err(StoreError::Full) => {
+                        tracing::warn!("disk is full, old removals are forgotten later");
+                        told = true;
+                    }
+                    Err(error) => return Err(error),
+                    Ok(_) => told = false,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+    use crate::store::{Options, Wanted};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A store with one window, opened again with so much space to be kept free.
+    async fn store(dir: &tempfile::TempDir, min_free_bytes: u64) -> (Store, World, WindowId) {
+        let start = "2026-11-02T12:00:00Z".parse().unwrap();
+        let end = "2026-12-02T12:00:00Z".parse().unwrap();
+        let world = World::simulated(1, start);
+        let options =
+            Options { cache_bytes: 1 << 20, min_free_bytes: 0, ..Options::new(dir.path()) };
+        let (first, _) = Store::open(&options, &world).unwrap();
+        let wanted = Wanted {
+            name: "alice".into(),
+            identity: Identity {
+                account: "contoso".into(),
+                tenant: "t".into(),
+                mailbox: "alice@example.com".into(),
+                calendar: Calendar::Default,
+                immutable_ids: false,
+            },
+            shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+            start: Edge::At(start),
+            end: Edge::At(end),
+            edges: Edges { start, end },
+        };
+        let id = first.attach(vec![wanted], start).await.unwrap().remove(0).id;
+        first.close().await.unwrap();
+        let (store, _) = Store::open(&Options { min_free_bytes, ..options }, &world).unwrap();
+        (store, world, id)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_disk_is_waited_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, world, id) = store(&dir, u64::MAX).await;
+        let (stop, stopped) = watch::channel(false);
+        {
+            let janitor = run(&store, &world, vec![id], HOUR, stopped);
+            tokio::pin!(janitor);
+            assert!(timeout(2 * HOUR, &mut janitor).await.is_err(), "it ended, and all with it");
+            stop.send(true).unwrap();
+            assert!(janitor.await.is_ok());
+        }
+        assert!(timeout(2 * HOUR, drop_window(&store, &world, id)).await.is_err());
+        assert_eq!(store.windows().await.unwrap().len(), 1);
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_with_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, world, id) = store(&dir, 0).await;
+        let (_stop, stopped) = watch::channel(false);
+        let janitor = run(&store, &world, vec![id], HOUR, stopped);
+        tokio::pin!(janitor);
+        assert!(timeout(HOUR, &mut janitor).await.is_err());
+        assert!(store.windows().await.unwrap().is_empty(), "what nobody wanted is gone");
+        store.close().await.unwrap();
+        assert!(matches!(janitor.await, Err(StoreError::Closed)));
+    }
+}
