@@ -275,15 +275,12 @@ fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
     let mut groups: Vec<(&Change, String, usize)> = Vec::new();
     for change in changes {
         let subject = told(change).1;
-        match groups.last_mut() {
-            Some((first, known, count))
-                if first.window == change.window
-                    && first.kind == change.kind
-                    && *known == subject =>
-            {
-                *count += 1;
-            }
-            _ => groups.push((change, subject, 1)),
+        let same = groups.iter_mut().find(|(first, known, _)| {
+            first.window == change.window && first.kind == change.kind && *known == subject
+        });
+        match same {
+            Some((_, _, count)) => *count += 1,
+            None => groups.push((change, subject, 1)),
         }
     }
     groups.into_iter().map(|(change, _, count)| (change, count)).collect()
