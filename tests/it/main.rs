@@ -8,7 +8,6 @@ mod commands;
 mod compare;
 mod configuration;
 mod converge;
-mod discreet;
 mod hostile;
 mod kill;
 mod memory;
