@@ -138,7 +138,9 @@ impl Worker {
         let done = attempt.done();
         let due = match result {
             Ok(()) => begun + self.well(&window, number, begun, done),
-            Err(Trouble::Store(error)) if !matches!(error, StoreError::Full) => return Err(error),
+            Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
+                return Err(error);
+            }
             Err(trouble) => {
                 if matches!(trouble, Trouble::Store(_)) {
                     // What was asked for has not begun: it is still asked for.
@@ -295,10 +297,12 @@ impl Worker {
 impl Trouble {
     fn state(&self) -> State {
         match self {
-            Self::Throttled { .. } | Self::Transient(_) | Self::LinksDie => State::BackingOff,
+            Self::Store(StoreError::Full) => State::StoreFull,
+            Self::Throttled { .. } | Self::Transient(_) | Self::LinksDie | Self::Store(_) => {
+                State::BackingOff
+            }
             Self::SignIn(_) => State::SignInRequired,
             Self::Quarantine(_) => State::Quarantined,
-            Self::Store(_) => State::StoreFull,
         }
     }
 

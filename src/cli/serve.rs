@@ -14,7 +14,7 @@ use crate::daemon::{Daemon, Options, StartError};
 use crate::graph::HttpTransport;
 use crate::platform::signals::Signals;
 use crate::platform::telemetry::{Format, Telemetry};
-use crate::store::StoreError;
+use crate::store::{OpenFault, StoreError};
 use crate::world::World;
 
 /// Runs until signals or the store end it. `level` overrides the configured one.
@@ -108,13 +108,17 @@ pub(super) fn refused(error: &StartError) -> Failure {
     let failure = Failure::new(exit, chain(error));
     match error {
         StartError::Open(open) => failure.remedy(open.why.remedy()),
+        StartError::Store(StoreError::Full) => failure.remedy(OpenFault::Full.remedy()),
         _ => failure,
     }
 }
 
 pub(super) fn failed(error: &StoreError) -> Failure {
-    Failure::new(STORE, chain(error))
-        .remedy("start it again: what it had acknowledged is still there")
+    let failure = Failure::new(STORE, chain(error));
+    match error {
+        StoreError::Full => failure.remedy(OpenFault::Full.remedy()),
+        _ => failure.remedy("start it again: what it had acknowledged is still there"),
+    }
 }
 
 /// An error and what it came from, in one line.
