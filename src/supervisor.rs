@@ -157,7 +157,7 @@ pub struct Post {
 
 /// See the module.
 pub struct Supervisor {
-    services: Services,
+    services: Arc<Services>,
     fleet: Fleet,
     stop: watch::Sender<bool>,
     workers: JoinSet<Result<(), StoreError>>,
@@ -178,6 +178,7 @@ impl Supervisor {
     pub fn new(services: Services, retention: Duration) -> Self {
         let (stop, watch) = watch::channel(false);
         let fleet = Fleet { windows: Arc::default(), world: services.world.clone(), stop: watch };
+        let services = Arc::new(services);
         Self { services, fleet, stop, workers: JoinSet::new(), names: HashMap::new(), retention }
     }
 
@@ -260,7 +261,7 @@ impl Supervisor {
 
     /// See [`janitor`].
     fn spawn_janitor(&mut self, drops: Vec<WindowId>) {
-        let Services { store, world, .. } = self.services.clone();
+        let Services { store, world, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention, self.fleet.stop.clone());
         self.workers
             .spawn(async move { janitor::run(&store, &world, drops, retention, stop).await });
@@ -317,6 +318,9 @@ impl Supervisor {
     /// Tells every worker to stop and waits for them, at most so long. True: all did.
     pub async fn drain(mut self, deadline: Duration) -> bool {
         self.stop.send_replace(true);
+        for member in self.fleet.read().values() {
+            member.cell.rouse();
+        }
         let workers = &mut self.workers;
         let drained = tokio::time::timeout(deadline, async move {
             while let Some(over) = workers.join_next().await {
@@ -339,7 +343,7 @@ impl Supervisor {
 /// What comes before a worker's first round: a pause, and that the events of a window it replaces
 /// leave before the first new one is shown. False: told to stop meanwhile.
 async fn before(
-    services: Services,
+    services: Arc<Services>,
     mut stop: watch::Receiver<bool>,
     pause: Duration,
     replaces: Option<WindowId>,

@@ -46,7 +46,7 @@ pub struct Services {
 
 /// A window's worker.
 pub struct Worker {
-    services: Services,
+    services: Arc<Services>,
     target: Target,
     id: crate::mirror::position::WindowId,
     cell: Arc<Cell>,
@@ -65,7 +65,7 @@ pub enum First {
 impl Worker {
     /// A worker for the window that `cell` describes.
     pub fn new(
-        services: Services,
+        services: Arc<Services>,
         target: Target,
         id: crate::mirror::position::WindowId,
         cell: Arc<Cell>,
@@ -83,11 +83,13 @@ impl Worker {
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
+            // A stop wakes the cell too, so that a sleeping worker waits for two things only.
             tokio::select! {
-                biased;
-                _ = self.stop.wait_for(|stop| *stop) => return Ok(()),
                 () = self.cell.wake.notified() => {}
                 () = tokio::time::sleep_until(due) => {}
+            }
+            if *self.stop.borrow() {
+                return Ok(());
             }
             // The span lives as long as the round: sleeping windows need none.
             let span = tracing::info_span!("window", window = %self.cell.window().name);

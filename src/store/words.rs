@@ -28,12 +28,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual ones for a directory: 256 MiB of cache, 20 s of linger, 64 MiB kept free.
+    /// The usual ones for a directory: 256 MiB of cache, 5 s of linger, 64 MiB kept free.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
             cache_bytes: 256 << 20,
-            linger: Duration::from_secs(20),
+            linger: Duration::from_secs(5),
             min_free_bytes: 64 << 20,
         }
     }

@@ -101,6 +101,11 @@ impl Cell {
         round
     }
 
+    /// Makes a sleeping worker look up.
+    pub fn rouse(&self) {
+        self.wake.notify_one();
+    }
+
     /// Waits until an attempt of that number, or a later one, is over.
     pub async fn finished(&self, round: u64) {
         loop {
