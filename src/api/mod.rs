@@ -39,6 +39,7 @@ use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
 use crate::store::Store;
 use crate::supervisor::{Fleet, FleetError, Started};
+use crate::worker::Brief;
 use crate::world::World;
 use problem::Problem;
 
@@ -88,8 +89,8 @@ pub struct ApiSettings {
 
 /// The running windows as the API needs them: [`Fleet`], or a double in tests.
 pub trait Windows: Send + Sync {
-    /// Every window's status, ordered by name.
-    fn windows(&self) -> Vec<WindowStatus>;
+    /// Every window at a glance, ordered by name.
+    fn briefs(&self) -> Vec<Brief>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
     /// The number under which the store keeps a window.
@@ -110,8 +111,8 @@ pub trait Windows: Send + Sync {
 }
 
 impl Windows for Fleet {
-    fn windows(&self) -> Vec<WindowStatus> {
-        Fleet::windows(self)
+    fn briefs(&self) -> Vec<Brief> {
+        Fleet::briefs(self)
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)

@@ -15,7 +15,9 @@ use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::{EventId, Item, Kind, Span};
 use crate::mirror::status::State;
-use crate::mirror::window::{Body as EventBody, Calendar, Complete, Edge, Edges, Identity, Shape};
+use crate::mirror::window::{
+    Body as EventBody, Calendar, Complete, Edge, Edges, Identity, Shape, Window,
+};
 use crate::store::{Options, Wanted};
 
 const NOON: &str = "2026-11-21T12:00:00Z";
@@ -40,11 +42,15 @@ impl Double {
 }
 
 impl Windows for Double {
-    fn windows(&self) -> Vec<WindowStatus> {
-        self.windows.lock().unwrap().iter().map(|(status, _)| status.clone()).collect()
+    fn briefs(&self) -> Vec<Brief> {
+        let windows = self.windows.lock().unwrap();
+        let mut briefs: Vec<Brief> = windows.iter().map(|(status, _)| brief(status)).collect();
+        briefs.sort_by(|a, b| a.window.name.cmp(&b.window.name));
+        briefs
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
-        self.windows().into_iter().find(|status| status.name == name)
+        let windows = self.windows.lock().unwrap();
+        windows.iter().map(|(status, _)| status).find(|status| status.name == name).cloned()
     }
     fn id(&self, name: &str) -> Option<WindowId> {
         let windows = self.windows.lock().unwrap();
@@ -64,6 +70,33 @@ impl Windows for Double {
         wait: Option<Duration>,
     ) -> BoxFuture<'a, Result<Started, FleetError>> {
         Box::pin(async move { self.ask(format!("resync {name} {accept} {wait:?}"), name, wait) })
+    }
+}
+
+fn brief(status: &WindowStatus) -> Brief {
+    let window = Window {
+        name: status.name.as_str().into(),
+        account: status.account.as_str().into(),
+        mailbox: status.mailbox.as_str().into(),
+        calendar: Calendar::Default,
+        start: Edge::At(status.start),
+        end: Edge::At(status.end),
+        interval: Duration::from_secs_f64(status.interval_s),
+        jitter: 0.2,
+        move_every: Duration::from_secs(7 * 86_400),
+        page_size: 200,
+        body: EventBody::Html,
+        time_zone: "UTC".into(),
+        immutable_ids: false,
+        complete: Complete::Master,
+        audit: None,
+        confirm_after: Duration::from_secs(600),
+    };
+    Brief {
+        window: Arc::new(window),
+        state: status.state,
+        healthy: status.is_healthy(),
+        settled_once: status.settled_once,
     }
 }
 
@@ -216,6 +249,8 @@ async fn a_wrong_parameter_is_named() {
         ("GET", "/v1/windows?limit=ten", "limit"),
         ("GET", "/v1/windows?page=%21", "page"),
         ("GET", "/v1/windows?state=happy", "state"),
+        ("GET", "/v1/windows?state=settled,", "state"),
+        ("GET", "/v1/windows?order=age", "order"),
         ("GET", "/v1/windows/alice?from=now", "from"),
         ("GET", "/v1/windows/alice/events?form=now", "form"),
         ("GET", "/v1/windows/alice/events?from=yesterday", "from"),
@@ -313,6 +348,58 @@ async fn status_and_windows() {
     assert_eq!(held["value"], json!([]));
     let settled = fixture.get("/v1/windows?state=settled").await;
     assert_eq!(settled["value"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_are_found_and_those_in_trouble_come_first() {
+    let fixture = Fixture::new().await;
+    for name in ["Bob", "carol", "dave", "eve", "frank"] {
+        fixture.add_window(name, &format!("{name}@Fabrikam.com")).await;
+    }
+    for (name, state, stale_s, settled_once) in [
+        ("Bob", State::Following, 10.0, true),
+        ("carol", State::BackingOff, 10.0, true),
+        ("dave", State::SignInRequired, 10.0, true),
+        ("eve", State::Settled, 901.0, true),
+        ("frank", State::Enumerating, 10.0, false),
+    ] {
+        let mut windows = fixture.fleet.windows.lock().unwrap();
+        let (status, _) = windows.iter_mut().find(|(status, _)| status.name == name).unwrap();
+        (status.state, status.stale_s, status.settled_once) = (state, Some(stale_s), settled_once);
+    }
+    let names = |list: &Value| -> Vec<String> {
+        let values = list["value"].as_array().unwrap().iter();
+        values.map(|window| window["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for (query, expected) in [
+        ("", &["Bob", "alice", "carol", "dave", "eve", "frank", "room a/b"][..]),
+        ("order=name&q=FABRIKAM", &["Bob", "carol", "dave", "eve", "frank"]),
+        ("order=trouble", &["dave", "carol", "eve", "frank", "Bob", "alice", "room a/b"]),
+        ("order=trouble&q=fab&state=settled,following", &["eve", "Bob"]),
+        ("state=held,backing_off", &["carol"]),
+        ("q=a%2Fb", &["room a/b"]),
+        ("q=contoso&state=settled", &["alice", "eve", "room a/b"]),
+        ("q=nobody", &[]),
+    ] {
+        let whole = fixture.get(&format!("/v1/windows?{query}")).await;
+        assert_eq!(names(&whole), expected, "{query}");
+        assert_eq!((&whole["total"], &whole["next"]), (&json!(expected.len()), &Value::Null));
+        // In small pages the same, in the same order.
+        let (mut all, mut page) = (Vec::new(), String::new());
+        loop {
+            let list = fixture.get(&format!("/v1/windows?{query}&limit=2{page}")).await;
+            assert_eq!(list["total"], expected.len(), "{query}");
+            all.extend(names(&list));
+            match list["next"].as_str() {
+                Some(next) => page = format!("&page={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(all, expected, "{query} in pages");
+    }
+    let next = fixture.get("/v1/windows?limit=1").await["next"].as_str().unwrap().to_owned();
+    let (status, ..) = fixture.ask("GET", &format!("/v1/windows?order=trouble&page={next}")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "a key of another order");
 }
 
 #[tokio::test(start_paused = true)]
