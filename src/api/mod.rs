@@ -13,6 +13,7 @@ mod health;
 mod ics;
 mod listen;
 mod mask;
+mod patience;
 mod problem;
 mod query;
 mod rounds;
@@ -35,6 +36,8 @@ use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
 
 pub use door::Secret;
 pub use listen::{BindError, UnixDoor, bind_tcp, bind_unix, serve_tcp, serve_unix};
@@ -160,6 +163,8 @@ pub fn router(access: Access) -> Router {
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::method_not_allowed(&method, uri.path())
         })
+        // Never server-sent events: a compressor would hold them back.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .with_state(Arc::new(access))
 }
 

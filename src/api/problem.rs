@@ -129,6 +129,13 @@ impl Problem {
         Self::new(status, "stopping", "Stopping", "the daemon is stopping")
     }
 
+    /// 503: as many connections as there may be.
+    pub(super) fn too_many_connections() -> Self {
+        let detail = "as many connections are open as there may be: close some, or come again";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "too-many-connections", "Too many connections", detail)
+    }
+
     /// 503: not everything asked of readiness holds yet.
     pub(super) fn not_ready(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
