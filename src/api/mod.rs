@@ -7,6 +7,7 @@
 mod busy;
 mod changes;
 mod cursor;
+mod described;
 mod door;
 mod events;
 mod health;
@@ -149,6 +150,7 @@ pub fn router(access: Access) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/openapi.json", get(described::document))
         .route("/v1/status", get(windows::status))
         .route("/v1/windows", get(windows::list))
         .route("/v1/windows/{name}", get(windows::one))
