@@ -14,7 +14,7 @@ const MARGIN_MS = 14 * 3_600_000;
 // A day shows at most so many; beyond that a page helps nobody.
 const MOST = 300;
 // So many lines has a day of a month.
-const LINES = 4;
+const LINES = 3;
 // How long something that changed is marked.
 const FRESH_MS = 4000;
 
@@ -209,7 +209,7 @@ function scrollToMorning() {
   const grid = document.querySelector(".grid");
   if (!grid || opened.has(grid)) return;
   opened.add(grid);
-  grid.scrollTop = (grid.querySelector(".hours").offsetHeight / 24) * 7.25;
+  grid.scrollTop = (grid.querySelector(".hours").offsetHeight / 24) * 6.75;
 }
 
 document.addEventListener("change", ({ target }) => {
