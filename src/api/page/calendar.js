@@ -173,7 +173,7 @@ function column(place, day, blocks, today) {
     bars.length > 0 && h("ul", { class: "stacked" }, bars.slice(0, MOST).map((block) => h("li", { key: block.event.id }, link(place, block, time(block))))),
     placed.length === 0 && bars.length === 0 && h("p", { class: "free" }, "Nothing is on"),
     placed.length > 0 && h("ol", null, placed.slice(0, MOST).map(({ block, top, bottom, column: number, columns: all }) =>
-      h("li", { key: block.event.id, class: bottom - top < 45 ? "short" : null, style: { "--top": top, "--height": bottom - top, "--column": number, "--columns": all } },
+      h("li", { key: block.event.id, class: [bottom - top < 45 && "short", all > 2 && place.span === "week" && "crowded"].filter(Boolean).join(" ") || null, style: { "--top": top, "--height": bottom - top, "--column": number, "--columns": all } },
         link(place, block, time(block))))),
     left > 0 && h("p", { class: "left" }, `${many(left, "more event")} not shown`));
 }
