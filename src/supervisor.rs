@@ -19,7 +19,7 @@ use crate::mirror::schedule;
 use crate::mirror::status::{State, WindowStatus};
 use crate::mirror::window::{Identity, Window};
 use crate::store::{Attached, StoreError, Wanted};
-use crate::worker::{Asked, Cell, First, Services, Worker};
+use crate::worker::{Asked, Brief, Cell, First, Services, Worker};
 use crate::world::World;
 
 /// First pause before a panicked worker starts again; doubles up to a minute.
@@ -67,6 +67,12 @@ impl Fleet {
     pub fn windows(&self) -> Vec<WindowStatus> {
         let now = self.world.now();
         self.read().values().map(|member| member.cell.status(now)).collect()
+    }
+
+    /// Every window at a glance, ordered by name.
+    pub fn briefs(&self) -> Vec<Brief> {
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.brief(now)).collect()
     }
 
     /// How many windows are in each state.

@@ -24,7 +24,7 @@ use crate::store::{Store, StoreError};
 use crate::world::World;
 
 use attempt::{Attempt, Done, Trouble};
-pub use vitals::{Asked, Cell};
+pub use vitals::{Asked, Brief, Cell};
 
 /// Longest wait of a quarantined window.
 const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);

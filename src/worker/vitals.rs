@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
-use crate::mirror::window::{Edges, Window};
+use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
@@ -51,6 +51,32 @@ pub enum Asked {
     Resync,
     /// A full resync now whose removals are believed however many.
     AcceptRemovals,
+}
+
+/// A window at a glance.
+#[derive(Clone, Debug)]
+pub struct Brief {
+    /// Its settings.
+    pub window: Arc<Window>,
+    /// What it is doing.
+    pub state: State,
+    /// In a state of normal life and not stale beyond 3 × interval.
+    pub healthy: bool,
+    /// Whether it has settled once since it began.
+    pub settled_once: bool,
+}
+
+impl Brief {
+    /// Whether `wanted`, in small letters, stands in the name, mailbox, account or calendar.
+    pub fn matches(&self, wanted: &str) -> bool {
+        let Window { name, mailbox, account, .. } = &*self.window;
+        let holds = |text: &str| text.to_lowercase().contains(wanted);
+        let by_id = || match &self.window.calendar {
+            Calendar::Default => false,
+            Calendar::Id(id) => holds(id),
+        };
+        wanted.is_empty() || holds(name) || holds(mailbox) || holds(account) || by_id()
+    }
 }
 
 impl Cell {
@@ -138,6 +164,17 @@ impl Cell {
     /// The window's state alone.
     pub fn state(&self) -> State {
         self.vitals().state
+    }
+
+    /// As much as it takes to find and to order windows; costs next to nothing.
+    pub fn brief(&self, now: Timestamp) -> Brief {
+        let window = self.window();
+        let vitals = self.vitals();
+        let stale = vitals.last_success.map(|at| now.duration_since(at).as_secs_f64());
+        let (state, settled_once) = (vitals.state, vitals.settled_once);
+        drop(vitals);
+        let fresh = stale.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
+        Brief { healthy: !state.is_trouble() && fresh, window, state, settled_once }
     }
 
     /// Everything readers are told.
