@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::mirror::status::{State, WindowStatus};
 use crate::mirror::window::{Identity, Window};
+use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
 use crate::worker::{Asked, Cell, First, Services, Worker};
 use crate::world::World;
@@ -76,6 +78,18 @@ impl Fleet {
             *states.entry(member.cell.state()).or_default() += 1;
         }
         states
+    }
+
+    /// The fleet in one line: how many windows there are, and how many in each state.
+    pub fn summary(&self) -> String {
+        let states = self.states();
+        let count: usize = states.values().sum();
+        let mut line = format!("{count} window{}", if count == 1 { "" } else { "s" });
+        for (index, (state, count)) in states.iter().enumerate() {
+            let separator = if index == 0 { ": " } else { ", " };
+            line.push_str(&format!("{separator}{count} {state}"));
+        }
+        line
     }
 
     /// One window's status.
@@ -164,6 +178,7 @@ pub struct Supervisor {
     names: HashMap<Id, Running>,
     /// Events older than this leave no tombstone.
     retention: Duration,
+    notify: Notify,
 }
 
 #[derive(Clone)]
@@ -179,7 +194,22 @@ impl Supervisor {
         let (stop, watch) = watch::channel(false);
         let fleet = Fleet { windows: Arc::default(), world: services.world.clone(), stop: watch };
         let services = Arc::new(services);
-        Self { services, fleet, stop, workers: JoinSet::new(), names: HashMap::new(), retention }
+        Self {
+            services,
+            fleet,
+            stop,
+            workers: JoinSet::new(),
+            names: HashMap::new(),
+            retention,
+            notify: Notify::default(),
+        }
+    }
+
+    /// Tells the service manager that the fleet runs, and from now on, while
+    /// [`Supervisor::watch`] turns, how it goes.
+    pub fn announce(&mut self, notify: Notify) {
+        notify.ready(&self.fleet.summary());
+        self.notify = notify;
     }
 
     /// What others may ask.
@@ -268,12 +298,15 @@ impl Supervisor {
     }
 
     /// Watches over the workers until `until` resolves or the store fails; restarts those that
-    /// panic.
+    /// panic. The service manager is told from this very loop that it turns: while it does not,
+    /// nobody says so, and the watchdog bites.
     ///
     /// # Errors
     /// Where the store has failed.
     pub async fn watch(&mut self, until: impl Future<Output = ()>) -> Result<(), StoreError> {
         tokio::pin!(until);
+        let mut turn = tokio::time::interval(self.notify.rhythm());
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.services.store.clone();
         let failed = store.failed();
         tokio::pin!(failed);
@@ -282,6 +315,7 @@ impl Supervisor {
                 biased;
                 () = &mut until => return Ok(()),
                 error = &mut failed => return Err(error),
+                _ = turn.tick(), if self.notify.is_heard() => self.notify.alive(&self.fleet.summary()),
                 Some(over) = self.workers.join_next_with_id() => match over {
                     Ok((id, result)) => {
                         self.names.remove(&id);
@@ -317,6 +351,7 @@ impl Supervisor {
 
     /// Tells every worker to stop and waits for them, at most so long. True: all did.
     pub async fn drain(mut self, deadline: Duration) -> bool {
+        self.notify.stopping();
         self.stop.send_replace(true);
         for member in self.fleet.read().values() {
             member.cell.rouse();
