@@ -87,6 +87,11 @@ impl Notify {
         self.send(&states);
     }
 
+    /// How things are, without a word on whether whoever calls this is well.
+    pub fn status(&self, status: &str) {
+        self.send(&[NotifyState::Status(status)]);
+    }
+
     fn send(&self, states: &[NotifyState<'_>]) {
         let Some(socket) = &self.socket else { return };
         let mut message = String::new();
