@@ -4,19 +4,23 @@
 //! routes are served on the Unix socket, where the file's mode decides who may ask, and over TCP,
 //! where every request needs a token. Errors are RFC 9457 problems. Request bodies are never read.
 
+mod busy;
 mod changes;
 mod cursor;
 mod door;
 mod events;
 mod health;
+mod ics;
 mod listen;
 mod mask;
 mod page;
 mod problem;
 mod query;
 mod rounds;
+mod tag;
 #[cfg(test)]
 mod tests;
+mod when;
 mod windows;
 
 use std::net::SocketAddr;
@@ -148,6 +152,8 @@ pub fn router(access: Access) -> Router {
         .route("/v1/windows/{name}", get(windows::one))
         .route("/v1/windows/{name}/events", get(events::list))
         .route("/v1/windows/{name}/events/{id}", get(events::one))
+        .route("/v1/windows/{name}/busy", get(busy::busy))
+        .route("/v1/windows/{name}/calendar.ics", get(ics::calendar))
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
