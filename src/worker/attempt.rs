@@ -77,6 +77,7 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
+    #[expect(clippy::too_many_arguments, reason = "each is lent to the attempt by its worker")]
     pub(super) fn new(
         services: &'a Services,
         target: &'a Target,
