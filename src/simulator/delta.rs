@@ -244,6 +244,7 @@ fn is_twist(fault: &Fault) -> bool {
             | Fault::BothLinks
             | Fault::UnreadableItem { .. }
             | Fault::ForeignLink { .. }
+            | Fault::Lie { .. }
             | Fault::HugePage { .. }
             | Fault::EndlessPaging { .. }
     )
@@ -263,6 +264,10 @@ fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [Stri
         Fault::UnreadableItem { how } => {
             let item = unreadable(*how);
             format!("{comma}{item}],\"{own_member}\":\"{own}\"}}")
+        }
+        Fault::Lie { how } => {
+            raw = how.tell(&raw);
+            format!("],\"{own_member}\":\"{own}\"}}")
         }
         Fault::ForeignLink { how } => {
             let (scheme, rest) = base.split_once("://").unwrap_or(("https", base));
