@@ -99,7 +99,9 @@ impl Worker {
         loop {
             self.show_due(due);
             // A stop wakes the cell too, so that a sleeping worker waits for two things only.
+            // First whoever asked: a question left over would be one more round.
             tokio::select! {
+                biased;
                 () = self.cell.wake.notified() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
