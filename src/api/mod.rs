@@ -14,6 +14,7 @@ mod health;
 mod ics;
 mod listen;
 mod mask;
+mod page;
 mod patience;
 mod problem;
 mod query;
@@ -161,6 +162,7 @@ pub fn router(access: Access) -> Router {
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
+        .merge(page::routes())
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::method_not_allowed(&method, uri.path())

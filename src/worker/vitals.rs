@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
 use crate::mirror::window::{Calendar, Edges, Window};
@@ -31,6 +33,8 @@ pub(super) struct Vitals {
     /// Attempts that are over, good or bad; the running one has the next number.
     pub(super) rounds: u64,
     pub(super) running: bool,
+    /// When a running worker last looked around.
+    pub(super) looked: Instant,
     pub(super) asked: Option<Asked>,
     pub(super) last_round: Option<Box<LastRound>>,
     pub(super) last_success: Option<Timestamp>,
@@ -91,6 +95,7 @@ impl Cell {
                 events: attached.events,
                 rounds: attached.rounds,
                 running: false,
+                looked: Instant::now(),
                 asked: None,
                 last_round: None,
                 last_success: attached.last_success,
@@ -159,6 +164,13 @@ impl Cell {
 
     pub(super) fn announce(&self) {
         self.over.notify_waiters();
+    }
+
+    /// Whether a round is under way whose worker has not looked around for so long: its thread
+    /// is held by something that never waits.
+    pub fn is_motionless(&self, for_so_long: Duration) -> bool {
+        let vitals = self.vitals();
+        vitals.running && vitals.looked.elapsed() > for_so_long
     }
 
     /// The window's state alone.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod article;
-mod chaos;
 mod commands;
 mod compare;
 mod configuration;
