@@ -146,7 +146,7 @@ fn page(window: WindowId, first: usize) -> Commit {
         .map(|event| item(&format!("{}-{event}", window.0), event, 0, BYTES))
         .collect();
     let delta = Link::new("http://127.0.0.1:9/v1.0/delta?$deltatoken=1");
-    commit.position = Some(Position::new(Phase::Settled { delta }, false));
+    commit.position = Some(Position::new(Phase::Settled { delta: Some(delta) }, false));
     commit.tally.success = Some(now());
     commit
 }

@@ -15,6 +15,7 @@ fn place(complete: Complete) -> Place {
         edges: Edges { start: hour(0), end: hour(24 * 365) },
         complete,
         confirm_after: SignedDuration::from_secs(600),
+        page_size: 200,
     }
 }
 
@@ -49,7 +50,7 @@ fn page(present: Vec<Item>, removed: &[&str], end: End) -> Page {
 }
 
 fn settled() -> Option<Position> {
-    Some(Position::new(Phase::Settled { delta: link("d0") }, false))
+    Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, false))
 }
 
 fn next(name: &str) -> End {
@@ -63,7 +64,7 @@ fn delta(name: &str) -> End {
 /// Feeds a page together with what the store knows.
 fn step_page(round: Round, page: Page, known: &[(&str, Known)]) -> (Round, Commit) {
     let known = known.iter().map(|(id, k)| (EventId::new(*id).hash(), k.clone())).collect();
-    let (round, effect) = round.step(Input::Page { page, known }, AT);
+    let (round, effect) = round.step(Input::Page { page, known, took: Duration::ZERO }, AT);
     (round, written(effect))
 }
 
@@ -101,7 +102,7 @@ fn the_first_enumeration_commits_page_by_page_and_settles() {
     let (round, effect) = round.step(Input::Committed(1), AT);
     assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
     let (round, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
-    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d1") });
+    assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     let (_, effect) = round.step(Input::Committed(2), AT);
     assert!(matches!(effect, Effect::Over(Over::Settled)));
 }
@@ -113,7 +114,7 @@ fn an_idle_round_is_one_lazy_commit_of_the_link() {
     assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("d0")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
     assert!(commit.lazy && commit.upserts.is_empty() && commit.todo.is_empty());
-    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d1") });
+    assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
 }
 
 #[test]
@@ -163,7 +164,7 @@ fn an_enumerated_occurrence_waits_for_its_master_only() {
     let (round, _) = round.step(Input::Committed(2), AT);
     let (_, commit) = step_page(round, page(vec![occurrence("o3")], &[], delta("d")), &[]);
     assert_eq!(ids(&commit.upserts), ["o3"]);
-    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d") });
+    assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d")) });
 }
 
 #[test]
@@ -183,7 +184,7 @@ fn a_master_that_never_came_is_fetched_once_at_the_end() {
     assert_eq!(ids(&commit.upserts).len(), 3);
     let (round, effect) = round.step(Input::Committed(2), AT);
     // Nothing is swept: there are no lists of what the first enumeration saw.
-    assert_eq!(*phase(&written(effect)), Phase::Settled { delta: link("d") });
+    assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d")) });
     let (_, effect) = round.step(Input::Committed(2), AT);
     assert!(matches!(effect, Effect::Over(Over::Settled)));
 }
@@ -208,7 +209,7 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
     assert!(!commit.upserts[0].whole, "kept bare: the master completes it");
     let (round, effect) = round.step(Input::Committed(8), AT);
-    assert_eq!(*phase(&written(effect)), Phase::Settled { delta: link("d1") });
+    assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d1")) });
     let (_, effect) = round.step(Input::Committed(8), AT);
     assert!(matches!(effect, Effect::Over(Over::Settled)));
 }
@@ -226,7 +227,7 @@ fn occurrences_newer_than_their_master_have_it_fetched() {
 #[test]
 fn a_tombstone_for_a_master_only_marks_the_series() {
     let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let known = [("m", Known::Master)];
+    let known = [("m", Known::Master { etag: None })];
     let (round, commit) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
     assert!(commit.removals.is_empty());
     let (round, effect) = round.step(Input::Committed(9), AT);
@@ -246,7 +247,7 @@ fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
     let (round, _) = round.step(Input::Committed(9), AT);
     let (round, effect) = round.step(Input::Unavailable, AT);
     let commit = written(effect);
-    assert_eq!(*phase(&commit), Phase::Settled { delta: link("d1") });
+    assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     assert!(commit.position.unwrap().todo, "not settled before the to-do is empty");
     let (_, effect) = round.step(Input::Committed(9), AT);
     assert!(matches!(effect, Effect::Over(Over::Incomplete)));
@@ -259,7 +260,7 @@ fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
         Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
         Todo::Waiting { item: waiting },
     ];
-    let position = Some(Position::new(Phase::Settled { delta: link("d0") }, true));
+    let position = Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, true));
     let round = Round::resume(place(Complete::Master), position, todo, 9);
     let (_, effect) = round.step(Input::Start, AT);
     assert!(matches!(effect, Effect::Master(_)));
@@ -299,7 +300,7 @@ fn many(n: usize) -> Vec<Removal> {
 }
 
 fn sweeping(reason: ResyncReason, events: u64) -> Round {
-    let phase = Phase::Sweeping { delta: link("d"), reason };
+    let phase = Phase::Sweeping { delta: Some(link("d")), reason };
     let position = Some(Position::new(phase, false));
     Round::resume(place(Complete::Master), position, Vec::new(), events)
 }
@@ -389,7 +390,7 @@ fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
 #[test]
 fn a_listing_that_could_not_be_read_whole_removes_nobody() {
     let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let known = [("m", Known::Master)];
+    let known = [("m", Known::Master { etag: None })];
     let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
     let (round, _) = round.step(Input::Committed(9), AT);
     let (round, _) = round.step(Input::Master(Some(item("m", Kind::Master, None, "e"))), AT);
