@@ -54,7 +54,7 @@ impl State {
         calendar: usize,
         prefer: &Prefer,
     ) -> Reply {
-        let window = match read_window(call, true) {
+        let window = match read_window(call, Some(self.behaviour.max_days)) {
             Ok(window) => window,
             Err(refused) => return *refused,
         };
@@ -72,7 +72,7 @@ impl State {
         item: &Item,
         prefer: &Prefer,
     ) -> Reply {
-        let window = match read_window(call, false) {
+        let window = match read_window(call, None) {
             Ok(window) => window,
             Err(refused) => return *refused,
         };

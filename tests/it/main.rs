@@ -16,3 +16,4 @@ mod rig;
 mod signals;
 mod socket;
 mod stores;
+mod stuck;
