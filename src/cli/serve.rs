@@ -28,8 +28,9 @@ pub(super) async fn run(
     args: &RunArgs,
 ) -> Result<u8, Failure> {
     let world = World::real();
+    let load = check::loader(file, environment.clone(), &world);
     let config = check::load(file, environment, world.now())?;
-    start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
+    let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
@@ -38,6 +39,9 @@ pub(super) async fn run(
     let about = about(&world);
     let options = Options {
         config,
+        load,
+        // What was said on the command line holds for as long as it runs.
+        telemetry: level.is_none().then_some(telemetry),
         world,
         transport: Arc::new(transport),
         about,
@@ -57,16 +61,20 @@ pub(super) async fn foreground(options: Options) -> Result<u8, Failure> {
     run::run(signals, |controls: Controls| async move {
         let daemon = Daemon::start(options).await.map_err(|error| refused(&error))?;
         tracing::info!("serving");
-        // An error means that the sender is gone, which is an end too.
+        let reloads = daemon.reloads();
         let Controls { mut stop, mut reload } = controls;
+        let hangups = async {
+            while reload.recv().await.is_some() {
+                // How it went is logged where it is performed.
+                drop(reloads.ask(false).await);
+            }
+            std::future::pending::<()>().await;
+        };
         let until = async {
-            loop {
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return,
-                    Some(()) = reload.recv() => {
-                        tracing::warn!("this version cannot reload: restart it to take a changed configuration");
-                    }
-                }
+            tokio::select! {
+                // An error means that the sender is gone, which is an end too.
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = hangups => {}
             }
         };
         daemon.run(until).await.map_err(|error| failed(&error))
