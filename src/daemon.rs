@@ -17,6 +17,7 @@ use crate::api::{About, Access, ApiSettings, BindError, Secret};
 use crate::config::{self, Config};
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
 use crate::mirror::window::{Identity, Window};
+use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::supervisor::reload::{Asks, Reloads};
@@ -184,6 +185,11 @@ impl Daemon {
             reloads,
             asks,
         })
+    }
+
+    /// Tells the service manager that the daemon serves, and from now on how it goes.
+    pub fn announce(&mut self, notify: Notify) {
+        self.supervisor.announce(notify);
     }
 
     /// The running fleet.

@@ -1,33 +1,41 @@
 //! Owns the workers: starts one per window, restarts one that panicked, replaces those whose
 //! windows are set otherwise, drains them all.
 //!
-//! A worker that panics is restarted from what the store holds, later each time, and hurts
-//! nobody else. A store that fails ends everything: its errors do not heal while it is open. A
+//! A worker that panics, or gets stuck, is restarted from what the store holds, later each time,
+//! and hurts nobody else. One that holds its thread cannot be ended from outside: then the
+//! watchdog is no longer fed, so that the service manager starts the process anew. A store that fails ends everything: its errors do not heal while it is open. A
 //! full disk heals, and ends nothing.
 
 mod janitor;
 pub mod reload;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::mirror::status::{State, WindowStatus};
 use crate::mirror::window::{Identity, Window};
+use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
-use crate::worker::{Asked, Cell, First, Services, Worker};
+use crate::worker::{Asked, Brief, Cell, Ended, First, LOOK, Services, Worker};
 use crate::world::World;
 
 /// First pause before a panicked worker starts again; doubles up to a minute.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LONGEST: Duration = Duration::from_secs(60);
+/// A round under way whose worker has not looked around for so long holds its thread.
+const MOTIONLESS: Duration = Duration::from_secs(5 * LOOK.as_secs());
 
 /// What readers and commands may ask of the running fleet. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +43,7 @@ pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
     world: World,
     stop: watch::Receiver<bool>,
+    restarts: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -72,6 +81,12 @@ impl Fleet {
         self.read().values().map(|member| member.cell.status(now)).collect()
     }
 
+    /// Every window at a glance, ordered by name.
+    pub fn briefs(&self) -> Vec<Brief> {
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.brief(now)).collect()
+    }
+
     /// How many windows are in each state.
     pub fn states(&self) -> BTreeMap<State, usize> {
         let mut states = BTreeMap::new();
@@ -79,6 +94,34 @@ impl Fleet {
             *states.entry(member.cell.state()).or_default() += 1;
         }
         states
+    }
+
+    /// How many workers were restarted because they panicked or got stuck.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// A window whose worker holds its thread.
+    fn motionless(&self) -> Option<Arc<str>> {
+        let windows = self.read();
+        let mut motionless = windows.iter().filter(|(_, one)| one.cell.is_motionless(MOTIONLESS));
+        motionless.next().map(|(name, _)| name.clone())
+    }
+
+    /// The fleet in one line: how many windows there are, and how many in each state.
+    pub fn summary(&self) -> String {
+        let states = self.states();
+        let count: usize = states.values().sum();
+        let mut line = format!("{count} window{}", if count == 1 { "" } else { "s" });
+        for (index, (state, count)) in states.iter().enumerate() {
+            let separator = if index == 0 { ": " } else { ", " };
+            line.push_str(&format!("{separator}{count} {state}"));
+        }
+        match self.restarts() {
+            0 => {}
+            restarts => line.push_str(&format!("; restarted workers: {restarts}")),
+        }
+        line
     }
 
     /// One window's status.
@@ -167,16 +210,17 @@ pub struct Supervisor {
     services: Arc<Services>,
     fleet: Fleet,
     stop: watch::Sender<bool>,
-    workers: JoinSet<Result<(), StoreError>>,
+    workers: JoinSet<Result<Ended, StoreError>>,
     names: HashMap<Id, Running>,
     /// Events older than this leave no tombstone.
     retention: watch::Sender<Duration>,
+    notify: Notify,
 }
 
 struct Running {
     tokens: Arc<Tokens>,
     member: Member,
-    panics: u32,
+    restarts: u32,
     /// Windows of the same name whose events leave before this one's first is shown.
     replaces: Box<[WindowId]>,
     task: AbortHandle,
@@ -186,7 +230,7 @@ struct Running {
 struct Start {
     tokens: Arc<Tokens>,
     member: Member,
-    panics: u32,
+    restarts: u32,
     replaces: Box<[WindowId]>,
     first: First,
     pause: Duration,
@@ -208,9 +252,29 @@ impl Supervisor {
     pub fn new(services: Services, retention: Duration) -> Self {
         let (retention, _) = watch::channel(retention);
         let (stop, watch) = watch::channel(false);
-        let fleet = Fleet { windows: Arc::default(), world: services.world.clone(), stop: watch };
+        let fleet = Fleet {
+            windows: Arc::default(),
+            world: services.world.clone(),
+            stop: watch,
+            restarts: Arc::default(),
+        };
         let services = Arc::new(services);
-        Self { services, fleet, stop, workers: JoinSet::new(), names: HashMap::new(), retention }
+        Self {
+            services,
+            fleet,
+            stop,
+            workers: JoinSet::new(),
+            names: HashMap::new(),
+            retention,
+            notify: Notify::default(),
+        }
+    }
+
+    /// Tells the service manager that the fleet runs, and from now on, while
+    /// [`Supervisor::watch`] turns, how it goes.
+    pub fn announce(&mut self, notify: Notify) {
+        notify.ready(&self.fleet.summary());
+        self.notify = notify;
     }
 
     /// What others may ask.
@@ -235,7 +299,9 @@ impl Supervisor {
         self.begin(posts, attached, &mut BTreeMap::new());
         let Services { store, world, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention.subscribe(), self.fleet.stop.clone());
-        self.workers.spawn(async move { janitor::run(&store, &world, retention, stop).await });
+        self.workers.spawn(async move {
+            janitor::run(&store, &world, retention, stop).await.map(|()| Ended::Stopped)
+        });
         self.drop_windows(drops);
         Ok(())
     }
@@ -343,7 +409,7 @@ impl Supervisor {
                 }
                 let first = if attached.settled { First::Spread } else { First::Now };
                 let (replaces, pause) = (replaces.into(), Duration::ZERO);
-                starts.push(Start { tokens, member, panics: 0, replaces, first, pause });
+                starts.push(Start { tokens, member, restarts: 0, replaces, first, pause });
             }
         }
         for start in starts {
@@ -353,12 +419,12 @@ impl Supervisor {
 
     /// Goes on with a window whose worker was stopped for nothing.
     fn resume(&mut self, running: Running) {
-        let Running { tokens, member, panics, replaces, .. } = running;
+        let Running { tokens, member, restarts, replaces, .. } = running;
         let first = match member.cell.state() {
             State::Settled | State::Following => First::Spread,
             _ => First::Now,
         };
-        self.spawn(Start { tokens, member, panics, replaces, first, pause: Duration::ZERO });
+        self.spawn(Start { tokens, member, restarts, replaces, first, pause: Duration::ZERO });
     }
 
     /// Stops the workers of windows, and waits until they are gone: what they had begun to write
@@ -396,7 +462,7 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, start: Start) {
-        let Start { tokens, member, panics, replaces, first, pause } = start;
+        let Start { tokens, member, restarts, replaces, first, pause } = start;
         let window = member.cell.window();
         let target = self.services.client.target(&tokens, &window.mailbox, window.calendar.clone());
         let stop = self.fleet.stop.clone();
@@ -411,11 +477,11 @@ impl Supervisor {
             if let Some(before) = before
                 && !before.await?
             {
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             worker.run(first).await
         });
-        self.names.insert(task.id(), Running { tokens, member, panics, replaces, task });
+        self.names.insert(task.id(), Running { tokens, member, restarts, replaces, task });
     }
 
     fn drop_windows(&mut self, drops: Vec<WindowId>) {
@@ -424,16 +490,22 @@ impl Supervisor {
         }
         let Services { store, world, .. } = (*self.services).clone();
         let stop = self.fleet.stop.clone();
-        self.workers.spawn(async move { janitor::drop_windows(&store, &world, drops, stop).await });
+        self.workers.spawn(async move {
+            janitor::drop_windows(&store, &world, drops, stop).await.map(|()| Ended::Stopped)
+        });
     }
 
     /// Watches over the workers until `until` resolves or the store fails; restarts those that
-    /// panic.
+    /// panic. The service manager is told from this very loop that it turns: while it does not,
+    /// nobody says so, and the watchdog bites.
     ///
     /// # Errors
     /// Where the store has failed.
     pub async fn watch<T>(&mut self, until: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::pin!(until);
+        let heard = self.notify.is_heard();
+        let mut turn = tokio::time::interval(if heard { self.notify.rhythm() } else { LOOK });
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.services.store.clone();
         let failed = store.failed();
         tokio::pin!(failed);
@@ -442,6 +514,7 @@ impl Supervisor {
                 biased;
                 event = &mut until => return Ok(event),
                 error = &mut failed => return Err(error),
+                _ = turn.tick() => self.look(),
                 Some(over) = self.workers.join_next_with_id() => self.over(over)?,
             }
         }
@@ -450,41 +523,52 @@ impl Supervisor {
     /// A task has ended.
     fn over(
         &mut self,
-        over: Result<(Id, Result<(), StoreError>), JoinError>,
+        over: Result<(Id, Result<Ended, StoreError>), JoinError>,
     ) -> Result<(), StoreError> {
         match over {
-            Ok((id, result)) => {
-                self.names.remove(&id);
-                result
-            }
-            Err(error) => {
-                self.revive(error.id(), error.is_panic());
-                Ok(())
+            Ok((id, ended)) => match ended? {
+                Ended::Stuck => self.revive(id, "stuck"),
+                Ended::Stopped => drop(self.names.remove(&id)),
+            },
+            Err(error) if error.is_panic() => self.revive(error.id(), "panicked"),
+            Err(error) => drop(self.names.remove(&error.id())),
+        }
+        Ok(())
+    }
+
+    /// Looks at all workers, and tells the service manager how things are and that this loop turns.
+    fn look(&self) {
+        match self.fleet.motionless() {
+            None if self.notify.is_heard() => self.notify.alive(&self.fleet.summary()),
+            None => {}
+            Some(window) => {
+                tracing::error!(%window, "worker holds its thread and cannot be restarted");
+                self.notify.status(&format!("stuck: the worker of {window} holds its thread"));
             }
         }
     }
 
-    fn revive(&mut self, id: Id, panicked: bool) {
+    fn revive(&mut self, id: Id, why: &'static str) {
         let Some(running) = self.names.remove(&id) else { return };
-        if !panicked {
-            return;
-        }
-        let Running { tokens, member, panics, replaces, .. } = running;
-        let panics = panics + 1;
+        let Running { tokens, member, restarts, replaces, .. } = running;
+        let restarts = restarts + 1;
+        self.fleet.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.world.chance();
-        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, panics, chance);
+        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
         member.cell.collapse();
         tracing::error!(
             window = %member.cell.window().name,
-            panics,
+            why,
+            restarts,
             pause_ms = pause.as_millis(),
-            "worker panicked and is restarted"
+            "worker is restarted"
         );
-        self.spawn(Start { tokens, member, panics, replaces, first: First::Now, pause });
+        self.spawn(Start { tokens, member, restarts, replaces, first: First::Now, pause });
     }
 
     /// Tells every worker to stop and waits for them, at most so long. True: all did.
     pub async fn drain(mut self, deadline: Duration) -> bool {
+        self.notify.stopping();
         self.stop.send_replace(true);
         for member in self.fleet.read().values() {
             member.cell.rouse();

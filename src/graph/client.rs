@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,6 +63,8 @@ pub struct Target {
     pub budget: Arc<MailboxBudget>,
     /// HTTP requests made for this target so far.
     pub requests: AtomicU64,
+    /// Whether a request waits for its turn, which may take as long as it takes.
+    pub queued: AtomicBool,
 }
 
 /// How things are asked for; the same on every request of a window.
@@ -106,6 +108,11 @@ impl Client {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The longest that one request takes once it is its turn.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.shared.request_timeout.load(Ordering::Relaxed))
+    }
+
     /// How long one request may take, from the next one on.
     pub fn set_request_timeout(&self, timeout: Duration) {
         self.shared.request_timeout.store(millis(timeout), Ordering::Relaxed);
@@ -124,6 +131,7 @@ impl Client {
             tokens: tokens.clone(),
             budget: self.shared.budgets.mailbox(tokens.name(), mailbox),
             requests: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
         }
     }
 
@@ -310,11 +318,12 @@ impl Client {
         if fresh {
             request.extensions_mut().insert(FreshConnection);
         }
+        target.queued.store(true, Ordering::Relaxed);
         let _permit = target.budget.acquire().await;
+        target.queued.store(false, Ordering::Relaxed);
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let longest = Duration::from_millis(shared.request_timeout.load(Ordering::Relaxed));
-        let outcome = timeout(longest, async {
+        let outcome = timeout(self.request_timeout(), async {
             let (head, body) = shared.transport.send(request).await?.into_parts();
             let body = if head.status.is_success() {
                 body.read(LARGEST_BODY).await?

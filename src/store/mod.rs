@@ -483,6 +483,13 @@ impl Store {
         self.inner.shared.durable()
     }
 
+    /// A name for what readers see of a window: as long as it is the same, the events are. Taken
+    /// before reading, never after.
+    pub fn version(&self, window: WindowId) -> String {
+        let changed = self.inner.shared.last_changed(window);
+        format!("{}-{:x}-{changed:x}", self.incarnation(), window.0)
+    }
+
     /// The cursor that stands for `seq`.
     pub fn cursor(&self, seq: Seq) -> String {
         self.inner.shared.incarnations.cursor(seq, self.inner.shared.floor())
