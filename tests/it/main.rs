@@ -4,6 +4,7 @@
 
 mod article;
 mod commands;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
 mod configuration;
 mod converge;
@@ -11,6 +12,8 @@ mod hostile;
 mod kill;
 mod memory;
 mod process;
+mod reload;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;
