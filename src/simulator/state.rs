@@ -304,6 +304,7 @@ impl State {
                 | Fault::BothLinks
                 | Fault::UnreadableItem { .. }
                 | Fault::ForeignLink { .. }
+                | Fault::Lie { .. }
                 | Fault::Bomb => delta,
                 Fault::StickyGatewayTimeout { above } => delta && size > *above,
                 Fault::HugePage { above } => (delta || is_view(call)) && size > *above,

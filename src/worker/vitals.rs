@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
-use crate::mirror::window::{Edges, Window};
+use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
@@ -32,6 +34,8 @@ pub(super) struct Vitals {
     /// Attempts that are over, good or bad; the running one has the next number.
     pub(super) rounds: u64,
     pub(super) running: bool,
+    /// When a running worker last looked around.
+    pub(super) looked: Instant,
     pub(super) asked: Option<Asked>,
     pub(super) last_round: Option<Box<LastRound>>,
     pub(super) last_success: Option<Timestamp>,
@@ -64,6 +68,32 @@ pub enum Asked {
     AcceptRemovals,
 }
 
+/// A window at a glance.
+#[derive(Clone, Debug)]
+pub struct Brief {
+    /// Its settings.
+    pub window: Arc<Window>,
+    /// What it is doing.
+    pub state: State,
+    /// In a state of normal life and not stale beyond 3 × interval.
+    pub healthy: bool,
+    /// Whether it has settled once since it began.
+    pub settled_once: bool,
+}
+
+impl Brief {
+    /// Whether `wanted`, in small letters, stands in the name, mailbox, account or calendar.
+    pub fn matches(&self, wanted: &str) -> bool {
+        let Window { name, mailbox, account, .. } = &*self.window;
+        let holds = |text: &str| text.to_lowercase().contains(wanted);
+        let by_id = || match &self.window.calendar {
+            Calendar::Default => false,
+            Calendar::Id(id) => holds(id),
+        };
+        wanted.is_empty() || holds(name) || holds(mailbox) || holds(account) || by_id()
+    }
+}
+
 impl Cell {
     /// A window as the store has it.
     pub fn new(window: Arc<Window>, attached: &Attached) -> Self {
@@ -76,6 +106,7 @@ impl Cell {
                 events: attached.events,
                 rounds: attached.rounds,
                 running: false,
+                looked: Instant::now(),
                 asked: None,
                 last_round: None,
                 last_success: attached.last_success,
@@ -89,6 +120,35 @@ impl Cell {
             }),
             wake: Notify::new(),
             over: Notify::new(),
+        }
+    }
+
+    /// The window is set otherwise, from its next round on; what a sleeping worker waits for
+    /// changes at once.
+    pub fn set_window(&self, window: Arc<Window>) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        self.rouse();
+    }
+
+    /// The window's worker was stopped in order to begin again: whoever waits for its round is told.
+    pub fn interrupt(&self) {
+        let mut vitals = self.vitals();
+        vitals.rounds += u64::from(vitals.running);
+        vitals.running = false;
+        drop(vitals);
+        self.announce();
+    }
+
+    /// The window begins again as the store has it now; health and history go on.
+    pub fn renew(&self, window: Arc<Window>, attached: &Attached) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        let mut vitals = self.vitals();
+        (vitals.edges, vitals.edges_at) = (attached.edges, attached.edges_at);
+        vitals.events = attached.events;
+        vitals.resyncs = attached.resyncs;
+        vitals.last_resync.clone_from(&attached.last_resync);
+        if !vitals.state.is_trouble() {
+            vitals.state = if attached.settled { State::Settled } else { State::Enumerating };
         }
     }
 
@@ -147,9 +207,27 @@ impl Cell {
         self.over.notify_waiters();
     }
 
+    /// Whether a round is under way whose worker has not looked around for so long: its thread
+    /// is held by something that never waits.
+    pub fn is_motionless(&self, for_so_long: Duration) -> bool {
+        let vitals = self.vitals();
+        vitals.running && vitals.looked.elapsed() > for_so_long
+    }
+
     /// The window's state alone.
     pub fn state(&self) -> State {
         self.vitals().state
+    }
+
+    /// As much as it takes to find and to order windows; costs next to nothing.
+    pub fn brief(&self, now: Timestamp) -> Brief {
+        let window = self.window();
+        let vitals = self.vitals();
+        let stale = vitals.last_success.map(|at| now.duration_since(at).as_secs_f64());
+        let (state, settled_once) = (vitals.state, vitals.settled_once);
+        drop(vitals);
+        let fresh = stale.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
+        Brief { healthy: !state.is_trouble() && fresh, window, state, settled_once }
     }
 
     /// Everything readers are told.
