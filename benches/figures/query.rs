@@ -116,7 +116,7 @@ async fn ask(
     (rows.unwrap_or_default(), [0.5, 0.99].map(|share| quantile(&took, share).unwrap()))
 }
 
-async fn fill(directory: &Path, windows: usize) {
+pub(crate) async fn fill(directory: &Path, windows: usize) {
     let options = Options { cache_bytes: 512 << 20, ..Options::new(directory.join("store")) };
     let (store, _) = Store::open(&options, &World::real()).unwrap();
     let wanted = (0..windows).map(|number| wanted(&mailbox(number))).collect();
