@@ -22,6 +22,7 @@ mod initial;
 mod parse;
 mod process;
 mod query;
+mod reload;
 mod stages;
 mod table;
 
@@ -51,6 +52,9 @@ fn main() {
         }
         if table.wants(query::NAME) {
             query::run(&mut table).await;
+        }
+        if table.wants(reload::NAME) {
+            reload::run(&mut table).await;
         }
         if table.wants(idle::NAME) {
             idle::run(&mut table).await;
