@@ -19,6 +19,7 @@ use super::problem::Problem;
 use super::query::Parameters;
 use super::tag::Tag;
 use crate::mirror::status::{State as WindowState, WindowStatus};
+use crate::supervisor::reload::LastReload;
 use crate::worker::Brief;
 
 /// Every state, in the order the counts are shown.
@@ -44,7 +45,7 @@ pub(super) struct Status {
     uptime_s: i64,
     healthy: bool,
     windows: Counts,
-    last_reload: Option<()>,
+    last_reload: Option<LastReload>,
 }
 
 /// Windows by state.
@@ -78,8 +79,7 @@ pub(super) async fn status(
         uptime_s: access.world.now().duration_since(about.started).as_secs().max(0),
         healthy: unhealthy == 0,
         windows: Counts { total: windows.len(), unhealthy, states },
-        // Always null until there is a reload.
-        last_reload: None,
+        last_reload: access.reloads.last(),
     }))
 }
 

@@ -4,6 +4,7 @@
 
 mod article;
 mod commands;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
 mod configuration;
 mod converge;
@@ -11,7 +12,11 @@ mod hostile;
 mod kill;
 mod memory;
 mod process;
+mod reform;
+mod reload;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;
 mod stores;
+mod stuck;

@@ -76,6 +76,7 @@ async fn a_request_under_way_is_finished_after_shutdown() {
         "done"
     };
     let router = Router::new().route("/", get(handler));
+    let (_router, router) = watch::channel(router);
     let serving = tokio::spawn(serve_unix(door, router, async { drop(stopped.await) }));
     let mut stream = UnixStream::connect(&path).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -98,7 +99,11 @@ async fn serving(router: Router, room: usize) -> (tempfile::TempDir, PathBuf, Jo
     let path = directory.path().join("api.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let mut server = JoinSet::new();
-    server.spawn(serve_most(listener, router, std::future::pending(), room));
+    server.spawn(async move {
+        // The way to a new router has to stay open.
+        let (_router, router) = watch::channel(router);
+        serve_most(listener, router, std::future::pending(), room).await;
+    });
     (directory, path, server)
 }
 
