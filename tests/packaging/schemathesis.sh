@@ -74,7 +74,7 @@ name=$(head -n 1 "$SCRATCH/mailboxes")
 id=$(ask "/v1/windows/$name/events?limit=1" | grep -o '"id":"[^"]*"' | head -n 1 | cut -d '"' -f 4)
 {
     cat "$SCRATCH/schemathesis.toml"
-    printf '[parameters]\nname = "%s"\nid = "%s"\nwait = "10ms"\n' "$name" "$id"
+    printf '[parameters]\nname = "%s"\nid = "%s"\nwait = "10ms"\nafter = "now"\n' "$name" "$id"
 } >"$SCRATCH/there.toml"
 
 for what in schemathesis there; do
