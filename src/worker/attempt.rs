@@ -26,6 +26,8 @@ use super::{Services, note_resync};
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
 const MOST_INSTANCES: usize = 50_000;
+/// So many times a series is listed in search of two listings that agree.
+const MOST_LISTINGS: u32 = 4;
 
 /// Why an attempt ended early.
 #[derive(Debug)]
@@ -304,14 +306,42 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
-    /// stretches that Graph answers for.
+    /// A series' listing, and the mirror's rows of it.
+    ///
+    /// Plain pages are no snapshot: a series that changes between two of them shifts what the
+    /// next one skips, and an instance that is there may stand on none. So where a listing of
+    /// several pages lacks what the mirror has, another has to lack it too.
     async fn instances(
         &mut self,
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
     ) -> Result<Input, Trouble> {
+        let mut before: Option<BTreeSet<EventHash>> = None;
+        for _ in 0..MOST_LISTINGS {
+            let (listed, met, pages) = match self.listing(master, edges).await? {
+                Ok(listing) => listing,
+                Err(input) => return Ok(input),
+            };
+            let rows = self.rows(segment, master).await?;
+            let lacks = rows.iter().any(|row| !met.contains(&row.id));
+            if pages == 1 || !lacks || before.as_ref() == Some(&met) {
+                return Ok(Input::Instances(Some((listed, rows))));
+            }
+            before = Some(met);
+        }
+        tracing::debug!("series changes faster than it can be listed");
+        Ok(Input::Unavailable)
+    }
+
+    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
+    /// stretches that Graph answers for: what it lists, all ids it named, and on how many pages.
+    async fn listing(
+        &mut self,
+        master: &EventId,
+        edges: Edges,
+    ) -> Result<Result<(Listed, BTreeSet<EventHash>, u32), Input>, Trouble> {
+        let mut pages = 0;
         let mut listed = Listed::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         for stretch in series::widen(edges, 1).segments() {
@@ -328,6 +358,7 @@ impl<'a> Attempt<'a> {
                 );
                 match asked.await {
                     Ok(Some(listing)) => {
+                        pages += 1;
                         let before = met.len();
                         let empty = listing.items.is_empty() && listing.unreadable.is_empty();
                         met.extend(listing.items.iter().map(|item| item.id.hash()));
@@ -353,23 +384,22 @@ impl<'a> Attempt<'a> {
                                 instances = met.len(),
                                 "listing of a series does not end"
                             );
-                            return Ok(Input::Unavailable);
+                            return Ok(Err(Input::Unavailable));
                         }
                     }
                     Ok(None) => {
                         self.probe(edges).await?;
-                        return Ok(Input::Instances(None));
+                        return Ok(Err(Input::Instances(None)));
                     }
                     Err(error) => {
                         if self.retry_or_leave(error).await? {
-                            return Ok(Input::Unavailable);
+                            return Ok(Err(Input::Unavailable));
                         }
                     }
                 }
             }
         }
-        let rows = self.rows(segment, master).await?;
-        Ok(Input::Instances(Some((listed, rows))))
+        Ok(Ok((listed, met, pages)))
     }
 
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
