@@ -73,8 +73,6 @@ pub(super) struct Attempt<'a> {
     number: u64,
     retries: u32,
     deaths: u32,
-    /// Whether the calendar itself has answered in this attempt.
-    answered: bool,
     done: Done,
 }
 
@@ -107,7 +105,6 @@ impl<'a> Attempt<'a> {
             number,
             retries: 0,
             deaths: 0,
-            answered: false,
             done: Done {
                 over: Over::Settled,
                 held_until: None,
@@ -271,7 +268,6 @@ impl<'a> Attempt<'a> {
             }
         };
         self.done.pages += 1;
-        self.answered = true;
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -290,12 +286,16 @@ impl<'a> Attempt<'a> {
     }
 
     async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
+        let mut missed = false;
         loop {
             match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
                 Ok(Some(found)) => return Ok(Input::Master(Some(found))),
+                Ok(None) if missed => return Ok(Input::Master(None)),
+                // What it takes with it never comes again, so it is said twice, and in between
+                // the calendar was there.
                 Ok(None) => {
                     self.probe(edges).await?;
-                    return Ok(Input::Master(None));
+                    missed = true;
                 }
                 Err(error) => {
                     if self.retry_or_leave(error).await? {
@@ -387,10 +387,8 @@ impl<'a> Attempt<'a> {
                             return Ok(Err(Input::Unavailable));
                         }
                     }
-                    Ok(None) => {
-                        self.probe(edges).await?;
-                        return Ok(Err(Input::Instances(None)));
-                    }
+                    // Only the master can tell whether the series is gone.
+                    Ok(None) => return Ok(Err(Input::Instances(None))),
                     Err(error) => {
                         if self.retry_or_leave(error).await? {
                             return Ok(Err(Input::Unavailable));
@@ -403,19 +401,18 @@ impl<'a> Attempt<'a> {
     }
 
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
-    /// series: it is believed once the calendar has answered in this attempt.
+    /// series: it is believed once the calendar has answered after it.
     async fn probe(&mut self, edges: Edges) -> Result<(), Trouble> {
-        while !self.answered {
-            let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
-            let day = Edges { start: edges.start, end };
+        let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
+        let day = Edges { start: edges.start, end };
+        loop {
             let fresh = self.retries > 0;
             let client = &self.services.client;
             match client.calendar_view(self.target, &self.ask, day, Some("id"), None, fresh).await {
-                Ok(_) => self.answered = true,
+                Ok(_) => return Ok(()),
                 Err(error) => self.retry(error).await?,
             }
         }
-        Ok(())
     }
 
     async fn rows(&self, segment: SegmentIndex, master: &EventId) -> Result<Vec<Row>, Trouble> {
