@@ -268,6 +268,7 @@ impl<'a> Attempt<'a> {
             }
         };
         self.done.pages += 1;
+        self.note_unreadable(link.is_none(), page.unreadable.len());
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -283,6 +284,14 @@ impl<'a> Attempt<'a> {
             questions.into_iter().zip(answers).collect()
         };
         Ok(Input::Page { page, known })
+    }
+
+    /// Whoever reads the status knows that the mirror may lack something. The first page of an
+    /// enumeration begins the count anew.
+    fn note_unreadable(&self, anew: bool, count: usize) {
+        let mut vitals = self.cell.vitals();
+        let before = if anew { 0 } else { vitals.unreadable };
+        vitals.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {

@@ -44,6 +44,8 @@ pub(super) struct Vitals {
     pub(super) last_resync: Option<LastResync>,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
+    /// See [`WindowStatus::unreadable`].
+    pub(super) unreadable: u32,
 }
 
 /// What somebody asked of a window.
@@ -105,6 +107,7 @@ impl Cell {
                 last_resync: attached.last_resync.clone(),
                 last_error: None,
                 settled_once: attached.settled,
+                unreadable: 0,
             }),
             wake: Notify::new(),
             over: Notify::new(),
@@ -222,6 +225,7 @@ impl Cell {
             last_resync: vitals.last_resync.clone(),
             last_error: vitals.last_error.as_deref().cloned(),
             settled_once: vitals.settled_once,
+            unreadable: vitals.unreadable,
             interval_s: window.interval.as_secs_f64(),
         }
     }

@@ -4,13 +4,16 @@
 
 mod article;
 mod commands;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
 mod configuration;
 mod converge;
 mod hostile;
 mod kill;
+mod lies;
 mod memory;
 mod process;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;
