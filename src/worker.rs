@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::graph::{Client, Target};
+use crate::graph::{Client, GraphError, Target};
+use crate::mirror::remedy::Ailment;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, LastRound, ResyncReason, State};
@@ -95,24 +96,49 @@ impl Worker {
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
     pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
+        // Seconds; a future that sleeps is kept small.
+        let mut interval = self.cell.window().interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
             // A stop wakes the cell too, so that a sleeping worker waits for two things only.
             // First whoever asked: a question left over would be one more round.
-            tokio::select! {
+            let woken = tokio::select! {
                 biased;
-                () = self.cell.wake.notified() => {}
-                () = tokio::time::sleep_until(due) => {}
-            }
+                () = self.cell.wake.notified() => true,
+                () = tokio::time::sleep_until(due) => false,
+            };
             if *self.stop.borrow() {
                 return Ok(Ended::Stopped);
+            }
+            if woken && self.cell.vitals().asked.is_none() {
+                // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
+                let now = self.cell.window().interval;
+                due = self.retimed(due, interval, now);
+                interval = now.as_secs_f32();
+                continue;
             }
             // The span lives as long as the round: sleeping windows need none.
             let span = tracing::info_span!("window", window = %self.cell.window().name);
             match Box::pin(self.round().instrument(span)).await? {
-                Ok(next) => due = next,
+                Ok(next) => (due, interval) = next,
                 Err(ended) => return Ok(ended),
+            }
+        }
+    }
+
+    /// When a round that was due after one interval is due after another. A window in trouble
+    /// that waits for people, or for a confirmation, goes on waiting.
+    fn retimed(&self, due: Instant, old: f32, new: Duration) -> Instant {
+        if old == new.as_secs_f32() {
+            return due;
+        }
+        let old = Duration::from_secs_f32(old);
+        match self.cell.state() {
+            State::Held | State::Quarantined | State::SignInRequired => due,
+            _ => {
+                let now = Instant::now();
+                now + schedule::rescale(due.saturating_duration_since(now), old, new)
             }
         }
     }
@@ -132,12 +158,11 @@ impl Worker {
         self.cell.vitals().next_due = self.services.world.now().checked_add(wait).ok();
     }
 
-    /// One attempt, and when the next is due, or why there is none.
-    async fn round(&mut self) -> Result<Result<Instant, Ended>, StoreError> {
+    /// One attempt, and when the next is due, after which interval; or why there is none.
+    async fn round(&mut self) -> Result<Result<(Instant, f32), Ended>, StoreError> {
         let window = self.cell.window();
         let begun = Instant::now();
-        let number = self.begin();
-        let asked = self.cell.vitals().asked.take();
+        let (number, asked) = self.begin();
         let steps = AtomicU32::new(0);
         let mut attempt = Attempt::new(
             &self.services,
@@ -158,6 +183,8 @@ impl Worker {
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
+        // It may have been set otherwise meanwhile.
+        let window = self.cell.window();
         let due = match result {
             Ok(()) => begun + self.well(&window, number, begun, done),
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
@@ -174,7 +201,7 @@ impl Worker {
             }
         };
         self.cell.announce();
-        Ok(Ok(due.max(Instant::now())))
+        Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
     }
 
     /// Resolves once the round has not got on for longer than anything in it may take.
@@ -189,7 +216,8 @@ impl Worker {
         standstill(longest.saturating_add(PATIENCE), look).await;
     }
 
-    fn begin(&self) -> u64 {
+    /// The round's number, and what was asked of it: both at once, as [`Cell::ask`] promises numbers.
+    fn begin(&self) -> (u64, Option<Asked>) {
         let mut vitals = self.cell.vitals();
         vitals.running = true;
         vitals.looked = Instant::now();
@@ -197,7 +225,7 @@ impl Worker {
             State::Settled | State::Following => State::Following,
             other => other,
         };
-        vitals.rounds + 1
+        (vitals.rounds + 1, vitals.asked.take())
     }
 
     fn well(&self, window: &Window, number: u64, begun: Instant, done: Done) -> Duration {
@@ -252,6 +280,8 @@ impl Worker {
                 vitals.state = State::Held;
                 self.until(done.held_until, took)
             }
+            // These are troubles, told by `ill`.
+            Over::Stuck(_) | Over::Failed => Duration::ZERO,
         };
         drop(vitals);
         tracing::debug!(
@@ -300,7 +330,8 @@ impl Worker {
             Trouble::SignIn(_) => {
                 schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance)
             }
-            Trouble::Quarantine(_) => {
+            Trouble::Stuck { until, .. } => self.until(*until, Duration::ZERO),
+            Trouble::Quarantine(_) | Trouble::Endless => {
                 schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance)
             }
             Trouble::Store(_) | Trouble::Transient(_) | Trouble::LinksDie => {
@@ -333,11 +364,13 @@ impl Trouble {
     fn state(&self) -> State {
         match self {
             Self::Store(StoreError::Full) => State::StoreFull,
-            Self::Throttled { .. } | Self::Transient(_) | Self::LinksDie | Self::Store(_) => {
-                State::BackingOff
-            }
+            Self::Throttled { .. }
+            | Self::Transient(_)
+            | Self::LinksDie
+            | Self::Stuck { .. }
+            | Self::Store(_) => State::BackingOff,
             Self::SignIn(_) => State::SignInRequired,
-            Self::Quarantine(_) => State::Quarantined,
+            Self::Quarantine(_) | Self::Endless => State::Quarantined,
         }
     }
 
@@ -367,6 +400,24 @@ impl Trouble {
             Self::LinksDie => plain(
                 "link_dead",
                 "the link died again within the same round; waiting before enumerating".to_owned(),
+            ),
+            Self::Stuck { ailment: Ailment::Endless, .. } => {
+                plain("round_stuck", "a round would not end; other means follow".to_owned())
+            }
+            Self::Stuck { ailment: Ailment::Heavy, fault, .. } => {
+                let message = "a page cannot be had again and again; smaller ones follow";
+                let told = fault.as_ref().map(|error| error.message());
+                let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));
+                LastError {
+                    status: fault.as_ref().and_then(GraphError::status),
+                    code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
+                    request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
+                    ..plain("page_stuck", message)
+                }
+            }
+            Self::Endless => plain(
+                "round_stuck",
+                "neither a round nor a plain listing comes to an end".to_owned(),
             ),
             Self::Store(error) => plain("store", error.to_string()),
         }

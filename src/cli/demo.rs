@@ -88,6 +88,8 @@ pub(super) async fn demo(
         .map_err(|error| Failure::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
     let options = Options {
         config,
+        load: check::loader(Some(&file), BTreeMap::new(), &world),
+        telemetry: None,
         about: about(&world),
         world,
         transport: Arc::new(transport),
@@ -108,6 +110,7 @@ pub(super) async fn demo(
         let story = async {
             settle(&fleet, begun, out).await?;
             if let Some(address) = address {
+                writeln!(out, "{DIM}page{DIM:#}    http://{address}/")?;
                 writeln!(out, "{DIM}api{DIM:#}     http://{address}/v1/status")?;
             }
             commands(&file, &mailboxes, out)?;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mirror::position::SegmentIndex;
 use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
 use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
@@ -46,6 +47,16 @@ pub(super) struct Vitals {
     pub(super) settled_once: bool,
     /// See [`WindowStatus::unreadable`].
     pub(super) unreadable: u32,
+    /// The segments in snapshot mode, as bits.
+    snapshots: u64,
+}
+
+impl Vitals {
+    /// Shows whether a segment is listed whole or followed.
+    pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
+        let bit = 1 << (segment & 63);
+        self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
+    }
 }
 
 /// What somebody asked of a window.
@@ -108,9 +119,39 @@ impl Cell {
                 last_error: None,
                 settled_once: attached.settled,
                 unreadable: 0,
+                snapshots: attached.snapshots,
             }),
             wake: Notify::new(),
             over: Notify::new(),
+        }
+    }
+
+    /// The window is set otherwise, from its next round on; what a sleeping worker waits for
+    /// changes at once.
+    pub fn set_window(&self, window: Arc<Window>) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        self.rouse();
+    }
+
+    /// The window's worker was stopped in order to begin again: whoever waits for its round is told.
+    pub fn interrupt(&self) {
+        let mut vitals = self.vitals();
+        vitals.rounds += u64::from(vitals.running);
+        vitals.running = false;
+        drop(vitals);
+        self.announce();
+    }
+
+    /// The window begins again as the store has it now; health and history go on.
+    pub fn renew(&self, window: Arc<Window>, attached: &Attached) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        let mut vitals = self.vitals();
+        (vitals.edges, vitals.edges_at) = (attached.edges, attached.edges_at);
+        vitals.events = attached.events;
+        vitals.resyncs = attached.resyncs;
+        vitals.last_resync.clone_from(&attached.last_resync);
+        if !vitals.state.is_trouble() {
+            vitals.state = if attached.settled { State::Settled } else { State::Enumerating };
         }
     }
 
@@ -210,10 +251,12 @@ impl Cell {
                 .edges
                 .segments()
                 .into_iter()
-                .map(|segment| SegmentStatus {
+                .enumerate()
+                .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: "delta".to_owned(),
+                    mode: if vitals.snapshots >> index & 1 == 1 { "snapshot" } else { "delta" }
+                        .to_owned(),
                 })
                 .collect(),
             last_round: vitals.last_round.as_deref().cloned(),

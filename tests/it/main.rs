@@ -13,8 +13,11 @@ mod kill;
 mod lies;
 mod memory;
 mod process;
+mod reform;
+mod reload;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;
 mod stores;
+mod stuck;
