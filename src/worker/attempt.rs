@@ -326,6 +326,7 @@ impl<'a> Attempt<'a> {
         };
         let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
         self.done.pages += 1;
+        self.note_unreadable(link.is_none(), page.unreadable.len());
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -389,6 +390,14 @@ impl<'a> Attempt<'a> {
         // Other means are another round.
         (self.retries, self.deaths) = (0, 0);
         Ok(Input::Failed(failure))
+    }
+
+    /// Whoever reads the status knows that the mirror may lack something. The first page of an
+    /// enumeration begins the count anew.
+    fn note_unreadable(&self, anew: bool, count: usize) {
+        let mut vitals = self.cell.vitals();
+        let before = if anew { 0 } else { vitals.unreadable };
+        vitals.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
