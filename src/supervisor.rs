@@ -623,12 +623,14 @@ async fn before(
 ) -> Result<bool, StoreError> {
     if !pause.is_zero() {
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
             () = tokio::time::sleep(pause) => {}
         }
     }
     for old in replaces {
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
             dropped = janitor::drop_window(&services.store, &services.world, old) => dropped?,
         }

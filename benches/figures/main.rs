@@ -16,6 +16,7 @@
 mod bare;
 mod commit;
 mod daemon;
+mod feed;
 mod graph;
 mod idle;
 mod initial;
@@ -52,6 +53,9 @@ fn main() {
         }
         if table.wants(query::NAME) {
             query::run(&mut table).await;
+        }
+        if table.wants(feed::NAME) {
+            feed::run(&mut table).await;
         }
         if table.wants(reload::NAME) {
             reload::run(&mut table).await;

@@ -209,19 +209,21 @@ impl Shared {
         if let Some(why) = self.over() {
             return Err(why);
         }
-        let _hold = self.world.hold();
         let shared = self.clone();
-        let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
-            Ok(read) => read?,
-            // sled panics on some kinds of damage.
-            Err(_) => return Err(self.condemn(&Fault::Damaged("tree"))),
+        let reading = async {
+            let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
+                Ok(read) => read?,
+                // sled panics on some kinds of damage.
+                Err(_) => return Err(self.condemn(&Fault::Damaged("tree"))),
+            };
+            let mut durable = self.durable_group.subscribe();
+            tokio::select! {
+                biased;
+                _ = durable.wait_for(|group| *group >= applied) => Ok(value),
+                why = self.ended() => Err(why),
+            }
         };
-        let mut durable = self.durable_group.subscribe();
-        tokio::select! {
-            biased;
-            _ = durable.wait_for(|group| *group >= applied) => Ok(value),
-            why = self.ended() => Err(why),
-        }
+        self.world.elsewhere(reading).await
     }
 
     /// Notes a lazy commit that is on its way, until the answer is dropped.

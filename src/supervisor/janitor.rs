@@ -53,6 +53,7 @@ pub(super) async fn drop_windows(
         Ok(())
     };
     tokio::select! {
+        biased;
         _ = stop.wait_for(|stop| *stop) => Ok(()),
         over = dropping => over,
     }
@@ -93,6 +94,7 @@ async fn tend(
     let mut told = false;
     loop {
         tokio::select! {
+            biased;
             _ = flush.tick() => store.flush().await?,
             _ = trim.tick() => {
                 let kept = *retention.borrow();

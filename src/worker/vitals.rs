@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mirror::position::SegmentIndex;
 use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
 use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
@@ -44,6 +45,16 @@ pub(super) struct Vitals {
     pub(super) last_resync: Option<LastResync>,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
+    /// The segments in snapshot mode, as bits.
+    snapshots: u64,
+}
+
+impl Vitals {
+    /// Shows whether a segment is listed whole or followed.
+    pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
+        let bit = 1 << (segment & 63);
+        self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
+    }
 }
 
 /// What somebody asked of a window.
@@ -105,6 +116,7 @@ impl Cell {
                 last_resync: attached.last_resync.clone(),
                 last_error: None,
                 settled_once: attached.settled,
+                snapshots: attached.snapshots,
             }),
             wake: Notify::new(),
             over: Notify::new(),
@@ -236,10 +248,12 @@ impl Cell {
                 .edges
                 .segments()
                 .into_iter()
-                .map(|segment| SegmentStatus {
+                .enumerate()
+                .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: "delta".to_owned(),
+                    mode: if vitals.snapshots >> index & 1 == 1 { "snapshot" } else { "delta" }
+                        .to_owned(),
                 })
                 .collect(),
             last_round: vitals.last_round.as_deref().cloned(),

@@ -16,12 +16,17 @@ const main = document.getElementById("main");
 let place = null;
 let running = new AbortController();
 let connected = null;
+// A new view was asked for: its heading takes the focus as soon as it is there.
+let arriving = false;
 
 // What the page shows is put into place; what was there and stays keeps its focus.
 function show(content, { busy = false } = {}) {
   const wanted = h("main", null, content);
   morph(main, wanted);
   main.toggleAttribute("aria-busy", busy);
+  if (!arriving) return;
+  arriving = busy;
+  document.getElementById("title")?.focus({ preventScroll: true });
 }
 
 function live(now) {
@@ -99,8 +104,8 @@ function navigate() {
   document.title = `${view.title(place)} – calmirror`;
   if (!same) {
     if (before) {
+      arriving = true;
       show(h("div", null, h("h1", { id: "title", tabindex: "-1" }, view.title(place))), { busy: true });
-      document.getElementById("title").focus({ preventScroll: true });
       scrollTo(0, 0);
     }
   } else if (place.view === "calendar") {

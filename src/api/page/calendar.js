@@ -14,7 +14,7 @@ const MARGIN_MS = 14 * 3_600_000;
 // A day shows at most so many; beyond that a page helps nobody.
 const MOST = 300;
 // So many lines has a day of a month.
-const LINES = 4;
+const LINES = 3;
 // How long something that changed is marked.
 const FRESH_MS = 4000;
 
@@ -173,7 +173,7 @@ function column(place, day, blocks, today) {
     bars.length > 0 && h("ul", { class: "stacked" }, bars.slice(0, MOST).map((block) => h("li", { key: block.event.id }, link(place, block, time(block))))),
     placed.length === 0 && bars.length === 0 && h("p", { class: "free" }, "Nothing is on"),
     placed.length > 0 && h("ol", null, placed.slice(0, MOST).map(({ block, top, bottom, column: number, columns: all }) =>
-      h("li", { key: block.event.id, class: bottom - top < 45 ? "short" : null, style: { "--top": top, "--height": bottom - top, "--column": number, "--columns": all } },
+      h("li", { key: block.event.id, class: [bottom - top < 45 && "short", all > 2 && place.span === "week" && "crowded"].filter(Boolean).join(" ") || null, style: { "--top": top, "--height": bottom - top, "--column": number, "--columns": all } },
         link(place, block, time(block))))),
     left > 0 && h("p", { class: "left" }, `${many(left, "more event")} not shown`));
 }
@@ -209,7 +209,7 @@ function scrollToMorning() {
   const grid = document.querySelector(".grid");
   if (!grid || opened.has(grid)) return;
   opened.add(grid);
-  grid.scrollTop = (grid.querySelector(".hours").offsetHeight / 24) * 7.25;
+  grid.scrollTop = (grid.querySelector(".hours").offsetHeight / 24) * 6.75;
 }
 
 document.addEventListener("change", ({ target }) => {

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import * as dates from "./dates.js";
 import { h } from "./markup.js";
 import * as route from "./route.js";
-import { condition, count, many, outcomeSaid, reason, since, until } from "./words.js";
+import { condition, count, outcomeSaid, reason, since, until } from "./words.js";
 
 export const title = ({ name }) => name;
 
@@ -80,7 +80,8 @@ function facts(window) {
       ["Mailbox", window.mailbox],
       ["Calendar", window.calendar],
       ["Account", window.account],
-      ["Mirrored", `${at(window.start)} to ${at(window.end)}`],
+      ["Mirrored from", at(window.start)],
+      ["Mirrored until", at(window.end)],
       ["Delta streams", window.segments.map(({ mode }) => mode).join(", ")],
       ["Resyncs", window.last_resync
         ? `${count(window.resyncs)}; the last ${at(window.last_resync.at)}: ${reason(window.last_resync.reason)}`
@@ -94,7 +95,7 @@ function rounds({ name }) {
     h("h2", { id: "rounds" }, "Recent rounds"),
     known.length === 0
       ? h("p", { class: "quiet" }, "None has ended yet.")
-      : h("div", { class: "sheet" }, h("table", { class: "rounds" },
+      : h("div", { class: "sheet", tabindex: "0", role: "region", "aria-label": "Table of rounds" }, h("table", { class: "rounds" },
         h("caption", null, "The last round, and those before it that ended while this page was looking"),
         h("thead", null, h("tr", null, ["Round", "Ended", "Took", "Requests", "Pages", "Outcome"].map((word, index) =>
           h("th", { scope: "col", class: [0, 2, 3, 4].includes(index) ? "number" : null }, word)))),
@@ -102,7 +103,7 @@ function rounds({ name }) {
           h("th", { scope: "row", class: "number" }, count(round.number)),
           h("td", null, at(round.at)),
           h("td", { class: "number" }, `${count(round.took_ms)} ms`),
-          h("td", { class: "number" }, many(round.requests, "request")),
-          h("td", { class: "number" }, many(round.pages, "page")),
+          h("td", { class: "number" }, count(round.requests)),
+          h("td", { class: "number" }, count(round.pages)),
           h("td", null, outcomeSaid(round))))))));
 }

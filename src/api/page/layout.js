@@ -4,7 +4,7 @@ import { addDays, dayOf, instantOf, minutesOf } from "./dates.js";
 
 const DAY_MS = 86_400_000;
 // Shorter events are drawn as long as this, and stand beside others accordingly.
-const LEAST_MIN = 25;
+const LEAST_MIN = 30;
 
 // What a calendar has to know of an event: its days (both inclusive, in the reader's zone; an
 // all-day event's are the same everywhere), and whether it is drawn as a bar over days.
