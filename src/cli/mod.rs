@@ -10,6 +10,7 @@ mod demo;
 mod events;
 pub mod exit;
 mod health;
+mod manual;
 mod place;
 pub mod run;
 mod serve;
@@ -79,6 +80,8 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Command::Changes(args) => changes::changes(&client()?, args, out).await,
         Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
         Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
+        Command::Completions(args) => manual::completions(args, out),
+        Command::Man(args) => manual::man(args, out),
         Command::Check(args) => {
             let file = arguments.config.as_deref();
             check::check(file, environment.clone(), args, json, out)
