@@ -159,6 +159,7 @@ impl Fixture {
         Access {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
+            reloads: crate::supervisor::reload::channel().0,
             world: self.world.clone(),
             about: Arc::new(About {
                 version: "0.1.0".into(),

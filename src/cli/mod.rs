@@ -12,6 +12,7 @@ pub mod exit;
 mod health;
 mod manual;
 mod place;
+mod reload;
 pub mod run;
 mod serve;
 #[cfg(feature = "simulator")]
@@ -82,6 +83,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
         Command::Completions(args) => manual::completions(args, out),
         Command::Man(args) => manual::man(args, out),
+        Command::Reload(args) => reload::reload(&client()?, args, json, out).await,
         Command::Check(args) => {
             let file = arguments.config.as_deref();
             check::check(file, environment.clone(), args, json, out)

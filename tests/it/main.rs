@@ -12,6 +12,7 @@ mod hostile;
 mod kill;
 mod memory;
 mod process;
+mod reload;
 mod rig;
 mod signals;
 mod socket;

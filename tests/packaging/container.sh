@@ -11,6 +11,7 @@ need runc runc
 need python3 python3-minimal
 need openssl openssl
 need ip iproute2
+need curl curl
 need nsenter util-linux
 need mmdebstrap mmdebstrap
 
@@ -192,8 +193,23 @@ utc=$(inside status "$(sed -n 's/^mailbox = "\(.*\)"/\1/p' "$SCRATCH/etc/calmirr
 [ "$zoned" != "$utc" ] || fail "time zones are known"
 proved "time zones without files: $utc in UTC is $zoned in Auckland"
 
-# @RELOAD@
-before=$(net curl -fsS http://127.0.0.1:8081/control/statistics | sed 's/.*"total":{\([^}]*\).*/\1/; s/.*"enumerations":\([0-9]*\).*/\1/')
+configure 3
+container kill --signal HUP calmirror >/dev/null
+fewer() { [ "$(inside status --json | grep -o '"mailbox":' | wc -l)" = 3 ]; }
+eventually 10 fewer || fail "SIGHUP reloads"
+[ "$(container inspect --format '{{.State.Pid}}' calmirror)" = "$pid" ] || fail "a reload keeps the process"
+proved "reloaded by SIGHUP, same process: $(logs | grep -o '"configuration reloaded".*' | tail -n 1)"
+echo 'intervall = "1m"' >>"$SCRATCH/etc/calmirror.toml"
+if refusal=$(inside reload 2>&1); then fail "a bad configuration is refused"; fi
+inside status >/dev/null || fail "after a refused reload all goes on"
+proved "refused reload: $(printf '%s' "$refusal" | tr '\n' ' ')"
+configure 3
+
+enumerations() {
+    net curl -fsS http://127.0.0.1:8081/control/statistics |
+        sed 's/.*"total":{\([^}]*\).*/\1/; s/.*"enumerations":\([0-9]*\).*/\1/'
+}
+before=$(enumerations)
 begun=$(now_ms)
 container stop --time 30 calmirror >/dev/null
 took=$(since "$begun")
@@ -203,6 +219,6 @@ proved "stopped cleanly in $took s"
 container start calmirror >/dev/null
 eventually 30 healthy || fail "healthy after a restart"
 sleep 1.5
-after=$(net curl -fsS http://127.0.0.1:8081/control/statistics | sed 's/.*"total":{\([^}]*\).*/\1/; s/.*"enumerations":\([0-9]*\).*/\1/')
+after=$(enumerations)
 [ "$before" = "$after" ] || fail "the restart enumerated again: $before, $after"
 proved "restarted with the mirror it had: no new enumeration ($after)"

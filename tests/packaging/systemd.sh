@@ -148,6 +148,32 @@ for suite in "${suites[@]}"; do
     [ "$(run stat -c %a /var/lib/private/calmirror)" = 700 ] || fail "$version: mode of the store"
     proved "$version: sandbox: user $owner, no capabilities, system calls filtered, nothing writable but its own"
 
+    pid=$(main_pid) before=$(enumerations)
+    configure 'interval = "2s"'
+    begun=$(now_ms)
+    run systemctl reload calmirror || fail "$version: reload"
+    took=$(since "$begun")
+    below "$took" 1 || fail "$version: reload took $took s"
+    [ "$(main_pid)" = "$pid" ] || fail "$version: reload keeps the process"
+    run calmirror status room-aurora@contoso.example --json | grep -q '"interval_s":2.0' ||
+        fail "$version: the new interval is in force"
+    [ "$(enumerations)" = "$before" ] || fail "$version: a reload of an interval made it enumerate"
+    proved "$version: systemctl reload in $took s, same process: $(journal | grep 'reloaded' | tail -n 1)"
+
+    configure 'intervall = "1m"'
+    if [ "$version" -lt 253 ]; then
+        if run systemctl reload calmirror 2>/dev/null; then fail "$version: a refused reload fails"; fi
+    else
+        run systemctl reload calmirror || fail "$version: a refused reload is over"
+    fi
+    active && healthy >/dev/null && [ "$(main_pid)" = "$pid" ] || fail "$version: a refused reload changes nothing"
+    run systemctl status calmirror | grep -q 'Status: "reload refused at .*intervall: unknown key' ||
+        fail "$version: systemctl status shows why: $(property calmirror StatusText)"
+    proved "$version: refused reload, all goes on; systemctl status says: $(property calmirror StatusText)"
+    configure
+    run systemctl reload calmirror || fail "$version: reload after a refused one"
+    eventually 15 status_says '^5 windows' || fail "$version: the refusal is forgotten: $(property calmirror StatusText)"
+
     before=$(enumerations) count=$(restarts) begun=$(now_ms)
     run kill -KILL "$(main_pid)"
     eventually 20 restarted "$count" || fail "$version: restarts after kill -9"
