@@ -221,10 +221,13 @@ fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> Applie
 
 /// A reload of which nothing came, in a line.
 fn remark(last: &LastReload) -> String {
-    let LastReload { at, outcome, message, .. } = last;
+    let LastReload { at, outcome, message, faults } = last;
     let outcome = if *outcome == Ending::Refused { "refused" } else { "failed" };
     let at = at.strftime("%Y-%m-%d %H:%M:%SZ");
-    let mut line = format!("reload {outcome} at {at}: {message}");
+    // One fault is the message itself.
+    let fault = faults.first().filter(|_| faults.len() > 1);
+    let fault = fault.map(|fault| format!(", the first: {fault}")).unwrap_or_default();
+    let mut line = format!("reload {outcome} at {at}: {message}{fault}");
     if let Some((end, _)) = line.char_indices().nth(LONGEST_REMARK) {
         line.truncate(end);
         line.push('…');
