@@ -109,7 +109,7 @@ pub struct Daemon {
 /// What a running daemon is told.
 enum Event {
     Stop,
-    Reload(Reload),
+    Reload(Box<Reload>),
 }
 
 impl Daemon {
@@ -240,11 +240,11 @@ impl Daemon {
                 tokio::select! {
                     biased;
                     () = &mut until => Event::Stop,
-                    reload = reload => Event::Reload(reload),
+                    reload = reload => Event::Reload(Box::new(reload)),
                 }
             };
             match self.supervisor.watch(event).await {
-                Ok(Event::Reload(reload)) => self.reload(reload).await,
+                Ok(Event::Reload(reload)) => self.reload(*reload).await,
                 Ok(Event::Stop) => break Ok(()),
                 Err(error) => break Err(error),
             }

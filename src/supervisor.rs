@@ -28,7 +28,7 @@ use crate::mirror::status::{State, WindowStatus};
 use crate::mirror::window::{Identity, Window};
 use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
-use crate::worker::{Asked, Cell, Ended, First, LOOK, Services, Worker};
+use crate::worker::{Asked, Brief, Cell, Ended, First, LOOK, Services, Worker};
 use crate::world::World;
 
 /// First pause before a panicked worker starts again; doubles up to a minute.
@@ -79,6 +79,12 @@ impl Fleet {
     pub fn windows(&self) -> Vec<WindowStatus> {
         let now = self.world.now();
         self.read().values().map(|member| member.cell.status(now)).collect()
+    }
+
+    /// Every window at a glance, ordered by name.
+    pub fn briefs(&self) -> Vec<Brief> {
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.brief(now)).collect()
     }
 
     /// How many windows are in each state.
@@ -633,12 +639,14 @@ async fn before(
 ) -> Result<bool, StoreError> {
     if !pause.is_zero() {
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
             () = tokio::time::sleep(pause) => {}
         }
     }
     for old in replaces {
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
             dropped = janitor::drop_window(&services.store, &services.world, old) => dropped?,
         }

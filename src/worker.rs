@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::graph::{Client, Target};
+use crate::graph::{Client, GraphError, Target};
+use crate::mirror::remedy::Ailment;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, LastRound, ResyncReason, State};
@@ -25,7 +26,7 @@ use crate::store::{Store, StoreError};
 use crate::world::World;
 
 use attempt::{Attempt, Done, Trouble};
-pub use vitals::{Asked, Cell};
+pub use vitals::{Asked, Brief, Cell};
 
 /// Longest wait of a quarantined window.
 const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);
@@ -100,7 +101,9 @@ impl Worker {
         loop {
             self.show_due(due);
             // A stop wakes the cell too, so that a sleeping worker waits for two things only.
+            // First whoever asked: a question left over would be one more round.
             let woken = tokio::select! {
+                biased;
                 () = self.cell.wake.notified() => true,
                 () = tokio::time::sleep_until(due) => false,
             };
@@ -272,6 +275,8 @@ impl Worker {
                 vitals.state = State::Held;
                 self.until(done.held_until, took)
             }
+            // These are troubles, told by `ill`.
+            Over::Stuck(_) | Over::Failed => Duration::ZERO,
         };
         drop(vitals);
         tracing::debug!(
@@ -320,7 +325,8 @@ impl Worker {
             Trouble::SignIn(_) => {
                 schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance)
             }
-            Trouble::Quarantine(_) => {
+            Trouble::Stuck { until, .. } => self.until(*until, Duration::ZERO),
+            Trouble::Quarantine(_) | Trouble::Endless => {
                 schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance)
             }
             Trouble::Store(_) | Trouble::Transient(_) | Trouble::LinksDie => {
@@ -353,11 +359,13 @@ impl Trouble {
     fn state(&self) -> State {
         match self {
             Self::Store(StoreError::Full) => State::StoreFull,
-            Self::Throttled { .. } | Self::Transient(_) | Self::LinksDie | Self::Store(_) => {
-                State::BackingOff
-            }
+            Self::Throttled { .. }
+            | Self::Transient(_)
+            | Self::LinksDie
+            | Self::Stuck { .. }
+            | Self::Store(_) => State::BackingOff,
             Self::SignIn(_) => State::SignInRequired,
-            Self::Quarantine(_) => State::Quarantined,
+            Self::Quarantine(_) | Self::Endless => State::Quarantined,
         }
     }
 
@@ -387,6 +395,24 @@ impl Trouble {
             Self::LinksDie => plain(
                 "link_dead",
                 "the link died again within the same round; waiting before enumerating".to_owned(),
+            ),
+            Self::Stuck { ailment: Ailment::Endless, .. } => {
+                plain("round_stuck", "a round would not end; other means follow".to_owned())
+            }
+            Self::Stuck { ailment: Ailment::Heavy, fault, .. } => {
+                let message = "a page cannot be had again and again; smaller ones follow";
+                let told = fault.as_ref().map(|error| error.message());
+                let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));
+                LastError {
+                    status: fault.as_ref().and_then(GraphError::status),
+                    code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
+                    request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
+                    ..plain("page_stuck", message)
+                }
+            }
+            Self::Endless => plain(
+                "round_stuck",
+                "neither a round nor a plain listing comes to an end".to_owned(),
             ),
             Self::Store(error) => plain("store", error.to_string()),
         }

@@ -16,6 +16,7 @@
 mod bare;
 mod commit;
 mod daemon;
+mod feed;
 mod graph;
 mod idle;
 mod initial;
@@ -51,6 +52,9 @@ fn main() {
         }
         if table.wants(query::NAME) {
             query::run(&mut table).await;
+        }
+        if table.wants(feed::NAME) {
+            feed::run(&mut table).await;
         }
         if table.wants(idle::NAME) {
             idle::run(&mut table).await;

@@ -209,7 +209,7 @@ pub async fn serve_unix(
 
 /// Serves what should be a [`super::tcp_router`] until `shutdown`, otherwise as [`serve_unix`].
 pub async fn serve_tcp(
-    listener: TcpListener,
+    listener: impl Listener,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
 ) {

@@ -87,14 +87,14 @@ mod tests {
             settings: vec!["log.level".to_owned()],
             ..Applied::default()
         };
-        let told = "\
-  + new
-  - gone
-  ~ alice (start, end): is enumerated again
-  ~ bob  (interval)
-  … and 2 more
-reloaded in 12 ms; windows: 1 added, 3 removed, 1 resynced, 1 retimed, 0 unchanged, also log.level
-";
-        assert_eq!(tell(&applied), told);
+        let told = [
+            "  + new",
+            "  - gone",
+            "  ~ alice (start, end): is enumerated again",
+            "  ~ bob  (interval)",
+            "  … and 2 more",
+            "reloaded in 12 ms; windows: 1 added, 3 removed, 1 resynced, 1 retimed, 0 unchanged, also log.level",
+        ];
+        assert_eq!(tell(&applied).lines().collect::<Vec<_>>(), told);
     }
 }

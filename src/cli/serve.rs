@@ -36,8 +36,8 @@ pub(super) async fn run(
     args: &RunArgs,
 ) -> Result<u8, Failure> {
     let world = World::real();
-    let told = environment.clone();
     let load = check::loader(file, environment.clone(), &world);
+    let told = environment.clone();
     let config = check::load(file, environment, world.now())?;
     let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
     for warning in &config.warnings {
@@ -71,8 +71,8 @@ pub(super) async fn foreground(options: Options, notify: Notify) -> Result<u8, F
         let started = patiently(Daemon::start(options), &notify).await;
         let mut daemon = started.map_err(|error| refused(&error))?;
         tracing::info!("serving");
-        daemon.announce(notify);
         let reloads = daemon.reloads();
+        daemon.announce(notify);
         let Controls { mut stop, mut reload } = controls;
         let hangups = async {
             while reload.recv().await.is_some() {

@@ -5,12 +5,14 @@
 //! request on any of them meets the new tokens and the new mask. Streams and held requests that
 //! began under others end, and go on from their cursors.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use axum::Router;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use axum::serve::Listener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::api::{self, Access, ApiSettings, BindError, UnixDoor, UnixRights};
@@ -32,6 +34,27 @@ struct Open<T> {
     stopping: watch::Sender<bool>,
     /// Closes the door.
     stop: watch::Sender<bool>,
+    /// Resolves once it is closed.
+    closed: oneshot::Receiver<()>,
+}
+
+/// A listener that tells, by what it holds, when it is no more.
+struct Told {
+    listener: TcpListener,
+    _closing: oneshot::Sender<()>,
+}
+
+impl Listener for Told {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        Listener::accept(&mut self.listener).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
 }
 
 /// Doors that are bound and not yet served.
@@ -43,6 +66,8 @@ pub(super) struct Bound {
     tcp: Option<Option<(TcpListener, SocketAddr)>>,
     /// The group that the socket that stays had before.
     regrouped: Option<Option<String>>,
+    /// The address that was closed to bind the new one.
+    yielded: Option<SocketAddr>,
 }
 
 impl Bound {
@@ -55,7 +80,7 @@ impl Bound {
             Some(path) => Some(api::bind_unix(path, config.socket_group.as_deref())?),
             None => None,
         };
-        Ok(Self { unix: Some(unix), tcp: Some(tcp(config.listen).await?), regrouped: None })
+        Ok(Self { unix: Some(unix), tcp: Some(tcp(config.listen).await?), ..Self::default() })
     }
 }
 
@@ -90,13 +115,45 @@ impl Listeners {
     /// # Errors
     /// See [`BindError`]; everything is as before.
     pub(super) async fn prepare(
-        &self,
+        &mut self,
         old: &ApiConfig,
         new: &ApiConfig,
     ) -> Result<Bound, BindError> {
         let mut bound = Bound::default();
+        match self.bind(old, new, &mut bound).await {
+            Ok(()) => Ok(bound),
+            Err(error) => {
+                self.discard(bound).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn bind(
+        &mut self,
+        old: &ApiConfig,
+        new: &ApiConfig,
+        bound: &mut Bound,
+    ) -> Result<(), BindError> {
         if old.listen != new.listen {
-            bound.tcp = Some(tcp(new.listen).await?);
+            bound.tcp = Some(match tcp(new.listen).await {
+                Err(BindError::Address { address, source })
+                    if source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    let own = self.tcp.take_if(|open| open.place.port() == address.port());
+                    let Some(own) = own else {
+                        return Err(BindError::Address { address, source });
+                    };
+                    // Of one port, all addresses and one of them exclude each other: only here
+                    // the old door closes first.
+                    bound.yielded = Some(own.place);
+                    let closed = close(own);
+                    // An error is the news too: that its other end is gone.
+                    closed.await.ok();
+                    tcp(Some(address)).await?
+                }
+                tcp => tcp?,
+            });
         }
         let group = new.socket_group.as_deref();
         if old.socket != new.socket {
@@ -110,15 +167,23 @@ impl Listeners {
             open.place.set_group(group)?;
             bound.regrouped = Some(old.socket_group.clone());
         }
-        Ok(bound)
+        Ok(())
     }
 
     /// Takes back what [`Listeners::prepare`] did.
-    pub(super) fn discard(&self, bound: Bound) {
-        if let (Some(group), Some(open)) = (&bound.regrouped, &self.unix)
+    pub(super) async fn discard(&mut self, bound: Bound) {
+        let Bound { unix, tcp: new, regrouped, yielded } = bound;
+        drop((unix, new));
+        if let (Some(group), Some(open)) = (&regrouped, &self.unix)
             && let Err(error) = open.place.set_group(group.as_deref())
         {
             tracing::warn!(%error, "socket's group could not be set back");
+        }
+        if let Some(address) = yielded {
+            match tcp(Some(address)).await {
+                Ok(tcp) => self.open(Bound { tcp: Some(tcp), ..Bound::default() }),
+                Err(error) => tracing::error!(%error, "listener could not be opened again"),
+            }
         }
     }
 
@@ -144,28 +209,33 @@ impl Listeners {
         if let Some(door) = bound.unix {
             let open = door.map(|door| {
                 let (access, stopping) = renewed(&self.access);
-                let (open, router, stop) = Open::new(door.rights(), api::router(access), stopping);
-                self.servers.spawn(api::serve_unix(door, router, stopped(stop)));
+                let (open, doing) = Open::new(door.rights(), api::router(access), stopping);
+                self.servers.spawn(async move {
+                    // A socket is never waited for: nobody has to know when it closes.
+                    let Doing { router, stop, .. } = doing;
+                    api::serve_unix(door, router, stopped(stop)).await;
+                });
                 open
             });
-            close(std::mem::replace(&mut self.unix, open));
+            std::mem::replace(&mut self.unix, open).map(close);
         }
         if let Some(tcp) = bound.tcp {
             let open = tcp.map(|(listener, address)| {
                 let (access, stopping) = renewed(&self.access);
                 let router = api::tcp_router(access, address);
-                let (open, router, stop) = Open::new(address, router, stopping);
+                let (open, Doing { router, stop, closing }) = Open::new(address, router, stopping);
+                let listener = Told { listener, _closing: closing };
                 self.servers.spawn(api::serve_tcp(listener, router, stopped(stop)));
                 open
             });
-            close(std::mem::replace(&mut self.tcp, open));
+            std::mem::replace(&mut self.tcp, open).map(close);
         }
     }
 
     /// Takes no more requests from here on.
     pub(super) fn stop(&mut self) {
-        close(self.unix.take());
-        close(self.tcp.take());
+        self.unix.take().map(close);
+        self.tcp.take().map(close);
     }
 
     /// Waits until the last request has been answered.
@@ -174,15 +244,20 @@ impl Listeners {
     }
 }
 
+/// What serving a door takes.
+struct Doing {
+    router: watch::Receiver<Router>,
+    stop: watch::Receiver<bool>,
+    closing: oneshot::Sender<()>,
+}
+
 impl<T> Open<T> {
-    fn new(
-        place: T,
-        router: Router,
-        stopping: watch::Sender<bool>,
-    ) -> (Self, watch::Receiver<Router>, watch::Receiver<bool>) {
+    fn new(place: T, router: Router, stopping: watch::Sender<bool>) -> (Self, Doing) {
         let (router, routers) = watch::channel(router);
         let (stop, stops) = watch::channel(false);
-        (Self { place, router, stopping, stop }, routers, stops)
+        let (closing, closed) = oneshot::channel();
+        let open = Self { place, router, stopping, stop, closed };
+        (open, Doing { router: routers, stop: stops, closing })
     }
 
     fn renew(&mut self, router: Router, stopping: watch::Sender<bool>) {
@@ -191,12 +266,11 @@ impl<T> Open<T> {
     }
 }
 
-/// What streams ends first, so that nothing holds the door.
-fn close<T>(open: Option<Open<T>>) {
-    if let Some(open) = open {
-        open.stopping.send_replace(true);
-        open.stop.send_replace(true);
-    }
+/// What streams ends first, so that nothing holds the door. Answers what resolves once it is shut.
+fn close<T>(open: Open<T>) -> oneshot::Receiver<()> {
+    open.stopping.send_replace(true);
+    open.stop.send_replace(true);
+    open.closed
 }
 
 /// The same access, whose streams can be ended by themselves.

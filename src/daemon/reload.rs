@@ -136,7 +136,7 @@ impl Daemon {
             }
         };
         if let Err(error) = self.supervisor.reform(reform, commit).await {
-            self.listeners.discard(bound);
+            self.listeners.discard(bound).await;
             return Err(failed(&error));
         }
         self.listeners.change(bound, settings);

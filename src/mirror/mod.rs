@@ -6,11 +6,14 @@
 pub mod change;
 pub mod commit;
 pub mod event;
+pub mod guard;
 pub mod page;
 pub mod position;
+pub mod remedy;
 pub mod round;
 pub mod schedule;
 pub mod series;
 pub mod status;
 mod todo;
 pub mod window;
+pub mod zone;

@@ -63,8 +63,15 @@ pub enum ResyncReason {
     ShapeChanged,
     /// Somebody asked.
     Requested,
-    /// A round would not end.
+    /// A round would not end: other pages are asked for, or the segment is listed.
     RoundStuck,
+    /// A page could not be had, again and again: smaller ones are asked for, or the segment is
+    /// listed.
+    PageStuck,
+    /// The segment is listed whole, as in every round of snapshot mode; not counted.
+    Snapshot,
+    /// The segment is in snapshot mode, and delta is tried again.
+    DeltaRetry,
     /// A large removal is being confirmed.
     Confirm,
     /// The drift audit found a difference it could not repair in place.

@@ -42,6 +42,10 @@ pub struct Behaviour {
     pub split_series: bool,
     /// Whether exceptions come bare, like occurrences (fact 73).
     pub bare_exceptions: bool,
+    /// Whether occurrences come whole in delta pages, as the documentation has it (fact 66).
+    pub whole_occurrences: bool,
+    /// Whether a series' instances may be listed over 1825 days only, like a view (fact 31).
+    pub limited_instances: bool,
     /// Whether events outside the window that were merely created or edited, and events deleted
     /// before an enumeration, come as tombstones (facts 62, 64).
     pub foreign_tombstones: bool,
@@ -56,6 +60,8 @@ pub struct Behaviour {
     pub kept_tokens: usize,
     /// The largest page size the hint is honoured for.
     pub max_page_size: usize,
+    /// The longest window there is a view of, in days (fact 31).
+    pub max_days: u32,
     /// Requests in flight for one mailbox before it is throttled (fact 112).
     pub max_concurrent_per_mailbox: usize,
     /// Requests for one mailbox in any 10 minutes before it is throttled (fact 112).
@@ -76,12 +82,15 @@ impl Behaviour {
             resend: Resend::Whole,
             split_series: false,
             bare_exceptions: false,
+            whole_occurrences: false,
+            limited_instances: true,
             foreign_tombstones: false,
             duplicates: 0.0,
             empty_pages: 0.0,
             shuffle: false,
             kept_tokens: 8,
             max_page_size: 1000,
+            max_days: 1825,
             max_concurrent_per_mailbox: 4,
             max_requests_per_mailbox: 10_000,
         }
@@ -100,6 +109,8 @@ impl Behaviour {
             empty_pages: if rng.bool() { rng.f64() * 0.5 } else { 0.0 },
             shuffle: rng.bool(),
             kept_tokens: rng.usize(2..9),
+            whole_occurrences: rng.bool(),
+            limited_instances: rng.bool(),
             ..Self::calm()
         }
     }

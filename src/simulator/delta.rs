@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::call::{Call, Payload, Prefer, Reply};
+use super::event::Form;
 use super::faults::{Fault, Foreign, Unreadable};
 use super::graph::{badly_formed, link_number, read_window};
 use super::ids::{happens, mix};
@@ -11,6 +12,7 @@ use super::link::Token;
 use super::page::{Head, PageKey};
 use super::round::{Extent, Round, render};
 use super::state::State;
+use super::stuck;
 
 const UNSUPPORTED: [&str; 5] = ["$orderby", "$filter", "$select", "$expand", "$search"];
 
@@ -41,7 +43,7 @@ impl State {
         if self.stuck.get(&link_number(call)).is_some_and(|above| size > *above) {
             return Reply::error(StatusCode::GATEWAY_TIMEOUT, "UnknownError", "");
         }
-        let token = match self.position(call, mailbox, calendar) {
+        let token = match self.position(call, mailbox, calendar, &prefer.form) {
             Ok(token) => token,
             Err(refused) => return *refused,
         };
@@ -54,11 +56,12 @@ impl State {
         call: &Call,
         mailbox: usize,
         calendar: usize,
+        form: &Form,
     ) -> Result<Token, Box<Reply>> {
         let kept = self.behaviour.kept_tokens;
         let here = (mailbox as u32, calendar as u16);
         let Some(text) = call.token() else {
-            let window = read_window(call, true)?;
+            let window = read_window(call, Some(self.behaviour.max_days))?;
             self.total.tally.enumerations += 1;
             let Some(owner) = self.mailboxes.get_mut(mailbox) else {
                 return Err(Box::new(badly_formed()));
@@ -67,7 +70,7 @@ impl State {
             let Some(this) = owner.calendars.get_mut(calendar) else {
                 return Err(Box::new(badly_formed()));
             };
-            let (stream, generation) = this.open_stream();
+            let (stream, generation) = this.open_stream(form);
             return Ok(Token {
                 mailbox: here.0,
                 calendar: here.1,
@@ -84,12 +87,14 @@ impl State {
         let token = Token::read(text, self.seed)
             .filter(|token| (token.mailbox, token.calendar) == here)
             .ok_or_else(|| Box::new(badly_formed()))?;
-        let this = self
-            .mailboxes
-            .get_mut(mailbox)
-            .and_then(|owner| owner.calendars.get_mut(calendar))
-            .ok_or_else(|| Box::new(badly_formed()))?;
+        let damaged = || Box::new(badly_formed());
+        let owner = self.mailboxes.get_mut(mailbox).ok_or_else(damaged)?;
+        let this = owner.calendars.get_mut(calendar).ok_or_else(damaged)?;
         let needed = token.from.or(token.to).unwrap_or(0);
+        if !this.form_kept(token.stream, form) {
+            owner.meter.tally.mixed_forms += 1;
+            self.total.tally.mixed_forms += 1;
+        }
         match this.alive(token.stream, token.generation, needed, kept) {
             Ok(()) => Ok(Token { to: Some(token.to.unwrap_or(this.version)), ..token }),
             Err(dead) => Err(Box::new(Reply::error(
@@ -163,20 +168,20 @@ impl State {
             return page_reply(Payload::Plain((opening + &tail).into()));
         }
 
-        let bare = behaviour.bare_exceptions;
         let duplicates = behaviour.duplicates;
-        let render_page = || {
+        let render_page = |most: usize| {
             let (entries, next) = round.page(offset, size);
+            let entries = entries.get(..most).unwrap_or(entries);
             let mut raw = opening.clone().into_bytes();
             // Only what holds may come again: the last word on an item must be the true one.
             let current = round.entries.get(round.stale..next).unwrap_or_default();
-            let again = (!current.is_empty() && happens(duplicates, &[salt, 4]))
+            let again = (!current.is_empty() && most >= size && happens(duplicates, &[salt, 4]))
                 .then(|| &current[(mix(&[salt, 5]) % current.len() as u64) as usize]);
             for (at, (entry, _)) in entries.iter().chain(again).enumerate() {
                 if at > 0 {
                     raw.push(b',');
                 }
-                let event = render(entry, place, &prefer.form, bare);
+                let event = render(entry, place, &prefer.form, behaviour);
                 if serde_json::to_writer(&mut raw, &event).is_err() {
                     break;
                 }
@@ -185,10 +190,11 @@ impl State {
         };
 
         if let Some(fault) = fault.filter(|fault| is_twist(fault)) {
-            let head = render_page();
+            let (most, endless) = stuck::shown(fault, token.turn, size);
+            let head = render_page(most);
             let next = next_link(head.next, 0);
             // Only a delta link that is shown makes a generation.
-            let ends = head.last && !matches!(fault, Fault::EndlessPaging { .. });
+            let ends = head.last && !endless;
             let delta = match ends || *fault == Fault::BothLinks {
                 true => delta_link(this.next_generation(token.stream)),
                 false => String::new(),
@@ -219,7 +225,7 @@ impl State {
                 next_tail(next_link(head.next, 0))
             }
         };
-        page_reply(self.shelf.page(key, keep, tail, call.gzip, render_page))
+        page_reply(self.shelf.page(key, keep, tail, call.gzip, || render_page(usize::MAX)))
     }
 }
 
@@ -241,8 +247,11 @@ fn is_twist(fault: &Fault) -> bool {
             | Fault::BothLinks
             | Fault::UnreadableItem { .. }
             | Fault::ForeignLink { .. }
+            | Fault::Lie { .. }
             | Fault::HugePage { .. }
             | Fault::EndlessPaging { .. }
+            | Fault::EndlessEmpty { .. }
+            | Fault::EndlessOld { .. }
     )
 }
 
@@ -260,6 +269,10 @@ fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [Stri
         Fault::UnreadableItem { how } => {
             let item = unreadable(*how);
             format!("{comma}{item}],\"{own_member}\":\"{own}\"}}")
+        }
+        Fault::Lie { how } => {
+            raw = how.tell(&raw);
+            format!("],\"{own_member}\":\"{own}\"}}")
         }
         Fault::ForeignLink { how } => {
             let (scheme, rest) = base.split_once("://").unwrap_or(("https", base));

@@ -53,6 +53,7 @@ pub(super) async fn drop_windows(
         Ok(())
     };
     tokio::select! {
+        biased;
         _ = stop.wait_for(|stop| *stop) => Ok(()),
         over = dropping => over,
     }
@@ -93,6 +94,7 @@ async fn tend(
     let mut told = false;
     loop {
         tokio::select! {
+            biased;
             _ = flush.tick() => store.flush().await?,
             _ = trim.tick() => {
                 let kept = *retention.borrow();
@@ -159,11 +161,12 @@ mod tests {
             let (_retention, kept) = watch::channel(HOUR);
             let janitor = run(&store, &world, kept, stopped.clone());
             let dropping = drop_windows(&store, &world, vec![id], stopped);
-            tokio::pin!(janitor, dropping);
-            assert!(timeout(2 * HOUR, &mut janitor).await.is_err(), "it ended, and all with it");
-            assert!(timeout(2 * HOUR, &mut dropping).await.is_err(), "it gave up");
+            let both = async { tokio::try_join!(janitor, dropping) };
+            tokio::pin!(both);
+            assert!(timeout(2 * HOUR, &mut both).await.is_err(), "one ended, and all with it");
+            assert_eq!(store.windows().await.unwrap().len(), 1, "it gave up");
             stop.send(true).unwrap();
-            assert!(janitor.await.is_ok() && dropping.await.is_ok());
+            assert!(both.await.is_ok());
         }
         assert!(timeout(2 * HOUR, drop_window(&store, &world, id)).await.is_err());
         assert_eq!(store.windows().await.unwrap().len(), 1);

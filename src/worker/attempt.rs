@@ -12,9 +12,10 @@ use tokio::sync::watch;
 
 use crate::graph::{Ask, Class, GraphError, Start, Target};
 use crate::mirror::commit::{Commit, Outcome};
-use crate::mirror::page::{EventHash, EventId, Link, Page};
+use crate::mirror::page::{End, EventHash, EventId, Link, Page};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
-use crate::mirror::round::{Effect, Input, Over, Place, Round};
+use crate::mirror::remedy::{Ailment, Remedy};
+use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round};
 use crate::mirror::series::{self, Listed, Row};
 use crate::mirror::status::{ResyncReason, State};
 use crate::mirror::window::{Edges, Window};
@@ -30,11 +31,22 @@ const MOST_INSTANCES: usize = 50_000;
 /// Why an attempt ended early.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    Throttled { error: GraphError, wait: std::time::Duration },
+    Throttled {
+        error: GraphError,
+        wait: std::time::Duration,
+    },
     SignIn(GraphError),
     Quarantine(GraphError),
     Transient(GraphError),
     LinksDie,
+    /// A stream is stuck and waits for its next remedy; what failed, if something did just now.
+    Stuck {
+        ailment: Ailment,
+        fault: Option<GraphError>,
+        until: Option<Timestamp>,
+    },
+    /// A round would not end, by whatever means.
+    Endless,
     Store(StoreError),
 }
 
@@ -57,6 +69,15 @@ pub(super) struct Done {
     pub(super) removed: u32,
 }
 
+/// How a page is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As delta has it.
+    Delta,
+    /// Listed, in snapshot mode.
+    Plain,
+}
+
 /// See the module.
 pub(super) struct Attempt<'a> {
     services: &'a Services,
@@ -71,12 +92,15 @@ pub(super) struct Attempt<'a> {
     number: u64,
     retries: u32,
     deaths: u32,
+    /// Why the last page could not be had.
+    fault: Option<Trouble>,
     /// Whether the calendar itself has answered in this attempt.
     answered: bool,
     done: Done,
 }
 
 impl<'a> Attempt<'a> {
+    #[expect(clippy::too_many_arguments, reason = "each is lent to the attempt by its worker")]
     pub(super) fn new(
         services: &'a Services,
         target: &'a Target,
@@ -104,6 +128,7 @@ impl<'a> Attempt<'a> {
             number,
             retries: 0,
             deaths: 0,
+            fault: None,
             answered: false,
             done: Done {
                 over: Over::Settled,
@@ -135,10 +160,20 @@ impl<'a> Attempt<'a> {
                 // It only ended what an earlier run had begun: nobody has asked Graph yet.
                 over = self.segment(index, edges).await?;
             }
+            if over == Over::Failed {
+                return Err(self.fault.take().unwrap_or(Trouble::Endless));
+            }
             self.done.over = self.done.over.max(over);
         }
         self.done.requests = u32::try_from(self.target.requests.load(Ordering::Relaxed) - before)
             .unwrap_or(u32::MAX);
+        if let Over::Stuck(ailment) = self.done.over {
+            let fault = match self.fault.take() {
+                Some(Trouble::Transient(error) | Trouble::Quarantine(error)) => Some(error),
+                _ => None,
+            };
+            return Err(Trouble::Stuck { ailment, fault, until: self.done.held_until });
+        }
         Ok(())
     }
 
@@ -189,16 +224,22 @@ impl<'a> Attempt<'a> {
             complete: self.window.complete,
             confirm_after: SignedDuration::try_from(self.window.confirm_after)
                 .unwrap_or(SignedDuration::MAX),
+            page_size: self.window.page_size,
         };
         let events = self.cell.vitals().events;
         let mut round = Round::resume(place, position, todo, events);
+        let before = round.remedy().clone();
+        self.ask.page_size = before.page_size(self.window.page_size);
         let mut input = Input::Start;
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
             let (next, effect) = round.step(input, self.services.world.now());
             round = next;
             input = match effect {
-                Effect::Page(link) => self.page(&round, link.as_ref(), edges).await?,
+                Effect::Page(link) => self.page(&round, Way::Delta, link.as_ref(), edges).await?,
+                Effect::Listing(link) => {
+                    self.page(&round, Way::Plain, link.as_ref(), edges).await?
+                }
                 Effect::Master(id) => self.master(&id, edges).await?,
                 Effect::Instances(id) => self.instances(segment, &id, edges).await?,
                 Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
@@ -206,6 +247,7 @@ impl<'a> Attempt<'a> {
                 Effect::Commit(commit) => self.commit(*commit).await?,
                 Effect::Over(over) => {
                     self.done.held_until = self.done.held_until.max(round.held_until());
+                    self.show_remedy(segment, &before, round.remedy());
                     return Ok(over);
                 }
             };
@@ -219,10 +261,12 @@ impl<'a> Attempt<'a> {
             _ => ResyncReason::Requested,
         };
         let now = self.services.world.now();
+        let position = self.services.store.position(self.id, segment).await?;
+        let remedy = position.map(|position| position.remedy).unwrap_or_default();
         let mut commit = Commit::new(self.id, segment, now);
         commit.clear_todo = true;
         commit.clear_seen = true;
-        commit.position = Some(Position::new(Phase::start(reason), false));
+        commit.position = Some(Position::start(reason, remedy));
         commit.tally.resync = Some(reason);
         self.services.store.commit(commit).await?;
         note_resync(self.cell, now, reason);
@@ -236,40 +280,52 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// What is published of how a segment is asked for, and one line when that changed.
+    fn show_remedy(&self, segment: SegmentIndex, before: &Remedy, now: &Remedy) {
+        self.cell.vitals().show_mode(segment, now.is_snapshot());
+        if before == now {
+            return;
+        }
+        let page_size = now.page_size(self.window.page_size);
+        if before.is_snapshot() != now.is_snapshot() {
+            let mode = if now.is_snapshot() { "snapshot" } else { "delta" };
+            tracing::info!(segment, mode, page_size, "segment is asked for in another mode");
+        } else if before.page_size(self.window.page_size) != page_size {
+            tracing::info!(segment, page_size, "segment is asked for in other pages");
+        }
+    }
+
     async fn page(
         &mut self,
         round: &Round,
+        way: Way,
         link: Option<&Link>,
         edges: Edges,
     ) -> Result<Input, Trouble> {
-        let start = || match link {
-            Some(link) => Start::Link(link),
-            None => Start::Window(edges),
-        };
+        let before = self.target.answering.load(Ordering::Relaxed);
         let page: Page = loop {
-            match self.services.client.page(self.target, &self.ask, start(), self.retries > 0).await
-            {
+            match self.ask_page(way, link, edges).await {
                 Ok(page) => break page,
                 Err(error) if error.class() == Class::LinkDead => {
                     self.deaths += 1;
                     if self.deaths > 1 {
-                        return Err(Trouble::LinksDie);
+                        return self.failed(Trouble::LinksDie);
                     }
                     tracing::info!(
                         status = error.status(),
                         code = error.code(),
                         "link is dead, enumerating again"
                     );
-                    note_resync(
-                        self.cell,
-                        self.services.world.now(),
-                        ResyncReason::SyncStateNotFound,
-                    );
                     return Ok(Input::LinkDead);
                 }
-                Err(error) => self.retry(error).await?,
+                Err(error) => {
+                    if let Err(trouble) = self.retry(error).await {
+                        return self.failed(trouble);
+                    }
+                }
             }
         };
+        let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
         self.done.pages += 1;
         self.answered = true;
         for unreadable in &page.unreadable {
@@ -286,7 +342,55 @@ impl<'a> Attempt<'a> {
             let answers = self.services.store.known(self.id, questions.clone()).await?;
             questions.into_iter().zip(answers).collect()
         };
-        Ok(Input::Page { page, known })
+        Ok(Input::Page { page, known, took: std::time::Duration::from_micros(took) })
+    }
+
+    /// One page, asked for once.
+    async fn ask_page(
+        &self,
+        way: Way,
+        link: Option<&Link>,
+        edges: Edges,
+    ) -> Result<Page, GraphError> {
+        let (client, fresh) = (&self.services.client, self.retries > 0);
+        match (way, link) {
+            (Way::Delta, Some(link)) => {
+                client.page(self.target, &self.ask, Start::Link(link), fresh).await
+            }
+            (Way::Delta, None) => {
+                client.page(self.target, &self.ask, Start::Window(edges), fresh).await
+            }
+            (Way::Plain, link) => {
+                let asked =
+                    client.calendar_view(self.target, &self.ask, edges, None, link, fresh).await?;
+                Ok(Page {
+                    present: asked.items,
+                    removed: Vec::new(),
+                    unreadable: asked.unreadable,
+                    end: asked.next.map_or(End::Last, End::Next),
+                    bytes: 0,
+                })
+            }
+        }
+    }
+
+    /// The page cannot be had in this attempt. Whether other means may help is the round's to say.
+    fn failed(&mut self, trouble: Trouble) -> Result<Input, Trouble> {
+        let failure = match &trouble {
+            Trouble::Quarantine(error) if error.class() == Class::TooLarge => Failure::TooLarge,
+            Trouble::Transient(error)
+                if matches!(error.status(), Some(503 | 504))
+                    && self.retries >= schedule::RETRIES =>
+            {
+                Failure::Refused
+            }
+            Trouble::Transient(_) | Trouble::Quarantine(_) | Trouble::LinksDie => Failure::Other,
+            _ => return Err(trouble),
+        };
+        self.fault = Some(trouble);
+        // Other means are another round.
+        (self.retries, self.deaths) = (0, 0);
+        Ok(Input::Failed(failure))
     }
 
     async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
@@ -402,9 +506,7 @@ impl<'a> Attempt<'a> {
             commit.tally.round = Some(self.number);
             commit.tally.success = Some(self.services.world.now());
         }
-        if let Some(reason) = commit.tally.resync
-            && reason != ResyncReason::SyncStateNotFound
-        {
+        if let Some(reason) = commit.tally.resync {
             note_resync(self.cell, commit.at, reason);
         }
         if commit.lazy {

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mirror::position::SegmentIndex;
 use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
-use crate::mirror::window::{Edges, Window};
+use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
@@ -44,6 +45,16 @@ pub(super) struct Vitals {
     pub(super) last_resync: Option<LastResync>,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
+    /// The segments in snapshot mode, as bits.
+    snapshots: u64,
+}
+
+impl Vitals {
+    /// Shows whether a segment is listed whole or followed.
+    pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
+        let bit = 1 << (segment & 63);
+        self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
+    }
 }
 
 /// What somebody asked of a window.
@@ -55,6 +66,32 @@ pub enum Asked {
     Resync,
     /// A full resync now whose removals are believed however many.
     AcceptRemovals,
+}
+
+/// A window at a glance.
+#[derive(Clone, Debug)]
+pub struct Brief {
+    /// Its settings.
+    pub window: Arc<Window>,
+    /// What it is doing.
+    pub state: State,
+    /// In a state of normal life and not stale beyond 3 × interval.
+    pub healthy: bool,
+    /// Whether it has settled once since it began.
+    pub settled_once: bool,
+}
+
+impl Brief {
+    /// Whether `wanted`, in small letters, stands in the name, mailbox, account or calendar.
+    pub fn matches(&self, wanted: &str) -> bool {
+        let Window { name, mailbox, account, .. } = &*self.window;
+        let holds = |text: &str| text.to_lowercase().contains(wanted);
+        let by_id = || match &self.window.calendar {
+            Calendar::Default => false,
+            Calendar::Id(id) => holds(id),
+        };
+        wanted.is_empty() || holds(name) || holds(mailbox) || holds(account) || by_id()
+    }
 }
 
 impl Cell {
@@ -79,6 +116,7 @@ impl Cell {
                 last_resync: attached.last_resync.clone(),
                 last_error: None,
                 settled_once: attached.settled,
+                snapshots: attached.snapshots,
             }),
             wake: Notify::new(),
             over: Notify::new(),
@@ -181,6 +219,17 @@ impl Cell {
         self.vitals().state
     }
 
+    /// As much as it takes to find and to order windows; costs next to nothing.
+    pub fn brief(&self, now: Timestamp) -> Brief {
+        let window = self.window();
+        let vitals = self.vitals();
+        let stale = vitals.last_success.map(|at| now.duration_since(at).as_secs_f64());
+        let (state, settled_once) = (vitals.state, vitals.settled_once);
+        drop(vitals);
+        let fresh = stale.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
+        Brief { healthy: !state.is_trouble() && fresh, window, state, settled_once }
+    }
+
     /// Everything readers are told.
     pub fn status(&self, now: Timestamp) -> WindowStatus {
         let window = self.window();
@@ -199,10 +248,12 @@ impl Cell {
                 .edges
                 .segments()
                 .into_iter()
-                .map(|segment| SegmentStatus {
+                .enumerate()
+                .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: "delta".to_owned(),
+                    mode: if vitals.snapshots >> index & 1 == 1 { "snapshot" } else { "delta" }
+                        .to_owned(),
                 })
                 .collect(),
             last_round: vitals.last_round.as_deref().cloned(),

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod article;
-mod chaos;
 mod commands;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
 mod configuration;
 mod converge;
@@ -13,7 +13,9 @@ mod kill;
 mod memory;
 mod process;
 mod reload;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;
 mod stores;
+mod stuck;
