@@ -12,6 +12,7 @@ mod hostile;
 mod kill;
 mod memory;
 mod process;
+mod reform;
 mod reload;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
