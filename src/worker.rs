@@ -96,7 +96,8 @@ impl Worker {
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
     pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
-        let mut interval = self.cell.window().interval;
+        // Seconds; a future that sleeps is kept small.
+        let mut interval = self.cell.window().interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
@@ -114,7 +115,7 @@ impl Worker {
                 // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
                 let now = self.cell.window().interval;
                 due = self.retimed(due, interval, now);
-                interval = now;
+                interval = now.as_secs_f32();
                 continue;
             }
             // The span lives as long as the round: sleeping windows need none.
@@ -128,7 +129,11 @@ impl Worker {
 
     /// When a round that was due after one interval is due after another. A window in trouble
     /// that waits for people, or for a confirmation, goes on waiting.
-    fn retimed(&self, due: Instant, old: Duration, new: Duration) -> Instant {
+    fn retimed(&self, due: Instant, old: f32, new: Duration) -> Instant {
+        if old == new.as_secs_f32() {
+            return due;
+        }
+        let old = Duration::from_secs_f32(old);
         match self.cell.state() {
             State::Held | State::Quarantined | State::SignInRequired => due,
             _ => {
@@ -154,7 +159,7 @@ impl Worker {
     }
 
     /// One attempt, and when the next is due, after which interval; or why there is none.
-    async fn round(&mut self) -> Result<Result<(Instant, Duration), Ended>, StoreError> {
+    async fn round(&mut self) -> Result<Result<(Instant, f32), Ended>, StoreError> {
         let window = self.cell.window();
         let begun = Instant::now();
         let (number, asked) = self.begin();
@@ -178,8 +183,6 @@ impl Worker {
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
-        // It may have been set otherwise meanwhile.
-        let window = self.cell.window();
         let due = match result {
             Ok(()) => begun + self.well(&window, number, begun, done),
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
@@ -196,7 +199,7 @@ impl Worker {
             }
         };
         self.cell.announce();
-        Ok(Ok((due.max(Instant::now()), window.interval)))
+        Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
     }
 
     /// Resolves once the round has not got on for longer than anything in it may take.

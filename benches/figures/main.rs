@@ -23,6 +23,7 @@ mod initial;
 mod parse;
 mod process;
 mod query;
+mod reload;
 mod stages;
 mod table;
 
@@ -55,6 +56,9 @@ fn main() {
         }
         if table.wants(feed::NAME) {
             feed::run(&mut table).await;
+        }
+        if table.wants(reload::NAME) {
+            reload::run(&mut table).await;
         }
         if table.wants(idle::NAME) {
             idle::run(&mut table).await;

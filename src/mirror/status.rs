@@ -175,6 +175,10 @@ pub struct WindowStatus {
     pub last_resync: Option<LastResync>,
     /// The last failure, until a round succeeds.
     pub last_error: Option<LastError>,
+    /// Items that could not be read since the window was last enumerated, or the process began:
+    /// under their ids the mirror shows what it had before, or nothing.
+    #[serde(default)]
+    pub unreadable: u32,
     /// Whether it has settled once since it began.
     #[serde(default)]
     pub settled_once: bool,

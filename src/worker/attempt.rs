@@ -27,6 +27,8 @@ use super::{Services, note_resync};
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
 const MOST_INSTANCES: usize = 50_000;
+/// So many times a series is listed in search of two listings that agree.
+const MOST_LISTINGS: u32 = 4;
 
 /// Why an attempt ended early.
 #[derive(Debug)]
@@ -94,8 +96,6 @@ pub(super) struct Attempt<'a> {
     deaths: u32,
     /// Why the last page could not be had.
     fault: Option<Trouble>,
-    /// Whether the calendar itself has answered in this attempt.
-    answered: bool,
     done: Done,
 }
 
@@ -129,7 +129,6 @@ impl<'a> Attempt<'a> {
             retries: 0,
             deaths: 0,
             fault: None,
-            answered: false,
             done: Done {
                 over: Over::Settled,
                 held_until: None,
@@ -327,7 +326,7 @@ impl<'a> Attempt<'a> {
         };
         let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
         self.done.pages += 1;
-        self.answered = true;
+        self.note_unreadable(link.is_none(), page.unreadable.len());
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -393,13 +392,25 @@ impl<'a> Attempt<'a> {
         Ok(Input::Failed(failure))
     }
 
+    /// Whoever reads the status knows that the mirror may lack something. The first page of an
+    /// enumeration begins the count anew.
+    fn note_unreadable(&self, anew: bool, count: usize) {
+        let mut vitals = self.cell.vitals();
+        let before = if anew { 0 } else { vitals.unreadable };
+        vitals.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
     async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
+        let mut missed = false;
         loop {
             match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
                 Ok(Some(found)) => return Ok(Input::Master(Some(found))),
+                Ok(None) if missed => return Ok(Input::Master(None)),
+                // What it takes with it never comes again, so it is said twice, and in between
+                // the calendar was there.
                 Ok(None) => {
                     self.probe(edges).await?;
-                    return Ok(Input::Master(None));
+                    missed = true;
                 }
                 Err(error) => {
                     if self.retry_or_leave(error).await? {
@@ -410,14 +421,42 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
-    /// stretches that Graph answers for.
+    /// A series' listing, and the mirror's rows of it.
+    ///
+    /// Plain pages are no snapshot: a series that changes between two of them shifts what the
+    /// next one skips, and an instance that is there may stand on none. So where a listing of
+    /// several pages lacks what the mirror has, another has to lack it too.
     async fn instances(
         &mut self,
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
     ) -> Result<Input, Trouble> {
+        let mut before: Option<BTreeSet<EventHash>> = None;
+        for _ in 0..MOST_LISTINGS {
+            let (listed, met, pages) = match self.listing(master, edges).await? {
+                Ok(listing) => listing,
+                Err(input) => return Ok(input),
+            };
+            let rows = self.rows(segment, master).await?;
+            let lacks = rows.iter().any(|row| !met.contains(&row.id));
+            if pages == 1 || !lacks || before.as_ref() == Some(&met) {
+                return Ok(Input::Instances(Some((listed, rows))));
+            }
+            before = Some(met);
+        }
+        tracing::debug!("series changes faster than it can be listed");
+        Ok(Input::Unavailable)
+    }
+
+    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
+    /// stretches that Graph answers for: what it lists, all ids it named, and on how many pages.
+    async fn listing(
+        &mut self,
+        master: &EventId,
+        edges: Edges,
+    ) -> Result<Result<(Listed, BTreeSet<EventHash>, u32), Input>, Trouble> {
+        let mut pages = 0;
         let mut listed = Listed::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         for stretch in series::widen(edges, 1).segments() {
@@ -434,6 +473,7 @@ impl<'a> Attempt<'a> {
                 );
                 match asked.await {
                     Ok(Some(listing)) => {
+                        pages += 1;
                         let before = met.len();
                         let empty = listing.items.is_empty() && listing.unreadable.is_empty();
                         met.extend(listing.items.iter().map(|item| item.id.hash()));
@@ -459,39 +499,35 @@ impl<'a> Attempt<'a> {
                                 instances = met.len(),
                                 "listing of a series does not end"
                             );
-                            return Ok(Input::Unavailable);
+                            return Ok(Err(Input::Unavailable));
                         }
                     }
-                    Ok(None) => {
-                        self.probe(edges).await?;
-                        return Ok(Input::Instances(None));
-                    }
+                    // Only the master can tell whether the series is gone.
+                    Ok(None) => return Ok(Err(Input::Instances(None))),
                     Err(error) => {
                         if self.retry_or_leave(error).await? {
-                            return Ok(Input::Unavailable);
+                            return Ok(Err(Input::Unavailable));
                         }
                     }
                 }
             }
         }
-        let rows = self.rows(segment, master).await?;
-        Ok(Input::Instances(Some((listed, rows))))
+        Ok(Ok((listed, met, pages)))
     }
 
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
-    /// series: it is believed once the calendar has answered in this attempt.
+    /// series: it is believed once the calendar has answered after it.
     async fn probe(&mut self, edges: Edges) -> Result<(), Trouble> {
-        while !self.answered {
-            let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
-            let day = Edges { start: edges.start, end };
+        let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
+        let day = Edges { start: edges.start, end };
+        loop {
             let fresh = self.retries > 0;
             let client = &self.services.client;
             match client.calendar_view(self.target, &self.ask, day, Some("id"), None, fresh).await {
-                Ok(_) => self.answered = true,
+                Ok(_) => return Ok(()),
                 Err(error) => self.retry(error).await?,
             }
         }
-        Ok(())
     }
 
     async fn rows(&self, segment: SegmentIndex, master: &EventId) -> Result<Vec<Row>, Trouble> {

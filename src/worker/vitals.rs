@@ -45,6 +45,8 @@ pub(super) struct Vitals {
     pub(super) last_resync: Option<LastResync>,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
+    /// See [`WindowStatus::unreadable`].
+    pub(super) unreadable: u32,
     /// The segments in snapshot mode, as bits.
     snapshots: u64,
 }
@@ -116,6 +118,7 @@ impl Cell {
                 last_resync: attached.last_resync.clone(),
                 last_error: None,
                 settled_once: attached.settled,
+                unreadable: 0,
                 snapshots: attached.snapshots,
             }),
             wake: Notify::new(),
@@ -265,6 +268,7 @@ impl Cell {
             last_resync: vitals.last_resync.clone(),
             last_error: vitals.last_error.as_deref().cloned(),
             settled_once: vitals.settled_once,
+            unreadable: vitals.unreadable,
             interval_s: window.interval.as_secs_f64(),
         }
     }
