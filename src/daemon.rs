@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, About, Access, ApiSettings, BindError, Secret, UnixDoor};
 use crate::config::{self, Config};
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
+use crate::metrics::{Meters, ReaderMeter};
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::supervisor::{Fleet, Post, Supervisor};
 use crate::worker::Services;
@@ -129,7 +130,14 @@ impl Daemon {
             config.graph.request_timeout,
         )
         .map_err(|error| StartError::Graph(error.to_string()))?;
-        let services = Services { store: store.clone(), client, world: world.clone() };
+        let meters = Meters {
+            graph: client.meter(),
+            store: store.meter(),
+            rounds: Arc::default(),
+            readers: ReaderMeter::default(),
+        };
+        let meter = meters.rounds.clone();
+        let services = Services { store: store.clone(), client, world: world.clone(), meter };
         let mut supervisor = Supervisor::new(services.clone(), config.feed.retention);
         supervisor.start(posts(&config, &transport, &world)).await?;
 
@@ -140,6 +148,7 @@ impl Daemon {
             world,
             about: Arc::new(about),
             settings,
+            meters,
             stopping: stop.clone(),
         };
         let (address, socket) = (tcp.as_ref().map(|(_, address)| *address), config.api.socket);

@@ -7,6 +7,7 @@
 mod janitor;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::task::{Id, JoinSet};
 use crate::graph::auth::Tokens;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
-use crate::mirror::status::{State, WindowStatus};
+use crate::mirror::status::{Glance, State, WindowStatus};
 use crate::mirror::window::{Identity, Window};
 use crate::store::{Attached, StoreError, Wanted};
 use crate::worker::{Asked, Cell, First, Services, Worker};
@@ -67,6 +68,12 @@ impl Fleet {
     pub fn windows(&self) -> Vec<WindowStatus> {
         let now = self.world.now();
         self.read().values().map(|member| member.cell.status(now)).collect()
+    }
+
+    /// A glance at every window, ordered by name.
+    pub fn glances(&self) -> Vec<Glance> {
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.glance(now)).collect()
     }
 
     /// How many windows are in each state.
@@ -306,6 +313,7 @@ impl Supervisor {
             self.services.world.chance(),
         );
         running.member.cell.collapse();
+        self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             window = %running.member.cell.window().name,
             panics = running.panics,

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::graph::{Client, Target};
+use crate::metrics::RoundMeter;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, LastRound, ResyncReason, State};
@@ -42,6 +43,8 @@ pub struct Services {
     pub client: Client,
     /// Wall clock and chance.
     pub world: World,
+    /// What workers do.
+    pub meter: Arc<RoundMeter>,
 }
 
 /// A window's worker.
@@ -86,7 +89,7 @@ impl Worker {
             // A stop wakes the cell too, so that a sleeping worker waits for two things only.
             tokio::select! {
                 () = self.cell.wake.notified() => {}
-                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(due) => self.services.meter.late.observe(due.elapsed()),
             }
             if *self.stop.borrow() {
                 return Ok(());
@@ -138,6 +141,7 @@ impl Worker {
             _ = stop.wait_for(|stop| *stop) => return Ok(None),
         };
         let done = attempt.done();
+        self.services.meter.took.observe(begun.elapsed());
         let due = match result {
             Ok(()) => begun + self.well(&window, number, begun, done),
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
@@ -221,6 +225,7 @@ impl Worker {
             }
         };
         drop(vitals);
+        self.services.meter.rounds.add(outcome(done.over), 1);
         tracing::debug!(
             number,
             took_ms = took.as_millis(),
@@ -277,6 +282,7 @@ impl Worker {
         vitals.state = state;
         let retry_at = later(now, delay);
         let error = trouble.describe(now, retry_at);
+        self.services.meter.rounds.add(&error.kind, 1);
         if first {
             tracing::warn!(
                 state = ?state,
@@ -337,6 +343,15 @@ impl Trouble {
             ),
             Self::Store(error) => plain("store", error.to_string()),
         }
+    }
+}
+
+/// The word under which a round that was no failure is counted.
+fn outcome(over: Over) -> &'static str {
+    match over {
+        Over::Settled => "settled",
+        Over::Incomplete => "incomplete",
+        Over::Held => "held",
     }
 }
 

@@ -11,6 +11,7 @@ mod events;
 mod health;
 mod listen;
 mod mask;
+mod metrics;
 mod problem;
 mod query;
 mod rounds;
@@ -35,8 +36,9 @@ use tokio::sync::watch;
 pub use door::Secret;
 pub use listen::{BindError, UnixDoor, bind_tcp, bind_unix, serve_tcp, serve_unix};
 
+use crate::metrics::Meters;
 use crate::mirror::position::WindowId;
-use crate::mirror::status::WindowStatus;
+use crate::mirror::status::{Glance, WindowStatus};
 use crate::store::Store;
 use crate::supervisor::{Fleet, FleetError, Started};
 use crate::world::World;
@@ -55,6 +57,8 @@ pub struct Access {
     pub about: Arc<About>,
     /// How it answers.
     pub settings: ApiSettings,
+    /// What all rooms count.
+    pub meters: Meters,
     /// Becomes `true` when the daemon stops: held requests and streams end then. It has to move
     /// no later than the shutdown handed to [`serve_unix`] and [`serve_tcp`] resolves.
     pub stopping: watch::Receiver<bool>,
@@ -92,6 +96,10 @@ pub trait Windows: Send + Sync {
     fn windows(&self) -> Vec<WindowStatus>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
+    /// A glance at every window.
+    fn glances(&self) -> Vec<Glance> {
+        self.windows().iter().map(WindowStatus::glance).collect()
+    }
     /// The number under which the store keeps a window.
     fn id(&self, name: &str) -> Option<WindowId>;
     /// Starts a round now; with `wait` also waits for its end.
@@ -115,6 +123,9 @@ impl Windows for Fleet {
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)
+    }
+    fn glances(&self) -> Vec<Glance> {
+        Fleet::glances(self)
     }
     fn id(&self, name: &str) -> Option<WindowId> {
         Fleet::id(self, name)
@@ -141,6 +152,7 @@ pub fn router(access: Access) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::read))
         .route("/v1/status", get(windows::status))
         .route("/v1/windows", get(windows::list))
         .route("/v1/windows/{name}", get(windows::one))

@@ -167,6 +167,7 @@ impl Fixture {
                 started: at("2026-11-21T11:00:00Z"),
             }),
             settings: self.settings.clone(),
+            meters: Meters::default(),
             stopping: self.stopping.subscribe(),
         }
     }

@@ -10,24 +10,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Access;
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::mirror::status::{State as WindowState, WindowStatus};
-
-/// Every state, in the order the counts are shown.
-const STATES: [WindowState; 8] = [
-    WindowState::Enumerating,
-    WindowState::Settled,
-    WindowState::Following,
-    WindowState::BackingOff,
-    WindowState::Held,
-    WindowState::Quarantined,
-    WindowState::SignInRequired,
-    WindowState::StoreFull,
-];
 
 /// The daemon's status.
 #[derive(Serialize)]
@@ -59,7 +46,7 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     let windows = access.fleet.windows();
-    let mut states: BTreeMap<_, _> = STATES.map(|state| (state, 0)).into();
+    let mut states: BTreeMap<_, _> = WindowState::ALL.map(|state| (state, 0)).into();
     for window in &windows {
         *states.entry(window.state).or_default() += 1;
     }
@@ -122,17 +109,9 @@ fn parse_key(page: &str) -> Result<String, Problem> {
 }
 
 fn parse_state(text: &str) -> Result<WindowState, Problem> {
-    STATES.into_iter().find(|state| word(*state) == text).ok_or_else(|| {
-        let detail = format!("must be one of {}", STATES.map(word).join(", "));
+    WindowState::ALL.into_iter().find(|state| state.word() == text).ok_or_else(|| {
+        let detail =
+            format!("must be one of {}", WindowState::ALL.map(WindowState::word).join(", "));
         Problem::bad_parameter("state", detail)
     })
-}
-
-/// The word by which the API names a state.
-fn word(state: WindowState) -> String {
-    match serde_json::to_value(state) {
-        Ok(Value::String(word)) => word,
-        // A unit variant always becomes a string.
-        _ => String::new(),
-    }
 }

@@ -22,6 +22,7 @@ use super::error::{Asked, Class, GraphError, Refusal};
 use super::origin::{Origin, OriginError};
 use super::transport::{Fault, FreshConnection, Transport, TransportError};
 use super::wire::{self, Listing};
+use crate::metrics::GraphMeter;
 use crate::mirror::page::{End, EventId, Item, Link, Page};
 use crate::mirror::window::{Body, Calendar, Edges};
 use crate::world::World;
@@ -47,6 +48,7 @@ struct Shared {
     budgets: Budgets,
     world: World,
     request_timeout: Duration,
+    meter: Arc<GraphMeter>,
 }
 
 /// Whose calendar is asked for, by whom, and what that has cost.
@@ -100,8 +102,14 @@ impl Client {
     ) -> Result<Self, OriginError> {
         let origin = Origin::of(base_url)?;
         let base = base_url.trim_end_matches('/').to_owned();
-        let shared = Shared { transport, base, origin, budgets, world, request_timeout };
+        let meter = Arc::default();
+        let shared = Shared { transport, base, origin, budgets, world, request_timeout, meter };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What its requests come to.
+    pub fn meter(&self) -> Arc<GraphMeter> {
+        self.shared.meter.clone()
     }
 
     /// What is needed to ask for one window. Windows of one mailbox share its budget.
@@ -298,9 +306,12 @@ impl Client {
         if fresh {
             request.extensions_mut().insert(FreshConnection);
         }
+        let asked_at = Instant::now();
         let _permit = target.budget.acquire().await;
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
+        shared.meter.waited.observe(began - asked_at);
+        let _in_flight = shared.meter.in_flight.enter();
         let outcome = timeout(shared.request_timeout, async {
             let (head, body) = shared.transport.send(request).await?.into_parts();
             let body = if head.status.is_success() {
@@ -315,6 +326,8 @@ impl Client {
         })
         .await
         .unwrap_or_else(|_| Err(TransportError::new(Fault::Timeout)));
+        let status = outcome.as_ref().ok().map(|(head, _)| head.status.as_u16());
+        shared.meter.answered(status, began.elapsed());
         let (head, body) = outcome.map_err(GraphError::Carried)?;
         tracing::debug!(
             status = head.status.as_u16(),
@@ -334,7 +347,8 @@ impl Client {
         let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
         if error.class() == Class::Throttled {
-            target.budget.throttled(error.retry_after(), shared.world.chance());
+            let pause = target.budget.throttled(error.retry_after(), shared.world.chance());
+            shared.meter.paused(pause);
         }
         Err(error)
     }

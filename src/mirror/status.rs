@@ -26,6 +26,32 @@ pub enum State {
 }
 
 impl State {
+    /// Every state, in the order the counts are shown.
+    pub const ALL: [Self; 8] = [
+        Self::Enumerating,
+        Self::Settled,
+        Self::Following,
+        Self::BackingOff,
+        Self::Held,
+        Self::Quarantined,
+        Self::SignInRequired,
+        Self::StoreFull,
+    ];
+
+    /// The word by which the API and the metrics name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Enumerating => "enumerating",
+            Self::Settled => "settled",
+            Self::Following => "following",
+            Self::BackingOff => "backing_off",
+            Self::Held => "held",
+            Self::Quarantined => "quarantined",
+            Self::SignInRequired => "sign_in_required",
+            Self::StoreFull => "store_full",
+        }
+    }
+
     /// Whether somebody should look: everything but the three states of normal life.
     pub fn is_trouble(self) -> bool {
         !matches!(self, Self::Enumerating | Self::Settled | Self::Following)
@@ -52,6 +78,33 @@ pub enum ResyncReason {
     Confirm,
     /// The drift audit found a difference it could not repair in place.
     Audit,
+}
+
+impl ResyncReason {
+    /// Every reason but [`Self::New`], which is no resync.
+    pub const AGAIN: [Self; 7] = [
+        Self::SyncStateNotFound,
+        Self::WindowMoved,
+        Self::ShapeChanged,
+        Self::Requested,
+        Self::RoundStuck,
+        Self::Confirm,
+        Self::Audit,
+    ];
+
+    /// The word by which the API and the metrics name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::SyncStateNotFound => "sync_state_not_found",
+            Self::WindowMoved => "window_moved",
+            Self::ShapeChanged => "shape_changed",
+            Self::Requested => "requested",
+            Self::RoundStuck => "round_stuck",
+            Self::Confirm => "confirm",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 /// The last finished round.
@@ -161,6 +214,40 @@ pub struct WindowStatus {
 
 impl WindowStatus {
     /// Healthy: in a state of normal life and not stale beyond 3 × interval.
+    pub fn is_healthy(&self) -> bool {
+        self.glance().is_healthy()
+    }
+
+    /// The part of it that is counted over a fleet.
+    pub fn glance(&self) -> Glance {
+        Glance {
+            state: self.state,
+            events: self.events,
+            stale_s: self.stale_s,
+            interval_s: self.interval_s,
+            settled_once: self.settled_once,
+        }
+    }
+}
+
+/// What is counted over a whole fleet: cheap, so that all of a hundred thousand windows can be
+/// looked at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Glance {
+    /// What the window is doing.
+    pub state: State,
+    /// Events readers see.
+    pub events: u64,
+    /// Seconds since a round last succeeded, if one did.
+    pub stale_s: Option<f64>,
+    /// Configured interval, seconds.
+    pub interval_s: f64,
+    /// Whether it has settled once since it began.
+    pub settled_once: bool,
+}
+
+impl Glance {
+    /// As [`WindowStatus::is_healthy`].
     pub fn is_healthy(&self) -> bool {
         !self.state.is_trouble() && self.stale_s.is_none_or(|s| s <= 3.0 * self.interval_s)
     }

@@ -34,6 +34,7 @@ use super::{Attached, Wanted, attach};
 use crate::mirror::change::Seq;
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::position::WindowId;
+use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
 /// The most commits in one batch. 256 of them took 4 ms to be durable; more only wait longer.
@@ -216,6 +217,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     Ok(Planned { draft, outcome, last_seq }) => {
                         group.draft.merge(draft);
                         self.last_seq = last_seq;
+                        self.count(outcome, commit.tally.resync);
                         (Ok(outcome), None)
                     }
                     Err(Refusal::Told(why)) => (Err(why), None),
@@ -226,6 +228,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             Job::Attach { wanted, at, reply } => {
                 let attached = self.attach(group, &wanted, at);
+                for attached in attached.iter().flatten() {
+                    self.count(Outcome::default(), attached.resync);
+                }
                 settle(group, reply, attached)
             }
             Job::Move { window, edges, at, reply } => {
@@ -238,7 +243,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                         group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
                         Ok(())
                     }
-                    moved => settle(group, reply, moved.map(|_| ())),
+                    moved => {
+                        self.count(Outcome::default(), Some(ResyncReason::WindowMoved));
+                        settle(group, reply, moved.map(|_| ()))
+                    }
                 }?;
                 self.apply(group)
             }
@@ -249,6 +257,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let slice = removal::drop_slice(tree, window, at, step, last, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((seq, _)) = slice {
+                    self.shared.meter.changes.add("removed", seq - self.last_seq);
                     self.last_seq = seq;
                 }
                 settle(group, reply, slice.map(|(_, next)| next))?;
@@ -271,6 +280,18 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 drop(reply);
                 Ok(())
             }
+        }
+    }
+
+    /// For the meter. What fails to become durable is counted too: then the store is over.
+    fn count(&self, outcome: Outcome, resync: Option<ResyncReason>) {
+        let meter = &self.shared.meter;
+        let Outcome { created, updated, removed, events: _ } = outcome;
+        for (word, n) in [("created", created), ("updated", updated), ("removed", removed)] {
+            meter.changes.add(word, n.into());
+        }
+        if let Some(reason) = resync {
+            meter.resyncs.add(reason.word(), 1);
         }
     }
 

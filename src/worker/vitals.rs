@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
+use crate::mirror::status::{
+    Glance, LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus,
+};
 use crate::mirror::window::{Edges, Window};
 use crate::store::Attached;
 
@@ -51,6 +53,13 @@ pub enum Asked {
     Resync,
     /// A full resync now whose removals are believed however many.
     AcceptRemovals,
+}
+
+impl Vitals {
+    /// Seconds since the last success.
+    fn stale_s(&self, now: Timestamp) -> Option<f64> {
+        self.last_success.map(|at| now.duration_since(at).as_secs_f64().max(0.0))
+    }
 }
 
 impl Cell {
@@ -140,11 +149,23 @@ impl Cell {
         self.vitals().state
     }
 
+    /// What is counted over a fleet.
+    pub fn glance(&self, now: Timestamp) -> Glance {
+        let interval_s = self.window().interval.as_secs_f64();
+        let vitals = self.vitals();
+        Glance {
+            state: vitals.state,
+            events: vitals.events,
+            stale_s: vitals.stale_s(now),
+            interval_s,
+            settled_once: vitals.settled_once,
+        }
+    }
+
     /// Everything readers are told.
     pub fn status(&self, now: Timestamp) -> WindowStatus {
         let window = self.window();
         let vitals = self.vitals();
-        let stale = vitals.last_success.map(|at| now.duration_since(at).as_secs_f64().max(0.0));
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),
@@ -166,7 +187,7 @@ impl Cell {
                 .collect(),
             last_round: vitals.last_round.as_deref().cloned(),
             last_success: vitals.last_success,
-            stale_s: stale.map(|s| (s * 10.0).round() / 10.0),
+            stale_s: vitals.stale_s(now).map(|s| (s * 10.0).round() / 10.0),
             next_due: vitals.next_due,
             failures: vitals.failures,
             resyncs: vitals.resyncs,

@@ -11,6 +11,7 @@ mod converge;
 mod hostile;
 mod kill;
 mod memory;
+mod metrics;
 mod process;
 mod rig;
 mod signals;
