@@ -94,9 +94,14 @@ impl Worker {
             if *self.stop.borrow() {
                 return Ok(());
             }
-            // The span lives as long as the round: sleeping windows need none.
-            let span = tracing::info_span!("window", window = %self.cell.window().name);
-            match Box::pin(self.round().instrument(span)).await? {
+            // Spans live as long as the round: sleeping windows need none. They are of the highest
+            // level, so that whatever is told of a window tells which one it is.
+            let window = self.cell.window();
+            let number = self.begin();
+            let span = tracing::error_span!("window", window = %window.name);
+            let round = tracing::error_span!(parent: &span, "round", round = number);
+            drop(span);
+            match Box::pin(self.round(window, number).instrument(round)).await? {
                 Some(next) => due = next,
                 None => return Ok(()),
             }
@@ -119,10 +124,12 @@ impl Worker {
     }
 
     /// One attempt, and when the next is due; `None` when told to stop.
-    async fn round(&mut self) -> Result<Option<Instant>, StoreError> {
-        let window = self.cell.window();
+    async fn round(
+        &mut self,
+        window: Arc<Window>,
+        number: u64,
+    ) -> Result<Option<Instant>, StoreError> {
         let begun = Instant::now();
-        let number = self.begin();
         let asked = self.cell.vitals().asked.take();
         let mut attempt = Attempt::new(
             &self.services,
@@ -176,7 +183,6 @@ impl Worker {
         let now = world.now();
         let took = begun.elapsed();
         let mut vitals = self.cell.vitals();
-        let recovered = vitals.failures > 0;
         vitals.running = false;
         vitals.rounds = number;
         if done.over == Over::Held && done.requests == 0 {
@@ -224,23 +230,32 @@ impl Worker {
                 self.until(done.held_until, took)
             }
         };
+        let told = vitals.told;
+        vitals.told = Some(vitals.state).filter(|state| state.is_trouble());
+        let news = vitals.told != told;
         drop(vitals);
         self.services.meter.rounds.add(outcome(done.over), 1);
         tracing::debug!(
-            number,
+            outcome = outcome(done.over),
             took_ms = took.as_millis(),
             requests = done.requests,
             pages = done.pages,
             created = done.created,
             updated = done.updated,
             removed = done.removed,
-            over = ?done.over,
             "round over"
         );
-        if done.over == Over::Held {
-            tracing::warn!("removal too large to believe is held until an enumeration confirms it");
-        } else if recovered {
-            tracing::info!("window recovered");
+        match done.over {
+            Over::Settled if told.is_some() => tracing::info!("window recovered"),
+            Over::Incomplete if news => {
+                tracing::warn!("some series could not be completed, the rest is up to date");
+            }
+            Over::Held if news => {
+                tracing::warn!(
+                    "removal too large to believe is held until an enumeration confirms it"
+                );
+            }
+            _ => {}
         }
         delay
     }
@@ -283,19 +298,26 @@ impl Worker {
         let retry_at = later(now, delay);
         let error = trouble.describe(now, retry_at);
         self.services.meter.rounds.add(&error.kind, 1);
-        if first {
+        tracing::debug!(
+            outcome = error.kind,
+            status = error.status,
+            failures,
+            retry_in_s = delay.as_secs(),
+            "round over"
+        );
+        // Once, not at each attempt; and not here where it was told for all windows at once.
+        if vitals.told != Some(state) && !trouble.is_shared() {
+            vitals.told = Some(state);
             tracing::warn!(
-                state = ?state,
+                ?state,
                 kind = error.kind,
                 status = error.status,
                 code = error.code,
                 request_id = error.request_id,
-                message = error.message,
+                reason = error.message,
                 retry_in_s = delay.as_secs(),
                 "window in trouble"
             );
-        } else {
-            tracing::debug!(kind = error.kind, status = error.status, failures, "attempt failed");
         }
         vitals.last_error = Some(Box::new(error));
         delay
@@ -311,6 +333,18 @@ impl Trouble {
             }
             Self::SignIn(_) => State::SignInRequired,
             Self::Quarantine(_) => State::Quarantined,
+        }
+    }
+
+    /// Whether it is no trouble of this window: its account or the store has told of it.
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Throttled { error, .. }
+            | Self::SignIn(error)
+            | Self::Quarantine(error)
+            | Self::Transient(error) => error.is_of_account(),
+            Self::Store(error) => matches!(error, StoreError::Full),
+            Self::LinksDie => false,
         }
     }
 

@@ -329,7 +329,7 @@ impl Client {
         let status = outcome.as_ref().ok().map(|(head, _)| head.status.as_u16());
         shared.meter.answered(status, began.elapsed());
         let (head, body) = outcome.map_err(GraphError::Carried)?;
-        tracing::debug!(
+        tracing::trace!(
             status = head.status.as_u16(),
             bytes = body.len(),
             took_ms = began.elapsed().as_millis(),

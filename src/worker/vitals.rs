@@ -42,6 +42,8 @@ pub(super) struct Vitals {
     pub(super) last_resync: Option<LastResync>,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
+    /// The trouble that the log was told of and that is not over.
+    pub(super) told: Option<State>,
 }
 
 /// What somebody asked of a window.
@@ -83,6 +85,7 @@ impl Cell {
                 last_resync: attached.last_resync.clone(),
                 last_error: None,
                 settled_once: attached.settled,
+                told: None,
             }),
             wake: Notify::new(),
             over: Notify::new(),

@@ -10,6 +10,7 @@ mod configuration;
 mod converge;
 mod hostile;
 mod kill;
+mod logs;
 mod memory;
 mod metrics;
 mod process;

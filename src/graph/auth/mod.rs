@@ -81,6 +81,8 @@ struct Held {
     failure: Option<Failure>,
     /// Passing faults since the last grant.
     faults: u32,
+    /// Whether the log was told that there is no token, and if so whether a person is needed.
+    told: Option<bool>,
     /// When the first of the forced renewals that count was asked for, and how many were.
     forced: Option<(Instant, u32)>,
 }
@@ -184,6 +186,10 @@ impl Tokens {
         }
         // Not remembered as a failure: whom Graph lets in with this token is not concerned.
         let fault = self.fault("graph refuses every token it is shown");
+        if count == MOST_FORCED + 1 {
+            let (account, reason) = (&self.account.name, &fault.message);
+            tracing::error!(%account, %reason, "sign-in failed");
+        }
         let retry_after = Some(FORCED_WITHIN.saturating_sub(now - since));
         Err(GraphError::Token(TokenFault { needs_person: true, retry_after, ..fault }))
     }
@@ -258,6 +264,9 @@ impl Tokens {
                 held.token = Some(Live { token: token.clone(), renew_at, ends_at, stamp });
                 held.failure = None;
                 held.faults = 0;
+                if held.told.take().is_some() {
+                    tracing::info!(account = %self.account.name, "sign-in works again");
+                }
                 Ok(token)
             }
             Err(mut fault) => {
@@ -273,10 +282,16 @@ impl Tokens {
                 };
                 fault.retry_after = Some(kept);
                 let failure = Failure { fault: fault.clone(), until: Instant::now() + kept, stamp };
-                if fault.needs_person {
-                    tracing::error!(account = %self.account.name, reason = %fault.message, "sign-in failed");
-                } else {
-                    tracing::warn!(account = %self.account.name, reason = %fault.message, "no token now");
+                let (account, reason) = (&self.account.name, &fault.message);
+                // Once, not at each attempt.
+                match held.told.replace(fault.needs_person) {
+                    told if told == Some(fault.needs_person) => {
+                        tracing::debug!(%account, %reason, "still no token");
+                    }
+                    _ if fault.needs_person => {
+                        tracing::error!(%account, %reason, "sign-in failed");
+                    }
+                    _ => tracing::warn!(%account, %reason, "no token now"),
                 }
                 held.failure = Some(failure);
                 Err(GraphError::Token(fault))
