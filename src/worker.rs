@@ -8,6 +8,7 @@ mod attempt;
 mod vitals;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -25,7 +26,7 @@ use crate::store::{Store, StoreError};
 use crate::world::World;
 
 use attempt::{Attempt, Done, Trouble};
-pub use vitals::{Asked, Cell};
+pub use vitals::{Asked, Brief, Cell};
 
 /// Longest wait of a quarantined window.
 const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);
@@ -33,6 +34,11 @@ const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);
 const QUARANTINE_FIRST: Duration = Duration::from_secs(15 * 60);
 /// First wait of a window whose account needs a human.
 const SIGN_IN_FIRST: Duration = Duration::from_secs(5 * 60);
+
+/// How often a worker looks whether its round gets on.
+pub(crate) const LOOK: Duration = Duration::from_secs(60);
+/// What a round does besides requests never takes longer at a time.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What every worker is handed.
 #[derive(Clone)]
@@ -54,6 +60,15 @@ pub struct Worker {
     id: crate::mirror::position::WindowId,
     cell: Arc<Cell>,
     stop: watch::Receiver<bool>,
+}
+
+/// How a worker ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Its round got on no more, although everything in it has a deadline.
+    Stuck,
 }
 
 /// When the first round of a worker is due.
@@ -82,28 +97,52 @@ impl Worker {
     /// # Errors
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
-    pub async fn run(&mut self, first: First) -> Result<(), StoreError> {
+    pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
+        let mut interval = self.cell.window().interval;
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
             // A stop wakes the cell too, so that a sleeping worker waits for two things only.
-            tokio::select! {
-                () = self.cell.wake.notified() => {}
-                () = tokio::time::sleep_until(due) => self.services.meter.late.observe(due.elapsed()),
-            }
+            // First whoever asked: a question left over would be one more round.
+            let woken = tokio::select! {
+                biased;
+                () = self.cell.wake.notified() => true,
+                () = tokio::time::sleep_until(due) => false,
+            };
             if *self.stop.borrow() {
-                return Ok(());
+                return Ok(Ended::Stopped);
+            }
+            if woken && self.cell.vitals().asked.is_none() {
+                // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
+                let now = self.cell.window().interval;
+                due = self.retimed(due, interval, now);
+                interval = now;
+                continue;
+            }
+            if !woken {
+                self.services.meter.late.observe(due.elapsed());
             }
             // Spans live as long as the round: sleeping windows need none. They are of the highest
             // level, so that whatever is told of a window tells which one it is.
-            let window = self.cell.window();
-            let number = self.begin();
-            let span = tracing::error_span!("window", window = %window.name);
+            let (number, asked) = self.begin();
+            let span = tracing::error_span!("window", window = %self.cell.window().name);
             let round = tracing::error_span!(parent: &span, "round", round = number);
             drop(span);
-            match Box::pin(self.round(window, number).instrument(round)).await? {
-                Some(next) => due = next,
-                None => return Ok(()),
+            match Box::pin(self.round(number, asked).instrument(round)).await? {
+                Ok(next) => (due, interval) = next,
+                Err(ended) => return Ok(ended),
+            }
+        }
+    }
+
+    /// When a round that was due after one interval is due after another. A window in trouble
+    /// that waits for people, or for a confirmation, goes on waiting.
+    fn retimed(&self, due: Instant, old: Duration, new: Duration) -> Instant {
+        match self.cell.state() {
+            State::Held | State::Quarantined | State::SignInRequired => due,
+            _ => {
+                let now = Instant::now();
+                now + schedule::rescale(due.saturating_duration_since(now), old, new)
             }
         }
     }
@@ -123,14 +162,15 @@ impl Worker {
         self.cell.vitals().next_due = self.services.world.now().checked_add(wait).ok();
     }
 
-    /// One attempt, and when the next is due; `None` when told to stop.
+    /// One attempt, and when the next is due, after which interval; or why there is none.
     async fn round(
         &mut self,
-        window: Arc<Window>,
         number: u64,
-    ) -> Result<Option<Instant>, StoreError> {
+        asked: Option<Asked>,
+    ) -> Result<Result<(Instant, Duration), Ended>, StoreError> {
+        let window = self.cell.window();
         let begun = Instant::now();
-        let asked = self.cell.vitals().asked.take();
+        let steps = AtomicU32::new(0);
         let mut attempt = Attempt::new(
             &self.services,
             &self.target,
@@ -138,6 +178,7 @@ impl Worker {
             &window,
             &self.cell,
             &self.stop,
+            &steps,
             number,
         );
         let mut stop = self.stop.clone();
@@ -145,10 +186,13 @@ impl Worker {
             biased;
             result = Box::pin(attempt.run(asked)) => result,
             // A commit under way is finished by the writer whether or not anybody waits.
-            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+            _ = stop.wait_for(|stop| *stop) => return Ok(Err(Ended::Stopped)),
+            () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
         self.services.meter.took.observe(begun.elapsed());
+        // It may have been set otherwise meanwhile.
+        let window = self.cell.window();
         let due = match result {
             Ok(()) => begun + self.well(&window, number, begun, done),
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
@@ -165,17 +209,31 @@ impl Worker {
             }
         };
         self.cell.announce();
-        Ok(Some(due.max(Instant::now())))
+        Ok(Ok((due.max(Instant::now()), window.interval)))
     }
 
-    fn begin(&self) -> u64 {
+    /// Resolves once the round has not got on for longer than anything in it may take.
+    async fn stuck(&self, steps: &AtomicU32) {
+        let longest = self.services.client.request_timeout().saturating_mul(2);
+        let look = || {
+            self.cell.vitals().looked = Instant::now();
+            let queued = self.target.queued.load(Ordering::Relaxed);
+            let requests = self.target.requests.load(Ordering::Relaxed);
+            (!queued).then(|| (requests, steps.load(Ordering::Relaxed)))
+        };
+        standstill(longest.saturating_add(PATIENCE), look).await;
+    }
+
+    /// The round's number, and what was asked of it: both at once, as [`Cell::ask`] promises numbers.
+    fn begin(&self) -> (u64, Option<Asked>) {
         let mut vitals = self.cell.vitals();
         vitals.running = true;
+        vitals.looked = Instant::now();
         vitals.state = match vitals.state {
             State::Settled | State::Following => State::Following,
             other => other,
         };
-        vitals.rounds + 1
+        (vitals.rounds + 1, vitals.asked.take())
     }
 
     fn well(&self, window: &Window, number: u64, begun: Instant, done: Done) -> Duration {
@@ -401,5 +459,48 @@ fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
     if reason != ResyncReason::New {
         vitals.resyncs += 1;
         vitals.last_resync = Some(LastResync { at, reason });
+    }
+}
+
+/// Resolves once `look` has seen the same for so long. `None` is a wait that may take any time:
+/// for one's turn among many.
+async fn standstill<T: PartialEq>(patience: Duration, look: impl Fn() -> Option<T>) {
+    let mut last = (look(), Instant::now());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let seen = look();
+        if seen.is_none() || seen != last.0 {
+            last = (seen, Instant::now());
+        } else if last.1.elapsed() >= patience {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_neither_moves_nor_queues_is_stuck() {
+        let begun = Instant::now();
+        let minutes = || begun.elapsed().as_secs() / 60;
+        standstill(PATIENCE, || Some(1)).await;
+        assert_eq!(minutes(), 10, "nothing moves");
+
+        // Moves for an hour, queues for an hour, then hangs.
+        let moved = Cell::new(0);
+        let look = || match minutes() - 10 {
+            ..60 => {
+                moved.set(moved.get() + 1);
+                Some(moved.get())
+            }
+            60..120 => None,
+            _ => Some(0),
+        };
+        standstill(PATIENCE, look).await;
+        assert_eq!(minutes(), 10 + 120 + 10);
     }
 }

@@ -24,9 +24,11 @@ use super::query::Parameters;
 use super::{About, Access};
 use crate::metrics::{Meters, Seconds, Tally};
 use crate::mirror::change::Seq;
-use crate::mirror::status::{Glance, State as WindowState};
+use crate::mirror::status::State as WindowState;
 use crate::platform::resources::{Resources, resources};
 use crate::store::Footprint;
+use crate::supervisor::reload::{Ending, LastReload, ReloadCounts};
+use crate::worker::Brief;
 
 /// The text form that everything reads.
 const KIND: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -45,9 +47,11 @@ pub(super) async fn read(
     // An operating system that does not say is no reason to say nothing else.
     let footprint = access.store.footprint().await.ok();
     let scrape = Scrape {
-        fleet: Survey::of(&access.fleet.glances()),
+        fleet: Survey::of(&access.fleet.briefs()),
         meters: access.meters.clone(),
         about: access.about.clone(),
+        reloads: access.reloads.counts(),
+        reloaded: access.reloads.last(),
         queue: access.store.queue(),
         seq,
         footprint,
@@ -76,13 +80,13 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(windows: &[Glance]) -> Self {
+    fn of(windows: &[Brief]) -> Self {
         let mut survey = Self::default();
         for window in windows {
             for (count, state) in survey.states.iter_mut().zip(WindowState::ALL) {
                 *count += u64::from(state == window.state);
             }
-            survey.unhealthy += u64::from(!window.is_healthy());
+            survey.unhealthy += u64::from(!window.healthy);
             survey.unsettled += u64::from(!window.settled_once);
             survey.events += window.events;
             let Some(stale) = window.stale_s else { continue };
@@ -106,6 +110,8 @@ struct Scrape {
     fleet: Survey,
     meters: Meters,
     about: Arc<About>,
+    reloads: ReloadCounts,
+    reloaded: Option<LastReload>,
     queue: usize,
     seq: Seq,
     footprint: Option<Footprint>,
@@ -119,6 +125,7 @@ impl Collector for Scrape {
         self.rounds(&mut page)?;
         self.graph(&mut page)?;
         self.store(&mut page)?;
+        self.reloads(&mut page)?;
         self.process(&mut page)
     }
 }
@@ -250,6 +257,29 @@ impl Scrape {
         }
         let kinds = [("stream", readers.streams.now()), ("wait", readers.waiting.now())];
         page.gauges("calmirror_feed_readers", "Readers that wait for changes", "kind", kinds)
+    }
+
+    fn reloads(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+        let ReloadCounts { applied, refused, failed } = self.reloads;
+        page.family(
+            "calmirror_reloads_total",
+            "Reloads of the configuration by outcome",
+            MetricType::Counter,
+            "outcome",
+            [("applied", applied), ("refused", refused), ("failed", failed)],
+        )?;
+        // What runs was read when the daemon started, if not later.
+        let last = self.reloaded.as_ref();
+        page.gauge(
+            "calmirror_reload_last_success",
+            "Whether the last reload was applied; 1 before the first",
+            u64::from(last.is_none_or(|last| last.outcome == Ending::Applied)),
+        )?;
+        page.gauge(
+            "calmirror_reload_last_timestamp_seconds",
+            "When the last reload ended, or the daemon started, in seconds since 1970",
+            last.map_or(self.about.started, |last| last.at).as_duration().as_secs_f64(),
+        )
     }
 
     fn process(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {

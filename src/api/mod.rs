@@ -4,19 +4,25 @@
 //! routes are served on the Unix socket, where the file's mode decides who may ask, and over TCP,
 //! where every request needs a token. Errors are RFC 9457 problems. Request bodies are never read.
 
+mod busy;
 mod changes;
 mod cursor;
 mod door;
 mod events;
 mod health;
+mod ics;
 mod listen;
 mod mask;
 mod metrics;
+mod page;
 mod problem;
 mod query;
+mod reload;
 mod rounds;
+mod tag;
 #[cfg(test)]
 mod tests;
+mod when;
 mod windows;
 
 use std::net::SocketAddr;
@@ -34,13 +40,15 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use door::Secret;
-pub use listen::{BindError, UnixDoor, bind_tcp, bind_unix, serve_tcp, serve_unix};
+pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp, serve_unix};
 
 use crate::metrics::Meters;
 use crate::mirror::position::WindowId;
-use crate::mirror::status::{Glance, WindowStatus};
+use crate::mirror::status::WindowStatus;
 use crate::store::Store;
+use crate::supervisor::reload::Reloads;
 use crate::supervisor::{Fleet, FleetError, Started};
+use crate::worker::Brief;
 use crate::world::World;
 use problem::Problem;
 
@@ -51,6 +59,8 @@ pub struct Access {
     pub store: Store,
     /// The running windows.
     pub fleet: Arc<dyn Windows>,
+    /// Asks for a reload of the configuration.
+    pub reloads: Reloads,
     /// The wall clock.
     pub world: World,
     /// What is running.
@@ -78,7 +88,7 @@ pub struct About {
 }
 
 /// How the API answers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiSettings {
     /// Over TCP, may do everything.
     pub token: Option<Secret>,
@@ -92,14 +102,10 @@ pub struct ApiSettings {
 
 /// The running windows as the API needs them: [`Fleet`], or a double in tests.
 pub trait Windows: Send + Sync {
-    /// Every window's status, ordered by name.
-    fn windows(&self) -> Vec<WindowStatus>;
+    /// Every window at a glance, ordered by name.
+    fn briefs(&self) -> Vec<Brief>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
-    /// A glance at every window.
-    fn glances(&self) -> Vec<Glance> {
-        self.windows().iter().map(WindowStatus::glance).collect()
-    }
     /// The number under which the store keeps a window.
     fn id(&self, name: &str) -> Option<WindowId>;
     /// Starts a round now; with `wait` also waits for its end.
@@ -118,14 +124,11 @@ pub trait Windows: Send + Sync {
 }
 
 impl Windows for Fleet {
-    fn windows(&self) -> Vec<WindowStatus> {
-        Fleet::windows(self)
+    fn briefs(&self) -> Vec<Brief> {
+        Fleet::briefs(self)
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)
-    }
-    fn glances(&self) -> Vec<Glance> {
-        Fleet::glances(self)
     }
     fn id(&self, name: &str) -> Option<WindowId> {
         Fleet::id(self, name)
@@ -158,9 +161,13 @@ pub fn router(access: Access) -> Router {
         .route("/v1/windows/{name}", get(windows::one))
         .route("/v1/windows/{name}/events", get(events::list))
         .route("/v1/windows/{name}/events/{id}", get(events::one))
+        .route("/v1/windows/{name}/busy", get(busy::busy))
+        .route("/v1/windows/{name}/calendar.ics", get(ics::calendar))
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
+        .route("/v1/reload", post(reload::reload))
+        .merge(page::routes())
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::method_not_allowed(&method, uri.path())

@@ -82,6 +82,10 @@ impl<'a> Windows<'a> {
         let name = reader.take("name", |written| written.text().map(str::to_owned));
         let mailbox = reader.take("mailbox", |written| Ok(written.text()?.to_owned()));
         let file = reader.take("mailboxes_file", |written| written.path());
+        if !many && !reader.has("mailbox") {
+            let remedy = "write the user's id or address, or name a mailboxes_file";
+            reader.missing("mailbox", "missing", remedy);
+        }
         let Some(entry) = self.entry(&mut reader) else { return };
         if many && reader.has("mailbox") {
             let wrong = Wrong::new("beside a mailboxes_file", "keep one of the two");
@@ -110,9 +114,6 @@ impl<'a> Windows<'a> {
             let origin = reader.origin(key);
             let path = reader.name(key);
             self.add(&entry, name, mailbox, &origin, &path, reader.report);
-        } else if !reader.has("mailbox") {
-            let remedy = "write the user's id or address, or name a mailboxes_file";
-            reader.missing("mailbox", "missing", remedy);
         }
     }
 

@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,7 +47,8 @@ struct Shared {
     origin: Origin,
     budgets: Budgets,
     world: World,
-    request_timeout: Duration,
+    /// Milliseconds, so that it can change while requests are under way.
+    request_timeout: AtomicU64,
     meter: Arc<GraphMeter>,
 }
 
@@ -64,6 +65,8 @@ pub struct Target {
     pub budget: Arc<MailboxBudget>,
     /// HTTP requests made for this target so far.
     pub requests: AtomicU64,
+    /// Whether a request waits for its turn, which may take as long as it takes.
+    pub queued: AtomicBool,
 }
 
 /// How things are asked for; the same on every request of a window.
@@ -102,6 +105,7 @@ impl Client {
     ) -> Result<Self, OriginError> {
         let origin = Origin::of(base_url)?;
         let base = base_url.trim_end_matches('/').to_owned();
+        let request_timeout = AtomicU64::new(millis(request_timeout));
         let meter = Arc::default();
         let shared = Shared { transport, base, origin, budgets, world, request_timeout, meter };
         Ok(Self { shared: Arc::new(shared) })
@@ -112,14 +116,30 @@ impl Client {
         self.shared.meter.clone()
     }
 
+    /// The longest that one request takes once it is its turn.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.shared.request_timeout.load(Ordering::Relaxed))
+    }
+
+    /// How long one request may take, from the next one on.
+    pub fn set_request_timeout(&self, timeout: Duration) {
+        self.shared.request_timeout.store(millis(timeout), Ordering::Relaxed);
+    }
+
+    /// What may be asked at once.
+    pub fn budgets(&self) -> &Budgets {
+        &self.shared.budgets
+    }
+
     /// What is needed to ask for one window. Windows of one mailbox share its budget.
     pub fn target(&self, tokens: &Arc<Tokens>, mailbox: &Arc<str>, calendar: Calendar) -> Target {
         Target {
             mailbox: mailbox.clone(),
             calendar,
             tokens: tokens.clone(),
-            budget: self.shared.budgets.mailbox(&tokens.account().name, mailbox),
+            budget: self.shared.budgets.mailbox(tokens.name(), mailbox),
             requests: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
         }
     }
 
@@ -307,12 +327,14 @@ impl Client {
             request.extensions_mut().insert(FreshConnection);
         }
         let asked_at = Instant::now();
+        target.queued.store(true, Ordering::Relaxed);
         let _permit = target.budget.acquire().await;
+        target.queued.store(false, Ordering::Relaxed);
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         shared.meter.waited.observe(began - asked_at);
         let _in_flight = shared.meter.in_flight.enter();
-        let outcome = timeout(shared.request_timeout, async {
+        let outcome = timeout(self.request_timeout(), async {
             let (head, body) = shared.transport.send(request).await?.into_parts();
             let body = if head.status.is_success() {
                 body.read(LARGEST_BODY).await?
@@ -358,6 +380,10 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("origin", &self.shared.origin).finish_non_exhaustive()
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Every preference in one header (fact 50), on every request, links included (facts 41, 46).

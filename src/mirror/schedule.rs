@@ -26,6 +26,14 @@ pub fn spread(interval: Duration, chance: f64) -> Duration {
     interval.mul_f64(chance.clamp(0.0, 1.0))
 }
 
+/// What is left to wait when an interval changes: the same share of the new one. So a fleet that
+/// is spread over the old interval is spread over the new one, and nobody waits longer than the
+/// new interval with all its jitter. A longer wait than that is a back-off, which stays.
+pub fn rescale(left: Duration, old: Duration, new: Duration) -> Duration {
+    let share = left.as_secs_f64() / old.as_secs_f64().max(0.001);
+    if share > 1.5 { left } else { new.mul_f64(share) }
+}
+
 /// Full jitter: anything up to `1 s × 2ⁿ` before try `n + 1` of the same request.
 pub fn retry(n: u32, chance: f64) -> Duration {
     FIRST_RETRY.saturating_mul(1 << n.min(10)).mul_f64(chance)
@@ -82,6 +90,19 @@ mod tests {
         assert_eq!(delay(MINUTE, 0.2, 0.5), MINUTE);
         assert!(delay(MINUTE, 0.2, 0.999_999) < Duration::from_secs(66));
         assert_eq!(delay(MINUTE, 0.0, 0.7), MINUTE);
+    }
+
+    #[test]
+    fn a_changed_interval_keeps_the_share_that_is_left() {
+        let hour = MINUTE * 60;
+        assert_eq!(rescale(MINUTE * 30, hour, MINUTE), MINUTE / 2);
+        assert_eq!(rescale(MINUTE / 2, MINUTE, hour), MINUTE * 30);
+        assert_eq!(rescale(MINUTE, MINUTE, MINUTE), MINUTE);
+        assert_eq!(rescale(Duration::ZERO, MINUTE, hour), Duration::ZERO);
+        for new in [MINUTE / 2, hour * 24] {
+            assert_eq!(rescale(hour, MINUTE, new), hour, "a back-off stays");
+        }
+        assert_eq!(rescale(hour, Duration::ZERO, hour), hour);
     }
 
     #[test]

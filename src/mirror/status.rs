@@ -1,5 +1,7 @@
 //! What the world is told about a window. Shapes of the HTTP API (`docs/api.md`).
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,21 @@ pub enum State {
     SignInRequired,
     /// The disk is too full to write.
     StoreFull,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enumerating => "enumerating",
+            Self::Settled => "settled",
+            Self::Following => "following",
+            Self::BackingOff => "backing off",
+            Self::Held => "held",
+            Self::Quarantined => "quarantined",
+            Self::SignInRequired => "sign-in required",
+            Self::StoreFull => "store full",
+        })
+    }
 }
 
 impl State {
@@ -214,40 +231,6 @@ pub struct WindowStatus {
 
 impl WindowStatus {
     /// Healthy: in a state of normal life and not stale beyond 3 × interval.
-    pub fn is_healthy(&self) -> bool {
-        self.glance().is_healthy()
-    }
-
-    /// The part of it that is counted over a fleet.
-    pub fn glance(&self) -> Glance {
-        Glance {
-            state: self.state,
-            events: self.events,
-            stale_s: self.stale_s,
-            interval_s: self.interval_s,
-            settled_once: self.settled_once,
-        }
-    }
-}
-
-/// What is counted over a whole fleet: cheap, so that all of a hundred thousand windows can be
-/// looked at.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Glance {
-    /// What the window is doing.
-    pub state: State,
-    /// Events readers see.
-    pub events: u64,
-    /// Seconds since a round last succeeded, if one did.
-    pub stale_s: Option<f64>,
-    /// Configured interval, seconds.
-    pub interval_s: f64,
-    /// Whether it has settled once since it began.
-    pub settled_once: bool,
-}
-
-impl Glance {
-    /// As [`WindowStatus::is_healthy`].
     pub fn is_healthy(&self) -> bool {
         !self.state.is_trouble() && self.stale_s.is_none_or(|s| s <= 3.0 * self.interval_s)
     }

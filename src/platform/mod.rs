@@ -1,5 +1,6 @@
-//! The operating system as the daemon meets it: signals, and where logs go.
+//! The operating system as the daemon meets it: signals, the service manager, and where logs go.
 
+pub mod notify;
 pub mod resources;
 pub mod signals;
 pub mod telemetry;

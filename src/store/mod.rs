@@ -36,6 +36,7 @@ mod watermark;
 mod words;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -59,7 +60,7 @@ use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
 use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
-use crate::mirror::window::Edges;
+use crate::mirror::window::{Edges, Identity};
 use crate::world::World;
 
 /// Commits that may wait for the writer; whoever brings one more waits itself.
@@ -164,14 +165,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Failed`] where the store had failed before.
     pub async fn close(&self) -> Result<(), StoreError> {
-        let _hold = self.inner.shared.world.hold();
         let (reply, closed) = oneshot::channel();
-        if let Some(jobs) = &self.inner.jobs
-            && jobs.send(Job::Close { reply }).await.is_ok()
-        {
-            // The reply is dropped unsent only by a writer that failed, which shows below.
-            closed.await.ok();
-        }
+        let closing = async {
+            if let Some(jobs) = &self.inner.jobs
+                && jobs.send(Job::Close { reply }).await.is_ok()
+            {
+                // The reply is dropped unsent only by a writer that failed, which shows below.
+                closed.await.ok();
+            }
+        };
+        self.inner.shared.world.elsewhere(closing).await;
         match self.inner.shared.over() {
             Some(StoreError::Closed) | None => Ok(()),
             Some(why) => Err(why),
@@ -210,8 +213,8 @@ impl Store {
         }
         let lingering = Some(self.inner.shared.linger(commit.window));
         let (reply, _) = oneshot::channel();
-        let _hold = self.inner.shared.world.hold();
-        self.send(Job::Commit { commit: Box::new(commit), lingering, reply }).await
+        let job = Job::Commit { commit: Box::new(commit), lingering, reply };
+        self.inner.shared.world.elsewhere(self.send(job)).await
     }
 
     /// How long at most what was submitted may linger: [`Store::flush`] is due this often.
@@ -233,7 +236,21 @@ impl Store {
         wanted: Vec<Wanted>,
         at: Timestamp,
     ) -> Result<Vec<Attached>, StoreError> {
-        self.ask(|reply| Job::Attach { wanted, at, reply }).await
+        self.exchange(wanted, Vec::new(), at).await
+    }
+
+    /// As [`Store::attach`]; before that, in the same go, `leaving` windows free their names.
+    /// From here on they are being dropped, which [`Store::drop_window`] has to end.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; after [`StoreError::Full`] nothing was changed.
+    pub async fn exchange(
+        &self,
+        wanted: Vec<Wanted>,
+        leaving: Vec<WindowId>,
+        at: Timestamp,
+    ) -> Result<Vec<Attached>, StoreError> {
+        self.ask(|reply| Job::Attach { wanted, leaving, at, reply }).await
     }
 
     /// Names and numbers of all windows the store knows, ordered by number; those being dropped
@@ -243,6 +260,14 @@ impl Store {
     /// See [`StoreError`].
     pub async fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, StoreError> {
         self.look(|tree| tree.windows()).await
+    }
+
+    /// Names of all windows that are not being dropped, and what they are.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn identities(&self) -> Result<BTreeMap<Arc<str>, Identity>, StoreError> {
+        self.look(|tree| tree.identities()).await
     }
 
     /// Edges moved: writes them and resets every segment to enumerate for that reason (counted
@@ -465,6 +490,13 @@ impl Store {
         self.inner.shared.durable()
     }
 
+    /// A name for what readers see of a window: as long as it is the same, the events are. Taken
+    /// before reading, never after.
+    pub fn version(&self, window: WindowId) -> String {
+        let changed = self.inner.shared.last_changed(window);
+        format!("{}-{:x}-{changed:x}", self.incarnation(), window.0)
+    }
+
     /// The cursor that stands for `seq`.
     pub fn cursor(&self, seq: Seq) -> String {
         self.inner.shared.incarnations.cursor(seq, self.inner.shared.floor())
@@ -510,9 +542,9 @@ impl Store {
     /// Where the operating system does not say.
     pub async fn footprint(&self) -> std::io::Result<Footprint> {
         let path = self.inner.shared.path.clone();
-        let _hold = self.inner.shared.world.hold();
         let measured = tokio::task::spawn_blocking(move || space::footprint(&path));
-        measured.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
+        let measured = self.inner.shared.world.elsewhere(measured).await;
+        measured.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
     }
 
     /// Waits for a lazy commit of a window, if one is on its way.
@@ -534,10 +566,12 @@ impl Store {
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
     ) -> Result<T, StoreError> {
-        let _hold = self.inner.shared.world.hold();
         let (reply, answer) = oneshot::channel();
-        self.send(job(reply)).await?;
-        self.answered(answer.await)
+        let asking = async {
+            self.send(job(reply)).await?;
+            self.answered(answer.await)
+        };
+        self.inner.shared.world.elsewhere(asking).await
     }
 
     fn answered<T>(

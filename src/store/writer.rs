@@ -54,7 +54,12 @@ pub(super) enum Job {
     /// Write a commit; `lingering` is set for lazy ones.
     Commit { commit: Box<Commit>, lingering: Option<Lingering>, reply: Reply<Outcome> },
     /// Make windows known.
-    Attach { wanted: Vec<Wanted>, at: Timestamp, reply: Reply<Vec<Attached>> },
+    Attach {
+        wanted: Vec<Wanted>,
+        leaving: Vec<WindowId>,
+        at: Timestamp,
+        reply: Reply<Vec<Attached>>,
+    },
     /// Move a window's edges.
     Move { window: WindowId, edges: Edges, at: Timestamp, reply: Reply<()> },
     /// One slice of dropping a window; answers the next step.
@@ -86,6 +91,8 @@ struct Group {
     draft: Draft,
     /// The windows that the draft's commits are of.
     windows: BTreeSet<WindowId>,
+    /// The windows that readers will see something else of.
+    changed: BTreeSet<WindowId>,
     answers: Vec<Answer>,
     /// Released when the group is durable.
     lingering: Vec<Lingering>,
@@ -165,6 +172,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         let mut group = Group {
             draft: Draft::default(),
             windows: BTreeSet::new(),
+            changed: BTreeSet::new(),
             answers: Vec::with_capacity(jobs.len()),
             lingering: Vec::new(),
         };
@@ -174,6 +182,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.shared.condemn(&fault)
         });
         if failed.is_none() {
+            for window in group.changed {
+                self.shared.changed(window, self.last_seq);
+            }
             self.shared.publish(self.group, self.last_seq);
         }
         for answer in group.answers {
@@ -216,6 +227,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let (outcome, fault) = match planned {
                     Ok(Planned { draft, outcome, last_seq }) => {
                         group.draft.merge(draft);
+                        if last_seq > self.last_seq {
+                            group.changed.insert(window);
+                        }
                         self.last_seq = last_seq;
                         self.count(outcome, commit.tally.resync);
                         (Ok(outcome), None)
@@ -226,8 +240,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 group.answers.push(answer(reply, outcome));
                 fault.map_or(Ok(()), Err)
             }
-            Job::Attach { wanted, at, reply } => {
-                let attached = self.attach(group, &wanted, at);
+            Job::Attach { wanted, leaving, at, reply } => {
+                let attached = self.attach(group, &wanted, &leaving, at);
                 for attached in attached.iter().flatten() {
                     self.count(Outcome::default(), attached.resync);
                 }
@@ -258,6 +272,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 group.draft.merge(draft);
                 if let Ok((seq, _)) = slice {
                     self.shared.meter.changes.add("removed", seq - self.last_seq);
+                    if seq > self.last_seq {
+                        group.changed.insert(window);
+                    }
                     self.last_seq = seq;
                 }
                 settle(group, reply, slice.map(|(_, next)| next))?;
@@ -299,9 +316,18 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         &mut self,
         group: &mut Group,
         wanted: &[Wanted],
+        unwanted: &[WindowId],
         at: Timestamp,
     ) -> Result<Vec<Attached>, Fault> {
         self.apply(group)?;
+        for slice in unwanted.chunks(WINDOWS) {
+            for id in slice {
+                if let Some(record) = self.tree.window(*id)? {
+                    attach::leave(*id, &record, &mut group.draft);
+                }
+            }
+            self.apply(group)?;
+        }
         let mut leaving = std::collections::BTreeMap::new();
         for entry in self.tree.0.scan_prefix(keys::all_leaving()) {
             let (key, value) = entry?;

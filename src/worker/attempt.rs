@@ -5,7 +5,7 @@
 //! from what the store holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -65,6 +65,8 @@ pub(super) struct Attempt<'a> {
     window: &'a Window,
     cell: &'a Cell,
     stop: &'a watch::Receiver<bool>,
+    /// Counts what has been done, so that others see that it gets on.
+    steps: &'a AtomicU32,
     ask: Ask,
     number: u64,
     retries: u32,
@@ -75,6 +77,7 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
+    #[expect(clippy::too_many_arguments, reason = "each is lent to the attempt by its worker")]
     pub(super) fn new(
         services: &'a Services,
         target: &'a Target,
@@ -82,6 +85,7 @@ impl<'a> Attempt<'a> {
         window: &'a Window,
         cell: &'a Cell,
         stop: &'a watch::Receiver<bool>,
+        steps: &'a AtomicU32,
         number: u64,
     ) -> Self {
         Self {
@@ -91,6 +95,7 @@ impl<'a> Attempt<'a> {
             window,
             cell,
             stop,
+            steps,
             ask: Ask {
                 page_size: window.page_size,
                 body: window.body,
@@ -150,7 +155,10 @@ impl<'a> Attempt<'a> {
             let vitals = self.cell.vitals();
             (vitals.edges, vitals.edges_at)
         };
-        let due = schedule::next_move(self.window, computed).is_some_and(|due| due <= now);
+        // What is stated has to be covered also where `move_every` grew after the edges were asked.
+        let uncovered = self.window.end.resolve(now) > edges.end;
+        let due =
+            schedule::next_move(self.window, computed).is_some_and(|due| due <= now) || uncovered;
         let moved = schedule::edges(self.window, now);
         if !due || moved == edges {
             return Ok(());
@@ -187,6 +195,7 @@ impl<'a> Attempt<'a> {
         let mut round = Round::resume(place, position, todo, events);
         let mut input = Input::Start;
         loop {
+            self.steps.fetch_add(1, Ordering::Relaxed);
             let (next, effect) = round.step(input, self.services.world.now());
             round = next;
             input = match effect {

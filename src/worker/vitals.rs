@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::mirror::status::{
-    Glance, LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus,
-};
-use crate::mirror::window::{Edges, Window};
+use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
+use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
@@ -33,6 +33,8 @@ pub(super) struct Vitals {
     /// Attempts that are over, good or bad; the running one has the next number.
     pub(super) rounds: u64,
     pub(super) running: bool,
+    /// When a running worker last looked around.
+    pub(super) looked: Instant,
     pub(super) asked: Option<Asked>,
     pub(super) last_round: Option<Box<LastRound>>,
     pub(super) last_success: Option<Timestamp>,
@@ -57,10 +59,40 @@ pub enum Asked {
     AcceptRemovals,
 }
 
+/// A window at a glance.
+#[derive(Clone, Debug)]
+pub struct Brief {
+    /// Its settings.
+    pub window: Arc<Window>,
+    /// What it is doing.
+    pub state: State,
+    /// In a state of normal life and not stale beyond 3 × interval.
+    pub healthy: bool,
+    /// Whether it has settled once since it began.
+    pub settled_once: bool,
+    /// Events readers see.
+    pub events: u64,
+    /// Seconds since a round last succeeded, if one did.
+    pub stale_s: Option<f64>,
+}
+
 impl Vitals {
     /// Seconds since the last success.
     fn stale_s(&self, now: Timestamp) -> Option<f64> {
         self.last_success.map(|at| now.duration_since(at).as_secs_f64().max(0.0))
+    }
+}
+
+impl Brief {
+    /// Whether `wanted`, in small letters, stands in the name, mailbox, account or calendar.
+    pub fn matches(&self, wanted: &str) -> bool {
+        let Window { name, mailbox, account, .. } = &*self.window;
+        let holds = |text: &str| text.to_lowercase().contains(wanted);
+        let by_id = || match &self.window.calendar {
+            Calendar::Default => false,
+            Calendar::Id(id) => holds(id),
+        };
+        wanted.is_empty() || holds(name) || holds(mailbox) || holds(account) || by_id()
     }
 }
 
@@ -76,6 +108,7 @@ impl Cell {
                 events: attached.events,
                 rounds: attached.rounds,
                 running: false,
+                looked: Instant::now(),
                 asked: None,
                 last_round: None,
                 last_success: attached.last_success,
@@ -89,6 +122,35 @@ impl Cell {
             }),
             wake: Notify::new(),
             over: Notify::new(),
+        }
+    }
+
+    /// The window is set otherwise, from its next round on; what a sleeping worker waits for
+    /// changes at once.
+    pub fn set_window(&self, window: Arc<Window>) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        self.rouse();
+    }
+
+    /// The window's worker was stopped in order to begin again: whoever waits for its round is told.
+    pub fn interrupt(&self) {
+        let mut vitals = self.vitals();
+        vitals.rounds += u64::from(vitals.running);
+        vitals.running = false;
+        drop(vitals);
+        self.announce();
+    }
+
+    /// The window begins again as the store has it now; health and history go on.
+    pub fn renew(&self, window: Arc<Window>, attached: &Attached) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        let mut vitals = self.vitals();
+        (vitals.edges, vitals.edges_at) = (attached.edges, attached.edges_at);
+        vitals.events = attached.events;
+        vitals.resyncs = attached.resyncs;
+        vitals.last_resync.clone_from(&attached.last_resync);
+        if !vitals.state.is_trouble() {
+            vitals.state = if attached.settled { State::Settled } else { State::Enumerating };
         }
     }
 
@@ -147,22 +209,28 @@ impl Cell {
         self.over.notify_waiters();
     }
 
+    /// Whether a round is under way whose worker has not looked around for so long: its thread
+    /// is held by something that never waits.
+    pub fn is_motionless(&self, for_so_long: Duration) -> bool {
+        let vitals = self.vitals();
+        vitals.running && vitals.looked.elapsed() > for_so_long
+    }
+
     /// The window's state alone.
     pub fn state(&self) -> State {
         self.vitals().state
     }
 
-    /// What is counted over a fleet.
-    pub fn glance(&self, now: Timestamp) -> Glance {
-        let interval_s = self.window().interval.as_secs_f64();
+    /// As much as it takes to find, to order and to count windows; costs next to nothing.
+    pub fn brief(&self, now: Timestamp) -> Brief {
+        let window = self.window();
         let vitals = self.vitals();
-        Glance {
-            state: vitals.state,
-            events: vitals.events,
-            stale_s: vitals.stale_s(now),
-            interval_s,
-            settled_once: vitals.settled_once,
-        }
+        let Vitals { state, settled_once, events, .. } = *vitals;
+        let stale_s = vitals.stale_s(now);
+        drop(vitals);
+        let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
+        let healthy = !state.is_trouble() && fresh;
+        Brief { window, state, healthy, settled_once, events, stale_s }
     }
 
     /// Everything readers are told.

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod article;
-mod chaos;
 mod commands;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
 mod configuration;
 mod converge;
@@ -14,6 +14,8 @@ mod logs;
 mod memory;
 mod metrics;
 mod process;
+mod reload;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;

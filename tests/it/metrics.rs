@@ -13,6 +13,7 @@ use calmirror::api::{About, Access, ApiSettings, router};
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::window::Window;
 use calmirror::simulator::{Behaviour, Death, Fault, Planned, Population, Settings, Simulator};
+use calmirror::supervisor::reload::{self, Refusal, Reloads};
 use calmirror::world::World;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -30,7 +31,7 @@ const MAILBOX: &str = "alice@contoso.com";
 /// Every series with its value.
 type Samples = BTreeMap<String, f64>;
 
-fn api(rig: &Rig, world: &World, stopping: &watch::Sender<bool>) -> Router {
+fn api(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Reloads) -> Router {
     router(Access {
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
@@ -43,6 +44,7 @@ fn api(rig: &Rig, world: &World, stopping: &watch::Sender<bool>) -> Router {
         }),
         settings: ApiSettings::default(),
         meters: rig.meters.clone(),
+        reloads,
         stopping: stopping.subscribe(),
     })
 }
@@ -110,7 +112,10 @@ impl Transport for Stumbling {
 
 /// What nothing in a test moves for certain, and why.
 const STILL: [&str; 7] = [
-    "calmirror_build_info",       // a constant
+    "calmirror_build_info",    // a constant
+    "calmirror_reloads_total", // nobody reloads this fleet: see the test below
+    "calmirror_reload_last_success",
+    "calmirror_reload_last_timestamp_seconds",
     "calmirror_store_free_bytes", // other people's disk
     "calmirror_store_queue_jobs", // empty before anybody can look
     "process_start_time_seconds", // a constant
@@ -129,7 +134,8 @@ async fn every_documented_metric_is_there_and_moves() {
     let rig =
         Rig::start(directory.path(), Arc::new(transport), &world, vec![window(MAILBOX)]).await;
     let stopping = watch::Sender::new(false);
-    let api = api(&rig, &world, &stopping);
+    let (reloads, mut asks) = reload::channel();
+    let api = api(&rig, &world, &stopping, reloads.clone());
     let mut scrapes = vec![scrape(&api).await];
 
     rig.settle(MAILBOX, 10).await;
@@ -197,6 +203,21 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(now["calmirror_feed_last_seq"], changes);
     scrapes.push(now);
 
+    // A reload that is refused.
+    assert_eq!(scrapes[0]["calmirror_reload_last_success"], 1.0);
+    let asking = tokio::spawn(async move { reloads.ask(false).await });
+    let ask = asks.next().await.unwrap();
+    asks.answer(ask, Err(Refusal::Faults(Vec::new())), world.now());
+    assert!(asking.await.unwrap().is_err());
+    let refused = scrape(&api).await;
+    assert_eq!(refused["calmirror_reload_last_success"], 0.0);
+    assert_eq!(refused["calmirror_reloads_total{outcome=\"refused\"}"], 1.0);
+    assert!(
+        refused["calmirror_reload_last_timestamp_seconds"]
+            > scrapes[0]["calmirror_reload_last_timestamp_seconds"]
+    );
+    scrapes.push(refused);
+
     // Readers of the feed, and that they are gone.
     let ask = |path: &str, accept: &str| {
         let request = Request::get(path).header("accept", accept.to_owned());
@@ -255,7 +276,7 @@ async fn series(windows: usize) -> BTreeSet<String> {
     let tracked: Vec<Window> = names.iter().map(|name| window(name)).collect();
     let rig = Rig::start(directory.path(), Arc::new(Memory(graph)), &world, tracked).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
-    let samples = scrape(&api(&rig, &world, &watch::Sender::new(false))).await;
+    let samples = scrape(&api(&rig, &world, &watch::Sender::new(false), reload::channel().0)).await;
     assert_eq!(samples["calmirror_windows{state=\"settled\"}"], windows as f64);
     assert_eq!(samples["calmirror_window_staleness_seconds_count"], windows as f64);
     rig.stop().await;

@@ -321,6 +321,7 @@ fn windows_name_an_account_and_a_mailbox() {
     check_window(
         "[[window]]\n[[window]]\nmailbox = \"a@b\"\naccount = \"contosso\"\n[[window]]\nmailbxo = \"a@b\"\naccount = \"contoso\"\n",
         &[
+            "calmirror.toml:6: window[1].mailbox: missing; write the user's id or address, or name a mailboxes_file",
             "calmirror.toml:6: window[1].account: missing; write one of contoso",
             "calmirror.toml:9: window[a@b].account: unknown account \"contosso\"; did you mean `contoso`?",
             "calmirror.toml:11: window[3].mailbxo: unknown key; did you mean `mailbox`?",
