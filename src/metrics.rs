@@ -167,7 +167,7 @@ impl Default for StoreMeter {
 }
 
 /// How a round can end: as it should, or with a kind of trouble.
-const OUTCOMES: [&str; 16] = [
+const OUTCOMES: [&str; 18] = [
     "settled",
     "incomplete",
     "held",
@@ -175,6 +175,8 @@ const OUTCOMES: [&str; 16] = [
     "transient",
     "malformed_page",
     "link_dead",
+    "round_stuck",
+    "page_stuck",
     "foreign_link",
     "sign_in",
     "forbidden",

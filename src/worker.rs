@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::graph::{Client, Target};
+use crate::graph::{Client, GraphError, Target};
 use crate::metrics::RoundMeter;
+use crate::mirror::remedy::Ailment;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, LastRound, ResyncReason, State};
@@ -98,7 +99,8 @@ impl Worker {
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
     pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
-        let mut interval = self.cell.window().interval;
+        // Seconds; a future that sleeps is kept small.
+        let mut interval = self.cell.window().interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
@@ -116,7 +118,7 @@ impl Worker {
                 // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
                 let now = self.cell.window().interval;
                 due = self.retimed(due, interval, now);
-                interval = now;
+                interval = now.as_secs_f32();
                 continue;
             }
             if !woken {
@@ -137,7 +139,11 @@ impl Worker {
 
     /// When a round that was due after one interval is due after another. A window in trouble
     /// that waits for people, or for a confirmation, goes on waiting.
-    fn retimed(&self, due: Instant, old: Duration, new: Duration) -> Instant {
+    fn retimed(&self, due: Instant, old: f32, new: Duration) -> Instant {
+        if old == new.as_secs_f32() {
+            return due;
+        }
+        let old = Duration::from_secs_f32(old);
         match self.cell.state() {
             State::Held | State::Quarantined | State::SignInRequired => due,
             _ => {
@@ -167,7 +173,7 @@ impl Worker {
         &mut self,
         number: u64,
         asked: Option<Asked>,
-    ) -> Result<Result<(Instant, Duration), Ended>, StoreError> {
+    ) -> Result<Result<(Instant, f32), Ended>, StoreError> {
         let window = self.cell.window();
         let begun = Instant::now();
         let steps = AtomicU32::new(0);
@@ -209,7 +215,7 @@ impl Worker {
             }
         };
         self.cell.announce();
-        Ok(Ok((due.max(Instant::now()), window.interval)))
+        Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
     }
 
     /// Resolves once the round has not got on for longer than anything in it may take.
@@ -287,6 +293,8 @@ impl Worker {
                 vitals.state = State::Held;
                 self.until(done.held_until, took)
             }
+            // These are troubles, told by `ill`.
+            Over::Stuck(_) | Over::Failed => Duration::ZERO,
         };
         let told = vitals.told;
         vitals.told = Some(vitals.state).filter(|state| state.is_trouble());
@@ -345,7 +353,8 @@ impl Worker {
             Trouble::SignIn(_) => {
                 schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance)
             }
-            Trouble::Quarantine(_) => {
+            Trouble::Stuck { until, .. } => self.until(*until, Duration::ZERO),
+            Trouble::Quarantine(_) | Trouble::Endless => {
                 schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance)
             }
             Trouble::Store(_) | Trouble::Transient(_) | Trouble::LinksDie => {
@@ -386,11 +395,13 @@ impl Trouble {
     fn state(&self) -> State {
         match self {
             Self::Store(StoreError::Full) => State::StoreFull,
-            Self::Throttled { .. } | Self::Transient(_) | Self::LinksDie | Self::Store(_) => {
-                State::BackingOff
-            }
+            Self::Throttled { .. }
+            | Self::Transient(_)
+            | Self::LinksDie
+            | Self::Stuck { .. }
+            | Self::Store(_) => State::BackingOff,
             Self::SignIn(_) => State::SignInRequired,
-            Self::Quarantine(_) => State::Quarantined,
+            Self::Quarantine(_) | Self::Endless => State::Quarantined,
         }
     }
 
@@ -402,7 +413,7 @@ impl Trouble {
             | Self::Quarantine(error)
             | Self::Transient(error) => error.is_of_account(),
             Self::Store(error) => matches!(error, StoreError::Full),
-            Self::LinksDie => false,
+            Self::Stuck { .. } | Self::Endless | Self::LinksDie => false,
         }
     }
 
@@ -433,6 +444,24 @@ impl Trouble {
                 "link_dead",
                 "the link died again within the same round; waiting before enumerating".to_owned(),
             ),
+            Self::Stuck { ailment: Ailment::Endless, .. } => {
+                plain("round_stuck", "a round would not end; other means follow".to_owned())
+            }
+            Self::Stuck { ailment: Ailment::Heavy, fault, .. } => {
+                let message = "a page cannot be had again and again; smaller ones follow";
+                let told = fault.as_ref().map(|error| error.message());
+                let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));
+                LastError {
+                    status: fault.as_ref().and_then(GraphError::status),
+                    code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
+                    request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
+                    ..plain("page_stuck", message)
+                }
+            }
+            Self::Endless => plain(
+                "round_stuck",
+                "neither a round nor a plain listing comes to an end".to_owned(),
+            ),
             Self::Store(error) => plain("store", error.to_string()),
         }
     }
@@ -444,6 +473,8 @@ fn outcome(over: Over) -> &'static str {
         Over::Settled => "settled",
         Over::Incomplete => "incomplete",
         Over::Held => "held",
+        // Counted by their kind, as troubles are.
+        Over::Stuck(_) | Over::Failed => crate::metrics::OTHER,
     }
 }
 

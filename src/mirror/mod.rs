@@ -6,8 +6,10 @@
 pub mod change;
 pub mod commit;
 pub mod event;
+pub mod guard;
 pub mod page;
 pub mod position;
+pub mod remedy;
 pub mod round;
 pub mod schedule;
 pub mod series;

@@ -89,8 +89,15 @@ pub enum ResyncReason {
     ShapeChanged,
     /// Somebody asked.
     Requested,
-    /// A round would not end.
+    /// A round would not end: other pages are asked for, or the segment is listed.
     RoundStuck,
+    /// A page could not be had, again and again: smaller ones are asked for, or the segment is
+    /// listed.
+    PageStuck,
+    /// The segment is listed whole, as in every round of snapshot mode; not counted.
+    Snapshot,
+    /// The segment is in snapshot mode, and delta is tried again.
+    DeltaRetry,
     /// A large removal is being confirmed.
     Confirm,
     /// The drift audit found a difference it could not repair in place.
@@ -99,12 +106,15 @@ pub enum ResyncReason {
 
 impl ResyncReason {
     /// Every reason but [`Self::New`], which is no resync.
-    pub const AGAIN: [Self; 7] = [
+    pub const AGAIN: [Self; 10] = [
         Self::SyncStateNotFound,
         Self::WindowMoved,
         Self::ShapeChanged,
         Self::Requested,
         Self::RoundStuck,
+        Self::PageStuck,
+        Self::Snapshot,
+        Self::DeltaRetry,
         Self::Confirm,
         Self::Audit,
     ];
@@ -118,6 +128,9 @@ impl ResyncReason {
             Self::ShapeChanged => "shape_changed",
             Self::Requested => "requested",
             Self::RoundStuck => "round_stuck",
+            Self::PageStuck => "page_stuck",
+            Self::Snapshot => "snapshot",
+            Self::DeltaRetry => "delta_retry",
             Self::Confirm => "confirm",
             Self::Audit => "audit",
         }

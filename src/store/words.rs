@@ -88,6 +88,8 @@ pub struct Attached {
     pub last_success: Option<Timestamp>,
     /// Whether every segment had a delta link and an empty to-do when last written.
     pub settled: bool,
+    /// The segments in snapshot mode, as bits.
+    pub snapshots: u64,
 }
 
 /// One row of a series.

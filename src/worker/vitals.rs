@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mirror::position::SegmentIndex;
 use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
 use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
@@ -46,6 +47,16 @@ pub(super) struct Vitals {
     pub(super) settled_once: bool,
     /// The trouble that the log was told of and that is not over.
     pub(super) told: Option<State>,
+    /// The segments in snapshot mode, as bits.
+    snapshots: u64,
+}
+
+impl Vitals {
+    /// Shows whether a segment is listed whole or followed.
+    pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
+        let bit = 1 << (segment & 63);
+        self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
+    }
 }
 
 /// What somebody asked of a window.
@@ -119,6 +130,7 @@ impl Cell {
                 last_error: None,
                 settled_once: attached.settled,
                 told: None,
+                snapshots: attached.snapshots,
             }),
             wake: Notify::new(),
             over: Notify::new(),
@@ -250,10 +262,12 @@ impl Cell {
                 .edges
                 .segments()
                 .into_iter()
-                .map(|segment| SegmentStatus {
+                .enumerate()
+                .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: "delta".to_owned(),
+                    mode: if vitals.snapshots >> index & 1 == 1 { "snapshot" } else { "delta" }
+                        .to_owned(),
                 })
                 .collect(),
             last_round: vitals.last_round.as_deref().cloned(),

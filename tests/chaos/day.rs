@@ -83,6 +83,7 @@ impl Transport for Tape {
         request: http::Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
         request.uri().hash(&mut *self.digest.lock().unwrap());
+        tracing::debug!(uri = %request.uri(), "asked");
         self.graph.send(request)
     }
 }
@@ -151,6 +152,7 @@ impl Life {
     /// Something in a calendar changes.
     fn step(&self) {
         let mutation = self.simulator.step();
+        tracing::debug!(?mutation, "stepped");
         self.look(mutation.as_ref());
     }
 

@@ -14,9 +14,11 @@ mod logs;
 mod memory;
 mod metrics;
 mod process;
+mod reform;
 mod reload;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;
 mod stores;
+mod stuck;
