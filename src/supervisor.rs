@@ -12,7 +12,7 @@ pub mod reload;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
+use crate::metrics::RoundMeter;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::mirror::status::{State, WindowStatus};
@@ -43,7 +44,7 @@ pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
     world: World,
     stop: watch::Receiver<bool>,
-    restarts: Arc<AtomicU64>,
+    meter: Arc<RoundMeter>,
 }
 
 #[derive(Clone)]
@@ -98,7 +99,7 @@ impl Fleet {
 
     /// How many workers were restarted because they panicked or got stuck.
     pub fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Relaxed)
+        self.meter.restarts.load(Ordering::Relaxed)
     }
 
     /// A window whose worker holds its thread.
@@ -258,7 +259,7 @@ impl Supervisor {
             windows: Arc::default(),
             world: services.world.clone(),
             stop: watch,
-            restarts: Arc::default(),
+            meter: services.meter.clone(),
         };
         let services = Arc::new(services);
         Self {
@@ -584,7 +585,7 @@ impl Supervisor {
         let Some(running) = self.names.remove(&id) else { return };
         let Running { member, restarts, .. } = running;
         let restarts = restarts + 1;
-        self.fleet.restarts.fetch_add(1, Ordering::Relaxed);
+        self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.world.chance();
         let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
         member.cell.collapse();

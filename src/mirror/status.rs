@@ -43,6 +43,32 @@ impl fmt::Display for State {
 }
 
 impl State {
+    /// Every state, in the order the counts are shown.
+    pub const ALL: [Self; 8] = [
+        Self::Enumerating,
+        Self::Settled,
+        Self::Following,
+        Self::BackingOff,
+        Self::Held,
+        Self::Quarantined,
+        Self::SignInRequired,
+        Self::StoreFull,
+    ];
+
+    /// The word by which the API and the metrics name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Enumerating => "enumerating",
+            Self::Settled => "settled",
+            Self::Following => "following",
+            Self::BackingOff => "backing_off",
+            Self::Held => "held",
+            Self::Quarantined => "quarantined",
+            Self::SignInRequired => "sign_in_required",
+            Self::StoreFull => "store_full",
+        }
+    }
+
     /// Whether somebody should look: everything but the three states of normal life.
     pub fn is_trouble(self) -> bool {
         !matches!(self, Self::Enumerating | Self::Settled | Self::Following)
@@ -78,6 +104,41 @@ pub enum ResyncReason {
     Confirm,
     /// The drift audit found a difference it could not repair in place.
     Audit,
+}
+
+impl ResyncReason {
+    /// Every reason but [`Self::New`], which is no resync.
+    pub const AGAIN: [Self; 11] = [
+        Self::SyncStateNotFound,
+        Self::WindowMoved,
+        Self::ShapeChanged,
+        Self::Requested,
+        Self::RoundStuck,
+        Self::PageStuck,
+        Self::Snapshot,
+        Self::SegmentTooLong,
+        Self::DeltaRetry,
+        Self::Confirm,
+        Self::Audit,
+    ];
+
+    /// The word by which the API and the metrics name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::SyncStateNotFound => "sync_state_not_found",
+            Self::WindowMoved => "window_moved",
+            Self::ShapeChanged => "shape_changed",
+            Self::Requested => "requested",
+            Self::RoundStuck => "round_stuck",
+            Self::PageStuck => "page_stuck",
+            Self::Snapshot => "snapshot",
+            Self::SegmentTooLong => "segment_too_long",
+            Self::DeltaRetry => "delta_retry",
+            Self::Confirm => "confirm",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 /// The last finished round.

@@ -49,11 +49,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::fault::{FeedError, OpenError, OpenFault, StoreError};
 use self::removal::Step;
 use self::shared::Shared;
+pub use self::space::Footprint;
 use self::space::Space;
 pub use self::words::{
     Attached, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
 };
 use self::writer::{Job, Writer};
+use crate::metrics::StoreMeter;
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
@@ -191,7 +193,10 @@ impl Store {
     /// mean that nothing of this commit was written; after the others the store is over.
     pub async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
         let commit = Box::new(Commit { lazy: false, ..commit });
-        self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await
+        let began = tokio::time::Instant::now();
+        let outcome = self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await?;
+        self.inner.shared.meter.commits.observe(began.elapsed());
+        Ok(outcome)
     }
 
     /// Hands a lazy commit over and does not wait for it. It rides with the next commit that
@@ -528,6 +533,28 @@ impl Store {
     /// Where the store is over.
     pub async fn flush(&self) -> Result<(), StoreError> {
         self.ask(|reply| Job::Flush { reply }).await
+    }
+
+    /// What is written.
+    pub fn meter(&self) -> Arc<StoreMeter> {
+        self.inner.shared.meter.clone()
+    }
+
+    /// Jobs that wait for the writer.
+    pub fn queue(&self) -> usize {
+        self.inner.jobs.as_ref().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
+    }
+
+    /// What the store's directory takes. Looks at its files, on a thread that may block; an error
+    /// concerns nobody but who asks.
+    ///
+    /// # Errors
+    /// Where the operating system does not say.
+    pub async fn footprint(&self) -> std::io::Result<Footprint> {
+        let path = self.inner.shared.path.clone();
+        let measured = tokio::task::spawn_blocking(move || space::footprint(&path));
+        let measured = self.inner.shared.world.elsewhere(measured).await;
+        measured.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
     }
 
     /// Waits for a lazy commit of a window, if one is on its way.

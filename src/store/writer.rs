@@ -34,6 +34,7 @@ use super::{Attached, Wanted, attach};
 use crate::mirror::change::Seq;
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::position::WindowId;
+use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
 /// The most commits in one batch. 256 of them took 4 ms to be durable; more only wait longer.
@@ -232,6 +233,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                             group.changed.insert(window);
                         }
                         self.last_seq = last_seq;
+                        self.count(outcome, commit.tally.resync);
                         (Ok(outcome), None)
                     }
                     Err(Refusal::Told(why)) => (Err(why), None),
@@ -242,15 +244,18 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             Job::Attach { wanted, leaving, at, reply } => {
                 let attached = self.attach(group, &wanted, &leaving, at);
+                for attached in attached.iter().flatten() {
+                    self.count(Outcome::default(), attached.resync);
+                }
                 settle(group, reply, attached)
             }
             Job::Move { window, edges, at, reply } => {
-                self.reset(group, window, reply, |tree, draft| {
+                self.reset(group, window, ResyncReason::WindowMoved, reply, |tree, draft| {
                     attach::move_edges(tree, window, edges, at, draft)
                 })
             }
             Job::Cut { window, days, at, reply } => {
-                self.reset(group, window, reply, |tree, draft| {
+                self.reset(group, window, ResyncReason::SegmentTooLong, reply, |tree, draft| {
                     attach::cut(tree, window, days, at, draft)
                 })
             }
@@ -261,6 +266,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let slice = removal::drop_slice(tree, window, at, step, last, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((seq, _)) = slice {
+                    self.shared.meter.changes.add("removed", seq - self.last_seq);
                     if seq > self.last_seq {
                         group.changed.insert(window);
                     }
@@ -286,6 +292,18 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 drop(reply);
                 Ok(())
             }
+        }
+    }
+
+    /// For the meter. What fails to become durable is counted too: then the store is over.
+    fn count(&self, outcome: Outcome, resync: Option<ResyncReason>) {
+        let meter = &self.shared.meter;
+        let Outcome { created, updated, removed, events: _ } = outcome;
+        for (word, n) in [("created", created), ("updated", updated), ("removed", removed)] {
+            meter.changes.add(word, n.into());
+        }
+        if let Some(reason) = resync {
+            meter.resyncs.add(reason.word(), 1);
         }
     }
 
@@ -331,6 +349,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         &mut self,
         group: &mut Group,
         window: WindowId,
+        reason: ResyncReason,
         reply: Reply<()>,
         plan: impl FnOnce(&Tree, &mut Draft) -> Result<Option<()>, Fault>,
     ) -> Result<(), Fault> {
@@ -343,7 +362,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
                 Ok(())
             }
-            planned => settle(group, reply, planned.map(|_| ())),
+            planned => {
+                self.count(Outcome::default(), Some(reason));
+                settle(group, reply, planned.map(|_| ()))
+            }
         }?;
         self.apply(group)
     }

@@ -78,8 +78,10 @@ impl Ground {
             scope: "http://127.0.0.1:1/.default".into(),
         };
         let tokens = Tokens::new(account, transport, world.clone());
-        let mut supervisor =
-            Supervisor::new(Services { store, client, world }, Duration::from_secs(86_400));
+        let mut supervisor = Supervisor::new(
+            Services { store, client, world, meter: Arc::default() },
+            Duration::from_secs(86_400),
+        );
         let post = |name: &str| Post {
             identity: Identity {
                 account: "contoso".into(),
