@@ -80,6 +80,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         let (place, token) = place::find(api, arguments.config.as_deref(), &environment)?;
         Ok::<_, Failure>(Client::new(place, token))
     };
+    crate::platform::files::raise_limit();
     // Strips colours where nobody would see them, or nobody wants them (NO_COLOR).
     let out = &mut anstream::stdout();
     match &arguments.command {

@@ -70,6 +70,8 @@ pub enum ResyncReason {
     PageStuck,
     /// The segment is listed whole, as in every round of snapshot mode; not counted.
     Snapshot,
+    /// Graph does not answer for segments that long: all of the window's became half as long.
+    SegmentTooLong,
     /// The segment is in snapshot mode, and delta is tried again.
     DeltaRetry,
     /// A large removal is being confirmed.
@@ -175,6 +177,10 @@ pub struct WindowStatus {
     pub last_resync: Option<LastResync>,
     /// The last failure, until a round succeeds.
     pub last_error: Option<LastError>,
+    /// Items that could not be read since the window was last enumerated, or the process began:
+    /// under their ids the mirror shows what it had before, or nothing.
+    #[serde(default)]
+    pub unreadable: u32,
     /// Whether it has settled once since it began.
     #[serde(default)]
     pub settled_once: bool,

@@ -160,7 +160,8 @@ impl State {
             self.shelf
                 .round((mailbox, calendar, extent), || Round::build(this, behaviour, extent, place))
         };
-        if token.turn < 5
+        if !twisted
+            && token.turn < 5
             && !round.entries.is_empty()
             && happens(behaviour.empty_pages, &[salt, u64::from(token.turn), 3])
         {

@@ -2,14 +2,18 @@
 //! time, real bodies, and the real binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod answers;
 mod article;
 mod commands;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
 mod configuration;
 mod converge;
+mod documented;
 mod hostile;
+mod interrupted;
 mod kill;
+mod lies;
 mod memory;
 mod process;
 mod reform;
