@@ -69,11 +69,14 @@ impl Ground {
             Duration::from_secs(100),
         )
         .unwrap();
+        // With a secret a sign-in is asked for, and never answered: rounds go on for ever.
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "s3cret").unwrap();
         let account = Account {
             name: "contoso".into(),
             tenant: "t".into(),
             client_id: "c".into(),
-            credential: Credential::SecretFile(directory.path().join("none")),
+            credential: Credential::SecretFile(secret),
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };

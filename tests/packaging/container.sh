@@ -2,6 +2,8 @@
 # The image, built from the Dockerfile and run for real: as nobody, without capabilities, on a
 # read-only root, with a resolver and a Graph over TLS of its own. Neither Docker nor a registry
 # is needed: the builder image is made here from a Debian tree and this machine's Rust.
+#
+#   CALMIRROR_CARGO_FLAGS   more for the build in the image
 . "$(dirname "$0")/kit.sh"
 
 need_root
@@ -41,6 +43,7 @@ mkdir -p "$kept/target"
 begun=$(now_ms)
 buildah "${storage[@]}" bud --quiet --isolation chroot --format docker --network host \
     --build-arg BUILDER=localhost/builder --build-arg COMMIT=test \
+    --build-arg CARGO_FLAGS="${CALMIRROR_CARGO_FLAGS:-}" \
     --volume "${CARGO_HOME:-$HOME/.cargo}:/usr/local/cargo" --volume "$kept/target:/src/target" \
     -t "$image" -f Dockerfile . >"$SCRATCH/build.log" 2>&1 ||
     { tail -n 20 "$SCRATCH/build.log"; fail "the image is built"; }
