@@ -225,11 +225,15 @@ impl Daemon {
         let mut until = std::pin::pin!(until);
         let result = loop {
             let asks = &mut self.asks;
+            let notify = self.supervisor.notify();
             let (load, old, open) = (self.load.clone(), self.config.clone(), self.open_loopback);
             let event = async {
                 let reload = async {
                     match asks.next().await {
-                        Some(ask) => Reload::read(ask, load, old, open).await,
+                        Some(ask) => {
+                            notify.reloading();
+                            Reload::read(ask, load, old, open).await
+                        }
                         None => std::future::pending().await,
                     }
                 };

@@ -219,6 +219,8 @@ pub struct Supervisor {
     /// Events older than this leave no tombstone.
     retention: watch::Sender<Duration>,
     notify: Notify,
+    /// What the line of status begins with.
+    remark: Option<String>,
 }
 
 /// A worker: small, as there may be a million.
@@ -269,6 +271,7 @@ impl Supervisor {
             replaced: BTreeMap::new(),
             retention,
             notify: Notify::default(),
+            remark: None,
         }
     }
 
@@ -277,6 +280,27 @@ impl Supervisor {
     pub fn announce(&mut self, notify: Notify) {
         notify.ready(&self.fleet.summary());
         self.notify = notify;
+    }
+
+    /// The service manager.
+    pub fn notify(&self) -> Notify {
+        self.notify.clone()
+    }
+
+    /// Tells the service manager that a reload is over; `remark`, why nothing came of it, stands
+    /// in the status line until the next one.
+    pub fn reloaded(&mut self, remark: Option<String>) {
+        self.remark = remark;
+        self.notify.ready(&self.status());
+    }
+
+    /// The line of status.
+    fn status(&self) -> String {
+        let summary = self.fleet.summary();
+        match &self.remark {
+            Some(remark) => format!("{remark} | {summary}"),
+            None => summary,
+        }
     }
 
     /// What others may ask.
@@ -547,7 +571,7 @@ impl Supervisor {
     /// Looks at all workers, and tells the service manager how things are and that this loop turns.
     fn look(&self) {
         match self.fleet.motionless() {
-            None if self.notify.is_heard() => self.notify.alive(&self.fleet.summary()),
+            None if self.notify.is_heard() => self.notify.alive(&self.status()),
             None => {}
             Some(window) => {
                 tracing::error!(%window, "worker holds its thread and cannot be restarted");

@@ -183,8 +183,6 @@ impl Worker {
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
-        // It may have been set otherwise meanwhile.
-        let window = self.cell.window();
         let due = match result {
             Ok(()) => begun + self.well(&window, number, begun, done),
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {

@@ -92,7 +92,7 @@ pub enum Command {
 
     /// Show what is on: an agenda by day.
     #[command(
-        after_help = "Examples:\n  calmirror events alice\n  calmirror events alice --from 2026-11-01 --to 2026-12-01\n  calmirror events alice --from -7d --json | jq .subject"
+        after_help = "Examples:\n  calmirror events alice\n  calmirror events alice --from 2026-11-01 --to 2026-12-01\n  calmirror events alice --from -7d --json | jq .subject\n  calmirror events alice --zone Asia/Tokyo\n  calmirror events alice --ics > alice.ics"
     )]
     Events(EventsArgs),
 
@@ -117,6 +117,16 @@ pub enum Command {
         after_help = "Examples:\n  calmirror resync alice\n  calmirror resync alice --accept-removals"
     )]
     Resync(ResyncArgs),
+
+    /// Print what lets a shell complete this command line.
+    #[command(
+        after_help = "Examples:\n  calmirror completions bash > /etc/bash_completion.d/calmirror\n  calmirror completions fish > ~/.config/fish/completions/calmirror.fish"
+    )]
+    Completions(CompletionsArgs),
+
+    /// Print the manual page, or write it and one for each command into a directory.
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// `run`.
@@ -184,6 +194,15 @@ pub struct EventsArgs {
     /// Until when, exclusive [default: seven days after --from].
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     pub to: Option<String>,
+
+    /// In which zone days begin and times are shown, by its IANA or Windows name [default: $TZ,
+    /// else the system's].
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+
+    /// Print an iCalendar file instead; everything the window holds unless told otherwise.
+    #[arg(long, conflicts_with_all = ["json", "zone"])]
+    pub ics: bool,
 }
 
 /// `changes`.
@@ -241,6 +260,20 @@ pub struct ResyncArgs {
     pub accept_removals: bool,
 }
 
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// For which shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// Where to write calmirror.1 and its kin [default: calmirror.1 alone, to standard output].
+    pub directory: Option<PathBuf>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,6 +294,9 @@ mod tests {
             ("status --watch --json", false),
             ("events", false),
             ("events alice --from -7d --to +7d", true),
+            ("events alice --zone Asia/Tokyo", true),
+            ("events alice --ics --from 2026-01-01", true),
+            ("events alice --ics --json", false),
             ("changes --after now --follow --window w --state f", true),
             ("sync", false),
             ("sync alice bob", true),
@@ -271,6 +307,10 @@ mod tests {
             ("check --explain", true),
             ("health", true),
             ("demo --seed 7", true),
+            ("completions zsh", true),
+            ("completions csh", false),
+            ("man", true),
+            ("man out", true),
             ("reload", true),
             ("reload --accept-drops --json", true),
             ("reload alice", false),

@@ -70,6 +70,8 @@ pub enum ResyncReason {
     PageStuck,
     /// The segment is listed whole, as in every round of snapshot mode; not counted.
     Snapshot,
+    /// Graph does not answer for segments that long: all of the window's became half as long.
+    SegmentTooLong,
     /// The segment is in snapshot mode, and delta is tried again.
     DeltaRetry,
     /// A large removal is being confirmed.

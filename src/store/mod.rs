@@ -279,6 +279,16 @@ impl Store {
         self.ask(|reply| Job::Move { window, edges, at, reply }).await
     }
 
+    /// Graph does not answer for segments as long as they are: from now on they have at most so
+    /// many days ([`Edges::cut`]), and every segment is reset to enumerate for that reason (counted
+    /// as a resync here). Rows keep the segments that held them.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownWindow`], and see [`StoreError`].
+    pub async fn cut(&self, window: WindowId, days: i64, at: Timestamp) -> Result<(), StoreError> {
+        self.ask(|reply| Job::Cut { window, days, at, reply }).await
+    }
+
     /// Every event of a window leaves the feed with `window_dropped`, then its rows are deleted;
     /// in slices. After an interruption the rest is done by calling again; a window that is not
     /// there is dropped already.

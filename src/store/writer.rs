@@ -61,6 +61,8 @@ pub(super) enum Job {
     },
     /// Move a window's edges.
     Move { window: WindowId, edges: Edges, at: Timestamp, reply: Reply<()> },
+    /// Cut a window into shorter segments.
+    Cut { window: WindowId, days: i64, at: Timestamp, reply: Reply<()> },
     /// One slice of dropping a window; answers the next step.
     Drop { window: WindowId, at: Timestamp, step: Step, reply: Reply<Option<Step>> },
     /// One slice of trimming; answers how many left and whether there may be more.
@@ -243,18 +245,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 settle(group, reply, attached)
             }
             Job::Move { window, edges, at, reply } => {
-                self.apply(group)?;
-                let mut draft = Draft::default();
-                let moved = attach::move_edges(&self.tree, window, edges, at, &mut draft);
-                group.draft.merge(draft);
-                match moved {
-                    Ok(None) => {
-                        group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
-                        Ok(())
-                    }
-                    moved => settle(group, reply, moved.map(|_| ())),
-                }?;
-                self.apply(group)
+                self.reset(group, window, reply, |tree, draft| {
+                    attach::move_edges(tree, window, edges, at, draft)
+                })
+            }
+            Job::Cut { window, days, at, reply } => {
+                self.reset(group, window, reply, |tree, draft| {
+                    attach::cut(tree, window, days, at, draft)
+                })
             }
             Job::Drop { window, at, step, reply } => {
                 self.apply(group)?;
@@ -326,6 +324,28 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.apply(group)?;
         }
         Ok(all)
+    }
+
+    /// Begins a window's rounds anew, in a batch of its own.
+    fn reset(
+        &mut self,
+        group: &mut Group,
+        window: WindowId,
+        reply: Reply<()>,
+        plan: impl FnOnce(&Tree, &mut Draft) -> Result<Option<()>, Fault>,
+    ) -> Result<(), Fault> {
+        self.apply(group)?;
+        let mut draft = Draft::default();
+        let planned = plan(&self.tree, &mut draft);
+        group.draft.merge(draft);
+        match planned {
+            Ok(None) => {
+                group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
+                Ok(())
+            }
+            planned => settle(group, reply, planned.map(|_| ())),
+        }?;
+        self.apply(group)
     }
 
     fn apply(&mut self, group: &mut Group) -> Result<(), Fault> {
@@ -409,7 +429,7 @@ fn refuse(job: Job, why: &StoreError) {
     match job {
         Job::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
         Job::Attach { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        Job::Move { reply, .. } | Job::Flush { reply } => {
+        Job::Move { reply, .. } | Job::Cut { reply, .. } | Job::Flush { reply } => {
             reply.send(Err(why)).ok().unwrap_or_default();
         }
         Job::Drop { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),

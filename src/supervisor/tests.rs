@@ -142,6 +142,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     let supervisor = &mut ground.supervisor;
     let id = *supervisor.names.keys().next().unwrap();
     let running = supervisor.names.remove(&id).unwrap();
+    running.task.abort();
     let stuck = supervisor.workers.spawn(async { Ok(Ended::Stuck) });
     supervisor.names.insert(stuck.id(), running);
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();

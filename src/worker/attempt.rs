@@ -18,7 +18,7 @@ use crate::mirror::remedy::{Ailment, Remedy};
 use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round};
 use crate::mirror::series::{self, Listed, Row};
 use crate::mirror::status::{ResyncReason, State};
-use crate::mirror::window::{Edges, Window};
+use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
 use crate::store::StoreError;
 
@@ -145,24 +145,20 @@ impl<'a> Attempt<'a> {
     pub(super) async fn run(&mut self, asked: Option<Asked>) -> Result<(), Trouble> {
         let before = self.target.requests.load(Ordering::Relaxed);
         self.move_edges().await?;
-        let segments = self.cell.vitals().edges.segments();
+        let segments = self.cell.vitals().segments();
         if let Some(asked @ (Asked::Resync | Asked::AcceptRemovals)) = asked {
             // All of them before the first request, so that none is forgotten if one fails.
             for (index, _) in (0..).zip(&segments) {
                 self.begin_resync(index, asked).await?;
             }
         }
-        for (index, edges) in (0..).zip(segments) {
-            let pages = self.done.pages;
-            let mut over = self.segment(index, edges).await?;
-            if over == Over::Settled && self.done.pages == pages {
-                // It only ended what an earlier run had begun: nobody has asked Graph yet.
-                over = self.segment(index, edges).await?;
+        while let Err(trouble) = self.segments().await {
+            match trouble {
+                Trouble::Quarantine(error) if error.class() == Class::SegmentTooLong => {
+                    self.halve(error).await?;
+                }
+                trouble => return Err(trouble),
             }
-            if over == Over::Failed {
-                return Err(self.fault.take().unwrap_or(Trouble::Endless));
-            }
-            self.done.over = self.done.over.max(over);
         }
         self.done.requests = u32::try_from(self.target.requests.load(Ordering::Relaxed) - before)
             .unwrap_or(u32::MAX);
@@ -173,6 +169,62 @@ impl<'a> Attempt<'a> {
             };
             return Err(Trouble::Stuck { ailment, fault, until: self.done.held_until });
         }
+        Ok(())
+    }
+
+    async fn segments(&mut self) -> Result<(), Trouble> {
+        let mut segments: Vec<(SegmentIndex, Edges)> =
+            (0..).zip(self.cell.vitals().segments()).collect();
+        let halved = segments.len() > 1 && self.is_halved(&segments).await?;
+        if halved {
+            // What a segment held may now be another's, further on: that one takes it first.
+            segments.reverse();
+        }
+        for (index, edges) in segments {
+            let pages = self.done.pages;
+            let mut over = self.segment(index, edges).await?;
+            if over == Over::Settled && self.done.pages == pages {
+                // It only ended what an earlier run had begun: nobody has asked Graph yet.
+                over = self.segment(index, edges).await?;
+            }
+            if over == Over::Failed {
+                return Err(self.fault.take().unwrap_or(Trouble::Endless));
+            }
+            self.done.over = self.done.over.max(over);
+            if halved && over > Over::Incomplete {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a segment still has to be enumerated since segments became shorter.
+    async fn is_halved(&self, segments: &[(SegmentIndex, Edges)]) -> Result<bool, Trouble> {
+        for (index, _) in segments {
+            let position = self.services.store.position(self.id, *index).await?;
+            let reason = position.and_then(|position| position.phase.enumeration());
+            if reason == Some(ResyncReason::SegmentTooLong) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Graph does not answer for segments as long as these.
+    async fn halve(&mut self, error: GraphError) -> Result<(), Trouble> {
+        let (edges, days) = {
+            let vitals = self.cell.vitals();
+            (vitals.edges, vitals.segment_days())
+        };
+        let Some(days) = window::halve(edges, days) else {
+            return Err(Trouble::Quarantine(error));
+        };
+        let now = self.services.world.now();
+        self.services.store.cut(self.id, days, now).await?;
+        self.cell.vitals().cut(days);
+        note_resync(self.cell, now, ResyncReason::SegmentTooLong);
+        tracing::warn!(days, "segments are too long for graph, they are halved");
+        (self.done.over, self.retries) = (Over::Settled, 0);
         Ok(())
     }
 
@@ -327,6 +379,7 @@ impl<'a> Attempt<'a> {
         let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
         self.done.pages += 1;
         self.note_unreadable(link.is_none(), page.unreadable.len());
+        self.fault = None;
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -459,7 +512,8 @@ impl<'a> Attempt<'a> {
         let mut pages = 0;
         let mut listed = Listed::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
-        for stretch in series::widen(edges, 1).segments() {
+        let longest = self.cell.vitals().segment_days();
+        for stretch in series::widen(edges, 1).cut(longest) {
             let mut next: Option<Link> = None;
             loop {
                 let fresh = self.retries > 0;

@@ -49,9 +49,24 @@ pub(super) struct Vitals {
     pub(super) unreadable: u32,
     /// The segments in snapshot mode, as bits.
     snapshots: u64,
+    /// The longest segment that Graph answers for, in days: at most 1825.
+    segment_days: u16,
 }
 
 impl Vitals {
+    /// The window's segments, earliest first.
+    pub(super) fn segments(&self) -> Vec<Edges> {
+        self.edges.cut(self.segment_days())
+    }
+
+    pub(super) fn segment_days(&self) -> i64 {
+        self.segment_days.into()
+    }
+
+    pub(super) fn cut(&mut self, days: i64) {
+        self.segment_days = u16::try_from(days).unwrap_or(u16::MAX);
+    }
+
     /// Shows whether a segment is listed whole or followed.
     pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
         let bit = 1 << (segment & 63);
@@ -120,6 +135,7 @@ impl Cell {
                 settled_once: attached.settled,
                 unreadable: 0,
                 snapshots: attached.snapshots,
+                segment_days: u16::try_from(attached.segment_days).unwrap_or(u16::MAX),
             }),
             wake: Notify::new(),
             over: Notify::new(),
@@ -248,7 +264,6 @@ impl Cell {
             state: vitals.state,
             events: vitals.events,
             segments: vitals
-                .edges
                 .segments()
                 .into_iter()
                 .enumerate()

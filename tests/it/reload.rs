@@ -150,6 +150,8 @@ async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
     }
     let health = ground.cli(&["health"]).await;
     assert_eq!(health.code, Some(0), "it goes on");
+    let shown = ground.cli(&["status"]).await;
+    assert!(shown.out.contains("changed nothing: 3 faults in the configuration"), "{}", shown.out);
     assert_eq!(requests(&ground, "alice"), asked);
 
     // What cannot change is named.
