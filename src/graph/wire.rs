@@ -123,7 +123,7 @@ impl Entries {
             }
         }
         if contradicted > 0 {
-            tracing::warn!(contradicted, "ids stand twice on a page, the last word counts");
+            tracing::debug!(contradicted, "ids stand twice on a page, the last word counts");
         }
         sorted.present.reverse();
         sorted.removed.reverse();

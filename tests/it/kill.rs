@@ -135,8 +135,10 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
     assert!(early > 1, "the first enumeration was over before a death");
     assert!(resuming > kills as usize * WINDOWS.len() / 2, "{resuming} resumed, {bare:?}");
     assert_eq!(statistics.unknown_tokens, 0);
-    let held = |line: &String| line.contains("removal too large to believe");
-    assert!(daemon.complaints().iter().all(held), "{:?}", daemon.complaints());
+    // A series that changes faster than it can be listed waits for the next round.
+    let known = ["removal too large to believe", "some series could not be completed"];
+    let told = |line: &String| known.iter().any(|known| line.contains(known));
+    assert!(daemon.complaints().iter().all(told), "{:?}", daemon.complaints());
     assert!(!daemon.log().contains("link is dead"), "the stored link is at most one use old");
     daemon.stop().await;
 }
