@@ -10,6 +10,7 @@ mod compare;
 mod configuration;
 mod converge;
 mod documented;
+mod fairness;
 mod hostile;
 mod interrupted;
 mod kill;

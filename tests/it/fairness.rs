@@ -1,0 +1,99 @@
+//! A great enumeration beside many idle windows: nobody waits for it, and Graph's limits are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::mirror::status::State;
+use calmirror::mirror::window::{Calendar, Window};
+use calmirror::simulator::{Fault, Faults, Population, Rate, Settings, Simulator};
+use calmirror::world::World;
+
+use crate::memory::Memory;
+use crate::rig::{BASE, Rig, noon, window};
+
+const IDLE: usize = 1000;
+const GREAT: usize = 50_000;
+const INTERVAL: Duration = Duration::from_secs(60);
+/// What the rig allows: overall, and for a mailbox.
+const OVERALL: usize = 64;
+const PER_MAILBOX: usize = 3;
+
+fn idle(number: usize) -> String {
+    format!("idle-{number}@contoso.com")
+}
+
+fn plan(singles: usize) -> Population {
+    Population { singles, series: 0, all_day: 0, body_bytes: 40, around: noon(), spread_days: 25 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_great_enumeration_makes_no_idle_window_late() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(7, noon());
+    let simulator = Simulator::new(Settings {
+        latency: Duration::from_millis(200)..Duration::from_millis(900),
+        ..Settings::new(7, world.clone())
+    });
+    simulator.set_base_url(BASE);
+    let mut windows = Vec::new();
+    for number in 0..IDLE {
+        simulator.add_mailbox(&idle(number));
+        simulator.populate(&idle(number), None, plan(1));
+        windows.push(Window { interval: INTERVAL, ..window(&idle(number)) });
+    }
+    // One of the idle windows shares its mailbox with the great one.
+    let side = simulator.add_calendar(&idle(0), "Side");
+    let graph = Arc::new(Memory(simulator.clone()));
+    let rig = Rig::start(directory.path(), graph.clone(), &world, windows.clone()).await;
+    let unsettled = |rig: &Rig| {
+        let settled = |name: &String| rig.fleet.window(name).unwrap().state == State::Settled;
+        (0..IDLE).map(idle).filter(|name| !settled(name)).count()
+    };
+    while unsettled(&rig) > IDLE / 10 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    rig.stop().await;
+
+    simulator.populate(&idle(0), Some(&side), plan(GREAT));
+    simulator.reset_statistics();
+    let throttled = Fault::Throttled { retry_after: Some("10".to_owned()) };
+    let rates = vec![Rate { fault: throttled, probability: 0.002 }];
+    simulator.set_faults(Faults { rates, planned: Vec::new() });
+    windows.push(Window {
+        name: "great".into(),
+        calendar: Calendar::Id(side.as_str().into()),
+        interval: INTERVAL,
+        ..window(&idle(0))
+    });
+    let rig = Rig::start(directory.path(), graph, &world, windows).await;
+    let begun = tokio::time::Instant::now();
+    let mut stalest = 0.0_f64;
+    while rig.fleet.window("great").unwrap().last_success.is_none() {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for number in 0..IDLE {
+            let status = rig.fleet.window(&idle(number)).unwrap();
+            let stale = status.stale_s.unwrap();
+            // After its own throttling a window has a reason of its own to wait.
+            if status.failures == 0 {
+                stalest = stalest.max(stale);
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(4 * 3600), "it never ends");
+    }
+    assert!(begun.elapsed() > 5 * INTERVAL, "it was over before anybody could be late");
+    // An interval and its jitter, and one interval of being late.
+    assert!(stalest < INTERVAL.as_secs_f64() * 2.1, "{stalest} s");
+    assert_eq!(rig.fleet.window("great").unwrap().events, GREAT as u64);
+
+    let statistics = simulator.statistics();
+    let total = &statistics.total;
+    assert!(total.statuses.contains_key(&429), "somebody was throttled");
+    assert_eq!(total.during_pause, 0);
+    assert!(total.max_concurrent <= OVERALL, "{}", total.max_concurrent);
+    for (mailbox, tally) in &statistics.mailboxes {
+        assert!(tally.max_concurrent <= PER_MAILBOX, "{mailbox}: {}", tally.max_concurrent);
+        assert!(tally.max_in_10_minutes < 10_000, "{mailbox}: {}", tally.max_in_10_minutes);
+        assert_eq!(tally.during_pause, 0, "{mailbox}");
+    }
+    rig.stop().await;
+}
