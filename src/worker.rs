@@ -4,6 +4,7 @@
 //! writer) is inside what it is handed. What a round needs is boxed and dropped with the round,
 //! so that a sleeping window costs almost nothing.
 
+mod aside;
 mod attempt;
 mod vitals;
 
@@ -23,6 +24,7 @@ use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
 use crate::world::World;
 
+use aside::Aside;
 use attempt::{Attempt, Done, Trouble};
 pub use vitals::{Asked, Cell};
 
@@ -51,6 +53,8 @@ pub struct Worker {
     id: crate::mirror::position::WindowId,
     cell: Arc<Cell>,
     stop: watch::Receiver<bool>,
+    /// What most windows need never, and none needs long.
+    aside: Option<Box<Aside>>,
 }
 
 /// When the first round of a worker is due.
@@ -71,7 +75,7 @@ impl Worker {
         cell: Arc<Cell>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        Self { services, target, id, cell, stop }
+        Self { services, target, id, cell, stop, aside: None }
     }
 
     /// Works until told to stop, or until the store fails.
@@ -93,9 +97,13 @@ impl Worker {
             }
             // The span lives as long as the round: sleeping windows need none.
             let span = tracing::info_span!("window", window = %self.cell.window().name);
-            match Box::pin(self.round().instrument(span)).await? {
+            match Box::pin(self.round().instrument(span.clone())).await? {
                 Some(next) => due = next,
                 None => return Ok(()),
+            }
+            if self.audit_is_due() {
+                self.show_due(due);
+                due = due.min(Box::pin(self.audit(due).instrument(span)).await?);
             }
         }
     }
@@ -133,13 +141,16 @@ impl Worker {
         let mut stop = self.stop.clone();
         let result = tokio::select! {
             biased;
-            result = Box::pin(attempt.run(asked)) => result,
+            result = Box::pin(attempt.run(asked, self.resting())) => result,
             // A commit under way is finished by the writer whether or not anybody waits.
             _ = stop.wait_for(|stop| *stop) => return Ok(None),
         };
         let done = attempt.done();
         let due = match result {
-            Ok(()) => begun + self.well(&window, number, begun, done),
+            Ok(()) => {
+                self.rest(&window, begun, done.settled);
+                begun + self.well(&window, number, begun, done)
+            }
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }
@@ -197,6 +208,7 @@ impl Worker {
             Over::Settled => {
                 vitals.state = State::Settled;
                 vitals.settled_once = true;
+                vitals.audits.begin(now);
                 schedule::delay(window.interval, window.jitter, world.chance())
             }
             Over::Incomplete => {
@@ -351,6 +363,6 @@ fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
     vitals.state = State::Enumerating;
     if reason != ResyncReason::New {
         vitals.resyncs += 1;
-        vitals.last_resync = Some(LastResync { at, reason });
+        vitals.last_resync = Some(Box::new(LastResync { at, reason }));
     }
 }

@@ -49,6 +49,8 @@ pub struct Round {
     removed: usize,
     /// Whether the sweep's removals have been judged.
     believed: bool,
+    /// Removals that a listing found and no tombstone: a later listing may take them back.
+    listed_out: BTreeSet<EventHash>,
     /// What to do once the commit under way is durable.
     after: After,
     /// See [`Position::held_until`].
@@ -68,6 +70,10 @@ pub struct Place {
     pub complete: Complete,
     /// How long a removal too large to believe waits for its confirmation.
     pub confirm_after: SignedDuration,
+    /// Whether the window has other segments. What leaves this one may have moved over the seam
+    /// into another: removals are then published by themselves, when everything else of the round
+    /// is durable, so that whoever performs the effects can have the others look first.
+    pub seams: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,11 +147,18 @@ impl Round {
     pub fn resume(place: Place, position: Option<Position>, todo: Vec<Todo>, events: u64) -> Self {
         let Position { phase, held_until, .. } =
             position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
+        let todo = TodoList::load(todo);
+        // Tombstones do not outlive their round.
+        let listed_out = match phase {
+            Phase::Settled { .. } => todo.removals().clone(),
+            _ => BTreeSet::new(),
+        };
         Self {
             place,
             phase,
             came: BTreeMap::new(),
-            todo: TodoList::load(todo),
+            todo,
+            listed_out,
             sweep: None,
             events,
             removed: 0,
@@ -207,6 +220,7 @@ impl Round {
     /// Begins the enumeration anew. Rows stay: readers go on seeing the last good mirror.
     fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Effect {
         self.came.clear();
+        self.listed_out.clear();
         self.todo = TodoList::default();
         self.sweep = None;
         self.believed = false;
@@ -361,7 +375,8 @@ impl Round {
                 }
                 None => {
                     self.phase = Phase::Completing { delta };
-                    if self.todo.current().is_some() {
+                    let apart = self.place.seams && !self.todo.removals().is_empty();
+                    if self.todo.current().is_some() || apart {
                         return self.finish(commit);
                     }
                     commit.lazy = idle && self.todo.is_empty();
@@ -428,6 +443,7 @@ impl Round {
 
     fn tombstone(&mut self, id: &EventId, known: Option<&Known>) {
         let hash = id.hash();
+        self.listed_out.remove(&hash);
         // The last word wins over what an earlier page carried.
         if let Some(master) = self.todo.holder(hash) {
             self.todo.forget_waiting(master, hash);
@@ -520,14 +536,19 @@ impl Round {
         series.waiting.remove(&hash);
         match listing {
             Some((listing, rows)) => {
+                let tombstones: BTreeSet<EventHash> =
+                    self.todo.removals().difference(&self.listed_out).copied().collect();
                 let reconciled = Reconciliation {
                     edges: self.place.edges,
                     complete: self.place.complete,
                     membership: !enumerating,
                     waiting: &series.waiting,
-                    tombstones: self.todo.removals(),
+                    tombstones: &tombstones,
                 }
                 .apply(listing, &rows);
+                for item in &reconciled.upserts {
+                    self.todo.stay(item.id.hash());
+                }
                 commit.upserts = reconciled.upserts;
                 commit.removals = deleted(reconciled.removals);
             }
@@ -543,6 +564,10 @@ impl Round {
             commit.upserts.push(master);
         }
         commit.orphans.push(hash);
+        if self.place.seams {
+            self.leave_later(&mut commit);
+        }
+        self.todo.write(&mut commit);
         if self.too_many(commit.removals.len()) {
             return self.hold(at);
         }
@@ -550,6 +575,16 @@ impl Round {
         self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
+    }
+
+    /// What a series no longer has here leaves with the round's other removals.
+    fn leave_later(&mut self, commit: &mut Commit) {
+        for removal in std::mem::take(&mut commit.removals) {
+            if !self.todo.removals().contains(&removal.id) {
+                self.listed_out.insert(removal.id);
+                self.todo.leave(removal.id);
+            }
+        }
     }
 
     /// What leaves with its series need not leave, and be counted, once more at the round's end.

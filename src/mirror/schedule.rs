@@ -7,12 +7,16 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::page::EventId;
-use super::window::{Edges, Window};
+use super::status::AuditRecord;
+use super::window::{Edge, Edges, Window};
 
 /// The longest wait between attempts of a window that only fails.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 /// The first wait before the same request is made again.
 pub const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait between rounds of a segment far from the present.
+const FURTHEST: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 /// How often the same request is repeated within one round.
 pub const RETRIES: u32 = 4;
 
@@ -38,20 +42,24 @@ pub fn backoff(first: Duration, longest: Duration, failures: u32, chance: f64) -
 }
 
 /// The edges a window's configuration means at `now`. A relative end is asked `move_every`
-/// further, so that the stated future is covered until the edges move again.
+/// further, and a day at least, so that the stated future is covered until the edges move again.
+/// Empty where the start has moved past a fixed end.
 pub fn edges(window: &Window, now: Timestamp) -> Edges {
-    let end = window.end.resolve(now);
-    let further =
-        if window.end.is_relative() { signed(window.move_every) } else { SignedDuration::ZERO };
-    Edges {
-        start: window.start.resolve(now),
-        end: end.checked_add(further).unwrap_or(Timestamp::MAX),
-    }
+    asked(window.start, window.end, window.move_every, now)
 }
 
-/// When edges computed at `computed` move next; `None` for fixed ones. At an hour of the window's
-/// own, so that a fleet does not enumerate at midnight, and never later than `move_every` after
-/// the day the edges were measured from.
+/// See [`edges`].
+pub fn asked(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
+    let stated = end.resolve(now);
+    let further = if end.is_relative() { signed(move_every.max(DAY)) } else { SignedDuration::ZERO };
+    let end = stated.checked_add(further).unwrap_or(Timestamp::MAX);
+    Edges { start: start.resolve(now).min(end), end }
+}
+
+/// When edges computed at `computed` move next; `None` for fixed ones. On the day that is so many
+/// whole days of `move_every` later, but a later one than today, at an hour of the window's own, so
+/// that a fleet does not enumerate at midnight. Only the first time does the hour make the wait
+/// shorter by up to a day: edges that moved at their hour move again at the same one.
 pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
     if !window.start.is_relative() && !window.end.is_relative() {
         return None;
@@ -60,10 +68,38 @@ pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
         .to_zoned(TimeZone::UTC)
         .start_of_day()
         .map_or(computed, |midnight| midnight.timestamp());
-    let bytes = EventId::new(window.name.clone()).hash().0;
-    let own = f64::from(u16::from_be_bytes([bytes[0], bytes[1]])) / 65536.0;
-    let early = window.move_every.min(Duration::from_secs(86_400)).mul_f64(own);
-    midnight.checked_add(signed(window.move_every.saturating_sub(early))).ok()
+    let days = u32::try_from(window.move_every.as_secs() / DAY.as_secs()).unwrap_or(u32::MAX);
+    let hour = window.move_every.min(DAY).mul_f64(own(&window.name));
+    let due = |days: u32| midnight.checked_add(signed(DAY.saturating_mul(days) + hour)).ok();
+    let latest = computed.checked_add(signed(window.move_every)).unwrap_or(Timestamp::MAX);
+    let due_then = due(days.max(1))?;
+    if days > 1 && due_then > latest { due(days - 1) } else { Some(due_then) }
+}
+
+/// How often a segment is asked: those that hold the present at the window's interval, each one
+/// further away half as often as the one before, and every one at least once an hour (unless the
+/// interval is longer).
+pub fn segment_interval(interval: Duration, segments: &[Edges], index: usize, now: Timestamp) -> Duration {
+    let here = segments.iter().position(|s| now < s.end).unwrap_or(segments.len().saturating_sub(1));
+    let doublings = u32::try_from(index.abs_diff(here)).unwrap_or(u32::MAX).min(16);
+    interval.saturating_mul(1 << doublings).min(FURTHEST.max(interval))
+}
+
+/// When the next drift audit of a window is due: the first between half a period and a whole one
+/// after its first settling, so that a fleet that began together does not ask together; each
+/// further one a period after the last, a tenth sooner or later.
+pub fn next_audit(name: &str, record: &AuditRecord, period: Duration) -> Timestamp {
+    let (from, share) = match record.at {
+        None => (record.since, 0.5 + own(name) / 2.0),
+        Some(at) => (at, 0.9 + own(&format!("{name} {at}")) / 5.0),
+    };
+    from.checked_add(signed(period.mul_f64(share))).unwrap_or(Timestamp::MAX)
+}
+
+/// A name's own number in `[0, 1)`: always the same, and evenly spread over names.
+fn own(name: &str) -> f64 {
+    let bytes = EventId::new(name).hash().0;
+    f64::from(u16::from_be_bytes([bytes[0], bytes[1]])) / 65536.0
 }
 
 fn signed(duration: Duration) -> SignedDuration {

@@ -50,9 +50,10 @@ use self::removal::Step;
 use self::shared::Shared;
 use self::space::Space;
 pub use self::words::{
-    Attached, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
+    Attached, AuditRow, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
 };
 use self::writer::{Job, Writer};
+use crate::mirror::audit::Sketch;
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
@@ -398,6 +399,33 @@ impl Store {
                 }
             })
             .await
+    }
+
+    /// Rows that a segment holds (masters not), after a hash, and the hash to go on after if there
+    /// may be more.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn audit_rows(
+        &self,
+        window: WindowId,
+        segment: SegmentIndex,
+        after: Option<EventHash>,
+    ) -> Result<(Vec<AuditRow>, Option<EventHash>), StoreError> {
+        self.look(move |tree| {
+            let rows = tree.rows(window, after, SLICE)?;
+            let next = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == SLICE);
+            let held = rows.into_iter().map(|(id, stored)| (id, stored.row)).filter(|(_, row)| {
+                row.is_shown() && row.segments & record::bit(segment) != 0
+            });
+            let seen = held.map(|(id, row)| AuditRow {
+                id,
+                sketch: Sketch::of(&row.item()),
+                master: row.master.clone(),
+            });
+            Ok((seen.collect(), next))
+        })
+        .await
     }
 
     /// Events of a window. What is on one page is of one moment; of a window that is not there
