@@ -513,6 +513,11 @@ impl Store {
     /// # Errors
     /// Where the store is over.
     pub async fn flush(&self) -> Result<(), StoreError> {
+        let shared = &self.inner.shared;
+        if !shared.any_lingers() {
+            // Nobody need be woken for nothing.
+            return shared.over().map_or(Ok(()), Err);
+        }
         self.ask(|reply| Job::Flush { reply }).await
     }
 
