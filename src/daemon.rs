@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, About, Access, ApiSettings, BindError, Secret, UnixDoor};
 use crate::config::{self, Config};
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
+use crate::platform::notify::Notify;
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::supervisor::{Fleet, Post, Supervisor};
 use crate::worker::Services;
@@ -145,6 +146,11 @@ impl Daemon {
         let (address, socket) = (tcp.as_ref().map(|(_, address)| *address), config.api.socket);
         let servers = serve(&access, door, tcp, &stop);
         Ok(Self { store, supervisor, servers, stopping, address, socket })
+    }
+
+    /// Tells the service manager that the daemon serves, and from now on how it goes.
+    pub fn announce(&mut self, notify: Notify) {
+        self.supervisor.announce(notify);
     }
 
     /// The running fleet.

@@ -1,30 +1,38 @@
 //! Owns the workers: starts one per window, restarts one that panicked, drains them all.
 //!
-//! A worker that panics is restarted from what the store holds, later each time, and hurts
-//! nobody else. A store that fails ends everything: its errors do not heal while it is open. A
+//! A worker that panics, or gets stuck, is restarted from what the store holds, later each time,
+//! and hurts nobody else. One that holds its thread cannot be ended from outside: then the
+//! watchdog is no longer fed, so that the service manager starts the process anew. A store that fails ends everything: its errors do not heal while it is open. A
 //! full disk heals, and ends nothing.
 
 mod janitor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::mirror::status::{State, WindowStatus};
 use crate::mirror::window::{Identity, Window};
+use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
-use crate::worker::{Asked, Cell, First, Services, Worker};
+use crate::worker::{Asked, Brief, Cell, Ended, First, LOOK, Services, Worker};
 use crate::world::World;
 
 /// First pause before a panicked worker starts again; doubles up to a minute.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LONGEST: Duration = Duration::from_secs(60);
+/// A round under way whose worker has not looked around for so long holds its thread.
+const MOTIONLESS: Duration = Duration::from_secs(5 * LOOK.as_secs());
 
 /// What readers and commands may ask of the running fleet. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +40,7 @@ pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
     world: World,
     stop: watch::Receiver<bool>,
+    restarts: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -69,6 +78,12 @@ impl Fleet {
         self.read().values().map(|member| member.cell.status(now)).collect()
     }
 
+    /// Every window at a glance, ordered by name.
+    pub fn briefs(&self) -> Vec<Brief> {
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.brief(now)).collect()
+    }
+
     /// How many windows are in each state.
     pub fn states(&self) -> BTreeMap<State, usize> {
         let mut states = BTreeMap::new();
@@ -76,6 +91,34 @@ impl Fleet {
             *states.entry(member.cell.state()).or_default() += 1;
         }
         states
+    }
+
+    /// How many workers were restarted because they panicked or got stuck.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// A window whose worker holds its thread.
+    fn motionless(&self) -> Option<Arc<str>> {
+        let windows = self.read();
+        let mut motionless = windows.iter().filter(|(_, one)| one.cell.is_motionless(MOTIONLESS));
+        motionless.next().map(|(name, _)| name.clone())
+    }
+
+    /// The fleet in one line: how many windows there are, and how many in each state.
+    pub fn summary(&self) -> String {
+        let states = self.states();
+        let count: usize = states.values().sum();
+        let mut line = format!("{count} window{}", if count == 1 { "" } else { "s" });
+        for (index, (state, count)) in states.iter().enumerate() {
+            let separator = if index == 0 { ": " } else { ", " };
+            line.push_str(&format!("{separator}{count} {state}"));
+        }
+        match self.restarts() {
+            0 => {}
+            restarts => line.push_str(&format!("; restarted workers: {restarts}")),
+        }
+        line
     }
 
     /// One window's status.
@@ -160,26 +203,47 @@ pub struct Supervisor {
     services: Arc<Services>,
     fleet: Fleet,
     stop: watch::Sender<bool>,
-    workers: JoinSet<Result<(), StoreError>>,
+    workers: JoinSet<Result<Ended, StoreError>>,
     names: HashMap<Id, Running>,
     /// Events older than this leave no tombstone.
     retention: Duration,
+    notify: Notify,
 }
 
 #[derive(Clone)]
 struct Running {
     tokens: Arc<Tokens>,
     member: Member,
-    panics: u32,
+    restarts: u32,
 }
 
 impl Supervisor {
     /// A supervisor of nobody yet.
     pub fn new(services: Services, retention: Duration) -> Self {
         let (stop, watch) = watch::channel(false);
-        let fleet = Fleet { windows: Arc::default(), world: services.world.clone(), stop: watch };
+        let fleet = Fleet {
+            windows: Arc::default(),
+            world: services.world.clone(),
+            stop: watch,
+            restarts: Arc::default(),
+        };
         let services = Arc::new(services);
-        Self { services, fleet, stop, workers: JoinSet::new(), names: HashMap::new(), retention }
+        Self {
+            services,
+            fleet,
+            stop,
+            workers: JoinSet::new(),
+            names: HashMap::new(),
+            retention,
+            notify: Notify::default(),
+        }
+    }
+
+    /// Tells the service manager that the fleet runs, and from now on, while
+    /// [`Supervisor::watch`] turns, how it goes.
+    pub fn announce(&mut self, notify: Notify) {
+        notify.ready(&self.fleet.summary());
+        self.notify = notify;
     }
 
     /// What others may ask.
@@ -221,7 +285,7 @@ impl Supervisor {
             known.into_iter().map(|(_, id, _)| id).filter(|id| !taken.contains(id)).collect();
         for (post, attached) in posts.into_iter().zip(attached) {
             let Some(member) = self.fleet.member(&post.window.name) else { continue };
-            let running = Running { tokens: post.tokens, member, panics: 0 };
+            let running = Running { tokens: post.tokens, member, restarts: 0 };
             self.spawn(running, Some(&attached), Duration::ZERO);
         }
         self.spawn_janitor(drops);
@@ -252,7 +316,7 @@ impl Supervisor {
             if let Some(before) = before
                 && !before.await?
             {
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             worker.run(first).await
         });
@@ -263,17 +327,22 @@ impl Supervisor {
     fn spawn_janitor(&mut self, drops: Vec<WindowId>) {
         let Services { store, world, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention, self.fleet.stop.clone());
-        self.workers
-            .spawn(async move { janitor::run(&store, &world, drops, retention, stop).await });
+        self.workers.spawn(async move {
+            janitor::run(&store, &world, drops, retention, stop).await.map(|()| Ended::Stopped)
+        });
     }
 
     /// Watches over the workers until `until` resolves or the store fails; restarts those that
-    /// panic.
+    /// panic. The service manager is told from this very loop that it turns: while it does not,
+    /// nobody says so, and the watchdog bites.
     ///
     /// # Errors
     /// Where the store has failed.
     pub async fn watch(&mut self, until: impl Future<Output = ()>) -> Result<(), StoreError> {
         tokio::pin!(until);
+        let heard = self.notify.is_heard();
+        let mut turn = tokio::time::interval(if heard { self.notify.rhythm() } else { LOOK });
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.services.store.clone();
         let failed = store.failed();
         tokio::pin!(failed);
@@ -282,41 +351,55 @@ impl Supervisor {
                 biased;
                 () = &mut until => return Ok(()),
                 error = &mut failed => return Err(error),
+                _ = turn.tick() => self.look(),
                 Some(over) = self.workers.join_next_with_id() => match over {
-                    Ok((id, result)) => {
-                        self.names.remove(&id);
-                        result?;
-                    }
-                    Err(error) => self.revive(error.id(), error.is_panic()),
+                    Ok((id, ended)) => match ended? {
+                        Ended::Stuck => self.revive(id, "stuck"),
+                        Ended::Stopped => drop(self.names.remove(&id)),
+                    },
+                    Err(error) if error.is_panic() => self.revive(error.id(), "panicked"),
+                    Err(error) => drop(self.names.remove(&error.id())),
                 },
             }
         }
     }
 
-    fn revive(&mut self, id: Id, panicked: bool) {
-        let Some(mut running) = self.names.remove(&id) else { return };
-        if !panicked {
-            return;
+    /// Looks at all workers, and tells the service manager how things are and that this loop turns.
+    fn look(&self) {
+        match self.fleet.motionless() {
+            None if self.notify.is_heard() => self.notify.alive(&self.fleet.summary()),
+            None => {}
+            Some(window) => {
+                tracing::error!(%window, "worker holds its thread and cannot be restarted");
+                self.notify.status(&format!("stuck: the worker of {window} holds its thread"));
+            }
         }
-        running.panics += 1;
+    }
+
+    fn revive(&mut self, id: Id, why: &'static str) {
+        let Some(mut running) = self.names.remove(&id) else { return };
+        running.restarts += 1;
+        self.fleet.restarts.fetch_add(1, Ordering::Relaxed);
         let pause = schedule::backoff(
             RESTART_FIRST,
             RESTART_LONGEST,
-            running.panics,
+            running.restarts,
             self.services.world.chance(),
         );
         running.member.cell.collapse();
         tracing::error!(
             window = %running.member.cell.window().name,
-            panics = running.panics,
+            why,
+            restarts = running.restarts,
             pause_ms = pause.as_millis(),
-            "worker panicked and is restarted"
+            "worker is restarted"
         );
         self.spawn(running, None, pause);
     }
 
     /// Tells every worker to stop and waits for them, at most so long. True: all did.
     pub async fn drain(mut self, deadline: Duration) -> bool {
+        self.notify.stopping();
         self.stop.send_replace(true);
         for member in self.fleet.read().values() {
             member.cell.rouse();
@@ -350,12 +433,14 @@ async fn before(
 ) -> Result<bool, StoreError> {
     if !pause.is_zero() {
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
             () = tokio::time::sleep(pause) => {}
         }
     }
     if let Some(old) = replaces {
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
             dropped = janitor::drop_window(&services.store, &services.world, old) => dropped?,
         }

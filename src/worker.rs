@@ -9,6 +9,7 @@ mod attempt;
 mod vitals;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -26,7 +27,7 @@ use crate::world::World;
 
 use aside::Aside;
 use attempt::{Attempt, Done, Trouble};
-pub use vitals::{Asked, Cell};
+pub use vitals::{Asked, Brief, Cell};
 
 /// Longest wait of a quarantined window.
 const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);
@@ -34,6 +35,11 @@ const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);
 const QUARANTINE_FIRST: Duration = Duration::from_secs(15 * 60);
 /// First wait of a window whose account needs a human.
 const SIGN_IN_FIRST: Duration = Duration::from_secs(5 * 60);
+
+/// How often a worker looks whether its round gets on.
+pub(crate) const LOOK: Duration = Duration::from_secs(60);
+/// What a round does besides requests never takes longer at a time.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What every worker is handed.
 #[derive(Clone)]
@@ -55,6 +61,15 @@ pub struct Worker {
     stop: watch::Receiver<bool>,
     /// What most windows need never, and none needs long.
     aside: Option<Box<Aside>>,
+}
+
+/// How a worker ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Its round got on no more, although everything in it has a deadline.
+    Stuck,
 }
 
 /// When the first round of a worker is due.
@@ -83,27 +98,32 @@ impl Worker {
     /// # Errors
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
-    pub async fn run(&mut self, first: First) -> Result<(), StoreError> {
+    pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
             // A stop wakes the cell too, so that a sleeping worker waits for two things only.
+            // First whoever asked: a question left over would be one more round.
             tokio::select! {
+                biased;
                 () = self.cell.wake.notified() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
             if *self.stop.borrow() {
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             // The span lives as long as the round: sleeping windows need none.
             let span = tracing::info_span!("window", window = %self.cell.window().name);
             match Box::pin(self.round().instrument(span.clone())).await? {
-                Some(next) => due = next,
-                None => return Ok(()),
+                Ok(next) => due = next,
+                Err(ended) => return Ok(ended),
             }
             if self.audit_is_due() {
                 self.show_due(due);
-                due = due.min(Box::pin(self.audit(due).instrument(span)).await?);
+                match Box::pin(self.audit(due).instrument(span)).await? {
+                    Ok(next) => due = due.min(next),
+                    Err(ended) => return Ok(ended),
+                }
             }
         }
     }
@@ -123,12 +143,13 @@ impl Worker {
         self.cell.vitals().next_due = self.services.world.now().checked_add(wait).ok();
     }
 
-    /// One attempt, and when the next is due; `None` when told to stop.
-    async fn round(&mut self) -> Result<Option<Instant>, StoreError> {
+    /// One attempt, and when the next is due, or why there is none.
+    async fn round(&mut self) -> Result<Result<Instant, Ended>, StoreError> {
         let window = self.cell.window();
         let begun = Instant::now();
         let number = self.begin();
         let asked = self.cell.vitals().asked.take();
+        let steps = AtomicU32::new(0);
         let mut attempt = Attempt::new(
             &self.services,
             &self.target,
@@ -136,6 +157,7 @@ impl Worker {
             &window,
             &self.cell,
             &self.stop,
+            &steps,
             number,
         );
         let mut stop = self.stop.clone();
@@ -143,7 +165,8 @@ impl Worker {
             biased;
             result = Box::pin(attempt.run(asked, self.resting())) => result,
             // A commit under way is finished by the writer whether or not anybody waits.
-            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+            _ = stop.wait_for(|stop| *stop) => return Ok(Err(Ended::Stopped)),
+            () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
         let due = match result {
@@ -165,12 +188,25 @@ impl Worker {
             }
         };
         self.cell.announce();
-        Ok(Some(due.max(Instant::now())))
+        Ok(Ok(due.max(Instant::now())))
+    }
+
+    /// Resolves once the round has not got on for longer than anything in it may take.
+    async fn stuck(&self, steps: &AtomicU32) {
+        let longest = self.services.client.request_timeout().saturating_mul(2);
+        let look = || {
+            self.cell.vitals().looked = Instant::now();
+            let queued = self.target.queued.load(Ordering::Relaxed);
+            let requests = self.target.requests.load(Ordering::Relaxed);
+            (!queued).then(|| (requests, steps.load(Ordering::Relaxed)))
+        };
+        standstill(longest.saturating_add(PATIENCE), look).await;
     }
 
     fn begin(&self) -> u64 {
         let mut vitals = self.cell.vitals();
         vitals.running = true;
+        vitals.looked = Instant::now();
         vitals.state = match vitals.state {
             State::Settled | State::Following => State::Following,
             other => other,
@@ -364,5 +400,48 @@ fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
     if reason != ResyncReason::New {
         vitals.resyncs += 1;
         vitals.last_resync = Some(Box::new(LastResync { at, reason }));
+    }
+}
+
+/// Resolves once `look` has seen the same for so long. `None` is a wait that may take any time:
+/// for one's turn among many.
+async fn standstill<T: PartialEq>(patience: Duration, look: impl Fn() -> Option<T>) {
+    let mut last = (look(), Instant::now());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let seen = look();
+        if seen.is_none() || seen != last.0 {
+            last = (seen, Instant::now());
+        } else if last.1.elapsed() >= patience {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_neither_moves_nor_queues_is_stuck() {
+        let begun = Instant::now();
+        let minutes = || begun.elapsed().as_secs() / 60;
+        standstill(PATIENCE, || Some(1)).await;
+        assert_eq!(minutes(), 10, "nothing moves");
+
+        // Moves for an hour, queues for an hour, then hangs.
+        let moved = Cell::new(0);
+        let look = || match minutes() - 10 {
+            ..60 => {
+                moved.set(moved.get() + 1);
+                Some(moved.get())
+            }
+            60..120 => None,
+            _ => Some(0),
+        };
+        standstill(PATIENCE, look).await;
+        assert_eq!(minutes(), 10 + 120 + 10);
     }
 }

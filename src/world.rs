@@ -4,9 +4,13 @@
 //! a seed from the operating system; in simulation the wall clock is derived from tokio's
 //! (pausable) clock and chance from one seed, so that a whole daemon replays exactly.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 /// Wall clock and entropy. Cheap to clone; clones share the entropy.
@@ -16,10 +20,10 @@ pub struct World {
     entropy: Arc<Mutex<fastrand::Rng>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Clock {
     System,
-    Simulated { at: Timestamp, since: Instant },
+    Simulated { at: Arc<Mutex<Timestamp>>, since: Instant },
 }
 
 impl World {
@@ -31,18 +35,28 @@ impl World {
     /// A wall clock that reads `start` now and follows tokio's clock, and entropy from `seed`.
     pub fn simulated(seed: u64, start: Timestamp) -> Self {
         Self {
-            clock: Clock::Simulated { at: start, since: Instant::now() },
+            clock: Clock::Simulated { at: Arc::new(Mutex::new(start)), since: Instant::now() },
             entropy: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
         }
     }
 
     /// The wall-clock time.
     pub fn now(&self) -> Timestamp {
-        match self.clock {
+        match &self.clock {
             Clock::System => Timestamp::now(),
             Clock::Simulated { at, since } => {
+                let at = *at.lock().unwrap_or_else(PoisonError::into_inner);
                 at.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX)
             }
+        }
+    }
+
+    /// Sets a simulated wall clock forward or back, as an administrator would; tokio's clock
+    /// goes on as if nothing had been. The machine's own clock is left alone.
+    pub fn leap(&self, by: SignedDuration) {
+        if let Clock::Simulated { at, .. } = &self.clock {
+            let mut at = at.lock().unwrap_or_else(PoisonError::into_inner);
+            *at = at.checked_add(by).unwrap_or(*at);
         }
     }
 
@@ -61,17 +75,16 @@ impl World {
         self.with(|rng| uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid())
     }
 
-    /// Stops tokio's paused clock from running ahead while the guard lives; costs nothing
-    /// outside simulation. Held around waits for other threads (the store's writer, a socket),
-    /// which tokio's clock knows nothing of.
-    pub fn hold(&self) -> Option<HoldClock> {
+    /// Waits for what another thread does: the store's writer, a read of the disk.
+    ///
+    /// In simulation nobody else moves meanwhile, tokio's clock included, which knows nothing of
+    /// other threads. So the course of a simulated daemon does not depend on how fast they are,
+    /// and the same seed is the same course. Whatever `work` waits for must then happen on another
+    /// thread than the runtime's only one.
+    pub async fn elsewhere<F: Future>(&self, work: F) -> F::Output {
         match self.clock {
-            Clock::System => None,
-            Clock::Simulated { .. } => {
-                let (held, wait) = std::sync::mpsc::channel::<()>();
-                tokio::task::spawn_blocking(move || wait.recv().is_ok());
-                Some(HoldClock { _held: held })
-            }
+            Clock::System => work.await,
+            Clock::Simulated { .. } => block_on(work),
         }
     }
 
@@ -81,8 +94,21 @@ impl World {
     }
 }
 
-/// See [`World::hold`].
-#[derive(Debug)]
-pub struct HoldClock {
-    _held: std::sync::mpsc::Sender<()>,
+/// Runs a future on this thread and nothing else.
+fn block_on<F: Future>(work: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    // Tokio's budget would make it yield to a scheduler that is not there.
+    let mut work = pin!(tokio::task::unconstrained(work));
+    loop {
+        match work.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
 }

@@ -30,14 +30,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let name = super::name(path)?;
     let parameters = Parameters::parse(query.as_deref(), &["from", "to", "limit", "page"])?;
-    let now = access.world.now();
-    let from = parameters.time("from", now)?;
-    let to = parameters.time("to", now)?;
-    if let (Some(from), Some(to)) = (from, to)
-        && to <= from
-    {
-        return Err(Problem::bad_parameter("to", "must be later than from"));
-    }
+    let (from, to) = parameters.range(access.world.now())?;
     let limit = parameters.limit()?;
     let page = parameters.text("page").map(PageKey::parse).transpose()?;
 

@@ -37,7 +37,7 @@ pub(super) async fn readyz(
         return Err(error.into());
     }
     if settled {
-        let windows = access.fleet.windows();
+        let windows = access.fleet.briefs();
         let waiting = windows.iter().filter(|w| !w.state.is_trouble() && !w.settled_once).count();
         if waiting > 0 {
             let detail = format!("{waiting} of {} windows have not settled yet", windows.len());

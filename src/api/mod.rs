@@ -4,18 +4,23 @@
 //! routes are served on the Unix socket, where the file's mode decides who may ask, and over TCP,
 //! where every request needs a token. Errors are RFC 9457 problems. Request bodies are never read.
 
+mod busy;
 mod changes;
 mod cursor;
 mod door;
 mod events;
 mod health;
+mod ics;
 mod listen;
 mod mask;
+mod page;
 mod problem;
 mod query;
 mod rounds;
+mod tag;
 #[cfg(test)]
 mod tests;
+mod when;
 mod windows;
 
 use std::net::SocketAddr;
@@ -39,6 +44,7 @@ use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
 use crate::store::Store;
 use crate::supervisor::{Fleet, FleetError, Started};
+use crate::worker::Brief;
 use crate::world::World;
 use problem::Problem;
 
@@ -88,8 +94,8 @@ pub struct ApiSettings {
 
 /// The running windows as the API needs them: [`Fleet`], or a double in tests.
 pub trait Windows: Send + Sync {
-    /// Every window's status, ordered by name.
-    fn windows(&self) -> Vec<WindowStatus>;
+    /// Every window at a glance, ordered by name.
+    fn briefs(&self) -> Vec<Brief>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
     /// The number under which the store keeps a window.
@@ -110,8 +116,8 @@ pub trait Windows: Send + Sync {
 }
 
 impl Windows for Fleet {
-    fn windows(&self) -> Vec<WindowStatus> {
-        Fleet::windows(self)
+    fn briefs(&self) -> Vec<Brief> {
+        Fleet::briefs(self)
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)
@@ -146,9 +152,12 @@ pub fn router(access: Access) -> Router {
         .route("/v1/windows/{name}", get(windows::one))
         .route("/v1/windows/{name}/events", get(events::list))
         .route("/v1/windows/{name}/events/{id}", get(events::one))
+        .route("/v1/windows/{name}/busy", get(busy::busy))
+        .route("/v1/windows/{name}/calendar.ics", get(ics::calendar))
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
+        .merge(page::routes())
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::method_not_allowed(&method, uri.path())

@@ -91,6 +91,22 @@ impl Parameters {
     }
 }
 
+impl Parameters {
+    /// `from` and `to`, in this order.
+    pub(super) fn range(
+        &self,
+        now: Timestamp,
+    ) -> Result<(Option<Timestamp>, Option<Timestamp>), Problem> {
+        let (from, to) = (self.time("from", now)?, self.time("to", now)?);
+        if let (Some(from), Some(to)) = (from, to)
+            && to <= from
+        {
+            return Err(Problem::bad_parameter("to", "must be later than from"));
+        }
+        Ok((from, to))
+    }
+}
+
 /// Undoes percent-encoding; `None` where it is malformed or not UTF-8.
 fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());

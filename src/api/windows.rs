@@ -16,6 +16,7 @@ use super::Access;
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::mirror::status::{State as WindowState, WindowStatus};
+use crate::worker::Brief;
 
 /// Every state, in the order the counts are shown.
 const STATES: [WindowState; 8] = [
@@ -58,12 +59,12 @@ pub(super) async fn status(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Status>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
-    let windows = access.fleet.windows();
+    let windows = access.fleet.briefs();
     let mut states: BTreeMap<_, _> = STATES.map(|state| (state, 0)).into();
     for window in &windows {
         *states.entry(window.state).or_default() += 1;
     }
-    let unhealthy = windows.iter().filter(|w| !w.is_healthy()).count();
+    let unhealthy = windows.iter().filter(|w| !w.healthy).count();
     let about = &access.about;
     Ok(Json(Status {
         version: about.version.clone(),
@@ -83,26 +84,109 @@ pub(super) async fn status(
 #[derive(Serialize)]
 pub(super) struct List {
     value: Vec<WindowStatus>,
+    /// Windows that match, on this page and all others.
+    total: usize,
     next: Option<String>,
 }
 
-/// `GET /v1/windows`: by name; `page` goes on after the last name of the page before.
+/// `GET /v1/windows`: those that match `q` and `state`, by name or trouble first. A page goes on
+/// after the key of the last window of the page before, wherever that one is by now.
 pub(super) async fn list(
     State(access): State<Arc<Access>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<List>, Problem> {
-    let parameters = Parameters::parse(query.as_deref(), &["limit", "page", "state"])?;
+    let known = ["q", "state", "order", "limit", "page"];
+    let parameters = Parameters::parse(query.as_deref(), &known)?;
     let limit = parameters.limit()?;
-    let state = parameters.text("state").map(parse_state).transpose()?;
-    let after = parameters.text("page").map(parse_key).transpose()?;
-    let mut value = access.fleet.windows();
-    value.retain(|w| {
-        after.as_ref().is_none_or(|after| w.name > *after) && state.is_none_or(|s| w.state == s)
+    let wanted = parameters.text("q").unwrap_or_default().to_lowercase();
+    let states = parameters.text("state").map(parse_states).transpose()?;
+    let order = parameters.text("order").map_or(Ok(Order::Name), Order::parse)?;
+    let after = parameters.text("page").map(|page| Key::parse(page, order)).transpose()?;
+
+    let mut briefs = access.fleet.briefs();
+    briefs.retain(|brief| {
+        states.as_ref().is_none_or(|states| states.contains(&brief.state)) && brief.matches(&wanted)
     });
-    let more = value.len() > limit;
-    value.truncate(limit);
-    let next = value.last().filter(|_| more).map(|w| URL_SAFE_NO_PAD.encode(&w.name));
-    Ok(Json(List { value, next }))
+    let total = briefs.len();
+    let mut keys: Vec<Key> = briefs.iter().map(|brief| Key::of(brief, order)).collect();
+    keys.retain(|key| after.as_ref().is_none_or(|after| key > after));
+    keys.sort_unstable();
+    let more = keys.len() > limit;
+    keys.truncate(limit);
+    let next = keys.last().filter(|_| more).map(|key| key.encode(order));
+    // One that left since has no status any more.
+    let value = keys.iter().filter_map(|key| access.fleet.window(&key.name)).collect();
+    Ok(Json(List { value, total, next }))
+}
+
+/// In which order windows are listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// By name.
+    Name,
+    /// Those that somebody should look at first.
+    Trouble,
+}
+
+impl Order {
+    fn parse(text: &str) -> Result<Self, Problem> {
+        match text {
+            "name" => Ok(Self::Name),
+            "trouble" => Ok(Self::Trouble),
+            _ => Err(Problem::bad_parameter("order", "must be name or trouble")),
+        }
+    }
+}
+
+/// Where a window stands in a list.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    rank: u8,
+    name: Arc<str>,
+}
+
+impl Key {
+    fn of(brief: &Brief, order: Order) -> Self {
+        let rank = if order == Order::Name { 0 } else { rank(brief) };
+        Self { rank, name: brief.window.name.clone() }
+    }
+
+    /// The order's letter, the rank, the name.
+    fn encode(&self, order: Order) -> String {
+        let letter = if order == Order::Name { b'n' } else { b't' };
+        URL_SAFE_NO_PAD.encode([&[letter, self.rank], self.name.as_bytes()].concat())
+    }
+
+    fn parse(page: &str, order: Order) -> Result<Self, Problem> {
+        let key = || {
+            let bytes = URL_SAFE_NO_PAD.decode(page).ok()?;
+            let (&[letter, rank], name) = bytes.split_first_chunk::<2>()?;
+            let same = letter == if order == Order::Name { b'n' } else { b't' };
+            let name = std::str::from_utf8(name).ok().filter(|_| same)?;
+            Some(Self { rank, name: name.into() })
+        };
+        let detail = "not a key that an answer's next gave for this order";
+        key().ok_or_else(|| Problem::bad_parameter("page", detail))
+    }
+}
+
+/// What needs a person comes first, then what heals by itself, then what is late, then what was
+/// never complete. Windows of normal life are all alike, so that rounds do not move them about.
+fn rank(brief: &Brief) -> u8 {
+    match brief.state {
+        WindowState::SignInRequired => 0,
+        WindowState::StoreFull => 1,
+        WindowState::Quarantined => 2,
+        WindowState::Held => 3,
+        WindowState::BackingOff => 4,
+        WindowState::Enumerating | WindowState::Settled | WindowState::Following => {
+            match (brief.healthy, brief.settled_once) {
+                (false, _) => 5,
+                (true, false) => 6,
+                (true, true) => 7,
+            }
+        }
+    }
 }
 
 /// `GET /v1/windows/{name}`.
@@ -116,14 +200,12 @@ pub(super) async fn one(
     access.window(&name).map(Json)
 }
 
-fn parse_key(page: &str) -> Result<String, Problem> {
-    let key = URL_SAFE_NO_PAD.decode(page).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    key.ok_or_else(|| Problem::bad_parameter("page", "not a key that an answer's next gave"))
-}
-
-fn parse_state(text: &str) -> Result<WindowState, Problem> {
-    STATES.into_iter().find(|state| word(*state) == text).ok_or_else(|| {
-        let detail = format!("must be one of {}", STATES.map(word).join(", "));
+/// States, separated by commas.
+fn parse_states(text: &str) -> Result<Vec<WindowState>, Problem> {
+    let state = |text: &str| STATES.into_iter().find(|state| word(*state) == text);
+    text.split(',').map(state).collect::<Option<_>>().ok_or_else(|| {
+        let detail =
+            format!("must be some of {}, separated by commas", STATES.map(word).join(", "));
         Problem::bad_parameter("state", detail)
     })
 }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::arguments::EventsArgs;
 use super::client::{Client, encode, printable};
 use super::exit::{DONE, Failure, USAGE};
+use crate::mirror::zone;
 
 /// Days shown unless `--to` says otherwise.
 const DAYS: i64 = 7;
@@ -168,13 +169,13 @@ fn distance(text: &str) -> Option<Span> {
 
 /// The events by day, each on every day it touches between `from` and `to`.
 fn agenda(events: &[Event], from: &Zoned, to: &Zoned) -> String {
-    let zone = from.time_zone();
+    let own = from.time_zone();
     let mut days: BTreeMap<Date, Vec<Entry>> = BTreeMap::new();
     let mut unplaced = 0_usize;
     // `to` is exclusive: a range that ends at midnight does not touch that day.
     let last = to.checked_sub(1.nanosecond()).map_or_else(|_| to.date(), |last| last.date());
     for event in events {
-        let Some((start, end)) = place(event, zone) else {
+        let Some((start, end)) = place(event, own) else {
             unplaced += 1;
             continue;
         };
@@ -259,19 +260,10 @@ fn place(event: &Event, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
             return Some(at.to_zoned(zone.clone()));
         }
         let local = text.parse::<DateTime>().ok()?;
-        let own = find_zone(moment.time_zone.as_deref().unwrap_or("UTC"))?;
+        let own = zone::find(moment.time_zone.as_deref().unwrap_or("UTC"))?;
         Some(local.to_zoned(own).ok()?.with_time_zone(zone.clone()))
     };
     Some((at(&event.start)?, at(&event.end)?))
-}
-
-/// A zone by its Windows or IANA name.
-fn find_zone(name: &str) -> Option<TimeZone> {
-    if name == "UTC" {
-        return Some(TimeZone::UTC);
-    }
-    let name = localzone::win_zone_to_iana(name, None).unwrap_or(name);
-    TimeZone::get(name).ok()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::arguments::{COMMIT, RunArgs, TARGET};
 use super::check;
@@ -12,10 +13,17 @@ use crate::api::About;
 use crate::config::LogFormat;
 use crate::daemon::{Daemon, Options, StartError};
 use crate::graph::HttpTransport;
+use crate::platform::notify::Notify;
 use crate::platform::signals::Signals;
 use crate::platform::telemetry::{Format, Telemetry};
 use crate::store::{OpenFault, StoreError};
 use crate::world::World;
+
+/// How often a start that takes long asks for twice as much.
+const EXTENSION: Duration = Duration::from_secs(15);
+
+/// No store is so large, and no disk so slow, that opening it takes longer.
+const OPENING: Duration = Duration::from_secs(3600);
 
 /// Runs until signals or the store end it. `level` overrides the configured one.
 ///
@@ -28,6 +36,7 @@ pub(super) async fn run(
     args: &RunArgs,
 ) -> Result<u8, Failure> {
     let world = World::real();
+    let told = environment.clone();
     let config = check::load(file, environment, world.now())?;
     start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
     for warning in &config.warnings {
@@ -44,19 +53,21 @@ pub(super) async fn run(
         accept_drops: args.accept_drops,
         open_loopback: false,
     };
-    foreground(options).await
+    foreground(options, Notify::new(&told, std::process::id())).await
 }
 
 /// Starts a daemon and keeps it until signals or the store end it.
 ///
 /// # Errors
 /// As [`run`].
-pub(super) async fn foreground(options: Options) -> Result<u8, Failure> {
+pub(super) async fn foreground(options: Options, notify: Notify) -> Result<u8, Failure> {
     let signals = Signals::listen()
         .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
     run::run(signals, |controls: Controls| async move {
-        let daemon = Daemon::start(options).await.map_err(|error| refused(&error))?;
+        let started = patiently(Daemon::start(options), &notify).await;
+        let mut daemon = started.map_err(|error| refused(&error))?;
         tracing::info!("serving");
+        daemon.announce(notify);
         // An error means that the sender is gone, which is an end too.
         let Controls { mut stop, mut reload } = controls;
         let until = async {
@@ -72,6 +83,19 @@ pub(super) async fn foreground(options: Options) -> Result<u8, Failure> {
         daemon.run(until).await.map_err(|error| failed(&error))
     })
     .await
+}
+
+/// Waits for a start and keeps the service manager patient meanwhile: a large store that was not
+/// closed is read whole. Not for ever: what is not open after [`OPENING`] will not be.
+async fn patiently<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
+    let mut start = std::pin::pin!(start);
+    for _ in 0..OPENING.as_secs() / EXTENSION.as_secs() {
+        notify.extend(EXTENSION * 2, "opening the store");
+        if let Ok(started) = tokio::time::timeout(EXTENSION, &mut start).await {
+            return started;
+        }
+    }
+    start.await
 }
 
 /// Starts the logs.

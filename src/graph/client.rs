@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +62,8 @@ pub struct Target {
     pub budget: Arc<MailboxBudget>,
     /// HTTP requests made for this target so far.
     pub requests: AtomicU64,
+    /// Whether a request waits for its turn, which may take as long as it takes.
+    pub queued: AtomicBool,
 }
 
 /// How things are asked for; the same on every request of a window.
@@ -104,6 +106,11 @@ impl Client {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The longest that one request takes once it is its turn.
+    pub fn request_timeout(&self) -> Duration {
+        self.shared.request_timeout
+    }
+
     /// What is needed to ask for one window. Windows of one mailbox share its budget.
     pub fn target(&self, tokens: &Arc<Tokens>, mailbox: &Arc<str>, calendar: Calendar) -> Target {
         Target {
@@ -112,6 +119,7 @@ impl Client {
             tokens: tokens.clone(),
             budget: self.shared.budgets.mailbox(&tokens.account().name, mailbox),
             requests: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
         }
     }
 
@@ -298,7 +306,9 @@ impl Client {
         if fresh {
             request.extensions_mut().insert(FreshConnection);
         }
+        target.queued.store(true, Ordering::Relaxed);
         let _permit = target.budget.acquire().await;
+        target.queued.store(false, Ordering::Relaxed);
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         let outcome = timeout(shared.request_timeout, async {

@@ -194,6 +194,9 @@ impl Looked<'_> {
             Ok(master) => master.filter(|m| !m.is_empty()).map(EventId::new),
             Err(NoText) => return Err("seriesMasterId is not a string"),
         };
+        if master.as_ref() == Some(id) {
+            return Err("the item is its own series master");
+        }
         let told = self.kind.map(text).transpose().map_err(|NoText| "type is not a string")?;
         let kind = match told.as_deref() {
             Some("singleInstance") => Kind::Single,

@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 
 use super::item::Text;
+use crate::mirror::zone;
 
 /// Reads dates; remembers the last zone, which is the same for a whole page.
 #[derive(Default)]
@@ -40,30 +41,10 @@ impl Zones {
 
     fn zone(&mut self, name: &str) -> Option<&TimeZone> {
         if self.last.as_ref().is_none_or(|(last, _)| last != name) {
-            self.last = Some((name.to_owned(), find(name)));
+            self.last = Some((name.to_owned(), zone::find(name)));
         }
         self.last.as_ref().and_then(|(_, zone)| zone.as_ref())
     }
-}
-
-/// A zone by its Windows or IANA name.
-fn find(name: &str) -> Option<TimeZone> {
-    if ["utc", "etc/utc", "etc/gmt", "tzone://microsoft/utc"]
-        .iter()
-        .any(|utc| utc.eq_ignore_ascii_case(name))
-    {
-        return Some(TimeZone::UTC);
-    }
-    // "001" is the zone's own territory: the choice for a name that comes without a country.
-    let iana = localzone::win_zone_to_iana(name, Some("001"))
-        .or_else(|| localzone::win_zone_to_iana(name, None))
-        .or(match name {
-            // Windows still knows these two, Unicode's table no longer does.
-            "Kamchatka Standard Time" => Some("Asia/Kamchatka"),
-            "Mid-Atlantic Standard Time" => Some("Etc/GMT+2"),
-            _ => None,
-        });
-    jiff::tz::db().get(iana.unwrap_or(name)).ok()
 }
 
 /// `YYYY-MM-DD[Thh:mm[:ss[.f…]]][Z|±hh[:]mm]`: the civil time and the offset in seconds.

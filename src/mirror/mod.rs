@@ -15,3 +15,4 @@ pub mod series;
 pub mod status;
 mod todo;
 pub mod window;
+pub mod zone;

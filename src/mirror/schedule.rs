@@ -51,7 +51,8 @@ pub fn edges(window: &Window, now: Timestamp) -> Edges {
 /// See [`edges`].
 pub fn asked(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
     let stated = end.resolve(now);
-    let further = if end.is_relative() { signed(move_every.max(DAY)) } else { SignedDuration::ZERO };
+    let further =
+        if end.is_relative() { signed(move_every.max(DAY)) } else { SignedDuration::ZERO };
     let end = stated.checked_add(further).unwrap_or(Timestamp::MAX);
     Edges { start: start.resolve(now).min(end), end }
 }
@@ -79,8 +80,14 @@ pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
 /// How often a segment is asked: those that hold the present at the window's interval, each one
 /// further away half as often as the one before, and every one at least once an hour (unless the
 /// interval is longer).
-pub fn segment_interval(interval: Duration, segments: &[Edges], index: usize, now: Timestamp) -> Duration {
-    let here = segments.iter().position(|s| now < s.end).unwrap_or(segments.len().saturating_sub(1));
+pub fn segment_interval(
+    interval: Duration,
+    segments: &[Edges],
+    index: usize,
+    now: Timestamp,
+) -> Duration {
+    let here =
+        segments.iter().position(|s| now < s.end).unwrap_or(segments.len().saturating_sub(1));
     let doublings = u32::try_from(index.abs_diff(here)).unwrap_or(u32::MAX).min(16);
     interval.saturating_mul(1 << doublings).min(FURTHEST.max(interval))
 }

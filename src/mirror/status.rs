@@ -1,5 +1,7 @@
 //! What the world is told about a window. Shapes of the HTTP API (`docs/api.md`).
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,21 @@ pub enum State {
     SignInRequired,
     /// The disk is too full to write.
     StoreFull,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enumerating => "enumerating",
+            Self::Settled => "settled",
+            Self::Following => "following",
+            Self::BackingOff => "backing off",
+            Self::Held => "held",
+            Self::Quarantined => "quarantined",
+            Self::SignInRequired => "sign-in required",
+            Self::StoreFull => "store full",
+        })
+    }
 }
 
 impl State {

@@ -1,4 +1,5 @@
-//! The operating system as the daemon meets it: signals, and where logs go.
+//! The operating system as the daemon meets it: signals, the service manager, and where logs go.
 
+pub mod notify;
 pub mod signals;
 pub mod telemetry;

@@ -42,6 +42,10 @@ pub struct Behaviour {
     pub split_series: bool,
     /// Whether exceptions come bare, like occurrences (fact 73).
     pub bare_exceptions: bool,
+    /// Whether occurrences come whole in delta pages, as the documentation has it (fact 66).
+    pub whole_occurrences: bool,
+    /// Whether a series' instances may be listed over 1825 days only, like a view (fact 31).
+    pub limited_instances: bool,
     /// Whether events outside the window that were merely created or edited, and events deleted
     /// before an enumeration, come as tombstones (facts 62, 64).
     pub foreign_tombstones: bool,
@@ -76,6 +80,8 @@ impl Behaviour {
             resend: Resend::Whole,
             split_series: false,
             bare_exceptions: false,
+            whole_occurrences: false,
+            limited_instances: true,
             foreign_tombstones: false,
             duplicates: 0.0,
             empty_pages: 0.0,
@@ -100,6 +106,8 @@ impl Behaviour {
             empty_pages: if rng.bool() { rng.f64() * 0.5 } else { 0.0 },
             shuffle: rng.bool(),
             kept_tokens: rng.usize(2..9),
+            whole_occurrences: rng.bool(),
+            limited_instances: rng.bool(),
             ..Self::calm()
         }
     }

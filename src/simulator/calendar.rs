@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::event::Item;
+use super::event::{Form, Item};
 
 /// Changes kept; links to versions before that are dead (fact 91).
 const LOG: usize = 20_000;
@@ -30,6 +30,8 @@ struct Stream {
     number: u32,
     /// The newest generation of its links.
     highest: u32,
+    /// In which form it was asked for first: its links remember nothing of it (facts 41, 46).
+    form: Form,
 }
 
 /// A calendar of a mailbox.
@@ -179,8 +181,9 @@ impl Calendar {
     }
 
     /// Begins a stream; its number and the generation of its first links.
-    pub(super) fn open_stream(&mut self) -> (u32, u32) {
-        let stream = Stream { number: self.next_stream, highest: 1 + self.next_stream % 150 };
+    pub(super) fn open_stream(&mut self, form: &Form) -> (u32, u32) {
+        let number = self.next_stream;
+        let stream = Stream { number, highest: 1 + number % 150, form: form.clone() };
         self.next_stream += 1;
         let opened = (stream.number, stream.highest);
         self.streams.push_back(stream);
@@ -188,6 +191,11 @@ impl Calendar {
             self.streams.pop_front();
         }
         opened
+    }
+
+    /// Whether a stream is asked for in the same form as at first.
+    pub(super) fn form_kept(&mut self, number: u32, form: &Form) -> bool {
+        self.stream(number).is_none_or(|stream| stream.form == *form)
     }
 
     fn stream(&mut self, number: u32) -> Option<&mut Stream> {

@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::call::{Call, Payload, Prefer, Reply};
+use super::event::Form;
 use super::faults::{Fault, Foreign, Unreadable};
 use super::graph::{badly_formed, link_number, read_window};
 use super::ids::{happens, mix};
@@ -41,7 +42,7 @@ impl State {
         if self.stuck.get(&link_number(call)).is_some_and(|above| size > *above) {
             return Reply::error(StatusCode::GATEWAY_TIMEOUT, "UnknownError", "");
         }
-        let token = match self.position(call, mailbox, calendar) {
+        let token = match self.position(call, mailbox, calendar, &prefer.form) {
             Ok(token) => token,
             Err(refused) => return *refused,
         };
@@ -54,6 +55,7 @@ impl State {
         call: &Call,
         mailbox: usize,
         calendar: usize,
+        form: &Form,
     ) -> Result<Token, Box<Reply>> {
         let kept = self.behaviour.kept_tokens;
         let here = (mailbox as u32, calendar as u16);
@@ -67,7 +69,7 @@ impl State {
             let Some(this) = owner.calendars.get_mut(calendar) else {
                 return Err(Box::new(badly_formed()));
             };
-            let (stream, generation) = this.open_stream();
+            let (stream, generation) = this.open_stream(form);
             return Ok(Token {
                 mailbox: here.0,
                 calendar: here.1,
@@ -84,12 +86,14 @@ impl State {
         let token = Token::read(text, self.seed)
             .filter(|token| (token.mailbox, token.calendar) == here)
             .ok_or_else(|| Box::new(badly_formed()))?;
-        let this = self
-            .mailboxes
-            .get_mut(mailbox)
-            .and_then(|owner| owner.calendars.get_mut(calendar))
-            .ok_or_else(|| Box::new(badly_formed()))?;
+        let damaged = || Box::new(badly_formed());
+        let owner = self.mailboxes.get_mut(mailbox).ok_or_else(damaged)?;
+        let this = owner.calendars.get_mut(calendar).ok_or_else(damaged)?;
         let needed = token.from.or(token.to).unwrap_or(0);
+        if !this.form_kept(token.stream, form) {
+            owner.meter.tally.mixed_forms += 1;
+            self.total.tally.mixed_forms += 1;
+        }
         match this.alive(token.stream, token.generation, needed, kept) {
             Ok(()) => Ok(Token { to: Some(token.to.unwrap_or(this.version)), ..token }),
             Err(dead) => Err(Box::new(Reply::error(
@@ -163,7 +167,6 @@ impl State {
             return page_reply(Payload::Plain((opening + &tail).into()));
         }
 
-        let bare = behaviour.bare_exceptions;
         let duplicates = behaviour.duplicates;
         let render_page = || {
             let (entries, next) = round.page(offset, size);
@@ -176,7 +179,7 @@ impl State {
                 if at > 0 {
                     raw.push(b',');
                 }
-                let event = render(entry, place, &prefer.form, bare);
+                let event = render(entry, place, &prefer.form, behaviour);
                 if serde_json::to_writer(&mut raw, &event).is_err() {
                     break;
                 }
@@ -241,6 +244,7 @@ fn is_twist(fault: &Fault) -> bool {
             | Fault::BothLinks
             | Fault::UnreadableItem { .. }
             | Fault::ForeignLink { .. }
+            | Fault::Lie { .. }
             | Fault::HugePage { .. }
             | Fault::EndlessPaging { .. }
     )
@@ -260,6 +264,10 @@ fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [Stri
         Fault::UnreadableItem { how } => {
             let item = unreadable(*how);
             format!("{comma}{item}],\"{own_member}\":\"{own}\"}}")
+        }
+        Fault::Lie { how } => {
+            raw = how.tell(&raw);
+            format!("],\"{own_member}\":\"{own}\"}}")
         }
         Fault::ForeignLink { how } => {
             let (scheme, rest) = base.split_once("://").unwrap_or(("https", base));

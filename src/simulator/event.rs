@@ -128,7 +128,7 @@ impl Part {
 }
 
 /// How the client asked to see events.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Form {
     pub(super) zone: Zone,
     pub(super) text_body: bool,

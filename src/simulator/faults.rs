@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lies::Lie;
+
 /// One way to fail. Where a fault does not fit the request it was drawn for (a twisted link on an
 /// answer without links), it does nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +66,11 @@ pub enum Fault {
     UnreadableItem {
         /// What is wrong with it.
         how: Unreadable,
+    },
+    /// A delta page that says what cannot be.
+    Lie {
+        /// Which lie.
+        how: Lie,
     },
     /// A delta page whose link leads away.
     ForeignLink {

@@ -72,7 +72,7 @@ impl State {
         item: &Item,
         prefer: &Prefer,
     ) -> Reply {
-        let window = match read_window(call, false) {
+        let window = match read_window(call, self.behaviour.limited_instances) {
             Ok(window) => window,
             Err(refused) => return *refused,
         };

@@ -8,6 +8,7 @@
 //!
 //! It refuses what Graph refuses, and everything it does not know, with Graph's own words.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +30,7 @@ mod event;
 mod faults;
 mod graph;
 mod ids;
+mod lies;
 mod link;
 mod listing;
 mod mutation;
@@ -50,6 +52,7 @@ pub use answer::Answer;
 pub use behaviour::{Behaviour, MasterOnPage, Resend};
 pub use command::{SimulateArgs, Simulation};
 pub use faults::{Death, Fault, Faults, Foreign, Planned, Rate, Refusal, Trouble, Unreadable};
+pub use lies::Lie;
 pub use mutation::{Edit, Mutation, MutationError};
 pub use population::Population;
 pub use series::Pattern;
@@ -221,6 +224,26 @@ impl Simulator {
             }
             None => Vec::new(),
         }
+    }
+
+    /// The ids that plain `calendarView` would list at this moment, of either kind.
+    pub fn listed(
+        &self,
+        mailbox: &str,
+        calendar: Option<&str>,
+        start: Timestamp,
+        end: Timestamp,
+        immutable: bool,
+    ) -> BTreeSet<String> {
+        let state = self.state();
+        let Some((mailbox, calendar)) = state.place(mailbox, calendar) else {
+            return BTreeSet::new();
+        };
+        let place = state.rendering(mailbox, calendar);
+        let form = Form { immutable, ..Form::plain() };
+        let id =
+            |(item, part): &(Arc<event::Item>, event::Part)| place.id(&form, item.key, part.day());
+        state.view(mailbox, calendar, (start, end)).iter().map(id).collect()
     }
 
     /// The behaviour in force.

@@ -272,12 +272,14 @@ pub(super) fn render(
     entry: &Entry,
     place: Place,
     form: &Form,
-    bare_exceptions: bool,
+    behaviour: &Behaviour,
 ) -> serde_json::Value {
     match entry {
         Entry::Removed(key, day) => place.removed(*key, *day, form),
-        Entry::Present(item, part @ Part::Occurrence(_)) => place.bare(item, *part, form),
-        Entry::Present(item, part @ Part::Exception(_)) if bare_exceptions => {
+        Entry::Present(item, part @ Part::Occurrence(_)) if !behaviour.whole_occurrences => {
+            place.bare(item, *part, form)
+        }
+        Entry::Present(item, part @ Part::Exception(_)) if behaviour.bare_exceptions => {
             place.bare(item, *part, form)
         }
         Entry::Present(item, part) => {

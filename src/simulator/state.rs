@@ -304,6 +304,7 @@ impl State {
                 | Fault::BothLinks
                 | Fault::UnreadableItem { .. }
                 | Fault::ForeignLink { .. }
+                | Fault::Lie { .. }
                 | Fault::Bomb => delta,
                 Fault::StickyGatewayTimeout { above } | Fault::HugePage { above } => {
                     delta && size > *above

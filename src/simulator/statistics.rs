@@ -20,6 +20,9 @@ pub struct Tally {
     pub enumerations: u64,
     /// Links asked again after they had been answered with a page.
     pub links_used_again: u64,
+    /// Requests with a link that asked for another zone, body or kind of ids than the first
+    /// request of the stream: such a mirror would mix them.
+    pub mixed_forms: u64,
     /// Answers by status; 0 counts resets, stalls and bodies cut short.
     pub statuses: BTreeMap<u16, u64>,
     /// Bytes of bodies before compression.

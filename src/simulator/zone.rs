@@ -22,7 +22,7 @@ const KNOWN: [(&str, &str, &str); 8] = [
 ];
 
 /// A time zone under the name somebody gave it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Zone {
     /// The name that answers show.
     pub(super) name: Arc<str>,

@@ -163,14 +163,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Failed`] where the store had failed before.
     pub async fn close(&self) -> Result<(), StoreError> {
-        let _hold = self.inner.shared.world.hold();
         let (reply, closed) = oneshot::channel();
-        if let Some(jobs) = &self.inner.jobs
-            && jobs.send(Job::Close { reply }).await.is_ok()
-        {
-            // The reply is dropped unsent only by a writer that failed, which shows below.
-            closed.await.ok();
-        }
+        let closing = async {
+            if let Some(jobs) = &self.inner.jobs
+                && jobs.send(Job::Close { reply }).await.is_ok()
+            {
+                // The reply is dropped unsent only by a writer that failed, which shows below.
+                closed.await.ok();
+            }
+        };
+        self.inner.shared.world.elsewhere(closing).await;
         match self.inner.shared.over() {
             Some(StoreError::Closed) | None => Ok(()),
             Some(why) => Err(why),
@@ -206,8 +208,8 @@ impl Store {
         }
         let lingering = Some(self.inner.shared.linger(commit.window));
         let (reply, _) = oneshot::channel();
-        let _hold = self.inner.shared.world.hold();
-        self.send(Job::Commit { commit: Box::new(commit), lingering, reply }).await
+        let job = Job::Commit { commit: Box::new(commit), lingering, reply };
+        self.inner.shared.world.elsewhere(self.send(job)).await
     }
 
     /// How long at most what was submitted may linger: [`Store::flush`] is due this often.
@@ -415,9 +417,10 @@ impl Store {
         self.look(move |tree| {
             let rows = tree.rows(window, after, SLICE)?;
             let next = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == SLICE);
-            let held = rows.into_iter().map(|(id, stored)| (id, stored.row)).filter(|(_, row)| {
-                row.is_shown() && row.segments & record::bit(segment) != 0
-            });
+            let held = rows
+                .into_iter()
+                .map(|(id, stored)| (id, stored.row))
+                .filter(|(_, row)| row.is_shown() && row.segments & record::bit(segment) != 0);
             let seen = held.map(|(id, row)| AuditRow {
                 id,
                 sketch: Sketch::of(&row.item()),
@@ -488,6 +491,13 @@ impl Store {
         self.inner.shared.durable()
     }
 
+    /// A name for what readers see of a window: as long as it is the same, the events are. Taken
+    /// before reading, never after.
+    pub fn version(&self, window: WindowId) -> String {
+        let changed = self.inner.shared.last_changed(window);
+        format!("{}-{:x}-{changed:x}", self.incarnation(), window.0)
+    }
+
     /// The cursor that stands for `seq`.
     pub fn cursor(&self, seq: Seq) -> String {
         self.inner.shared.incarnations.cursor(seq, self.inner.shared.floor())
@@ -540,10 +550,12 @@ impl Store {
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
     ) -> Result<T, StoreError> {
-        let _hold = self.inner.shared.world.hold();
         let (reply, answer) = oneshot::channel();
-        self.send(job(reply)).await?;
-        self.answered(answer.await)
+        let asking = async {
+            self.send(job(reply)).await?;
+            self.answered(answer.await)
+        };
+        self.inner.shared.world.elsewhere(asking).await
     }
 
     fn answered<T>(

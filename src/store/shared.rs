@@ -19,6 +19,10 @@ use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
 use crate::world::World;
 
+/// Places in which the last changes of windows are kept: several windows may share one, so that it
+/// costs nothing to have many.
+const PLACES: usize = 8192;
+
 /// See the module.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
@@ -32,6 +36,8 @@ pub(super) struct Shared {
     durable_group: watch::Sender<u64>,
     durable: watch::Sender<Seq>,
     floor: AtomicU64,
+    /// The seq of the last change of the windows of each place since this opening.
+    changed: Box<[AtomicU64]>,
     /// Whether there was too little space for the last group that wanted to write.
     full: AtomicBool,
     /// Set once the store can no longer be used.
@@ -59,6 +65,7 @@ impl Shared {
             durable_group: watch::Sender::new(0),
             durable: watch::Sender::new(last_seq),
             floor: AtomicU64::new(floor),
+            changed: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
             full: AtomicBool::new(false),
             over: watch::Sender::new(None),
             lingering: Mutex::new(BTreeMap::new()),
@@ -83,6 +90,15 @@ impl Shared {
             *durable = seq;
             news
         });
+    }
+
+    /// Says that a window looks different since `seq`. Done after the batch was applied and
+    /// before its seq is published: who reads the old version may get newer events with it and
+    /// asks again in vain, but never takes old events for new ones.
+    pub(super) fn changed(&self, window: WindowId, seq: Seq) {
+        if let Some(place) = self.changed.get(place(window)) {
+            place.fetch_max(seq, Ordering::AcqRel);
+        }
     }
 
     /// Raises the floor. Done before the batch that does it, so that no cursor slips below.
@@ -131,6 +147,11 @@ impl Shared {
     /// The highest seq of a trimmed tombstone.
     pub(super) fn floor(&self) -> Seq {
         self.floor.load(Ordering::Acquire)
+    }
+
+    /// A seq that moves whenever a window looks different; now and then also when it does not.
+    pub(super) fn last_changed(&self, window: WindowId) -> Seq {
+        self.changed.get(place(window)).map_or(0, |place| place.load(Ordering::Acquire))
     }
 
     /// Whether the last group that wanted to write was refused for want of space.
@@ -188,19 +209,21 @@ impl Shared {
         if let Some(why) = self.over() {
             return Err(why);
         }
-        let _hold = self.world.hold();
         let shared = self.clone();
-        let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
-            Ok(read) => read?,
-            // sled panics on some kinds of damage.
-            Err(_) => return Err(self.condemn(&Fault::Damaged("tree"))),
+        let reading = async {
+            let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
+                Ok(read) => read?,
+                // sled panics on some kinds of damage.
+                Err(_) => return Err(self.condemn(&Fault::Damaged("tree"))),
+            };
+            let mut durable = self.durable_group.subscribe();
+            tokio::select! {
+                biased;
+                _ = durable.wait_for(|group| *group >= applied) => Ok(value),
+                why = self.ended() => Err(why),
+            }
         };
-        let mut durable = self.durable_group.subscribe();
-        tokio::select! {
-            biased;
-            _ = durable.wait_for(|group| *group >= applied) => Ok(value),
-            why = self.ended() => Err(why),
-        }
+        self.world.elsewhere(reading).await
     }
 
     /// Notes a lazy commit that is on its way, until the answer is dropped.
@@ -220,6 +243,10 @@ impl Shared {
         let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         lingering.contains_key(&window)
     }
+}
+
+fn place(window: WindowId) -> usize {
+    usize::try_from(window.0).unwrap_or(0) % PLACES
 }
 
 /// A lazy commit on its way.

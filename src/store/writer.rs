@@ -85,6 +85,8 @@ struct Group {
     draft: Draft,
     /// The windows that the draft's commits are of.
     windows: BTreeSet<WindowId>,
+    /// The windows that readers will see something else of.
+    changed: BTreeSet<WindowId>,
     answers: Vec<Answer>,
     /// Released when the group is durable.
     lingering: Vec<Lingering>,
@@ -164,6 +166,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         let mut group = Group {
             draft: Draft::default(),
             windows: BTreeSet::new(),
+            changed: BTreeSet::new(),
             answers: Vec::with_capacity(jobs.len()),
             lingering: Vec::new(),
         };
@@ -173,6 +176,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.shared.condemn(&fault)
         });
         if failed.is_none() {
+            for window in group.changed {
+                self.shared.changed(window, self.last_seq);
+            }
             self.shared.publish(self.group, self.last_seq);
         }
         for answer in group.answers {
@@ -215,6 +221,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let (outcome, fault) = match planned {
                     Ok(Planned { draft, outcome, last_seq }) => {
                         group.draft.merge(draft);
+                        if last_seq > self.last_seq {
+                            group.changed.insert(window);
+                        }
                         self.last_seq = last_seq;
                         (Ok(outcome), None)
                     }
@@ -249,6 +258,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let slice = removal::drop_slice(tree, window, at, step, last, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((seq, _)) = slice {
+                    if seq > self.last_seq {
+                        group.changed.insert(window);
+                    }
                     self.last_seq = seq;
                 }
                 settle(group, reply, slice.map(|(_, next)| next))?;

@@ -39,6 +39,7 @@ pub(super) async fn run(
         Ok(())
     };
     tokio::select! {
+        biased;
         _ = stop.wait_for(|stop| *stop) => Ok(()),
         over = async { tokio::try_join!(dropping, tend(store, world, retention)) } => over.map(drop),
     }
@@ -75,6 +76,7 @@ async fn tend(store: &Store, world: &World, retention: Duration) -> Result<(), S
     let mut told = false;
     loop {
         tokio::select! {
+            biased;
             _ = flush.tick() => store.flush().await?,
             _ = trim.tick() => {
                 let Ok(before) = world.now().checked_sub(retention) else { continue };

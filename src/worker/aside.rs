@@ -3,12 +3,13 @@
 //! Kept apart and boxed, because a sleeping window of one segment, whose last audit found nothing,
 //! needs none of it.
 
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::attempt::audit::Audited;
-use super::{Attempt, Trouble, Worker};
+use super::{Attempt, Ended, Trouble, Worker};
 use crate::mirror::audit::Suspects;
 use crate::mirror::schedule;
 use crate::mirror::status::State;
@@ -61,8 +62,7 @@ impl Worker {
         let due = &mut self.aside().due;
         due.resize(segments.len(), begun);
         for (segment, due) in due.iter_mut().enumerate() {
-            let interval =
-                schedule::segment_interval(window.interval, &segments, segment, now);
+            let interval = schedule::segment_interval(window.interval, &segments, segment, now);
             if settled & 1 << segment != 0 && interval > window.interval {
                 // The shortest delay that jitter makes of it, so that it falls to a round.
                 *due = begun + schedule::delay(interval, window.jitter, 0.0);
@@ -83,21 +83,34 @@ impl Worker {
         vitals.state == State::Settled && !vitals.edges.is_empty() && (due || suspected)
     }
 
-    /// One look at the whole window; answers when the next round is due.
+    /// One look at the whole window; answers when the next round is due, or why there is none.
     ///
     /// # Errors
     /// Where the store has failed.
-    pub(super) async fn audit(&mut self, due: Instant) -> Result<Instant, StoreError> {
+    pub(super) async fn audit(
+        &mut self,
+        due: Instant,
+    ) -> Result<Result<Instant, Ended>, StoreError> {
         let mut suspects = std::mem::take(&mut self.aside().suspects);
         let window = self.cell.window();
         let number = self.cell.vitals().rounds;
         let (services, id, mut stop) = (self.services.clone(), self.id, self.stop.clone());
-        let mut attempt =
-            Attempt::new(&services, &self.target, id, &window, &self.cell, &self.stop, number);
+        let steps = AtomicU32::new(0);
+        let mut attempt = Attempt::new(
+            &services,
+            &self.target,
+            id,
+            &window,
+            &self.cell,
+            &self.stop,
+            &steps,
+            number,
+        );
         let result = tokio::select! {
             biased;
             result = attempt.audit(&mut suspects) => result,
-            _ = stop.wait_for(|stop| *stop) => return Ok(due),
+            _ = stop.wait_for(|stop| *stop) => return Ok(Err(Ended::Stopped)),
+            () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let trouble = match result {
             Ok(Audited::Clean | Audited::Suspicious) => {
@@ -107,12 +120,12 @@ impl Worker {
                 if aside.suspects.is_empty() && aside.due.is_empty() {
                     self.aside = None;
                 }
-                return Ok(due);
+                return Ok(Ok(due));
             }
             Ok(Audited::Repaired) => {
                 // All segments, and at once: what is on their to-do is not settled.
                 self.aside = None;
-                return Ok(Instant::now());
+                return Ok(Ok(Instant::now()));
             }
             Ok(Audited::Unavailable) => None,
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
@@ -133,6 +146,6 @@ impl Worker {
             retry_in_s = wait.as_secs(),
             "drift audit could not be made"
         );
-        Ok(due)
+        Ok(Ok(due))
     }
 }

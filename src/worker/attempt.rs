@@ -8,7 +8,7 @@ pub(super) mod audit;
 mod seams;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -70,6 +70,8 @@ pub(super) struct Attempt<'a> {
     window: &'a Window,
     cell: &'a Cell,
     stop: &'a watch::Receiver<bool>,
+    /// Counts what has been done, so that others see that it gets on.
+    steps: &'a AtomicU32,
     ask: Ask,
     number: u64,
     retries: u32,
@@ -80,6 +82,7 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
+    #[expect(clippy::too_many_arguments, reason = "each is lent to the attempt by its worker")]
     pub(super) fn new(
         services: &'a Services,
         target: &'a Target,
@@ -87,6 +90,7 @@ impl<'a> Attempt<'a> {
         window: &'a Window,
         cell: &'a Cell,
         stop: &'a watch::Receiver<bool>,
+        steps: &'a AtomicU32,
         number: u64,
     ) -> Self {
         Self {
@@ -96,6 +100,7 @@ impl<'a> Attempt<'a> {
             window,
             cell,
             stop,
+            steps,
             ask: Ask {
                 page_size: window.page_size,
                 body: window.body,
@@ -121,11 +126,7 @@ impl<'a> Attempt<'a> {
 
     /// A round of every segment, except of those in `resting` (as bits) unless somebody asked or
     /// the edges moved; the worst of their endings is the round's.
-    pub(super) async fn run(
-        &mut self,
-        asked: Option<Asked>,
-        resting: u64,
-    ) -> Result<(), Trouble> {
+    pub(super) async fn run(&mut self, asked: Option<Asked>, resting: u64) -> Result<(), Trouble> {
         let before = self.target.requests.load(Ordering::Relaxed);
         let moved = self.move_edges().await?;
         let segments = self.cell.vitals().edges.segments();

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::mirror::schedule;
 use crate::mirror::status::{
     AuditRecord, AuditStatus, LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus,
 };
-use crate::mirror::window::{Edges, Window};
+use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
@@ -34,6 +36,8 @@ pub(super) struct Vitals {
     /// Attempts that are over, good or bad; the running one has the next number.
     pub(super) rounds: u64,
     pub(super) running: bool,
+    /// When a running worker last looked around.
+    pub(super) looked: Instant,
     pub(super) asked: Option<Asked>,
     pub(super) last_round: Option<Box<LastRound>>,
     pub(super) last_success: Option<Timestamp>,
@@ -111,6 +115,32 @@ pub enum Asked {
     AcceptRemovals,
 }
 
+/// A window at a glance.
+#[derive(Clone, Debug)]
+pub struct Brief {
+    /// Its settings.
+    pub window: Arc<Window>,
+    /// What it is doing.
+    pub state: State,
+    /// In a state of normal life and not stale beyond 3 × interval.
+    pub healthy: bool,
+    /// Whether it has settled once since it began.
+    pub settled_once: bool,
+}
+
+impl Brief {
+    /// Whether `wanted`, in small letters, stands in the name, mailbox, account or calendar.
+    pub fn matches(&self, wanted: &str) -> bool {
+        let Window { name, mailbox, account, .. } = &*self.window;
+        let holds = |text: &str| text.to_lowercase().contains(wanted);
+        let by_id = || match &self.window.calendar {
+            Calendar::Default => false,
+            Calendar::Id(id) => holds(id),
+        };
+        wanted.is_empty() || holds(name) || holds(mailbox) || holds(account) || by_id()
+    }
+}
+
 impl Cell {
     /// A window as the store has it.
     pub fn new(window: Arc<Window>, attached: &Attached) -> Self {
@@ -123,6 +153,7 @@ impl Cell {
                 events: attached.events,
                 rounds: attached.rounds,
                 running: false,
+                looked: Instant::now(),
                 asked: None,
                 last_round: None,
                 last_success: attached.last_success,
@@ -194,9 +225,27 @@ impl Cell {
         self.over.notify_waiters();
     }
 
+    /// Whether a round is under way whose worker has not looked around for so long: its thread
+    /// is held by something that never waits.
+    pub fn is_motionless(&self, for_so_long: Duration) -> bool {
+        let vitals = self.vitals();
+        vitals.running && vitals.looked.elapsed() > for_so_long
+    }
+
     /// The window's state alone.
     pub fn state(&self) -> State {
         self.vitals().state
+    }
+
+    /// As much as it takes to find and to order windows; costs next to nothing.
+    pub fn brief(&self, now: Timestamp) -> Brief {
+        let window = self.window();
+        let vitals = self.vitals();
+        let stale = vitals.last_success.map(|at| now.duration_since(at).as_secs_f64());
+        let (state, settled_once) = (vitals.state, vitals.settled_once);
+        drop(vitals);
+        let fresh = stale.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
+        Brief { healthy: !state.is_trouble() && fresh, window, state, settled_once }
     }
 
     /// Everything readers are told.

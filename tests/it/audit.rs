@@ -30,7 +30,11 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn single(subject: &str, day: &str) -> Edit {
-    Edit::CreateSingle { subject: subject.into(), start: at(&format!("{day}T09:00:00Z")), minutes: 30 }
+    Edit::CreateSingle {
+        subject: subject.into(),
+        start: at(&format!("{day}T09:00:00Z")),
+        minutes: 30,
+    }
 }
 
 fn edit(simulator: &Simulator, edit: Edit) -> String {
@@ -234,7 +238,8 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
         rig.settle(MAILBOX, 4).await;
         let seq = *rig.store.durable().borrow();
         simulator.reset_statistics();
-        let (first, mut ended, mut differences) = (status(&rig).last_round.unwrap().number, Vec::new(), 0);
+        let (first, mut ended, mut differences) =
+            (status(&rig).last_round.unwrap().number, Vec::new(), 0);
         for day in 0..60 {
             if day % 5 == 4 {
                 rig.stop().await;
@@ -259,7 +264,8 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
             Some(period) => {
                 assert!((7..=11).contains(&ended.len()), "{ended:?}");
                 for pair in ended.windows(2) {
-                    let share = pair[1].duration_since(pair[0]).as_secs_f64() / period.as_secs_f64();
+                    let share =
+                        pair[1].duration_since(pair[0]).as_secs_f64() / period.as_secs_f64();
                     assert!((0.89..1.15).contains(&share), "{share} of a period");
                 }
             }
@@ -290,7 +296,9 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     assert_true(&rig, &simulator, Complete::Master, "after the first").await;
     let after = status(&rig);
     assert_eq!((after.resyncs, after.last_resync.unwrap().reason), (1, ResyncReason::Drift));
-    assert!(feed(&rig, seq).await.keys().eq(created.iter().collect::<std::collections::BTreeSet<_>>()));
+    assert!(
+        feed(&rig, seq).await.keys().eq(created.iter().collect::<std::collections::BTreeSet<_>>())
+    );
 
     for event in &ids {
         hushed(&simulator, Edit::Delete { event: event.clone() });

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::window::{Body, Complete, Edges, Window};
 use calmirror::simulator::{Answer, Simulator};
 use calmirror::store::{Query, Store};
-use jiff::Timestamp;
+use jiff::civil::DateTime;
 use serde_json::Value;
 
 use crate::rig::BASE;
@@ -82,21 +82,97 @@ pub(crate) async fn truth(
                 let master = get(simulator, mailbox, calendar, &series).await;
                 masters.insert(series.clone(), master);
             }
-            let master = &masters[&series];
-            let own = event.as_object_mut().unwrap();
-            // What an occurrence has of its own that its master cannot give it.
-            for name in ["iCalUId", "OccurrenceId"] {
-                match master.get(name) {
-                    Some(value) => own.insert(name.to_owned(), value.clone()),
-                    None => own.remove(name),
-                };
-            }
-            let start: Timestamp =
-                format!("{}Z", own["start"]["dateTime"].as_str().unwrap()).parse().unwrap();
-            own.insert("originalStart".to_owned(), Value::String(start.to_string()));
+            fill(event, &masters[&series]);
         }
     }
     events
+}
+
+/// What plain `calendarView` lists when it is asked as the window asks, in the form it keeps.
+pub(crate) async fn truth_as_asked(
+    simulator: &Simulator,
+    window: &Window,
+    calendar: Option<&str>,
+    edges: Edges,
+) -> Events {
+    let mut events = Events::new();
+    for stretch in edges.segments() {
+        let mut path =
+            format!("calendarView?startDateTime={}&endDateTime={}", stretch.start, stretch.end);
+        path.push_str("&$top=1000");
+        let mut skip = 0;
+        loop {
+            let page = ask(simulator, window, calendar, &format!("{path}&$skip={skip}")).await;
+            let value = page["value"].as_array().unwrap().clone();
+            skip += value.len();
+            events.extend(by_id(value));
+            if page.get("@odata.nextLink").is_none() {
+                break;
+            }
+        }
+    }
+    let mut masters = Events::new();
+    for event in events.values_mut() {
+        if event["type"] == "occurrence" && window.complete == Complete::Master {
+            let series = event["seriesMasterId"].as_str().unwrap().to_owned();
+            if !masters.contains_key(&series) {
+                let path = format!("events/{series}");
+                masters.insert(series.clone(), ask(simulator, window, calendar, &path).await);
+            }
+            fill(event, &masters[&series]);
+        }
+        if window.body == Body::None {
+            let own = event.as_object_mut().unwrap();
+            own.remove("body");
+            own.remove("bodyPreview");
+        }
+    }
+    events
+}
+
+/// Makes of a listed occurrence what its master makes of a bare one.
+fn fill(event: &mut Value, master: &Value) {
+    let own = event.as_object_mut().unwrap();
+    // What an occurrence has of its own that its master cannot give it.
+    for name in ["iCalUId", "OccurrenceId"] {
+        match master.get(name) {
+            Some(value) => own.insert(name.to_owned(), value.clone()),
+            None => own.remove(name),
+        };
+    }
+    let zone = match own["start"]["timeZone"].as_str().unwrap() {
+        "Tokyo Standard Time" => "Asia/Tokyo",
+        other => other,
+    };
+    let local: DateTime = own["start"]["dateTime"].as_str().unwrap().parse().unwrap();
+    let start = local.in_tz(zone).unwrap().timestamp();
+    own.insert("originalStart".to_owned(), Value::String(start.to_string()));
+}
+
+/// An answer of Graph, asked in the window's form.
+async fn ask(simulator: &Simulator, window: &Window, calendar: Option<&str>, path: &str) -> Value {
+    let mailbox = &window.mailbox;
+    let calendar = calendar.map(|id| format!("/calendars/{id}")).unwrap_or_default();
+    let body = if window.body == Body::Html { "html" } else { "text" };
+    let mut prefer =
+        format!("outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"", window.time_zone);
+    if window.immutable_ids {
+        prefer.push_str(", IdType=\"ImmutableId\"");
+    }
+    let request = http::Request::get(format!("{BASE}/users/{mailbox}{calendar}/{path}"))
+        .header("authorization", format!("Bearer {}", simulator.access_token()))
+        .header("prefer", prefer)
+        .body(Bytes::new())
+        .unwrap();
+    match simulator.answer(request).await {
+        Answer::Response(response) => {
+            let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
+            assert!(response.status().is_success(), "{path}: {answer}");
+            answer.as_object_mut().unwrap().remove("@odata.context");
+            answer
+        }
+        other => panic!("no answer: {other:?}"),
+    }
 }
 
 /// An event as `GET …/events/{id}` gives it.

@@ -4,7 +4,6 @@
 
 mod article;
 mod audit;
-mod chaos;
 mod commands;
 mod compare;
 mod configuration;

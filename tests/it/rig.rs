@@ -112,6 +112,18 @@ impl Rig {
         self.watching.await.unwrap();
     }
 
+    /// Everything is cut off where it stands, as by `kill -9`: nobody closes anything.
+    pub(crate) async fn crash(self) {
+        let Self { watching, fleet, store, stop, .. } = self;
+        watching.abort();
+        assert!(watching.await.is_err(), "it was still running");
+        drop((fleet, store, stop));
+        // Tasks that were aborted let go of the store when they are met again.
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn now(&self) -> Timestamp {
         self.world.now()
     }
@@ -122,8 +134,11 @@ impl Rig {
         for _ in 0..patience {
             let started = self.fleet.sync(name, Some(Duration::from_secs(7200))).await.unwrap();
             let status = started.finished.expect("a round ends");
-            if let (State::Held, Some(due)) = (status.state, status.next_due) {
-                // Nobody can hurry a confirmation, except by accepting the removals.
+            if let (State::Held | State::SignInRequired, Some(due)) =
+                (status.state, status.next_due)
+            {
+                // Nobody can hurry a confirmation, except by accepting the removals, and a
+                // refused sign-in is remembered for a while.
                 let wait = due.duration_since(self.now());
                 tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
             }

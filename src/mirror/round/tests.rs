@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use super::*;
-use crate::mirror::page::{Span, Unreadable};
+use crate::mirror::page::{End, Span, Unreadable};
+use crate::mirror::position::TodoKey;
 use bytes::Bytes;
 
 const AT: Timestamp = Timestamp::UNIX_EPOCH;

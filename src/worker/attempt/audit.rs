@@ -93,8 +93,8 @@ impl Attempt<'_> {
                 for row in rows {
                     let listed = look.events.remove(&row.id);
                     let sketch = listed.as_ref().map(|(sketch, _)| sketch);
-                    let judged = !look.unread.contains(&row.id)
-                        && (listed.is_some() || !look.nameless);
+                    let judged =
+                        !look.unread.contains(&row.id) && (listed.is_some() || !look.nameless);
                     if judged && differ(*edges, Some(&row.sketch), sketch) {
                         met.add(segment, row.id, Some(row.sketch));
                         if suspects.confirm(segment, row.id, Some(row.sketch)) {

@@ -7,6 +7,7 @@
 //! nothing but the order.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
@@ -184,6 +185,7 @@ impl Attempt<'_> {
         mut gate: Gate,
     ) -> Result<Came, Trouble> {
         loop {
+            self.steps.fetch_add(1, Ordering::Relaxed);
             let (next, effect) = round.step(input, self.services.world.now());
             round = next;
             if let Effect::Over(over) = effect {

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Keeps a copy of calmirror's mirror in SQLite, with nothing but Python's standard library.
+
+    consume.py --db copy.sqlite [--api SOCKET-OR-URL] [--token-file FILE] [--once]
+
+A snapshot first, then the feed. The rules that make it exact:
+
+* The cursor is taken before the snapshot: what changes while it is read comes again in the feed.
+* What an answer brings and the cursor behind it are stored in one transaction, after the whole
+  answer has arrived. Killed at any moment, the next start goes on where this one was.
+* 410 means that the feed can no longer tell what was missed: a new snapshot is read beside the
+  old copy, which is replaced at the end. Whoever reads the copy never sees it empty.
+
+The copy is the table `event(window, id, event)`, the event being JSON as Graph gave it.
+"""
+
+import argparse
+import http.client
+import json
+import socket
+import sqlite3
+import sys
+import time
+from urllib.parse import quote, urlencode, urlsplit
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (
+    window TEXT NOT NULL, id TEXT NOT NULL, event TEXT NOT NULL,
+    generation INTEGER NOT NULL,  -- of the snapshot that saw it last, or that was under way
+    PRIMARY KEY (window, id)) WITHOUT ROWID;
+-- One row. `cursor`: where the feed goes on; null until the first snapshot is whole.
+-- `snapshot`: the cursor from which the feed goes on once the snapshot under way is whole.
+CREATE TABLE IF NOT EXISTS place (
+    one INTEGER PRIMARY KEY CHECK (one = 1), cursor TEXT, snapshot TEXT, generation INTEGER NOT NULL);
+INSERT OR IGNORE INTO place VALUES (1, NULL, NULL, 0);
+-- The windows that the snapshot under way has read.
+CREATE TABLE IF NOT EXISTS done (window TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+class SnapshotRequired(Exception):
+    """The cursor is older than the kept removals, or of another store."""
+
+
+class Api:
+    """The daemon, on a Unix socket or over HTTP; a connection for each request."""
+
+    def __init__(self, where, token):
+        self.where, self.token = where, token
+
+    def connect(self, timeout):
+        if self.where.startswith("http://"):
+            return http.client.HTTPConnection(urlsplit(self.where).netloc, timeout=timeout)
+        connection = http.client.HTTPConnection("localhost", timeout=timeout)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(timeout)
+        connection.sock.connect(self.where)
+        return connection
+
+    def get(self, path, timeout=60, **parameters):
+        """The body and the headers. Raises OSError or HTTPException for what passes by itself."""
+        query = urlencode({name: value for name, value in parameters.items() if value is not None})
+        connection = self.connect(timeout)
+        try:
+            headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+            connection.request("GET", f"{path}?{query}" if query else path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read()  # whole, or IncompleteRead
+            if answer.status == 410:
+                raise SnapshotRequired
+            if answer.status >= 500:
+                raise OSError(f"{path}: {answer.status}")
+            if answer.status == 404:
+                return None, answer.headers
+            if answer.status != 200:
+                sys.exit(f"{path}: {answer.status} {body.decode(errors='replace')}")
+            return body, answer.headers
+        finally:
+            connection.close()
+
+
+def pages(api, path, **parameters):
+    """The values of all pages; nothing if what is asked for is gone."""
+    page = None
+    while True:
+        body, _ = api.get(path, page=page, **parameters)
+        if body is None:
+            return
+        answer = json.loads(body)
+        yield answer["value"]
+        page = answer["next"]
+        if page is None:
+            return
+
+
+def begin_snapshot(api, db):
+    """The cursor first: what changes while the snapshot is read comes again in the feed."""
+    _, headers = api.get("/v1/changes", after="now")
+    with db:
+        db.execute("DELETE FROM done")
+        db.execute("UPDATE place SET snapshot = ?, generation = generation + 1",
+                   (headers["X-Calmirror-Cursor"],))
+
+
+def snapshot(api, db):
+    """Reads every window, each in one transaction, and what was already read not again."""
+    (generation,) = db.execute("SELECT generation FROM place").fetchone()
+    done = {window for (window,) in db.execute("SELECT window FROM done")}
+    for windows in pages(api, "/v1/windows", limit=1000):
+        for window in (one["name"] for one in windows):
+            if window in done:
+                continue
+            path = f"/v1/windows/{quote(window, safe='')}/events"
+            with db:
+                for events in pages(api, path, limit=1000):
+                    db.executemany("INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?)",
+                                   ((window, one["id"], json.dumps(one), generation) for one in events))
+                db.execute("INSERT INTO done VALUES (?)", (window,))
+    with db:
+        db.execute("DELETE FROM event WHERE generation < ?", (generation,))
+        db.execute("UPDATE place SET cursor = snapshot, snapshot = NULL")
+        db.execute("DELETE FROM done")
+    count, = db.execute("SELECT count(*) FROM event").fetchone()
+    print(f"snapshot: {count} events", flush=True)
+
+
+def follow(api, db, cursor, wait):
+    """One answer of the feed, applied; whether there was anything in it."""
+    body, headers = api.get("/v1/changes", after=cursor, limit=1000, wait=wait)
+    lines = [json.loads(line) for line in body.splitlines()]
+    with db:
+        for line in lines:
+            if line["change"] == "removed":
+                db.execute("DELETE FROM event WHERE window = ? AND id = ?", (line["window"], line["id"]))
+            else:
+                db.execute("INSERT OR REPLACE INTO event SELECT ?, ?, ?, generation FROM place",
+                           (line["window"], line["id"], json.dumps(line["event"])))
+        db.execute("UPDATE place SET cursor = ?", (headers["X-Calmirror-Cursor"],))
+    if lines:
+        print(f"{len(lines)} changes", flush=True)
+    return bool(lines)
+
+
+def consume(api, db, once):
+    patience = 0.5
+    while True:
+        try:
+            cursor, under_way = db.execute("SELECT cursor, snapshot FROM place").fetchone()
+            if under_way is not None:
+                snapshot(api, db)
+            elif cursor is None:
+                begin_snapshot(api, db)
+            elif not follow(api, db, cursor, None if once else "30s") and once:
+                return
+            patience = 0.5
+        except SnapshotRequired:
+            print("too long away, or another store: a new snapshot", flush=True)
+            with db:
+                db.execute("UPDATE place SET cursor = NULL, snapshot = NULL")
+        except (OSError, http.client.HTTPException) as trouble:
+            print(f"{trouble}; again in {patience:.1f} s", file=sys.stderr, flush=True)
+            time.sleep(patience)
+            patience = min(patience * 2, 30)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Keeps a copy of calmirror's mirror in SQLite.")
+    parser.add_argument("--api", default="/run/calmirror/api.sock", help="socket, or http://HOST:PORT")
+    parser.add_argument("--token-file", help="for TCP")
+    parser.add_argument("--db", required=True)
+    parser.add_argument("--once", action="store_true", help="end as soon as nothing is left to read")
+    options = parser.parse_args()
+    token = open(options.token_file).read().strip() if options.token_file else None
+    db = sqlite3.connect(options.db)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.executescript(SCHEMA)
+    try:
+        consume(Api(options.api, token), db, options.once)
+    except KeyboardInterrupt:
+        pass  # what was read is stored
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+//! A window as an iCalendar object (RFC 5545), for any calendar program to subscribe to.
+//!
+//! Every event stands there as itself: a series is its instances, each with the series' `UID` and
+//! a `RECURRENCE-ID`, so no rule has to be computed by two programs alike. Times are instants in
+//! UTC, whatever the window's `time_zone`; all-day events are dates. So no `VTIMEZONE` is needed,
+//! and none can be wrong.
+//!
+//! It is written page by page and never held whole. An event that moves while it is written
+//! stands in it once, and none is missing that was there all along: what changed meanwhile is
+//! looked at in the feed at the end.
+
+mod event;
+mod html;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use icalendar::Property;
+
+use super::Access;
+use super::mask::shown;
+use super::problem::Problem;
+use super::query::Parameters;
+use super::tag::Tag;
+use super::when::Clock;
+use crate::mirror::change::Seq;
+use crate::mirror::event::Members;
+use crate::mirror::page::{EventHash, EventId};
+use crate::mirror::status::WindowStatus;
+use crate::store::{Query, StoreError};
+
+/// Events read from the store at a time.
+const STRETCH: usize = 500;
+
+/// `GET /v1/windows/{name}/calendar.ics`.
+pub(super) async fn calendar(
+    State(access): State<Arc<Access>>,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let name = super::name(path)?;
+    let parameters = Parameters::parse(query.as_deref(), &["from", "to"])?;
+    let (from, to) = parameters.range(access.world.now())?;
+    let status = access.window(&name)?;
+    let window = access.window_id(&name)?;
+    let mask = access.settings.mask_private;
+    let version = access.store.version(window);
+    let tag = Tag::of(&("ics", &version, mask, from, to));
+    if tag.is_held(&headers) {
+        return Ok(tag.not_modified());
+    }
+    let began = *access.store.durable().borrow();
+    let query = Query { window, from, to, limit: STRETCH, after: None };
+    let writing = Writing {
+        access,
+        name,
+        query,
+        began,
+        clock: Clock::default(),
+        written: BTreeSet::new(),
+        step: Step::Head(Box::new(status)),
+    };
+    let stream = futures_util::stream::unfold(writing, |mut writing| async {
+        writing.next().await.map(|stretch| (stretch, writing))
+    });
+    let kind = HeaderValue::from_static("text/calendar; charset=utf-8");
+    let response = ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response();
+    Ok(tag.put_on(response))
+}
+
+/// A calendar being written.
+struct Writing {
+    access: Arc<Access>,
+    name: String,
+    query: Query,
+    /// Where the feed ended before the first page was read.
+    began: Seq,
+    clock: Clock,
+    /// What stands in it already.
+    written: BTreeSet<EventHash>,
+    step: Step,
+}
+
+enum Step {
+    Head(Box<WindowStatus>),
+    Events,
+    /// What changed meanwhile, after this seq.
+    Changes(Seq),
+    Tail,
+    Over,
+}
+
+impl Writing {
+    /// The next stretch of text. An error ends the answer early, which its reader notices.
+    async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
+        let mut text = String::new();
+        loop {
+            let done = match std::mem::replace(&mut self.step, Step::Over) {
+                Step::Head(status) => {
+                    text.push_str(&head(&status));
+                    self.step = Step::Events;
+                    Ok(())
+                }
+                Step::Events => self.events(&mut text).await,
+                Step::Changes(after) => self.changes(&mut text, after).await,
+                Step::Tail => {
+                    text.push_str("END:VCALENDAR\r\n");
+                    Ok(())
+                }
+                Step::Over => return None,
+            };
+            match done {
+                Err(error) => return Some(Err(error)),
+                Ok(()) if text.is_empty() => {}
+                Ok(()) => return Some(Ok(text.into())),
+            }
+        }
+    }
+
+    async fn events(&mut self, text: &mut String) -> Result<(), StoreError> {
+        let events = self.access.store.events(self.query.clone()).await?;
+        for event in events.value {
+            self.write(text, event);
+        }
+        self.step = match events.next {
+            Some(next) => {
+                self.query.after = Some(next);
+                Step::Events
+            }
+            None => Step::Changes(self.began),
+        };
+        Ok(())
+    }
+
+    async fn changes(&mut self, text: &mut String, after: Seq) -> Result<(), StoreError> {
+        let changes = self.access.store.changes(after, Some(self.query.window), STRETCH).await?;
+        for event in changes.value.into_iter().filter_map(|change| change.event) {
+            if self.overlaps(&event) {
+                self.write(text, event);
+            }
+        }
+        self.step = if changes.at_end { Step::Tail } else { Step::Changes(changes.seq) };
+        Ok(())
+    }
+
+    /// Whether an event takes place in the time asked for.
+    fn overlaps(&mut self, event: &[u8]) -> bool {
+        let when = Members::parse(event).ok().and_then(|members| self.clock.when(&members));
+        let Query { from, to, .. } = self.query;
+        when.is_some_and(|when| {
+            let (start, end) = (when.start.at, when.end.at);
+            to.is_none_or(|to| start < to)
+                && from.is_none_or(|from| end > from || (start == end && start >= from))
+        })
+    }
+
+    fn write(&mut self, text: &mut String, event: Bytes) {
+        let id = id_of(&event);
+        if id.is_some_and(|id| !self.written.insert(id)) {
+            return;
+        }
+        let event = shown(event, self.access.settings.mask_private);
+        if event::write(text, &event, &mut self.clock).is_none() {
+            // Its times or its shape are not understood here; the JSON has it.
+            tracing::debug!(window = %self.name, "event left out of a calendar");
+        }
+    }
+}
+
+fn id_of(event: &[u8]) -> Option<EventHash> {
+    let members = Members::parse(event).ok()?;
+    let id: String = serde_json::from_str(members.get("id")?.get()).ok()?;
+    Some(EventId::new(id).hash())
+}
+
+/// What stands before the events.
+fn head(status: &WindowStatus) -> String {
+    let mut head = "BEGIN:VCALENDAR\r\n".to_owned();
+    // Programs that heed it come again about as often as there can be anything new.
+    let seconds = status.interval_s.clamp(60.0, 86_400.0).round();
+    let mut often = Property::new("REFRESH-INTERVAL", format!("PT{seconds}S"));
+    often.add_parameter("VALUE", "DURATION");
+    let name = event::clean(&status.name);
+    for property in [
+        Property::new(
+            "PRODID",
+            concat!("-//calmirror//calmirror ", env!("CARGO_PKG_VERSION"), "//EN"),
+        ),
+        Property::new("VERSION", "2.0"),
+        Property::new("CALSCALE", "GREGORIAN"),
+        Property::new("NAME", &name),
+        Property::new("X-WR-CALNAME", &name),
+        often.done(),
+        Property::new("X-PUBLISHED-TTL", format!("PT{seconds}S")),
+    ] {
+        // Writing to a String cannot fail.
+        let line: Result<String, _> = property.try_into();
+        head.push_str(&line.unwrap_or_default());
+    }
+    head
+}

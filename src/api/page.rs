@@ -1,0 +1,222 @@
+//! `GET /`: the page for people, and the files it is made of (`docs/page.md`).
+//!
+//! Everything it needs is in the binary: it works without any network but the daemon. It asks the
+//! same routes as every other reader and knows nothing they do not say. What comes of a calendar
+//! is foreign text, so the policy that goes with each file lets nothing run, load or be sent but
+//! these files and this API, and no script turns a string into markup. Files carry an `ETag` of
+//! their content and are asked for anew each time, so that an update of the daemon is an update of
+//! the page.
+
+use std::fmt::Write as _;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, extract::rejection::PathRejection};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::problem::Problem;
+use super::query::Parameters;
+
+/// What the page may do: run its own scripts, show its own style and icon, ask this API. Strings
+/// never become markup (`require-trusted-types-for`), and no other page may frame it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'; require-trusted-types-for 'script'; \
+                      trusted-types 'none'";
+
+/// One file of the page.
+struct File {
+    /// Its name under `/page/`.
+    name: &'static str,
+    kind: &'static str,
+    content: &'static [u8],
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+/// The name of the file that is served at `/`.
+const INDEX: &str = "index.html";
+
+macro_rules! files {
+    ($($name:literal $kind:ident),* $(,)?) => {
+        [$(File { name: $name, kind: $kind, content: include_bytes!(concat!("page/", $name)) }),*]
+    };
+}
+
+/// All of them.
+const FILES: &[File] = &files![
+    "index.html" HTML,
+    "icon.svg" SVG,
+    "style.css" CSS,
+    "calendar.css" CSS,
+    "app.js" JS,
+    "api.js" JS,
+    "calendar.js" JS,
+    "dates.js" JS,
+    "event.js" JS,
+    "fleet.js" JS,
+    "health.js" JS,
+    "layout.js" JS,
+    "markup.js" JS,
+    "route.js" JS,
+    "words.js" JS,
+];
+
+/// The page's routes.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route("/", get(index))
+        .route("/page/{file}", get(file))
+        .route("/page/zone/{name}", get(zone))
+}
+
+/// `GET /`.
+async fn index(headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    Parameters::parse(query.as_deref(), &[])?;
+    serve(INDEX, &headers).ok_or_else(|| Problem::not_found("/"))
+}
+
+/// `GET /page/{file}`.
+async fn file(
+    headers: HeaderMap,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let name = super::name(path)?;
+    Parameters::parse(query.as_deref(), &[])?;
+    serve(&name, &headers).ok_or_else(|| Problem::not_found(&format!("/page/{name}")))
+}
+
+/// `GET /page/zone/{name}`: the IANA zone a Windows zone stands for, which browsers do not know;
+/// `null` where there is none.
+async fn zone(
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let name = super::name(path)?;
+    Parameters::parse(query.as_deref(), &[])?;
+    let iana = localzone::win_zone_to_iana(&name, Some("001"))
+        .or_else(|| localzone::win_zone_to_iana(&name, None));
+    Ok(Json(json!({ "iana": iana })))
+}
+
+/// A file, or 304 if the client has it.
+fn serve(name: &str, asked: &HeaderMap) -> Option<Response> {
+    let file = FILES.iter().find(|file| file.name == name)?;
+    let tag = tag(file.content);
+    let headers = [
+        (header::CONTENT_TYPE, file.kind),
+        (header::ETAG, tag.as_str()),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    let known = asked.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok());
+    // Compressing on the way makes a tag weak; it stands for the same content.
+    let is_tag = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
+    if known.is_some_and(|known| known.split(',').map(str::trim).any(is_tag)) {
+        return Some((StatusCode::NOT_MODIFIED, headers).into_response());
+    }
+    Some((headers, file.content).into_response())
+}
+
+/// An entity tag of the content.
+fn tag(content: &[u8]) -> String {
+    let mut tag = String::from("\"");
+    for byte in &Sha256::digest(content)[..12] {
+        // Writing to a string does not fail.
+        write!(tag, "{byte:02x}").ok();
+    }
+    tag.push('"');
+    tag
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use axum::body::Body;
+    use axum::http::Request;
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(path: &str, known: Option<&str>) -> (StatusCode, HeaderMap, String) {
+        let mut request = Request::get(path);
+        if let Some(known) = known {
+            request = request.header(header::IF_NONE_MATCH, known);
+        }
+        let answer = routes::<()>().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_page_comes_with_its_policy_and_a_tag() {
+        let (status, headers, body) = ask("/", None).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(body.starts_with("<!doctype html>"), "{body}");
+        assert_eq!(headers[header::CONTENT_TYPE], HTML);
+        let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+        let tag = headers[header::ETAG].to_str().unwrap();
+        for known in [tag.to_owned(), format!("\"other\", W/{tag}"), "*".to_owned()] {
+            let (status, headers, body) = ask("/", Some(&known)).await;
+            assert_eq!((status, body.as_str()), (StatusCode::NOT_MODIFIED, ""), "{known}");
+            assert_eq!(headers[header::ETAG], tag);
+        }
+        assert_eq!(ask("/", Some("\"other\"")).await.0, StatusCode::OK);
+    }
+
+    /// A file that is named nowhere is dead weight; one that is named but not there is a page
+    /// that does not load.
+    #[tokio::test]
+    async fn files_name_each_other_and_nothing_else() {
+        let mut named = vec![INDEX.to_owned()];
+        for file in FILES {
+            let text = std::str::from_utf8(file.content).unwrap();
+            assert!(!text.contains("https://"), "{} reaches out", file.name);
+            for (mark, end) in [("\"/page/", '"'), (" from \"./", '"')] {
+                named.extend(
+                    text.split(mark)
+                        .skip(1)
+                        .filter_map(|rest| rest.split_once(end))
+                        .map(|n| n.0.to_owned()),
+                );
+            }
+        }
+        named.sort();
+        named.dedup();
+        let mut served: Vec<_> = FILES.iter().map(|file| file.name.to_owned()).collect();
+        served.sort();
+        assert_eq!(named, served);
+        for name in served {
+            let (status, headers, body) = ask(&format!("/page/{name}"), None).await;
+            assert_eq!(status, StatusCode::OK, "{name}");
+            assert!(headers.contains_key(header::CONTENT_SECURITY_POLICY), "{name}");
+            assert!(!body.contains("innerHTML") && !body.contains(" style=\""), "{name}");
+        }
+        assert_eq!(ask("/page/nothing.js", None).await.0, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn zones_of_windows_have_a_name_that_browsers_know() {
+        let (_, _, body) = ask("/page/zone/W.%20Europe%20Standard%20Time", None).await;
+        assert_eq!(body, r#"{"iana":"Europe/Berlin"}"#);
+        let (_, _, body) = ask("/page/zone/Nowhere", None).await;
+        assert_eq!(body, r#"{"iana":null}"#);
+        assert_eq!(ask("/?x=1", None).await.0, StatusCode::BAD_REQUEST);
+    }
+}

@@ -1,0 +1,155 @@
+// Shows what the address asks for and keeps it fresh: one view runs at a time, ends when the
+// address changes or the page is hidden, and begins anew when it fails.
+
+import * as api from "./api.js";
+import * as calendar from "./calendar.js";
+import { zone } from "./dates.js";
+import * as event from "./event.js";
+import * as fleet from "./fleet.js";
+import * as health from "./health.js";
+import { h, morph, tell } from "./markup.js";
+import * as route from "./route.js";
+
+const VIEWS = { fleet, health, calendar };
+const main = document.getElementById("main");
+
+let place = null;
+let running = new AbortController();
+let connected = null;
+// A new view was asked for: its heading takes the focus as soon as it is there.
+let arriving = false;
+
+// What the page shows is put into place; what was there and stays keeps its focus.
+function show(content, { busy = false } = {}) {
+  const wanted = h("main", null, content);
+  morph(main, wanted);
+  main.toggleAttribute("aria-busy", busy);
+  if (!arriving) return;
+  arriving = busy;
+  document.getElementById("title")?.focus({ preventScroll: true });
+}
+
+function live(now) {
+  if (now === connected) return;
+  const before = connected;
+  connected = now;
+  document.getElementById("live").className = now ? "live good" : "live bad";
+  document.getElementById("live-word").textContent = now ? "Live" : "Not connected";
+  if (before !== null) tell(now ? "Connected again" : "The connection to the daemon is lost; trying again");
+}
+
+// One view, until it is over.
+async function run(view, here, signal) {
+  let patience = 300;
+  while (!signal.aborted) {
+    try {
+      await view.run(here, (content) => {
+        if (signal.aborted) return;
+        live(true);
+        patience = 300;
+        show(content);
+      }, signal, live);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof api.Refusal) {
+        live(true);
+        show(refused(error, here));
+      } else {
+        // The daemon is away, or the network; what was shown stays.
+        if (!(error instanceof TypeError) && error.name !== "AbortError") console.error(error);
+        live(false);
+        if (main.querySelector("#title") === null) show(away());
+      }
+    }
+    await api.pause(patience, signal);
+    patience = Math.min(patience * 2, 3000);
+  }
+}
+
+function refused(error, here) {
+  const unknown = error.status === 404 && here.view !== "fleet";
+  return h("div", { class: "empty" },
+    h("h1", { id: "title", tabindex: "-1" }, unknown ? "No such window" : "The daemon refused"),
+    h("p", null, unknown ? `No window is named “${here.name}”. It may have left the configuration.` : error.message),
+    error.status === 401 && h("p", null, "Load the page again to sign in."),
+    h("p", null, h("a", { href: "#/" }, "All windows")));
+}
+
+function away() {
+  return h("div", { class: "empty" }, h("h1", { id: "title", tabindex: "-1" }, "Not connected"),
+    h("p", null, "The daemon does not answer. This page goes on by itself as soon as it does."));
+}
+
+function lost() {
+  return h("div", { class: "empty" }, h("h1", { id: "title", tabindex: "-1" }, "Nothing is here"),
+    h("p", null, "This address means nothing. ", h("a", { href: "#/" }, "All windows")));
+}
+
+// Begins what the address asks for.
+function navigate() {
+  const before = place;
+  place = route.parse(location.hash);
+  const same = before && place && before.view === place.view && before.name === place.name && before.span === place.span;
+  const onlyEvent = same && place.view === "calendar" && before.date === place.date;
+  event.show(place, onlyEvent);
+  if (onlyEvent) return;
+  running.abort();
+  running = new AbortController();
+  if (place === null) {
+    document.title = "calmirror";
+    show(lost());
+    return;
+  }
+  const view = VIEWS[place.view];
+  document.title = `${view.title(place)} – calmirror`;
+  if (!same) {
+    if (before) {
+      arriving = true;
+      show(h("div", null, h("h1", { id: "title", tabindex: "-1" }, view.title(place))), { busy: true });
+      scrollTo(0, 0);
+    }
+  } else if (place.view === "calendar") {
+    tell(view.title(place));
+  }
+  if (!document.hidden) run(view, place, running.signal);
+}
+
+// A hidden page holds no connection: browsers allow six to a host, over all their tabs.
+document.addEventListener("visibilitychange", () => {
+  running.abort();
+  if (document.hidden || place === null) return;
+  running = new AbortController();
+  run(VIEWS[place.view], place, running.signal);
+});
+
+// Typing searches after a moment, and does not fill the history.
+let typing = 0;
+document.addEventListener("input", ({ target }) => {
+  if (target.id !== "q") return;
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    history.replaceState(null, "", route.fleet({ q: target.value.trim(), state: place.state }));
+    navigate();
+  }, 200);
+});
+document.addEventListener("submit", (submitted) => submitted.preventDefault());
+
+document.getElementById("skip").addEventListener("click", (clicked) => {
+  clicked.preventDefault();
+  main.focus();
+});
+
+async function about() {
+  try {
+    const { version, commit } = await api.status();
+    document.getElementById("about").textContent = `calmirror ${version} (${commit})`;
+  } catch {
+    // It is a footnote.
+  }
+}
+
+document.getElementById("zone").textContent = zone;
+addEventListener("hashchange", navigate);
+event.begin(() => place);
+navigate();
+about();

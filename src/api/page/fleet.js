@@ -1,0 +1,120 @@
+// The fleet: how many windows are how, and a page of them, those in trouble first. The daemon
+// searches, sorts and pages, so that a hundred thousand windows are as light as forty.
+
+import * as api from "./api.js";
+import { lasting } from "./dates.js";
+import { h, tell } from "./markup.js";
+import * as route from "./route.js";
+import { STATES, TROUBLE, condition, count, many, outcome, outcomeSaid, since, until } from "./words.js";
+
+const ROWS = 50;
+
+export const title = () => "Windows";
+
+// Fetches what is shown and renders it, again and again until `signal`.
+export async function run(place, show, signal) {
+  let total = null;
+  for (;;) {
+    const began = performance.now();
+    // Asked before what is shown, so that nothing falls between.
+    const moved = api.changed(25, signal).catch(() => api.pause(2000, signal));
+    const [status, list] = await Promise.all([api.status(signal), api.windows(place, ROWS, signal)]);
+    show(render(place, status, list));
+    if (total !== null && total !== list.total && place.q) tell(found(list.total));
+    total = list.total;
+    // States move without a change in the feed. A daemon that takes long is asked less often.
+    const took = performance.now() - began;
+    await api.pause(Math.max(400, took * 4), signal);
+    await Promise.race([moved, api.pause(Math.max(2500, took * 10), signal)]);
+    if (signal.aborted) return;
+  }
+}
+
+const found = (total) => (total === 1 ? "1 window found" : `${count(total)} windows found`);
+
+function render(place, status, list) {
+  return [
+    h("div", { class: "heading" },
+      h("h1", { id: "title", tabindex: "-1" }, "Windows"),
+      h("p", { class: "lead" }, summary(status))),
+    search(place),
+    filters(place, status),
+    list.value.length > 0 ? table(list) : nothing(place, status),
+    pager(place, list),
+  ];
+}
+
+function summary({ windows, healthy }) {
+  if (windows.total === 0) return "No window is configured.";
+  if (healthy) return windows.total === 1 ? "The one window is healthy." : `All ${count(windows.total)} are healthy.`;
+  return `${count(windows.unhealthy)} of ${count(windows.total)} ${windows.unhealthy === 1 ? "needs" : "need"} a look.`;
+}
+
+function search(place) {
+  return h("form", { class: "search", role: "search", key: "search", id: "search" },
+    h("label", { for: "q" }, "Search windows"),
+    h("input", { id: "q", type: "search", value: place.q, placeholder: "Name, mailbox or account", autocomplete: "off", spellcheck: "false" }));
+}
+
+function filters(place, { windows }) {
+  const trouble = TROUBLE.reduce((sum, state) => sum + (windows[state] ?? 0), 0);
+  const chip = (word, states, number, tone) => {
+    const on = place.state === states;
+    return h("li", null, h("a", {
+      class: `chip ${tone}`, href: route.fleet({ q: place.q, state: on ? "" : states }), "aria-current": on ? "true" : null,
+    }, tone && h("span", { class: "dot", "aria-hidden": "true" }), word, " ", h("b", null, count(number))));
+  };
+  const some = Object.keys(STATES).filter((state) => windows[state] > 0 || place.state === state);
+  return h("nav", { "aria-label": "Windows by state", key: "filters" }, h("ul", { class: "chips" },
+    chip("all", "", windows.total, ""),
+    (trouble > 0 || place.state === TROUBLE.join(",")) && chip("in trouble", TROUBLE.join(","), trouble, "bad"),
+    some.map((state) => chip(STATES[state][0], state, windows[state], STATES[state][2]))));
+}
+
+// The roles are said because a narrow screen lays the table out as cards, and browsers forget
+// tables that are laid out otherwise.
+function table(list) {
+  const head = ["Window", "State", "Last success", "Next round", "Events", "Last round"];
+  return h("div", { key: "table", class: "sheet" }, h("table", { class: "fleet", role: "table" },
+    h("caption", { class: "unseen" }, "Windows, those in trouble first"),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
+      head.map((word) => h("th", { scope: "col", role: "columnheader", class: word === "Events" ? "number" : null }, word)))),
+    h("tbody", { role: "rowgroup" }, list.value.map(row))));
+}
+
+function row(window) {
+  const [word, meaning, tone] = condition(window);
+  const { last_round: round, last_error: error } = window;
+  const cell = (label, ...content) => h("td", { role: "cell", "data-label": label, class: label === "Events" ? "number" : null }, content);
+  return h("tr", { role: "row", key: window.name, class: tone },
+    h("th", { scope: "row", role: "rowheader" },
+      h("a", { href: route.health(window.name) }, window.name),
+      window.mailbox !== window.name && h("span", { class: "quiet" }, window.mailbox)),
+    h("td", { role: "cell", "data-label": "State" },
+      h("span", { class: `state ${tone}`, title: meaning }, h("span", { class: "dot", "aria-hidden": "true" }), word),
+      error && h("span", { class: "why" }, error.message)),
+    cell("Last success", since(window.stale_s)),
+    cell("Next round", until(window.next_due)),
+    cell("Events", window.settled_once ? count(window.events) : `${count(window.events)} so far`),
+    cell("Last round", round
+      ? h("span", { title: `${outcomeSaid(round)}; ${many(round.requests, "request")} in ${lasting(round.took_ms / 1000)}` }, outcome(round))
+      : "none yet"));
+}
+
+function nothing(place, { windows }) {
+  if (windows.total === 0) {
+    return h("div", { class: "empty" }, h("h2", null, "Nothing is mirrored yet"),
+      h("p", null, "Add a [[window]] to the configuration and reload it: ", h("code", null, "calmirror reload")));
+  }
+  return h("div", { class: "empty" }, h("h2", null, "No window is like that"),
+    h("p", null, place.page ? "This page is empty by now. " : "None of them matches the search and the filter. ",
+      h("a", { href: "#/" }, "Show all")));
+}
+
+function pager(place, list) {
+  if (!place.page && !list.next) return null;
+  return h("nav", { class: "pager", "aria-label": "Pages", key: "pager" },
+    place.page ? h("a", { href: route.fleet({ q: place.q, state: place.state }) }, "First page") : h("span", null),
+    h("span", { class: "quiet" }, many(list.total, "window")),
+    list.next ? h("a", { href: route.fleet({ ...place, page: list.next }) }, "Next page") : h("span", { class: "quiet" }, "Last page"));
+}

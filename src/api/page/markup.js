@@ -1,0 +1,73 @@
+// Elements from values, and one tree made to look like another. Text is only ever text.
+
+// An element. `props`: attributes by name (`false` and `null` leave one out), `style` as an object
+// of CSS properties, `key` to know the element again among its siblings.
+export function h(tag, props, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "style") {
+      // Not the attribute, which the policy forbids.
+      for (const [property, set] of Object.entries(value)) element.style.setProperty(property, set);
+    } else if (name === "key") {
+      element.dataset.key = value;
+    } else {
+      element.setAttribute(name, value === true ? "" : String(value));
+    }
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+// Makes the children of `old` those of `wanted` with as few moves as needed, so that focus,
+// selection and scroll positions of what stays survive a change beside it.
+export function morph(old, wanted) {
+  const keyed = new Map();
+  for (const child of old.children) if (child.dataset.key) keyed.set(child.dataset.key, child);
+  let at = old.firstChild;
+  for (const next of [...wanted.childNodes]) {
+    const key = next.dataset?.key;
+    let same = key ? keyed.get(key) : at;
+    if (same && !key && (same.nodeName !== next.nodeName || same.dataset?.key)) same = null;
+    if (same && same.nodeName !== next.nodeName) same = null;
+    if (!same) {
+      old.insertBefore(next, at);
+      continue;
+    }
+    if (key) keyed.delete(key);
+    if (same === at) at = at.nextSibling;
+    else old.insertBefore(same, at);
+    alter(same, next);
+  }
+  while (at) {
+    const gone = at;
+    at = at.nextSibling;
+    gone.remove();
+  }
+}
+
+function alter(old, wanted) {
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== wanted.data) old.data = wanted.data;
+    return;
+  }
+  for (const { name } of [...old.attributes]) {
+    if (name !== "style" && !wanted.hasAttribute(name)) old.removeAttribute(name);
+  }
+  for (const { name, value } of wanted.attributes) {
+    if (name !== "style" && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  if (old.style.cssText !== wanted.style.cssText) old.style.cssText = wanted.style.cssText;
+  // What somebody is typing in stays theirs.
+  if (old.nodeName === "INPUT") {
+    if (document.activeElement !== old) old.value = wanted.value;
+    return;
+  }
+  morph(old, wanted);
+}
+
+// Tells a screen reader, politely. Saying the same twice says it twice.
+export function tell(text) {
+  const told = document.getElementById("told");
+  told.textContent = told.textContent === text ? `${text}\u00a0` : text;
+}

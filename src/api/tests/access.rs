@@ -1,0 +1,37 @@
+//! Who may ask, and what of private events is shown.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn masked_events_are_masked_in_every_answer() {
+    let mut fixture = Fixture::new().await;
+    fixture.settings.mask_private = true;
+    let more = r#","sensitivity":"private","showAs":"busy""#;
+    fixture.write(fixture.id("alice"), &[("p", 9, more)], &[]).await;
+    let masked = json!({"id": "p", "sensitivity": "private", "showAs": "busy"});
+    assert_eq!(fixture.get("/v1/windows/alice/events").await["value"], json!([masked]));
+    assert_eq!(fixture.get("/v1/windows/alice/events/p").await, masked);
+    assert_eq!(fixture.changes("/v1/changes").await.0[0]["event"], masked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_tcp_the_door_stands_before_every_route() {
+    let mut fixture = Fixture::new().await;
+    fixture.settings.token = Some(Secret::new("t0ken"));
+    let door = tcp_router(fixture.access(), "127.0.0.1:8380".parse().unwrap());
+    for (uri, host, token, status) in [
+        ("/healthz", "localhost:8380", None, 401),
+        ("/nowhere", "localhost:8380", None, 401),
+        ("/v1/status", "localhost:8380", Some("Bearer t0ken"), 200),
+        ("/v1/status", "evil.example", Some("Bearer t0ken"), 421),
+    ] {
+        let mut request = Request::get(uri).header("host", host);
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        let response = door.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{uri} {host}");
+        assert_eq!(response.headers().contains_key("www-authenticate"), status == 401);
+    }
+}

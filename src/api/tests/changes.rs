@@ -1,0 +1,148 @@
+//! The feed: answers, held requests, streams.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_one_line_however_its_event_was_sent() {
+    let fixture = Fixture::new().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, ",\r\n\"x\":\n\"y\\n\"")], &[]).await;
+    let (lines, _) = fixture.changes("/v1/changes").await;
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["event"], json!({"id": "a", "subject": "s9", "x": "y\n"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_from_the_beginning_gets_everything_once_in_small_steps() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    for hour in 0..6 {
+        fixture.write(alice, &[(&format!("e{hour}"), hour, "")], &[]).await;
+    }
+    fixture.write(alice, &[], &["e0"]).await;
+    let (mut all, mut after) = (Vec::new(), None::<String>);
+    for _ in 0..20 {
+        let after_text = after.map_or(String::new(), |cursor| format!("&after={cursor}"));
+        let (lines, cursor) = fixture.changes(&format!("/v1/changes?limit=2{after_text}")).await;
+        after = Some(cursor);
+        if lines.is_empty() {
+            break;
+        }
+        assert!(lines.len() <= 2);
+        all.extend(lines);
+    }
+    let expected =
+        ["created e1", "created e2", "created e3", "created e4", "created e5", "removed e0"];
+    assert_eq!(told(&all), expected);
+    // Each line's own cursor goes on right after it.
+    let cursor = all[2]["cursor"].as_str().unwrap();
+    let (rest, _) = fixture.changes(&format!("/v1/changes?after={cursor}")).await;
+    assert_eq!(told(&rest), &expected[3..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trimming_spares_readers_on_their_way_from_the_beginning() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    for (id, hour) in [("a", 9), ("b", 10), ("c", 11)] {
+        fixture.write(alice, &[(id, hour, "")], &[]).await;
+    }
+    let (_, early) = fixture.changes("/v1/changes?after=now").await;
+    fixture.write(alice, &[], &["c"]).await;
+    fixture.write(alice, &[("d", 12, "")], &[]).await;
+    let (lines, halfway) = fixture.changes("/v1/changes?limit=1").await;
+    assert_eq!(told(&lines), ["created a"]);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+
+    // It saw c, and can no longer be told that c left.
+    let (status, _, body) = fixture.ask("GET", &format!("/v1/changes?after={early}")).await;
+    assert_eq!(status, StatusCode::GONE, "{body}");
+    assert!(body.contains("https://calmirror.dev/problems/snapshot-required"), "{body}");
+    // It began after c had left.
+    let (lines, _) = fixture.changes(&format!("/v1/changes?after={halfway}")).await;
+    assert_eq!(told(&lines), ["created b", "created d"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_is_told_by_name_even_after_it_was_dropped() {
+    let fixture = Fixture::new().await;
+    let (alice, room) = (fixture.id("alice"), fixture.id("room a/b"));
+    fixture.write(alice, &[("a", 9, "")], &[]).await;
+    fixture.write(room, &[("r", 9, "")], &[]).await;
+    let (lines, cursor) = fixture.changes("/v1/changes?window=room+a/b").await;
+    assert_eq!(told(&lines), ["created r"]);
+    fixture.fleet.windows.lock().unwrap().pop();
+    fixture.store.drop_window(room, fixture.world.now()).await.unwrap();
+    let uri = format!("/v1/changes?window=room%20a%2Fb&after={cursor}");
+    let (lines, cursor) = fixture.changes(&uri).await;
+    assert_eq!(told(&lines), ["removed r"]);
+    assert_eq!(lines[0]["reason"], "window_dropped");
+    let uri = format!("/v1/changes?window=room%20a%2Fb&after={cursor}&wait=1m");
+    assert_eq!(fixture.ask("GET", &uri).await.0, StatusCode::NOT_FOUND, "nothing more will come");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_request_is_answered_by_the_first_change() {
+    let fixture = Fixture::new().await;
+    let begun = tokio::time::Instant::now();
+    let (held, ()) = tokio::join!(fixture.changes("/v1/changes?after=now&wait=5m"), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    });
+    assert_eq!(told(&held.0), ["created a"]);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_request_ends_with_its_time_or_with_the_daemon() {
+    let fixture = Fixture::new().await;
+    let begun = tokio::time::Instant::now();
+    let (lines, cursor) = fixture.changes("/v1/changes?after=now&wait=30s").await;
+    assert!(lines.is_empty());
+    assert_eq!(begun.elapsed().as_secs(), 30);
+    let held = fixture.changes("/v1/changes?after=now&wait=1day");
+    let ((lines, same), ()) = tokio::join!(held, async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fixture.stopping.send_replace(true);
+    });
+    assert!(lines.is_empty());
+    assert_eq!(same, cursor);
+    assert!(begun.elapsed().as_secs() < 32);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    fixture.write(alice, &[("a", 9, "")], &[]).await;
+    let open = async |last: Option<&str>| {
+        let mut request = Request::get("/v1/changes").header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        let response = router(fixture.access()).oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        response.into_body().into_data_stream()
+    };
+    let mut stream = open(None).await;
+    let mut next = async || {
+        let frame = stream.next().await?.unwrap();
+        Some(String::from_utf8(frame.to_vec()).unwrap())
+    };
+    let first = next().await.unwrap();
+    assert!(first.starts_with("id: ") && first.contains("\nevent: change\ndata: {"), "{first}");
+    assert!(first.ends_with("\n\n"), "{first}");
+    let quiet = next().await.unwrap();
+    let id = quiet.strip_prefix("id: ").unwrap().trim_end();
+    assert_eq!(quiet, format!("id: {id}\n\n"), "a sign of life moves the id and tells nothing");
+    fixture.write(alice, &[("b", 10, "")], &[]).await;
+    assert!(next().await.unwrap().contains(r#""id":"b""#));
+    fixture.stopping.send_replace(true);
+    assert_eq!(next().await, None, "the daemon's end is the stream's");
+
+    fixture.stopping.send_replace(false);
+    let resumed = open(Some(id)).await.next().await.unwrap().unwrap();
+    let resumed = String::from_utf8(resumed.to_vec()).unwrap();
+    assert!(resumed.contains(r#""id":"b""#) && !resumed.contains(r#""id":"a""#), "{resumed}");
+}

@@ -1,0 +1,208 @@
+//! Windows as calendars, and when somebody is busy.
+
+use super::*;
+
+fn timed(id: &str, start: &str, end: &str, more: Value) -> Value {
+    let zone = more["zone"].as_str().unwrap_or("UTC").to_owned();
+    let mut event = json!({
+        "id": id, "type": "singleInstance", "subject": format!("Subject of {id}"), "showAs": "busy",
+        "sensitivity": "normal", "lastModifiedDateTime": "2026-11-20T08:30:00.1234567Z",
+        "start": {"dateTime": format!("{start}:00.0000000"), "timeZone": zone},
+        "end": {"dateTime": format!("{end}:00.0000000"), "timeZone": zone},
+    });
+    for (name, value) in more.as_object().into_iter().flatten().filter(|(name, _)| *name != "zone")
+    {
+        event[name] = value.clone();
+    }
+    event
+}
+
+fn everything() -> Vec<Value> {
+    let global = |day: &str| {
+        format!("040000008200E00074C5B7101A82E008{day}80CD3F1A52DED701000000000000000010000000AB")
+    };
+    vec![
+        timed(
+            "plain",
+            "2026-11-23T08:00",
+            "2026-11-23T08:15",
+            json!({
+                "iCalUId": "foreign-uid@example.org", "subject": "Stand-up; daily, \\o/",
+                "createdDateTime": "2026-11-01T00:00:00Z", "importance": "high",
+                "body": {"contentType": "html", "content": "<p>Agenda:</p><ul><li>Größe &amp; Maß</li></ul>"},
+                "location": {"displayName": "Room 5, 2nd floor"}, "webLink": "https://outlook.example/?a=b;c",
+                "categories": ["Red, category", "Blue"],
+                "organizer": {"emailAddress": {"name": "Doe, \"Jane\" ^", "address": "jane@contoso.com"}},
+                "attendees": [
+                    {"type": "required", "status": {"response": "accepted"}, "emailAddress": {"name": "Bob", "address": "bob@contoso.com"}},
+                    {"type": "optional", "status": {"response": "tentativelyAccepted"}, "emailAddress": {"address": "c@contoso.com"}},
+                    {"type": "resource", "status": {"response": "none"}, "emailAddress": {"name": "Room: 5", "address": "/O=X/CN=ROOM"}},
+                ],
+            }),
+        ),
+        timed(
+            "summer",
+            "2026-07-01T10:00",
+            "2026-07-01T11:00",
+            json!({
+                "zone": "W. Europe Standard Time", "showAs": "tentative", "bodyPreview": "the preview",
+                "body": {"contentType": "text", "content": " "},
+            }),
+        ),
+        timed(
+            "winter",
+            "2026-12-01T10:00",
+            "2026-12-01T11:00",
+            json!({
+                "zone": "W. Europe Standard Time", "showAs": "free", "isCancelled": true, "sensitivity": "personal",
+            }),
+        ),
+        timed(
+            "holiday",
+            "2026-12-24T00:00",
+            "2026-12-27T00:00",
+            json!({
+                "zone": "Pacific Standard Time", "isAllDay": true, "showAs": "oof", "subject": "Line\r\nbreak\u{7}",
+            }),
+        ),
+        timed(
+            "o1",
+            "2026-11-24T09:00",
+            "2026-11-24T10:00",
+            json!({
+                "type": "occurrence", "seriesMasterId": "m", "iCalUId": global("07EA0B18"),
+            }),
+        ),
+        timed(
+            "x2",
+            "2026-11-25T11:00",
+            "2026-11-25T12:00",
+            json!({
+                "type": "exception", "seriesMasterId": "m", "iCalUId": global("07EA0B19"),
+                "originalStart": "2026-11-25T09:00:00Z",
+            }),
+        ),
+        timed(
+            "d2",
+            "2026-11-27T00:00",
+            "2026-11-28T00:00",
+            json!({
+                "type": "exception", "seriesMasterId": "n", "isAllDay": true, "iCalUId": global("00000000"),
+                "originalStart": "2026-11-26T08:00:00Z", "originalStartTimeZone": "Pacific Standard Time",
+            }),
+        ),
+        timed(
+            "secret",
+            "2026-11-23T12:00",
+            "2026-11-23T13:00",
+            json!({
+                "sensitivity": "private", "showAs": "oof", "iCalUId": "secret-uid",
+                "location": {"displayName": "clinic"},
+            }),
+        ),
+    ]
+}
+
+/// Lines put together again.
+fn unfolded(text: &str) -> String {
+    text.replace("\r\n ", "").replace("\r\n", "\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_every_kind_stand_in_the_calendar() {
+    let fixture = Fixture::new().await;
+    fixture.put(fixture.id("alice"), &everything()).await;
+    let (status, headers, body) = fixture.ask("GET", "/v1/windows/alice/calendar.ics").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers["content-type"], "text/calendar; charset=utf-8");
+    assert!(body.split("\r\n").all(|line| line.len() <= 76 && !line.contains(['\n', '\r'])));
+    insta::assert_snapshot!(unfolded(&body));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_masked_event_there_is_time_and_busy_state() {
+    let mut fixture = Fixture::new().await;
+    fixture.settings.mask_private = true;
+    fixture.put(fixture.id("alice"), &everything()).await;
+    let range = "from=2026-11-23T12:00:00Z&to=2026-11-23T13:00:00Z";
+    let (_, _, body) = fixture.ask("GET", &format!("/v1/windows/alice/calendar.ics?{range}")).await;
+    insta::assert_snapshot!(unfolded(&body));
+    let busy = fixture.get(&format!("/v1/windows/alice/busy?{range}")).await;
+    assert_eq!(
+        busy["value"],
+        json!([{"start": "2026-11-23T12:00:00Z", "end": "2026-11-23T13:00:00Z", "showAs": "oof"}])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    let hour =
+        |i: usize| at("2026-02-01T00:00:00Z") + jiff::SignedDuration::from_mins(i as i64 * 10);
+    let event = |i: usize, at: Timestamp| {
+        let moment = |at: Timestamp| at.strftime("%Y-%m-%dT%H:%M").to_string();
+        let end = at + jiff::SignedDuration::from_mins(5);
+        timed(&format!("e{i}"), &moment(at), &moment(end), json!({}))
+    };
+    let events: Vec<Value> = (0..1200).map(|i| event(i, hour(i))).collect();
+    fixture.put(alice, &events).await;
+    let request = Request::get("/v1/windows/alice/calendar.ics").body(Body::empty()).unwrap();
+    let response = router(fixture.access()).oneshot(request).await.unwrap();
+    let mut stream = response.into_body().into_data_stream();
+    let mut body = Vec::new();
+    // The head and the first five hundred.
+    for _ in 0..2 {
+        body.extend_from_slice(&stream.next().await.unwrap().unwrap());
+    }
+    let early = hour(0) - jiff::SignedDuration::from_hours(9);
+    let late = hour(1200) + jiff::SignedDuration::from_hours(9);
+    fixture.put(alice, &[event(1100, early), event(3, late), event(1200, early)]).await;
+    while let Some(stretch) = stream.next().await {
+        body.extend_from_slice(&stretch.unwrap());
+    }
+    let body = String::from_utf8(body).unwrap();
+    let mut uids: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("UID:")).collect();
+    assert_eq!(uids.len(), 1201);
+    uids.sort_unstable();
+    uids.dedup();
+    assert_eq!(uids.len(), 1201, "each once");
+    assert!(body.ends_with("END:VEVENT\r\nEND:VCALENDAR\r\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_time_is_of_the_window_unless_told() {
+    let fixture = Fixture::new().await;
+    fixture.put(fixture.id("alice"), &everything()).await;
+    let busy = fixture.get("/v1/windows/alice/busy").await;
+    assert_eq!(
+        (&busy["from"], &busy["to"]),
+        (&json!("2026-01-01T00:00:00Z"), &json!("2027-01-01T00:00:00Z"))
+    );
+    assert_eq!((&busy["complete"], &busy["unplaced"]), (&json!(true), &json!(0)));
+    let stretches: Vec<String> = busy["value"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| {
+            format!(
+                "{} {} {}",
+                i["start"].as_str().unwrap(),
+                i["end"].as_str().unwrap(),
+                i["showAs"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(
+        stretches,
+        [
+            "2026-07-01T08:00:00Z 2026-07-01T09:00:00Z tentative",
+            "2026-11-23T08:00:00Z 2026-11-23T08:15:00Z busy",
+            "2026-11-23T12:00:00Z 2026-11-23T13:00:00Z oof",
+            "2026-11-24T09:00:00Z 2026-11-24T10:00:00Z busy",
+            "2026-11-25T11:00:00Z 2026-11-25T12:00:00Z busy",
+            "2026-11-27T00:00:00Z 2026-11-28T00:00:00Z busy",
+            "2026-12-24T08:00:00Z 2026-12-27T08:00:00Z oof",
+        ]
+    );
+}

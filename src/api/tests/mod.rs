@@ -1,0 +1,280 @@
+//! The routes over a real store and a fleet that answers as told, in paused time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
+
+mod access;
+mod changes;
+mod events;
+mod ics;
+mod problems;
+mod rounds;
+mod windows;
+
+use std::sync::Mutex;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::mirror::change::RemovalReason;
+use crate::mirror::commit::{Commit, Removal};
+use crate::mirror::page::{EventId, Item, Kind, Span};
+use crate::mirror::status::State;
+use crate::mirror::window::{
+    Body as EventBody, Calendar, Complete, Edge, Edges, Identity, Shape, Window,
+};
+use crate::store::{Options, Wanted};
+
+const NOON: &str = "2026-11-21T12:00:00Z";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// A fleet that has the statuses it was given and finishes every round at once.
+#[derive(Default)]
+struct Double {
+    windows: Mutex<Vec<(WindowStatus, WindowId)>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Double {
+    fn ask(&self, what: String, name: &str, wait: Option<Duration>) -> Result<Started, FleetError> {
+        self.asked.lock().unwrap().push(what);
+        let finished = self.window(name).ok_or(FleetError::UnknownWindow(name.to_owned()))?;
+        Ok(Started { window: name.into(), round: 982, finished: wait.map(|_| finished) })
+    }
+}
+
+impl Windows for Double {
+    fn briefs(&self) -> Vec<Brief> {
+        let windows = self.windows.lock().unwrap();
+        let mut briefs: Vec<Brief> = windows.iter().map(|(status, _)| brief(status)).collect();
+        briefs.sort_by(|a, b| a.window.name.cmp(&b.window.name));
+        briefs
+    }
+    fn window(&self, name: &str) -> Option<WindowStatus> {
+        let windows = self.windows.lock().unwrap();
+        windows.iter().map(|(status, _)| status).find(|status| status.name == name).cloned()
+    }
+    fn id(&self, name: &str) -> Option<WindowId> {
+        let windows = self.windows.lock().unwrap();
+        windows.iter().find(|(status, _)| status.name == name).map(|(_, id)| *id)
+    }
+    fn sync<'a>(
+        &'a self,
+        name: &'a str,
+        wait: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+        Box::pin(async move { self.ask(format!("sync {name} {wait:?}"), name, wait) })
+    }
+    fn resync<'a>(
+        &'a self,
+        name: &'a str,
+        accept: bool,
+        wait: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+        Box::pin(async move { self.ask(format!("resync {name} {accept} {wait:?}"), name, wait) })
+    }
+}
+
+fn brief(status: &WindowStatus) -> Brief {
+    let window = Window {
+        name: status.name.as_str().into(),
+        account: status.account.as_str().into(),
+        mailbox: status.mailbox.as_str().into(),
+        calendar: Calendar::Default,
+        start: Edge::At(status.start),
+        end: Edge::At(status.end),
+        interval: Duration::from_secs_f64(status.interval_s),
+        jitter: 0.2,
+        move_every: Duration::from_secs(7 * 86_400),
+        page_size: 200,
+        body: EventBody::Html,
+        time_zone: "UTC".into(),
+        immutable_ids: false,
+        complete: Complete::Master,
+        audit: None,
+        confirm_after: Duration::from_secs(600),
+    };
+    Brief {
+        window: Arc::new(window),
+        state: status.state,
+        healthy: status.is_healthy(),
+        settled_once: status.settled_once,
+    }
+}
+
+struct Fixture {
+    store: Store,
+    fleet: Arc<Double>,
+    world: World,
+    stopping: watch::Sender<bool>,
+    settings: ApiSettings,
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    /// A store with the windows `alice` and `room a/b`, without events.
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(7, at(NOON));
+        let options = Options { min_free_bytes: 0, ..Options::new(directory.path().join("store")) };
+        let (store, _) = Store::open(&options, &world).unwrap();
+        let fleet = Arc::new(Double::default());
+        let (stopping, _) = watch::channel(false);
+        let settings = ApiSettings::default();
+        let fixture = Self { store, fleet, world, stopping, settings, _directory: directory };
+        fixture.add_window("alice", "alice@contoso.com").await;
+        fixture.add_window("room a/b", "room@contoso.com").await;
+        fixture
+    }
+
+    async fn add_window(&self, name: &str, mailbox: &str) -> WindowId {
+        let edges = Edges { start: at("2026-01-01T00:00:00Z"), end: at("2027-01-01T00:00:00Z") };
+        let wanted = Wanted {
+            name: name.into(),
+            identity: Identity {
+                account: "contoso".into(),
+                tenant: "t".into(),
+                mailbox: mailbox.into(),
+                calendar: Calendar::Default,
+                immutable_ids: false,
+            },
+            shape: Shape {
+                body: EventBody::Html,
+                time_zone: "UTC".into(),
+                complete: Complete::Master,
+            },
+            start: Edge::At(edges.start),
+            end: Edge::At(edges.end),
+            edges,
+        };
+        let id = self.store.attach(vec![wanted], self.world.now()).await.unwrap()[0].id;
+        let status = serde_json::from_value(json!({
+            "name": name, "account": "contoso", "mailbox": mailbox, "calendar": "default",
+            "start": edges.start, "end": edges.end, "state": "settled", "events": 0,
+            "segments": [{"start": edges.start, "end": edges.end, "mode": "delta"}],
+            "last_round": {"number": 982, "at": NOON, "took_ms": 180, "requests": 1, "pages": 1,
+                "created": 0, "updated": 1, "removed": 0},
+            "last_success": "2026-11-21T11:59:00Z", "stale_s": 60.0, "next_due": null,
+            "failures": 0, "resyncs": 0, "last_resync": null, "last_error": null,
+            "settled_once": true, "interval_s": 300.0,
+        }));
+        self.fleet.windows.lock().unwrap().push((status.unwrap(), id));
+        id
+    }
+
+    fn id(&self, name: &str) -> WindowId {
+        self.fleet.id(name).unwrap()
+    }
+
+    /// Writes events that begin at the given hours of the day, and removes others.
+    async fn write(&self, window: WindowId, present: &[(&str, u8, &str)], gone: &[&str]) {
+        let item = |&(id, hour, more): &(&str, u8, &str)| {
+            let start = at(&format!("2026-11-21T{hour:02}:00:00Z"));
+            let end = at(&format!("2026-11-21T{hour:02}:30:00Z"));
+            Item {
+                id: EventId::new(id),
+                kind: Kind::Single,
+                master: None,
+                etag: None,
+                span: Span { start, end },
+                all_day: false,
+                whole: true,
+                content: format!(r#"{{"id":"{id}","subject":"s{hour}"{more}}}"#).into(),
+            }
+        };
+        let removal =
+            |id: &&str| Removal { id: EventId::new(*id).hash(), reason: RemovalReason::Deleted };
+        let mut commit = Commit::new(window, 0, self.world.now());
+        commit.upserts = present.iter().map(item).collect();
+        commit.removals = gone.iter().map(removal).collect();
+        self.store.commit(commit).await.unwrap();
+    }
+
+    /// Writes events as Graph would send them.
+    async fn put(&self, window: WindowId, events: &[Value]) {
+        let mut commit = Commit::new(window, 0, self.world.now());
+        for event in events {
+            let content = event.to_string();
+            let members = crate::mirror::event::Members::parse(content.as_bytes()).unwrap();
+            let when = super::when::Clock::default().when(&members).unwrap();
+            commit.upserts.push(Item {
+                id: EventId::new(event["id"].as_str().unwrap()),
+                kind: Kind::Single,
+                master: None,
+                etag: None,
+                span: Span { start: when.start.at, end: when.end.at },
+                all_day: event["isAllDay"] == true,
+                whole: true,
+                content: content.into(),
+            });
+        }
+        self.store.commit(commit).await.unwrap();
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            store: self.store.clone(),
+            fleet: self.fleet.clone(),
+            world: self.world.clone(),
+            about: Arc::new(About {
+                version: "0.1.0".into(),
+                commit: "abc".into(),
+                target: "x86_64-unknown-linux-gnu".into(),
+                started: at("2026-11-21T11:00:00Z"),
+            }),
+            settings: self.settings.clone(),
+            stopping: self.stopping.subscribe(),
+        }
+    }
+
+    async fn ask(&self, method: &str, uri: &str) -> (StatusCode, HeaderMap, String) {
+        self.ask_with(method, uri, &[]).await
+    }
+
+    async fn ask_with(
+        &self,
+        method: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> (StatusCode, HeaderMap, String) {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        let response = router(self.access()).oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn get(&self, uri: &str) -> Value {
+        let (status, _, body) = self.ask("GET", uri).await;
+        assert_eq!(status, StatusCode::OK, "{uri}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// The lines of an answer of the feed, and its cursor.
+    async fn changes(&self, uri: &str) -> (Vec<Value>, String) {
+        let (status, headers, body) = self.ask("GET", uri).await;
+        assert_eq!(status, StatusCode::OK, "{uri}: {body}");
+        let lines = body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines, headers["x-calmirror-cursor"].to_str().unwrap().to_owned())
+    }
+}
+
+fn ids(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap()).collect()
+}
+
+/// What a line says, in short: `created a`, `removed b`.
+fn told(lines: &[Value]) -> Vec<String> {
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    lines.iter().map(|line| format!("{} {}", word(&line["change"]), word(&line["id"]))).collect()
+}

@@ -1,0 +1,189 @@
+//! The to-do worked off: each series is applied whole, once all it lacks is at hand.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{Effect, Round, deleted};
+use crate::mirror::commit::Commit;
+use crate::mirror::page::{EventHash, Item, Kind};
+use crate::mirror::position::TodoKey;
+use crate::mirror::series::{Listed, Reconciliation, Row};
+use crate::mirror::todo::completable;
+use crate::mirror::window::Complete;
+
+impl Round {
+    /// What the next series on the to-do needs.
+    pub(super) fn pending(&mut self) -> Option<Effect> {
+        let series = self.todo.current()?;
+        let master = series.master.clone();
+        if series.needs_master
+            && let Some(carried) = series.carried_master().cloned()
+        {
+            series.needs_master = false;
+            series.fetched = Some(carried);
+        }
+        Some(if series.needs_master || !series.needs_listing {
+            Effect::Master(master)
+        } else {
+            Effect::Instances(master)
+        })
+    }
+
+    pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Effect {
+        let Some(series) = self.todo.current() else { return self.next(at) };
+        match found {
+            // Something else under that id, or another id: a server in confusion. Later.
+            Some(item)
+                if item.id != series.master
+                    || matches!(item.kind, Kind::Occurrence | Kind::Exception) =>
+            {
+                self.unavailable(at)
+            }
+            Some(item) if item.kind == Kind::Master => {
+                series.needs_master = false;
+                series.fetched = Some(item);
+                if series.needs_listing {
+                    Effect::Instances(series.master.clone())
+                } else {
+                    self.complete(None, at)
+                }
+            }
+            // Gone, or no series any more.
+            _ => Effect::Rows(series.master.clone()),
+        }
+    }
+
+    pub(super) fn instances(&mut self, found: Option<(Listed, Vec<Row>)>, at: Timestamp) -> Effect {
+        let Some(series) = self.todo.current() else { return self.next(at) };
+        match found {
+            Some(found) => self.complete(Some(found), at),
+            // Only the master can tell whether the series is gone.
+            None if series.fetched.is_none() => {
+                series.needs_master = true;
+                self.next(at)
+            }
+            // The master is there, its listing is not: something is in motion. Later.
+            None => self.unavailable(at),
+        }
+    }
+
+    /// A series cannot be made whole in this run: what came and can be shown is shown, nobody
+    /// leaves, and the series stays on the list.
+    pub(super) fn unavailable(&mut self, at: Timestamp) -> Effect {
+        let master_kept = self.place.complete == Complete::Master;
+        let Some(series) = self.todo.current() else { return self.next(at) };
+        series.deferred = true;
+        let master = series.fetched.take().filter(|_| master_kept);
+        let mut upserts: Vec<Item> = series
+            .waiting
+            .values()
+            .filter(|item| match item.kind {
+                Kind::Exception => item.whole,
+                Kind::Occurrence => item.whole || master.is_some(),
+                Kind::Single | Kind::Master => false,
+            })
+            .cloned()
+            .collect();
+        if upserts.is_empty() && master.is_none() {
+            return self.next(at);
+        }
+        upserts.extend(master);
+        let mut commit = self.commit(at);
+        commit.upserts = upserts;
+        Effect::Commit(Box::new(commit))
+    }
+
+    /// Everything a series needs is at hand: it is applied in one commit.
+    pub(super) fn complete(
+        &mut self,
+        listing: Option<(Listed, Vec<Row>)>,
+        at: Timestamp,
+    ) -> Effect {
+        let Some((hash, mut series)) = self.todo.take_current() else { return self.next(at) };
+        let enumerating = self.phase.enumeration().is_some();
+        let mut commit = self.commit(at);
+        commit.done = series.keys(hash);
+        series.waiting.remove(&hash);
+        match listing {
+            Some((listing, rows)) => {
+                let tombstones: BTreeSet<EventHash> =
+                    self.todo.removals().difference(&self.listed_out).copied().collect();
+                let reconciled = Reconciliation {
+                    edges: self.place.edges,
+                    complete: self.place.complete,
+                    membership: !enumerating,
+                    waiting: &series.waiting,
+                    tombstones: &tombstones,
+                }
+                .apply(listing, &rows);
+                for item in &reconciled.upserts {
+                    self.todo.stay(item.id.hash());
+                }
+                commit.upserts = reconciled.upserts;
+                commit.removals = deleted(reconciled.removals);
+            }
+            None => {
+                commit.upserts =
+                    series.waiting.values().filter(|item| completable(item)).cloned().collect()
+            }
+        }
+        if let Some(master) = series.fetched.take()
+            && self.place.complete == Complete::Master
+        {
+            self.came.insert(hash, master.etag.clone());
+            commit.upserts.push(master);
+        }
+        commit.orphans.push(hash);
+        if self.place.seams {
+            self.leave_later(&mut commit);
+        }
+        self.todo.write(&mut commit);
+        if self.too_many(commit.removals.len()) {
+            return self.hold(at);
+        }
+        self.removed += commit.removals.len();
+        self.tombstones_done(&mut commit);
+        commit.position = Some(self.position());
+        Effect::Commit(Box::new(commit))
+    }
+
+    /// What a series no longer has here leaves with the round's other removals.
+    fn leave_later(&mut self, commit: &mut Commit) {
+        for removal in std::mem::take(&mut commit.removals) {
+            if !self.todo.removals().contains(&removal.id) {
+                self.listed_out.insert(removal.id);
+                self.todo.leave(removal.id);
+            }
+        }
+    }
+
+    /// What leaves with its series need not leave, and be counted, once more at the round's end.
+    pub(super) fn tombstones_done(&mut self, commit: &mut Commit) {
+        for removal in &commit.removals {
+            if self.todo.removals().contains(&removal.id) {
+                self.todo.stay(removal.id);
+                commit.done.push(TodoKey::Removal(removal.id));
+            }
+        }
+    }
+
+    /// The series is no more: its rows leave, and what was a series may now be a single event.
+    pub(super) fn gone(&mut self, rows: &[Row], at: Timestamp) -> Effect {
+        let Some((hash, series)) = self.todo.take_current() else { return self.next(at) };
+        // Counted as one: a series ended, however many occurrences it had.
+        if self.too_many(1) {
+            return self.hold(at);
+        }
+        self.removed += 1;
+        let mut commit = self.commit(at);
+        commit.removals = deleted(rows.iter().map(|row| row.id));
+        commit.upserts =
+            series.waiting.values().filter(|item| item.kind == Kind::Single).cloned().collect();
+        commit.orphans.push(hash);
+        commit.done = series.keys(hash);
+        self.tombstones_done(&mut commit);
+        commit.position = Some(self.position());
+        Effect::Commit(Box::new(commit))
+    }
+}

@@ -1,0 +1,199 @@
+//! What a page brings: shown at once, or kept back until its series is whole.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{Effect, Round};
+use crate::mirror::commit::{Commit, Known};
+use crate::mirror::page::{End, EventHash, EventId, Item, Kind, Page};
+use crate::mirror::position::Phase;
+use crate::mirror::series;
+use crate::mirror::status::ResyncReason;
+use crate::mirror::todo::agree;
+use crate::mirror::window::Complete;
+
+impl Round {
+    pub(super) fn page(
+        &mut self,
+        page: Page,
+        known: &BTreeMap<EventHash, Known>,
+        at: Timestamp,
+    ) -> Effect {
+        let mut commit = self.commit(at);
+        let exact = self.place.complete == Complete::Exact;
+        let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
+        let reason = self.phase.enumeration();
+        if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason) {
+            // The first enumeration has nothing to sweep.
+            if reason != ResyncReason::New {
+                let mut seen: Vec<EventHash> = page
+                    .present
+                    .iter()
+                    .filter(|i| i.kind != Kind::Master)
+                    .map(|i| i.id.hash())
+                    .collect();
+                seen.extend(
+                    page.unreadable.iter().filter_map(|u| u.id.as_ref()).map(EventId::hash),
+                );
+                commit.seen = Some((*number, seen));
+            }
+        }
+        // What could not be read is there all the same.
+        for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
+            self.todo.stay(unread.hash());
+        }
+        // Tombstones before masters, which release what waited for them.
+        for id in page.removed {
+            self.tombstone(&id, known.get(&id.hash()));
+        }
+        // Masters first: a page that carries both completes its occurrences at once.
+        let (masters, instances): (Vec<Item>, Vec<Item>) =
+            page.present.into_iter().partition(|item| item.kind == Kind::Master);
+        for item in masters {
+            if reason.is_some() {
+                self.enumerated_master(item, &mut commit)
+            } else {
+                if exact && matches!(known.get(&item.id.hash()), Some(Known::Single)) {
+                    // A single event that became a series: exact windows keep no masters in its place.
+                    self.todo.leave(item.id.hash());
+                }
+                self.wait(item)
+            }
+        }
+        for item in instances {
+            // An occurrence looks the same whichever request brought it.
+            let item =
+                if item.kind == Kind::Occurrence && !exact { series::bare(item) } else { item };
+            let id = item.id.hash();
+            self.todo.stay(id);
+            match (&item.master, item.kind) {
+                (Some(master), Kind::Occurrence | Kind::Exception) if reason.is_some() => {
+                    let master = master.clone();
+                    self.enumerated_instance(item, &master, &mut commit);
+                }
+                (Some(_), Kind::Occurrence | Kind::Exception) => self.wait(item),
+                _ if matches!(known.get(&id), Some(Known::Master)) => {
+                    // A series that became a single event under the master's id: its occurrences
+                    // leave first, and only the master can tell.
+                    let id = item.id.clone();
+                    self.wait(item);
+                    self.todo.touch(&id).needs_master = true;
+                }
+                _ => commit.upserts.push(item),
+            }
+        }
+        self.todo.write(&mut commit);
+        match page.end {
+            End::Next(next) => {
+                self.phase = match (&self.phase, reason) {
+                    (Phase::Enumerating { page, .. }, Some(reason)) => {
+                        Phase::Enumerating { next: Some(next), reason, page: page + 1 }
+                    }
+                    _ => Phase::Following { next },
+                };
+                self.finish(commit)
+            }
+            End::Delta(delta) => match reason {
+                Some(reason) => {
+                    self.phase = Phase::Sweeping { delta, reason };
+                    if reason == ResyncReason::New && self.todo.is_empty() {
+                        return self.settle(commit, Vec::new(), at);
+                    }
+                    self.finish(commit)
+                }
+                None => {
+                    self.phase = Phase::Completing { delta };
+                    let apart = self.place.seams && !self.todo.removals().is_empty();
+                    if self.todo.current().is_some() || apart {
+                        return self.finish(commit);
+                    }
+                    commit.lazy = idle && self.todo.is_empty();
+                    let removals = self.tombstones();
+                    self.settle(commit, removals, at)
+                }
+            },
+        }
+    }
+
+    /// A master in an enumeration completes what waits for it, and what is still to come.
+    pub(super) fn enumerated_master(&mut self, item: Item, commit: &mut Commit) {
+        if self.place.complete == Complete::Exact {
+            return;
+        }
+        if !item.whole {
+            self.todo.touch(&item.id).needs_master = true;
+            return;
+        }
+        let id = item.id.hash();
+        commit.upserts.extend(self.todo.release(id, &item.etag));
+        self.came.insert(id, item.etag.clone());
+        commit.upserts.push(item);
+    }
+
+    /// An occurrence or exception in an enumeration: shown at once if its master came.
+    pub(super) fn enumerated_instance(
+        &mut self,
+        item: Item,
+        master: &EventId,
+        commit: &mut Commit,
+    ) {
+        let exact = self.place.complete == Complete::Exact;
+        let hash = master.hash();
+        let at_hand = match item.kind {
+            Kind::Exception => item.whole,
+            _ => !exact && self.came.get(&hash).is_some_and(|etag| agree(&item.etag, etag)),
+        };
+        if at_hand {
+            self.todo.forget_waiting(hash, item.id.hash());
+            commit.upserts.push(item);
+            return;
+        }
+        let needs_listing = exact || item.kind == Kind::Exception;
+        let series = self.todo.touch(master);
+        series.needs_master |= !needs_listing;
+        series.needs_listing |= needs_listing;
+        self.todo.hold_back(master, item);
+    }
+
+    /// Anything of a series in an incremental round waits for the series to be whole.
+    pub(super) fn wait(&mut self, item: Item) {
+        let master = match (&item.master, item.kind) {
+            (Some(master), Kind::Occurrence | Kind::Exception) => master.clone(),
+            _ => item.id.clone(),
+        };
+        self.doubt(&master);
+        self.todo.hold_back(&master, item);
+    }
+
+    /// The mirror's idea of a series is no longer to be trusted.
+    pub(super) fn doubt(&mut self, master: &EventId) {
+        let exact = self.place.complete == Complete::Exact;
+        let series = self.todo.touch(master);
+        series.needs_master = !exact;
+        series.needs_listing = true;
+        series.deferred = false;
+    }
+
+    pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&Known>) {
+        let hash = id.hash();
+        self.listed_out.remove(&hash);
+        // The last word wins over what an earlier page carried.
+        if let Some(master) = self.todo.holder(hash) {
+            self.todo.forget_waiting(master, hash);
+            self.todo.leave(hash);
+        }
+        match known {
+            None | Some(Known::Unknown) => {}
+            Some(Known::Master) => self.doubt(id),
+            Some(Known::Single) => self.todo.leave(hash),
+            Some(Known::Instance { master }) => {
+                // In an enumeration the pages and the sweep decide who is a member.
+                if self.phase.enumeration().is_none() {
+                    self.doubt(master);
+                }
+                self.todo.leave(hash);
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What a service manager is told: ready, reloading, stopping, alive, and a line of status
+//! (`sd_notify(3)`).
+//!
+//! Without `$NOTIFY_SOCKET` nobody is told anything. A message that cannot be sent is lost: the
+//! manager draws its own conclusions, and no daemon ends because nobody listens to it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The manager's receiving end is full only while the manager itself is in trouble.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a status line is renewed where no watchdog asks for more.
+const RENEW: Duration = Duration::from_secs(10);
+
+/// Tells the service manager. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Notify {
+    socket: Option<Arc<str>>,
+    watchdog: Option<Duration>,
+}
+
+impl Notify {
+    /// As the environment of the process with this id says: `NOTIFY_SOCKET`, a path or an abstract
+    /// name after `@`; `WATCHDOG_USEC`, unless `WATCHDOG_PID` means another process.
+    pub fn new(environment: &BTreeMap<String, String>, process: u32) -> Self {
+        let socket = environment.get("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+        let ours = match environment.get("WATCHDOG_PID") {
+            Some(pid) => pid.parse() == Ok(process),
+            None => true,
+        };
+        let watchdog = environment
+            .get("WATCHDOG_USEC")
+            .filter(|_| ours)
+            .and_then(|usec| usec.parse().ok())
+            .filter(|usec| *usec > 0)
+            .map(Duration::from_micros);
+        Self { socket: socket.map(|name| name.as_str().into()), watchdog }
+    }
+
+    /// Whether anybody listens.
+    pub fn is_heard(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// How often [`Notify::alive`] is wanted: twice within the watchdog's time, and not so seldom
+    /// that the status line grows old.
+    pub fn rhythm(&self) -> Duration {
+        self.watchdog.map_or(RENEW, |watchdog| (watchdog / 2).min(RENEW))
+    }
+
+    /// Starting, or a reload, is over.
+    pub fn ready(&self, status: &str) {
+        self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// Starting or stopping takes longer: nothing is wrong for so long from now.
+    pub fn extend(&self, by: Duration, status: &str) {
+        let usec = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
+        self.send(&[NotifyState::ExtendTimeoutUsec(usec), NotifyState::Status(status)]);
+    }
+
+    /// A reload begins. The time stands in the same datagram: the manager tells by it whether this
+    /// is the reload it has asked for.
+    pub fn reloading(&self) {
+        let mut states = vec![NotifyState::Reloading];
+        states.extend(NotifyState::monotonic_usec_now());
+        self.send(&states);
+    }
+
+    /// The process is about to end.
+    pub fn stopping(&self) {
+        self.send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    }
+
+    /// Whoever calls this is alive, and how things are.
+    pub fn alive(&self, status: &str) {
+        let mut states = vec![NotifyState::Status(status)];
+        states.extend(self.watchdog.map(|_| NotifyState::Watchdog));
+        self.send(&states);
+    }
+
+    /// How things are, without a word on whether whoever calls this is well.
+    pub fn status(&self, status: &str) {
+        self.send(&[NotifyState::Status(status)]);
+    }
+
+    fn send(&self, states: &[NotifyState<'_>]) {
+        let Some(socket) = &self.socket else { return };
+        let mut message = String::new();
+        for state in states {
+            // One assignment a line; a line break in a status would begin another one. Writing to
+            // a String cannot fail.
+            writeln!(message, "{}", state.to_string().replace(char::is_control, " ")).ok();
+        }
+        if let Err(error) = deliver(socket, &message) {
+            tracing::debug!(%error, "the service manager was not told");
+        }
+    }
+}
+
+fn deliver(socket: &str, message: &str) -> io::Result<()> {
+    let address = match socket.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    let datagram = UnixDatagram::unbound()?;
+    datagram.set_write_timeout(Some(PATIENCE))?;
+    datagram.connect_addr(&address)?;
+    datagram.send(message.as_bytes())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn received(manager: &UnixDatagram) -> String {
+        let mut buffer = [0; 512];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_manager_hears_each_message_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let place = path.display().to_string();
+        let notify = Notify::new(
+            &environment(&[("NOTIFY_SOCKET", &place), ("WATCHDOG_USEC", "30000000")]),
+            7,
+        );
+        notify.ready("2 windows: 2 settled");
+        assert_eq!(received(&manager), "READY=1\nSTATUS=2 windows: 2 settled\n");
+        notify.alive("a refusal\nREADY=1");
+        assert_eq!(received(&manager), "STATUS=a refusal READY=1\nWATCHDOG=1\n");
+        notify.extend(Duration::from_secs(30), "opening");
+        assert_eq!(received(&manager), "EXTEND_TIMEOUT_USEC=30000000\nSTATUS=opening\n");
+        notify.stopping();
+        assert_eq!(received(&manager), "STOPPING=1\nSTATUS=stopping\n");
+    }
+
+    #[test]
+    fn a_reload_carries_its_time_in_the_same_datagram() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let place = path.display().to_string();
+        let notify = Notify::new(&environment(&[("NOTIFY_SOCKET", &place)]), 7);
+        let before = monotonic();
+        notify.reloading();
+        let heard = received(&manager);
+        let time: u64 = heard
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .and_then(|rest| rest.trim_end().parse().ok())
+            .unwrap_or_else(|| panic!("{heard}"));
+        assert!((before..=monotonic()).contains(&time));
+        notify.alive("x");
+        assert_eq!(received(&manager), "STATUS=x\n", "no watchdog, no keep-alive");
+    }
+
+    fn monotonic() -> u64 {
+        let NotifyState::MonotonicUsec(usec) = NotifyState::monotonic_usec_now().unwrap() else {
+            unreachable!("it is what it is called")
+        };
+        u64::try_from(usec).unwrap()
+    }
+
+    #[test]
+    fn an_abstract_socket_is_a_socket_and_nobody_is_nobody() {
+        let name = format!("calmirror-notify-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        let notify = Notify::new(&environment(&[("NOTIFY_SOCKET", &format!("@{name}"))]), 7);
+        notify.ready("up");
+        assert_eq!(received(&manager), "READY=1\nSTATUS=up\n");
+
+        for silent in [
+            Notify::default(),
+            Notify::new(&environment(&[("NOTIFY_SOCKET", "")]), 7),
+            Notify::new(&environment(&[("NOTIFY_SOCKET", "/nowhere/notify")]), 7),
+        ] {
+            silent.ready("nobody hears this, and nothing happens");
+        }
+    }
+
+    #[test]
+    fn the_watchdog_of_another_process_is_not_ours() {
+        for (pid, usec, rhythm) in [
+            (None, "4000000", Duration::from_secs(2)),
+            (Some("7"), "4000000", Duration::from_secs(2)),
+            (Some("8"), "4000000", RENEW),
+            (None, "3600000000", RENEW),
+            (None, "0", RENEW),
+            (None, "soon", RENEW),
+        ] {
+            let mut environment = environment(&[("WATCHDOG_USEC", usec)]);
+            environment.extend(pid.map(|pid| ("WATCHDOG_PID".to_owned(), pid.to_owned())));
+            assert_eq!(Notify::new(&environment, 7).rhythm(), rhythm, "{pid:?} {usec}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A Graph that lies: pages that are good JSON, or nearly, and say what cannot be.
+//!
+//! A lie concerns what stands on the page (its first event, where it concerns one), so that what a
+//! client had before is at stake; where the page is empty it makes something up.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What is said that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lie {
+    /// Every id on the page has its letters in the other case.
+    OtherCase,
+    /// The first event stands there twice: as another state with another etag, then as it is.
+    Twice,
+    /// A tombstone for the first event, then the event.
+    RemovedAndThere,
+    /// An event, then a tombstone of the same id, which nobody ever heard of.
+    ThereAndRemoved,
+    /// An occurrence that is its own master.
+    OwnMaster,
+    /// Two occurrences, each the other's master.
+    Circle,
+    /// An occurrence of a master that is not there.
+    Orphan,
+    /// The first event's dates do not parse.
+    BadDates,
+    /// The first event ends before it starts.
+    Backwards,
+    /// The first event's start is in a zone nobody knows.
+    BadZone,
+    /// An event whose id is empty.
+    EmptyId,
+    /// An event whose id has 5,000 characters.
+    LongId,
+    /// Nulls, numbers, strings and lists where events belong.
+    NoObjects,
+    /// The first event carries a value nested a hundred thousand deep.
+    Deep,
+    /// An event whose members stand there twice, with other values, and ids that disagree.
+    DoubleMembers,
+    /// Ten thousand events.
+    TenThousand,
+    /// An event of 60 MiB.
+    SixtyMebibytes,
+}
+
+impl Lie {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::OtherCase,
+        Self::Twice,
+        Self::RemovedAndThere,
+        Self::ThereAndRemoved,
+        Self::OwnMaster,
+        Self::Circle,
+        Self::Orphan,
+        Self::BadDates,
+        Self::Backwards,
+        Self::BadZone,
+        Self::EmptyId,
+        Self::LongId,
+        Self::NoObjects,
+        Self::Deep,
+        Self::DoubleMembers,
+        Self::TenThousand,
+        Self::SixtyMebibytes,
+    ];
+
+    /// The page up to the end of its items, `head`, with the lie told.
+    pub(super) fn tell(self, head: &[u8]) -> Vec<u8> {
+        let text = [head, b"]}"].concat();
+        let Ok(Value::Object(mut page)) = serde_json::from_slice(&text) else {
+            return head.to_vec();
+        };
+        let Some(Value::Array(mut items)) = page.remove("value") else { return head.to_vec() };
+        let first = items.iter().position(|item| item.get("@removed").is_none());
+        let mut raw: Vec<String> = Vec::new();
+        match self {
+            Self::OtherCase => items.iter_mut().for_each(other_case),
+            Self::Twice | Self::RemovedAndThere => {
+                let at = first.unwrap_or_else(|| {
+                    items.push(made_up("AAMkADTwiceAAA="));
+                    items.len() - 1
+                });
+                let before = match self {
+                    Self::Twice => {
+                        let mut older = items[at].clone();
+                        older["@odata.etag"] = "W/\"older\"".into();
+                        older["subject"] = "An older state".into();
+                        older
+                    }
+                    _ => tombstone(items[at]["id"].clone()),
+                };
+                items.insert(at, before);
+            }
+            Self::ThereAndRemoved => {
+                items.push(made_up("AAMkADCameAndWentAAA="));
+                items.push(tombstone("AAMkADCameAndWentAAA=".into()));
+            }
+            Self::OwnMaster => items.push(occurrence("AAMkADOwnAAA=", "AAMkADOwnAAA=")),
+            Self::Circle => {
+                items.push(occurrence("AAMkADCircleAAA=", "AAMkADCircleBAA="));
+                items.push(occurrence("AAMkADCircleBAA=", "AAMkADCircleAAA="));
+            }
+            Self::Orphan => items.push(occurrence("AAMkADOrphanAAA=", "AAMkADNobodyAAA=")),
+            Self::BadDates | Self::Backwards | Self::BadZone => {
+                let at = first.unwrap_or_else(|| {
+                    items.push(made_up("AAMkADDatesAAA="));
+                    items.len() - 1
+                });
+                let item = &mut items[at];
+                match self {
+                    Self::BadDates => item["start"]["dateTime"] = "2026-02-31T25:61:00".into(),
+                    Self::Backwards => {
+                        item["end"] =
+                            json!({"dateTime": "1999-12-31T23:59:59.0000000", "timeZone": "UTC"});
+                    }
+                    _ => item["start"]["timeZone"] = "Middle Earth Standard Time".into(),
+                }
+                // Dates of masters mean nothing.
+                if item["type"] == "seriesMaster" {
+                    item["type"] = "singleInstance".into();
+                }
+            }
+            Self::EmptyId => items.push(made_up("")),
+            Self::LongId => items.push(made_up(&"AAMk".repeat(1250))),
+            Self::NoObjects => {
+                items.extend([json!(null), json!(7), json!("event"), json!([1, {}]), json!(true)]);
+            }
+            Self::Deep => {
+                let mut event = match first {
+                    Some(at) => items.remove(at),
+                    None => made_up("AAMkADDeepAAA="),
+                };
+                event["extension"] = "DEEP".into();
+                let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+                raw.push(event.to_string().replace("\"DEEP\"", &nested));
+            }
+            Self::DoubleMembers => {
+                let (one, two) = ("AAMkADDoubleAAA=", "AAMkADDoubleBAA=");
+                let one = made_up(one).to_string();
+                let two = made_up(two).to_string();
+                raw.push(format!("{},{}", one.trim_end_matches('}'), two.trim_start_matches('{')));
+            }
+            Self::TenThousand => {
+                items.extend((0..10_000).map(|n| made_up(&format!("AAMkADMany{n:05}AAA="))));
+            }
+            Self::SixtyMebibytes => {
+                let mut event = made_up("AAMkADHugeAAA=");
+                event["body"] = json!({"contentType": "html", "content": "x".repeat(60 << 20)});
+                items.push(event);
+            }
+        }
+        let context = page.get("@odata.context").cloned().unwrap_or_default();
+        let items = items.iter().map(Value::to_string).chain(raw).collect::<Vec<_>>().join(",");
+        format!("{{\"@odata.context\":{context},\"value\":[{items}").into_bytes()
+    }
+}
+
+/// An event that is in no calendar.
+fn made_up(id: &str) -> Value {
+    json!({
+        "@odata.type": "#microsoft.graph.event",
+        "@odata.etag": "W/\"made-up\"",
+        "id": id,
+        "type": "singleInstance",
+        "seriesMasterId": null,
+        "subject": "There is no such event",
+        "isAllDay": false,
+        "start": {"dateTime": "2026-11-20T09:00:00.0000000", "timeZone": "UTC"},
+        "end": {"dateTime": "2026-11-20T10:00:00.0000000", "timeZone": "UTC"},
+    })
+}
+
+fn occurrence(id: &str, master: &str) -> Value {
+    let mut event = made_up(id);
+    event["type"] = "occurrence".into();
+    event["seriesMasterId"] = master.into();
+    event
+}
+
+fn tombstone(id: Value) -> Value {
+    json!({"@odata.type": "#microsoft.graph.event", "id": id, "@removed": {"reason": "deleted"}})
+}
+
+fn other_case(item: &mut Value) {
+    for name in ["id", "seriesMasterId"] {
+        if let Some(Value::String(id)) = item.get_mut(name) {
+            *id = id
+                .chars()
+                .map(|c| match c.is_ascii_lowercase() {
+                    true => c.to_ascii_uppercase(),
+                    false => c.to_ascii_lowercase(),
+                })
+                .collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+    use super::*;
+
+    #[test]
+    fn a_lie_leaves_a_page_that_goes_on_with_its_link() {
+        let event = made_up("AAMkADThereAAA=");
+        for items in [String::new(), event.to_string()] {
+            let head = format!("{{\"@odata.context\":\"c\",\"value\":[{items}");
+            for lie in Lie::ALL.into_iter().filter(|lie| *lie != Lie::Deep) {
+                let mut told = lie.tell(head.as_bytes());
+                told.extend_from_slice(b"]}");
+                let page: Value = serde_json::from_slice(&told).unwrap();
+                assert_eq!(page["@odata.context"], "c", "{lie:?}");
+                let unchanged = told == format!("{head}]}}").as_bytes();
+                assert!(!unchanged || (lie == Lie::OtherCase && items.is_empty()), "{lie:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the supervisor tells the service manager, and what it does with workers in trouble.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::os::unix::net::UnixDatagram;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+
+use super::*;
+use crate::graph::transport::{Body, TransportError};
+use crate::graph::{Account, Budgets, Client, Credential, Transport};
+use crate::mirror::window::{Calendar, Complete, Edge};
+use crate::store::{Options, Store};
+
+/// A Graph that never answers.
+struct Silence;
+
+impl Transport for Silence {
+    fn send(
+        &self,
+        _: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+fn window(name: &str) -> Window {
+    Window {
+        name: name.into(),
+        account: "contoso".into(),
+        mailbox: name.into(),
+        calendar: Calendar::Default,
+        start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
+        end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
+        interval: Duration::from_secs(60),
+        jitter: 0.2,
+        move_every: Duration::from_secs(7 * 86_400),
+        page_size: 20,
+        body: crate::mirror::window::Body::Html,
+        time_zone: "UTC".into(),
+        immutable_ids: false,
+        complete: Complete::Master,
+        audit: None,
+        confirm_after: Duration::from_secs(600),
+    }
+}
+
+struct Ground {
+    directory: TempDir,
+    supervisor: Supervisor,
+    manager: UnixDatagram,
+}
+
+impl Ground {
+    /// Two windows whose Graph is silent, and a service manager that listens.
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let options = Options::new(directory.path().join("store"));
+        let (store, _) = Store::open(&options, &world).unwrap();
+        let transport: Arc<dyn Transport> = Arc::new(Silence);
+        let client = Client::new(
+            transport.clone(),
+            "http://127.0.0.1:1/v1.0",
+            Budgets::new(8, 3),
+            world.clone(),
+            Duration::from_secs(100),
+        )
+        .unwrap();
+        let account = Account {
+            name: "contoso".into(),
+            tenant: "t".into(),
+            client_id: "c".into(),
+            credential: Credential::SecretFile(directory.path().join("none")),
+            login_url: "http://127.0.0.1:1".into(),
+            scope: "http://127.0.0.1:1/.default".into(),
+        };
+        let tokens = Tokens::new(account, transport, world.clone());
+        let mut supervisor =
+            Supervisor::new(Services { store, client, world }, Duration::from_secs(86_400));
+        let post = |name: &str| Post {
+            identity: Identity {
+                account: "contoso".into(),
+                tenant: "t".into(),
+                mailbox: name.into(),
+                calendar: Calendar::Default,
+                immutable_ids: false,
+            },
+            window: Arc::new(window(name)),
+            tokens: tokens.clone(),
+        };
+        supervisor.start(vec![post("alice"), post("bob")]).await.unwrap();
+
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "4000000")];
+        let environment =
+            environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        supervisor.announce(Notify::new(&environment, 7));
+        Self { directory, supervisor, manager }
+    }
+
+    fn heard(&self) -> String {
+        self.manager.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 512];
+        match self.manager.recv(&mut buffer) {
+            Ok(length) => String::from_utf8(buffer[..length].to_vec()).unwrap(),
+            Err(_) => String::new(),
+        }
+    }
+
+    async fn end(self) {
+        let store = self.supervisor.services.store.clone();
+        assert!(self.supervisor.drain(Duration::from_secs(30)).await);
+        store.close().await.unwrap();
+        drop(self.directory);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watchdog_is_fed_by_the_loop_and_by_nothing_else() {
+    let mut ground = Ground::new().await;
+    assert_eq!(ground.heard(), "READY=1\nSTATUS=2 windows: 2 enumerating\n");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(ground.heard(), "", "nobody turns the loop");
+    let turning = ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(5)));
+    turning.await.unwrap();
+    for _ in 0..3 {
+        let heard = ground.heard();
+        assert!(heard.starts_with("STATUS=2 windows"), "{heard:?}");
+        assert!(heard.ends_with("\nWATCHDOG=1\n"), "{heard:?}");
+    }
+    assert_eq!(ground.heard(), "", "at 0, 2 and 4 s");
+    ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_worker_is_restarted_and_counted() {
+    let mut ground = Ground::new().await;
+    let supervisor = &mut ground.supervisor;
+    let (name, running) = {
+        let (id, running) = supervisor.names.iter().next().unwrap();
+        (*id, running.clone())
+    };
+    supervisor.names.remove(&name);
+    let stuck = supervisor.workers.spawn(async { Ok(Ended::Stuck) });
+    supervisor.names.insert(stuck.id(), running);
+    supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+    assert_eq!(supervisor.names.len(), 2, "another worker took the window up");
+    assert_eq!(supervisor.fleet.restarts(), 1);
+    let summary = supervisor.fleet.summary();
+    assert!(summary.ends_with("; restarted workers: 1"), "{summary}");
+    ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_holds_its_thread_starves_the_watchdog() {
+    let ground = Ground::new().await;
+    // Their tasks run for the first time, and then this test lets them run no more.
+    tokio::task::yield_now().await;
+    ground.heard();
+    ground.supervisor.look();
+    assert!(ground.heard().contains("WATCHDOG=1"));
+    // The clock moves at its first poll; nobody else is scheduled, as if a worker did not let go.
+    let past = tokio::time::advance(MOTIONLESS + Duration::from_secs(1)).now_or_never();
+    assert!(past.is_none());
+    ground.supervisor.look();
+    assert_eq!(ground.heard(), "STATUS=stuck: the worker of alice holds its thread\n");
+    ground.end().await;
+}

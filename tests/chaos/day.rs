@@ -1,0 +1,334 @@
+//! A day, or several, in the life of a daemon: everything happens at once, then peace, then the
+//! comparison.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::mirror::window::{Edges, Window};
+use calmirror::simulator::{
+    Behaviour, Fault, Faults, Mutation, Planned, Refusal, Simulator, Trouble,
+};
+use calmirror::world::World;
+use futures_util::future::BoxFuture;
+use jiff::SignedDuration;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::compare::{assert_same, folded, mirror, truth_as_asked};
+use crate::follower::Followers;
+use crate::memory::Memory;
+use crate::organisation::{Tracked, organisation};
+use crate::rig::{Rig, noon};
+
+/// Things that happen in the course of a day.
+const HAPPENINGS: u32 = 100;
+
+/// What a day came to. The same seed comes to the same.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Outcome {
+    windows: u64,
+    events: u64,
+    requests: u64,
+    failures: u64,
+    changes: u64,
+    resyncs: u64,
+    restarts: u64,
+    /// Of every request in its order, and of all that readers saw in the end.
+    digest: u64,
+}
+
+impl Outcome {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.windows += other.windows;
+        self.events += other.events;
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.changes += other.changes;
+        self.resyncs += other.resyncs;
+        self.restarts += other.restarts;
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} windows, {} events in the end, {} requests ({} failed), {} changes followed, \
+             {} resyncs, {} restarts",
+            self.windows,
+            self.events,
+            self.requests,
+            self.failures,
+            self.changes,
+            self.resyncs,
+            self.restarts
+        )
+    }
+}
+
+/// Graph, and a digest of all it was asked.
+struct Tape {
+    graph: Memory,
+    digest: Arc<Mutex<DefaultHasher>>,
+}
+
+impl Transport for Tape {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        request.uri().hash(&mut *self.digest.lock().unwrap());
+        self.graph.send(request)
+    }
+}
+
+/// The daemon, its readers, and what they are about.
+struct Life {
+    seed: u64,
+    directory: TempDir,
+    world: World,
+    simulator: Simulator,
+    tracked: Vec<Tracked>,
+    followers: Followers,
+    digest: Arc<Mutex<DefaultHasher>>,
+    restarts: u64,
+}
+
+/// One process.
+struct Process {
+    rig: Rig,
+    following: JoinHandle<()>,
+}
+
+impl Life {
+    async fn start(&self) -> Process {
+        let windows = self.tracked.iter().map(|t| t.window.clone()).collect();
+        let graph = Memory(self.simulator.clone());
+        let transport = Arc::new(Tape { graph, digest: self.digest.clone() });
+        let rig = Rig::start(self.directory.path(), transport, &self.world, windows).await;
+        let following = self.followers.follow(&rig.store);
+        Process { rig, following }
+    }
+
+    async fn restart(&mut self, process: Process, crash: bool) -> Process {
+        let Process { rig, following } = process;
+        following.abort();
+        following.await.ok();
+        if crash {
+            rig.crash().await;
+        } else {
+            rig.stop().await;
+        }
+        self.restarts += 1;
+        self.start().await
+    }
+
+    /// Readers are told nothing false: what the calendar lists is noted as it changes.
+    fn look(&self, concerned: Option<&Mutation>) {
+        for Tracked { window, calendar } in &self.tracked {
+            let here = concerned.is_none_or(|mutation| {
+                *mutation.mailbox == *window.mailbox && mutation.calendar == *calendar
+            });
+            if here && never_flickers(window) {
+                let (start, end) = (window.start.resolve(noon()), window.end.resolve(noon()));
+                let ids = self.simulator.listed(
+                    &window.mailbox,
+                    calendar.as_deref(),
+                    start,
+                    end,
+                    window.immutable_ids,
+                );
+                self.followers.listed(&window.name, ids);
+            }
+        }
+    }
+
+    /// Something in a calendar changes.
+    fn step(&self) {
+        let mutation = self.simulator.step();
+        self.look(mutation.as_ref());
+    }
+
+    /// Trouble that stays for some requests, to one mailbox or to all.
+    fn trouble(&self, rng: &mut fastrand::Rng) {
+        let mailboxes = self.simulator.mailboxes();
+        let whom = mailboxes[rng.usize(0..mailboxes.len())].clone();
+        let how = [
+            Trouble::NotEnabled,
+            Trouble::Inactive,
+            Trouble::ResourceNotFound,
+            Trouble::InvalidUser,
+            Trouble::RequestResourceNotFound,
+            Trouble::Empty,
+            Trouble::ItemNotFound,
+            Trouble::AccessDenied,
+            Trouble::DelegatedDenied,
+            Trouble::InsufficientClaims,
+        ][rng.usize(0..10)];
+        let refusal = [
+            Refusal::WrongSecret,
+            Refusal::UnknownTenant,
+            Refusal::InvalidGrant,
+            Refusal::InteractionRequired,
+            Refusal::TemporarilyUnavailable,
+        ][rng.usize(0..5)];
+        let fault = match rng.u8(0..20) {
+            0..6 => Fault::Mailbox { how },
+            6..8 => {
+                self.simulator.expire_tokens();
+                let planned = Planned::once(Fault::SignIn { how: refusal });
+                return self.simulator.plan(planned.times(rng.u32(1..4)));
+            }
+            8 => Fault::ClaimsChallenge,
+            9..11 => Fault::Stall,
+            11 => Fault::SlowBody { every: rng.u64(100..2000) },
+            12 => Fault::StickyGatewayTimeout { above: 1 },
+            13 => Fault::BadRequest,
+            14 if self.seed.is_multiple_of(8) => Fault::EndlessBody,
+            15 if self.seed.is_multiple_of(8) => Fault::Bomb,
+            14.. => Fault::Throttled {
+                retry_after: ["0", "7200", "0.5", "date:-5", "date:90", "soon", ""]
+                    .map(str::to_owned)
+                    .get(rng.usize(0..7))
+                    .cloned(),
+            },
+        };
+        self.simulator.plan(Planned::once(fault).mailbox(&whom).times(rng.u32(1..6)));
+    }
+}
+
+/// A disk of memory where there is one: what survives a power cut is for other tests.
+fn directory() -> TempDir {
+    let memory = PathBuf::from("/dev/shm");
+    tempfile::tempdir_in(&memory).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Lives through a seed; panics unless it ends in the truth.
+pub(crate) async fn live(seed: u64) -> Outcome {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let world = World::simulated(seed, noon());
+    let (simulator, tracked) = organisation(seed, &mut rng, &world);
+    let mut life = Life {
+        seed,
+        directory: directory(),
+        world,
+        simulator: simulator.clone(),
+        tracked,
+        followers: Followers::default(),
+        digest: Arc::default(),
+        restarts: 0,
+    };
+    life.look(None);
+    let mailboxes = simulator.mailboxes();
+    let mut process = life.start().await;
+    let mut leapt = false;
+    // Seeds differ in temper as well.
+    let (restarts, leaps) = (rng.u8(0..3), rng.u8(0..4) == 0);
+    for _ in 0..HAPPENINGS {
+        match rng.u8(0..32) {
+            0 | 1 => {
+                simulator.kill_tokens(
+                    rng.bool().then(|| mailboxes[rng.usize(0..mailboxes.len())].as_str()),
+                );
+            }
+            2 => simulator.expire_tokens(),
+            // In mid-round, whatever is under way.
+            3 | 4 if restarts > 0 => {
+                let crash = rng.u8(0..3) < restarts;
+                process = life.restart(process, crash).await;
+            }
+            5 => {
+                let name = &life.tracked[rng.usize(0..life.tracked.len())].window.name;
+                process.rig.fleet.resync(name, false, None).await.unwrap();
+            }
+            6 => simulator.set_faults(Faults::by_rate(rng.f64() * 0.4)),
+            7 => simulator.clear_faults(),
+            8 | 9 => life.trouble(&mut rng),
+            10 => {
+                // Graph is another tomorrow; the links of today mean nothing to it.
+                simulator.set_behaviour(Behaviour::by_seed(rng.u64(..)));
+                simulator.kill_tokens(None);
+            }
+            11 if rng.bool() => {
+                // The machine slept.
+                tokio::time::advance(Duration::from_secs(rng.u64(3600..4 * 86_400))).await;
+            }
+            12 if leaps => {
+                life.world.leap(SignedDuration::from_secs(rng.i64(-7200..3 * 86_400)));
+                leapt = true;
+            }
+            13 => (0..rng.u8(5..40)).for_each(|_| life.step()),
+            _ => life.step(),
+        }
+        let most = if rng.u8(0..10) == 0 { 900_000 } else { 20_000 };
+        tokio::time::sleep(Duration::from_millis(rng.u64(0..most))).await;
+    }
+    simulator.clear_faults();
+    let outcome = life.judge(&process, leapt).await;
+    process.following.abort();
+    process.rig.stop().await;
+    outcome
+}
+
+impl Life {
+    /// The faults have stopped: mirror, feed, readers and truth are one.
+    async fn judge(&self, process: &Process, leapt: bool) -> Outcome {
+        let Self { seed, simulator, .. } = self;
+        let store = &process.rig.store;
+        let mut outcome = Outcome { restarts: self.restarts, ..Outcome::default() };
+        for Tracked { window, calendar } in &self.tracked {
+            let what = format!("seed {seed}, {}", window.name);
+            let status = process.rig.settle(&window.name, 60).await;
+            let id = process.rig.fleet.id(&window.name).unwrap();
+            let edges = Edges { start: status.start, end: status.end };
+            let mirrored = mirror(store, id).await;
+            let real = truth_as_asked(simulator, window, calendar.as_deref(), edges).await;
+            assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
+            assert_same(&format!("feed and mirror, {what}"), &folded(store, id).await, &mirrored);
+            assert_eq!(status.events, mirrored.len() as u64, "count, {what}");
+            self.followers.with(&window.name, |followed| {
+                assert_same(&format!("follower and mirror, {what}"), &followed.events, &mirrored);
+                if never_flickers(window) {
+                    let lies = &followed.lies;
+                    assert!(lies.is_empty(), "removals that were none, {what}: {lies:#?}");
+                }
+                outcome.changes += followed.changes;
+            });
+            outcome.windows += 1;
+            outcome.events += status.events;
+            outcome.resyncs += status.resyncs;
+            let mut digest = self.digest.lock().unwrap();
+            mirrored.iter().for_each(|(id, event)| (id, event.to_string()).hash(&mut *digest));
+        }
+        let statistics = simulator.statistics();
+        for (mailbox, tally) in &statistics.mailboxes {
+            let what = format!("seed {seed}, {mailbox}");
+            // A process that starts anew knows nothing of a pause that its forerunner was told
+            // of, and Graph's clock is not to be set back within one.
+            if self.restarts == 0 && !leapt {
+                assert_eq!(tally.during_pause, 0, "asked during a pause, {what}");
+            }
+            assert!(tally.max_concurrent <= 3, "{} at once, {what}", tally.max_concurrent);
+            assert!(leapt || tally.max_in_10_minutes < 10_000, "{what}");
+            assert_eq!(tally.mixed_forms, 0, "a stream was asked in two forms, {what}");
+        }
+        assert_eq!(statistics.unknown_tokens, 0, "seed {seed}");
+        outcome.requests = statistics.total.requests;
+        let answered = statistics.total.statuses.get(&200).copied().unwrap_or_default();
+        outcome.failures = outcome.requests - answered;
+        outcome.digest = self.digest.lock().unwrap().finish();
+        outcome
+    }
+}
+
+/// Whether what the calendar listed all the time is in the mirror all the time: edges that move
+/// let go, and an event that moves over the seam of two segments may be away for a moment.
+fn never_flickers(window: &Window) -> bool {
+    let edges = Edges { start: window.start.resolve(noon()), end: window.end.resolve(noon()) };
+    !window.start.is_relative() && edges.segments().len() == 1
+}

@@ -1,0 +1,94 @@
+//! A reader that lives through it all: it follows the feed from the beginning, commit by commit,
+//! and believes what it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use calmirror::mirror::change::{ChangeKind, RemovalReason};
+use calmirror::store::{Changes, Store};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::compare::Events;
+
+/// What a reader has made of the feed of one window.
+#[derive(Default)]
+pub(crate) struct Followed {
+    pub(crate) events: Events,
+    /// Ids that the calendar lists now.
+    pub(crate) listed: BTreeSet<String>,
+    /// Ids that it listed once and then no more: their removal may have been true.
+    pub(crate) once_absent: BTreeSet<String>,
+    /// Ids that were said to be deleted although they had been there all the time.
+    pub(crate) lies: BTreeSet<String>,
+    pub(crate) changes: u64,
+}
+
+/// Followers of all windows. Clones are the same ones.
+#[derive(Clone, Default)]
+pub(crate) struct Followers {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    after: u64,
+    windows: BTreeMap<Arc<str>, Followed>,
+}
+
+impl Shared {
+    fn believe(&mut self, changes: Changes) {
+        self.after = changes.seq;
+        for change in changes.value {
+            let followed = self.windows.entry(change.window).or_default();
+            let id = change.id.as_str().to_owned();
+            followed.changes += 1;
+            match change.kind {
+                ChangeKind::Created | ChangeKind::Updated => {
+                    let raw = change.event.expect("an upsert carries its event");
+                    let event: Value = serde_json::from_slice(&raw).unwrap();
+                    followed.events.insert(id, event);
+                }
+                ChangeKind::Removed => {
+                    let deleted = change.reason == Some(RemovalReason::Deleted);
+                    if deleted && !followed.once_absent.contains(&id) {
+                        followed.lies.insert(id.clone());
+                    }
+                    followed.events.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+impl Followers {
+    /// Follows until the task is aborted.
+    pub(crate) fn follow(&self, store: &Store) -> JoinHandle<()> {
+        let (this, store) = (self.clone(), store.clone());
+        tokio::spawn(async move {
+            let mut durable = store.durable();
+            loop {
+                let after = this.shared.lock().unwrap().after;
+                let Ok(changes) = store.changes(after, None, 1000).await else { return };
+                let at_end = changes.at_end;
+                this.shared.lock().unwrap().believe(changes);
+                if at_end && durable.changed().await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// The calendar lists these now.
+    pub(crate) fn listed(&self, window: &Arc<str>, now: BTreeSet<String>) {
+        self.with(window, |followed| {
+            let before = std::mem::replace(&mut followed.listed, now);
+            followed.once_absent.extend(before.difference(&followed.listed).cloned());
+        });
+    }
+
+    /// Looks at, or tells, one of them.
+    pub(crate) fn with<T>(&self, window: &Arc<str>, look: impl FnOnce(&mut Followed) -> T) -> T {
+        look(self.shared.lock().unwrap().windows.entry(window.clone()).or_default())
+    }
+}

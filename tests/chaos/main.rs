@@ -1,0 +1,160 @@
+//! Compressed days under everything that Graph is known to do, by seed.
+//!
+//! `cargo test --test chaos` plays 200 of them. A longer run is
+//! `cargo test --release --test chaos -- --seeds 10000`. A seed that fails prints itself, and
+//! `cargo test --test chaos -- --seed 17` replays it exactly: simulated time, simulated chance,
+//! and a store that answers before anybody else moves. The first seeds are played twice to see
+//! that it is so.
+//!
+//! The harness is our own because a seed is an argument and the seeds share the processors.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a harness speaks to its terminal")]
+
+#[path = "../it/compare.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
+mod compare;
+mod day;
+mod follower;
+#[path = "../it/memory.rs"]
+mod memory;
+mod organisation;
+#[path = "../it/rig.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
+mod rig;
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+/// Seeds of an ordinary `cargo test`.
+const SEEDS: u64 = 200;
+/// So many of them are played twice.
+const TWICE: u64 = 3;
+
+/// What is to be played.
+#[derive(Debug, PartialEq)]
+struct Plan {
+    first: u64,
+    seeds: u64,
+    threads: usize,
+}
+
+/// Why nothing is played.
+#[derive(Debug, PartialEq)]
+enum Otherwise {
+    /// Only the name is asked for, as test runners do.
+    List,
+    /// Other tests are asked for.
+    Nothing,
+    /// It cannot be understood.
+    Usage(String),
+}
+
+fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> {
+    // What waits for the disk leaves its processor to somebody else.
+    let threads = thread::available_parallelism().map_or(2, |n| n.get() + 1);
+    let mut plan = Plan { first: 1, seeds: SEEDS, threads };
+    while let Some(argument) = arguments.next() {
+        let mut number = || {
+            let text = arguments.next().unwrap_or_default();
+            text.parse::<u64>().map_err(|_| Otherwise::Usage(format!("{argument} needs a number")))
+        };
+        match argument.as_str() {
+            "--seeds" => plan.seeds = number()?,
+            "--first" => plan.first = number()?,
+            "--seed" => (plan.first, plan.seeds) = (number()?, 1),
+            "--threads" => plan.threads = usize::try_from(number()?).unwrap_or(1).max(1),
+            "--list" => return Err(Otherwise::List),
+            "--ignored" => return Err(Otherwise::Nothing),
+            // What test runners say to every test.
+            "--test-threads" | "--format" | "--color" | "--skip" => drop(arguments.next()),
+            "--exact" | "--nocapture" | "--no-capture" | "--quiet" | "-q" | "--include-ignored"
+            | "--show-output" => {}
+            other if other.starts_with('-') && !other.contains('=') => {
+                return Err(Otherwise::Usage(format!("unknown option {other}")));
+            }
+            filter if !filter.starts_with('-') && !"chaos".contains(filter) => {
+                return Err(Otherwise::Nothing);
+            }
+            _ => {}
+        }
+    }
+    Ok(plan)
+}
+
+/// Plays a seed on a thread of that name; what it came to, unless it failed.
+fn play(seed: u64) -> Option<day::Outcome> {
+    let playing = thread::Builder::new().name(format!("seed {seed}")).spawn(move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(day::live(seed))
+    });
+    playing.unwrap().join().ok()
+}
+
+fn main() -> ExitCode {
+    let plan = match plan(std::env::args().skip(1)) {
+        Ok(plan) => plan,
+        Err(Otherwise::List) => {
+            println!("chaos: test");
+            return ExitCode::SUCCESS;
+        }
+        Err(Otherwise::Nothing) => return ExitCode::SUCCESS,
+        Err(Otherwise::Usage(why)) => {
+            eprintln!("{why}; known: --seeds N, --first N, --seed N, --threads N");
+            return ExitCode::from(64);
+        }
+    };
+    let end = plan.first + plan.seeds;
+    println!("chaos: {} seeds from {} on {} threads", plan.seeds, plan.first, plan.threads);
+    let next = AtomicU64::new(plan.first);
+    let done = AtomicU64::new(0);
+    let sum = Mutex::new(day::Outcome::default());
+    let failed: Mutex<Vec<u64>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..plan.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let outcome = play(seed);
+                    let twice = seed - plan.first < TWICE;
+                    let again = if twice { play(seed) } else { outcome.clone() };
+                    match (outcome, again) {
+                        (Some(outcome), Some(again)) if outcome == again => {
+                            sum.lock().unwrap().add(&outcome);
+                        }
+                        (outcome, again) => {
+                            if outcome.is_some() && again.is_some() {
+                                eprintln!("seed {seed} went two ways: {outcome:?}, {again:?}");
+                            }
+                            eprintln!(
+                                "seed {seed} failed; replay it: \
+                                 cargo test --test chaos -- --seed {seed}"
+                            );
+                            failed.lock().unwrap().push(seed);
+                        }
+                    }
+                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    if done.is_multiple_of((plan.seeds / 10).max(20)) {
+                        println!("chaos: {done} of {} seeds", plan.seeds);
+                    }
+                }
+            });
+        }
+    });
+    println!("chaos: {}", sum.into_inner().unwrap());
+    let failed = failed.into_inner().unwrap();
+    if failed.is_empty() {
+        println!("chaos: {} of {} seeds ended in the truth", plan.seeds, plan.seeds);
+        return ExitCode::SUCCESS;
+    }
+    println!("chaos: {} of {} seeds failed: {failed:?}", failed.len(), plan.seeds);
+    ExitCode::FAILURE
+}

@@ -1,0 +1,93 @@
+//! Who there is, and which windows are tracked: small, and of every kind.
+
+use std::time::Duration;
+
+use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Window};
+use calmirror::simulator::{Behaviour, Population, Settings, Simulator};
+use calmirror::world::World;
+use jiff::SignedDuration;
+
+use crate::rig::{BASE, noon, window};
+
+/// A tracked window and the calendar it is about; `None` is the default one.
+pub(crate) struct Tracked {
+    pub(crate) window: Window,
+    pub(crate) calendar: Option<String>,
+}
+
+/// Mailboxes, calendars, and a window or two on each of them.
+pub(crate) fn organisation(
+    seed: u64,
+    rng: &mut fastrand::Rng,
+    world: &World,
+) -> (Simulator, Vec<Tracked>) {
+    let settings = Settings {
+        behaviour: Behaviour::by_seed(seed),
+        latency: Duration::from_millis(1)..Duration::from_millis(900),
+        ..Settings::new(seed, world.clone())
+    };
+    let simulator = Simulator::new(settings);
+    simulator.set_base_url(BASE);
+    let mut tracked = Vec::new();
+    for person in &["alice@contoso.com", "bob@contoso.com"][..rng.usize(1..3)] {
+        simulator.add_mailbox(person);
+        let mut calendars = vec![(None, "default")];
+        if rng.bool() {
+            let side = simulator.add_calendar(person, "Side");
+            simulator.set_shared(person, &side, rng.bool());
+            calendars.push((Some(side), "side"));
+        }
+        for (calendar, name) in calendars {
+            let plan = Population {
+                singles: rng.usize(0..30),
+                series: rng.usize(0..6),
+                all_day: rng.usize(0..5),
+                body_bytes: 60,
+                around: noon(),
+                spread_days: 90,
+            };
+            simulator.populate(person, calendar.as_deref(), plan);
+            for number in 0..rng.usize(1..3) {
+                let window = any_window(person, calendar.as_deref(), rng);
+                let name = format!("{person}:{name}:{number}").into();
+                tracked.push(Tracked {
+                    window: Window { name, ..window },
+                    calendar: calendar.clone(),
+                });
+            }
+        }
+    }
+    (simulator, tracked)
+}
+
+fn any_window(person: &str, calendar: Option<&str>, rng: &mut fastrand::Rng) -> Window {
+    let days = |days: i64| SignedDuration::from_hours(24 * days);
+    let ordinary = window(person);
+    let (start, end) = match rng.u8(0..8) {
+        // Moving with the days.
+        0 | 1 => {
+            let relative = |days| Edge::Relative { years: 0, months: 0, days };
+            (relative(-rng.i32(5..40)), relative(rng.i32(20..100)))
+        }
+        // Longer than Graph answers for, a seam near today.
+        2 => {
+            let seam = noon() + days(rng.i64(-20..20));
+            (Edge::At(seam - days(1825)), Edge::At(seam + days(rng.i64(40..100))))
+        }
+        _ => (ordinary.start, ordinary.end),
+    };
+    Window {
+        calendar: calendar.map_or(Calendar::Default, |id| Calendar::Id(id.into())),
+        start,
+        end,
+        move_every: Duration::from_secs(86_400 * rng.u64(1..8)),
+        page_size: rng.u32(3..60),
+        complete: if rng.u8(0..4) == 0 { Complete::Exact } else { Complete::Master },
+        body: [Body::Html, Body::Html, Body::Text, Body::None][rng.usize(0..4)],
+        time_zone: ["UTC", "UTC", "Tokyo Standard Time", "Europe/Berlin"][rng.usize(0..4)].into(),
+        immutable_ids: rng.u8(0..4) == 0,
+        interval: Duration::from_secs(rng.u64(20..300)),
+        confirm_after: Duration::from_secs(120),
+        ..ordinary
+    }
+}

@@ -1,0 +1,46 @@
+"""Compares copies that consumers keep with the mirror itself: verify.py SOCKET COPY.SQLITE...
+
+Ends with 1 and says what differs if a copy is not the mirror, event by event, as JSON values.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sqlite3
+import sys
+from urllib.parse import quote
+
+consumer = pathlib.Path(__file__).parents[2] / "docs/consume/consume.py"
+spec = importlib.util.spec_from_file_location("consume", consumer)
+consume = importlib.util.module_from_spec(spec)
+sys.dont_write_bytecode = True
+spec.loader.exec_module(consume)
+
+
+def mirror(api):
+    events = {}
+    for windows in consume.pages(api, "/v1/windows", limit=1000):
+        for window in (one["name"] for one in windows):
+            for page in consume.pages(api, f"/v1/windows/{quote(window, safe='')}/events", limit=1000):
+                for event in page:
+                    events[window, event["id"]] = event
+    return events
+
+
+def copy(path):
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    return {(window, id): json.loads(event) for window, id, event in db.execute("SELECT window, id, event FROM event")}
+
+
+wanted = mirror(consume.Api(sys.argv[1], None))
+bad = 0
+for path in sys.argv[2:]:
+    have = copy(path)
+    missing, extra = wanted.keys() - have.keys(), have.keys() - wanted.keys()
+    differ = [key for key in wanted.keys() & have.keys() if wanted[key] != have[key]]
+    if missing or extra or differ or not wanted:
+        bad += 1
+        print(f"{path}: {len(missing)} missing, {len(extra)} too many, {len(differ)} different of {len(wanted)}")
+    else:
+        print(f"{path}: equal, {len(wanted)} events")
+sys.exit(bool(bad))

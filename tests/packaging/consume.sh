@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# The consumers of docs/consume through a chaos run: the simulated Graph changes and fails, the
+# daemon and the consumers are killed again and again, and in the end both copies are the mirror.
+# Then what cannot be told change by change: removals forgotten, another store.
+#
+#   CALMIRROR_BIN     the program to test (default: built here, dev profile)
+#   CALMIRROR_KILLS   how often something is killed (20)
+. "$(dirname "$0")/kit.sh"
+
+need curl curl
+need sqlite3 sqlite3
+need python3 python3-minimal
+program=$(realpath "$(program)")
+kills=${CALMIRROR_KILLS:-20}
+socket=$SCRATCH/api.sock
+python=$SCRATCH/python.sqlite
+shell=$SCRATCH/shell.sqlite
+
+"$program" simulate --listen 127.0.0.1:0 --people 10 --rooms 3 --mutate-every 0s \
+    --faults 0.03 --behaviour nasty >"$SCRATCH/graph.log" 2>&1 &
+graph_process=$!
+at_end "kill $graph_process"
+check "the simulated Graph answers" eventually 20 grep -q '/v1.0' "$SCRATCH/graph.log"
+graph=$(grep -o 'http://[0-9.:]*' "$SCRATCH/graph.log" | head -n 1)
+
+echo secret >"$SCRATCH/secret"
+chmod 600 "$SCRATCH/secret"
+curl -sS "$graph/control/mailboxes" | grep -o '[a-z.-]*@contoso.example' | sort -u >"$SCRATCH/mailboxes"
+cat >"$SCRATCH/calmirror.toml" <<C
+[store]
+path = "$SCRATCH/store"
+[graph]
+base_url = "$graph/v1.0"
+login_url = "$graph"
+[api]
+socket = "$socket"
+[feed]
+retention = "1h"
+[defaults]
+interval = "1s"
+confirm_after = "1s"
+start = "-60d"
+end = "+90d"
+[account.test]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "$SCRATCH/secret"
+[[window]]
+mailboxes_file = "$SCRATCH/mailboxes"
+account = "test"
+C
+
+# Everything that is killed has a name: daemon, python, shell. A shell has children, so each is
+# a group of its own.
+declare -A process
+start() {
+    case $1 in
+    daemon) setsid "${faked[@]}" "$program" --config "$SCRATCH/calmirror.toml" run >>"$SCRATCH/daemon.log" 2>&1 & ;;
+    python) setsid python3 docs/consume/consume.py --api "$socket" --db "$python" >>"$SCRATCH/python.log" 2>&1 & ;;
+    shell) setsid docs/consume/consume.sh "$shell" "$socket" >>"$SCRATCH/shell.log" 2>&1 & ;;
+    esac
+    process[$1]=$!
+}
+strike() {
+    kill -KILL -- "-${process[$1]}" 2>/dev/null ||
+        fail "$1 had ended by itself: $(tail -n 3 "$SCRATCH/$1.log")"
+    wait "${process[$1]}" 2>/dev/null || true
+}
+faked=(env)
+at_end 'for name in "${!process[@]}"; do kill -KILL -- "-${process[$name]}" 2>/dev/null; done'
+ask() { curl -sSf --unix-socket "$socket" "http://localhost$1"; }
+settled() { ask '/readyz?settled=1'; }
+change() { curl -sSf -X POST "$graph/control/step?count=$1" >/dev/null; }
+
+# Every change is in the mirror, the daemon rests.
+quiet() {
+    curl -sSf -X DELETE "$graph/control/faults" >/dev/null
+    eventually 60 settled || fail "the windows do not settle"
+    local name
+    for _ in 1 2; do
+        while read -r name; do
+            curl -sS --unix-socket "$socket" -X POST "http://localhost/v1/windows/$name/resync?wait=30s" >/dev/null
+        done <"$SCRATCH/mailboxes"
+    done
+}
+catch_up() {
+    python3 docs/consume/consume.py --api "$socket" --db "$python" --once >>"$SCRATCH/python.log" 2>&1 &&
+        CALMIRROR_ONCE=1 docs/consume/consume.sh "$shell" "$socket" >>"$SCRATCH/shell.log" 2>&1
+}
+equal() {
+    python3 tests/consumers/verify.py "$socket" "$@" >"$SCRATCH/verify.log" ||
+        { cat "$SCRATCH/verify.log"; tail -n 3 "$SCRATCH"/{python,shell}.log; fail "a copy is not the mirror"; }
+    proved "$(sed "s,$SCRATCH/,," "$SCRATCH/verify.log" | paste -sd';')"
+}
+
+start daemon
+check "the daemon settles" eventually 90 settled
+start python
+start shell
+
+RANDOM=7
+for ((number = 0; number < kills; number++)); do
+    change $((5 + RANDOM % 30))
+    sleep "0.$((RANDOM % 10))"
+    victims=(daemon python shell)
+    victim=${victims[RANDOM % 3]}
+    strike "$victim"
+    change $((1 + RANDOM % 10))
+    start "$victim"
+    sleep 0.3
+done
+eventually 30 ask /readyz >/dev/null || fail "the daemon does not come back"
+quiet
+strike python
+strike shell
+catch_up || fail "a consumer did not get to the end: $(tail -n 3 "$SCRATCH"/{python,shell}.log)"
+proved "through $kills kills: $(grep -c changes "$SCRATCH/python.log") answers of changes to Python, $(grep -c changes "$SCRATCH/shell.log") to the shell"
+equal "$python" "$shell"
+
+# Removals are forgotten an hour after; the clock of the next daemon is two ahead.
+need faketime faketime
+change 200
+quiet
+strike daemon
+change 50
+faked=(env FAKETIME_DONT_FAKE_MONOTONIC=1 faketime -f +2h)
+start daemon
+check "two hours later the daemon settles" eventually 90 settled
+quiet
+for ((number = 0; number < 3; number++)); do
+    # In the midst of the new snapshot.
+    setsid python3 docs/consume/consume.py --api "$socket" --db "$python" --once >>"$SCRATCH/python.log" 2>&1 &
+    process[python]=$!
+    sleep "0.$((3 + number * 2))"
+    kill -KILL -- "-${process[python]}" 2>/dev/null || true # it may have got to the end
+    wait "${process[python]}" 2>/dev/null || true
+    [ "$(sqlite3 "$python" 'SELECT count(*) > 0 FROM event')" = 1 ] || fail "a copy was empty"
+done
+catch_up || fail "a consumer did not get to the end"
+check "removals are forgotten: a new snapshot, killed three times in its midst, its copy never empty" \
+    grep -q 'new snapshot' "$SCRATCH/python.log"
+check "the shell consumer began anew" grep -q 'read again' "$SCRATCH/shell.log"
+equal "$python" "$shell"
+
+# Another store.
+strike daemon
+rm -rf "$SCRATCH/store"
+: >"$SCRATCH/python.log"
+start daemon
+check "a new store settles" eventually 90 settled
+quiet
+catch_up || fail "a consumer did not get to the end"
+check "the cursor of another store is recognised" grep -q 'new snapshot' "$SCRATCH/python.log"
+equal "$python" "$shell"

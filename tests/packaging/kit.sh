@@ -1,0 +1,134 @@
+# What the packaging tests have in common. Each of them installs what it needs, tells what it
+# proved in lines beginning with "proved:", and exits 0, or 1 at the first thing that is not so,
+# or 77 if it was skipped because this machine cannot do it.
+#
+#   CALMIRROR_BIN     the program to test (default: built here, dev profile)
+#   CALMIRROR_TREES   where Debian trees are kept between runs
+# shellcheck shell=bash
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+TREES=${CALMIRROR_TREES:-${XDG_CACHE_HOME:-$HOME/.cache}/calmirror-trees}
+SCRATCH=$(mktemp -d)
+at_end=()
+
+finish() {
+    local code=$? one
+    set +e
+    for ((one = ${#at_end[@]} - 1; one >= 0; one--)); do eval "${at_end[one]}"; done
+    rm -rf "$SCRATCH"
+    exit "$code"
+}
+trap finish EXIT
+
+# at_end COMMAND: done at the end, the last one first, however the script ends.
+at_end() { at_end+=("$1"); }
+
+proved() { printf 'proved: %s\n' "$*"; }
+
+skip() {
+    printf 'skipped: %s\n' "$*"
+    exit 77
+}
+
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    exit 1
+}
+
+# check WHAT COMMAND...: that it succeeds, or the end.
+check() {
+    local what=$1
+    shift
+    "$@" || fail "$what"
+    proved "$what"
+}
+
+# eventually SECONDS COMMAND...: whether it succeeds within the time.
+eventually() {
+    local until=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$until" ] || return 1
+        sleep 0.1
+    done
+}
+
+now_ms() { date +%s%3N; }
+
+# since MS: the seconds since then, with one decimal.
+since() { awk -v a="$1" -v b="$(now_ms)" 'BEGIN { printf "%.1f", (b - a) / 1000 }'; }
+
+# below SECONDS LIMIT: whether it is.
+below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a <= b) }'; }
+
+need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
+
+# need COMMAND PACKAGE...: the command, installed with apt where it is not there.
+need() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null 2>&1 && return 0
+    command -v apt-get >/dev/null 2>&1 || skip "$command is not here, and no apt-get to install $*"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+        </dev/null >"$SCRATCH/apt.log" 2>&1 ||
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"; } \
+            </dev/null >>"$SCRATCH/apt.log" 2>&1 ||
+        skip "$command cannot be installed ($*): $(tail -n 1 "$SCRATCH/apt.log")"
+}
+
+# The program to test.
+program() {
+    if [ -n "${CALMIRROR_BIN:-}" ]; then
+        printf '%s\n' "$CALMIRROR_BIN"
+        return
+    fi
+    cargo build --locked --quiet >&2
+    printf '%s/debug/calmirror\n' "${CARGO_TARGET_DIR:-target}"
+}
+
+# tree SUITE: the directory of a fresh Debian with systemd, made from a kept one. In $tree.
+tree() {
+    local suite=$1 kept=$TREES/$1
+    need mmdebstrap mmdebstrap
+    if [ ! -d "$kept" ]; then
+        mkdir -p "$TREES"
+        mmdebstrap --quiet --variant=minbase \
+            --include=systemd,systemd-sysv,dbus,ca-certificates,procps "$suite" "$kept.new" \
+            >"$SCRATCH/mmdebstrap.log" 2>&1 ||
+            { rm -rf "$kept.new" && skip "no Debian tree: $(tail -n 1 "$SCRATCH/mmdebstrap.log")"; }
+        mv "$kept.new" "$kept"
+    fi
+    tree=$SCRATCH/$suite
+    mkdir -p "$tree" "$SCRATCH/$suite.upper" "$SCRATCH/$suite.work"
+    if mount -t overlay overlay \
+        -o "lowerdir=$kept,upperdir=$SCRATCH/$suite.upper,workdir=$SCRATCH/$suite.work" \
+        "$tree" 2>/dev/null; then
+        at_end "umount '$tree'"
+    else
+        cp -a "$kept/." "$tree/"
+    fi
+}
+
+# boot: starts the systemd of $tree with a network of its own that has only a loopback. Sets
+# $inside to the id of its first process as we see it.
+boot() {
+    need systemd-nspawn systemd-container
+    systemd-nspawn --quiet --directory="$tree" --boot --register=no --keep-unit \
+        --private-network --console=pipe </dev/null >"$SCRATCH/boot.log" 2>&1 &
+    local nspawn=$!
+    at_end "kill -KILL $nspawn 2>/dev/null; wait $nspawn 2>/dev/null"
+    leader() { inside=$(pgrep -P "$nspawn" | head -n 1) && [ -n "$inside" ]; }
+    eventually 20 leader || skip "systemd-nspawn does not start: $(tail -n 1 "$SCRATCH/boot.log")"
+    inside=$(pgrep -P "$nspawn" | head -n 1)
+    is_up() { run systemctl is-system-running | grep -qE 'running|degraded'; }
+    eventually 60 is_up ||
+        skip "the systemd in the container does not come up: $(tail -n 1 "$SCRATCH/boot.log")"
+}
+
+# run COMMAND...: inside the booted tree.
+run() { nsenter -t "$inside" -a -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"; }
+
+# property UNIT NAME: its value.
+property() { run systemctl show --property="$2" --value "$1"; }
