@@ -4,37 +4,43 @@
 //! Order of birth: store, fleet, listeners. Order of death: listeners stop taking requests and
 //! workers stop asking, what is being written is written, the store is closed last.
 
-use std::collections::BTreeSet;
+mod listeners;
+mod reload;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
-use crate::api::{self, About, Access, ApiSettings, BindError, Secret, UnixDoor};
+use crate::api::{About, Access, ApiSettings, BindError, Secret};
 use crate::config::{self, Config};
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
+use crate::mirror::window::{Identity, Window};
 use crate::platform::notify::Notify;
+use crate::platform::telemetry::Telemetry;
 use crate::store::{self, OpenError, Store, StoreError};
+use crate::supervisor::reload::{Asks, Reloads};
 use crate::supervisor::{Fleet, Post, Supervisor};
 use crate::worker::Services;
 use crate::world::World;
+use listeners::{Bound, Listeners};
+pub use reload::Loader;
+use reload::Reload;
 
 /// How long workers may take to finish what they write.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Bytes of sled's page cache: a large tenant's positions and indexes, not its bodies.
 const CACHE_BYTES: u64 = 512 << 20;
-/// A change of configuration that drops at least so many windows, and more than half, is asked
-/// about first: a truncated file must not wipe a fleet.
-const DROPS_BELIEVED: usize = 20;
 
 /// Everything a daemon is made from.
 pub struct Options {
     /// What to mirror and where.
     pub config: Config,
+    /// Reads it anew, for a reload.
+    pub load: Loader,
+    /// The logs whose level a reload may change; none where it was said on the command line.
+    pub telemetry: Option<Telemetry>,
     /// Wall clock and chance.
     pub world: World,
     /// How Graph is reached.
@@ -85,12 +91,25 @@ pub enum StartError {
 
 /// A running calmirror.
 pub struct Daemon {
+    config: Arc<Config>,
+    load: Loader,
+    telemetry: Option<Telemetry>,
+    world: World,
+    transport: Arc<dyn Transport>,
+    open_loopback: bool,
     store: Store,
+    client: Client,
+    accounts: BTreeMap<Arc<str>, Arc<Tokens>>,
     supervisor: Supervisor,
-    servers: JoinSet<()>,
-    stopping: watch::Sender<bool>,
-    address: Option<SocketAddr>,
-    socket: Option<PathBuf>,
+    listeners: Listeners,
+    reloads: Reloads,
+    asks: Asks,
+}
+
+/// What a running daemon is told.
+enum Event {
+    Stop,
+    Reload(Box<Reload>),
 }
 
 impl Daemon {
@@ -100,25 +119,21 @@ impl Daemon {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { config, world, transport, about, accept_drops, open_loopback } = options;
+        let Options {
+            config,
+            load,
+            telemetry,
+            world,
+            transport,
+            about,
+            accept_drops,
+            open_loopback,
+        } = options;
         let settings = api_settings(&config, open_loopback)?;
         let store = open(&config, &world).await?;
         check_drops(&store, &config, accept_drops).await?;
-
         // Bound before the first request to Graph, so that a taken address costs nothing.
-        let door = match &config.api.socket {
-            Some(path) => Some(api::bind_unix(path, config.api.socket_group.as_deref())?),
-            None => None,
-        };
-        let tcp = match config.api.listen {
-            Some(address) => {
-                let listener = api::bind_tcp(address).await?;
-                // Port 0 asks for any port: the one that was given is the one to tell.
-                let address = listener.local_addr().unwrap_or(address);
-                Some((listener, address))
-            }
-            None => None,
-        };
+        let bound = Bound::all(&config.api).await?;
 
         let budgets =
             Budgets::new(config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox);
@@ -130,22 +145,46 @@ impl Daemon {
             config.graph.request_timeout,
         )
         .map_err(|error| StartError::Graph(error.to_string()))?;
-        let services = Services { store: store.clone(), client, world: world.clone() };
-        let mut supervisor = Supervisor::new(services.clone(), config.feed.retention);
-        supervisor.start(posts(&config, &transport, &world)).await?;
+        let services =
+            Services { store: store.clone(), client: client.clone(), world: world.clone() };
+        let accounts = config
+            .accounts
+            .iter()
+            .map(|(name, one)| {
+                let account = account(one, &config);
+                (name.clone(), Tokens::new(account, transport.clone(), world.clone()))
+            })
+            .collect();
+        let mut supervisor = Supervisor::new(services, config.feed.retention);
+        supervisor.start(posts(&config, &config.windows, &accounts)).await?;
 
-        let (stopping, stop) = watch::channel(false);
+        let (reloads, asks) = crate::supervisor::reload::channel();
         let access = Access {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
-            world,
+            reloads: reloads.clone(),
+            world: world.clone(),
             about: Arc::new(about),
             settings,
-            stopping: stop.clone(),
+            stopping: tokio::sync::watch::channel(false).1,
         };
-        let (address, socket) = (tcp.as_ref().map(|(_, address)| *address), config.api.socket);
-        let servers = serve(&access, door, tcp, &stop);
-        Ok(Self { store, supervisor, servers, stopping, address, socket })
+        let listeners = Listeners::serve(access, bound);
+        let config = Arc::new(config);
+        Ok(Self {
+            config,
+            load,
+            telemetry,
+            world,
+            transport,
+            open_loopback,
+            store,
+            client,
+            accounts,
+            supervisor,
+            listeners,
+            reloads,
+            asks,
+        })
     }
 
     /// Tells the service manager that the daemon serves, and from now on how it goes.
@@ -163,14 +202,19 @@ impl Daemon {
         self.store.clone()
     }
 
+    /// Asks for reloads, once it runs, and knows how they went.
+    pub fn reloads(&self) -> Reloads {
+        self.reloads.clone()
+    }
+
     /// Where TCP listens, if it does.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.address
+        self.listeners.address()
     }
 
     /// Where the Unix socket is, if there is one.
-    pub fn socket(&self) -> Option<&PathBuf> {
-        self.socket.as_ref()
+    pub fn socket(&self) -> Option<PathBuf> {
+        self.listeners.socket()
     }
 
     /// Runs until `until` resolves or the store fails, then drains.
@@ -178,16 +222,40 @@ impl Daemon {
     /// # Errors
     /// Where the store failed. Everything it had said was durable still is.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), StoreError> {
-        let result = self.supervisor.watch(until).await;
+        let mut until = std::pin::pin!(until);
+        let result = loop {
+            let asks = &mut self.asks;
+            let (load, old, open) = (self.load.clone(), self.config.clone(), self.open_loopback);
+            let event = async {
+                let reload = async {
+                    match asks.next().await {
+                        Some(ask) => Reload::read(ask, load, old, open).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = &mut until => Event::Stop,
+                    reload = reload => Event::Reload(Box::new(reload)),
+                }
+            };
+            match self.supervisor.watch(event).await {
+                Ok(Event::Reload(reload)) => self.reload(*reload).await,
+                Ok(Event::Stop) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         tracing::info!("stopping");
-        self.stopping.send_replace(true);
+        // Whoever waits for a reload is told that there is none.
+        drop(self.asks);
+        self.listeners.stop();
         if !self.supervisor.drain(DRAIN).await {
             tracing::warn!(
                 deadline_s = DRAIN.as_secs(),
                 "workers did not stop in time and were cut off"
             );
         }
-        while self.servers.join_next().await.is_some() {}
+        self.listeners.stopped().await;
         let closed = self.store.close().await;
         result?;
         closed?;
@@ -215,41 +283,54 @@ async fn open(config: &Config, world: &World) -> Result<Store, StartError> {
 }
 
 async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(), StartError> {
-    let wanted: BTreeSet<&str> = config.windows.iter().map(|window| &*window.name).collect();
-    let mut known = store.windows().await?;
-    known.retain(|(_, _, dropping)| !dropping);
-    let dropped = known.iter().filter(|(name, _, _)| !wanted.contains(&**name)).count();
-    if !accept && dropped >= DROPS_BELIEVED && dropped * 2 > known.len() {
+    let wanted: BTreeMap<&str, &Arc<Window>> =
+        config.windows.iter().map(|window| (&*window.name, window)).collect();
+    let known = store.identities().await?;
+    let stays = |name: &str, identity: &Identity| {
+        wanted.get(name).is_some_and(|window| config.identity(window) == *identity)
+    };
+    let dropped = known.iter().filter(|(name, identity)| !stays(name, identity)).count();
+    if !accept && reload::too_many(dropped, known.len()) {
         return Err(StartError::Drops { dropped, known: known.len() });
     }
     Ok(())
 }
 
-/// Every window with its account's tokens; accounts are shared, so that each is refreshed once.
-fn posts(config: &Config, transport: &Arc<dyn Transport>, world: &World) -> Vec<Post> {
-    let tokens: std::collections::BTreeMap<_, Arc<Tokens>> = config
-        .accounts
-        .iter()
-        .map(|(name, account)| {
-            let account = graph::Account {
-                name: account.name.clone(),
-                tenant: account.tenant.to_string(),
-                client_id: account.client_id.clone(),
-                credential: credential(&account.credential),
-                login_url: config.graph.login_url.clone(),
-                scope: config.graph.scope.clone(),
-            };
-            (name.clone(), Tokens::new(account, transport.clone(), world.clone()))
-        })
-        .collect();
-    config
-        .windows
-        .iter()
+/// Windows with their accounts' tokens; accounts are shared, so that each is refreshed once.
+fn posts<'a>(
+    config: &Config,
+    windows: impl IntoIterator<Item = &'a Arc<Window>>,
+    accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
+) -> Vec<Post> {
+    windows
+        .into_iter()
         .filter_map(|window| {
-            let tokens = tokens.get(&window.account)?.clone();
+            let tokens = accounts.get(&window.account)?.clone();
             Some(Post { window: window.clone(), identity: config.identity(window), tokens })
         })
         .collect()
+}
+
+fn account(account: &config::Account, config: &Config) -> graph::Account {
+    graph::Account {
+        name: account.name.clone(),
+        tenant: account.tenant.to_string(),
+        client_id: account.client_id.clone(),
+        credential: credential(&account.credential),
+        login_url: config.graph.login_url.clone(),
+        scope: config.graph.scope.clone(),
+    }
+}
+
+/// An error and what it came from, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 fn credential(credential: &config::Credential) -> graph::Credential {
@@ -279,25 +360,4 @@ fn api_settings(config: &Config, open_loopback: bool) -> Result<ApiSettings, Sta
         mask_private: config.api.mask_private,
         open_loopback,
     })
-}
-
-fn serve(
-    access: &Access,
-    door: Option<UnixDoor>,
-    tcp: Option<(TcpListener, SocketAddr)>,
-    stop: &watch::Receiver<bool>,
-) -> JoinSet<()> {
-    let mut servers = JoinSet::new();
-    let stopped = |mut stop: watch::Receiver<bool>| async move {
-        // An error means the sender is gone, which is an end too.
-        drop(stop.wait_for(|stop| *stop).await);
-    };
-    if let Some(door) = door {
-        servers.spawn(api::serve_unix(door, api::router(access.clone()), stopped(stop.clone())));
-    }
-    if let Some((listener, address)) = tcp {
-        let router = api::tcp_router(access.clone(), address);
-        servers.spawn(api::serve_tcp(listener, router, stopped(stop.clone())));
-    }
-    servers
 }

@@ -1,4 +1,5 @@
-//! Owns the workers: starts one per window, restarts one that panicked, drains them all.
+//! Owns the workers: starts one per window, restarts one that panicked, replaces those whose
+//! windows are set otherwise, drains them all.
 //!
 //! A worker that panics, or gets stuck, is restarted from what the store holds, later each time,
 //! and hurts nobody else. One that holds its thread cannot be ended from outside: then the
@@ -6,6 +7,7 @@
 //! full disk heals, and ends nothing.
 
 mod janitor;
+pub mod reload;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
@@ -182,6 +185,10 @@ impl Fleet {
         self.read().get(name).cloned()
     }
 
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<Arc<str>, Member>> {
+        self.windows.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Arc<str>, Member>> {
         self.windows.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,20 +213,44 @@ pub struct Supervisor {
     workers: JoinSet<Result<Ended, StoreError>>,
     names: HashMap<Id, Running>,
     /// Events older than this leave no tombstone.
-    retention: Duration,
+    retention: watch::Sender<Duration>,
     notify: Notify,
 }
 
-#[derive(Clone)]
 struct Running {
     tokens: Arc<Tokens>,
     member: Member,
     restarts: u32,
+    /// Windows of the same name whose events leave before this one's first is shown.
+    replaces: Box<[WindowId]>,
+    task: AbortHandle,
+}
+
+/// A worker to be.
+struct Start {
+    tokens: Arc<Tokens>,
+    member: Member,
+    restarts: u32,
+    replaces: Box<[WindowId]>,
+    first: First,
+    pause: Duration,
+}
+
+/// What a reload changes of the fleet.
+pub struct Reform {
+    /// Windows that are gone.
+    pub removed: Vec<Arc<str>>,
+    /// Windows that begin, or begin again: new ones, and those whose edges, shape or identity
+    /// changed.
+    pub begun: Vec<Post>,
+    /// Windows whose rounds come at other times or ask otherwise.
+    pub retimed: Vec<Arc<Window>>,
 }
 
 impl Supervisor {
     /// A supervisor of nobody yet.
     pub fn new(services: Services, retention: Duration) -> Self {
+        let (retention, _) = watch::channel(retention);
         let (stop, watch) = watch::channel(false);
         let fleet = Fleet {
             windows: Arc::default(),
@@ -258,61 +289,191 @@ impl Supervisor {
     /// Where the store has failed.
     pub async fn start(&mut self, posts: Vec<Post>) -> Result<(), StoreError> {
         let now = self.services.world.now();
-        let wanted = posts
-            .iter()
-            .map(|post| Wanted {
-                name: post.window.name.clone(),
-                identity: post.identity.clone(),
-                shape: post.window.shape(),
-                start: post.window.start,
-                end: post.window.end,
-                edges: schedule::edges(&post.window, now),
-            })
-            .collect();
-        let attached = self.services.store.attach(wanted, now).await?;
-        {
-            let mut windows = self.fleet.windows.write().unwrap_or_else(PoisonError::into_inner);
-            for (post, attached) in posts.iter().zip(&attached) {
-                let cell = Arc::new(Cell::new(post.window.clone(), attached));
-                windows.insert(post.window.name.clone(), Member { id: attached.id, cell });
-            }
-        }
+        let attached = self.services.store.attach(wanted(&posts, now), now).await?;
         // What a window replaces is dropped by its own worker, before anything else.
         let taken: BTreeSet<WindowId> =
             attached.iter().flat_map(|a| [Some(a.id), a.replaces]).flatten().collect();
         let known = self.services.store.windows().await?;
         let drops =
             known.into_iter().map(|(_, id, _)| id).filter(|id| !taken.contains(id)).collect();
-        for (post, attached) in posts.into_iter().zip(attached) {
-            let Some(member) = self.fleet.member(&post.window.name) else { continue };
-            let running = Running { tokens: post.tokens, member, restarts: 0 };
-            self.spawn(running, Some(&attached), Duration::ZERO);
-        }
-        self.spawn_janitor(drops);
+        self.begin(posts, attached, &mut BTreeMap::new());
+        let Services { store, world, .. } = (*self.services).clone();
+        let (retention, stop) = (self.retention.subscribe(), self.fleet.stop.clone());
+        self.workers.spawn(async move {
+            janitor::run(&store, &world, retention, stop).await.map(|()| Ended::Stopped)
+        });
+        self.drop_windows(drops);
         Ok(())
     }
 
-    fn spawn(&mut self, running: Running, attached: Option<&Attached>, pause: Duration) {
-        let window = running.member.cell.window();
-        let target =
-            self.services.client.target(&running.tokens, &window.mailbox, window.calendar.clone());
-        let mut worker = Worker::new(
-            self.services.clone(),
-            target,
-            running.member.id,
-            running.member.cell.clone(),
-            self.fleet.stop.clone(),
-        );
-        let first = match attached {
-            Some(attached) if attached.settled => First::Spread,
+    /// Changes the fleet while it runs: all of it, or nothing. Windows that are not named do not
+    /// notice. `commit` is called in between, when nothing can fail any more and no worker that
+    /// begins has begun.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] where the disk is: the fleet goes on as it was. After the others the
+    /// store is over.
+    pub async fn reform(
+        &mut self,
+        reform: Reform,
+        commit: impl FnOnce(),
+    ) -> Result<(), StoreError> {
+        let Reform { removed, begun, retimed } = reform;
+        let names = removed.iter().chain(begun.iter().map(|post| &post.window.name));
+        let mut stopped = self.stop(&names.cloned().collect()).await?;
+        let leaving: Vec<WindowId> =
+            removed.iter().filter_map(|name| Some(self.fleet.member(name)?.id)).collect();
+        if !begun.is_empty() || !leaving.is_empty() {
+            let now = self.services.world.now();
+            let exchange =
+                self.services.store.exchange(wanted(&begun, now), leaving.clone(), now).await;
+            match exchange {
+                Ok(attached) => {
+                    commit();
+                    self.begin(begun, attached, &mut stopped);
+                }
+                Err(error) => {
+                    for running in stopped.into_values() {
+                        self.resume(running);
+                    }
+                    return Err(error);
+                }
+            }
+        } else {
+            commit();
+        }
+        let mut drops = leaving;
+        for name in &removed {
+            let member = self.fleet.write().remove(name);
+            if let Some(member) = member {
+                // Whoever waits for a round of it waits no longer.
+                member.cell.interrupt();
+            }
+            drops.extend(stopped.remove(name).into_iter().flat_map(|running| running.replaces));
+        }
+        self.drop_windows(drops);
+        for window in retimed {
+            if let Some(member) = self.fleet.member(&window.name) {
+                member.cell.set_window(window);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes how long removals are kept.
+    pub fn set_retention(&self, retention: Duration) {
+        self.retention.send_replace(retention);
+    }
+
+    /// Windows that wait for somebody to sign in try again now.
+    pub fn retry_sign_ins(&self) {
+        for member in self.fleet.read().values() {
+            if member.cell.state() == State::SignInRequired {
+                member.cell.ask(Asked::Sync);
+            }
+        }
+    }
+
+    /// Makes attached windows members and starts their workers. `stopped` are the workers that
+    /// some of them had.
+    fn begin(
+        &mut self,
+        posts: Vec<Post>,
+        attached: Vec<Attached>,
+        stopped: &mut BTreeMap<Arc<str>, Running>,
+    ) {
+        let mut starts = Vec::with_capacity(posts.len());
+        {
+            let mut windows = self.fleet.write();
+            for (post, attached) in posts.into_iter().zip(attached) {
+                let Post { window, tokens, .. } = post;
+                let name = window.name.clone();
+                let before = stopped.remove(&name);
+                let member = match windows.get(&name).filter(|member| member.id == attached.id) {
+                    Some(member) => {
+                        member.cell.renew(window, &attached);
+                        member.clone()
+                    }
+                    None => {
+                        let cell = Arc::new(Cell::new(window, &attached));
+                        let member = Member { id: attached.id, cell };
+                        windows.insert(name, member.clone());
+                        member
+                    }
+                };
+                let mut replaces: Vec<WindowId> = attached.replaces.into_iter().collect();
+                for id in before.into_iter().flat_map(|running| running.replaces) {
+                    if !replaces.contains(&id) {
+                        replaces.push(id);
+                    }
+                }
+                let first = if attached.settled { First::Spread } else { First::Now };
+                let (replaces, pause) = (replaces.into(), Duration::ZERO);
+                starts.push(Start { tokens, member, restarts: 0, replaces, first, pause });
+            }
+        }
+        for start in starts {
+            self.spawn(start);
+        }
+    }
+
+    /// Goes on with a window whose worker was stopped for nothing.
+    fn resume(&mut self, running: Running) {
+        let Running { tokens, member, restarts, replaces, .. } = running;
+        let first = match member.cell.state() {
+            State::Settled | State::Following => First::Spread,
             _ => First::Now,
         };
-        let replaces = attached.and_then(|attached| attached.replaces);
+        self.spawn(Start { tokens, member, restarts, replaces, first, pause: Duration::ZERO });
+    }
+
+    /// Stops the workers of windows, and waits until they are gone: what they had begun to write
+    /// is in the writer's hands before anything that comes after.
+    async fn stop(
+        &mut self,
+        names: &BTreeSet<Arc<str>>,
+    ) -> Result<BTreeMap<Arc<str>, Running>, StoreError> {
+        let mut going = BTreeMap::new();
+        for (id, running) in &self.names {
+            let name = running.member.cell.window().name.clone();
+            if names.contains(&name) {
+                running.task.abort();
+                going.insert(*id, name);
+            }
+        }
+        let mut stopped = BTreeMap::new();
+        while !going.is_empty() {
+            let Some(over) = self.workers.join_next_with_id().await else { break };
+            let id = match &over {
+                Ok((id, _)) => *id,
+                Err(error) => error.id(),
+            };
+            match going.remove(&id) {
+                Some(name) => {
+                    if let Some(running) = self.names.remove(&id) {
+                        running.member.cell.interrupt();
+                        stopped.insert(name, running);
+                    }
+                }
+                None => self.over(over)?,
+            }
+        }
+        Ok(stopped)
+    }
+
+    fn spawn(&mut self, start: Start) {
+        let Start { tokens, member, restarts, replaces, first, pause } = start;
+        let window = member.cell.window();
+        let target = self.services.client.target(&tokens, &window.mailbox, window.calendar.clone());
+        let stop = self.fleet.stop.clone();
+        let (id, cell) = (member.id, member.cell.clone());
+        let mut worker = Worker::new(self.services.clone(), target, id, cell, stop);
         // Boxed because few workers need it, and none for long.
-        let before = (!pause.is_zero() || replaces.is_some()).then(|| {
-            Box::pin(before(self.services.clone(), self.fleet.stop.clone(), pause, replaces))
+        let before = (!pause.is_zero() || !replaces.is_empty()).then(|| {
+            let (services, stop) = (self.services.clone(), self.fleet.stop.clone());
+            Box::pin(before(services, stop, pause, replaces.clone()))
         });
-        let handle = self.workers.spawn(async move {
+        let task = self.workers.spawn(async move {
             if let Some(before) = before
                 && !before.await?
             {
@@ -320,15 +481,17 @@ impl Supervisor {
             }
             worker.run(first).await
         });
-        self.names.insert(handle.id(), running);
+        self.names.insert(task.id(), Running { tokens, member, restarts, replaces, task });
     }
 
-    /// See [`janitor`].
-    fn spawn_janitor(&mut self, drops: Vec<WindowId>) {
+    fn drop_windows(&mut self, drops: Vec<WindowId>) {
+        if drops.is_empty() {
+            return;
+        }
         let Services { store, world, .. } = (*self.services).clone();
-        let (retention, stop) = (self.retention, self.fleet.stop.clone());
+        let stop = self.fleet.stop.clone();
         self.workers.spawn(async move {
-            janitor::run(&store, &world, drops, retention, stop).await.map(|()| Ended::Stopped)
+            janitor::drop_windows(&store, &world, drops, stop).await.map(|()| Ended::Stopped)
         });
     }
 
@@ -338,7 +501,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// Where the store has failed.
-    pub async fn watch(&mut self, until: impl Future<Output = ()>) -> Result<(), StoreError> {
+    pub async fn watch<T>(&mut self, until: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::pin!(until);
         let heard = self.notify.is_heard();
         let mut turn = tokio::time::interval(if heard { self.notify.rhythm() } else { LOOK });
@@ -349,19 +512,28 @@ impl Supervisor {
         loop {
             tokio::select! {
                 biased;
-                () = &mut until => return Ok(()),
+                event = &mut until => return Ok(event),
                 error = &mut failed => return Err(error),
                 _ = turn.tick() => self.look(),
-                Some(over) = self.workers.join_next_with_id() => match over {
-                    Ok((id, ended)) => match ended? {
-                        Ended::Stuck => self.revive(id, "stuck"),
-                        Ended::Stopped => drop(self.names.remove(&id)),
-                    },
-                    Err(error) if error.is_panic() => self.revive(error.id(), "panicked"),
-                    Err(error) => drop(self.names.remove(&error.id())),
-                },
+                Some(over) = self.workers.join_next_with_id() => self.over(over)?,
             }
         }
+    }
+
+    /// A task has ended.
+    fn over(
+        &mut self,
+        over: Result<(Id, Result<Ended, StoreError>), JoinError>,
+    ) -> Result<(), StoreError> {
+        match over {
+            Ok((id, ended)) => match ended? {
+                Ended::Stuck => self.revive(id, "stuck"),
+                Ended::Stopped => drop(self.names.remove(&id)),
+            },
+            Err(error) if error.is_panic() => self.revive(error.id(), "panicked"),
+            Err(error) => drop(self.names.remove(&error.id())),
+        }
+        Ok(())
     }
 
     /// Looks at all workers, and tells the service manager how things are and that this loop turns.
@@ -377,24 +549,21 @@ impl Supervisor {
     }
 
     fn revive(&mut self, id: Id, why: &'static str) {
-        let Some(mut running) = self.names.remove(&id) else { return };
-        running.restarts += 1;
+        let Some(running) = self.names.remove(&id) else { return };
+        let Running { tokens, member, restarts, replaces, .. } = running;
+        let restarts = restarts + 1;
         self.fleet.restarts.fetch_add(1, Ordering::Relaxed);
-        let pause = schedule::backoff(
-            RESTART_FIRST,
-            RESTART_LONGEST,
-            running.restarts,
-            self.services.world.chance(),
-        );
-        running.member.cell.collapse();
+        let chance = self.services.world.chance();
+        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
+        member.cell.collapse();
         tracing::error!(
-            window = %running.member.cell.window().name,
+            window = %member.cell.window().name,
             why,
-            restarts = running.restarts,
+            restarts,
             pause_ms = pause.as_millis(),
             "worker is restarted"
         );
-        self.spawn(running, None, pause);
+        self.spawn(Start { tokens, member, restarts, replaces, first: First::Now, pause });
     }
 
     /// Tells every worker to stop and waits for them, at most so long. True: all did.
@@ -423,13 +592,26 @@ impl Supervisor {
     }
 }
 
-/// What comes before a worker's first round: a pause, and that the events of a window it replaces
+/// The windows as the store has to know them.
+fn wanted(posts: &[Post], now: Timestamp) -> Vec<Wanted> {
+    let wanted = |post: &Post| Wanted {
+        name: post.window.name.clone(),
+        identity: post.identity.clone(),
+        shape: post.window.shape(),
+        start: post.window.start,
+        end: post.window.end,
+        edges: schedule::edges(&post.window, now),
+    };
+    posts.iter().map(wanted).collect()
+}
+
+/// What comes before a worker's first round: a pause, and that the events of windows it replaces
 /// leave before the first new one is shown. False: told to stop meanwhile.
 async fn before(
     services: Arc<Services>,
     mut stop: watch::Receiver<bool>,
     pause: Duration,
-    replaces: Option<WindowId>,
+    replaces: Box<[WindowId]>,
 ) -> Result<bool, StoreError> {
     if !pause.is_zero() {
         tokio::select! {
@@ -438,7 +620,7 @@ async fn before(
             () = tokio::time::sleep(pause) => {}
         }
     }
-    if let Some(old) = replaces {
+    for old in replaces {
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),

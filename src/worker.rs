@@ -99,23 +99,31 @@ impl Worker {
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
     pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
+        let mut interval = self.cell.window().interval;
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
             // A stop wakes the cell too, so that a sleeping worker waits for two things only.
             // First whoever asked: a question left over would be one more round.
-            tokio::select! {
+            let woken = tokio::select! {
                 biased;
-                () = self.cell.wake.notified() => {}
-                () = tokio::time::sleep_until(due) => {}
-            }
+                () = self.cell.wake.notified() => true,
+                () = tokio::time::sleep_until(due) => false,
+            };
             if *self.stop.borrow() {
                 return Ok(Ended::Stopped);
+            }
+            if woken && self.cell.vitals().asked.is_none() {
+                // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
+                let now = self.cell.window().interval;
+                due = self.retimed(due, interval, now);
+                interval = now;
+                continue;
             }
             // The span lives as long as the round: sleeping windows need none.
             let span = tracing::info_span!("window", window = %self.cell.window().name);
             match Box::pin(self.round().instrument(span.clone())).await? {
-                Ok(next) => due = next,
+                Ok(next) => (due, interval) = next,
                 Err(ended) => return Ok(ended),
             }
             if self.audit_is_due() {
@@ -124,6 +132,18 @@ impl Worker {
                     Ok(next) => due = due.min(next),
                     Err(ended) => return Ok(ended),
                 }
+            }
+        }
+    }
+
+    /// When a round that was due after one interval is due after another. A window in trouble
+    /// that waits for people, or for a confirmation, goes on waiting.
+    fn retimed(&self, due: Instant, old: Duration, new: Duration) -> Instant {
+        match self.cell.state() {
+            State::Held | State::Quarantined | State::SignInRequired => due,
+            _ => {
+                let now = Instant::now();
+                now + schedule::rescale(due.saturating_duration_since(now), old, new)
             }
         }
     }
@@ -143,12 +163,11 @@ impl Worker {
         self.cell.vitals().next_due = self.services.world.now().checked_add(wait).ok();
     }
 
-    /// One attempt, and when the next is due, or why there is none.
-    async fn round(&mut self) -> Result<Result<Instant, Ended>, StoreError> {
+    /// One attempt, and when the next is due, after which interval; or why there is none.
+    async fn round(&mut self) -> Result<Result<(Instant, Duration), Ended>, StoreError> {
         let window = self.cell.window();
         let begun = Instant::now();
-        let number = self.begin();
-        let asked = self.cell.vitals().asked.take();
+        let (number, asked) = self.begin();
         let steps = AtomicU32::new(0);
         let mut attempt = Attempt::new(
             &self.services,
@@ -169,6 +188,8 @@ impl Worker {
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
+        // It may have been set otherwise meanwhile.
+        let window = self.cell.window();
         let due = match result {
             Ok(()) => {
                 self.rest(&window, begun, done.settled);
@@ -188,7 +209,7 @@ impl Worker {
             }
         };
         self.cell.announce();
-        Ok(Ok(due.max(Instant::now())))
+        Ok(Ok((due.max(Instant::now()), window.interval)))
     }
 
     /// Resolves once the round has not got on for longer than anything in it may take.
@@ -203,7 +224,8 @@ impl Worker {
         standstill(longest.saturating_add(PATIENCE), look).await;
     }
 
-    fn begin(&self) -> u64 {
+    /// The round's number, and what was asked of it: both at once, as [`Cell::ask`] promises numbers.
+    fn begin(&self) -> (u64, Option<Asked>) {
         let mut vitals = self.cell.vitals();
         vitals.running = true;
         vitals.looked = Instant::now();
@@ -211,7 +233,7 @@ impl Worker {
             State::Settled | State::Following => State::Following,
             other => other,
         };
-        vitals.rounds + 1
+        (vitals.rounds + 1, vitals.asked.take())
     }
 
     fn well(&self, window: &Window, number: u64, begun: Instant, done: Done) -> Duration {

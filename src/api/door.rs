@@ -20,7 +20,7 @@ use super::ApiSettings;
 use super::problem::Problem;
 
 /// A token, kept as its SHA-256 so that nothing can show it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret([u8; 32]);
 
 impl Secret {

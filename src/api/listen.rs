@@ -14,12 +14,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tower::ServiceExt as _;
 
 /// How long requests under way may go on after shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -72,12 +73,43 @@ pub struct UnixDoor {
     path: PathBuf,
     /// Device and inode of the file.
     file: (u64, u64),
+    /// The file's group unless another is configured.
+    group: u32,
 }
 
 impl UnixDoor {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How the group of the file can change while it is served.
+    pub fn rights(&self) -> UnixRights {
+        UnixRights { path: self.path.clone(), group: self.group }
+    }
+}
+
+/// Changes the group of a socket's file while it is served.
+#[derive(Clone, Debug)]
+pub struct UnixRights {
+    path: PathBuf,
+    group: u32,
+}
+
+impl UnixRights {
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// From now on the file is of `group` (a name or number), or of the daemon's own.
+    ///
+    /// # Errors
+    /// See [`BindError`]; the file stays as it was.
+    pub fn set_group(&self, group: Option<&str>) -> Result<(), BindError> {
+        let group = group.map(find_group).transpose()?.unwrap_or(self.group);
+        std::os::unix::fs::chown(&self.path, None, Some(group))
+            .map_err(|source| BindError::Socket { path: self.path.clone(), source })
     }
 }
 
@@ -122,6 +154,7 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError
             _ => {}
         }
         let listener = UnixListener::bind(&new)?;
+        let own = fs::symlink_metadata(&new)?.gid();
         if let Some(group) = group {
             rustix::fs::chown(&new, None, Some(rustix::fs::Gid::from_raw(group)))?;
         }
@@ -129,7 +162,7 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError
         let made = fs::symlink_metadata(&new)?;
         fs::rename(&new, path)?;
         let file = (made.dev(), made.ino());
-        Ok(UnixDoor { listener: Some(listener), path: path.to_owned(), file })
+        Ok(UnixDoor { listener: Some(listener), path: path.to_owned(), file, group: own })
     };
     bind().map_err(|source| {
         // Best effort: the error that matters is the first one.
@@ -162,19 +195,32 @@ pub async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| BindError::Address { address, source })
 }
 
-/// Serves `router` on the socket until `shutdown`, then removes its file.
-pub async fn serve_unix(mut door: UnixDoor, router: Router, shutdown: impl Future<Output = ()>) {
+/// Serves on the socket until `shutdown`, then removes its file. Each request is answered by the
+/// router of its moment.
+pub async fn serve_unix(
+    mut door: UnixDoor,
+    router: watch::Receiver<Router>,
+    shutdown: impl Future<Output = ()>,
+) {
     if let Some(listener) = door.listener.take() {
         serve(listener, router, shutdown).await;
     }
 }
 
-/// Serves `router`, which should be a [`super::tcp_router`], until `shutdown`.
-pub async fn serve_tcp(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+/// Serves what should be a [`super::tcp_router`] until `shutdown`, otherwise as [`serve_unix`].
+pub async fn serve_tcp(
+    listener: impl Listener,
+    router: watch::Receiver<Router>,
+    shutdown: impl Future<Output = ()>,
+) {
     serve(listener, router, shutdown).await;
 }
 
-async fn serve<L: Listener>(mut listener: L, router: Router, shutdown: impl Future<Output = ()>) {
+async fn serve<L: Listener>(
+    mut listener: L,
+    router: watch::Receiver<Router>,
+    shutdown: impl Future<Output = ()>,
+) {
     let mut shutdown = pin!(shutdown);
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -199,13 +245,17 @@ async fn serve<L: Listener>(mut listener: L, router: Router, shutdown: impl Futu
 }
 
 /// One connection, to its end or, once stopped, to the end of its request.
-async fn converse<I>(io: I, router: Router, mut stopped: watch::Receiver<bool>)
+async fn converse<I>(io: I, router: watch::Receiver<Router>, mut stopped: watch::Receiver<bool>)
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
-    let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let router = router.borrow().clone();
+        router.oneshot(request)
+    });
+    let connection = builder.serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -297,6 +347,7 @@ mod tests {
             "done"
         };
         let router = Router::new().route("/", get(handler));
+        let (_router, router) = watch::channel(router);
         let serving = tokio::spawn(serve_unix(door, router, async { drop(stopped.await) }));
         let mut stream = UnixStream::connect(&path).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

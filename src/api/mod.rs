@@ -16,6 +16,7 @@ mod mask;
 mod page;
 mod problem;
 mod query;
+mod reload;
 mod rounds;
 mod tag;
 #[cfg(test)]
@@ -38,11 +39,12 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub use door::Secret;
-pub use listen::{BindError, UnixDoor, bind_tcp, bind_unix, serve_tcp, serve_unix};
+pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp, serve_unix};
 
 use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
 use crate::store::Store;
+use crate::supervisor::reload::Reloads;
 use crate::supervisor::{Fleet, FleetError, Started};
 use crate::worker::Brief;
 use crate::world::World;
@@ -55,6 +57,8 @@ pub struct Access {
     pub store: Store,
     /// The running windows.
     pub fleet: Arc<dyn Windows>,
+    /// Asks for a reload of the configuration.
+    pub reloads: Reloads,
     /// The wall clock.
     pub world: World,
     /// What is running.
@@ -80,7 +84,7 @@ pub struct About {
 }
 
 /// How the API answers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiSettings {
     /// Over TCP, may do everything.
     pub token: Option<Secret>,
@@ -157,6 +161,7 @@ pub fn router(access: Access) -> Router {
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
+        .route("/v1/reload", post(reload::reload))
         .merge(page::routes())
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {

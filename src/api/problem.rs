@@ -6,8 +6,10 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::config::Fault;
 use crate::store::{FeedError, StoreError};
 use crate::supervisor::FleetError;
+use crate::supervisor::reload::Refusal;
 
 /// Where `type` points; the last part names the problem and never changes.
 const TYPES: &str = "https://calmirror.dev/problems/";
@@ -20,6 +22,8 @@ pub(super) struct Problem {
     status: StatusCode,
     detail: String,
     parameter: Option<String>,
+    /// Of a configuration.
+    faults: Vec<Fault>,
     /// The answer challenges the client to show a token.
     challenge: bool,
 }
@@ -32,6 +36,8 @@ struct Body<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    faults: &'a [Fault],
 }
 
 impl Problem {
@@ -41,7 +47,8 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self { slug, title, status, detail: detail.into(), parameter: None, challenge: false }
+        let detail = detail.into();
+        Self { slug, title, status, detail, parameter: None, faults: Vec::new(), challenge: false }
     }
 
     /// 400, naming the query parameter at fault.
@@ -129,6 +136,26 @@ impl Problem {
         Self::new(status, "stopping", "Stopping", "the daemon is stopping")
     }
 
+    /// The configuration was not reloaded: 422 where it is to blame, else 503.
+    pub(super) fn not_reloaded(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        let (unprocessable, unavailable) =
+            (StatusCode::UNPROCESSABLE_ENTITY, StatusCode::SERVICE_UNAVAILABLE);
+        match refusal {
+            Refusal::Faults(faults) => {
+                let title = "Configuration at fault";
+                let slug = "configuration-faults";
+                Self { faults, ..Self::new(unprocessable, slug, title, detail) }
+            }
+            Refusal::Drops { .. } => {
+                Self::new(unprocessable, "too-many-drops", "Too many drops", detail)
+            }
+            Refusal::Failed(_) => Self::new(unavailable, "reload-failed", "Reload failed", detail),
+            Refusal::Busy => Self::new(unavailable, "reload-busy", "Too many reloads", detail),
+            Refusal::Stopping => Self::stopping(),
+        }
+    }
+
     /// 503: not everything asked of readiness holds yet.
     pub(super) fn not_ready(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -144,6 +171,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: &self.detail,
             parameter: self.parameter.as_deref(),
+            faults: &self.faults,
         };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();

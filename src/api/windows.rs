@@ -16,6 +16,7 @@ use super::Access;
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::mirror::status::{State as WindowState, WindowStatus};
+use crate::supervisor::reload::LastReload;
 use crate::worker::Brief;
 
 /// Every state, in the order the counts are shown.
@@ -41,7 +42,7 @@ pub(super) struct Status {
     uptime_s: i64,
     healthy: bool,
     windows: Counts,
-    last_reload: Option<()>,
+    last_reload: Option<LastReload>,
 }
 
 /// Windows by state.
@@ -75,8 +76,7 @@ pub(super) async fn status(
         uptime_s: access.world.now().duration_since(about.started).as_secs().max(0),
         healthy: unhealthy == 0,
         windows: Counts { total: windows.len(), unhealthy, states },
-        // Always null until there is a reload.
-        last_reload: None,
+        last_reload: access.reloads.last(),
     }))
 }
 

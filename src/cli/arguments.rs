@@ -102,6 +102,12 @@ pub enum Command {
     )]
     Changes(ChangesArgs),
 
+    /// Take the changed configuration, as SIGHUP does, and tell what changed or what is wrong.
+    #[command(
+        after_help = "Examples:\n  calmirror check && calmirror reload\n  calmirror reload --accept-drops"
+    )]
+    Reload(ReloadArgs),
+
     /// Start a round now, wait for it and report.
     #[command(after_help = "Examples:\n  calmirror sync alice\n  calmirror sync --all")]
     Sync(SyncArgs),
@@ -117,6 +123,14 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// Start even if the configuration drops most of the windows of the store.
+    #[arg(long)]
+    pub accept_drops: bool,
+}
+
+/// `reload`.
+#[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// Reload even if the configuration drops most of the windows.
     #[arg(long)]
     pub accept_drops: bool,
 }
@@ -257,7 +271,9 @@ mod tests {
             ("check --explain", true),
             ("health", true),
             ("demo --seed 7", true),
-            ("reload", false),
+            ("reload", true),
+            ("reload --accept-drops --json", true),
+            ("reload alice", false),
             ("", false),
         ] {
             let words = std::iter::once("calmirror").chain(line.split_whitespace());

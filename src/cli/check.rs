@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,7 +12,20 @@ use serde_json::{Value, json};
 use super::arguments::CheckArgs;
 use super::exit::{CONFIGURATION, DONE, Failure};
 use crate::config::{Config, Fault, Faults, Sources};
+use crate::daemon::Loader;
 use crate::mirror::window::Window;
+use crate::world::World;
+
+/// How a daemon reads the configuration anew.
+pub(super) fn loader(
+    file: Option<&Path>,
+    environment: BTreeMap<String, String>,
+    world: &World,
+) -> Loader {
+    let sources = Sources::find(file, environment);
+    let world = world.clone();
+    Arc::new(move || Config::load(&sources, world.now()))
+}
 
 /// Loads the configuration as `run` does.
 ///

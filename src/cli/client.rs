@@ -13,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::exit::{FAILED, Failure, PERMISSION, STORE, UNAVAILABLE, USAGE};
+use super::exit::{CONFIGURATION, FAILED, Failure, PERMISSION, STORE, UNAVAILABLE, USAGE};
 use super::place::Place;
+use crate::config::Fault;
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -58,6 +59,8 @@ enum Broken {
 struct Problem {
     title: String,
     detail: String,
+    #[serde(default)]
+    faults: Vec<Fault>,
 }
 
 impl Client {
@@ -161,13 +164,20 @@ impl Answer {
             return Ok(self);
         }
         let message = match serde_json::from_slice::<Problem>(&self.body) {
-            Ok(problem) => {
-                format!("{}: {}", problem.title.to_lowercase(), printable(&problem.detail))
+            Ok(Problem { title, detail, faults }) => {
+                let message = format!("{}: {}", title.to_lowercase(), printable(&detail));
+                match faults.as_slice() {
+                    [] | [_] => message,
+                    faults => faults.iter().fold(message, |message, fault| {
+                        format!("{message}\n{}", printable(&fault.to_string()))
+                    }),
+                }
             }
             Err(_) => format!("the daemon answered {}", self.status),
         };
         Err(match self.status {
             StatusCode::BAD_REQUEST => Failure::new(USAGE, message),
+            StatusCode::UNPROCESSABLE_ENTITY => Failure::new(CONFIGURATION, message),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(PERMISSION, message)
                 .remedy("set $CALMIRROR_TOKEN, or let api.token_file be readable"),
             StatusCode::SERVICE_UNAVAILABLE

@@ -88,6 +88,8 @@ pub(super) async fn demo(
         .map_err(|error| Failure::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
     let options = Options {
         config,
+        load: check::loader(Some(&file), BTreeMap::new(), &world),
+        telemetry: None,
         about: about(&world),
         world,
         transport: Arc::new(transport),

@@ -11,6 +11,7 @@ mod events;
 pub mod exit;
 mod health;
 mod place;
+mod reload;
 pub mod run;
 mod serve;
 #[cfg(feature = "simulator")]
@@ -79,6 +80,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Command::Changes(args) => changes::changes(&client()?, args, out).await,
         Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
         Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
+        Command::Reload(args) => reload::reload(&client()?, args, json, out).await,
         Command::Check(args) => {
             let file = arguments.config.as_deref();
             check::check(file, environment.clone(), args, json, out)

@@ -36,9 +36,10 @@ pub(super) async fn run(
     args: &RunArgs,
 ) -> Result<u8, Failure> {
     let world = World::real();
+    let load = check::loader(file, environment.clone(), &world);
     let told = environment.clone();
     let config = check::load(file, environment, world.now())?;
-    start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
+    let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
@@ -47,6 +48,9 @@ pub(super) async fn run(
     let about = about(&world);
     let options = Options {
         config,
+        load,
+        // What was said on the command line holds for as long as it runs.
+        telemetry: level.is_none().then_some(telemetry),
         world,
         transport: Arc::new(transport),
         about,
@@ -67,17 +71,21 @@ pub(super) async fn foreground(options: Options, notify: Notify) -> Result<u8, F
         let started = patiently(Daemon::start(options), &notify).await;
         let mut daemon = started.map_err(|error| refused(&error))?;
         tracing::info!("serving");
+        let reloads = daemon.reloads();
         daemon.announce(notify);
-        // An error means that the sender is gone, which is an end too.
         let Controls { mut stop, mut reload } = controls;
+        let hangups = async {
+            while reload.recv().await.is_some() {
+                // How it went is logged where it is performed.
+                drop(reloads.ask(false).await);
+            }
+            std::future::pending::<()>().await;
+        };
         let until = async {
-            loop {
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return,
-                    Some(()) = reload.recv() => {
-                        tracing::warn!("this version cannot reload: restart it to take a changed configuration");
-                    }
-                }
+            tokio::select! {
+                // An error means that the sender is gone, which is an end too.
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = hangups => {}
             }
         };
         daemon.run(until).await.map_err(|error| failed(&error))

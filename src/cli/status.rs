@@ -14,6 +14,7 @@ use super::arguments::StatusArgs;
 use super::client::{Client, encode, printable};
 use super::exit::{DONE, FAILED, Failure};
 use crate::mirror::status::{State, WindowStatus};
+use crate::supervisor::reload::{Ending, LastReload};
 
 /// How often `--watch` looks again.
 const REDRAW: Duration = Duration::from_secs(2);
@@ -26,6 +27,8 @@ const ERROR_WIDTH: usize = 60;
 struct Daemon {
     version: String,
     uptime_s: f64,
+    #[serde(default)]
+    last_reload: Option<LastReload>,
 }
 
 /// A page of windows, as they came.
@@ -90,8 +93,13 @@ async fn fleet(client: &Client, json: bool) -> Result<(String, bool), Failure> {
         let daemon: Daemon = Deserialize::deserialize(&status)
             .map_err(|error| Failure::new(FAILED, format!("status not understood: {error}")))?;
         let version = printable(&daemon.version);
-        let head = format!("calmirror {version}, up {}", span(daemon.uptime_s));
-        head + "\n" + &table(windows, Timestamp::now(), &TimeZone::system())
+        let mut head = format!("calmirror {version}, up {}\n", span(daemon.uptime_s));
+        if let Some(last) = daemon.last_reload.filter(|last| last.outcome != Ending::Applied) {
+            let at = last.at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string();
+            let why = printable(&last.message);
+            head += &format!("the last reload ({at}) changed nothing: {why}\n");
+        }
+        head + &table(windows, Timestamp::now(), &TimeZone::system())
     };
     Ok((text, healthy))
 }

@@ -1,12 +1,13 @@
 //! What a reload has to do: the difference between two configurations.
 //!
-//! Windows are told apart by name. Accounts are not compared beyond what changes a window: their
-//! secrets are read again whenever they are needed.
+//! Windows are told apart by name. Secrets are not compared: they are read again whenever they
+//! are needed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Config;
+use super::origin::Explained;
 use crate::mirror::window::Window;
 
 /// What changes from one configuration to the next.
@@ -16,49 +17,158 @@ pub struct Difference {
     pub added: Vec<Arc<Window>>,
     /// Windows that are gone.
     pub removed: Vec<Arc<Window>>,
-    /// Windows that are set otherwise, old and new. One whose account moved to another tenant is
-    /// among them, equal as the two may look.
-    pub changed: Vec<(Arc<Window>, Arc<Window>)>,
+    /// Windows that are set otherwise.
+    pub changed: Vec<Changed>,
     /// Windows that need not notice.
     pub unchanged: usize,
+    /// Accounts that sign in otherwise, or are new or gone; by name.
+    pub accounts: Vec<Arc<str>>,
+    /// Keys outside of accounts and windows that differ and take effect at once.
+    pub settings: Vec<&'static str>,
     /// Keys that differ and cannot change while the daemon runs.
-    pub refused: Vec<String>,
+    pub refused: Vec<&'static str>,
+}
+
+/// A window that is set otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// As it was.
+    pub old: Arc<Window>,
+    /// As it shall be.
+    pub new: Arc<Window>,
+    /// What that asks for: the most of what its keys do.
+    pub effect: Effect,
+    /// The keys that differ. One whose account moved to another tenant differs in `tenant`.
+    pub keys: Vec<&'static str>,
+}
+
+/// What a change of a window asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// The next rounds come at other times or ask otherwise; nothing else.
+    Retimed,
+    /// The window is enumerated again.
+    Resynced,
+    /// Another stream of ids under the old name: the old events leave first.
+    Replaced,
 }
 
 /// Compares two configurations, in the order of the windows' names.
 pub fn diff(old: &Config, new: &Config) -> Difference {
-    let mut difference = Difference { refused: refused(old, new), ..Difference::default() };
+    let mut difference = Difference {
+        accounts: accounts(old, new),
+        settings: differing(&live(old, new)),
+        refused: refused(old, new),
+        ..Difference::default()
+    };
     let by_name = |config: &Config| -> BTreeMap<Arc<str>, Arc<Window>> {
         config.windows.iter().map(|window| (window.name.clone(), window.clone())).collect()
     };
     let mut before = by_name(old);
     for (name, window) in by_name(new) {
-        match before.remove(&name) {
-            None => difference.added.push(window),
-            Some(was) if was == window && old.identity(&was) == new.identity(&window) => {
-                difference.unchanged += 1;
-            }
-            Some(was) => difference.changed.push((was, window)),
+        let Some(was) = before.remove(&name) else {
+            difference.added.push(window);
+            continue;
+        };
+        let moved = old.tenant(&was) != new.tenant(&window);
+        if was == window && !moved {
+            difference.unchanged += 1;
+            continue;
         }
+        let (effect, keys) = compare(&was, &window, moved);
+        difference.changed.push(Changed { old: was, new: window, effect, keys });
     }
     difference.removed = before.into_values().collect();
     difference
 }
 
-/// What is opened, bound or handed out once. Other addresses of Graph would make every stored link
-/// one to a foreign origin.
-fn refused(old: &Config, new: &Config) -> Vec<String> {
+impl Difference {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty()
+            && self.removed.is_empty()
+            && self.changed.is_empty()
+            && self.accounts.is_empty()
+            && self.settings.is_empty()
+    }
+
+    /// How many windows' events leave: those that are gone, and those that become others.
+    pub fn drops(&self) -> usize {
+        let replaced = self.changed.iter().filter(|changed| changed.effect == Effect::Replaced);
+        self.removed.len() + replaced.count()
+    }
+}
+
+/// The keys in which two windows of one name differ, and what that asks for.
+fn compare(old: &Window, new: &Window, moved: bool) -> (Effect, Vec<&'static str>) {
+    use Effect::{Replaced, Resynced, Retimed};
+    let keys = [
+        ("account", Replaced, old.account != new.account),
+        ("tenant", Replaced, moved && old.account == new.account),
+        ("mailbox", Replaced, old.mailbox != new.mailbox),
+        ("calendar", Replaced, old.calendar != new.calendar),
+        ("immutable_ids", Replaced, old.immutable_ids != new.immutable_ids),
+        ("start", Resynced, old.start != new.start),
+        ("end", Resynced, old.end != new.end),
+        ("body", Resynced, old.body != new.body),
+        ("time_zone", Resynced, old.time_zone != new.time_zone),
+        ("complete", Resynced, old.complete != new.complete),
+        ("interval", Retimed, old.interval != new.interval),
+        ("jitter", Retimed, old.jitter != new.jitter),
+        ("move_every", Retimed, old.move_every != new.move_every),
+        ("page_size", Retimed, old.page_size != new.page_size),
+        ("audit", Retimed, old.audit != new.audit),
+        ("confirm_after", Retimed, old.confirm_after != new.confirm_after),
+    ];
+    let differing = keys.iter().filter(|(.., differs)| *differs);
+    let effect = differing.clone().map(|(_, effect, _)| *effect).max().unwrap_or(Retimed);
+    (effect, differing.map(|(key, ..)| *key).collect())
+}
+
+fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
+    let names =
+        old.accounts.keys().chain(new.accounts.keys().filter(|n| !old.accounts.contains_key(*n)));
+    let mut differing: Vec<Arc<str>> =
+        names.filter(|name| old.accounts.get(*name) != new.accounts.get(*name)).cloned().collect();
+    differing.sort();
+    differing
+}
+
+fn live(old: &Config, new: &Config) -> [(&'static str, bool); 12] {
+    let (graph, api) = ((&old.graph, &new.graph), (&old.api, &new.api));
     [
-        ("store.path", old.store != new.store),
-        ("graph.base_url", old.graph.base_url != new.graph.base_url),
-        ("graph.login_url", old.graph.login_url != new.graph.login_url),
-        ("api.socket", old.api.socket != new.api.socket),
-        ("api.socket_group", old.api.socket_group != new.api.socket_group),
-        ("api.listen", old.api.listen != new.api.listen),
-        ("log.format", old.log.format != new.log.format),
+        ("graph.login_url", graph.0.login_url != graph.1.login_url),
+        ("graph.max_concurrent", graph.0.max_concurrent != graph.1.max_concurrent),
+        (
+            "graph.max_concurrent_per_mailbox",
+            graph.0.max_concurrent_per_mailbox != graph.1.max_concurrent_per_mailbox,
+        ),
+        ("graph.request_timeout", graph.0.request_timeout != graph.1.request_timeout),
+        ("api.socket", api.0.socket != api.1.socket),
+        ("api.socket_group", api.0.socket_group != api.1.socket_group),
+        ("api.listen", api.0.listen != api.1.listen),
+        ("api.token_file", api.0.token_file != api.1.token_file),
+        ("api.read_token_file", api.0.read_token_file != api.1.read_token_file),
+        ("api.mask_private", api.0.mask_private != api.1.mask_private),
+        ("feed.retention", old.feed != new.feed),
+        ("log.level", old.log.level != new.log.level),
     ]
-    .into_iter()
-    .filter(|(_, differs)| *differs)
-    .map(|(key, _)| key.to_owned())
-    .collect()
+}
+
+/// What is opened or decided once. Another Graph would make every stored link one to a foreign
+/// origin, so it is a matter for another store.
+fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
+    let written = |config: &Config| {
+        config.explained.iter().any(|one: &Explained| one.key == "graph.base_url")
+    };
+    let graph = if written(old) || written(new) { "graph.base_url" } else { "graph.cloud" };
+    differing(&[
+        ("store.path", old.store != new.store),
+        (graph, old.graph.base_url != new.graph.base_url),
+        ("log.format", old.log.format != new.log.format),
+    ])
+}
+
+fn differing(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
+    keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
 }

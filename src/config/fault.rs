@@ -7,8 +7,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// One thing that is wrong, or (among the warnings) merely unwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// The file it stands in; `None` for the environment and for what no single place causes.
     pub file: Option<PathBuf>,

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use account::{Account, Credential};
-pub use diff::{Difference, diff};
+pub use diff::{Changed, Difference, Effect, diff};
 pub use edge::edge;
 pub use fault::{Fault, Faults, Wrong};
 pub use origin::{Explained, Origin};
@@ -106,14 +106,16 @@ impl Config {
     pub fn identity(&self, window: &Window) -> Identity {
         Identity {
             account: window.account.clone(),
-            tenant: self
-                .accounts
-                .get(&window.account)
-                .map_or_else(|| Arc::from(""), |account| account.tenant.clone()),
+            tenant: self.tenant(window).unwrap_or_else(|| Arc::from("")),
             mailbox: window.mailbox.clone(),
             calendar: window.calendar.clone(),
             immutable_ids: window.immutable_ids,
         }
+    }
+
+    /// The tenant of the window's account.
+    fn tenant(&self, window: &Window) -> Option<Arc<str>> {
+        self.accounts.get(&window.account).map(|account| account.tenant.clone())
     }
 
     fn read(sources: &Sources, now: Timestamp, report: &mut Report) -> Option<Self> {

@@ -7,6 +7,7 @@
 //! pauses, so one mailbox in trouble never slows another.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,15 +31,17 @@ pub struct Budgets {
 
 #[derive(Debug)]
 struct Overall {
-    requests: Semaphore,
-    per_mailbox: usize,
+    requests: Pool,
     /// Minutes are counted from here.
     epoch: Instant,
 }
 
 /// Mailboxes that somebody tracks, by account and name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Mailboxes {
+    /// Permits over all of them, and of each.
+    all: usize,
+    each: usize,
     known: BTreeMap<(Box<str>, Box<str>), Weak<MailboxBudget>>,
     /// Once so many are known the forgotten ones are cleared away.
     clear_at: usize,
@@ -48,7 +51,7 @@ struct Mailboxes {
 #[derive(Debug)]
 pub struct MailboxBudget {
     overall: Arc<Overall>,
-    requests: Semaphore,
+    requests: Pool,
     ledger: Mutex<Ledger>,
 }
 
@@ -67,23 +70,94 @@ struct Ledger {
 /// Leave to send one request; held until its answer is read.
 #[derive(Debug)]
 pub struct Permit<'a> {
-    _mailbox: Option<SemaphorePermit<'a>>,
-    _overall: Option<SemaphorePermit<'a>>,
+    _mailbox: Option<Held<'a>>,
+    _overall: Option<Held<'a>>,
+}
+
+/// A number of permits that can change while some are held.
+#[derive(Debug)]
+struct Pool {
+    permits: Semaphore,
+    /// Permits that are held and shall not come back.
+    surplus: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Held<'a> {
+    pool: &'a Pool,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Pool {
+    fn new(permits: usize) -> Self {
+        Self { permits: Semaphore::new(permits), surplus: AtomicUsize::new(0) }
+    }
+
+    async fn acquire(&self) -> Option<Held<'_>> {
+        // The semaphores are never closed; without a permit there would be no limit, no fault.
+        let permit = self.permits.acquire().await.ok()?;
+        Some(Held { pool: self, permit: Some(permit) })
+    }
+
+    /// From `old` permits to `new` ones. What is held beyond is not cut off: it does not come back.
+    fn resize(&self, old: usize, new: usize) {
+        if new < old {
+            self.surplus.fetch_add(old - new, Ordering::Relaxed);
+            // Those at hand go at once.
+            while self.settle() {
+                if self.permits.forget_permits(1) == 0 {
+                    self.surplus.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+        for _ in old..new {
+            if !self.settle() {
+                self.permits.add_permits(1);
+            }
+        }
+    }
+
+    /// Takes one off the surplus, if there is any.
+    fn settle(&self) -> bool {
+        let less = |surplus: usize| surplus.checked_sub(1);
+        self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.pool.settle()
+            && let Some(permit) = self.permit.take()
+        {
+            permit.forget();
+        }
+    }
 }
 
 impl Budgets {
     /// At most `overall` requests at a time, and at most `per_mailbox` to one mailbox. Zero is
     /// taken for one.
     pub fn new(overall: usize, per_mailbox: usize) -> Self {
-        let permits = |n: usize| n.clamp(1, Semaphore::MAX_PERMITS);
+        let (all, each) = (permits(overall), permits(per_mailbox));
+        let mailboxes = Mailboxes { all, each, known: BTreeMap::new(), clear_at: 0 };
         Self {
-            overall: Arc::new(Overall {
-                requests: Semaphore::new(permits(overall)),
-                per_mailbox: permits(per_mailbox),
-                epoch: Instant::now(),
-            }),
-            mailboxes: Arc::default(),
+            overall: Arc::new(Overall { requests: Pool::new(all), epoch: Instant::now() }),
+            mailboxes: Arc::new(Mutex::new(mailboxes)),
         }
+    }
+
+    /// Changes both, for what waits now and from now on. Requests under way are not cut off.
+    pub fn resize(&self, overall: usize, per_mailbox: usize) {
+        let (all, each) = (permits(overall), permits(per_mailbox));
+        let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.overall.requests.resize(mailboxes.all, all);
+        if each != mailboxes.each {
+            for budget in mailboxes.known.values().filter_map(Weak::upgrade) {
+                budget.requests.resize(mailboxes.each, each);
+            }
+        }
+        (mailboxes.all, mailboxes.each) = (all, each);
     }
 
     /// The budget of a mailbox: the same one for as long as somebody holds it, and however the
@@ -99,7 +173,7 @@ impl Budgets {
             mailboxes.clear_at = mailboxes.known.len() * 2 + 64;
         }
         let budget = Arc::new(MailboxBudget {
-            requests: Semaphore::new(self.overall.per_mailbox),
+            requests: Pool::new(mailboxes.each),
             overall: self.overall.clone(),
             ledger: Mutex::default(),
         });
@@ -108,18 +182,21 @@ impl Budgets {
     }
 }
 
+fn permits(n: usize) -> usize {
+    n.clamp(1, Semaphore::MAX_PERMITS)
+}
+
 impl MailboxBudget {
     /// Waits until one more request may be sent, and counts it. May be dropped at any moment.
     pub async fn acquire(&self) -> Permit<'_> {
-        // The semaphores are never closed; without a permit there would be no limit, no fault.
-        let mailbox = self.requests.acquire().await.ok();
+        let mailbox = self.requests.acquire().await;
         loop {
             let open_at = self.ledger(|ledger, overall| ledger.open_at(overall.epoch));
             if let Err(at) = open_at {
                 tokio::time::sleep_until(at).await;
                 continue;
             }
-            let overall = self.overall.requests.acquire().await.ok();
+            let overall = self.overall.requests.acquire().await;
             // A pause may have begun meanwhile: then the overall permit goes back.
             if self.ledger(|ledger, overall| ledger.book(overall.epoch)) {
                 return Permit { _mailbox: mailbox, _overall: overall };

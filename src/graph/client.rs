@@ -46,7 +46,8 @@ struct Shared {
     origin: Origin,
     budgets: Budgets,
     world: World,
-    request_timeout: Duration,
+    /// Milliseconds, so that it can change while requests are under way.
+    request_timeout: AtomicU64,
 }
 
 /// Whose calendar is asked for, by whom, and what that has cost.
@@ -102,13 +103,24 @@ impl Client {
     ) -> Result<Self, OriginError> {
         let origin = Origin::of(base_url)?;
         let base = base_url.trim_end_matches('/').to_owned();
+        let request_timeout = AtomicU64::new(millis(request_timeout));
         let shared = Shared { transport, base, origin, budgets, world, request_timeout };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The longest that one request takes once it is its turn.
     pub fn request_timeout(&self) -> Duration {
-        self.shared.request_timeout
+        Duration::from_millis(self.shared.request_timeout.load(Ordering::Relaxed))
+    }
+
+    /// How long one request may take, from the next one on.
+    pub fn set_request_timeout(&self, timeout: Duration) {
+        self.shared.request_timeout.store(millis(timeout), Ordering::Relaxed);
+    }
+
+    /// What may be asked at once.
+    pub fn budgets(&self) -> &Budgets {
+        &self.shared.budgets
     }
 
     /// What is needed to ask for one window. Windows of one mailbox share its budget.
@@ -117,7 +129,7 @@ impl Client {
             mailbox: mailbox.clone(),
             calendar,
             tokens: tokens.clone(),
-            budget: self.shared.budgets.mailbox(&tokens.account().name, mailbox),
+            budget: self.shared.budgets.mailbox(tokens.name(), mailbox),
             requests: AtomicU64::new(0),
             queued: AtomicBool::new(false),
         }
@@ -311,7 +323,7 @@ impl Client {
         target.queued.store(false, Ordering::Relaxed);
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let outcome = timeout(shared.request_timeout, async {
+        let outcome = timeout(self.request_timeout(), async {
             let (head, body) = shared.transport.send(request).await?.into_parts();
             let body = if head.status.is_success() {
                 body.read(LARGEST_BODY).await?
@@ -354,6 +366,10 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("origin", &self.shared.origin).finish_non_exhaustive()
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Every preference in one header (fact 50), on every request, links included (facts 41, 46).

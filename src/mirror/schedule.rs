@@ -30,6 +30,14 @@ pub fn spread(interval: Duration, chance: f64) -> Duration {
     interval.mul_f64(chance.clamp(0.0, 1.0))
 }
 
+/// What is left to wait when an interval changes: the same share of the new one. So a fleet that
+/// is spread over the old interval is spread over the new one, and nobody waits longer than the
+/// new interval with all its jitter. A longer wait than that is a back-off, which stays.
+pub fn rescale(left: Duration, old: Duration, new: Duration) -> Duration {
+    let share = left.as_secs_f64() / old.as_secs_f64().max(0.001);
+    if share > 1.5 { left } else { new.mul_f64(share) }
+}
+
 /// Full jitter: anything up to `1 s × 2ⁿ` before try `n + 1` of the same request.
 pub fn retry(n: u32, chance: f64) -> Duration {
     FIRST_RETRY.saturating_mul(1 << n.min(10)).mul_f64(chance)
@@ -114,6 +122,7 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 
@@ -128,11 +137,116 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_interval_keeps_the_share_that_is_left() {
+        let hour = MINUTE * 60;
+        assert_eq!(rescale(MINUTE * 30, hour, MINUTE), MINUTE / 2);
+        assert_eq!(rescale(MINUTE / 2, MINUTE, hour), MINUTE * 30);
+        assert_eq!(rescale(MINUTE, MINUTE, MINUTE), MINUTE);
+        assert_eq!(rescale(Duration::ZERO, MINUTE, hour), Duration::ZERO);
+        for new in [MINUTE / 2, hour * 24] {
+            assert_eq!(rescale(hour, MINUTE, new), hour, "a back-off stays");
+        }
+        assert_eq!(rescale(hour, Duration::ZERO, hour), hour);
+    }
+
+    #[test]
     fn backoff_doubles_up_to_its_ceiling() {
         let at = |failures| backoff(MINUTE, LONGEST_BACKOFF, failures, 0.5);
         assert_eq!([at(1), at(2), at(3)], [MINUTE, MINUTE * 2, MINUTE * 4]);
         assert_eq!(at(50), LONGEST_BACKOFF);
         assert_eq!(at(u32::MAX), LONGEST_BACKOFF);
+    }
+
+    fn window(name: &str, move_every: Duration) -> Window {
+        use crate::mirror::window::{Body, Calendar, Complete};
+        let days = |days| Edge::Relative { years: 0, months: 0, days };
+        Window {
+            name: name.into(),
+            account: "a".into(),
+            mailbox: "m".into(),
+            calendar: Calendar::Default,
+            start: days(-30),
+            end: days(365),
+            interval: MINUTE,
+            jitter: 0.2,
+            move_every,
+            page_size: 200,
+            body: Body::Html,
+            time_zone: "UTC".into(),
+            immutable_ids: false,
+            complete: Complete::Master,
+            audit: None,
+            confirm_after: MINUTE,
+        }
+    }
+
+    #[test]
+    fn edges_move_at_an_hour_of_their_own_and_always_cover_what_is_stated() {
+        let begun: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        for hours in [1, 24, 36, 48, 7 * 24] {
+            let every = Duration::from_secs(hours * 3600);
+            let mut at = std::collections::BTreeSet::new();
+            for name in ["alice", "bob", "carol", "dave"] {
+                let window = window(name, every);
+                let mut computed = begun;
+                for n in 0..20 {
+                    let due = next_move(&window, computed).unwrap();
+                    assert!(due > computed, "{name}, {hours} h");
+                    let asked = edges(&window, computed);
+                    // Until the last instant before the move.
+                    let before = due.checked_sub(SignedDuration::from_secs(1)).unwrap();
+                    assert!(asked.end >= window.end.resolve(before), "{name}, {hours} h");
+                    assert_ne!(edges(&window, due), asked, "{name}, {hours} h: it does move");
+                    if n > 0 && hours >= 24 {
+                        let days = due.duration_since(computed).as_secs_f64() / 86_400.0;
+                        let whole = (hours / 24) as f64;
+                        assert!((whole - days).abs() < 1e-3, "{name}, {hours} h: {days} days");
+                    }
+                    at.insert(due.to_zoned(TimeZone::UTC).time());
+                    computed = due;
+                }
+            }
+            assert!(at.len() >= 4, "{hours} h: an hour for each of four");
+        }
+    }
+
+    #[test]
+    fn segments_are_asked_the_less_the_further_away() {
+        let at = |year: i16| format!("{year}-01-01T00:00:00Z").parse::<Timestamp>().unwrap();
+        let segments = Edges { start: at(2020), end: at(2099) }.segments();
+        let every = |interval, index| segment_interval(interval, &segments, index, at(2027));
+        let minutes: Vec<u64> =
+            (0..segments.len()).map(|index| every(MINUTE, index).as_secs() / 60).collect();
+        assert_eq!(minutes[..9], [2, 1, 2, 4, 8, 16, 32, 60, 60]);
+        // Nothing is asked more often than the window.
+        assert_eq!(every(MINUTE * 120, 9), MINUTE * 120);
+        let past = |now| segment_interval(MINUTE, &segments, segments.len() - 1, now);
+        assert_eq!(past(at(2150)), MINUTE, "the nearest is the last");
+    }
+
+    #[test]
+    fn audits_spread_over_half_a_period_and_come_once_in_each() {
+        let since: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        let week = Duration::from_secs(7 * 86_400);
+        let days =
+            |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64() / 86_400.0;
+        let mut firsts = Vec::new();
+        for n in 0..100 {
+            let name = format!("room{n}");
+            let mut record = AuditRecord { since, at: None, differences: 0 };
+            let first = next_audit(&name, &record, week);
+            assert!((3.5..7.0).contains(&days(since, first)));
+            firsts.push(first);
+            for _ in 0..5 {
+                let last = next_audit(&name, &record, week);
+                record.at = Some(last);
+                let wait = days(last, next_audit(&name, &record, week));
+                assert!((6.3..7.7).contains(&wait), "{wait} days");
+            }
+        }
+        firsts.sort();
+        let apart = firsts.windows(2).map(|pair| days(pair[0], pair[1]));
+        assert!(apart.fold(0.0, f64::max) < 0.4, "spread evenly");
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod watermark;
 mod words;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -58,7 +59,7 @@ use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
 use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
-use crate::mirror::window::Edges;
+use crate::mirror::window::{Edges, Identity};
 use crate::world::World;
 
 /// Commits that may wait for the writer; whoever brings one more waits itself.
@@ -231,7 +232,21 @@ impl Store {
         wanted: Vec<Wanted>,
         at: Timestamp,
     ) -> Result<Vec<Attached>, StoreError> {
-        self.ask(|reply| Job::Attach { wanted, at, reply }).await
+        self.exchange(wanted, Vec::new(), at).await
+    }
+
+    /// As [`Store::attach`]; before that, in the same go, `leaving` windows free their names.
+    /// From here on they are being dropped, which [`Store::drop_window`] has to end.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; after [`StoreError::Full`] nothing was changed.
+    pub async fn exchange(
+        &self,
+        wanted: Vec<Wanted>,
+        leaving: Vec<WindowId>,
+        at: Timestamp,
+    ) -> Result<Vec<Attached>, StoreError> {
+        self.ask(|reply| Job::Attach { wanted, leaving, at, reply }).await
     }
 
     /// Names and numbers of all windows the store knows, ordered by number; those being dropped
@@ -241,6 +256,14 @@ impl Store {
     /// See [`StoreError`].
     pub async fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, StoreError> {
         self.look(|tree| tree.windows()).await
+    }
+
+    /// Names of all windows that are not being dropped, and what they are.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn identities(&self) -> Result<BTreeMap<Arc<str>, Identity>, StoreError> {
+        self.look(|tree| tree.identities()).await
     }
 
     /// Edges moved: writes them and resets every segment to enumerate for that reason (counted

@@ -3,6 +3,7 @@
 //! Says nothing about durability or about half-applied batches: that is `reader`'s business.
 //! The writer thread reads here too, being the only one with a settled view.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::mirror::change::Seq;
 use crate::mirror::commit::Known;
 use crate::mirror::page::{EventHash, Kind};
 use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
+use crate::mirror::window::Identity;
 
 /// The one tree.
 #[derive(Clone, Debug)]
@@ -161,6 +163,15 @@ impl Tree {
         }
         windows.sort_by_key(|(_, id, _)| *id);
         Ok(windows)
+    }
+
+    pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, Identity>, Fault> {
+        let mut identities = BTreeMap::new();
+        for entry in self.0.scan_prefix(keys::windows()) {
+            let record: WindowRecord = record::from_json(&entry?.1, "window")?;
+            identities.insert(record.name, record.identity);
+        }
+        Ok(identities)
     }
 
     /// At most `limit` rows of a window in the order of their hashes, after one of them.

@@ -53,7 +53,12 @@ pub(super) enum Job {
     /// Write a commit; `lingering` is set for lazy ones.
     Commit { commit: Box<Commit>, lingering: Option<Lingering>, reply: Reply<Outcome> },
     /// Make windows known.
-    Attach { wanted: Vec<Wanted>, at: Timestamp, reply: Reply<Vec<Attached>> },
+    Attach {
+        wanted: Vec<Wanted>,
+        leaving: Vec<WindowId>,
+        at: Timestamp,
+        reply: Reply<Vec<Attached>>,
+    },
     /// Move a window's edges.
     Move { window: WindowId, edges: Edges, at: Timestamp, reply: Reply<()> },
     /// One slice of dropping a window; answers the next step.
@@ -233,8 +238,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 group.answers.push(answer(reply, outcome));
                 fault.map_or(Ok(()), Err)
             }
-            Job::Attach { wanted, at, reply } => {
-                let attached = self.attach(group, &wanted, at);
+            Job::Attach { wanted, leaving, at, reply } => {
+                let attached = self.attach(group, &wanted, &leaving, at);
                 settle(group, reply, attached)
             }
             Job::Move { window, edges, at, reply } => {
@@ -290,9 +295,18 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         &mut self,
         group: &mut Group,
         wanted: &[Wanted],
+        unwanted: &[WindowId],
         at: Timestamp,
     ) -> Result<Vec<Attached>, Fault> {
         self.apply(group)?;
+        for slice in unwanted.chunks(WINDOWS) {
+            for id in slice {
+                if let Some(record) = self.tree.window(*id)? {
+                    attach::leave(*id, &record, &mut group.draft);
+                }
+            }
+            self.apply(group)?;
+        }
         let mut leaving = std::collections::BTreeMap::new();
         for entry in self.tree.0.scan_prefix(keys::all_leaving()) {
             let (key, value) = entry?;

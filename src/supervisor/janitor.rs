@@ -17,31 +17,45 @@ const TRIM_EVERY: Duration = Duration::from_secs(600);
 /// How long a removal that found the disk full waits before it is tried again.
 const SPACE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Drops windows nobody wants and tends the store, until told to stop.
+/// Tends the store until told to stop.
 ///
 /// # Errors
 /// Where the store is over.
 pub(super) async fn run(
     store: &Store,
     world: &World,
-    drops: Vec<WindowId>,
-    retention: Duration,
+    retention: watch::Receiver<Duration>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        over = tend(store, world, retention) => over,
+    }
+}
+
+/// Drops windows nobody wants, one after the other, until told to stop.
+///
+/// # Errors
+/// Where the store is over.
+pub(super) async fn drop_windows(
+    store: &Store,
+    world: &World,
+    drops: Vec<WindowId>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    let windows = drops.len();
+    tracing::info!(windows, "windows left the configuration, their events leave the feed");
     let dropping = async {
         for id in drops {
-            tracing::info!(
-                window = id.0,
-                "window left the configuration, its events leave the feed"
-            );
             drop_window(store, world, id).await?;
         }
+        tracing::info!(windows, "windows that left the configuration are gone");
         Ok(())
     };
     tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => Ok(()),
-        over = async { tokio::try_join!(dropping, tend(store, world, retention)) } => over.map(drop),
+        over = dropping => over,
     }
 }
 
@@ -70,7 +84,11 @@ pub(super) async fn drop_window(
 }
 
 /// Never ends but with the store.
-async fn tend(store: &Store, world: &World, retention: Duration) -> Result<(), StoreError> {
+async fn tend(
+    store: &Store,
+    world: &World,
+    retention: watch::Receiver<Duration>,
+) -> Result<(), StoreError> {
     let mut flush = tokio::time::interval(store.linger());
     let mut trim = tokio::time::interval(TRIM_EVERY);
     let mut told = false;
@@ -79,7 +97,8 @@ async fn tend(store: &Store, world: &World, retention: Duration) -> Result<(), S
             biased;
             _ = flush.tick() => store.flush().await?,
             _ = trim.tick() => {
-                let Ok(before) = world.now().checked_sub(retention) else { continue };
+                let kept = *retention.borrow();
+                let Ok(before) = world.now().checked_sub(kept) else { continue };
                 match store.trim(before).await {
                     Err(StoreError::Full) if told => {}
                     Err(StoreError::Full) => {
@@ -139,11 +158,15 @@ mod tests {
         let (store, world, id) = store(&dir, u64::MAX).await;
         let (stop, stopped) = watch::channel(false);
         {
-            let janitor = run(&store, &world, vec![id], HOUR, stopped);
-            tokio::pin!(janitor);
-            assert!(timeout(2 * HOUR, &mut janitor).await.is_err(), "it ended, and all with it");
+            let (_retention, kept) = watch::channel(HOUR);
+            let janitor = run(&store, &world, kept, stopped.clone());
+            let dropping = drop_windows(&store, &world, vec![id], stopped);
+            let both = async { tokio::try_join!(janitor, dropping) };
+            tokio::pin!(both);
+            assert!(timeout(2 * HOUR, &mut both).await.is_err(), "one ended, and all with it");
+            assert_eq!(store.windows().await.unwrap().len(), 1, "it gave up");
             stop.send(true).unwrap();
-            assert!(janitor.await.is_ok());
+            assert!(both.await.is_ok());
         }
         assert!(timeout(2 * HOUR, drop_window(&store, &world, id)).await.is_err());
         assert_eq!(store.windows().await.unwrap().len(), 1);
@@ -155,9 +178,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, world, id) = store(&dir, 0).await;
         let (_stop, stopped) = watch::channel(false);
-        let janitor = run(&store, &world, vec![id], HOUR, stopped);
+        let (_retention, kept) = watch::channel(HOUR);
+        let janitor = run(&store, &world, kept, stopped.clone());
         tokio::pin!(janitor);
         assert!(timeout(HOUR, &mut janitor).await.is_err());
+        drop_windows(&store, &world, vec![id], stopped).await.unwrap();
         assert!(store.windows().await.unwrap().is_empty(), "what nobody wanted is gone");
         store.close().await.unwrap();
         assert!(matches!(janitor.await, Err(StoreError::Closed)));

@@ -140,11 +140,8 @@ async fn the_watchdog_is_fed_by_the_loop_and_by_nothing_else() {
 async fn a_stuck_worker_is_restarted_and_counted() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
-    let (name, running) = {
-        let (id, running) = supervisor.names.iter().next().unwrap();
-        (*id, running.clone())
-    };
-    supervisor.names.remove(&name);
+    let id = *supervisor.names.keys().next().unwrap();
+    let running = supervisor.names.remove(&id).unwrap();
     let stuck = supervisor.workers.spawn(async { Ok(Ended::Stuck) });
     supervisor.names.insert(stuck.id(), running);
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();

@@ -160,7 +160,10 @@ impl<'a> Attempt<'a> {
             let vitals = self.cell.vitals();
             (vitals.edges, vitals.edges_at)
         };
-        let due = schedule::next_move(self.window, computed).is_some_and(|due| due <= now);
+        // What is stated has to be covered also where `move_every` grew after the edges were asked.
+        let uncovered = self.window.end.resolve(now) > edges.end;
+        let due =
+            schedule::next_move(self.window, computed).is_some_and(|due| due <= now) || uncovered;
         let moved = schedule::edges(self.window, now);
         if !due || moved == edges {
             return Ok(false);

@@ -170,6 +170,36 @@ impl Cell {
         }
     }
 
+    /// The window is set otherwise, from its next round on; what a sleeping worker waits for
+    /// changes at once.
+    pub fn set_window(&self, window: Arc<Window>) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        self.rouse();
+    }
+
+    /// The window's worker was stopped in order to begin again: whoever waits for its round is told.
+    pub fn interrupt(&self) {
+        let mut vitals = self.vitals();
+        vitals.rounds += u64::from(vitals.running);
+        vitals.running = false;
+        drop(vitals);
+        self.announce();
+    }
+
+    /// The window begins again as the store has it now; health and history go on.
+    pub fn renew(&self, window: Arc<Window>, attached: &Attached) {
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+        let mut vitals = self.vitals();
+        (vitals.edges, vitals.edges_at) = (attached.edges, attached.edges_at);
+        vitals.events = attached.events;
+        vitals.resyncs = attached.resyncs;
+        vitals.last_resync = attached.last_resync.clone().map(Box::new);
+        vitals.audits = Audits::of(attached.audit);
+        if !vitals.state.is_trouble() {
+            vitals.state = if attached.settled { State::Settled } else { State::Enumerating };
+        }
+    }
+
     /// The window's settings.
     pub fn window(&self) -> Arc<Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner).clone()

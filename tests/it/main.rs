@@ -5,13 +5,17 @@
 mod article;
 mod audit;
 mod commands;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
 mod configuration;
 mod converge;
 mod hostile;
 mod kill;
+mod long;
 mod memory;
 mod process;
+mod reload;
+#[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;

@@ -81,7 +81,7 @@ impl Ground {
     }
 
     /// A mailbox with about a hundred and fifty instances in the window.
-    fn populate(&self, name: &str) -> String {
+    pub(crate) fn populate(&self, name: &str) -> String {
         let address = format!("{name}@contoso.com");
         self.simulator.add_mailbox(&address);
         let plan = Population {

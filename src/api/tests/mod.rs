@@ -230,6 +230,7 @@ impl Fixture {
             }),
             settings: self.settings.clone(),
             stopping: self.stopping.subscribe(),
+            reloads: crate::supervisor::reload::channel().0,
         }
     }
 

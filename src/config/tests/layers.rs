@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ACCOUNT, Lab};
-use crate::config::{Credential, DEFAULT_FILE, LogFormat, Origin, Sources, diff};
+use crate::config::{
+    Credential, DEFAULT_FILE, Difference, Effect, LogFormat, Origin, Sources, diff,
+};
 
 #[test]
 fn the_file_is_named_by_the_command_line_then_the_environment() {
@@ -193,16 +195,61 @@ fn a_reload_is_a_difference_by_name() {
     };
     assert_eq!(names(&difference.added), ["new"]);
     assert_eq!(names(&difference.removed), ["gone"]);
-    assert_eq!(difference.changed.len(), 1);
-    let (was, is) = &difference.changed[0];
-    assert_eq!((&*was.name, was.interval.as_secs(), is.interval.as_secs()), ("other", 300, 540));
+    let [changed] = difference.changed.as_slice() else { panic!("{:?}", difference.changed) };
+    assert_eq!((&*changed.old.name, changed.effect), ("other", Effect::Retimed));
+    assert_eq!(changed.keys, ["interval"]);
+    assert_eq!((changed.old.interval.as_secs(), changed.new.interval.as_secs()), (300, 540));
     assert_eq!(difference.unchanged, 1);
     assert_eq!(difference.refused, ["store.path"]);
-    assert_eq!(diff(&new, &new).unchanged, 3);
+    assert_eq!(difference.settings, ["log.level"]);
+    assert_eq!(difference.drops(), 1);
+    assert_eq!(diff(&new, &new), Difference { unchanged: 3, ..Difference::default() });
 
     // Another tenant is another stream of ids, though no window says so.
     let moved = lab.set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "fabrikam.com").config();
-    assert_eq!((diff(&new, &moved).changed.len(), diff(&new, &moved).unchanged), (3, 0));
+    let difference = diff(&new, &moved);
+    assert_eq!((difference.changed.len(), difference.unchanged, difference.drops()), (3, 0, 3));
+    for changed in &difference.changed {
+        assert_eq!((changed.effect, &*changed.keys), (Effect::Replaced, &["tenant"][..]));
+    }
+    assert_eq!(difference.accounts, ["contoso".into()]);
     let window = &moved.windows[0];
     assert_eq!(&*moved.identity(window).tenant, "fabrikam.com");
+}
+
+#[test]
+fn each_key_of_a_window_says_what_changing_it_asks_for() {
+    let config = |rest: &str| {
+        let window = "[[window]]\nname = \"a\"\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
+        Lab::with(&format!("{ACCOUNT}{window}{rest}\n")).config()
+    };
+    let plain = config("");
+    for (line, effect) in [
+        ("interval = \"9m\"", Effect::Retimed),
+        ("jitter = 0.5", Effect::Retimed),
+        ("page_size = 7", Effect::Retimed),
+        ("audit = \"off\"", Effect::Retimed),
+        ("confirm_after = \"9m\"", Effect::Retimed),
+        ("move_every = \"9d\"", Effect::Retimed),
+        ("start = \"-7d\"", Effect::Resynced),
+        ("end = \"+7d\"", Effect::Resynced),
+        ("body = \"text\"", Effect::Resynced),
+        ("time_zone = \"Europe/Berlin\"", Effect::Resynced),
+        ("complete = \"exact\"", Effect::Resynced),
+        ("calendar = \"c\"", Effect::Replaced),
+        ("immutable_ids = true", Effect::Replaced),
+        ("interval = \"9m\"\nbody = \"text\"", Effect::Resynced),
+        ("body = \"text\"\ncalendar = \"c\"", Effect::Replaced),
+    ] {
+        let difference = diff(&plain, &config(line));
+        let keys: Vec<&str> = line.lines().filter_map(|line| line.split(' ').next()).collect();
+        let [changed] = difference.changed.as_slice() else { panic!("{line}: {difference:?}") };
+        assert_eq!(changed.effect, effect, "{line}");
+        assert!(keys.iter().all(|key| changed.keys.contains(key)), "{line}: {:?}", changed.keys);
+        assert_eq!(changed.keys.len(), keys.len(), "{line}");
+        assert_eq!(
+            (difference.unchanged, difference.added.len(), difference.removed.len()),
+            (0, 0, 0)
+        );
+    }
 }

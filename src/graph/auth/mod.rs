@@ -67,7 +67,7 @@ pub struct Account {
 
 /// The token of one account.
 pub struct Tokens {
-    account: Account,
+    name: Arc<str>,
     transport: Arc<dyn Transport>,
     world: World,
     held: Mutex<Held>,
@@ -75,8 +75,8 @@ pub struct Tokens {
     asking: tokio::sync::Mutex<()>,
 }
 
-#[derive(Default)]
 struct Held {
+    account: Arc<Account>,
     token: Option<Live>,
     failure: Option<Failure>,
     /// Passing faults since the last grant.
@@ -104,18 +104,28 @@ struct Failure {
 impl Tokens {
     /// Nothing is asked or read before the first token is needed.
     pub fn new(account: Account, transport: Arc<dyn Transport>, world: World) -> Arc<Self> {
+        let name = account.name.clone();
         Arc::new(Self {
-            account,
+            name,
             transport,
             world,
-            held: Mutex::default(),
+            held: Mutex::new(Held::new(account)),
             asking: tokio::sync::Mutex::default(),
         })
     }
 
-    /// The account.
-    pub fn account(&self) -> &Account {
-        &self.account
+    /// The account's name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The account was set otherwise: from here on it signs in so. Of the same account nothing
+    /// is forgotten; tokens of another one would be somebody else's.
+    pub fn change(&self, account: Account) {
+        let mut held = self.held();
+        if *held.account != account {
+            *held = Held::new(account);
+        }
     }
 
     /// A token that is good as far as we know. May be dropped at any moment.
@@ -171,7 +181,7 @@ impl Tokens {
         if let Some(fault) = self.remembered(&mut held, now) {
             return Err(GraphError::Token(fault));
         }
-        if matches!(self.account.credential, Credential::AccessTokenFile(_)) {
+        if matches!(held.account.credential, Credential::AccessTokenFile(_)) {
             return Ok(());
         }
         let (since, count) = match held.forced {
@@ -208,10 +218,11 @@ impl Tokens {
     fn at_hand(&self) -> AtHand {
         let mut held = self.held();
         let now = Instant::now();
-        let from_file = matches!(self.account.credential, Credential::AccessTokenFile(_));
+        let credential = &held.account.credential;
+        let from_file = matches!(credential, Credential::AccessTokenFile(_));
         if let Some(live) = &held.token
             && live.ends_at.is_none_or(|at| now < at)
-            && !(from_file && live.stamp != self.account.credential.stamp())
+            && !(from_file && live.stamp != credential.stamp())
         {
             let token = live.token.clone();
             // A renewal that failed is not tried again before its time.
@@ -228,7 +239,7 @@ impl Tokens {
     fn remembered(&self, held: &mut Held, now: Instant) -> Option<TokenFault> {
         let failure = held.failure.as_ref()?;
         let rewritten =
-            failure.fault.needs_person && failure.stamp != self.account.credential.stamp();
+            failure.fault.needs_person && failure.stamp != held.account.credential.stamp();
         if now >= failure.until || rewritten {
             held.failure = None;
             return None;
@@ -239,9 +250,14 @@ impl Tokens {
     /// Asks for a token and remembers what came of it. The caller holds `asking`.
     async fn ask(&self) -> Result<AccessToken, GraphError> {
         let began = Instant::now();
-        let stamp = self.account.credential.stamp();
-        let outcome = self.grant().await;
+        let account = self.held().account.clone();
+        let stamp = account.credential.stamp();
+        let outcome = self.grant(&account).await;
         let mut held = self.held();
+        if !Arc::ptr_eq(&held.account, &account) {
+            // Set otherwise meanwhile: what this one was granted or refused is worth nothing now.
+            return outcome.map(|grant| grant.token).map_err(GraphError::Token);
+        }
         match outcome {
             Ok(grant) => {
                 let Grant { token, life, refresh_in } = grant;
@@ -274,9 +290,9 @@ impl Tokens {
                 fault.retry_after = Some(kept);
                 let failure = Failure { fault: fault.clone(), until: Instant::now() + kept, stamp };
                 if fault.needs_person {
-                    tracing::error!(account = %self.account.name, reason = %fault.message, "sign-in failed");
+                    tracing::error!(account = %self.name, reason = %fault.message, "sign-in failed");
                 } else {
-                    tracing::warn!(account = %self.account.name, reason = %fault.message, "no token now");
+                    tracing::warn!(account = %self.name, reason = %fault.message, "no token now");
                 }
                 held.failure = Some(failure);
                 Err(GraphError::Token(fault))
@@ -284,8 +300,8 @@ impl Tokens {
         }
     }
 
-    async fn grant(&self) -> Result<Grant, TokenFault> {
-        let Account { tenant, client_id, credential, login_url, scope, .. } = &self.account;
+    async fn grant(&self, account: &Account) -> Result<Grant, TokenFault> {
+        let Account { tenant, client_id, credential, login_url, scope, .. } = account;
         let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
         let proof = credential
             .read(&endpoint, client_id, self.world.now(), self.world.uuid())
@@ -337,12 +353,12 @@ impl Tokens {
         .map_err(|_| self.fault("the token endpoint did not answer in time"))?
         .map_err(lost)?;
         endpoint::read(head.status, &head.headers, &body, self.world.now())
-            .map_err(|denial| self.denied(&denial))
+            .map_err(|denial| self.denied(&denial, credential))
     }
 
     fn fault(&self, message: &str) -> TokenFault {
         TokenFault {
-            account: self.account.name.clone(),
+            account: self.name.clone(),
             message: message.into(),
             needs_person: false,
             status: None,
@@ -351,20 +367,26 @@ impl Tokens {
         }
     }
 
-    fn denied(&self, denial: &Denial) -> TokenFault {
+    fn denied(&self, denial: &Denial, credential: &Credential) -> TokenFault {
         TokenFault {
             needs_person: denial.needs_person,
             status: Some(denial.status),
             code: denial.code.as_deref().map(Into::into),
             retry_after: denial.retry_after,
-            ..self.fault(&denial.sentence(self.account.credential.key()))
+            ..self.fault(&denial.sentence(credential.key()))
         }
+    }
+}
+
+impl Held {
+    fn new(account: Account) -> Self {
+        Self { account: Arc::new(account), token: None, failure: None, faults: 0, forced: None }
     }
 }
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").field("account", &self.account.name).finish_non_exhaustive()
+        f.debug_struct("Tokens").field("account", &self.name).finish_non_exhaustive()
     }
 }
 

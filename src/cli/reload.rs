@@ -1,0 +1,100 @@
+//! `reload`: as SIGHUP, but tells what changed, or why nothing did.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::arguments::ReloadArgs;
+use super::client::{Client, printable};
+use super::exit::{DONE, FAILED, Failure};
+use crate::supervisor::reload::{Applied, WindowChange, WindowEffect};
+
+/// Asks for a reload and waits for the end of it.
+pub(super) async fn reload(
+    client: &Client,
+    args: &ReloadArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let more = if args.accept_drops { "?accept_drops=true" } else { "" };
+    let answer: Value = client.post(&format!("/v1/reload{more}")).await?.json()?;
+    if json {
+        writeln!(out, "{answer}")?;
+    } else {
+        let applied: Applied = serde_json::from_value(answer).map_err(|error| {
+            Failure::new(FAILED, format!("an answer is not understood: {error}"))
+        })?;
+        out.write_all(tell(&applied).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(DONE)
+}
+
+/// What changed, a line for each window.
+fn tell(applied: &Applied) -> String {
+    let mut lines: Vec<String> =
+        applied.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
+    lines.extend(applied.changes.iter().map(line));
+    let counts = applied.windows;
+    let changed =
+        counts.added + counts.removed + counts.replaced + counts.resynced + counts.retimed;
+    if changed > applied.changes.len() {
+        lines.push(format!("  … and {} more", changed - applied.changes.len()));
+    }
+    lines.push(format!("reloaded in {} ms; {}", applied.took_ms, applied.summary()));
+    lines.iter().map(|line| printable(line) + "\n").collect()
+}
+
+fn line(change: &WindowChange) -> String {
+    let sign = match change.change {
+        WindowEffect::Added => '+',
+        WindowEffect::Removed => '-',
+        _ => '~',
+    };
+    let effect = match change.change {
+        WindowEffect::Added | WindowEffect::Removed | WindowEffect::Retimed => "",
+        WindowEffect::Replaced => ": another calendar, its events come anew",
+        WindowEffect::Resynced => ": is enumerated again",
+    };
+    let keys = match change.keys.as_slice() {
+        [] => String::new(),
+        keys => format!(" ({})", keys.join(", ")),
+    };
+    format!("  {sign} {}{keys}{effect}", change.window)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::reload::Counts;
+
+    #[test]
+    fn what_changed_is_told_line_by_line() {
+        let change = |window: &str, change, keys: &[&str]| WindowChange {
+            window: window.into(),
+            change,
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        };
+        let applied = Applied {
+            took_ms: 12,
+            windows: Counts { added: 1, removed: 3, resynced: 1, retimed: 1, ..Counts::default() },
+            changes: vec![
+                change("new", WindowEffect::Added, &[]),
+                change("gone", WindowEffect::Removed, &[]),
+                change("alice", WindowEffect::Resynced, &["start", "end"]),
+                change("bob\n", WindowEffect::Retimed, &["interval"]),
+            ],
+            settings: vec!["log.level".to_owned()],
+            ..Applied::default()
+        };
+        let told = [
+            "  + new",
+            "  - gone",
+            "  ~ alice (start, end): is enumerated again",
+            "  ~ bob  (interval)",
+            "  … and 2 more",
+            "reloaded in 12 ms; windows: 1 added, 3 removed, 1 resynced, 1 retimed, 0 unchanged, also log.level",
+        ];
+        assert_eq!(tell(&applied).lines().collect::<Vec<_>>(), told);
+    }
+}

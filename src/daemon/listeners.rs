@@ -1,0 +1,285 @@
+//! The doors of a running daemon: what it listens on, and how that changes while it runs.
+//!
+//! New doors are bound before old ones close, so that a taken address or an unknown group leaves
+//! everything as it was. A door that stays is not touched: its connections live on, and the next
+//! request on any of them meets the new tokens and the new mask. Streams and held requests that
+//! began under others end, and go on from their cursors.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use axum::Router;
+use axum::serve::Listener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::api::{self, Access, ApiSettings, BindError, UnixDoor, UnixRights};
+use crate::config::ApiConfig;
+
+/// See the module.
+pub(super) struct Listeners {
+    access: Access,
+    unix: Option<Open<UnixRights>>,
+    tcp: Option<Open<SocketAddr>>,
+    servers: JoinSet<()>,
+}
+
+/// One door.
+struct Open<T> {
+    place: T,
+    router: watch::Sender<Router>,
+    /// Ends what streams.
+    stopping: watch::Sender<bool>,
+    /// Closes the door.
+    stop: watch::Sender<bool>,
+    /// Resolves once it is closed.
+    closed: oneshot::Receiver<()>,
+}
+
+/// A listener that tells, by what it holds, when it is no more.
+struct Told {
+    listener: TcpListener,
+    _closing: oneshot::Sender<()>,
+}
+
+impl Listener for Told {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        Listener::accept(&mut self.listener).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// Doors that are bound and not yet served.
+#[derive(Default)]
+pub(super) struct Bound {
+    /// `None`: as before.
+    unix: Option<Option<UnixDoor>>,
+    /// `None`: as before.
+    tcp: Option<Option<(TcpListener, SocketAddr)>>,
+    /// The group that the socket that stays had before.
+    regrouped: Option<Option<String>>,
+    /// The address that was closed to bind the new one.
+    yielded: Option<SocketAddr>,
+}
+
+impl Bound {
+    /// Binds everything.
+    ///
+    /// # Errors
+    /// See [`BindError`]; nothing is left behind.
+    pub(super) async fn all(config: &ApiConfig) -> Result<Self, BindError> {
+        let unix = match &config.socket {
+            Some(path) => Some(api::bind_unix(path, config.socket_group.as_deref())?),
+            None => None,
+        };
+        Ok(Self { unix: Some(unix), tcp: Some(tcp(config.listen).await?), ..Self::default() })
+    }
+}
+
+async fn tcp(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, BindError> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = api::bind_tcp(address).await?;
+    // Port 0 asks for any port: the one that was given is the one to tell.
+    let address = listener.local_addr().unwrap_or(address);
+    Ok(Some((listener, address)))
+}
+
+impl Listeners {
+    /// Serves what was bound. `access` says what there is to be reached, and how it answers.
+    pub(super) fn serve(access: Access, bound: Bound) -> Self {
+        let mut listeners = Self { access, unix: None, tcp: None, servers: JoinSet::new() };
+        listeners.open(bound);
+        listeners
+    }
+
+    /// Where TCP listens, if it does.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(|open| open.place)
+    }
+
+    /// Where the Unix socket is, if there is one.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        self.unix.as_ref().map(|open| open.place.path().to_owned())
+    }
+
+    /// Binds what `new` asks for beyond `old`.
+    ///
+    /// # Errors
+    /// See [`BindError`]; everything is as before.
+    pub(super) async fn prepare(
+        &mut self,
+        old: &ApiConfig,
+        new: &ApiConfig,
+    ) -> Result<Bound, BindError> {
+        let mut bound = Bound::default();
+        match self.bind(old, new, &mut bound).await {
+            Ok(()) => Ok(bound),
+            Err(error) => {
+                self.discard(bound).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn bind(
+        &mut self,
+        old: &ApiConfig,
+        new: &ApiConfig,
+        bound: &mut Bound,
+    ) -> Result<(), BindError> {
+        if old.listen != new.listen {
+            bound.tcp = Some(match tcp(new.listen).await {
+                Err(BindError::Address { address, source })
+                    if source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    let own = self.tcp.take_if(|open| open.place.port() == address.port());
+                    let Some(own) = own else {
+                        return Err(BindError::Address { address, source });
+                    };
+                    // Of one port, all addresses and one of them exclude each other: only here
+                    // the old door closes first.
+                    bound.yielded = Some(own.place);
+                    let closed = close(own);
+                    // An error is the news too: that its other end is gone.
+                    closed.await.ok();
+                    tcp(Some(address)).await?
+                }
+                tcp => tcp?,
+            });
+        }
+        let group = new.socket_group.as_deref();
+        if old.socket != new.socket {
+            bound.unix = Some(match &new.socket {
+                Some(path) => Some(api::bind_unix(path, group)?),
+                None => None,
+            });
+        } else if old.socket_group != new.socket_group
+            && let Some(open) = &self.unix
+        {
+            open.place.set_group(group)?;
+            bound.regrouped = Some(old.socket_group.clone());
+        }
+        Ok(())
+    }
+
+    /// Takes back what [`Listeners::prepare`] did.
+    pub(super) async fn discard(&mut self, bound: Bound) {
+        let Bound { unix, tcp: new, regrouped, yielded } = bound;
+        drop((unix, new));
+        if let (Some(group), Some(open)) = (&regrouped, &self.unix)
+            && let Err(error) = open.place.set_group(group.as_deref())
+        {
+            tracing::warn!(%error, "socket's group could not be set back");
+        }
+        if let Some(address) = yielded {
+            match tcp(Some(address)).await {
+                Ok(tcp) => self.open(Bound { tcp: Some(tcp), ..Bound::default() }),
+                Err(error) => tracing::error!(%error, "listener could not be opened again"),
+            }
+        }
+    }
+
+    /// Serves what was bound instead of what is no longer wanted, and answers as `settings` say.
+    pub(super) fn change(&mut self, bound: Bound, settings: ApiSettings) {
+        if self.access.settings != settings {
+            self.access.settings = settings;
+            if let Some(open) = &mut self.unix {
+                let (access, stopping) = renewed(&self.access);
+                open.renew(api::router(access), stopping);
+            }
+            if let Some(open) = &mut self.tcp {
+                let (access, stopping) = renewed(&self.access);
+                open.renew(api::tcp_router(access, open.place), stopping);
+            }
+        }
+        self.open(bound);
+        // Those that closed are done with once their last request is.
+        while self.servers.try_join_next().is_some() {}
+    }
+
+    fn open(&mut self, bound: Bound) {
+        if let Some(door) = bound.unix {
+            let open = door.map(|door| {
+                let (access, stopping) = renewed(&self.access);
+                let (open, doing) = Open::new(door.rights(), api::router(access), stopping);
+                self.servers.spawn(async move {
+                    // A socket is never waited for: nobody has to know when it closes.
+                    let Doing { router, stop, .. } = doing;
+                    api::serve_unix(door, router, stopped(stop)).await;
+                });
+                open
+            });
+            std::mem::replace(&mut self.unix, open).map(close);
+        }
+        if let Some(tcp) = bound.tcp {
+            let open = tcp.map(|(listener, address)| {
+                let (access, stopping) = renewed(&self.access);
+                let router = api::tcp_router(access, address);
+                let (open, Doing { router, stop, closing }) = Open::new(address, router, stopping);
+                let listener = Told { listener, _closing: closing };
+                self.servers.spawn(api::serve_tcp(listener, router, stopped(stop)));
+                open
+            });
+            std::mem::replace(&mut self.tcp, open).map(close);
+        }
+    }
+
+    /// Takes no more requests from here on.
+    pub(super) fn stop(&mut self) {
+        self.unix.take().map(close);
+        self.tcp.take().map(close);
+    }
+
+    /// Waits until the last request has been answered.
+    pub(super) async fn stopped(&mut self) {
+        while self.servers.join_next().await.is_some() {}
+    }
+}
+
+/// What serving a door takes.
+struct Doing {
+    router: watch::Receiver<Router>,
+    stop: watch::Receiver<bool>,
+    closing: oneshot::Sender<()>,
+}
+
+impl<T> Open<T> {
+    fn new(place: T, router: Router, stopping: watch::Sender<bool>) -> (Self, Doing) {
+        let (router, routers) = watch::channel(router);
+        let (stop, stops) = watch::channel(false);
+        let (closing, closed) = oneshot::channel();
+        let open = Self { place, router, stopping, stop, closed };
+        (open, Doing { router: routers, stop: stops, closing })
+    }
+
+    fn renew(&mut self, router: Router, stopping: watch::Sender<bool>) {
+        drop(self.router.send_replace(router));
+        std::mem::replace(&mut self.stopping, stopping).send_replace(true);
+    }
+}
+
+/// What streams ends first, so that nothing holds the door. Answers what resolves once it is shut.
+fn close<T>(open: Open<T>) -> oneshot::Receiver<()> {
+    open.stopping.send_replace(true);
+    open.stop.send_replace(true);
+    open.closed
+}
+
+/// The same access, whose streams can be ended by themselves.
+fn renewed(access: &Access) -> (Access, watch::Sender<bool>) {
+    let (stopping, stop) = watch::channel(false);
+    (Access { stopping: stop, ..access.clone() }, stopping)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means the sender is gone, which is an end too.
+    drop(stop.wait_for(|stop| *stop).await);
+}

@@ -1,0 +1,219 @@
+//! Taking a new configuration while running: all of it, or nothing.
+//!
+//! Files are read and compared aside, so that the fleet is watched over meanwhile. Then what can
+//! fail is done first – binding, the store – and can be taken back; what follows cannot fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Daemon, api_settings, posts};
+use crate::api::ApiSettings;
+use crate::config::{self, Config, Difference, Effect, Fault, Faults, Origin};
+use crate::graph::Tokens;
+use crate::supervisor::Reform;
+use crate::supervisor::reload::{
+    Applied, Ask, Counts, MOST_NAMED, Refusal, WindowChange, WindowEffect,
+};
+
+/// Reads the configuration anew. Blocking.
+pub type Loader = Arc<dyn Fn() -> Result<Config, Faults> + Send + Sync>;
+
+/// A drop of at least so many windows, and of more than half of them, is asked about first: a
+/// truncated file must not wipe a fleet.
+const DROPS_BELIEVED: usize = 20;
+
+/// Whether so many drops are too many to believe.
+pub(super) fn too_many(dropped: usize, known: usize) -> bool {
+    dropped >= DROPS_BELIEVED && dropped * 2 > known
+}
+
+/// A reload that was asked for, its files read.
+pub(super) struct Reload {
+    ask: Ask,
+    begun: Instant,
+    loaded: Result<Loaded, Refusal>,
+}
+
+/// A new configuration, valid, beside the one in force.
+struct Loaded {
+    config: Config,
+    settings: ApiSettings,
+    difference: Difference,
+}
+
+impl Reload {
+    /// Reads the files.
+    pub(super) async fn read(ask: Ask, load: Loader, old: Arc<Config>, open: bool) -> Self {
+        let begun = Instant::now();
+        let reading = tokio::task::spawn_blocking(move || {
+            let config = load().map_err(|faults| Refusal::Faults(faults.0))?;
+            let settings = api_settings(&config, open).map_err(|error| failed(&error))?;
+            let difference = config::diff(&old, &config);
+            refuse(&difference, &old, &config)?;
+            Ok(Loaded { config, settings, difference })
+        });
+        let loaded = match reading.await {
+            Ok(loaded) => loaded,
+            Err(panic) => Err(failed(&panic)),
+        };
+        Self { ask, begun, loaded }
+    }
+}
+
+/// Refuses what cannot change, each with its place.
+fn refuse(difference: &Difference, old: &Config, new: &Config) -> Result<(), Refusal> {
+    let fault = |key: &&str| {
+        let place = |config: &Config| {
+            let set = config.explain().iter().find(|one| one.key == *key);
+            match set.map(|one| &one.origin) {
+                Some(Origin::File { path, line }) => Some((path.to_path_buf(), *line)),
+                _ => None,
+            }
+        };
+        // Where it was taken out, there is only the place where it was.
+        let (file, line) = place(new).or_else(|| place(old)).unzip();
+        Fault {
+            file,
+            line,
+            key: (*key).to_owned(),
+            problem: "cannot change while the daemon runs".to_owned(),
+            remedy: "set it back, or restart the daemon".to_owned(),
+        }
+    };
+    match difference.refused.as_slice() {
+        [] => Ok(()),
+        refused => Err(Refusal::Faults(refused.iter().map(fault).collect())),
+    }
+}
+
+impl Daemon {
+    /// Performs a reload and answers who asked for it.
+    pub(super) async fn reload(&mut self, reload: Reload) {
+        let Reload { ask, begun, loaded } = reload;
+        let outcome = match loaded {
+            Ok(loaded) => self.apply(loaded, ask.accept_drops, begun).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.asks.answer(ask, outcome, self.world.now());
+    }
+
+    /// Puts a new configuration in force.
+    ///
+    /// # Errors
+    /// Why the old one stays.
+    async fn apply(
+        &mut self,
+        loaded: Loaded,
+        accept_drops: bool,
+        begun: Instant,
+    ) -> Result<Applied, Refusal> {
+        let Loaded { config, settings, difference } = loaded;
+        let (dropped, known) = (difference.drops(), self.config.windows.len());
+        if !accept_drops && too_many(dropped, known) {
+            return Err(Refusal::Drops { dropped, known });
+        }
+        let bound = self
+            .listeners
+            .prepare(&self.config.api, &config.api)
+            .await
+            .map_err(|error| failed(&error))?;
+        let accounts = self.accounts_of(&config);
+        let reform = reform(&config, &accounts, &difference);
+        let commit = || {
+            for (name, tokens) in &accounts {
+                if let Some(account) = config.accounts.get(name) {
+                    tokens.change(super::account(account, &config));
+                }
+                // Rotated files count from the next token on, and a refused sign-in is tried again.
+                tokens.forget();
+            }
+        };
+        if let Err(error) = self.supervisor.reform(reform, commit).await {
+            self.listeners.discard(bound).await;
+            return Err(failed(&error));
+        }
+        self.listeners.change(bound, settings);
+        let graph = &config.graph;
+        self.client.budgets().resize(graph.max_concurrent, graph.max_concurrent_per_mailbox);
+        self.client.set_request_timeout(graph.request_timeout);
+        self.supervisor.set_retention(config.feed.retention);
+        if let Some(telemetry) = &self.telemetry
+            && config.log.level != self.config.log.level
+            && let Err(error) = telemetry.set_level(&config.log.level)
+        {
+            tracing::error!(reason = %super::chain(&error), "log level could not be changed");
+        }
+        self.supervisor.retry_sign_ins();
+        self.accounts = accounts;
+        let warnings = config.warnings.clone();
+        self.config = Arc::new(config);
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(applied(difference, warnings, took_ms))
+    }
+
+    /// The tokens of every account: known accounts keep theirs.
+    fn accounts_of(&self, config: &Config) -> BTreeMap<Arc<str>, Arc<Tokens>> {
+        let tokens = |(name, account): (&Arc<str>, &config::Account)| {
+            let known = self.accounts.get(name).cloned();
+            let new = || {
+                let (transport, world) = (self.transport.clone(), self.world.clone());
+                Tokens::new(super::account(account, config), transport, world)
+            };
+            (name.clone(), known.unwrap_or_else(new))
+        };
+        config.accounts.iter().map(tokens).collect()
+    }
+}
+
+fn reform(
+    config: &Config,
+    accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
+    difference: &Difference,
+) -> Reform {
+    let (retimed, begun): (Vec<_>, Vec<_>) =
+        difference.changed.iter().partition(|changed| changed.effect == Effect::Retimed);
+    let begun = difference.added.iter().chain(begun.into_iter().map(|changed| &changed.new));
+    Reform {
+        removed: difference.removed.iter().map(|window| window.name.clone()).collect(),
+        begun: posts(config, begun, accounts),
+        retimed: retimed.into_iter().map(|changed| changed.new.clone()).collect(),
+    }
+}
+
+fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> Applied {
+    let Difference { added, removed, changed, unchanged, accounts, settings, .. } = difference;
+    let of = |effect| changed.iter().filter(|changed| changed.effect == effect).count();
+    let windows = Counts {
+        added: added.len(),
+        removed: removed.len(),
+        replaced: of(Effect::Replaced),
+        resynced: of(Effect::Resynced),
+        retimed: of(Effect::Retimed),
+        unchanged,
+    };
+    let bare = |windows: Vec<Arc<crate::mirror::window::Window>>, change| {
+        windows.into_iter().map(move |window| WindowChange {
+            window: window.name.clone(),
+            change,
+            keys: Vec::new(),
+        })
+    };
+    let others = changed.into_iter().map(|changed| WindowChange {
+        window: changed.new.name.clone(),
+        change: changed.effect.into(),
+        keys: changed.keys.into_iter().map(str::to_owned).collect(),
+    });
+    let changes = bare(added, WindowEffect::Added)
+        .chain(bare(removed, WindowEffect::Removed))
+        .chain(others)
+        .take(MOST_NAMED)
+        .collect();
+    let settings = settings.into_iter().map(str::to_owned).collect();
+    Applied { took_ms, windows, changes, accounts, settings, warnings }
+}
+
+fn failed(error: &dyn std::error::Error) -> Refusal {
+    Refusal::Failed(super::chain(error))
+}

@@ -1,0 +1,309 @@
+//! A running daemon takes a changed configuration: what changed changes, nobody else notices, and
+//! what is wrong changes nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use calmirror::mirror::status::{ResyncReason, State};
+use calmirror::simulator::Application;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::process::{Ground, eventually};
+use crate::socket::{Api, Follower};
+
+/// A configuration whose windows ask seldom, so that what asks is what was told to.
+fn text(ground: &Ground, windows: &[(&str, &str)]) -> String {
+    let mut text = ground.preamble().replace("interval = \"1s\"", "interval = \"1h\"");
+    for (name, more) in windows {
+        text.push_str(&format!(
+            "[[window]]\nname = \"{name}\"\naccount = \"contoso\"\nmailbox = \"{name}@contoso.com\"\n{more}\n"
+        ));
+    }
+    text
+}
+
+/// How often each mailbox was asked for anything.
+fn requests(ground: &Ground, name: &str) -> u64 {
+    let statistics = ground.simulator.statistics();
+    statistics.mailboxes.get(&format!("{name}@contoso.com")).map_or(0, |tally| tally.requests)
+}
+
+async fn last(ground: &Ground) -> Value {
+    ground.api.get("/v1/status").await.json()["last_reload"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_changes_and_nobody_else_notices() {
+    let ground = Ground::new(91, &["same", "gone", "timed", "moved", "other"]).await;
+    ground.populate("new");
+    ground.configure(&text(
+        &ground,
+        &[("same", ""), ("gone", ""), ("timed", ""), ("moved", ""), ("other", "")],
+    ));
+    let daemon = ground.run().await;
+    for name in ["same", "gone", "timed", "moved", "other"] {
+        ground.settle(name).await;
+    }
+    let mut held = Follower::default();
+    held.catch_up(&ground.api).await;
+    let before: Vec<u64> = ["same", "timed"].map(|name| requests(&ground, name)).into();
+    let timed = ground.api.window("timed").await;
+    assert_eq!(last(&ground).await, Value::Null);
+
+    ground.configure(&text(
+        &ground,
+        &[
+            ("same", ""),
+            ("timed", "interval = \"2h\"\njitter = 0.1\npage_size = 20"),
+            ("moved", "end = \"2027-01-01\""),
+            ("other", "immutable_ids = true"),
+            ("new", ""),
+        ],
+    ));
+    let told = ground.cli(&["reload"]).await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    for line in [
+        "  + new\n",
+        "  - gone\n",
+        "  ~ moved (end): is enumerated again\n",
+        "  ~ other (immutable_ids): another calendar, its events come anew\n",
+        "  ~ timed (interval, jitter, page_size)\n",
+        "windows: 1 added, 1 removed, 1 replaced, 1 resynced, 1 retimed, 1 unchanged\n",
+    ] {
+        assert!(told.out.contains(line), "{line:?} in {}", told.out);
+    }
+    for name in ["new", "moved", "other"] {
+        eventually("it settles by itself", async || {
+            (ground.api.window(name).await.state == State::Settled).then_some(())
+        })
+        .await;
+    }
+    eventually("the removed window is gone", async || {
+        held.catch_up(&ground.api).await;
+        held.of("gone").is_empty().then_some(())
+    })
+    .await;
+    for name in ["new", "moved", "other", "same", "timed"] {
+        assert_eq!(held.of(name), ground.api.events(name).await, "{name}");
+        assert!(!held.of(name).is_empty(), "{name}");
+    }
+    assert_eq!(ground.api.get("/v1/windows/gone").await.status, StatusCode::NOT_FOUND);
+    let moved = ground.api.window("moved").await;
+    assert_eq!(moved.last_resync.map(|resync| resync.reason), Some(ResyncReason::WindowMoved));
+    assert_eq!(moved.end.to_string(), "2027-01-01T00:00:00Z");
+
+    let after: Vec<u64> = ["same", "timed"].map(|name| requests(&ground, name)).into();
+    assert_eq!(before, after, "nobody asked for the windows that did not have to notice");
+    let now = ground.api.window("timed").await;
+    assert_eq!((now.interval_s, now.resyncs), (7200.0, 0));
+    let left = |due: Option<jiff::Timestamp>| {
+        due.unwrap().duration_since(jiff::Timestamp::now()).as_secs_f64()
+    };
+    // Due after twice of what was left, give or take what this test has taken since.
+    let ratio = left(now.next_due) / left(timed.next_due);
+    assert!((1.9..2.1).contains(&ratio), "{ratio}");
+
+    let status = last(&ground).await;
+    assert_eq!(status["outcome"], "applied");
+    assert_eq!(daemon.complaints(), Vec::<String>::new());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
+    let ground = Ground::new(92, &["alice"]).await;
+    let good = text(&ground, &[("alice", "")]);
+    ground.configure(&good);
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    let asked = requests(&ground, "alice");
+
+    ground.configure(&(good.clone() + "intervall = \"1m\"\n[[window]]\nname = \"bob\"\n"));
+    daemon.signal("HUP");
+    let status = eventually("the status tells", async || {
+        Some(last(&ground).await).filter(|last| !last.is_null())
+    })
+    .await;
+    assert_eq!(status["outcome"], "refused");
+    assert!(status["faults"][0]["key"].as_str().unwrap().contains("intervall"), "{status}");
+    let log = daemon.log();
+    assert!(log.contains("did you mean `interval`?") && log.contains("not reloaded"), "{log}");
+
+    let told = ground.cli(&["reload"]).await;
+    assert_eq!(told.code, Some(78), "{told:?}");
+    for part in ["calmirror.toml:", "intervall", "window[bob].mailbox"] {
+        assert!(told.err.contains(part), "{part} in {}", told.err);
+    }
+    let answer = ground.api.post("/v1/reload").await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert!(problem["type"].as_str().unwrap().ends_with("/configuration-faults"), "{problem}");
+    let faults = problem["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 3, "{problem}");
+    for fault in faults {
+        assert!(fault["file"].as_str().unwrap().ends_with("calmirror.toml"), "{fault}");
+        assert!(fault["line"].is_u64() && !fault["remedy"].as_str().unwrap().is_empty());
+    }
+    let health = ground.cli(&["health"]).await;
+    assert_eq!(health.code, Some(0), "it goes on");
+    assert_eq!(requests(&ground, "alice"), asked);
+
+    // What cannot change is named.
+    ground.configure(&good.replace("format = \"json\"", "format = \"text\""));
+    let told = ground.cli(&["reload"]).await;
+    assert_eq!(told.code, Some(78), "{told:?}");
+    assert!(told.err.contains("log.format: cannot change while the daemon runs"), "{}", told.err);
+
+    ground.configure(&good);
+    assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
+    assert_eq!(last(&ground).await["outcome"], "applied");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncated_file_does_not_wipe_a_fleet() {
+    let ground = Ground::new(93, &["kept"]).await;
+    let names: Vec<String> = (0..24).map(|n| format!("room{n}")).collect();
+    for name in &names {
+        ground.simulator.add_mailbox(&format!("{name}@contoso.com"));
+    }
+    let all: Vec<(&str, &str)> =
+        names.iter().map(|name| (name.as_str(), "")).chain([("kept", "")]).collect();
+    ground.configure(&text(&ground, &all));
+    let daemon = ground.run().await;
+    let few = text(&ground, &[("kept", "")]);
+    ground.configure(&few);
+    let told = ground.cli(&["reload"]).await;
+    assert_eq!(told.code, Some(78), "{told:?}");
+    assert!(told.err.contains("24 of 25") && told.err.contains("--accept-drops"), "{}", told.err);
+    // Windows that become others under their old names leave as well.
+    let others: Vec<(&str, &str)> =
+        all.iter().map(|(name, _)| (*name, "immutable_ids = true")).collect();
+    ground.configure(&text(&ground, &others));
+    let answer = ground.api.post("/v1/reload").await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    daemon.stop().await;
+
+    let refused = ground.cli(&["run"]).await;
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.err.contains("25 of 25"), "{}", refused.err);
+
+    ground.configure(&text(&ground, &all));
+    let daemon = ground.run().await;
+    ground.configure(&few);
+    let told = ground.cli(&["reload", "--accept-drops", "--json"]).await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let told: Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(told["windows"]["removed"], 24);
+    assert_eq!(ground.api.get("/v1/status").await.json()["windows"]["total"], 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listeners_levels_and_tokens_change_while_it_runs() {
+    let ground = Ground::new(94, &["alice"]).await;
+    let good = text(&ground, &[("alice", "")]);
+    ground.configure(&good);
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    assert!(!daemon.log().contains("round over"));
+    let old = ground.path("api.sock").display().to_string();
+    let new = ground.path("other.sock");
+
+    // An address that is taken leaves everything as it was.
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    for name in ["token", "read.token"] {
+        fs::write(ground.path(name), name).unwrap();
+        fs::set_permissions(ground.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let with_tcp = good.replace(
+        &format!("socket = \"{old}\""),
+        &format!("socket = \"{}\"\nlisten = \"{address}\"\ntoken_file = \"token\"", new.display()),
+    );
+    ground.configure(&with_tcp);
+    let answer = ground.api.post("/v1/reload").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", answer.body);
+    assert!(String::from_utf8_lossy(&answer.body).contains("cannot listen on"));
+    assert!(!new.exists(), "nothing is left behind");
+    assert_eq!(last(&ground).await["outcome"], "failed");
+
+    drop(taken);
+    let held = ground.api.clone();
+    let stream = tokio::spawn(async move { held.try_get("/v1/changes?after=now&wait=60s").await });
+    ground.configure(&with_tcp.replace("[log]", "[log]\nlevel = \"debug\""));
+    let answer = ground.api.post("/v1/reload").await.json();
+    assert_eq!(
+        answer["settings"],
+        json!(["api.socket", "api.listen", "api.token_file", "log.level"])
+    );
+    assert!(stream.await.unwrap().is_some(), "who was held is let go");
+    eventually("the old socket is gone", async || {
+        (!ground.path("api.sock").exists()).then_some(())
+    })
+    .await;
+    let api = Api::at(&new);
+    api.post("/v1/windows/alice/sync?wait=30s").await.json();
+    assert!(daemon.log().contains("round over"), "the level is in force");
+
+    // A token that was rotated is taken, and the old one is worth nothing from then on.
+    let status = |token: &'static str| {
+        let url = format!("http://{address}");
+        let mut command = ground.command();
+        command.env("CALMIRROR_TOKEN", token).args(["--api", &url, "status"]);
+        async move { crate::process::finish(&mut command).await.code }
+    };
+    assert_eq!((status("token").await, status("rotated").await), (Some(0), Some(77)));
+    fs::write(ground.path("token"), "rotated").unwrap();
+    assert_eq!(api.post("/v1/reload").await.status, StatusCode::OK);
+    assert_eq!((status("token").await, status("rotated").await), (Some(77), Some(0)));
+
+    // And back, without TCP.
+    ground.configure(&good);
+    assert_eq!(api.post("/v1/reload").await.status, StatusCode::OK);
+    assert_eq!(ground.api.get("/healthz").await.status, StatusCode::OK);
+    assert_eq!(status("rotated").await, Some(69));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
+    let ground = Ground::new(95, &["alice"]).await;
+    let good = text(&ground, &[("alice", "")]);
+    ground.configure(&good);
+    let application = |secret: &str| Application {
+        tenant: "00000000-0000-0000-0000-000000000000".to_owned(),
+        client_id: "11111111-1111-1111-1111-111111111111".to_owned(),
+        client_secret: Some(secret.to_owned()),
+    };
+    ground.simulator.set_applications(vec![application("rotated")]);
+    let daemon = ground.run().await;
+    eventually("somebody has to sign in", async || {
+        (ground.api.window("alice").await.state == State::SignInRequired).then_some(())
+    })
+    .await;
+    fs::write(ground.path("secret"), "rotated").unwrap();
+    assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
+    eventually("it signs in by itself", async || {
+        (ground.api.window("alice").await.state == State::Settled).then_some(())
+    })
+    .await;
+
+    // A secret in another file: no window notices, and the next token is asked for with it.
+    let asked = requests(&ground, "alice");
+    fs::write(ground.path("next"), "next").unwrap();
+    fs::set_permissions(ground.path("next"), fs::Permissions::from_mode(0o600)).unwrap();
+    ground.configure(&good.replace("file = \"secret\"", "file = \"next\""));
+    ground.simulator.set_applications(vec![application("next")]);
+    ground.simulator.expire_tokens();
+    let told = ground.api.post("/v1/reload").await.json();
+    assert_eq!(
+        (&told["accounts"], &told["windows"]["unchanged"]),
+        (&json!(["contoso"]), &json!(1))
+    );
+    assert_eq!(requests(&ground, "alice"), asked);
+    let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+    assert_eq!((&round["state"], &round["last_error"]), (&json!("settled"), &Value::Null));
+    daemon.stop().await;
+}
