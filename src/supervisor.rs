@@ -212,26 +212,26 @@ pub struct Supervisor {
     stop: watch::Sender<bool>,
     workers: JoinSet<Result<Ended, StoreError>>,
     names: HashMap<Id, Running>,
+    /// By account.
+    tokens: BTreeMap<Arc<str>, Arc<Tokens>>,
+    /// Windows whose events leave before the first of another of the same name is shown.
+    replaced: BTreeMap<WindowId, Vec<WindowId>>,
     /// Events older than this leave no tombstone.
     retention: watch::Sender<Duration>,
     notify: Notify,
 }
 
+/// A worker: small, as there may be a million.
 struct Running {
-    tokens: Arc<Tokens>,
     member: Member,
     restarts: u32,
-    /// Windows of the same name whose events leave before this one's first is shown.
-    replaces: Box<[WindowId]>,
     task: AbortHandle,
 }
 
 /// A worker to be.
 struct Start {
-    tokens: Arc<Tokens>,
     member: Member,
     restarts: u32,
-    replaces: Box<[WindowId]>,
     first: First,
     pause: Duration,
 }
@@ -265,6 +265,8 @@ impl Supervisor {
             stop,
             workers: JoinSet::new(),
             names: HashMap::new(),
+            tokens: BTreeMap::new(),
+            replaced: BTreeMap::new(),
             retention,
             notify: Notify::default(),
         }
@@ -348,8 +350,8 @@ impl Supervisor {
             if let Some(member) = member {
                 // Whoever waits for a round of it waits no longer.
                 member.cell.interrupt();
+                drops.extend(self.replaced.remove(&member.id).into_iter().flatten());
             }
-            drops.extend(stopped.remove(name).into_iter().flat_map(|running| running.replaces));
         }
         self.drop_windows(drops);
         for window in retimed {
@@ -384,9 +386,11 @@ impl Supervisor {
     ) {
         let mut starts = Vec::with_capacity(posts.len());
         {
-            let mut windows = self.fleet.write();
+            let fleet = self.fleet.clone();
+            let mut windows = fleet.write();
             for (post, attached) in posts.into_iter().zip(attached) {
                 let Post { window, tokens, .. } = post;
+                self.tokens.insert(window.account.clone(), tokens);
                 let name = window.name.clone();
                 let before = stopped.remove(&name);
                 let member = match windows.get(&name).filter(|member| member.id == attached.id) {
@@ -401,15 +405,17 @@ impl Supervisor {
                         member
                     }
                 };
+                // What a window that is replaced itself had not done yet is left to its successor.
                 let mut replaces: Vec<WindowId> = attached.replaces.into_iter().collect();
-                for id in before.into_iter().flat_map(|running| running.replaces) {
-                    if !replaces.contains(&id) {
-                        replaces.push(id);
-                    }
+                let earlier = before.map(|running| running.member.id);
+                replaces
+                    .extend(earlier.and_then(|id| self.replaced.remove(&id)).into_iter().flatten());
+                replaces.dedup();
+                if !replaces.is_empty() {
+                    self.replaced.insert(attached.id, replaces);
                 }
                 let first = if attached.settled { First::Spread } else { First::Now };
-                let (replaces, pause) = (replaces.into(), Duration::ZERO);
-                starts.push(Start { tokens, member, restarts: 0, replaces, first, pause });
+                starts.push(Start { member, restarts: 0, first, pause: Duration::ZERO });
             }
         }
         for start in starts {
@@ -419,12 +425,12 @@ impl Supervisor {
 
     /// Goes on with a window whose worker was stopped for nothing.
     fn resume(&mut self, running: Running) {
-        let Running { tokens, member, restarts, replaces, .. } = running;
+        let Running { member, restarts, .. } = running;
         let first = match member.cell.state() {
             State::Settled | State::Following => First::Spread,
             _ => First::Now,
         };
-        self.spawn(Start { tokens, member, restarts, replaces, first, pause: Duration::ZERO });
+        self.spawn(Start { member, restarts, first, pause: Duration::ZERO });
     }
 
     /// Stops the workers of windows, and waits until they are gone: what they had begun to write
@@ -462,16 +468,18 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, start: Start) {
-        let Start { tokens, member, restarts, replaces, first, pause } = start;
+        let Start { member, restarts, first, pause } = start;
         let window = member.cell.window();
-        let target = self.services.client.target(&tokens, &window.mailbox, window.calendar.clone());
+        let Some(tokens) = self.tokens.get(&window.account) else { return };
+        let replaces = self.replaced.get(&member.id).cloned().unwrap_or_default();
+        let target = self.services.client.target(tokens, &window.mailbox, window.calendar.clone());
         let stop = self.fleet.stop.clone();
         let (id, cell) = (member.id, member.cell.clone());
         let mut worker = Worker::new(self.services.clone(), target, id, cell, stop);
         // Boxed because few workers need it, and none for long.
         let before = (!pause.is_zero() || !replaces.is_empty()).then(|| {
             let (services, stop) = (self.services.clone(), self.fleet.stop.clone());
-            Box::pin(before(services, stop, pause, replaces.clone()))
+            Box::pin(before(services, stop, pause, replaces))
         });
         let task = self.workers.spawn(async move {
             if let Some(before) = before
@@ -481,7 +489,7 @@ impl Supervisor {
             }
             worker.run(first).await
         });
-        self.names.insert(task.id(), Running { tokens, member, restarts, replaces, task });
+        self.names.insert(task.id(), Running { member, restarts, task });
     }
 
     fn drop_windows(&mut self, drops: Vec<WindowId>) {
@@ -550,7 +558,7 @@ impl Supervisor {
 
     fn revive(&mut self, id: Id, why: &'static str) {
         let Some(running) = self.names.remove(&id) else { return };
-        let Running { tokens, member, restarts, replaces, .. } = running;
+        let Running { member, restarts, .. } = running;
         let restarts = restarts + 1;
         self.fleet.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.world.chance();
@@ -563,7 +571,7 @@ impl Supervisor {
             pause_ms = pause.as_millis(),
             "worker is restarted"
         );
-        self.spawn(Start { tokens, member, restarts, replaces, first: First::Now, pause });
+        self.spawn(Start { member, restarts, first: First::Now, pause });
     }
 
     /// Tells every worker to stop and waits for them, at most so long. True: all did.
@@ -611,7 +619,7 @@ async fn before(
     services: Arc<Services>,
     mut stop: watch::Receiver<bool>,
     pause: Duration,
-    replaces: Box<[WindowId]>,
+    replaces: Vec<WindowId>,
 ) -> Result<bool, StoreError> {
     if !pause.is_zero() {
         tokio::select! {

@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::graph::{Client, Target};
+use crate::graph::{Client, GraphError, Target};
+use crate::mirror::remedy::Ailment;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, LastRound, ResyncReason, State};
@@ -99,7 +100,8 @@ impl Worker {
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
     pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
-        let mut interval = self.cell.window().interval;
+        // Seconds; a future that sleeps is kept small.
+        let mut interval = self.cell.window().interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
@@ -117,7 +119,7 @@ impl Worker {
                 // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
                 let now = self.cell.window().interval;
                 due = self.retimed(due, interval, now);
-                interval = now;
+                interval = now.as_secs_f32();
                 continue;
             }
             // The span lives as long as the round: sleeping windows need none.
@@ -138,7 +140,11 @@ impl Worker {
 
     /// When a round that was due after one interval is due after another. A window in trouble
     /// that waits for people, or for a confirmation, goes on waiting.
-    fn retimed(&self, due: Instant, old: Duration, new: Duration) -> Instant {
+    fn retimed(&self, due: Instant, old: f32, new: Duration) -> Instant {
+        if old == new.as_secs_f32() {
+            return due;
+        }
+        let old = Duration::from_secs_f32(old);
         match self.cell.state() {
             State::Held | State::Quarantined | State::SignInRequired => due,
             _ => {
@@ -164,7 +170,7 @@ impl Worker {
     }
 
     /// One attempt, and when the next is due, after which interval; or why there is none.
-    async fn round(&mut self) -> Result<Result<(Instant, Duration), Ended>, StoreError> {
+    async fn round(&mut self) -> Result<Result<(Instant, f32), Ended>, StoreError> {
         let window = self.cell.window();
         let begun = Instant::now();
         let (number, asked) = self.begin();
@@ -188,8 +194,6 @@ impl Worker {
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
-        // It may have been set otherwise meanwhile.
-        let window = self.cell.window();
         let due = match result {
             Ok(()) => {
                 self.rest(&window, begun, done.settled);
@@ -209,7 +213,7 @@ impl Worker {
             }
         };
         self.cell.announce();
-        Ok(Ok((due.max(Instant::now()), window.interval)))
+        Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
     }
 
     /// Resolves once the round has not got on for longer than anything in it may take.
@@ -289,6 +293,8 @@ impl Worker {
                 vitals.state = State::Held;
                 self.until(done.held_until, took)
             }
+            // These are troubles, told by `ill`.
+            Over::Stuck(_) | Over::Failed => Duration::ZERO,
         };
         drop(vitals);
         tracing::debug!(
@@ -337,7 +343,8 @@ impl Worker {
             Trouble::SignIn(_) => {
                 schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance)
             }
-            Trouble::Quarantine(_) => {
+            Trouble::Stuck { until, .. } => self.until(*until, Duration::ZERO),
+            Trouble::Quarantine(_) | Trouble::Endless => {
                 schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance)
             }
             Trouble::Store(_) | Trouble::Transient(_) | Trouble::LinksDie => {
@@ -370,11 +377,13 @@ impl Trouble {
     fn state(&self) -> State {
         match self {
             Self::Store(StoreError::Full) => State::StoreFull,
-            Self::Throttled { .. } | Self::Transient(_) | Self::LinksDie | Self::Store(_) => {
-                State::BackingOff
-            }
+            Self::Throttled { .. }
+            | Self::Transient(_)
+            | Self::LinksDie
+            | Self::Stuck { .. }
+            | Self::Store(_) => State::BackingOff,
             Self::SignIn(_) => State::SignInRequired,
-            Self::Quarantine(_) => State::Quarantined,
+            Self::Quarantine(_) | Self::Endless => State::Quarantined,
         }
     }
 
@@ -404,6 +413,24 @@ impl Trouble {
             Self::LinksDie => plain(
                 "link_dead",
                 "the link died again within the same round; waiting before enumerating".to_owned(),
+            ),
+            Self::Stuck { ailment: Ailment::Endless, .. } => {
+                plain("round_stuck", "a round would not end; other means follow".to_owned())
+            }
+            Self::Stuck { ailment: Ailment::Heavy, fault, .. } => {
+                let message = "a page cannot be had again and again; smaller ones follow";
+                let told = fault.as_ref().map(|error| error.message());
+                let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));
+                LastError {
+                    status: fault.as_ref().and_then(GraphError::status),
+                    code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
+                    request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
+                    ..plain("page_stuck", message)
+                }
+            }
+            Self::Endless => plain(
+                "round_stuck",
+                "neither a round nor a plain listing comes to an end".to_owned(),
             ),
             Self::Store(error) => plain("store", error.to_string()),
         }

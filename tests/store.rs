@@ -40,7 +40,12 @@ async fn what_was_committed_is_there_after_a_restart() {
     let known = store.known(w, vec![hash("M"), hash("o1"), hash("a"), hash("?")]).await.unwrap();
     assert_eq!(
         known,
-        [Known::Master, Known::Instance { master: id("M") }, Known::Single, Known::Unknown]
+        [
+            Known::Master { etag: None },
+            Known::Instance { master: id("M") },
+            Known::Single,
+            Known::Unknown
+        ]
     );
     let series = store.series(w, 0, hash("M")).await.unwrap();
     assert_eq!(series.len(), 2);
@@ -178,7 +183,7 @@ async fn what_an_enumeration_did_not_see_is_told() {
     store.commit(c).await.unwrap();
     let mut c = commit(w);
     c.seen = Some((1, vec![hash("seen")]));
-    let sweeping = Phase::Sweeping { delta: Link::new("d"), reason: ResyncReason::New };
+    let sweeping = Phase::Sweeping { delta: Some(Link::new("d")), reason: ResyncReason::New };
     c.position = Some(Position::new(sweeping, false));
     store.commit(c).await.unwrap();
     let mut unseen = store.unseen(w, 0, wanted("alice").edges).await.unwrap();

@@ -35,7 +35,7 @@ fn expected(n: usize) -> Vec<String> {
 async fn reached(store: &Store, window: WindowId) -> usize {
     match store.position(window, 0).await.unwrap() {
         Some(position) => match position.phase {
-            Phase::Settled { delta } => delta.as_str().parse().unwrap(),
+            Phase::Settled { delta: Some(delta) } => delta.as_str().parse().unwrap(),
             other => panic!("{other:?}"),
         },
         None => 0,

@@ -93,7 +93,7 @@ fn round(window: WindowId, events: usize, turn: usize) -> Commit {
         .map(|event| item(&format!("{}-{event}", window.0), event, turn, 3000))
         .collect();
     let delta = Link::new(format!("http://127.0.0.1:1/v1.0/delta?$deltatoken={turn:0>600}"));
-    commit.position = Some(Position::new(Phase::Settled { delta }, false));
+    commit.position = Some(Position::new(Phase::Settled { delta: Some(delta) }, false));
     commit
 }
 

@@ -95,6 +95,11 @@ impl Daemon {
         serde_json::from_slice(&self.get(path).await).unwrap()
     }
 
+    /// A POST to its API, whose answer has to be 200 and JSON.
+    pub(crate) async fn post(&mut self, path: &str) -> Value {
+        serde_json::from_slice(&self.api.ask(http::Method::POST, path).await).unwrap()
+    }
+
     /// Waits until every window has settled; looks so often.
     pub(crate) async fn settle(&mut self, every: Duration) {
         loop {
@@ -137,15 +142,20 @@ impl Drop for Daemon {
     }
 }
 
+/// Writes the file that names the mailboxes of these numbers.
+pub(crate) fn write_mailboxes(directory: &Path, numbers: std::ops::Range<usize>) {
+    let mut mailboxes = String::new();
+    for number in numbers {
+        writeln!(mailboxes, "{}", mailbox(number)).unwrap();
+    }
+    fs::write(directory.join("mailboxes.txt"), mailboxes).unwrap();
+}
+
 fn configure(directory: &Path, setup: &Setup<'_>) -> PathBuf {
     let secret = directory.join("secret");
     fs::write(&secret, "s3cret").unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    let mut mailboxes = String::new();
-    for number in 0..setup.mailboxes {
-        writeln!(mailboxes, "{}", mailbox(number)).unwrap();
-    }
-    fs::write(directory.join("mailboxes.txt"), mailboxes).unwrap();
+    write_mailboxes(directory, 0..setup.mailboxes);
     let Setup { origin, interval, page_size, .. } = setup;
     let text = format!(
         r#"
@@ -196,8 +206,12 @@ impl Api {
     }
 
     async fn get(&mut self, path: &str) -> Bytes {
-        let request =
-            http::Request::get(path).header("host", "calmirror").body(Empty::new()).unwrap();
+        self.ask(http::Method::GET, path).await
+    }
+
+    async fn ask(&mut self, method: http::Method, path: &str) -> Bytes {
+        let request = http::Request::builder().method(method).uri(path);
+        let request = request.header("host", "calmirror").body(Empty::new()).unwrap();
         let sender = self.sender.as_mut().unwrap();
         sender.ready().await.unwrap();
         let answer = sender.send_request(request).await.unwrap();

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use calmirror::simulator::{Answer, Population, Settings, Simulator};
+use calmirror::simulator::{Answer, Edit, Mutation, Population, Settings, Simulator};
 use calmirror::world::World;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -88,6 +88,18 @@ impl Graph {
             };
             self.shared.simulator.populate(&mailbox, None, plan);
         }
+    }
+
+    /// Adds one event to a calendar.
+    pub(crate) fn add(&self, mailbox: &str, number: usize) {
+        let start: Timestamp = AROUND.parse().unwrap();
+        let edit = Edit::CreateSingle {
+            subject: format!("Added {number}"),
+            start: start + SignedDuration::from_hours(number as i64),
+            minutes: 30,
+        };
+        let mutation = Mutation { mailbox: mailbox.to_owned(), calendar: None, edit };
+        self.shared.simulator.mutate(mutation).unwrap();
     }
 
     /// Whether answers are compressed for clients that take that.

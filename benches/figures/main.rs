@@ -16,12 +16,14 @@
 mod bare;
 mod commit;
 mod daemon;
+mod feed;
 mod graph;
 mod idle;
 mod initial;
 mod parse;
 mod process;
 mod query;
+mod reload;
 mod stages;
 mod table;
 
@@ -51,6 +53,12 @@ fn main() {
         }
         if table.wants(query::NAME) {
             query::run(&mut table).await;
+        }
+        if table.wants(feed::NAME) {
+            feed::run(&mut table).await;
+        }
+        if table.wants(reload::NAME) {
+            reload::run(&mut table).await;
         }
         if table.wants(idle::NAME) {
             idle::run(&mut table).await;

@@ -116,7 +116,7 @@ async fn ask(
     (rows.unwrap_or_default(), [0.5, 0.99].map(|share| quantile(&took, share).unwrap()))
 }
 
-async fn fill(directory: &Path, windows: usize) {
+pub(crate) async fn fill(directory: &Path, windows: usize) {
     let options = Options { cache_bytes: 512 << 20, ..Options::new(directory.join("store")) };
     let (store, _) = Store::open(&options, &World::real()).unwrap();
     let wanted = (0..windows).map(|number| wanted(&mailbox(number))).collect();
@@ -146,7 +146,7 @@ fn page(window: WindowId, first: usize) -> Commit {
         .map(|event| item(&format!("{}-{event}", window.0), event, 0, BYTES))
         .collect();
     let delta = Link::new("http://127.0.0.1:9/v1.0/delta?$deltatoken=1");
-    commit.position = Some(Position::new(Phase::Settled { delta }, false));
+    commit.position = Some(Position::new(Phase::Settled { delta: Some(delta) }, false));
     commit.tally.success = Some(now());
     commit
 }

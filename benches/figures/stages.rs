@@ -72,6 +72,7 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
         complete: Complete::Master,
         seams: false,
         confirm_after: jiff::SignedDuration::from_mins(10),
+        page_size: 200,
     };
     let at = Timestamp::UNIX_EPOCH;
     let mut pages = pages.into_iter();
@@ -82,7 +83,7 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
         let input = match effect {
             Effect::Page(_) => {
                 let page = pages.next().expect("a page for every link");
-                Input::Page { page, known: BTreeMap::new() }
+                Input::Page { page, known: BTreeMap::new(), took: Duration::ZERO }
             }
             Effect::Commit(commit) => {
                 events += commit.upserts.len() as u64;

@@ -13,6 +13,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -229,6 +230,7 @@ impl Reader {
             let frame = reader.frame().await?;
             Some((Ok::<_, Infallible>(frame), Some(reader)))
         });
+        let stream = stream.fuse();
         let kind = HeaderValue::from_static("text/event-stream");
         let cache = HeaderValue::from_static("no-cache");
         let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache)];

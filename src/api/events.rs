@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,6 +19,7 @@ use super::Access;
 use super::mask::shown;
 use super::problem::Problem;
 use super::query::Parameters;
+use super::tag::Tag;
 use crate::mirror::page::EventId;
 use crate::store::Query;
 
@@ -27,6 +28,7 @@ pub(super) async fn list(
     State(access): State<Arc<Access>>,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = super::name(path)?;
     let parameters = Parameters::parse(query.as_deref(), &["from", "to", "limit", "page"])?;
@@ -36,6 +38,13 @@ pub(super) async fn list(
 
     let status = access.window(&name)?;
     let window = access.window_id(&name)?;
+    let mask = access.settings.mask_private;
+    let version = access.store.version(window);
+    let asked = (from, to, limit, parameters.text("page"));
+    let tag = Tag::of(&("events", version, mask, status.settled_once, asked));
+    if tag.is_held(&headers) {
+        return Ok(tag.not_modified());
+    }
     let (cursor, after) = match page {
         Some(key) => {
             // Pages of two different stores do not make one mirror.
@@ -53,7 +62,6 @@ pub(super) async fn list(
         "next": next.map(|key| key.encode()),
     });
 
-    let mask = access.settings.mask_private;
     let length: usize = events.value.iter().map(|event| event.len() + 1).sum();
     let mut body = Vec::with_capacity(length + 1024);
     body.extend_from_slice(b"{\"value\":[");
@@ -66,7 +74,7 @@ pub(super) async fn list(
     body.extend_from_slice(b"],");
     // The tail is an object; without its brace it goes on where the array ended.
     body.extend_from_slice(tail.to_string().trim_start_matches('{').as_bytes());
-    Ok(raw_json(body.into()))
+    Ok(tag.put_on(raw_json(body.into())))
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
@@ -74,14 +82,17 @@ pub(super) async fn one(
     State(access): State<Arc<Access>>,
     path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Path((name, id)) = path.map_err(|rejection| Problem::bad_path(rejection.body_text()))?;
     Parameters::parse(query.as_deref(), &[])?;
     let window = access.window_id(&name)?;
-    match access.store.event(window, &EventId::new(id)).await? {
-        Some(event) => Ok(raw_json(shown(event, access.settings.mask_private))),
-        None => Err(Problem::unknown_event(&name)),
-    }
+    let Some(event) = access.store.event(window, &EventId::new(id)).await? else {
+        return Err(Problem::unknown_event(&name));
+    };
+    let event = shown(event, access.settings.mask_private);
+    let tag = Tag::of_bytes(&event);
+    Ok(if tag.is_held(&headers) { tag.not_modified() } else { tag.put_on(raw_json(event)) })
 }
 
 fn raw_json(body: Bytes) -> Response {

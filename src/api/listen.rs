@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,14 +23,23 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
+use super::patience::Patience;
+use super::problem::Problem;
+
 /// How long requests under way may go on after shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// How long a client may take over its request's head.
 const HEAD: Duration = Duration::from_secs(15);
 
-/// Open connections of one listener; more wait.
-const CONNECTIONS: usize = 1024;
+/// Open connections of one listener, if there are file descriptors for as many.
+const CONNECTIONS: usize = 8192;
+
+/// Connections beyond those of one listener that are told so; more are closed without a word.
+const REFUSALS: usize = 64;
+
+/// The longest head of a request, bytes; a longer one is answered 431.
+const HEAD_BYTES: usize = 64 << 10;
 
 /// The socket file's mode: owner and group.
 const MODE: u32 = 0o660;
@@ -217,21 +227,49 @@ pub async fn serve_tcp(
 }
 
 async fn serve<L: Listener>(
+    listener: L,
+    router: watch::Receiver<Router>,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_most(listener, router, shutdown, room()).await;
+}
+
+/// How many connections one of two listeners may have: of the files this process may open, the
+/// store and Graph need some as well.
+fn room() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    CONNECTIONS.min(files / 8 * 3)
+}
+
+async fn serve_most<L: Listener>(
     mut listener: L,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
+    room: usize,
 ) {
     let mut shutdown = pin!(shutdown);
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let mut refused = JoinSet::new();
+    let refusing = Router::new().fallback(async || {
+        let headers = [(header::CONNECTION, "close"), (header::RETRY_AFTER, "5")];
+        (headers, Problem::too_many_connections())
+    });
+    let (_refusing, refusing) = watch::channel(refusing);
     loop {
-        let room = connections.len() < CONNECTIONS;
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            (io, _) = listener.accept(), if room => {
-                connections.spawn(converse(io, router.clone(), stopped.clone()));
+            Some(_) = refused.join_next() => {}
+            (io, _) = listener.accept() => {
+                if connections.len() < room {
+                    connections.spawn(converse(io, router.clone(), stopped.clone()));
+                } else if refused.len() < REFUSALS {
+                    let refusing = refusing.clone();
+                    refused.spawn(timeout(HEAD, converse(io, refusing, stopped.clone())));
+                }
             }
         }
     }
@@ -250,12 +288,12 @@ where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let router = router.borrow().clone();
         router.oneshot(request)
     });
-    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let connection = builder.serve_connection(TokioIo::new(Patience::new(io)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -270,97 +308,5 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
-    use super::*;
-    use axum::routing::get;
-    use std::sync::Arc;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::UnixStream;
-    use tokio::sync::{Notify, mpsc, oneshot};
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
-    #[tokio::test]
-    async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("run/api.sock");
-        let group = fs::metadata(directory.path()).unwrap().gid().to_string();
-        let door = bind_unix(&path, Some(&group)).unwrap();
-        assert_eq!(mode(&path), MODE);
-        assert_eq!(fs::read_dir(directory.path().join("run")).unwrap().count(), 1);
-        drop(door);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("api.sock");
-        // The standard library's listener leaves its file behind: nobody answers there.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        let door = bind_unix(&path, None).unwrap();
-        assert!(matches!(bind_unix(&path, None), Err(BindError::InUse(_))));
-        assert!(path.exists(), "refusing takes nothing away");
-        drop(door);
-    }
-
-    #[tokio::test]
-    async fn what_is_no_socket_is_not_touched() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("api.sock");
-        fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind_unix(&path, None), Err(BindError::NotASocket(_))));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-        let elsewhere = directory.path().join("other.sock");
-        let unknown = bind_unix(&elsewhere, Some("no such group"));
-        assert!(matches!(unknown, Err(BindError::UnknownGroup(_))));
-        assert!(!elsewhere.exists());
-    }
-
-    #[tokio::test]
-    async fn a_door_does_not_remove_its_successors_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("api.sock");
-        let door = bind_unix(&path, None).unwrap();
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "another's").unwrap();
-        drop(door);
-        assert!(path.exists());
-    }
-
-    #[tokio::test]
-    async fn a_request_under_way_is_finished_after_shutdown() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("api.sock");
-        let door = bind_unix(&path, None).unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (arrive, mut arrived) = mpsc::channel(1);
-        let release = Arc::new(Notify::new());
-        let released = release.clone();
-        let handler = move || async move {
-            arrive.send(()).await.unwrap();
-            released.notified().await;
-            "done"
-        };
-        let router = Router::new().route("/", get(handler));
-        let (_router, router) = watch::channel(router);
-        let serving = tokio::spawn(serve_unix(door, router, async { drop(stopped.await) }));
-        let mut stream = UnixStream::connect(&path).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        arrived.recv().await.unwrap();
-        stop.send(()).unwrap();
-        while UnixStream::connect(&path).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-        release.notify_one();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
-        serving.await.unwrap();
-        assert!(!path.exists());
-    }
-}
+#[path = "tests/listen.rs"]
+mod tests;

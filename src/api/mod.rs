@@ -7,6 +7,7 @@
 mod busy;
 mod changes;
 mod cursor;
+mod described;
 mod door;
 mod events;
 mod health;
@@ -14,6 +15,7 @@ mod ics;
 mod listen;
 mod mask;
 mod page;
+mod patience;
 mod problem;
 mod query;
 mod reload;
@@ -37,6 +39,8 @@ use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
 
 pub use door::Secret;
 pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp, serve_unix};
@@ -151,6 +155,7 @@ pub fn router(access: Access) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/openapi.json", get(described::document))
         .route("/v1/status", get(windows::status))
         .route("/v1/windows", get(windows::list))
         .route("/v1/windows/{name}", get(windows::one))
@@ -167,6 +172,8 @@ pub fn router(access: Access) -> Router {
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::method_not_allowed(&method, uri.path())
         })
+        // Never server-sent events: a compressor would hold them back.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .with_state(Arc::new(access))
 }
 

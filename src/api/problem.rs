@@ -136,6 +136,13 @@ impl Problem {
         Self::new(status, "stopping", "Stopping", "the daemon is stopping")
     }
 
+    /// 503: as many connections as there may be.
+    pub(super) fn too_many_connections() -> Self {
+        let detail = "as many connections are open as there may be: close some, or come again";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "too-many-connections", "Too many connections", detail)
+    }
+
     /// The configuration was not reloaded: 422 where it is to blame, else 503.
     pub(super) fn not_reloaded(refusal: Refusal) -> Self {
         let detail = refusal.to_string();

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -15,6 +17,7 @@ use serde_json::Value;
 use super::Access;
 use super::problem::Problem;
 use super::query::Parameters;
+use super::tag::Tag;
 use crate::mirror::status::{State as WindowState, WindowStatus};
 use crate::supervisor::reload::LastReload;
 use crate::worker::Brief;
@@ -94,7 +97,8 @@ pub(super) struct List {
 pub(super) async fn list(
     State(access): State<Arc<Access>>,
     RawQuery(query): RawQuery,
-) -> Result<Json<List>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let known = ["q", "state", "order", "limit", "page"];
     let parameters = Parameters::parse(query.as_deref(), &known)?;
     let limit = parameters.limit()?;
@@ -115,8 +119,12 @@ pub(super) async fn list(
     keys.truncate(limit);
     let next = keys.last().filter(|_| more).map(|key| key.encode(order));
     // One that left since has no status any more.
-    let value = keys.iter().filter_map(|key| access.fleet.window(&key.name)).collect();
-    Ok(Json(List { value, total, next }))
+    let value: Vec<_> = keys.iter().filter_map(|key| access.fleet.window(&key.name)).collect();
+    let tag = Tag::of(&("windows", value.iter().map(timeless).collect::<Vec<_>>(), total, &next));
+    Ok(match tag.is_held(&headers) {
+        true => tag.not_modified(),
+        false => tag.put_on(Json(List { value, total, next }).into_response()),
+    })
 }
 
 /// In which order windows are listed.
@@ -194,10 +202,21 @@ pub(super) async fn one(
     State(access): State<Arc<Access>>,
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
-) -> Result<Json<WindowStatus>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let name = super::name(path)?;
     Parameters::parse(query.as_deref(), &[])?;
-    access.window(&name).map(Json)
+    let status = access.window(&name)?;
+    let tag = Tag::of(&timeless(&status));
+    Ok(match tag.is_held(&headers) {
+        true => tag.not_modified(),
+        false => tag.put_on(Json(status).into_response()),
+    })
+}
+
+/// A status without what grows by itself.
+fn timeless(status: &WindowStatus) -> WindowStatus {
+    WindowStatus { stale_s: None, ..status.clone() }
 }
 
 /// States, separated by commas.

@@ -92,7 +92,7 @@ pub enum Command {
 
     /// Show what is on: an agenda by day.
     #[command(
-        after_help = "Examples:\n  calmirror events alice\n  calmirror events alice --from 2026-11-01 --to 2026-12-01\n  calmirror events alice --from -7d --json | jq .subject"
+        after_help = "Examples:\n  calmirror events alice\n  calmirror events alice --from 2026-11-01 --to 2026-12-01\n  calmirror events alice --from -7d --json | jq .subject\n  calmirror events alice --zone Asia/Tokyo\n  calmirror events alice --ics > alice.ics"
     )]
     Events(EventsArgs),
 
@@ -184,6 +184,15 @@ pub struct EventsArgs {
     /// Until when, exclusive [default: seven days after --from].
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     pub to: Option<String>,
+
+    /// In which zone days begin and times are shown, by its IANA or Windows name [default: $TZ,
+    /// else the system's].
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+
+    /// Print an iCalendar file instead; everything the window holds unless told otherwise.
+    #[arg(long, conflicts_with_all = ["json", "zone"])]
+    pub ics: bool,
 }
 
 /// `changes`.
@@ -261,6 +270,9 @@ mod tests {
             ("status --watch --json", false),
             ("events", false),
             ("events alice --from -7d --to +7d", true),
+            ("events alice --zone Asia/Tokyo", true),
+            ("events alice --ics --from 2026-01-01", true),
+            ("events alice --ics --json", false),
             ("changes --after now --follow --window w --state f", true),
             ("sync", false),
             ("sync alice bob", true),

@@ -17,8 +17,10 @@ use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
 /// How long a following request is held by the daemon.
 const WAIT: &str = "30s";
 
-/// How long a follower waits before it knocks again at a daemon that restarts.
-const KNOCK: Duration = Duration::from_secs(2);
+/// How long a follower waits before it knocks again at a daemon that restarts: the first time,
+/// then twice as long each time, and at most.
+const KNOCK: Duration = Duration::from_secs(1);
+const KNOCK_LONGEST: Duration = Duration::from_secs(30);
 
 /// Prints the feed.
 pub(super) async fn changes(
@@ -29,24 +31,25 @@ pub(super) async fn changes(
     let remembered = args.state.as_deref().map(recall).transpose()?.flatten();
     let mut after = remembered.or_else(|| args.after.clone());
     let mut reached = false;
+    let mut pause = KNOCK;
     loop {
-        let answer = match client.get(&path(args, after.as_deref())).await {
-            // Once there, a follower outlives the daemon's restarts.
-            Err(failure) if failure.exit == UNAVAILABLE && reached && args.follow => {
-                tokio::time::sleep(KNOCK).await;
-                continue;
-            }
-            answer => answer?,
+        let answer = client.get(&path(args, after.as_deref())).await;
+        let absent = match &answer {
+            Ok(answer) => answer.status == StatusCode::SERVICE_UNAVAILABLE,
+            Err(failure) => failure.exit == UNAVAILABLE,
         };
-        if answer.status == StatusCode::SERVICE_UNAVAILABLE && reached && args.follow {
-            tokio::time::sleep(KNOCK).await;
+        // Once there, a follower outlives the daemon's restarts.
+        if absent && reached && args.follow {
+            tokio::time::sleep(pause).await;
+            pause = KNOCK_LONGEST.min(pause * 2);
             continue;
         }
+        let answer = answer?;
         if answer.status == StatusCode::GONE {
             return Err(too_old(args));
         }
         let answer = answer.success()?;
-        reached = true;
+        (reached, pause) = (true, KNOCK);
         out.write_all(&answer.body)?;
         out.flush()?;
         if let Some(cursor) = &answer.cursor {
@@ -153,16 +156,28 @@ mod tests {
 
     /// A feed of three lines, two of them a request, behind a socket.
     async fn feed(directory: &Path) -> (Client, tokio::task::JoinHandle<()>) {
+        feed_of(directory, false).await
+    }
+
+    /// With `more` there is a fourth.
+    async fn feed_of(directory: &Path, more: bool) -> (Client, tokio::task::JoinHandle<()>) {
         use axum::extract::RawQuery;
         use axum::http::StatusCode;
         use axum::response::IntoResponse as _;
-        let answer = |RawQuery(query): RawQuery| async move {
-            let after = query.unwrap_or_default();
-            let after = after.split('&').find_map(|pair| pair.strip_prefix("after="));
+        let answer = move |RawQuery(query): RawQuery| async move {
+            let query = query.unwrap_or_default();
+            let after = query.split('&').find_map(|pair| pair.strip_prefix("after="));
             let (cursor, body) = match after {
                 None => ("c2", "{\"seq\":1}\n{\"seq\":2}\n"),
                 Some("c2") => ("c3", "{\"seq\":3}\n"),
-                Some("c3") => ("c3", ""),
+                Some("c3") if more => ("c4", "{\"seq\":4}\n"),
+                Some(cursor @ ("c3" | "c4")) => {
+                    if query.contains("wait=") {
+                        tokio::time::sleep(Duration::from_secs(30)).await;
+                    }
+                    let headers = [("x-calmirror-cursor", cursor.to_owned())];
+                    return (headers, "").into_response();
+                }
                 Some(_) => return StatusCode::GONE.into_response(),
             };
             ([("x-calmirror-cursor", cursor)], body).into_response()
@@ -216,6 +231,44 @@ mod tests {
         assert_eq!(ended, Err(Failure::new(DONE, "")), "quietly");
         assert_eq!(recall(&state), Ok(None));
         serving.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_outlives_the_daemon_and_goes_on_where_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("cursor");
+        let (client, serving) = feed(directory.path()).await;
+        let args = ChangesArgs { follow: true, ..args(Some(&state), None) };
+        let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let following = tokio::spawn(async move { changes(&client, &args, &mut Said(said)).await });
+        assert_eq!(heard.recv().await.unwrap(), "{\"seq\":1}\n{\"seq\":2}\n");
+        assert_eq!(heard.recv().await.unwrap(), "{\"seq\":3}\n");
+        serving.abort();
+        assert!(serving.await.is_err());
+        // Away for minutes, which is several knocks, and back with more.
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        std::fs::remove_file(directory.path().join("api.sock")).unwrap();
+        let (_, serving) = feed_of(directory.path(), true).await;
+        let back = tokio::time::Instant::now();
+        assert_eq!(heard.recv().await.unwrap(), "{\"seq\":4}\n");
+        assert!(back.elapsed() <= KNOCK_LONGEST, "{:?}", back.elapsed());
+        following.abort();
+        serving.abort();
+    }
+
+    /// Sends on what is written to it.
+    struct Said(tokio::sync::mpsc::UnboundedSender<String>);
+
+    impl Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if !bytes.is_empty() {
+                self.0.send(String::from_utf8(bytes.to_vec()).unwrap()).unwrap();
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[tokio::test]

@@ -110,6 +110,7 @@ pub(super) async fn demo(
         let story = async {
             settle(&fleet, begun, out).await?;
             if let Some(address) = address {
+                writeln!(out, "{DIM}page{DIM:#}    http://{address}/")?;
                 writeln!(out, "{DIM}api{DIM:#}     http://{address}/v1/status")?;
             }
             commands(&file, &mailboxes, out)?;

@@ -71,20 +71,38 @@ pub(super) async fn events(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
-    let today = Zoned::now().start_of_day().map_err(|error| out_of_calendar(&error))?;
-    let from = match &args.from {
-        Some(text) => moment(text, &today, "--from")?,
-        None => today.clone(),
+    let zone = match &args.zone {
+        Some(name) => find_zone(name)?,
+        None => TimeZone::system(),
     };
-    let to = match &args.to {
-        Some(text) => moment(text, &today, "--to")?,
+    let today = Timestamp::now().to_zoned(zone).start_of_day();
+    let today = today.map_err(|error| out_of_calendar(&error))?;
+    let given = |text: &Option<String>, option| {
+        text.as_ref().map(|text| moment(text, &today, option)).transpose()
+    };
+    let (from, to) = (given(&args.from, "--from")?, given(&args.to, "--to")?);
+    if args.ics {
+        return calendar(client, &args.window, from.as_ref(), to.as_ref(), out).await;
+    }
+    let from = from.unwrap_or_else(|| today.clone());
+    let to = match to {
+        Some(to) => to,
         None => from.checked_add(DAYS.days()).map_err(|error| out_of_calendar(&error))?,
+    };
+    if to <= from {
+        return Err(Failure::new(USAGE, "--to: must be later than --from"));
+    }
+    // All-day events are days, and a day of another zone may be over before ours begins: the
+    // agenda asks for a day more on both sides and shows what lies on our days.
+    let wider = |at: &Zoned, days: i64| match json {
+        true => at.timestamp(),
+        false => at.checked_add(days.days()).unwrap_or_else(|_| at.clone()).timestamp(),
     };
     let path = format!(
         "/v1/windows/{}/events?from={}&to={}",
         encode(&args.window),
-        encode(&from.timestamp().to_string()),
-        encode(&to.timestamp().to_string()),
+        encode(&wider(&from, -1).to_string()),
+        encode(&wider(&to, 1).to_string()),
     );
     let mut all = Vec::new();
     let mut complete = true;
@@ -121,6 +139,34 @@ pub(super) async fn events(
     }
     out.flush()?;
     Ok(DONE)
+}
+
+/// Prints the window as the daemon writes it for calendar programs.
+async fn calendar(
+    client: &Client,
+    window: &str,
+    from: Option<&Zoned>,
+    to: Option<&Zoned>,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let mut path = format!("/v1/windows/{}/calendar.ics", encode(window));
+    for (index, (name, at)) in
+        [("from", from), ("to", to)].into_iter().filter_map(|(n, at)| Some((n, at?))).enumerate()
+    {
+        path.push(if index == 0 { '?' } else { '&' });
+        path.push_str(&format!("{name}={}", encode(&at.timestamp().to_string())));
+    }
+    let answer = client.get(&path).await?.success()?;
+    out.write_all(&answer.body)?;
+    out.flush()?;
+    Ok(DONE)
+}
+
+fn find_zone(name: &str) -> Result<TimeZone, Failure> {
+    zone::find(name).ok_or_else(|| {
+        let failure = Failure::new(USAGE, format!("--zone: no such zone: {}", printable(name)));
+        failure.remedy("write a name such as Europe/Berlin, America/New_York or UTC")
+    })
 }
 
 fn out_of_calendar(error: &jiff::Error) -> Failure {
@@ -179,11 +225,14 @@ fn agenda(events: &[Event], from: &Zoned, to: &Zoned) -> String {
             unplaced += 1;
             continue;
         };
+        let all_day = event.is_all_day == Some(true);
+        if !all_day && (start >= *to || (end <= *from && end > start) || end < *from) {
+            continue;
+        }
         let inclusive = end.checked_sub(1.nanosecond()).unwrap_or_else(|_| end.clone());
         let until = inclusive.date().max(start.date()).min(last);
         let mut day = start.date().max(from.date());
         while day <= until {
-            let all_day = event.is_all_day == Some(true);
             let when = if all_day { "all day".to_owned() } else { hours(&start, &end, day) };
             let timed = when != "all day";
             let text = format!("  {when:<13}{}", title(event));
@@ -339,6 +388,85 @@ mod tests {
     }
 
     #[test]
+    fn an_all_day_event_lies_on_its_day_for_everybody() {
+        // Days of a window at the far east, read at the far west, and the other way about.
+        let moment = |day: &str, zone| json!({"dateTime": format!("{day}T00:00:00.0000000"), "timeZone": zone});
+        for (own, of) in
+            [("Pacific/Niue", "Pacific/Kiritimati"), ("Pacific/Kiritimati", "Pacific/Niue")]
+        {
+            let days: Vec<Event> = [("22", "23"), ("23", "24"), ("24", "25")]
+                .map(|(start, end)| {
+                    let day = |day| moment(&format!("2026-11-{day}"), of);
+                    let event = json!({"subject": format!("the {start}th"), "isAllDay": true, "start": day(start), "end": day(end)});
+                    serde_json::from_value(event).unwrap()
+                })
+                .into();
+            let zone = TimeZone::get(own).unwrap();
+            let midnight =
+                |day: i8| jiff::civil::date(2026, 11, day).to_zoned(zone.clone()).unwrap();
+            let agenda = agenda(&days, &midnight(23), &midnight(24));
+            let shown = strip_str(&agenda).to_string();
+            assert_eq!(shown, "Monday 23 November 2026\n  all day      the 23th\n", "{own}");
+        }
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_hours_asked_for_is_not_shown() {
+        let timed = |subject: &str, start: &str, end: &str| {
+            let utc = |time: &str| format!("2026-11-23T{time}:00");
+            event(subject, (&utc(start), "UTC"), (&utc(end), "UTC"), json!({}))
+        };
+        let events = [
+            timed("before", "06:00", "08:00"),
+            timed("into", "07:00", "09:00"),
+            timed("at", "08:00", "08:00"),
+            timed("after", "10:00", "11:00"),
+        ];
+        let agenda = agenda(&events, &berlin("2026-11-23T09:00"), &berlin("2026-11-23T11:00"));
+        let shown = strip_str(&agenda).to_string();
+        assert_eq!(shown, "Monday 23 November 2026\n  08:00–10:00  into\n  09:00–09:00  at\n");
+    }
+
+    #[tokio::test]
+    async fn an_icalendar_file_is_what_the_daemon_writes() {
+        use axum::extract::RawQuery;
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let answer = async |RawQuery(query): RawQuery| query.unwrap_or_default();
+        let path = "/v1/windows/room%201/calendar.ics";
+        let router = axum::Router::new().route(path, axum::routing::get(answer));
+        let serving = tokio::spawn(async { axum::serve(listener, router).await });
+        let client = Client::new(super::super::place::Place::Socket(socket), None);
+        for (from, to, query) in [
+            (None, None, ""),
+            (None, Some("2026-12-01T00:00:00Z"), "to=2026-12-01T00%3A00%3A00Z"),
+            (
+                Some("2026-11-01T00:00:00Z"),
+                Some("2026-12-01T00:00:00Z"),
+                "from=2026-11-01T00%3A00%3A00Z&to=2026-12-01T00%3A00%3A00Z",
+            ),
+        ] {
+            let text = |text: Option<&str>| text.map(str::to_owned);
+            let (from, to) = (text(from), text(to));
+            let args = EventsArgs { window: "room 1".into(), from, to, zone: None, ics: true };
+            let mut out = Vec::new();
+            assert_eq!(events(&client, &args, false, &mut out).await, Ok(DONE));
+            assert_eq!(out, query.as_bytes());
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_is_none_is_said_to_be_none() {
+        let client = Client::new(super::super::place::Place::Socket("/nowhere".into()), None);
+        let zone = Some("Mars/Base".to_owned());
+        let args = EventsArgs { window: "a".into(), from: None, to: None, zone, ics: false };
+        let failure = events(&client, &args, false, &mut Vec::new()).await.unwrap_err();
+        assert_eq!((failure.exit, &*failure.message), (USAGE, "--zone: no such zone: Mars/Base"));
+    }
+
+    #[test]
     fn an_empty_agenda_says_of_when() {
         let agenda = agenda(&[], &berlin("2026-11-23T00:00"), &berlin("2026-11-24T00:00"));
         assert_eq!(agenda, "nothing from 2026-11-23 00:00 to 2026-11-24 00:00\n");
@@ -390,6 +518,8 @@ mod tests {
             window: "room 1".into(),
             from: Some("2026-11-01T00:00:00Z".into()),
             to: Some("2026-12-01T00:00:00Z".into()),
+            zone: None,
+            ics: false,
         };
         let mut out = Vec::new();
         assert_eq!(events(&client, &args, true, &mut out).await, Ok(DONE));

@@ -30,6 +30,10 @@ use arguments::{Arguments, Command};
 use client::Client;
 use exit::{DONE, FAILED, Failure, USAGE};
 
+/// Threads that read the store. A change wakes every waiting reader at once; more threads than
+/// this would serve them no sooner, and each costs about as much memory as a hundred readers.
+const BLOCKING: usize = 32;
+
 /// Parses the command line, does what it says, and tells how it went.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
@@ -40,7 +44,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if refusal.use_stderr() { USAGE } else { DONE });
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING)
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return end(Err(Failure::new(FAILED, format!("no runtime: {error}")))),
     };
@@ -71,6 +79,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         let (place, token) = place::find(api, arguments.config.as_deref(), &environment)?;
         Ok::<_, Failure>(Client::new(place, token))
     };
+    crate::platform::files::raise_limit();
     // Strips colours where nobody would see them, or nobody wants them (NO_COLOR).
     let out = &mut anstream::stdout();
     match &arguments.command {

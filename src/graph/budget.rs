@@ -378,6 +378,39 @@ mod tests {
         assert!(sent[29_999] - sent[0] < Duration::from_secs(3 * 12 * 60));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn both_limits_change_while_requests_are_under_way() {
+        let budgets = Budgets::new(4, 3);
+        let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
+        let mut held = join_all((0..3).map(|_| a.acquire())).await;
+        held.push(b.acquire().await);
+        budgets.resize(2, 1);
+        // Two too many are under way: whoever comes waits until both, and one more, are over.
+        for _ in 0..3 {
+            assert!(budgets.mailbox("x", "c").acquire().now_or_never().is_none());
+            held.remove(0);
+        }
+        let c = budgets.mailbox("x", "c");
+        let one = c.acquire().now_or_never();
+        assert!(one.is_some());
+        assert!(c.acquire().now_or_never().is_none(), "a second request to one mailbox");
+        drop((one, held));
+        budgets.resize(5, 4);
+        let four = join_all((0..4).map(|_| a.acquire())).await;
+        assert!(a.acquire().now_or_never().is_none(), "a fifth request to one mailbox");
+        let fifth = b.acquire().now_or_never();
+        assert!(fifth.is_some());
+        assert!(c.acquire().now_or_never().is_none(), "a sixth request overall");
+        // Smaller and larger again before anybody is done: nothing is lost, nothing is won.
+        budgets.resize(1, 1);
+        budgets.resize(5, 4);
+        drop((four, fifth));
+        let five =
+            join_all([a.acquire(), a.acquire(), a.acquire(), a.acquire(), b.acquire()]).await;
+        assert_eq!(five.len(), 5);
+        assert!(c.acquire().now_or_never().is_none());
+    }
+
     #[test]
     fn an_idle_mailbox_is_small() {
         assert!(size_of::<MailboxBudget>() <= 160, "{}", size_of::<MailboxBudget>());

@@ -63,6 +63,8 @@ pub struct Target {
     pub budget: Arc<MailboxBudget>,
     /// HTTP requests made for this target so far.
     pub requests: AtomicU64,
+    /// Microseconds that good answers to them took, waits of our own not counted.
+    pub answering: AtomicU64,
     /// Whether a request waits for its turn, which may take as long as it takes.
     pub queued: AtomicBool,
 }
@@ -131,6 +133,7 @@ impl Client {
             tokens: tokens.clone(),
             budget: self.shared.budgets.mailbox(tokens.name(), mailbox),
             requests: AtomicU64::new(0),
+            answering: AtomicU64::new(0),
             queued: AtomicBool::new(false),
         }
     }
@@ -156,8 +159,9 @@ impl Client {
         let body = self.get(target, ask, asked, &uri, fresh_connection).await?;
         let page = wire::page(&body, ask.body).map_err(GraphError::Malformed)?;
         // A link that could not be followed must not become a position.
-        let (End::Next(link) | End::Delta(link)) = &page.end;
-        self.follow(link)?;
+        if let End::Next(link) | End::Delta(link) = &page.end {
+            self.follow(link)?;
+        }
         Ok(page)
     }
 
@@ -347,6 +351,8 @@ impl Client {
             "graph answered"
         );
         if head.status.is_success() {
+            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            target.answering.fetch_add(took, Ordering::Relaxed);
             target.budget.answered();
             return Ok(body);
         }

@@ -5,8 +5,9 @@
 //! `value`, neither link or both) costs the page. No input makes this panic.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -100,15 +101,29 @@ struct Entries {
 impl Entries {
     /// Within a page the last word on an id wins (fact 58).
     fn of(entries: Vec<Entry>) -> Self {
-        let mut seen = HashSet::with_capacity(entries.len());
+        let mut seen: HashMap<EventId, Option<Arc<str>>> = HashMap::with_capacity(entries.len());
         let mut sorted = Self::default();
+        let mut contradicted = 0_usize;
         for entry in entries.into_iter().rev() {
             match entry {
-                Entry::Present(item) if seen.insert(item.id.clone()) => sorted.present.push(item),
-                Entry::Removed(id) if seen.insert(id.clone()) => sorted.removed.push(id),
-                Entry::Present(_) | Entry::Removed(_) => {}
+                Entry::Present(item) => match seen.get(&item.id) {
+                    None => {
+                        seen.insert(item.id.clone(), item.etag.clone());
+                        sorted.present.push(item);
+                    }
+                    Some(last) => contradicted += usize::from(*last != item.etag),
+                },
+                Entry::Removed(id) => {
+                    if !seen.contains_key(&id) {
+                        seen.insert(id.clone(), None);
+                        sorted.removed.push(id);
+                    }
+                }
                 Entry::Unreadable(unreadable) => sorted.unreadable.push(unreadable),
             }
+        }
+        if contradicted > 0 {
+            tracing::warn!(contradicted, "ids stand twice on a page, the last word counts");
         }
         sorted.present.reverse();
         sorted.removed.reverse();

@@ -1,5 +1,7 @@
 //! What a round asks the store to write: all of it together or nothing.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::change::RemovalReason;
@@ -108,7 +110,10 @@ pub enum Known {
     /// The store has no row of it.
     Unknown,
     /// A series master; also one that has no row, where its instances have.
-    Master,
+    Master {
+        /// `@odata.etag`, where there is a row with one.
+        etag: Option<Arc<str>>,
+    },
     /// A single instance.
     Single,
     /// An occurrence or exception.

@@ -149,13 +149,15 @@ impl fmt::Debug for Link {
     }
 }
 
-/// What ends a page: exactly one of the two links (fact 55).
+/// What ends a page: exactly one of the two links (fact 55), or in a plain listing no link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// More pages follow.
     Next(Link),
     /// The round is over.
     Delta(Link),
+    /// The last page of a plain listing, from which no link leads on.
+    Last,
 }
 
 /// One answer. Within a page the last word on an id wins (fact 58), so an id stands either in

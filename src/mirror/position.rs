@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::guard::Guard;
 use super::page::{EventHash, EventId, Item, Link};
+use super::remedy::Remedy;
 use super::status::ResyncReason;
 
 /// Number of a window inside one store.
@@ -21,16 +23,28 @@ pub struct Position {
     pub phase: Phase,
     /// Whether to-do entries exist (an idle round then needs no scan for them).
     pub todo: bool,
-    /// A removal too large to believe is being confirmed: the enumeration that does so begins
-    /// no sooner than this, whoever asks and however often the process starts.
+    /// A removal too large to believe is being confirmed, or a stream got stuck: the enumeration
+    /// that follows begins no sooner than this, whoever asks and however often the process starts.
     #[serde(default)]
     pub held_until: Option<Timestamp>,
+    /// What the round under way has brought so far.
+    #[serde(default, skip_serializing_if = "Guard::is_idle")]
+    pub guard: Guard,
+    /// How the segment is asked for, where that is not as configured. Outlives the round.
+    #[serde(default, skip_serializing_if = "Remedy::is_none")]
+    pub remedy: Remedy,
 }
 
 impl Position {
     /// A position that nothing holds.
     pub fn new(phase: Phase, todo: bool) -> Self {
-        Self { phase, todo, held_until: None }
+        let (guard, remedy) = (Guard::default(), Remedy::default());
+        Self { phase, todo, held_until: None, guard, remedy }
+    }
+
+    /// An enumeration from the first page; what is remembered of the segment stays.
+    pub fn start(reason: ResyncReason, remedy: Remedy) -> Self {
+        Self { remedy, ..Self::new(Phase::start(reason), false) }
     }
 }
 
@@ -48,17 +62,17 @@ pub enum Phase {
         /// Pages committed so far: also the number of the next seen list.
         page: u32,
     },
-    /// The enumeration's delta link came; its to-do is worked off, then the sweep.
+    /// The enumeration's last page came; its to-do is worked off, then the sweep.
     Sweeping {
-        /// The link to go on from afterwards.
-        delta: Link,
+        /// The link to go on from afterwards; none where the segment is listed.
+        delta: Option<Link>,
         /// Why the enumeration ran.
         reason: ResyncReason,
     },
     /// Nothing to do until the next round is due.
     Settled {
-        /// Where it starts.
-        delta: Link,
+        /// Where it starts; none where it lists the segment whole.
+        delta: Option<Link>,
     },
     /// Between two pages of an incremental round.
     Following {

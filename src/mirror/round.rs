@@ -3,8 +3,11 @@
 //! ```text
 //! Enumerating --page+next--> Enumerating     --page+delta--> Sweeping --series done--> sweep --> Settled
 //! Settled --due--> page --next--> Following  --page+delta--> Completing --series done--> Settled
-//! any --link dead--> Enumerating             any --transient--> the same, later
+//! any --link dead | stuck--> Enumerating     any --transient--> the same, later
 //! ```
+//!
+//! In snapshot mode ([`Remedy::is_snapshot`]) every round is an enumeration, by plain pages that
+//! end without a link to go on from.
 //!
 //! What is asked of Graph and of the store is an [`Effect`]; somebody else performs it and
 //! comes back with an [`Input`]. Nothing is forgotten by a crash between the two: the state is
@@ -21,13 +24,16 @@ mod intake;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::change::RemovalReason;
 use super::commit::{Commit, Known, Removal};
+use super::guard::Guard;
 use super::page::{EventHash, EventId, Item, Kind, Link, Page};
 use super::position::{Phase, Position, SegmentIndex, Todo, WindowId};
+use super::remedy::{Ailment, Remedy};
 use super::series::{Listed, Row};
 use super::status::ResyncReason;
 use super::todo::TodoList;
@@ -59,6 +65,12 @@ pub struct Round {
     after: After,
     /// See [`Position::held_until`].
     held_until: Option<Timestamp>,
+    /// See [`Position::guard`].
+    guard: Guard,
+    /// The ids that this run's pages named.
+    met: BTreeSet<EventHash>,
+    /// See [`Position::remedy`].
+    remedy: Remedy,
 }
 
 /// Which segment of which window, and how it is kept.
@@ -72,12 +84,15 @@ pub struct Place {
     pub edges: Edges,
     /// How occurrences are completed.
     pub complete: Complete,
-    /// How long a removal too large to believe waits for its confirmation.
+    /// How long a removal too large to believe waits for its confirmation, and a stuck stream
+    /// for its next remedy.
     pub confirm_after: SignedDuration,
     /// Whether the window has other segments. What leaves this one may have moved over the seam
     /// into another: removals are then published by themselves, when everything else of the round
     /// is durable, so that whoever performs the effects can have the others look first.
     pub seams: bool,
+    /// The configured page size.
+    pub page_size: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +100,8 @@ enum After {
     Continue,
     Settle,
     Hold,
+    Stick(Ailment),
+    Fail,
 }
 
 /// What came of an effect.
@@ -99,7 +116,11 @@ pub enum Input {
         page: Page,
         /// By id.
         known: BTreeMap<EventHash, Known>,
+        /// How long the answer took, waits of our own not counted.
+        took: Duration,
     },
+    /// The page cannot be had in this attempt.
+    Failed(Failure),
     /// A master, or that it is no more.
     Master(Option<Item>),
     /// A series' instances (all pages) and the mirror's rows of it; or that the series is not found.
@@ -116,11 +137,24 @@ pub enum Input {
     LinkDead,
 }
 
+/// Why a page cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It is over the cap.
+    TooLarge,
+    /// 503 or 504, until nothing was left of the attempt's retries.
+    Refused,
+    /// Something else.
+    Other,
+}
+
 /// What has to be done next.
 #[derive(Debug)]
 pub enum Effect {
-    /// Ask for a page: from this link, or the first of an enumeration.
+    /// Ask for a page of a delta round: from this link, or the first of an enumeration.
     Page(Option<Link>),
+    /// Ask for a page of the plain listing: from this link, or the first.
+    Listing(Option<Link>),
     /// Get a master by id.
     Master(EventId),
     /// List a series' instances and read the mirror's rows of it.
@@ -138,18 +172,23 @@ pub enum Effect {
 /// How a round ended, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Over {
-    /// Delta link stored, to-do empty.
+    /// Delta link stored (or listed whole), to-do empty.
     Settled,
-    /// Delta link stored, but some series could not be completed now.
+    /// The same, but some series could not be completed now.
     Incomplete,
     /// It would have removed too much to be believed; an enumeration will confirm.
     Held,
+    /// The stream is stuck; an enumeration by other means will follow.
+    Stuck(Ailment),
+    /// What failed last has failed for this attempt; where nothing did, the round would not end
+    /// and every remedy was tried.
+    Failed,
 }
 
 impl Round {
     /// Takes a segment up where the store left it. `events`: what readers see of the window now.
     pub fn resume(place: Place, position: Option<Position>, todo: Vec<Todo>, events: u64) -> Self {
-        let Position { phase, held_until, .. } =
+        let Position { phase, held_until, guard, remedy, .. } =
             position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
         let todo = TodoList::load(todo);
         // Tombstones do not outlive their round.
@@ -169,7 +208,20 @@ impl Round {
             believed: false,
             after: After::Continue,
             held_until,
+            guard,
+            met: BTreeSet::new(),
+            remedy,
         }
+    }
+
+    /// How the segment is asked for, as far as that is not as configured.
+    pub fn remedy(&self) -> &Remedy {
+        &self.remedy
+    }
+
+    /// Whether this run asks for plain pages.
+    fn lists(&self) -> bool {
+        self.remedy.is_snapshot() && self.phase.enumeration() != Some(ResyncReason::DeltaRetry)
     }
 
     /// The ids of a page that the store must be asked about before the page is stepped.
@@ -180,6 +232,13 @@ impl Round {
             let may_have_changed = |item: &&Item| matches!(item.kind, Kind::Single | Kind::Master);
             ids.extend(page.present.iter().filter(may_have_changed).map(|i| i.id.hash()));
         }
+        if self.lists() && self.place.complete == Complete::Master {
+            // A listing brings no masters: whether the stored ones still hold, their etags tell.
+            let masters = page.present.iter().filter_map(|item| item.master.as_ref());
+            ids.extend(masters.map(EventId::hash));
+            ids.sort_unstable();
+            ids.dedup();
+        }
         ids
     }
 
@@ -187,7 +246,14 @@ impl Round {
     pub fn step(mut self, input: Input, at: Timestamp) -> (Self, Effect) {
         let effect = match input {
             Input::Start => self.next(at),
-            Input::Page { page, known } => self.page(page, &known, at),
+            Input::Page { page, known, took } => {
+                if self.guard.look(&page, took, &mut self.met) {
+                    self.ail(Ailment::Endless, at)
+                } else {
+                    self.page(page, &known, at)
+                }
+            }
+            Input::Failed(failure) => self.failed(failure, at),
             Input::Master(found) => self.master(found, at),
             Input::Instances(found) => self.instances(found, at),
             Input::Gone(rows) => self.gone(&rows, at),
@@ -203,13 +269,17 @@ impl Round {
                 match self.after {
                     After::Continue => self.next(at),
                     After::Hold => Effect::Over(Over::Held),
+                    After::Stick(ailment) => Effect::Over(Over::Stuck(ailment)),
+                    After::Fail => Effect::Over(Over::Failed),
                     After::Settle if !self.todo.has_series() => Effect::Over(Over::Settled),
                     After::Settle => Effect::Over(Over::Incomplete),
                 }
             }
-            // Whoever confirms a removal goes on confirming it.
+            // Whoever confirms a removal goes on confirming it, and a trial is still one.
             Input::LinkDead => match self.phase.enumeration() {
-                Some(ResyncReason::Confirm) => self.restart(ResyncReason::Confirm, at),
+                Some(reason @ (ResyncReason::Confirm | ResyncReason::DeltaRetry)) => {
+                    self.restart(reason, at)
+                }
                 _ => self.restart(ResyncReason::SyncStateNotFound, at),
             },
         };
@@ -225,19 +295,27 @@ impl Round {
         self.believed = false;
         self.held_until = None;
         self.phase = Phase::start(reason);
+        self.guard = Guard::default();
+        self.met.clear();
         let mut commit = self.commit(at);
         commit.clear_todo = true;
         commit.clear_seen = true;
-        commit.tally.resync = Some(reason);
+        // Ordinary life in snapshot mode is no resync.
+        commit.tally.resync = Some(reason).filter(|r| *r != ResyncReason::Snapshot);
         Effect::Commit(Box::new(commit))
     }
 
     fn next(&mut self, at: Timestamp) -> Effect {
         if self.held_until.is_some_and(|until| at < until) {
-            return Effect::Over(Over::Held);
+            return Effect::Over(match self.phase.enumeration() {
+                Some(ResyncReason::RoundStuck) => Over::Stuck(Ailment::Endless),
+                Some(ResyncReason::PageStuck) => Over::Stuck(Ailment::Heavy),
+                _ => Over::Held,
+            });
         }
         self.held_until = None;
         match &self.phase {
+            Phase::Enumerating { next, .. } if self.lists() => Effect::Listing(next.clone()),
             Phase::Enumerating { next, .. } => Effect::Page(next.clone()),
             Phase::Following { next } => Effect::Page(Some(next.clone())),
             Phase::Settled { delta } => {
@@ -245,7 +323,15 @@ impl Round {
                 // What an earlier round left is worked off before Graph is asked again.
                 match self.pending() {
                     Some(effect) => effect,
-                    None => Effect::Page(Some(delta)),
+                    None if delta.is_some() => Effect::Page(delta),
+                    None if self.remedy.is_delta_due(at) => {
+                        self.restart(ResyncReason::DeltaRetry, at)
+                    }
+                    // Nothing is written before the first page.
+                    None => {
+                        self.phase = Phase::start(ResyncReason::Snapshot);
+                        Effect::Listing(None)
+                    }
                 }
             }
             Phase::Completing { .. } => match self.pending() {
@@ -282,6 +368,8 @@ impl Round {
             phase: self.phase.clone(),
             todo: !self.todo.is_empty(),
             held_until: self.held_until,
+            guard: self.guard.clone(),
+            remedy: self.remedy.clone(),
         }
     }
 

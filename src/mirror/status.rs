@@ -63,8 +63,15 @@ pub enum ResyncReason {
     ShapeChanged,
     /// Somebody asked.
     Requested,
-    /// A round would not end.
+    /// A round would not end: other pages are asked for, or the segment is listed.
     RoundStuck,
+    /// A page could not be had, again and again: smaller ones are asked for, or the segment is
+    /// listed.
+    PageStuck,
+    /// The segment is listed whole, as in every round of snapshot mode; not counted.
+    Snapshot,
+    /// The segment is in snapshot mode, and delta is tried again.
+    DeltaRetry,
     /// A large removal is being confirmed.
     Confirm,
     /// The drift audit found more differences than are repaired one by one.
@@ -196,6 +203,10 @@ pub struct WindowStatus {
     /// Its drift audits.
     #[serde(default)]
     pub audit: AuditStatus,
+    /// Items that could not be read since the window was last enumerated, or the process began:
+    /// under their ids the mirror shows what it had before, or nothing.
+    #[serde(default)]
+    pub unreadable: u32,
     /// Whether it has settled once since it began.
     #[serde(default)]
     pub settled_once: bool,

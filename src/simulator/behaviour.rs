@@ -60,6 +60,8 @@ pub struct Behaviour {
     pub kept_tokens: usize,
     /// The largest page size the hint is honoured for.
     pub max_page_size: usize,
+    /// The longest window there is a view of, in days (fact 31).
+    pub max_days: u32,
     /// Requests in flight for one mailbox before it is throttled (fact 112).
     pub max_concurrent_per_mailbox: usize,
     /// Requests for one mailbox in any 10 minutes before it is throttled (fact 112).
@@ -88,6 +90,7 @@ impl Behaviour {
             shuffle: false,
             kept_tokens: 8,
             max_page_size: 1000,
+            max_days: 1825,
             max_concurrent_per_mailbox: 4,
             max_requests_per_mailbox: 10_000,
         }

@@ -12,6 +12,7 @@ use super::link::Token;
 use super::page::{Head, PageKey};
 use super::round::{Extent, Round, render};
 use super::state::State;
+use super::stuck;
 
 const UNSUPPORTED: [&str; 5] = ["$orderby", "$filter", "$select", "$expand", "$search"];
 
@@ -60,7 +61,7 @@ impl State {
         let kept = self.behaviour.kept_tokens;
         let here = (mailbox as u32, calendar as u16);
         let Some(text) = call.token() else {
-            let window = read_window(call, true)?;
+            let window = read_window(call, Some(self.behaviour.max_days))?;
             self.total.tally.enumerations += 1;
             let Some(owner) = self.mailboxes.get_mut(mailbox) else {
                 return Err(Box::new(badly_formed()));
@@ -159,7 +160,8 @@ impl State {
             self.shelf
                 .round((mailbox, calendar, extent), || Round::build(this, behaviour, extent, place))
         };
-        if token.turn < 5
+        if !twisted
+            && token.turn < 5
             && !round.entries.is_empty()
             && happens(behaviour.empty_pages, &[salt, u64::from(token.turn), 3])
         {
@@ -168,12 +170,13 @@ impl State {
         }
 
         let duplicates = behaviour.duplicates;
-        let render_page = || {
+        let render_page = |most: usize| {
             let (entries, next) = round.page(offset, size);
+            let entries = entries.get(..most).unwrap_or(entries);
             let mut raw = opening.clone().into_bytes();
             // Only what holds may come again: the last word on an item must be the true one.
             let current = round.entries.get(round.stale..next).unwrap_or_default();
-            let again = (!current.is_empty() && happens(duplicates, &[salt, 4]))
+            let again = (!current.is_empty() && most >= size && happens(duplicates, &[salt, 4]))
                 .then(|| &current[(mix(&[salt, 5]) % current.len() as u64) as usize]);
             for (at, (entry, _)) in entries.iter().chain(again).enumerate() {
                 if at > 0 {
@@ -188,10 +191,11 @@ impl State {
         };
 
         if let Some(fault) = fault.filter(|fault| is_twist(fault)) {
-            let head = render_page();
+            let (most, endless) = stuck::shown(fault, token.turn, size);
+            let head = render_page(most);
             let next = next_link(head.next, 0);
             // Only a delta link that is shown makes a generation.
-            let ends = head.last && !matches!(fault, Fault::EndlessPaging { .. });
+            let ends = head.last && !endless;
             let delta = match ends || *fault == Fault::BothLinks {
                 true => delta_link(this.next_generation(token.stream)),
                 false => String::new(),
@@ -222,7 +226,7 @@ impl State {
                 next_tail(next_link(head.next, 0))
             }
         };
-        page_reply(self.shelf.page(key, keep, tail, call.gzip, render_page))
+        page_reply(self.shelf.page(key, keep, tail, call.gzip, || render_page(usize::MAX)))
     }
 }
 
@@ -247,6 +251,8 @@ fn is_twist(fault: &Fault) -> bool {
             | Fault::Lie { .. }
             | Fault::HugePage { .. }
             | Fault::EndlessPaging { .. }
+            | Fault::EndlessEmpty { .. }
+            | Fault::EndlessOld { .. }
     )
 }
 

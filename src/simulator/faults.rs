@@ -79,7 +79,8 @@ pub enum Fault {
     },
     /// A body of some KiB that inflates to 128 MiB; plain if the client did not ask for gzip.
     Bomb,
-    /// A page of more than 64 MiB, as long as it is asked for more than `above` items.
+    /// A page of more than 64 MiB, of a delta round or a view, as long as it is asked for more
+    /// than `above` items.
     HugePage {
         /// The largest page size that works.
         above: usize,
@@ -101,6 +102,18 @@ pub enum Fault {
     /// Next links are always new, their page is always the same, and no delta link comes, as long
     /// as fewer than `below` items are asked for (facts 172, 173).
     EndlessPaging {
+        /// The smallest page size that works.
+        below: usize,
+    },
+    /// Next links are always new and every page is empty, as long as fewer than `below` items are
+    /// asked for (facts 56, 175).
+    EndlessEmpty {
+        /// The smallest page size that works.
+        below: usize,
+    },
+    /// Next links are always new and pages bring ids of the same page, never quite the same ones
+    /// twice in a row, as long as fewer than `below` items are asked for.
+    EndlessOld {
         /// The smallest page size that works.
         below: usize,
     },

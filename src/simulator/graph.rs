@@ -8,6 +8,7 @@ use super::event::{Form, Item, Part, Place};
 use super::faults::Fault;
 use super::ids::{Ids, mix};
 use super::state::{State, is_delta};
+use super::stuck;
 use super::zone::{Zone, date_of};
 
 /// What a request speaks of once its mailbox is known.
@@ -109,7 +110,7 @@ impl State {
             let Some(calendar) = calendar.or_else(|| self.calendar(mailbox, None)) else {
                 return not_found();
             };
-            return self.list_view(call, mailbox, calendar, prefer);
+            return stuck::weigh(self.list_view(call, mailbox, calendar, prefer), fault);
         }
         if call.is(&["events", "*"], rest) {
             return match self.find(call, scope, rest + 1, &prefer.form) {
@@ -298,7 +299,7 @@ pub(super) fn select_members(event: &mut Value, select: Option<&str>) {
 /// The window of a request, or why it has none (facts 25, 28, 31).
 pub(super) fn read_window(
     call: &Call,
-    limited: bool,
+    max_days: Option<u32>,
 ) -> Result<(jiff::Timestamp, jiff::Timestamp), Box<Reply>> {
     let invalid = |message: &str| {
         Box::new(Reply::error(StatusCode::BAD_REQUEST, "ErrorInvalidParameter", message))
@@ -319,12 +320,15 @@ pub(super) fn read_window(
     if window.1 <= window.0 {
         return Err(invalid("The end of the time window must be after its start."));
     }
-    if limited && window.1.as_second() - window.0.as_second() > 1825 * 86_400 {
+    let seconds = window.1.as_second() - window.0.as_second();
+    if let Some(days) = max_days.filter(|days| seconds > i64::from(*days) * 86_400) {
         return Err(Box::new(Reply::error(
             StatusCode::BAD_REQUEST,
             "ErrorInvalidRequest",
-            "Your request can't be completed. The range between the start and end dates is \
-             greater than the allowed range. Maximum number of days: 1825",
+            &format!(
+                "Your request can't be completed. The range between the start and end dates is \
+                 greater than the allowed range. Maximum number of days: {days}"
+            ),
         )));
     }
     Ok(window)

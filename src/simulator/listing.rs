@@ -54,7 +54,7 @@ impl State {
         calendar: usize,
         prefer: &Prefer,
     ) -> Reply {
-        let window = match read_window(call, true) {
+        let window = match read_window(call, Some(self.behaviour.max_days)) {
             Ok(window) => window,
             Err(refused) => return *refused,
         };
@@ -72,7 +72,8 @@ impl State {
         item: &Item,
         prefer: &Prefer,
     ) -> Reply {
-        let window = match read_window(call, self.behaviour.limited_instances) {
+        let days = self.behaviour.limited_instances.then_some(self.behaviour.max_days);
+        let window = match read_window(call, days) {
             Ok(window) => window,
             Err(refused) => return *refused,
         };

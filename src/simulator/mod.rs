@@ -44,6 +44,7 @@ mod sign_in;
 mod state;
 mod statistics;
 mod step;
+mod stuck;
 #[cfg(test)]
 mod tests;
 mod zone;

@@ -306,10 +306,11 @@ impl State {
                 | Fault::ForeignLink { .. }
                 | Fault::Lie { .. }
                 | Fault::Bomb => delta,
-                Fault::StickyGatewayTimeout { above } | Fault::HugePage { above } => {
-                    delta && size > *above
-                }
-                Fault::EndlessPaging { below } => delta && size < *below,
+                Fault::StickyGatewayTimeout { above } => delta && size > *above,
+                Fault::HugePage { above } => (delta || is_view(call)) && size > *above,
+                Fault::EndlessPaging { below }
+                | Fault::EndlessEmpty { below }
+                | Fault::EndlessOld { below } => delta && size < *below,
                 _ => true,
             },
         );
@@ -420,6 +421,11 @@ pub(super) fn is_delta(call: &Call) -> bool {
         let last = last.trim_end_matches("()");
         last.eq_ignore_ascii_case("delta") || last.eq_ignore_ascii_case("microsoft.graph.delta")
     })
+}
+
+/// Whether a request lists a view.
+fn is_view(call: &Call) -> bool {
+    call.segments.last().is_some_and(|last| last.eq_ignore_ascii_case("calendarview"))
 }
 
 fn compress(body: &[u8]) -> Option<Bytes> {

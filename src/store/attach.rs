@@ -36,6 +36,10 @@ pub(super) fn attach(
         Some((id, record)) if record.identity == wanted.identity => {
             let mut attached = known_as(tree, id, record, wanted, at, draft)?;
             attached.replaces = leaving(&wanted.name);
+            // What is remembered of a segment outlives whatever was reset.
+            let listed = |(_, p): &(SegmentIndex, Position)| p.remedy.is_snapshot();
+            let listed = tree.positions(id)?.into_iter().filter(listed);
+            attached.snapshots = listed.fold(0, |bits, (index, _)| bits | record::bit(index));
             Ok(attached)
         }
         other => {
@@ -135,10 +139,10 @@ fn reset(
             segments.push(segment);
         }
     }
-    let start = record::json(&Position::new(Phase::start(reason), false));
     for segment in segments {
         clear(tree, id, segment, draft)?;
-        draft.put(keys::position(id, segment), start.clone());
+        let remedy = tree.position(id, segment)?.map(|p| p.remedy).unwrap_or_default();
+        draft.put(keys::position(id, segment), record::json(&Position::start(reason, remedy)));
     }
     counters.resyncs += 1;
     counters.last_resync = Some(LastResync { at, reason });
@@ -184,5 +188,6 @@ fn attached(
         last_success: counters.last_success,
         audit: counters.audit,
         settled,
+        snapshots: 0,
     }
 }

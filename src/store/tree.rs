@@ -124,10 +124,10 @@ impl Tree {
         let Some(Stored { row, .. }) = self.row(window, id)? else {
             // Whole occurrences need no master, so it may never have been stored.
             let named = !self.instances(window, id)?.is_empty();
-            return Ok(if named { Known::Master } else { Known::Unknown });
+            return Ok(if named { Known::Master { etag: None } } else { Known::Unknown });
         };
         Ok(match (row.kind, row.master) {
-            (Kind::Master, _) => Known::Master,
+            (Kind::Master, _) => Known::Master { etag: row.etag },
             (Kind::Occurrence | Kind::Exception, Some(master)) => Known::Instance { master },
             _ => Known::Single,
         })

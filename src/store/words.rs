@@ -91,6 +91,8 @@ pub struct Attached {
     pub audit: Option<AuditRecord>,
     /// Whether every segment had a delta link and an empty to-do when last written.
     pub settled: bool,
+    /// The segments in snapshot mode, as bits.
+    pub snapshots: u64,
 }
 
 /// One row of a series.

@@ -15,9 +15,10 @@ use tokio::sync::watch;
 
 use crate::graph::{Ask, Class, GraphError, Start, Target};
 use crate::mirror::commit::{Commit, Outcome};
-use crate::mirror::page::{EventHash, EventId, Link, Page};
+use crate::mirror::page::{End, EventHash, EventId, Link, Page};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
-use crate::mirror::round::{Effect, Input, Over, Place, Round};
+use crate::mirror::remedy::{Ailment, Remedy};
+use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round};
 use crate::mirror::series::{self, Listed, Row};
 use crate::mirror::status::{ResyncReason, State};
 use crate::mirror::window::{Edges, Window};
@@ -29,15 +30,28 @@ use super::{Services, note_resync};
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
 const MOST_INSTANCES: usize = 50_000;
+/// So many times a series is listed in search of two listings that agree.
+const MOST_LISTINGS: u32 = 4;
 
 /// Why an attempt ended early.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    Throttled { error: GraphError, wait: std::time::Duration },
+    Throttled {
+        error: GraphError,
+        wait: std::time::Duration,
+    },
     SignIn(GraphError),
     Quarantine(GraphError),
     Transient(GraphError),
     LinksDie,
+    /// A stream is stuck and waits for its next remedy; what failed, if something did just now.
+    Stuck {
+        ailment: Ailment,
+        fault: Option<GraphError>,
+        until: Option<Timestamp>,
+    },
+    /// A round would not end, by whatever means.
+    Endless,
     Store(StoreError),
 }
 
@@ -62,6 +76,15 @@ pub(super) struct Done {
     pub(super) removed: u32,
 }
 
+/// How a page is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As delta has it.
+    Delta,
+    /// Listed, in snapshot mode.
+    Plain,
+}
+
 /// See the module.
 pub(super) struct Attempt<'a> {
     services: &'a Services,
@@ -76,8 +99,8 @@ pub(super) struct Attempt<'a> {
     number: u64,
     retries: u32,
     deaths: u32,
-    /// Whether the calendar itself has answered in this attempt.
-    answered: bool,
+    /// Why the last page could not be had.
+    fault: Option<Trouble>,
     done: Done,
 }
 
@@ -110,7 +133,7 @@ impl<'a> Attempt<'a> {
             number,
             retries: 0,
             deaths: 0,
-            answered: false,
+            fault: None,
             done: Done {
                 over: Over::Settled,
                 settled: 0,
@@ -145,6 +168,13 @@ impl<'a> Attempt<'a> {
         self.segments(&segments, resting).await?;
         self.done.requests = u32::try_from(self.target.requests.load(Ordering::Relaxed) - before)
             .unwrap_or(u32::MAX);
+        if let Over::Stuck(ailment) = self.done.over {
+            let fault = match self.fault.take() {
+                Some(Trouble::Transient(error) | Trouble::Quarantine(error)) => Some(error),
+                _ => None,
+            };
+            return Err(Trouble::Stuck { ailment, fault, until: self.done.held_until });
+        }
         Ok(())
     }
 
@@ -202,6 +232,7 @@ impl<'a> Attempt<'a> {
             confirm_after: SignedDuration::try_from(self.window.confirm_after)
                 .unwrap_or(SignedDuration::MAX),
             seams,
+            page_size: self.window.page_size,
         };
         let events = self.cell.vitals().events;
         Ok(Round::resume(place, position, todo, events))
@@ -217,7 +248,8 @@ impl<'a> Attempt<'a> {
     ) -> Result<Input, Trouble> {
         let store = &self.services.store;
         Ok(match effect {
-            Effect::Page(link) => self.page(round, link.as_ref(), edges).await?,
+            Effect::Page(link) => self.page(round, Way::Delta, link.as_ref(), edges).await?,
+            Effect::Listing(link) => self.page(round, Way::Plain, link.as_ref(), edges).await?,
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
             Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
@@ -239,10 +271,12 @@ impl<'a> Attempt<'a> {
         reason: ResyncReason,
     ) -> Result<(), Trouble> {
         let now = self.services.world.now();
+        let position = self.services.store.position(self.id, segment).await?;
+        let remedy = position.map(|position| position.remedy).unwrap_or_default();
         let mut commit = Commit::new(self.id, segment, now);
         commit.clear_todo = true;
         commit.clear_seen = true;
-        commit.position = Some(Position::new(Phase::start(reason), false));
+        commit.position = Some(Position::start(reason, remedy));
         commit.tally.resync = Some(reason);
         self.services.store.commit(commit).await?;
         note_resync(self.cell, now, reason);
@@ -256,42 +290,54 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// What is published of how a segment is asked for, and one line when that changed.
+    fn show_remedy(&self, segment: SegmentIndex, before: &Remedy, now: &Remedy) {
+        self.cell.vitals().show_mode(segment, now.is_snapshot());
+        if before == now {
+            return;
+        }
+        let page_size = now.page_size(self.window.page_size);
+        if before.is_snapshot() != now.is_snapshot() {
+            let mode = if now.is_snapshot() { "snapshot" } else { "delta" };
+            tracing::info!(segment, mode, page_size, "segment is asked for in another mode");
+        } else if before.page_size(self.window.page_size) != page_size {
+            tracing::info!(segment, page_size, "segment is asked for in other pages");
+        }
+    }
+
     async fn page(
         &mut self,
         round: &Round,
+        way: Way,
         link: Option<&Link>,
         edges: Edges,
     ) -> Result<Input, Trouble> {
-        let start = || match link {
-            Some(link) => Start::Link(link),
-            None => Start::Window(edges),
-        };
+        let before = self.target.answering.load(Ordering::Relaxed);
         let page: Page = loop {
-            match self.services.client.page(self.target, &self.ask, start(), self.retries > 0).await
-            {
+            match self.ask_page(way, link, edges).await {
                 Ok(page) => break page,
                 Err(error) if error.class() == Class::LinkDead => {
                     self.deaths += 1;
                     if self.deaths > 1 {
-                        return Err(Trouble::LinksDie);
+                        return self.failed(Trouble::LinksDie);
                     }
                     tracing::info!(
                         status = error.status(),
                         code = error.code(),
                         "link is dead, enumerating again"
                     );
-                    note_resync(
-                        self.cell,
-                        self.services.world.now(),
-                        ResyncReason::SyncStateNotFound,
-                    );
                     return Ok(Input::LinkDead);
                 }
-                Err(error) => self.retry(error).await?,
+                Err(error) => {
+                    if let Err(trouble) = self.retry(error).await {
+                        return self.failed(trouble);
+                    }
+                }
             }
         };
+        let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
         self.done.pages += 1;
-        self.answered = true;
+        self.note_unreadable(link.is_none(), page.unreadable.len());
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -306,16 +352,76 @@ impl<'a> Attempt<'a> {
             let answers = self.services.store.known(self.id, questions.clone()).await?;
             questions.into_iter().zip(answers).collect()
         };
-        Ok(Input::Page { page, known })
+        Ok(Input::Page { page, known, took: std::time::Duration::from_micros(took) })
+    }
+
+    /// One page, asked for once.
+    async fn ask_page(
+        &self,
+        way: Way,
+        link: Option<&Link>,
+        edges: Edges,
+    ) -> Result<Page, GraphError> {
+        let (client, fresh) = (&self.services.client, self.retries > 0);
+        match (way, link) {
+            (Way::Delta, Some(link)) => {
+                client.page(self.target, &self.ask, Start::Link(link), fresh).await
+            }
+            (Way::Delta, None) => {
+                client.page(self.target, &self.ask, Start::Window(edges), fresh).await
+            }
+            (Way::Plain, link) => {
+                let asked =
+                    client.calendar_view(self.target, &self.ask, edges, None, link, fresh).await?;
+                Ok(Page {
+                    present: asked.items,
+                    removed: Vec::new(),
+                    unreadable: asked.unreadable,
+                    end: asked.next.map_or(End::Last, End::Next),
+                    bytes: 0,
+                })
+            }
+        }
+    }
+
+    /// The page cannot be had in this attempt. Whether other means may help is the round's to say.
+    fn failed(&mut self, trouble: Trouble) -> Result<Input, Trouble> {
+        let failure = match &trouble {
+            Trouble::Quarantine(error) if error.class() == Class::TooLarge => Failure::TooLarge,
+            Trouble::Transient(error)
+                if matches!(error.status(), Some(503 | 504))
+                    && self.retries >= schedule::RETRIES =>
+            {
+                Failure::Refused
+            }
+            Trouble::Transient(_) | Trouble::Quarantine(_) | Trouble::LinksDie => Failure::Other,
+            _ => return Err(trouble),
+        };
+        self.fault = Some(trouble);
+        // Other means are another round.
+        (self.retries, self.deaths) = (0, 0);
+        Ok(Input::Failed(failure))
+    }
+
+    /// Whoever reads the status knows that the mirror may lack something. The first page of an
+    /// enumeration begins the count anew.
+    fn note_unreadable(&self, anew: bool, count: usize) {
+        let mut vitals = self.cell.vitals();
+        let before = if anew { 0 } else { vitals.unreadable };
+        vitals.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
+        let mut missed = false;
         loop {
             match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
                 Ok(Some(found)) => return Ok(Input::Master(Some(found))),
+                Ok(None) if missed => return Ok(Input::Master(None)),
+                // What it takes with it never comes again, so it is said twice, and in between
+                // the calendar was there.
                 Ok(None) => {
                     self.probe(edges).await?;
-                    return Ok(Input::Master(None));
+                    missed = true;
                 }
                 Err(error) => {
                     if self.retry_or_leave(error).await? {
@@ -326,14 +432,42 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
-    /// stretches that Graph answers for.
+    /// A series' listing, and the mirror's rows of it.
+    ///
+    /// Plain pages are no snapshot: a series that changes between two of them shifts what the
+    /// next one skips, and an instance that is there may stand on none. So where a listing of
+    /// several pages lacks what the mirror has, another has to lack it too.
     async fn instances(
         &mut self,
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
     ) -> Result<Input, Trouble> {
+        let mut before: Option<BTreeSet<EventHash>> = None;
+        for _ in 0..MOST_LISTINGS {
+            let (listed, met, pages) = match self.listing(master, edges).await? {
+                Ok(listing) => listing,
+                Err(input) => return Ok(input),
+            };
+            let rows = self.rows(segment, master).await?;
+            let lacks = rows.iter().any(|row| !met.contains(&row.id));
+            if pages == 1 || !lacks || before.as_ref() == Some(&met) {
+                return Ok(Input::Instances(Some((listed, rows))));
+            }
+            before = Some(met);
+        }
+        tracing::debug!("series changes faster than it can be listed");
+        Ok(Input::Unavailable)
+    }
+
+    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
+    /// stretches that Graph answers for: what it lists, all ids it named, and on how many pages.
+    async fn listing(
+        &mut self,
+        master: &EventId,
+        edges: Edges,
+    ) -> Result<Result<(Listed, BTreeSet<EventHash>, u32), Input>, Trouble> {
+        let mut pages = 0;
         let mut listed = Listed::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         for stretch in series::widen(edges, 1).segments() {
@@ -350,6 +484,7 @@ impl<'a> Attempt<'a> {
                 );
                 match asked.await {
                     Ok(Some(listing)) => {
+                        pages += 1;
                         let before = met.len();
                         let empty = listing.items.is_empty() && listing.unreadable.is_empty();
                         met.extend(listing.items.iter().map(|item| item.id.hash()));
@@ -375,39 +510,35 @@ impl<'a> Attempt<'a> {
                                 instances = met.len(),
                                 "listing of a series does not end"
                             );
-                            return Ok(Input::Unavailable);
+                            return Ok(Err(Input::Unavailable));
                         }
                     }
-                    Ok(None) => {
-                        self.probe(edges).await?;
-                        return Ok(Input::Instances(None));
-                    }
+                    // Only the master can tell whether the series is gone.
+                    Ok(None) => return Ok(Err(Input::Instances(None))),
                     Err(error) => {
                         if self.retry_or_leave(error).await? {
-                            return Ok(Input::Unavailable);
+                            return Ok(Err(Input::Unavailable));
                         }
                     }
                 }
             }
         }
-        let rows = self.rows(segment, master).await?;
-        Ok(Input::Instances(Some((listed, rows))))
+        Ok(Ok((listed, met, pages)))
     }
 
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
-    /// series: it is believed once the calendar has answered in this attempt.
+    /// series: it is believed once the calendar has answered after it.
     async fn probe(&mut self, edges: Edges) -> Result<(), Trouble> {
-        while !self.answered {
-            let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
-            let day = Edges { start: edges.start, end };
+        let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
+        let day = Edges { start: edges.start, end };
+        loop {
             let fresh = self.retries > 0;
             let client = &self.services.client;
             match client.calendar_view(self.target, &self.ask, day, Some("id"), None, fresh).await {
-                Ok(_) => self.answered = true,
+                Ok(_) => return Ok(()),
                 Err(error) => self.retry(error).await?,
             }
         }
-        Ok(())
     }
 
     async fn rows(&self, segment: SegmentIndex, master: &EventId) -> Result<Vec<Row>, Trouble> {
@@ -422,9 +553,7 @@ impl<'a> Attempt<'a> {
             commit.tally.round = Some(self.number);
             commit.tally.success = Some(self.services.world.now());
         }
-        if let Some(reason) = commit.tally.resync
-            && reason != ResyncReason::SyncStateNotFound
-        {
+        if let Some(reason) = commit.tally.resync {
             note_resync(self.cell, commit.at, reason);
         }
         if commit.lazy {

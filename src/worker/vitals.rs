@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
 use crate::mirror::status::{
     AuditRecord, AuditStatus, LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus,
@@ -48,6 +49,18 @@ pub(super) struct Vitals {
     pub(super) audits: Audits,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
+    /// See [`WindowStatus::unreadable`].
+    pub(super) unreadable: u32,
+    /// The segments in snapshot mode, as bits.
+    snapshots: u64,
+}
+
+impl Vitals {
+    /// Shows whether a segment is listed whole or followed.
+    pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
+        let bit = 1 << (segment & 63);
+        self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
+    }
 }
 
 /// An [`AuditRecord`] in few bytes: whole seconds, 0 for never.
@@ -164,6 +177,8 @@ impl Cell {
                 audits: Audits::of(attached.audit),
                 last_error: None,
                 settled_once: attached.settled,
+                unreadable: 0,
+                snapshots: attached.snapshots,
             }),
             wake: Notify::new(),
             over: Notify::new(),
@@ -298,7 +313,8 @@ impl Cell {
                 .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: "delta".to_owned(),
+                    mode: if vitals.snapshots >> index & 1 == 1 { "snapshot" } else { "delta" }
+                        .to_owned(),
                     interval_s: schedule::segment_interval(window.interval, &segments, index, now)
                         .as_secs_f64(),
                 })
@@ -313,6 +329,7 @@ impl Cell {
             audit: vitals.audits.status(&window),
             last_error: vitals.last_error.as_deref().cloned(),
             settled_once: vitals.settled_once,
+            unreadable: vitals.unreadable,
             interval_s: window.interval.as_secs_f64(),
         }
     }

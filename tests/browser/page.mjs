@@ -4,6 +4,8 @@
 //
 // CALMIRROR_SCREENSHOTS   a directory for pictures of every view
 // CALMIRROR_WINDOWS       how many windows the large fleet has (100000)
+// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, keyboard, forms, masked, large
+// CALMIRROR_PAGE          a directory whose files are shown instead of the daemon's, to try something
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -29,6 +31,7 @@ async function open(rig, hash, options = {}) {
   const context = await browser.newContext({
     ...WHERE.light, timezoneId: "Europe/Berlin", locale: "en-GB", httpCredentials: { username: "", password: TOKEN }, ...options,
   });
+  if (process.env.CALMIRROR_PAGE) await context.route(/\/(page\/[a-z]+\.[a-z]+)?$/, instead);
   const page = await context.newPage();
   page.on("console", (said) => {
     if (said.type() === "error" && !(away && said.text().startsWith("Failed to load resource"))) complaints.push(said.text());
@@ -45,6 +48,13 @@ async function open(rig, hash, options = {}) {
   await page.goto(`${rig.origin}/${hash}`);
   await ready(page);
   return page;
+}
+
+// The daemon's head with another body.
+async function instead(route) {
+  const name = new URL(route.request().url()).pathname.replace(/^\/(page\/)?/, "") || "index.html";
+  const response = await route.fetch();
+  await route.fulfill({ response, body: readFileSync(join(process.env.CALMIRROR_PAGE, name)) });
 }
 
 const ready = (page) => page.waitForSelector("main:not([aria-busy]) #title", { timeout: 20_000 });
@@ -442,6 +452,8 @@ async function pictures(rig, name, day, directory) {
 
 // ---- all of it
 
+const only = new RegExp(process.env.CALMIRROR_ONLY ?? "");
+const wants = ({ name }) => only.test(name);
 const rig = new Rig(program, join(scratch, "rig"));
 const many = new Rig(program, join(scratch, "many"));
 try {
@@ -464,23 +476,25 @@ try {
 
   const denied = await fetch(`${rig.origin}/`);
   check("over TCP the page needs the token", denied.status === 401);
-  const victim = await fleet(rig);
-  await calendars(rig, name, day);
-  await live(rig, name, day);
-  await keyboard(rig, name, day);
-  await forms(rig, name, day, victim);
+  const victim = wants(fleet) ? await fleet(rig) : name;
+  if (wants(calendars)) await calendars(rig, name, day);
+  if (wants(live)) await live(rig, name, day);
+  if (wants(keyboard)) await keyboard(rig, name, day);
+  if (wants(forms)) await forms(rig, name, day, victim);
   if (process.env.CALMIRROR_SCREENSHOTS) await pictures(rig, name, day, process.env.CALMIRROR_SCREENSHOTS);
   await rig.kill();
 
-  await rig.configure({ mailboxes, api: "mask_private = true" });
-  await rig.run();
-  await rig.settled();
-  await masked(rig, name, day);
+  if (wants(masked)) {
+    await rig.configure({ mailboxes, api: "mask_private = true" });
+    await rig.run();
+    await rig.settled();
+    await masked(rig, name, day);
+  }
   await rig.stop();
 
   // Most of them are unknown to the simulated Graph: a fleet with all the trouble there is.
   const count = Number(process.env.CALMIRROR_WINDOWS ?? 100_000);
-  if (count > 0) {
+  if (wants(large) && count > 0) {
     await many.simulate("--people", "0", "--rooms", "0", "--mutate-every", "0s");
     await many.configure({ mailboxes: Array.from({ length: count }, (_, number) => `user${String(number).padStart(6, "0")}@contoso.example`), interval: "1h" });
     await many.run();

@@ -83,6 +83,7 @@ impl Transport for Tape {
         request: http::Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
         request.uri().hash(&mut *self.digest.lock().unwrap());
+        tracing::debug!(uri = %request.uri(), "asked");
         self.graph.send(request)
     }
 }
@@ -151,6 +152,7 @@ impl Life {
     /// Something in a calendar changes.
     fn step(&self) {
         let mutation = self.simulator.step();
+        tracing::debug!(?mutation, "stepped");
         self.look(mutation.as_ref());
     }
 
@@ -281,9 +283,14 @@ impl Life {
         let Self { seed, simulator, .. } = self;
         let store = &process.rig.store;
         let mut outcome = Outcome { restarts: self.restarts, ..Outcome::default() };
+        for Tracked { window, .. } in &self.tracked {
+            process.rig.settle(&window.name, 60).await;
+        }
+        // Before we ask as well.
+        let statistics = simulator.statistics();
         for Tracked { window, calendar } in &self.tracked {
             let what = format!("seed {seed}, {}", window.name);
-            let status = process.rig.settle(&window.name, 60).await;
+            let status = process.rig.fleet.window(&window.name).unwrap();
             let id = process.rig.fleet.id(&window.name).unwrap();
             let edges = Edges { start: status.start, end: status.end };
             let mirrored = mirror(store, id).await;
@@ -305,7 +312,6 @@ impl Life {
             let mut digest = self.digest.lock().unwrap();
             mirrored.iter().for_each(|(id, event)| (id, event.to_string()).hash(&mut *digest));
         }
-        let statistics = simulator.statistics();
         for (mailbox, tally) in &statistics.mailboxes {
             let what = format!("seed {seed}, {mailbox}");
             // A process that starts anew knows nothing of a pause that its forerunner was told

@@ -52,6 +52,7 @@ impl Shared {
                 ChangeKind::Removed => {
                     let deleted = change.reason == Some(RemovalReason::Deleted);
                     if deleted && !followed.once_absent.contains(&id) {
+                        tracing::error!(at = %change.at, seq = change.seq, "a removal that was none");
                         followed.lies.insert(id.clone());
                     }
                     followed.events.remove(&id);

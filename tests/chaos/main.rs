@@ -4,7 +4,7 @@
 //! `cargo test --release --test chaos -- --seeds 10000`. A seed that fails prints itself, and
 //! `cargo test --test chaos -- --seed 17` replays it exactly: simulated time, simulated chance,
 //! and a store that answers before anybody else moves. The first seeds are played twice to see
-//! that it is so.
+//! that it is so. `RUST_LOG=calmirror=debug` tells the story.
 //!
 //! The harness is our own because a seed is an argument and the seeds share the processors.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
@@ -109,6 +109,9 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
+    }
     let end = plan.first + plan.seeds;
     println!("chaos: {} seeds from {} on {} threads", plan.seeds, plan.first, plan.threads);
     let next = AtomicU64::new(plan.first);

@@ -113,6 +113,21 @@ async fn every_reading_converges_without_the_master() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn occurrences_that_come_whole_are_kept_like_bare_ones() {
+    for (number, (name, reading)) in (0..).zip(Behaviour::all()).step_by(3) {
+        let limited_instances = number % 2 == 0;
+        let case = Case {
+            seed: 400 + number,
+            behaviour: Behaviour { whole_occurrences: true, limited_instances, ..reading },
+            complete: if number % 4 == 0 { Complete::Exact } else { Complete::Master },
+            mutations: 200,
+            faults: 0.0,
+        };
+        live(&format!("whole occurrences, {name}"), case).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn exact_occurrences_converge_too() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()).step_by(5) {
         let case = Case {

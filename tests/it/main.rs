@@ -2,6 +2,7 @@
 //! time, real bodies, and the real binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod answers;
 mod article;
 mod audit;
 mod commands;
@@ -9,14 +10,19 @@ mod commands;
 mod compare;
 mod configuration;
 mod converge;
+mod documented;
 mod hostile;
+mod interrupted;
 mod kill;
+mod lies;
 mod long;
 mod memory;
 mod process;
+mod reform;
 mod reload;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
 mod signals;
 mod socket;
 mod stores;
+mod stuck;

@@ -3,13 +3,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use calmirror::mirror::status::{ResyncReason, State};
 use calmirror::simulator::Application;
 use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 
-use crate::process::{Ground, eventually};
+use crate::process::{Ground, PATIENCE, eventually};
 use crate::socket::{Api, Follower};
 
 /// A configuration whose windows ask seldom, so that what asks is what was told to.
@@ -147,6 +150,8 @@ async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
     }
     let health = ground.cli(&["health"]).await;
     assert_eq!(health.code, Some(0), "it goes on");
+    let shown = ground.cli(&["status"]).await;
+    assert!(shown.out.contains("changed nothing: 3 faults in the configuration"), "{}", shown.out);
     assert_eq!(requests(&ground, "alice"), asked);
 
     // What cannot change is named.
@@ -306,4 +311,95 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
     let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
     assert_eq!((&round["state"], &round["last_error"]), (&json!("settled"), &Value::Null));
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
+    let ground = Ground::new(96, &["alice"]).await;
+    let good = text(&ground, &[("alice", "")]);
+    fs::write(ground.path("token"), "t0ken").unwrap();
+    fs::set_permissions(ground.path("token"), fs::Permissions::from_mode(0o600)).unwrap();
+    let port = {
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let listening = |on: &str, more: &str| {
+        let api = format!("[api]\nlisten = \"{on}:{port}\"\ntoken_file = \"token\"\n{more}\n");
+        good.replace("[api]\n", &api)
+    };
+    ground.configure(&listening("127.0.0.1", ""));
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    let status = || {
+        let url = format!("http://127.0.0.1:{port}");
+        let mut command = ground.command();
+        command.env("CALMIRROR_TOKEN", "t0ken").args(["--api", &url, "status"]);
+        async move { crate::process::finish(&mut command).await.code }
+    };
+    assert_eq!(status().await, Some(0));
+    // All addresses and one of them exclude each other on one port.
+    for on in ["0.0.0.0", "127.0.0.1"] {
+        ground.configure(&listening(on, ""));
+        let told = ground.cli(&["reload"]).await;
+        assert_eq!((told.code, status().await), (Some(0), Some(0)), "{on}: {told:?}");
+    }
+    // What cannot be done afterwards takes that back.
+    let taken = ground.path("api.sock.d");
+    fs::write(&taken, "precious").unwrap();
+    let socket = ground.path("api.sock").display().to_string();
+    ground.configure(&listening("0.0.0.0", "").replace(&socket, &taken.display().to_string()));
+    let told = ground.cli(&["--api", &socket, "reload"]).await;
+    assert_eq!((told.code, status().await), (Some(1), Some(0)), "{told:?}");
+
+    // Private events are masked from the next answer on, and for those that are held.
+    ground.configure(&listening("127.0.0.1", "mask_private = true"));
+    let mut stream = UnixStream::connect(&ground.api.0).await.unwrap();
+    let request = "GET /v1/changes?after=now HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    let told = ground.api.post("/v1/reload").await.json();
+    assert_eq!(told["settings"], json!(["api.mask_private"]));
+    let mut rest = Vec::new();
+    let ended = stream.read_to_end(&mut rest);
+    tokio::time::timeout(PATIENCE, ended).await.expect("the stream ends").unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_in_the_middle_of_a_drop_costs_nothing() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let ground = Ground::new(97, &names).await;
+    let all: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
+    let (mut held, mut log) = (Follower::default(), String::new());
+    for lived in [0, 2, 5, 10, 20, 40] {
+        ground.configure(&text(&ground, &all));
+        let daemon = ground.run().await;
+        for name in names {
+            ground.settle(name).await;
+        }
+        held.catch_up(&ground.api).await;
+        let events = held.held.len();
+        ground.configure(&text(&ground, &all[..1]));
+        let told = ground.cli(&["reload"]).await;
+        assert_eq!(told.code, Some(0), "{told:?}");
+        tokio::time::sleep(Duration::from_millis(lived)).await;
+        daemon.kill().await;
+
+        let daemon = ground.run().await;
+        let lines = held.lines;
+        eventually("the rest is dropped", async || {
+            held.catch_up(&ground.api).await;
+            (held.held.len() == held.of("a").len()).then_some(())
+        })
+        .await;
+        assert_eq!(held.lines - lines, events - held.held.len(), "each event left once");
+        assert_eq!(held.of("a"), ground.api.events("a").await);
+        assert_eq!(ground.api.get("/v1/status").await.json()["windows"]["total"], 1);
+        log = daemon.log();
+        daemon.stop().await;
+    }
+    let begun = log.matches("their events leave the feed").count();
+    assert!(begun > 6, "at least one kill came before the end of the drop");
 }

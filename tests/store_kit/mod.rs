@@ -65,7 +65,7 @@ pub fn commit(window: WindowId) -> Commit {
 }
 
 pub fn settled(link: &str) -> Position {
-    Position::new(Phase::Settled { delta: Link::new(link) }, false)
+    Position::new(Phase::Settled { delta: Some(Link::new(link)) }, false)
 }
 
 pub fn removal(id: &str, reason: RemovalReason) -> Removal {

@@ -21,6 +21,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use icalendar::Property;
 
 use super::Access;
@@ -70,6 +71,8 @@ pub(super) async fn calendar(
     let stream = futures_util::stream::unfold(writing, |mut writing| async {
         writing.next().await.map(|stretch| (stretch, writing))
     });
+    // A compressor may ask once more after the end.
+    let stream = stream.fuse();
     let kind = HeaderValue::from_static("text/calendar; charset=utf-8");
     let response = ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response();
     Ok(tag.put_on(response))

@@ -12,6 +12,12 @@ async fn masked_events_are_masked_in_every_answer() {
     assert_eq!(fixture.get("/v1/windows/alice/events").await["value"], json!([masked]));
     assert_eq!(fixture.get("/v1/windows/alice/events/p").await, masked);
     assert_eq!(fixture.changes("/v1/changes").await.0[0]["event"], masked);
+    let request = Request::get("/v1/changes").header("accept", "text/event-stream");
+    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let frame = response.unwrap().into_body().into_data_stream().next().await.unwrap().unwrap();
+    let frame = String::from_utf8(frame.to_vec()).unwrap();
+    let data = frame.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(data).unwrap()["event"], masked);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,8 +4,11 @@
 
 mod access;
 mod changes;
+mod conditional;
+mod described;
 mod events;
 mod ics;
+mod joins;
 mod problems;
 mod rounds;
 mod windows;

@@ -1,18 +1,24 @@
-//! How a round ends: the sweep, the removals, and the hold of those too large to believe.
+//! How a round ends: the sweep, the removals, the hold of those too large to believe, and the
+//! remedies for streams that are stuck.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{After, BELIEVED, Effect, Round, SLICE, deleted};
+use super::{After, BELIEVED, Effect, Failure, Over, Round, SLICE, deleted};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
+use crate::mirror::guard::Guard;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{Phase, Todo, TodoKey};
+use crate::mirror::remedy::Ailment;
 use crate::mirror::status::ResyncReason;
 
 impl Round {
     pub(super) fn sweep_slice(&mut self, mut rows: Vec<Removal>, at: Timestamp) -> Effect {
+        if let Some(effect) = self.doubt_listing(&rows, at) {
+            return effect;
+        }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
         if self.too_many(deleted) {
             return self.hold(at);
@@ -29,6 +35,32 @@ impl Round {
         let swept: BTreeSet<EventHash> = commit.removals.iter().map(|r| r.id).collect();
         let tombstones = self.tombstones().into_iter().filter(|r| !swept.contains(&r.id)).collect();
         self.settle(commit, tombstones, at)
+    }
+
+    /// While several pages are listed one after the other, what leaves ahead of the next page
+    /// draws an event from behind it that then stands on none (fact 38). So what a listing of
+    /// several pages lacks leaves only if the next one, made at once, lacks it too.
+    fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Effect> {
+        let Phase::Sweeping { reason, .. } = self.phase else { return None };
+        if !self.lists() || self.guard.pages == 0 || self.believed {
+            return None;
+        }
+        let lacking = rows.iter().map(|row| row.id);
+        let doubtful: Vec<EventHash> =
+            lacking.filter(|id| !self.todo.removals().contains(id)).collect();
+        if doubtful.is_empty() {
+            return None;
+        }
+        for id in doubtful {
+            self.todo.leave(id);
+        }
+        self.phase = Phase::start(reason);
+        self.guard = Guard::default();
+        self.met.clear();
+        let mut commit = self.commit(at);
+        commit.clear_seen = true;
+        self.todo.write(&mut commit);
+        Some(self.finish(commit))
     }
 
     /// The round's last commit.
@@ -55,12 +87,15 @@ impl Round {
         commit.todo.retain(|todo| !matches!(todo, Todo::Removal { .. }));
         commit.orphans.extend(self.came.keys().copied());
         let delta = match &self.phase {
-            Phase::Completing { delta }
-            | Phase::Sweeping { delta, .. }
-            | Phase::Settled { delta } => delta.clone(),
+            Phase::Completing { delta } => Some(delta.clone()),
+            Phase::Sweeping { delta, .. } | Phase::Settled { delta } => delta.clone(),
             Phase::Enumerating { .. } | Phase::Following { .. } => return self.next(at),
         };
         commit.clear_seen = matches!(self.phase, Phase::Sweeping { .. });
+        if delta.is_some() && self.remedy.is_snapshot() {
+            self.remedy.recover();
+        }
+        self.guard = Guard::default();
         self.phase = Phase::Settled { delta };
         self.after = After::Settle;
         commit.position = Some(self.position());
@@ -69,16 +104,64 @@ impl Round {
 
     /// Too large to believe: nothing leaves, and one more enumeration has to agree.
     pub(super) fn hold(&mut self, at: Timestamp) -> Effect {
-        let mut effect = self.restart(ResyncReason::Confirm, at);
+        self.restart_later(ResyncReason::Confirm, After::Hold, at)
+    }
+
+    /// Begins anew, but not before `confirm_after` is over.
+    fn restart_later(&mut self, reason: ResyncReason, after: After, at: Timestamp) -> Effect {
+        let mut effect = self.restart(reason, at);
         self.held_until = at.checked_add(self.place.confirm_after).ok();
         if let Effect::Commit(commit) = &mut effect {
             commit.position = Some(self.position());
         }
-        self.after = After::Hold;
+        self.after = after;
         effect
     }
 
-    /// Until when the removal that was not believed waits for its confirmation.
+    /// A page cannot be had in this attempt.
+    pub(super) fn failed(&mut self, failure: Failure, at: Timestamp) -> Effect {
+        match failure {
+            // A trial, and what it stands in for works.
+            _ if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) => {
+                self.ail(Ailment::Heavy, at)
+            }
+            Failure::TooLarge => self.ail(Ailment::Heavy, at),
+            Failure::Refused if self.guard.refuse() => self.ail(Ailment::Heavy, at),
+            // Once may be a bad day: it is remembered.
+            Failure::Refused => {
+                self.after = After::Fail;
+                self.finish(self.commit(at))
+            }
+            Failure::Other => Effect::Over(Over::Failed),
+        }
+    }
+
+    /// The stream is stuck: the next remedy, if there is one.
+    pub(super) fn ail(&mut self, ailment: Ailment, at: Timestamp) -> Effect {
+        if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) {
+            self.remedy.postpone(at);
+            return self.restart(ResyncReason::Snapshot, at);
+        }
+        let reason = match ailment {
+            Ailment::Endless => ResyncReason::RoundStuck,
+            Ailment::Heavy => ResyncReason::PageStuck,
+        };
+        match self.remedy.next(ailment, self.place.page_size, at) {
+            Some(next) => {
+                self.remedy = next;
+                self.restart_later(reason, After::Stick(ailment), at)
+            }
+            // Even the listing: it begins anew, much later.
+            None if ailment == Ailment::Endless => {
+                let effect = self.restart(reason, at);
+                self.after = After::Fail;
+                effect
+            }
+            None => Effect::Over(Over::Failed),
+        }
+    }
+
+    /// Until when a removal that was not believed, or a stuck stream, waits.
     pub fn held_until(&self) -> Option<Timestamp> {
         self.held_until
     }

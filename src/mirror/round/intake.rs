@@ -70,10 +70,11 @@ impl Round {
             match (&item.master, item.kind) {
                 (Some(master), Kind::Occurrence | Kind::Exception) if reason.is_some() => {
                     let master = master.clone();
-                    self.enumerated_instance(item, &master, &mut commit);
+                    let stored = known.get(&master.hash());
+                    self.enumerated_instance(item, &master, stored, &mut commit);
                 }
                 (Some(_), Kind::Occurrence | Kind::Exception) => self.wait(item),
-                _ if matches!(known.get(&id), Some(Known::Master)) => {
+                _ if matches!(known.get(&id), Some(Known::Master { .. })) => {
                     // A series that became a single event under the master's id: its occurrences
                     // leave first, and only the master can tell.
                     let id = item.id.clone();
@@ -94,9 +95,14 @@ impl Round {
                 };
                 self.finish(commit)
             }
+            End::Last => {
+                let reason = reason.unwrap_or(ResyncReason::Snapshot);
+                self.phase = Phase::Sweeping { delta: None, reason };
+                self.finish(commit)
+            }
             End::Delta(delta) => match reason {
                 Some(reason) => {
-                    self.phase = Phase::Sweeping { delta, reason };
+                    self.phase = Phase::Sweeping { delta: Some(delta), reason };
                     if reason == ResyncReason::New && self.todo.is_empty() {
                         return self.settle(commit, Vec::new(), at);
                     }
@@ -131,18 +137,27 @@ impl Round {
         commit.upserts.push(item);
     }
 
-    /// An occurrence or exception in an enumeration: shown at once if its master came.
+    /// An occurrence or exception in an enumeration: shown at once if its master came, or if the
+    /// store's still holds.
     pub(super) fn enumerated_instance(
         &mut self,
         item: Item,
         master: &EventId,
+        stored: Option<&Known>,
         commit: &mut Commit,
     ) {
         let exact = self.place.complete == Complete::Exact;
         let hash = master.hash();
         let at_hand = match item.kind {
             Kind::Exception => item.whole,
-            _ => !exact && self.came.get(&hash).is_some_and(|etag| agree(&item.etag, etag)),
+            // As listed is exactly as wanted.
+            _ if exact => item.whole && self.lists(),
+            // Without an etag on both sides nothing says that a stored master is of today.
+            _ => {
+                self.came.get(&hash).is_some_and(|etag| agree(&item.etag, etag))
+                    || matches!(stored, Some(Known::Master { etag: Some(etag) })
+                        if self.lists() && item.etag.as_ref() == Some(etag))
+            }
         };
         if at_hand {
             self.todo.forget_waiting(hash, item.id.hash());
@@ -185,7 +200,7 @@ impl Round {
         }
         match known {
             None | Some(Known::Unknown) => {}
-            Some(Known::Master) => self.doubt(id),
+            Some(Known::Master { .. }) => self.doubt(id),
             Some(Known::Single) => self.todo.leave(hash),
             Some(Known::Instance { master }) => {
                 // In an enumeration the pages and the sweep decide who is a member.

@@ -185,3 +185,46 @@ async fn pages_too_large_to_hold_are_that_large() {
     let mut inflated = flate2::read::GzDecoder::new(&response.body()[..]);
     assert_eq!(std::io::copy(&mut inflated, &mut std::io::sink()).unwrap(), 128 << 20);
 }
+
+#[tokio::test(start_paused = true)]
+async fn rounds_without_end_come_empty_or_with_nothing_new() {
+    let simulator = small(1, Behaviour::calm());
+    for (fault, kinds) in
+        [(Fault::EndlessEmpty { below: 100 }, 1), (Fault::EndlessOld { below: 100 }, 2)]
+    {
+        simulator.clear_faults();
+        simulator.plan(Planned::always(fault.clone()).mailbox(ALICE));
+        let (mut url, mut links) = (window_url(ALICE), BTreeSet::new());
+        let (mut pages, mut ids, mut last) = (BTreeSet::new(), BTreeSet::new(), None);
+        for _ in 0..20 {
+            let (_, page) = get(&simulator, &url, "odata.maxpagesize=4").await;
+            let events = page["value"].as_array().unwrap();
+            ids.extend(events.iter().map(|event| event["id"].to_string()));
+            let now = page["value"].to_string();
+            assert!(kinds == 1 || last.as_ref() != Some(&now), "twice in a row");
+            pages.insert(now.clone());
+            last = Some(now);
+            url = page["@odata.nextLink"].as_str().unwrap().to_owned();
+            links.insert(url.clone());
+        }
+        assert_eq!((links.len(), pages.len()), (20, kinds), "{fault:?}");
+        assert_eq!(ids.is_empty(), kinds == 1, "{fault:?}");
+        Client::new(&simulator, 200).round().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_may_be_too_large_as_well_and_too_long() {
+    let simulator = small(1, Behaviour { max_days: 300, ..Behaviour::calm() });
+    simulator.plan(Planned::always(Fault::HugePage { above: 10 }));
+    let view = window_url(ALICE).replace("/delta", "");
+    assert!(response(&simulator, &view, 11).await.body().len() > 64 << 20);
+    assert!(response(&simulator, &view, 10).await.body().len() < 1 << 20);
+    for url in [view, window_url(ALICE)] {
+        let longer = url.replace("endDateTime=2026", "endDateTime=2027");
+        assert_ne!(longer, url);
+        let (status, body) = get(&simulator, &longer, "").await;
+        assert_eq!((status, &body["error"]["code"]), (400, &"ErrorInvalidRequest".into()));
+        assert!(body["error"]["message"].as_str().unwrap().ends_with("days: 300"));
+    }
+}

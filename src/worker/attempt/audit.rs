@@ -137,7 +137,8 @@ impl Attempt<'_> {
     /// Whether the segment is followed by delta and up to date: else there is nothing to compare.
     async fn is_followed(&self, segment: SegmentIndex) -> Result<bool, Trouble> {
         let position = self.services.store.position(self.id, segment).await?;
-        Ok(position.is_some_and(|p| matches!(p.phase, Phase::Settled { .. }) && !p.todo))
+        Ok(position
+            .is_some_and(|p| matches!(p.phase, Phase::Settled { delta: Some(_) }) && !p.todo))
     }
 
     /// Lists a segment. The names of events that are not `wanted` are forgotten. None if the
@@ -194,7 +195,6 @@ impl Attempt<'_> {
                 Err(error) => self.retry(error).await?,
             }
         };
-        self.answered = true;
         let nameless = listing.unreadable.iter().any(|unread| unread.id.is_none());
         let unread = listing.unreadable.into_iter().filter_map(|u| Some((u.id?.hash(), None)));
         let read = listing.items.into_iter().map(|item| (item.id.hash(), Some(item)));

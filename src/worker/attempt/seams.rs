@@ -82,7 +82,7 @@ impl Attempt<'_> {
                     self.first(other, *edges, &mut turns).await?;
                 }
             }
-            if self.done.over == Over::Held {
+            if self.done.over > Over::Incomplete {
                 // Somebody could not look. The removals are in the to-do.
                 continue;
             }
@@ -184,18 +184,27 @@ impl Attempt<'_> {
         mut input: Input,
         mut gate: Gate,
     ) -> Result<Came, Trouble> {
+        let before = round.remedy().clone();
+        self.ask.page_size = before.page_size(self.window.page_size);
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
             let (next, effect) = round.step(input, self.services.world.now());
             round = next;
             if let Effect::Over(over) = effect {
                 self.done.held_until = self.done.held_until.max(round.held_until());
+                self.show_remedy(segment, &before, round.remedy());
+                if over == Over::Failed {
+                    return Err(self.fault.take().unwrap_or(Trouble::Endless));
+                }
                 return Ok(Came::Over(over));
             }
             if gate == Gate::Shut && publishes(&effect) {
+                self.show_remedy(segment, &before, round.remedy());
                 return Ok(Came::Parked(Box::new((round, effect))));
             }
-            if gate == Gate::Ajar && matches!(effect, Effect::Page(_) | Effect::Instances(_)) {
+            let asks =
+                matches!(effect, Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_));
+            if gate == Gate::Ajar && asks {
                 // What is learned now the others may not know.
                 gate = Gate::Shut;
             }

@@ -1,0 +1,174 @@
+//! `feed`: how fast a reader that knows nothing gets everything, and what a thousand who wait
+//! cost and are told when.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::daemon::{Daemon, Setup, directory};
+use crate::graph::{Graph, mailbox};
+use crate::query;
+use crate::table::{Row, Table, ms, note, quantile};
+
+/// What it is asked for by.
+pub(crate) const NAME: &str = "feed";
+/// Windows of 10,000 events of 1.5 KB that are caught up with.
+const WINDOWS: usize = 10;
+/// Those who wait for changes.
+const READERS: usize = 1000;
+/// Changes they are told of.
+const CHANGES: usize = 40;
+
+pub(crate) async fn run(table: &mut Table) {
+    catch_up(table).await;
+    readers(table).await;
+}
+
+/// From the beginning of the feed to its end, beside a file of the same bytes.
+async fn catch_up(table: &mut Table) {
+    let directory = directory();
+    query::fill(directory.path(), WINDOWS).await;
+    // Nobody listens there: the windows rest as they are.
+    let origin = "http://127.0.0.1:9".to_owned();
+    let setup = Setup { origin, mailboxes: WINDOWS, interval: "7d", page_size: 200 };
+    let mut daemon = Daemon::start(directory.path(), &setup).await;
+    let path = directory.path().join("feed");
+    // The first time fills the caches, and the file.
+    let mut file = File::create(&path).unwrap();
+    whole(&mut daemon, |body| file.write_all(body).unwrap()).await;
+    file.sync_all().unwrap();
+    tokio::task::block_in_place(|| lines(&path));
+    let (entries, bytes, took) = whole(&mut daemon, |_| {}).await;
+    let (same, plain) = tokio::task::block_in_place(|| lines(&path));
+    assert_eq!(entries, same, "the feed of a store at rest is the same each time");
+    let rate = entries as f64 / took.as_secs_f64();
+    let file = entries as f64 / plain.as_secs_f64();
+    table.row(Row {
+        figure: format!("{NAME}: catch-up, {entries} entries, {} MB", bytes / 1_000_000),
+        measured: format!("{rate:.0}/s, {:.0} MB/s", bytes as f64 / 1e6 / took.as_secs_f64()),
+        baseline: format!("the same from a file {file:.0}/s"),
+        ratio: Some(rate / file),
+        ..Row::default()
+    });
+    daemon.stop().await;
+}
+
+/// Reads the feed from its beginning to its end, answer by answer: entries, bytes, time.
+async fn whole(daemon: &mut Daemon, mut take: impl FnMut(&[u8])) -> (usize, usize, Duration) {
+    let began = Instant::now();
+    let (mut entries, mut bytes, mut after) = (0, 0, String::new());
+    loop {
+        let body = daemon.get(&format!("/v1/changes?limit=10000{after}")).await;
+        let Some(last) = body.strip_suffix(b"\n").and_then(|b| b.rsplit(|b| *b == b'\n').next())
+        else {
+            return (entries, bytes, began.elapsed());
+        };
+        let last: serde_json::Value = serde_json::from_slice(last).unwrap();
+        after = format!("&after={}", last["cursor"].as_str().unwrap());
+        entries += body.iter().filter(|b| **b == b'\n').count();
+        bytes += body.len();
+        take(&body);
+    }
+}
+
+/// The lines of a file, read through a buffer of the size of a socket's.
+fn lines(path: &Path) -> (usize, Duration) {
+    let began = Instant::now();
+    let (mut file, mut buffer, mut lines) = (File::open(path).unwrap(), vec![0; 64 << 10], 0);
+    loop {
+        let read = file.read(&mut buffer).unwrap();
+        if read == 0 {
+            return (lines, began.elapsed());
+        }
+        lines += buffer[..read].iter().filter(|b| **b == b'\n').count();
+    }
+}
+
+/// A thousand event streams, one change after the other: memory of each, and how long after a
+/// change's own time stamp, which is from before it is durable, the last of them has it.
+async fn readers(table: &mut Table) {
+    let graph = Graph::start(1).await;
+    graph.populate(1);
+    let directory = directory();
+    let setup = Setup { origin: graph.origin(), mailboxes: 1, interval: "1s", page_size: 200 };
+    let mut daemon = Daemon::start(directory.path(), &setup).await;
+    daemon.settle(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (send, mut arrivals) = mpsc::unbounded_channel();
+    let mut readers = JoinSet::new();
+    // One first: what is made once is not a reader's.
+    readers.spawn(read(directory.path().join("api.sock"), send.clone()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = daemon.resident();
+    for _ in 1..READERS {
+        readers.spawn(read(directory.path().join("api.sock"), send.clone()));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for number in 0..CHANGES {
+        graph.add(&mailbox(0), number);
+        let mut delays = Vec::with_capacity(READERS);
+        while delays.len() < READERS {
+            delays.push(arrivals.recv().await.unwrap());
+        }
+        delays.sort_unstable();
+        first.push(delays[0]);
+        last.push(delays[READERS - 1]);
+    }
+    let each = (daemon.resident() - before) as f64 / (READERS - 1) as f64 / 1024.0;
+    note(format_args!("{NAME}: {READERS} readers were told of {CHANGES} changes"));
+    table.row(Row {
+        figure: format!("{NAME}: memory per waiting reader, of {READERS}"),
+        measured: format!("{each:.1} KiB"),
+        baseline: format!("{} MiB without them", before >> 20),
+        ..Row::default()
+    });
+    first.sort_unstable();
+    last.sort_unstable();
+    let of = |delays: &[Duration]| [0.5, 0.99].map(|s| ms(quantile(delays, s).unwrap()));
+    let ([half, slow], [soon, _]) = (of(&last), of(&first));
+    table.row(Row {
+        figure: format!("{NAME}: commit to the last of {READERS}, p50/p99"),
+        measured: format!("{half:.1}/{slow:.1} ms"),
+        baseline: format!("to the first {soon:.1} ms"),
+        ratio: Some(half / soon),
+        ..Row::default()
+    });
+    readers.shutdown().await;
+    daemon.stop().await;
+}
+
+/// One stream; sends for each change how long after its time stamp it was here whole.
+async fn read(socket: PathBuf, send: mpsc::UnboundedSender<Duration>) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    let request = "GET /v1/changes?after=now HTTP/1.1\r\nhost: calmirror\r\naccept: text/event-stream\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        if stream.read_buf(&mut seen).await.unwrap() == 0 {
+            return;
+        }
+        if !seen.ends_with(b"\n\n\r\n") {
+            continue;
+        }
+        let now = Timestamp::now();
+        if let Some(at) = stamp(&seen) {
+            let delay = Duration::try_from(now.duration_since(at)).unwrap_or_default();
+            send.send(delay).unwrap();
+        }
+        seen.clear();
+    }
+}
+
+/// The time stamp of a change, if there is one.
+fn stamp(seen: &[u8]) -> Option<Timestamp> {
+    let text = std::str::from_utf8(seen).ok()?;
+    text.split_once("\"at\":\"")?.1.split_once('"')?.0.parse().ok()
+}

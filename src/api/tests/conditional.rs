@@ -1,0 +1,139 @@
+//! What is not sent again, what is sent smaller, and what is sent at once.
+
+use super::*;
+
+/// Routes that have a tag.
+const TAGGED: [&str; 6] = [
+    "/v1/windows",
+    "/v1/windows/alice",
+    "/v1/windows/alice/events?limit=10",
+    "/v1/windows/alice/events/a",
+    "/v1/windows/alice/busy",
+    "/v1/windows/alice/calendar.ics",
+];
+
+async fn tags(fixture: &Fixture) -> Vec<String> {
+    let mut tags = Vec::new();
+    for uri in TAGGED {
+        let (status, headers, _) = fixture.ask("GET", uri).await;
+        assert_eq!(status, StatusCode::OK, "{uri}");
+        tags.push(headers["etag"].to_str().unwrap().to_owned());
+    }
+    tags
+}
+
+fn event(id: &str, subject: &str) -> Value {
+    let moment =
+        |hour: u8| json!({"dateTime": format!("2026-11-21T{hour:02}:00:00"), "timeZone": "UTC"});
+    json!({"id": id, "subject": subject, "start": moment(9), "end": moment(10), "sensitivity": "private"})
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
+    let mut fixture = Fixture::new().await;
+    let (alice, room) = (fixture.id("alice"), fixture.id("room a/b"));
+    fixture.put(alice, &[event("a", "one")]).await;
+    let first = tags(&fixture).await;
+    // Time passes, and other windows change.
+    tokio::time::advance(Duration::from_secs(90)).await;
+    fixture.put(room, &[event("r", "one")]).await;
+    fixture.fleet.windows.lock().unwrap()[0].0.stale_s = Some(150.0);
+    for (uri, tag) in TAGGED.into_iter().zip(&first) {
+        let (status, headers, body) = fixture.ask_with("GET", uri, &[("if-none-match", tag)]).await;
+        assert_eq!((status, &*body), (StatusCode::NOT_MODIFIED, ""), "{uri}");
+        assert_eq!(headers["etag"], **tag, "{uri}");
+        let (status, ..) = fixture.ask_with("GET", uri, &[("if-none-match", "\"other\"")]).await;
+        assert_eq!(status, StatusCode::OK, "{uri}");
+    }
+    // The same event once more is no change.
+    fixture.put(alice, &[event("a", "one")]).await;
+    assert_eq!(tags(&fixture).await, first);
+
+    fixture.put(alice, &[event("a", "two")]).await;
+    fixture.fleet.windows.lock().unwrap()[0].0.failures = 1;
+    let second = tags(&fixture).await;
+    for ((uri, first), second) in TAGGED.into_iter().zip(&first).zip(&second) {
+        assert_ne!(first, second, "{uri}");
+    }
+    // Another question has another tag, and so has another way of answering.
+    let (_, headers, _) = fixture.ask("GET", "/v1/windows/alice/events?limit=11").await;
+    assert_ne!(headers["etag"], second[2]);
+    fixture.settings.mask_private = true;
+    let masked = tags(&fixture).await;
+    for at in [2, 3, 5] {
+        assert_ne!(masked[at], second[at], "{}", TAGGED[at]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_is_get_without_a_body() {
+    let fixture = Fixture::new().await;
+    fixture.put(fixture.id("alice"), &[event("a", "one")]).await;
+    for uri in TAGGED.into_iter().chain([
+        "/healthz",
+        "/readyz",
+        "/v1/status",
+        "/v1/changes",
+        "/openapi.json",
+    ]) {
+        let (got, get, _) = fixture.ask("GET", uri).await;
+        let (status, head, body) = fixture.ask("HEAD", uri).await;
+        assert_eq!((status, &*body), (got, ""), "{uri}");
+        for name in ["content-type", "etag", "x-calmirror-cursor"] {
+            assert_eq!(head.get(name), get.get(name), "{uri} {name}");
+        }
+    }
+    let (status, headers, _) = fixture.ask("HEAD", "/v1/windows/alice/sync").await;
+    assert_eq!(
+        (status, headers["allow"].to_str().unwrap()),
+        (StatusCode::METHOD_NOT_ALLOWED, "POST")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_compressed_for_those_who_take_it() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    let events: Vec<Value> =
+        (0..50).map(|i| event(&format!("e{i}"), "the same again and again")).collect();
+    fixture.put(alice, &events).await;
+    for uri in
+        ["/v1/windows/alice/events", "/v1/windows/alice/calendar.ics", "/v1/changes", "/v1/windows"]
+    {
+        let plain = fixture.ask("GET", uri).await.2.len();
+        for coding in ["gzip", "zstd"] {
+            let request = Request::get(uri).header("accept-encoding", coding).body(Body::empty());
+            let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+            assert_eq!(response.headers()["content-encoding"], coding, "{uri}");
+            assert_eq!(response.headers()["vary"], "accept-encoding", "{uri}");
+            let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            assert!(body.len() < plain, "{uri} {coding}: {} of {plain}", body.len());
+            if coding == "gzip" {
+                let mut read = String::new();
+                std::io::Read::read_to_string(
+                    &mut flate2::read::GzDecoder::new(&body[..]),
+                    &mut read,
+                )
+                .unwrap();
+                assert_eq!(read.len(), plain, "{uri}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_never_held_back_by_a_compressor() {
+    let fixture = Fixture::new().await;
+    let request = Request::get("/v1/changes?after=now")
+        .header("accept", "text/event-stream")
+        .header("accept-encoding", "gzip, zstd")
+        .body(Body::empty());
+    let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+    assert!(!response.headers().contains_key("content-encoding"));
+    let mut stream = response.into_body().into_data_stream();
+    fixture.put(fixture.id("alice"), &[event("a", "one")]).await;
+    let begun = tokio::time::Instant::now();
+    let frame = stream.next().await.unwrap().unwrap();
+    assert!(frame.starts_with(b"id: ") && frame.ends_with(b"\n\n"));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}

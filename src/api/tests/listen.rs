@@ -1,0 +1,223 @@
+//! Sockets, their rights, and what connections may cost.
+
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+use super::*;
+use axum::routing::get;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run/api.sock");
+    let group = fs::metadata(directory.path()).unwrap().gid().to_string();
+    let door = bind_unix(&path, Some(&group)).unwrap();
+    assert_eq!(mode(&path), MODE);
+    assert_eq!(fs::read_dir(directory.path().join("run")).unwrap().count(), 1);
+    drop(door);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    // The standard library's listener leaves its file behind: nobody answers there.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let door = bind_unix(&path, None).unwrap();
+    assert!(matches!(bind_unix(&path, None), Err(BindError::InUse(_))));
+    assert!(path.exists(), "refusing takes nothing away");
+    drop(door);
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_not_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    fs::write(&path, "precious").unwrap();
+    assert!(matches!(bind_unix(&path, None), Err(BindError::NotASocket(_))));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    let elsewhere = directory.path().join("other.sock");
+    let unknown = bind_unix(&elsewhere, Some("no such group"));
+    assert!(matches!(unknown, Err(BindError::UnknownGroup(_))));
+    assert!(!elsewhere.exists());
+}
+
+#[tokio::test]
+async fn a_door_does_not_remove_its_successors_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let door = bind_unix(&path, None).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "another's").unwrap();
+    drop(door);
+    assert!(path.exists());
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_after_shutdown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let door = bind_unix(&path, None).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (arrive, mut arrived) = mpsc::channel(1);
+    let release = Arc::new(Notify::new());
+    let released = release.clone();
+    let handler = move || async move {
+        arrive.send(()).await.unwrap();
+        released.notified().await;
+        "done"
+    };
+    let router = Router::new().route("/", get(handler));
+    let (_router, router) = watch::channel(router);
+    let serving = tokio::spawn(serve_unix(door, router, async { drop(stopped.await) }));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    arrived.recv().await.unwrap();
+    stop.send(()).unwrap();
+    while UnixStream::connect(&path).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    release.notify_one();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+    serving.await.unwrap();
+    assert!(!path.exists());
+}
+
+/// A listener over a socket that serves `router` to at most so many connections.
+async fn serving(router: Router, room: usize) -> (tempfile::TempDir, PathBuf, JoinSet<()>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        // The way to a new router has to stay open.
+        let (_router, router) = watch::channel(router);
+        serve_most(listener, router, std::future::pending(), room).await;
+    });
+    (directory, path, server)
+}
+
+fn greeting() -> Router {
+    Router::new().route("/", get(async || "hello"))
+}
+
+async fn ask(stream: &mut UnixStream) -> String {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.unwrap();
+    answer.truncate(length);
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let (_directory, path, _server) = serving(greeting(), 2).await;
+    let (mut first, mut second) =
+        (UnixStream::connect(&path).await.unwrap(), UnixStream::connect(&path).await.unwrap());
+    for stream in [&mut first, &mut second] {
+        assert!(ask(stream).await.starts_with("HTTP/1.1 200"));
+    }
+    let mut third = UnixStream::connect(&path).await.unwrap();
+    let answer = ask(&mut third).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("application/problem+json") && answer.contains("too-many-connections"));
+    assert_eq!(third.read(&mut [0]).await.unwrap(), 0, "and closed");
+    drop(first);
+    // The place is free as soon as the listener has noticed.
+    loop {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        if ask(&mut stream).await.starts_with("HTTP/1.1 200") {
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
+    let (_directory, path, _server) = serving(greeting(), 9).await;
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(8 * HEAD_BYTES));
+    // The answer may come, and the connection close, before all of it was taken.
+    stream.write_all(long.as_bytes()).await.ok();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok();
+    assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 405"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_or_dribbles_is_closed() {
+    let (_directory, path, _server) = serving(greeting(), 9).await;
+    let begun = tokio::time::Instant::now();
+    let mut silent = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(silent.read(&mut [0; 512]).await.unwrap(), 0);
+    assert_eq!(begun.elapsed().as_secs(), HEAD.as_secs());
+
+    let begun = tokio::time::Instant::now();
+    let mut dribbling = UnixStream::connect(&path).await.unwrap();
+    for byte in b"GET / HTTP/1.1\r\nhost" {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if dribbling.write_all(&[*byte]).await.is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    dribbling.read_to_end(&mut answer).await.ok();
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    assert!(begun.elapsed() <= HEAD + Duration::from_secs(2), "{:?}", begun.elapsed());
+
+    // So is one that had an answer and keeps the connection for nothing.
+    let begun = tokio::time::Instant::now();
+    let mut idle = UnixStream::connect(&path).await.unwrap();
+    assert!(ask(&mut idle).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(idle.read(&mut [0; 512]).await.unwrap(), 0);
+    assert!(begun.elapsed() <= HEAD + Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stops_reading_is_cut_off() {
+    let (produced, mut ended) =
+        (Arc::new(std::sync::atomic::AtomicUsize::new(0)), oneshot::channel::<()>());
+    let counted = produced.clone();
+    let end = Arc::new(std::sync::Mutex::new(Some(ended.0)));
+    let endless = move || {
+        let counted = counted.clone();
+        // Dropped with the stream.
+        let end = end.lock().unwrap().take();
+        let stream = futures_util::stream::unfold(end, move |end| {
+            let counted = counted.clone();
+            async move {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Some((Ok::<_, io::Error>(vec![b'x'; 64 << 10]), end))
+            }
+        });
+        async { axum::body::Body::from_stream(stream) }
+    };
+    let (_directory, path, _server) = serving(Router::new().route("/", get(endless)), 9).await;
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    // It never reads. Its end is the stream's.
+    assert!((&mut ended.1).await.is_err());
+    assert_eq!(begun.elapsed().as_secs(), crate::api::patience::STALL.as_secs());
+    let produced = produced.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(produced < 64, "{produced} pieces of 64 KiB were made for somebody who reads none");
+}

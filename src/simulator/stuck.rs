@@ -1,0 +1,38 @@
+//! Streams that get stuck: rounds that never end (facts 172, 173), and pages too large to be had.
+//!
+//! Every such fault depends on the page size that is asked for, as it does in life, so that a
+//! client that changes its ways can get out of it, or cannot.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::call::{Payload, Reply};
+use super::faults::Fault;
+
+/// More than any client should read.
+const HUGE: usize = 65 << 20;
+
+/// How many of a page's items a fault shows, and whether the page leads to itself again.
+pub(super) fn shown(fault: &Fault, turn: u32, size: usize) -> (usize, bool) {
+    match fault {
+        Fault::EndlessPaging { .. } => (usize::MAX, true),
+        Fault::EndlessEmpty { .. } => (0, true),
+        // Never the same twice in a row, and never anything new: on every second page of a
+        // round only its first items.
+        Fault::EndlessOld { .. } if turn % 2 == 1 => (size / 2, true),
+        Fault::EndlessOld { .. } => (usize::MAX, true),
+        _ => (usize::MAX, false),
+    }
+}
+
+/// Makes an answer as large as the fault wants it: white space means nothing.
+pub(super) fn weigh(mut reply: Reply, fault: Option<&Fault>) -> Reply {
+    if let (StatusCode::OK, Some(Fault::HugePage { .. }), Payload::Plain(body)) =
+        (reply.status, fault, &reply.body)
+    {
+        let mut heavy = vec![b' '; HUGE];
+        heavy.extend_from_slice(body);
+        reply.body = Payload::Plain(Bytes::from(heavy));
+    }
+    reply
+}

@@ -1,0 +1,404 @@
+//! Every row of the table of answers, through the whole fleet: what the window is said to be, what
+//! it costs Graph, what its readers see meanwhile, and that it is exact again afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::graph::transport::{Body, Fault as Broken, Transport, TransportError};
+use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
+use calmirror::mirror::window::{Body as Kept, Complete, Edges, Window};
+use calmirror::simulator::{Behaviour, Fault, Planned, Refusal, Simulator};
+use calmirror::world::World;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+
+use crate::compare::{assert_same, folded, mirror, truth, truth_as_asked};
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+const LONG: Duration = Duration::from_secs(8 * 3600);
+
+/// One settled window whose rounds are the test's.
+struct Scene {
+    simulator: Simulator,
+    rig: Rig,
+    _directory: TempDir,
+}
+
+impl Scene {
+    async fn over(seed: u64, carry: impl Fn(Simulator) -> Arc<dyn Transport>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(seed, noon());
+        let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+        let tracked = Window { interval: Duration::from_secs(86_400), ..window(MAILBOX) };
+        let transport = carry(simulator.clone());
+        let rig = Rig::start(directory.path(), transport, &world, vec![tracked]).await;
+        rig.settle(MAILBOX, 5).await;
+        Self { simulator, rig, _directory: directory }
+    }
+
+    async fn settled(seed: u64) -> Self {
+        Self::over(seed, |simulator| Arc::new(Memory(simulator))).await
+    }
+
+    async fn round(&self) -> WindowStatus {
+        self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.expect("a round ends")
+    }
+
+    async fn resync(&self) -> WindowStatus {
+        let started = self.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
+        started.finished.expect("a round ends")
+    }
+
+    fn requests(&self) -> u64 {
+        self.simulator.statistics().total.requests
+    }
+
+    async fn assert_exact(&self, when: &str) {
+        let status = self.rig.settle(MAILBOX, 6).await;
+        let edges = Edges { start: status.start, end: status.end };
+        let id = self.rig.fleet.id(MAILBOX).unwrap();
+        let mirrored = mirror(&self.rig.store, id).await;
+        let real = truth(&self.simulator, MAILBOX, None, edges, Complete::Master).await;
+        assert_same(&format!("mirror and truth, {when}"), &mirrored, &real);
+        assert_same(
+            &format!("feed and mirror, {when}"),
+            &folded(&self.rig.store, id).await,
+            &mirrored,
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_fault_that_passes_costs_a_repetition() {
+    let scene = Scene::settled(1501).await;
+    for fault in [
+        Fault::UnavailableEmpty,
+        Fault::UnknownError,
+        Fault::BadGateway,
+        Fault::GatewayTimeout,
+        Fault::InternalError,
+        Fault::RequestTimeout,
+        Fault::BandwidthExceeded,
+        Fault::Reset,
+        Fault::Stall,
+        Fault::Truncated,
+        // A hundred pieces: too slow for the request's timeout.
+        Fault::SlowBody { every: 1100 },
+        Fault::NotJson,
+        Fault::NeitherLink,
+        Fault::BothLinks,
+    ] {
+        for resync in [false, true] {
+            let what = format!("{fault:?}, resync {resync}");
+            scene.simulator.step();
+            scene.simulator.plan(Planned::once(fault.clone()).path("delta"));
+            let status = if resync { scene.resync().await } else { scene.round().await };
+            assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
+            assert_eq!((status.state, status.failures), (State::Settled, 0), "{what}");
+            scene.assert_exact(&what).await;
+        }
+    }
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_that_comes_in_time_is_waited_for() {
+    let scene = Scene::settled(1502).await;
+    scene.simulator.step();
+    scene.simulator.plan(Planned::once(Fault::SlowBody { every: 500 }).path("delta"));
+    let requests = scene.requests();
+    assert_eq!(scene.round().await.state, State::Settled);
+    let refused = scene.simulator.statistics().total.statuses.get(&0).copied();
+    assert!(refused.is_none() && scene.requests() > requests, "asked once, answered once");
+    scene.assert_exact("after a slow body").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
+    let scene = Scene::settled(1503).await;
+    for fault in [Fault::EndlessBody, Fault::Bomb] {
+        let what = format!("{fault:?}");
+        scene.simulator.step();
+        let events = scene.rig.fleet.window(MAILBOX).unwrap().events;
+        scene.simulator.plan(Planned::once(fault).path("deltatoken"));
+        let status = scene.round().await;
+        assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
+        if status.state != State::Settled {
+            let error = status.last_error.expect("it is told");
+            assert!(["too_large", "page_stuck"].contains(&&*error.kind), "{what}: {}", error.kind);
+            assert_eq!(status.events, events, "{what}: the mirror is kept");
+        }
+        scene.assert_exact(&what).await;
+    }
+    scene.rig.stop().await;
+}
+
+/// Counts what is read of each body.
+struct Meter {
+    graph: Memory,
+    most: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Transport for Meter {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        Box::pin(async move {
+            let response = self.graph.send(request).await?;
+            let most = self.most.clone();
+            let mut read = 0;
+            Ok(response.map(|body| {
+                Body::from_stream(body.map(move |chunk| {
+                    read += chunk.as_ref().map_or(0, Bytes::len);
+                    most.fetch_max(read, std::sync::atomic::Ordering::Relaxed);
+                    chunk
+                }))
+            }))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_beyond_the_cap() {
+    let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let scene = Scene::over(1504, |simulator| {
+        Arc::new(Meter { graph: Memory(simulator), most: most.clone() })
+    })
+    .await;
+    scene.simulator.plan(Planned::once(Fault::EndlessBody).path("deltatoken"));
+    scene.round().await;
+    let most = most.load(std::sync::atomic::Ordering::Relaxed);
+    let cap = calmirror::graph::client::LARGEST_BODY;
+    // The chunk that crosses it is the last.
+    assert!((cap..cap + (4 << 20)).contains(&most), "{most} bytes were read");
+    scene.assert_exact("after a body without end").await;
+    scene.rig.stop().await;
+}
+
+/// What stands in `Retry-After`, and how long at least and at most nothing may be asked.
+const RETRY_AFTER: [(Option<&str>, u64, u64); 10] = [
+    (Some("17"), 17, 40),
+    (Some("2.128"), 2, 40),
+    (Some("date:30"), 29, 60),
+    (Some("date:-30"), 0, 40),
+    (None, 0, 40),
+    (Some("-5"), 0, 40),
+    (Some("0"), 0, 40),
+    (Some("soon"), 0, 40),
+    (Some(""), 0, 40),
+    // Nobody is made to wait longer than an hour.
+    (Some("999999999"), 3600, 4400),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_in_whatever_form_is_kept_and_an_absurd_one_is_capped() {
+    for (number, (value, least, most)) in (0..).zip(RETRY_AFTER) {
+        for status in [429, 503] {
+            if status == 503 && value.is_none() {
+                continue;
+            }
+            let what = format!("{status}, Retry-After {value:?}");
+            let scene = Scene::settled(1510 + number).await;
+            let retry_after = value.map(str::to_owned);
+            scene.simulator.step();
+            scene.simulator.plan(Planned::once(match status {
+                429 => Fault::Throttled { retry_after },
+                _ => Fault::Unavailable { retry_after },
+            }));
+            let throttled = scene.round().await;
+            assert_eq!(throttled.state, State::BackingOff, "{what}");
+            assert_eq!(throttled.last_error.unwrap().kind, "throttled", "{what}");
+            let begun = tokio::time::Instant::now();
+            assert_eq!(scene.round().await.state, State::Settled, "{what}");
+            let waited = begun.elapsed().as_secs();
+            assert!((least..=most).contains(&waited), "{what}: waited {waited} s");
+            let tally = &scene.simulator.statistics().mailboxes[MAILBOX];
+            assert_eq!(tally.during_pause, 0, "{what}");
+            scene.assert_exact(&what).await;
+            scene.rig.stop().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_refusal_to_sign_in_is_one_question_and_a_state() {
+    for (number, how) in (0..).zip([
+        Refusal::WrongSecret,
+        Refusal::ExpiredSecret,
+        Refusal::UnknownApplication,
+        Refusal::UnknownTenant,
+        Refusal::InvalidGrant,
+        Refusal::InteractionRequired,
+        Refusal::TemporarilyUnavailable,
+    ]) {
+        let scene = Scene::settled(1530 + number).await;
+        scene.simulator.step();
+        scene.simulator.expire_tokens();
+        scene.simulator.plan(Planned::always(Fault::SignIn { how }));
+        let before = scene.simulator.statistics();
+        let status = scene.round().await;
+        let after = scene.simulator.statistics();
+        let error = status.last_error.expect("it is told");
+        if how == Refusal::TemporarilyUnavailable {
+            assert_eq!(status.state, State::BackingOff, "{how:?}");
+        } else {
+            assert_eq!(status.state, State::SignInRequired, "{how:?}");
+            assert_eq!(after.token_requests - before.token_requests, 1, "{how:?}");
+            // Asking again within a quarter of an hour does not hammer the endpoint.
+            scene.round().await;
+            assert_eq!(scene.simulator.statistics().token_requests, after.token_requests);
+        }
+        assert!(error.code.is_some(), "{how:?}: {error:?}");
+        scene.simulator.clear_faults();
+        tokio::time::sleep(Duration::from_secs(16 * 60)).await;
+        scene.assert_exact(&format!("after {how:?}")).await;
+        scene.rig.stop().await;
+    }
+}
+
+/// A Graph that answers requests with a link by an error of the test's making, once.
+struct Scripted {
+    graph: Memory,
+    answer: Arc<std::sync::Mutex<Option<(u16, String)>>>,
+    /// Hosts that were asked.
+    hosts: Arc<std::sync::Mutex<std::collections::BTreeSet<String>>>,
+}
+
+impl Transport for Scripted {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        let uri = request.uri();
+        self.hosts.lock().unwrap().insert(uri.host().unwrap_or_default().to_owned());
+        let link = uri.query().is_some_and(|query| query.contains("token="));
+        let answer = if link { self.answer.lock().unwrap().take() } else { None };
+        match answer {
+            None => self.graph.send(request),
+            Some((status, body)) => Box::pin(async move {
+                http::Response::builder()
+                    .status(status)
+                    .header("location", "https://elsewhere.example/v1.0/me/calendarView/delta")
+                    .body(Body::full(body))
+                    .map_err(|_| TransportError::new(Broken::Body))
+            }),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_dies_by_any_code_in_any_case_under_any_4xx_and_no_location_is_followed() {
+    let answer: Arc<std::sync::Mutex<Option<(u16, String)>>> = Arc::default();
+    let hosts: Arc<std::sync::Mutex<std::collections::BTreeSet<String>>> = Arc::default();
+    let scene = Scene::over(1550, |simulator| {
+        Arc::new(Scripted {
+            graph: Memory(simulator),
+            answer: answer.clone(),
+            hosts: hosts.clone(),
+        })
+    })
+    .await;
+    let codes = [
+        "syncStateNotFound",
+        "syncStateInvalid",
+        "resyncRequired",
+        "resyncApplyDifferences",
+        "resyncUploadDifferences",
+        "invalidDeltaToken",
+        "errorInvalidSyncStateData",
+    ];
+    let mut deaths = vec![
+        (410, String::new()),
+        (410, "<html>gone</html>".to_owned()),
+        (410, error("SomethingNew", "Nobody knows.")),
+        (400, error("BadRequest", "Badly formed token.")),
+        (400, error("BadRequest", "BADLY FORMED TOKEN.")),
+    ];
+    for (number, code) in codes.into_iter().enumerate() {
+        let cases = [code.to_owned(), code.to_uppercase(), code.to_lowercase()];
+        deaths.push(([400, 404, 409, 410][number % 4], error(&cases[number % 3], "Resync.")));
+        deaths.push((410, error(&cases[(number + 1) % 3], "Resync.")));
+    }
+    for (status, body) in deaths {
+        for resync in [false, true] {
+            let what = format!("{status} {body}, resync {resync}");
+            scene.simulator.step();
+            let before = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
+            *answer.lock().unwrap() = Some((status, body.clone()));
+            let seen = if resync { scene.resync().await } else { scene.round().await };
+            assert!(answer.lock().unwrap().is_none(), "{what} was said");
+            assert_eq!(seen.state, State::Settled, "{what}: {:?}", seen.last_error);
+            assert_eq!(seen.resyncs, before + 1 + u64::from(resync), "{what}");
+            assert_eq!(seen.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound, "{what}");
+            scene.assert_exact(&what).await;
+        }
+    }
+    // What is no death: a 400 of another kind.
+    *answer.lock().unwrap() = Some((400, error("ErrorInvalidParameter", "No.")));
+    assert_eq!(scene.round().await.state, State::Quarantined);
+    assert_eq!(hosts.lock().unwrap().len(), 1, "only Graph was asked");
+    scene.rig.stop().await;
+}
+
+fn error(code: &str, message: &str) -> String {
+    serde_json::json!({"error": {"code": code, "message": message}}).to_string()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
+    const SECRET: &str = "never to be kept";
+    for (number, body) in (0..).zip([Kept::Html, Kept::Text, Kept::None]) {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(1560 + number, noon());
+        let simulator = simulator(1560 + number, Behaviour::by_seed(number), &world);
+        let tracked = Window {
+            interval: Duration::from_secs(86_400),
+            body,
+            time_zone: ["UTC", "Tokyo Standard Time", "Europe/Berlin"][number as usize].into(),
+            immutable_ids: number == 1,
+            ..window(MAILBOX)
+        };
+        let graph = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), graph, &world, vec![tracked.clone()]).await;
+        let mut rewritten = 0;
+        for _ in 0..60 {
+            let Some(mutation) = simulator.step() else { continue };
+            // A body of our own for whatever was just created.
+            if let calmirror::simulator::Edit::Rewrite { event, .. } = &mutation.edit {
+                let edit = calmirror::simulator::Edit::Rewrite {
+                    event: event.clone(),
+                    text: SECRET.to_owned(),
+                };
+                simulator.mutate(calmirror::simulator::Mutation { edit, ..mutation }).unwrap();
+                rewritten += 1;
+            }
+        }
+        assert!(rewritten > 0, "some body is ours");
+        rig.settle(MAILBOX, 6).await;
+        rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
+        let status = rig.settle(MAILBOX, 6).await;
+        let edges = Edges { start: status.start, end: status.end };
+        let id = rig.fleet.id(MAILBOX).unwrap();
+        let mirrored = mirror(&rig.store, id).await;
+        let real = truth_as_asked(&simulator, &tracked, None, edges).await;
+        assert_same(&format!("{body:?}"), &mirrored, &real);
+        let statistics = simulator.statistics();
+        assert_eq!(statistics.total.mixed_forms, 0, "{body:?}");
+        let ours = |prefer: &&String| prefer.contains("maxpagesize");
+        assert_eq!(statistics.prefer.iter().filter(ours).count(), 1, "{:?}", statistics.prefer);
+        rig.stop().await;
+        let kept = std::fs::read_dir(directory.path().join("store")).unwrap().any(|file| {
+            let path = file.unwrap().path();
+            let bytes = if path.is_file() { std::fs::read(path).unwrap() } else { Vec::new() };
+            bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes())
+        });
+        assert_eq!(kept, body != Kept::None, "{body:?}: what the store's files hold");
+    }
+}

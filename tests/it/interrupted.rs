@@ -1,0 +1,143 @@
+//! A resync that is cut off: wherever a process dies in it, the next one goes on from there,
+//! readers go on seeing the mirror as it was, and the feed tells nothing that did not happen.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::simulator::{Behaviour, MasterOnPage, Simulator};
+use calmirror::world::World;
+use futures_util::future::BoxFuture;
+
+use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+
+/// A Graph that answers so many requests and then no more.
+struct Counted {
+    graph: Memory,
+    left: Arc<AtomicI64>,
+}
+
+impl Transport for Counted {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        let sign_in = request.uri().path().contains("oauth2");
+        if !sign_in && self.left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            return Box::pin(std::future::pending());
+        }
+        self.graph.send(request)
+    }
+}
+
+struct Scene {
+    simulator: Simulator,
+    world: World,
+    left: Arc<AtomicI64>,
+}
+
+impl Scene {
+    async fn start(&self, directory: &Path) -> Rig {
+        let tracked = Window { interval: Duration::from_secs(86_400), ..window(MAILBOX) };
+        let graph = Memory(self.simulator.clone());
+        let transport = Arc::new(Counted { graph, left: self.left.clone() });
+        Rig::start(directory, transport, &self.world, vec![tracked]).await
+    }
+
+    fn enumerations(&self) -> u64 {
+        self.simulator.statistics().total.enumerations
+    }
+}
+
+async fn seen(rig: &Rig) -> Events {
+    mirror(&rig.store, rig.fleet.id(MAILBOX).unwrap()).await
+}
+
+/// Plays a resync that dies after `requests`; whether it was over before.
+async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> bool {
+    let what = format!("cut off after {requests} requests, {changes} changes");
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(1600, noon());
+    let simulator = simulator(1600, behaviour, &world);
+    let scene = Scene { simulator, world, left: Arc::new(AtomicI64::new(i64::MAX)) };
+    let rig = scene.start(directory.path()).await;
+    let settled = rig.settle(MAILBOX, 5).await;
+    let (before, seq) = (seen(&rig).await, *rig.store.durable().borrow());
+    for _ in 0..changes {
+        scene.simulator.step();
+    }
+    let enumerations = scene.enumerations();
+    scene.left.store(requests, Ordering::Relaxed);
+    let wait = Some(Duration::from_secs(90));
+    let over = rig.fleet.resync(MAILBOX, false, wait).await.unwrap().finished.is_some();
+    // Nothing leaves before the end of an enumeration.
+    let during = seen(&rig).await;
+    assert!(over || before.keys().all(|id| during.contains_key(id)), "{what}: somebody is short");
+    // As by kill -9.
+    rig.crash().await;
+    scene.left.store(i64::MAX, Ordering::Relaxed);
+    let rig = scene.start(directory.path()).await;
+    let status = rig.settle(MAILBOX, 5).await;
+    let after = seen(&rig).await;
+    let edges = Edges { start: settled.start, end: settled.end };
+    let real = truth(&scene.simulator, MAILBOX, None, edges, Complete::Master).await;
+    assert_same(&what, &after, &real);
+    let id = rig.fleet.id(MAILBOX).unwrap();
+    assert_same(&what, &folded(&rig.store, id).await, &after);
+    let again = scene.enumerations() - enumerations;
+    assert_eq!(again, 1, "{what}: it goes on where it was");
+    assert_eq!(status.resyncs, 1, "{what}");
+    // What is told is what differs, each once.
+    let told = rig.store.changes(seq, Some(id), 10_000).await.unwrap();
+    assert!(told.at_end, "{what}");
+    let ids: Vec<String> = told.value.iter().map(|c| c.id.as_str().to_owned()).collect();
+    let unique: BTreeSet<String> = ids.iter().cloned().collect();
+    assert_eq!(unique.len(), ids.len(), "{what}: told twice");
+    let differ: BTreeSet<String> = before
+        .keys()
+        .chain(after.keys())
+        .filter(|id| before.get(*id) != after.get(*id))
+        .cloned()
+        .collect();
+    assert_eq!(unique, differ, "{what}");
+    assert!(changes > 0 || differ.is_empty(), "{what}");
+    rig.stop().await;
+    over
+}
+
+async fn cut_off_everywhere(behaviour: Behaviour, changes: u32) {
+    // Pages, the masters that did not come, what the to-do still needs: until nothing is left.
+    let mut cuts = 0;
+    while !cut_off_after(cuts, behaviour.clone(), changes).await {
+        cuts += 1;
+        assert!(cuts < 100, "a resync ends");
+    }
+    assert!(cuts > 10, "{cuts} places to be cut off at");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resync_cut_off_anywhere_goes_on_and_tells_nothing() {
+    let behaviour = Behaviour { master: MasterOnPage::Absent, ..Behaviour::calm() };
+    cut_off_everywhere(behaviour, 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resync_cut_off_anywhere_tells_what_differs_once() {
+    let behaviour = Behaviour {
+        master: MasterOnPage::Absent,
+        bare_exceptions: true,
+        split_series: true,
+        ..Behaviour::calm()
+    };
+    cut_off_everywhere(behaviour, 12).await;
+}

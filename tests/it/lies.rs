@@ -1,0 +1,129 @@
+//! A Graph that lies: nothing it says makes the daemon fall over, costs the rest of the page, or
+//! leaves a mirror that is wrong without anybody being told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::mirror::status::{State, WindowStatus};
+use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::simulator::{Behaviour, Fault, Lie, Planned};
+use calmirror::world::World;
+
+use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+
+/// What becomes of the mirror in the very round that was lied to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    /// It is the truth: the lie was seen through, or meant nothing.
+    Exact,
+    /// It is the truth but for one event, which stands as it was before (or is not there yet).
+    /// The status counts it.
+    Counted,
+    /// So many events were made up as one makes up events; nobody can tell.
+    Believed(usize),
+    /// Ids that differ in their case are different events, and nobody can tell.
+    Others,
+}
+
+fn then(lie: Lie) -> Then {
+    match lie {
+        Lie::Twice | Lie::RemovedAndThere | Lie::ThereAndRemoved | Lie::Circle | Lie::Orphan => {
+            Then::Exact
+        }
+        Lie::OwnMaster
+        | Lie::BadDates
+        | Lie::Backwards
+        | Lie::BadZone
+        | Lie::EmptyId
+        | Lie::NoObjects
+        | Lie::Deep => Then::Counted,
+        Lie::LongId | Lie::DoubleMembers | Lie::SixtyMebibytes => Then::Believed(1),
+        Lie::TenThousand => Then::Believed(10_000),
+        Lie::OtherCase => Then::Others,
+    }
+}
+
+async fn seen(rig: &Rig) -> Events {
+    let events = mirror(&rig.store, rig.fleet.id(MAILBOX).unwrap()).await;
+    let feed = folded(&rig.store, rig.fleet.id(MAILBOX).unwrap()).await;
+    assert_same("feed and mirror", &feed, &events);
+    events
+}
+
+async fn told(lie: Lie, seed: u64, resync: bool) {
+    let what = format!("{lie:?}, {}", if resync { "in an enumeration" } else { "in a round" });
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(seed, noon());
+    let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+    let quiet = Window { interval: Duration::from_secs(86_400 * 30), ..window(MAILBOX) };
+    let graph = Arc::new(Memory(simulator.clone()));
+    let rig = Rig::start(directory.path(), graph, &world, vec![quiet]).await;
+    rig.settle(MAILBOX, 5).await;
+    let round = async || -> WindowStatus {
+        let wait = Some(Duration::from_secs(8 * 3600));
+        let started = match resync {
+            true => rig.fleet.resync(MAILBOX, false, wait).await,
+            false => rig.fleet.sync(MAILBOX, wait).await,
+        };
+        started.unwrap().finished.expect("a round ends")
+    };
+    let real = async |status: &WindowStatus| {
+        let edges = Edges { start: status.start, end: status.end };
+        truth(&simulator, MAILBOX, None, edges, Complete::Master).await
+    };
+    simulator.plan(Planned::once(Fault::Lie { how: lie }).path("delta"));
+    for _ in 0..3 {
+        simulator.step();
+    }
+    let before = seen(&rig).await;
+    let status = round().await;
+    assert!(simulator.faults().planned.is_empty(), "{what} was told");
+    assert_eq!(status.state, State::Settled, "{what}: {:?}", status.last_error);
+    let (after, truth) = (seen(&rig).await, real(&status).await);
+    match then(lie) {
+        Then::Exact => {
+            assert_same(&what, &after, &truth);
+            assert_eq!(status.unreadable, 0, "{what}");
+        }
+        Then::Counted => {
+            assert!((1..=5).contains(&status.unreadable), "{what}: {}", status.unreadable);
+            let stale = |id: &&String| after.get(*id) != truth.get(*id);
+            let wrong: Vec<&String> = truth.keys().chain(after.keys()).filter(stale).collect();
+            assert!(wrong.iter().all(|id| after.get(*id) == before.get(*id)), "{what}");
+            // One series at the most: its master may be what could not be read.
+            let series = wrong.iter().map(|id| truth.get(*id).map(|e| &e["seriesMasterId"]));
+            assert!(series.collect::<std::collections::HashSet<_>>().len() <= 1, "{what}");
+        }
+        Then::Believed(count) => {
+            let made_up = after.iter().filter(|(_, e)| e["subject"] == "There is no such event");
+            assert_eq!(made_up.count(), count, "{what}");
+            assert_eq!(after.len(), truth.len() + count, "{what}");
+        }
+        Then::Others => {}
+    }
+    // Graph is honest again, and everything is asked anew: at the latest then all is well.
+    rig.fleet.resync(MAILBOX, false, Some(Duration::from_secs(8 * 3600))).await.unwrap();
+    let status = rig.settle(MAILBOX, 6).await;
+    assert_same(&format!("{what}, in the end"), &seen(&rig).await, &real(&status).await);
+    assert_eq!(status.unreadable, 0, "{what}");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lie_in_a_round_is_silent_or_fatal() {
+    for (seed, lie) in (1300..).zip(Lie::ALL) {
+        told(lie, seed, false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lie_in_an_enumeration_is_silent_or_fatal() {
+    for (seed, lie) in (1400..).zip(Lie::ALL) {
+        told(lie, seed, true).await;
+    }
+}

@@ -1,0 +1,512 @@
+//! Streams that get stuck, through the whole fleet in paused time: whatever the remedy, the mirror
+//! is what plain `calendarView` lists, the feed folds to it, and the status tells how it is done.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::mirror::position::WindowId;
+use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
+use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::simulator::{Behaviour, Edit, Fault, Faults, Mutation, Pattern, Planned, Simulator};
+use calmirror::world::World;
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+/// Longer than any round takes, whatever it waits for.
+const LONG: Duration = Duration::from_secs(8 * 3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// One window over a simulator of its own.
+struct Scene {
+    simulator: Simulator,
+    rig: Rig,
+    id: WindowId,
+    window: Window,
+    world: World,
+    directory: TempDir,
+}
+
+impl Scene {
+    /// Settled and exact; rounds are the test's, except that one happens every two days.
+    async fn settled(seed: u64, behaviour: Behaviour, complete: Complete) -> Self {
+        let world = World::simulated(seed, noon());
+        let simulator = simulator(seed, behaviour, &world);
+        let interval = DAY * 2;
+        let window = Window { complete, interval, jitter: 0.0, ..window(MAILBOX) };
+        let directory = tempfile::tempdir().unwrap();
+        let graph = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        rig.settle(MAILBOX, 5).await;
+        let id = rig.fleet.id(MAILBOX).unwrap();
+        let scene = Self { simulator, rig, id, window, world, directory };
+        scene.assert_exact("at first").await;
+        scene
+    }
+
+    async fn ordinary(seed: u64) -> Self {
+        Self::settled(seed, Behaviour::by_seed(seed), Complete::Master).await
+    }
+
+    /// As by SIGTERM, and begun again.
+    async fn restarted(self) -> Self {
+        let Self { simulator, rig, id, window, world, directory } = self;
+        rig.stop().await;
+        let graph = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        Self { simulator, rig, id, window, world, directory }
+    }
+
+    async fn round(&self) -> WindowStatus {
+        let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
+        started.finished.expect("a round ends")
+    }
+
+    fn status(&self) -> WindowStatus {
+        self.rig.fleet.window(MAILBOX).unwrap()
+    }
+
+    /// Until the next round has happened by itself.
+    async fn wait(&self) -> WindowStatus {
+        let before = self.status();
+        let due = before.next_due.unwrap().duration_since(self.world.now());
+        tokio::time::sleep(Duration::try_from(due).unwrap_or_default() + LONG).await;
+        self.status()
+    }
+
+    /// Rounds, as they come due, until one succeeds; the errors on the way.
+    async fn healed(&self) -> (WindowStatus, Vec<String>) {
+        let mut errors = Vec::new();
+        for _ in 0..20 {
+            let status = self.round().await;
+            match &status.last_error {
+                None => return (status, errors),
+                Some(error) => {
+                    errors.push(error.kind.clone());
+                    let due = status.next_due.unwrap().duration_since(self.world.now());
+                    let due = Duration::try_from(due).unwrap_or_default();
+                    if error.kind.ends_with("_stuck") {
+                        // Nobody can hurry it, and nothing is asked meanwhile.
+                        let asked = self.requests();
+                        let again = self.round().await;
+                        assert_eq!(again.state, State::BackingOff);
+                        assert_eq!(again.last_error.unwrap().kind, error.kind);
+                        assert_eq!(self.requests(), asked, "asked before its time");
+                        assert!(due > Duration::from_secs(590), "{due:?}");
+                        assert!(due <= self.window.confirm_after, "{due:?}");
+                    }
+                    tokio::time::sleep(due + Duration::from_secs(1)).await;
+                }
+            }
+        }
+        panic!("never healed: {errors:?} {:?}", self.status());
+    }
+
+    fn requests(&self) -> u64 {
+        self.simulator.statistics().total.requests
+    }
+
+    /// The page sizes asked for since the statistics were reset.
+    fn page_sizes(&self) -> BTreeSet<u32> {
+        let prefer = self.simulator.statistics().prefer;
+        let sizes = prefer.iter().filter_map(|prefer| prefer.split("odata.maxpagesize=").nth(1));
+        sizes.map(|size| size.split(',').next().unwrap().parse().unwrap()).collect()
+    }
+
+    fn seq(&self) -> u64 {
+        *self.rig.store.durable().borrow()
+    }
+
+    async fn mirror(&self) -> Events {
+        mirror(&self.rig.store, self.id).await
+    }
+
+    async fn assert_exact(&self, when: &str) {
+        let status = self.status();
+        let edges = Edges { start: status.start, end: status.end };
+        let real = truth(&self.simulator, MAILBOX, None, edges, self.window.complete).await;
+        let mirrored = self.mirror().await;
+        assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
+        let feed = folded(&self.rig.store, self.id).await;
+        assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
+        assert_eq!(status.events, mirrored.len() as u64, "{when}");
+    }
+
+    fn mutate(&self, edit: Edit) -> String {
+        let mutation = Mutation { mailbox: MAILBOX.into(), calendar: None, edit };
+        self.simulator.mutate(mutation).unwrap()
+    }
+
+    /// Into snapshot mode: no page size helps.
+    async fn listed(&self) {
+        self.simulator.step();
+        self.simulator.plan(Planned::always(endless(usize::MAX)).path("delta"));
+        let (status, _) = self.healed().await;
+        assert_eq!(mode(&status), "snapshot");
+    }
+}
+
+fn endless(below: usize) -> Fault {
+    Fault::EndlessPaging { below }
+}
+
+fn mode(status: &WindowStatus) -> &str {
+    &status.segments[0].mode
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_without_end_end_with_larger_pages() {
+    let slow = Duration::from_secs(61)..Duration::from_secs(90);
+    for (seed, fault, latency) in [
+        (1, endless(50), None),
+        (2, Fault::EndlessEmpty { below: 50 }, None),
+        (3, Fault::EndlessOld { below: 50 }, Some(slow)),
+    ] {
+        let mut scene = Scene::ordinary(seed).await;
+        for _ in 0..5 {
+            scene.simulator.step();
+        }
+        let before = scene.mirror().await;
+        scene.simulator.plan(Planned::always(fault.clone()).path("delta"));
+        if let Some(latency) = latency {
+            scene.simulator.set_latency(latency);
+        }
+        let status = scene.round().await;
+        assert_eq!(status.state, State::BackingOff, "{fault:?}");
+        let error = status.last_error.unwrap();
+        assert_eq!((&*error.kind, error.status), ("round_stuck", None), "{fault:?}");
+        assert_eq!(error.retry_at, status.next_due);
+        assert_eq!(status.last_resync.unwrap().reason, ResyncReason::RoundStuck);
+        assert_eq!(mode(&scene.status()), "delta");
+        let now = scene.mirror().await;
+        assert!(before.keys().all(|id| now.contains_key(id)), "nothing leaves before the end");
+        // It is remembered, and waited for, over a restart.
+        scene = scene.restarted().await;
+        scene.simulator.reset_statistics();
+        let (status, errors) = scene.healed().await;
+        assert_eq!(errors, ["round_stuck", "round_stuck"], "{fault:?}");
+        assert_eq!(scene.page_sizes(), [40, 80].into(), "{fault:?}");
+        assert_eq!((status.state, mode(&status)), (State::Settled, "delta"), "{fault:?}");
+        scene.assert_exact(&format!("after {fault:?}")).await;
+        // From now on and after another restart: what helped.
+        scene.simulator.set_latency(Duration::ZERO..Duration::ZERO);
+        scene = scene.restarted().await;
+        scene.simulator.reset_statistics();
+        for _ in 0..10 {
+            scene.simulator.step();
+        }
+        let started = scene.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
+        let status = started.finished.unwrap();
+        assert_eq!((status.state, status.last_error), (State::Settled, None), "{fault:?}");
+        assert_eq!(scene.page_sizes(), [80].into(), "{fault:?}");
+        scene.assert_exact(&format!("later, after {fault:?}")).await;
+        scene.rig.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
+    for (seed, complete) in [(4, Complete::Master), (5, Complete::Exact)] {
+        let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
+        scene.listed().await;
+        assert_eq!(scene.page_sizes(), [20, 40, 80, 160, 320, 640, 1000].into());
+        scene.assert_exact("listed").await;
+
+        // Nothing changed: one page, no other request, nothing written that readers could see.
+        let (seq, asked) = (scene.seq(), scene.requests());
+        let resyncs = scene.status().resyncs;
+        let status = scene.round().await;
+        assert_eq!((status.state, mode(&status)), (State::Settled, "snapshot"));
+        assert_eq!((scene.seq(), scene.requests()), (seq, asked + 1), "a quiet snapshot");
+        let last = status.last_round.unwrap();
+        assert_eq!((last.created, last.updated, last.removed), (0, 0, 0));
+        assert_eq!(status.resyncs, resyncs, "ordinary life is no resync");
+
+        // Whatever happens arrives, and nothing else.
+        for _ in 0..6 {
+            for _ in 0..20 {
+                scene.simulator.step();
+            }
+            let (before, seq) = (scene.mirror().await, scene.seq());
+            assert_eq!(scene.round().await.state, State::Settled);
+            scene.assert_exact("in snapshot mode").await;
+            let after = scene.mirror().await;
+            let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            let differ = ids.into_iter().filter(|id| before.get(*id) != after.get(*id)).count();
+            let told = scene.rig.store.changes(seq, Some(scene.id), 10_000).await.unwrap().value;
+            assert_eq!(told.len(), differ, "every difference once, and nothing else");
+        }
+
+        // Remembered over a restart.
+        scene = scene.restarted().await;
+        assert_eq!(mode(&scene.status()), "snapshot");
+        scene.simulator.step();
+        let enumerations = scene.simulator.statistics().total.enumerations;
+        assert_eq!(scene.round().await.state, State::Settled);
+        scene.assert_exact("after a restart").await;
+
+        // A day later delta is tried, in vain: no trouble, another day.
+        scene.simulator.step();
+        let status = scene.wait().await;
+        let tried = scene.simulator.statistics().total.enumerations - enumerations;
+        assert_eq!(tried, 1, "once");
+        assert_eq!((status.state, mode(&status)), (State::Settled, "snapshot"));
+        assert_eq!(status.last_error, None);
+        assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
+        scene.assert_exact("after a trial").await;
+        scene.round().await;
+        let enumerations = scene.simulator.statistics().total.enumerations;
+        scene.round().await;
+        assert_eq!(scene.simulator.statistics().total.enumerations, enumerations, "not yet");
+
+        // And when the fault is gone it works again, with the pages that were found.
+        scene.simulator.clear_faults();
+        scene.simulator.step();
+        let seq = scene.seq();
+        let status = scene.wait().await;
+        assert_eq!((status.state, mode(&status)), (State::Settled, "delta"));
+        assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
+        scene.assert_exact("followed again").await;
+        let (before, told) = (seq, scene.seq() - seq);
+        assert!(told < 100, "{told} changes after {before}: a quiet resync");
+        scene.simulator.reset_statistics();
+        scene.simulator.step();
+        assert_eq!(scene.round().await.state, State::Settled);
+        assert_eq!(scene.page_sizes(), [1000].into());
+        assert_eq!(scene.simulator.statistics().total.enumerations, 0);
+        scene.assert_exact("followed").await;
+        scene.rig.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_change_arrives_in_snapshot_mode() {
+    let scene = Scene::settled(6, Behaviour::calm(), Complete::Master).await;
+    let at = |text: &str| text.parse::<Timestamp>().unwrap();
+    let single = scene.mutate(Edit::CreateSingle {
+        subject: "Lunch".into(),
+        start: at("2026-11-05T11:00:00Z"),
+        minutes: 60,
+    });
+    let series = scene.mutate(Edit::CreateSeries {
+        subject: "Standup".into(),
+        start: at("2026-11-03T09:00:00Z"),
+        minutes: 15,
+        repeats: Pattern::Daily { every: 1 },
+        until: Some("2026-11-12".parse().unwrap()),
+        all_day: false,
+    });
+    scene.listed().await;
+    scene.assert_exact("at first").await;
+    let of_series = async |day: &str| {
+        let mirrored = scene.mirror().await;
+        let found = mirrored.values().find(|event| {
+            event["seriesMasterId"] == series.as_str()
+                && event["start"]["dateTime"].as_str().unwrap().starts_with(day)
+        });
+        found.map(|event| event["id"].as_str().unwrap().to_owned())
+    };
+    let fifth = of_series("2026-11-05").await.unwrap();
+    let sixth = of_series("2026-11-06").await.unwrap();
+    // What changes, and how many events look different then.
+    let edits: Vec<(Edit, usize)> = vec![
+        (Edit::Rename { event: single.clone(), subject: "Late lunch".into() }, 1),
+        (Edit::Move { event: single.clone(), start: at("2026-11-06T11:00:00Z") }, 1),
+        (Edit::Delete { event: single }, 1),
+        (Edit::Rename { event: series.clone(), subject: "Sit down".into() }, 10),
+        (Edit::RenameOccurrence { occurrence: fifth.clone(), subject: "Long".into() }, 1),
+        (Edit::UndoException { occurrence: fifth.clone() }, 1),
+        (Edit::CancelOccurrence { occurrence: sixth }, 1),
+        (Edit::SetEnd { event: series.clone(), until: Some("2026-11-10".parse().unwrap()) }, 2),
+        // Seven occurrences have other times, or other days and ids.
+        (Edit::Move { event: series.clone(), start: at("2026-11-03T10:00:00Z") }, 8),
+        (Edit::Delete { event: series }, 8),
+    ];
+    for (edit, least) in edits {
+        let what = format!("{edit:?}");
+        let seq = scene.seq();
+        scene.mutate(edit);
+        let status = scene.round().await;
+        assert_eq!((status.state, mode(&status)), (State::Settled, "snapshot"), "{what}");
+        scene.assert_exact(&what).await;
+        let told = scene.rig.store.changes(seq, Some(scene.id), 1000).await.unwrap().value;
+        assert!(told.len() >= least, "{what}: {}", told.len());
+        let seq = scene.seq();
+        scene.round().await;
+        assert_eq!(scene.seq(), seq, "{what}: once");
+    }
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_over_the_cap_are_asked_for_smaller() {
+    let scene = Scene::ordinary(7).await;
+    scene.simulator.step();
+    scene.simulator.plan(Planned::always(Fault::HugePage { above: 10 }).path("delta"));
+    let status = scene.round().await;
+    assert_eq!(status.state, State::BackingOff);
+    assert_eq!(status.last_error.unwrap().kind, "page_stuck");
+    assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
+    scene.simulator.reset_statistics();
+    let (status, errors) = scene.healed().await;
+    assert_eq!((errors, mode(&status)), (vec!["page_stuck".to_owned()], "delta"));
+    assert_eq!(scene.page_sizes(), [10].into());
+    scene.assert_exact("in small pages").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_never_small_enough_is_quarantined() {
+    let scene = Scene::ordinary(8).await;
+    scene.simulator.step();
+    let before = scene.mirror().await;
+    scene.simulator.plan(Planned::always(Fault::HugePage { above: 0 }));
+    let mut kinds = Vec::new();
+    let status = loop {
+        let status = scene.round().await;
+        let kind = status.last_error.clone().unwrap().kind;
+        if status.state == State::Quarantined {
+            assert_eq!(kind, "too_large");
+            break status;
+        }
+        assert_eq!(status.state, State::BackingOff);
+        kinds.push(kind);
+        tokio::time::sleep(scene.window.confirm_after).await;
+    };
+    assert_eq!(kinds, ["page_stuck"; 2], "to the smallest page, and to listing");
+    assert_eq!(mode(&status), "snapshot");
+    assert_same("the mirror stands", &scene.mirror().await, &before);
+    scene.simulator.clear_faults();
+    assert_eq!(scene.wait().await.state, State::Settled);
+    scene.assert_exact("afterwards").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
+    let mut scene = Scene::ordinary(9).await;
+    for _ in 0..5 {
+        scene.simulator.step();
+    }
+    let before = scene.mirror().await;
+    let fault = Fault::StickyGatewayTimeout { above: 10 };
+    scene.simulator.plan(Planned::always(fault).path("deltatoken"));
+    // Once may be a bad day.
+    let asked = scene.requests();
+    let status = scene.round().await;
+    let error = status.last_error.unwrap();
+    assert_eq!(
+        (status.state, &*error.kind, error.status),
+        (State::BackingOff, "transient", Some(504))
+    );
+    assert_eq!(scene.requests() - asked, 5);
+    assert_eq!(status.resyncs, 0);
+    // Twice at the same link is the link, also over a restart.
+    scene = scene.restarted().await;
+    let status = scene.round().await;
+    let error = status.last_error.unwrap();
+    assert_eq!((&*error.kind, error.status), ("page_stuck", Some(504)));
+    assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
+    assert_same("the mirror stands", &scene.mirror().await, &before);
+    scene.simulator.reset_statistics();
+    let (status, errors) = scene.healed().await;
+    assert_eq!((errors, mode(&status)), (vec!["page_stuck".to_owned()], "delta"));
+    assert_eq!(scene.page_sizes(), [10].into());
+    scene.assert_exact("in small pages").await;
+    // A refusal that passes is forgotten with the next page.
+    for _ in 0..3 {
+        scene.simulator.plan(Planned::once(Fault::GatewayTimeout).path("delta").times(5));
+        scene.simulator.step();
+        assert_eq!(scene.round().await.last_error.unwrap().kind, "transient");
+        assert_eq!(scene.round().await.state, State::Settled);
+    }
+    assert_eq!(scene.status().resyncs, 1);
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_meets_both_is_listed_at_once() {
+    let scene = Scene::ordinary(10).await;
+    scene.simulator.step();
+    scene.simulator.plan(Planned::always(endless(30)).path("delta"));
+    scene.simulator.plan(Planned::always(Fault::HugePage { above: 30 }));
+    scene.simulator.reset_statistics();
+    let (status, errors) = scene.healed().await;
+    // 20 without end, 40 too large; listed: 40 too large, 20.
+    assert_eq!(errors, ["round_stuck", "page_stuck", "page_stuck"]);
+    assert_eq!(scene.page_sizes(), [20, 40].into());
+    assert_eq!(mode(&status), "snapshot");
+    scene.assert_exact("listed").await;
+    // Several pages, changes between them: nothing that exists is ever away.
+    for _ in 0..5 {
+        scene.simulator.step();
+        let simulator = scene.simulator.clone();
+        let life = tokio::spawn(async move {
+            for _ in 0..6 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                simulator.step();
+            }
+        });
+        assert_eq!(scene.round().await.state, State::Settled);
+        life.await.unwrap();
+        assert_eq!(scene.round().await.state, State::Settled);
+        scene.assert_exact("after changes in mid-listing").await;
+    }
+    scene.rig.stop().await;
+}
+
+/// Everything at once, by seed, with restarts in mid-round; after the faults stop, the truth.
+#[tokio::test(start_paused = true)]
+async fn stuck_streams_in_bad_weather_end_in_the_truth() {
+    for seed in 20..23 {
+        let complete = if seed % 4 == 0 { Complete::Exact } else { Complete::Master };
+        let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..60 {
+            match rng.u8(0..12) {
+                0 => scene = scene.restarted().await,
+                1 => {
+                    let below = [30, 100, usize::MAX][rng.usize(..3)];
+                    let fault = match rng.u8(0..3) {
+                        0 => endless(below),
+                        1 => Fault::StickyGatewayTimeout { above: rng.usize(5..40) },
+                        _ => Fault::EndlessOld { below },
+                    };
+                    if matches!(fault, Fault::EndlessOld { .. }) {
+                        // Half an hour of quick answers would be ten thousand pages.
+                        let slow = Duration::from_secs(30)..Duration::from_secs(90);
+                        scene.simulator.set_latency(slow);
+                    }
+                    scene.simulator.plan(Planned::always(fault).path("delta"));
+                }
+                2 => scene.simulator.set_faults(Faults::by_rate(rng.f64() * 0.3)),
+                3 => {
+                    scene.simulator.clear_faults();
+                    scene.simulator.set_latency(Duration::ZERO..Duration::from_secs(1));
+                }
+                4 => drop(scene.rig.fleet.sync(MAILBOX, None).await.unwrap()),
+                _ => drop(scene.simulator.step()),
+            }
+            tokio::time::sleep(Duration::from_secs(rng.u64(0..7200))).await;
+        }
+        scene.simulator.clear_faults();
+        scene.simulator.set_latency(Duration::ZERO..Duration::from_secs(1));
+        tokio::time::sleep(DAY).await;
+        scene.rig.settle(MAILBOX, 30).await;
+        scene.assert_exact(&format!("seed {seed}")).await;
+        // Two quiet days, and everything is followed again.
+        let status = match scene.wait().await {
+            status if mode(&status) == "delta" => status,
+            _ => scene.wait().await,
+        };
+        assert_eq!((status.state, mode(&status)), (State::Settled, "delta"), "seed {seed}");
+        scene.assert_exact(&format!("followed, seed {seed}")).await;
+        scene.rig.stop().await;
+    }
+}

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# The API against its own description: schemathesis (PyPI) makes requests of /openapi.json, right
+# ones and wrong ones, and every answer has to be one that is described, in the form that is
+# described. Over TCP, with the token. First every parameter at its will, then of a window and of
+# an event that are there.
+#
+#   CALMIRROR_BIN         the program to test (default: built here, dev profile)
+#   CALMIRROR_EXAMPLES    requests of each kind and operation (50)
+. "$(dirname "$0")/kit.sh"
+
+need curl curl
+need python3 python3-minimal
+program=$(realpath "$(program)")
+examples=${CALMIRROR_EXAMPLES:-50}
+python3 -m venv "$SCRATCH/venv" >"$SCRATCH/venv.log" 2>&1 ||
+    skip "no Python environment: $(tail -n 1 "$SCRATCH/venv.log")"
+"$SCRATCH/venv/bin/pip" install --quiet 'schemathesis>=4,<5' >"$SCRATCH/pip.log" 2>&1 ||
+    skip "schemathesis cannot be had: $(tail -n 1 "$SCRATCH/pip.log")"
+
+"$program" simulate --listen 127.0.0.1:0 --people 4 --rooms 2 --mutate-every 300ms \
+    >"$SCRATCH/graph.log" 2>&1 &
+graph_process=$!
+at_end "kill $graph_process"
+eventually 20 grep -q '/v1.0' "$SCRATCH/graph.log" || fail "the simulated Graph does not start"
+graph=$(grep -o 'http://[0-9.:]*' "$SCRATCH/graph.log" | head -n 1)
+
+for secret in secret token; do
+    echo "$secret" >"$SCRATCH/$secret"
+    chmod 600 "$SCRATCH/$secret"
+done
+curl -sS "$graph/control/mailboxes" | grep -o '[a-z.-]*@contoso.example' | sort -u >"$SCRATCH/mailboxes"
+cat >"$SCRATCH/calmirror.toml" <<C
+[store]
+path = "$SCRATCH/store"
+[graph]
+base_url = "$graph/v1.0"
+login_url = "$graph"
+[api]
+socket = "$SCRATCH/api.sock"
+listen = "127.0.0.1:0"
+token_file = "$SCRATCH/token"
+[log]
+format = "json"
+[defaults]
+interval = "2s"
+[account.test]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "$SCRATCH/secret"
+[[window]]
+mailboxes_file = "$SCRATCH/mailboxes"
+account = "test"
+C
+# Any free port would do, but nobody would tell us which.
+port=$("$SCRATCH/venv/bin/python" -c 'import socket
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+print(s.getsockname()[1])')
+sed -i "s/127.0.0.1:0/127.0.0.1:$port/" "$SCRATCH/calmirror.toml"
+"$program" --config "$SCRATCH/calmirror.toml" run >"$SCRATCH/daemon.log" 2>&1 &
+daemon=$!
+at_end "kill $daemon; wait $daemon 2>/dev/null"
+url=http://127.0.0.1:$port
+ask() { curl -sSf -H 'Authorization: Bearer token' "$url$1"; }
+eventually 120 ask '/readyz?settled=1' || fail "the windows do not settle: $(tail -n 2 "$SCRATCH/daemon.log")"
+
+# Cursors, pages and durations that are well-formed but mean nothing are refused, as they should
+# be: that a schema cannot tell them from others is no failure.
+cat >"$SCRATCH/schemathesis.toml" <<C
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", "304", "400", "404", "410"]
+C
+name=$(head -n 1 "$SCRATCH/mailboxes")
+id=$(ask "/v1/windows/$name/events?limit=1" | grep -o '"id":"[^"]*"' | head -n 1 | cut -d '"' -f 4)
+{
+    cat "$SCRATCH/schemathesis.toml"
+    printf '[parameters]\nname = "%s"\nid = "%s"\nwait = "10ms"\nafter = "now"\n' "$name" "$id"
+} >"$SCRATCH/there.toml"
+
+for what in schemathesis there; do
+    "$SCRATCH/venv/bin/schemathesis" --config-file "$SCRATCH/$what.toml" run "$url/openapi.json" \
+        --header 'Authorization: Bearer token' --checks all --max-examples "$examples" --seed 1 \
+        --phases examples,coverage,fuzzing --workers 2 --no-color --request-timeout 30 \
+        --generation-database none >"$SCRATCH/$what.log" 2>&1 || {
+        sed -n '/FAILURES/,$p' "$SCRATCH/$what.log" | head -n "${CALMIRROR_LINES:-120}" >&2
+        tail -n 30 "$SCRATCH/$what.log" >&2
+        fail "the API is not what it says it is"
+    }
+    grep -q 'No issues found' "$SCRATCH/$what.log" || fail "no verdict: $(tail -n 3 "$SCRATCH/$what.log")"
+    proved "$(grep -E '[0-9]+ generated' "$SCRATCH/$what.log" | tail -n 1 | sed 's/^ *//'), no failures" \
+        "($([ "$what" = there ] && echo 'of a window and an event that are there' || echo 'every parameter at will'))"
+done
+ask /healthz >/dev/null || fail "the daemon did not live through it"
+proved "the daemon lives and serves"
