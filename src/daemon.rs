@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::api::{About, Access, ApiSettings, BindError, Secret};
 use crate::config::{self, Config};
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
+use crate::metrics::{Meters, ReaderMeter};
 use crate::mirror::window::{Identity, Window};
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
@@ -145,8 +146,18 @@ impl Daemon {
             config.graph.request_timeout,
         )
         .map_err(|error| StartError::Graph(error.to_string()))?;
-        let services =
-            Services { store: store.clone(), client: client.clone(), world: world.clone() };
+        let meters = Meters {
+            graph: client.meter(),
+            store: store.meter(),
+            rounds: Arc::default(),
+            readers: ReaderMeter::default(),
+        };
+        let services = Services {
+            store: store.clone(),
+            client: client.clone(),
+            world: world.clone(),
+            meter: meters.rounds.clone(),
+        };
         let accounts = config
             .accounts
             .iter()
@@ -166,6 +177,7 @@ impl Daemon {
             world: world.clone(),
             about: Arc::new(about),
             settings,
+            meters,
             stopping: tokio::sync::watch::channel(false).1,
         };
         let listeners = Listeners::serve(access, bound);
@@ -225,11 +237,15 @@ impl Daemon {
         let mut until = std::pin::pin!(until);
         let result = loop {
             let asks = &mut self.asks;
+            let notify = self.supervisor.notify();
             let (load, old, open) = (self.load.clone(), self.config.clone(), self.open_loopback);
             let event = async {
                 let reload = async {
                     match asks.next().await {
-                        Some(ask) => Reload::read(ask, load, old, open).await,
+                        Some(ask) => {
+                            notify.reloading();
+                            Reload::read(ask, load, old, open).await
+                        }
                         None => std::future::pending().await,
                     }
                 };

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod graph;
+pub mod metrics;
 pub mod mirror;
 pub mod platform;
 #[cfg(feature = "simulator")]

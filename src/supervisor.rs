@@ -12,7 +12,7 @@ pub mod reload;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
+use crate::metrics::RoundMeter;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::mirror::status::{State, WindowStatus};
@@ -43,7 +44,7 @@ pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
     world: World,
     stop: watch::Receiver<bool>,
-    restarts: Arc<AtomicU64>,
+    meter: Arc<RoundMeter>,
 }
 
 #[derive(Clone)]
@@ -98,7 +99,7 @@ impl Fleet {
 
     /// How many workers were restarted because they panicked or got stuck.
     pub fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Relaxed)
+        self.meter.restarts.load(Ordering::Relaxed)
     }
 
     /// A window whose worker holds its thread.
@@ -219,6 +220,8 @@ pub struct Supervisor {
     /// Events older than this leave no tombstone.
     retention: watch::Sender<Duration>,
     notify: Notify,
+    /// What the line of status begins with.
+    remark: Option<String>,
 }
 
 /// A worker: small, as there may be a million.
@@ -256,7 +259,7 @@ impl Supervisor {
             windows: Arc::default(),
             world: services.world.clone(),
             stop: watch,
-            restarts: Arc::default(),
+            meter: services.meter.clone(),
         };
         let services = Arc::new(services);
         Self {
@@ -269,6 +272,7 @@ impl Supervisor {
             replaced: BTreeMap::new(),
             retention,
             notify: Notify::default(),
+            remark: None,
         }
     }
 
@@ -277,6 +281,27 @@ impl Supervisor {
     pub fn announce(&mut self, notify: Notify) {
         notify.ready(&self.fleet.summary());
         self.notify = notify;
+    }
+
+    /// The service manager.
+    pub fn notify(&self) -> Notify {
+        self.notify.clone()
+    }
+
+    /// Tells the service manager that a reload is over; `remark`, why nothing came of it, stands
+    /// in the status line until the next one.
+    pub fn reloaded(&mut self, remark: Option<String>) {
+        self.remark = remark;
+        self.notify.ready(&self.status());
+    }
+
+    /// The line of status.
+    fn status(&self) -> String {
+        let summary = self.fleet.summary();
+        match &self.remark {
+            Some(remark) => format!("{remark} | {summary}"),
+            None => summary,
+        }
     }
 
     /// What others may ask.
@@ -547,7 +572,7 @@ impl Supervisor {
     /// Looks at all workers, and tells the service manager how things are and that this loop turns.
     fn look(&self) {
         match self.fleet.motionless() {
-            None if self.notify.is_heard() => self.notify.alive(&self.fleet.summary()),
+            None if self.notify.is_heard() => self.notify.alive(&self.status()),
             None => {}
             Some(window) => {
                 tracing::error!(%window, "worker holds its thread and cannot be restarted");
@@ -560,7 +585,7 @@ impl Supervisor {
         let Some(running) = self.names.remove(&id) else { return };
         let Running { member, restarts, .. } = running;
         let restarts = restarts + 1;
-        self.fleet.restarts.fetch_add(1, Ordering::Relaxed);
+        self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.world.chance();
         let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
         member.cell.collapse();

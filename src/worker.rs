@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::graph::{Client, GraphError, Target};
+use crate::metrics::RoundMeter;
 use crate::mirror::remedy::Ailment;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
@@ -51,6 +52,8 @@ pub struct Services {
     pub client: Client,
     /// Wall clock and chance.
     pub world: World,
+    /// What workers do.
+    pub meter: Arc<RoundMeter>,
 }
 
 /// A window's worker.
@@ -122,9 +125,15 @@ impl Worker {
                 interval = now.as_secs_f32();
                 continue;
             }
-            // The span lives as long as the round: sleeping windows need none.
-            let span = tracing::info_span!("window", window = %self.cell.window().name);
-            match Box::pin(self.round().instrument(span.clone())).await? {
+            if !woken {
+                self.services.meter.late.observe(due.elapsed());
+            }
+            // Spans live as long as the round: sleeping windows need none. They are of the highest
+            // level, so that whatever is told of a window tells which one it is.
+            let (number, asked) = self.begin();
+            let span = tracing::error_span!("window", window = %self.cell.window().name);
+            let round = tracing::error_span!(parent: &span, "round", round = number);
+            match Box::pin(self.round(number, asked).instrument(round)).await? {
                 Ok(next) => (due, interval) = next,
                 Err(ended) => return Ok(ended),
             }
@@ -170,10 +179,13 @@ impl Worker {
     }
 
     /// One attempt, and when the next is due, after which interval; or why there is none.
-    async fn round(&mut self) -> Result<Result<(Instant, f32), Ended>, StoreError> {
+    async fn round(
+        &mut self,
+        number: u64,
+        asked: Option<Asked>,
+    ) -> Result<Result<(Instant, f32), Ended>, StoreError> {
         let window = self.cell.window();
         let begun = Instant::now();
-        let (number, asked) = self.begin();
         let steps = AtomicU32::new(0);
         let mut attempt = Attempt::new(
             &self.services,
@@ -194,6 +206,7 @@ impl Worker {
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
+        self.services.meter.took.observe(begun.elapsed());
         let due = match result {
             Ok(()) => {
                 self.rest(&window, begun, done.settled);
@@ -245,7 +258,6 @@ impl Worker {
         let now = world.now();
         let took = begun.elapsed();
         let mut vitals = self.cell.vitals();
-        let recovered = vitals.failures > 0;
         vitals.running = false;
         vitals.rounds = number;
         if done.over == Over::Held && done.requests == 0 {
@@ -296,22 +308,32 @@ impl Worker {
             // These are troubles, told by `ill`.
             Over::Stuck(_) | Over::Failed => Duration::ZERO,
         };
+        let told = vitals.told;
+        vitals.told = Some(vitals.state).filter(|state| state.is_trouble());
+        let news = vitals.told != told;
         drop(vitals);
+        self.services.meter.rounds.add(outcome(done.over), 1);
         tracing::debug!(
-            number,
+            outcome = outcome(done.over),
             took_ms = took.as_millis(),
             requests = done.requests,
             pages = done.pages,
             created = done.created,
             updated = done.updated,
             removed = done.removed,
-            over = ?done.over,
             "round over"
         );
-        if done.over == Over::Held {
-            tracing::warn!("removal too large to believe is held until an enumeration confirms it");
-        } else if recovered {
-            tracing::info!("window recovered");
+        match done.over {
+            Over::Settled if told.is_some() => tracing::info!("window recovered"),
+            Over::Incomplete if news => {
+                tracing::warn!("some series could not be completed, the rest is up to date");
+            }
+            Over::Held if news => {
+                tracing::warn!(
+                    "removal too large to believe is held until an enumeration confirms it"
+                );
+            }
+            _ => {}
         }
         delay
     }
@@ -354,19 +376,27 @@ impl Worker {
         vitals.state = state;
         let retry_at = later(now, delay);
         let error = trouble.describe(now, retry_at);
-        if first {
+        self.services.meter.rounds.add(&error.kind, 1);
+        tracing::debug!(
+            outcome = error.kind,
+            status = error.status,
+            failures,
+            retry_in_s = delay.as_secs(),
+            "round over"
+        );
+        // Once, not at each attempt; and not here where it was told for all windows at once.
+        if vitals.told != Some(state) && !trouble.is_shared() {
+            vitals.told = Some(state);
             tracing::warn!(
-                state = ?state,
+                ?state,
                 kind = error.kind,
                 status = error.status,
                 code = error.code,
                 request_id = error.request_id,
-                message = error.message,
+                reason = error.message,
                 retry_in_s = delay.as_secs(),
                 "window in trouble"
             );
-        } else {
-            tracing::debug!(kind = error.kind, status = error.status, failures, "attempt failed");
         }
         vitals.last_error = Some(Box::new(error));
         delay
@@ -384,6 +414,18 @@ impl Trouble {
             | Self::Store(_) => State::BackingOff,
             Self::SignIn(_) => State::SignInRequired,
             Self::Quarantine(_) | Self::Endless => State::Quarantined,
+        }
+    }
+
+    /// Whether it is no trouble of this window: its account or the store has told of it.
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Throttled { error, .. }
+            | Self::SignIn(error)
+            | Self::Quarantine(error)
+            | Self::Transient(error) => error.is_of_account(),
+            Self::Store(error) => matches!(error, StoreError::Full),
+            Self::Stuck { .. } | Self::Endless | Self::LinksDie => false,
         }
     }
 
@@ -434,6 +476,17 @@ impl Trouble {
             ),
             Self::Store(error) => plain("store", error.to_string()),
         }
+    }
+}
+
+/// The word under which a round that was no failure is counted.
+fn outcome(over: Over) -> &'static str {
+    match over {
+        Over::Settled => "settled",
+        Over::Incomplete => "incomplete",
+        Over::Held => "held",
+        // Counted by their kind, as troubles are.
+        Over::Stuck(_) | Over::Failed => crate::metrics::OTHER,
     }
 }
 

@@ -130,6 +130,7 @@ impl Reader {
         known: bool,
     ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
+        let _waiting = wait.map(|_| self.access.meters.readers.waiting.enter());
         let mut body = Vec::new();
         let cursor = loop {
             // Marked as seen before reading, so that what comes meanwhile wakes the wait below.
@@ -225,10 +226,10 @@ impl Reader {
 
     /// A stream of server-sent events from here on, until either side ends it.
     fn stream(self) -> Response {
-        let stream = futures_util::stream::unfold(Some(self), |reader| async {
-            let mut reader = reader?;
+        let open = self.access.meters.readers.streams.enter();
+        let stream = futures_util::stream::unfold((self, open), |(mut reader, open)| async {
             let frame = reader.frame().await?;
-            Some((Ok::<_, Infallible>(frame), Some(reader)))
+            Some((Ok::<_, Infallible>(frame), (reader, open)))
         });
         let stream = stream.fuse();
         let kind = HeaderValue::from_static("text/event-stream");

@@ -14,6 +14,7 @@ mod health;
 mod ics;
 mod listen;
 mod mask;
+mod metrics;
 mod page;
 mod patience;
 mod problem;
@@ -45,6 +46,7 @@ use tower_http::compression::CompressionLayer;
 pub use door::Secret;
 pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp, serve_unix};
 
+use crate::metrics::Meters;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
 use crate::store::Store;
@@ -69,6 +71,8 @@ pub struct Access {
     pub about: Arc<About>,
     /// How it answers.
     pub settings: ApiSettings,
+    /// What all rooms count.
+    pub meters: Meters,
     /// Becomes `true` when the daemon stops: held requests and streams end then. It has to move
     /// no later than the shutdown handed to [`serve_unix`] and [`serve_tcp`] resolves.
     pub stopping: watch::Receiver<bool>,
@@ -156,6 +160,7 @@ pub fn router(access: Access) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/openapi.json", get(described::document))
+        .route("/metrics", get(metrics::read))
         .route("/v1/status", get(windows::status))
         .route("/v1/windows", get(windows::list))
         .route("/v1/windows/{name}", get(windows::one))

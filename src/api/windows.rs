@@ -12,7 +12,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Access;
 use super::problem::Problem;
@@ -21,18 +20,6 @@ use super::tag::Tag;
 use crate::mirror::status::{State as WindowState, WindowStatus};
 use crate::supervisor::reload::LastReload;
 use crate::worker::Brief;
-
-/// Every state, in the order the counts are shown.
-const STATES: [WindowState; 8] = [
-    WindowState::Enumerating,
-    WindowState::Settled,
-    WindowState::Following,
-    WindowState::BackingOff,
-    WindowState::Held,
-    WindowState::Quarantined,
-    WindowState::SignInRequired,
-    WindowState::StoreFull,
-];
 
 /// The daemon's status.
 #[derive(Serialize)]
@@ -64,7 +51,7 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     let windows = access.fleet.briefs();
-    let mut states: BTreeMap<_, _> = STATES.map(|state| (state, 0)).into();
+    let mut states: BTreeMap<_, _> = WindowState::ALL.map(|state| (state, 0)).into();
     for window in &windows {
         *states.entry(window.state).or_default() += 1;
     }
@@ -221,19 +208,10 @@ fn timeless(status: &WindowStatus) -> WindowStatus {
 
 /// States, separated by commas.
 fn parse_states(text: &str) -> Result<Vec<WindowState>, Problem> {
-    let state = |text: &str| STATES.into_iter().find(|state| word(*state) == text);
+    let state = |text: &str| WindowState::ALL.into_iter().find(|state| state.word() == text);
     text.split(',').map(state).collect::<Option<_>>().ok_or_else(|| {
-        let detail =
-            format!("must be some of {}, separated by commas", STATES.map(word).join(", "));
+        let all = WindowState::ALL.map(WindowState::word).join(", ");
+        let detail = format!("must be some of {all}, separated by commas");
         Problem::bad_parameter("state", detail)
     })
-}
-
-/// The word by which the API names a state.
-fn word(state: WindowState) -> String {
-    match serde_json::to_value(state) {
-        Ok(Value::String(word)) => word,
-        // A unit variant always becomes a string.
-        _ => String::new(),
-    }
 }

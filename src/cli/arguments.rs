@@ -117,6 +117,16 @@ pub enum Command {
         after_help = "Examples:\n  calmirror resync alice\n  calmirror resync alice --accept-removals"
     )]
     Resync(ResyncArgs),
+
+    /// Print what lets a shell complete this command line.
+    #[command(
+        after_help = "Examples:\n  calmirror completions bash > /etc/bash_completion.d/calmirror\n  calmirror completions fish > ~/.config/fish/completions/calmirror.fish"
+    )]
+    Completions(CompletionsArgs),
+
+    /// Print the manual page, or write it and one for each command into a directory.
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// `run`.
@@ -250,6 +260,20 @@ pub struct ResyncArgs {
     pub accept_removals: bool,
 }
 
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// For which shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// Where to write calmirror.1 and its kin [default: calmirror.1 alone, to standard output].
+    pub directory: Option<PathBuf>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,6 +307,10 @@ mod tests {
             ("check --explain", true),
             ("health", true),
             ("demo --seed 7", true),
+            ("completions zsh", true),
+            ("completions csh", false),
+            ("man", true),
+            ("man out", true),
             ("reload", true),
             ("reload --accept-drops --json", true),
             ("reload alice", false),

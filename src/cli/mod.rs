@@ -10,6 +10,7 @@ mod demo;
 mod events;
 pub mod exit;
 mod health;
+mod manual;
 mod place;
 mod reload;
 pub mod run;
@@ -89,6 +90,8 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Command::Changes(args) => changes::changes(&client()?, args, out).await,
         Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
         Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
+        Command::Completions(args) => manual::completions(args, out),
+        Command::Man(args) => manual::man(args, out),
         Command::Reload(args) => reload::reload(&client()?, args, json, out).await,
         Command::Check(args) => {
             let file = arguments.config.as_deref();

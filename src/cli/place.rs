@@ -5,13 +5,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::exit::{Failure, USAGE};
+use super::exit::{Failure, UNAVAILABLE, USAGE};
 use crate::config::DEFAULT_FILE;
 
 /// Where the daemon serves unless configured otherwise.
 const DEFAULT_SOCKET: &str = "/run/calmirror/api.sock";
+
+/// What `api.socket` is where no socket is wanted.
+const OFF: &str = "off";
 
 /// An address of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +38,17 @@ impl fmt::Display for Place {
 /// The `[api]` of a configuration, as far as a client cares.
 #[derive(Debug, Default)]
 struct Api {
+    /// `None` where there is none: `socket = "off"`.
     socket: Option<PathBuf>,
+    listen: Option<String>,
     token_files: Vec<PathBuf>,
 }
 
 /// Finds the daemon and, where it is not on a socket, the token.
 ///
 /// # Errors
-/// Where `--api` is neither a socket nor an `http://` address.
+/// Where `--api` is neither a socket nor an `http://` address, or the daemon is configured to
+/// serve nowhere.
 pub(super) fn find(
     api: Option<&str>,
     config: Option<&Path>,
@@ -50,7 +57,17 @@ pub(super) fn find(
     let configured = configured(config.unwrap_or(Path::new(DEFAULT_FILE)), environment);
     let place = match api {
         Some(text) => parse(text)?,
-        None => Place::Socket(configured.socket.unwrap_or_else(|| DEFAULT_SOCKET.into())),
+        None => match (configured.socket, configured.listen) {
+            (Some(socket), _) => Place::Socket(socket),
+            (None, Some(listen)) => Place::Tcp(reachable(&listen)),
+            (None, None) => {
+                let failure =
+                    Failure::new(UNAVAILABLE, "the daemon is configured to serve nowhere").remedy(
+                        "set api.socket or api.listen, or say where it is: --api SOCKET-OR-URL",
+                    );
+                return Err(failure);
+            }
+        },
     };
     let token = match place {
         Place::Socket(_) => None,
@@ -59,6 +76,21 @@ pub(super) fn find(
         }),
     };
     Ok((place, token.map(|token| token.trim().to_owned())))
+}
+
+/// Where a daemon that listens on this address is reached from its own machine: one that listens
+/// on all addresses also listens on loopback.
+fn reachable(listen: &str) -> String {
+    match listen.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            let loopback: IpAddr = match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            SocketAddr::new(loopback, address.port()).to_string()
+        }
+        _ => listen.to_owned(),
+    }
 }
 
 fn parse(text: &str) -> Result<Place, Failure> {
@@ -98,7 +130,10 @@ fn configured(file: &Path, environment: &BTreeMap<String, String>) -> Api {
         if let Some(toml::Value::Table(api)) = table.get("api") {
             for (key, value) in api {
                 if let Some(value) = value.as_str().filter(|value| !value.is_empty()) {
-                    values.insert(key.to_ascii_lowercase(), directory.join(value));
+                    let key = key.to_ascii_lowercase();
+                    let path = key != "listen" && value != OFF;
+                    let value = if path { directory.join(value) } else { value.into() };
+                    values.insert(key, value);
                 }
             }
         }
@@ -110,7 +145,11 @@ fn configured(file: &Path, environment: &BTreeMap<String, String>) -> Api {
     }
     let path = |key| values.get(key).filter(|value| !value.as_os_str().is_empty()).cloned();
     Api {
-        socket: path("socket"),
+        socket: match path("socket") {
+            Some(off) if off == Path::new(OFF) => None,
+            other => Some(other.unwrap_or_else(|| DEFAULT_SOCKET.into())),
+        },
+        listen: path("listen").map(|listen| listen.display().to_string()),
         token_files: ["token_file", "read_token_file"].into_iter().filter_map(path).collect(),
     }
 }
@@ -175,6 +214,31 @@ mod tests {
         );
         let (_, secret) = find(Some("http://localhost:1"), Some(&file), &environment).unwrap();
         assert_eq!(secret.as_deref(), Some("other"));
+
+        environment.insert("CALMIRROR__API__SOCKET".into(), "off".into());
+        let nowhere = find(None, Some(&file), &environment).unwrap_err();
+        assert_eq!(nowhere.exit, UNAVAILABLE);
+        for (listen, reached) in [
+            ("127.0.0.1:8380", "127.0.0.1:8380"),
+            ("0.0.0.0:8380", "127.0.0.1:8380"),
+            ("[::]:8380", "[::1]:8380"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+        ] {
+            environment.insert("CALMIRROR__API__LISTEN".into(), listen.into());
+            let (place, secret) = find(None, Some(&file), &environment).unwrap();
+            assert_eq!(place, Place::Tcp(reached.into()), "no socket");
+            assert_eq!(secret.as_deref(), Some("other"));
+        }
+        environment.clear();
+        let text = format!(
+            "[api]\nsocket = 'off'\nlisten = '127.0.0.1:9'\ntoken_file = '{}'\n",
+            token.display()
+        );
+        let off = directory.path().join("off/calmirror.toml");
+        fs::create_dir(off.parent().unwrap()).unwrap();
+        fs::write(&off, text).unwrap();
+        let found = find(None, Some(&off), &environment).unwrap();
+        assert_eq!(found, (Place::Tcp("127.0.0.1:9".into()), Some("s3cret".into())));
 
         let nowhere = directory.path().join("none/none.toml");
         let found = find(None, Some(&nowhere), &BTreeMap::new()).unwrap();

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::arguments::StatusArgs;
 use super::client::{Client, encode, printable};
-use super::exit::{DONE, FAILED, Failure};
+use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
 use crate::mirror::status::{State, WindowStatus};
 use crate::supervisor::reload::{Ending, LastReload};
 
@@ -51,22 +51,55 @@ pub(super) async fn status(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
+    if args.watch {
+        return watch(client, args, out).await;
+    }
+    let (text, healthy) = look(client, args, json).await?;
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(if healthy { DONE } else { FAILED })
+}
+
+async fn look(client: &Client, args: &StatusArgs, json: bool) -> Result<(String, bool), Failure> {
+    match &args.window {
+        Some(name) => one(client, name, json).await,
+        None => fleet(client, json).await,
+    }
+}
+
+/// Looks again and again, until nobody looks on. A daemon that restarts is waited for.
+async fn watch(client: &Client, args: &StatusArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let mut reached = false;
     loop {
-        let (text, healthy) = match &args.window {
-            Some(name) => one(client, name, json).await?,
-            None => fleet(client, json).await?,
+        let text = match look(client, args, false).await {
+            Ok((text, _)) => text,
+            Err(failure) if reached && failure.exit == UNAVAILABLE => format!("{failure}\n"),
+            Err(failure) => return Err(failure),
         };
-        if args.watch {
-            // Home, and clear from there on: no flicker.
-            write!(out, "\x1b[H\x1b[J")?;
-        }
+        reached = true;
+        let mut screen = std::io::stdout();
+        let text = match rustix::termios::tcgetwinsize(&screen) {
+            Ok(size) => {
+                // Home, and clear from there on. Not through `out`, which takes it for a colour.
+                screen.write_all(b"\x1b[H\x1b[J")?;
+                fitting(&text, size.ws_row.into())
+            }
+            Err(_) => text,
+        };
         out.write_all(text.as_bytes())?;
         out.flush()?;
-        if !args.watch {
-            return Ok(if healthy { DONE } else { FAILED });
-        }
         tokio::time::sleep(REDRAW).await;
     }
+}
+
+/// As much of it as a screen of so many lines holds: trouble stands first.
+fn fitting(text: &str, height: usize) -> String {
+    let count = text.lines().count();
+    if height < 4 || count < height {
+        return text.to_owned();
+    }
+    let shown: Vec<&str> = text.lines().take(height - 2).collect();
+    format!("{}\n… and {} lines more\n", shown.join("\n"), count - shown.len())
 }
 
 async fn one(client: &Client, name: &str, json: bool) -> Result<(String, bool), Failure> {
@@ -374,6 +407,14 @@ mod tests {
         let window = fleet().pop().unwrap();
         let details = details(&window, at("2026-11-21T10:00:00Z"), &TimeZone::UTC);
         insta::assert_snapshot!(strip_str(&details).to_string());
+    }
+
+    #[test]
+    fn a_screen_shows_what_it_holds() {
+        let text = "a\nb\nc\nd\ne\n";
+        assert_eq!(fitting(text, 6), text);
+        assert_eq!(fitting(text, 5), "a\nb\nc\n… and 2 lines more\n");
+        assert_eq!(fitting(text, 0), text, "a screen that does not know its size");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `sync` and `resync`: asks for rounds, waits for them, and reports each in a line.
 
 use std::io::Write;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,6 +17,9 @@ use crate::mirror::status::{LastError, LastRound};
 
 /// The longest wait the API grants.
 const WAIT: &str = "5m";
+
+/// How often a progress bar moves while nothing else does.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Windows asked at a time.
 const ABREAST: usize = 16;
@@ -59,6 +64,7 @@ async fn ask(
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
     let names = if which.all { status::names(client).await? } else { which.windows.clone() };
+    let progress = progress(what, names.len());
     let mut answers = stream::iter(names)
         .map(|name| async move {
             let path = format!("/v1/windows/{}/{what}?wait={WAIT}{more}", encode(&name));
@@ -72,7 +78,9 @@ async fn ask(
             Ok(answer) => answer,
             // One unknown window does not keep the others from being told of.
             Err(failure) if failure.exit == FAILED => {
-                writeln!(anstream::stderr(), "{}: {}", printable(&name), failure.message)?;
+                let line = format!("{}: {}", printable(&name), failure.message);
+                progress.suspend(|| writeln!(anstream::stderr(), "{line}"))?;
+                progress.inc(1);
                 exit = FAILED;
                 continue;
             }
@@ -84,14 +92,30 @@ async fn ask(
         if !done {
             exit = FAILED;
         }
-        if json {
-            writeln!(out, "{value}")?;
-        } else {
-            writeln!(out, "{line}")?;
-        }
-        out.flush()?;
+        progress.suspend(|| {
+            if json {
+                writeln!(out, "{value}")?
+            } else {
+                writeln!(out, "{line}")?
+            }
+            out.flush()
+        })?;
+        progress.inc(1);
     }
     Ok(exit)
+}
+
+/// How far it is, on a terminal's standard error; nothing anywhere else.
+fn progress(what: &str, windows: usize) -> ProgressBar {
+    let windows = windows.try_into().unwrap_or(u64::MAX);
+    let bar = ProgressBar::new(windows).with_finish(ProgressFinish::AndClear);
+    let template = "{spinner} {prefix} {wide_bar} {pos}/{len} {elapsed}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what.to_owned());
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 /// One line about a round, and whether it did what was asked.

@@ -13,8 +13,13 @@ use super::fault::Wrong;
 /// No secret, key or certificate is larger.
 const LARGEST: u64 = 1 << 20;
 
+/// Where container engines mount secrets, each into the one container that may have it; their
+/// modes say nothing (Docker's are 0444).
+const MOUNTED: &str = "/run/secrets";
+
 /// That the file exists, can be read, holds something, and is for its owner alone. Files below
-/// `credentials`, systemd's `$CREDENTIALS_DIRECTORY`, are kept by systemd with modes of its own.
+/// `credentials`, systemd's `$CREDENTIALS_DIRECTORY`, are kept by systemd with modes of its own;
+/// so are those of container engines.
 pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| {
@@ -30,7 +35,8 @@ pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong
         return Err(Wrong::new(format!("{shown} is not a file"), "name the file itself"));
     }
     let mode = meta.permissions().mode() & 0o777;
-    let kept = credentials.is_some_and(|folder| path.starts_with(folder));
+    let kept =
+        credentials.is_some_and(|folder| path.starts_with(folder)) || path.starts_with(MOUNTED);
     if mode & 0o077 != 0 && !kept {
         return Err(Wrong::new(
             format!("{shown} can be read by others (mode {mode:04o})"),

@@ -14,7 +14,7 @@ use crate::config::{self, Config, Difference, Effect, Fault, Faults, Origin};
 use crate::graph::Tokens;
 use crate::supervisor::Reform;
 use crate::supervisor::reload::{
-    Applied, Ask, Counts, MOST_NAMED, Refusal, WindowChange, WindowEffect,
+    Applied, Ask, Counts, Ending, LastReload, MOST_NAMED, Refusal, WindowChange, WindowEffect,
 };
 
 /// Reads the configuration anew. Blocking.
@@ -23,6 +23,9 @@ pub type Loader = Arc<dyn Fn() -> Result<Config, Faults> + Send + Sync>;
 /// A drop of at least so many windows, and of more than half of them, is asked about first: a
 /// truncated file must not wipe a fleet.
 const DROPS_BELIEVED: usize = 20;
+
+/// A line of status shows no more of why a reload was refused; the log has all of it.
+const LONGEST_REMARK: usize = 400;
 
 /// Whether so many drops are too many to believe.
 pub(super) fn too_many(dropped: usize, known: usize) -> bool {
@@ -97,6 +100,8 @@ impl Daemon {
             Err(refusal) => Err(refusal),
         };
         self.asks.answer(ask, outcome, self.world.now());
+        let refused = self.reloads.last().filter(|last| last.outcome != Ending::Applied);
+        self.supervisor.reloaded(refused.map(|last| remark(&last)));
     }
 
     /// Puts a new configuration in force.
@@ -212,6 +217,22 @@ fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> Applie
         .collect();
     let settings = settings.into_iter().map(str::to_owned).collect();
     Applied { took_ms, windows, changes, accounts, settings, warnings }
+}
+
+/// A reload of which nothing came, in a line.
+fn remark(last: &LastReload) -> String {
+    let LastReload { at, outcome, message, faults } = last;
+    let outcome = if *outcome == Ending::Refused { "refused" } else { "failed" };
+    let at = at.strftime("%Y-%m-%d %H:%M:%SZ");
+    // One fault is the message itself.
+    let fault = faults.first().filter(|_| faults.len() > 1);
+    let fault = fault.map(|fault| format!(", the first: {fault}")).unwrap_or_default();
+    let mut line = format!("reload {outcome} at {at}: {message}{fault}");
+    if let Some((end, _)) = line.char_indices().nth(LONGEST_REMARK) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
 }
 
 fn failed(error: &dyn std::error::Error) -> Refusal {

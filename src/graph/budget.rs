@@ -211,7 +211,8 @@ impl MailboxBudget {
 
     /// An answer that was throttling: nothing is sent for the larger of what it asked for and
     /// our own back-off (1 s doubling to an hour, of which `chance` in `[0, 1)` takes up to half).
-    pub fn throttled(&self, retry_after: Option<Duration>, chance: f64) {
+    /// Answers how long that is.
+    pub fn throttled(&self, retry_after: Option<Duration>, chance: f64) -> Duration {
         self.ledger(|ledger, _| {
             let doubled = Duration::from_secs(1 << ledger.throttled.min(12)).min(LONGEST);
             ledger.throttled = ledger.throttled.saturating_add(1);
@@ -219,7 +220,8 @@ impl MailboxBudget {
             let pause = retry_after.unwrap_or_default().min(LONGEST).max(own);
             let until = Instant::now() + pause;
             ledger.paused_until = Some(ledger.paused_until.map_or(until, |at| at.max(until)));
-        });
+            pause
+        })
     }
 
     /// When requests may be sent again, if they may not now.

@@ -22,6 +22,7 @@ use super::error::{Asked, Class, GraphError, Refusal};
 use super::origin::{Origin, OriginError};
 use super::transport::{Fault, FreshConnection, Transport, TransportError};
 use super::wire::{self, Listing};
+use crate::metrics::GraphMeter;
 use crate::mirror::page::{End, EventId, Item, Link, Page};
 use crate::mirror::window::{Body, Calendar, Edges};
 use crate::world::World;
@@ -48,6 +49,7 @@ struct Shared {
     world: World,
     /// Milliseconds, so that it can change while requests are under way.
     request_timeout: AtomicU64,
+    meter: Arc<GraphMeter>,
 }
 
 /// Whose calendar is asked for, by whom, and what that has cost.
@@ -106,8 +108,14 @@ impl Client {
         let origin = Origin::of(base_url)?;
         let base = base_url.trim_end_matches('/').to_owned();
         let request_timeout = AtomicU64::new(millis(request_timeout));
-        let shared = Shared { transport, base, origin, budgets, world, request_timeout };
+        let meter = Arc::default();
+        let shared = Shared { transport, base, origin, budgets, world, request_timeout, meter };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What its requests come to.
+    pub fn meter(&self) -> Arc<GraphMeter> {
+        self.shared.meter.clone()
     }
 
     /// The longest that one request takes once it is its turn.
@@ -322,11 +330,14 @@ impl Client {
         if fresh {
             request.extensions_mut().insert(FreshConnection);
         }
+        let asked_at = Instant::now();
         target.queued.store(true, Ordering::Relaxed);
         let _permit = target.budget.acquire().await;
         target.queued.store(false, Ordering::Relaxed);
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
+        shared.meter.waited.observe(began - asked_at);
+        let _in_flight = shared.meter.in_flight.enter();
         let outcome = timeout(self.request_timeout(), async {
             let (head, body) = shared.transport.send(request).await?.into_parts();
             let body = if head.status.is_success() {
@@ -341,8 +352,10 @@ impl Client {
         })
         .await
         .unwrap_or_else(|_| Err(TransportError::new(Fault::Timeout)));
+        let status = outcome.as_ref().ok().map(|(head, _)| head.status.as_u16());
+        shared.meter.answered(status, began.elapsed());
         let (head, body) = outcome.map_err(GraphError::Carried)?;
-        tracing::debug!(
+        tracing::trace!(
             status = head.status.as_u16(),
             bytes = body.len(),
             took_ms = began.elapsed().as_millis(),
@@ -362,7 +375,8 @@ impl Client {
         let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
         if error.class() == Class::Throttled {
-            target.budget.throttled(error.retry_after(), shared.world.chance());
+            let pause = target.budget.throttled(error.retry_after(), shared.world.chance());
+            shared.meter.paused(pause);
         }
         Err(error)
     }

@@ -135,6 +135,11 @@ impl GraphError {
         }
     }
 
+    /// Whether it concerns every window of the account, whose tokens have told of it.
+    pub fn is_of_account(&self) -> bool {
+        matches!(self, Self::Token(_))
+    }
+
     /// How long the other side asks to be left alone; never more than an hour.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -43,6 +43,32 @@ impl fmt::Display for State {
 }
 
 impl State {
+    /// Every state, in the order the counts are shown.
+    pub const ALL: [Self; 8] = [
+        Self::Enumerating,
+        Self::Settled,
+        Self::Following,
+        Self::BackingOff,
+        Self::Held,
+        Self::Quarantined,
+        Self::SignInRequired,
+        Self::StoreFull,
+    ];
+
+    /// The word by which the API and the metrics name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Enumerating => "enumerating",
+            Self::Settled => "settled",
+            Self::Following => "following",
+            Self::BackingOff => "backing_off",
+            Self::Held => "held",
+            Self::Quarantined => "quarantined",
+            Self::SignInRequired => "sign_in_required",
+            Self::StoreFull => "store_full",
+        }
+    }
+
     /// Whether somebody should look: everything but the three states of normal life.
     pub fn is_trouble(self) -> bool {
         !matches!(self, Self::Enumerating | Self::Settled | Self::Following)
@@ -70,12 +96,49 @@ pub enum ResyncReason {
     PageStuck,
     /// The segment is listed whole, as in every round of snapshot mode; not counted.
     Snapshot,
+    /// Graph does not answer for segments that long: all of the window's became half as long.
+    SegmentTooLong,
     /// The segment is in snapshot mode, and delta is tried again.
     DeltaRetry,
     /// A large removal is being confirmed.
     Confirm,
     /// The drift audit found more differences than are repaired one by one.
     Drift,
+}
+
+impl ResyncReason {
+    /// Every reason but [`Self::New`], which is no resync.
+    pub const AGAIN: [Self; 11] = [
+        Self::SyncStateNotFound,
+        Self::WindowMoved,
+        Self::ShapeChanged,
+        Self::Requested,
+        Self::RoundStuck,
+        Self::PageStuck,
+        Self::Snapshot,
+        Self::SegmentTooLong,
+        Self::DeltaRetry,
+        Self::Confirm,
+        Self::Drift,
+    ];
+
+    /// The word by which the API and the metrics name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::SyncStateNotFound => "sync_state_not_found",
+            Self::WindowMoved => "window_moved",
+            Self::ShapeChanged => "shape_changed",
+            Self::Requested => "requested",
+            Self::RoundStuck => "round_stuck",
+            Self::PageStuck => "page_stuck",
+            Self::Snapshot => "snapshot",
+            Self::SegmentTooLong => "segment_too_long",
+            Self::DeltaRetry => "delta_retry",
+            Self::Confirm => "confirm",
+            Self::Drift => "drift",
+        }
+    }
 }
 
 /// The last finished round.

@@ -165,7 +165,13 @@ impl Edges {
     /// Cuts into stretches of at most [`MAX_SEGMENT_DAYS`], earliest first. Most windows have
     /// exactly one; there are at most 64.
     pub fn segments(&self) -> Vec<Edges> {
-        let step = jiff::SignedDuration::from_hours(24 * MAX_SEGMENT_DAYS);
+        self.cut(MAX_SEGMENT_DAYS)
+    }
+
+    /// Cuts like [`Self::segments`] into stretches of at most so many days; the last of 64 is as
+    /// long as it has to be.
+    pub fn cut(&self, days: i64) -> Vec<Edges> {
+        let step = jiff::SignedDuration::from_hours(24 * days);
         let mut segments = Vec::new();
         let mut start = self.start;
         while segments.len() < 63 {
@@ -180,6 +186,16 @@ impl Edges {
         segments.push(Edges { start, end: self.end });
         segments
     }
+}
+
+/// How long segments have to be at most, where stretches of at most `days` are too long for Graph:
+/// half as long. None where that cannot be had in 64 segments of whole days.
+pub fn halve(edges: Edges, days: i64) -> Option<i64> {
+    let hours = |segment: &Edges| segment.end.duration_since(segment.start).as_hours();
+    let longest = edges.cut(days).iter().map(hours).max()?;
+    let half = (longest / 24 + 1) / 2;
+    let fits = |segment: Edges| segment.end.duration_since(segment.start).as_hours() <= half * 24;
+    (half >= 1 && longest > 24 && edges.cut(half).into_iter().all(fits)).then_some(half)
 }
 
 /// What makes two windows the same stream of ids: change any of it and the old events leave
@@ -213,5 +229,35 @@ impl Window {
     /// What events of this window look like.
     pub fn shape(&self) -> Shape {
         Shape { body: self.body, time_zone: self.time_zone.clone(), complete: self.complete }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+    use super::*;
+
+    fn edges(days: i64) -> Edges {
+        let start = Timestamp::UNIX_EPOCH;
+        let end = start.checked_add(jiff::SignedDuration::from_hours(24 * days)).unwrap();
+        Edges { start, end }
+    }
+
+    #[test]
+    fn segments_are_halved_until_they_are_days_or_too_many() {
+        let mut days = MAX_SEGMENT_DAYS;
+        let mut halves = Vec::new();
+        while let Some(half) = halve(edges(1000), days) {
+            let segments = edges(1000).cut(half);
+            assert_eq!((segments[0].start, segments[segments.len() - 1].end), {
+                let whole = edges(1000);
+                (whole.start, whole.end)
+            });
+            halves.push((half, segments.len()));
+            days = half;
+        }
+        assert_eq!(halves, [(500, 2), (250, 4), (125, 8), (63, 16), (32, 32), (16, 63)]);
+        assert_eq!(halve(edges(1), MAX_SEGMENT_DAYS), None);
+        assert_eq!(halve(edges(2), MAX_SEGMENT_DAYS), Some(1));
     }
 }

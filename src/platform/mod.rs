@@ -2,5 +2,6 @@
 
 pub mod files;
 pub mod notify;
+pub mod resources;
 pub mod signals;
 pub mod telemetry;

@@ -1,19 +1,27 @@
-//! Logs: to standard error, as text for people or JSON for machines, at a level that can change
-//! while running. A log that cannot be written is lost; it never stops or panics anything.
+//! Logs: to standard error, as text for people or JSON for machines, or to systemd's journal with
+//! fields of its own, at a level that can change while running. A log that cannot be written is
+//! lost; it never stops or panics anything. Many lines of one kind become few (`quota`).
 //!
 //! What it refuses, whatever level is asked for: the detail of other people's code. The storage
 //! engine logs whole batches (events, links) and HTTP libraries log addresses; no configuration
 //! may bring promise 7 (discreet) down.
 
+mod quota;
+
+use std::any::Any;
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use quota::Quota;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +33,8 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
-    /// For the journal, which adds the time and the unit itself: text without the time.
+    /// The journal's own protocol: every field of a line is one of the entry, as `CALMIRROR_…`.
+    /// Where there is no journal, [`Format::Text`].
     Journald,
 }
 
@@ -62,8 +71,35 @@ impl Telemetry {
     /// # Errors
     /// See [`TelemetryError`].
     pub fn start(level: &str, format: Format) -> Result<Self, TelemetryError> {
-        let (subscriber, telemetry) = subscriber(parse(level)?, resolve(format), || Lossy);
+        let filter = parse(level)?;
+        let format = match format {
+            Format::Auto => Surroundings::look().format(),
+            chosen => chosen,
+        };
+        let (shape, no_journal) = match format {
+            Format::Journald => match tracing_journald::layer() {
+                Ok(layer) => (Shape::Journal(Box::new(fields(layer))), None),
+                Err(error) => (Shape::Text { colours: false }, Some(error)),
+            },
+            Format::Json => (Shape::Json, None),
+            Format::Text | Format::Auto => (Shape::Text { colours: colours() }, None),
+        };
+        let (quota, woken) = Quota::new();
+        let (subscriber, telemetry) = subscriber(filter, shape, quota.clone(), || Lossy);
         subscriber.try_init().map_err(|_| TelemetryError::Already)?;
+        if let Some(error) = no_journal {
+            tracing::warn!(%error, "journal cannot be reached, logging text to standard error");
+        }
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic.location().map(ToString::to_string);
+            tracing::error!(place, what = told_of(panic.payload()), "panicked");
+        }));
+        // A thread and no task: there may be no runtime, and it has to tell of a busy one. It has
+        // nothing to finish, so nobody waits for it. Without it the counts are told never.
+        let telling = move || quota::keep_telling(&quota, &woken);
+        if let Err(error) = std::thread::Builder::new().name("log-quota".into()).spawn(telling) {
+            tracing::warn!(%error, "lines that are left out will not be counted");
+        }
         Ok(telemetry)
     }
 
@@ -74,6 +110,12 @@ impl Telemetry {
     pub fn set_level(&self, level: &str) -> Result<(), TelemetryError> {
         self.filter.reload(parse(level)?).map_err(|_| TelemetryError::Gone)
     }
+}
+
+/// What may be told of a panic. Only text that stands in the code: what was made of values may be
+/// made of an event's content, as when a text is cut in the middle of a character.
+fn told_of(payload: &dyn Any) -> &'static str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("see the place")
 }
 
 /// Whether `level` is one, for the validation of a configuration.
@@ -90,10 +132,19 @@ fn parse(level: &str) -> Result<EnvFilter, TelemetryError> {
         .map_err(|source| TelemetryError::Level { level: level.to_owned(), source })
 }
 
-/// Lines of `format` into `writer`: of what `filter` wants, all that is [`fit`].
+/// How lines are written, with what that takes.
+enum Shape {
+    Text { colours: bool },
+    Json,
+    Journal(Box<tracing_journald::Layer>),
+}
+
+/// Lines of a shape into `writer`: of what `filter` wants, all that is [`fit`], and of many of a
+/// kind a few.
 fn subscriber<W>(
     filter: EnvFilter,
-    format: Format,
+    shape: Shape,
+    quota: Quota,
     writer: W,
 ) -> (impl Subscriber + Send + Sync, Telemetry)
 where
@@ -101,14 +152,28 @@ where
 {
     let (filter, handle) = reload::Layer::new(filter);
     let layer = fmt::layer().with_writer(writer).log_internal_errors(false);
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let layer: Box<dyn Layer<_> + Send + Sync> = match format {
-        Format::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
-        Format::Journald => layer.without_time().with_ansi(false).boxed(),
-        Format::Text | Format::Auto => layer.with_ansi(colours).boxed(),
+    let layer: Box<dyn Layer<_> + Send + Sync> = match shape {
+        // The list of spans has the innermost one too.
+        Shape::Json => {
+            layer.json().flatten_event(true).with_current_span(false).with_ansi(false).boxed()
+        }
+        Shape::Text { colours } => layer.with_ansi(colours).boxed(),
+        Shape::Journal(journal) => journal.boxed(),
     };
-    let subscriber = Registry::default().with(filter).with(filter_fn(fit)).with(layer);
+    let subscriber = Registry::default().with(filter).with(filter_fn(fit)).with(quota).with(layer);
     (subscriber, Telemetry { filter: handle })
+}
+
+/// Names of fields as administrators look for them, and priorities as journalctl colours them.
+fn fields(layer: tracing_journald::Layer) -> tracing_journald::Layer {
+    layer
+        .with_field_prefix(Some("CALMIRROR".to_owned()))
+        .with_syslog_identifier("calmirror".to_owned())
+        .with_priority_mappings(PriorityMappings {
+            info: Priority::Informational,
+            debug: Priority::Debug,
+            ..PriorityMappings::new()
+        })
 }
 
 /// Whether an event may be logged at any level: of our own code everything, of the storage
@@ -128,14 +193,42 @@ fn fit(event: &Metadata<'_>) -> bool {
     *event.level() <= most
 }
 
-fn resolve(format: Format) -> Format {
-    match format {
-        // systemd sets it for services whose standard error is the journal.
-        Format::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => Format::Journald,
-        Format::Auto if io::stderr().is_terminal() => Format::Text,
-        Format::Auto => Format::Json,
-        chosen => chosen,
+/// Where standard error leads.
+struct Surroundings {
+    /// To the journal.
+    journal: bool,
+    /// To a person.
+    terminal: bool,
+}
+
+impl Surroundings {
+    fn look() -> Self {
+        let stderr = rustix::fs::fstat(io::stderr()).map(|file| (file.st_dev, file.st_ino));
+        let named = std::env::var_os("JOURNAL_STREAM");
+        Self {
+            journal: stderr.is_ok_and(|file| leads_to(named.as_deref(), file)),
+            terminal: io::stderr().is_terminal(),
+        }
     }
+
+    fn format(&self) -> Format {
+        match self {
+            Self { journal: true, .. } => Format::Journald,
+            Self { terminal: true, .. } => Format::Text,
+            _ => Format::Json,
+        }
+    }
+}
+
+/// Whether systemd's `JOURNAL_STREAM`, device and inode, names this file. Programs started by a
+/// service inherit the variable, but perhaps another standard error.
+fn leads_to(named: Option<&OsStr>, file: (u64, u64)) -> bool {
+    let named = named.and_then(OsStr::to_str).and_then(|named| named.split_once(':'));
+    named.is_some_and(|(device, inode)| (device.parse(), inode.parse()) == (Ok(file.0), Ok(file.1)))
+}
+
+fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// Standard error, where a write that fails is a write that is lost.
@@ -178,7 +271,7 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let (subscriber, telemetry) =
-            subscriber(parse("off").unwrap(), Format::Json, move || writer.clone());
+            subscriber(parse("off").unwrap(), Shape::Json, Quota::new().0, move || writer.clone());
         tracing::subscriber::with_default(subscriber, || {
             for level in ["trace", "off,sled=trace,hyper_util=trace,rustls=debug,calmirror=trace"] {
                 telemetry.set_level(level).unwrap();
@@ -197,6 +290,71 @@ mod tests {
         for wanted in ["engine", "library", "own"] {
             assert_eq!(text.matches(wanted).count(), 2, "{wanted}: {text}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_lines_of_a_kind_few_are_told_and_the_rest_counted() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (quota, woken) = Quota::new();
+        let (subscriber, _telemetry) =
+            subscriber(parse("debug").unwrap(), Shape::Json, quota.clone(), move || writer.clone());
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let told = |wanted: &str| {
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            text.lines().filter(|line| line.contains(wanted)).count()
+        };
+        let storm = || {
+            for window in 0..20_000 {
+                tracing::warn!(target: "calmirror::worker", window, "window in trouble");
+            }
+        };
+        storm();
+        tracing::warn!(target: "calmirror::worker", "another kind");
+        for _ in 0..100 {
+            tracing::debug!(target: "calmirror::worker", "asked for");
+        }
+        assert_eq!(told("window in trouble"), 30);
+        assert_eq!(told("another kind"), 1);
+        assert_eq!(told("asked for"), 100);
+        assert!(woken.try_recv().is_ok() && woken.try_recv().is_err(), "woken once");
+        quota.tell();
+        assert_eq!(told("was not logged"), 0, "its minute is not over");
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        storm();
+        assert_eq!(told("window in trouble"), 30, "before the last storm was told of");
+        quota.tell();
+        assert_eq!(told("\"like\":\"window in trouble\",\"lines\":39970"), 1);
+        storm();
+        assert_eq!(told("\"message\":\"window in trouble\""), 60);
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        quota.tell();
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        quota.tell();
+        assert_eq!(told("was not logged"), 2);
+    }
+
+    #[test]
+    fn a_panic_tells_no_content() {
+        let text = "événement secret".to_owned();
+        let cut = std::panic::catch_unwind(|| text[..1].len()).unwrap_err();
+        assert_eq!(told_of(&*cut), "see the place");
+        let said = std::panic::catch_unwind(|| std::panic::panic_any("as written")).unwrap_err();
+        assert_eq!(told_of(&*said), "as written");
+    }
+
+    #[test]
+    fn auto_goes_where_standard_error_leads() {
+        let of = |journal, terminal| Surroundings { journal, terminal }.format();
+        assert_eq!(of(true, false), Format::Journald);
+        assert_eq!(of(false, true), Format::Text);
+        assert_eq!(of(false, false), Format::Json);
+        let named = |text: &'static str| leads_to(Some(OsStr::new(text)), (9, 1234));
+        assert!(named("9:1234"));
+        for other in ["9:1235", "8:1234", "9", "", "9:", "a:b", "9:1234:1"] {
+            assert!(!named(other), "{other}");
+        }
+        assert!(!leads_to(None, (9, 1234)));
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Calendar {
 
     /// No delta stream ever speaks of the last change. Whether there was one.
     pub(super) fn hush(&mut self) -> bool {
-        self.log.pop_back_if(|change| change.version == self.version).is_some()
+        let last = self.log.back().is_some_and(|change| change.version == self.version);
+        last && self.log.pop_back().is_some()
     }
 
     /// Forgets the past: what is there now has always been there. For filling a calendar before

@@ -13,7 +13,7 @@ use super::tree::Tree;
 use super::{Attached, Wanted};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::status::{LastResync, ResyncReason};
-use crate::mirror::window::Edges;
+use crate::mirror::window::{Edges, MAX_SEGMENT_DAYS};
 
 /// Makes one wanted window known. `next` is the number a new one gets; `leaving` finds a window
 /// of that name that is still being dropped.
@@ -61,6 +61,7 @@ pub(super) fn attach(
                 edges: wanted.edges,
                 edges_at: at,
                 retired: 0,
+                segment_days: MAX_SEGMENT_DAYS,
             };
             draft.put(keys::name(&wanted.name), record::number(id.0.into()));
             draft.put(keys::window(id), record::json(&record));
@@ -83,7 +84,7 @@ fn known_as(
     let mut counters = tree.counters(id)?;
     if !moved && !reshaped {
         let positions = tree.positions(id)?;
-        let settled = positions.len() >= record.edges.segments().len()
+        let settled = positions.len() >= record.edges.cut(record.segment_days).len()
             && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.todo);
         return Ok(attached(id, &record, counters, None, None, settled));
     }
@@ -114,6 +115,22 @@ pub(super) fn move_edges(
     Ok(Some(()))
 }
 
+/// Cuts a window into segments of at most so many days and begins again; none if the window is
+/// not known.
+pub(super) fn cut(
+    tree: &Tree,
+    id: WindowId,
+    days: i64,
+    at: Timestamp,
+    draft: &mut Draft,
+) -> Result<Option<()>, Fault> {
+    let Some(mut record) = tree.window(id)? else { return Ok(None) };
+    record.segment_days = days;
+    let mut counters = tree.counters(id)?;
+    reset(tree, id, &mut record, &mut counters, ResyncReason::SegmentTooLong, at, draft)?;
+    Ok(Some(()))
+}
+
 /// Sends every segment back to the first page of an enumeration, rows untouched.
 fn reset(
     tree: &Tree,
@@ -125,7 +142,7 @@ fn reset(
     draft: &mut Draft,
 ) -> Result<(), Fault> {
     // There are at most 64 segments.
-    let count = SegmentIndex::try_from(record.edges.segments().len()).unwrap_or(64);
+    let count = SegmentIndex::try_from(record.edges.cut(record.segment_days).len()).unwrap_or(64);
     let mut segments: Vec<SegmentIndex> = (0..count).collect();
     for (segment, _) in tree.positions(id)? {
         if segment < count {
@@ -189,5 +206,6 @@ fn attached(
         audit: counters.audit,
         settled,
         snapshots: 0,
+        segment_days: record.segment_days,
     }
 }

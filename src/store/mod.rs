@@ -49,11 +49,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::fault::{FeedError, OpenError, OpenFault, StoreError};
 use self::removal::Step;
 use self::shared::Shared;
+pub use self::space::Footprint;
 use self::space::Space;
 pub use self::words::{
     Attached, AuditRow, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
 };
 use self::writer::{Job, Writer};
+use crate::metrics::StoreMeter;
 use crate::mirror::audit::Sketch;
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
@@ -192,7 +194,10 @@ impl Store {
     /// mean that nothing of this commit was written; after the others the store is over.
     pub async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
         let commit = Box::new(Commit { lazy: false, ..commit });
-        self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await
+        let began = tokio::time::Instant::now();
+        let outcome = self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await?;
+        self.inner.shared.meter.commits.observe(began.elapsed());
+        Ok(outcome)
     }
 
     /// Hands a lazy commit over and does not wait for it. It rides with the next commit that
@@ -278,6 +283,16 @@ impl Store {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         self.ask(|reply| Job::Move { window, edges, at, reply }).await
+    }
+
+    /// Graph does not answer for segments as long as they are: from now on they have at most so
+    /// many days ([`Edges::cut`]), and every segment is reset to enumerate for that reason (counted
+    /// as a resync here). Rows keep the segments that held them.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownWindow`], and see [`StoreError`].
+    pub async fn cut(&self, window: WindowId, days: i64, at: Timestamp) -> Result<(), StoreError> {
+        self.ask(|reply| Job::Cut { window, days, at, reply }).await
     }
 
     /// Every event of a window leaves the feed with `window_dropped`, then its rows are deleted;
@@ -380,7 +395,7 @@ impl Store {
     }
 
     /// Rows of the segment (masters not) that stand in none of its seen lists: `left_window`
-    /// where they lie outside `edges`, else `deleted`. Rows that only segments hold which the
+    /// where they lie outside `edges` or another segment still holds them, else `deleted`. Rows that only segments hold which the
     /// window has no more count as anybody's.
     ///
     /// # Errors
@@ -410,7 +425,8 @@ impl Store {
                             || row.segments & !retired == 0;
                         if held && row.is_shown() && seen.binary_search(&id).is_err() {
                             let Span { start, end } = row.span();
-                            let reason = if edges.overlap(start, end) {
+                            let elsewhere = row.segments & !retired & !record::bit(segment) != 0;
+                            let reason = if edges.overlap(start, end) && !elsewhere {
                                 RemovalReason::Deleted
                             } else {
                                 RemovalReason::LeftWindow
@@ -552,6 +568,28 @@ impl Store {
             return shared.over().map_or(Ok(()), Err);
         }
         self.ask(|reply| Job::Flush { reply }).await
+    }
+
+    /// What is written.
+    pub fn meter(&self) -> Arc<StoreMeter> {
+        self.inner.shared.meter.clone()
+    }
+
+    /// Jobs that wait for the writer.
+    pub fn queue(&self) -> usize {
+        self.inner.jobs.as_ref().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
+    }
+
+    /// What the store's directory takes. Looks at its files, on a thread that may block; an error
+    /// concerns nobody but who asks.
+    ///
+    /// # Errors
+    /// Where the operating system does not say.
+    pub async fn footprint(&self) -> std::io::Result<Footprint> {
+        let path = self.inner.shared.path.clone();
+        let measured = tokio::task::spawn_blocking(move || space::footprint(&path));
+        let measured = self.inner.shared.world.elsewhere(measured).await;
+        measured.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
     }
 
     /// Waits for a lazy commit of a window, if one is on its way.

@@ -16,7 +16,7 @@ use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::{SegmentIndex, Todo, TodoKey, WindowId};
 use crate::mirror::status::{AuditRecord, LastResync};
-use crate::mirror::window::{Edge, Edges, Identity, Shape};
+use crate::mirror::window::{Edge, Edges, Identity, MAX_SEGMENT_DAYS, Shape};
 
 const VERSION: u8 = 1;
 const SEAL: usize = 5;
@@ -91,6 +91,13 @@ pub(super) struct WindowRecord {
     pub(super) edges_at: Timestamp,
     /// Segments that the window once had and has no more, as bits: they hold no row.
     pub(super) retired: u64,
+    /// The longest segment that Graph answers for, in days.
+    #[serde(default = "max_segment_days")]
+    pub(super) segment_days: i64,
+}
+
+fn max_segment_days() -> i64 {
+    MAX_SEGMENT_DAYS
 }
 
 /// A window's counters.

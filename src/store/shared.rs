@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::cursor::Incarnations;
 use super::fault::{Fault, StoreError};
 use super::tree::Tree;
+use crate::metrics::StoreMeter;
 use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
 use crate::world::World;
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     over: watch::Sender<Option<StoreError>>,
     /// Lazy commits that are on their way, by window.
     lingering: Mutex<BTreeMap<WindowId, usize>>,
+    pub(super) meter: Arc<StoreMeter>,
 }
 
 impl Shared {
@@ -69,6 +71,7 @@ impl Shared {
             full: AtomicBool::new(false),
             over: watch::Sender::new(None),
             lingering: Mutex::new(BTreeMap::new()),
+            meter: Arc::default(),
         }
     }
 

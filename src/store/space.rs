@@ -5,6 +5,7 @@
 //! is space again.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,6 +34,44 @@ pub(super) struct Space<P> {
 pub(super) fn free(path: &Path) -> io::Result<(u64, u64)> {
     let fs = rustix::fs::statvfs(path)?;
     Ok((fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
+}
+
+/// What a store's directory takes, and what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes of all its files, damaged stores that were moved aside included.
+    pub bytes: u64,
+    /// Bytes free on its file system.
+    pub free: u64,
+    /// Damaged stores that were moved aside and still lie there.
+    pub damaged: u64,
+}
+
+/// Measures the directory of a store.
+///
+/// # Errors
+/// Where the operating system does not say.
+pub(super) fn footprint(path: &Path) -> io::Result<Footprint> {
+    let mut damaged = 0;
+    for entry in path.read_dir()? {
+        let name = entry?.file_name();
+        damaged += u64::from(name.to_string_lossy().starts_with("store.damaged."));
+    }
+    Ok(Footprint { bytes: bytes(path)?, free: free(path)?.0, damaged })
+}
+
+/// Bytes on disk of all files below a directory; what vanishes meanwhile counts nothing.
+fn bytes(path: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in path.read_dir()?.flatten() {
+        let Ok(about) = entry.metadata() else { continue };
+        sum += match about.is_dir() {
+            true => bytes(&entry.path()).unwrap_or_default(),
+            // The engine's file has holes.
+            false => about.blocks() * 512,
+        };
+    }
+    Ok(sum)
 }
 
 impl<P: FnMut() -> io::Result<(u64, u64)>> Space<P> {
@@ -80,6 +119,25 @@ mod tests {
         assert!(!space.allows(1));
         free.set(500);
         assert!(space.allows(1));
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    fn a_footprint_is_of_all_files_and_tells_what_was_moved_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let empty = footprint(path).unwrap();
+        assert_eq!((empty.bytes, empty.damaged), (0, 0));
+        std::fs::create_dir_all(path.join("store/blobs")).unwrap();
+        std::fs::create_dir(path.join("store.damaged.1")).unwrap();
+        std::fs::write(path.join("store/db"), vec![1; 10_000]).unwrap();
+        std::fs::write(path.join("store/blobs/7"), vec![1; 10_000]).unwrap();
+        std::fs::write(path.join("store.damaged.1/db"), vec![1; 10_000]).unwrap();
+        let found = footprint(path).unwrap();
+        assert!((30_000..60_000).contains(&found.bytes), "{found:?}");
+        assert_eq!(found.damaged, 1);
+        assert!(found.free > 0);
+        assert!(footprint(&path.join("nowhere")).is_err());
     }
 
     #[test]

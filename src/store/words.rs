@@ -93,6 +93,8 @@ pub struct Attached {
     pub settled: bool,
     /// The segments in snapshot mode, as bits.
     pub snapshots: u64,
+    /// The longest segment that Graph answers for, in days ([`Edges::cut`]).
+    pub segment_days: i64,
 }
 
 /// One row of a series.

@@ -34,6 +34,7 @@ use super::{Attached, Wanted, attach};
 use crate::mirror::change::Seq;
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::position::WindowId;
+use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
 /// The most commits in one batch. 256 of them took 4 ms to be durable; more only wait longer.
@@ -61,6 +62,8 @@ pub(super) enum Job {
     },
     /// Move a window's edges.
     Move { window: WindowId, edges: Edges, at: Timestamp, reply: Reply<()> },
+    /// Cut a window into shorter segments.
+    Cut { window: WindowId, days: i64, at: Timestamp, reply: Reply<()> },
     /// One slice of dropping a window; answers the next step.
     Drop { window: WindowId, at: Timestamp, step: Step, reply: Reply<Option<Step>> },
     /// One slice of trimming; answers how many left and whether there may be more.
@@ -230,6 +233,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                             group.changed.insert(window);
                         }
                         self.last_seq = last_seq;
+                        self.count(outcome, commit.tally.resync);
                         (Ok(outcome), None)
                     }
                     Err(Refusal::Told(why)) => (Err(why), None),
@@ -240,21 +244,20 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             Job::Attach { wanted, leaving, at, reply } => {
                 let attached = self.attach(group, &wanted, &leaving, at);
+                for attached in attached.iter().flatten() {
+                    self.count(Outcome::default(), attached.resync);
+                }
                 settle(group, reply, attached)
             }
             Job::Move { window, edges, at, reply } => {
-                self.apply(group)?;
-                let mut draft = Draft::default();
-                let moved = attach::move_edges(&self.tree, window, edges, at, &mut draft);
-                group.draft.merge(draft);
-                match moved {
-                    Ok(None) => {
-                        group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
-                        Ok(())
-                    }
-                    moved => settle(group, reply, moved.map(|_| ())),
-                }?;
-                self.apply(group)
+                self.reset(group, window, ResyncReason::WindowMoved, reply, |tree, draft| {
+                    attach::move_edges(tree, window, edges, at, draft)
+                })
+            }
+            Job::Cut { window, days, at, reply } => {
+                self.reset(group, window, ResyncReason::SegmentTooLong, reply, |tree, draft| {
+                    attach::cut(tree, window, days, at, draft)
+                })
             }
             Job::Drop { window, at, step, reply } => {
                 self.apply(group)?;
@@ -263,6 +266,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let slice = removal::drop_slice(tree, window, at, step, last, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((seq, _)) = slice {
+                    self.shared.meter.changes.add("removed", seq - self.last_seq);
                     if seq > self.last_seq {
                         group.changed.insert(window);
                     }
@@ -288,6 +292,18 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 drop(reply);
                 Ok(())
             }
+        }
+    }
+
+    /// For the meter. What fails to become durable is counted too: then the store is over.
+    fn count(&self, outcome: Outcome, resync: Option<ResyncReason>) {
+        let meter = &self.shared.meter;
+        let Outcome { created, updated, removed, events: _ } = outcome;
+        for (word, n) in [("created", created), ("updated", updated), ("removed", removed)] {
+            meter.changes.add(word, n.into());
+        }
+        if let Some(reason) = resync {
+            meter.resyncs.add(reason.word(), 1);
         }
     }
 
@@ -326,6 +342,32 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.apply(group)?;
         }
         Ok(all)
+    }
+
+    /// Begins a window's rounds anew, in a batch of its own.
+    fn reset(
+        &mut self,
+        group: &mut Group,
+        window: WindowId,
+        reason: ResyncReason,
+        reply: Reply<()>,
+        plan: impl FnOnce(&Tree, &mut Draft) -> Result<Option<()>, Fault>,
+    ) -> Result<(), Fault> {
+        self.apply(group)?;
+        let mut draft = Draft::default();
+        let planned = plan(&self.tree, &mut draft);
+        group.draft.merge(draft);
+        match planned {
+            Ok(None) => {
+                group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
+                Ok(())
+            }
+            planned => {
+                self.count(Outcome::default(), Some(reason));
+                settle(group, reply, planned.map(|_| ()))
+            }
+        }?;
+        self.apply(group)
     }
 
     fn apply(&mut self, group: &mut Group) -> Result<(), Fault> {
@@ -409,7 +451,7 @@ fn refuse(job: Job, why: &StoreError) {
     match job {
         Job::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
         Job::Attach { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        Job::Move { reply, .. } | Job::Flush { reply } => {
+        Job::Move { reply, .. } | Job::Cut { reply, .. } | Job::Flush { reply } => {
             reply.send(Err(why)).ok().unwrap_or_default();
         }
         Job::Drop { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),

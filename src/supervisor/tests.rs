@@ -69,17 +69,22 @@ impl Ground {
             Duration::from_secs(100),
         )
         .unwrap();
+        // With a secret a sign-in is asked for, and never answered: rounds go on for ever.
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "s3cret").unwrap();
         let account = Account {
             name: "contoso".into(),
             tenant: "t".into(),
             client_id: "c".into(),
-            credential: Credential::SecretFile(directory.path().join("none")),
+            credential: Credential::SecretFile(secret),
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };
         let tokens = Tokens::new(account, transport, world.clone());
-        let mut supervisor =
-            Supervisor::new(Services { store, client, world }, Duration::from_secs(86_400));
+        let mut supervisor = Supervisor::new(
+            Services { store, client, world, meter: Arc::default() },
+            Duration::from_secs(86_400),
+        );
         let post = |name: &str| Post {
             identity: Identity {
                 account: "contoso".into(),
@@ -142,6 +147,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     let supervisor = &mut ground.supervisor;
     let id = *supervisor.names.keys().next().unwrap();
     let running = supervisor.names.remove(&id).unwrap();
+    running.task.abort();
     let stuck = supervisor.workers.spawn(async { Ok(Ended::Stuck) });
     supervisor.names.insert(stuck.id(), running);
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();

@@ -51,7 +51,7 @@ impl Worker {
 
     /// Notes when the segments that have just settled are due again.
     pub(super) fn rest(&mut self, window: &Window, begun: Instant, settled: u64) {
-        let segments = self.cell.vitals().edges.segments();
+        let segments = self.cell.vitals().segments();
         if segments.len() < 2 {
             if let Some(aside) = &mut self.aside {
                 aside.due.clear();
@@ -60,6 +60,10 @@ impl Worker {
         }
         let now = self.services.world.now();
         let due = &mut self.aside().due;
+        if due.len() != segments.len() {
+            // They were halved, or the edges moved: what was noted was of others.
+            due.clear();
+        }
         due.resize(segments.len(), begun);
         for (segment, due) in due.iter_mut().enumerate() {
             let interval = schedule::segment_interval(window.interval, &segments, segment, now);

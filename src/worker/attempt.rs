@@ -21,7 +21,7 @@ use crate::mirror::remedy::{Ailment, Remedy};
 use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round};
 use crate::mirror::series::{self, Listed, Row};
 use crate::mirror::status::{ResyncReason, State};
-use crate::mirror::window::{Edges, Window};
+use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
 use crate::store::StoreError;
 
@@ -152,20 +152,28 @@ impl<'a> Attempt<'a> {
     pub(super) async fn run(&mut self, asked: Option<Asked>, resting: u64) -> Result<(), Trouble> {
         let before = self.target.requests.load(Ordering::Relaxed);
         let moved = self.move_edges().await?;
-        let segments = self.cell.vitals().edges.segments();
-        let resting = if moved || asked.is_some() { 0 } else { resting };
+        let mut resting = if moved || asked.is_some() { 0 } else { resting };
         let reason = match asked {
             Some(Asked::Resync) => Some(ResyncReason::Requested),
             Some(Asked::AcceptRemovals) => Some(ResyncReason::Confirm),
             Some(Asked::Sync) | None => None,
         };
         if let Some(reason) = reason {
+            let segments = self.cell.vitals().segments();
             // All of them before the first request, so that none is forgotten if one fails.
             for (index, _) in (0..).zip(&segments) {
                 self.begin_resync(index, reason).await?;
             }
         }
-        self.segments(&segments, resting).await?;
+        while let Err(trouble) = self.segments(resting).await {
+            match trouble {
+                Trouble::Quarantine(error) if error.class() == Class::SegmentTooLong => {
+                    self.halve(error).await?;
+                    resting = 0;
+                }
+                trouble => return Err(trouble),
+            }
+        }
         self.done.requests = u32::try_from(self.target.requests.load(Ordering::Relaxed) - before)
             .unwrap_or(u32::MAX);
         if let Over::Stuck(ailment) = self.done.over {
@@ -175,6 +183,24 @@ impl<'a> Attempt<'a> {
             };
             return Err(Trouble::Stuck { ailment, fault, until: self.done.held_until });
         }
+        Ok(())
+    }
+
+    /// Graph does not answer for segments as long as these.
+    async fn halve(&mut self, error: GraphError) -> Result<(), Trouble> {
+        let (edges, days) = {
+            let vitals = self.cell.vitals();
+            (vitals.edges, vitals.segment_days())
+        };
+        let Some(days) = window::halve(edges, days) else {
+            return Err(Trouble::Quarantine(error));
+        };
+        let now = self.services.world.now();
+        self.services.store.cut(self.id, days, now).await?;
+        self.cell.vitals().cut(days);
+        note_resync(self.cell, now, ResyncReason::SegmentTooLong);
+        tracing::warn!(days, "segments are too long for graph, they are halved");
+        (self.done.over, self.retries) = (Over::Settled, 0);
         Ok(())
     }
 
@@ -338,6 +364,7 @@ impl<'a> Attempt<'a> {
         let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
         self.done.pages += 1;
         self.note_unreadable(link.is_none(), page.unreadable.len());
+        self.fault = None;
         for unreadable in &page.unreadable {
             tracing::warn!(
                 id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -470,7 +497,8 @@ impl<'a> Attempt<'a> {
         let mut pages = 0;
         let mut listed = Listed::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
-        for stretch in series::widen(edges, 1).segments() {
+        let longest = self.cell.vitals().segment_days();
+        for stretch in series::widen(edges, 1).cut(longest) {
             let mut next: Option<Link> = None;
             loop {
                 let fresh = self.retries > 0;

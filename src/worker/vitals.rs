@@ -51,11 +51,28 @@ pub(super) struct Vitals {
     pub(super) settled_once: bool,
     /// See [`WindowStatus::unreadable`].
     pub(super) unreadable: u32,
+    /// The trouble that the log was told of and that is not over.
+    pub(super) told: Option<State>,
     /// The segments in snapshot mode, as bits.
     snapshots: u64,
+    /// The longest segment that Graph answers for, in days: at most 1825.
+    segment_days: u16,
 }
 
 impl Vitals {
+    /// The window's segments, earliest first.
+    pub(super) fn segments(&self) -> Vec<Edges> {
+        self.edges.cut(self.segment_days())
+    }
+
+    pub(super) fn segment_days(&self) -> i64 {
+        self.segment_days.into()
+    }
+
+    pub(super) fn cut(&mut self, days: i64) {
+        self.segment_days = u16::try_from(days).unwrap_or(u16::MAX);
+    }
+
     /// Shows whether a segment is listed whole or followed.
     pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
         let bit = 1 << (segment & 63);
@@ -139,6 +156,17 @@ pub struct Brief {
     pub healthy: bool,
     /// Whether it has settled once since it began.
     pub settled_once: bool,
+    /// Events readers see.
+    pub events: u64,
+    /// Seconds since a round last succeeded, if one did.
+    pub stale_s: Option<f64>,
+}
+
+impl Vitals {
+    /// Seconds since the last success.
+    fn stale_s(&self, now: Timestamp) -> Option<f64> {
+        self.last_success.map(|at| now.duration_since(at).as_secs_f64().max(0.0))
+    }
 }
 
 impl Brief {
@@ -178,7 +206,9 @@ impl Cell {
                 last_error: None,
                 settled_once: attached.settled,
                 unreadable: 0,
+                told: None,
                 snapshots: attached.snapshots,
+                segment_days: u16::try_from(attached.segment_days).unwrap_or(u16::MAX),
             }),
             wake: Notify::new(),
             over: Notify::new(),
@@ -282,23 +312,23 @@ impl Cell {
         self.vitals().state
     }
 
-    /// As much as it takes to find and to order windows; costs next to nothing.
+    /// As much as it takes to find, to order and to count windows; costs next to nothing.
     pub fn brief(&self, now: Timestamp) -> Brief {
         let window = self.window();
         let vitals = self.vitals();
-        let stale = vitals.last_success.map(|at| now.duration_since(at).as_secs_f64());
-        let (state, settled_once) = (vitals.state, vitals.settled_once);
+        let Vitals { state, settled_once, events, .. } = *vitals;
+        let stale_s = vitals.stale_s(now);
         drop(vitals);
-        let fresh = stale.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
-        Brief { healthy: !state.is_trouble() && fresh, window, state, settled_once }
+        let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
+        let healthy = !state.is_trouble() && fresh;
+        Brief { window, state, healthy, settled_once, events, stale_s }
     }
 
     /// Everything readers are told.
     pub fn status(&self, now: Timestamp) -> WindowStatus {
         let window = self.window();
         let vitals = self.vitals();
-        let segments = vitals.edges.segments();
-        let stale = vitals.last_success.map(|at| now.duration_since(at).as_secs_f64().max(0.0));
+        let segments = vitals.segments();
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),
@@ -308,8 +338,9 @@ impl Cell {
             end: vitals.edges.end,
             state: vitals.state,
             events: vitals.events,
-            segments: (0..)
-                .zip(&segments)
+            segments: segments
+                .iter()
+                .enumerate()
                 .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
@@ -321,7 +352,7 @@ impl Cell {
                 .collect(),
             last_round: vitals.last_round.as_deref().cloned(),
             last_success: vitals.last_success,
-            stale_s: stale.map(|s| (s * 10.0).round() / 10.0),
+            stale_s: vitals.stale_s(now).map(|s| (s * 10.0).round() / 10.0),
             next_due: vitals.next_due,
             failures: vitals.failures,
             resyncs: vitals.resyncs,

@@ -438,12 +438,16 @@ async function large(rig, count) {
 }
 
 async function pictures(rig, name, day, directory) {
+  const [first, second] = (await rig.api("/v1/windows?q=room")).value.map((window) => window.name);
+  await rig.control("faults", { fault: "mailbox", how: "access_denied", mailbox: first });
+  await rig.control("faults", { fault: "throttled", retry_after: "30", mailbox: second });
+  await until("trouble", async () => (await rig.api("/v1/status")).windows.unhealthy >= 2, 20_000);
   for (const [form, options] of Object.entries(WHERE)) {
     const page = await open(rig, "", options);
     for (const view of ["fleet", "week", "month", "day", "health"]) {
-      await go(page, view === "fleet" ? "#/" : at(name, view, day));
+      await go(page, view === "fleet" ? "#/" : at(view === "health" ? second : name, view, day));
       await page.waitForSelector({ fleet: "table.fleet tbody tr", health: "#facts", month: "table.month" }[view] ?? ".grid");
-      await sleep(view === "health" ? 7000 : 600);
+      await sleep(800);
       await page.screenshot({ path: join(directory, `${view}-${form}.png`) });
     }
     await page.context().close();

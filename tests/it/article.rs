@@ -94,7 +94,7 @@ async fn start(
     )
     .unwrap();
     let mut supervisor = Supervisor::new(
-        Services { store: store.clone(), client, world: world.clone() },
+        Services { store: store.clone(), client, world: world.clone(), meter: Arc::default() },
         Duration::from_secs(86_400),
     );
     let post = Post {

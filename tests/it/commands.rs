@@ -225,3 +225,41 @@ async fn a_socket_is_meant_from_the_directory_of_the_file_by_clients_too() {
     assert_eq!(health.code, Some(0), "{health:?}");
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_goes_away_is_no_fault() {
+    use std::io::Read as _;
+    use std::process::Stdio;
+
+    let ground = Ground::new(86, &["alice"]).await;
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    for arguments in [
+        &["changes"][..],
+        &["changes", "--follow"],
+        &["events", "alice", "--from", "2026-10-01", "--to", "2027-02-01"],
+        &["status", "--watch"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let (stdout, theirs) = std::io::pipe().unwrap();
+        let mut command = ground.command();
+        command.args(arguments).stdout(theirs).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // The command holds the writing end too, until it goes.
+        drop(command);
+        // Some of the answer, and no more: `| head -1`.
+        let mut stdout = stdout;
+        assert!(stdout.read(&mut [0; 16]).unwrap() > 0, "{arguments:?}");
+        drop(stdout);
+        if arguments.contains(&"--follow") {
+            // It notices when it has something to say.
+            ground.simulator.step();
+        }
+        let code = crate::process::eventually("it ends", async || child.try_wait().unwrap()).await;
+        let mut err = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        assert_eq!((code.code(), &*err), (Some(0), ""), "{arguments:?}");
+    }
+    daemon.stop().await;
+}

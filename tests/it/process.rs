@@ -214,6 +214,10 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it did.
     pub(crate) fn over(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::graph::{Account, Budgets, Client, Credential, Tokens, Transport};
+use calmirror::metrics::{Meters, ReaderMeter};
 use calmirror::mirror::status::{State, WindowStatus};
 use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Identity, Window};
 use calmirror::store::{Options, Store};
@@ -48,6 +49,7 @@ pub(crate) fn window(mailbox: &str) -> Window {
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
     pub(crate) store: Store,
+    pub(crate) meters: Meters,
     world: World,
     stop: oneshot::Sender<()>,
     watching: JoinHandle<()>,
@@ -78,7 +80,14 @@ impl Rig {
             scope: "http://127.0.0.1:1/.default".into(),
         };
         let tokens = Tokens::new(account, transport, world.clone());
-        let services = Services { store: store.clone(), client, world: world.clone() };
+        let meters = Meters {
+            graph: client.meter(),
+            store: store.meter(),
+            rounds: Arc::default(),
+            readers: ReaderMeter::default(),
+        };
+        let meter = meters.rounds.clone();
+        let services = Services { store: store.clone(), client, world: world.clone(), meter };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
         let posts = windows
             .into_iter()
@@ -103,7 +112,7 @@ impl Rig {
             assert!(supervisor.drain(Duration::from_secs(30)).await, "drained in time");
             closing.close().await.unwrap();
         });
-        Self { fleet, store, world: world.clone(), stop, watching }
+        Self { fleet, store, meters, world: world.clone(), stop, watching }
     }
 
     /// Drains and closes, as SIGTERM does.

@@ -510,3 +510,44 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
         scene.rig.stop().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
+    let mut scene = Scene::ordinary(11).await;
+    for _ in 0..5 {
+        scene.simulator.step();
+    }
+    scene.round().await;
+    let before = scene.mirror().await;
+    let seq = scene.seq();
+    // 123 days are followed; Graph changes its mind when the link dies.
+    let behaviour = Behaviour { max_days: 40, ..scene.simulator.behaviour() };
+    scene.simulator.set_behaviour(behaviour);
+    scene.simulator.kill_tokens(None);
+    // Not every half can be had at once.
+    scene.simulator.plan(Planned::always(Fault::InternalError).path("2026-11-01"));
+    let status = scene.round().await;
+    assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SegmentTooLong);
+    assert_eq!(status.segments.len(), 4);
+    let days = |s: &calmirror::mirror::status::SegmentStatus| {
+        s.end.duration_since(s.start).as_hours() / 24
+    };
+    assert_eq!(status.segments.iter().map(days).collect::<Vec<_>>(), [31, 31, 31, 30]);
+    assert_eq!(status.state, State::BackingOff);
+    assert_same("the old rows stay", &scene.mirror().await, &before);
+    scene = scene.restarted().await;
+    assert_eq!(scene.status().segments.len(), 4, "remembered");
+    assert_eq!(scene.round().await.state, State::BackingOff);
+    assert_same("also over a restart", &scene.mirror().await, &before);
+    scene.simulator.clear_faults();
+    let status = scene.rig.settle(MAILBOX, 5).await;
+    scene.assert_exact("halved").await;
+    assert_eq!(scene.seq(), seq, "a quiet resync");
+    assert_eq!(status.resyncs, 3, "the dead link, and two halvings");
+    for _ in 0..30 {
+        scene.simulator.step();
+    }
+    scene.rig.settle(MAILBOX, 5).await;
+    scene.assert_exact("followed in halves").await;
+    scene.rig.stop().await;
+}

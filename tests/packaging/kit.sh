@@ -127,8 +127,64 @@ boot() {
         skip "the systemd in the container does not come up: $(tail -n 1 "$SCRATCH/boot.log")"
 }
 
+# halt: ends what `boot` began.
+halt() {
+    run systemctl --no-block halt || true
+    gone() { [ ! -e "/proc/$inside" ]; }
+    eventually 15 gone || kill -KILL "$inside" || true
+}
+
 # run COMMAND...: inside the booted tree.
 run() { nsenter -t "$inside" -a -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"; }
 
 # property UNIT NAME: its value.
 property() { run systemctl show --property="$2" --value "$1"; }
+
+# A unit with a simulated Graph, always the same organisation, in which nothing happens.
+graph_unit() {
+    cat <<'U'
+[Service]
+ExecStart=/usr/bin/calmirror simulate --people 4 --rooms 1 --mutate-every 0s
+[Install]
+WantedBy=multi-user.target
+U
+}
+
+# Its mailboxes. Needs $program.
+mailboxes() {
+    if [ ! -s "$SCRATCH/mailboxes" ]; then
+        "$program" simulate --listen 127.0.0.1:0 --people 4 --rooms 1 --mutate-every 0s \
+            >"$SCRATCH/banner" 2>/dev/null &
+        local pid=$!
+        eventually 20 grep -q mailbox "$SCRATCH/banner" || true
+        sleep 0.2
+        kill "$pid"
+        sed -n 's/^mailbox = "\(.*\)"$/\1/p' "$SCRATCH/banner" >"$SCRATCH/mailboxes"
+    fi
+    cat "$SCRATCH/mailboxes"
+}
+
+# configuration SECRET-FILE [LINES]: one that mirrors it, with more at its end.
+configuration() {
+    cat <<C
+[graph]
+base_url = "http://127.0.0.1:8081/v1.0"
+login_url = "http://127.0.0.1:8081"
+[defaults]
+interval = "1s"
+[account.contoso]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "$1"
+C
+    for mailbox in $(mailboxes); do
+        printf '[[window]]\naccount = "contoso"\nmailbox = "%s"\n' "$mailbox"
+    done
+    printf '%s\n' "${2:-}"
+}
+
+# How many enumerations the simulated Graph in the booted tree has been asked to begin.
+enumerations() {
+    nsenter -t "$inside" -n curl -fsS http://127.0.0.1:8081/control/statistics |
+        sed 's/.*"total":{\([^}]*\).*/\1/; s/.*"enumerations":\([0-9]*\).*/\1/'
+}

@@ -32,12 +32,7 @@ prepare() {
     install -m 755 "$program" "$tree/usr/bin/calmirror"
     install -m 644 systemd/calmirror.service "$tree/etc/systemd/system/"
     mkdir -p "$tree/etc/calmirror" "$tree/etc/systemd/system/calmirror.service.d"
-    cat >"$tree/etc/systemd/system/graph.service" <<'U'
-[Service]
-ExecStart=/usr/bin/calmirror simulate --people 4 --rooms 1 --mutate-every 0s
-[Install]
-WantedBy=multi-user.target
-U
+    graph_unit >"$tree/etc/systemd/system/graph.service"
     # The test waits for the watchdog, and has no network to wait for.
     cat >"$tree/etc/systemd/system/calmirror.service.d/test.conf" <<'U'
 [Unit]
@@ -60,37 +55,8 @@ U
 
 # configure [LINES]: a good configuration, with more at its end.
 configure() {
-    {
-        cat <<'C'
-[graph]
-base_url = "http://127.0.0.1:8081/v1.0"
-login_url = "http://127.0.0.1:8081"
-[defaults]
-interval = "1s"
-[account.contoso]
-tenant = "00000000-0000-0000-0000-000000000000"
-client_id = "11111111-1111-1111-1111-111111111111"
-client_secret_file = "/run/credentials/calmirror.service/graph.secret"
-C
-        for mailbox in $(mailboxes); do
-            printf '[[window]]\naccount = "contoso"\nmailbox = "%s"\n' "$mailbox"
-        done
-        printf '%s\n' "${1:-}"
-    } >"$tree/etc/calmirror/calmirror.toml"
-}
-
-# The simulated organisation is the same each time.
-mailboxes() {
-    [ -s "$SCRATCH/mailboxes" ] || {
-        "$program" simulate --listen 127.0.0.1:0 --people 4 --rooms 1 --mutate-every 0s \
-            >"$SCRATCH/banner" 2>/dev/null &
-        local pid=$!
-        eventually 20 grep -q mailbox "$SCRATCH/banner" || true
-        sleep 0.2
-        kill "$pid"
-        sed -n 's/^mailbox = "\(.*\)"$/\1/p' "$SCRATCH/banner" >"$SCRATCH/mailboxes"
-    }
-    cat "$SCRATCH/mailboxes"
+    configuration /run/credentials/calmirror.service/graph.secret "${1:-}" \
+        >"$tree/etc/calmirror/calmirror.toml"
 }
 
 active() { [ "$(property calmirror ActiveState)" = active ]; }
@@ -100,11 +66,6 @@ main_pid() { property calmirror MainPID; }
 restarts() { property calmirror NRestarts; }
 # Whether it was restarted more often than $1 and serves again.
 restarted() { [ "$(restarts)" -gt "$1" ] && active && healthy; }
-# How many enumerations Graph has been asked to begin.
-enumerations() {
-    nsenter -t "$inside" -n curl -fsS http://127.0.0.1:8081/control/statistics |
-        sed 's/.*"total":{\([^}]*\).*/\1/; s/.*"enumerations":\([0-9]*\).*/\1/'
-}
 journal() { run journalctl -u calmirror -o cat --no-pager; }
 
 for suite in "${suites[@]}"; do
@@ -148,6 +109,32 @@ for suite in "${suites[@]}"; do
     [ "$(run stat -c %a /var/lib/private/calmirror)" = 700 ] || fail "$version: mode of the store"
     proved "$version: sandbox: user $owner, no capabilities, system calls filtered, nothing writable but its own"
 
+    pid=$(main_pid) before=$(enumerations)
+    configure 'interval = "2s"'
+    begun=$(now_ms)
+    run systemctl reload calmirror || fail "$version: reload"
+    took=$(since "$begun")
+    below "$took" 1 || fail "$version: reload took $took s"
+    [ "$(main_pid)" = "$pid" ] || fail "$version: reload keeps the process"
+    run calmirror status room-aurora@contoso.example --json | grep -q '"interval_s":2.0' ||
+        fail "$version: the new interval is in force"
+    [ "$(enumerations)" = "$before" ] || fail "$version: a reload of an interval made it enumerate"
+    proved "$version: systemctl reload in $took s, same process: $(journal | grep 'reloaded' | tail -n 1)"
+
+    configure 'intervall = "1m"'
+    if [ "$version" -lt 253 ]; then
+        if run systemctl reload calmirror 2>/dev/null; then fail "$version: a refused reload fails"; fi
+    else
+        run systemctl reload calmirror || fail "$version: a refused reload is over"
+    fi
+    active && healthy >/dev/null && [ "$(main_pid)" = "$pid" ] || fail "$version: a refused reload changes nothing"
+    run systemctl status calmirror | grep -q 'Status: "reload refused at .*intervall: unknown key' ||
+        fail "$version: systemctl status shows why: $(property calmirror StatusText)"
+    proved "$version: refused reload, all goes on; systemctl status says: $(property calmirror StatusText)"
+    configure
+    run systemctl reload calmirror || fail "$version: reload after a refused one"
+    eventually 15 status_says '^5 windows' || fail "$version: the refusal is forgotten: $(property calmirror StatusText)"
+
     before=$(enumerations) count=$(restarts) begun=$(now_ms)
     run kill -KILL "$(main_pid)"
     eventually 20 restarted "$count" || fail "$version: restarts after kill -9"
@@ -190,6 +177,5 @@ for suite in "${suites[@]}"; do
     [ "$(property calmirror ExecMainStatus)" = 78 ] || fail "$version: exit code of a bad configuration"
     [ "$(property calmirror ActiveState)" = failed ] || fail "$version: a bad configuration is not tried again"
     proved "$version: a bad configuration fails once: $(journal | grep -o 'calmirror.toml:[0-9]*: .*' | tail -n 1)"
-    run systemctl --no-block poweroff
-    eventually 20 eval '! kill -0 $inside 2>/dev/null'
+    halt
 done

@@ -108,6 +108,8 @@ fn brief(status: &WindowStatus) -> Brief {
         state: status.state,
         healthy: status.is_healthy(),
         settled_once: status.settled_once,
+        events: status.events,
+        stale_s: status.stale_s,
     }
 }
 
@@ -232,6 +234,7 @@ impl Fixture {
                 started: at("2026-11-21T11:00:00Z"),
             }),
             settings: self.settings.clone(),
+            meters: crate::metrics::Meters::default(),
             stopping: self.stopping.subscribe(),
             reloads: crate::supervisor::reload::channel().0,
         }

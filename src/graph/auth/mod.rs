@@ -81,6 +81,8 @@ struct Held {
     failure: Option<Failure>,
     /// Passing faults since the last grant.
     faults: u32,
+    /// Whether the log was told that there is no token, and if so whether a person is needed.
+    told: Option<bool>,
     /// When the first of the forced renewals that count was asked for, and how many were.
     forced: Option<(Instant, u32)>,
 }
@@ -194,6 +196,10 @@ impl Tokens {
         }
         // Not remembered as a failure: whom Graph lets in with this token is not concerned.
         let fault = self.fault("graph refuses every token it is shown");
+        if count == MOST_FORCED + 1 {
+            let (account, reason) = (&self.name, &fault.message);
+            tracing::error!(%account, %reason, "sign-in failed");
+        }
         let retry_after = Some(FORCED_WITHIN.saturating_sub(now - since));
         Err(GraphError::Token(TokenFault { needs_person: true, retry_after, ..fault }))
     }
@@ -274,6 +280,9 @@ impl Tokens {
                 held.token = Some(Live { token: token.clone(), renew_at, ends_at, stamp });
                 held.failure = None;
                 held.faults = 0;
+                if held.told.take().is_some() {
+                    tracing::info!(account = %self.name, "sign-in works again");
+                }
                 Ok(token)
             }
             Err(mut fault) => {
@@ -289,10 +298,16 @@ impl Tokens {
                 };
                 fault.retry_after = Some(kept);
                 let failure = Failure { fault: fault.clone(), until: Instant::now() + kept, stamp };
-                if fault.needs_person {
-                    tracing::error!(account = %self.name, reason = %fault.message, "sign-in failed");
-                } else {
-                    tracing::warn!(account = %self.name, reason = %fault.message, "no token now");
+                let (account, reason) = (&self.name, &fault.message);
+                // Once, not at each attempt.
+                match held.told.replace(fault.needs_person) {
+                    told if told == Some(fault.needs_person) => {
+                        tracing::debug!(%account, %reason, "still no token");
+                    }
+                    _ if fault.needs_person => {
+                        tracing::error!(%account, %reason, "sign-in failed");
+                    }
+                    _ => tracing::warn!(%account, %reason, "no token now"),
                 }
                 held.failure = Some(failure);
                 Err(GraphError::Token(fault))
@@ -380,7 +395,14 @@ impl Tokens {
 
 impl Held {
     fn new(account: Account) -> Self {
-        Self { account: Arc::new(account), token: None, failure: None, faults: 0, forced: None }
+        Self {
+            account: Arc::new(account),
+            token: None,
+            failure: None,
+            faults: 0,
+            told: None,
+            forced: None,
+        }
     }
 }
 

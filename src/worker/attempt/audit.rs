@@ -76,7 +76,7 @@ impl Attempt<'_> {
         &mut self,
         suspects: &mut Suspects,
     ) -> Result<Audited, Trouble> {
-        let segments = self.cell.vitals().edges.segments();
+        let segments = self.cell.vitals().segments();
         let (mut met, mut confirmed) = (Suspects::default(), Vec::new());
         for (segment, edges) in (0..).zip(&segments) {
             if edges.is_empty() || !self.is_followed(segment).await? {
@@ -178,7 +178,6 @@ impl Attempt<'_> {
     }
 
     /// A page of a plain listing: events by hash, whether some had not even an id, and the next.
-    #[expect(clippy::type_complexity, reason = "three answers of one private question")]
     async fn list(
         &mut self,
         edges: Edges,
@@ -220,7 +219,7 @@ impl Attempt<'_> {
         let (series, singles) = (repair.series.len(), repair.singles.len());
         if series + singles >= MANY {
             tracing::warn!(differences, "drift audit found much: enumerating again");
-            let segments = self.cell.vitals().edges.segments().len();
+            let segments = self.cell.vitals().segments().len();
             for segment in (0..).take(segments) {
                 self.begin_resync(segment, ResyncReason::Drift).await?;
             }

@@ -56,16 +56,13 @@ struct Parked {
 impl Attempt<'_> {
     /// A round of each segment that is not `resting` (as bits), and of those too where another one
     /// has something to remove.
-    pub(super) async fn segments(
-        &mut self,
-        segments: &[Edges],
-        resting: u64,
-    ) -> Result<(), Trouble> {
-        if let [edges] = segments {
+    pub(super) async fn segments(&mut self, resting: u64) -> Result<(), Trouble> {
+        let segments = self.cell.vitals().segments();
+        if let [edges] = &segments[..] {
             return self.only(*edges).await;
         }
         let mut turns = Turns { now: 0, begun: vec![0; segments.len()], parked: VecDeque::new() };
-        for (segment, edges) in (0..).zip(segments) {
+        for (segment, edges) in (0..).zip(&segments) {
             if resting & 1 << segment == 0 {
                 self.first(segment, *edges, &mut turns).await?;
             }
@@ -77,7 +74,7 @@ impl Attempt<'_> {
                 self.done.over = self.done.over.max(Over::Incomplete);
                 break;
             }
-            for (other, edges) in (0..).zip(segments) {
+            for (other, edges) in (0..).zip(&segments) {
                 if other != segment && turns.began(other) < turn {
                     self.first(other, *edges, &mut turns).await?;
                 }

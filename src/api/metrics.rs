@@ -1,0 +1,408 @@
+//! `GET /metrics`: what all rooms have counted, and the fleet at a glance, as Prometheus text.
+//!
+//! The same series are there from the first scrape on, whatever has happened and however many
+//! windows there are: no label has a value that comes from outside. Gauges of the fleet are
+//! counted when they are asked for, so that nothing is kept per window. The list for people, with
+//! what to watch, is `docs/monitoring/README.md`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::problem::Problem;
+use super::query::Parameters;
+use super::{About, Access};
+use crate::metrics::{Meters, Seconds, Tally};
+use crate::mirror::change::Seq;
+use crate::mirror::status::State as WindowState;
+use crate::platform::resources::{Resources, resources};
+use crate::store::Footprint;
+use crate::supervisor::reload::{Ending, LastReload, ReloadCounts};
+use crate::worker::Brief;
+
+/// The text form that everything reads.
+const KIND: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// Upper ends of the staleness histogram, seconds: from the shortest interval to a lost week.
+const STALE: [f64; 11] =
+    [10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
+
+/// `GET /metrics`.
+pub(super) async fn read(
+    State(access): State<Arc<Access>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    Parameters::parse(query.as_deref(), &[])?;
+    let seq = *access.store.durable().borrow();
+    // An operating system that does not say is no reason to say nothing else.
+    let footprint = access.store.footprint().await.ok();
+    let scrape = Scrape {
+        fleet: Survey::of(&access.fleet.briefs()),
+        meters: access.meters.clone(),
+        about: access.about.clone(),
+        reloads: access.reloads.counts(),
+        reloaded: access.reloads.last(),
+        queue: access.store.queue(),
+        seq,
+        footprint,
+        resources: resources(),
+    };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    // A String takes every character.
+    encode_registry(&mut text, &registry).ok();
+    Ok(([(header::CONTENT_TYPE, KIND)], text).into_response())
+}
+
+/// The fleet, counted.
+#[derive(Debug, Default)]
+struct Survey {
+    states: [u64; WindowState::ALL.len()],
+    unhealthy: u64,
+    unsettled: u64,
+    events: u64,
+    stale_max: f64,
+    stale_sum: f64,
+    stale_count: u64,
+    /// By the ends of [`STALE`], and what is beyond.
+    stale: [u64; STALE.len() + 1],
+}
+
+impl Survey {
+    fn of(windows: &[Brief]) -> Self {
+        let mut survey = Self::default();
+        for window in windows {
+            for (count, state) in survey.states.iter_mut().zip(WindowState::ALL) {
+                *count += u64::from(state == window.state);
+            }
+            survey.unhealthy += u64::from(!window.healthy);
+            survey.unsettled += u64::from(!window.settled_once);
+            survey.events += window.events;
+            let Some(stale) = window.stale_s else { continue };
+            survey.stale_max = survey.stale_max.max(stale);
+            survey.stale_sum += stale;
+            survey.stale_count += 1;
+            survey.stale[STALE.partition_point(|end| *end < stale)] += 1;
+        }
+        survey
+    }
+
+    fn buckets(&self) -> Vec<(f64, u64)> {
+        let ends = STALE.into_iter().chain(std::iter::once(f64::INFINITY));
+        ends.zip(self.stale).collect()
+    }
+}
+
+/// Everything of one moment.
+#[derive(Debug)]
+struct Scrape {
+    fleet: Survey,
+    meters: Meters,
+    about: Arc<About>,
+    reloads: ReloadCounts,
+    reloaded: Option<LastReload>,
+    queue: usize,
+    seq: Seq,
+    footprint: Option<Footprint>,
+    resources: Resources,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut page = Page(encoder);
+        self.windows(&mut page)?;
+        self.rounds(&mut page)?;
+        self.graph(&mut page)?;
+        self.store(&mut page)?;
+        self.reloads(&mut page)?;
+        self.process(&mut page)
+    }
+}
+
+impl Scrape {
+    fn windows(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+        let fleet = &self.fleet;
+        let states = WindowState::ALL.map(WindowState::word).into_iter().zip(fleet.states);
+        page.gauges("calmirror_windows", "Windows by state", "state", states)?;
+        page.gauge(
+            "calmirror_windows_unhealthy",
+            "Windows in trouble, or without success for more than three intervals",
+            fleet.unhealthy,
+        )?;
+        page.gauge(
+            "calmirror_windows_unsettled",
+            "Windows whose first enumeration is not over",
+            fleet.unsettled,
+        )?;
+        page.gauge("calmirror_events", "Events that readers see", fleet.events)?;
+        page.gauge(
+            "calmirror_window_staleness_max_seconds",
+            "Longest time since a window's last success; windows without any success not counted",
+            fleet.stale_max,
+        )?;
+        page.0
+            .encode_descriptor(
+                "calmirror_window_staleness_seconds",
+                "Windows by time since their last success, now (not cumulative: do not use rate)",
+                None,
+                MetricType::Histogram,
+            )?
+            .encode_histogram::<NoLabelSet>(
+                fleet.stale_sum,
+                fleet.stale_count,
+                &fleet.buckets(),
+                None,
+            )
+    }
+
+    fn rounds(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+        let meter = &self.meters.rounds;
+        page.tally("calmirror_rounds_total", "Rounds by outcome", "outcome", &meter.rounds)?;
+        page.seconds("calmirror_round_seconds", "Duration of rounds", &meter.took)?;
+        page.seconds(
+            "calmirror_round_lateness_seconds",
+            "How long after it was due a round began",
+            &meter.late,
+        )?;
+        page.counter(
+            "calmirror_worker_restarts_total",
+            "Workers that panicked or hung and were started again",
+            &meter.restarts,
+        )
+    }
+
+    fn graph(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+        let meter = &self.meters.graph;
+        page.tally(
+            "calmirror_graph_requests_total",
+            "Requests to Graph by HTTP status of the answer; none: no answer",
+            "status",
+            &meter.requests,
+        )?;
+        page.seconds(
+            "calmirror_graph_request_seconds",
+            "From sending a request to Graph to the end of its answer",
+            &meter.took,
+        )?;
+        page.seconds(
+            "calmirror_graph_wait_seconds",
+            "How long a request waited for its mailbox's pause and the budgets before it was sent",
+            &meter.waited,
+        )?;
+        page.gauge(
+            "calmirror_graph_requests_in_flight",
+            "Requests to Graph that are not answered yet",
+            meter.in_flight.now(),
+        )?;
+        page.counter(
+            "calmirror_throttle_pauses_total",
+            "Answers of Graph that made a mailbox pause",
+            &meter.pauses,
+        )?;
+        page.value(
+            "calmirror_throttle_pause_seconds_total",
+            "How long mailboxes were made to pause, all together",
+            MetricType::Counter,
+            seconds(meter.paused_ms.load(Ordering::Relaxed)),
+        )
+    }
+
+    fn store(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+        let (meter, readers) = (&self.meters.store, &self.meters.readers);
+        page.tally("calmirror_changes_total", "Changes in the feed", "change", &meter.changes)?;
+        page.gauge("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
+        page.tally(
+            "calmirror_resyncs_total",
+            "Resyncs begun, by reason",
+            "reason",
+            &meter.resyncs,
+        )?;
+        page.seconds(
+            "calmirror_store_commit_seconds",
+            "From handing a commit to the writer to its being durable",
+            &meter.commits,
+        )?;
+        page.gauge(
+            "calmirror_store_queue_jobs",
+            "Jobs that wait for the writer",
+            self.queue as u64,
+        )?;
+        if let Some(Footprint { bytes, free, damaged }) = self.footprint {
+            page.gauge(
+                "calmirror_store_size_bytes",
+                "What the store's directory takes on disk",
+                bytes,
+            )?;
+            page.gauge(
+                "calmirror_store_free_bytes",
+                "What is free on the store's file system",
+                free,
+            )?;
+            page.gauge(
+                "calmirror_store_damaged",
+                "Damaged stores that were moved aside and still lie in the store's directory",
+                damaged,
+            )?;
+        }
+        let kinds = [("stream", readers.streams.now()), ("wait", readers.waiting.now())];
+        page.gauges("calmirror_feed_readers", "Readers that wait for changes", "kind", kinds)
+    }
+
+    fn reloads(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+        let ReloadCounts { applied, refused, failed } = self.reloads;
+        page.family(
+            "calmirror_reloads_total",
+            "Reloads of the configuration by outcome",
+            MetricType::Counter,
+            "outcome",
+            [("applied", applied), ("refused", refused), ("failed", failed)],
+        )?;
+        // What runs was read when the daemon started, if not later.
+        let last = self.reloaded.as_ref();
+        page.gauge(
+            "calmirror_reload_last_success",
+            "Whether the last reload was applied; 1 before the first",
+            u64::from(last.is_none_or(|last| last.outcome == Ending::Applied)),
+        )?;
+        page.gauge(
+            "calmirror_reload_last_timestamp_seconds",
+            "When the last reload ended, or the daemon started, in seconds since 1970",
+            last.map_or(self.about.started, |last| last.at).as_duration().as_secs_f64(),
+        )
+    }
+
+    fn process(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+        let About { version, commit, target, started } = &*self.about;
+        let labels = [("version", &**version), ("commit", &**commit), ("target", &**target)];
+        page.0
+            .encode_descriptor(
+                "calmirror_build_info",
+                "What is running; always 1",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_family(&labels)?
+            .encode_gauge(&1_u64)?;
+        page.gauge(
+            "process_start_time_seconds",
+            "When the daemon started, in seconds since 1970",
+            started.as_duration().as_secs_f64(),
+        )?;
+        let Resources { resident, cpu_s, descriptors, most_descriptors } = self.resources;
+        if let Some(cpu_s) = cpu_s {
+            page.value(
+                "process_cpu_seconds_total",
+                "User and system processor time",
+                MetricType::Counter,
+                cpu_s,
+            )?;
+        }
+        for (name, help, value) in [
+            ("process_resident_memory_bytes", "Resident memory", resident),
+            ("process_open_fds", "Open file descriptors", descriptors),
+            ("process_max_fds", "Open file descriptors at most", most_descriptors),
+        ] {
+            if let Some(value) = value {
+                page.gauge(name, help, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// Where metrics are written to.
+///
+/// The library writes OpenMetrics, which leaves `_total` out of a counter's family; the older
+/// text form, which everything reads, wants it there. So counters are written under their full
+/// name and as the library writes gauges, which adds nothing to it.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn value(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        value: impl EncodeGaugeValue,
+    ) -> Result<(), std::fmt::Error> {
+        self.0.encode_descriptor(name, help, None, kind)?.encode_gauge(&value)
+    }
+
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        value: impl EncodeGaugeValue,
+    ) -> Result<(), std::fmt::Error> {
+        self.value(name, help, MetricType::Gauge, value)
+    }
+
+    fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        count: &AtomicU64,
+    ) -> Result<(), std::fmt::Error> {
+        self.value(name, help, MetricType::Counter, count.load(Ordering::Relaxed))
+    }
+
+    fn tally(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        tally: &Tally,
+    ) -> Result<(), std::fmt::Error> {
+        self.family(name, help, MetricType::Counter, label, tally.counts())
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'static str, u64)>,
+    ) -> Result<(), std::fmt::Error> {
+        self.family(name, help, MetricType::Gauge, label, values)
+    }
+
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        label: &str,
+        values: impl IntoIterator<Item = (&'static str, u64)>,
+    ) -> Result<(), std::fmt::Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
+        for (word, value) in values {
+            metric.encode_family(&[(label, word)])?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn seconds(
+        &mut self,
+        name: &str,
+        help: &str,
+        seconds: &Seconds,
+    ) -> Result<(), std::fmt::Error> {
+        let metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        seconds.0.encode(metric)
+    }
+}

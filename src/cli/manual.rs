@@ -1,0 +1,152 @@
+//! `completions` and `man`: the command line told to shells and to `man`, made from the same form
+//! that reads it.
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::{Command, CommandFactory as _};
+use clap_mangen::Man;
+
+use super::arguments::{Arguments, CompletionsArgs, ManArgs};
+use super::exit::{DONE, FAILED, Failure};
+
+const FILES: &str = r#".SH FILES
+.TP
+/etc/calmirror/calmirror.toml
+The configuration, and every key's reference: the installed example names and explains each of them.
+.TP
+/etc/calmirror/conf.d/*.toml
+More of it, in the order of their names.
+.TP
+/var/lib/calmirror
+The store.
+.TP
+/run/calmirror/api.sock
+The API.
+.SH ENVIRONMENT
+.TP
+CALMIRROR_CONFIG, CALMIRROR_API
+As \-\-config and \-\-api.
+.TP
+CALMIRROR_TOKEN
+The token for the API over TCP.
+.TP
+CALMIRROR__SECTION__KEY
+A key of the configuration, over all files: CALMIRROR__DEFAULTS__INTERVAL=1m.
+.TP
+NO_COLOR
+No colours, whatever the terminal.
+.SH SIGNALS
+SIGTERM and SIGINT end the daemon in good order, a second one at once. SIGHUP reloads the configuration.
+"#;
+
+/// Prints the completions for a shell.
+pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    // Not straight to the output: the generator panics where nobody reads on.
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut Arguments::command(), "calmirror", &mut text);
+    out.write_all(&text)?;
+    out.flush()?;
+    Ok(DONE)
+}
+
+/// Prints the manual page, or writes one for each command.
+pub(super) fn man(args: &ManArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let Some(directory) = &args.directory else {
+        out.write_all(&main_page()?)?;
+        out.flush()?;
+        return Ok(DONE);
+    };
+    let write = |name: &str, page: &[u8]| {
+        let file = directory.join(format!("{name}.1"));
+        std::fs::write(&file, page).map_err(|error| cannot(&file, &error))
+    };
+    std::fs::create_dir_all(directory).map_err(|error| cannot(directory, &error))?;
+    write("calmirror", &main_page()?)?;
+    let mut command = Arguments::command();
+    command.build();
+    for command in command.get_subcommands().filter(|command| listed(command)) {
+        let name = format!("calmirror-{}", command.get_name());
+        write(&name, &page(command.clone())?)?;
+    }
+    Ok(DONE)
+}
+
+/// Everything on one page but the options of the commands.
+fn main_page() -> Result<Vec<u8>, Failure> {
+    let mut text = page(Arguments::command())?;
+    text.extend_from_slice(FILES.as_bytes());
+    Ok(text)
+}
+
+fn page(command: Command) -> Result<Vec<u8>, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let command = command.disable_help_subcommand(true);
+    let commands = command.has_subcommands();
+    let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let man = Man::new(command).source(format!("calmirror {version}")).manual("calmirror");
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    if commands {
+        man.render_subcommands_section(&mut text)?;
+    }
+    if let Some((_, examples)) = examples.split_once(":\n") {
+        // As it stands, line by line.
+        writeln!(text, ".SH EXAMPLES\n.nf\n{}\n.fi", literal(examples))?;
+    }
+    Ok(text)
+}
+
+/// Text in which `man` finds nothing to interpret.
+fn literal(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-").replace("\n.", "\n\\&.").replace("\n'", "\n\\&'")
+}
+
+/// Hidden commands are for packagers, and help has no page.
+fn listed(command: &Command) -> bool {
+    !command.is_hide_set() && command.get_name() != "help"
+}
+
+fn cannot(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(FAILED, format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use clap::ValueEnum as _;
+
+    #[test]
+    fn every_command_has_its_page_and_the_main_one_lists_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let args = ManArgs { directory: Some(directory.path().join("man1")) };
+        assert_eq!(man(&args, &mut Vec::new()), Ok(DONE));
+        let main = std::fs::read_to_string(directory.path().join("man1/calmirror.1")).unwrap();
+        for command in Arguments::command().get_subcommands() {
+            let page = format!("man1/calmirror-{}.1", command.get_name());
+            let there = directory.path().join(page).exists();
+            assert_eq!(there, listed(command), "{}", command.get_name());
+            let told = main.contains(&format!("calmirror\\-{}(1)", command.get_name()));
+            assert_eq!(told, listed(command), "{}", command.get_name());
+        }
+        assert!(main.contains("/etc/calmirror/calmirror.toml"));
+        assert!(main.contains("calmirror changes \\-\\-follow"), "examples stand as they are");
+    }
+
+    #[test]
+    fn every_shell_is_told_every_command() {
+        for shell in clap_complete::Shell::value_variants() {
+            let mut text = Vec::new();
+            completions(&CompletionsArgs { shell: *shell }, &mut text).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            for command in Arguments::command().get_subcommands().filter(|one| listed(one)) {
+                assert!(text.contains(command.get_name()), "{shell}: {}", command.get_name());
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What the rooms count, as values they are handed or hand out: there is no global registry.
+//!
+//! Each room fills in its own meter; `api/metrics.rs` shows them all at `/metrics`. What a meter
+//! counts by is a closed set of words, each shown from the beginning and in a fixed order, so that
+//! the number of series never depends on how many windows there are. What it refuses: a meter per
+//! window, mailbox or account.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::mirror::status::ResyncReason;
+
+/// A word that a tally does not know is counted under this one.
+pub const OTHER: &str = "other";
+
+/// Counts by one of a closed set of words.
+#[derive(Debug)]
+pub struct Tally {
+    counts: Vec<(&'static str, AtomicU64)>,
+    other: AtomicU64,
+}
+
+impl Tally {
+    fn of(words: &[&'static str]) -> Self {
+        let counts = words.iter().map(|word| (*word, AtomicU64::new(0))).collect();
+        Self { counts, other: AtomicU64::new(0) }
+    }
+
+    /// Counts `n` more under `word`.
+    pub fn add(&self, word: &str, n: u64) {
+        let known = self.counts.iter().find(|(known, _)| *known == word);
+        known.map_or(&self.other, |(_, count)| count).fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Every word with its count, always in the same order, [`OTHER`] last.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let known = self.counts.iter().map(|(word, count)| (*word, count));
+        let all = known.chain(std::iter::once((OTHER, &self.other)));
+        all.map(|(word, count)| (word, count.load(Ordering::Relaxed)))
+    }
+}
+
+/// How many there are of something at this moment.
+#[derive(Clone, Debug, Default)]
+pub struct Level(Arc<AtomicU64>);
+
+impl Level {
+    /// One more, until the answer is dropped.
+    pub fn enter(&self) -> Entered {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Entered(self.clone())
+    }
+
+    /// How many there are.
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// See [`Level::enter`].
+#[derive(Debug)]
+pub struct Entered(Level);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Durations, in seconds.
+#[derive(Debug)]
+pub struct Seconds(pub(crate) Histogram);
+
+impl Seconds {
+    fn up_to(bounds: &[f64]) -> Self {
+        Self(Histogram::new(bounds.iter().copied()))
+    }
+
+    /// Counts one more.
+    pub fn observe(&self, took: Duration) {
+        self.0.observe(took.as_secs_f64());
+    }
+}
+
+/// From an answer out of memory to one that hardly comes.
+const REQUEST_BOUNDS: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0];
+/// From an idle round to a huge calendar.
+const ROUND_BOUNDS: [f64; 10] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
+/// From what a busy machine does to what a budget that is too small does.
+const WAIT_BOUNDS: [f64; 10] = [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
+/// From a fast disk to one that people should look at.
+const COMMIT_BOUNDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// Answers worth telling apart, as text; `none` is no answer at all.
+const STATUSES: [&str; 21] = [
+    "200", "400", "401", "403", "404", "405", "408", "409", "410", "412", "413", "414", "423",
+    "429", "500", "501", "502", "503", "504", "509", "none",
+];
+
+/// Requests to Graph.
+#[derive(Debug)]
+pub struct GraphMeter {
+    /// By status.
+    pub requests: Tally,
+    /// From sending one to the end of its answer.
+    pub took: Seconds,
+    /// How long each waited for its mailbox's pause, and for its turn, before it was sent.
+    pub waited: Seconds,
+    /// Answers that made a mailbox pause.
+    pub pauses: AtomicU64,
+    /// For how long, milliseconds, all together.
+    pub paused_ms: AtomicU64,
+    /// Sent and not yet answered.
+    pub in_flight: Level,
+}
+
+impl Default for GraphMeter {
+    fn default() -> Self {
+        Self {
+            requests: Tally::of(&STATUSES),
+            took: Seconds::up_to(&REQUEST_BOUNDS),
+            waited: Seconds::up_to(&WAIT_BOUNDS),
+            pauses: AtomicU64::default(),
+            paused_ms: AtomicU64::default(),
+            in_flight: Level::default(),
+        }
+    }
+}
+
+impl GraphMeter {
+    /// An answer, or that there was none.
+    pub fn answered(&self, status: Option<u16>, took: Duration) {
+        self.requests.add(status.map_or_else(|| "none".to_owned(), |s| s.to_string()).as_str(), 1);
+        self.took.observe(took);
+    }
+
+    /// A mailbox pauses.
+    pub fn paused(&self, pause: Duration) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+        let ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.paused_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+/// What is written.
+#[derive(Debug)]
+pub struct StoreMeter {
+    /// From handing a commit over to its being durable; lazy ones not, nobody waits for them.
+    pub commits: Seconds,
+    /// Entries of the feed, by `created`, `updated` and `removed`.
+    pub changes: Tally,
+    /// Resyncs begun, by reason.
+    pub resyncs: Tally,
+}
+
+impl Default for StoreMeter {
+    fn default() -> Self {
+        Self {
+            commits: Seconds::up_to(&COMMIT_BOUNDS),
+            changes: Tally::of(&["created", "updated", "removed"]),
+            resyncs: Tally::of(&ResyncReason::AGAIN.map(ResyncReason::word)),
+        }
+    }
+}
+
+/// How a round can end: as it should, or with a kind of trouble.
+const OUTCOMES: [&str; 18] = [
+    "settled",
+    "incomplete",
+    "held",
+    "throttled",
+    "transient",
+    "malformed_page",
+    "link_dead",
+    "round_stuck",
+    "page_stuck",
+    "foreign_link",
+    "sign_in",
+    "forbidden",
+    "gone",
+    "refused",
+    "not_found",
+    "segment_too_long",
+    "too_large",
+    "store",
+];
+
+/// What workers do.
+#[derive(Debug)]
+pub struct RoundMeter {
+    /// By outcome.
+    pub rounds: Tally,
+    /// From beginning to end, whatever the outcome.
+    pub took: Seconds,
+    /// How long after it was due each round began; of those somebody asked for, none.
+    pub late: Seconds,
+    /// Workers that panicked or hung and were started again.
+    pub restarts: AtomicU64,
+}
+
+impl Default for RoundMeter {
+    fn default() -> Self {
+        Self {
+            rounds: Tally::of(&OUTCOMES),
+            took: Seconds::up_to(&ROUND_BOUNDS),
+            late: Seconds::up_to(&WAIT_BOUNDS),
+            restarts: AtomicU64::default(),
+        }
+    }
+}
+
+/// Readers of the feed that are connected and wait for more.
+#[derive(Clone, Debug, Default)]
+pub struct ReaderMeter {
+    /// Server-sent event streams.
+    pub streams: Level,
+    /// Held requests.
+    pub waiting: Level,
+}
+
+/// All of a daemon's meters.
+#[derive(Clone, Debug, Default)]
+pub struct Meters {
+    /// Requests to Graph.
+    pub graph: Arc<GraphMeter>,
+    /// What is written.
+    pub store: Arc<StoreMeter>,
+    /// What workers do.
+    pub rounds: Arc<RoundMeter>,
+    /// Who reads.
+    pub readers: ReaderMeter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_nobody_knows_adds_no_series() {
+        let tally = Tally::of(&["a", "b"]);
+        tally.add("b", 2);
+        tally.add("alice@contoso.com", 3);
+        assert_eq!(tally.counts().collect::<Vec<_>>(), [("a", 0), ("b", 2), (OTHER, 3)]);
+    }
+
+    #[test]
+    fn a_level_falls_when_what_entered_is_dropped() {
+        let level = Level::default();
+        let (one, two) = (level.enter(), level.enter());
+        assert_eq!(level.now(), 2);
+        drop(one);
+        assert_eq!(level.now(), 1);
+        drop(two);
+        assert_eq!(level.now(), 0);
+    }
+}

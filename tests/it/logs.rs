@@ -1,0 +1,267 @@
+//! What the real process writes: enough, once, with the window it is about; and never a secret, a
+//! token, a link or the content of an event, whatever happens and whoever asks for how much.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use calmirror::mirror::status::State;
+use calmirror::simulator::{Fault, Faults, Planned, Refusal, Trouble};
+use futures_util::future::join_all;
+use serde_json::Value;
+
+use crate::process::{Daemon, Ground, eventually};
+
+/// A secret that shows how it was encoded, too.
+const SECRET: &str = "C4nary/s3cret+&";
+const SECRETS: [&str; 3] = [SECRET, "C4nary%2Fs3cret", "C4nary"];
+/// Of links and tokens; `InvalidDeltaToken` is a code of Graph's.
+const LINKS: [&str; 7] =
+    ["skiptoken=", "deltatoken=", "token%3d", "r0usmc", "bearer", "access_token", "eyj0exai"];
+
+/// As `{:?}` shows bytes, which is how the storage engine tells what it writes.
+fn as_bytes(text: &str) -> String {
+    format!("{:?}", text.as_bytes()).trim_matches(['[', ']']).to_owned()
+}
+
+/// Every text of an event that people wrote, or that says who they are.
+fn contents(event: &Value, into: &mut BTreeSet<String>) {
+    fn texts(value: &Value, into: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) => drop(into.insert(text.trim().to_owned())),
+            Value::Array(all) => all.iter().for_each(|value| texts(value, into)),
+            Value::Object(all) => all
+                .iter()
+                .filter(|(key, _)| ["name", "address", "displayName", "content"].contains(&&***key))
+                .chain(all.iter().filter(|(key, _)| **key == "emailAddress"))
+                .for_each(|(_, value)| texts(value, into)),
+            _ => {}
+        }
+    }
+    for key in ["subject", "bodyPreview", "body", "location", "attendees", "organizer"] {
+        texts(&event[key], into);
+    }
+}
+
+fn write_secret(ground: &Ground) {
+    fs::write(ground.path("secret"), SECRET).unwrap();
+    fs::set_permissions(ground.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Every fault there is, at the most talkative level; then everything that was written.
+async fn canary(seed: u64, format: &str) {
+    let names = ["w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8"];
+    let ground = Ground::new(seed, &names).await;
+    let text = fs::read_to_string(&ground.config).unwrap();
+    let level =
+        "trace,sled=trace,log=trace,hyper=trace,hyper_util=trace,reqwest=trace,rustls=trace";
+    let log = format!("[log]\nlevel = \"{level}\"\nformat = \"{format}\"\n");
+    ground.configure(&text.replace("[log]\nformat = \"json\"\n", &log));
+    write_secret(&ground);
+    let daemon = ground.run().await;
+    join_all(names.map(|name| ground.settle(name))).await;
+
+    let lasting = [Trouble::AccessDenied, Trouble::ItemNotFound, Trouble::InsufficientClaims];
+    let lasting = lasting.into_iter().map(|how| Fault::Mailbox { how });
+    let more = [Fault::BadRequest, Fault::Bomb, Fault::ClaimsChallenge];
+    let all: Vec<Fault> = Faults::passing().into_iter().chain(lasting).chain(more).collect();
+    for faults in all.chunks(names.len()) {
+        for (name, fault) in names.iter().zip(faults) {
+            ground.simulator.step();
+            let planned = Planned::once(fault.clone()).path("delta");
+            ground.simulator.plan(planned.mailbox(&format!("{name}@contoso.com")));
+        }
+        join_all(names.map(|name| ground.settle(name))).await;
+    }
+    // A sign-in that fails, and that is mended.
+    ground.simulator.plan(Planned::once(Fault::SignIn { how: Refusal::WrongSecret }));
+    ground.simulator.expire_tokens();
+    eventually("the account cannot sign in", async || {
+        let status = ground.api.window("w1").await;
+        (status.state == State::SignInRequired).then_some(())
+    })
+    .await;
+    let told = ground.api.get("/v1/windows").await;
+    write_secret(&ground);
+    join_all(names.map(|name| ground.settle(name))).await;
+
+    let mut forbidden = BTreeSet::new();
+    for name in names {
+        for event in ground.api.events(name).await.values() {
+            contents(event, &mut forbidden);
+        }
+    }
+    // Short ones are words that anybody may use, and windows bear the names of their mailboxes.
+    forbidden.retain(|text| text.len() > 10 && !names.iter().any(|name| text.starts_with(name)));
+    assert!(forbidden.len() > 50, "{} texts", forbidden.len());
+    let explained = ground.cli(&["check", "--explain"]).await;
+    let status = ground.cli(&["status", "--json"]).await;
+    let metrics = ground.api.get("/metrics").await;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let process = format!("/proc/{}/cmdline", daemon.id());
+    let written = [
+        ("the log", daemon.log()),
+        ("check", explained.out + &explained.err),
+        ("status", status.out + &status.err),
+        ("metrics", text(&metrics.body)),
+        ("windows in trouble", text(&told.body)),
+        ("the command line", text(&fs::read(process).unwrap())),
+    ];
+    let log = &written[0].1;
+    for wanted in ["graph answered", "round over", "sign-in failed", "sign-in works again"] {
+        assert!(log.contains(wanted), "it is not talkative: {wanted}");
+    }
+    for (where_, text) in &written {
+        for line in text.lines() {
+            let small = line.to_lowercase();
+            for link in LINKS {
+                assert!(!small.contains(link), "{link} in {where_}: {line}");
+            }
+            for secret in SECRETS {
+                let tells = line.contains(secret) || line.contains(&as_bytes(secret));
+                assert!(!tells, "the secret in {where_}: {line}");
+            }
+        }
+        for content in &forbidden {
+            let found = text.lines().find(|line| line.contains(content.as_str()));
+            assert_eq!(found, None, "{content:?} in {where_}");
+        }
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_most_talkative_json_tells_no_secret_link_or_content() {
+    canary(61, "json").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_most_talkative_text_tells_no_secret_link_or_content() {
+    canary(62, "text").await;
+}
+
+/// The lines with that message.
+fn lines(daemon: &Daemon, message: &str) -> Vec<Value> {
+    let log = daemon.log();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    lines.filter(|line| line["message"] == message).collect()
+}
+
+fn span<'a>(line: &'a Value, name: &str, field: &str) -> &'a Value {
+    let spans = line["spans"].as_array().unwrap();
+    &spans.iter().find(|span| span["name"] == name).unwrap()[field]
+}
+
+async fn with_level(ground: &Ground, level: &str) -> Daemon {
+    let text = fs::read_to_string(&ground.config).unwrap();
+    ground.configure(&text.replace("[log]\n", &format!("[log]\nlevel = \"{level}\"\n")));
+    ground.run().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trouble_is_told_once_with_its_window_and_so_is_its_end() {
+    let ground = Ground::new(63, &["alice", "bob"]).await;
+    // Whoever wants to hear of little hears at least whose trouble it is.
+    let daemon = with_level(&ground, "warn,calmirror::worker=info").await;
+    ground.settle("alice").await;
+    ground.simulator.plan(
+        Planned::always(Fault::Mailbox { how: Trouble::AccessDenied }).mailbox("alice@contoso.com"),
+    );
+    for _ in 0..4 {
+        ground.api.post("/v1/windows/alice/sync?wait=30s").await;
+    }
+    assert!(ground.api.window("alice").await.failures >= 4);
+    ground.simulator.clear_faults();
+    ground.settle("alice").await;
+    let trouble = lines(&daemon, "window in trouble");
+    assert_eq!(trouble.len(), 1, "{trouble:?}");
+    assert_eq!(trouble[0]["level"], "WARN");
+    assert_eq!(trouble[0]["kind"], "forbidden");
+    assert_eq!(span(&trouble[0], "window", "window"), "alice");
+    assert!(span(&trouble[0], "round", "round").as_u64().unwrap() > 0);
+    let recovered = lines(&daemon, "window recovered");
+    assert_eq!(recovered.len(), 1, "{recovered:?}");
+    assert_eq!(recovered[0]["level"], "INFO");
+    assert_eq!(span(&recovered[0], "window", "window"), "alice");
+    assert!(lines(&daemon, "round over").is_empty());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sign_in_is_one_line_for_the_account() {
+    let ground = Ground::new(64, &["alice", "bob", "carol"]).await;
+    let daemon = ground.run().await;
+    for name in ["alice", "bob", "carol"] {
+        ground.settle(name).await;
+    }
+    ground.simulator.plan(Planned::always(Fault::SignIn { how: Refusal::ExpiredSecret }));
+    ground.simulator.expire_tokens();
+    for name in ["alice", "bob", "carol"] {
+        eventually("nobody can sign in", async || {
+            let state = ground.api.window(name).await.state;
+            (state == State::SignInRequired).then_some(())
+        })
+        .await;
+        // Asked anew, as the secret file has changed; it is as wrong as before.
+        write_secret(&ground);
+        ground.api.post(&format!("/v1/windows/{name}/sync?wait=30s")).await;
+    }
+    let failed = lines(&daemon, "sign-in failed");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!((&failed[0]["level"], &failed[0]["account"]), (&"ERROR".into(), &"contoso".into()));
+    assert_eq!(lines(&daemon, "window in trouble"), Vec::<Value>::new());
+    ground.simulator.clear_faults();
+    write_secret(&ground);
+    for name in ["alice", "bob", "carol"] {
+        ground.settle(name).await;
+    }
+    assert_eq!(lines(&daemon, "sign-in works again").len(), 1);
+    assert_eq!(lines(&daemon, "window recovered"), Vec::<Value>::new());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_debug_a_round_is_one_line_of_its_window() {
+    let ground = Ground::new(65, &["alice"]).await;
+    let daemon = with_level(&ground, "debug").await;
+    ground.settle("alice").await;
+    ground.simulator.plan(Planned::once(Fault::Mailbox { how: Trouble::AccessDenied }));
+    ground.api.post("/v1/windows/alice/sync?wait=30s").await;
+    ground.settle("alice").await;
+    let last = ground.api.window("alice").await.last_round.unwrap().number;
+    let over = lines(&daemon, "round over");
+    let numbers: Vec<u64> =
+        over.iter().map(|line| span(line, "round", "round").as_u64().unwrap()).collect();
+    assert!(numbers.len() as u64 >= last, "{numbers:?}");
+    assert!(numbers.is_sorted_by(|a, b| a < b), "one line a round: {numbers:?}");
+    let outcomes: BTreeSet<&str> =
+        over.iter().map(|line| line["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["forbidden", "settled"].into());
+    for line in &over {
+        assert_eq!(
+            (&line["level"], span(line, "window", "window")),
+            (&"DEBUG".into(), &"alice".into())
+        );
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_has_the_window_and_the_round_too_and_a_missing_journal_is_told() {
+    let ground = Ground::new(66, &["alice"]).await;
+    let text = fs::read_to_string(&ground.config).unwrap();
+    let journald = "format = \"journald\"\nlevel = \"debug\"\n";
+    ground.configure(&text.replace("format = \"json\"\n", journald));
+    if fs::exists("/run/systemd/journal/socket").unwrap() {
+        // There is a journal here: what it gets is looked at in a booted system.
+        return;
+    }
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    let log = daemon.log();
+    assert!(log.lines().next().unwrap().contains("journal cannot be reached"), "{log}");
+    let line = log.lines().find(|line| line.contains("round over")).unwrap();
+    assert!(line.contains("window{window=alice}:round{round=1}"), "{line}");
+    assert!(!log.contains('\u{1b}'), "colours");
+    daemon.stop().await;
+}

@@ -1,0 +1,288 @@
+//! `/metrics` over a running fleet: what is documented is there, moves when it should, and is no
+//! more for many windows than for few.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body as ApiBody, to_bytes};
+use bytes::Bytes;
+use calmirror::api::{About, Access, ApiSettings, router};
+use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::mirror::window::Window;
+use calmirror::simulator::{Behaviour, Death, Fault, Planned, Population, Settings, Simulator};
+use calmirror::supervisor::reload::{self, Refusal, Reloads};
+use calmirror::world::World;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use http::Request;
+use tokio::sync::watch;
+use tower::ServiceExt as _;
+
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{BASE, Rig, noon, window};
+
+const DOCUMENT: &str = include_str!("../../docs/monitoring/README.md");
+const MAILBOX: &str = "alice@contoso.com";
+
+/// Every series with its value.
+type Samples = BTreeMap<String, f64>;
+
+fn api(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Reloads) -> Router {
+    router(Access {
+        store: rig.store.clone(),
+        fleet: Arc::new(rig.fleet.clone()),
+        world: world.clone(),
+        about: Arc::new(About {
+            version: "0.1.0".into(),
+            commit: "abc".into(),
+            target: "x".into(),
+            started: noon(),
+        }),
+        settings: ApiSettings::default(),
+        meters: rig.meters.clone(),
+        reloads,
+        stopping: stopping.subscribe(),
+    })
+}
+
+async fn text(api: &Router) -> String {
+    let request = Request::get("/metrics").body(ApiBody::empty()).unwrap();
+    let answer = api.clone().oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+async fn scrape(api: &Router) -> Samples {
+    let text = text(api).await;
+    let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        (series.to_owned(), value.parse().unwrap())
+    });
+    samples.collect()
+}
+
+/// The metrics that a text declares, with their types.
+fn declared(text: &str) -> BTreeMap<&str, &str> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types.map(|line| line.split_once(' ').unwrap()).collect()
+}
+
+/// The metric that a series belongs to.
+fn metric<'a>(series: &'a str, declared: &BTreeMap<&str, &str>) -> &'a str {
+    let name = series.split('{').next().unwrap();
+    let parts = ["_bucket", "_sum", "_count"];
+    let histogram = parts.iter().find_map(|part| name.strip_suffix(part));
+    histogram.filter(|name| declared.contains_key(name)).unwrap_or(name)
+}
+
+/// The metrics that the documentation has in its table.
+fn documented() -> BTreeMap<&'static str, &'static str> {
+    let rows = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = rows.filter_map(|row| {
+        let (name, rest) = row.split_once('`')?;
+        let kind = rest.split('|').nth(1)?.trim();
+        Some((name.split('{').next()?, kind))
+    });
+    cells
+        .filter(|(name, _)| name.starts_with("calmirror_") || name.starts_with("process_"))
+        .collect()
+}
+
+/// The simulated Graph, over a transport that panics when it is told to.
+struct Stumbling {
+    graph: Memory,
+    stumble: Arc<AtomicBool>,
+}
+
+impl Transport for Stumbling {
+    fn send(
+        &self,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        assert!(!self.stumble.swap(false, Ordering::Relaxed), "as it was told to");
+        self.graph.send(request)
+    }
+}
+
+/// What nothing in a test moves for certain, and why.
+const STILL: &[&str] = &[
+    "calmirror_build_info",       // a constant
+    "calmirror_store_free_bytes", // other people's disk
+    "calmirror_store_queue_jobs", // empty before anybody can look
+    "process_start_time_seconds", // a constant
+    "process_cpu_seconds_total",  // coarse
+    "process_resident_memory_bytes",
+    "process_max_fds", // a constant
+];
+
+#[tokio::test(start_paused = true)]
+async fn every_documented_metric_is_there_and_moves() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(31, noon());
+    let graph = simulator(31, Behaviour::by_seed(31), &world);
+    let stumble = Arc::new(AtomicBool::new(false));
+    let transport = Stumbling { graph: Memory(graph.clone()), stumble: stumble.clone() };
+    let rig =
+        Rig::start(directory.path(), Arc::new(transport), &world, vec![window(MAILBOX)]).await;
+    let stopping = watch::Sender::new(false);
+    let (reloads, mut asks) = reload::channel();
+    let api = api(&rig, &world, &stopping, reloads.clone());
+    let mut scrapes = vec![scrape(&api).await];
+
+    rig.settle(MAILBOX, 10).await;
+    scrapes.push(scrape(&api).await);
+    let settled = scrapes.last().unwrap().clone();
+    assert_eq!(settled["calmirror_windows{state=\"settled\"}"], 1.0);
+    assert_eq!(settled["calmirror_windows_unsettled"], 0.0);
+    let events = rig.fleet.window(MAILBOX).unwrap().events as f64;
+    assert_eq!(settled["calmirror_events"], events);
+    assert_eq!(settled["calmirror_changes_total{change=\"created\"}"], events);
+
+    // A request in the air, and a fleet that waits.
+    graph.plan(Planned::once(Fault::Stall).path("delta"));
+    tokio::time::sleep(Duration::from_secs(80)).await;
+    let stalled = scrape(&api).await;
+    assert_eq!(stalled["calmirror_graph_requests_in_flight"], 1.0);
+    assert_eq!(stalled["calmirror_windows{state=\"following\"}"], 1.0);
+    assert!(stalled["calmirror_window_staleness_max_seconds"] > 30.0);
+    scrapes.push(stalled);
+    rig.settle(MAILBOX, 10).await;
+
+    // Throttled, forbidden, a dead link, a panic, and much that changes.
+    let retry_after = Some("17".to_owned());
+    graph.plan(Planned::once(Fault::Throttled { retry_after }).path("delta"));
+    rig.fleet.sync(MAILBOX, Some(Duration::from_secs(600))).await.unwrap();
+    scrapes.push(scrape(&api).await);
+    rig.settle(MAILBOX, 10).await;
+    graph.plan(Planned::once(Fault::DeadLink { how: Death::ResyncRequired }).path("delta"));
+    for _ in 0..60 {
+        graph.step();
+    }
+    rig.settle(MAILBOX, 10).await;
+    rig.fleet.resync(MAILBOX, false, Some(Duration::from_secs(600))).await.unwrap();
+    stumble.store(true, Ordering::Relaxed);
+    rig.fleet.sync(MAILBOX, Some(Duration::from_secs(600))).await.unwrap();
+    rig.settle(MAILBOX, 10).await;
+    std::fs::create_dir(directory.path().join("store/store.damaged.1")).unwrap();
+    let now = scrape(&api).await;
+    for (series, least) in [
+        ("calmirror_graph_requests_total{status=\"429\"}", 1.0),
+        ("calmirror_graph_requests_total{status=\"410\"}", 1.0),
+        ("calmirror_graph_requests_total{status=\"none\"}", 1.0),
+        ("calmirror_throttle_pauses_total", 1.0),
+        ("calmirror_throttle_pause_seconds_total", 17.0),
+        ("calmirror_rounds_total{outcome=\"throttled\"}", 1.0),
+        ("calmirror_rounds_total{outcome=\"settled\"}", 5.0),
+        ("calmirror_resyncs_total{reason=\"sync_state_not_found\"}", 1.0),
+        ("calmirror_resyncs_total{reason=\"requested\"}", 1.0),
+        ("calmirror_changes_total{change=\"updated\"}", 1.0),
+        ("calmirror_changes_total{change=\"removed\"}", 1.0),
+        ("calmirror_round_lateness_seconds_count", 1.0),
+        ("calmirror_graph_wait_seconds_count", 5.0),
+        ("calmirror_graph_request_seconds_sum", 100.0),
+        ("calmirror_store_commit_seconds_count", 2.0),
+        ("calmirror_worker_restarts_total", 1.0),
+        ("calmirror_store_damaged", 1.0),
+    ] {
+        assert!(now[series] >= least, "{series} is {}", now[series]);
+    }
+    assert_eq!(now["calmirror_throttle_pause_seconds_total"], 17.0);
+    let changes: f64 = ["created", "updated", "removed"]
+        .map(|change| now[&format!("calmirror_changes_total{{change=\"{change}\"}}")])
+        .iter()
+        .sum();
+    assert_eq!(now["calmirror_feed_last_seq"], changes);
+    scrapes.push(now);
+
+    // A reload that is refused.
+    assert_eq!(scrapes[0]["calmirror_reload_last_success"], 1.0);
+    let asking = tokio::spawn(async move { reloads.ask(false).await });
+    let ask = asks.next().await.unwrap();
+    asks.answer(ask, Err(Refusal::Faults(Vec::new())), world.now());
+    assert!(asking.await.unwrap().is_err());
+    let refused = scrape(&api).await;
+    assert_eq!(refused["calmirror_reload_last_success"], 0.0);
+    assert_eq!(refused["calmirror_reloads_total{outcome=\"refused\"}"], 1.0);
+    assert!(
+        refused["calmirror_reload_last_timestamp_seconds"]
+            > scrapes[0]["calmirror_reload_last_timestamp_seconds"]
+    );
+    scrapes.push(refused);
+
+    // Readers of the feed, and that they are gone.
+    let ask = |path: &str, accept: &str| {
+        let request = Request::get(path).header("accept", accept.to_owned());
+        api.clone().oneshot(request.body(ApiBody::empty()).unwrap())
+    };
+    let mut stream =
+        ask("/v1/changes", "text/event-stream").await.unwrap().into_body().into_data_stream();
+    assert!(stream.next().await.is_some());
+    let waiting = tokio::spawn(ask("/v1/changes?after=now&wait=20s", "*/*"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let reading = scrape(&api).await;
+    assert_eq!(reading["calmirror_feed_readers{kind=\"stream\"}"], 1.0);
+    assert_eq!(reading["calmirror_feed_readers{kind=\"wait\"}"], 1.0);
+    scrapes.push(reading);
+    drop(stream);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    let after = scrape(&api).await;
+    assert_eq!(after["calmirror_feed_readers{kind=\"stream\"}"], 0.0);
+    assert_eq!(after["calmirror_feed_readers{kind=\"wait\"}"], 0.0);
+
+    let text = text(&api).await;
+    let declared = declared(&text);
+    assert_eq!(declared, documented(), "the metrics and docs/monitoring/README.md");
+    let mut moved: BTreeSet<&str> = STILL.iter().copied().collect();
+    for (earlier, later) in scrapes.iter().zip(&scrapes[1..]) {
+        assert!(earlier.keys().eq(later.keys()), "series came or went");
+        let differing = later.iter().filter(|(series, value)| earlier[*series] != **value);
+        moved.extend(differing.map(|(series, _)| metric(series, &declared)));
+    }
+    moved.insert("process_open_fds");
+    let still: Vec<_> = declared.keys().filter(|name| !moved.contains(**name)).collect();
+    assert!(still.is_empty(), "never moved: {still:?}");
+    assert!(!text.contains("alice") && !text.contains("contoso"), "names of people");
+    rig.stop().await;
+}
+
+/// The series of a fleet of so many windows that have all lived a little.
+async fn series(windows: usize) -> BTreeSet<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(32, noon());
+    let graph = Simulator::new(Settings::new(32, world.clone()));
+    graph.set_base_url(BASE);
+    let names: Vec<String> = (0..windows).map(|n| format!("room{n}@contoso.com")).collect();
+    let plan = Population {
+        singles: 1,
+        series: 0,
+        all_day: 0,
+        body_bytes: 0,
+        around: noon(),
+        spread_days: 10,
+    };
+    for name in &names {
+        graph.add_mailbox(name);
+        graph.populate(name, None, plan.clone());
+    }
+    let tracked: Vec<Window> = names.iter().map(|name| window(name)).collect();
+    let rig = Rig::start(directory.path(), Arc::new(Memory(graph)), &world, tracked).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let samples = scrape(&api(&rig, &world, &watch::Sender::new(false), reload::channel().0)).await;
+    assert_eq!(samples["calmirror_windows{state=\"settled\"}"], windows as f64);
+    assert_eq!(samples["calmirror_window_staleness_seconds_count"], windows as f64);
+    rig.stop().await;
+    samples.into_keys().collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_windows_have_no_more_series_than_few() {
+    let few = series(10).await;
+    assert_eq!(few, series(500).await);
+    assert!(few.len() < 300, "{} series", few.len());
+}
