@@ -143,11 +143,12 @@ impl Rig {
         for _ in 0..patience {
             let started = self.fleet.sync(name, Some(Duration::from_secs(7200))).await.unwrap();
             let status = started.finished.expect("a round ends");
-            if let (State::Held | State::SignInRequired, Some(due)) =
-                (status.state, status.next_due)
-            {
-                // Nobody can hurry a confirmation, except by accepting the removals, and a
-                // refused sign-in is remembered for a while.
+            // Nobody can hurry a confirmation, except by accepting the removals, or the next remedy
+            // for a stuck stream, and a refused sign-in is remembered for a while.
+            let stuck = |kind: &str| matches!(kind, "round_stuck" | "page_stuck");
+            let waits = matches!(status.state, State::Held | State::SignInRequired)
+                || status.last_error.as_ref().is_some_and(|error| stuck(&error.kind));
+            if let (true, Some(due)) = (waits, status.next_due) {
                 let wait = due.duration_since(self.now());
                 tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
             }

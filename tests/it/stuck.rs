@@ -162,7 +162,7 @@ fn mode(status: &WindowStatus) -> &str {
 
 #[tokio::test(start_paused = true)]
 async fn rounds_without_end_end_with_larger_pages() {
-    let slow = Duration::from_secs(61)..Duration::from_secs(90);
+    let slow = Duration::from_secs(10)..Duration::from_secs(25);
     for (seed, fault, latency) in [
         (1, endless(50), None),
         (2, Fault::EndlessEmpty { below: 50 }, None),
@@ -480,7 +480,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
                     };
                     if matches!(fault, Fault::EndlessOld { .. }) {
                         // Half an hour of quick answers would be ten thousand pages.
-                        let slow = Duration::from_secs(30)..Duration::from_secs(90);
+                        let slow = Duration::from_secs(10)..Duration::from_secs(25);
                         scene.simulator.set_latency(slow);
                     }
                     scene.simulator.plan(Planned::always(fault).path("delta"));

@@ -51,7 +51,6 @@ async fn problems_have_their_shape() {
     let mut problems = String::new();
     for (method, uri) in [
         ("GET", "/nowhere"),
-        ("GET", "/metrics"),
         ("POST", "/v1/status"),
         ("GET", "/v1/windows/alice/sync"),
         ("GET", "/v1/windows/nobody"),
