@@ -4,6 +4,7 @@
 //! writer) is inside what it is handed. What a round needs is boxed and dropped with the round,
 //! so that a sleeping window costs almost nothing.
 
+mod aside;
 mod attempt;
 mod vitals;
 
@@ -26,6 +27,7 @@ use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
 use crate::world::World;
 
+use aside::Aside;
 use attempt::{Attempt, Done, Trouble};
 pub use vitals::{Asked, Brief, Cell};
 
@@ -61,6 +63,8 @@ pub struct Worker {
     id: crate::mirror::position::WindowId,
     cell: Arc<Cell>,
     stop: watch::Receiver<bool>,
+    /// What most windows need never, and none needs long.
+    aside: Option<Box<Aside>>,
 }
 
 /// How a worker ended that did not fail.
@@ -90,7 +94,7 @@ impl Worker {
         cell: Arc<Cell>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        Self { services, target, id, cell, stop }
+        Self { services, target, id, cell, stop, aside: None }
     }
 
     /// Works until told to stop, or until the store fails.
@@ -129,10 +133,16 @@ impl Worker {
             let (number, asked) = self.begin();
             let span = tracing::error_span!("window", window = %self.cell.window().name);
             let round = tracing::error_span!(parent: &span, "round", round = number);
-            drop(span);
             match Box::pin(self.round(number, asked).instrument(round)).await? {
                 Ok(next) => (due, interval) = next,
                 Err(ended) => return Ok(ended),
+            }
+            if self.audit_is_due() {
+                self.show_due(due);
+                match Box::pin(self.audit(due).instrument(span)).await? {
+                    Ok(next) => due = due.min(next),
+                    Err(ended) => return Ok(ended),
+                }
             }
         }
     }
@@ -190,7 +200,7 @@ impl Worker {
         let mut stop = self.stop.clone();
         let result = tokio::select! {
             biased;
-            result = Box::pin(attempt.run(asked)) => result,
+            result = Box::pin(attempt.run(asked, self.resting())) => result,
             // A commit under way is finished by the writer whether or not anybody waits.
             _ = stop.wait_for(|stop| *stop) => return Ok(Err(Ended::Stopped)),
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
@@ -198,7 +208,10 @@ impl Worker {
         let done = attempt.done();
         self.services.meter.took.observe(begun.elapsed());
         let due = match result {
-            Ok(()) => begun + self.well(&window, number, begun, done),
+            Ok(()) => {
+                self.rest(&window, begun, done.settled);
+                begun + self.well(&window, number, begun, done)
+            }
             Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }
@@ -269,6 +282,7 @@ impl Worker {
             Over::Settled => {
                 vitals.state = State::Settled;
                 vitals.settled_once = true;
+                vitals.audits.begin(now);
                 schedule::delay(window.interval, window.jitter, world.chance())
             }
             Over::Incomplete => {
@@ -487,7 +501,7 @@ fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
     vitals.state = State::Enumerating;
     if reason != ResyncReason::New {
         vitals.resyncs += 1;
-        vitals.last_resync = Some(LastResync { at, reason });
+        vitals.last_resync = Some(Box::new(LastResync { at, reason }));
     }
 }
 

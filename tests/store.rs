@@ -41,7 +41,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     assert_eq!(
         known,
         [
-            Known::Master { etag: None },
+            Known::Master { etag: Some("W/1".into()) },
             Known::Instance { master: id("M") },
             Known::Single,
             Known::Unknown

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -17,6 +16,7 @@ use super::layers::Table;
 use super::origin::{Origin, Report};
 use super::reader::Reader;
 use super::settings::Settings;
+use crate::mirror::schedule;
 use crate::mirror::window::{Calendar, Edge, Edges, MAX_SEGMENT_DAYS, Window};
 
 /// A name may have this many characters.
@@ -167,7 +167,17 @@ impl<'a> Windows<'a> {
         let (start, end) = (settings.start?, settings.end?);
         let stated = Edges { start: start.resolve(self.now), end: end.resolve(self.now) };
         let key = if reader.has("end") || !reader.has("start") { "end" } else { "start" };
-        if stated.end <= stated.start {
+        let closing = start.is_relative() && !end.is_relative();
+        if stated.is_empty() && closing {
+            // It was a window once: a daemon that starts again must not stop for its sake.
+            let wrong = Wrong::new(
+                format!("the start has moved past the end ({}): the window is empty", stated.end),
+                "move the end, or remove the window",
+            );
+            reader.warn(key, wrong);
+            return Some(schedule::asked(start, end, settings.move_every, self.now));
+        }
+        if stated.is_empty() {
             let moving = start.is_relative() || end.is_relative();
             let today = if moving { " as of today" } else { "" };
             let wrong = Wrong::new(
@@ -181,14 +191,13 @@ impl<'a> Windows<'a> {
             return None;
         }
         let left = days(&stated);
-        if start.is_relative() && !end.is_relative() && left <= SOON {
-            let problem = format!(
-                "the start moves and the end does not: in {left} days nothing is left, and that is a fault"
-            );
+        if closing && left <= SOON {
+            let problem =
+                format!("the start moves and the end does not: in {left} days the window is empty");
             let remedy = "make both relative or neither, or remove the window in time";
             reader.warn(key, Wrong::new(problem, remedy));
         }
-        let edges = asked(start, end, settings.move_every, self.now);
+        let edges = schedule::asked(start, end, settings.move_every, self.now);
         let (days, segments) = (days(&edges), edges.segments().len());
         if days >= MAX_SEGMENT_DAYS * MOST_SEGMENTS {
             let wrong = Wrong::new(
@@ -201,7 +210,7 @@ impl<'a> Windows<'a> {
         if segments > 2 {
             let wrong = Wrong::new(
                 format!("the window needs {segments} segments of {MAX_SEGMENT_DAYS} days"),
-                format!("each round costs {segments} requests: is so much needed?"),
+                "each is read by itself, those far from today less often: would \"+5y\" do?",
             );
             reader.warn(key, wrong);
         }
@@ -347,22 +356,13 @@ impl<'a> Windows<'a> {
         self.all
             .iter()
             .map(|window| {
-                let edges = asked(window.start, window.end, window.move_every, self.now);
-                edges.segments().len() as f64 / window.interval.as_secs_f64()
+                let segments = schedule::edges(window, self.now).segments();
+                let every =
+                    |index| schedule::segment_interval(window.interval, &segments, index, self.now);
+                (0..segments.len()).map(|index| 1.0 / every(index).as_secs_f64()).sum::<f64>()
             })
             .sum()
     }
-}
-
-/// What would be asked for: a relative end is asked further, so that the stated future is covered
-/// until the next move.
-fn asked(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
-    let stated = end.resolve(now);
-    let end = match end.is_relative() {
-        true => stated.checked_add(move_every).unwrap_or(stated),
-        false => stated,
-    };
-    Edges { start: start.resolve(now), end }
 }
 
 /// Whole days.

@@ -65,6 +65,8 @@ pub struct Tally {
     ///
     /// [`ResyncReason::New`]: super::status::ResyncReason::New
     pub resync: Option<super::status::ResyncReason>,
+    /// A drift audit ended: differences that it confirmed and repaired.
+    pub audit: Option<u64>,
 }
 
 /// What a commit did, told once it is durable.

@@ -3,6 +3,7 @@
 //! Nothing here is async, reads a clock, draws a random number or performs I/O: time and
 //! entropy are arguments, effects are values that somebody else performs.
 
+pub mod audit;
 pub mod change;
 pub mod commit;
 pub mod event;

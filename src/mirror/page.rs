@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::event::Members;
+
 /// A Graph id: opaque, case sensitive, compared as bytes (fact 48).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -91,6 +93,15 @@ pub struct Item {
     /// The JSON object: members as Graph sent them, of `@odata.*` only `@odata.etag`; without
     /// `body` and `bodyPreview` where the window does not want them.
     pub content: Bytes,
+}
+
+impl Item {
+    /// Its `changeKey`, hashed, if it carries one.
+    pub fn change_key(&self) -> Option<EventHash> {
+        let members = Members::parse(&self.content).ok()?;
+        let key: &str = serde_json::from_str(members.get("changeKey")?.get()).ok()?;
+        Some(EventId::new(key).hash())
+    }
 }
 
 impl fmt::Debug for Item {

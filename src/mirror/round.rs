@@ -59,6 +59,8 @@ pub struct Round {
     removed: usize,
     /// Whether the sweep's removals have been judged.
     believed: bool,
+    /// Removals that a listing found and no tombstone: a later listing may take them back.
+    listed_out: BTreeSet<EventHash>,
     /// What to do once the commit under way is durable.
     after: After,
     /// See [`Position::held_until`].
@@ -85,6 +87,10 @@ pub struct Place {
     /// How long a removal too large to believe waits for its confirmation, and a stuck stream
     /// for its next remedy.
     pub confirm_after: SignedDuration,
+    /// Whether the window has other segments. What leaves this one may have moved over the seam
+    /// into another: removals are then published by themselves, when everything else of the round
+    /// is durable, so that whoever performs the effects can have the others look first.
+    pub seams: bool,
     /// The configured page size.
     pub page_size: u32,
 }
@@ -184,11 +190,18 @@ impl Round {
     pub fn resume(place: Place, position: Option<Position>, todo: Vec<Todo>, events: u64) -> Self {
         let Position { phase, held_until, guard, remedy, .. } =
             position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
+        let todo = TodoList::load(todo);
+        // Tombstones do not outlive their round.
+        let listed_out = match phase {
+            Phase::Settled { .. } => todo.removals().clone(),
+            _ => BTreeSet::new(),
+        };
         Self {
             place,
             phase,
             came: BTreeMap::new(),
-            todo: TodoList::load(todo),
+            todo,
+            listed_out,
             sweep: None,
             events,
             removed: 0,
@@ -276,6 +289,7 @@ impl Round {
     /// Begins the enumeration anew. Rows stay: readers go on seeing the last good mirror.
     fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Effect {
         self.came.clear();
+        self.listed_out.clear();
         self.todo = TodoList::default();
         self.sweep = None;
         self.believed = false;

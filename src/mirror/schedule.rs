@@ -7,12 +7,16 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::page::EventId;
-use super::window::{Edges, Window};
+use super::status::AuditRecord;
+use super::window::{Edge, Edges, Window};
 
 /// The longest wait between attempts of a window that only fails.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 /// The first wait before the same request is made again.
 pub const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait between rounds of a segment far from the present.
+const FURTHEST: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 /// How often the same request is repeated within one round.
 pub const RETRIES: u32 = 4;
 
@@ -46,20 +50,25 @@ pub fn backoff(first: Duration, longest: Duration, failures: u32, chance: f64) -
 }
 
 /// The edges a window's configuration means at `now`. A relative end is asked `move_every`
-/// further, so that the stated future is covered until the edges move again.
+/// further, and a day at least, so that the stated future is covered until the edges move again.
+/// Empty where the start has moved past a fixed end.
 pub fn edges(window: &Window, now: Timestamp) -> Edges {
-    let end = window.end.resolve(now);
-    let further =
-        if window.end.is_relative() { signed(window.move_every) } else { SignedDuration::ZERO };
-    Edges {
-        start: window.start.resolve(now),
-        end: end.checked_add(further).unwrap_or(Timestamp::MAX),
-    }
+    asked(window.start, window.end, window.move_every, now)
 }
 
-/// When edges computed at `computed` move next; `None` for fixed ones. At an hour of the window's
-/// own, so that a fleet does not enumerate at midnight, and never later than `move_every` after
-/// the day the edges were measured from.
+/// See [`edges`].
+pub fn asked(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
+    let stated = end.resolve(now);
+    let further =
+        if end.is_relative() { signed(move_every.max(DAY)) } else { SignedDuration::ZERO };
+    let end = stated.checked_add(further).unwrap_or(Timestamp::MAX);
+    Edges { start: start.resolve(now).min(end), end }
+}
+
+/// When edges computed at `computed` move next; `None` for fixed ones. On the day that is so many
+/// whole days of `move_every` later, but a later one than today, at an hour of the window's own, so
+/// that a fleet does not enumerate at midnight. Only the first time does the hour make the wait
+/// shorter by up to a day: edges that moved at their hour move again at the same one.
 pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
     if !window.start.is_relative() && !window.end.is_relative() {
         return None;
@@ -68,10 +77,44 @@ pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
         .to_zoned(TimeZone::UTC)
         .start_of_day()
         .map_or(computed, |midnight| midnight.timestamp());
-    let bytes = EventId::new(window.name.clone()).hash().0;
-    let own = f64::from(u16::from_be_bytes([bytes[0], bytes[1]])) / 65536.0;
-    let early = window.move_every.min(Duration::from_secs(86_400)).mul_f64(own);
-    midnight.checked_add(signed(window.move_every.saturating_sub(early))).ok()
+    let days = u32::try_from(window.move_every.as_secs() / DAY.as_secs()).unwrap_or(u32::MAX);
+    let hour = window.move_every.min(DAY).mul_f64(own(&window.name));
+    let due = |days: u32| midnight.checked_add(signed(DAY.saturating_mul(days) + hour)).ok();
+    let latest = computed.checked_add(signed(window.move_every)).unwrap_or(Timestamp::MAX);
+    let due_then = due(days.max(1))?;
+    if days > 1 && due_then > latest { due(days - 1) } else { Some(due_then) }
+}
+
+/// How often a segment is asked: those that hold the present at the window's interval, each one
+/// further away half as often as the one before, and every one at least once an hour (unless the
+/// interval is longer).
+pub fn segment_interval(
+    interval: Duration,
+    segments: &[Edges],
+    index: usize,
+    now: Timestamp,
+) -> Duration {
+    let here =
+        segments.iter().position(|s| now < s.end).unwrap_or(segments.len().saturating_sub(1));
+    let doublings = u32::try_from(index.abs_diff(here)).unwrap_or(u32::MAX).min(16);
+    interval.saturating_mul(1 << doublings).min(FURTHEST.max(interval))
+}
+
+/// When the next drift audit of a window is due: the first between half a period and a whole one
+/// after its first settling, so that a fleet that began together does not ask together; each
+/// further one a period after the last, a tenth sooner or later.
+pub fn next_audit(name: &str, record: &AuditRecord, period: Duration) -> Timestamp {
+    let (from, share) = match record.at {
+        None => (record.since, 0.5 + own(name) / 2.0),
+        Some(at) => (at, 0.9 + own(&format!("{name} {at}")) / 5.0),
+    };
+    from.checked_add(signed(period.mul_f64(share))).unwrap_or(Timestamp::MAX)
+}
+
+/// A name's own number in `[0, 1)`: always the same, and evenly spread over names.
+fn own(name: &str) -> f64 {
+    let bytes = EventId::new(name).hash().0;
+    f64::from(u16::from_be_bytes([bytes[0], bytes[1]])) / 65536.0
 }
 
 fn signed(duration: Duration) -> SignedDuration {
@@ -79,6 +122,7 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 
@@ -111,6 +155,98 @@ mod tests {
         assert_eq!([at(1), at(2), at(3)], [MINUTE, MINUTE * 2, MINUTE * 4]);
         assert_eq!(at(50), LONGEST_BACKOFF);
         assert_eq!(at(u32::MAX), LONGEST_BACKOFF);
+    }
+
+    fn window(name: &str, move_every: Duration) -> Window {
+        use crate::mirror::window::{Body, Calendar, Complete};
+        let days = |days| Edge::Relative { years: 0, months: 0, days };
+        Window {
+            name: name.into(),
+            account: "a".into(),
+            mailbox: "m".into(),
+            calendar: Calendar::Default,
+            start: days(-30),
+            end: days(365),
+            interval: MINUTE,
+            jitter: 0.2,
+            move_every,
+            page_size: 200,
+            body: Body::Html,
+            time_zone: "UTC".into(),
+            immutable_ids: false,
+            complete: Complete::Master,
+            audit: None,
+            confirm_after: MINUTE,
+        }
+    }
+
+    #[test]
+    fn edges_move_at_an_hour_of_their_own_and_always_cover_what_is_stated() {
+        let begun: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        for hours in [1, 24, 36, 48, 7 * 24] {
+            let every = Duration::from_secs(hours * 3600);
+            let mut at = std::collections::BTreeSet::new();
+            for name in ["alice", "bob", "carol", "dave"] {
+                let window = window(name, every);
+                let mut computed = begun;
+                for n in 0..20 {
+                    let due = next_move(&window, computed).unwrap();
+                    assert!(due > computed, "{name}, {hours} h");
+                    let asked = edges(&window, computed);
+                    // Until the last instant before the move.
+                    let before = due.checked_sub(SignedDuration::from_secs(1)).unwrap();
+                    assert!(asked.end >= window.end.resolve(before), "{name}, {hours} h");
+                    assert_ne!(edges(&window, due), asked, "{name}, {hours} h: it does move");
+                    if n > 0 && hours >= 24 {
+                        let days = due.duration_since(computed).as_secs_f64() / 86_400.0;
+                        let whole = (hours / 24) as f64;
+                        assert!((whole - days).abs() < 1e-3, "{name}, {hours} h: {days} days");
+                    }
+                    at.insert(due.to_zoned(TimeZone::UTC).time());
+                    computed = due;
+                }
+            }
+            assert!(at.len() >= 4, "{hours} h: an hour for each of four");
+        }
+    }
+
+    #[test]
+    fn segments_are_asked_the_less_the_further_away() {
+        let at = |year: i16| format!("{year}-01-01T00:00:00Z").parse::<Timestamp>().unwrap();
+        let segments = Edges { start: at(2020), end: at(2099) }.segments();
+        let every = |interval, index| segment_interval(interval, &segments, index, at(2027));
+        let minutes: Vec<u64> =
+            (0..segments.len()).map(|index| every(MINUTE, index).as_secs() / 60).collect();
+        assert_eq!(minutes[..9], [2, 1, 2, 4, 8, 16, 32, 60, 60]);
+        // Nothing is asked more often than the window.
+        assert_eq!(every(MINUTE * 120, 9), MINUTE * 120);
+        let past = |now| segment_interval(MINUTE, &segments, segments.len() - 1, now);
+        assert_eq!(past(at(2150)), MINUTE, "the nearest is the last");
+    }
+
+    #[test]
+    fn audits_spread_over_half_a_period_and_come_once_in_each() {
+        let since: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        let week = Duration::from_secs(7 * 86_400);
+        let days =
+            |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64() / 86_400.0;
+        let mut firsts = Vec::new();
+        for n in 0..100 {
+            let name = format!("room{n}");
+            let mut record = AuditRecord { since, at: None, differences: 0 };
+            let first = next_audit(&name, &record, week);
+            assert!((3.5..7.0).contains(&days(since, first)));
+            firsts.push(first);
+            for _ in 0..5 {
+                let last = next_audit(&name, &record, week);
+                record.at = Some(last);
+                let wait = days(last, next_audit(&name, &record, week));
+                assert!((6.3..7.7).contains(&wait), "{wait} days");
+            }
+        }
+        firsts.sort();
+        let apart = firsts.windows(2).map(|pair| days(pair[0], pair[1]));
+        assert!(apart.fold(0.0, f64::max) < 0.4, "spread evenly");
     }
 
     #[test]

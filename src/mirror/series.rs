@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 
 use super::event::Members;
-use super::page::{EventHash, Item, Kind};
+use super::page::{EventHash, Item, Kind, Span};
 use super::window::{Complete, Edges};
 
 /// A row of the mirror that belongs to the series.
@@ -86,7 +86,7 @@ impl Reconciliation<'_> {
             } else if carried {
                 true
             } else {
-                match self.inside(&item) {
+                match inside(self.edges, item.span, item.all_day) {
                     Some(inside) => inside,
                     None => mirrored.contains(&id),
                 }
@@ -117,17 +117,6 @@ impl Reconciliation<'_> {
         out
     }
 
-    /// Whether the view contains an instance, where that can be told from its times alone.
-    fn inside(&self, item: &Item) -> Option<bool> {
-        let inside = self.edges.overlap(item.span.start, item.span.end);
-        if !item.all_day {
-            return Some(inside);
-        }
-        let narrow = widen(self.edges, -1).overlap(item.span.start, item.span.end);
-        let wide = widen(self.edges, 1).overlap(item.span.start, item.span.end);
-        (narrow == wide).then_some(inside)
-    }
-
     /// An occurrence as the mirror keeps it: bare where its master completes it.
     fn form(&self, item: Item) -> Item {
         match (self.complete, item.kind) {
@@ -135,6 +124,18 @@ impl Reconciliation<'_> {
             _ => item,
         }
     }
+}
+
+/// Whether the view contains an event, where that can be told from its times alone: at the rim of
+/// a day events of whole days may lie on either side (fact 80).
+pub fn inside(edges: Edges, span: Span, all_day: bool) -> Option<bool> {
+    let inside = edges.overlap(span.start, span.end);
+    if !all_day {
+        return Some(inside);
+    }
+    let narrow = widen(edges, -1).overlap(span.start, span.end);
+    let wide = widen(edges, 1).overlap(span.start, span.end);
+    (narrow == wide).then_some(inside)
 }
 
 /// Edges moved apart (or together) by so many days on both sides.

@@ -102,8 +102,8 @@ pub enum ResyncReason {
     DeltaRetry,
     /// A large removal is being confirmed.
     Confirm,
-    /// The drift audit found a difference it could not repair in place.
-    Audit,
+    /// The drift audit found more differences than are repaired one by one.
+    Drift,
 }
 
 impl ResyncReason {
@@ -119,7 +119,7 @@ impl ResyncReason {
         Self::SegmentTooLong,
         Self::DeltaRetry,
         Self::Confirm,
-        Self::Audit,
+        Self::Drift,
     ];
 
     /// The word by which the API and the metrics name it.
@@ -136,7 +136,7 @@ impl ResyncReason {
             Self::SegmentTooLong => "segment_too_long",
             Self::DeltaRetry => "delta_retry",
             Self::Confirm => "confirm",
-            Self::Audit => "audit",
+            Self::Drift => "drift",
         }
     }
 }
@@ -190,6 +190,28 @@ pub struct LastError {
     pub retry_at: Option<Timestamp>,
 }
 
+/// How a window stands with its drift audits. Lives with the window, in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// When the window first settled: the first audit is counted from here.
+    pub since: Timestamp,
+    /// When the last audit ended.
+    pub at: Option<Timestamp>,
+    /// Differences that audits have found, confirmed and repaired since the window began.
+    pub differences: u64,
+}
+
+/// Drift audits as the API shows them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// When the last one ended; none before the first.
+    pub at: Option<Timestamp>,
+    /// Differences found, confirmed and repaired since the window began.
+    pub differences: u64,
+    /// When the next is due; none where audits are off or the window has not settled yet.
+    pub next_due: Option<Timestamp>,
+}
+
 /// A segment's edges and how it is followed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentStatus {
@@ -199,6 +221,9 @@ pub struct SegmentStatus {
     pub end: Timestamp,
     /// `delta` or `snapshot`.
     pub mode: String,
+    /// Seconds between its rounds, before jitter: the further from the present the more.
+    #[serde(default)]
+    pub interval_s: f64,
 }
 
 /// A window as the API and `status --json` show it.
@@ -238,6 +263,9 @@ pub struct WindowStatus {
     pub last_resync: Option<LastResync>,
     /// The last failure, until a round succeeds.
     pub last_error: Option<LastError>,
+    /// Its drift audits.
+    #[serde(default)]
+    pub audit: AuditStatus,
     /// Items that could not be read since the window was last enumerated, or the process began:
     /// under their ids the mirror shows what it had before, or nothing.
     #[serde(default)]

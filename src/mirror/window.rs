@@ -151,6 +151,11 @@ pub struct Edges {
 }
 
 impl Edges {
+    /// Whether nothing is left between them: a start that moves has passed a fixed end.
+    pub fn is_empty(&self) -> bool {
+        self.end <= self.start
+    }
+
     /// Whether `[start, end)` of an event overlaps. An event without length counts as lying at
     /// its start.
     pub fn overlap(&self, start: Timestamp, end: Timestamp) -> bool {

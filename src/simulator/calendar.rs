@@ -125,6 +125,12 @@ impl Calendar {
         }
     }
 
+    /// No delta stream ever speaks of the last change. Whether there was one.
+    pub(super) fn hush(&mut self) -> bool {
+        let last = self.log.back().is_some_and(|change| change.version == self.version);
+        last && self.log.pop_back().is_some()
+    }
+
     /// Forgets the past: what is there now has always been there. For filling a calendar before
     /// anybody looks.
     pub(super) fn settle(&mut self) {

@@ -201,6 +201,14 @@ impl Simulator {
         self.state().mutate(&mutation)
     }
 
+    /// Delta lies: no stream ever speaks of the last change made in a calendar (`None`: the default
+    /// one), though everything that is asked anew shows it. Whether there was one to keep quiet.
+    pub fn hush(&self, mailbox: &str, calendar: Option<&str>) -> bool {
+        let mut state = self.state();
+        let Some((mailbox, calendar)) = state.place(mailbox, calendar) else { return false };
+        state.mailboxes[mailbox].calendars[calendar].hush()
+    }
+
     /// What plain `calendarView` would list at this moment, in UTC with HTML bodies. Empty if
     /// there is no such calendar.
     pub fn truth(

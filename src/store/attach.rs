@@ -203,6 +203,7 @@ fn attached(
         resyncs: counters.resyncs,
         last_resync: counters.last_resync,
         last_success: counters.last_success,
+        audit: counters.audit,
         settled,
         snapshots: 0,
         segment_days: record.segment_days,

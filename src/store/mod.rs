@@ -52,10 +52,11 @@ use self::shared::Shared;
 pub use self::space::Footprint;
 use self::space::Space;
 pub use self::words::{
-    Attached, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
+    Attached, AuditRow, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
 };
 use self::writer::{Job, Writer};
 use crate::metrics::StoreMeter;
+use crate::mirror::audit::Sketch;
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
@@ -394,7 +395,7 @@ impl Store {
     }
 
     /// Rows of the segment (masters not) that stand in none of its seen lists: `left_window`
-    /// where they lie outside `edges`, else `deleted`. Rows that only segments hold which the
+    /// where they lie outside `edges` or another segment still holds them, else `deleted`. Rows that only segments hold which the
     /// window has no more count as anybody's.
     ///
     /// # Errors
@@ -424,7 +425,8 @@ impl Store {
                             || row.segments & !retired == 0;
                         if held && row.is_shown() && seen.binary_search(&id).is_err() {
                             let Span { start, end } = row.span();
-                            let reason = if edges.overlap(start, end) {
+                            let elsewhere = row.segments & !retired & !record::bit(segment) != 0;
+                            let reason = if edges.overlap(start, end) && !elsewhere {
                                 RemovalReason::Deleted
                             } else {
                                 RemovalReason::LeftWindow
@@ -438,6 +440,34 @@ impl Store {
                 }
             })
             .await
+    }
+
+    /// Rows that a segment holds (masters not), after a hash, and the hash to go on after if there
+    /// may be more.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn audit_rows(
+        &self,
+        window: WindowId,
+        segment: SegmentIndex,
+        after: Option<EventHash>,
+    ) -> Result<(Vec<AuditRow>, Option<EventHash>), StoreError> {
+        self.look(move |tree| {
+            let rows = tree.rows(window, after, SLICE)?;
+            let next = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == SLICE);
+            let held = rows
+                .into_iter()
+                .map(|(id, stored)| (id, stored.row))
+                .filter(|(_, row)| row.is_shown() && row.segments & record::bit(segment) != 0);
+            let seen = held.map(|(id, row)| AuditRow {
+                id,
+                sketch: Sketch::of(&row.item()),
+                master: row.master.clone(),
+            });
+            Ok((seen.collect(), next))
+        })
+        .await
     }
 
     /// Events of a window. What is on one page is of one moment; of a window that is not there
@@ -532,6 +562,11 @@ impl Store {
     /// # Errors
     /// Where the store is over.
     pub async fn flush(&self) -> Result<(), StoreError> {
+        let shared = &self.inner.shared;
+        if !shared.any_lingers() {
+            // Nobody need be woken for nothing.
+            return shared.over().map_or(Ok(()), Err);
+        }
         self.ask(|reply| Job::Flush { reply }).await
     }
 

@@ -20,7 +20,7 @@ use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::event;
 use crate::mirror::page::{EventHash, EventId, Item, Kind};
-use crate::mirror::status::{LastResync, ResyncReason};
+use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 
 /// What a commit means.
 pub(super) struct Planned {
@@ -142,6 +142,12 @@ fn count(tree: &Tree, commit: &Commit, outcome: &Outcome, draft: &mut Draft) -> 
     }
     if commit.tally.success.is_some() {
         new.last_success = commit.tally.success;
+        let first = AuditRecord { since: commit.at, at: None, differences: 0 };
+        new.audit.get_or_insert(first);
+    }
+    if let (Some(differences), Some(audit)) = (commit.tally.audit, &mut new.audit) {
+        audit.at = Some(commit.at);
+        audit.differences += differences;
     }
     if let Some(reason) = commit.tally.resync.filter(|r| *r != ResyncReason::New) {
         new.resyncs += 1;

@@ -15,7 +15,7 @@ use super::row::Row;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::{SegmentIndex, Todo, TodoKey, WindowId};
-use crate::mirror::status::LastResync;
+use crate::mirror::status::{AuditRecord, LastResync};
 use crate::mirror::window::{Edge, Edges, Identity, MAX_SEGMENT_DAYS, Shape};
 
 const VERSION: u8 = 1;
@@ -108,6 +108,9 @@ pub(super) struct Counters {
     pub(super) resyncs: u64,
     pub(super) last_resync: Option<LastResync>,
     pub(super) last_success: Option<Timestamp>,
+    /// None before the window first settled.
+    #[serde(default)]
+    pub(super) audit: Option<AuditRecord>,
 }
 
 /// A to-do entry's value; what the key says already is not repeated.

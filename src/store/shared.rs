@@ -236,6 +236,11 @@ impl Shared {
         Lingering { shared: self.clone(), window }
     }
 
+    /// Whether a lazy commit of any window is on its way.
+    pub(super) fn any_lingers(&self) -> bool {
+        !self.lingering.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Whether a lazy commit of a window is on its way.
     pub(super) fn lingers(&self, window: WindowId) -> bool {
         let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);

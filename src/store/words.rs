@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::mirror::audit::Sketch;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId, Kind, Span};
 use crate::mirror::position::WindowId;
-use crate::mirror::status::{LastResync, ResyncReason};
+use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 use crate::mirror::window::{Edge, Edges, Identity, Shape};
 
 /// How to open a store.
@@ -86,6 +87,8 @@ pub struct Attached {
     pub last_resync: Option<LastResync>,
     /// When a round last succeeded.
     pub last_success: Option<Timestamp>,
+    /// How it stands with its drift audits; none before it first settled.
+    pub audit: Option<AuditRecord>,
     /// Whether every segment had a delta link and an empty to-do when last written.
     pub settled: bool,
     /// The segments in snapshot mode, as bits.
@@ -103,6 +106,17 @@ pub struct SeriesRow {
     pub kind: Kind,
     /// When it takes place.
     pub span: Span,
+}
+
+/// What an audit looks at of a row.
+#[derive(Clone, Debug)]
+pub struct AuditRow {
+    /// The event.
+    pub id: EventHash,
+    /// What is compared.
+    pub sketch: Sketch,
+    /// The series it belongs to.
+    pub master: Option<EventId>,
 }
 
 /// What a reader asks of a window.

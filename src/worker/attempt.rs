@@ -4,6 +4,9 @@
 //! connection from the second on. Everything else is the next attempt's business, which starts
 //! from what the store holds.
 
+pub(super) mod audit;
+mod seams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -62,6 +65,8 @@ impl From<StoreError> for Trouble {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) over: Over,
+    /// The segments that settled, as bits.
+    pub(super) settled: u64,
     /// Until when a held removal waits.
     pub(super) held_until: Option<Timestamp>,
     pub(super) requests: u32,
@@ -131,6 +136,7 @@ impl<'a> Attempt<'a> {
             fault: None,
             done: Done {
                 over: Over::Settled,
+                settled: 0,
                 held_until: None,
                 requests: 0,
                 pages: 0,
@@ -141,21 +147,29 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// A round of every segment; the worst of their endings is the round's.
-    pub(super) async fn run(&mut self, asked: Option<Asked>) -> Result<(), Trouble> {
+    /// A round of every segment, except of those in `resting` (as bits) unless somebody asked or
+    /// the edges moved; the worst of their endings is the round's.
+    pub(super) async fn run(&mut self, asked: Option<Asked>, resting: u64) -> Result<(), Trouble> {
         let before = self.target.requests.load(Ordering::Relaxed);
-        self.move_edges().await?;
-        let segments = self.cell.vitals().segments();
-        if let Some(asked @ (Asked::Resync | Asked::AcceptRemovals)) = asked {
+        let moved = self.move_edges().await?;
+        let mut resting = if moved || asked.is_some() { 0 } else { resting };
+        let reason = match asked {
+            Some(Asked::Resync) => Some(ResyncReason::Requested),
+            Some(Asked::AcceptRemovals) => Some(ResyncReason::Confirm),
+            Some(Asked::Sync) | None => None,
+        };
+        if let Some(reason) = reason {
+            let segments = self.cell.vitals().segments();
             // All of them before the first request, so that none is forgotten if one fails.
             for (index, _) in (0..).zip(&segments) {
-                self.begin_resync(index, asked).await?;
+                self.begin_resync(index, reason).await?;
             }
         }
-        while let Err(trouble) = self.segments().await {
+        while let Err(trouble) = self.segments(resting).await {
             match trouble {
                 Trouble::Quarantine(error) if error.class() == Class::SegmentTooLong => {
                     self.halve(error).await?;
+                    resting = 0;
                 }
                 trouble => return Err(trouble),
             }
@@ -170,44 +184,6 @@ impl<'a> Attempt<'a> {
             return Err(Trouble::Stuck { ailment, fault, until: self.done.held_until });
         }
         Ok(())
-    }
-
-    async fn segments(&mut self) -> Result<(), Trouble> {
-        let mut segments: Vec<(SegmentIndex, Edges)> =
-            (0..).zip(self.cell.vitals().segments()).collect();
-        let halved = segments.len() > 1 && self.is_halved(&segments).await?;
-        if halved {
-            // What a segment held may now be another's, further on: that one takes it first.
-            segments.reverse();
-        }
-        for (index, edges) in segments {
-            let pages = self.done.pages;
-            let mut over = self.segment(index, edges).await?;
-            if over == Over::Settled && self.done.pages == pages {
-                // It only ended what an earlier run had begun: nobody has asked Graph yet.
-                over = self.segment(index, edges).await?;
-            }
-            if over == Over::Failed {
-                return Err(self.fault.take().unwrap_or(Trouble::Endless));
-            }
-            self.done.over = self.done.over.max(over);
-            if halved && over > Over::Incomplete {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a segment still has to be enumerated since segments became shorter.
-    async fn is_halved(&self, segments: &[(SegmentIndex, Edges)]) -> Result<bool, Trouble> {
-        for (index, _) in segments {
-            let position = self.services.store.position(self.id, *index).await?;
-            let reason = position.and_then(|position| position.phase.enumeration());
-            if reason == Some(ResyncReason::SegmentTooLong) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Graph does not answer for segments as long as these.
@@ -233,8 +209,8 @@ impl<'a> Attempt<'a> {
         self.done
     }
 
-    /// Relative edges move with the days, each window at its own hour.
-    async fn move_edges(&mut self) -> Result<(), Trouble> {
+    /// Relative edges move with the days, each window at its own hour. True: they did.
+    async fn move_edges(&mut self) -> Result<bool, Trouble> {
         let now = self.services.world.now();
         let (edges, computed) = {
             let vitals = self.cell.vitals();
@@ -246,7 +222,7 @@ impl<'a> Attempt<'a> {
             schedule::next_move(self.window, computed).is_some_and(|due| due <= now) || uncovered;
         let moved = schedule::edges(self.window, now);
         if !due || moved == edges {
-            return Ok(());
+            return Ok(false);
         }
         self.services.store.move_edges(self.id, moved, now).await?;
         let mut vitals = self.cell.vitals();
@@ -255,10 +231,16 @@ impl<'a> Attempt<'a> {
         drop(vitals);
         note_resync(self.cell, now, ResyncReason::WindowMoved);
         tracing::info!(start = %moved.start, end = %moved.end, "window moved");
-        Ok(())
+        Ok(true)
     }
 
-    async fn segment(&mut self, segment: SegmentIndex, edges: Edges) -> Result<Over, Trouble> {
+    /// Takes a segment's round up where the store left it.
+    async fn open(
+        &self,
+        segment: SegmentIndex,
+        edges: Edges,
+        seams: bool,
+    ) -> Result<Round, Trouble> {
         let store = &self.services.store;
         let position = store.position(self.id, segment).await?;
         let todo = match &position {
@@ -275,42 +257,45 @@ impl<'a> Attempt<'a> {
             complete: self.window.complete,
             confirm_after: SignedDuration::try_from(self.window.confirm_after)
                 .unwrap_or(SignedDuration::MAX),
+            seams,
             page_size: self.window.page_size,
         };
         let events = self.cell.vitals().events;
-        let mut round = Round::resume(place, position, todo, events);
-        let before = round.remedy().clone();
-        self.ask.page_size = before.page_size(self.window.page_size);
-        let mut input = Input::Start;
-        loop {
-            self.steps.fetch_add(1, Ordering::Relaxed);
-            let (next, effect) = round.step(input, self.services.world.now());
-            round = next;
-            input = match effect {
-                Effect::Page(link) => self.page(&round, Way::Delta, link.as_ref(), edges).await?,
-                Effect::Listing(link) => {
-                    self.page(&round, Way::Plain, link.as_ref(), edges).await?
-                }
-                Effect::Master(id) => self.master(&id, edges).await?,
-                Effect::Instances(id) => self.instances(segment, &id, edges).await?,
-                Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
-                Effect::Unseen => Input::Unseen(store.unseen(self.id, segment, edges).await?),
-                Effect::Commit(commit) => self.commit(*commit).await?,
-                Effect::Over(over) => {
-                    self.done.held_until = self.done.held_until.max(round.held_until());
-                    self.show_remedy(segment, &before, round.remedy());
-                    return Ok(over);
-                }
-            };
-        }
+        Ok(Round::resume(place, position, todo, events))
     }
 
-    /// Somebody asked for everything anew: the position goes back to the first page, rows stay.
-    async fn begin_resync(&self, segment: SegmentIndex, asked: Asked) -> Result<(), Trouble> {
-        let reason = match asked {
-            Asked::AcceptRemovals => ResyncReason::Confirm,
-            _ => ResyncReason::Requested,
-        };
+    /// Performs what a round asks for.
+    async fn perform(
+        &mut self,
+        round: &Round,
+        segment: SegmentIndex,
+        edges: Edges,
+        effect: Effect,
+    ) -> Result<Input, Trouble> {
+        let store = &self.services.store;
+        Ok(match effect {
+            Effect::Page(link) => self.page(round, Way::Delta, link.as_ref(), edges).await?,
+            Effect::Listing(link) => self.page(round, Way::Plain, link.as_ref(), edges).await?,
+            Effect::Master(id) => self.master(&id, edges).await?,
+            Effect::Instances(id) => self.instances(segment, &id, edges).await?,
+            Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
+            Effect::Unseen => {
+                // What left the segment need not have left the window.
+                let window = self.cell.vitals().edges;
+                Input::Unseen(store.unseen(self.id, segment, window).await?)
+            }
+            Effect::Commit(commit) => self.commit(*commit).await?,
+            // The round is over: there is nothing to perform.
+            Effect::Over(_) => Input::Start,
+        })
+    }
+
+    /// Everything anew: the position goes back to the first page, rows stay.
+    async fn begin_resync(
+        &self,
+        segment: SegmentIndex,
+        reason: ResyncReason,
+    ) -> Result<(), Trouble> {
         let now = self.services.world.now();
         let position = self.services.store.position(self.id, segment).await?;
         let remedy = position.map(|position| position.remedy).unwrap_or_default();

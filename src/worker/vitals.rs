@@ -9,7 +9,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::mirror::position::SegmentIndex;
-use crate::mirror::status::{LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus};
+use crate::mirror::schedule;
+use crate::mirror::status::{
+    AuditRecord, AuditStatus, LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus,
+};
 use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
 
@@ -42,7 +45,8 @@ pub(super) struct Vitals {
     pub(super) next_due: Option<Timestamp>,
     pub(super) failures: u32,
     pub(super) resyncs: u64,
-    pub(super) last_resync: Option<LastResync>,
+    pub(super) last_resync: Option<Box<LastResync>>,
+    pub(super) audits: Audits,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
     /// See [`WindowStatus::unreadable`].
@@ -74,6 +78,60 @@ impl Vitals {
         let bit = 1 << (segment & 63);
         self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
     }
+}
+
+/// An [`AuditRecord`] in few bytes: whole seconds, 0 for never.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Audits {
+    since: u32,
+    at: u32,
+    differences: u32,
+}
+
+impl Audits {
+    fn of(record: Option<AuditRecord>) -> Self {
+        let Some(AuditRecord { since, at, differences }) = record else { return Self::default() };
+        Self {
+            since: seconds(since),
+            at: at.map_or(0, seconds),
+            differences: u32::try_from(differences).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// None before the window first settled.
+    pub(super) fn record(self) -> Option<AuditRecord> {
+        let instant = |at: u32| Timestamp::from_second(at.into()).ok().filter(|_| at > 0);
+        let differences = self.differences.into();
+        Some(AuditRecord { since: instant(self.since)?, at: instant(self.at), differences })
+    }
+
+    /// The window has settled: audits are counted from its first time.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        if self.since == 0 {
+            self.since = seconds(now);
+        }
+    }
+
+    /// An audit is over.
+    pub(super) fn end(&mut self, now: Timestamp, differences: u64) {
+        self.at = seconds(now);
+        let differences = u32::try_from(differences).unwrap_or(u32::MAX);
+        self.differences = self.differences.saturating_add(differences);
+    }
+
+    /// When the next one is due, if audits are wanted.
+    pub(super) fn due(self, window: &Window) -> Option<Timestamp> {
+        Some(schedule::next_audit(&window.name, &self.record()?, window.audit?))
+    }
+
+    fn status(self, window: &Window) -> AuditStatus {
+        let at = self.record().and_then(|record| record.at);
+        AuditStatus { at, differences: self.differences.into(), next_due: self.due(window) }
+    }
+}
+
+fn seconds(at: Timestamp) -> u32 {
+    u32::try_from(at.as_second()).unwrap_or(0)
 }
 
 /// What somebody asked of a window.
@@ -143,7 +201,8 @@ impl Cell {
                 next_due: None,
                 failures: 0,
                 resyncs: attached.resyncs,
-                last_resync: attached.last_resync.clone(),
+                last_resync: attached.last_resync.clone().map(Box::new),
+                audits: Audits::of(attached.audit),
                 last_error: None,
                 settled_once: attached.settled,
                 unreadable: 0,
@@ -179,7 +238,8 @@ impl Cell {
         (vitals.edges, vitals.edges_at) = (attached.edges, attached.edges_at);
         vitals.events = attached.events;
         vitals.resyncs = attached.resyncs;
-        vitals.last_resync.clone_from(&attached.last_resync);
+        vitals.last_resync = attached.last_resync.clone().map(Box::new);
+        vitals.audits = Audits::of(attached.audit);
         if !vitals.state.is_trouble() {
             vitals.state = if attached.settled { State::Settled } else { State::Enumerating };
         }
@@ -268,6 +328,7 @@ impl Cell {
     pub fn status(&self, now: Timestamp) -> WindowStatus {
         let window = self.window();
         let vitals = self.vitals();
+        let segments = vitals.segments();
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),
@@ -277,15 +338,16 @@ impl Cell {
             end: vitals.edges.end,
             state: vitals.state,
             events: vitals.events,
-            segments: vitals
-                .segments()
-                .into_iter()
+            segments: segments
+                .iter()
                 .enumerate()
                 .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
                     mode: if vitals.snapshots >> index & 1 == 1 { "snapshot" } else { "delta" }
                         .to_owned(),
+                    interval_s: schedule::segment_interval(window.interval, &segments, index, now)
+                        .as_secs_f64(),
                 })
                 .collect(),
             last_round: vitals.last_round.as_deref().cloned(),
@@ -294,7 +356,8 @@ impl Cell {
             next_due: vitals.next_due,
             failures: vitals.failures,
             resyncs: vitals.resyncs,
-            last_resync: vitals.last_resync.clone(),
+            last_resync: vitals.last_resync.as_deref().cloned(),
+            audit: vitals.audits.status(&window),
             last_error: vitals.last_error.as_deref().cloned(),
             settled_once: vitals.settled_once,
             unreadable: vitals.unreadable,

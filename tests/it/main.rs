@@ -4,6 +4,7 @@
 
 mod answers;
 mod article;
+mod audit;
 mod commands;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;
@@ -16,6 +17,7 @@ mod interrupted;
 mod kill;
 mod lies;
 mod logs;
+mod long;
 mod memory;
 mod metrics;
 mod process;

@@ -393,11 +393,10 @@ fn a_window_ends_after_it_starts() {
             "calmirror.toml:10: window[a@b].end: the window does not end (2026-01-02T00:00:00Z) after it starts (2026-01-02T00:00:00Z); move one of start and end, or remove the window",
         ],
     );
-    // Against the default start, 30 days before this test's today.
     check_window(
-        &format!("{window}end = \"2026-10-23\"\n"),
+        &format!("{window}start = \"2027-01-01\"\nend = \"+10d\"\n"),
         &[
-            "calmirror.toml:9: window[a@b].end: the window does not end (2026-10-23T00:00:00Z) after it starts (2026-10-23T00:00:00Z) as of today; move one of start and end, or remove the window",
+            "calmirror.toml:10: window[a@b].end: the window does not end (2026-12-02T00:00:00Z) after it starts (2027-01-01T00:00:00Z) as of today; move one of start and end, or remove the window",
         ],
     );
     assert_eq!(

@@ -129,7 +129,7 @@ fn what_is_hardly_meant_is_warned_about() {
     assert_eq!(
         lab.shown(&lab.config().warnings),
         [
-            "calmirror.toml:15: window[twice].end: the window needs 3 segments of 1825 days; each round costs 3 requests: is so much needed?",
+            "calmirror.toml:15: window[twice].end: the window needs 3 segments of 1825 days; each is read by itself, those far from today less often: would \"+5y\" do?",
             "calmirror.toml:6: account.idle: no window uses it; remove it, or name it in a window",
         ]
     );
@@ -159,9 +159,18 @@ fn what_is_hardly_meant_is_warned_about() {
     assert_eq!(
         lab.shown(&lab.config().warnings),
         [
-            "calmirror.toml:9: window[a@b].end: the start moves and the end does not: in 30 days nothing is left, and that is a fault; make both relative or neither, or remove the window in time"
+            "calmirror.toml:9: window[a@b].end: the start moves and the end does not: in 30 days the window is empty; make both relative or neither, or remove the window in time"
         ]
     );
+    // What became empty as days passed is no reason to stop the others.
+    let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-10-01\"\n"));
+    assert_eq!(
+        lab.shown(&lab.config().warnings),
+        [
+            "calmirror.toml:9: window[a@b].end: the start has moved past the end (2026-10-01T00:00:00Z): the window is empty; move the end, or remove the window"
+        ]
+    );
+    assert_eq!(lab.config().windows.len(), 1);
     let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-24\"\n"));
     assert_eq!(lab.shown(&lab.config().warnings), [""; 0]);
     let lab = Lab::with("[api]\nsocket = \"off\"\n");

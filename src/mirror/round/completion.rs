@@ -1,10 +1,12 @@
 //! The to-do worked off: each series is applied whole, once all it lacks is at hand.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::{Effect, Round, deleted};
 use crate::mirror::commit::Commit;
-use crate::mirror::page::{Item, Kind};
+use crate::mirror::page::{EventHash, Item, Kind};
 use crate::mirror::position::TodoKey;
 use crate::mirror::series::{Listed, Reconciliation, Row};
 use crate::mirror::todo::completable;
@@ -105,14 +107,19 @@ impl Round {
         series.waiting.remove(&hash);
         match listing {
             Some((listing, rows)) => {
+                let tombstones: BTreeSet<EventHash> =
+                    self.todo.removals().difference(&self.listed_out).copied().collect();
                 let reconciled = Reconciliation {
                     edges: self.place.edges,
                     complete: self.place.complete,
                     membership: !enumerating,
                     waiting: &series.waiting,
-                    tombstones: self.todo.removals(),
+                    tombstones: &tombstones,
                 }
                 .apply(listing, &rows);
+                for item in &reconciled.upserts {
+                    self.todo.stay(item.id.hash());
+                }
                 commit.upserts = reconciled.upserts;
                 commit.removals = deleted(reconciled.removals);
             }
@@ -128,6 +135,10 @@ impl Round {
             commit.upserts.push(master);
         }
         commit.orphans.push(hash);
+        if self.place.seams {
+            self.leave_later(&mut commit);
+        }
+        self.todo.write(&mut commit);
         if self.too_many(commit.removals.len()) {
             return self.hold(at);
         }
@@ -135,6 +146,16 @@ impl Round {
         self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
+    }
+
+    /// What a series no longer has here leaves with the round's other removals.
+    fn leave_later(&mut self, commit: &mut Commit) {
+        for removal in std::mem::take(&mut commit.removals) {
+            if !self.todo.removals().contains(&removal.id) {
+                self.listed_out.insert(removal.id);
+                self.todo.leave(removal.id);
+            }
+        }
     }
 
     /// What leaves with its series need not leave, and be counted, once more at the round's end.

@@ -110,7 +110,8 @@ impl Round {
                 }
                 None => {
                     self.phase = Phase::Completing { delta };
-                    if self.todo.current().is_some() {
+                    let apart = self.place.seams && !self.todo.removals().is_empty();
+                    if self.todo.current().is_some() || apart {
                         return self.finish(commit);
                     }
                     commit.lazy = idle && self.todo.is_empty();
@@ -191,6 +192,7 @@ impl Round {
 
     pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&Known>) {
         let hash = id.hash();
+        self.listed_out.remove(&hash);
         // The last word wins over what an earlier page carried.
         if let Some(master) = self.todo.holder(hash) {
             self.todo.forget_waiting(master, hash);

@@ -15,6 +15,7 @@ fn place(complete: Complete) -> Place {
         edges: Edges { start: hour(0), end: hour(24 * 365) },
         complete,
         confirm_after: SignedDuration::from_secs(600),
+        seams: false,
         page_size: 200,
     }
 }

@@ -1,0 +1,342 @@
+//! A drift audit: one look at a whole window, and what follows from two.
+//!
+//! Lists every segment with the few members that [`mirror::audit`](crate::mirror::audit) compares
+//! and holds them against the mirror's rows. Ids are kept as hashes, so that a look at a large
+//! calendar is small. What is wrong twice is repaired: a single event is fetched, a series is put
+//! on the to-do, and where there is much the window is enumerated again, whose sweep is judged
+//! like any other. A look that finds nothing writes nothing but the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::graph::{Ask, GraphError};
+use crate::mirror::audit::{MANY, SELECT, Sketch, Suspects, differ};
+use crate::mirror::change::RemovalReason;
+use crate::mirror::commit::{Commit, Removal};
+use crate::mirror::page::{EventHash, EventId, Item, Kind, Link};
+use crate::mirror::position::{Phase, SegmentIndex, Todo};
+use crate::mirror::series;
+use crate::mirror::status::ResyncReason;
+use crate::mirror::window::{Complete, Edges};
+use crate::store::AuditRow;
+
+use super::{Attempt, Trouble};
+
+/// Events on a page of a listing, the most that Graph allows (fact 38).
+const PAGE_SIZE: u32 = 1000;
+/// More events than this no segment has; a listing that yields more is lying.
+const MOST_EVENTS: usize = 500_000;
+
+/// How an audit went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Audited {
+    /// Nothing differs; or what did is explained.
+    Clean,
+    /// Something differs: the next round may explain it, a second look will tell.
+    Suspicious,
+    /// Differences were confirmed; a round now works off what is left to do.
+    Repaired,
+    /// The listing made no sense.
+    Unavailable,
+}
+
+/// What a listing said.
+#[derive(Default)]
+struct Look {
+    events: BTreeMap<EventHash, (Sketch, Option<Box<Name>>)>,
+    /// What could not be read is there all the same, and says nothing more.
+    unread: BTreeSet<EventHash>,
+    /// Some events could not even be named: nobody is missed.
+    nameless: bool,
+}
+
+/// Whom a difference is about.
+struct Name {
+    id: EventId,
+    master: Option<EventId>,
+}
+
+/// A confirmed difference.
+struct Finding {
+    segment: SegmentIndex,
+    edges: Edges,
+    listed: Option<Box<Name>>,
+    row: Option<AuditRow>,
+}
+
+/// What is to be done about the findings.
+#[derive(Default)]
+struct Repair {
+    series: BTreeMap<(SegmentIndex, EventHash), EventId>,
+    singles: Vec<Finding>,
+}
+
+impl Attempt<'_> {
+    /// The first look if nobody is suspected, else the second.
+    pub(in crate::worker) async fn audit(
+        &mut self,
+        suspects: &mut Suspects,
+    ) -> Result<Audited, Trouble> {
+        let segments = self.cell.vitals().segments();
+        let (mut met, mut confirmed) = (Suspects::default(), Vec::new());
+        for (segment, edges) in (0..).zip(&segments) {
+            if edges.is_empty() || !self.is_followed(segment).await? {
+                continue;
+            }
+            let wanted = |id| suspects.has(segment, id);
+            let Some(mut look) = self.look(*edges, wanted).await? else {
+                return Ok(Audited::Unavailable);
+            };
+            let mut after = None;
+            loop {
+                let store = &self.services.store;
+                let (rows, next) = store.audit_rows(self.id, segment, after).await?;
+                for row in rows {
+                    let listed = look.events.remove(&row.id);
+                    let sketch = listed.as_ref().map(|(sketch, _)| sketch);
+                    let judged =
+                        !look.unread.contains(&row.id) && (listed.is_some() || !look.nameless);
+                    if judged && differ(*edges, Some(&row.sketch), sketch) {
+                        met.add(segment, row.id, Some(row.sketch));
+                        if suspects.confirm(segment, row.id, Some(row.sketch)) {
+                            let listed = listed.and_then(|(_, name)| name);
+                            let row = Some(row);
+                            confirmed.push(Finding { segment, edges: *edges, listed, row });
+                        }
+                    }
+                }
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            for (id, (sketch, name)) in look.events {
+                if !look.unread.contains(&id) && differ(*edges, None, Some(&sketch)) {
+                    met.add(segment, id, None);
+                    if suspects.confirm(segment, id, None) {
+                        let row = None;
+                        confirmed.push(Finding { segment, edges: *edges, listed: name, row });
+                    }
+                }
+            }
+        }
+        if suspects.is_empty() && !met.is_empty() {
+            tracing::debug!(differences = met.len(), "drift audit waits for the next round");
+            *suspects = met;
+            return Ok(Audited::Suspicious);
+        }
+        if confirmed.is_empty() {
+            self.audited(0).await?;
+            *suspects = Suspects::default();
+            return Ok(Audited::Clean);
+        }
+        let audited = self.repair(confirmed).await?;
+        *suspects = Suspects::default();
+        Ok(audited)
+    }
+
+    /// Whether the segment is followed by delta and up to date: else there is nothing to compare.
+    async fn is_followed(&self, segment: SegmentIndex) -> Result<bool, Trouble> {
+        let position = self.services.store.position(self.id, segment).await?;
+        Ok(position
+            .is_some_and(|p| matches!(p.phase, Phase::Settled { delta: Some(_) }) && !p.todo))
+    }
+
+    /// Lists a segment. The names of events that are not `wanted` are forgotten. None if the
+    /// listing does not end.
+    async fn look(
+        &mut self,
+        edges: Edges,
+        wanted: impl Fn(EventHash) -> bool,
+    ) -> Result<Option<Look>, Trouble> {
+        let mut look = Look::default();
+        let mut met = 0;
+        let mut next: Option<Link> = None;
+        loop {
+            let listing = self.list(edges, SELECT, next.as_ref()).await?;
+            let empty = listing.0.is_empty();
+            for (hash, event) in listing.0 {
+                let Some(item) = event else {
+                    look.unread.insert(hash);
+                    continue;
+                };
+                let name = || Box::new(Name { id: item.id.clone(), master: item.master.clone() });
+                if item.kind != Kind::Master {
+                    look.events.insert(hash, (Sketch::of(&item), wanted(hash).then(name)));
+                }
+            }
+            look.nameless |= listing.1;
+            next = listing.2;
+            if next.is_none() {
+                return Ok(Some(look));
+            }
+            let before = std::mem::replace(&mut met, look.events.len() + look.unread.len());
+            if (!empty && met == before) || met > MOST_EVENTS {
+                tracing::warn!(events = met, "plain listing does not end");
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A page of a plain listing: events by hash, whether some had not even an id, and the next.
+    async fn list(
+        &mut self,
+        edges: Edges,
+        select: &str,
+        next: Option<&Link>,
+    ) -> Result<(Vec<(EventHash, Option<Item>)>, bool, Option<Link>), Trouble> {
+        let ask = Ask { page_size: PAGE_SIZE, ..self.ask.clone() };
+        let listing = loop {
+            let client = &self.services.client;
+            let fresh = self.retries > 0;
+            let asked = client.calendar_view(self.target, &ask, edges, Some(select), next, fresh);
+            match asked.await {
+                Ok(listing) => break listing,
+                Err(error) => self.retry(error).await?,
+            }
+        };
+        let nameless = listing.unreadable.iter().any(|unread| unread.id.is_none());
+        let unread = listing.unreadable.into_iter().filter_map(|u| Some((u.id?.hash(), None)));
+        let read = listing.items.into_iter().map(|item| (item.id.hash(), Some(item)));
+        Ok((read.chain(unread).collect(), nameless, listing.next))
+    }
+
+    async fn repair(&mut self, confirmed: Vec<Finding>) -> Result<Audited, Trouble> {
+        let mut differences = confirmed.len() as u64;
+        let mut repair = Repair::default();
+        for finding in confirmed {
+            let masters = [
+                finding.listed.as_ref().and_then(|name| name.master.clone()),
+                finding.row.as_ref().and_then(|row| row.master.clone()),
+            ];
+            if masters.iter().all(Option::is_none) {
+                repair.singles.push(finding);
+                continue;
+            }
+            for master in masters.into_iter().flatten() {
+                repair.series.insert((finding.segment, master.hash()), master);
+            }
+        }
+        let (series, singles) = (repair.series.len(), repair.singles.len());
+        if series + singles >= MANY {
+            tracing::warn!(differences, "drift audit found much: enumerating again");
+            let segments = self.cell.vitals().segments().len();
+            for segment in (0..).take(segments) {
+                self.begin_resync(segment, ResyncReason::Drift).await?;
+            }
+        } else {
+            differences -= self.repair_singles(&mut repair).await?;
+            for ((segment, _), master) in repair.series {
+                self.touch(segment, master).await?;
+            }
+            if differences > 0 {
+                tracing::warn!(differences, series, singles, "drift audit repairs differences");
+            }
+        }
+        self.audited(differences).await?;
+        Ok(Audited::Repaired)
+    }
+
+    /// Fetches what differs and lets go of what is gone; answers how many differences were none.
+    async fn repair_singles(&mut self, repair: &mut Repair) -> Result<u64, Trouble> {
+        let mut spurious = 0;
+        let mut upserts = Vec::new();
+        let mut removals = Vec::new();
+        for Finding { segment, edges, listed, row } in std::mem::take(&mut repair.singles) {
+            match (listed, row) {
+                (Some(name), _) => match self.event(&name.id).await? {
+                    Some(item) if item.id != name.id => spurious += 1,
+                    Some(item) if item.kind == Kind::Single => {
+                        if series::inside(edges, item.span, item.all_day) != Some(false) {
+                            upserts.push((segment, item));
+                        }
+                    }
+                    Some(Item { master: Some(master), .. })
+                    | Some(Item { id: master, kind: Kind::Master, .. }) => {
+                        repair.series.insert((segment, master.hash()), master);
+                    }
+                    // Gone since, or nothing that could be shown: the next round will say.
+                    _ => spurious += 1,
+                },
+                (None, Some(row)) if self.is_listed(&row).await? => spurious += 1,
+                (None, Some(row)) => removals.push((segment, row.id)),
+                (None, None) => {}
+            }
+        }
+        // Before the removals: what left one segment may have come into another.
+        for (segment, item) in upserts {
+            let mut commit = Commit::new(self.id, segment, self.services.world.now());
+            commit.upserts.push(item);
+            self.commit(commit).await?;
+        }
+        for (segment, id) in removals {
+            let mut commit = Commit::new(self.id, segment, self.services.world.now());
+            commit.removals.push(Removal { id, reason: RemovalReason::Deleted });
+            self.commit(commit).await?;
+        }
+        Ok(spurious)
+    }
+
+    /// Whether a listing of the event's own days, a page or two, has it. One of a whole window may
+    /// pass over an event while others come and go.
+    async fn is_listed(&mut self, row: &AuditRow) -> Result<bool, Trouble> {
+        let span = row.sketch.span;
+        let days = series::widen(Edges { start: span.start, end: span.end }, 1);
+        for stretch in days.segments() {
+            let mut next: Option<Link> = None;
+            loop {
+                let (events, _, more) = self.list(stretch, "id", next.as_ref()).await?;
+                if events.iter().any(|(hash, _)| *hash == row.id) {
+                    return Ok(true);
+                }
+                if more.is_none() || events.is_empty() {
+                    break;
+                }
+                next = more;
+            }
+        }
+        Ok(false)
+    }
+
+    async fn event(&mut self, id: &EventId) -> Result<Option<Item>, Trouble> {
+        loop {
+            let asked = self.services.client.event(self.target, &self.ask, id, self.retries > 0);
+            match asked.await {
+                Ok(found) => return Ok(found),
+                Err(error @ GraphError::Malformed(_)) => {
+                    tracing::debug!(kind = error.kind(), "event could not be read");
+                    return Ok(None);
+                }
+                Err(error) => self.retry(error).await?,
+            }
+        }
+    }
+
+    /// Puts a series on the to-do, where the next round finds it before it asks anything else.
+    async fn touch(&mut self, segment: SegmentIndex, master: EventId) -> Result<(), Trouble> {
+        let Some(mut position) = self.services.store.position(self.id, segment).await? else {
+            return Ok(());
+        };
+        position.todo = true;
+        let mut commit = Commit::new(self.id, segment, self.services.world.now());
+        let needs_master = self.window.complete == Complete::Master;
+        commit.todo.push(Todo::Series { master, needs_master, needs_listing: true });
+        commit.position = Some(position);
+        self.services.store.commit(commit).await?;
+        Ok(())
+    }
+
+    /// The audit is over.
+    async fn audited(&mut self, differences: u64) -> Result<(), Trouble> {
+        let now = self.services.world.now();
+        let mut commit = Commit::new(self.id, 0, now);
+        commit.tally.audit = Some(differences);
+        if differences == 0 {
+            commit.lazy = true;
+            self.services.store.submit(commit).await?;
+        } else {
+            self.services.store.commit(commit).await?;
+        }
+        self.cell.vitals().audits.end(now, differences);
+        Ok(())
+    }
+}

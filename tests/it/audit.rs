@@ -1,0 +1,346 @@
+//! Drift audits: what delta never said is found, believed after two looks, and repaired.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::mirror::change::ChangeKind;
+use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
+use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::simulator::{Behaviour, Edit, Fault, Mutation, Pattern, Planned, Simulator};
+use calmirror::world::World;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn start(directory: &Path, simulator: &Simulator, world: &World, tracked: Window) -> Rig {
+    Rig::start(directory, Arc::new(Memory(simulator.clone())), world, vec![tracked]).await
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn single(subject: &str, day: &str) -> Edit {
+    Edit::CreateSingle {
+        subject: subject.into(),
+        start: at(&format!("{day}T09:00:00Z")),
+        minutes: 30,
+    }
+}
+
+fn edit(simulator: &Simulator, edit: Edit) -> String {
+    let mutation = Mutation { mailbox: MAILBOX.to_owned(), calendar: None, edit };
+    simulator.mutate(mutation).unwrap()
+}
+
+/// A change of which delta never speaks.
+fn hushed(simulator: &Simulator, change: Edit) -> String {
+    let id = edit(simulator, change);
+    assert!(simulator.hush(MAILBOX, None));
+    id
+}
+
+fn status(rig: &Rig) -> WindowStatus {
+    rig.fleet.window(MAILBOX).unwrap()
+}
+
+/// Waits for the next audit to end.
+async fn audited(rig: &Rig) -> WindowStatus {
+    let before = status(rig).audit.at;
+    for _ in 0..20_000 {
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let status = status(rig);
+        if status.audit.at != before {
+            return status;
+        }
+    }
+    panic!("no audit: {:?}", status(rig));
+}
+
+async fn assert_true(rig: &Rig, simulator: &Simulator, complete: Complete, what: &str) -> Events {
+    let status = rig.settle(MAILBOX, 20).await;
+    let edges = Edges { start: status.start, end: status.end };
+    let id = rig.fleet.id(MAILBOX).unwrap();
+    let mirrored = mirror(&rig.store, id).await;
+    let real = truth(simulator, MAILBOX, None, edges, complete).await;
+    assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
+    assert_same(&format!("feed and mirror, {what}"), &folded(&rig.store, id).await, &mirrored);
+    mirrored
+}
+
+/// The feed after a seq, by id: the last word.
+async fn feed(rig: &Rig, after: u64) -> BTreeMap<String, ChangeKind> {
+    let changes = rig.store.changes(after, None, 10_000).await.unwrap();
+    changes.value.iter().map(|change| (change.id.as_str().to_owned(), change.kind)).collect()
+}
+
+async fn lies(behaviour: Behaviour, complete: Complete, what: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(7, noon());
+    let simulator = simulator(7, behaviour, &world);
+    let renamed = edit(&simulator, single("old name", "2026-11-10"));
+    let moved = edit(&simulator, single("moved", "2026-11-11"));
+    let left = edit(&simulator, single("moves out", "2026-11-11"));
+    let deleted = edit(&simulator, single("deleted", "2026-11-12"));
+    let series = |subject: &str| Edit::CreateSeries {
+        subject: subject.into(),
+        start: at("2026-11-02T10:00:00Z"),
+        minutes: 60,
+        repeats: Pattern::Weekly { every: 1, days: vec![1, 3] },
+        until: Some("2026-12-24".parse().unwrap()),
+        all_day: false,
+    };
+    let shortened = edit(&simulator, series("shortened"));
+    let ended = edit(&simulator, series("ended"));
+    let excepted = edit(&simulator, series("with exceptions"));
+    let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, complete, ..window(MAILBOX) };
+    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let before = assert_true(&rig, &simulator, complete, what).await;
+    let seq = *rig.store.durable().borrow();
+
+    let created = hushed(&simulator, single("created", "2026-11-13"));
+    hushed(&simulator, Edit::Rename { event: renamed.clone(), subject: "new name".into() });
+    hushed(&simulator, Edit::Move { event: moved.clone(), start: at("2026-11-20T09:00:00Z") });
+    hushed(&simulator, Edit::Move { event: left.clone(), start: at("2028-01-01T09:00:00Z") });
+    hushed(&simulator, Edit::Delete { event: deleted.clone() });
+    let until = Some("2026-12-01".parse().unwrap());
+    hushed(&simulator, Edit::SetEnd { event: shortened, until });
+    hushed(&simulator, Edit::Delete { event: ended });
+    let mut instances: Vec<String> = before
+        .values()
+        .filter(|event| event["seriesMasterId"] == excepted.as_str())
+        .map(|event| event["id"].as_str().unwrap().to_owned())
+        .collect();
+    instances.sort();
+    hushed(&simulator, Edit::CancelOccurrence { occurrence: instances[0].clone() });
+    let start = at("2026-11-21T15:00:00Z");
+    hushed(&simulator, Edit::MoveOccurrence { occurrence: instances[1].clone(), start });
+    let subject = "by itself".to_owned();
+    hushed(&simulator, Edit::RenameOccurrence { occurrence: instances[2].clone(), subject });
+    hushed(&simulator, series("never heard of"));
+
+    // Rounds alone learn nothing of it.
+    tokio::time::sleep(3 * HOUR).await;
+    let id = rig.fleet.id(MAILBOX).unwrap();
+    assert_same("before the audit", &mirror(&rig.store, id).await, &before);
+    let due = status(&rig).audit.next_due.expect("audits are on");
+    let found = audited(&rig).await;
+    let late = found.audit.at.unwrap().duration_since(due).as_secs();
+    // The round on which it is due, another one, and the second look.
+    assert!((3240..8500).contains(&late), "{what}: two looks with a round between, in {late} s");
+    let after = assert_true(&rig, &simulator, complete, what).await;
+    assert_eq!(status(&rig).resyncs, 0, "{what}: in place");
+    let differing = before.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>();
+    let differing: Vec<_> =
+        differing.into_iter().filter(|id| before.get(*id) != after.get(*id)).collect();
+    // An occurrence whose master alone changed is repaired with it, but not a difference itself.
+    let compared = |event: Option<&Value>| {
+        event.map(|event| {
+            let own = event["type"] != "occurrence";
+            let [kind, start, end] = ["type", "start", "end"].map(|name| event[name].clone());
+            (kind, start, end, own.then(|| event["changeKey"].clone()))
+        })
+    };
+    let counted = differing
+        .iter()
+        .filter(|id| compared(before.get(**id)) != compared(after.get(**id)))
+        .count();
+    assert_eq!(found.audit.differences, counted as u64, "{what}");
+    // Exactly what readers see differ stands in the feed, whatever else was fetched for it.
+    let feed = feed(&rig, seq).await;
+    assert_eq!(feed.keys().collect::<Vec<_>>(), differing, "{what}");
+    assert_eq!(feed[&created], ChangeKind::Created);
+    assert_eq!(feed[&renamed], ChangeKind::Updated);
+    assert_eq!(feed[&moved], ChangeKind::Updated);
+    assert_eq!(feed[&left], ChangeKind::Removed);
+    assert_eq!(feed[&deleted], ChangeKind::Removed);
+
+    // The next one finds nothing and writes nothing.
+    let seq = *rig.store.durable().borrow();
+    let again = audited(&rig).await;
+    assert_eq!(again.audit.differences, found.audit.differences, "{what}");
+    assert_eq!(*rig.store.durable().borrow(), seq, "{what}");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_delta_never_said_is_found_and_repaired() {
+    for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
+        if number % 4 == 0 {
+            lies(behaviour.clone(), Complete::Master, &name).await;
+        }
+        if number % 12 == 5 {
+            lies(behaviour, Complete::Exact, &format!("exact {name}")).await;
+        }
+    }
+}
+
+/// A calendar in which something happens all the time: every look differs from the mirror, and
+/// every difference is explained by the next round.
+#[tokio::test(start_paused = true)]
+async fn what_the_next_round_explains_is_no_difference() {
+    for seed in [1, 2] {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(seed, noon());
+        let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+        // Seconds from the round's last page to the listing's.
+        simulator.set_latency(Duration::from_secs(2)..Duration::from_secs(3));
+        let tracked =
+            Window { audit: Some(HOUR), interval: Duration::from_secs(600), ..window(MAILBOX) };
+        let rig = start(directory.path(), &simulator, &world, tracked).await;
+        let mut living = std::collections::VecDeque::new();
+        let (mut audits, mut looks, mut last) = (0, 0, None);
+        while audits < 8 {
+            let now = status(&rig);
+            assert_eq!(now.audit.differences, 0, "seed {seed}");
+            if now.audit.at != last {
+                (last, audits) = (now.audit.at, audits + 1);
+            }
+            let wait = now.next_due.map_or(0, |due| due.duration_since(world.now()).as_secs());
+            if wait > 8 && now.state == State::Settled {
+                looks += 1;
+                tokio::time::sleep(Duration::from_secs(wait.unsigned_abs() - 5)).await;
+            } else {
+                // Ids that never come back: what differs twice would differ twice on its own.
+                living.push_back(edit(&simulator, single("new", "2026-11-10")));
+                let subject = format!("name {looks}");
+                edit(&simulator, Edit::Rename { event: living[living.len() / 2].clone(), subject });
+                if living.len() > 8 {
+                    edit(&simulator, Edit::Delete { event: living.pop_front().unwrap() });
+                }
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        }
+        assert!(looks > 0);
+        assert_true(&rig, &simulator, Complete::Master, &format!("seed {seed}")).await;
+        rig.stop().await;
+    }
+}
+
+/// What an audit costs: its own pages and nothing else, when it is due, and nothing if it is off.
+#[tokio::test(start_paused = true)]
+async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
+    for audit in [None, Some(7 * 24 * HOUR)] {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(3, noon());
+        let simulator = simulator(3, Behaviour::calm(), &world);
+        let tracked = Window { audit, interval: 6 * HOUR, ..window(MAILBOX) };
+        let mut rig = start(directory.path(), &simulator, &world, tracked.clone()).await;
+        rig.settle(MAILBOX, 4).await;
+        let seq = *rig.store.durable().borrow();
+        simulator.reset_statistics();
+        let (first, mut ended, mut differences) =
+            (status(&rig).last_round.unwrap().number, Vec::new(), 0);
+        for day in 0..60 {
+            if day % 5 == 4 {
+                rig.stop().await;
+                rig = start(directory.path(), &simulator, &world, tracked.clone()).await;
+            }
+            tokio::time::sleep(24 * HOUR).await;
+            let status = status(&rig);
+            differences += status.audit.differences;
+            if let Some(at) = status.audit.at
+                && ended.last() != Some(&at)
+            {
+                ended.push(at);
+            }
+        }
+        let rounds = status(&rig).last_round.unwrap().number - first;
+        let asked = simulator.statistics().total.requests - rounds;
+        assert_eq!(ended.len() as u64, asked, "a listing of one page for each audit");
+        assert_eq!(differences, 0);
+        assert_eq!(*rig.store.durable().borrow(), seq, "an audit without differences is quiet");
+        match audit {
+            None => assert!(ended.is_empty()),
+            Some(period) => {
+                assert!((7..=11).contains(&ended.len()), "{ended:?}");
+                for pair in ended.windows(2) {
+                    let share =
+                        pair[1].duration_since(pair[0]).as_secs_f64() / period.as_secs_f64();
+                    assert!((0.89..1.15).contains(&share), "{share} of a period");
+                }
+            }
+        }
+        rig.stop().await;
+    }
+}
+
+/// Much at once is not repaired one by one: the window is enumerated again, and a removal too
+/// large to believe is held as ever.
+#[tokio::test(start_paused = true)]
+async fn much_drift_is_a_resync_whose_removals_are_judged() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(5, noon());
+    let simulator = simulator(5, Behaviour::calm(), &world);
+    let ids: Vec<String> = (0..400)
+        .map(|n| edit(&simulator, single(&format!("n{n}"), &format!("2026-11-{:02}", 1 + n % 28))))
+        .collect();
+    let interval = Duration::from_secs(1200);
+    let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
+    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
+    let created: Vec<String> =
+        (0..30).map(|n| hushed(&simulator, single(&format!("c{n}"), "2026-12-01"))).collect();
+    let seq = *rig.store.durable().borrow();
+    let found = audited(&rig).await;
+    assert_eq!(found.audit.differences, 30);
+    assert_true(&rig, &simulator, Complete::Master, "after the first").await;
+    let after = status(&rig);
+    assert_eq!((after.resyncs, after.last_resync.unwrap().reason), (1, ResyncReason::Drift));
+    assert!(
+        feed(&rig, seq).await.keys().eq(created.iter().collect::<std::collections::BTreeSet<_>>())
+    );
+
+    for event in &ids {
+        hushed(&simulator, Edit::Delete { event: event.clone() });
+    }
+    assert!(ids.len() * 2 > before.len() + 30, "more than half");
+    let seq = *rig.store.durable().borrow();
+    audited(&rig).await;
+    let mut held = false;
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let now = status(&rig);
+        held |= now.state == State::Held;
+        if now.state == State::Held {
+            assert!(feed(&rig, seq).await.is_empty(), "nothing leaves while it is held");
+        }
+    }
+    assert!(held);
+    assert_true(&rig, &simulator, Complete::Master, "confirmed").await;
+    assert_eq!(feed(&rig, seq).await.len(), ids.len());
+    rig.stop().await;
+}
+
+/// An audit that cannot be made leaves the mirror and the rounds alone, and is made later.
+#[tokio::test(start_paused = true)]
+async fn an_audit_that_fails_is_made_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(6, noon());
+    let simulator = simulator(6, Behaviour::calm(), &world);
+    let interval = Duration::from_secs(1200);
+    let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
+    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
+    let deleted = before.values().find(|e| e["type"] == "singleInstance").unwrap();
+    hushed(&simulator, Edit::Delete { event: deleted["id"].as_str().unwrap().to_owned() });
+    let plain = Some("calendarView?".to_owned());
+    simulator.plan(Planned { path: plain, ..Planned::always(Fault::BadRequest) });
+    tokio::time::sleep(30 * HOUR).await;
+    let now = status(&rig);
+    assert_eq!((now.state, now.audit.at, now.failures), (State::Settled, None, 0));
+    assert!(simulator.statistics().total.statuses[&400] < 10, "tried again ever more slowly");
+    simulator.clear_faults();
+    assert_eq!(audited(&rig).await.audit.differences, 1);
+    assert_true(&rig, &simulator, Complete::Master, "later").await;
+    rig.stop().await;
+}
