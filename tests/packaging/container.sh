@@ -19,7 +19,7 @@ need mmdebstrap mmdebstrap
 
 kept=$TREES/containers
 mkdir -p "$kept"
-storage=(--root "$kept/storage" --runroot "$SCRATCH/run" --storage-driver vfs)
+storage=(--root "$kept/storage" --runroot "$kept/run" --storage-driver vfs)
 image=localhost/calmirror:test
 
 # The builder: Debian with a C compiler, and the Rust that is used here.
