@@ -102,12 +102,15 @@ async fn large_events_are_kept_whole() {
         let big = single("big", 1, &"x".repeat(size));
         let mut c = commit(w);
         c.upserts = vec![big.clone(), single("after", 2, "")];
-        c.todo = vec![Todo::Waiting { item: bare("big", &"y".repeat(size), 1) }];
+        c.todo = vec![Todo::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }];
         store.commit(c).await.unwrap();
         assert_eq!(store.event(w, &id("big")).await.unwrap().unwrap(), big.content);
         assert_eq!(events(&store, w).await.len(), 2, "chunks are no events");
         let todo = store.todo(w, 0).await.unwrap();
-        assert_eq!(todo, [Todo::Waiting { item: bare("big", &"y".repeat(size), 1) }]);
+        assert_eq!(
+            todo,
+            [Todo::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }]
+        );
         let mut c = commit(w);
         c.done = vec![todo[0].key()];
         c.seen = Some((0, (0..10_000).map(|n| hash(&n.to_string())).collect()));

@@ -5,6 +5,7 @@
 //! from what the store holds.
 
 pub(super) mod audit;
+mod looks;
 mod seams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,13 +235,13 @@ impl<'a> Attempt<'a> {
         Ok(true)
     }
 
-    /// Takes a segment's round up where the store left it.
+    /// Takes a segment's round up where the store left it, and whether it is at its beginning.
     async fn open(
         &self,
         segment: SegmentIndex,
         edges: Edges,
         seams: bool,
-    ) -> Result<Round, Trouble> {
+    ) -> Result<(Round, bool), Trouble> {
         let store = &self.services.store;
         let position = store.position(self.id, segment).await?;
         let todo = match &position {
@@ -250,6 +251,7 @@ impl<'a> Attempt<'a> {
         if position.as_ref().is_none_or(|p| p.phase.enumeration().is_some()) {
             self.show_enumerating();
         }
+        let begins = position.as_ref().is_none_or(|position| position.phase.begins());
         let place = Place {
             window: self.id,
             segment,
@@ -261,7 +263,7 @@ impl<'a> Attempt<'a> {
             page_size: self.window.page_size,
         };
         let events = self.cell.vitals().events;
-        Ok(Round::resume(place, position, todo, events))
+        Ok((Round::resume(place, position, todo, events), begins))
     }
 
     /// Performs what a round asks for.
@@ -272,18 +274,15 @@ impl<'a> Attempt<'a> {
         edges: Edges,
         effect: Effect,
     ) -> Result<Input, Trouble> {
-        let store = &self.services.store;
         Ok(match effect {
             Effect::Page(link) => self.page(round, Way::Delta, link.as_ref(), edges).await?,
             Effect::Listing(link) => self.page(round, Way::Plain, link.as_ref(), edges).await?,
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
             Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
-            Effect::Unseen => {
-                // What left the segment need not have left the window.
-                let window = self.cell.vitals().edges;
-                Input::Unseen(store.unseen(self.id, segment, window).await?)
-            }
+            Effect::Unseen => Input::Unseen(self.unseen(segment).await?),
+            // A window of one segment has no seams.
+            Effect::Seam => Input::Withheld(BTreeSet::new()),
             Effect::Commit(commit) => self.commit(*commit).await?,
             // The round is over: there is nothing to perform.
             Effect::Over(_) => Input::Start,

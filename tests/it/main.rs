@@ -25,6 +25,7 @@ mod reform;
 mod reload;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod rig;
+mod seams;
 mod signals;
 mod socket;
 mod stores;

@@ -259,7 +259,7 @@ fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
     let waiting = item("o1", Kind::Occurrence, Some("m"), "e2");
     let todo = vec![
         Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
-        Todo::Waiting { item: waiting },
+        Todo::Waiting { item: waiting, earlier: false },
     ];
     let position = Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, true));
     let round = Round::resume(place(Complete::Master), position, todo, 9);
