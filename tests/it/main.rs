@@ -11,6 +11,7 @@ mod compare;
 mod configuration;
 mod converge;
 mod documented;
+mod edits;
 mod fairness;
 mod hostile;
 mod interrupted;
