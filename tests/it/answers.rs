@@ -131,11 +131,10 @@ async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
         scene.simulator.plan(Planned::once(fault).path("deltatoken"));
         let status = scene.round().await;
         assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
-        if status.state != State::Settled {
-            let error = status.last_error.expect("it is told");
-            assert!(["too_large", "page_stuck"].contains(&&*error.kind), "{what}: {}", error.kind);
-            assert_eq!(status.events, events, "{what}: the mirror is kept");
-        }
+        assert_eq!(status.state, State::BackingOff, "{what}");
+        let error = status.last_error.expect("it is told");
+        assert_eq!(error.kind, "page_stuck", "{what}");
+        assert_eq!(status.events, events, "{what}: the mirror is kept");
         scene.assert_exact(&what).await;
     }
     scene.rig.stop().await;

@@ -49,7 +49,9 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
         let settled = |name: &String| rig.fleet.window(name).unwrap().state == State::Settled;
         (0..IDLE).map(idle).filter(|name| !settled(name)).count()
     };
+    let begun = tokio::time::Instant::now();
     while unsettled(&rig) > IDLE / 10 {
+        assert!(begun.elapsed() < 10 * INTERVAL, "{} are late", unsettled(&rig));
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     rig.stop().await;

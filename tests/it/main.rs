@@ -16,6 +16,7 @@ mod fairness;
 mod hostile;
 mod interrupted;
 mod kill;
+mod killed;
 mod lies;
 mod logs;
 mod long;
