@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::mirror::status::State;
 use calmirror::mirror::window::{Complete, Edges, Window};
-use calmirror::simulator::{Behaviour, MasterOnPage, Simulator};
+use calmirror::simulator::{Behaviour, Fault, MasterOnPage, Planned, Simulator};
 use calmirror::world::World;
 use futures_util::future::BoxFuture;
 
@@ -129,6 +130,38 @@ async fn cut_off_everywhere(behaviour: Behaviour, changes: u32) {
         assert!(cuts < 100, "a resync ends");
     }
     assert!(cuts > 10, "{cuts} places to be cut off at");
+}
+
+/// What Graph said holds for the next process too, however the last one ended.
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
+    for crash in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(1700, noon());
+        let simulator = simulator(1700, Behaviour::calm(), &world);
+        let scene = Scene { simulator, world, left: Arc::new(AtomicI64::new(i64::MAX)) };
+        let rig = scene.start(directory.path()).await;
+        rig.settle(MAILBOX, 5).await;
+        let retry_after = Some("1800".to_owned());
+        scene.simulator.plan(Planned::once(Fault::Throttled { retry_after }));
+        let wait = Some(Duration::from_secs(600));
+        let throttled = rig.fleet.sync(MAILBOX, wait).await.unwrap().finished.unwrap();
+        assert_eq!(throttled.state, State::BackingOff);
+        let asked = tokio::time::Instant::now();
+        match crash {
+            true => rig.crash().await,
+            false => rig.stop().await,
+        }
+        let rig = scene.start(directory.path()).await;
+        let due = rig.fleet.window(MAILBOX).unwrap().next_due;
+        rig.settle(MAILBOX, 3).await;
+        let waited = asked.elapsed().as_secs();
+        assert!((1799..1860).contains(&waited), "crash {crash}: asked again after {waited} s");
+        assert_eq!(scene.simulator.statistics().total.during_pause, 0, "crash {crash}");
+        let told = due.is_none_or(|due| due.duration_since(noon()).as_secs() > 1800);
+        assert!(told, "crash {crash}: {due:?}");
+        rig.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

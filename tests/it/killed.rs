@@ -56,7 +56,7 @@ impl Scene {
         assert_same("nobody is shown half of it", &shown, &self.before);
         self.daemon.kill().await;
         // What delta is asked from now on is not answered: what was begun must do without.
-        simulator.plan(Planned::once(Fault::Stall).path("/delta"));
+        simulator.plan(Planned::once(Fault::Stall).path("deltatoken"));
         self.daemon = self.ground.run().await;
         self
     }
@@ -64,12 +64,15 @@ impl Scene {
     /// What was left is done, by no word of delta; then all is compared. How much was told.
     async fn end(self) -> usize {
         let Self { ground, daemon, edges, mut follower, before, .. } = self;
+        let asked = ground.simulator.statistics().total.enumerations;
         let begun = ground.api.post(&format!("/v1/windows/{WINDOW}/sync")).await;
         assert!(begun.status.is_success(), "{:?}", begun.body);
         eventually("delta is asked again", async || {
             ground.simulator.faults().planned.is_empty().then_some(())
         })
         .await;
+        let again = ground.simulator.statistics().total.enumerations;
+        assert_eq!(again, asked, "it goes on where it was");
         let real = truth(&ground.simulator, MAILBOX, None, edges, Complete::Master).await;
         assert_same("mirror and truth", &ground.api.events(WINDOW).await, &real);
         let lines = follower.lines;
