@@ -161,12 +161,13 @@ const EDITS: [Named; 18] = [
     Named {
         name: "exception moved out of the window",
         before: one_of_each,
-        edit: |s| moved(s, 7, "2026-12-02T09:00:00Z"),
+        // Within the day by which listings are wider.
+        edit: |s| moved(s, 7, "2026-11-30T12:00:00Z"),
         counts: [1, 0, 4],
     },
     Named {
         name: "exception moved back into the window",
-        before: |s| vec![moved(s, 7, "2026-12-02T09:00:00Z")],
+        before: |s| vec![moved(s, 7, "2026-11-30T12:00:00Z")],
         edit: |s| moved(s, 7, "2026-11-26T09:00:00Z"),
         counts: [0, 1, 7],
     },
