@@ -1,10 +1,7 @@
 //! The promises of the protocol, one by one.
 
 use std::io::Read;
-use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use super::*;
