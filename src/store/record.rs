@@ -111,6 +111,8 @@ pub(super) struct Counters {
     /// None before the window first settled.
     #[serde(default)]
     pub(super) audit: Option<AuditRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) paused_until: Option<Timestamp>,
 }
 
 /// A to-do entry's value; what the key says already is not repeated.

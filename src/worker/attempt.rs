@@ -10,6 +10,7 @@ mod seams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -31,6 +32,9 @@ use super::{Services, note_resync};
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
 const MOST_INSTANCES: usize = 50_000;
+/// A pause that Graph asks for is remembered over a restart, which takes some time itself, if it
+/// is longer than this.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
 /// So many times a series is listed in search of two listings that agree.
 const MOST_LISTINGS: u32 = 4;
 
@@ -39,7 +43,7 @@ const MOST_LISTINGS: u32 = 4;
 pub(super) enum Trouble {
     Throttled {
         error: GraphError,
-        wait: std::time::Duration,
+        wait: Duration,
     },
     SignIn(GraphError),
     Quarantine(GraphError),
@@ -597,11 +601,23 @@ impl<'a> Attempt<'a> {
         Ok(Input::Committed(events))
     }
 
+    /// The next process is to leave the mailbox alone as well.
+    async fn remember_pause(&self, wait: Duration) -> Result<(), Trouble> {
+        let now = self.services.world.now();
+        let mut commit = Commit::new(self.id, 0, now);
+        commit.tally.paused_until = now.checked_add(wait).ok();
+        self.services.store.commit(commit).await?;
+        Ok(())
+    }
+
     /// Waits before the same request is made again, or gives the attempt up.
     async fn retry(&mut self, error: GraphError) -> Result<(), Trouble> {
         match error.class() {
             Class::Throttled => {
                 let wait = error.retry_after().unwrap_or_default();
+                if wait > LONG_PAUSE {
+                    self.remember_pause(wait).await?;
+                }
                 Err(Trouble::Throttled { error, wait })
             }
             Class::SignIn => Err(Trouble::SignIn(error)),
