@@ -204,14 +204,13 @@ impl Series {
 
     /// The master that the pages brought, if nothing that came speaks of a newer one.
     pub(super) fn carried_master(&self) -> Option<&Item> {
-        let carried = self.waiting.get(&self.master.hash())?;
-        if self.earlier.contains(&self.master.hash()) {
-            return None;
-        }
+        let of_now = |id: &EventHash| !self.earlier.contains(id);
+        let carried = self.waiting.get(&self.master.hash()).filter(|m| of_now(&m.id.hash()))?;
         let current = self
             .waiting
-            .values()
-            .all(|item| item.kind != Kind::Occurrence || agree(&item.etag, &carried.etag));
+            .iter()
+            .filter(|(id, item)| of_now(id) && item.kind == Kind::Occurrence)
+            .all(|(_, item)| agree(&item.etag, &carried.etag));
         (carried.kind == Kind::Master && carried.whole && current).then_some(carried)
     }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod remedies;
+mod seams;
 
 use super::*;
 use crate::mirror::page::{End, Span, Unreadable};
@@ -402,6 +403,49 @@ fn a_listing_that_could_not_be_read_whole_removes_nobody() {
     let listed = Listed { unread, ..Listed::default() };
     let (_, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()], "the unread one is a member");
+}
+
+#[test]
+fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
+    let waits = item("m1", Kind::Occurrence, Some("m"), "e");
+    let round = Round::resume(
+        place(Complete::Master),
+        settled(),
+        vec![
+            Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: false },
+            Todo::Waiting { item: waits, earlier: true },
+        ],
+        5,
+    );
+    let (round, effect) = round.step(Input::Start, AT);
+    assert!(matches!(effect, Effect::Master(_)));
+    let (round, effect) = round.step(Input::Unavailable, AT);
+    assert!(matches!(effect, Effect::Page(Some(_))), "it is shown no more, and waits");
+    // The series comes again, whole, and without the occurrence that waits.
+    let resent =
+        vec![item("m", Kind::Master, None, "e2"), item("m2", Kind::Occurrence, Some("m"), "e2")];
+    let (round, _) = step_page(round, page(resent.clone(), &[], delta("d1")), &[]);
+    let (round, effect) = round.step(Input::Committed(5), AT);
+    assert!(matches!(effect, Effect::Instances(_)));
+    let rows = vec![Row { id: EventId::new("m1").hash() }];
+    let listed = Listed::from(resent[1..].to_vec());
+    let (_, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts), ["m2", "m"]);
+    assert_eq!(gone(&commit), [EventId::new("m1").hash()]);
+}
+
+#[test]
+fn what_waits_at_the_end_of_a_round_is_of_an_earlier_one_from_then_on() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 5);
+    let carried = vec![item("m1", Kind::Occurrence, Some("m"), "e")];
+    let (round, commit) = step_page(round, page(carried, &[], delta("d1")), &[]);
+    assert!(commit.todo.iter().any(|t| matches!(t, Todo::Waiting { earlier: false, .. })));
+    let (round, _) = round.step(Input::Committed(5), AT);
+    let (_, effect) = round.step(Input::Unavailable, AT);
+    let commit = written(effect);
+    assert!(matches!(phase(&commit), Phase::Settled { .. }));
+    assert!(commit.todo.iter().any(|t| matches!(t, Todo::Waiting { earlier: true, .. })));
 }
 
 #[test]
