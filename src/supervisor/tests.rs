@@ -8,11 +8,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
+use super::fleet::MOTIONLESS;
 use super::*;
 use crate::graph::transport::{Body, TransportError};
 use crate::graph::{Account, Budgets, Client, Credential, Transport};
 use crate::mirror::window::{Calendar, Complete, Edge};
 use crate::store::{Options, Store};
+use crate::world::World;
 
 /// A Graph that never answers.
 struct Silence;
