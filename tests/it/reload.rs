@@ -275,7 +275,7 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
-    let ground = Ground::new(95, &["alice"]).await;
+    let ground = Ground::new(95, &["alice", "more"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
     let application = |secret: &str| Application {
@@ -311,6 +311,32 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
     assert_eq!(requests(&ground, "alice"), asked);
     let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
     assert_eq!((&round["state"], &round["last_error"]), (&json!("settled"), &Value::Null));
+
+    // Refused for what is mended elsewhere, say a consent: no file has changed.
+    ground.simulator.set_applications(vec![application("another")]);
+    ground.simulator.expire_tokens();
+    let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+    assert_eq!(round["state"], "sign_in_required");
+    ground.simulator.set_applications(vec![application("next")]);
+    let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+    assert_eq!(round["state"], "sign_in_required", "the refusal is remembered");
+    // With a change of the fleet, or without.
+    for names in [&["alice"][..], &["alice", "more"]] {
+        let windows: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
+        ground.configure(&text(&ground, &windows).replace("file = \"secret\"", "file = \"next\""));
+        assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
+        for name in names {
+            eventually("it signs in by itself", async || {
+                (ground.api.window(name).await.state == State::Settled).then_some(())
+            })
+            .await;
+        }
+        ground.simulator.set_applications(vec![application("another")]);
+        ground.simulator.expire_tokens();
+        let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+        assert_eq!(round["state"], "sign_in_required");
+        ground.simulator.set_applications(vec![application("next")]);
+    }
     daemon.stop().await;
 }
 
@@ -427,6 +453,7 @@ async fn the_sockets_group_changes_under_an_open_door() {
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
     let daemon = ground.run().await;
+    ground.settle("alice").await;
     let about = || {
         let about = fs::metadata(ground.path("api.sock")).unwrap();
         (about.ino(), about.gid(), about.mode() & 0o777)
@@ -471,8 +498,6 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
     for name in ["kept", "gone", "moved"] {
         ground.settle(name).await;
     }
-    let mut held = Follower::default();
-    held.catch_up(&ground.api).await;
     let ballast = small.fill();
     eventually("the disk is found to be full", async || {
         ground.simulator.step();
@@ -480,6 +505,8 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
         (answer["state"] == "store_full").then_some(())
     })
     .await;
+    let mut held = Follower::default();
+    held.catch_up(&ground.api).await;
     let before: Vec<u64> = ["gone", "moved", "new"].map(|name| requests(&ground, name)).into();
     let due = ground.api.window("gone").await.next_due;
 
@@ -505,8 +532,8 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
     let answer = ground.api.post("/v1/reload").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", answer.body);
     assert!(String::from_utf8_lossy(&answer.body).contains("disk"), "{:?}", answer.body);
-    let told = ground.cli(&["--api", &ground.path("api.sock").display().to_string(), "reload"]);
-    let told = told.await;
+    let socket = ground.path("api.sock").display().to_string();
+    let told = ground.cli(&["--api", &socket, "reload"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     assert_eq!(last(&ground).await["outcome"], "failed");
     assert!(daemon.log().contains("configuration not reloaded, the old one stays in force"));

@@ -51,10 +51,16 @@ async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_quickly_in_the_middle_of_a_request() {
     let ground = Ground::new(52, &["alice", "bob"]).await;
+    // Bob sleeps for long: nobody waits until he wakes.
+    let text = fs::read_to_string(&ground.config).unwrap();
+    ground.configure(&text.replace("interval = \"1s\"", "interval = \"1h\""));
     let mut daemon = ground.run().await;
-    ground.settle("alice").await;
+    for name in ["alice", "bob"] {
+        ground.settle(name).await;
+    }
     ground.simulator.set_latency(Duration::from_secs(50)..Duration::from_secs(51));
     let requests = ground.simulator.statistics().total.requests;
+    ground.api.post("/v1/windows/alice/sync").await;
     eventually("a request is under way", async || {
         (ground.simulator.statistics().total.requests > requests).then_some(())
     })
@@ -115,7 +121,9 @@ async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
     }
     let reader = deaf_reader(&ground).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.ended().await.code(), Some(0));
+    // Requests under way get five seconds.
+    let ended = tokio::time::timeout(2 * QUICK, daemon.ended()).await;
+    assert_eq!(ended.expect("it does not wait for the reader").code(), Some(0));
     drop(reader);
 }
 
