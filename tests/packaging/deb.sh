@@ -91,7 +91,7 @@ for suite in "${suites[@]}"; do
     if run su nobody -s /bin/sh -c 'calmirror status' >/dev/null 2>&1; then fail "$suite: others are not"; fi
     proved "$suite: a member of the group calmirror is served, others are not"
     run chown root: /etc/calmirror/graph.secret
-    mkdir "$tree/etc/systemd/system/calmirror.service.d"
+    mkdir -p "$tree/etc/systemd/system/calmirror.service.d"
     printf '[Service]\nLoadCredential=graph.secret:/etc/calmirror/graph.secret\n' \
         >"$tree/etc/systemd/system/calmirror.service.d/override.conf" # systemctl edit
     configuration /run/credentials/calmirror.service/graph.secret 'interval = "2s"' \
@@ -121,7 +121,9 @@ for suite in "${suites[@]}"; do
     proved "$suite: removed; configuration and store stay"
 
     # The secret is the administrator's, not the package's.
-    run rm -r /etc/calmirror/graph.secret /usr/local/bin/graph /etc/systemd/system/calmirror.service.d
+    run rm /etc/calmirror/graph.secret /usr/local/bin/graph \
+        /etc/systemd/system/calmirror.service.d/override.conf
+    run rmdir --ignore-fail-on-non-empty /etc/systemd/system/calmirror.service.d
     run userdel --remove alice 2>/dev/null
     dpkg -P calmirror || { tail "$SCRATCH/dpkg.log"; fail "$suite: purges"; }
     if run grep -q calmirror /etc/passwd /etc/group; then fail "$suite: the user is gone"; fi
