@@ -64,8 +64,10 @@ ip netns add "calmirror-$$"
 at_end "ip netns del calmirror-$$"
 net() { ip netns exec "calmirror-$$" "$@"; }
 net ip link set lo up
+# started COMMAND...: in that network until the end. Not by `net`: of a function in the background it
+# would be the shell that is killed, and not the program.
 started() {
-    "$@" >>"$SCRATCH/servers.log" 2>&1 &
+    ip netns exec "calmirror-$$" "$@" >>"$SCRATCH/servers.log" 2>&1 &
     at_end "kill $! 2>/dev/null"
 }
 cat >"$SCRATCH/resolver.py" <<'P'
@@ -131,9 +133,9 @@ mounted=$(podman "${storage[@]}" image mount "$image")
 at_end "podman ${storage[*]} image unmount $image >/dev/null"
 install -m 755 "$mounted/usr/bin/calmirror" "$SCRATCH/calmirror"
 [ -s "$mounted/etc/ssl/certs/ca-certificates.crt" ] || fail "the roots of the web's authorities"
-started net "$SCRATCH/calmirror" simulate --people 4 --rooms 1 --mutate-every 0s
-started net python3 "$SCRATCH/resolver.py"
-started net python3 "$SCRATCH/front.py" "$SCRATCH/tls.pem" "$SCRATCH/tls.key"
+started "$SCRATCH/calmirror" simulate --people 4 --rooms 1 --mutate-every 0s
+started python3 "$SCRATCH/resolver.py"
+started python3 "$SCRATCH/front.py" "$SCRATCH/tls.pem" "$SCRATCH/tls.key"
 eventually 20 grep -q '^mailbox' "$SCRATCH/servers.log" || fail "the simulated Graph starts"
 
 mkdir -p "$SCRATCH/etc" "$SCRATCH/secrets"

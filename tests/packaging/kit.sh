@@ -162,6 +162,8 @@ boot() {
     leader() { inside=$(pgrep -P "$nspawn" | head -n 1) && [ -n "$inside" ]; }
     eventually 20 leader || skip "systemd-nspawn does not start: $(tail -n 1 "$SCRATCH/boot.log")"
     inside=$(pgrep -P "$nspawn" | head -n 1)
+    # It outlives a nspawn that is killed.
+    at_end "[ \"\$(ps -o args= -p $inside)\" != /usr/lib/systemd/systemd ] || kill -KILL $inside"
     is_up() { run systemctl is-system-running | grep -qE 'running|degraded'; }
     eventually 60 is_up ||
         skip "the systemd in the container does not come up: $(tail -n 1 "$SCRATCH/boot.log")"
