@@ -3,17 +3,19 @@
 //!
 //! A worker that panics, or gets stuck, is restarted from what the store holds, later each time,
 //! and hurts nobody else. One that holds its thread cannot be ended from outside: then the
-//! watchdog is no longer fed, so that the service manager starts the process anew. A store that fails ends everything: its errors do not heal while it is open. A
-//! full disk heals, and ends nothing.
+//! watchdog is no longer fed, so that the service manager starts the process anew. A store that
+//! fails ends everything: its errors do not heal while it is open. A full disk heals, and ends
+//! nothing.
 
+mod fleet;
 mod janitor;
 pub mod reload;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,178 +24,19 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
-use crate::metrics::RoundMeter;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
-use crate::mirror::status::{State, WindowStatus};
+use crate::mirror::status::State;
 use crate::mirror::window::{Identity, Window};
 use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
-use crate::worker::{Asked, Brief, Cell, Ended, First, LOOK, Services, Worker};
-use crate::world::World;
+use crate::worker::{Asked, Cell, Ended, First, LOOK, Services, Worker};
+use fleet::Member;
+pub use fleet::{Fleet, FleetError, Started};
 
 /// First pause before a panicked worker starts again; doubles up to a minute.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LONGEST: Duration = Duration::from_secs(60);
-/// A round under way whose worker has not looked around for so long holds its thread.
-const MOTIONLESS: Duration = Duration::from_secs(5 * LOOK.as_secs());
-
-/// What readers and commands may ask of the running fleet. Cheap to clone.
-#[derive(Clone)]
-pub struct Fleet {
-    windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
-    world: World,
-    stop: watch::Receiver<bool>,
-    meter: Arc<RoundMeter>,
-}
-
-#[derive(Clone)]
-struct Member {
-    id: WindowId,
-    cell: Arc<Cell>,
-}
-
-/// Why a command to a window could not be carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum FleetError {
-    /// No window of that name is running.
-    #[error("no window is named {0:?}")]
-    UnknownWindow(String),
-    /// The daemon is stopping.
-    #[error("the daemon is stopping")]
-    Stopping,
-}
-
-/// A round that was started on request.
-#[derive(Clone, Debug)]
-pub struct Started {
-    /// The window.
-    pub window: Arc<str>,
-    /// The number of the round that serves the request.
-    pub round: u64,
-    /// The window's status once the round was over, if it was over within the wait.
-    pub finished: Option<WindowStatus>,
-}
-
-impl Fleet {
-    /// Every window's status, ordered by name.
-    pub fn windows(&self) -> Vec<WindowStatus> {
-        let now = self.world.now();
-        self.read().values().map(|member| member.cell.status(now)).collect()
-    }
-
-    /// Every window at a glance, ordered by name.
-    pub fn briefs(&self) -> Vec<Brief> {
-        let now = self.world.now();
-        self.read().values().map(|member| member.cell.brief(now)).collect()
-    }
-
-    /// How many windows are in each state.
-    pub fn states(&self) -> BTreeMap<State, usize> {
-        let mut states = BTreeMap::new();
-        for member in self.read().values() {
-            *states.entry(member.cell.state()).or_default() += 1;
-        }
-        states
-    }
-
-    /// How many workers were restarted because they panicked or got stuck.
-    pub fn restarts(&self) -> u64 {
-        self.meter.restarts.load(Ordering::Relaxed)
-    }
-
-    /// A window whose worker holds its thread.
-    fn motionless(&self) -> Option<Arc<str>> {
-        let windows = self.read();
-        let mut motionless = windows.iter().filter(|(_, one)| one.cell.is_motionless(MOTIONLESS));
-        motionless.next().map(|(name, _)| name.clone())
-    }
-
-    /// The fleet in one line: how many windows there are, and how many in each state.
-    pub fn summary(&self) -> String {
-        let states = self.states();
-        let count: usize = states.values().sum();
-        let mut line = format!("{count} window{}", if count == 1 { "" } else { "s" });
-        for (index, (state, count)) in states.iter().enumerate() {
-            let separator = if index == 0 { ": " } else { ", " };
-            line.push_str(&format!("{separator}{count} {state}"));
-        }
-        match self.restarts() {
-            0 => {}
-            restarts => line.push_str(&format!("; restarted workers: {restarts}")),
-        }
-        line
-    }
-
-    /// One window's status.
-    pub fn window(&self, name: &str) -> Option<WindowStatus> {
-        self.member(name).map(|member| member.cell.status(self.world.now()))
-    }
-
-    /// The number under which the store keeps a window.
-    pub fn id(&self, name: &str) -> Option<WindowId> {
-        self.member(name).map(|member| member.id)
-    }
-
-    /// Starts a round now; with `wait` also waits for its end.
-    ///
-    /// # Errors
-    /// Unknown window, or the daemon is stopping.
-    pub async fn sync(&self, name: &str, wait: Option<Duration>) -> Result<Started, FleetError> {
-        self.ask(name, Asked::Sync, wait).await
-    }
-
-    /// Starts a full resync now. `accept_removals` ends a hold.
-    ///
-    /// # Errors
-    /// Unknown window, or the daemon is stopping.
-    pub async fn resync(
-        &self,
-        name: &str,
-        accept_removals: bool,
-        wait: Option<Duration>,
-    ) -> Result<Started, FleetError> {
-        let asked = if accept_removals { Asked::AcceptRemovals } else { Asked::Resync };
-        self.ask(name, asked, wait).await
-    }
-
-    async fn ask(
-        &self,
-        name: &str,
-        asked: Asked,
-        wait: Option<Duration>,
-    ) -> Result<Started, FleetError> {
-        let mut stop = self.stop.clone();
-        if *stop.borrow() {
-            return Err(FleetError::Stopping);
-        }
-        let Member { cell, .. } =
-            self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
-        let round = cell.ask(asked);
-        let finished = match wait {
-            None => None,
-            Some(wait) => tokio::select! {
-                over = tokio::time::timeout(wait, cell.finished(round)) => {
-                    over.is_ok().then(|| cell.status(self.world.now()))
-                }
-                _ = stop.wait_for(|stop| *stop) => return Err(FleetError::Stopping),
-            },
-        };
-        Ok(Started { window: cell.window().name.clone(), round, finished })
-    }
-
-    fn member(&self, name: &str) -> Option<Member> {
-        self.read().get(name).cloned()
-    }
-
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<Arc<str>, Member>> {
-        self.windows.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Arc<str>, Member>> {
-        self.windows.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A window to run, and what it is.
 #[derive(Clone)]
@@ -255,12 +98,7 @@ impl Supervisor {
     pub fn new(services: Services, retention: Duration) -> Self {
         let (retention, _) = watch::channel(retention);
         let (stop, watch) = watch::channel(false);
-        let fleet = Fleet {
-            windows: Arc::default(),
-            world: services.world.clone(),
-            stop: watch,
-            meter: services.meter.clone(),
-        };
+        let fleet = Fleet::new(services.world.clone(), watch, services.meter.clone());
         let services = Arc::new(services);
         Self {
             services,
@@ -321,11 +159,14 @@ impl Supervisor {
         let taken: BTreeSet<WindowId> =
             attached.iter().flat_map(|a| [Some(a.id), a.replaces]).flatten().collect();
         let known = self.services.store.windows().await?;
-        let drops =
-            known.into_iter().map(|(_, id, _)| id).filter(|id| !taken.contains(id)).collect();
+        let drops = known
+            .into_iter()
+            .filter(|(_, id, _)| !taken.contains(id))
+            .map(|(name, id, _)| (name, id))
+            .collect();
         self.begin(posts, attached, &mut BTreeMap::new());
         let Services { store, world, .. } = (*self.services).clone();
-        let (retention, stop) = (self.retention.subscribe(), self.fleet.stop.clone());
+        let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
         self.workers.spawn(async move {
             janitor::run(&store, &world, retention, stop).await.map(|()| Ended::Stopped)
         });
@@ -349,11 +190,10 @@ impl Supervisor {
         let names = removed.iter().chain(begun.iter().map(|post| &post.window.name));
         let mut stopped = self.stop(&names.cloned().collect()).await?;
         let leaving: Vec<WindowId> =
-            removed.iter().filter_map(|name| Some(self.fleet.member(name)?.id)).collect();
+            removed.iter().filter_map(|name| self.fleet.id(name)).collect();
         if !begun.is_empty() || !leaving.is_empty() {
             let now = self.services.world.now();
-            let exchange =
-                self.services.store.exchange(wanted(&begun, now), leaving.clone(), now).await;
+            let exchange = self.services.store.exchange(wanted(&begun, now), leaving, now).await;
             match exchange {
                 Ok(attached) => {
                     commit();
@@ -369,13 +209,14 @@ impl Supervisor {
         } else {
             commit();
         }
-        let mut drops = leaving;
-        for name in &removed {
-            let member = self.fleet.write().remove(name);
+        let mut drops = Vec::with_capacity(removed.len());
+        for name in removed {
+            let member = self.fleet.write().remove(&name);
             if let Some(member) = member {
                 // Whoever waits for a round of it waits no longer.
                 member.cell.interrupt();
-                drops.extend(self.replaced.remove(&member.id).into_iter().flatten());
+                let replaced = self.replaced.remove(&member.id).into_iter().flatten();
+                drops.extend([member.id].into_iter().chain(replaced).map(|id| (name.clone(), id)));
             }
         }
         self.drop_windows(drops);
@@ -508,13 +349,13 @@ impl Supervisor {
         let Some(tokens) = self.tokens.get(&window.account) else { return };
         let replaces = self.replaced.get(&member.id).cloned().unwrap_or_default();
         let target = self.services.client.target(tokens, &window.mailbox, window.calendar.clone());
-        let stop = self.fleet.stop.clone();
+        let stop = self.stop.subscribe();
         let (id, cell) = (member.id, member.cell.clone());
         let mut worker = Worker::new(self.services.clone(), target, id, cell, stop);
         // Boxed because few workers need it, and none for long.
         let before = (!pause.is_zero() || !replaces.is_empty()).then(|| {
-            let (services, stop) = (self.services.clone(), self.fleet.stop.clone());
-            Box::pin(before(services, stop, pause, replaces))
+            let (services, stop) = (self.services.clone(), self.stop.subscribe());
+            Box::pin(before(services, stop, pause, window.name.clone(), replaces))
         });
         let task = self.workers.spawn(async move {
             if let Some(before) = before
@@ -527,12 +368,12 @@ impl Supervisor {
         self.names.insert(task.id(), Running { member, restarts, task });
     }
 
-    fn drop_windows(&mut self, drops: Vec<WindowId>) {
+    fn drop_windows(&mut self, drops: Vec<(Arc<str>, WindowId)>) {
         if drops.is_empty() {
             return;
         }
         let Services { store, world, .. } = (*self.services).clone();
-        let stop = self.fleet.stop.clone();
+        let stop = self.stop.subscribe();
         self.workers.spawn(async move {
             janitor::drop_windows(&store, &world, drops, stop).await.map(|()| Ended::Stopped)
         });
@@ -591,7 +432,7 @@ impl Supervisor {
         }
     }
 
-    fn revive(&mut self, id: Id, why: &'static str) {
+    fn revive(&mut self, id: Id, reason: &'static str) {
         let Some(running) = self.names.remove(&id) else { return };
         let Running { member, restarts, .. } = running;
         let restarts = restarts + 1;
@@ -601,7 +442,7 @@ impl Supervisor {
         member.cell.collapse();
         tracing::error!(
             window = %member.cell.window().name,
-            why,
+            reason,
             restarts,
             pause_ms = pause.as_millis(),
             "worker is restarted"
@@ -654,6 +495,7 @@ async fn before(
     services: Arc<Services>,
     mut stop: watch::Receiver<bool>,
     pause: Duration,
+    name: Arc<str>,
     replaces: Vec<WindowId>,
 ) -> Result<bool, StoreError> {
     if !pause.is_zero() {
@@ -667,7 +509,7 @@ async fn before(
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
-            dropped = janitor::drop_window(&services.store, &services.world, old) => dropped?,
+            dropped = janitor::drop_window(&services.store, &services.world, &name, old) => dropped?,
         }
     }
     Ok(true)

@@ -1,5 +1,6 @@
 //! `reload`: what taking a changed configuration costs. 100,000 mailboxes of one file, parsed and
-//! compared; and a running daemon with 20,000 windows of which a hundred change.
+//! compared; and a running daemon with 20,000 windows of which a hundred change. What looking at
+//! all of that daemon's windows costs, a scrape of its metrics, is taken along.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::daemon::{Daemon, Setup, directory, write_mailboxes};
 use crate::graph::Graph;
-use crate::table::{Row, Table, ms};
+use crate::table::{Row, Table, ms, quantile};
 
 /// What it is asked for by.
 pub(crate) const NAME: &str = "reload";
@@ -21,6 +22,8 @@ const MAILBOXES: usize = 100_000;
 const WINDOWS: usize = 20_000;
 /// So many windows leave, and as many come.
 const CHANGED: usize = 50;
+/// Scrapes of the metrics.
+const SCRAPES: u32 = 200;
 
 pub(crate) async fn run(table: &mut Table) {
     tokio::task::block_in_place(|| compare(table));
@@ -91,7 +94,42 @@ async fn apply(table: &mut Table) {
             kept: Some(took < Duration::from_secs(1) && others == 0),
         });
     }
+    scrape(table, &mut daemon).await;
     daemon.stop().await;
+}
+
+/// What `/metrics` costs while nothing else happens.
+async fn scrape(table: &mut Table, daemon: &mut Daemon) {
+    let [metrics, healthz] = [time(daemon, "/metrics").await, time(daemon, "/healthz").await];
+    let [half, slow] = [0.5, 0.99].map(|share| ms(quantile(&metrics.took, share).unwrap()));
+    let bare = ms(quantile(&healthz.took, 0.5).unwrap());
+    table.row(Row {
+        figure: format!("{NAME}: /metrics, {WINDOWS} windows, p50/p99"),
+        measured: format!("{half:.2}/{slow:.2} ms, cpu {:.2} ms", ms(metrics.cpu / SCRAPES)),
+        baseline: format!("healthz {bare:.2} ms, cpu {:.2} ms", ms(healthz.cpu / SCRAPES)),
+        ratio: Some(half / bare),
+        ..Row::default()
+    });
+}
+
+/// What asking for something [`SCRAPES`] times took and cost.
+struct Timed {
+    /// Sorted.
+    took: Vec<Duration>,
+    cpu: Duration,
+}
+
+async fn time(daemon: &mut Daemon, path: &str) -> Timed {
+    daemon.get(path).await;
+    let cpu = daemon.cpu();
+    let mut took = Vec::new();
+    for _ in 0..SCRAPES {
+        let began = Instant::now();
+        daemon.get(path).await;
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    Timed { took, cpu: daemon.cpu() - cpu }
 }
 
 /// A configuration whose windows are all in one file.

@@ -163,3 +163,40 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_takes_long_asks_for_more_time_in_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let place = path.display().to_string();
+        let notify = Notify::new(&[("NOTIFY_SOCKET".to_owned(), place)].into(), 7);
+        let heard = || {
+            let mut buffer = [0; 512];
+            let message = manager.recv(&mut buffer).map(|length| buffer[..length].to_vec());
+            message.map_or(String::new(), |bytes| String::from_utf8(bytes).unwrap())
+        };
+        let long = EXTENSION * 2 + Duration::from_secs(1);
+        let mut start = std::pin::pin!(patiently(tokio::time::sleep(long), &notify));
+        // Each asks for twice the time until the next.
+        for at in 0..3 {
+            let waited = Duration::from_secs(1);
+            assert!(tokio::time::timeout(waited, &mut start).await.is_err() || at == 2);
+            let asked = format!("EXTEND_TIMEOUT_USEC={}", (EXTENSION * 2).as_micros());
+            assert_eq!(heard(), format!("{asked}\nSTATUS=opening the store\n"), "{at}");
+            assert_eq!(heard(), "");
+            if at < 2 {
+                let rest = tokio::time::timeout(EXTENSION - waited, &mut start).await;
+                assert!(rest.is_err(), "it started early");
+            }
+        }
+    }
+}

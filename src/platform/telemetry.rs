@@ -92,7 +92,7 @@ impl Telemetry {
         }
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string);
-            tracing::error!(place, what = told_of(panic.payload()), "panicked");
+            tracing::error!(place, reason = told_of(panic.payload()), "panicked");
         }));
         // A thread and no task: there may be no runtime, and it has to tell of a busy one. It has
         // nothing to finish, so nobody waits for it. Without it the counts are told never.

@@ -73,7 +73,7 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
         Ok(opened) => opened,
         Err(Refused::Leave(why)) => return Err(why),
         Err(Refused::Damaged(what)) => {
-            tracing::warn!(%what, "store is damaged, opened again without its snapshot");
+            tracing::warn!(reason = %what, "store is damaged, opened again without its snapshot");
             await_release(path);
             drop_snapshots(&dir).map_err(OpenFault::of)?;
             match open_checked(options, &dir, mark.filter(|_| existed), true, world) {
@@ -82,7 +82,7 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
                 Err(Refused::Damaged(what)) => {
                     await_release(path);
                     let aside = move_aside(path, &dir, world.now()).map_err(OpenFault::of)?;
-                    tracing::error!(%what, "store is damaged, moved aside, a new one begins");
+                    tracing::error!(reason = %what, "store is damaged, moved aside, a new one begins");
                     moved_aside = Some(aside);
                     open_checked(options, &dir, None, false, world).map_err(left)?
                 }

@@ -181,7 +181,7 @@ impl Shared {
     pub(super) fn condemn(&self, fault: &Fault) -> StoreError {
         let why = fault.told();
         if fault.is_damage() {
-            tracing::error!(fault = %fault, "store is damaged, restart rebuilds it");
+            tracing::error!(reason = %fault, "store is damaged, restart rebuilds it");
             if let Err(error) = std::fs::write(super::open::suspicion(&self.path), b"") {
                 tracing::warn!(%error, "suspicion could not be noted");
             }

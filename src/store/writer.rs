@@ -181,7 +181,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         };
         let done = self.perform(jobs, &mut group).and_then(|()| self.make_durable(&mut group));
         let failed = done.err().map(|fault| {
-            tracing::error!(fault = %fault, "store cannot be written");
+            tracing::error!(reason = %fault, "store cannot be written");
             self.shared.condemn(&fault)
         });
         if failed.is_none() {

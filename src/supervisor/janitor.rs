@@ -4,6 +4,7 @@
 //! A full disk is waited out: it heals, and readers are served meanwhile. What this refuses is to
 //! end the fleet for anything but a store that is over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -40,14 +41,14 @@ pub(super) async fn run(
 pub(super) async fn drop_windows(
     store: &Store,
     world: &World,
-    drops: Vec<WindowId>,
+    drops: Vec<(Arc<str>, WindowId)>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     let windows = drops.len();
     tracing::info!(windows, "windows left the configuration, their events leave the feed");
     let dropping = async {
-        for id in drops {
-            drop_window(store, world, id).await?;
+        for (name, id) in drops {
+            drop_window(store, world, &name, id).await?;
         }
         tracing::info!(windows, "windows that left the configuration are gone");
         Ok(())
@@ -67,6 +68,7 @@ pub(super) async fn drop_windows(
 pub(super) async fn drop_window(
     store: &Store,
     world: &World,
+    window: &str,
     id: WindowId,
 ) -> Result<(), StoreError> {
     let mut told = false;
@@ -76,7 +78,7 @@ pub(super) async fn drop_window(
             done => return done,
         }
         if !told {
-            tracing::warn!(window = id.0, "disk is full, window is dropped later");
+            tracing::warn!(window, "disk is full, window is dropped later");
             told = true;
         }
         tokio::time::sleep(SPACE_PAUSE).await;
@@ -160,7 +162,7 @@ mod tests {
         {
             let (_retention, kept) = watch::channel(HOUR);
             let janitor = run(&store, &world, kept, stopped.clone());
-            let dropping = drop_windows(&store, &world, vec![id], stopped);
+            let dropping = drop_windows(&store, &world, vec![("alice".into(), id)], stopped);
             let both = async { tokio::try_join!(janitor, dropping) };
             tokio::pin!(both);
             assert!(timeout(2 * HOUR, &mut both).await.is_err(), "one ended, and all with it");
@@ -168,7 +170,7 @@ mod tests {
             stop.send(true).unwrap();
             assert!(both.await.is_ok());
         }
-        assert!(timeout(2 * HOUR, drop_window(&store, &world, id)).await.is_err());
+        assert!(timeout(2 * HOUR, drop_window(&store, &world, "alice", id)).await.is_err());
         assert_eq!(store.windows().await.unwrap().len(), 1);
         store.close().await.unwrap();
     }
@@ -182,7 +184,7 @@ mod tests {
         let janitor = run(&store, &world, kept, stopped.clone());
         tokio::pin!(janitor);
         assert!(timeout(HOUR, &mut janitor).await.is_err());
-        drop_windows(&store, &world, vec![id], stopped).await.unwrap();
+        drop_windows(&store, &world, vec![("alice".into(), id)], stopped).await.unwrap();
         assert!(store.windows().await.unwrap().is_empty(), "what nobody wanted is gone");
         store.close().await.unwrap();
         assert!(matches!(janitor.await, Err(StoreError::Closed)));

@@ -8,11 +8,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
+use super::fleet::MOTIONLESS;
 use super::*;
 use crate::graph::transport::{Body, TransportError};
 use crate::graph::{Account, Budgets, Client, Credential, Transport};
 use crate::mirror::window::{Calendar, Complete, Edge};
 use crate::store::{Options, Store};
+use crate::world::World;
 
 /// A Graph that never answers.
 struct Silence;
@@ -171,5 +173,31 @@ async fn a_worker_that_holds_its_thread_starves_the_watchdog() {
     assert!(past.is_none());
     ground.supervisor.look();
     assert_eq!(ground.heard(), "STATUS=stuck: the worker of alice holds its thread\n");
+    ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
+    let mut ground = Ground::new().await;
+    let supervisor = &mut ground.supervisor;
+    let tokens = supervisor.tokens["contoso"].clone();
+    // Carol's worker is stopped before it has done anything at all.
+    for mailbox in ["carol", "dave"] {
+        let identity = Identity {
+            account: "contoso".into(),
+            tenant: "t".into(),
+            mailbox: mailbox.into(),
+            calendar: Calendar::Default,
+            immutable_ids: false,
+        };
+        let window = Arc::new(Window { mailbox: mailbox.into(), ..window("alice") });
+        let begun = vec![Post { window, identity, tokens: tokens.clone() }];
+        let reform = Reform { removed: Vec::new(), begun, retimed: Vec::new() };
+        supervisor.reform(reform, || ()).await.unwrap();
+    }
+    supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+    let known = supervisor.services.store.windows().await.unwrap();
+    let names: Vec<&str> = known.iter().map(|(name, ..)| &**name).collect();
+    assert_eq!(names, ["bob", "alice"], "nothing is left of what left: {known:?}");
     ground.end().await;
 }

@@ -370,8 +370,8 @@ impl<'a> Attempt<'a> {
         self.fault = None;
         for unreadable in &page.unreadable {
             tracing::warn!(
-                id = unreadable.id.as_ref().map(page::EventId::as_str),
-                why = unreadable.why,
+                event_id = unreadable.id.as_ref().map(page::EventId::as_str),
+                reason = unreadable.why,
                 "item could not be read"
             );
         }
@@ -521,7 +521,7 @@ impl<'a> Attempt<'a> {
                         met.extend(listing.items.iter().map(|item| item.id.hash()));
                         for unreadable in &listing.unreadable {
                             tracing::warn!(
-                                why = unreadable.why,
+                                reason = unreadable.why,
                                 "listed instance could not be read"
                             );
                             match &unreadable.id {
@@ -632,7 +632,7 @@ impl<'a> Attempt<'a> {
                 tracing::debug!(
                     kind = error.kind(),
                     status = error.status(),
-                    retry = self.retries,
+                    retries = self.retries,
                     "same request again"
                 );
                 tokio::time::sleep(wait).await;

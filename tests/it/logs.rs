@@ -1,16 +1,23 @@
 //! What the real process writes: enough, once, with the window it is about; and never a secret, a
 //! token, a link or the content of an event, whatever happens and whoever asks for how much.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
+use calmirror::api::Secret;
+use calmirror::config::{Config, Sources};
+use calmirror::graph::{Account, Credential, Tokens};
 use calmirror::mirror::status::State;
-use calmirror::simulator::{Fault, Faults, Planned, Refusal, Trouble};
+use calmirror::simulator::{Fault, Faults, Planned, Refusal, Settings, Simulator, Trouble};
+use calmirror::world::World;
 use futures_util::future::join_all;
 use serde_json::Value;
 
+use crate::memory::Memory;
 use crate::process::{Daemon, Ground, eventually};
+use crate::rig::noon;
 
 /// A secret that shows how it was encoded, too.
 const SECRET: &str = "C4nary/s3cret+&";
@@ -98,14 +105,17 @@ async fn canary(seed: u64, format: &str) {
     let status = ground.cli(&["status", "--json"]).await;
     let metrics = ground.api.get("/metrics").await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let process = format!("/proc/{}/cmdline", daemon.id());
+    // With `client_secret_env` the environment holds the secret because somebody put it there;
+    // calmirror itself puts none into it, nor into its command line.
+    let process = |what| text(&fs::read(format!("/proc/{}/{what}", daemon.id())).unwrap());
     let written = [
         ("the log", daemon.log()),
         ("check", explained.out + &explained.err),
         ("status", status.out + &status.err),
         ("metrics", text(&metrics.body)),
         ("windows in trouble", text(&told.body)),
-        ("the command line", text(&fs::read(process).unwrap())),
+        ("the command line", process("cmdline")),
+        ("the environment", process("environ")),
     ];
     let log = &written[0].1;
     for wanted in ["graph answered", "round over", "sign-in failed", "sign-in works again"] {
@@ -156,6 +166,78 @@ async fn with_level(ground: &Ground, level: &str) -> Daemon {
     let text = fs::read_to_string(&ground.config).unwrap();
     ground.configure(&text.replace("[log]\n", &format!("[log]\nlevel = \"{level}\"\n")));
     ground.run().await
+}
+
+/// As programmers see values while they look for something, and as panics would show them.
+fn debug(what: &impl std::fmt::Debug) -> String {
+    format!("{what:?} {what:#?}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn debug_output_of_values_and_errors_shows_no_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["secret", "wide", "api.token"] {
+        fs::write(at(name), SECRET).unwrap();
+        let mode = if name == "wide" { 0o644 } else { 0o600 };
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let load = |account: &str| {
+        let file = at("calmirror.toml");
+        let text = format!(
+            "[api]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"api.token\"\n[account.contoso]\n\
+             tenant = \"t\"\nclient_id = \"c\"\n{account}\n[[window]]\naccount = \"contoso\"\n\
+             mailbox = \"alice@contoso.com\"\n"
+        );
+        fs::write(&file, text).unwrap();
+        Config::load(&Sources::find(Some(&file), BTreeMap::new()), noon())
+    };
+    let mut seen = Vec::new();
+    for key in ["client_secret_file", "certificate_file", "access_token_file"] {
+        let config = load(&format!("{key} = \"secret\"")).unwrap();
+        seen.extend([debug(&config), debug(&config.explain()), debug(&config.accounts)]);
+        let faults = load(&format!("{key} = \"wide\"")).unwrap_err();
+        seen.extend([debug(&faults), faults.to_string()]);
+    }
+    // A secret that stands where it must not: in the configuration itself.
+    for wrong in [format!("client_secret = \"{SECRET}\""), format!("client_secret = {SECRET}")] {
+        let faults = load(&wrong).unwrap_err();
+        seen.extend([debug(&faults), faults.to_string()]);
+    }
+    let world = World::simulated(1, noon());
+    let simulator = Simulator::new(Settings::new(1, world.clone()));
+    for credential in [
+        Credential::SecretFile(at("secret")),
+        Credential::CertificateFile(at("secret")),
+        Credential::AccessTokenFile(at("secret")),
+        Credential::SecretFile(at("none")),
+    ] {
+        let account = Account {
+            name: "contoso".into(),
+            tenant: "t".into(),
+            client_id: "c".into(),
+            credential,
+            login_url: "http://127.0.0.1:1".into(),
+            scope: "http://127.0.0.1:1/.default".into(),
+        };
+        seen.push(debug(&account));
+        simulator.plan(Planned::once(Fault::SignIn { how: Refusal::WrongSecret }));
+        let transport = Arc::new(Memory(simulator.clone()));
+        let tokens = Tokens::new(account, transport, world.clone());
+        for _ in 0..2 {
+            match tokens.token().await {
+                Ok(token) => seen.push(debug(&token)),
+                Err(error) => seen.extend([debug(&error), error.to_string()]),
+            }
+        }
+        simulator.clear_faults();
+    }
+    seen.push(debug(&Secret::new(SECRET)));
+    for text in &seen {
+        for secret in SECRETS {
+            assert!(!text.contains(secret) && !text.contains(&as_bytes(secret)), "{text}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

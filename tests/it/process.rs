@@ -146,9 +146,16 @@ client_secret_file = "secret"
 
     /// Starts the daemon; it may not serve yet.
     pub(crate) fn spawn(&self) -> Daemon {
+        self.spawn_in(&[])
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn spawn_in(&self, environment: &[(&str, &str)]) -> Daemon {
         let log = self.path("log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let child = self.command().arg("run").stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let mut command = self.command();
+        command.arg("run").envs(environment.iter().copied());
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         Daemon { child, log }
     }
 

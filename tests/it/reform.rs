@@ -4,12 +4,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use calmirror::api::About;
 use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, Options};
+use calmirror::graph::Transport;
+use calmirror::graph::transport::{Body, TransportError};
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edges};
@@ -18,6 +23,9 @@ use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
 use calmirror::supervisor::reload::{Applied, Refusal, Reloads};
 use calmirror::world::World;
+use futures_util::future::BoxFuture;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -67,13 +75,24 @@ fn graph(seed: u64, mailboxes: &[&str], events: usize) -> (Simulator, World) {
 impl Live {
     /// Starts with these windows: name, mailbox, and what else stands in the entry.
     async fn start(graph: (Simulator, World), windows: &[(&str, &str, &str)]) -> Self {
+        let transport = Arc::new(Memory(graph.0.clone()));
+        Self::over(transport, graph, "s3cret", &text(windows)).await
+    }
+
+    /// Starts with this configuration, whose account's file `secret` holds `secret`.
+    async fn over(
+        transport: Arc<dyn Transport>,
+        graph: (Simulator, World),
+        secret: &str,
+        text: &str,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let secret = directory.path().join("secret");
-        fs::write(&secret, "s3cret").unwrap();
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let path = directory.path().join("secret");
+        fs::write(&path, secret).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let (simulator, world) = graph;
         let file = directory.path().join("calmirror.toml");
-        fs::write(&file, text(windows)).unwrap();
+        fs::write(&file, text).unwrap();
         let sources = Sources::find(Some(&file), BTreeMap::new());
         let clock = world.clone();
         let load = Arc::new(move || Config::load(&sources, clock.now()));
@@ -82,7 +101,7 @@ impl Live {
             load,
             telemetry: None,
             world: world.clone(),
-            transport: Arc::new(Memory(simulator.clone())),
+            transport,
             about: About {
                 version: String::new(),
                 commit: String::new(),
@@ -264,7 +283,8 @@ async fn a_round_under_way_goes_on_when_only_times_change() {
     assert_eq!(told.unwrap().windows.retimed, 1);
     let status = live.settled("alice").await;
     assert_eq!(live.simulator.statistics().total.enumerations, 1);
-    // The round began under the old interval, and the next one comes after the new one.
+    assert_eq!(status.last_round.as_ref().unwrap().number, 1, "it is the same round");
+    // It began under the old interval, and the next one comes after the new one.
     let (at, due) = (status.last_round.unwrap().at, status.next_due.unwrap());
     assert!(due.duration_since(at).as_secs() <= 22 * 60, "{at} {due}");
     live.simulator.set_latency(Duration::ZERO..Duration::from_millis(1));
@@ -422,6 +442,11 @@ async fn a_storm_of_reloads_ends_in_the_last_configuration() {
     assert_eq!((live.fleet.restarts(), live.reloads.counts().applied), (0, 101));
     tokio::time::sleep(MINUTE).await;
     assert_eq!(live.store.windows().await.unwrap().len(), 3, "nothing is left of what left");
+    // Nor is any worker: 120 rounds an hour at 30 s, 12 at 5 min and 1 are all that is asked for.
+    let requests = live.requests();
+    tokio::time::sleep(HOUR).await;
+    let asked = live.requests() - requests;
+    assert!((113..=153).contains(&asked), "{asked} requests in an hour");
     live.stop().await;
 }
 
@@ -447,5 +472,71 @@ async fn a_reload_that_is_refused_changes_nothing() {
     assert_eq!(live.requests(), requests);
     let counts = live.reloads.counts();
     assert_eq!((counts.applied, counts.refused, counts.failed), (0, 1, 1));
+    live.stop().await;
+}
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
+
+/// Keeps the assertions that tokens are asked for with.
+struct Notary {
+    graph: Memory,
+    assertions: Arc<Mutex<Vec<String>>>,
+}
+
+impl Transport for Notary {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+        let form = String::from_utf8_lossy(request.body());
+        let assertion = form.split('&').find_map(|field| field.strip_prefix("client_assertion="));
+        if let Some(assertion) = assertion {
+            self.assertions.lock().unwrap().push(assertion.to_owned());
+        }
+        self.graph.send(request)
+    }
+}
+
+/// The thumbprint that an assertion names, once its signature has been found to be of the
+/// certificate in a fixture.
+fn thumbprint(assertion: &str, signer: &str) -> String {
+    let pem = fs::read(format!("{FIXTURES}/{signer}")).unwrap();
+    let mut rules = Validation::new(Algorithm::PS256);
+    (rules.validate_exp, rules.validate_aud) = (false, false);
+    let key = DecodingKey::from_rsa_pem(&pem).unwrap();
+    jsonwebtoken::decode::<Value>(assertion, &key, &rules).unwrap_or_else(|error| {
+        panic!("not signed by {signer}: {error}");
+    });
+    let head = URL_SAFE_NO_PAD.decode(assertion.split('.').next().unwrap()).unwrap();
+    let head: Value = serde_json::from_slice(&head).unwrap();
+    head["x5t#S256"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_certificate_signs_the_next_token_request() {
+    let pem = |name: &str| fs::read_to_string(format!("{FIXTURES}/{name}")).unwrap();
+    let graph = graph(11, &["alice"], 5);
+    let assertions = Arc::<Mutex<Vec<String>>>::default();
+    let notary = Notary { graph: Memory(graph.0.clone()), assertions: assertions.clone() };
+    let text = text(&[("a", "alice", "")])
+        .replace("client_secret_file = \"secret\"", "certificate_file = \"secret\"");
+    let live = Live::over(Arc::new(notary), graph, &pem("certificate.pem"), &text).await;
+    live.settled("a").await;
+    fs::write(live.directory.path().join("secret"), pem("rotated.pem")).unwrap();
+    // As long as the token is good nobody asks for another one.
+    live.fleet.sync("a", Some(HOUR)).await.unwrap();
+    assert_eq!(assertions.lock().unwrap().len(), 1);
+
+    let told = live.reloads.ask(false).await.unwrap();
+    assert_eq!((told.windows.unchanged, told.changes.len(), told.accounts.len()), (1, 0, 0));
+    assert_eq!(assertions.lock().unwrap().len(), 1, "the token at hand is good");
+    live.simulator.expire_tokens();
+    let round = live.fleet.sync("a", Some(HOUR)).await.unwrap().finished.unwrap();
+    assert_eq!((round.state, round.resyncs, round.failures), (State::Settled, 0, 0));
+    let assertions = std::mem::take(&mut *assertions.lock().unwrap());
+    let [before, after] = &assertions[..] else { panic!("{} tokens", assertions.len()) };
+    let before = thumbprint(before, "certificate.pem");
+    let after = thumbprint(after, "rotated.pem");
+    assert_ne!(before, after);
     live.stop().await;
 }

@@ -2,7 +2,7 @@
 //! what is wrong changes nothing.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use calmirror::mirror::status::{ResyncReason, State};
@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::process::{Ground, PATIENCE, eventually};
 use crate::socket::{Api, Follower};
+use crate::stores::{Small, skip};
 
 /// A configuration whose windows ask seldom, so that what asks is what was told to.
 fn text(ground: &Ground, windows: &[(&str, &str)]) -> String {
@@ -274,7 +275,7 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
-    let ground = Ground::new(95, &["alice"]).await;
+    let ground = Ground::new(95, &["alice", "more"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
     let application = |secret: &str| Application {
@@ -310,6 +311,32 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
     assert_eq!(requests(&ground, "alice"), asked);
     let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
     assert_eq!((&round["state"], &round["last_error"]), (&json!("settled"), &Value::Null));
+
+    // Refused for what is mended elsewhere, say a consent: no file has changed.
+    ground.simulator.set_applications(vec![application("another")]);
+    ground.simulator.expire_tokens();
+    let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+    assert_eq!(round["state"], "sign_in_required");
+    ground.simulator.set_applications(vec![application("next")]);
+    let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+    assert_eq!(round["state"], "sign_in_required", "the refusal is remembered");
+    // With a change of the fleet, or without.
+    for names in [&["alice"][..], &["alice", "more"]] {
+        let windows: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
+        ground.configure(&text(&ground, &windows).replace("file = \"secret\"", "file = \"next\""));
+        assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
+        for name in names {
+            eventually("it signs in by itself", async || {
+                (ground.api.window(name).await.state == State::Settled).then_some(())
+            })
+            .await;
+        }
+        ground.simulator.set_applications(vec![application("another")]);
+        ground.simulator.expire_tokens();
+        let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+        assert_eq!(round["state"], "sign_in_required");
+        ground.simulator.set_applications(vec![application("next")]);
+    }
     daemon.stop().await;
 }
 
@@ -402,4 +429,146 @@ async fn a_kill_in_the_middle_of_a_drop_costs_nothing() {
     }
     let begun = log.matches("their events leave the feed").count();
     assert!(begun > 6, "at least one kill came before the end of the drop");
+}
+
+/// A group by name and number that files of this process may be given to, and that is not theirs.
+fn another_group() -> Option<(String, u32)> {
+    let own = rustix::process::getegid().as_raw();
+    let root = rustix::process::geteuid().is_root();
+    let mine: Vec<u32> = rustix::process::getgroups().ok()?.iter().map(|g| g.as_raw()).collect();
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?.parse().ok()?);
+        (number != own && (root || mine.contains(&number))).then(|| (name.to_owned(), number))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sockets_group_changes_under_an_open_door() {
+    let Some((name, number)) = another_group() else {
+        return skip("this process belongs to one group only");
+    };
+    let ground = Ground::new(98, &["alice"]).await;
+    let good = text(&ground, &[("alice", "")]);
+    ground.configure(&good);
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    let about = || {
+        let about = fs::metadata(ground.path("api.sock")).unwrap();
+        (about.ino(), about.gid(), about.mode() & 0o777)
+    };
+    let (inode, own, mode) = about();
+    assert_eq!(mode, 0o660);
+    let held = ground.api.clone();
+    let reader = tokio::spawn(async move { held.try_get("/v1/changes?after=now&wait=60s").await });
+    let grouped =
+        |name: &str| good.replace("[api]\n", &format!("[api]\nsocket_group = \"{name}\"\n"));
+    // A group that there is not leaves everything as it was.
+    ground.configure(&grouped("no such group"));
+    let told = ground.cli(&["reload"]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.err.contains("no such group"), "{}", told.err);
+    assert_eq!(
+        (about(), last(&ground).await["outcome"].clone()),
+        ((inode, own, mode), json!("failed"))
+    );
+
+    ground.configure(&grouped(&name));
+    let told = ground.api.post("/v1/reload").await.json();
+    assert_eq!(told["settings"], json!(["api.socket_group"]));
+    assert_eq!(about(), (inode, number, mode), "the same socket in another group");
+    assert!(!reader.is_finished(), "who was served is served on");
+    ground.configure(&good);
+    assert_eq!(ground.api.post("/v1/reload").await.status, StatusCode::OK);
+    assert_eq!(about(), (inode, own, mode), "and back");
+    reader.abort();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
+    let ground = Ground::new(99, &["kept", "gone", "moved", "new"]).await;
+    let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
+        return skip("this process may not mount a file system");
+    };
+    let good = text(&ground, &[("kept", ""), ("gone", ""), ("moved", "")]);
+    ground.configure(&good);
+    let daemon = ground.run().await;
+    for name in ["kept", "gone", "moved"] {
+        ground.settle(name).await;
+    }
+    let ballast = small.fill();
+    eventually("the disk is found to be full", async || {
+        ground.simulator.step();
+        let answer = ground.api.post("/v1/windows/kept/sync?wait=30s").await.json();
+        (answer["state"] == "store_full").then_some(())
+    })
+    .await;
+    let mut held = Follower::default();
+    held.catch_up(&ground.api).await;
+    let before: Vec<u64> = ["gone", "moved", "new"].map(|name| requests(&ground, name)).into();
+    let due = ground.api.window("gone").await.next_due;
+
+    // Everything that a reload does is in this one, and what comes first is taken back.
+    let group = another_group();
+    let own = fs::metadata(ground.path("api.sock")).unwrap().gid();
+    let port = {
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        free.local_addr().unwrap()
+    };
+    fs::write(ground.path("token"), "t0ken").unwrap();
+    fs::set_permissions(ground.path("token"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mut api = format!("[api]\nlisten = \"{port}\"\ntoken_file = \"token\"\n");
+    if let Some((name, _)) = &group {
+        api.push_str(&format!("socket_group = \"{name}\"\n"));
+    }
+    let wanted = text(
+        &ground,
+        &[("kept", "interval = \"9m\""), ("moved", "end = \"2027-01-01\""), ("new", "")],
+    )
+    .replace("[api]\n", &api);
+    ground.configure(&wanted);
+    let answer = ground.api.post("/v1/reload").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", answer.body);
+    assert!(String::from_utf8_lossy(&answer.body).contains("disk"), "{:?}", answer.body);
+    let socket = ground.path("api.sock").display().to_string();
+    let told = ground.cli(&["--api", &socket, "reload"]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert_eq!(last(&ground).await["outcome"], "failed");
+    assert!(daemon.log().contains("configuration not reloaded, the old one stays in force"));
+
+    let now: Vec<u64> = ["gone", "moved", "new"].map(|name| requests(&ground, name)).into();
+    assert_eq!(now, before, "nobody asked Graph for anything");
+    assert_eq!(ground.api.get("/v1/status").await.json()["windows"]["total"], 3);
+    assert_eq!(ground.api.get("/v1/windows/new").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(ground.api.window("kept").await.interval_s, 3600.0);
+    assert_eq!(ground.api.window("moved").await.end.to_string(), "2027-02-01T00:00:00Z");
+    for name in ["gone", "moved"] {
+        assert_eq!(ground.api.events(name).await, held.of(name), "{name}");
+    }
+    assert!(ground.api.window("gone").await.next_due.is_some() && due.is_some());
+    assert!(tokio::net::TcpStream::connect(port).await.is_err(), "it listens nowhere else");
+    assert_eq!(fs::metadata(ground.path("api.sock")).unwrap().gid(), own);
+    let lines = held.lines;
+    held.catch_up(&ground.api).await;
+    assert_eq!(held.lines, lines, "nothing is told to readers");
+
+    // The workers that were stopped for it go on: with space again all is as it always was.
+    fs::remove_file(&ballast).unwrap();
+    for name in ["kept", "gone", "moved"] {
+        assert_eq!(ground.settle(name).await.resyncs, 0, "{name}");
+    }
+    let told = ground.api.post("/v1/reload").await.json();
+    assert_eq!(
+        told["windows"],
+        json!({"added": 1, "removed": 1, "replaced": 0, "resynced": 1, "retimed": 1, "unchanged": 0})
+    );
+    eventually("what was wanted is there", async || {
+        held.catch_up(&ground.api).await;
+        let settled = ground.api.window("new").await.state == State::Settled;
+        (settled && held.of("gone").is_empty()).then_some(())
+    })
+    .await;
+    daemon.stop().await;
 }

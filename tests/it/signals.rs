@@ -1,11 +1,13 @@
-//! What the real process does when it is told to stop, or to reload.
+//! What the real process does when it is told to stop, or to reload, and what it tells the service
+//! manager meanwhile.
 
+use std::fs;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixStream;
+use tokio::net::{UnixDatagram, UnixStream};
 
-use crate::process::{Daemon, Ground, eventually};
+use crate::process::{Daemon, Ground, PATIENCE, eventually};
 use crate::socket::Follower;
 
 /// Far longer than a daemon without a request under way needs, far shorter than its deadline.
@@ -49,10 +51,16 @@ async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_quickly_in_the_middle_of_a_request() {
     let ground = Ground::new(52, &["alice", "bob"]).await;
+    // Bob sleeps for long: nobody waits until he wakes.
+    let text = fs::read_to_string(&ground.config).unwrap();
+    ground.configure(&text.replace("interval = \"1s\"", "interval = \"1h\""));
     let mut daemon = ground.run().await;
-    ground.settle("alice").await;
+    for name in ["alice", "bob"] {
+        ground.settle(name).await;
+    }
     ground.simulator.set_latency(Duration::from_secs(50)..Duration::from_secs(51));
     let requests = ground.simulator.statistics().total.requests;
+    ground.api.post("/v1/windows/alice/sync").await;
     eventually("a request is under way", async || {
         (ground.simulator.statistics().total.requests > requests).then_some(())
     })
@@ -113,7 +121,9 @@ async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
     }
     let reader = deaf_reader(&ground).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.ended().await.code(), Some(0));
+    // Requests under way get five seconds.
+    let ended = tokio::time::timeout(2 * QUICK, daemon.ended()).await;
+    assert_eq!(ended.expect("it does not wait for the reader").code(), Some(0));
     drop(reader);
 }
 
@@ -132,4 +142,67 @@ async fn hup_is_no_reason_to_die() {
     })
     .await;
     daemon.stop().await;
+}
+
+/// The next message of the daemon to its service manager.
+async fn heard(manager: &UnixDatagram) -> String {
+    let mut buffer = [0; 2048];
+    let received = tokio::time::timeout(PATIENCE, manager.recv(&mut buffer)).await;
+    let length = received.expect("the manager hears something").unwrap();
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
+
+/// The next message that is more than a sign of life.
+async fn news(manager: &UnixDatagram) -> String {
+    loop {
+        let message = heard(manager).await;
+        if !message.ends_with("\nWATCHDOG=1\n") {
+            return message;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_manager_hears_the_whole_life() {
+    let ground = Ground::new(57, &["alice"]).await;
+    let socket = ground.path("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let mut daemon = ground
+        .spawn_in(&[("NOTIFY_SOCKET", socket.to_str().unwrap()), ("WATCHDOG_USEC", "400000")]);
+    assert_eq!(
+        heard(&manager).await,
+        "EXTEND_TIMEOUT_USEC=30000000\nSTATUS=opening the store\n",
+        "before the store is open"
+    );
+    assert_eq!(heard(&manager).await, "READY=1\nSTATUS=1 window: 1 enumerating\n");
+    let ready = ground.api.try_get("/readyz").await.expect("the API answers");
+    assert!(ready.status.is_success());
+    for _ in 0..3 {
+        let alive = heard(&manager).await;
+        assert!(
+            alive.starts_with("STATUS=1 window: 1 ") && alive.ends_with("\nWATCHDOG=1\n"),
+            "{alive:?}"
+        );
+    }
+
+    let mut last = 0;
+    let good = fs::read_to_string(&ground.config).unwrap();
+    for (text, outcome) in [(&good, "1 window: 1 "), (&"]".to_owned(), "reload refused at ")] {
+        ground.configure(text);
+        daemon.signal("HUP");
+        let begins = news(&manager).await;
+        let at: u64 = begins
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .and_then(|rest| rest.trim_end().parse().ok())
+            .unwrap_or_else(|| panic!("{begins:?}"));
+        assert!(at > last, "{at} is not when it began");
+        last = at;
+        let over = news(&manager).await;
+        assert!(over.starts_with(&format!("READY=1\nSTATUS={outcome}")), "{over:?}");
+    }
+    // Why nothing came of it stays to be read.
+    assert!(heard(&manager).await.starts_with("STATUS=reload refused at "));
+    daemon.signal("TERM");
+    assert_eq!(news(&manager).await, "STOPPING=1\nSTATUS=stopping\n");
+    assert_eq!(daemon.ended().await.code(), Some(0));
 }

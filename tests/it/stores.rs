@@ -158,10 +158,10 @@ async fn a_store_with_garbage_in_it_is_moved_aside_and_had_again() {
 }
 
 /// A small file system of its own, if this process may mount one.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
-    fn mount(at: &Path, options: &str) -> Option<Self> {
+    pub(crate) fn mount(at: &Path, options: &str) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
@@ -169,6 +169,15 @@ impl Small {
             .output()
             .is_ok_and(|output| output.status.success());
         mounted.then(|| Self(at.to_owned()))
+    }
+
+    /// Somebody else fills it, but for a rest that no commit may take. The file that is in the way.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let ballast = self.0.join("ballast");
+        let disk = rustix::fs::statvfs(&self.0).unwrap();
+        let rest = 8 << 20;
+        fs::write(&ballast, vec![0; (disk.f_bavail * disk.f_frsize - rest) as usize]).unwrap();
+        ballast
     }
 }
 
@@ -180,7 +189,7 @@ impl Drop for Small {
 }
 
 #[expect(clippy::print_stderr, reason = "a test that shows nothing says so")]
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
@@ -214,11 +223,7 @@ async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
     };
     let daemon = ground.run().await;
     ground.settle("alice").await;
-    // Somebody else fills the disk, but for a rest that no commit may take.
-    let ballast = small.0.join("ballast");
-    let disk = rustix::fs::statvfs(&small.0).unwrap();
-    let rest = 8 << 20;
-    fs::write(&ballast, vec![0; (disk.f_bavail * disk.f_frsize - rest) as usize]).unwrap();
+    let ballast = small.fill();
     eventually("the window says that the store is full", async || {
         ground.simulator.step();
         let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();

@@ -16,24 +16,10 @@ socket=$SCRATCH/api.sock
 python=$SCRATCH/python.sqlite
 shell=$SCRATCH/shell.sqlite
 
-"$program" simulate --listen 127.0.0.1:0 --people 10 --rooms 3 --mutate-every 0s \
-    --faults 0.03 --behaviour nasty >"$SCRATCH/graph.log" 2>&1 &
-graph_process=$!
-at_end "kill $graph_process"
-check "the simulated Graph answers" eventually 20 grep -q '/v1.0' "$SCRATCH/graph.log"
-graph=$(grep -o 'http://[0-9.:]*' "$SCRATCH/graph.log" | head -n 1)
-
-echo secret >"$SCRATCH/secret"
-chmod 600 "$SCRATCH/secret"
-curl -sS "$graph/control/mailboxes" | grep -o '[a-z.-]*@contoso.example' | sort -u >"$SCRATCH/mailboxes"
-cat >"$SCRATCH/calmirror.toml" <<C
-[store]
-path = "$SCRATCH/store"
-[graph]
-base_url = "$graph/v1.0"
-login_url = "$graph"
-[api]
-socket = "$socket"
+simulated --people 10 --rooms 3 --mutate-every 0s --faults 0.03 --behaviour nasty
+{
+    of_simulated
+    cat <<C
 [feed]
 retention = "1h"
 [defaults]
@@ -41,14 +27,11 @@ interval = "1s"
 confirm_after = "1s"
 start = "-60d"
 end = "+90d"
-[account.test]
-tenant = "00000000-0000-0000-0000-000000000000"
-client_id = "11111111-1111-1111-1111-111111111111"
-client_secret_file = "$SCRATCH/secret"
 [[window]]
 mailboxes_file = "$SCRATCH/mailboxes"
 account = "test"
 C
+} >"$SCRATCH/calmirror.toml"
 
 # Everything that is killed has a name: daemon, python, shell. A shell has children, so each is
 # a group of its own.

@@ -64,8 +64,10 @@ ip netns add "calmirror-$$"
 at_end "ip netns del calmirror-$$"
 net() { ip netns exec "calmirror-$$" "$@"; }
 net ip link set lo up
+# started COMMAND...: in that network until the end. Not by `net`: of a function in the background it
+# would be the shell that is killed, and not the program.
 started() {
-    "$@" >>"$SCRATCH/servers.log" 2>&1 &
+    ip netns exec "calmirror-$$" "$@" >>"$SCRATCH/servers.log" 2>&1 &
     at_end "kill $! 2>/dev/null"
 }
 cat >"$SCRATCH/resolver.py" <<'P'
@@ -131,9 +133,9 @@ mounted=$(podman "${storage[@]}" image mount "$image")
 at_end "podman ${storage[*]} image unmount $image >/dev/null"
 install -m 755 "$mounted/usr/bin/calmirror" "$SCRATCH/calmirror"
 [ -s "$mounted/etc/ssl/certs/ca-certificates.crt" ] || fail "the roots of the web's authorities"
-started net "$SCRATCH/calmirror" simulate --people 4 --rooms 1 --mutate-every 0s
-started net python3 "$SCRATCH/resolver.py"
-started net python3 "$SCRATCH/front.py" "$SCRATCH/tls.pem" "$SCRATCH/tls.key"
+started "$SCRATCH/calmirror" simulate --people 4 --rooms 1 --mutate-every 0s
+started python3 "$SCRATCH/resolver.py"
+started python3 "$SCRATCH/front.py" "$SCRATCH/tls.pem" "$SCRATCH/tls.key"
 eventually 20 grep -q '^mailbox' "$SCRATCH/servers.log" || fail "the simulated Graph starts"
 
 mkdir -p "$SCRATCH/etc" "$SCRATCH/secrets"
@@ -225,3 +227,53 @@ sleep 1.5
 after=$(enumerations)
 [ "$before" = "$after" ] || fail "the restart enumerated again: $before, $after"
 proved "restarted with the mirror it had: no new enumeration ($after)"
+
+# compose.yaml: understood by Compose, and run as it stands by podman-compose, where they can be had.
+container rm --force --time 10 calmirror >/dev/null
+project=$SCRATCH/compose
+mkdir "$project"
+cp compose.yaml Dockerfile "$project/"
+sed 's|https://graph.calmirror.test|http://127.0.0.1:8081|' "$SCRATCH/etc/calmirror.toml" >"$project/calmirror.toml"
+echo "any secret is accepted" >"$project/contoso.secret"
+chown 65532 "$project/contoso.secret" && chmod 400 "$project/contoso.secret"
+if (need docker-compose docker-compose); then
+    docker-compose --file "$project/compose.yaml" config >"$SCRATCH/compose.log" 2>&1 ||
+        { cat "$SCRATCH/compose.log"; fail "Compose understands compose.yaml"; }
+    proved "Compose understands compose.yaml: $(grep -cE 'read_only: true|cap_drop|no-new-privileges|stop_grace_period' "$SCRATCH/compose.log") of 4 hardening keys in what it made of it"
+fi
+if (need podman-compose podman-compose); then
+    # Where the images are, and a network that is there already.
+    cat >"$SCRATCH/podman" <<P
+#!/usr/bin/env bash
+podman=(podman ${storage[*]} --cgroup-manager cgroupfs --runtime runc --log-level error)
+[ "\$1" != network ] || exit 0
+[ "\$1" = run ] || exec "\${podman[@]}" "\$@"
+shift
+options=()
+while [ \$# -gt 0 ]; do
+    case \$1 in
+    --net | --network-alias) shift ;;
+    *) options+=("\$1") ;;
+    esac
+    shift
+done
+exec "\${podman[@]}" run --network "ns:/run/netns/calmirror-$$" --no-healthcheck \\
+    --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --read-only-tmpfs=false \\
+    --log-driver k8s-file "\${options[@]}"
+P
+    chmod 755 "$SCRATCH/podman"
+    container tag "$image" localhost/calmirror:latest
+    compose() { (cd "$project" && podman-compose --podman-path "$SCRATCH/podman" "$@" >>"$SCRATCH/compose.log" 2>&1); }
+    at_end "compose down --volumes"
+    compose up --detach --no-build || { tail -n 5 "$SCRATCH/compose.log"; fail "podman-compose up"; }
+    service=compose_calmirror_1
+    up() { container exec "$service" /usr/bin/calmirror status; }
+    eventually 30 up || { tail -n 5 "$SCRATCH/compose.log"; container logs "$service" 2>&1 | tail -n 5; fail "compose.yaml: every window settles"; }
+    pid=$(container inspect --format '{{.State.Pid}}' "$service")
+    grep -q '^CapBnd:\s*0*$' "/proc/$pid/status" || fail "compose.yaml: no capabilities"
+    grep -q '^NoNewPrivs:\s*1$' "/proc/$pid/status" || fail "compose.yaml: no new privileges"
+    awk '$2 == "/" { exit !($4 ~ /(^|,)ro(,|$)/) }' "/proc/$pid/mounts" || fail "compose.yaml: the root is read-only"
+    proved "compose.yaml as it stands: $(up | sed -n 1p), no capabilities, a read-only root, the secret of mode 0400"
+    compose down || fail "podman-compose down"
+    proved "podman-compose down: the volume of the store stays: $(container volume ls --quiet | grep -c compose_store)"
+fi

@@ -80,6 +80,30 @@ for suite in "${suites[@]}"; do
     [ "$(property calmirror MainPID)" = "$pid" ] || fail "$suite: reload keeps the process"
     proved "$suite: configured and reloaded: $(run calmirror status | sed -n 2p)"
 
+    # As docs/operations.md says it: a person of the group, and a secret that stays root's.
+    run useradd --create-home alice
+    if run test -x /usr/sbin/adduser; then
+        run adduser --quiet alice calmirror >/dev/null
+    else
+        run usermod --append --groups calmirror alice
+    fi
+    run su alice -c 'calmirror status' >/dev/null || fail "$suite: a member of the group is served"
+    if run su nobody -s /bin/sh -c 'calmirror status' >/dev/null 2>&1; then fail "$suite: others are not"; fi
+    proved "$suite: a member of the group calmirror is served, others are not"
+    run chown root: /etc/calmirror/graph.secret
+    mkdir -p "$tree/etc/systemd/system/calmirror.service.d"
+    printf '[Service]\nLoadCredential=graph.secret:/etc/calmirror/graph.secret\n' \
+        >"$tree/etc/systemd/system/calmirror.service.d/override.conf" # systemctl edit
+    configuration /run/credentials/calmirror.service/graph.secret 'interval = "2s"' \
+        >"$tree/etc/calmirror/calmirror.toml"
+    before=$(enumerations)
+    run systemctl daemon-reload
+    run systemctl restart calmirror || fail "$suite: systemctl restart"
+    eventually 30 healthy || { run journalctl -u calmirror -o cat -n 5; fail "$suite: LoadCredential"; }
+    [ "$(enumerations)" = "$before" ] || fail "$suite: the restart enumerated again"
+    proved "$suite: LoadCredential hands over a secret that root keeps (0600 of root)"
+    pid=$(property calmirror MainPID)
+
     before=$(enumerations)
     dpkg -i "/root/$(basename "$new")" || { tail "$SCRATCH/dpkg.log"; fail "$suite: upgrades"; }
     eventually 20 active || fail "$suite: active after the upgrade"
@@ -97,14 +121,17 @@ for suite in "${suites[@]}"; do
     proved "$suite: removed; configuration and store stay"
 
     # The secret is the administrator's, not the package's.
-    run rm /etc/calmirror/graph.secret /usr/local/bin/graph
+    run rm /etc/calmirror/graph.secret /usr/local/bin/graph \
+        /etc/systemd/system/calmirror.service.d/override.conf
+    run rmdir --ignore-fail-on-non-empty /etc/systemd/system/calmirror.service.d
+    run userdel --remove alice 2>/dev/null
     dpkg -P calmirror || { tail "$SCRATCH/dpkg.log"; fail "$suite: purges"; }
     if run grep -q calmirror /etc/passwd /etc/group; then fail "$suite: the user is gone"; fi
     left=$(run find / -xdev -iname '*calmirror*' -not -path '/root/*' -not -path '/proc/*' -not -path '/var/log/*')
     [ -z "$left" ] || fail "$suite: purged, but there is $left"
     find "$tree" -xdev -not -path "$tree/var/*" -not -path "$tree/run/*" -not -path "$tree/tmp/*" \
         -printf '/%P\n' | sort >"$SCRATCH/after"
-    left=$(comm -13 "$SCRATCH/before" "$SCRATCH/after" | grep -vE '^/(etc/(\.pwd\.lock|\.updated|machine-id|passwd-|group-|shadow-|gshadow-|resolv.conf)|sys|proc|dev)' || true)
+    left=$(comm -13 "$SCRATCH/before" "$SCRATCH/after" | grep -vE '^/(etc/(\.pwd\.lock|\.updated|machine-id|passwd-|group-|shadow-|gshadow-|subuid-?|subgid-?|resolv.conf)|sys|proc|dev)' || true)
     [ -z "$left" ] || fail "$suite: purged, but there is $left"
     proved "$suite: purged clean"
     halt

@@ -14,49 +14,26 @@ python3 -m venv "$SCRATCH/venv" >"$SCRATCH/venv.log" 2>&1 ||
 "$SCRATCH/venv/bin/pip" install --quiet 'icalendar>=6' tzdata >"$SCRATCH/pip.log" 2>&1 ||
     skip "icalendar cannot be had: $(tail -n 1 "$SCRATCH/pip.log")"
 
-"$program" simulate --listen 127.0.0.1:0 --people 12 --rooms 4 --mutate-every 0s \
-    >"$SCRATCH/graph.log" 2>&1 &
-graph_process=$!
-at_end "kill $graph_process"
-eventually 20 grep -q '/v1.0' "$SCRATCH/graph.log" || fail "the simulated Graph does not start"
-graph=$(grep -o 'http://[0-9.:]*' "$SCRATCH/graph.log" | head -n 1)
-
-echo secret >"$SCRATCH/secret"
-chmod 600 "$SCRATCH/secret"
+simulated --people 12 --rooms 4 --mutate-every 0s
 {
+    of_simulated
     cat <<C
-[store]
-path = "$SCRATCH/store"
-[graph]
-base_url = "$graph/v1.0"
-login_url = "$graph"
-[api]
-socket = "$SCRATCH/api.sock"
 [defaults]
 start = "-60d"
 end = "+120d"
-[account.test]
-tenant = "00000000-0000-0000-0000-000000000000"
-client_id = "11111111-1111-1111-1111-111111111111"
-client_secret_file = "$SCRATCH/secret"
 C
     zones=("UTC" "W. Europe Standard Time" "America/Los_Angeles" "India Standard Time")
     index=0
-    curl -sS "$graph/control/mailboxes" | grep -o '[a-z.-]*@contoso.example' | sort -u |
-        while read -r mailbox; do
-            complete=$([ $((index / 4 % 2)) = 0 ] && echo master || echo exact)
-            body=$([ $((index / 8 % 2)) = 0 ] && echo html || echo text)
-            printf '[[window]]\naccount = "test"\nmailbox = "%s"\ntime_zone = "%s"\ncomplete = "%s"\nbody = "%s"\n' \
-                "$mailbox" "${zones[index % 4]}" "$complete" "$body"
-            index=$((index + 1))
-        done
+    while read -r mailbox; do
+        complete=$([ $((index / 4 % 2)) = 0 ] && echo master || echo exact)
+        body=$([ $((index / 8 % 2)) = 0 ] && echo html || echo text)
+        printf '[[window]]\naccount = "test"\nmailbox = "%s"\ntime_zone = "%s"\ncomplete = "%s"\nbody = "%s"\n' \
+            "$mailbox" "${zones[index % 4]}" "$complete" "$body"
+        index=$((index + 1))
+    done <"$SCRATCH/mailboxes"
 } >"$SCRATCH/calmirror.toml"
 
-"$program" --config "$SCRATCH/calmirror.toml" run >"$SCRATCH/daemon.log" 2>&1 &
-daemon=$!
-at_end "kill $daemon; wait $daemon 2>/dev/null"
-settled() { curl -sSf --unix-socket "$SCRATCH/api.sock" 'http://localhost/readyz?settled=1'; }
-eventually 120 settled || fail "the windows do not settle: $(tail -n 2 "$SCRATCH/daemon.log")"
+serving
 
 "$SCRATCH/venv/bin/python" tests/consumers/ical.py "$SCRATCH/api.sock" >"$SCRATCH/said" ||
     fail "the calendars are not the windows"

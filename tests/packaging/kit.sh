@@ -88,6 +88,46 @@ program() {
     printf '%s/debug/calmirror\n' "${CARGO_TARGET_DIR:-target}"
 }
 
+# simulated OPTIONS...: a simulated Graph on this machine, at $graph. Needs $program. Its mailboxes
+# are in $SCRATCH/mailboxes.
+simulated() {
+    need curl curl
+    "$program" simulate --listen 127.0.0.1:0 "$@" >"$SCRATCH/graph.log" 2>&1 &
+    at_end "kill $!"
+    eventually 20 grep -q '/v1.0' "$SCRATCH/graph.log" || fail "the simulated Graph does not start"
+    graph=$(grep -o 'http://[0-9.:]*' "$SCRATCH/graph.log" | head -n 1)
+    curl -sS "$graph/control/mailboxes" | grep -o '[a-z.-]*@contoso.example' | sort -u \
+        >"$SCRATCH/mailboxes"
+}
+
+# of_simulated [API-LINES]: the beginning of a configuration that mirrors it: store, socket and the
+# account `test`, all in $SCRATCH, and more of [api].
+of_simulated() {
+    (umask 077 && echo secret >"$SCRATCH/secret")
+    cat <<C
+[store]
+path = "$SCRATCH/store"
+[graph]
+base_url = "$graph/v1.0"
+login_url = "$graph"
+[account.test]
+tenant = "00000000-0000-0000-0000-000000000000"
+client_id = "11111111-1111-1111-1111-111111111111"
+client_secret_file = "$SCRATCH/secret"
+[api]
+socket = "$SCRATCH/api.sock"
+${1:-}
+C
+}
+
+# serving: the daemon with $SCRATCH/calmirror.toml, once all its windows have settled.
+serving() {
+    "$program" --config "$SCRATCH/calmirror.toml" run >"$SCRATCH/daemon.log" 2>&1 &
+    at_end "kill $!; wait $! 2>/dev/null"
+    settled() { curl -sSf --unix-socket "$SCRATCH/api.sock" 'http://localhost/readyz?settled=1'; }
+    eventually 120 settled || fail "the windows do not settle: $(tail -n 2 "$SCRATCH/daemon.log")"
+}
+
 # tree SUITE: the directory of a fresh Debian with systemd, made from a kept one. In $tree.
 tree() {
     local suite=$1 kept=$TREES/$1
@@ -122,6 +162,8 @@ boot() {
     leader() { inside=$(pgrep -P "$nspawn" | head -n 1) && [ -n "$inside" ]; }
     eventually 20 leader || skip "systemd-nspawn does not start: $(tail -n 1 "$SCRATCH/boot.log")"
     inside=$(pgrep -P "$nspawn" | head -n 1)
+    # It outlives a nspawn that is killed.
+    at_end "[ \"\$(ps -o args= -p $inside)\" != /usr/lib/systemd/systemd ] || kill -KILL $inside"
     is_up() { run systemctl is-system-running | grep -qE 'running|degraded'; }
     eventually 60 is_up ||
         skip "the systemd in the container does not come up: $(tail -n 1 "$SCRATCH/boot.log")"

@@ -17,52 +17,29 @@ python3 -m venv "$SCRATCH/venv" >"$SCRATCH/venv.log" 2>&1 ||
 "$SCRATCH/venv/bin/pip" install --quiet 'schemathesis>=4,<5' >"$SCRATCH/pip.log" 2>&1 ||
     skip "schemathesis cannot be had: $(tail -n 1 "$SCRATCH/pip.log")"
 
-"$program" simulate --listen 127.0.0.1:0 --people 4 --rooms 2 --mutate-every 300ms \
-    >"$SCRATCH/graph.log" 2>&1 &
-graph_process=$!
-at_end "kill $graph_process"
-eventually 20 grep -q '/v1.0' "$SCRATCH/graph.log" || fail "the simulated Graph does not start"
-graph=$(grep -o 'http://[0-9.:]*' "$SCRATCH/graph.log" | head -n 1)
-
-for secret in secret token; do
-    echo "$secret" >"$SCRATCH/$secret"
-    chmod 600 "$SCRATCH/$secret"
-done
-curl -sS "$graph/control/mailboxes" | grep -o '[a-z.-]*@contoso.example' | sort -u >"$SCRATCH/mailboxes"
-cat >"$SCRATCH/calmirror.toml" <<C
-[store]
-path = "$SCRATCH/store"
-[graph]
-base_url = "$graph/v1.0"
-login_url = "$graph"
-[api]
-socket = "$SCRATCH/api.sock"
-listen = "127.0.0.1:0"
-token_file = "$SCRATCH/token"
-[log]
-format = "json"
-[defaults]
-interval = "2s"
-[account.test]
-tenant = "00000000-0000-0000-0000-000000000000"
-client_id = "11111111-1111-1111-1111-111111111111"
-client_secret_file = "$SCRATCH/secret"
-[[window]]
-mailboxes_file = "$SCRATCH/mailboxes"
-account = "test"
-C
+simulated --people 4 --rooms 2 --mutate-every 300ms
+(umask 077 && echo token >"$SCRATCH/token")
 # Any free port would do, but nobody would tell us which.
 port=$("$SCRATCH/venv/bin/python" -c 'import socket
 s = socket.socket()
 s.bind(("127.0.0.1", 0))
 print(s.getsockname()[1])')
-sed -i "s/127.0.0.1:0/127.0.0.1:$port/" "$SCRATCH/calmirror.toml"
-"$program" --config "$SCRATCH/calmirror.toml" run >"$SCRATCH/daemon.log" 2>&1 &
-daemon=$!
-at_end "kill $daemon; wait $daemon 2>/dev/null"
+{
+    of_simulated "listen = \"127.0.0.1:$port\"
+token_file = \"$SCRATCH/token\""
+    cat <<C
+[log]
+format = "json"
+[defaults]
+interval = "2s"
+[[window]]
+mailboxes_file = "$SCRATCH/mailboxes"
+account = "test"
+C
+} >"$SCRATCH/calmirror.toml"
+serving
 url=http://127.0.0.1:$port
 ask() { curl -sSf -H 'Authorization: Bearer token' "$url$1"; }
-eventually 120 ask '/readyz?settled=1' || fail "the windows do not settle: $(tail -n 2 "$SCRATCH/daemon.log")"
 
 # Cursors, pages and durations that are well-formed but mean nothing are refused, as they should
 # be: that a schema cannot tell them from others is no failure.

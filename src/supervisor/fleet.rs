@@ -1,0 +1,183 @@
+//! The running fleet as others see it: how its windows are, and asking them for a round.
+//!
+//! Names lead to cells; workers write into them, readers and commands look and ask. It owns no
+//! task and no window: who is a member is the supervisor's to say.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::metrics::RoundMeter;
+use crate::mirror::position::WindowId;
+use crate::mirror::status::{State, WindowStatus};
+use crate::worker::{Asked, Brief, Cell, LOOK};
+use crate::world::World;
+
+/// A round under way whose worker has not looked around for so long holds its thread.
+pub(super) const MOTIONLESS: Duration = Duration::from_secs(5 * LOOK.as_secs());
+
+/// What readers and commands may ask of the running fleet. Cheap to clone.
+#[derive(Clone)]
+pub struct Fleet {
+    windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
+    world: World,
+    stop: watch::Receiver<bool>,
+    meter: Arc<RoundMeter>,
+}
+
+/// A window that is looked after.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub(super) id: WindowId,
+    pub(super) cell: Arc<Cell>,
+}
+
+/// Why a command to a window could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// No window of that name is running.
+    #[error("no window is named {0:?}")]
+    UnknownWindow(String),
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// A round that was started on request.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The window.
+    pub window: Arc<str>,
+    /// The number of the round that serves the request.
+    pub round: u64,
+    /// The window's status once the round was over, if it was over within the wait.
+    pub finished: Option<WindowStatus>,
+}
+
+impl Fleet {
+    /// Of nobody yet.
+    pub(super) fn new(world: World, stop: watch::Receiver<bool>, meter: Arc<RoundMeter>) -> Self {
+        Self { windows: Arc::default(), world, stop, meter }
+    }
+
+    /// Every window's status, ordered by name.
+    pub fn windows(&self) -> Vec<WindowStatus> {
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.status(now)).collect()
+    }
+
+    /// Every window at a glance, ordered by name.
+    pub fn briefs(&self) -> Vec<Brief> {
+        let now = self.world.now();
+        self.read().values().map(|member| member.cell.brief(now)).collect()
+    }
+
+    /// How many windows are in each state.
+    pub fn states(&self) -> BTreeMap<State, usize> {
+        let mut states = BTreeMap::new();
+        for member in self.read().values() {
+            *states.entry(member.cell.state()).or_default() += 1;
+        }
+        states
+    }
+
+    /// How many workers were restarted because they panicked or got stuck.
+    pub fn restarts(&self) -> u64 {
+        self.meter.restarts.load(Ordering::Relaxed)
+    }
+
+    /// A window whose worker holds its thread.
+    pub(super) fn motionless(&self) -> Option<Arc<str>> {
+        let windows = self.read();
+        let mut motionless = windows.iter().filter(|(_, one)| one.cell.is_motionless(MOTIONLESS));
+        motionless.next().map(|(name, _)| name.clone())
+    }
+
+    /// The fleet in one line: how many windows there are, and how many in each state.
+    pub fn summary(&self) -> String {
+        let states = self.states();
+        let count: usize = states.values().sum();
+        let mut line = format!("{count} window{}", if count == 1 { "" } else { "s" });
+        for (index, (state, count)) in states.iter().enumerate() {
+            let separator = if index == 0 { ": " } else { ", " };
+            line.push_str(&format!("{separator}{count} {state}"));
+        }
+        match self.restarts() {
+            0 => {}
+            restarts => line.push_str(&format!("; restarted workers: {restarts}")),
+        }
+        line
+    }
+
+    /// One window's status.
+    pub fn window(&self, name: &str) -> Option<WindowStatus> {
+        self.member(name).map(|member| member.cell.status(self.world.now()))
+    }
+
+    /// The number under which the store keeps a window.
+    pub fn id(&self, name: &str) -> Option<WindowId> {
+        self.member(name).map(|member| member.id)
+    }
+
+    /// Starts a round now; with `wait` also waits for its end.
+    ///
+    /// # Errors
+    /// Unknown window, or the daemon is stopping.
+    pub async fn sync(&self, name: &str, wait: Option<Duration>) -> Result<Started, FleetError> {
+        self.ask(name, Asked::Sync, wait).await
+    }
+
+    /// Starts a full resync now. `accept_removals` ends a hold.
+    ///
+    /// # Errors
+    /// Unknown window, or the daemon is stopping.
+    pub async fn resync(
+        &self,
+        name: &str,
+        accept_removals: bool,
+        wait: Option<Duration>,
+    ) -> Result<Started, FleetError> {
+        let asked = if accept_removals { Asked::AcceptRemovals } else { Asked::Resync };
+        self.ask(name, asked, wait).await
+    }
+
+    async fn ask(
+        &self,
+        name: &str,
+        asked: Asked,
+        wait: Option<Duration>,
+    ) -> Result<Started, FleetError> {
+        let mut stop = self.stop.clone();
+        if *stop.borrow() {
+            return Err(FleetError::Stopping);
+        }
+        let Member { cell, .. } =
+            self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
+        let round = cell.ask(asked);
+        let finished = match wait {
+            None => None,
+            Some(wait) => tokio::select! {
+                over = tokio::time::timeout(wait, cell.finished(round)) => {
+                    over.is_ok().then(|| cell.status(self.world.now()))
+                }
+                _ = stop.wait_for(|stop| *stop) => return Err(FleetError::Stopping),
+            },
+        };
+        Ok(Started { window: cell.window().name.clone(), round, finished })
+    }
+
+    pub(super) fn member(&self, name: &str) -> Option<Member> {
+        self.read().get(name).cloned()
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Arc<str>, Member>> {
+        self.windows.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, Member>> {
+        self.windows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
