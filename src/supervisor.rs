@@ -25,7 +25,7 @@ use crate::graph::auth::Tokens;
 use crate::metrics::RoundMeter;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
-use crate::mirror::status::{State, WindowStatus};
+use crate::mirror::status::{PastRounds, State, WindowStatus};
 use crate::mirror::window::{Identity, Window};
 use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
@@ -128,6 +128,11 @@ impl Fleet {
     /// One window's status.
     pub fn window(&self, name: &str) -> Option<WindowStatus> {
         self.member(name).map(|member| member.cell.status(self.world.now()))
+    }
+
+    /// What is remembered of a window's rounds.
+    pub fn rounds(&self, name: &str) -> Option<PastRounds> {
+        self.member(name).map(|member| member.cell.rounds())
     }
 
     /// The number under which the store keeps a window.
@@ -588,7 +593,7 @@ impl Supervisor {
         self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.world.chance();
         let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
-        member.cell.collapse();
+        member.cell.collapse(self.services.world.now());
         tracing::error!(
             window = %member.cell.window().name,
             why,

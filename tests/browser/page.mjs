@@ -66,6 +66,14 @@ async function go(page, hash) {
   await ready(page);
 }
 
+// Closes an event. The page takes the step back by itself, a moment later: whoever goes somewhere
+// else meanwhile is brought back from there.
+async function escape(page, address) {
+  await page.keyboard.press("Escape");
+  await until("the dialog closes", async () => (await page.locator("dialog[open]").count()) === 0);
+  await until("the address is the calendar's again", () => page.url().endsWith(address));
+}
+
 // ---- what a zone's days are, worked out apart from the page
 
 const civil = (zone, instant) => new Date(instant).toLocaleString("sv-SE", { timeZone: zone });
@@ -236,15 +244,13 @@ async function live(rig, name, day) {
   await page.waitForSelector("dialog[open] #event-title");
   check("an event opens in a dialog and has an address", (await page.locator("dialog #event-title").textContent()) === hostile && page.url().split("/").length > 7);
   const bookmark = page.url();
-  await page.keyboard.press("Escape");
-  await until("the dialog closes", async () => (await page.locator("dialog[open]").count()) === 0);
-  await until("the address is the calendar's again", () => page.url().endsWith(`/week/${day}`));
+  await escape(page, `/week/${day}`);
   check("Escape closes it and gives the focus back", await link.evaluate((node) => node === document.activeElement));
   await page.goto(bookmark);
   await page.reload();
   await page.waitForSelector("dialog[open] #event-title");
   check("a bookmark of an event opens it", true);
-  await page.keyboard.press("Escape");
+  await escape(page, `/week/${day}`);
 
   // The daemon dies, something changes, it comes back.
   await page.reload();
@@ -328,7 +334,8 @@ async function keyboard(rig, name, day) {
   await tabTo("next week", (on) => on.text === "›");
   await page.keyboard.press("Enter");
   await until("the next week", () => page.url().endsWith(plus(day, 7)));
-  await sleep(300);
+  const back = page.locator("a", { hasText: "‹" });
+  await until("the next week's links", async () => (await back.getAttribute("href")).endsWith(day));
   check("going on a week keeps the focus where it was", (await focused()).text === "›");
   await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Shift+Tab");
@@ -346,8 +353,7 @@ async function keyboard(rig, name, day) {
     if (!(await inside()) && (await focused()).tag !== "BODY") fail("the focus leaves the dialog for what is below it");
   }
   check("the dialog takes and keeps the focus", took);
-  await page.keyboard.press("Escape");
-  await until("closed", async () => (await page.locator("dialog[open]").count()) === 0);
+  await escape(page, `/week/${day}`);
   for (let step = 0; step < 12 && !page.url().match(/#\/(\?|$)/); step += 1) {
     await page.goBack();
     await sleep(100);
@@ -376,7 +382,7 @@ async function forms(rig, name, day, victim) {
         await link.click();
         await page.waitForSelector("dialog[open] #event-title");
         passes += await accessible(page, `event (${form})`);
-        await page.keyboard.press("Escape");
+        await escape(page, `/week/${day}`);
       }
     }
     grounds[form] = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
@@ -507,6 +513,7 @@ try {
   check("no script failed, nothing violated the policy, nobody else was asked", complaints.length === 0, complaints.slice(0, 5).join(" | "));
 } catch (error) {
   console.error(`FAILED: ${error.message}`);
+  for (const page of browser.contexts().flatMap((context) => context.pages())) console.error(`a page was at ${page.url()}`);
   if (complaints.length > 0) console.error(`complaints: ${complaints.slice(0, 5).join(" | ")}`);
   process.exitCode = 1;
 } finally {

@@ -110,6 +110,28 @@ async fn a_held_request_ends_with_its_time_or_with_the_daemon() {
     assert!(begun.elapsed().as_secs() < 32);
 }
 
+/// `stopping` also tells that other settings are in force, such as `mask_private`.
+#[tokio::test(start_paused = true)]
+async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    let request = Request::get("/v1/changes?after=now").header("accept", "text/event-stream");
+    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let mut stream = response.unwrap().into_body().into_data_stream();
+    let (_, end) = fixture.changes("/v1/changes?after=now").await;
+    let ((lines, cursor), frame, ()) =
+        tokio::join!(fixture.changes("/v1/changes?after=now&wait=5m"), stream.next(), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fixture.write(alice, &[("a", 9, "")], &[]).await;
+            // Before those that were woken have read.
+            fixture.stopping.send_replace(true);
+        });
+    assert_eq!((lines, cursor), (vec![], end.clone()));
+    assert!(frame.is_none(), "{frame:?}");
+    let (lines, _) = fixture.changes(&format!("/v1/changes?after={end}")).await;
+    assert_eq!(told(&lines), ["created a"], "it comes with the next question");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
     let fixture = Fixture::new().await;
