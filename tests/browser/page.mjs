@@ -4,7 +4,7 @@
 //
 // CALMIRROR_SCREENSHOTS   a directory for pictures of every view
 // CALMIRROR_WINDOWS       how many windows the large fleet has (100000)
-// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, keyboard, forms, masked, large
+// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, rounds, keyboard, forms, masked, large
 // CALMIRROR_PAGE          a directory whose files are shown instead of the daemon's, to try something
 
 import { readFileSync } from "node:fs";
@@ -296,6 +296,28 @@ async function live(rig, name, day) {
   await page.context().close();
 }
 
+// What the daemon remembers of a window's rounds, and that a screen reader hears of it.
+async function rounds(rig, name, day) {
+  const page = await open(rig, at(name, "health", day));
+  const path = `/v1/windows/${encodeURIComponent(name)}/rounds`;
+  for (const subject of ["One", "Two"]) {
+    await rig.control("mutate", { mailbox: name, edit: "create_single", subject, start: `${day}T05:00:00Z`, minutes: 15 });
+    await rig.sync(name);
+  }
+  const { value } = await rig.api(path);
+  check("the daemon remembers the rounds in which something happened", value.length >= 2 && value.every((round) => round.created > 0 || round.requests > 1), JSON.stringify(value));
+  const row = (round) => `${round.number} ${round.requests} ${round.created}`;
+  const shown = () => page.locator("table.rounds tbody tr:not(.still)").evaluateAll((rows) => rows.map((row) => {
+    const [number, , , requests, , outcome] = [...row.children].map((cell) => cell.textContent.replaceAll(",", ""));
+    return `${number} ${requests} ${outcome.match(/(\d+) created/)?.[1] ?? 0}`;
+  }));
+  await until("the page shows them", async () => same(await shown(), value.map(row)));
+  await until("quiet rounds", async () => (await page.locator("table.rounds tr.still").first().textContent()).includes("in which nothing changed; the last ended"));
+  const table = await page.getByRole("region", { name: "Table of rounds" }).getByRole("table").ariaSnapshot();
+  check("the page shows them newest first, counts the quiet ones, and says so in a table", table.includes("columnheader \"Outcome\"") && table.includes("something happened"), table);
+  await page.context().close();
+}
+
 // From the fleet to an event and back with nothing but keys.
 async function keyboard(rig, name, day) {
   const page = await open(rig, "");
@@ -454,7 +476,7 @@ async function pictures(rig, name, day, directory) {
       await go(page, view === "fleet" ? "#/" : at(view === "health" ? second : name, view, day));
       await page.waitForSelector({ fleet: "table.fleet tbody tr", health: "#facts", month: "table.month" }[view] ?? ".grid");
       await sleep(800);
-      await page.screenshot({ path: join(directory, `${view}-${form}.png`) });
+      await page.screenshot({ path: join(directory, `${view}-${form}.png`), fullPage: view === "health" });
     }
     await page.context().close();
   }
@@ -489,6 +511,7 @@ try {
   const victim = wants(fleet) ? await fleet(rig) : name;
   if (wants(calendars)) await calendars(rig, name, day);
   if (wants(live)) await live(rig, name, day);
+  if (wants(rounds)) await rounds(rig, name, day);
   if (wants(keyboard)) await keyboard(rig, name, day);
   if (wants(forms)) await forms(rig, name, day, victim);
   if (process.env.CALMIRROR_SCREENSHOTS) await pictures(rig, name, day, process.env.CALMIRROR_SCREENSHOTS);

@@ -180,7 +180,8 @@ async fn every_page_is_asked_for_with_the_same_range() {
             "" => {
                 "{\"value\":[{\"id\":\"1\"},{ \"id\" :\n\"2\"}],\"complete\":true,\"next\":\"k-1\"}"
             }
-            _ => r#"{"value":[{"id":"3"}],"complete":true,"cursor":"c","next":null}"#,
+            "k-1" => r#"{"value":[{"id":"3"}],"complete":true,"cursor":"c","next":null}"#,
+            other => panic!("no page was given the key {other}"),
         }
     };
     let path = "/v1/windows/room%201/events";
