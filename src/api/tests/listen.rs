@@ -146,7 +146,8 @@ async fn one_connection_too_many_is_told_so() {
 async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
     let (_directory, path, _server) = serving(greeting(), 9).await;
     let mut stream = UnixStream::connect(&path).await.unwrap();
-    let head = |kib| format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(kib << 10));
+    let head =
+        |kib: usize| format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(kib << 10));
     stream.write_all(head(48).as_bytes()).await.unwrap();
     let mut answer = [0; 15];
     stream.read_exact(&mut answer).await.unwrap();
