@@ -152,6 +152,8 @@ pub struct StoreMeter {
     pub commits: Seconds,
     /// Entries of the feed, by `created`, `updated` and `removed`.
     pub changes: Tally,
+    /// Rows of events and series masters put or deleted.
+    pub rows: AtomicU64,
     /// Resyncs begun, by reason.
     pub resyncs: Tally,
 }
@@ -161,6 +163,7 @@ impl Default for StoreMeter {
         Self {
             commits: Seconds::up_to(&COMMIT_BOUNDS),
             changes: Tally::of(&["created", "updated", "removed"]),
+            rows: AtomicU64::default(),
             resyncs: Tally::of(&ResyncReason::AGAIN.map(ResyncReason::word)),
         }
     }

@@ -415,11 +415,21 @@ impl Supervisor {
         stopped: &mut BTreeMap<Arc<str>, Running>,
     ) {
         let mut starts = Vec::with_capacity(posts.len());
+        // Kept until the workers share their budgets.
+        let mut paused = Vec::new();
+        let now = self.services.world.now();
         {
             let fleet = self.fleet.clone();
             let mut windows = fleet.write();
             for (post, attached) in posts.into_iter().zip(attached) {
                 let Post { window, tokens, .. } = post;
+                let left = attached.paused_until.map(|until| until.duration_since(now));
+                if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
+                    let calendar = window.calendar.clone();
+                    let target = self.services.client.target(&tokens, &window.mailbox, calendar);
+                    target.budget.pause(left);
+                    paused.push(target);
+                }
                 self.tokens.insert(window.account.clone(), tokens);
                 let name = window.name.clone();
                 let before = stopped.remove(&name);

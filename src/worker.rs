@@ -171,7 +171,9 @@ impl Worker {
                 schedule::spread(self.cell.window().interval, self.services.world.chance())
             }
         };
-        Instant::now() + spread
+        // An earlier process may have been asked to leave the mailbox alone.
+        let now = Instant::now();
+        self.target.budget.paused_until().map_or(now, |until| until.max(now)) + spread
     }
 
     fn show_due(&self, due: Instant) {

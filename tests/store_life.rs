@@ -102,12 +102,15 @@ async fn large_events_are_kept_whole() {
         let big = single("big", 1, &"x".repeat(size));
         let mut c = commit(w);
         c.upserts = vec![big.clone(), single("after", 2, "")];
-        c.todo = vec![Todo::Waiting { item: bare("big", &"y".repeat(size), 1) }];
+        c.todo = vec![Todo::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }];
         store.commit(c).await.unwrap();
         assert_eq!(store.event(w, &id("big")).await.unwrap().unwrap(), big.content);
         assert_eq!(events(&store, w).await.len(), 2, "chunks are no events");
         let todo = store.todo(w, 0).await.unwrap();
-        assert_eq!(todo, [Todo::Waiting { item: bare("big", &"y".repeat(size), 1) }]);
+        assert_eq!(
+            todo,
+            [Todo::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }]
+        );
         let mut c = commit(w);
         c.done = vec![todo[0].key()];
         c.seen = Some((0, (0..10_000).map(|n| hash(&n.to_string())).collect()));
@@ -422,6 +425,44 @@ async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
     c.removals = unseen;
     assert_eq!(store.commit(c).await.unwrap().removed, 3);
     assert_eq!(ids(&events(&store, w).await), ["only0"]);
+    store.close().await.unwrap();
+}
+
+/// What another segment still holds is nobody's removal: it only leaves this segment, does not
+/// count as one that has to be believed, and readers go on seeing it.
+#[tokio::test]
+async fn what_another_segment_holds_leaves_this_one_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let mut long = wanted("a");
+    long.edges.end = at(2 * 1825 * 24 * 60);
+    long.end = calmirror::mirror::window::Edge::At(long.edges.end);
+    let edges = long.edges;
+    let w = store.attach(vec![long], at(0)).await.unwrap().remove(0).id;
+    for segment in 0..2 {
+        let mut c = commit(w);
+        c.segment = segment;
+        c.position = Some(settled("l"));
+        c.upserts = vec![single(&format!("only{segment}"), 1, ""), single("seam", 1, "")];
+        store.commit(c).await.unwrap();
+    }
+    let seq = store.changes(0, None, 10).await.unwrap().seq;
+    // The first segment is enumerated again and finds nothing of it.
+    let mut unseen = store.unseen(w, 0, edges).await.unwrap();
+    unseen.sort_by_key(|r| r.id != hash("only0"));
+    assert_eq!(
+        unseen,
+        [removal("only0", RemovalReason::Deleted), removal("seam", RemovalReason::LeftWindow)]
+    );
+    let mut c = commit(w);
+    c.removals = unseen;
+    assert_eq!(store.commit(c).await.unwrap().removed, 1);
+    assert_eq!(ids(&events(&store, w).await), ["only1", "seam"]);
+    assert_eq!(store.changes(seq, None, 10).await.unwrap().value.len(), 1);
+    // The other one, for which nobody else holds it any more.
+    let mut unseen = store.unseen(w, 1, edges).await.unwrap();
+    unseen.sort_by_key(|r| r.id != hash("only1"));
+    assert_eq!(unseen, ["only1", "seam"].map(|id| removal(id, RemovalReason::Deleted)));
     store.close().await.unwrap();
 }
 

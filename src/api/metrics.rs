@@ -221,6 +221,11 @@ impl Scrape {
     fn store(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
         let (meter, readers) = (&self.meters.store, &self.meters.readers);
         page.tally("calmirror_changes_total", "Changes in the feed", "change", &meter.changes)?;
+        page.counter(
+            "calmirror_store_rows_written_total",
+            "Rows of events and series masters written or deleted",
+            &meter.rows,
+        )?;
         page.gauge("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
         page.tally(
             "calmirror_resyncs_total",

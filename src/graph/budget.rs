@@ -224,6 +224,12 @@ impl MailboxBudget {
         })
     }
 
+    /// Goes on with a pause that an earlier process was asked for.
+    pub fn pause(&self, left: Duration) {
+        let until = Instant::now() + left.min(LONGEST);
+        self.ledger(|ledger, _| ledger.paused_until = ledger.paused_until.max(Some(until)));
+    }
+
     /// When requests may be sent again, if they may not now.
     pub fn paused_until(&self) -> Option<Instant> {
         self.ledger(|ledger, overall| ledger.open_at(overall.epoch)).err()

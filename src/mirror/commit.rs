@@ -67,6 +67,8 @@ pub struct Tally {
     pub resync: Option<super::status::ResyncReason>,
     /// A drift audit ended: differences that it confirmed and repaired.
     pub audit: Option<u64>,
+    /// Until when Graph wants the window's mailbox left alone (fact 117).
+    pub paused_until: Option<Timestamp>,
 }
 
 /// What a commit did, told once it is durable.

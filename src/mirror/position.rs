@@ -92,6 +92,11 @@ impl Phase {
         Self::Enumerating { next: None, reason, page: 0 }
     }
 
+    /// Whether a round begins here: nothing it will be told was said before.
+    pub fn begins(&self) -> bool {
+        matches!(self, Self::Settled { .. } | Self::Enumerating { next: None, .. })
+    }
+
     /// Whether this belongs to an enumeration, and why that runs.
     pub fn enumeration(&self) -> Option<ResyncReason> {
         match self {
@@ -118,6 +123,9 @@ pub enum Todo {
     Waiting {
         /// As the page carried it. `master` is set.
         item: Item,
+        /// Whether that was in an earlier round, which could not complete the series: what is
+        /// listed today knows better.
+        earlier: bool,
     },
     /// A tombstone, published with the round's delta link.
     Removal {
@@ -142,7 +150,7 @@ impl Todo {
     pub fn key(&self) -> TodoKey {
         match self {
             Self::Series { master, .. } => TodoKey::Series(master.hash()),
-            Self::Waiting { item } => {
+            Self::Waiting { item, .. } => {
                 let master = item.master.as_ref().unwrap_or(&item.id);
                 TodoKey::Waiting(master.hash(), item.id.hash())
             }

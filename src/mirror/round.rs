@@ -57,6 +57,9 @@ pub struct Round {
     /// Events of the window before any of this round's removals, and how many it has removed.
     events: u64,
     removed: usize,
+    /// What must not leave, once the other segments have looked; none: they have not, since this
+    /// one asked Graph for the last time.
+    withheld: Option<BTreeSet<EventHash>>,
     /// Whether the sweep's removals have been judged.
     believed: bool,
     /// Removals that a listing found and no tombstone: a later listing may take them back.
@@ -88,8 +91,8 @@ pub struct Place {
     /// for its next remedy.
     pub confirm_after: SignedDuration,
     /// Whether the window has other segments. What leaves this one may have moved over the seam
-    /// into another: removals are then published by themselves, when everything else of the round
-    /// is durable, so that whoever performs the effects can have the others look first.
+    /// into another: then nothing leaves before [`Input::Withheld`], when everything else of the
+    /// round is durable, so that whoever performs the effects can have the others look first.
     pub seams: bool,
     /// The configured page size.
     pub page_size: u32,
@@ -131,6 +134,9 @@ pub enum Input {
     Unavailable,
     /// What the sweep found.
     Unseen(Vec<Removal>),
+    /// The other segments have looked. What is named may have moved to where one could not: it
+    /// stays on the to-do.
+    Withheld(BTreeSet<EventHash>),
     /// The commit is durable; events that readers now see in the window.
     Committed(u64),
     /// The link that was followed is dead.
@@ -163,6 +169,9 @@ pub enum Effect {
     Rows(EventId),
     /// Find the rows that no seen list contains.
     Unseen,
+    /// Events are to leave: have the other segments look. Nothing is lost if this comes first in
+    /// another attempt.
+    Seam,
     /// Write.
     Commit(Box<Commit>),
     /// The round is over.
@@ -203,6 +212,7 @@ impl Round {
             todo,
             listed_out,
             sweep: None,
+            withheld: None,
             events,
             removed: 0,
             believed: false,
@@ -262,6 +272,10 @@ impl Round {
                 self.sweep = Some(rows);
                 self.next(at)
             }
+            Input::Withheld(ids) => {
+                self.withheld = Some(ids);
+                self.next(at)
+            }
             Input::Committed(events) => {
                 if self.removed == 0 {
                     self.events = events;
@@ -283,7 +297,16 @@ impl Round {
                 _ => self.restart(ResyncReason::SyncStateNotFound, at),
             },
         };
+        if matches!(effect, Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_)) {
+            // What is learned now the others may not know.
+            self.withheld = None;
+        }
         (self, effect)
+    }
+
+    /// Whether the other segments have to look before anything leaves.
+    fn waits(&self) -> bool {
+        self.place.seams && self.withheld.is_none()
     }
 
     /// Begins the enumeration anew. Rows stay: readers go on seeing the last good mirror.
@@ -336,10 +359,7 @@ impl Round {
             }
             Phase::Completing { .. } => match self.pending() {
                 Some(effect) => effect,
-                None => {
-                    let removals = self.tombstones();
-                    self.settle(self.commit(at), removals, at)
-                }
+                None => self.leave_and_settle(at),
             },
             Phase::Sweeping { reason, .. } => match (*reason, self.pending(), self.sweep.take()) {
                 (_, Some(effect), sweep) => {
@@ -348,10 +368,7 @@ impl Round {
                 }
                 // The first enumeration found an empty mirror: there is nothing to sweep, and no
                 // list of what it saw.
-                (ResyncReason::New, None, _) => {
-                    let removals = self.tombstones();
-                    self.settle(self.commit(at), removals, at)
-                }
+                (ResyncReason::New, None, _) => self.leave_and_settle(at),
                 (_, None, None) => Effect::Unseen,
                 (_, None, Some(rows)) => self.sweep_slice(rows, at),
             },

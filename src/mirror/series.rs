@@ -57,8 +57,10 @@ pub struct Reconciliation<'a> {
     /// Whether membership is at stake. In an enumeration it is not: there the pages and the
     /// sweep decide, and the listing only completes what waits.
     pub membership: bool,
-    /// What this round's own pages carried of the series.
+    /// What pages carried of the series that is not yet shown.
     pub waiting: &'a BTreeMap<EventHash, Item>,
+    /// Those that no page of this round carried, but one of an earlier round.
+    pub earlier: &'a BTreeSet<EventHash>,
     /// What this round's tombstones named.
     pub tombstones: &'a BTreeSet<EventHash>,
 }
@@ -101,6 +103,7 @@ impl Reconciliation<'_> {
             // Carried by a page, gone by the time of the listing: the next round will say so.
             // Until then it is shown, if it can be.
             if !listed.contains(id)
+                && !self.is_past(id)
                 && (item.whole
                     || self.complete == Complete::Master && item.kind == Kind::Occurrence)
             {
@@ -109,12 +112,17 @@ impl Reconciliation<'_> {
         }
         if self.membership && !listing.nameless {
             for id in mirrored {
-                if !listed.contains(&id) && !self.waiting.contains_key(&id) {
+                if !listed.contains(&id) && (!self.waiting.contains_key(&id) || self.is_past(&id)) {
                     out.removals.push(id);
                 }
             }
         }
         out
+    }
+
+    /// Whether only an earlier round knew it; where membership is not at stake, as long as it does.
+    fn is_past(&self, id: &EventHash) -> bool {
+        self.membership && self.earlier.contains(id)
     }
 
     /// An occurrence as the mirror keeps it: bare where its master completes it.

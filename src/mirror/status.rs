@@ -104,11 +104,13 @@ pub enum ResyncReason {
     Confirm,
     /// The drift audit found more differences than are repaired one by one.
     Drift,
+    /// Interrupted rounds left several segments of the window waiting for each other.
+    Seam,
 }
 
 impl ResyncReason {
     /// Every reason but [`Self::New`], which is no resync.
-    pub const AGAIN: [Self; 11] = [
+    pub const AGAIN: [Self; 12] = [
         Self::SyncStateNotFound,
         Self::WindowMoved,
         Self::ShapeChanged,
@@ -120,6 +122,7 @@ impl ResyncReason {
         Self::DeltaRetry,
         Self::Confirm,
         Self::Drift,
+        Self::Seam,
     ];
 
     /// The word by which the API and the metrics name it.
@@ -137,6 +140,7 @@ impl ResyncReason {
             Self::DeltaRetry => "delta_retry",
             Self::Confirm => "confirm",
             Self::Drift => "drift",
+            Self::Seam => "seam",
         }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Series {
     pub(super) fetched: Option<Item>,
     /// What pages carried of it, the master itself included.
     pub(super) waiting: BTreeMap<EventHash, Item>,
+    /// Those among them that an earlier round carried, and none since.
+    pub(super) earlier: BTreeSet<EventHash>,
     /// Could not be completed in this run; stays on the to-do.
     pub(super) deferred: bool,
 }
@@ -44,9 +46,14 @@ impl TodoList {
                     series.needs_master = needs_master;
                     series.needs_listing = needs_listing;
                 }
-                Todo::Waiting { item } => {
+                Todo::Waiting { item, earlier } => {
                     let master = item.master.clone().unwrap_or_else(|| item.id.clone());
-                    list.touch(&master).waiting.insert(item.id.hash(), item);
+                    let series = list.touch(&master);
+                    let id = item.id.hash();
+                    series.waiting.insert(id, item);
+                    if earlier {
+                        series.earlier.insert(id);
+                    }
                 }
                 Todo::Removal { id } => {
                     list.removals.insert(id);
@@ -79,6 +86,7 @@ impl TodoList {
             needs_listing: false,
             fetched: None,
             waiting: BTreeMap::new(),
+            earlier: BTreeSet::new(),
             deferred: false,
         })
     }
@@ -100,7 +108,19 @@ impl TodoList {
     pub(super) fn hold_back(&mut self, master: &EventId, item: Item) {
         let id = item.id.hash();
         self.dirty.insert(TodoKey::Waiting(master.hash(), id));
-        self.touch(master).waiting.insert(id, item);
+        let series = self.touch(master);
+        series.earlier.remove(&id);
+        series.waiting.insert(id, item);
+    }
+
+    /// The round is over: what still waits was carried by an earlier one from now on.
+    pub(super) fn age(&mut self) {
+        for (master, series) in &mut self.series {
+            for id in series.waiting.keys().filter(|id| !series.earlier.contains(*id)) {
+                self.dirty.insert(TodoKey::Waiting(*master, *id));
+            }
+            series.earlier = series.waiting.keys().copied().collect();
+        }
     }
 
     /// What an earlier page carried of this id is void.
@@ -147,9 +167,11 @@ impl TodoList {
         }
     }
 
-    /// Takes every removal out; the commit that publishes them deletes their entries.
-    pub(super) fn take_removals(&mut self) -> BTreeSet<EventHash> {
-        std::mem::take(&mut self.removals)
+    /// Takes the removals out that need not stay; the commit that publishes them deletes their
+    /// entries.
+    pub(super) fn take_removals(&mut self, stays: &BTreeSet<EventHash>) -> BTreeSet<EventHash> {
+        let staying = self.removals.intersection(stays).copied().collect();
+        &std::mem::replace(&mut self.removals, staying) - stays
     }
 
     /// Puts into a commit what differs from the store, and deletes there what is done.
@@ -157,11 +179,10 @@ impl TodoList {
         for key in std::mem::take(&mut self.dirty) {
             let entry = match key {
                 TodoKey::Series(master) => self.series.get(&master).map(Series::entry),
-                TodoKey::Waiting(master, id) => self
-                    .series
-                    .get(&master)
-                    .and_then(|series| series.waiting.get(&id))
-                    .map(|item| Todo::Waiting { item: item.clone() }),
+                TodoKey::Waiting(master, id) => self.series.get(&master).and_then(|series| {
+                    let item = series.waiting.get(&id)?.clone();
+                    Some(Todo::Waiting { item, earlier: series.earlier.contains(&id) })
+                }),
                 TodoKey::Removal(id) => self.removals.contains(&id).then_some(Todo::Removal { id }),
             };
             match entry {
@@ -184,6 +205,9 @@ impl Series {
     /// The master that the pages brought, if nothing that came speaks of a newer one.
     pub(super) fn carried_master(&self) -> Option<&Item> {
         let carried = self.waiting.get(&self.master.hash())?;
+        if self.earlier.contains(&self.master.hash()) {
+            return None;
+        }
         let current = self
             .waiting
             .values()

@@ -204,6 +204,7 @@ fn attached(
         last_resync: counters.last_resync,
         last_success: counters.last_success,
         audit: counters.audit,
+        paused_until: counters.paused_until,
         settled,
         snapshots: 0,
         segment_days: record.segment_days,

@@ -100,6 +100,11 @@ impl Draft {
         self.writes.is_empty()
     }
 
+    /// How many rows of events are put or deleted.
+    pub(super) fn rows(&self) -> u64 {
+        self.writes.keys().filter(|key| keys::event_of(key).is_some()).count() as u64
+    }
+
     /// The batch.
     pub(super) fn into_batch(self) -> sled::Batch {
         let mut batch = sled::Batch::default();

@@ -175,7 +175,9 @@ pub(super) fn events(window: WindowId) -> Vec<u8> {
 
 /// The event a row's key names; none for a chunk's key.
 pub(super) fn event_of(key: &[u8]) -> Option<EventHash> {
-    (key.len() == EVENT_LEN).then(|| array(key, 5).map(EventHash)).flatten()
+    (key.len() == EVENT_LEN && key.first() == Some(&EVENT))
+        .then(|| array(key, 5).map(EventHash))
+        .flatten()
 }
 
 /// One further chunk of a large value.

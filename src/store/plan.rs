@@ -149,6 +149,7 @@ fn count(tree: &Tree, commit: &Commit, outcome: &Outcome, draft: &mut Draft) -> 
         audit.at = Some(commit.at);
         audit.differences += differences;
     }
+    new.paused_until = commit.tally.paused_until.max(new.paused_until);
     if let Some(reason) = commit.tally.resync.filter(|r| *r != ResyncReason::New) {
         new.resyncs += 1;
         new.last_resync = Some(LastResync { at: commit.at, reason });

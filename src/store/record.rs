@@ -111,6 +111,8 @@ pub(super) struct Counters {
     /// None before the window first settled.
     #[serde(default)]
     pub(super) audit: Option<AuditRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) paused_until: Option<Timestamp>,
 }
 
 /// A to-do entry's value; what the key says already is not repeated.
@@ -121,7 +123,8 @@ pub(super) fn todo(todo: &Todo) -> Vec<u8> {
             out.extend_from_slice(master.as_str().as_bytes());
             seal(&out)
         }
-        Todo::Waiting { item } => Row::of(item, 0).encode(),
+        // No segment shows it; the first one's bit tells that an earlier round carried it.
+        Todo::Waiting { item, earlier } => Row::of(item, u64::from(*earlier)).encode(),
         Todo::Removal { .. } => seal(&[]),
     }
 }
@@ -140,7 +143,10 @@ pub(super) fn from_todo(key: TodoKey, value: &Bytes) -> Result<Todo, Fault> {
                 needs_listing: flags & 2 != 0,
             })
         }
-        TodoKey::Waiting(..) => Ok(Todo::Waiting { item: Row::decode(value)?.item() }),
+        TodoKey::Waiting(..) => {
+            let row = Row::decode(value)?;
+            Ok(Todo::Waiting { earlier: row.segments != 0, item: row.item() })
+        }
         TodoKey::Removal(id) => Ok(Todo::Removal { id }),
     }
 }

@@ -89,6 +89,8 @@ pub struct Attached {
     pub last_success: Option<Timestamp>,
     /// How it stands with its drift audits; none before it first settled.
     pub audit: Option<AuditRecord>,
+    /// Until when Graph last wanted its mailbox left alone; usually long over.
+    pub paused_until: Option<Timestamp>,
     /// Whether every segment had a delta link and an empty to-do when last written.
     pub settled: bool,
     /// The segments in snapshot mode, as bits.

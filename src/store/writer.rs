@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -381,6 +382,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             sum.merge(draft.sum());
             draft.put(keys::SUM.to_vec(), sum.encode());
         }
+        self.shared.meter.rows.fetch_add(draft.rows(), Ordering::Relaxed);
         self.shared.apply(self.group, draft.into_batch())
     }
 

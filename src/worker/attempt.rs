@@ -5,10 +5,12 @@
 //! from what the store holds.
 
 pub(super) mod audit;
+mod looks;
 mod seams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -30,6 +32,9 @@ use super::{Services, note_resync};
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
 const MOST_INSTANCES: usize = 50_000;
+/// A pause that Graph asks for is remembered over a restart, which takes some time itself, if it
+/// is longer than this.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
 /// So many times a series is listed in search of two listings that agree.
 const MOST_LISTINGS: u32 = 4;
 
@@ -38,7 +43,7 @@ const MOST_LISTINGS: u32 = 4;
 pub(super) enum Trouble {
     Throttled {
         error: GraphError,
-        wait: std::time::Duration,
+        wait: Duration,
     },
     SignIn(GraphError),
     Quarantine(GraphError),
@@ -252,13 +257,13 @@ impl<'a> Attempt<'a> {
         Ok(true)
     }
 
-    /// Takes a segment's round up where the store left it.
+    /// Takes a segment's round up where the store left it, and whether it is at its beginning.
     async fn open(
         &self,
         segment: SegmentIndex,
         edges: Edges,
         seams: bool,
-    ) -> Result<Round, Trouble> {
+    ) -> Result<(Round, bool), Trouble> {
         let store = &self.services.store;
         let position = store.position(self.id, segment).await?;
         let todo = match &position {
@@ -268,6 +273,7 @@ impl<'a> Attempt<'a> {
         if position.as_ref().is_none_or(|p| p.phase.enumeration().is_some()) {
             self.show_enumerating();
         }
+        let begins = position.as_ref().is_none_or(|position| position.phase.begins());
         let place = Place {
             window: self.id,
             segment,
@@ -279,7 +285,7 @@ impl<'a> Attempt<'a> {
             page_size: self.window.page_size,
         };
         let events = self.cell.vitals().events;
-        Ok(Round::resume(place, position, todo, events))
+        Ok((Round::resume(place, position, todo, events), begins))
     }
 
     /// Performs what a round asks for.
@@ -290,18 +296,15 @@ impl<'a> Attempt<'a> {
         edges: Edges,
         effect: Effect,
     ) -> Result<Input, Trouble> {
-        let store = &self.services.store;
         Ok(match effect {
             Effect::Page(link) => self.page(round, Way::Delta, link.as_ref(), edges).await?,
             Effect::Listing(link) => self.page(round, Way::Plain, link.as_ref(), edges).await?,
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
             Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
-            Effect::Unseen => {
-                // What left the segment need not have left the window.
-                let window = self.cell.vitals().edges;
-                Input::Unseen(store.unseen(self.id, segment, window).await?)
-            }
+            Effect::Unseen => Input::Unseen(self.unseen(segment).await?),
+            // A window of one segment has no seams.
+            Effect::Seam => Input::Withheld(BTreeSet::new()),
             Effect::Commit(commit) => self.commit(*commit).await?,
             // The round is over: there is nothing to perform.
             Effect::Over(_) => Input::Start,
@@ -616,11 +619,23 @@ impl<'a> Attempt<'a> {
         Ok(Input::Committed(events))
     }
 
+    /// The next process is to leave the mailbox alone as well.
+    async fn remember_pause(&self, wait: Duration) -> Result<(), Trouble> {
+        let now = self.services.world.now();
+        let mut commit = Commit::new(self.id, 0, now);
+        commit.tally.paused_until = now.checked_add(wait).ok();
+        self.services.store.commit(commit).await?;
+        Ok(())
+    }
+
     /// Waits before the same request is made again, or gives the attempt up.
     async fn retry(&mut self, error: GraphError) -> Result<(), Trouble> {
         match error.class() {
             Class::Throttled => {
                 let wait = error.retry_after().unwrap_or_default();
+                if wait > LONG_PAUSE {
+                    self.remember_pause(wait).await?;
+                }
                 Err(Trouble::Throttled { error, wait })
             }
             Class::SignIn => Err(Trouble::SignIn(error)),

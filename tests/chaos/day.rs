@@ -11,7 +11,7 @@ use bytes::Bytes;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::window::{Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Fault, Faults, Mutation, Planned, Refusal, Simulator, Trouble,
+    Behaviour, Fault, Faults, Lie, Mutation, Planned, Refusal, Simulator, Trouble,
 };
 use calmirror::world::World;
 use futures_util::future::BoxFuture;
@@ -27,6 +27,8 @@ use crate::rig::{Rig, noon};
 
 /// Things that happen in the course of a day.
 const HAPPENINGS: u32 = 100;
+/// The last of all lies are as large as they get: other tests tell them.
+const HUGE: usize = 2;
 
 /// What a day came to. The same seed comes to the same.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -135,7 +137,7 @@ impl Life {
             let here = concerned.is_none_or(|mutation| {
                 *mutation.mailbox == *window.mailbox && mutation.calendar == *calendar
             });
-            if here && never_flickers(window) {
+            if here && !self.lied_to() && never_flickers(window) {
                 let (start, end) = (window.start.resolve(noon()), window.end.resolve(noon()));
                 let ids = self.simulator.listed(
                     &window.mailbox,
@@ -147,6 +149,11 @@ impl Life {
                 self.followers.listed(&window.name, ids);
             }
         }
+    }
+
+    /// Whether this is a life among liars: what they say is believed until it is asked anew.
+    fn lied_to(&self) -> bool {
+        self.seed.is_multiple_of(5)
     }
 
     /// Something in a calendar changes.
@@ -179,7 +186,10 @@ impl Life {
             Refusal::InteractionRequired,
             Refusal::TemporarilyUnavailable,
         ][rng.usize(0..5)];
-        let fault = match rng.u8(0..20) {
+        // What is told of stays for whoever asks for pages as large.
+        let below = rng.usize(4..100);
+        let stuck = |fault| Planned::once(fault).mailbox(&whom).path("delta").times(200);
+        let fault = match rng.u8(0..24) {
             0..6 => Fault::Mailbox { how },
             6..8 => {
                 self.simulator.expire_tokens();
@@ -193,6 +203,14 @@ impl Life {
             13 => Fault::BadRequest,
             14 if self.seed.is_multiple_of(8) => Fault::EndlessBody,
             15 if self.seed.is_multiple_of(8) => Fault::Bomb,
+            16 => return self.simulator.plan(stuck(Fault::EndlessPaging { below })),
+            17 => return self.simulator.plan(stuck(Fault::EndlessEmpty { below })),
+            18 => return self.simulator.plan(stuck(Fault::EndlessOld { below })),
+            19 if self.lied_to() => {
+                let how = Lie::ALL[rng.usize(0..Lie::ALL.len() - HUGE)];
+                let lie = Planned::once(Fault::Lie { how });
+                return self.simulator.plan(lie.path("delta").times(rng.u32(1..4)));
+            }
             14.. => Fault::Throttled {
                 retry_after: ["0", "7200", "0.5", "date:-5", "date:90", "soon", ""]
                     .map(str::to_owned)
@@ -284,6 +302,9 @@ impl Life {
         let store = &process.rig.store;
         let mut outcome = Outcome { restarts: self.restarts, ..Outcome::default() };
         for Tracked { window, .. } in &self.tracked {
+            if self.lied_to() {
+                process.rig.fleet.resync(&window.name, false, None).await.unwrap();
+            }
             process.rig.settle(&window.name, 60).await;
         }
         // Before we ask as well.
@@ -300,7 +321,7 @@ impl Life {
             assert_eq!(status.events, mirrored.len() as u64, "count, {what}");
             self.followers.with(&window.name, |followed| {
                 assert_same(&format!("follower and mirror, {what}"), &followed.events, &mirrored);
-                if never_flickers(window) {
+                if !self.lied_to() && never_flickers(window) {
                     let lies = &followed.lies;
                     assert!(lies.is_empty(), "removals that were none, {what}: {lies:#?}");
                 }
@@ -333,8 +354,7 @@ impl Life {
 }
 
 /// Whether what the calendar listed all the time is in the mirror all the time: edges that move
-/// let go, and an event that moves over the seam of two segments may be away for a moment.
+/// let go.
 fn never_flickers(window: &Window) -> bool {
-    let edges = Edges { start: window.start.resolve(noon()), end: window.end.resolve(noon()) };
-    !window.start.is_relative() && edges.segments().len() == 1
+    !window.start.is_relative()
 }

@@ -88,6 +88,7 @@ fn any_window(person: &str, calendar: Option<&str>, rng: &mut fastrand::Rng) -> 
         immutable_ids: rng.u8(0..4) == 0,
         interval: Duration::from_secs(rng.u64(20..300)),
         confirm_after: Duration::from_secs(120),
+        audit: rng.bool().then(|| Duration::from_secs(3600 * rng.u64(1..12))),
         ..ordinary
     }
 }

@@ -41,30 +41,41 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
         simulator.populate(&idle(number), None, plan(1));
         windows.push(Window { interval: INTERVAL, ..window(&idle(number)) });
     }
-    // One of the idle windows shares its mailbox with the great one.
+    // One of the idle windows shares its mailbox with the great one, and with some that are middling.
     let side = simulator.add_calendar(&idle(0), "Side");
+    let middling: Vec<String> =
+        (0..4).map(|n| simulator.add_calendar(&idle(0), &format!("Middling {n}"))).collect();
     let graph = Arc::new(Memory(simulator.clone()));
     let rig = Rig::start(directory.path(), graph.clone(), &world, windows.clone()).await;
     let unsettled = |rig: &Rig| {
         let settled = |name: &String| rig.fleet.window(name).unwrap().state == State::Settled;
         (0..IDLE).map(idle).filter(|name| !settled(name)).count()
     };
+    let begun = tokio::time::Instant::now();
     while unsettled(&rig) > IDLE / 10 {
+        assert!(begun.elapsed() < 10 * INTERVAL, "{} are late", unsettled(&rig));
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     rig.stop().await;
 
     simulator.populate(&idle(0), Some(&side), plan(GREAT));
+    for calendar in &middling {
+        simulator.populate(&idle(0), Some(calendar), plan(GREAT / 50));
+    }
     simulator.reset_statistics();
     let throttled = Fault::Throttled { retry_after: Some("10".to_owned()) };
     let rates = vec![Rate { fault: throttled, probability: 0.002 }];
     simulator.set_faults(Faults { rates, planned: Vec::new() });
-    windows.push(Window {
-        name: "great".into(),
-        calendar: Calendar::Id(side.as_str().into()),
-        interval: INTERVAL,
-        ..window(&idle(0))
-    });
+    for (name, calendar) in std::iter::once(("great", &side))
+        .chain(["one", "two", "three", "four"].into_iter().zip(&middling))
+    {
+        windows.push(Window {
+            name: name.into(),
+            calendar: Calendar::Id(calendar.as_str().into()),
+            interval: INTERVAL,
+            ..window(&idle(0))
+        });
+    }
     let rig = Rig::start(directory.path(), graph, &world, windows).await;
     let begun = tokio::time::Instant::now();
     let mut stalest = 0.0_f64;
@@ -90,6 +101,8 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
     assert!(total.statuses.contains_key(&429), "somebody was throttled");
     assert_eq!(total.during_pause, 0);
     assert!(total.max_concurrent <= OVERALL, "{}", total.max_concurrent);
+    let shared = &statistics.mailboxes[&idle(0)];
+    assert_eq!(shared.max_concurrent, PER_MAILBOX, "its windows take turns");
     for (mailbox, tally) in &statistics.mailboxes {
         assert!(tally.max_concurrent <= PER_MAILBOX, "{mailbox}: {}", tally.max_concurrent);
         assert!(tally.max_in_10_minutes < 10_000, "{mailbox}: {}", tally.max_in_10_minutes);

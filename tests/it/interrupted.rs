@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::mirror::status::State;
 use calmirror::mirror::window::{Complete, Edges, Window};
-use calmirror::simulator::{Behaviour, MasterOnPage, Simulator};
+use calmirror::simulator::{Behaviour, Fault, MasterOnPage, Planned, Simulator};
 use calmirror::world::World;
 use futures_util::future::BoxFuture;
 
@@ -44,11 +45,15 @@ struct Scene {
     simulator: Simulator,
     world: World,
     left: Arc<AtomicI64>,
+    interval: Duration,
 }
+
+/// Nothing happens by itself.
+const DAY: Duration = Duration::from_secs(86_400);
 
 impl Scene {
     async fn start(&self, directory: &Path) -> Rig {
-        let tracked = Window { interval: Duration::from_secs(86_400), ..window(MAILBOX) };
+        let tracked = Window { interval: self.interval, ..window(MAILBOX) };
         let graph = Memory(self.simulator.clone());
         let transport = Arc::new(Counted { graph, left: self.left.clone() });
         Rig::start(directory, transport, &self.world, vec![tracked]).await
@@ -69,10 +74,12 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let directory = tempfile::tempdir().unwrap();
     let world = World::simulated(1600, noon());
     let simulator = simulator(1600, behaviour, &world);
-    let scene = Scene { simulator, world, left: Arc::new(AtomicI64::new(i64::MAX)) };
+    let scene = Scene { simulator, world, left: Arc::new(AtomicI64::new(i64::MAX)), interval: DAY };
     let rig = scene.start(directory.path()).await;
     let settled = rig.settle(MAILBOX, 5).await;
     let (before, seq) = (seen(&rig).await, *rig.store.durable().borrow());
+    let rows = |rig: &Rig| rig.meters.store.rows.load(Ordering::Relaxed);
+    let written = rows(&rig);
     for _ in 0..changes {
         scene.simulator.step();
     }
@@ -83,6 +90,7 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     // Nothing leaves before the end of an enumeration.
     let during = seen(&rig).await;
     assert!(over || before.keys().all(|id| during.contains_key(id)), "{what}: somebody is short");
+    let written = rows(&rig) - written;
     // As by kill -9.
     rig.crash().await;
     scene.left.store(i64::MAX, Ordering::Relaxed);
@@ -111,6 +119,9 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
         .collect();
     assert_eq!(unique, differ, "{what}");
     assert!(changes > 0 || differ.is_empty(), "{what}");
+    // What is the same is not written again, the masters included.
+    let written = written + rows(&rig);
+    assert!(changes > 0 || written == 0, "{what}: {written} rows rewritten");
     rig.stop().await;
     over
 }
@@ -123,6 +134,40 @@ async fn cut_off_everywhere(behaviour: Behaviour, changes: u32) {
         assert!(cuts < 100, "a resync ends");
     }
     assert!(cuts > 10, "{cuts} places to be cut off at");
+}
+
+/// What Graph said holds for the next process too, however the last one ended.
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
+    for crash in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(1700, noon());
+        let simulator = simulator(1700, Behaviour::calm(), &world);
+        let interval = Duration::from_secs(60);
+        let scene = Scene { simulator, world, left: Arc::new(AtomicI64::new(i64::MAX)), interval };
+        let rig = scene.start(directory.path()).await;
+        rig.settle(MAILBOX, 5).await;
+        let retry_after = Some("1800".to_owned());
+        scene.simulator.plan(Planned::once(Fault::Throttled { retry_after }));
+        let wait = Some(Duration::from_secs(600));
+        let throttled = rig.fleet.sync(MAILBOX, wait).await.unwrap().finished.unwrap();
+        assert_eq!(throttled.state, State::BackingOff);
+        let asked = tokio::time::Instant::now();
+        match crash {
+            true => rig.crash().await,
+            false => rig.stop().await,
+        }
+        let rig = scene.start(directory.path()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let due = rig.fleet.window(MAILBOX).unwrap().next_due.unwrap();
+        let wait = due.duration_since(scene.world.now()).as_secs();
+        assert!((1797..1860).contains(&wait), "crash {crash}: due in {wait} s");
+        rig.settle(MAILBOX, 3).await;
+        let waited = asked.elapsed().as_secs();
+        assert!((1799..1860).contains(&waited), "crash {crash}: asked again after {waited} s");
+        assert_eq!(scene.simulator.statistics().total.during_pause, 0, "crash {crash}");
+        rig.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

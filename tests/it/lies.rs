@@ -55,20 +55,34 @@ async fn seen(rig: &Rig) -> Events {
     events
 }
 
-async fn told(lie: Lie, seed: u64, resync: bool) {
-    let what = format!("{lie:?}, {}", if resync { "in an enumeration" } else { "in a round" });
+/// In which round the lie is told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum When {
+    First,
+    Later,
+    Resync,
+}
+
+async fn told(lie: Lie, seed: u64, when: When) {
+    let what = format!("{lie:?}, {when:?}");
     let directory = tempfile::tempdir().unwrap();
     let world = World::simulated(seed, noon());
     let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
     let quiet = Window { interval: Duration::from_secs(86_400 * 30), ..window(MAILBOX) };
     let graph = Arc::new(Memory(simulator.clone()));
+    let lie_once = Planned::once(Fault::Lie { how: lie }).path("delta");
+    if when == When::First {
+        simulator.plan(lie_once.clone());
+    }
     let rig = Rig::start(directory.path(), graph, &world, vec![quiet]).await;
-    rig.settle(MAILBOX, 5).await;
+    if when != When::First {
+        rig.settle(MAILBOX, 5).await;
+    }
     let round = async || -> WindowStatus {
         let wait = Some(Duration::from_secs(8 * 3600));
-        let started = match resync {
-            true => rig.fleet.resync(MAILBOX, false, wait).await,
-            false => rig.fleet.sync(MAILBOX, wait).await,
+        let started = match when {
+            When::Resync => rig.fleet.resync(MAILBOX, false, wait).await,
+            When::First | When::Later => rig.fleet.sync(MAILBOX, wait).await,
         };
         started.unwrap().finished.expect("a round ends")
     };
@@ -76,9 +90,11 @@ async fn told(lie: Lie, seed: u64, resync: bool) {
         let edges = Edges { start: status.start, end: status.end };
         truth(&simulator, MAILBOX, None, edges, Complete::Master).await
     };
-    simulator.plan(Planned::once(Fault::Lie { how: lie }).path("delta"));
-    for _ in 0..3 {
-        simulator.step();
+    if when != When::First {
+        simulator.plan(lie_once);
+        for _ in 0..3 {
+            simulator.step();
+        }
     }
     let before = seen(&rig).await;
     let status = round().await;
@@ -124,13 +140,20 @@ async fn told(lie: Lie, seed: u64, resync: bool) {
 #[tokio::test(start_paused = true)]
 async fn no_lie_in_a_round_is_silent_or_fatal() {
     for (seed, lie) in (1300..).zip(Lie::ALL) {
-        told(lie, seed, false).await;
+        told(lie, seed, When::Later).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_lie_in_an_enumeration_is_silent_or_fatal() {
     for (seed, lie) in (1400..).zip(Lie::ALL) {
-        told(lie, seed, true).await;
+        told(lie, seed, When::Resync).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lie_in_a_first_enumeration_is_silent_or_fatal() {
+    for (seed, lie) in (1200..).zip(Lie::ALL) {
+        told(lie, seed, When::First).await;
     }
 }

@@ -75,9 +75,11 @@ impl Round {
         let Some(series) = self.todo.current() else { return self.next(at) };
         series.deferred = true;
         let master = series.fetched.take().filter(|_| master_kept);
+        let current = |item: &&Item| !series.earlier.contains(&item.id.hash());
         let mut upserts: Vec<Item> = series
             .waiting
             .values()
+            .filter(current)
             .filter(|item| match item.kind {
                 Kind::Exception => item.whole,
                 Kind::Occurrence => item.whole || master.is_some(),
@@ -114,6 +116,7 @@ impl Round {
                     complete: self.place.complete,
                     membership: !enumerating,
                     waiting: &series.waiting,
+                    earlier: &series.earlier,
                     tombstones: &tombstones,
                 }
                 .apply(listing, &rows);

@@ -19,6 +19,13 @@ impl Round {
         if let Some(effect) = self.doubt_listing(&rows, at) {
             return effect;
         }
+        if self.waits() && !(rows.is_empty() && self.todo.removals().is_empty()) {
+            return Effect::Seam;
+        }
+        if let Some(withheld) = &self.withheld {
+            let stay = rows.extract_if(.., |row| withheld.contains(&row.id));
+            stay.for_each(|row| self.todo.leave(row.id));
+        }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
         if self.too_many(deleted) {
             return self.hold(at);
@@ -63,6 +70,15 @@ impl Round {
         Some(self.finish(commit))
     }
 
+    /// Nothing is left to do but what leaves.
+    pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Effect {
+        if self.waits() && !self.todo.removals().is_empty() {
+            return Effect::Seam;
+        }
+        let removals = self.tombstones();
+        self.settle(self.commit(at), removals, at)
+    }
+
     /// The round's last commit.
     pub(super) fn settle(
         &mut self,
@@ -83,8 +99,14 @@ impl Round {
         let upserted: BTreeSet<EventHash> =
             commit.upserts.iter().map(|item| item.id.hash()).collect();
         commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
-        commit.done.extend(self.todo.take_removals().into_iter().map(TodoKey::Removal));
-        commit.todo.retain(|todo| !matches!(todo, Todo::Removal { .. }));
+        let none = BTreeSet::new();
+        let withheld = self.withheld.as_ref().unwrap_or(&none);
+        let taken = self.todo.take_removals(withheld);
+        commit.done.extend(taken.into_iter().map(TodoKey::Removal));
+        let leaves = |todo: &Todo| matches!(todo, Todo::Removal { id } if !withheld.contains(id));
+        commit.todo.retain(|todo| !leaves(todo));
+        self.todo.age();
+        self.todo.write(&mut commit);
         commit.orphans.extend(self.came.keys().copied());
         let delta = match &self.phase {
             Phase::Completing { delta } => Some(delta.clone()),
@@ -176,6 +198,7 @@ impl Round {
     }
 
     pub(super) fn tombstones(&self) -> Vec<Removal> {
-        deleted(self.todo.removals().iter().copied())
+        let stays = |id: &EventHash| self.withheld.as_ref().is_some_and(|ids| ids.contains(id));
+        deleted(self.todo.removals().iter().copied().filter(|id| !stays(id)))
     }
 }

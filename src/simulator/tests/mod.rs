@@ -12,12 +12,24 @@ use super::*;
 use crate::world::World;
 
 mod faults;
+mod handle;
 mod protocol;
+mod sign_in;
 mod socket;
 
 // Wide enough for everything to happen at its edges, narrow enough for a quick test.
 const START: &str = "2026-02-20T00:00:00Z";
 const END: &str = "2026-03-20T00:00:00Z";
+
+const ALICE: &str = "alice@contoso.example";
+
+fn code(body: &Value) -> &str {
+    body["error"]["code"].as_str().unwrap_or_default()
+}
+
+fn edit(simulator: &Simulator, edit: Edit) -> String {
+    simulator.mutate(Mutation { mailbox: ALICE.to_owned(), calendar: None, edit }).unwrap()
+}
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()

@@ -2,55 +2,46 @@
 //!
 //! An event that moves over a seam leaves one segment and enters another, and each says only its
 //! half. So no segment of several publishes removals before all others have made a round that
-//! began after these removals were known: until then its round is parked, in the order in which
-//! they came to that point. Everything a parked round knows is in the store; a crash forgets
-//! nothing but the order.
+//! began after these removals were known: until then its round is parked. Everything a parked
+//! round knows is in the store; a crash forgets nothing but the order, and where that decides,
+//! one segment is enumerated anew. What may have moved into a series that another segment could
+//! not complete stays until that one can.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
-use crate::mirror::position::{Phase, SegmentIndex};
+use crate::mirror::page::EventHash;
+use crate::mirror::position::{SegmentIndex, Todo};
 use crate::mirror::round::{Effect, Input, Over, Round};
+use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
+use super::looks::{Looks, Next, Parked};
 use super::{Attempt, Trouble};
 
-/// Parked rounds that are taken up again in one attempt. More there are only while events leave
-/// faster than rounds are made; what is left waits for the next attempt.
-const MOST_TAKEN_UP: usize = 256;
+/// Steps over the seams in one attempt. More there are only while events leave faster than rounds
+/// are made; what is left waits for the next attempt.
+const MOST_STEPS: usize = 256;
 
 /// Events that leave an empty window in one commit.
 const SLICE: usize = 256;
 
-/// Whether removals may be published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gate {
-    /// There is no other segment.
-    Open,
-    /// The others have looked: until this one learns something new.
-    Ajar,
-    /// The others have to look first.
-    Shut,
+/// How far a round came, and what it learned on the way.
+struct Course {
+    came: Came,
+    /// Whether Graph was asked for anything.
+    asked: bool,
+    /// Whether that was everything from the first page.
+    anew: bool,
 }
 
-/// How far a round came.
 enum Came {
     /// To its end.
     Over(Over),
-    /// To its removals, which the effect publishes.
-    Parked(Box<(Round, Effect)>),
-}
-
-/// A round that waits for the other segments.
-struct Parked {
-    segment: SegmentIndex,
-    waits: Box<(Round, Effect)>,
-    /// Whether it has asked Graph for anything, or only ends what an earlier attempt had begun.
-    asked: bool,
-    /// Rounds that have begun after this turn know what it does not.
-    turn: u64,
+    /// To its removals.
+    Parked(Box<Round>),
 }
 
 impl Attempt<'_> {
@@ -61,43 +52,35 @@ impl Attempt<'_> {
         if let [edges] = &segments[..] {
             return self.only(*edges).await;
         }
-        let mut turns = Turns { now: 0, begun: vec![0; segments.len()], parked: VecDeque::new() };
-        for (segment, edges) in (0..).zip(&segments) {
-            if resting & 1 << segment == 0 {
-                self.first(segment, *edges, &mut turns).await?;
-            }
+        let mut looks = Looks::at(segments);
+        let awake = looks.all().filter(|segment| resting & 1 << segment == 0);
+        // Who is in mid-round knows only half of what is now: it comes first, so that the others
+        // begin after what it brings to its end.
+        let mut order = Vec::new();
+        for segment in awake {
+            let position = self.services.store.position(self.id, segment).await?;
+            order.push((position.is_none_or(|position| position.phase.begins()), segment));
         }
-        let mut taken_up = 0;
-        while let Some(Parked { segment, waits, asked, turn }) = turns.parked.pop_front() {
-            taken_up += 1;
-            if taken_up > MOST_TAKEN_UP {
-                self.done.over = self.done.over.max(Over::Incomplete);
-                break;
-            }
-            for (other, edges) in (0..).zip(&segments) {
-                if other != segment && turns.began(other) < turn {
-                    self.first(other, *edges, &mut turns).await?;
-                }
-            }
+        order.sort_unstable();
+        for (_, segment) in order {
+            self.begin(segment, &mut looks).await?;
+        }
+        for _ in 0..MOST_STEPS {
             if self.done.over > Over::Incomplete {
                 // Somebody could not look. The removals are in the to-do.
-                continue;
+                return Ok(());
             }
-            let Some(edges) = segments.get(usize::from(segment)) else { continue };
-            let (round, effect) = *waits;
-            let pages = self.done.pages;
-            let input = self.perform(&round, segment, *edges, effect).await?;
-            match self.drive(segment, *edges, round, input, Gate::Ajar).await? {
-                Came::Over(Over::Settled) if !asked && self.done.pages == pages => {
-                    self.first(segment, *edges, &mut turns).await?;
-                }
-                Came::Over(over) => self.end(segment, over),
-                Came::Parked(waits) => {
-                    let turn = turns.next();
-                    turns.parked.push_back(Parked { segment, waits, asked: true, turn });
+            match looks.next() {
+                Next::Nothing => return Ok(()),
+                Next::Begin(segment) => self.begin(segment, &mut looks).await?,
+                Next::Release(parked) => self.release(parked, &mut looks).await?,
+                Next::Tangle(segment) => {
+                    self.begin_resync(segment, ResyncReason::Seam).await?;
+                    self.begin(segment, &mut looks).await?;
                 }
             }
         }
+        self.done.over = self.done.over.max(Over::Incomplete);
         Ok(())
     }
 
@@ -109,8 +92,9 @@ impl Attempt<'_> {
         let mut over = Over::Settled;
         for _ in 0..2 {
             let pages = self.done.pages;
-            let round = self.open(0, edges, false).await?;
-            if let Came::Over(end) = self.drive(0, edges, round, Input::Start, Gate::Open).await? {
+            let (round, _) = self.open(0, edges, false).await?;
+            let course = self.drive(0, edges, round, Input::Start).await?;
+            if let Came::Over(end) = course.came {
                 over = end;
             }
             // A run that only ended what an earlier one had begun has not asked Graph yet.
@@ -125,8 +109,7 @@ impl Attempt<'_> {
     /// The moving start has passed the fixed end: what is left of the window leaves it, and there
     /// is nothing to ask.
     async fn nothing(&mut self) -> Result<(), Trouble> {
-        let window = self.cell.vitals().edges;
-        let rows = self.services.store.unseen(self.id, 0, window).await?;
+        let rows = self.unseen(0).await?;
         for slice in rows.chunks(SLICE) {
             let mut commit = Commit::new(self.id, 0, self.services.world.now());
             let leaves = |row: &Removal| Removal { reason: RemovalReason::LeftWindow, ..*row };
@@ -143,28 +126,25 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// A round of a segment, up to its removals.
-    async fn first(
-        &mut self,
-        segment: SegmentIndex,
-        edges: Edges,
-        turns: &mut Turns,
-    ) -> Result<(), Trouble> {
+    /// A round of a segment, up to its removals; one in the middle is brought to its end before.
+    async fn begin(&mut self, segment: SegmentIndex, looks: &mut Looks) -> Result<(), Trouble> {
+        let Some(edges) = looks.edges(segment) else { return Ok(()) };
         for again in [false, true] {
-            turns.begin(segment);
-            let pages = self.done.pages;
-            let round = self.open(segment, edges, true).await?;
-            let came = self.drive(segment, edges, round, Input::Start, Gate::Shut).await?;
-            let asked = self.done.pages != pages;
-            match came {
-                Came::Over(Over::Settled) if !asked && !again => {}
+            let turn = looks.turn();
+            let (round, begins) = self.open(segment, edges, true).await?;
+            let course = self.drive(segment, edges, round, Input::Start).await?;
+            let begins = begins || course.anew;
+            if begins {
+                looks.began(segment, turn);
+            }
+            match course.came {
+                Came::Over(Over::Settled) if !begins && !again => {}
                 Came::Over(over) => {
                     self.end(segment, over);
                     break;
                 }
-                Came::Parked(waits) => {
-                    let turn = turns.next();
-                    turns.parked.push_back(Parked { segment, waits, asked, turn });
+                Came::Parked(round) => {
+                    looks.park(segment, begins, course.asked, round);
                     break;
                 }
             }
@@ -172,15 +152,63 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Performs what a round asks for, until it is over or meets the gate.
+    /// All others have looked: a parked round goes on.
+    async fn release(&mut self, parked: Parked, looks: &mut Looks) -> Result<(), Trouble> {
+        let Parked { segment, begins, round, .. } = parked;
+        let Some(edges) = looks.edges(segment) else { return Ok(()) };
+        let turn = looks.turn();
+        let withheld = Input::Withheld(self.withheld(segment, looks).await?);
+        let course = self.drive(segment, edges, *round, withheld).await?;
+        if course.anew {
+            looks.began(segment, turn);
+        }
+        let begins = begins || course.anew;
+        match course.came {
+            Came::Over(Over::Settled) if !begins => self.begin(segment, looks).await?,
+            Came::Over(over) => self.end(segment, over),
+            Came::Parked(round) => looks.park(segment, begins, course.asked, round),
+        }
+        Ok(())
+    }
+
+    /// The rows of a segment that its enumeration did not meet.
+    pub(super) async fn unseen(&self, segment: SegmentIndex) -> Result<Vec<Removal>, Trouble> {
+        // What left the segment need not have left the window.
+        let window = self.cell.vitals().edges;
+        Ok(self.services.store.unseen(self.id, segment, window).await?)
+    }
+
+    /// The segment's events of series that another one could not complete: one of them may have
+    /// moved there.
+    async fn withheld(
+        &self,
+        segment: SegmentIndex,
+        looks: &Looks,
+    ) -> Result<BTreeSet<EventHash>, Trouble> {
+        let mut withheld = BTreeSet::new();
+        for other in looks.all().filter(|other| *other != segment) {
+            let position = self.services.store.position(self.id, other).await?;
+            if !position.is_some_and(|position| position.todo) {
+                continue;
+            }
+            for todo in self.services.store.todo(self.id, other).await? {
+                if let Todo::Series { master, .. } = todo {
+                    withheld.extend(self.rows(segment, &master).await?.iter().map(|row| row.id));
+                }
+            }
+        }
+        Ok(withheld)
+    }
+
+    /// Performs what a round asks for, until it is over or the others have to look.
     async fn drive(
         &mut self,
         segment: SegmentIndex,
         edges: Edges,
         mut round: Round,
         mut input: Input,
-        mut gate: Gate,
-    ) -> Result<Came, Trouble> {
+    ) -> Result<Course, Trouble> {
+        let (mut asked, mut anew) = (false, false);
         let before = round.remedy().clone();
         self.ask.page_size = before.page_size(self.window.page_size);
         loop {
@@ -193,18 +221,15 @@ impl Attempt<'_> {
                 if over == Over::Failed {
                     return Err(self.fault.take().unwrap_or(Trouble::Endless));
                 }
-                return Ok(Came::Over(over));
+                return Ok(Course { came: Came::Over(over), asked, anew });
             }
-            if gate == Gate::Shut && publishes(&effect) {
+            if matches!(effect, Effect::Seam) {
                 self.show_remedy(segment, &before, round.remedy());
-                return Ok(Came::Parked(Box::new((round, effect))));
+                let came = Came::Parked(Box::new(round));
+                return Ok(Course { came, asked, anew });
             }
-            let asks =
-                matches!(effect, Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_));
-            if gate == Gate::Ajar && asks {
-                // What is learned now the others may not know.
-                gate = Gate::Shut;
-            }
+            asked |= matches!(effect, Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_));
+            anew |= matches!(effect, Effect::Page(None) | Effect::Listing(None));
             input = self.perform(&round, segment, edges, effect).await?;
         }
     }
@@ -214,44 +239,5 @@ impl Attempt<'_> {
         if over == Over::Settled {
             self.done.settled |= 1 << segment;
         }
-    }
-}
-
-/// Who has begun when, and who waits.
-struct Turns {
-    now: u64,
-    begun: Vec<u64>,
-    parked: VecDeque<Parked>,
-}
-
-impl Turns {
-    fn next(&mut self) -> u64 {
-        self.now += 1;
-        self.now
-    }
-
-    fn begin(&mut self, segment: SegmentIndex) {
-        let now = self.next();
-        if let Some(begun) = self.begun.get_mut(usize::from(segment)) {
-            *begun = now;
-        }
-    }
-
-    /// When a segment's latest round began; 0: not yet.
-    fn began(&self, segment: SegmentIndex) -> u64 {
-        self.begun.get(usize::from(segment)).copied().unwrap_or(0)
-    }
-}
-
-/// Whether performing it makes events leave that may stand in another segment. A series that is
-/// gone is gone everywhere.
-fn publishes(effect: &Effect) -> bool {
-    match effect {
-        Effect::Unseen => true,
-        Effect::Commit(commit) => {
-            let settles = commit.position.as_ref().map(|position| &position.phase);
-            !commit.removals.is_empty() && matches!(settles, Some(Phase::Settled { .. }))
-        }
-        _ => false,
     }
 }

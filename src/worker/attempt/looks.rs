@@ -1,0 +1,185 @@
+//! In which order the segments of a window look, and which of those that have something to remove
+//! may go on.
+//!
+//! A turn is a number that grows with everything that begins or is parked in an attempt.
+
+use crate::mirror::position::SegmentIndex;
+use crate::mirror::round::Round;
+use crate::mirror::window::Edges;
+
+/// Who has looked when, and who waits.
+pub(super) struct Looks {
+    segments: Vec<Edges>,
+    turn: u64,
+    /// The turn in which a segment's latest round began; 0: none did in this attempt.
+    began: Vec<u64>,
+    /// At most one of a segment.
+    parked: Vec<Parked>,
+}
+
+/// A round that waits for the other segments.
+pub(super) struct Parked {
+    pub(super) segment: SegmentIndex,
+    /// Whether it began in this attempt.
+    pub(super) begins: bool,
+    pub(super) round: Box<Round>,
+    /// Rounds that begin in this turn or later know what it does not.
+    turn: u64,
+}
+
+/// What comes next over the seams.
+pub(super) enum Next {
+    /// Nobody waits.
+    Nothing,
+    /// Somebody waits for this segment.
+    Begin(SegmentIndex),
+    /// Nobody has to be waited for.
+    Release(Parked),
+    /// All wait for each other, and this one for the longest time: interrupted attempts left more
+    /// than one in the middle.
+    Tangle(SegmentIndex),
+}
+
+impl Looks {
+    pub(super) fn at(segments: Vec<Edges>) -> Self {
+        Self { turn: 0, began: vec![0; segments.len()], parked: Vec::new(), segments }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = SegmentIndex> + use<> {
+        (0..self.segments.len()).filter_map(|segment| SegmentIndex::try_from(segment).ok())
+    }
+
+    pub(super) fn edges(&self, segment: SegmentIndex) -> Option<Edges> {
+        self.segments.get(usize::from(segment)).copied()
+    }
+
+    pub(super) fn turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
+    }
+
+    pub(super) fn began(&mut self, segment: SegmentIndex, turn: u64) {
+        if let Some(began) = self.began.get_mut(usize::from(segment)) {
+            *began = turn;
+        }
+    }
+
+    pub(super) fn park(
+        &mut self,
+        segment: SegmentIndex,
+        begins: bool,
+        asked: bool,
+        round: Box<Round>,
+    ) {
+        // What it has from an earlier attempt every round of this one is later than.
+        let turn = if asked { self.turn() } else { 1 };
+        self.parked.push(Parked { segment, begins, round, turn });
+    }
+
+    /// Whom a parked round still waits for.
+    fn awaited(&self, parked: &Parked) -> impl Iterator<Item = SegmentIndex> {
+        let (segment, turn) = (parked.segment, parked.turn);
+        let began = |other: &SegmentIndex| self.began.get(usize::from(*other)).copied();
+        self.all().filter(move |other| *other != segment && began(other) < Some(turn))
+    }
+
+    pub(super) fn next(&mut self) -> Next {
+        let free = self.parked.iter().position(|p| self.awaited(p).next().is_none());
+        if let Some(free) = free {
+            return Next::Release(self.parked.remove(free));
+        }
+        let waits = |segment| self.parked.iter().any(|p| p.segment == segment);
+        if let Some(idle) =
+            self.parked.iter().flat_map(|p| self.awaited(p)).find(|awaited| !waits(*awaited))
+        {
+            return Next::Begin(idle);
+        }
+        if self.parked.is_empty() {
+            return Next::Nothing;
+        }
+        Next::Tangle(self.parked.remove(0).segment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use crate::mirror::position::WindowId;
+    use crate::mirror::round::Place;
+    use crate::mirror::window::Complete;
+
+    const EDGES: Edges = Edges { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH };
+
+    fn round(segment: SegmentIndex) -> Box<Round> {
+        let place = Place {
+            window: WindowId(1),
+            segment,
+            edges: EDGES,
+            complete: Complete::Master,
+            confirm_after: SignedDuration::ZERO,
+            seams: true,
+            page_size: 200,
+        };
+        Box::new(Round::resume(place, None, Vec::new(), 0))
+    }
+
+    /// What `next` says, released rounds by their segment.
+    fn next(looks: &mut Looks) -> String {
+        match looks.next() {
+            Next::Nothing => "nothing".to_owned(),
+            Next::Begin(segment) => format!("begin {segment}"),
+            Next::Release(parked) => format!("release {}", parked.segment),
+            Next::Tangle(segment) => format!("tangle {segment}"),
+        }
+    }
+
+    fn began(looks: &mut Looks, segment: SegmentIndex) {
+        let turn = looks.turn();
+        looks.began(segment, turn);
+    }
+
+    #[test]
+    fn removals_wait_for_rounds_that_began_later() {
+        let mut looks = Looks::at(vec![EDGES; 3]);
+        assert_eq!(next(&mut looks), "nothing");
+        began(&mut looks, 0);
+        began(&mut looks, 1);
+        looks.park(1, true, true, round(1));
+        began(&mut looks, 2);
+        // The first one began before the removals of the second were known.
+        assert_eq!(next(&mut looks), "begin 0");
+        began(&mut looks, 0);
+        assert_eq!(next(&mut looks), "release 1");
+        assert_eq!(next(&mut looks), "nothing");
+    }
+
+    #[test]
+    fn removals_of_an_earlier_attempt_wait_for_any_round_of_this_one() {
+        let mut looks = Looks::at(vec![EDGES; 2]);
+        // Only ends what was begun before, and does not know what is now.
+        looks.turn();
+        looks.park(0, false, false, round(0));
+        began(&mut looks, 1);
+        looks.park(1, true, true, round(1));
+        assert_eq!(next(&mut looks), "release 0");
+        assert_eq!(next(&mut looks), "begin 0");
+        began(&mut looks, 0);
+        assert_eq!(next(&mut looks), "release 1");
+    }
+
+    #[test]
+    fn whoever_waits_for_each_other_is_untangled() {
+        let mut looks = Looks::at(vec![EDGES; 2]);
+        looks.park(0, false, false, round(0));
+        looks.park(1, false, false, round(1));
+        assert_eq!(next(&mut looks), "tangle 0");
+        began(&mut looks, 0);
+        looks.park(0, true, true, round(0));
+        assert_eq!(next(&mut looks), "release 1");
+        assert_eq!(next(&mut looks), "begin 1");
+    }
+}

@@ -1,0 +1,373 @@
+//! Every edit of a series by itself, in every combination of what Graph sends of it, where its
+//! master stands, how it is cut into pages, and in which kind of calendar it is: the mirror is what
+//! is listed plainly, and the feed tells each difference once and nothing else.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use calmirror::mirror::change::ChangeKind;
+use calmirror::mirror::position::WindowId;
+use calmirror::mirror::window::{Calendar, Complete, Edge, Edges, Window};
+use calmirror::simulator::{Behaviour, Edit, MasterOnPage, Mutation, Pattern, Settings, Simulator};
+use calmirror::world::World;
+use jiff::Timestamp;
+
+use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::memory::Memory;
+use crate::rig::{BASE, Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+/// Eight weeks of the windows below.
+const EDGES: [&str; 2] = ["2026-10-05T00:00:00Z", "2026-11-30T00:00:00Z"];
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// A weekly series: its name, when it begins, and its last day.
+type Kind = (&'static str, &'static str, Option<&'static str>);
+
+const KINDS: [Kind; 3] = [
+    ("in the window", "2026-10-06T09:00:00Z", Some("2026-11-28")),
+    ("older than the window", "2024-03-05T09:00:00Z", Some("2027-06-01")),
+    ("older and without end", "2023-02-07T09:00:00Z", None),
+];
+
+/// What an edit needs to know of a series: its id and its eight instances' ids.
+struct Series {
+    id: String,
+    instances: Vec<String>,
+}
+
+/// An edit: its name, what was done to the series before, what is done, and how many of the
+/// instances that readers see it removes, adds, and leaves another than they were.
+struct Named {
+    name: &'static str,
+    before: fn(&Series) -> Vec<Edit>,
+    edit: fn(&Series) -> Edit,
+    counts: [usize; 3],
+}
+
+fn nothing(_: &Series) -> Vec<Edit> {
+    Vec::new()
+}
+
+fn moved(series: &Series, at: usize, start: &str) -> Edit {
+    Edit::MoveOccurrence { occurrence: series.instances[at].clone(), start: start.parse().unwrap() }
+}
+
+fn renamed(series: &Series, at: usize) -> Edit {
+    let occurrence = series.instances[at].clone();
+    Edit::RenameOccurrence { occurrence, subject: "Another".into() }
+}
+
+fn cancelled(series: &Series, at: usize) -> Edit {
+    Edit::CancelOccurrence { occurrence: series.instances[at].clone() }
+}
+
+fn one_of_each(series: &Series) -> Vec<Edit> {
+    vec![moved(series, 1, "2026-10-14T15:00:00Z"), renamed(series, 5), cancelled(series, 3)]
+}
+
+fn until(series: &Series, last: &str) -> Edit {
+    Edit::SetEnd { event: series.id.clone(), until: Some(last.parse().unwrap()) }
+}
+
+/// Every series has its occurrences at 09:00 on the eight Tuesdays. A change of its time or
+/// pattern makes its exceptions and cancellations undone; the key of every instance changes with
+/// the series' own, save that of an exception.
+const EDITS: [Named; 18] = [
+    Named {
+        name: "renamed",
+        before: nothing,
+        edit: |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
+        counts: [0, 0, 8],
+    },
+    Named {
+        name: "renamed, with exceptions",
+        before: one_of_each,
+        edit: |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
+        counts: [0, 0, 5],
+    },
+    Named {
+        name: "touched",
+        before: one_of_each,
+        edit: |s| Edit::Touch { event: s.id.clone() },
+        counts: [0, 0, 5],
+    },
+    Named {
+        name: "moved by two hours",
+        before: nothing,
+        edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
+        counts: [0, 0, 8],
+    },
+    Named {
+        name: "moved by two hours, with exceptions",
+        before: one_of_each,
+        edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
+        counts: [0, 1, 7],
+    },
+    Named {
+        name: "moved to another day",
+        before: one_of_each,
+        edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-08T09:00:00Z") },
+        counts: [7, 8, 0],
+    },
+    Named {
+        name: "moved behind the window",
+        before: one_of_each,
+        edit: |s| Edit::Move { event: s.id.clone(), start: at("2028-02-01T09:00:00Z") },
+        counts: [7, 0, 0],
+    },
+    Named {
+        name: "shortened",
+        before: nothing,
+        edit: |s| until(s, "2026-11-04"),
+        counts: [3, 0, 5],
+    },
+    Named {
+        name: "shortened, with exceptions",
+        before: one_of_each,
+        edit: |s| until(s, "2026-11-04"),
+        counts: [3, 0, 3],
+    },
+    Named {
+        name: "ended before the window",
+        before: one_of_each,
+        edit: |s| until(s, "2026-10-01"),
+        counts: [7, 0, 0],
+    },
+    Named {
+        name: "another pattern",
+        before: one_of_each,
+        edit: |s| Edit::SetPattern {
+            event: s.id.clone(),
+            repeats: Pattern::Weekly { every: 1, days: vec![2, 5] },
+        },
+        counts: [0, 9, 7],
+    },
+    Named {
+        name: "exception made by moving",
+        before: nothing,
+        edit: |s| moved(s, 2, "2026-10-21T13:00:00Z"),
+        counts: [0, 0, 8],
+    },
+    Named {
+        name: "exception made by renaming",
+        before: nothing,
+        edit: |s| renamed(s, 2),
+        counts: [0, 0, 8],
+    },
+    Named {
+        name: "exception moved out of the window",
+        before: one_of_each,
+        // Within the day by which listings are wider.
+        edit: |s| moved(s, 7, "2026-11-30T12:00:00Z"),
+        counts: [1, 0, 4],
+    },
+    Named {
+        name: "exception moved back into the window",
+        before: |s| vec![moved(s, 7, "2026-11-30T12:00:00Z")],
+        edit: |s| moved(s, 7, "2026-11-26T09:00:00Z"),
+        counts: [0, 1, 7],
+    },
+    Named {
+        name: "exception undone",
+        before: one_of_each,
+        edit: |s| Edit::UndoException { occurrence: s.instances[1].clone() },
+        counts: [0, 0, 6],
+    },
+    Named {
+        name: "occurrence cancelled",
+        before: nothing,
+        edit: |s| cancelled(s, 4),
+        counts: [1, 0, 7],
+    },
+    Named {
+        name: "exception cancelled",
+        before: one_of_each,
+        edit: |s| cancelled(s, 5),
+        counts: [1, 0, 5],
+    },
+];
+
+/// A calendar and what follows it.
+struct Scene {
+    simulator: Simulator,
+    calendar: Option<String>,
+    rig: Rig,
+    id: WindowId,
+    edges: Edges,
+}
+
+impl Scene {
+    fn edit(&self, edit: Edit) -> String {
+        let calendar = self.calendar.clone();
+        self.simulator.mutate(Mutation { mailbox: MAILBOX.into(), calendar, edit }).unwrap()
+    }
+
+    fn series(&self, (_, start, until): Kind) -> String {
+        self.edit(Edit::CreateSeries {
+            subject: "Weekly".into(),
+            start: at(start),
+            minutes: 30,
+            repeats: Pattern::Weekly { every: 1, days: Vec::new() },
+            until: until.map(|day| day.parse().unwrap()),
+            all_day: false,
+        })
+    }
+
+    /// The instances of a series in the window, by their starts.
+    async fn instances(&self, series: &str) -> Vec<String> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for (id, event) in self.truth().await {
+            if event["seriesMasterId"] == series {
+                found.push((event["start"]["dateTime"].as_str().unwrap().to_owned(), id));
+            }
+        }
+        found.sort();
+        found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    async fn truth(&self) -> Events {
+        let calendar = self.calendar.as_deref();
+        truth(&self.simulator, MAILBOX, calendar, self.edges, Complete::Master).await
+    }
+
+    /// Follows until nothing is left to do, and compares all there is: with the truth, and with
+    /// what had to be told since `before` was the truth.
+    async fn compare(&self, what: &str, before: &Events, seq: u64) -> Events {
+        self.rig.settle(MAILBOX, 6).await;
+        let real = self.truth().await;
+        let mirrored = mirror(&self.rig.store, self.id).await;
+        assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
+        let feed = folded(&self.rig.store, self.id).await;
+        assert_same(&format!("feed and truth, {what}"), &feed, &real);
+        let changes = self.rig.store.changes(seq, Some(self.id), 10_000).await.unwrap();
+        assert!(changes.at_end, "{what}");
+        let mut told = BTreeSet::new();
+        for change in &changes.value {
+            let id = change.id.as_str();
+            let (was, is) = (before.get(id), real.get(id));
+            let kind = match (was, is) {
+                (None, Some(_)) => ChangeKind::Created,
+                (Some(_), None) => ChangeKind::Removed,
+                _ => ChangeKind::Updated,
+            };
+            assert!(was != is, "{what}: told of {id}, which is the same");
+            assert_eq!(change.kind, kind, "{what}: {id}");
+            assert!(told.insert(id.to_owned()), "{what}: {id} told twice");
+        }
+        let differ: BTreeSet<String> = before
+            .keys()
+            .chain(real.keys())
+            .filter(|id| before.get(*id) != real.get(*id))
+            .cloned()
+            .collect();
+        assert_eq!(told, differ, "{what}: what was told, and what differs");
+        // The feed keeps one entry an event: what was told and taken back shows in its numbers.
+        assert_eq!(changes.seq - seq, differ.len() as u64, "{what}: entries in all");
+        real
+    }
+
+    /// Plays one edit, and then the deletion of what it left.
+    async fn play(&self, what: &str, kind: Kind, named: &Named) {
+        let what = format!("{what}, series {}, {}", kind.0, named.name);
+        let empty = self.compare(&what, &self.truth().await, self.seq()).await;
+        let seq = self.seq();
+        let id = self.series(kind);
+        let series = Series { instances: self.instances(&id).await, id };
+        assert_eq!(series.instances.len(), 8, "{what}");
+        for edit in (named.before)(&series) {
+            self.edit(edit);
+        }
+        let before = self.compare(&format!("{what}: before"), &empty, seq).await;
+        let seq = self.seq();
+        self.edit((named.edit)(&series));
+        let after = self.compare(&what, &before, seq).await;
+        let removed = before.keys().filter(|id| !after.contains_key(*id)).count();
+        let added = after.keys().filter(|id| !before.contains_key(*id)).count();
+        let other = |id: &&String| after.get(*id).is_some_and(|now| *now != before[*id]);
+        let changed = before.keys().filter(other).count();
+        assert_eq!([removed, added, changed], named.counts, "{what}: what it does");
+        let seq = self.seq();
+        self.edit(Edit::Delete { event: series.id });
+        let left = self.compare(&format!("{what}: deleted"), &after, seq).await;
+        assert_same(&format!("{what}: what is left"), &left, &empty);
+    }
+
+    fn seq(&self) -> u64 {
+        *self.rig.store.durable().borrow()
+    }
+}
+
+/// Which kind of calendar it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    Default,
+    Named,
+    /// Its events are found under the calendar's own path only.
+    Shared,
+}
+
+/// All edits of all kinds of series, in one kind of calendar, in every reading.
+async fn every_edit(place: Where) {
+    let mut played = 0;
+    for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
+        // That exceptions come bare and masters last is played at random elsewhere.
+        if behaviour.bare_exceptions || behaviour.master == MasterOnPage::Last {
+            continue;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(number, noon());
+        let settings = Settings { behaviour, ..Settings::new(number, world.clone()) };
+        let simulator = Simulator::new(settings);
+        simulator.set_base_url(BASE);
+        simulator.add_mailbox(MAILBOX);
+        let calendar =
+            (place != Where::Default).then(|| simulator.add_calendar(MAILBOX, "Another"));
+        if let (Where::Shared, Some(calendar)) = (place, &calendar) {
+            assert!(simulator.set_shared(MAILBOX, calendar, true));
+        }
+        let tracked = Window {
+            calendar: calendar.as_deref().map_or(Calendar::Default, |id| Calendar::Id(id.into())),
+            start: Edge::At(at(EDGES[0])),
+            end: Edge::At(at(EDGES[1])),
+            // A series is longer than a page.
+            page_size: 4,
+            ..window(MAILBOX)
+        };
+        let transport = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), transport, &world, vec![tracked]).await;
+        let id = rig.fleet.id(MAILBOX).unwrap();
+        let edges = Edges { start: at(EDGES[0]), end: at(EDGES[1]) };
+        let scene = Scene { simulator, calendar, rig, id, edges };
+        // A bystander, which nothing is ever told of.
+        scene.series(KINDS[0]);
+        scene.rig.settle(MAILBOX, 3).await;
+        for kind in KINDS {
+            for named in &EDITS {
+                scene.play(&format!("{place:?} calendar, {name}"), kind, named).await;
+                played += 1;
+            }
+        }
+        scene.rig.stop().await;
+    }
+    // Three ways to send a series, two places for its master, two ways to cut pages.
+    assert_eq!(played, 3 * 2 * 2 * KINDS.len() * EDITS.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_edit_in_a_default_calendar_is_told_exactly() {
+    every_edit(Where::Default).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_edit_in_a_named_calendar_is_told_exactly() {
+    every_edit(Where::Named).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_edit_in_a_shared_calendar_is_told_exactly() {
+    every_edit(Where::Shared).await;
+}

@@ -1,0 +1,131 @@
+//! Links that die, in every word that is known for it, in a round and in an enumeration: each costs
+//! an enumeration and tells nothing but what is true.
+
+use super::*;
+
+const DEATHS: [Death; 10] = [
+    Death::Generation,
+    Death::RootFolder,
+    Death::Invalid,
+    Death::ResyncRequired,
+    Death::ApplyDifferences,
+    Death::UploadDifferences,
+    Death::BadRequest,
+    Death::InvalidDeltaToken,
+    Death::BadlyFormed,
+    Death::InvalidData,
+];
+
+/// Follows the feed from here through one round; the ids it was told were removed, in between
+/// and at the end.
+fn watch(scene: &Scene) -> tokio::task::JoinHandle<Vec<String>> {
+    let (store, id, mut after) = (scene.rig.store.clone(), scene.id, scene.seq());
+    tokio::spawn(async move {
+        let mut durable = store.durable();
+        let mut removed = Vec::new();
+        // Longer than a pause within a round, and nothing else happens in this window.
+        while tokio::time::timeout(Duration::from_secs(600), durable.changed()).await.is_ok() {
+            let changes = store.changes(after, Some(id), 10_000).await.unwrap();
+            after = changes.seq;
+            let gone = changes.value.into_iter().filter(|c| c.kind == ChangeKind::Removed);
+            removed.extend(gone.map(|change| change.id.as_str().to_owned()));
+        }
+        removed
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
+    let scene = Scene::ordinary(907).await;
+    let mut differed = 0;
+    for how in DEATHS {
+        for path in ["deltatoken", "skiptoken"] {
+            let what = format!("{how:?} on {path}");
+            let dies = || scene.simulator.plan(Planned::once(Fault::DeadLink { how }).path(path));
+            // Next links are asked in enumerations.
+            let die = async || match path {
+                "skiptoken" => scene.resync().await,
+                _ => scene.round().await,
+            };
+
+            // Nothing happened: nothing is told.
+            let (before, seq) = (scene.mirror().await, scene.seq());
+            let resyncs = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
+            dies();
+            let status = die().await;
+            assert_eq!(status.state, State::Settled, "{what}: {:?}", status.last_error);
+            assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
+            let asked = u64::from(path == "skiptoken");
+            assert_eq!(status.resyncs, resyncs + 1 + asked, "{what}");
+            assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound);
+            assert_eq!(scene.seq(), seq, "{what}: a quiet resync writes no feed entry");
+            assert_same(&what, &scene.mirror().await, &before);
+
+            // Something happened meanwhile: that is told, and nothing else.
+            for _ in 0..6 {
+                scene.simulator.step();
+            }
+            let watching = watch(&scene);
+            dies();
+            assert_eq!(die().await.state, State::Settled, "{what}");
+            scene.assert_exact(&what).await;
+            let after = scene.mirror().await;
+            let differ = differences(&before, &after);
+            differed += differ.len();
+            assert_eq!(told(&scene, seq).await, differ, "{what}");
+            for id in watching.await.unwrap() {
+                let flickered = before.contains_key(&id) && after.contains_key(&id);
+                assert!(!flickered, "{what}: {id} was away for a moment");
+            }
+        }
+    }
+    assert!(differed > 40, "{differed}");
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_leaves_with_its_series_is_counted_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(910, noon());
+    let behaviour = Behaviour { resend: Resend::Tombstones, ..Behaviour::calm() };
+    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(910, world.clone()) });
+    simulator.set_base_url(BASE);
+    simulator.add_mailbox(MAILBOX);
+    let mutate = |edit| {
+        simulator.mutate(Mutation { mailbox: MAILBOX.into(), calendar: None, edit }).unwrap()
+    };
+    let series = mutate(Edit::CreateSeries {
+        subject: "Standup".into(),
+        start: "2026-11-03T09:00:00Z".parse().unwrap(),
+        minutes: 15,
+        repeats: Pattern::Daily { every: 1 },
+        until: Some("2026-12-02".parse().unwrap()),
+        all_day: false,
+    });
+    let graph = Arc::new(Memory(simulator.clone()));
+    let rig = Rig::start(directory.path(), graph, &world, vec![quiet(MAILBOX)]).await;
+    assert_eq!(rig.settle(MAILBOX, 5).await.events, 30);
+    // Sixteen leave, which is believed; each has a tombstone and is missing from the listing.
+    mutate(Edit::SetEnd { event: series, until: Some("2026-11-16".parse().unwrap()) });
+    let status = rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.unwrap();
+    assert_eq!((status.state, status.resyncs, status.events), (State::Settled, 0, 14));
+    assert_eq!(status.last_round.unwrap().removed, 16);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_go_on_dying_wait_and_hurt_nothing() {
+    let scene = Scene::ordinary(908).await;
+    scene.simulator.step();
+    let (before, seq) = (scene.mirror().await, scene.seq());
+    let fault = Fault::DeadLink { how: Death::Generation };
+    scene.simulator.plan(Planned::always(fault));
+    let requests = scene.simulator.statistics().total.requests;
+    let status = scene.round().await;
+    assert_eq!(status.state, State::BackingOff);
+    let requests = scene.simulator.statistics().total.requests - requests;
+    assert!(requests <= 4, "two deaths end the round: {requests}");
+    assert_eq!(differences(&before, &scene.mirror().await), told(&scene, seq).await);
+    scene.recovered("after the dying").await;
+    scene.rig.stop().await;
+}

@@ -1,0 +1,155 @@
+//! `kill -9` between a delta link and the end of its round: what is left to do is durable, is done
+//! by the next process before anything else, and is told once.
+
+use calmirror::mirror::status::WindowStatus;
+use calmirror::mirror::window::{Complete, Edges};
+use calmirror::simulator::{Behaviour, Edit, Fault, MasterOnPage, Mutation, Planned};
+
+use crate::compare::{Events, assert_same, truth};
+use crate::process::{Daemon, Ground, eventually};
+use crate::socket::Follower;
+
+const WINDOW: &str = "alice";
+const MAILBOX: &str = "alice@contoso.com";
+
+/// A settled window that does nothing by itself, and a reader at its end.
+struct Scene {
+    ground: Ground,
+    daemon: Daemon,
+    edges: Edges,
+    follower: Follower,
+    before: Events,
+    enumerations: u64,
+}
+
+impl Scene {
+    async fn new(seed: u64) -> Self {
+        let ground = Ground::new(seed, &[WINDOW]).await;
+        let text = std::fs::read_to_string(&ground.config).unwrap();
+        ground.configure(&text.replace("interval = \"1s\"", "interval = \"1d\""));
+        // Every series has its master fetched by id, which takes a request.
+        let behaviour = Behaviour { master: MasterOnPage::Absent, ..Behaviour::calm() };
+        ground.simulator.set_behaviour(behaviour);
+        let daemon = ground.run().await;
+        let WindowStatus { start, end, .. } = ground.settle(WINDOW).await;
+        let mut follower = Follower::default();
+        follower.catch_up(&ground.api).await;
+        let before = ground.api.events(WINDOW).await;
+        let enumerations = ground.simulator.statistics().total.enumerations;
+        let edges = Edges { start, end };
+        Self { ground, daemon, edges, follower, before, enumerations }
+    }
+
+    /// Begins a `sync` or `resync` of which the request that fits `stalled` is never answered, and
+    /// kills the daemon while it waits for that.
+    async fn kill(mut self, word: &str, stalled: Planned) -> Self {
+        let simulator = &self.ground.simulator;
+        simulator.plan(stalled);
+        let begun = self.ground.api.post(&format!("/v1/windows/{WINDOW}/{word}")).await;
+        assert_eq!(begun.status, 202, "{:?}", begun.body);
+        eventually("the request is made", async || {
+            assert!(self.daemon.over().is_none(), "the daemon ended");
+            simulator.faults().planned.is_empty().then_some(())
+        })
+        .await;
+        let shown = self.ground.api.events(WINDOW).await;
+        assert_same("nobody is shown half of it", &shown, &self.before);
+        self.daemon.kill().await;
+        // What delta is asked from now on is not answered: what was begun must do without.
+        simulator.plan(Planned::once(Fault::Stall).path("deltatoken"));
+        self.daemon = self.ground.run().await;
+        self
+    }
+
+    /// What was left is done, by no word of delta; then all is compared. How much was told.
+    async fn end(self) -> usize {
+        let Self { ground, daemon, edges, mut follower, before, .. } = self;
+        let asked = ground.simulator.statistics().total.enumerations;
+        let begun = ground.api.post(&format!("/v1/windows/{WINDOW}/sync")).await;
+        assert!(begun.status.is_success(), "{:?}", begun.body);
+        eventually("delta is asked again", async || {
+            ground.simulator.faults().planned.is_empty().then_some(())
+        })
+        .await;
+        let again = ground.simulator.statistics().total.enumerations;
+        assert_eq!(again, asked, "it goes on where it was");
+        let real = truth(&ground.simulator, MAILBOX, None, edges, Complete::Master).await;
+        assert_same("mirror and truth", &ground.api.events(WINDOW).await, &real);
+        let lines = follower.lines;
+        follower.catch_up(&ground.api).await;
+        assert_same("feed and truth", &follower.of(WINDOW), &real);
+        let differ = before.iter().filter(|(id, event)| real.get(*id) != Some(event)).count();
+        let new = real.keys().filter(|id| !before.contains_key(*id)).count();
+        let told = follower.lines - lines;
+        assert_eq!(told, differ + new, "each difference is told once");
+        let written = rows_written(&ground).await;
+        assert!(told > 0 || written == 0, "{written} rows rewritten by a quiet resync");
+        daemon.stop().await;
+        told
+    }
+
+    fn enumerations(&self) -> u64 {
+        self.ground.simulator.statistics().total.enumerations - self.enumerations
+    }
+
+    /// The first events of a type, by id.
+    fn some(&self, kind: &str, most: usize) -> Vec<String> {
+        let of_kind = self.before.iter().filter(|(_, event)| event["type"] == kind);
+        of_kind.take(most).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn edit(&self, edit: Edit) {
+        let mutation = Mutation { mailbox: MAILBOX.into(), calendar: None, edit };
+        self.ground.simulator.mutate(mutation).unwrap();
+    }
+}
+
+/// Rows of events that the running daemon has written.
+async fn rows_written(ground: &Ground) -> u64 {
+    let text = String::from_utf8(ground.api.get("/metrics").await.body.to_vec()).unwrap();
+    let mut lines = text.lines();
+    let found = lines.find_map(|l| l.strip_prefix("calmirror_store_rows_written_total "));
+    found.unwrap().parse().unwrap()
+}
+
+/// A request for one event, which is a master: no other page or listing has it in its path.
+fn a_master() -> Planned {
+    Planned::once(Fault::Stall).path("/events/")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_the_sweep_of_a_quiet_resync_it_goes_on_and_tells_nothing() {
+    // The first of six masters, and the last.
+    for skip in [0, 5] {
+        let scene = Scene::new(51).await.kill("resync", a_master().skip(skip)).await;
+        let (enumerations, written) = (scene.enumerations(), rows_written(&scene.ground).await);
+        assert_eq!((enumerations, written), (1, 0), "killed after the delta link");
+        assert_eq!(scene.end().await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_a_sweep_it_sweeps_and_tells_each_difference_once() {
+    let scene = Scene::new(52).await;
+    for event in scene.some("singleInstance", 7) {
+        scene.edit(Edit::Delete { event });
+    }
+    let scene = scene.kill("resync", a_master().skip(3)).await;
+    assert_eq!(scene.enumerations(), 1);
+    assert_eq!(scene.end().await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_a_series_is_complete_it_completes_it_before_it_asks_again() {
+    // Its master, or the listing of its instances.
+    for stalled in [a_master(), Planned::once(Fault::Stall).path("/instances")] {
+        let scene = Scene::new(53).await;
+        let occurrence = scene.some("occurrence", 1).remove(0);
+        let series = scene.before[&occurrence]["seriesMasterId"].as_str().unwrap().to_owned();
+        scene.edit(Edit::CancelOccurrence { occurrence });
+        scene.edit(Edit::Rename { event: series, subject: "Another".into() });
+        let scene = scene.kill("sync", stalled).await;
+        assert_eq!(scene.enumerations(), 0);
+        assert!(scene.end().await > 3, "a whole series differs");
+    }
+}

@@ -1,0 +1,180 @@
+//! Segments that cannot all look at the same time: what may have moved over a seam stays.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::mirror::change::ChangeKind;
+use calmirror::mirror::status::{State, WindowStatus};
+use calmirror::mirror::window::{Complete, Edge, Edges, Window};
+use calmirror::simulator::{
+    Behaviour, Edit, Fault, Mutation, Pattern, Planned, Settings, Simulator,
+};
+use calmirror::world::World;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::compare::{assert_same, folded, mirror, truth};
+use crate::memory::Memory;
+use crate::rig::{BASE, Rig, noon, window};
+
+const ALICE: &str = "alice@contoso.com";
+const LONG: Duration = Duration::from_secs(8 * 3600);
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// A window of two segments, which meet here.
+fn seam() -> Timestamp {
+    at("2024-01-01T00:00:00Z") + SignedDuration::from_hours(24 * 1825)
+}
+
+fn near(hours: i64) -> Timestamp {
+    seam() + SignedDuration::from_hours(hours)
+}
+
+fn tracked() -> Window {
+    Window {
+        start: Edge::At(at("2024-01-01T00:00:00Z")),
+        end: Edge::At(at("2032-01-01T00:00:00Z")),
+        confirm_after: Duration::from_secs(120),
+        ..window(ALICE)
+    }
+}
+
+fn graph(seed: u64, behaviour: Behaviour, world: &World) -> Simulator {
+    let latency = Duration::from_millis(5)..Duration::from_millis(900);
+    let simulator =
+        Simulator::new(Settings { behaviour, latency, ..Settings::new(seed, world.clone()) });
+    simulator.set_base_url(BASE);
+    simulator.add_mailbox(ALICE);
+    simulator
+}
+
+fn edit(simulator: &Simulator, edit: Edit) -> String {
+    simulator.mutate(Mutation { mailbox: ALICE.to_owned(), calendar: None, edit }).unwrap()
+}
+
+fn single(subject: &str, start: Timestamp) -> Edit {
+    Edit::CreateSingle { subject: subject.into(), start, minutes: 30 }
+}
+
+async fn start(directory: &Path, simulator: &Simulator, world: &World, tracked: Window) -> Rig {
+    Rig::start(directory, Arc::new(Memory(simulator.clone())), world, vec![tracked]).await
+}
+
+async fn assert_true(rig: &Rig, simulator: &Simulator, status: &WindowStatus, what: &str) {
+    let edges = Edges { start: status.start, end: status.end };
+    let id = rig.fleet.id(ALICE).unwrap();
+    let mirrored = mirror(&rig.store, id).await;
+    let real = truth(simulator, ALICE, None, edges, Complete::Master).await;
+    assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
+    assert_same(&format!("feed and mirror, {what}"), &folded(&rig.store, id).await, &mirrored);
+}
+
+/// An occurrence moves into a segment that cannot list its series: it stays where it was until
+/// that one can, and what else leaves the first segment leaves.
+#[tokio::test(start_paused = true)]
+async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
+    for seed in 0..6 {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::simulated(seed, noon());
+        let simulator = graph(seed, Behaviour::by_seed(seed), &world);
+        let gone = edit(&simulator, single("goes for good", near(-50)));
+        let repeats = Pattern::Daily { every: 1 };
+        let (start_at, until) = (near(-24 * 8 + 5), Some("2029-01-07".parse().unwrap()));
+        let series = Edit::CreateSeries {
+            subject: "daily".into(),
+            start: start_at,
+            minutes: 45,
+            repeats,
+            until,
+            all_day: false,
+        };
+        let series = edit(&simulator, series);
+        let rig = start(directory.path(), &simulator, &world, tracked()).await;
+        rig.settle(ALICE, 5).await;
+        let id = rig.fleet.id(ALICE).unwrap();
+        let before = mirror(&rig.store, id).await;
+        let earlier = |id: &String| {
+            let start = before[id]["start"]["dateTime"].as_str().unwrap().to_owned();
+            format!("{start}Z").parse::<Timestamp>().unwrap() < near(-24)
+        };
+        let occurrence = before
+            .iter()
+            .find(|(id, event)| event["seriesMasterId"] == series.as_str() && earlier(id))
+            .map(|(id, _)| id.clone())
+            .unwrap();
+        let cursor = *rig.store.durable().borrow();
+
+        // Every listing that begins a day before the seam is of the second segment.
+        let day = near(-24).strftime("instances?startDateTime=%Y-%m-%d").to_string();
+        simulator.plan(Planned::always(Fault::InternalError).path(&day));
+        let start_at = near(50);
+        edit(&simulator, Edit::MoveOccurrence { occurrence: occurrence.clone(), start: start_at });
+        edit(&simulator, Edit::Delete { event: gone.clone() });
+        for _ in 0..3 {
+            let status = rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
+            assert_eq!(status.last_error.unwrap().kind, "incomplete", "seed {seed}");
+        }
+        let now = mirror(&rig.store, id).await;
+        assert!(now.contains_key(&occurrence), "seed {seed}: it exists");
+        assert!(!now.contains_key(&gone), "seed {seed}: it does not");
+
+        simulator.clear_faults();
+        let status = rig.settle(ALICE, 5).await;
+        assert_true(&rig, &simulator, &status, &format!("seed {seed}")).await;
+        let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+        for change in &changes.value {
+            let expected = if change.id.as_str() == gone { "removed" } else { "updated" };
+            assert_eq!(change.kind, kind(expected), "seed {seed}: {}", change.id.as_str());
+        }
+        rig.stop().await;
+    }
+}
+
+fn kind(word: &str) -> ChangeKind {
+    if word == "removed" { ChangeKind::Removed } else { ChangeKind::Updated }
+}
+
+/// Segments that are listed whole in every round do not make each other list again and again.
+#[tokio::test(start_paused = true)]
+async fn listed_segments_settle_with_one_listing_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(1, noon());
+    let simulator = graph(1, Behaviour::calm(), &world);
+    let moving = edit(&simulator, single("moves", near(-30)));
+    let gone = edit(&simulator, single("goes", near(-50)));
+    for n in 0..20 {
+        edit(&simulator, single("stays", near(n * 7 - 70)));
+    }
+    let rig = start(directory.path(), &simulator, &world, tracked()).await;
+    rig.settle(ALICE, 5).await;
+    simulator.plan(Planned::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
+    for n in 0..12 {
+        // Something new on both sides, without which nothing is endless.
+        edit(&simulator, single("more", near(-90 - n)));
+        edit(&simulator, single("more", near(90 + n)));
+        rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(300)).await;
+    }
+    let status = rig.settle(ALICE, 20).await;
+    assert!(status.segments.iter().all(|segment| segment.mode == "snapshot"), "{status:?}");
+
+    let round = async || rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
+    let status = round().await;
+    assert_eq!(status.state, State::Settled);
+    assert_eq!(status.last_round.unwrap().requests, 2, "an idle round lists each once");
+    let cursor = *rig.store.durable().borrow();
+    edit(&simulator, Edit::Move { event: moving.clone(), start: near(30) });
+    edit(&simulator, Edit::Delete { event: gone });
+    let status = round().await;
+    assert_eq!((status.state, status.last_error.as_ref()), (State::Settled, None));
+    // The later one looks once more, before what the earlier one lacks leaves.
+    assert!(status.last_round.as_ref().unwrap().requests <= 4, "{:?}", status.last_round);
+    assert_true(&rig, &simulator, &status, "after a move").await;
+    let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+    let told: Vec<_> = changes.value.iter().map(|c| (c.id.as_str() == moving, c.kind)).collect();
+    assert_eq!(told, [(true, ChangeKind::Updated), (false, ChangeKind::Removed)]);
+    rig.stop().await;
+}
