@@ -170,7 +170,7 @@ impl Default for StoreMeter {
 }
 
 /// How a round can end: as it should, or with a kind of trouble.
-const OUTCOMES: [&str; 18] = [
+pub const OUTCOMES: [&str; 18] = [
     "settled",
     "incomplete",
     "held",

@@ -439,7 +439,7 @@ impl Supervisor {
         self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.world.chance();
         let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
-        member.cell.collapse();
+        member.cell.collapse(self.services.world.now());
         tracing::error!(
             window = %member.cell.window().name,
             reason,

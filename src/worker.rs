@@ -6,6 +6,7 @@
 
 mod aside;
 mod attempt;
+mod past;
 mod vitals;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::metrics::RoundMeter;
 use crate::mirror::remedy::Ailment;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
-use crate::mirror::status::{LastError, LastResync, LastRound, ResyncReason, State};
+use crate::mirror::status::{LastError, LastResync, ResyncReason, State};
 use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
 use crate::world::World;
@@ -224,7 +225,7 @@ impl Worker {
                     vitals.asked = vitals.asked.max(asked);
                 }
                 // From now on, not from the beginning: the attempt itself may have taken long.
-                Instant::now() + self.ill(&window, number, done.pages > 0, &trouble)
+                Instant::now() + self.ill(&window, number, begun, &done, &trouble)
             }
         };
         self.cell.announce();
@@ -264,22 +265,14 @@ impl Worker {
         vitals.rounds = number;
         if done.over == Over::Held && done.requests == 0 {
             vitals.state = State::Held;
+            vitals.past.note_idle();
             // The confirmation is not due yet: nothing was asked, so nothing succeeded.
             return self.until(done.held_until, took);
         }
         vitals.failures = 0;
         vitals.last_error = None;
         vitals.last_success = Some(now);
-        vitals.last_round = Some(Box::new(LastRound {
-            number,
-            at: now,
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            requests: done.requests,
-            pages: done.pages,
-            created: done.created,
-            updated: done.updated,
-            removed: done.removed,
-        }));
+        vitals.note(done.round(number, now, took), outcome(done.over));
         let delay = match done.over {
             Over::Settled => {
                 vitals.state = State::Settled;
@@ -346,7 +339,14 @@ impl Worker {
         took + Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default()
     }
 
-    fn ill(&self, window: &Window, number: u64, progress: bool, trouble: &Trouble) -> Duration {
+    fn ill(
+        &self,
+        window: &Window,
+        number: u64,
+        begun: Instant,
+        done: &Done,
+        trouble: &Trouble,
+    ) -> Duration {
         let world = &self.services.world;
         let chance = world.chance();
         let now = world.now();
@@ -356,7 +356,8 @@ impl Worker {
         let state = trouble.state();
         let first = vitals.state != state;
         // Pages that were committed, and another sort of trouble, begin the count anew.
-        vitals.failures = if first || progress { 1 } else { vitals.failures.saturating_add(1) };
+        vitals.failures =
+            if first || done.pages > 0 { 1 } else { vitals.failures.saturating_add(1) };
         let failures = vitals.failures;
         let longest = schedule::LONGEST_BACKOFF.max(window.interval);
         let delay = match trouble {
@@ -378,6 +379,7 @@ impl Worker {
         vitals.state = state;
         let retry_at = later(now, delay);
         let error = trouble.describe(now, retry_at);
+        vitals.note(done.round(number, now, begun.elapsed()), &error.kind);
         self.services.meter.rounds.add(&error.kind, 1);
         tracing::debug!(
             outcome = error.kind,
@@ -501,6 +503,7 @@ fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
 fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
     let mut vitals = cell.vitals();
     vitals.state = State::Enumerating;
+    vitals.resync = Some(reason);
     if reason != ResyncReason::New {
         vitals.resyncs += 1;
         vitals.last_resync = Some(Box::new(LastResync { at, reason }));

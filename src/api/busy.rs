@@ -5,19 +5,15 @@
 //! nobody is booked over it; cancelled events and those without length make nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::Access;
+use super::ask::Ask;
 use super::problem::Problem;
-use super::query::{MAX_LIMIT, Parameters};
+use super::query::MAX_LIMIT;
 use super::tag::Tag;
 use super::when::Clock;
 use crate::mirror::event::Members;
@@ -49,29 +45,23 @@ struct Answer {
 }
 
 /// `GET /v1/windows/{name}/busy`.
-pub(super) async fn busy(
-    State(access): State<Arc<Access>>,
-    path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let name = super::name(path)?;
-    let parameters = Parameters::parse(query.as_deref(), &["from", "to"])?;
-    let (from, to) = parameters.range(access.world.now())?;
-    let status = access.window(&name)?;
-    let window = access.window_id(&name)?;
+pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
+    let parameters = ask.parameters(&["from", "to"])?;
+    let (from, to) = ask.range(&parameters)?;
+    let (window, status) = ask.window()?;
+    let store = &ask.access.store;
     let (from, to) = (from.unwrap_or(status.start), to.unwrap_or(status.end));
     if to <= from {
         return Err(Problem::bad_parameter("to", "must be later than from"));
     }
-    let tag = Tag::of(&(&access.store.version(window), status.settled_once, from, to));
-    if tag.is_held(&headers) {
-        return Ok(tag.not_modified());
+    let tag = Tag::of(&(&store.version(window), status.settled_once, from, to));
+    if let Some(answer) = ask.held(&tag) {
+        return Ok(answer);
     }
     let mut merging = Merging { from, to, ..Merging::default() };
     let mut query = Query { window, from: Some(from), to: Some(to), limit: MAX_LIMIT, after: None };
     loop {
-        let events = access.store.events(query.clone()).await?;
+        let events = store.events(query.clone()).await?;
         for event in &events.value {
             merging.add(event);
         }

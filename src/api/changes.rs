@@ -132,10 +132,18 @@ impl Reader {
         let until = wait.map(|wait| Instant::now() + wait);
         let _waiting = wait.map(|_| self.access.meters.readers.waiting.enter());
         let mut body = Vec::new();
+        let mut held = false;
         let cursor = loop {
             // Marked as seen before reading, so that what comes meanwhile wakes the wait below.
             self.durable.borrow_and_update();
+            let before = self.place.cursor(&self.access.store, self.place.seq);
             let cursor = self.fill(&mut body, limit).await?;
+            if held && *self.stopping.borrow() {
+                // Other rules are in force by now: what came since is told by those.
+                body.clear();
+                break before;
+            }
+            held = true;
             match until {
                 // The removals of a window that is gone may still be told; more will not come.
                 _ if body.is_empty() && !known => {
@@ -243,12 +251,14 @@ impl Reader {
     async fn frame(&mut self) -> Option<Bytes> {
         let mut frame = Vec::new();
         loop {
-            if *self.stopping.borrow() {
-                return None;
-            }
             self.durable.borrow_and_update();
             // An error ends the stream; the client comes again and gets it as a problem.
             let slice = self.slice(STRETCH).await.ok()?;
+            if *self.stopping.borrow() {
+                // After reading: other rules may be in force by now, and what came since is told
+                // by those.
+                return None;
+            }
             for (cursor, change) in &slice.changes {
                 frame.extend_from_slice(format!("id: {cursor}\nevent: change\ndata: ").as_bytes());
                 self.line(&mut frame, cursor, change);

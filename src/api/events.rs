@@ -3,11 +3,7 @@
 //! Every page carries the cursor taken before the first page was read: what changes while a
 //! reader pages stands in the feed after it, so pages + changes after it = the mirror.
 
-use std::sync::Arc;
-
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,45 +11,37 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::Access;
+use super::ask::Ask;
 use super::mask::shown;
 use super::problem::Problem;
-use super::query::Parameters;
 use super::tag::Tag;
 use crate::mirror::page::EventId;
 use crate::store::Query;
 
 /// `GET /v1/windows/{name}/events`.
-pub(super) async fn list(
-    State(access): State<Arc<Access>>,
-    path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let name = super::name(path)?;
-    let parameters = Parameters::parse(query.as_deref(), &["from", "to", "limit", "page"])?;
-    let (from, to) = parameters.range(access.world.now())?;
+pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
+    let parameters = ask.parameters(&["from", "to", "limit", "page"])?;
+    let (from, to) = ask.range(&parameters)?;
     let limit = parameters.limit()?;
     let page = parameters.text("page").map(PageKey::parse).transpose()?;
 
-    let status = access.window(&name)?;
-    let window = access.window_id(&name)?;
-    let mask = access.settings.mask_private;
-    let version = access.store.version(window);
+    let (window, status) = ask.window()?;
+    let store = &ask.access.store;
+    let mask = ask.access.settings.mask_private;
     let asked = (from, to, limit, parameters.text("page"));
-    let tag = Tag::of(&("events", version, mask, status.settled_once, asked));
-    if tag.is_held(&headers) {
-        return Ok(tag.not_modified());
+    let tag = Tag::of(&("events", store.version(window), mask, status.settled_once, asked));
+    if let Some(answer) = ask.held(&tag) {
+        return Ok(answer);
     }
     let (cursor, after) = match page {
         Some(key) => {
             // Pages of two different stores do not make one mirror.
-            access.store.seq(&key.cursor)?;
+            store.seq(&key.cursor)?;
             (key.cursor, Some((key.start, key.id)))
         }
-        None => (access.store.cursor(*access.store.durable().borrow()), None),
+        None => (store.cursor(*store.durable().borrow()), None),
     };
-    let events = access.store.events(Query { window, from, to, limit, after }).await?;
+    let events = store.events(Query { window, from, to, limit, after }).await?;
     let next = events.next.map(|(start, id)| PageKey { start, id, cursor: cursor.clone() });
     let tail = json!({
         "cursor": cursor,
@@ -78,21 +66,16 @@ pub(super) async fn list(
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
-pub(super) async fn one(
-    State(access): State<Arc<Access>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let Path((name, id)) = path.map_err(|rejection| Problem::bad_path(rejection.body_text()))?;
-    Parameters::parse(query.as_deref(), &[])?;
-    let window = access.window_id(&name)?;
-    let Some(event) = access.store.event(window, &EventId::new(id)).await? else {
-        return Err(Problem::unknown_event(&name));
+pub(super) async fn one(ask: Ask) -> Result<Response, Problem> {
+    ask.parameters(&[])?;
+    let (window, _) = ask.window()?;
+    let id = EventId::new(ask.id.as_deref().unwrap_or_default());
+    let Some(event) = ask.access.store.event(window, &id).await? else {
+        return Err(Problem::unknown_event(&ask.name));
     };
-    let event = shown(event, access.settings.mask_private);
+    let event = shown(event, ask.access.settings.mask_private);
     let tag = Tag::of_bytes(&event);
-    Ok(if tag.is_held(&headers) { tag.not_modified() } else { tag.put_on(raw_json(event)) })
+    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(raw_json(event))))
 }
 
 fn raw_json(body: Bytes) -> Response {

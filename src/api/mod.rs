@@ -4,6 +4,7 @@
 //! routes are served on the Unix socket, where the file's mode decides who may ask, and over TCP,
 //! where every request needs a token. Errors are RFC 9457 problems. Request bodies are never read.
 
+mod ask;
 mod busy;
 mod changes;
 mod cursor;
@@ -32,8 +33,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Path;
-use axum::extract::rejection::PathRejection;
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
@@ -48,7 +47,7 @@ pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp
 
 use crate::metrics::Meters;
 use crate::mirror::position::WindowId;
-use crate::mirror::status::WindowStatus;
+use crate::mirror::status::{PastRounds, WindowStatus};
 use crate::store::Store;
 use crate::supervisor::reload::Reloads;
 use crate::supervisor::{Fleet, FleetError, Started};
@@ -73,7 +72,8 @@ pub struct Access {
     pub settings: ApiSettings,
     /// What all rooms count.
     pub meters: Meters,
-    /// Becomes `true` when the daemon stops: held requests and streams end then. It has to move
+    /// Becomes `true` when the daemon stops, or other settings come into force: held requests and
+    /// streams end then, and tell nothing that came later. It has to move
     /// no later than the shutdown handed to [`serve_unix`] and [`serve_tcp`] resolves.
     pub stopping: watch::Receiver<bool>,
 }
@@ -110,6 +110,8 @@ pub trait Windows: Send + Sync {
     fn briefs(&self) -> Vec<Brief>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
+    /// What is remembered of a window's rounds.
+    fn rounds(&self, name: &str) -> Option<PastRounds>;
     /// The number under which the store keeps a window.
     fn id(&self, name: &str) -> Option<WindowId>;
     /// Starts a round now; with `wait` also waits for its end.
@@ -133,6 +135,9 @@ impl Windows for Fleet {
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)
+    }
+    fn rounds(&self, name: &str) -> Option<PastRounds> {
+        Fleet::rounds(self, name)
     }
     fn id(&self, name: &str) -> Option<WindowId> {
         Fleet::id(self, name)
@@ -168,6 +173,7 @@ pub fn router(access: Access) -> Router {
         .route("/v1/windows/{name}/events/{id}", get(events::one))
         .route("/v1/windows/{name}/busy", get(busy::busy))
         .route("/v1/windows/{name}/calendar.ics", get(ics::calendar))
+        .route("/v1/windows/{name}/rounds", get(rounds::past))
         .route("/v1/windows/{name}/sync", post(rounds::sync))
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
@@ -187,24 +193,4 @@ pub fn router(access: Access) -> Router {
 pub fn tcp_router(access: Access, listen: SocketAddr) -> Router {
     let door = Arc::new(door::Door::new(access.settings.clone(), listen));
     router(access).layer(middleware::from_fn_with_state(door, door::check))
-}
-
-/// A window's name as a path carries it.
-fn name(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    match path {
-        Ok(Path(name)) => Ok(name),
-        Err(rejection) => Err(Problem::bad_path(rejection.body_text())),
-    }
-}
-
-impl Access {
-    /// A window's status, or the problem that there is none of that name.
-    fn window(&self, name: &str) -> Result<WindowStatus, Problem> {
-        self.fleet.window(name).ok_or_else(|| Problem::unknown_window(name))
-    }
-
-    /// A window's number in the store.
-    fn window_id(&self, name: &str) -> Result<WindowId, Problem> {
-        self.fleet.id(name).ok_or_else(|| Problem::unknown_window(name))
-    }
 }

@@ -7,19 +7,18 @@
 //! their content and are asked for anew each time, so that an update of the daemon is an update of
 //! the page.
 
-use std::fmt::Write as _;
-
 use axum::Router;
 use axum::extract::{Path, RawQuery};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, extract::rejection::PathRejection};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
 use super::query::Parameters;
+use super::tag::Tag;
+use crate::mirror::zone::iana;
 
 /// What the page may do: run its own scripts, show its own style and icon, ask this API. Strings
 /// never become markup (`require-trusted-types-for`), and no other page may frame it.
@@ -89,7 +88,7 @@ async fn file(
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let name = super::name(path)?;
+    let Path(name) = path?;
     Parameters::parse(query.as_deref(), &[])?;
     serve(&name, &headers).ok_or_else(|| Problem::not_found(&format!("/page/{name}")))
 }
@@ -100,52 +99,34 @@ async fn zone(
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
-    let name = super::name(path)?;
+    let Path(name) = path?;
     Parameters::parse(query.as_deref(), &[])?;
-    let iana = localzone::win_zone_to_iana(&name, Some("001"))
-        .or_else(|| localzone::win_zone_to_iana(&name, None));
-    Ok(Json(json!({ "iana": iana })))
+    Ok(Json(json!({ "iana": iana(&name) })))
 }
 
 /// A file, or 304 if the client has it.
 fn serve(name: &str, asked: &HeaderMap) -> Option<Response> {
     let file = FILES.iter().find(|file| file.name == name)?;
-    let tag = tag(file.content);
     let headers = [
         (header::CONTENT_TYPE, file.kind),
-        (header::ETAG, tag.as_str()),
-        (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
-    let known = asked.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok());
-    // Compressing on the way makes a tag weak; it stands for the same content.
-    let is_tag = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
-    if known.is_some_and(|known| known.split(',').map(str::trim).any(is_tag)) {
-        return Some((StatusCode::NOT_MODIFIED, headers).into_response());
-    }
-    Some((headers, file.content).into_response())
-}
-
-/// An entity tag of the content.
-fn tag(content: &[u8]) -> String {
-    let mut tag = String::from("\"");
-    for byte in &Sha256::digest(content)[..12] {
-        // Writing to a string does not fail.
-        write!(tag, "{byte:02x}").ok();
-    }
-    tag.push('"');
-    tag
+    let tag = Tag::of_bytes(file.content);
+    Some(match tag.is_held(asked) {
+        true => (headers, tag.not_modified()).into_response(),
+        false => tag.put_on((headers, file.content).into_response()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use axum::body::Body;
-    use axum::http::Request;
+    use axum::http::{Request, StatusCode};
     use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
@@ -172,7 +153,7 @@ mod tests {
         assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
         assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
         let tag = headers[header::ETAG].to_str().unwrap();
-        for known in [tag.to_owned(), format!("\"other\", W/{tag}"), "*".to_owned()] {
+        for known in [tag.to_owned(), format!("\"other\", {tag}"), "*".to_owned()] {
             let (status, headers, body) = ask("/", Some(&known)).await;
             assert_eq!((status, body.as_str()), (StatusCode::NOT_MODIFIED, ""), "{known}");
             assert_eq!(headers[header::ETAG], tag);

@@ -2,6 +2,7 @@
 //! wrong. Details name what was asked, never contents, tokens or links.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -57,11 +58,6 @@ impl Problem {
             Self::new(StatusCode::BAD_REQUEST, "bad-parameter", "Bad parameter", detail);
         problem.parameter = Some(parameter.to_owned());
         problem
-    }
-
-    /// 400: a path that is not percent-encoded UTF-8.
-    pub(super) fn bad_path(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad-path", "Bad path", detail)
     }
 
     /// 404: no such route.
@@ -189,6 +185,13 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
+    }
+}
+
+/// 400: a path that is not percent-encoded UTF-8.
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-path", "Bad path", rejection.body_text())
     }
 }
 

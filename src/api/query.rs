@@ -22,6 +22,9 @@ pub(super) const MAX_WAIT: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Parameters(BTreeMap<&'static str, String>);
 
+/// `from` and `to`, each if given; the second is later.
+pub(super) type Range = (Option<Timestamp>, Option<Timestamp>);
+
 impl Parameters {
     /// Decodes a query string in which only `known` names may stand, each once.
     pub(super) fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, Problem> {
@@ -89,14 +92,9 @@ impl Parameters {
         };
         edge(text).map(|edge| Some(edge.resolve(now))).map_err(|_| bad())
     }
-}
 
-impl Parameters {
     /// `from` and `to`, in this order.
-    pub(super) fn range(
-        &self,
-        now: Timestamp,
-    ) -> Result<(Option<Timestamp>, Option<Timestamp>), Problem> {
+    pub(super) fn range(&self, now: Timestamp) -> Result<Range, Problem> {
         let (from, to) = (self.time("from", now)?, self.time("to", now)?);
         if let (Some(from), Some(to)) = (from, to)
             && to <= from

@@ -1,40 +1,36 @@
-//! Rounds and resyncs on request.
-
-use std::sync::Arc;
+//! What rounds did, and rounds and resyncs on request.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
-use super::Access;
+use super::ask::Ask;
 use super::problem::Problem;
-use super::query::Parameters;
+use super::tag::Tag;
 use crate::supervisor::Started;
 
+/// `GET /v1/windows/{name}/rounds`: those of which there is something to tell.
+pub(super) async fn past(ask: Ask) -> Result<Response, Problem> {
+    ask.parameters(&[])?;
+    let past = ask.access.fleet.rounds(&ask.name);
+    let past = past.ok_or_else(|| Problem::unknown_window(&ask.name))?;
+    let tag = Tag::of(&past);
+    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(past).into_response())))
+}
+
 /// `POST /v1/windows/{name}/sync`: a round now.
-pub(super) async fn sync(
-    State(access): State<Arc<Access>>,
-    path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let name = super::name(path)?;
-    let wait = Parameters::parse(query.as_deref(), &["wait"])?.wait()?;
-    Ok(answer(access.fleet.sync(&name, wait).await?))
+pub(super) async fn sync(ask: Ask) -> Result<(StatusCode, Json<Value>), Problem> {
+    let wait = ask.parameters(&["wait"])?.wait()?;
+    Ok(answer(ask.access.fleet.sync(&ask.name, wait).await?))
 }
 
 /// `POST /v1/windows/{name}/resync`: a full resync now; `accept_removals=true` ends a hold.
-pub(super) async fn resync(
-    State(access): State<Arc<Access>>,
-    path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let name = super::name(path)?;
-    let parameters = Parameters::parse(query.as_deref(), &["wait", "accept_removals"])?;
+pub(super) async fn resync(ask: Ask) -> Result<(StatusCode, Json<Value>), Problem> {
+    let parameters = ask.parameters(&["wait", "accept_removals"])?;
     let wait = parameters.wait()?;
     let accept_removals = parameters.flag("accept_removals")?;
-    Ok(answer(access.fleet.resync(&name, accept_removals, wait).await?))
+    Ok(answer(ask.access.fleet.resync(&ask.name, accept_removals, wait).await?))
 }
 
 /// 200 with how it went once it is over, else 202.

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -14,6 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Access;
+use super::ask::Ask;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::tag::Tag;
@@ -185,20 +185,11 @@ fn rank(brief: &Brief) -> u8 {
 }
 
 /// `GET /v1/windows/{name}`.
-pub(super) async fn one(
-    State(access): State<Arc<Access>>,
-    path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let name = super::name(path)?;
-    Parameters::parse(query.as_deref(), &[])?;
-    let status = access.window(&name)?;
+pub(super) async fn one(ask: Ask) -> Result<Response, Problem> {
+    ask.parameters(&[])?;
+    let (_, status) = ask.window()?;
     let tag = Tag::of(&timeless(&status));
-    Ok(match tag.is_held(&headers) {
-        true => tag.not_modified(),
-        false => tag.put_on(Json(status).into_response()),
-    })
+    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(status).into_response())))
 }
 
 /// A status without what grows by itself.

@@ -166,6 +166,37 @@ pub struct LastRound {
     pub removed: u32,
 }
 
+impl LastRound {
+    /// A round of which only its number and end are known.
+    pub fn without_counts(number: u64, at: Timestamp) -> Self {
+        let (took_ms, requests, pages, created, updated, removed) = Default::default();
+        Self { number, at, took_ms, requests, pages, created, updated, removed }
+    }
+}
+
+/// A finished round of which there is something to tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PastRound {
+    /// Its counts.
+    #[serde(flatten)]
+    pub round: LastRound,
+    /// `settled`, `incomplete`, `held`, a kind of failure as in [`LastError`], or `other` where
+    /// its worker failed.
+    pub outcome: String,
+    /// The resync that began in it.
+    pub resync: Option<ResyncReason>,
+}
+
+/// What is remembered of a window's rounds since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PastRounds {
+    /// The newest in which something happened, newest first: changes, a failure, a resync, or
+    /// more requests than one a segment.
+    pub value: Vec<PastRound>,
+    /// Rounds since then in which nothing did.
+    pub quiet: u64,
+}
+
 /// When and why the last resync began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastResync {

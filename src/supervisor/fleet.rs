@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::metrics::RoundMeter;
 use crate::mirror::position::WindowId;
-use crate::mirror::status::{State, WindowStatus};
+use crate::mirror::status::{PastRounds, State, WindowStatus};
 use crate::worker::{Asked, Brief, Cell, LOOK};
 use crate::world::World;
 
@@ -115,6 +115,11 @@ impl Fleet {
     /// One window's status.
     pub fn window(&self, name: &str) -> Option<WindowStatus> {
         self.member(name).map(|member| member.cell.status(self.world.now()))
+    }
+
+    /// What is remembered of a window's rounds.
+    pub fn rounds(&self, name: &str) -> Option<PastRounds> {
+        self.member(name).map(|member| member.cell.rounds())
     }
 
     /// The number under which the store keeps a window.

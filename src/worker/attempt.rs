@@ -22,7 +22,7 @@ use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::remedy::{Ailment, Remedy};
 use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round};
 use crate::mirror::series::{self, Listed, Row};
-use crate::mirror::status::{ResyncReason, State};
+use crate::mirror::status::{LastRound, ResyncReason, State};
 use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
 use crate::store::StoreError;
@@ -81,6 +81,22 @@ pub(super) struct Done {
     pub(super) removed: u32,
 }
 
+impl Done {
+    /// As others are told of it.
+    pub(super) fn round(&self, number: u64, at: Timestamp, took: std::time::Duration) -> LastRound {
+        LastRound {
+            number,
+            at,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            requests: self.requests,
+            pages: self.pages,
+            created: self.created,
+            updated: self.updated,
+            removed: self.removed,
+        }
+    }
+}
+
 /// How a page is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -102,6 +118,8 @@ pub(super) struct Attempt<'a> {
     steps: &'a AtomicU32,
     ask: Ask,
     number: u64,
+    /// Requests made to the target before this attempt.
+    before: u64,
     retries: u32,
     deaths: u32,
     /// Why the last page could not be had.
@@ -136,6 +154,7 @@ impl<'a> Attempt<'a> {
                 immutable_ids: window.immutable_ids,
             },
             number,
+            before: target.requests.load(Ordering::Relaxed),
             retries: 0,
             deaths: 0,
             fault: None,
@@ -155,7 +174,6 @@ impl<'a> Attempt<'a> {
     /// A round of every segment, except of those in `resting` (as bits) unless somebody asked or
     /// the edges moved; the worst of their endings is the round's.
     pub(super) async fn run(&mut self, asked: Option<Asked>, resting: u64) -> Result<(), Trouble> {
-        let before = self.target.requests.load(Ordering::Relaxed);
         let moved = self.move_edges().await?;
         let mut resting = if moved || asked.is_some() { 0 } else { resting };
         let reason = match asked {
@@ -179,8 +197,6 @@ impl<'a> Attempt<'a> {
                 trouble => return Err(trouble),
             }
         }
-        self.done.requests = u32::try_from(self.target.requests.load(Ordering::Relaxed) - before)
-            .unwrap_or(u32::MAX);
         if let Over::Stuck(ailment) = self.done.over {
             let fault = match self.fault.take() {
                 Some(Trouble::Transient(error) | Trouble::Quarantine(error)) => Some(error),
@@ -210,7 +226,9 @@ impl<'a> Attempt<'a> {
     }
 
     /// What it has done so far.
-    pub(super) fn done(self) -> Done {
+    pub(super) fn done(mut self) -> Done {
+        let requests = self.target.requests.load(Ordering::Relaxed) - self.before;
+        self.done.requests = u32::try_from(requests).unwrap_or(u32::MAX);
         self.done
     }
 

@@ -8,13 +8,17 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::metrics::OTHER;
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
 use crate::mirror::status::{
-    AuditRecord, AuditStatus, LastError, LastResync, LastRound, SegmentStatus, State, WindowStatus,
+    AuditRecord, AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds,
+    ResyncReason, SegmentStatus, State, WindowStatus,
 };
 use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
+
+use super::past::Past;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
 #[derive(Debug)]
@@ -40,7 +44,9 @@ pub(super) struct Vitals {
     /// When a running worker last looked around.
     pub(super) looked: Instant,
     pub(super) asked: Option<Asked>,
-    pub(super) last_round: Option<Box<LastRound>>,
+    pub(super) past: Past,
+    /// The resync that began in the running round.
+    pub(super) resync: Option<ResyncReason>,
     pub(super) last_success: Option<Timestamp>,
     pub(super) next_due: Option<Timestamp>,
     pub(super) failures: u32,
@@ -71,6 +77,13 @@ impl Vitals {
 
     pub(super) fn cut(&mut self, days: i64) {
         self.segment_days = u16::try_from(days).unwrap_or(u16::MAX);
+    }
+
+    /// A round is over.
+    pub(super) fn note(&mut self, round: LastRound, outcome: &str) {
+        let usual = self.segments().len();
+        let resync = self.resync.take();
+        self.past.note(PastRound { round, outcome: outcome.to_owned(), resync }, usual);
     }
 
     /// Shows whether a segment is listed whole or followed.
@@ -196,7 +209,8 @@ impl Cell {
                 running: false,
                 looked: Instant::now(),
                 asked: None,
-                last_round: None,
+                past: Past::default(),
+                resync: None,
                 last_success: attached.last_success,
                 next_due: None,
                 failures: 0,
@@ -286,10 +300,12 @@ impl Cell {
     }
 
     /// The worker is gone; another will take the window up.
-    pub fn collapse(&self) {
+    pub fn collapse(&self, now: Timestamp) {
         let mut vitals = self.vitals();
         vitals.running = false;
         vitals.rounds += 1;
+        let number = vitals.rounds;
+        vitals.note(LastRound::without_counts(number, now), OTHER);
         vitals.failures = vitals.failures.saturating_add(1);
         vitals.state = State::BackingOff;
         drop(vitals);
@@ -310,6 +326,11 @@ impl Cell {
     /// The window's state alone.
     pub fn state(&self) -> State {
         self.vitals().state
+    }
+
+    /// What is remembered of its rounds.
+    pub fn rounds(&self) -> PastRounds {
+        self.vitals().past.told()
     }
 
     /// As much as it takes to find, to order and to count windows; costs next to nothing.
@@ -350,7 +371,7 @@ impl Cell {
                         .as_secs_f64(),
                 })
                 .collect(),
-            last_round: vitals.last_round.as_deref().cloned(),
+            last_round: vitals.past.last(),
             last_success: vitals.last_success,
             stale_s: vitals.stale_s(now).map(|s| (s * 10.0).round() / 10.0),
             next_due: vitals.next_due,

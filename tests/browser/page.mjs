@@ -4,7 +4,7 @@
 //
 // CALMIRROR_SCREENSHOTS   a directory for pictures of every view
 // CALMIRROR_WINDOWS       how many windows the large fleet has (100000)
-// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, keyboard, forms, masked, large
+// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, rounds, keyboard, forms, masked, large
 // CALMIRROR_PAGE          a directory whose files are shown instead of the daemon's, to try something
 
 import { readFileSync } from "node:fs";
@@ -64,6 +64,14 @@ const at = (name, view, day) => `#/windows/${encodeURIComponent(name)}${ways[vie
 async function go(page, hash) {
   await page.evaluate((to) => (location.hash = to), hash);
   await ready(page);
+}
+
+// Closes an event. The page takes the step back by itself, a moment later: whoever goes somewhere
+// else meanwhile is brought back from there.
+async function escape(page, address) {
+  await page.keyboard.press("Escape");
+  await until("the dialog closes", async () => (await page.locator("dialog[open]").count()) === 0);
+  await until("the address is the calendar's again", () => page.url().endsWith(address));
 }
 
 // ---- what a zone's days are, worked out apart from the page
@@ -236,15 +244,13 @@ async function live(rig, name, day) {
   await page.waitForSelector("dialog[open] #event-title");
   check("an event opens in a dialog and has an address", (await page.locator("dialog #event-title").textContent()) === hostile && page.url().split("/").length > 7);
   const bookmark = page.url();
-  await page.keyboard.press("Escape");
-  await until("the dialog closes", async () => (await page.locator("dialog[open]").count()) === 0);
-  await until("the address is the calendar's again", () => page.url().endsWith(`/week/${day}`));
+  await escape(page, `/week/${day}`);
   check("Escape closes it and gives the focus back", await link.evaluate((node) => node === document.activeElement));
   await page.goto(bookmark);
   await page.reload();
   await page.waitForSelector("dialog[open] #event-title");
   check("a bookmark of an event opens it", true);
-  await page.keyboard.press("Escape");
+  await escape(page, `/week/${day}`);
 
   // The daemon dies, something changes, it comes back.
   await page.reload();
@@ -290,6 +296,28 @@ async function live(rig, name, day) {
   await page.context().close();
 }
 
+// What the daemon remembers of a window's rounds, and that a screen reader hears of it.
+async function rounds(rig, name, day) {
+  const page = await open(rig, at(name, "health", day));
+  const path = `/v1/windows/${encodeURIComponent(name)}/rounds`;
+  for (const subject of ["One", "Two"]) {
+    await rig.control("mutate", { mailbox: name, edit: "create_single", subject, start: `${day}T05:00:00Z`, minutes: 15 });
+    await rig.sync(name);
+  }
+  const { value } = await rig.api(path);
+  check("the daemon remembers the rounds in which something happened", value.length >= 2 && value.every((round) => round.created > 0 || round.requests > 1), JSON.stringify(value));
+  const row = (round) => `${round.number} ${round.requests} ${round.created}`;
+  const shown = () => page.locator("table.rounds tbody tr:not(.still)").evaluateAll((rows) => rows.map((row) => {
+    const [number, , , requests, , outcome] = [...row.children].map((cell) => cell.textContent.replaceAll(",", ""));
+    return `${number} ${requests} ${outcome.match(/(\d+) created/)?.[1] ?? 0}`;
+  }));
+  await until("the page shows them", async () => same(await shown(), value.map(row)));
+  await until("quiet rounds", async () => (await page.locator("table.rounds tr.still").first().textContent()).includes("in which nothing changed; the last ended"));
+  const table = await page.getByRole("region", { name: "Table of rounds" }).getByRole("table").ariaSnapshot();
+  check("the page shows them newest first, counts the quiet ones, and says so in a table", table.includes("columnheader \"Outcome\"") && table.includes("something happened"), table);
+  await page.context().close();
+}
+
 // From the fleet to an event and back with nothing but keys.
 async function keyboard(rig, name, day) {
   const page = await open(rig, "");
@@ -328,7 +356,8 @@ async function keyboard(rig, name, day) {
   await tabTo("next week", (on) => on.text === "›");
   await page.keyboard.press("Enter");
   await until("the next week", () => page.url().endsWith(plus(day, 7)));
-  await sleep(300);
+  const back = page.locator("a", { hasText: "‹" });
+  await until("the next week's links", async () => (await back.getAttribute("href")).endsWith(day));
   check("going on a week keeps the focus where it was", (await focused()).text === "›");
   await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Shift+Tab");
@@ -346,8 +375,7 @@ async function keyboard(rig, name, day) {
     if (!(await inside()) && (await focused()).tag !== "BODY") fail("the focus leaves the dialog for what is below it");
   }
   check("the dialog takes and keeps the focus", took);
-  await page.keyboard.press("Escape");
-  await until("closed", async () => (await page.locator("dialog[open]").count()) === 0);
+  await escape(page, `/week/${day}`);
   for (let step = 0; step < 12 && !page.url().match(/#\/(\?|$)/); step += 1) {
     await page.goBack();
     await sleep(100);
@@ -376,7 +404,7 @@ async function forms(rig, name, day, victim) {
         await link.click();
         await page.waitForSelector("dialog[open] #event-title");
         passes += await accessible(page, `event (${form})`);
-        await page.keyboard.press("Escape");
+        await escape(page, `/week/${day}`);
       }
     }
     grounds[form] = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
@@ -448,7 +476,7 @@ async function pictures(rig, name, day, directory) {
       await go(page, view === "fleet" ? "#/" : at(view === "health" ? second : name, view, day));
       await page.waitForSelector({ fleet: "table.fleet tbody tr", health: "#facts", month: "table.month" }[view] ?? ".grid");
       await sleep(800);
-      await page.screenshot({ path: join(directory, `${view}-${form}.png`) });
+      await page.screenshot({ path: join(directory, `${view}-${form}.png`), fullPage: view === "health" });
     }
     await page.context().close();
   }
@@ -483,6 +511,7 @@ try {
   const victim = wants(fleet) ? await fleet(rig) : name;
   if (wants(calendars)) await calendars(rig, name, day);
   if (wants(live)) await live(rig, name, day);
+  if (wants(rounds)) await rounds(rig, name, day);
   if (wants(keyboard)) await keyboard(rig, name, day);
   if (wants(forms)) await forms(rig, name, day, victim);
   if (process.env.CALMIRROR_SCREENSHOTS) await pictures(rig, name, day, process.env.CALMIRROR_SCREENSHOTS);
@@ -507,6 +536,7 @@ try {
   check("no script failed, nothing violated the policy, nobody else was asked", complaints.length === 0, complaints.slice(0, 5).join(" | "));
 } catch (error) {
   console.error(`FAILED: ${error.message}`);
+  for (const page of browser.contexts().flatMap((context) => context.pages())) console.error(`a page was at ${page.url()}`);
   if (complaints.length > 0) console.error(`complaints: ${complaints.slice(0, 5).join(" | ")}`);
   process.exitCode = 1;
 } finally {

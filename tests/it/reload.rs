@@ -386,11 +386,24 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
     let mut head = [0; 15];
     stream.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
+    let mut held = UnixStream::connect(&ground.api.0).await.unwrap();
+    let request = "GET /v1/changes?after=now&wait=5m HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    held.write_all(request.as_bytes()).await.unwrap();
+    eventually("it is held", async || {
+        let figures = ground.api.get("/metrics").await.body;
+        let figures = String::from_utf8(figures.to_vec()).unwrap();
+        figures.contains("calmirror_feed_readers{kind=\"wait\"} 1").then_some(())
+    })
+    .await;
     let told = ground.api.post("/v1/reload").await.json();
     assert_eq!(told["settings"], json!(["api.mask_private"]));
     let mut rest = Vec::new();
     let ended = stream.read_to_end(&mut rest);
     tokio::time::timeout(PATIENCE, ended).await.expect("the stream ends").unwrap();
+    let mut answer = String::new();
+    let ended = held.read_to_string(&mut answer);
+    tokio::time::timeout(PATIENCE, ended).await.expect("the held request ends").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
     daemon.stop().await;
 }
 

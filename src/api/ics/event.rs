@@ -17,6 +17,7 @@ use jiff::civil::DateTime;
 use jiff::{Timestamp, tz};
 use serde_json::Value;
 
+use super::fold::fold;
 use super::html;
 use crate::api::when::{Clock, Moment};
 use crate::mirror::event::Members;
@@ -90,7 +91,10 @@ pub(super) fn write(out: &mut String, event: &[u8], clock: &mut Clock) -> Option
     for attendee in list(&event, "attendees") {
         entry.append_multi_property(invited(attendee));
     }
-    entry.fmt_write(out).ok()
+    let from = out.len();
+    entry.fmt_write(out).ok()?;
+    fold(out, from);
+    Some(())
 }
 
 fn list<'a>(event: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + use<'a> {

@@ -10,24 +10,23 @@
 //! looked at in the feed at the end.
 
 mod event;
+mod fold;
 mod html;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use icalendar::Property;
 
 use super::Access;
+use super::ask::Ask;
 use super::mask::shown;
 use super::problem::Problem;
-use super::query::Parameters;
 use super::tag::Tag;
 use super::when::Clock;
 use crate::mirror::change::Seq;
@@ -40,23 +39,16 @@ use crate::store::{Query, StoreError};
 const STRETCH: usize = 500;
 
 /// `GET /v1/windows/{name}/calendar.ics`.
-pub(super) async fn calendar(
-    State(access): State<Arc<Access>>,
-    path: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let name = super::name(path)?;
-    let parameters = Parameters::parse(query.as_deref(), &["from", "to"])?;
-    let (from, to) = parameters.range(access.world.now())?;
-    let status = access.window(&name)?;
-    let window = access.window_id(&name)?;
-    let mask = access.settings.mask_private;
-    let version = access.store.version(window);
-    let tag = Tag::of(&("ics", &version, mask, from, to));
-    if tag.is_held(&headers) {
-        return Ok(tag.not_modified());
+pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
+    let parameters = ask.parameters(&["from", "to"])?;
+    let (from, to) = ask.range(&parameters)?;
+    let (window, status) = ask.window()?;
+    let mask = ask.access.settings.mask_private;
+    let tag = Tag::of(&("ics", ask.access.store.version(window), mask, from, to));
+    if let Some(answer) = ask.held(&tag) {
+        return Ok(answer);
     }
+    let Ask { access, name, .. } = ask;
     let began = *access.store.durable().borrow();
     let query = Query { window, from, to, limit: STRETCH, after: None };
     let writing = Writing {
@@ -207,5 +199,6 @@ fn head(status: &WindowStatus) -> String {
         let line: Result<String, _> = property.try_into();
         head.push_str(&line.unwrap_or_default());
     }
+    fold::fold(&mut head, 0);
     head
 }

@@ -27,6 +27,7 @@ const windowPath = (name) => `/v1/windows/${encodeURIComponent(name)}`;
 
 export const status = (signal) => get("/v1/status", signal);
 export const window = (name, signal) => get(windowPath(name), signal);
+export const rounds = (name, signal) => get(`${windowPath(name)}/rounds`, signal);
 export const event = (name, id, signal) => get(`${windowPath(name)}/events/${encodeURIComponent(id)}`, signal);
 
 // A page of windows, those in trouble first.

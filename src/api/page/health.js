@@ -4,29 +4,25 @@ import * as api from "./api.js";
 import * as dates from "./dates.js";
 import { h } from "./markup.js";
 import * as route from "./route.js";
-import { condition, count, outcomeSaid, reason, since, until } from "./words.js";
+import { condition, count, ending, many, reason, since, until } from "./words.js";
 
 export const title = ({ name }) => name;
 
-// The API tells of the last round; the page remembers those it saw.
-const seen = new Map();
-const REMEMBERED = 20;
-
 export async function run(place, show, signal) {
+  let past = null;
+  let known = "";
   for (;;) {
     const began = performance.now();
     const window = await api.window(place.name, signal);
-    remember(window);
-    show([heading(place, window, "health"), trouble(window), facts(window), rounds(window)]);
+    // Asked for only when another round is over.
+    const over = `${window.last_round?.number} ${window.last_error?.at}`;
+    if (over !== known) past = await api.rounds(place.name, signal);
+    known = over;
+    show([heading(place, window, "health"), trouble(window), facts(window), rounds(window, past)]);
     const took = performance.now() - began;
     await api.pause(Math.max(800, took * 10), signal);
     if (signal.aborted) return;
   }
-}
-
-function remember({ name, last_round: round }) {
-  const rounds = seen.get(name) ?? [];
-  if (round && rounds[0]?.number !== round.number) seen.set(name, [round, ...rounds].slice(0, REMEMBERED));
 }
 
 // The head of everything about a window: its name, how it is, and the ways to look at it.
@@ -89,21 +85,28 @@ function facts(window) {
     ]));
 }
 
-function rounds({ name }) {
-  const known = seen.get(name) ?? [];
+// Those in which something happened, and between them how many were quiet.
+function rounds({ last_round: last }, { value, quiet }) {
+  const head = ["Round", "Ended", "Took", "Requests", "Pages", "Outcome"];
+  const numbers = ["Round", "Took", "Requests", "Pages"];
+  const still = (number, key, more = "") => number > 0 && h("tr", { key, class: "still" },
+    h("td", { colspan: head.length }, `${many(number, "round")} in which nothing changed${more}`));
+  const rows = value.flatMap((round, index) => [
+    index > 0 && still(value[index - 1].number - round.number - 1, `before ${value[index - 1].number}`),
+    h("tr", { key: String(round.number) },
+      h("th", { scope: "row", class: "number" }, count(round.number)),
+      h("td", null, at(round.at)),
+      h("td", { class: "number" }, `${count(round.took_ms)} ms`),
+      h("td", { class: "number" }, count(round.requests)),
+      h("td", { class: "number" }, count(round.pages)),
+      h("td", null, ending(round))),
+  ]);
   return h("section", { "aria-labelledby": "rounds", key: "rounds" },
     h("h2", { id: "rounds" }, "Recent rounds"),
-    known.length === 0
-      ? h("p", { class: "quiet" }, "None has ended yet.")
+    value.length === 0 && quiet === 0
+      ? h("p", { class: "quiet" }, "None has ended since the daemon started.")
       : h("div", { class: "sheet", tabindex: "0", role: "region", "aria-label": "Table of rounds" }, h("table", { class: "rounds" },
-        h("caption", null, "The last round, and those before it that ended while this page was looking"),
-        h("thead", null, h("tr", null, ["Round", "Ended", "Took", "Requests", "Pages", "Outcome"].map((word, index) =>
-          h("th", { scope: "col", class: [0, 2, 3, 4].includes(index) ? "number" : null }, word)))),
-        h("tbody", null, known.map((round) => h("tr", { key: String(round.number) },
-          h("th", { scope: "row", class: "number" }, count(round.number)),
-          h("td", null, at(round.at)),
-          h("td", { class: "number" }, `${count(round.took_ms)} ms`),
-          h("td", { class: "number" }, count(round.requests)),
-          h("td", { class: "number" }, count(round.pages)),
-          h("td", null, outcomeSaid(round))))))));
+        h("caption", null, "The newest rounds in which something happened, and how many between them were quiet"),
+        h("thead", null, h("tr", null, head.map((word) => h("th", { scope: "col", class: numbers.includes(word) ? "number" : null }, word)))),
+        h("tbody", null, still(quiet, "since", last ? `; the last ended ${at(last.at)}, took ${count(last.took_ms)} ms and ${many(last.requests, "request")}` : ""), rows))));
 }

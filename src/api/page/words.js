@@ -37,15 +37,17 @@ export const count = (number) => number.toLocaleString();
 
 export const many = (number, one, more = `${one}s`) => `${count(number)} ${number === 1 ? one : more}`;
 
+const NOTHING = "no change";
+
 // What a round did, short.
 export function outcome(round) {
   const parts = [["+", round.created], ["~", round.updated], ["−", round.removed]].filter(([, number]) => number > 0);
-  return parts.length === 0 ? "no change" : parts.map(([sign, number]) => `${sign}${count(number)}`).join(" ");
+  return parts.length === 0 ? NOTHING : parts.map(([sign, number]) => `${sign}${count(number)}`).join(" ");
 }
 
 export function outcomeSaid(round) {
   const parts = [["created", round.created], ["updated", round.updated], ["removed", round.removed]].filter(([, number]) => number > 0);
-  return parts.length === 0 ? "no change" : parts.map(([word, number]) => `${count(number)} ${word}`).join(", ");
+  return parts.length === 0 ? NOTHING : parts.map(([word, number]) => `${count(number)} ${word}`).join(", ");
 }
 
 const REASONS = {
@@ -55,8 +57,27 @@ const REASONS = {
   shape_changed: "what is asked for changed",
   requested: "somebody asked",
   round_stuck: "a round would not end",
+  page_stuck: "a page could not be had",
+  snapshot: "everything is listed in each round",
+  segment_too_long: "Graph does not answer for so long a time at once",
+  delta_retry: "delta is tried again",
   confirm: "a large removal was being confirmed",
-  audit: "the audit found a difference",
+  drift: "the audit found many differences",
 };
+
+const ENDINGS = {
+  settled: null,
+  incomplete: "some series could not be completed",
+  held: "a removal too large to believe waits to be confirmed",
+  other: "its worker failed and was started again",
+};
+
+// How a round ended, in words.
+export function ending(round) {
+  const end = round.outcome in ENDINGS ? ENDINGS[round.outcome] : `failed: ${round.outcome.replaceAll("_", " ")}`;
+  const anew = round.resync && `everything read anew: ${reason(round.resync)}`;
+  const did = outcomeSaid(round);
+  return [end, anew, (end === null || did !== NOTHING) && did].filter(Boolean).join("; ");
+}
 
 export const reason = (word) => REASONS[word] ?? word.replaceAll("_", " ");

@@ -64,6 +64,25 @@ async fn trimming_spares_readers_on_their_way_from_the_beginning() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_whose_reader_slept_over_a_trim_ends() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    fixture.write(alice, &[("a", 9, ""), ("b", 10, "")], &[]).await;
+    let request = Request::get("/v1/changes").header("accept", "text/event-stream");
+    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let mut stream = response.unwrap().into_body().into_data_stream();
+    let frame = stream.next().await.unwrap().unwrap();
+    assert_eq!(String::from_utf8_lossy(&frame).matches("event: change").count(), 2);
+    fixture.write(alice, &[], &["b"]).await;
+    fixture.write(alice, &[("c", 11, "")], &[]).await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+    // It has b, and can no longer be told that b left.
+    let next = stream.next().await;
+    assert!(next.is_none(), "{next:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_window_is_told_by_name_even_after_it_was_dropped() {
     let fixture = Fixture::new().await;
     let (alice, room) = (fixture.id("alice"), fixture.id("room a/b"));
@@ -108,6 +127,27 @@ async fn a_held_request_ends_with_its_time_or_with_the_daemon() {
     assert!(lines.is_empty());
     assert_eq!(same, cursor);
     assert!(begun.elapsed().as_secs() < 32);
+}
+
+/// `stopping` also tells that other settings are in force, such as `mask_private`.
+#[tokio::test(start_paused = true)]
+async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    let request = Request::get("/v1/changes?after=now").header("accept", "text/event-stream");
+    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let mut stream = response.unwrap().into_body().into_data_stream();
+    let (_, end) = fixture.changes("/v1/changes?after=now").await;
+    let ((lines, cursor), frame, ()) = tokio::join!(biased; fixture.changes("/v1/changes?after=now&wait=5m"), stream.next(), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fixture.write(alice, &[("a", 9, "")], &[]).await;
+        // Before those that were woken have read.
+        fixture.stopping.send_replace(true);
+    });
+    assert_eq!((lines, cursor), (vec![], end.clone()));
+    assert!(frame.is_none(), "{frame:?}");
+    let (lines, _) = fixture.changes(&format!("/v1/changes?after={end}")).await;
+    assert_eq!(told(&lines), ["created a"], "it comes with the next question");
 }
 
 #[tokio::test(start_paused = true)]

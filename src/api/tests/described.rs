@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-fn document() -> Value {
+pub(super) fn document() -> Value {
     serde_json::from_str(super::super::described::DOCUMENT).unwrap()
 }
 
@@ -83,6 +83,7 @@ async fn answers_have_the_members_described() {
         ("GET", "/v1/status", "Status"),
         ("GET", "/v1/windows", "Windows"),
         ("GET", "/v1/windows/alice", "Window"),
+        ("GET", "/v1/windows/alice/rounds", "Rounds"),
         ("GET", "/v1/windows/alice/busy?from=2020-01-01&to=2020-01-02", "Busy"),
         ("GET", "/v1/windows/alice/events", "Events"),
         ("POST", "/v1/windows/alice/sync", "Started"),

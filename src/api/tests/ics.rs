@@ -115,7 +115,7 @@ async fn events_of_every_kind_stand_in_the_calendar() {
     let (status, headers, body) = fixture.ask("GET", "/v1/windows/alice/calendar.ics").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(headers["content-type"], "text/calendar; charset=utf-8");
-    assert!(body.split("\r\n").all(|line| line.len() <= 76 && !line.contains(['\n', '\r'])));
+    assert!(body.split("\r\n").all(|line| line.len() <= 75 && !line.contains(['\n', '\r'])));
     insta::assert_snapshot!(unfolded(&body));
 }
 

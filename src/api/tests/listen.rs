@@ -18,7 +18,7 @@ async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
     let path = directory.path().join("run/api.sock");
     let group = fs::metadata(directory.path()).unwrap().gid().to_string();
     let door = bind_unix(&path, Some(&group)).unwrap();
-    assert_eq!(mode(&path), MODE);
+    assert_eq!(mode(&path), 0o660);
     assert_eq!(fs::read_dir(directory.path().join("run")).unwrap().count(), 1);
     drop(door);
     assert!(!path.exists());
@@ -146,7 +146,14 @@ async fn one_connection_too_many_is_told_so() {
 async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
     let (_directory, path, _server) = serving(greeting(), 9).await;
     let mut stream = UnixStream::connect(&path).await.unwrap();
-    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(8 * HEAD_BYTES));
+    let head =
+        |kib: usize| format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(kib << 10));
+    stream.write_all(head(48).as_bytes()).await.unwrap();
+    let mut answer = [0; 15];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let long = head(128);
     // The answer may come, and the connection close, before all of it was taken.
     stream.write_all(long.as_bytes()).await.ok();
     let mut answer = Vec::new();
@@ -169,7 +176,7 @@ async fn who_says_nothing_or_dribbles_is_closed() {
     let begun = tokio::time::Instant::now();
     let mut silent = UnixStream::connect(&path).await.unwrap();
     assert_eq!(silent.read(&mut [0; 512]).await.unwrap(), 0);
-    assert_eq!(begun.elapsed().as_secs(), HEAD.as_secs());
+    assert_eq!(begun.elapsed().as_secs(), 15);
 
     let begun = tokio::time::Instant::now();
     let mut dribbling = UnixStream::connect(&path).await.unwrap();
@@ -217,7 +224,7 @@ async fn a_reader_that_stops_reading_is_cut_off() {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     // It never reads. Its end is the stream's.
     assert!((&mut ended.1).await.is_err());
-    assert_eq!(begun.elapsed().as_secs(), crate::api::patience::STALL.as_secs());
+    assert_eq!(begun.elapsed().as_secs(), 30);
     let produced = produced.load(std::sync::atomic::Ordering::Relaxed);
     assert!(produced < 64, "{produced} pieces of 64 KiB were made for somebody who reads none");
 }

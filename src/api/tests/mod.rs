@@ -17,6 +17,7 @@ use std::sync::Mutex;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -41,6 +42,7 @@ fn at(text: &str) -> Timestamp {
 #[derive(Default)]
 struct Double {
     windows: Mutex<Vec<(WindowStatus, WindowId)>>,
+    rounds: Mutex<PastRounds>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -62,6 +64,9 @@ impl Windows for Double {
     fn window(&self, name: &str) -> Option<WindowStatus> {
         let windows = self.windows.lock().unwrap();
         windows.iter().map(|(status, _)| status).find(|status| status.name == name).cloned()
+    }
+    fn rounds(&self, name: &str) -> Option<PastRounds> {
+        self.id(name).map(|_| self.rounds.lock().unwrap().clone())
     }
     fn id(&self, name: &str) -> Option<WindowId> {
         let windows = self.windows.lock().unwrap();

@@ -1,6 +1,211 @@
 //! What is wrong with a request, and how it is told.
 
+use super::described::document;
 use super::*;
+
+/// Every route with its methods and the query parameters of each, as described.
+fn described() -> Vec<(String, String, Vec<String>)> {
+    let mut operations = Vec::new();
+    for (path, methods) in document()["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let parameters = operation["parameters"].as_array().unwrap();
+            let query = parameters.iter().filter(|parameter| parameter["in"] == "query");
+            let names = query.map(|parameter| parameter["name"].as_str().unwrap().to_owned());
+            operations.push((path.clone(), method.to_uppercase(), names.collect()));
+        }
+    }
+    operations
+}
+
+fn filled(path: &str) -> String {
+    path.replace("{name}", "alice").replace("{id}", "a")
+}
+
+/// The problem that an answer is, with its headers.
+async fn problem(
+    fixture: &Fixture,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+) -> (u16, HeaderMap, Value) {
+    let (status, headers, body) = fixture.ask_with(method, uri, headers).await;
+    let short: String = format!("{method} {uri}").chars().take(120).collect();
+    assert_eq!(headers["content-type"], "application/problem+json", "{short}: {status} {body}");
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(problem["status"], status.as_u16(), "{short}");
+    (status.as_u16(), headers, problem)
+}
+
+/// Values that no route takes for a parameter of this name.
+fn malformed(name: &str) -> Vec<String> {
+    let long = "9".repeat(30_000);
+    let mut values = match name {
+        "limit" => {
+            vec!["", "0", "10001", "-1", "ten", "1.5", "0x10", "18446744073709551616", &long]
+        }
+        "page" => vec!["", "!", "AAAA", "A%20A", &long],
+        "from" | "to" => vec![
+            "",
+            "yesterday",
+            "7d",
+            "+7",
+            "+d",
+            "+1h",
+            "2026-13-01",
+            "2026-02-30",
+            "2026-11-21T25:00:00Z",
+            "2026-11-21T10:00:00",
+            "+99999999999999999999d",
+            &long,
+        ],
+        "after" => vec!["", "yesterday", "now~1", "~", "yesterday~7", "%00", &long],
+        "wait" => vec!["", "soon", "1", "-1s", "1e9s", "99999999999999999999999s", &long],
+        "settled" | "accept_removals" | "accept_drops" => vec!["", "maybe", "yes", "2", &long],
+        "state" => vec!["", "happy", "settled,", ",", "SETTLED", &long],
+        "order" => vec!["", "age", "name,trouble", &long],
+        // Any text is one.
+        "q" | "window" => vec![],
+        other => panic!("say what is malformed of {other}"),
+    };
+    values.extend(["%", "%2", "%zz", "%FF", "%C3%28"]);
+    values.into_iter().map(str::to_owned).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_malformed_is_refused_by_name_on_every_route() {
+    let fixture = Fixture::new().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    let mut tried = 0;
+    for (path, method, names) in described() {
+        let uri = filled(&path);
+        for name in &names {
+            let twice = format!("1&{name}=1");
+            for value in malformed(name).into_iter().chain([twice]) {
+                let uri = format!("{uri}?{name}={value}");
+                let (status, _, problem) = problem(&fixture, &method, &uri, &[]).await;
+                let short: String = uri.chars().take(120).collect();
+                assert_eq!(
+                    (status, &problem["parameter"]),
+                    (400, &json!(name)),
+                    "{method} {short}"
+                );
+                tried += 1;
+            }
+        }
+        let (status, _, problem) = problem(&fixture, &method, &format!("{uri}?Limit=1"), &[]).await;
+        assert_eq!((status, &problem["parameter"]), (400, &json!("Limit")), "{method} {uri}");
+    }
+    assert!(tried > 150, "{tried}");
+    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "nothing was begun");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_none_is_refused_on_every_route() {
+    let fixture = Fixture::new().await;
+    let long = "n".repeat(30_000);
+    for (path, method, _) in described().into_iter().filter(|(path, ..)| path.contains("{name}")) {
+        for (name, status, kind) in [
+            ("nobody", 404, "unknown-window"),
+            ("ALICE", 404, "unknown-window"),
+            ("alice%00", 404, "unknown-window"),
+            ("..%2F..", 404, "unknown-window"),
+            ("%F0%9F%8E%89", 404, "unknown-window"),
+            (&*long, 404, "unknown-window"),
+            ("%FF", 400, "bad-path"),
+            ("", 404, "unknown-window"),
+        ] {
+            let uri = path.replace("{name}", name).replace("{id}", "a");
+            if uri == "/v1/windows/" {
+                // The list's address with a slash too many.
+                continue;
+            }
+            let (told, _, problem) = problem(&fixture, &method, &uri, &[]).await;
+            let kind = format!("https://calmirror.dev/problems/{kind}");
+            let short: String = uri.chars().take(120).collect();
+            assert_eq!((told, &problem["type"]), (status, &json!(kind)), "{method} {short}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_is_not_taken_is_refused_on_every_route() {
+    let fixture = Fixture::new().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    let operations = described();
+    for (path, ..) in &operations {
+        let of_path = operations.iter().filter(|(other, ..)| other == path);
+        let mut taken: Vec<&str> = of_path.map(|(_, method, _)| &**method).collect();
+        if taken.contains(&"GET") {
+            taken.push("HEAD");
+        }
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"] {
+            if taken.contains(&method) {
+                continue;
+            }
+            let (status, headers, problem) = problem(&fixture, method, &filled(path), &[]).await;
+            let kind = "https://calmirror.dev/problems/method-not-allowed";
+            assert_eq!((status, &problem["type"]), (405, &json!(kind)), "{method} {path}");
+            assert_eq!(headers["allow"], taken.join(","), "{method} {path}");
+        }
+    }
+    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "nothing was begun");
+}
+
+/// Pages of other sites get nothing out of it: no answer says that they may read it.
+#[tokio::test(start_paused = true)]
+async fn no_answer_tells_a_browser_that_other_sites_may_read_it() {
+    let mut fixture = Fixture::new().await;
+    fixture.settings.open_loopback = true;
+    fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    let asked = [
+        ("origin", "https://evil.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization"),
+        ("host", "localhost:8380"),
+    ];
+    let tcp = tcp_router(fixture.access(), "127.0.0.1:8380".parse().unwrap());
+    let mut paths: Vec<String> = described().iter().map(|(path, ..)| filled(path)).collect();
+    paths.extend(["/", "/page/app.js", "/page/zone/UTC", "/nowhere"].map(str::to_owned));
+    for path in &paths {
+        for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT"] {
+            for router in [router(fixture.access()), tcp.clone()] {
+                let mut request = Request::builder().method(method).uri(path);
+                for (name, value) in asked {
+                    request = request.header(name, value);
+                }
+                let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+                let told = response
+                    .headers()
+                    .keys()
+                    .find(|name| name.as_str().starts_with("access-control-"));
+                assert_eq!(told, None, "{method} {path}: {}", response.status());
+            }
+        }
+    }
+}
+
+/// Bodies are never read: neither what stands in them nor how long they are makes a difference.
+#[tokio::test(start_paused = true)]
+async fn a_body_makes_no_difference() {
+    let fixture = Fixture::new().await;
+    for (uri, status) in [
+        ("/v1/windows/alice/sync", 202),
+        ("/v1/windows/alice/resync", 202),
+        ("/v1/windows/nobody/sync", 404),
+    ] {
+        for kind in ["application/json", "text/plain", "no kind at all"] {
+            // One that would never end, and that fails whoever reads it.
+            let body = futures_util::stream::iter([Err::<Bytes, _>("somebody read it")])
+                .chain(futures_util::stream::pending());
+            let request = Request::post(uri)
+                .header("content-type", kind)
+                .header("content-length", "18446744073709551615")
+                .body(Body::from_stream(body));
+            let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{uri} {kind}");
+        }
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_parameter_is_named() {

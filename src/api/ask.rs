@@ -1,0 +1,72 @@
+//! A request for something of one window: what all those routes read in the same way, and refuse
+//! in the same order: a malformed path, an unknown parameter, an unknown window.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde::Deserialize;
+
+use super::Access;
+use super::problem::Problem;
+use super::query::{Parameters, Range};
+use super::tag::Tag;
+use crate::mirror::position::WindowId;
+use crate::mirror::status::WindowStatus;
+
+/// What a path names.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    id: Option<String>,
+}
+
+/// See the module.
+pub(super) struct Ask {
+    pub(super) access: Arc<Access>,
+    /// The window's name, of which there need not be a window.
+    pub(super) name: String,
+    /// The event's id, on routes of one event.
+    pub(super) id: Option<String>,
+    query: Option<String>,
+    headers: HeaderMap,
+}
+
+impl FromRequestParts<Arc<Access>> for Ask {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        access: &Arc<Access>,
+    ) -> Result<Self, Self::Rejection> {
+        let Path(Named { name, id }) = Path::from_request_parts(parts, access).await?;
+        let query = parts.uri.query().map(str::to_owned);
+        Ok(Self { access: access.clone(), name, id, query, headers: parts.headers.clone() })
+    }
+}
+
+impl Ask {
+    /// The parameters, of which these are known.
+    pub(super) fn parameters(&self, known: &[&'static str]) -> Result<Parameters, Problem> {
+        Parameters::parse(self.query.as_deref(), known)
+    }
+
+    /// `from` and `to` of the parameters.
+    pub(super) fn range(&self, parameters: &Parameters) -> Result<Range, Problem> {
+        parameters.range(self.access.world.now())
+    }
+
+    /// The window's number in the store, and its status.
+    pub(super) fn window(&self) -> Result<(WindowId, WindowStatus), Problem> {
+        let fleet = &self.access.fleet;
+        let both = || Some((fleet.id(&self.name)?, fleet.window(&self.name)?));
+        both().ok_or_else(|| Problem::unknown_window(&self.name))
+    }
+
+    /// 304 for who has the answer of this tag already.
+    pub(super) fn held(&self, tag: &Tag) -> Option<Response> {
+        tag.is_held(&self.headers).then(|| tag.not_modified())
+    }
+}
