@@ -1,8 +1,11 @@
 # calmirror in a container: one static program on an empty file system, as nobody in particular.
 #
 #   docker build -t calmirror .
-#   docker run --read-only --cap-drop all -v ./calmirror.toml:/etc/calmirror/calmirror.toml:ro \
+#   docker run --read-only --cap-drop all -v ./etc:/etc/calmirror:ro \
 #       -v calmirror:/var/lib/calmirror calmirror
+#
+# ./etc holds calmirror.toml. Mounted is the directory, so that a reload sees a file that an editor
+# put in the place of the old one.
 #
 # The builder is any Debian-like image with Rust and a C compiler; where no registry is at hand,
 # one made on the spot (tests/packaging/container.sh does it). Its glibc is linked in, so it has

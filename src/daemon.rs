@@ -9,7 +9,7 @@ mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub enum StartError {
         /// Windows the store knows.
         known: usize,
     },
-    /// A token file could not be read.
+    /// A token file could not be read, or holds no token.
     #[error("cannot read the token in {path}")]
     Token {
         /// Where.
@@ -363,17 +363,44 @@ fn credential(credential: &config::Credential) -> graph::Credential {
 }
 
 fn api_settings(config: &Config, open_loopback: bool) -> Result<ApiSettings, StartError> {
-    let read = |path: &Option<PathBuf>| match path {
-        None => Ok(None),
-        Some(path) => match std::fs::read_to_string(path) {
-            Ok(token) => Ok(Some(Secret::new(token.trim()))),
-            Err(source) => Err(StartError::Token { path: path.clone(), source }),
-        },
-    };
+    let read = |path: &Option<PathBuf>| path.as_deref().map(token).transpose();
     Ok(ApiSettings {
         token: read(&config.api.token_file)?,
         read_token: read(&config.api.read_token_file)?,
         mask_private: config.api.mask_private,
         open_loopback,
     })
+}
+
+/// The token in a file. An empty one is none: the file may have been cut since the configuration
+/// was found good.
+fn token(path: &Path) -> Result<Secret, StartError> {
+    let refuse = |source| StartError::Token { path: path.to_owned(), source };
+    let text = std::fs::read_to_string(path).map_err(refuse)?;
+    if config::trimmed(text.as_bytes()).is_empty() {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty");
+        return Err(refuse(source));
+    }
+    Ok(Secret::new(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_token_is_refused_as_one_that_cannot_be_read_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        for text in [None, Some(""), Some(" \n"), Some("\u{b}"), Some("\u{a0}\r\n")] {
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
+            let refused = token(&path);
+            assert!(matches!(refused, Err(StartError::Token { .. })), "{text:?}");
+        }
+        std::fs::write(&path, "\u{a0}s3cret\n").unwrap();
+        assert_eq!(token(&path).unwrap(), Secret::new("s3cret"));
+    }
 }

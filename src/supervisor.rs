@@ -154,11 +154,18 @@ impl Supervisor {
     /// Where the store has failed.
     pub async fn start(&mut self, posts: Vec<Post>) -> Result<(), StoreError> {
         let now = self.services.world.now();
-        let attached = self.services.store.attach(wanted(&posts, now), now).await?;
+        // Who is not wanted leaves in the same breath, so that a start that is interrupted need not
+        // be told again that they may go.
+        let store = self.services.store.clone();
+        let names: BTreeSet<&str> = posts.iter().map(|post| &*post.window.name).collect();
+        let known = store.windows().await?.into_iter();
+        let unwanted =
+            known.filter(|(name, _, leaving)| !leaving && !names.contains(&**name)).map(|w| w.1);
+        let attached = store.exchange(wanted(&posts, now), unwanted.collect(), now).await?;
         // What a window replaces is dropped by its own worker, before anything else.
         let taken: BTreeSet<WindowId> =
-            attached.iter().flat_map(|a| [Some(a.id), a.replaces]).flatten().collect();
-        let known = self.services.store.windows().await?;
+            attached.iter().flat_map(|a| a.replaces.iter().chain([&a.id])).copied().collect();
+        let known = store.windows().await?;
         let drops = known
             .into_iter()
             .filter(|(_, id, _)| !taken.contains(id))
@@ -282,10 +289,11 @@ impl Supervisor {
                     }
                 };
                 // What a window that is replaced itself had not done yet is left to its successor.
-                let mut replaces: Vec<WindowId> = attached.replaces.into_iter().collect();
+                let mut replaces = attached.replaces;
                 let earlier = before.map(|running| running.member.id);
                 replaces
                     .extend(earlier.and_then(|id| self.replaced.remove(&id)).into_iter().flatten());
+                replaces.sort_unstable();
                 replaces.dedup();
                 if !replaces.is_empty() {
                     self.replaced.insert(attached.id, replaces);

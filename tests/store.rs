@@ -149,15 +149,25 @@ async fn attaching_tells_what_changed() {
     let mut other = moved.clone();
     other.identity.mailbox = "bob@example.com".into();
     let again = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
-    assert_eq!((again.replaces, again.events), (Some(w), 0));
+    assert_eq!((again.replaces, again.events), (vec![w], 0));
     assert_ne!(again.id, w);
     assert!(store.position(again.id, 0).await.unwrap().is_none());
     // Interrupted before the old one was dropped: told again.
     let told = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
-    assert_eq!((told.id, told.replaces), (again.id, Some(w)));
+    assert_eq!((told.id, told.replaces), (again.id, vec![w]));
+    // The first one comes back before that: it waits for both, as its ids stand in the older.
+    let back = store.attach(vec![moved.clone()], at(11)).await.unwrap().remove(0);
+    assert_eq!(back.replaces, vec![w, again.id]);
+    let again = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
+    assert_eq!(again.replaces.len(), 3);
+    for old in again.replaces {
+        if old != w {
+            store.drop_window(old, at(12)).await.unwrap();
+        }
+    }
     store.drop_window(w, at(12)).await.unwrap();
     let told = store.attach(vec![other], at(11)).await.unwrap().remove(0);
-    assert_eq!((told.id, told.replaces), (again.id, None));
+    assert_eq!((told.id, told.replaces), (again.id, vec![]));
     let changes = store.changes(0, None, 10).await.unwrap();
     assert_eq!(changes.value.len(), 1);
     assert_eq!(changes.value[0].reason, Some(RemovalReason::WindowDropped));

@@ -1,8 +1,8 @@
 //! The feed: NDJSON slice by slice, or a server-sent event stream.
 //!
 //! At least once, in order, no gap. An answer holds at most `limit` lines and stops early once
-//! it has grown to [`ANSWER_BYTES`], so what a request can make the daemon hold is bounded; an
-//! answer without lines means that there is nothing more now.
+//! it has grown to [`ANSWER_BYTES`], so what a request can make the daemon hold is that and one
+//! [`SLICE`] of changes; an answer without lines means that there is nothing more now.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -29,8 +29,12 @@ impl Secret {
         Self(Sha256::digest(token.trim()).into())
     }
 
-    /// Whether `token` is it; takes the same time however much of it is right.
+    /// Whether `token` is it; takes the same time however much of it is right. An empty one never
+    /// is, whatever was kept.
     fn admits(&self, token: &str) -> bool {
+        if token.is_empty() {
+            return false;
+        }
         let other: [u8; 32] = Sha256::digest(token).into();
         self.0.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
     }
@@ -65,10 +69,11 @@ impl Door {
         if !reads && !own_page {
             return Err(Problem::foreign_origin());
         }
-        if self.settings.open_loopback {
+        // Whoever asked for an open door asked for one that nobody else reaches.
+        if self.settings.open_loopback && self.listen.ip().is_loopback() {
             return Ok(());
         }
-        let token = credential(headers).unwrap_or_default();
+        let token = credential(headers).ok_or_else(Problem::unauthorized)?;
         let admits = |secret: &Option<Secret>| secret.as_ref().is_some_and(|s| s.admits(&token));
         match (admits(&self.settings.token), admits(&self.settings.read_token)) {
             (true, _) => Ok(()),
@@ -177,10 +182,33 @@ mod tests {
 
     #[test]
     fn without_configured_tokens_nobody_comes_in() {
-        let door = Door::new(ApiSettings::default(), "127.0.0.1:1".parse().unwrap());
-        for authorization in ["Bearer ", "Bearer x", "Basic Og=="] {
-            let headers = [(header::HOST, "localhost"), (header::AUTHORIZATION, authorization)];
-            assert_eq!(admit(&door, Method::GET, &headers), 401, "{authorization:?}");
+        // Nor where one was kept that is empty.
+        let empty = Some(Secret::new(" \n"));
+        let empty =
+            ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
+        for settings in [ApiSettings::default(), empty] {
+            let door = Door::new(settings, "127.0.0.1:1".parse().unwrap());
+            let host = (header::HOST, "localhost");
+            assert_eq!(admit(&door, Method::GET, std::slice::from_ref(&host)), 401);
+            for authorization in ["", "Bearer ", "Bearer x", "Basic Og==", "Basic !!!"] {
+                let headers = [host.clone(), (header::AUTHORIZATION, authorization)];
+                assert_eq!(admit(&door, Method::GET, &headers), 401, "{authorization:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_loopback_is_open() {
+        for (listen, status) in [
+            ("127.0.0.1:8380", 200),
+            ("[::1]:8380", 200),
+            ("0.0.0.0:8380", 401),
+            ("[::]:8380", 401),
+            ("10.0.0.5:8380", 401),
+        ] {
+            let door = door(true, listen);
+            let headers = [(header::HOST, "localhost")];
+            assert_eq!(admit(&door, Method::GET, &headers), status, "{listen}");
         }
     }
 
@@ -202,8 +230,9 @@ mod tests {
             ("127.0.0.1:8380", "[::1", 421),
             ("127.0.0.1:8380", "", 421),
         ] {
-            let door = door(true, listen);
-            assert_eq!(admit(&door, Method::GET, &[(header::HOST, host)]), status, "{host:?}");
+            let door = door(false, listen);
+            let headers = [(header::HOST, host), (header::AUTHORIZATION, "Bearer all")];
+            assert_eq!(admit(&door, Method::GET, &headers), status, "{host:?}");
         }
     }
 

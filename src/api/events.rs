@@ -29,7 +29,10 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
     let store = &ask.access.store;
     let mask = ask.access.settings.mask_private;
     let asked = (from, to, limit, parameters.text("page"));
-    let tag = Tag::of(&("events", store.version(window), mask, status.settled_once, asked));
+    // Of an answer that is kept the cursor is kept as well: once removals were trimmed it may hold
+    // no longer, and who was told that nothing has changed would come again with it for ever.
+    let seen = (store.version(window), store.floor());
+    let tag = Tag::of(&("events", seen, mask, status.settled_once, asked));
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }

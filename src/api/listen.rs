@@ -118,8 +118,14 @@ impl UnixRights {
     /// See [`BindError`]; the file stays as it was.
     pub fn set_group(&self, group: Option<&str>) -> Result<(), BindError> {
         let group = group.map(find_group).transpose()?.unwrap_or(self.group);
-        std::os::unix::fs::chown(&self.path, None, Some(group))
-            .map_err(|source| BindError::Socket { path: self.path.clone(), source })
+        let change = || {
+            // Where nothing is to be changed, nothing is asked for that may be forbidden.
+            if fs::symlink_metadata(&self.path)?.gid() == group {
+                return Ok(());
+            }
+            std::os::unix::fs::chown(&self.path, None, Some(group))
+        };
+        change().map_err(|source| BindError::Socket { path: self.path.clone(), source })
     }
 }
 
@@ -165,7 +171,8 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError
         }
         let listener = UnixListener::bind(&new)?;
         let own = fs::symlink_metadata(&new)?.gid();
-        if let Some(group) = group {
+        // A hardened unit forbids it, and there it may not be needed.
+        if let Some(group) = group.filter(|group| *group != own) {
             rustix::fs::chown(&new, None, Some(rustix::fs::Gid::from_raw(group)))?;
         }
         fs::set_permissions(&new, fs::Permissions::from_mode(MODE))?;

@@ -100,7 +100,7 @@ pub struct ApiSettings {
     pub read_token: Option<Secret>,
     /// Of private and confidential events readers get time and busy state only.
     pub mask_private: bool,
-    /// TCP needs no token; for the demo on loopback only.
+    /// TCP needs no token where it listens on loopback; for the demo.
     pub open_loopback: bool,
 }
 

@@ -2,7 +2,8 @@
 //! need not be sent it again, and mostly it need not even be read.
 //!
 //! Tags are weak: an answer of the same tag says the same of the calendar, though its cursor, or
-//! how stale it is, may have moved. They are of one running of the daemon.
+//! how stale it is, may have moved; the cursor of the one that is kept still holds. They are of
+//! one running of the daemon.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -35,7 +35,7 @@ pub struct Arguments {
     pub api: Option<String>,
 
     /// Log level of the daemon; tracing directives are accepted [default: as configured].
-    #[arg(long, global = true, value_name = "L")]
+    #[arg(long, global = true, value_name = "L", value_parser = log_level)]
     pub log_level: Option<String>,
 
     /// For scripts: JSON instead of tables and sentences.
@@ -150,7 +150,12 @@ pub struct ReloadArgs {
 #[derive(Args, Debug)]
 pub struct DemoArgs {
     /// Where the API is served without a token; loopback only.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8380")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8380",
+        value_parser = loopback
+    )]
     pub listen: std::net::SocketAddr,
 
     /// Every demo of the same seed has the same people and the same calendars.
@@ -160,6 +165,20 @@ pub struct DemoArgs {
     /// Keep everything in this directory [default: a temporary one].
     #[arg(long, value_name = "DIRECTORY")]
     pub dir: Option<std::path::PathBuf>,
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    crate::config::level(text).map_err(|wrong| wrong.to_string())
+}
+
+/// An address that only this machine reaches.
+#[cfg(feature = "simulator")]
+fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
+    let address = text.parse::<std::net::SocketAddr>().map_err(|error| error.to_string())?;
+    if !address.ip().is_loopback() {
+        return Err("the demo asks nobody for a token: 127.0.0.1 or [::1] only".to_owned());
+    }
+    Ok(address)
 }
 
 /// `check`.
@@ -307,6 +326,13 @@ mod tests {
             ("check --explain", true),
             ("health", true),
             ("demo --seed 7", true),
+            ("--log-level inof run", false),
+            ("--log-level info,calmirror::graph=debug run", true),
+            ("demo --listen 127.0.0.2:0", true),
+            ("demo --listen [::1]:8380", true),
+            ("demo --listen 0.0.0.0:8380", false),
+            ("demo --listen 10.0.0.5:8380", false),
+            ("demo --listen localhost", false),
             ("completions zsh", true),
             ("completions csh", false),
             ("man", true),

@@ -9,7 +9,7 @@ use super::arguments::{COMMIT, RunArgs, TARGET};
 use super::check;
 use super::exit::{CONFIGURATION, FAILED, Failure, STORE};
 use super::run::{self, Controls};
-use crate::api::About;
+use crate::api::{About, BindError};
 use crate::config::LogFormat;
 use crate::daemon::{Daemon, Options, StartError};
 use crate::graph::HttpTransport;
@@ -134,7 +134,11 @@ fn format(format: LogFormat) -> Format {
 pub(super) fn refused(error: &StartError) -> Failure {
     let exit = match error {
         StartError::Open(_) | StartError::Store(_) => STORE,
-        StartError::Drops { .. } | StartError::Token { .. } | StartError::Graph(_) => CONFIGURATION,
+        StartError::Drops { .. }
+        | StartError::Token { .. }
+        | StartError::Graph(_)
+        | StartError::Bind(BindError::UnknownGroup(_) | BindError::NotASocket(_)) => CONFIGURATION,
+        // Another process, or an address that is not there yet: that may pass by itself.
         StartError::Bind(_) => FAILED,
     };
     let failure = Failure::new(exit, chain(error));
@@ -170,6 +174,19 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+
+    #[test]
+    fn what_a_person_has_to_correct_is_not_tried_again() {
+        let path = || std::path::PathBuf::from("/run/api.sock");
+        for (error, exit) in [
+            (BindError::UnknownGroup("staf".to_owned()), CONFIGURATION),
+            (BindError::NotASocket(path()), CONFIGURATION),
+            (BindError::InUse(path()), FAILED),
+        ] {
+            let failure = refused(&StartError::Bind(error));
+            assert_eq!(failure.exit, exit, "{failure}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_start_that_takes_long_asks_for_more_time_in_time() {

@@ -39,7 +39,8 @@ pub use diff::{Changed, Difference, Effect, diff};
 pub use edge::edge;
 pub use fault::{Fault, Faults, Wrong};
 pub use origin::{Explained, Origin};
-pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, StoreConfig};
+pub use secret::trimmed;
+pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, StoreConfig, level};
 pub use sources::{DEFAULT_FILE, Sources};
 
 use crate::mirror::window::{Identity, Window};

@@ -17,6 +17,15 @@ const LARGEST: u64 = 1 << 20;
 /// modes say nothing (Docker's are 0444).
 const MOUNTED: &str = "/run/secrets";
 
+/// What a secret's file holds, without the white space around it: of any kind where the file is
+/// text, so that nobody who reads it as text finds less in it than was found here.
+pub fn trimmed(content: &[u8]) -> &[u8] {
+    match std::str::from_utf8(content) {
+        Ok(text) => text.trim().as_bytes(),
+        Err(_) => content.trim_ascii(),
+    }
+}
+
 /// That the file exists, can be read, holds something, and is for its owner alone. Files below
 /// `credentials`, systemd's `$CREDENTIALS_DIRECTORY`, are kept by systemd with modes of its own;
 /// so are those of container engines.
@@ -53,7 +62,7 @@ pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong
     File::open(path)
         .and_then(|file| file.take(LARGEST).read_to_end(&mut content))
         .map_err(unreadable)?;
-    if content.trim_ascii().is_empty() {
+    if trimmed(&content).is_empty() {
         return Err(Wrong::new(format!("{shown} is empty"), "write the secret into it"));
     }
     Ok(())

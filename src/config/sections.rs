@@ -93,8 +93,9 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(3600);
 /// hour is a mistake of units.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(3600);
 
-/// A Unix socket's path has room for this many bytes on Linux.
-const LONGEST_SOCKET: usize = 107;
+/// A Unix socket's path has room for 107 bytes on Linux, and the daemon makes the socket under
+/// its name and `.new` first.
+const LONGEST_SOCKET: usize = 107 - ".new".len();
 
 pub(super) fn store(table: &Table, report: &mut Report) -> Option<StoreConfig> {
     let mut reader = Reader::new(Section::Store, table, report);
@@ -191,7 +192,7 @@ pub(super) fn feed(table: &Table, report: &mut Report) -> Option<FeedConfig> {
 
 pub(super) fn log(table: &Table, report: &mut Report) -> Option<LogConfig> {
     let mut reader = Reader::new(Section::Log, table, report);
-    let level = reader.take("level", level);
+    let level = reader.take("level", |written| level(written.text()?));
     let format = reader.take("format", |written| {
         written.choice(&[
             ("auto", LogFormat::Auto),
@@ -203,11 +204,14 @@ pub(super) fn log(table: &Table, report: &mut Report) -> Option<LogConfig> {
     Some(LogConfig { level: level?, format: format? })
 }
 
-/// A level, or directives. To tracing a mistyped level is the name of a target, and nothing else
-/// is ever logged: so a single word must be a level.
-fn level(written: Written<'_>) -> Result<String, Wrong> {
+/// A level, or directives, as [`LogConfig::level`] has them. To tracing a mistyped level is the name
+/// of a target, and nothing else is ever logged: so a single word must be a level.
+///
+/// # Errors
+/// What is wrong with it, and the levels there are.
+pub fn level(text: &str) -> Result<String, Wrong> {
     const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
-    let text = written.text()?.trim();
+    let text = text.trim();
     let plain = text.chars().all(char::is_alphanumeric);
     if plain && !LEVELS.contains(&text.to_ascii_lowercase().as_str()) {
         let remedy = instead(text, LEVELS.into_iter(), "the levels are");

@@ -253,9 +253,12 @@ impl Looked<'_> {
         let mut instant = |raw: Option<&str>| raw.and_then(|raw| zones.instant(raw));
         let start = instant(self.start).ok_or("start is missing or no known date")?;
         let end = instant(self.end).ok_or("end is missing or no known date")?;
-        if end < start {
-            return Err("end is before start");
+        if end >= start {
+            return Ok(Span { start, end });
         }
+        // In the night in which clocks are set back, 02:45 to 02:15 is half an hour.
+        let second = self.end.and_then(|raw| zones.second_instant(raw));
+        let end = second.filter(|end| *end >= start).ok_or("end is before start")?;
         Ok(Span { start, end })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A `dateTime` has no offset and up to seven fractional digits (fact 77); `timeZone` is `UTC`
 //! unless another was preferred, then a Windows or IANA name. Local times that a clock change
-//! skips or repeats are read the compatible way (later, and first). What cannot be known, such
+//! skips or repeats are read the compatible way (later, and first), but an end that would be before
+//! its start is the second time that the clock shows it. What cannot be known, such
 //! as a local time in a zone of the sender's own making (fact 82), is refused, never guessed.
 
 use std::borrow::Cow;
@@ -25,6 +26,15 @@ pub(super) struct Zones {
 impl Zones {
     /// The instant a `{dateTime, timeZone}` object means, if it means one.
     pub(super) fn instant(&mut self, raw: &str) -> Option<Timestamp> {
+        self.read(raw, false)
+    }
+
+    /// The same, where a local time comes twice the second time.
+    pub(super) fn second_instant(&mut self, raw: &str) -> Option<Timestamp> {
+        self.read(raw, true)
+    }
+
+    fn read(&mut self, raw: &str, second: bool) -> Option<Timestamp> {
         let Moment { date_time, time_zone } = serde_json::from_str(raw).ok()?;
         let (civil, offset) = read(date_time?.as_bytes())?;
         let utc = || TimeZone::UTC.to_timestamp(civil).ok();
@@ -36,7 +46,8 @@ impl Zones {
         if zone == "UTC" {
             return utc();
         }
-        self.zone(&zone)?.to_ambiguous_timestamp(civil).compatible().ok()
+        let meant = self.zone(&zone)?.to_ambiguous_timestamp(civil);
+        if second { meant.later() } else { meant.compatible() }.ok()
     }
 
     fn zone(&mut self, name: &str) -> Option<&TimeZone> {
@@ -144,6 +155,15 @@ mod tests {
     fn instant(date_time: &str, zone: &str) -> Option<String> {
         let raw = format!(r#"{{"dateTime":"{date_time}","timeZone":"{zone}"}}"#);
         Zones::default().instant(&raw).map(|at| at.to_string())
+    }
+
+    #[test]
+    fn an_hour_that_comes_twice_has_a_second_instant() {
+        let raw = r#"{"dateTime":"2026-10-25T02:15:00","timeZone":"Europe/Berlin"}"#;
+        let mut zones = Zones::default();
+        let (first, second) = (zones.instant(raw).unwrap(), zones.second_instant(raw).unwrap());
+        assert_eq!(first.to_string(), "2026-10-25T00:15:00Z");
+        assert_eq!(second.to_string(), "2026-10-25T01:15:00Z");
     }
 
     #[test]

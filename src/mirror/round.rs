@@ -59,7 +59,9 @@ pub struct Round {
     removed: usize,
     /// What must not leave, once the other segments have looked; none: they have not, since this
     /// one asked Graph for the last time.
-    withheld: Option<BTreeSet<EventHash>>,
+    withheld: Option<Stay>,
+    /// Events that other segments have removed in this attempt.
+    gone: usize,
     /// Whether the sweep's removals have been judged.
     believed: bool,
     /// Removals that a listing found and no tombstone: a later listing may take them back.
@@ -134,13 +136,35 @@ pub enum Input {
     Unavailable,
     /// What the sweep found.
     Unseen(Vec<Removal>),
-    /// The other segments have looked. What is named may have moved to where one could not: it
-    /// stays on the to-do.
-    Withheld(BTreeSet<EventHash>),
+    /// The other segments have looked, as far as they could.
+    Withheld {
+        /// What may have moved to where one could not look: it stays on the to-do.
+        stay: Stay,
+        /// Events that have left the window in this attempt, other segments' among them.
+        gone: usize,
+    },
     /// The commit is durable; events that readers now see in the window.
     Committed(u64),
     /// The link that was followed is dead.
     LinkDead,
+}
+
+/// What does not leave in this run.
+#[derive(Debug)]
+pub enum Stay {
+    /// These.
+    Named(BTreeSet<EventHash>),
+    /// Nothing leaves.
+    All,
+}
+
+impl Stay {
+    fn has(&self, id: &EventHash) -> bool {
+        match self {
+            Self::Named(ids) => ids.contains(id),
+            Self::All => true,
+        }
+    }
 }
 
 /// Why a page cannot be had.
@@ -213,6 +237,7 @@ impl Round {
             listed_out,
             sweep: None,
             withheld: None,
+            gone: 0,
             events,
             removed: 0,
             believed: false,
@@ -272,8 +297,9 @@ impl Round {
                 self.sweep = Some(rows);
                 self.next(at)
             }
-            Input::Withheld(ids) => {
-                self.withheld = Some(ids);
+            Input::Withheld { stay, gone } => {
+                self.withheld = Some(stay);
+                self.gone = gone.saturating_sub(self.removed);
                 self.next(at)
             }
             Input::Committed(events) => {

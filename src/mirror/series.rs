@@ -71,7 +71,8 @@ impl Reconciliation<'_> {
         let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();
         let mut listed = listing.unread;
         let mut out = Reconciled::default();
-        for item in listing.items {
+        // What comes twice, over two pages, counts as it came last (fact 58).
+        for item in listing.items.into_iter().rev() {
             if matches!(item.kind, Kind::Master | Kind::Single) {
                 continue;
             }
@@ -85,12 +86,12 @@ impl Reconciliation<'_> {
             } else if self.tombstones.contains(&id) {
                 // This round said it is not in the view; the listing is wider than the view.
                 false
-            } else if carried {
+            } else if carried && !self.earlier.contains(&id) {
                 true
             } else {
                 match inside(self.edges, item.span, item.all_day) {
                     Some(inside) => inside,
-                    None => mirrored.contains(&id),
+                    None => carried || mirrored.contains(&id),
                 }
             };
             if keep {
@@ -99,6 +100,7 @@ impl Reconciliation<'_> {
                 out.removals.push(id);
             }
         }
+        out.upserts.reverse();
         for (id, item) in self.waiting {
             // Carried by a page, gone by the time of the listing: the next round will say so.
             // Until then it is shown, if it can be.

@@ -169,9 +169,13 @@ impl TodoList {
 
     /// Takes the removals out that need not stay; the commit that publishes them deletes their
     /// entries.
-    pub(super) fn take_removals(&mut self, stays: &BTreeSet<EventHash>) -> BTreeSet<EventHash> {
-        let staying = self.removals.intersection(stays).copied().collect();
-        &std::mem::replace(&mut self.removals, staying) - stays
+    pub(super) fn take_removals(
+        &mut self,
+        stays: impl Fn(&EventHash) -> bool,
+    ) -> BTreeSet<EventHash> {
+        let (staying, taken) = std::mem::take(&mut self.removals).into_iter().partition(stays);
+        self.removals = staying;
+        taken
     }
 
     /// Puts into a commit what differs from the store, and deletes there what is done.

@@ -22,7 +22,7 @@ pub(super) fn attach(
     wanted: &Wanted,
     at: Timestamp,
     next: &mut u32,
-    leaving: impl Fn(&str) -> Option<WindowId>,
+    leaving: impl Fn(&str) -> Vec<WindowId>,
     draft: &mut Draft,
 ) -> Result<Attached, Fault> {
     let named = tree.get(&keys::name(&wanted.name))?;
@@ -43,13 +43,13 @@ pub(super) fn attach(
             Ok(attached)
         }
         other => {
-            let replaces = match other {
-                Some((old, record)) => {
-                    leave(old, &record, draft);
-                    Some(old)
-                }
-                None => leaving(&wanted.name),
-            };
+            // All that ever had the name and are not gone yet: ids of the one that is to come may
+            // stand in any of them.
+            let mut replaces = leaving(&wanted.name);
+            if let Some((old, record)) = other {
+                leave(old, &record, draft);
+                replaces.push(old);
+            }
             let id = WindowId(*next);
             *next = next.saturating_add(1);
             let record = WindowRecord {
@@ -66,7 +66,7 @@ pub(super) fn attach(
             draft.put(keys::name(&wanted.name), record::number(id.0.into()));
             draft.put(keys::window(id), record::json(&record));
             draft.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
-            Ok(attached(id, &record, Counters::default(), None, replaces, false))
+            Ok(Attached { replaces, ..attached(id, &record, Counters::default(), None, false) })
         }
     }
 }
@@ -86,7 +86,7 @@ fn known_as(
         let positions = tree.positions(id)?;
         let settled = positions.len() >= record.edges.cut(record.segment_days).len()
             && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.todo);
-        return Ok(attached(id, &record, counters, None, None, settled));
+        return Ok(attached(id, &record, counters, None, settled));
     }
     record.shape = wanted.shape.clone();
     let reason = if moved {
@@ -97,7 +97,7 @@ fn known_as(
         ResyncReason::ShapeChanged
     };
     reset(tree, id, &mut record, &mut counters, reason, at, draft)?;
-    Ok(attached(id, &record, counters, Some(reason), None, false))
+    Ok(attached(id, &record, counters, Some(reason), false))
 }
 
 /// Moves a window's edges and begins again; none if the window is not known.
@@ -189,7 +189,6 @@ fn attached(
     record: &WindowRecord,
     counters: Counters,
     resync: Option<ResyncReason>,
-    replaces: Option<WindowId>,
     settled: bool,
 ) -> Attached {
     Attached {
@@ -197,7 +196,7 @@ fn attached(
         edges: record.edges,
         edges_at: record.edges_at,
         resync,
-        replaces,
+        replaces: Vec::new(),
         events: counters.events,
         rounds: counters.rounds,
         resyncs: counters.resyncs,

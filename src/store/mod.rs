@@ -409,10 +409,13 @@ impl Store {
         self.inner
             .shared
             .read(move |shared| {
-                let ((seen, retired), _) = shared.look(|tree| {
+                let ((seen, retired), group) = shared.look(|tree| {
                     let retired = tree.window(window)?.map_or(0, |r| r.retired);
                     Ok((tree.seen(window, segment)?, retired))
                 })?;
+                if seen.binary_search(&EventHash::NAMELESS).is_ok() {
+                    return Ok((Vec::new(), group));
+                }
                 let mut unseen = Vec::new();
                 let mut after = None;
                 loop {
@@ -535,6 +538,12 @@ impl Store {
     pub fn version(&self, window: WindowId) -> String {
         let changed = self.inner.shared.last_changed(window);
         format!("{}-{:x}-{changed:x}", self.incarnation(), window.0)
+    }
+
+    /// The newest removal that is told no more: cursors made before it was trimmed, and standing
+    /// below it, hold no longer.
+    pub fn floor(&self) -> Seq {
+        self.inner.shared.floor()
     }
 
     /// The cursor that stands for `seq`.

@@ -75,8 +75,9 @@ pub struct Attached {
     pub edges_at: Timestamp,
     /// Set when attaching began a resync (its segments' positions were reset).
     pub resync: Option<ResyncReason>,
-    /// A window of the same name but another identity, whose events must leave first.
-    pub replaces: Option<WindowId>,
+    /// Windows that had the same name before and are not gone yet: their events must leave first,
+    /// as ids of theirs may come again.
+    pub replaces: Vec<WindowId>,
     /// Events readers see.
     pub events: u64,
     /// The number of its last round.

@@ -324,19 +324,19 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             self.apply(group)?;
         }
-        let mut leaving = std::collections::BTreeMap::new();
+        let mut leaving: std::collections::BTreeMap<_, Vec<WindowId>> = Default::default();
         for entry in self.tree.0.scan_prefix(keys::all_leaving()) {
             let (key, value) = entry?;
             let id = keys::window_of(&key).ok_or(Fault::Damaged("window"))?;
             let record: record::WindowRecord = record::from_json(&value, "window")?;
-            leaving.insert(record.name, id);
+            leaving.entry(record.name).or_default().push(id);
         }
         let next = self.tree.number(keys::NEXT_WINDOW)?;
         let mut next = u32::try_from(next).unwrap_or(u32::MAX).max(1);
         let mut all = Vec::with_capacity(wanted.len());
         for slice in wanted.chunks(WINDOWS) {
             for wanted in slice {
-                let find = |name: &str| leaving.get(name).copied();
+                let find = |name: &str| leaving.get(name).cloned().unwrap_or_default();
                 let draft = &mut group.draft;
                 all.push(attach::attach(&self.tree, wanted, at, &mut next, find, draft)?);
             }

@@ -17,10 +17,11 @@ use tokio::sync::watch;
 
 use crate::graph::{Ask, Class, GraphError, Start, Target};
 use crate::mirror::commit::{Commit, Outcome};
+use crate::mirror::guard;
 use crate::mirror::page::{End, EventHash, EventId, Link, Page};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::remedy::{Ailment, Remedy};
-use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round};
+use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round, Stay};
 use crate::mirror::series::{self, Listed, Row};
 use crate::mirror::status::{LastRound, ResyncReason, State};
 use crate::mirror::window::{self, Edges, Window};
@@ -304,7 +305,7 @@ impl<'a> Attempt<'a> {
             Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
             Effect::Unseen => Input::Unseen(self.unseen(segment).await?),
             // A window of one segment has no seams.
-            Effect::Seam => Input::Withheld(BTreeSet::new()),
+            Effect::Seam => Input::Withheld { stay: Stay::Named(BTreeSet::new()), gone: 0 },
             Effect::Commit(commit) => self.commit(*commit).await?,
             // The round is over: there is nothing to perform.
             Effect::Over(_) => Input::Start,
@@ -366,7 +367,7 @@ impl<'a> Attempt<'a> {
                 Err(error) if error.class() == Class::LinkDead => {
                     self.deaths += 1;
                     if self.deaths > 1 {
-                        return self.failed(Trouble::LinksDie);
+                        return self.failed(Trouble::LinksDie, false);
                     }
                     tracing::info!(
                         status = error.status(),
@@ -377,7 +378,8 @@ impl<'a> Attempt<'a> {
                 }
                 Err(error) => {
                     if let Err(trouble) = self.retry(error).await {
-                        return self.failed(trouble);
+                        let refused = self.is_of_the_link(&trouble, edges).await;
+                        return self.failed(trouble, refused);
                     }
                 }
             }
@@ -433,15 +435,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// The page cannot be had in this attempt. Whether other means may help is the round's to say.
-    fn failed(&mut self, trouble: Trouble) -> Result<Input, Trouble> {
+    /// `refused`: it was asked for again and again, while the mailbox answered.
+    fn failed(&mut self, trouble: Trouble, refused: bool) -> Result<Input, Trouble> {
         let failure = match &trouble {
             Trouble::Quarantine(error) if error.class() == Class::TooLarge => Failure::TooLarge,
-            Trouble::Transient(error)
-                if matches!(error.status(), Some(503 | 504))
-                    && self.retries >= schedule::RETRIES =>
-            {
-                Failure::Refused
-            }
+            Trouble::Transient(error) if refused && is_busy(error) => Failure::Refused,
             Trouble::Transient(_) | Trouble::Quarantine(_) | Trouble::LinksDie => Failure::Other,
             _ => return Err(trouble),
         };
@@ -449,6 +447,16 @@ impl<'a> Attempt<'a> {
         // Other means are another round.
         (self.retries, self.deaths) = (0, 0);
         Ok(Input::Failed(failure))
+    }
+
+    /// Whether the mailbox answers a small question while it does not answer this one. Where it
+    /// does not either it is a bad day, and no other way of asking would help (facts 123, 124).
+    async fn is_of_the_link(&mut self, trouble: &Trouble, edges: Edges) -> bool {
+        let Trouble::Transient(error) = trouble else { return false };
+        if !is_busy(error) || self.retries < schedule::RETRIES {
+            return false;
+        }
+        self.probe(edges).await.is_ok()
     }
 
     /// Whoever reads the status knows that the mirror may lack something. The first page of an
@@ -515,7 +523,7 @@ impl<'a> Attempt<'a> {
         master: &EventId,
         edges: Edges,
     ) -> Result<Result<(Listed, BTreeSet<EventHash>, u32), Input>, Trouble> {
-        let mut pages = 0;
+        let (mut pages, mut empties) = (0, 0);
         let mut listed = Listed::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         let longest = self.cell.vitals().segment_days();
@@ -554,7 +562,12 @@ impl<'a> Attempt<'a> {
                             break;
                         }
                         // Ever new links with nothing new behind them would have no end (fact 172).
-                        if (!empty && met.len() == before) || met.len() > MOST_INSTANCES {
+                        // Empty pages may come in between (fact 56), but not for ever.
+                        empties = if empty { empties + 1 } else { 0 };
+                        if (!empty && met.len() == before)
+                            || empties > guard::MOST_EMPTY
+                            || met.len() > MOST_INSTANCES
+                        {
                             tracing::warn!(
                                 instances = met.len(),
                                 "listing of a series does not end"
@@ -583,7 +596,8 @@ impl<'a> Attempt<'a> {
         loop {
             let fresh = self.retries > 0;
             let client = &self.services.client;
-            match client.calendar_view(self.target, &self.ask, day, Some("id"), None, fresh).await {
+            let ask = Ask { page_size: 1, ..self.ask.clone() };
+            match client.calendar_view(self.target, &ask, day, Some("id"), None, fresh).await {
                 Ok(_) => return Ok(()),
                 Err(error) => self.retry(error).await?,
             }
@@ -676,7 +690,7 @@ impl<'a> Attempt<'a> {
         );
         if lasting
             || (error.class() == Class::Transient
-                && error.status().is_some()
+                && !error.is_of_account()
                 && self.retries >= schedule::RETRIES)
         {
             tracing::debug!(
@@ -688,4 +702,9 @@ impl<'a> Attempt<'a> {
         }
         self.retry(error).await.map(|()| false)
     }
+}
+
+/// Whether Graph itself has said 503 or 504; the token endpoint's word says nothing about a page.
+fn is_busy(error: &GraphError) -> bool {
+    matches!(error, GraphError::Refused(_)) && matches!(error.status(), Some(503 | 504))
 }

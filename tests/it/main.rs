@@ -22,6 +22,7 @@ mod logs;
 mod long;
 mod memory;
 mod metrics;
+mod partial;
 mod peak;
 mod process;
 mod reform;

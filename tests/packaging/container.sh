@@ -231,9 +231,9 @@ proved "restarted with the mirror it had: no new enumeration ($after)"
 # compose.yaml: understood by Compose, and run as it stands by podman-compose, where they can be had.
 container rm --force --time 10 calmirror >/dev/null
 project=$SCRATCH/compose
-mkdir "$project"
+mkdir -p "$project/etc"
 cp compose.yaml Dockerfile "$project/"
-sed 's|https://graph.calmirror.test|http://127.0.0.1:8081|' "$SCRATCH/etc/calmirror.toml" >"$project/calmirror.toml"
+sed 's|https://graph.calmirror.test|http://127.0.0.1:8081|' "$SCRATCH/etc/calmirror.toml" >"$project/etc/calmirror.toml"
 echo "any secret is accepted" >"$project/contoso.secret"
 chown 65532 "$project/contoso.secret" && chmod 400 "$project/contoso.secret"
 if (need docker-compose docker-compose); then
@@ -274,6 +274,14 @@ P
     grep -q '^NoNewPrivs:\s*1$' "/proc/$pid/status" || fail "compose.yaml: no new privileges"
     awk '$2 == "/" { exit !($4 ~ /(^|,)ro(,|$)/) }' "/proc/$pid/mounts" || fail "compose.yaml: the root is read-only"
     proved "compose.yaml as it stands: $(up | sed -n 1p), no capabilities, a read-only root, the secret of mode 0400"
+    # As an editor saves: a new file in the place of the old one.
+    sed 's/^interval = "1s"/interval = "2s"/' "$project/etc/calmirror.toml" >"$project/etc/new" &&
+        mv "$project/etc/new" "$project/etc/calmirror.toml"
+    reloaded=$(container exec "$service" /usr/bin/calmirror reload 2>&1) || fail "compose.yaml: reload"
+    case $reloaded in
+    *" retimed"*) proved "compose.yaml: a reload sees a file that was replaced" ;;
+    *) fail "compose.yaml: a reload sees a file that was replaced: $reloaded" ;;
+    esac
     compose down || fail "podman-compose down"
     proved "podman-compose down: the volume of the store stays: $(container volume ls --quiet | grep -c compose_store)"
 fi

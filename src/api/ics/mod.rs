@@ -190,7 +190,8 @@ fn head(status: &WindowStatus) -> String {
         ),
         Property::new("VERSION", "2.0"),
         Property::new("CALSCALE", "GREGORIAN"),
-        Property::new("NAME", &name),
+        // RFC 7986 makes it TEXT, which the crate does not know; of X-WR-CALNAME it does.
+        Property::new("NAME", escaped(&name)),
         Property::new("X-WR-CALNAME", &name),
         often.done(),
         Property::new("X-PUBLISHED-TTL", format!("PT{seconds}S")),
@@ -201,4 +202,17 @@ fn head(status: &WindowStatus) -> String {
     }
     fold::fold(&mut head, 0);
     head
+}
+
+/// A value of type TEXT (RFC 5545, 3.3.11).
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' | ';' | ',' => escaped.extend(['\\', c]),
+            '\n' => escaped.push_str("\\n"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }

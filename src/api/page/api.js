@@ -18,8 +18,8 @@ async function refuse(answer) {
   throw new Refusal(answer.status, detail);
 }
 
-async function get(path, signal) {
-  const answer = await fetch(path, { signal, headers: { accept: "application/json" } });
+async function get(path, signal, cache = "default") {
+  const answer = await fetch(path, { signal, cache, headers: { accept: "application/json" } });
   return answer.ok ? answer.json() : refuse(answer);
 }
 
@@ -49,14 +49,14 @@ export async function ianaZone(name) {
 }
 
 // All events of a window between two instants, and the cursor from which changes make up for what
-// moved meanwhile.
+// moved meanwhile. Never from the browser's cache: pages kept from two walks do not belong together.
 export async function events(name, from, to, signal) {
   const found = [];
   let page = null;
   for (;;) {
     const query = new URLSearchParams({ from: new Date(from).toISOString(), to: new Date(to).toISOString(), limit: 5000 });
     if (page) query.set("page", page);
-    const answer = await get(`${windowPath(name)}/events?${query}`, signal);
+    const answer = await get(`${windowPath(name)}/events?${query}`, signal, "no-store");
     found.push(...answer.value);
     page = answer.next;
     if (!page) return { events: found, cursor: answer.cursor, complete: answer.complete };

@@ -67,6 +67,41 @@ async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
     }
 }
 
+/// A window in which nothing happens, while removals of another one are trimmed.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_to_keep_a_cursor_that_no_longer_holds() {
+    let fixture = Fixture::new().await;
+    let (alice, room) = (fixture.id("alice"), fixture.id("room a/b"));
+    fixture.write(alice, &[("a", 9, ""), ("b", 10, "")], &[]).await;
+    fixture.write(room, &[("r", 9, "")], &[]).await;
+    let uri = "/v1/windows/alice/events?limit=1";
+    let (_, headers, body) = fixture.ask("GET", uri).await;
+    let tag = headers["etag"].to_str().unwrap().to_owned();
+    let kept: Value = serde_json::from_str(&body).unwrap();
+    let page = format!("{uri}&page={}", kept["next"].as_str().unwrap());
+    let (_, headers, _) = fixture.ask("GET", &page).await;
+    let page_tag = headers["etag"].to_str().unwrap().to_owned();
+    let after =
+        |answer: &Value| format!("/v1/changes?after={}", answer["cursor"].as_str().unwrap());
+
+    fixture.write(room, &[], &["r"]).await;
+    fixture.write(room, &[("s", 10, "")], &[]).await;
+    let (status, ..) = fixture.ask_with("GET", uri, &[("if-none-match", &tag)]).await;
+    assert_eq!(status, StatusCode::NOT_MODIFIED);
+    assert_eq!(fixture.ask("GET", &after(&kept)).await.0, StatusCode::OK, "it still holds");
+
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+    assert_eq!(fixture.ask("GET", &after(&kept)).await.0, StatusCode::GONE);
+    let (status, _, body) = fixture.ask_with("GET", uri, &[("if-none-match", &tag)]).await;
+    assert_eq!(status, StatusCode::OK);
+    let fresh: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(fixture.ask("GET", &after(&fresh)).await.0, StatusCode::OK);
+    // A walk that began before goes on to no cursor that would hold.
+    let (status, ..) = fixture.ask_with("GET", &page, &[("if-none-match", &page_tag)]).await;
+    assert_eq!(status, StatusCode::GONE);
+}
+
 #[tokio::test(start_paused = true)]
 async fn head_is_get_without_a_body() {
     let fixture = Fixture::new().await;

@@ -120,6 +120,19 @@ async fn events_of_every_kind_stand_in_the_calendar() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_calendar_has_its_windows_name_whatever_stands_in_it() {
+    let fixture = Fixture::new().await;
+    fixture.add_window("a;b,c\\d:e", "odd@contoso.com").await;
+    let uri = "/v1/windows/a%3Bb%2Cc%5Cd%3Ae/calendar.ics";
+    let (status, _, body) = fixture.ask("GET", uri).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    for name in ["NAME", "X-WR-CALNAME"] {
+        let line = format!("\r\n{name}:a\\;b\\,c\\\\d:e\r\n");
+        assert!(body.contains(&line), "{line:?}: {body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_a_masked_event_there_is_time_and_busy_state() {
     let mut fixture = Fixture::new().await;
     fixture.settings.mask_private = true;

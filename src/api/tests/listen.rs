@@ -25,6 +25,32 @@ async fn the_socket_appears_with_its_rights_and_goes_with_its_door() {
 }
 
 #[tokio::test]
+async fn the_longest_path_that_may_be_configured_can_be_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = "s".repeat(103 - directory.path().join("").as_os_str().len());
+    let path = directory.path().join(name);
+    assert_eq!(path.as_os_str().len(), 103);
+    drop(bind_unix(&path, None).unwrap());
+}
+
+#[tokio::test]
+async fn a_socket_that_has_the_wanted_group_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let door = bind_unix(&path, None).unwrap();
+    let about = || {
+        let about = fs::metadata(&path).unwrap();
+        (about.gid(), about.ctime(), about.ctime_nsec())
+    };
+    let before = about();
+    // The clock of files ticks every few milliseconds.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    door.rights().set_group(Some(&before.0.to_string())).unwrap();
+    door.rights().set_group(None).unwrap();
+    assert_eq!(about(), before);
+}
+
+#[tokio::test]
 async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");

@@ -203,11 +203,13 @@ fn values_are_held_to_their_types_and_bounds() {
 
 #[test]
 fn a_socket_path_must_fit_the_system() {
-    let faults = Lab::with(&format!("[api]\nsocket = \"/{}\"\n", "s".repeat(107))).faults();
+    let socket = |bytes: usize| format!("[api]\nsocket = \"/{}\"\n", "s".repeat(bytes - 1));
+    check(&socket(103), &[]);
+    let faults = Lab::with(&socket(104)).faults();
     assert_eq!(
         faults,
         [
-            "calmirror.toml:2: api.socket: a socket's path may have 107 bytes, not more; choose a shorter one"
+            "calmirror.toml:2: api.socket: a socket's path may have 103 bytes, not more; choose a shorter one"
         ]
     );
 }
@@ -252,11 +254,12 @@ fn an_account_signs_in_in_exactly_one_way() {
 #[test]
 fn secrets_are_private_files_and_never_shown() {
     let lab = Lab::with(
-        "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n",
+        "[account.a]\naccess_token_file = \"open\"\n[account.b]\naccess_token_file = \"empty\"\n[account.c]\naccess_token_file = \"none\"\n[account.d]\naccess_token_file = \"dir\"\n[account.e]\naccess_token_file = \"group\"\n[account.f]\naccess_token_file = \"blank\"\n",
     );
     lab.secret("open", "s3cret", 0o644);
     lab.secret("group", "s3cret", 0o640);
     lab.secret("empty", " \n", 0o600);
+    lab.secret("blank", "\u{b}\u{a0}\n", 0o600);
     std::fs::create_dir(lab.dir.path().join("dir")).unwrap();
     assert_eq!(
         lab.faults(),
@@ -266,12 +269,13 @@ fn secrets_are_private_files_and_never_shown() {
             "calmirror.toml:6: account.c.access_token_file: none cannot be read: No such file or directory (os error 2); write the secret into that file, with mode 0600",
             "calmirror.toml:8: account.d.access_token_file: dir is not a file; name the file itself",
             "calmirror.toml:10: account.e.access_token_file: group can be read by others (mode 0640); chmod 0600 group",
+            "calmirror.toml:12: account.f.access_token_file: blank is empty; write the secret into it",
         ]
     );
     // Systemd gives its credentials modes of its own.
     let folder = lab.dir.path().to_str().unwrap().to_owned();
     let faults = lab.set("CREDENTIALS_DIRECTORY", &folder).faults();
-    assert_eq!(faults.len(), 3, "{faults:?}");
+    assert_eq!(faults.len(), 4, "{faults:?}");
 
     let pasted = "[account.a]\ntenant = \"t\"\nclient_id = \"c\"\n";
     for (key, fault) in [

@@ -23,7 +23,12 @@ impl Round {
             series.needs_master = false;
             series.fetched = Some(carried);
         }
-        Some(if series.needs_master || !series.needs_listing {
+        // Whoever is listed with all its occurrences needs what completes them, and what the store
+        // has of it may be nothing.
+        let bare = self.place.complete == Complete::Master
+            && self.phase.enumeration().is_none()
+            && series.fetched.is_none();
+        Some(if series.needs_master || !series.needs_listing || bare {
             Effect::Master(master)
         } else {
             Effect::Instances(master)

@@ -23,7 +23,7 @@ impl Round {
             return Effect::Seam;
         }
         if let Some(withheld) = &self.withheld {
-            let stay = rows.extract_if(.., |row| withheld.contains(&row.id));
+            let stay = rows.extract_if(.., |row| withheld.has(&row.id));
             stay.for_each(|row| self.todo.leave(row.id));
         }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
@@ -99,11 +99,11 @@ impl Round {
         let upserted: BTreeSet<EventHash> =
             commit.upserts.iter().map(|item| item.id.hash()).collect();
         commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
-        let none = BTreeSet::new();
-        let withheld = self.withheld.as_ref().unwrap_or(&none);
-        let taken = self.todo.take_removals(withheld);
+        let withheld = self.withheld.as_ref();
+        let stays = |id: &EventHash| withheld.is_some_and(|stay| stay.has(id));
+        let taken = self.todo.take_removals(stays);
         commit.done.extend(taken.into_iter().map(TodoKey::Removal));
-        let leaves = |todo: &Todo| matches!(todo, Todo::Removal { id } if !withheld.contains(id));
+        let leaves = |todo: &Todo| matches!(todo, Todo::Removal { id } if !stays(id));
         commit.todo.retain(|todo| !leaves(todo));
         self.todo.age();
         self.todo.write(&mut commit);
@@ -189,16 +189,17 @@ impl Round {
     }
 
     pub(super) fn too_many(&self, more: usize) -> bool {
-        let removed = self.removed + more;
+        // Of the whole window, before anything left any of its segments.
+        let removed = self.removed + self.gone + more;
         !self.believed
             && self.phase.enumeration() != Some(ResyncReason::Confirm)
             && more > 0
             && removed >= BELIEVED
-            && (removed as u64).saturating_mul(2) > self.events
+            && (removed as u64).saturating_mul(2) > self.events + self.gone as u64
     }
 
     pub(super) fn tombstones(&self) -> Vec<Removal> {
-        let stays = |id: &EventHash| self.withheld.as_ref().is_some_and(|ids| ids.contains(id));
+        let stays = |id: &EventHash| self.withheld.as_ref().is_some_and(|stay| stay.has(id));
         deleted(self.todo.removals().iter().copied().filter(|id| !stays(id)))
     }
 }

@@ -1,6 +1,7 @@
 //! One test per arrow of the state machine, with no store and no Graph.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod doubt;
 mod remedies;
 mod seams;
 

@@ -12,6 +12,7 @@ use crate::graph::{Ask, GraphError};
 use crate::mirror::audit::{MANY, SELECT, Sketch, Suspects, differ};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
+use crate::mirror::guard::MOST_EMPTY;
 use crate::mirror::page::{EventHash, EventId, Item, Kind, Link};
 use crate::mirror::position::{Phase, SegmentIndex, Todo};
 use crate::mirror::series;
@@ -149,7 +150,7 @@ impl Attempt<'_> {
         wanted: impl Fn(EventHash) -> bool,
     ) -> Result<Option<Look>, Trouble> {
         let mut look = Look::default();
-        let mut met = 0;
+        let (mut met, mut empties) = (0, 0);
         let mut next: Option<Link> = None;
         loop {
             let listing = self.list(edges, SELECT, next.as_ref()).await?;
@@ -170,7 +171,8 @@ impl Attempt<'_> {
                 return Ok(Some(look));
             }
             let before = std::mem::replace(&mut met, look.events.len() + look.unread.len());
-            if (!empty && met == before) || met > MOST_EVENTS {
+            empties = if empty { empties + 1 } else { 0 };
+            if (!empty && met == before) || empties > MOST_EMPTY || met > MOST_EVENTS {
                 tracing::warn!(events = met, "plain listing does not end");
                 return Ok(None);
             }

@@ -76,6 +76,11 @@ impl Looks {
         self.parked.push(Parked { segment, begins, round, turn });
     }
 
+    /// Somebody who waits, whoever has looked.
+    pub(super) fn parked(&mut self) -> Option<Parked> {
+        self.parked.pop()
+    }
+
     /// Whom a parked round still waits for.
     fn awaited(&self, parked: &Parked) -> impl Iterator<Item = SegmentIndex> {
         let (segment, turn) = (parked.segment, parked.turn);

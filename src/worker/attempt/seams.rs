@@ -14,7 +14,7 @@ use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{SegmentIndex, Todo};
-use crate::mirror::round::{Effect, Input, Over, Round};
+use crate::mirror::round::{Effect, Input, Over, Round, Stay};
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
@@ -62,8 +62,20 @@ impl Attempt<'_> {
             order.push((position.is_none_or(|position| position.phase.begins()), segment));
         }
         order.sort_unstable();
+        // One that fails keeps none of the others from looking.
+        let mut failed = None;
         for (_, segment) in order {
-            self.begin(segment, &mut looks).await?;
+            if let Err(trouble) = self.begin(segment, &mut looks).await {
+                let trouble = of_segment(trouble)?;
+                failed = failed.or(Some(trouble));
+            }
+        }
+        if let Some(trouble) = failed {
+            // Nothing leaves, as it may have moved to where nobody could look; the rest goes on.
+            while let Some(parked) = looks.parked() {
+                self.release(parked, Stay::All, &mut looks).await?;
+            }
+            return Err(trouble);
         }
         for _ in 0..MOST_STEPS {
             if self.done.over > Over::Incomplete {
@@ -73,7 +85,10 @@ impl Attempt<'_> {
             match looks.next() {
                 Next::Nothing => return Ok(()),
                 Next::Begin(segment) => self.begin(segment, &mut looks).await?,
-                Next::Release(parked) => self.release(parked, &mut looks).await?,
+                Next::Release(parked) => {
+                    let stay = Stay::Named(self.withheld(parked.segment, &looks).await?);
+                    self.release(parked, stay, &mut looks).await?;
+                }
                 Next::Tangle(segment) => {
                     self.begin_resync(segment, ResyncReason::Seam).await?;
                     self.begin(segment, &mut looks).await?;
@@ -153,18 +168,26 @@ impl Attempt<'_> {
     }
 
     /// All others have looked: a parked round goes on.
-    async fn release(&mut self, parked: Parked, looks: &mut Looks) -> Result<(), Trouble> {
+    async fn release(
+        &mut self,
+        parked: Parked,
+        stay: Stay,
+        looks: &mut Looks,
+    ) -> Result<(), Trouble> {
         let Parked { segment, begins, round, .. } = parked;
         let Some(edges) = looks.edges(segment) else { return Ok(()) };
         let turn = looks.turn();
-        let withheld = Input::Withheld(self.withheld(segment, looks).await?);
-        let course = self.drive(segment, edges, *round, withheld).await?;
+        let all = matches!(stay, Stay::All);
+        let gone = usize::try_from(self.done.removed).unwrap_or(usize::MAX);
+        let course = self.drive(segment, edges, *round, Input::Withheld { stay, gone }).await?;
         if course.anew {
             looks.began(segment, turn);
         }
         let begins = begins || course.anew;
         match course.came {
-            Came::Over(Over::Settled) if !begins => self.begin(segment, looks).await?,
+            // Where nothing may leave it would only come back here.
+            Came::Parked(_) if all => {}
+            Came::Over(Over::Settled) if !begins && !all => self.begin(segment, looks).await?,
             Came::Over(over) => self.end(segment, over),
             Came::Parked(round) => looks.park(segment, begins, course.asked, round),
         }
@@ -209,6 +232,8 @@ impl Attempt<'_> {
         mut input: Input,
     ) -> Result<Course, Trouble> {
         let (mut asked, mut anew) = (false, false);
+        // Each segment's link may die once, and its requests be made again.
+        (self.retries, self.deaths) = (0, 0);
         let before = round.remedy().clone();
         self.ask.page_size = before.page_size(self.window.page_size);
         loop {
@@ -239,5 +264,14 @@ impl Attempt<'_> {
         if over == Over::Settled {
             self.done.settled |= 1 << segment;
         }
+    }
+}
+
+/// A trouble that says nothing about the other segments; the others are of the whole window.
+fn of_segment(trouble: Trouble) -> Result<Trouble, Trouble> {
+    match &trouble {
+        Trouble::LinksDie | Trouble::Endless => Ok(trouble),
+        Trouble::Transient(error) if !error.is_of_account() => Ok(trouble),
+        _ => Err(trouble),
     }
 }

@@ -64,7 +64,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
         (status.state, &*error.kind, error.status),
         (State::BackingOff, "transient", Some(504))
     );
-    assert_eq!(scene.requests() - asked, 5);
+    assert_eq!(scene.requests() - asked, 6, "five times the link, and whether the mailbox answers");
     assert_eq!(status.resyncs, 0);
     // Twice at the same link is the link, also over a restart.
     scene = scene.restarted().await;

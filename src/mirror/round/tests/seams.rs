@@ -11,8 +11,9 @@ fn removal(id: &str) -> Removal {
     Removal { id: EventId::new(id).hash(), reason: RemovalReason::Deleted }
 }
 
-fn set(ids: &[&str]) -> BTreeSet<EventHash> {
-    ids.iter().map(|id| EventId::new(*id).hash()).collect()
+fn withheld(ids: &[&str]) -> Input {
+    let ids = ids.iter().map(|id| EventId::new(*id).hash());
+    Input::Withheld { stay: Stay::Named(ids.collect()), gone: 0 }
 }
 
 #[test]
@@ -25,7 +26,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, effect) = round.step(Input::Committed(51), AT);
     assert!(matches!(effect, Effect::Seam));
     // b may have moved to where a segment could not look.
-    let (round, effect) = round.step(Input::Withheld(set(&["b"])), AT);
+    let (round, effect) = round.step(withheld(&["b"]), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
     assert_eq!(commit.done, [TodoKey::Removal(EventId::new("a").hash())]);
@@ -41,7 +42,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     assert!(commit.removals.is_empty() && !commit.lazy);
     let (round, effect) = round.step(Input::Committed(50), AT);
     assert!(matches!(effect, Effect::Seam));
-    let (_, effect) = round.step(Input::Withheld(set(&[])), AT);
+    let (_, effect) = round.step(withheld(&[]), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()]);
 }
 
@@ -59,11 +60,43 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
     let (round, effect) = round.step(Input::Unseen(rows()), AT);
     assert!(matches!(effect, Effect::Seam));
     // Found anew: others may have taken over some of them meanwhile.
-    let (round, effect) = round.step(Input::Withheld(set(&["a"])), AT);
+    let (round, effect) = round.step(withheld(&["a"]), AT);
     assert!(matches!(effect, Effect::Unseen));
     let (_, effect) = round.step(Input::Unseen(rows()), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("b").hash()]);
     assert_eq!(commit.todo, [Todo::Removal { id: EventId::new("a").hash() }]);
     assert!(commit.position.as_ref().unwrap().todo && commit.clear_seen);
+}
+
+#[test]
+fn a_window_that_empties_segment_by_segment_is_not_believed() {
+    let sweeping =
+        Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
+    // 30 are left of the 60 that the window had; the other half has gone in this attempt.
+    let place = Place { seams: true, ..place(Complete::Master) };
+    let round = Round::resume(place, Some(Position::new(sweeping, false)), Vec::new(), 30);
+    let (round, _) = round.step(Input::Start, AT);
+    let (round, effect) = round.step(Input::Unseen(many(10)), AT);
+    assert!(matches!(effect, Effect::Seam));
+    let grant = Input::Withheld { stay: Stay::Named(BTreeSet::new()), gone: 30 };
+    let (round, effect) = round.step(grant, AT);
+    assert!(matches!(effect, Effect::Unseen));
+    let (round, effect) = round.step(Input::Unseen(many(10)), AT);
+    assert!(gone(&written(effect)).is_empty());
+    let (_, effect) = round.step(Input::Committed(30), AT);
+    assert!(matches!(effect, Effect::Over(Over::Held)));
+}
+
+#[test]
+fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
+    let round = resumed(Phase::Settled { delta: Some(link("d0")) }, Vec::new());
+    let (round, _) = step_page(round, page(vec![], &["a"], delta("d1")), &[("a", Known::Single)]);
+    let (round, effect) = round.step(Input::Committed(50), AT);
+    assert!(matches!(effect, Effect::Seam));
+    let (_, effect) = round.step(Input::Withheld { stay: Stay::All, gone: 0 }, AT);
+    let commit = written(effect);
+    assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
+    assert!(commit.removals.is_empty() && commit.done.is_empty());
+    assert!(commit.position.as_ref().unwrap().todo);
 }
