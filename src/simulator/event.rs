@@ -87,9 +87,12 @@ impl When {
         Self { start, end: start.checked_add(length).unwrap_or(DateTime::MAX) }
     }
 
-    /// Both ends as instants.
+    /// Both ends as instants. What begins in the hour that a clock skips begins an hour later, and
+    /// does not end before.
     pub(super) fn instants(self, zone: &Zone) -> (Timestamp, Timestamp) {
-        (zone.instant(self.start), zone.instant(self.end))
+        let (start, end) = (zone.instant(self.start), zone.instant(self.end));
+        let length = self.end.duration_since(self.start);
+        (start, if end < start { start.checked_add(length).unwrap_or(start) } else { end })
     }
 }
 
@@ -305,11 +308,13 @@ fn shown_instant(item: &Item, when: When) -> Timestamp {
 }
 
 fn times(item: &Item, when: When, form: &Form) -> (Value, Value) {
-    let show = |local: DateTime| {
-        let shown = if item.all_day { local } else { form.zone.local(item.zone.instant(local)) };
-        json!({"dateTime": seven_digits(shown), "timeZone": &*form.zone.name})
-    };
-    (show(when.start), show(when.end))
+    let show =
+        |shown: DateTime| json!({"dateTime": seven_digits(shown), "timeZone": &*form.zone.name});
+    if item.all_day {
+        return (show(when.start), show(when.end));
+    }
+    let (start, end) = when.instants(&item.zone);
+    (show(form.zone.local(start)), show(form.zone.local(end)))
 }
 
 /// An offset timestamp with seven fractional digits made of `salt`.
