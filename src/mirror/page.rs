@@ -45,12 +45,6 @@ impl fmt::Debug for EventId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventHash(pub [u8; 16]);
 
-impl EventHash {
-    /// Stands in a list of what was seen for an event that could not even be named: such a list
-    /// removes nobody.
-    pub const NAMELESS: Self = Self([0xff; 16]);
-}
-
 impl fmt::Debug for EventHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "EventHash({:032x})", u128::from_be_bytes(self.0))

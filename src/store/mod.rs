@@ -409,13 +409,10 @@ impl Store {
         self.inner
             .shared
             .read(move |shared| {
-                let ((seen, retired), group) = shared.look(|tree| {
+                let ((seen, retired), _) = shared.look(|tree| {
                     let retired = tree.window(window)?.map_or(0, |r| r.retired);
                     Ok((tree.seen(window, segment)?, retired))
                 })?;
-                if seen.binary_search(&EventHash::NAMELESS).is_ok() {
-                    return Ok((Vec::new(), group));
-                }
                 let mut unseen = Vec::new();
                 let mut after = None;
                 loop {

@@ -36,9 +36,6 @@ impl Round {
                 seen.extend(
                     page.unreadable.iter().filter_map(|u| u.id.as_ref()).map(EventId::hash),
                 );
-                if page.unreadable.iter().any(|unread| unread.id.is_none()) {
-                    seen.push(EventHash::NAMELESS);
-                }
                 commit.seen = Some((*number, seen));
             }
         }

@@ -1,4 +1,4 @@
-//! What cannot be known is not guessed: items without a name, occurrences without a master, words of
+//! What cannot be known is not guessed: occurrences without a master, words of
 //! yesterday.
 
 use super::*;
@@ -10,16 +10,6 @@ fn enumerating() -> Option<Position> {
         page: 0,
     };
     Some(Position::new(phase, false))
-}
-
-#[test]
-fn a_nameless_item_of_an_enumeration_sweeps_nobody() {
-    let round = Round::resume(place(Complete::Master), enumerating(), Vec::new(), 5);
-    let mut p = page(vec![single("a")], &[], delta("d1"));
-    p.unreadable.push(Unreadable { id: None, why: "the item is not an object" });
-    let (_, commit) = step_page(round, p, &[]);
-    let seen = commit.seen.unwrap().1;
-    assert_eq!(seen, [EventId::new("a").hash(), EventHash::NAMELESS], "nobody is missed then");
 }
 
 #[test]
