@@ -46,6 +46,29 @@ async fn pages_of_events_with_equal_starts() {
 }
 
 #[tokio::test]
+async fn pages_and_changes_end_where_they_get_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let large = "x".repeat(3 << 20);
+    for n in 0..4 {
+        put(&store, w, vec![single(&format!("e{n}"), n, &large)]).await;
+    }
+    let query = Query { bytes: 4 << 20, ..all(w) };
+    let page = store.events(query.clone()).await.unwrap();
+    assert_eq!(ids(&page.value), ["e0", "e1"], "the one with which it got too large is the last");
+    let rest = store.events(Query { after: page.next, ..query.clone() }).await.unwrap();
+    assert_eq!(ids(&rest.value), ["e2", "e3"]);
+    let one = store.events(Query { bytes: 0, ..query }).await.unwrap();
+    assert_eq!(ids(&one.value), ["e0"], "never none");
+    let changes = store.changes(0, None, 1000).await.unwrap();
+    assert_eq!((changes.value.len(), changes.at_end), (2, false));
+    let changes = store.changes(changes.seq, None, 1000).await.unwrap();
+    assert_eq!(changes.value.len(), 2, "the rest");
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_event_is_listed_where_it_overlaps() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);

@@ -59,7 +59,15 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
         return Ok(answer);
     }
     let mut merging = Merging { from, to, ..Merging::default() };
-    let mut query = Query { window, from: Some(from), to: Some(to), limit: MAX_LIMIT, after: None };
+    let mut query = Query {
+        window,
+        from: Some(from),
+        to: Some(to),
+        limit: MAX_LIMIT,
+        // What is kept of an event is a pair of times.
+        bytes: usize::MAX,
+        after: None,
+    };
     loop {
         let events = store.events(query.clone()).await?;
         for event in &events.value {

@@ -22,12 +22,9 @@ use super::Access;
 use super::cursor::Place;
 use super::mask::shown;
 use super::problem::Problem;
-use super::query::Parameters;
+use super::query::{ANSWER_BYTES, Parameters};
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::store::Change;
-
-/// An answer stops growing here.
-const ANSWER_BYTES: usize = 16 << 20;
 
 /// Changes read from the store at a time.
 const SLICE: usize = 500;

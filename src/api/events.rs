@@ -14,6 +14,7 @@ use serde_json::json;
 use super::ask::Ask;
 use super::mask::shown;
 use super::problem::Problem;
+use super::query::ANSWER_BYTES;
 use super::tag::Tag;
 use crate::mirror::page::EventId;
 use crate::store::Query;
@@ -44,7 +45,8 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
         }
         None => (store.cursor(*store.durable().borrow()), None),
     };
-    let events = store.events(Query { window, from, to, limit, after }).await?;
+    let events =
+        store.events(Query { window, from, to, limit, bytes: ANSWER_BYTES, after }).await?;
     let next = events.next.map(|(start, id)| PageKey { start, id, cursor: cursor.clone() });
     let tail = json!({
         "cursor": cursor,

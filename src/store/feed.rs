@@ -19,6 +19,8 @@ use crate::mirror::position::WindowId;
 
 /// Entries looked at under one guard.
 const SLICE: usize = 512;
+/// Bytes of events gathered under one guard, but for the last of them.
+const BYTES: usize = 4 << 20;
 /// Entries looked at for one answer: with a window to filter by, most may be others'.
 const LOOKED_AT: usize = 65_536;
 
@@ -48,14 +50,15 @@ pub(super) fn changes(
     let end = shared.durable_seq();
     let mut changes = Changes { value: Vec::new(), seq: after, at_end: after >= end };
     let (mut looked, mut group) = (0, 0);
-    let mut names = BTreeMap::new();
-    while !changes.at_end && changes.value.len() < limit && looked < LOOKED_AT {
+    let (mut names, mut bytes) = (BTreeMap::new(), 0);
+    while !changes.at_end && changes.value.len() < limit && looked < LOOKED_AT && bytes < BYTES {
         let left = limit - changes.value.len();
         let from = changes.seq;
         let (slice, applied) =
             shared.look(|tree| look(tree, from, end, window, left, &mut names))?;
         group = applied;
         looked += slice.looked;
+        bytes += slice.living.bytes;
         changes.seq = slice.seq;
         changes.at_end = !slice.more;
         let mut shown = slice.living.show().into_iter().zip(&slice.living.rows);
@@ -86,7 +89,7 @@ fn look(
 ) -> Result<Slice, Fault> {
     let mut slice = Slice { seq: after, ..Slice::default() };
     for item in tree.0.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
-        if slice.found.len() == limit || slice.looked == SLICE {
+        if slice.found.len() == limit || slice.looked == SLICE || slice.living.bytes >= BYTES {
             slice.more = true;
             break;
         }

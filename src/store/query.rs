@@ -31,6 +31,8 @@ pub(super) struct Gathered {
     /// Where a master stands in `masters`, if it is there at all. The same series can stand in
     /// several windows.
     asked: BTreeMap<(WindowId, EventId), Option<usize>>,
+    /// What readers are shown, roughly, in bytes.
+    pub(super) bytes: usize,
 }
 
 impl Gathered {
@@ -49,6 +51,8 @@ impl Gathered {
                 }
             },
         };
+        let master = of.and_then(|of| self.masters.get(of));
+        self.bytes += row.content.len() + master.map_or(0, |master| master.content.len());
         self.rows.push(row);
         self.of.push(of);
         Ok(())
@@ -137,7 +141,8 @@ impl Page<'_> {
             if self.after.is_some_and(|(start, id)| (row.start, &row.id) <= (start, id)) {
                 continue;
             }
-            if self.gathered.rows.len() == self.limit {
+            let full = self.gathered.bytes >= self.query.bytes && !self.gathered.rows.is_empty();
+            if full || self.gathered.rows.len() == self.limit {
                 return Ok(true);
             }
             self.gathered.add(self.tree, self.query.window, row)?;

@@ -133,6 +133,8 @@ pub struct Query {
     pub to: Option<Timestamp>,
     /// At most so many.
     pub limit: usize,
+    /// No more once they have so many bytes, but at least one.
+    pub bytes: usize,
     /// Go on after this (start, id).
     pub after: Option<(Timestamp, EventId)>,
 }

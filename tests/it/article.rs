@@ -265,7 +265,14 @@ async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
         ),
         ("2020-03-30T22:00:00Z", "2020-03-31T00:00:00Z", vec![]),
     ] {
-        let query = Query { window: id, from: at(from), to: at(to), limit: 10, after: None };
+        let query = Query {
+            window: id,
+            from: at(from),
+            to: at(to),
+            limit: 10,
+            bytes: usize::MAX,
+            after: None,
+        };
         let events = store.events(query).await.unwrap();
         let subjects: Vec<Value> = events
             .value

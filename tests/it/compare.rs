@@ -25,7 +25,7 @@ pub(crate) async fn mirror(store: &Store, window: WindowId) -> Events {
     let mut all = Vec::new();
     let mut after = None;
     loop {
-        let query = Query { window, from: None, to: None, limit: 97, after };
+        let query = Query { window, from: None, to: None, limit: 97, bytes: 1 << 16, after };
         let events = store.events(query).await.unwrap();
         all.extend(events.value.iter().map(|raw| serde_json::from_slice::<Value>(raw).unwrap()));
         match events.next {

@@ -127,7 +127,7 @@ pub fn exception(id: &str, of: &str, start: i64, subject: &str) -> Item {
 }
 
 pub fn all(window: WindowId) -> Query {
-    Query { window, from: None, to: None, limit: 100_000, after: None }
+    Query { window, from: None, to: None, limit: 100_000, bytes: usize::MAX, after: None }
 }
 
 pub async fn events(store: &Store, window: WindowId) -> Vec<Bytes> {

@@ -27,6 +27,7 @@ use super::Access;
 use super::ask::Ask;
 use super::mask::shown;
 use super::problem::Problem;
+use super::query::ANSWER_BYTES;
 use super::tag::Tag;
 use super::when::Clock;
 use crate::mirror::change::Seq;
@@ -50,7 +51,7 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
     }
     let Ask { access, name, .. } = ask;
     let began = *access.store.durable().borrow();
-    let query = Query { window, from, to, limit: STRETCH, after: None };
+    let query = Query { window, from, to, limit: STRETCH, bytes: ANSWER_BYTES, after: None };
     let writing = Writing {
         access,
         name,
