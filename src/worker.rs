@@ -7,6 +7,7 @@
 mod aside;
 mod attempt;
 mod past;
+mod trouble;
 mod vitals;
 
 use std::sync::Arc;
@@ -18,9 +19,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::graph::{Client, GraphError, Target};
+use crate::graph::{Client, Target};
 use crate::metrics::RoundMeter;
-use crate::mirror::remedy::Ailment;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, ResyncReason, State};
@@ -29,7 +29,8 @@ use crate::store::{Store, StoreError};
 use crate::world::World;
 
 use aside::Aside;
-use attempt::{Attempt, Done, Trouble};
+use attempt::{Attempt, Done};
+use trouble::Trouble;
 pub use vitals::{Asked, Brief, Cell};
 
 /// Longest wait of a quarantined window.
@@ -404,82 +405,6 @@ impl Worker {
         }
         vitals.last_error = Some(Box::new(error));
         delay
-    }
-}
-
-impl Trouble {
-    fn state(&self) -> State {
-        match self {
-            Self::Store(StoreError::Full) => State::StoreFull,
-            Self::Throttled { .. }
-            | Self::Transient(_)
-            | Self::LinksDie
-            | Self::Stuck { .. }
-            | Self::Store(_) => State::BackingOff,
-            Self::SignIn(_) => State::SignInRequired,
-            Self::Quarantine(_) | Self::Endless => State::Quarantined,
-        }
-    }
-
-    /// Whether it is no trouble of this window: its account or the store has told of it.
-    fn is_shared(&self) -> bool {
-        match self {
-            Self::Throttled { error, .. }
-            | Self::SignIn(error)
-            | Self::Quarantine(error)
-            | Self::Transient(error) => error.is_of_account(),
-            Self::Store(error) => matches!(error, StoreError::Full),
-            Self::Stuck { .. } | Self::Endless | Self::LinksDie => false,
-        }
-    }
-
-    fn describe(&self, at: Timestamp, retry_at: Option<Timestamp>) -> LastError {
-        let plain = |kind: &str, message: String| LastError {
-            at,
-            kind: kind.to_owned(),
-            status: None,
-            code: None,
-            message,
-            request_id: None,
-            retry_at,
-        };
-        match self {
-            Self::Throttled { error, .. }
-            | Self::SignIn(error)
-            | Self::Quarantine(error)
-            | Self::Transient(error) => LastError {
-                at,
-                kind: error.kind().to_owned(),
-                status: error.status(),
-                code: error.code().map(str::to_owned),
-                message: error.message(),
-                request_id: error.request_id().map(str::to_owned),
-                retry_at,
-            },
-            Self::LinksDie => plain(
-                "link_dead",
-                "the link died again within the same round; waiting before enumerating".to_owned(),
-            ),
-            Self::Stuck { ailment: Ailment::Endless, .. } => {
-                plain("round_stuck", "a round would not end; other means follow".to_owned())
-            }
-            Self::Stuck { ailment: Ailment::Heavy, fault, .. } => {
-                let message = "a page cannot be had again and again; smaller ones follow";
-                let told = fault.as_ref().map(|error| error.message());
-                let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));
-                LastError {
-                    status: fault.as_ref().and_then(GraphError::status),
-                    code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
-                    request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
-                    ..plain("page_stuck", message)
-                }
-            }
-            Self::Endless => plain(
-                "round_stuck",
-                "neither a round nor a plain listing comes to an end".to_owned(),
-            ),
-            Self::Store(error) => plain("store", error.to_string()),
-        }
     }
 }
 

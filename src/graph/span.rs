@@ -3,8 +3,8 @@
 //! A `dateTime` has no offset and up to seven fractional digits (fact 77); `timeZone` is `UTC`
 //! unless another was preferred, then a Windows or IANA name. Local times that a clock change
 //! skips or repeats are read the compatible way (later, and first), but an end that would be before
-//! its start is the second time that the clock shows it. What cannot be known, such
-//! as a local time in a zone of the sender's own making (fact 82), is refused, never guessed.
+//! its start is the second time that the clock shows it. What cannot be known, such as a local time
+//! in a zone of the sender's own making (fact 82), is refused, never guessed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,15 +26,15 @@ pub(super) struct Zones {
 impl Zones {
     /// The instant a `{dateTime, timeZone}` object means, if it means one.
     pub(super) fn instant(&mut self, raw: &str) -> Option<Timestamp> {
-        self.read(raw, false)
+        self.meant(raw, false)
     }
 
     /// The same, where a local time comes twice the second time.
     pub(super) fn second_instant(&mut self, raw: &str) -> Option<Timestamp> {
-        self.read(raw, true)
+        self.meant(raw, true)
     }
 
-    fn read(&mut self, raw: &str, second: bool) -> Option<Timestamp> {
+    fn meant(&mut self, raw: &str, second: bool) -> Option<Timestamp> {
         let Moment { date_time, time_zone } = serde_json::from_str(raw).ok()?;
         let (civil, offset) = read(date_time?.as_bytes())?;
         let utc = || TimeZone::UTC.to_timestamp(civil).ok();
@@ -46,8 +46,8 @@ impl Zones {
         if zone == "UTC" {
             return utc();
         }
-        let meant = self.zone(&zone)?.to_ambiguous_timestamp(civil);
-        if second { meant.later() } else { meant.compatible() }.ok()
+        let at = self.zone(&zone)?.to_ambiguous_timestamp(civil);
+        if second { at.later() } else { at.compatible() }.ok()
     }
 
     fn zone(&mut self, name: &str) -> Option<&TimeZone> {

@@ -49,6 +49,17 @@ fn window(name: &str) -> Window {
     }
 }
 
+fn post(mailbox: &str, window: Window, tokens: &Arc<Tokens>) -> Post {
+    let identity = Identity {
+        account: "contoso".into(),
+        tenant: "t".into(),
+        mailbox: mailbox.into(),
+        calendar: Calendar::Default,
+        immutable_ids: false,
+    };
+    Post { identity, window: Arc::new(window), tokens: tokens.clone() }
+}
+
 struct Ground {
     directory: TempDir,
     supervisor: Supervisor,
@@ -87,17 +98,7 @@ impl Ground {
             Services { store, client, world, meter: Arc::default() },
             Duration::from_secs(86_400),
         );
-        let post = |name: &str| Post {
-            identity: Identity {
-                account: "contoso".into(),
-                tenant: "t".into(),
-                mailbox: name.into(),
-                calendar: Calendar::Default,
-                immutable_ids: false,
-            },
-            window: Arc::new(window(name)),
-            tokens: tokens.clone(),
-        };
+        let post = |name| post(name, window(name), &tokens);
         supervisor.start(vec![post("alice"), post("bob")]).await.unwrap();
 
         let path = directory.path().join("notify");
@@ -183,15 +184,8 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     let tokens = supervisor.tokens["contoso"].clone();
     // Carol's worker is stopped before it has done anything at all.
     for mailbox in ["carol", "dave"] {
-        let identity = Identity {
-            account: "contoso".into(),
-            tenant: "t".into(),
-            mailbox: mailbox.into(),
-            calendar: Calendar::Default,
-            immutable_ids: false,
-        };
-        let window = Arc::new(Window { mailbox: mailbox.into(), ..window("alice") });
-        let begun = vec![Post { window, identity, tokens: tokens.clone() }];
+        let window = Window { mailbox: mailbox.into(), ..window("alice") };
+        let begun = vec![post(mailbox, window, &tokens)];
         let reform = Reform { removed: Vec::new(), begun, retimed: Vec::new() };
         supervisor.reform(reform, || ()).await.unwrap();
     }
@@ -200,4 +194,20 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     let names: Vec<&str> = known.iter().map(|(name, ..)| &**name).collect();
     assert_eq!(names, ["bob", "alice"], "nothing is left of what left: {known:?}");
     ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_wanted_at_a_start_has_left_before_anything_else_happens() {
+    let ground = Ground::new().await;
+    let Services { store, client, world, .. } = (*ground.supervisor.services).clone();
+    let tokens = ground.supervisor.tokens["contoso"].clone();
+    assert!(ground.supervisor.drain(Duration::from_secs(30)).await);
+    let services = Services { store: store.clone(), client, world, meter: Arc::default() };
+    let mut next = Supervisor::new(services, Duration::from_secs(86_400));
+    next.start(vec![post("alice", window("alice"), &tokens)]).await.unwrap();
+    // Nothing has been dropped yet, and an interrupted start need not be allowed it once more.
+    let known: Vec<_> = store.identities().await.unwrap().into_keys().collect();
+    assert_eq!(known, ["alice".into()]);
+    assert!(next.drain(Duration::from_secs(30)).await);
+    store.close().await.unwrap();
 }

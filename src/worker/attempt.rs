@@ -7,6 +7,7 @@
 pub(super) mod audit;
 mod looks;
 mod seams;
+mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,55 +18,21 @@ use tokio::sync::watch;
 
 use crate::graph::{Ask, Class, GraphError, Start, Target};
 use crate::mirror::commit::{Commit, Outcome};
-use crate::mirror::guard;
-use crate::mirror::page::{End, EventHash, EventId, Link, Page};
+use crate::mirror::page::{End, Link, Page};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
-use crate::mirror::remedy::{Ailment, Remedy};
+use crate::mirror::remedy::Remedy;
 use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round, Stay};
-use crate::mirror::series::{self, Listed, Row};
 use crate::mirror::status::{LastRound, ResyncReason, State};
 use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
-use crate::store::StoreError;
 
+use super::trouble::Trouble;
 use super::vitals::{Asked, Cell};
 use super::{Services, note_resync};
 
-/// More instances than this no series has within a segment; a listing that yields more is lying.
-const MOST_INSTANCES: usize = 50_000;
 /// A pause that Graph asks for is remembered over a restart, which takes some time itself, if it
 /// is longer than this.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
-/// So many times a series is listed in search of two listings that agree.
-const MOST_LISTINGS: u32 = 4;
-
-/// Why an attempt ended early.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    Throttled {
-        error: GraphError,
-        wait: Duration,
-    },
-    SignIn(GraphError),
-    Quarantine(GraphError),
-    Transient(GraphError),
-    LinksDie,
-    /// A stream is stuck and waits for its next remedy; what failed, if something did just now.
-    Stuck {
-        ailment: Ailment,
-        fault: Option<GraphError>,
-        until: Option<Timestamp>,
-    },
-    /// A round would not end, by whatever means.
-    Endless,
-    Store(StoreError),
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
 
 /// What a finished round did.
 #[derive(Debug)]
@@ -467,127 +434,6 @@ impl<'a> Attempt<'a> {
         vitals.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
-        let mut missed = false;
-        loop {
-            match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
-                Ok(Some(found)) => return Ok(Input::Master(Some(found))),
-                Ok(None) if missed => return Ok(Input::Master(None)),
-                // What it takes with it never comes again, so it is said twice, and in between
-                // the calendar was there.
-                Ok(None) => {
-                    self.probe(edges).await?;
-                    missed = true;
-                }
-                Err(error) => {
-                    if self.retry_or_leave(error).await? {
-                        return Ok(Input::Unavailable);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A series' listing, and the mirror's rows of it.
-    ///
-    /// Plain pages are no snapshot: a series that changes between two of them shifts what the
-    /// next one skips, and an instance that is there may stand on none. So where a listing of
-    /// several pages lacks what the mirror has, another has to lack it too.
-    async fn instances(
-        &mut self,
-        segment: SegmentIndex,
-        master: &EventId,
-        edges: Edges,
-    ) -> Result<Input, Trouble> {
-        let mut before: Option<BTreeSet<EventHash>> = None;
-        for _ in 0..MOST_LISTINGS {
-            let (listed, met, pages) = match self.listing(master, edges).await? {
-                Ok(listing) => listing,
-                Err(input) => return Ok(input),
-            };
-            let rows = self.rows(segment, master).await?;
-            let lacks = rows.iter().any(|row| !met.contains(&row.id));
-            if pages == 1 || !lacks || before.as_ref() == Some(&met) {
-                return Ok(Input::Instances(Some((listed, rows))));
-            }
-            before = Some(met);
-        }
-        tracing::debug!("series changes faster than it can be listed");
-        Ok(Input::Unavailable)
-    }
-
-    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
-    /// stretches that Graph answers for: what it lists, all ids it named, and on how many pages.
-    async fn listing(
-        &mut self,
-        master: &EventId,
-        edges: Edges,
-    ) -> Result<Result<(Listed, BTreeSet<EventHash>, u32), Input>, Trouble> {
-        let (mut pages, mut empties) = (0, 0);
-        let mut listed = Listed::default();
-        let mut met: BTreeSet<EventHash> = BTreeSet::new();
-        let longest = self.cell.vitals().segment_days();
-        for stretch in series::widen(edges, 1).cut(longest) {
-            let mut next: Option<Link> = None;
-            loop {
-                let fresh = self.retries > 0;
-                let asked = self.services.client.instances(
-                    self.target,
-                    &self.ask,
-                    master,
-                    stretch,
-                    next.as_ref(),
-                    fresh,
-                );
-                match asked.await {
-                    Ok(Some(listing)) => {
-                        pages += 1;
-                        let before = met.len();
-                        let empty = listing.items.is_empty() && listing.unreadable.is_empty();
-                        met.extend(listing.items.iter().map(|item| item.id.hash()));
-                        for unreadable in &listing.unreadable {
-                            tracing::warn!(
-                                reason = unreadable.why,
-                                "listed instance could not be read"
-                            );
-                            match &unreadable.id {
-                                Some(id) => drop(listed.unread.insert(id.hash())),
-                                None => listed.nameless = true,
-                            }
-                        }
-                        met.extend(listed.unread.iter().copied());
-                        listed.items.extend(listing.items);
-                        next = listing.next;
-                        if next.is_none() {
-                            break;
-                        }
-                        // Ever new links with nothing new behind them would have no end (fact 172).
-                        // Empty pages may come in between (fact 56), but not for ever.
-                        empties = if empty { empties + 1 } else { 0 };
-                        if (!empty && met.len() == before)
-                            || empties > guard::MOST_EMPTY
-                            || met.len() > MOST_INSTANCES
-                        {
-                            tracing::warn!(
-                                instances = met.len(),
-                                "listing of a series does not end"
-                            );
-                            return Ok(Err(Input::Unavailable));
-                        }
-                    }
-                    // Only the master can tell whether the series is gone.
-                    Ok(None) => return Ok(Err(Input::Instances(None))),
-                    Err(error) => {
-                        if self.retry_or_leave(error).await? {
-                            return Ok(Err(Input::Unavailable));
-                        }
-                    }
-                }
-            }
-        }
-        Ok(Ok((listed, met, pages)))
-    }
-
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
     /// series: it is believed once the calendar has answered after it.
     async fn probe(&mut self, edges: Edges) -> Result<(), Trouble> {
@@ -602,11 +448,6 @@ impl<'a> Attempt<'a> {
                 Err(error) => self.retry(error).await?,
             }
         }
-    }
-
-    async fn rows(&self, segment: SegmentIndex, master: &EventId) -> Result<Vec<Row>, Trouble> {
-        let rows = self.services.store.series(self.id, segment, master.hash()).await?;
-        Ok(rows.into_iter().map(|row| Row { id: row.id }).collect())
     }
 
     async fn commit(&mut self, mut commit: Commit) -> Result<Input, Trouble> {
@@ -674,33 +515,6 @@ impl<'a> Attempt<'a> {
                 Err(Trouble::Transient(error))
             }
         }
-    }
-
-    /// Like [`Self::retry`], for what concerns one series only: a fault that stays is no reason
-    /// to keep the rest of the calendar waiting. True: leave it on the to-do.
-    async fn retry_or_leave(&mut self, error: GraphError) -> Result<bool, Trouble> {
-        let lasting = matches!(
-            error.class(),
-            Class::MalformedPage
-                | Class::TooLarge
-                | Class::LinkDead
-                | Class::NotFound
-                | Class::Quarantine(_)
-                | Class::SegmentTooLong
-        );
-        if lasting
-            || (error.class() == Class::Transient
-                && !error.is_of_account()
-                && self.retries >= schedule::RETRIES)
-        {
-            tracing::debug!(
-                kind = error.kind(),
-                status = error.status(),
-                "series cannot be completed now"
-            );
-            return Ok(true);
-        }
-        self.retry(error).await.map(|()| false)
     }
 }
 

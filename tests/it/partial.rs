@@ -1,55 +1,38 @@
 //! Parts that fail while others work: what is right goes on, what is not is held, and all of it ends.
-use std::path::Path;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::graph::transport::{self, Body, Transport, TransportError};
 use calmirror::mirror::status::State;
 use calmirror::mirror::window::{Edge, Window};
-use calmirror::simulator::{
-    Behaviour, Edit, Fault, Mutation, Pattern, Planned, Settings, Simulator,
-};
+use calmirror::simulator::{Behaviour, Edit, Fault, Pattern, Planned, Settings, Simulator};
 use calmirror::world::World;
 use futures_util::future::BoxFuture;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use crate::compare::mirror;
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
+use crate::seams::{ALICE, LONG, at, edit, single, start, tracked};
 
-const ALICE: &str = "alice@contoso.com";
-const LONG: Duration = Duration::from_secs(8 * 3600);
-
-fn at(text: &str) -> Timestamp {
-    text.parse().unwrap()
-}
 fn days(n: i64) -> SignedDuration {
     SignedDuration::from_hours(24 * n)
 }
+
 fn graph(world: &World) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(100);
-    let simulator = Simulator::new(Settings {
-        behaviour: Behaviour::calm(),
-        latency,
-        ..Settings::new(1, world.clone())
-    });
+    let behaviour = Behaviour::calm();
+    let simulator =
+        Simulator::new(Settings { behaviour, latency, ..Settings::new(1, world.clone()) });
     simulator.set_base_url(BASE);
     simulator.add_mailbox(ALICE);
     simulator
 }
-fn edit(simulator: &Simulator, edit: Edit) -> String {
-    simulator.mutate(Mutation { mailbox: ALICE.to_owned(), calendar: None, edit }).unwrap()
-}
-fn single(subject: &str, start: Timestamp) -> Edit {
-    Edit::CreateSingle { subject: subject.into(), start, minutes: 30 }
-}
-async fn start(directory: &Path, simulator: &Simulator, world: &World, tracked: Window) -> Rig {
-    Rig::start(directory, Arc::new(Memory(simulator.clone())), world, vec![tracked]).await
-}
 
-/// Facts 123, 124; docs/graph.md: "the mirror and the link are kept".
+/// Facts 123, 124: the mirror and the link are kept.
 #[tokio::test(start_paused = true)]
 async fn an_outage_keeps_the_link_and_the_page_size() {
     let directory = tempfile::tempdir().unwrap();
@@ -74,7 +57,7 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
     rig.stop().await;
 }
 
-/// CONTRACT/POLICY: at least 20 events and more than half of a window.
+/// At least 20 events and more than half of a window, however it is cut.
 #[tokio::test(start_paused = true)]
 async fn a_window_of_two_segments_that_empties_is_held() {
     let directory = tempfile::tempdir().unwrap();
@@ -86,12 +69,7 @@ async fn a_window_of_two_segments_that_empties_is_held() {
         all.push(edit(&simulator, single("before", seam + days(-100 + n))));
         all.push(edit(&simulator, single("after", seam + days(100 + n))));
     }
-    let tracked = Window {
-        start: Edge::At(at("2024-01-01T00:00:00Z")),
-        end: Edge::At(at("2032-01-01T00:00:00Z")),
-        ..window(ALICE)
-    };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &world, tracked()).await;
     let status = rig.settle(ALICE, 5).await;
     assert_eq!(status.events, 60);
     for event in all {
@@ -147,51 +125,68 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
     rig.stop().await;
 }
 
-/// Answers every listing of a series with an empty page and an ever new link.
-struct Empty(Memory, AtomicU64, std::sync::atomic::AtomicBool);
+type Answer = Result<http::Response<Body>, TransportError>;
 
-impl Transport for Empty {
-    fn send(
-        &self,
-        request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
-        if self.2.load(Ordering::Relaxed) && request.uri().path().contains("/instances") {
-            let n = self.1.fetch_add(1, Ordering::Relaxed);
-            let body = format!(
-                r#"{{"value":[],"@odata.nextLink":"{BASE}/users/x/events/y/instances?$skip={n}"}}"#
-            );
-            return Box::pin(async move {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                Ok(http::Response::new(Body::full(body)))
-            });
+/// Graph, whose listings of a series are answered by somebody else from some time on.
+struct Listings {
+    graph: Memory,
+    spoilt: AtomicBool,
+    asked: AtomicU64,
+    answer: fn(u64) -> Answer,
+}
+
+impl Transport for Listings {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Answer> {
+        if !self.spoilt.load(Ordering::Relaxed) || !request.uri().path().contains("/instances") {
+            return self.graph.send(request);
         }
-        self.0.send(request)
+        let answer = (self.answer)(self.asked.fetch_add(1, Ordering::Relaxed));
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            answer
+        })
     }
+}
+
+/// A mirrored series that was renamed, and can be listed no more.
+async fn spoilt(
+    directory: &std::path::Path,
+    answer: fn(u64) -> Answer,
+) -> (Rig, Simulator, Arc<Listings>) {
+    let world = World::simulated(1, noon());
+    let simulator = graph(&world);
+    let series = Edit::CreateSeries {
+        subject: "daily".into(),
+        start: noon(),
+        minutes: 45,
+        repeats: Pattern::Daily { every: 1 },
+        until: Some("2026-12-01".parse().unwrap()),
+        all_day: false,
+    };
+    let series = edit(&simulator, series);
+    let graph = Memory(simulator.clone());
+    let (spoilt, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let listings = Arc::new(Listings { graph, spoilt, asked, answer });
+    let rig = Rig::start(directory, listings.clone(), &world, vec![window(ALICE)]).await;
+    rig.settle(ALICE, 5).await;
+    listings.spoilt.store(true, Ordering::Relaxed);
+    edit(&simulator, Edit::Rename { event: series, subject: "else".into() });
+    (rig, simulator, listings)
+}
+
+/// An empty page, and an ever new link.
+fn empty_page(n: u64) -> Answer {
+    let next = format!("{BASE}/users/x/events/y/instances?$skip={n}");
+    let body = format!(r#"{{"value":[],"@odata.nextLink":"{next}"}}"#);
+    Ok(http::Response::new(Body::full(body)))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_listing_of_empty_pages_ends() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
-    let series = edit(
-        &simulator,
-        Edit::CreateSeries {
-            subject: "daily".into(),
-            start: noon(),
-            minutes: 45,
-            repeats: Pattern::Daily { every: 1 },
-            until: Some("2026-12-01".parse().unwrap()),
-            all_day: false,
-        },
-    );
-    let transport = Arc::new(Empty(Memory(simulator.clone()), AtomicU64::new(0), false.into()));
-    let rig = Rig::start(directory.path(), transport.clone(), &world, vec![window(ALICE)]).await;
-    rig.settle(ALICE, 5).await;
-    transport.2.store(true, Ordering::Relaxed);
-    edit(&simulator, Edit::Rename { event: series, subject: "else".into() });
+    let (rig, _, listings) = spoilt(directory.path(), empty_page).await;
     let ended = rig.fleet.sync(ALICE, Some(Duration::from_secs(4 * 3600))).await.unwrap().finished;
-    let asked = transport.1.load(Ordering::Relaxed);
+    let asked = listings.asked.load(Ordering::Relaxed);
     assert!(ended.is_some(), "{asked} requests in four hours, and no end");
     rig.stop().await;
 }
@@ -227,12 +222,7 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
     let simulator = graph(&world);
     let gone = edit(&simulator, single("gone", noon() + days(1)));
     edit(&simulator, single("stays", noon() + days(2)));
-    let tracked = Window {
-        start: Edge::At(at("2024-01-01T00:00:00Z")),
-        end: Edge::At(at("2032-01-01T00:00:00Z")),
-        ..window(ALICE)
-    };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &world, tracked()).await;
     rig.settle(ALICE, 5).await;
     simulator.kill_tokens(None);
     // The second segment, from its first address.
@@ -251,49 +241,13 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
     rig.stop().await;
 }
 
-/// Every listing of a series breaks off without an answer (timeout, reset, truncated body).
-struct Broken(Memory, std::sync::atomic::AtomicBool, calmirror::graph::transport::Fault);
-
-impl Transport for Broken {
-    fn send(
-        &self,
-        request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
-        if self.1.load(Ordering::Relaxed) && request.uri().path().contains("/instances") {
-            let fault = self.2;
-            return Box::pin(async move {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                Err(TransportError::new(fault))
-            });
-        }
-        self.0.send(request)
-    }
-}
-
-/// POLICY: if that listing cannot be had now, what came is upserted and the series stays on the
-/// to-do; the rest of the calendar goes on.
+/// What came is shown and the series stays on the to-do, whatever its listing breaks off with; the
+/// rest of the calendar goes on.
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
-    let series = edit(
-        &simulator,
-        Edit::CreateSeries {
-            subject: "daily".into(),
-            start: noon(),
-            minutes: 45,
-            repeats: Pattern::Daily { every: 1 },
-            until: Some("2026-12-01".parse().unwrap()),
-            all_day: false,
-        },
-    );
-    let fault = calmirror::graph::transport::Fault::Timeout;
-    let transport = Arc::new(Broken(Memory(simulator.clone()), false.into(), fault));
-    let rig = Rig::start(directory.path(), transport.clone(), &world, vec![window(ALICE)]).await;
-    rig.settle(ALICE, 5).await;
-    transport.1.store(true, Ordering::Relaxed);
-    edit(&simulator, Edit::Rename { event: series, subject: "else".into() });
+    let timeout = |_| Err(TransportError::new(transport::Fault::Timeout));
+    let (rig, simulator, _) = spoilt(directory.path(), timeout).await;
     rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
     let new = edit(&simulator, single("new", noon() + days(3)));
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;

@@ -17,10 +17,10 @@ use crate::compare::{assert_same, folded, mirror, truth};
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
 
-const ALICE: &str = "alice@contoso.com";
-const LONG: Duration = Duration::from_secs(8 * 3600);
+pub(crate) const ALICE: &str = "alice@contoso.com";
+pub(crate) const LONG: Duration = Duration::from_secs(8 * 3600);
 
-fn at(text: &str) -> Timestamp {
+pub(crate) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
@@ -33,7 +33,8 @@ fn near(hours: i64) -> Timestamp {
     seam() + SignedDuration::from_hours(hours)
 }
 
-fn tracked() -> Window {
+/// It, and what reaches a few years to both sides.
+pub(crate) fn tracked() -> Window {
     Window {
         start: Edge::At(at("2024-01-01T00:00:00Z")),
         end: Edge::At(at("2032-01-01T00:00:00Z")),
@@ -51,15 +52,20 @@ fn graph(seed: u64, behaviour: Behaviour, world: &World) -> Simulator {
     simulator
 }
 
-fn edit(simulator: &Simulator, edit: Edit) -> String {
+pub(crate) fn edit(simulator: &Simulator, edit: Edit) -> String {
     simulator.mutate(Mutation { mailbox: ALICE.to_owned(), calendar: None, edit }).unwrap()
 }
 
-fn single(subject: &str, start: Timestamp) -> Edit {
+pub(crate) fn single(subject: &str, start: Timestamp) -> Edit {
     Edit::CreateSingle { subject: subject.into(), start, minutes: 30 }
 }
 
-async fn start(directory: &Path, simulator: &Simulator, world: &World, tracked: Window) -> Rig {
+pub(crate) async fn start(
+    directory: &Path,
+    simulator: &Simulator,
+    world: &World,
+    tracked: Window,
+) -> Rig {
     Rig::start(directory, Arc::new(Memory(simulator.clone())), world, vec![tracked]).await
 }
 

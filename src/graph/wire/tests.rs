@@ -5,6 +5,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+use crate::mirror::page::Span;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -167,6 +168,16 @@ fn an_exception_is_whole_when_it_has_a_subject_even_none() {
     let exception = r#""id":"x","type":"exception","seriesMasterId":"m""#;
     assert!(!item(exception).whole);
     assert!(item(&format!(r#"{exception},"subject":null"#)).whole);
+}
+
+#[test]
+fn an_event_of_the_night_in_which_clocks_are_set_back_does_not_end_before_it_begins() {
+    let local =
+        |time: &str| format!(r#"{{"dateTime":"2026-10-25T{time}","timeZone":"Europe/Berlin"}}"#);
+    let (start, end) = (local("02:45:00"), local("02:15:00"));
+    let Span { start, end } =
+        items(&format!(r#"{{"id":"x","start":{start},"end":{end}}}"#)).present[0].span;
+    assert_eq!(end.duration_since(start).as_mins(), 30);
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! Why an attempt at a round ended early, and what is told of it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::graph::GraphError;
+use crate::mirror::remedy::Ailment;
+use crate::mirror::status::{LastError, State};
+use crate::store::StoreError;
+
+/// Why an attempt ended early.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Throttled {
+        error: GraphError,
+        wait: Duration,
+    },
+    SignIn(GraphError),
+    Quarantine(GraphError),
+    Transient(GraphError),
+    LinksDie,
+    /// A stream is stuck and waits for its next remedy; what failed, if something did just now.
+    Stuck {
+        ailment: Ailment,
+        fault: Option<GraphError>,
+        until: Option<Timestamp>,
+    },
+    /// A round would not end, by whatever means.
+    Endless,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Trouble {
+    pub(super) fn state(&self) -> State {
+        match self {
+            Self::Store(StoreError::Full) => State::StoreFull,
+            Self::Throttled { .. }
+            | Self::Transient(_)
+            | Self::LinksDie
+            | Self::Stuck { .. }
+            | Self::Store(_) => State::BackingOff,
+            Self::SignIn(_) => State::SignInRequired,
+            Self::Quarantine(_) | Self::Endless => State::Quarantined,
+        }
+    }
+
+    /// Whether it is no trouble of this window: its account or the store has told of it.
+    pub(super) fn is_shared(&self) -> bool {
+        match self {
+            Self::Throttled { error, .. }
+            | Self::SignIn(error)
+            | Self::Quarantine(error)
+            | Self::Transient(error) => error.is_of_account(),
+            Self::Store(error) => matches!(error, StoreError::Full),
+            Self::Stuck { .. } | Self::Endless | Self::LinksDie => false,
+        }
+    }
+
+    pub(super) fn describe(&self, at: Timestamp, retry_at: Option<Timestamp>) -> LastError {
+        let plain = |kind: &str, message: String| LastError {
+            at,
+            kind: kind.to_owned(),
+            status: None,
+            code: None,
+            message,
+            request_id: None,
+            retry_at,
+        };
+        match self {
+            Self::Throttled { error, .. }
+            | Self::SignIn(error)
+            | Self::Quarantine(error)
+            | Self::Transient(error) => LastError {
+                at,
+                kind: error.kind().to_owned(),
+                status: error.status(),
+                code: error.code().map(str::to_owned),
+                message: error.message(),
+                request_id: error.request_id().map(str::to_owned),
+                retry_at,
+            },
+            Self::LinksDie => plain(
+                "link_dead",
+                "the link died again within the same round; waiting before enumerating".to_owned(),
+            ),
+            Self::Stuck { ailment: Ailment::Endless, .. } => {
+                plain("round_stuck", "a round would not end; other means follow".to_owned())
+            }
+            Self::Stuck { ailment: Ailment::Heavy, fault, .. } => {
+                let message = "a page cannot be had again and again; smaller ones follow";
+                let told = fault.as_ref().map(|error| error.message());
+                let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));
+                LastError {
+                    status: fault.as_ref().and_then(GraphError::status),
+                    code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
+                    request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
+                    ..plain("page_stuck", message)
+                }
+            }
+            Self::Endless => plain(
+                "round_stuck",
+                "neither a round nor a plain listing comes to an end".to_owned(),
+            ),
+            Self::Store(error) => plain("store", error.to_string()),
+        }
+    }
+}
