@@ -204,9 +204,10 @@ impl Worker {
         let mut stop = self.stop.clone();
         let result = tokio::select! {
             biased;
-            result = Box::pin(attempt.run(asked, self.resting())) => result,
-            // A commit under way is finished by the writer whether or not anybody waits.
+            // First: who is told to stop asks nothing more. A commit under way is finished by the
+            // writer whether or not anybody waits.
             _ = stop.wait_for(|stop| *stop) => return Ok(Err(Ended::Stopped)),
+            result = Box::pin(attempt.run(asked, self.resting())) => result,
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let done = attempt.done();
@@ -356,9 +357,11 @@ impl Worker {
         vitals.rounds = number;
         let state = trouble.state();
         let first = vitals.state != state;
-        // Pages that were committed, and another sort of trouble, begin the count anew.
-        vitals.failures =
-            if first || done.pages > 0 { 1 } else { vitals.failures.saturating_add(1) };
+        // Another sort of trouble begins the count anew, and so do committed pages: the next attempt
+        // goes on behind them. Not so where it begins with the same pages again.
+        let progress =
+            done.pages > 0 && matches!(trouble, Trouble::Transient(_) | Trouble::Throttled { .. });
+        vitals.failures = if first || progress { 1 } else { vitals.failures.saturating_add(1) };
         let failures = vitals.failures;
         let longest = schedule::LONGEST_BACKOFF.max(window.interval);
         let delay = match trouble {

@@ -262,8 +262,8 @@ impl Round {
     /// The ids of a page that the store must be asked about before the page is stepped.
     pub fn questions(&self, page: &Page) -> Vec<EventHash> {
         let mut ids: Vec<EventHash> = page.removed.iter().map(EventId::hash).collect();
-        // Nothing can have changed its kind before it was first seen.
-        if self.phase.enumeration() != Some(ResyncReason::New) {
+        // Nothing can have changed its kind before it was first seen, on an earlier page at least.
+        if !matches!(self.phase, Phase::Enumerating { reason: ResyncReason::New, page: 0, .. }) {
             let may_have_changed = |item: &&Item| matches!(item.kind, Kind::Single | Kind::Master);
             ids.extend(page.present.iter().filter(may_have_changed).map(|i| i.id.hash()));
         }

@@ -112,8 +112,8 @@ impl Worker {
         );
         let result = tokio::select! {
             biased;
-            result = attempt.audit(&mut suspects) => result,
             _ = stop.wait_for(|stop| *stop) => return Ok(Err(Ended::Stopped)),
+            result = attempt.audit(&mut suspects) => result,
             () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
         };
         let trouble = match result {

@@ -51,13 +51,14 @@ impl Round {
         let (masters, instances): (Vec<Item>, Vec<Item>) =
             page.present.into_iter().partition(|item| item.kind == Kind::Master);
         for item in masters {
+            let swept = reason.is_some_and(|reason| reason != ResyncReason::New);
+            if exact && !swept && matches!(known.get(&item.id.hash()), Some(Known::Single)) {
+                // A single event that became a series: exact windows keep no masters in its place.
+                self.todo.leave(item.id.hash());
+            }
             if reason.is_some() {
                 self.enumerated_master(item, &mut commit)
             } else {
-                if exact && matches!(known.get(&item.id.hash()), Some(Known::Single)) {
-                    // A single event that became a series: exact windows keep no masters in its place.
-                    self.todo.leave(item.id.hash());
-                }
                 self.wait(item)
             }
         }

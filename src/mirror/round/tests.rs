@@ -460,6 +460,33 @@ fn a_tombstone_on_the_masters_page_is_not_lost() {
     assert_eq!(ids(&commit.upserts), ["m"]);
 }
 
+/// The second page of a first enumeration.
+fn second(complete: Complete) -> Round {
+    let phase = Phase::Enumerating { next: Some(link("n")), reason: ResyncReason::New, page: 1 };
+    Round::resume(place(complete), Some(Position::new(phase, false)), Vec::new(), 5)
+}
+
+#[test]
+fn what_changes_its_kind_within_the_first_enumeration_leaves_nothing_behind() {
+    let round = second(Complete::Master);
+    let became = page(vec![single("m")], &[], delta("d"));
+    assert_eq!(round.questions(&became), [EventId::new("m").hash()]);
+    let (round, commit) = step_page(round, became, &[("m", Known::Master { etag: None })]);
+    assert!(commit.upserts.is_empty(), "before the occurrences have left");
+    let (_, effect) = round.step(Input::Committed(5), AT);
+    assert!(matches!(effect, Effect::Master(ref id) if *id == EventId::new("m")), "{effect:?}");
+
+    let round = second(Complete::Exact);
+    let became = page(vec![item("x", Kind::Master, None, "e")], &[], delta("d"));
+    let (round, commit) = step_page(round, became, &[("x", Known::Single)]);
+    let leaving = TodoKey::Removal(EventId::new("x").hash());
+    assert!(commit.todo.iter().any(|todo| todo.key() == leaving));
+    let (round, effect) = round.step(Input::Committed(5), AT);
+    assert_eq!(gone(&written(effect)), [EventId::new("x").hash()]);
+    let (_, effect) = round.step(Input::Committed(4), AT);
+    assert!(matches!(effect, Effect::Over(Over::Settled)), "{effect:?}");
+}
+
 #[test]
 fn a_single_event_that_becomes_a_series_leaves_an_exact_window() {
     let round = Round::resume(place(Complete::Exact), settled(), Vec::new(), 9);
