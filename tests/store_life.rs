@@ -489,6 +489,35 @@ async fn what_another_segment_holds_leaves_this_one_only() {
     store.close().await.unwrap();
 }
 
+/// An event that moved from the first segment into the second, whose own stream is ahead: what the
+/// first still tells of it is of yesterday, and then it lets go.
+#[tokio::test]
+async fn a_segment_that_is_behind_does_not_bring_yesterdays_event_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = store.attach(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
+    let modified = |minute: u8| format!("2026-11-06T08:0{minute}:00Z");
+    let told = async |segment, minute: u8| {
+        let mut item = single("x", i64::from(minute), "");
+        item.content =
+            format!(r#"{{"id":"x","lastModifiedDateTime":"{}"}}"#, modified(minute)).into();
+        let mut c = commit(w);
+        c.segment = segment;
+        c.upserts = vec![item];
+        store.commit(c).await.unwrap();
+        let event = json(&events(&store, w).await.remove(0));
+        event["lastModifiedDateTime"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(told(0, 5).await, modified(5));
+    assert_eq!(told(1, 7).await, modified(7));
+    assert_eq!(told(0, 6).await, modified(7), "late");
+    // Nobody else holds it: the order of the stream counts, whatever the clock says.
+    let mut c = commit(w);
+    c.removals = vec![removal("x", RemovalReason::LeftWindow)];
+    store.commit(c).await.unwrap();
+    assert_eq!(told(1, 4).await, modified(4));
+}
+
 #[tokio::test]
 async fn a_fleet_becomes_known_at_once() {
     let dir = tempfile::tempdir().unwrap();

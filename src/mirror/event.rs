@@ -128,6 +128,15 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
         }
 }
 
+/// Whether both texts say when they were modified (`lastModifiedDateTime`), and `a` was earlier.
+pub fn is_older(a: &[u8], b: &[u8]) -> bool {
+    let modified = |json| {
+        let value = Members::parse(json).ok()?.get("lastModifiedDateTime")?.get();
+        serde_json::from_str::<Timestamp>(value).ok()
+    };
+    matches!((modified(a), modified(b)), (Some(a), Some(b)) if a < b)
+}
+
 /// Whether two masters give their occurrences the same content.
 pub fn same_for_occurrences(a: &[u8], b: &[u8]) -> bool {
     fn inherited(json: &[u8]) -> Option<serde_json::Map<String, Value>> {

@@ -250,7 +250,13 @@ impl<'a> Work<'a> {
         let slot = self.load(id)?;
         let mut row = Row::of(item, bit);
         if let Some(old) = slot.old() {
-            row.segments |= old.segments;
+            // Segments are streams of their own: one may tell late what another has told anew, and
+            // may never tell the new, if the event has moved to the other. Within a stream it is
+            // the order that counts.
+            if old.segments & !bit != 0 && event::is_older(&row.content, &old.content) {
+                row = old.clone();
+            }
+            row.segments |= old.segments | bit;
             row.seq = old.seq;
             // Equal as JSON is equal: the bytes that are there stay.
             if event::same(&old.content, &row.content) {
