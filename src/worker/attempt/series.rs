@@ -15,6 +15,8 @@ use crate::mirror::window::Edges;
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
 const MOST_INSTANCES: usize = 50_000;
+/// What a listing keeps in memory at most; a series of 1,000 whole exceptions comes to about 5 MiB.
+const MOST_BYTES: usize = 128 * 1024 * 1024;
 /// So many times a series is listed in search of two listings that agree.
 const MOST_LISTINGS: u32 = 4;
 
@@ -75,7 +77,7 @@ impl Attempt<'_> {
         master: &EventId,
         edges: Edges,
     ) -> Result<Result<(Listed, BTreeSet<EventHash>, u32), Input>, Trouble> {
-        let (mut pages, mut empties) = (0, 0);
+        let (mut pages, mut empties, mut bytes) = (0, 0, 0);
         let mut listed = Listed::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         let longest = self.cell.vitals().segment_days();
@@ -108,6 +110,7 @@ impl Attempt<'_> {
                             }
                         }
                         met.extend(listed.unread.iter().copied());
+                        bytes += listing.items.iter().map(|item| item.content.len()).sum::<usize>();
                         listed.items.extend(listing.items);
                         next = listing.next;
                         if next.is_none() {
@@ -119,6 +122,7 @@ impl Attempt<'_> {
                         if (!empty && met.len() == before)
                             || empties > guard::MOST_EMPTY
                             || met.len() > MOST_INSTANCES
+                            || bytes > MOST_BYTES
                         {
                             tracing::warn!(
                                 instances = met.len(),
