@@ -17,7 +17,8 @@ trap 'rm -rf "$answer"' EXIT
 wait=30s
 [ -z "${CALMIRROR_ONCE:-}" ] || wait=0s
 
-sql() { sqlite3 -batch -bail "$db" "$@"; }
+# Whoever else looks into the copy may hold it for a moment.
+sql() { sqlite3 -batch -bail -cmd '.timeout 30000' "$db" "$@"; }
 
 sql 'CREATE TABLE IF NOT EXISTS event (window TEXT, id TEXT, event TEXT, PRIMARY KEY (window, id)) WITHOUT ROWID;
      CREATE TABLE IF NOT EXISTS place (one INTEGER PRIMARY KEY CHECK (one = 1), cursor TEXT);

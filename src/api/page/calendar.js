@@ -203,13 +203,20 @@ function month(place, blocks) {
     h("tbody", null, weeks.map((week) => h("tr", { key: week[0] }, week.map(cell))))));
 }
 
-// A calendar of hours opens where days begin, once; after that the reader scrolls.
+// A calendar of hours opens where days begin, once, and with no short event half hidden under the
+// heads; after that the reader scrolls.
 const opened = new WeakSet();
 function scrollToMorning() {
   const grid = document.querySelector(".grid");
   if (!grid || opened.has(grid)) return;
   opened.add(grid);
-  grid.scrollTop = (grid.querySelector(".hours").offsetHeight / 24) * 6.75;
+  const hour = grid.querySelector(".hours").offsetHeight / 24;
+  let top = hour * 6.75;
+  const short = [...grid.querySelectorAll(".column li")].filter((item) => item.offsetHeight <= 2 * hour);
+  for (const item of short.sort((a, b) => b.offsetTop - a.offsetTop)) {
+    if (item.offsetTop < top && item.offsetTop + item.offsetHeight > top) top = item.offsetTop;
+  }
+  grid.scrollTop = top;
 }
 
 document.addEventListener("change", ({ target }) => {
