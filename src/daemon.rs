@@ -367,6 +367,7 @@ fn api_settings(config: &Config, open_loopback: bool) -> Result<ApiSettings, Sta
     Ok(ApiSettings {
         token: read(&config.api.token_file)?,
         read_token: read(&config.api.read_token_file)?,
+        hosts: config.api.hosts.clone(),
         mask_private: config.api.mask_private,
         open_loopback,
     })

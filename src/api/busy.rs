@@ -3,6 +3,9 @@
 //! At every instant the strongest of the states there counts: `oof`, then `busy`, `tentative`,
 //! `workingElsewhere`. What is not listed is free. A state that is not known makes busy, so that
 //! nobody is booked over it; cancelled events and those without length make nothing.
+//!
+//! It is one answer however many the events: they are read some thousands at a time, and what
+//! moved between two reads is looked up in the feed.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +15,21 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::ask::Ask;
+use super::ics::id_of;
 use super::problem::Problem;
-use super::query::MAX_LIMIT;
+use super::query::ANSWER_BYTES;
 use super::tag::Tag;
 use super::when::Clock;
 use crate::mirror::event::Members;
+use crate::mirror::page::EventHash;
 use crate::store::Query;
+
+/// Events read from the store at a time, if they are not too large together.
+const STRETCH: usize = 2000;
+
+/// How often the feed is read to its end after several looks: what changes once more while it is
+/// read stands behind that end.
+const LAPS: usize = 3;
 
 /// Weakest first.
 const STATES: [&str; 4] = ["workingElsewhere", "tentative", "busy", "oof"];
@@ -41,7 +53,7 @@ struct Answer {
     complete: bool,
     as_of: Option<Timestamp>,
     /// Events whose times are not understood, and which are therefore not in it.
-    unplaced: u64,
+    unplaced: usize,
 }
 
 /// `GET /v1/windows/{name}/busy`.
@@ -59,13 +71,13 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
         return Ok(answer);
     }
     let mut merging = Merging { from, to, ..Merging::default() };
+    let began = *store.durable().borrow();
     let mut query = Query {
         window,
         from: Some(from),
         to: Some(to),
-        limit: MAX_LIMIT,
-        // What is kept of an event is a pair of times.
-        bytes: usize::MAX,
+        limit: STRETCH,
+        bytes: ANSWER_BYTES,
         after: None,
     };
     loop {
@@ -78,61 +90,99 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
             None => break,
         }
     }
-    let unplaced = merging.unplaced;
+    // One look sees everything as it is at one time. Several do not.
+    if query.after.is_some() {
+        let (mut after, mut laps) = (began, 0);
+        while laps < LAPS {
+            let changes = store.changes(after, Some(window), STRETCH).await?;
+            for change in &changes.value {
+                merging.put(change.id.hash(), change.event.as_deref());
+            }
+            after = changes.seq;
+            if changes.at_end {
+                laps += 1;
+            }
+        }
+    }
     let answer = Answer {
+        unplaced: merging.unplaced(),
         value: merging.merge(),
         from,
         to,
         complete: status.settled_once,
         as_of: status.last_success,
-        unplaced,
     };
     Ok(tag.put_on(Json(answer).into_response()))
 }
 
-/// Intervals on their way to being merged.
+/// Events on their way to being merged.
 #[derive(Default)]
 struct Merging {
     from: Timestamp,
     to: Timestamp,
     clock: Clock,
-    /// At each instant, how many events of each state begin less how many end.
-    edges: BTreeMap<Timestamp, [i32; 4]>,
-    unplaced: u64,
+    placed: BTreeMap<EventHash, Placed>,
+    /// Events that not even have an id.
+    strays: usize,
+}
+
+/// Where an event stands, if it makes anything.
+enum Placed {
+    /// From, to, and the place of its state in [`STATES`].
+    At(Timestamp, Timestamp, usize),
+    Nowhere,
 }
 
 impl Merging {
     fn add(&mut self, event: &[u8]) {
-        let Ok(members) = Members::parse(event) else {
-            self.unplaced += 1;
-            return;
-        };
-        let is = |name: &str, value: &str| members.get(name).is_some_and(|v| v.get() == value);
-        if is("isCancelled", "true") || is("showAs", "\"free\"") {
-            return;
-        }
-        let Some(when) = self.clock.when(&members) else {
-            self.unplaced += 1;
-            return;
-        };
-        let (start, end) = (when.start.at.max(self.from), when.end.at.min(self.to));
-        if start >= end {
-            return;
-        }
-        let shown = members.get("showAs").map_or("", |v| v.get()).trim_matches('"');
-        let state = STATES.iter().position(|state| *state == shown).unwrap_or(BUSY);
-        for (at, step) in [(start, 1), (end, -1)] {
-            if let Some(count) = self.edges.entry(at).or_default().get_mut(state) {
-                *count += step;
-            }
+        match id_of(event) {
+            Some(id) => self.put(id, Some(event)),
+            None => self.strays += 1,
         }
     }
 
+    /// What is now known of an event, in the place of what was; `None` where it is gone.
+    fn put(&mut self, id: EventHash, event: Option<&[u8]>) {
+        match event.and_then(|event| self.place(event)) {
+            Some(placed) => self.placed.insert(id, placed),
+            None => self.placed.remove(&id),
+        };
+    }
+
+    fn place(&mut self, event: &[u8]) -> Option<Placed> {
+        let Ok(members) = Members::parse(event) else { return Some(Placed::Nowhere) };
+        let is = |name: &str, value: &str| members.get(name).is_some_and(|v| v.get() == value);
+        if is("isCancelled", "true") || is("showAs", "\"free\"") {
+            return None;
+        }
+        let Some(when) = self.clock.when(&members) else { return Some(Placed::Nowhere) };
+        let (start, end) = (when.start.at.max(self.from), when.end.at.min(self.to));
+        let shown = members.get("showAs").map_or("", |v| v.get()).trim_matches('"');
+        let state = STATES.iter().position(|state| *state == shown).unwrap_or(BUSY);
+        (start < end).then_some(Placed::At(start, end, state))
+    }
+
+    /// Events whose times are not understood.
+    fn unplaced(&self) -> usize {
+        let nowhere = self.placed.values().filter(|placed| matches!(placed, Placed::Nowhere));
+        nowhere.count() + self.strays
+    }
+
     fn merge(self) -> Vec<Interval> {
+        // At each instant, how many events of each state begin less how many end.
+        let mut edges: BTreeMap<Timestamp, [i32; 4]> = BTreeMap::new();
+        for placed in self.placed.into_values() {
+            let Placed::At(start, end, state) = placed else { continue };
+            for (at, step) in [(start, 1), (end, -1)] {
+                if let Some(count) = edges.entry(at).or_default().get_mut(state) {
+                    *count += step;
+                }
+            }
+        }
         let mut merged: Vec<Interval> = Vec::new();
         let mut open = [0; 4];
         let mut since: Option<(Timestamp, &'static str)> = None;
-        for (at, steps) in self.edges {
+        for (at, steps) in edges {
             for (count, step) in open.iter_mut().zip(steps) {
                 *count += step;
             }
@@ -159,10 +209,10 @@ mod tests {
     fn merged(events: &[(&str, &str, &str)]) -> Vec<String> {
         let at = |hour: &str| format!("2026-11-21T{hour}:00Z").parse::<Timestamp>().unwrap();
         let mut merging = Merging { from: at("08:00"), to: at("20:00"), ..Merging::default() };
-        for (start, end, show_as) in events {
+        for (index, (start, end, show_as)) in events.iter().enumerate() {
             let moment = |t: &str| json!({"dateTime": format!("2026-11-21T{t}:00.0000000"), "timeZone": "UTC"});
             let event = json!({
-                "start": moment(start), "end": moment(end), "showAs": show_as.trim_end_matches('!'),
+                "id": index.to_string(), "start": moment(start), "end": moment(end), "showAs": show_as.trim_end_matches('!'),
                 "isCancelled": show_as.ends_with('!'),
             });
             merging.add(event.to_string().as_bytes());
@@ -223,11 +273,11 @@ mod tests {
             to: "2026-12-01T00:00:00Z".parse().unwrap(),
             ..Merging::default()
         };
-        merging.add(br#"{"isAllDay":true,"showAs":"oof","start":{"dateTime":"2026-11-21T00:00:00.0000000","timeZone":"Pacific Standard Time"},"end":{"dateTime":"2026-11-22T00:00:00.0000000","timeZone":"Pacific Standard Time"}}"#);
+        merging.add(br#"{"id":"a","isAllDay":true,"showAs":"oof","start":{"dateTime":"2026-11-21T00:00:00.0000000","timeZone":"Pacific Standard Time"},"end":{"dateTime":"2026-11-22T00:00:00.0000000","timeZone":"Pacific Standard Time"}}"#);
         merging.add(
-            br#"{"start":{"dateTime":"2026-11-21T00:00:00","timeZone":"Mars/Base"},"end":{}}"#,
+            br#"{"id":"b","start":{"dateTime":"2026-11-21T00:00:00","timeZone":"Mars/Base"},"end":{}}"#,
         );
-        assert_eq!(merging.unplaced, 1);
+        assert_eq!(merging.unplaced(), 1);
         let merged = merging.merge();
         assert_eq!(merged.len(), 1);
         assert_eq!(merged[0].start.to_string(), "2026-11-21T08:00:00Z");

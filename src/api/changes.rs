@@ -83,9 +83,18 @@ pub(super) async fn read(
     }
 }
 
+/// Whether the client names streams, and not only to say that it takes none (`q=0`).
 fn accepts_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    accepted.flat_map(|accept| accept.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let refused = |part: &str| {
+            let weight = part.strip_prefix("q=").or(part.strip_prefix("Q="));
+            weight.is_some_and(|weight| weight.bytes().all(|b| matches!(b, b'0' | b'.')))
+        };
+        kind.eq_ignore_ascii_case("text/event-stream") && !parts.any(refused)
+    })
 }
 
 /// Whether there is a window of that name, running or on its way out.

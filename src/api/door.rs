@@ -83,8 +83,8 @@ impl Door {
         }
     }
 
-    /// Whether a `Host` names this listener: a loopback name or address, the address listened
-    /// on, or any address where all are listened on. The port does not matter: a forwarded one
+    /// Whether a `Host` names this listener: a loopback name or address, a configured name, the
+    /// address listened on, or any address where all are listened on. The port does not matter: a forwarded one
     /// differs, and a rebound name is caught by the name.
     fn is_here(&self, host: &str) -> bool {
         let name = match host.strip_prefix('[') {
@@ -94,7 +94,8 @@ impl Door {
             },
             None => host.split(':').next().unwrap_or_default(),
         };
-        if name.eq_ignore_ascii_case("localhost") {
+        let is = |own: &str| name.eq_ignore_ascii_case(own);
+        if is("localhost") || self.settings.hosts.iter().any(|own| is(own)) {
             return true;
         }
         name.parse::<IpAddr>().is_ok_and(|address| {
@@ -141,6 +142,7 @@ mod tests {
         let settings = ApiSettings {
             token: Some(Secret::new("all\n")),
             read_token: Some(Secret::new("read")),
+            hosts: vec!["mirror.example.org".to_owned()],
             mask_private: false,
             open_loopback: open,
         };
@@ -227,6 +229,11 @@ mod tests {
             ("127.0.0.1:8380", "evil.example:8380", 421),
             ("127.0.0.1:8380", "localhost.evil.example", 421),
             ("127.0.0.1:8380", "127.0.0.1.evil.example", 421),
+            ("127.0.0.1:8380", "mirror.example.org", 200),
+            ("127.0.0.1:8380", "Mirror.Example.ORG:443", 200),
+            ("127.0.0.1:8380", "mirror.example.org.evil.example", 421),
+            ("127.0.0.1:8380", "www.mirror.example.org", 421),
+            ("127.0.0.1:8380", "mirror.example.or", 421),
             ("127.0.0.1:8380", "[::1", 421),
             ("127.0.0.1:8380", "", 421),
         ] {

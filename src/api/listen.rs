@@ -17,7 +17,7 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -37,6 +37,13 @@ const CONNECTIONS: usize = 8192;
 
 /// Connections beyond those of one listener that are told so; more are closed without a word.
 const REFUSALS: usize = 64;
+
+/// What the kernel holds for one TCP reader, bytes (it counts its own share twice). Left to
+/// itself it would hold megabytes, and tell of a slow reader's progress after minutes only.
+const SEND_BUFFER: u32 = 128 << 10;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// The longest head of a request, bytes; a longer one is answered 431.
 const HEAD_BYTES: usize = 64 << 10;
@@ -204,12 +211,23 @@ fn find_group(group: &str) -> Result<u32, BindError> {
     found.ok_or_else(|| BindError::UnknownGroup(group.to_owned()))
 }
 
-/// Binds a TCP address.
+/// Binds a TCP address; within a runtime.
 ///
 /// # Errors
 /// [`BindError::Address`].
-pub async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError::Address { address, source })
+pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
+    let bind = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        // Connections inherit it.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| BindError::Address { address, source })
 }
 
 /// Serves on the socket until `shutdown`, then removes its file. Each request is answered by the

@@ -98,6 +98,9 @@ pub struct ApiSettings {
     pub token: Option<Secret>,
     /// Over TCP, may only read.
     pub read_token: Option<Secret>,
+    /// Over TCP, names of this machine in small letters, beside loopback and the address
+    /// listened on.
+    pub hosts: Vec<String>,
     /// Of private and confidential events readers get time and busy state only.
     pub mask_private: bool,
     /// TCP needs no token where it listens on loopback; for the demo.

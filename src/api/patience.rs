@@ -1,7 +1,9 @@
-//! A connection that is given up when its reader takes nothing for too long.
+//! A connection that is given up when its reader takes too little of what is sent to it.
 //!
 //! What an answer holds is bounded, and a stream is read from the store only as its reader takes
-//! it; but a reader that takes nothing at all would keep even that for ever.
+//! it; but a reader that takes nothing, or next to nothing, would keep even that for ever. So a
+//! connection has patience, which runs out while a write waits, comes back with every byte that
+//! is taken, and by itself while there is nothing to be taken.
 
 use std::io;
 use std::pin::Pin;
@@ -14,28 +16,52 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// How long a reader may take nothing of what is sent to it.
 pub(super) const STALL: Duration = Duration::from_secs(30);
 
-/// A connection whose writes fail once none has got on for [`STALL`].
+/// How much it has to take on the average of that time, bytes a second. A mobile line whose
+/// allowance is used up still does 8 KiB/s.
+const RATE: u32 = 6 << 10;
+
+/// A connection whose writes fail once its patience is at its end.
 pub(super) struct Patience<I> {
     io: I,
+    /// How long a write might still wait when the last one had waited; at most [`STALL`].
+    left: Duration,
+    /// When that was.
+    since: Instant,
     /// Runs while a write waits. Boxed: few connections ever need it.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I> Patience<I> {
     pub(super) fn new(io: I) -> Self {
-        Self { io, waiting: None }
+        Self { io, left: STALL, since: Instant::now(), waiting: None }
     }
 
-    /// Lets a result through, and turns waiting for too long into an error.
-    fn judge<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.waiting = None;
+    /// Lets the result of a write through, which took so many bytes, and turns waiting for too
+    /// long into an error.
+    fn judge<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: Poll<io::Result<T>>,
+        taken: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        let now = Instant::now();
+        if let Poll::Ready(done) = &poll {
+            let taken = done.as_ref().map_or(0, taken);
+            let earned = Duration::from_secs(1)
+                .saturating_mul(u32::try_from(taken).unwrap_or(u32::MAX))
+                / RATE;
+            let left = match self.waiting.take() {
+                Some(waiting) => waiting.deadline().saturating_duration_since(now),
+                // It was not the reader that let us wait.
+                None => self.left + now.saturating_duration_since(self.since),
+            };
+            (self.left, self.since) = (STALL.min(left.saturating_add(earned)), now);
             return poll;
         }
-        let waiting =
-            self.waiting.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + STALL)));
+        let left = STALL.min(self.left + now.saturating_duration_since(self.since));
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(now + left)));
         ready!(waiting.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes too little")))
     }
 }
 
@@ -57,7 +83,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Patience<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_write(cx, bytes);
-        this.judge(cx, poll)
+        this.judge(cx, poll, |taken| *taken)
     }
 
     fn poll_write_vectored(
@@ -67,7 +93,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Patience<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
-        this.judge(cx, poll)
+        this.judge(cx, poll, |taken| *taken)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -77,13 +103,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Patience<I> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_flush(cx);
-        this.judge(cx, poll)
+        this.judge(cx, poll, |()| 0)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_shutdown(cx);
-        this.judge(cx, poll)
+        this.judge(cx, poll, |()| 0)
     }
 }
 
@@ -93,21 +119,72 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_may_be_slow_but_not_stand_still() {
-        let (mut reader, writer) = tokio::io::duplex(10);
+    /// Writes without end to a reader that takes so many bytes every so many seconds; tells how
+    /// long that went well, at most an hour.
+    async fn reading(bytes: usize, every: u64) -> u64 {
+        let (mut reader, writer) = tokio::io::duplex(64 << 10);
         let mut writer = Patience::new(writer);
         let begun = Instant::now();
-        let writing = tokio::spawn(async move {
-            let written = writer.write_all(&[7; 60]).await;
-            written.map_err(|error| error.kind())
+        let mut writing = tokio::spawn(async move {
+            let ended = loop {
+                if let Err(error) = writer.write_all(&[7; 1000]).await {
+                    break error.kind();
+                }
+            };
+            (ended, begun.elapsed().as_secs())
         });
-        // Slowly, but within patience each time: 10 at once, then 10 every 20 s.
-        for _ in 0..3 {
-            tokio::time::sleep(Duration::from_secs(20)).await;
+        let mut buffer = vec![0; bytes];
+        loop {
+            tokio::select! {
+                ended = &mut writing => {
+                    let (ended, after) = ended.unwrap();
+                    assert_eq!(ended, io::ErrorKind::TimedOut);
+                    return after;
+                }
+                () = tokio::time::sleep(Duration::from_secs(every)) => {
+                    reader.read_exact(&mut buffer).await.unwrap();
+                }
+            }
+            if begun.elapsed() >= Duration::from_secs(3600) {
+                writing.abort();
+                return 3600;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_may_be_slow_but_not_too_slow() {
+        for (bytes, every, went) in [
+            // Standing still.
+            (1, 40_000, 30..31),
+            // A byte a second, a tenth of the rate, and nearly the rate.
+            (1, 1, 30..31),
+            (600, 1, 30..36),
+            (5 << 10, 1, 150..200),
+            // Somewhat more than the rate, at once or in gulps.
+            (7 << 10, 1, 3600..3601),
+            (140 << 10, 20, 3600..3601),
+            // A gulp that comes too late.
+            (64 << 10, 31, 30..31),
+        ] {
+            let after = reading(bytes, every).await;
+            assert!(went.contains(&after), "{bytes} every {every} s: cut after {after} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_slow_once_is_forgiven_while_there_is_nothing_to_send() {
+        let (mut reader, writer) = tokio::io::duplex(10);
+        let mut writer = Patience::new(writer);
+        let writing = tokio::spawn(async move {
+            writer.write_all(&[7; 20]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            writer.write_all(&[7; 20]).await
+        });
+        for pause in [29, 3600, 29, 0] {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
             reader.read_exact(&mut [0; 10]).await.unwrap();
         }
-        assert_eq!(writing.await.unwrap(), Err(io::ErrorKind::TimedOut));
-        assert_eq!(begun.elapsed().as_secs(), 60 + 30);
+        assert!(writing.await.unwrap().is_ok());
     }
 }

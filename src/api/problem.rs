@@ -97,7 +97,7 @@ impl Problem {
 
     /// 403: the reading token asked for more than reading.
     pub(super) fn read_only_token() -> Self {
-        let detail = "this token may only read";
+        let detail = "this token may only read: show the one of api.token_file";
         Self::new(StatusCode::FORBIDDEN, "read-only-token", "Read-only token", detail)
     }
 
@@ -109,7 +109,8 @@ impl Problem {
 
     /// 421: `Host` names something this listener is not (a defence against DNS rebinding).
     pub(super) fn wrong_host() -> Self {
-        let detail = "the Host header names neither a loopback address nor the address listened on";
+        let detail = "the Host header names neither a loopback address nor the address listened on: \
+                      names of this machine are listed in api.hosts";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong-host", "Wrong host", detail)
     }
 

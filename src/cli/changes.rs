@@ -1,7 +1,8 @@
 //! `changes`: the feed as NDJSON, one answer after the other, each printed whole.
 //!
 //! With `--state` the cursor is remembered only after the lines were written and flushed, and by
-//! a rename: a crash at any instant repeats lines and loses none.
+//! a rename: a crash at any instant repeats lines and loses none. Whether the file can be used is
+//! found out before anything is asked.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::arguments::ChangesArgs;
-use super::client::{Client, encode};
+use super::client::{Answer, Client, encode};
 use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
 
 /// How long a following request is held by the daemon.
@@ -22,15 +23,20 @@ const WAIT: &str = "30s";
 const KNOCK: Duration = Duration::from_secs(1);
 const KNOCK_LONGEST: Duration = Duration::from_secs(30);
 
-/// Prints the feed.
+/// Whatever is longer is no cursor, bytes.
+const LONGEST_CURSOR: usize = 256;
+
+/// Prints the feed; to `aside` what a follower is waiting for.
 pub(super) async fn changes(
     client: &Client,
     args: &ChangesArgs,
     out: &mut impl Write,
+    aside: &mut impl Write,
 ) -> Result<u8, Failure> {
     let remembered = args.state.as_deref().map(recall).transpose()?.flatten();
-    let mut after = remembered.or_else(|| args.after.clone());
+    let mut after = remembered.clone().or_else(|| args.after.clone());
     let mut reached = false;
+    let mut away = false;
     let mut pause = KNOCK;
     loop {
         let answer = client.get(&path(args, after.as_deref())).await;
@@ -40,6 +46,11 @@ pub(super) async fn changes(
         };
         // Once there, a follower outlives the daemon's restarts.
         if absent && reached && args.follow {
+            if !away {
+                // Nobody may be reading it.
+                writeln!(aside, "calmirror: {}; waiting for it", away_because(answer)).ok();
+                away = true;
+            }
             tokio::time::sleep(pause).await;
             pause = KNOCK_LONGEST.min(pause * 2);
             continue;
@@ -48,8 +59,18 @@ pub(super) async fn changes(
         if answer.status == StatusCode::GONE {
             return Err(too_old(args));
         }
+        // Of all that is asked only this can be wrong.
+        if let (StatusCode::BAD_REQUEST, Some(file)) = (answer.status, &args.state)
+            && remembered.is_some()
+            && remembered == after
+        {
+            return Err(damaged(file));
+        }
         let answer = answer.success()?;
-        (reached, pause) = (true, KNOCK);
+        if away {
+            writeln!(aside, "calmirror: the daemon is back").ok();
+        }
+        (reached, away, pause) = (true, false, KNOCK);
         out.write_all(&answer.body)?;
         out.flush()?;
         if let Some(cursor) = &answer.cursor {
@@ -95,22 +116,43 @@ fn too_old(args: &ChangesArgs) -> Failure {
     .remedy(format!("forget what you have, {start_over}: it begins with everything there is"))
 }
 
-/// The cursor in the file; `None` where there is no file yet.
+/// Why a follower has to wait.
+fn away_because(answer: Result<Answer, Failure>) -> String {
+    match answer.and_then(Answer::success) {
+        Err(failure) => failure.message,
+        // Only what is no success makes it wait.
+        Ok(_) => "the daemon is away".to_owned(),
+    }
+}
+
+/// The cursor in the file; `None` where there is no file yet, or an empty one. A new file can be
+/// made in its place.
 fn recall(file: &Path) -> Result<Option<String>, Failure> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|cursor| !cursor.is_empty())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(unusable(file, &error)),
+    let text = match fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(unusable(file, &error)),
+    };
+    tempfile::NamedTempFile::new_in(directory(file)).map_err(|error| unusable(file, &error))?;
+    let text = text.trim_ascii();
+    let of_a_cursor = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_~".contains(byte);
+    if text.len() > LONGEST_CURSOR || !text.iter().all(of_a_cursor) {
+        return Err(damaged(file));
+    }
+    Ok(std::str::from_utf8(text).ok().filter(|cursor| !cursor.is_empty()).map(str::to_owned))
+}
+
+/// Where a file stands.
+fn directory(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 
 fn remember(file: &Path, cursor: &str) -> Result<(), Failure> {
-    let directory = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     let write = || {
-        let mut new = tempfile::NamedTempFile::new_in(directory)?;
+        let mut new = tempfile::NamedTempFile::new_in(directory(file))?;
         writeln!(new, "{cursor}")?;
         new.as_file().sync_all()?;
         new.persist(file).map_err(|error| error.error)?;
@@ -121,12 +163,22 @@ fn remember(file: &Path, cursor: &str) -> Result<(), Failure> {
 
 fn unusable(file: &Path, error: &std::io::Error) -> Failure {
     Failure::new(FAILED, format!("cannot use the state file {}: {error}", file.display()))
+        .remedy("name a file that you may read, in a directory that you may write to")
+}
+
+fn damaged(file: &Path) -> Failure {
+    let file = file.display();
+    Failure::new(FAILED, format!("what stands in the state file {file} is no cursor")).remedy(
+        "if it is the right file, remove it, and forget what you have: the feed then begins with \
+         everything there is",
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test may panic")]
     use super::*;
+    use crate::cli::exit::USAGE;
 
     #[test]
     fn a_cursor_is_remembered_and_recalled() {
@@ -139,10 +191,53 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
     }
 
-    #[test]
-    fn a_state_file_that_cannot_be_written_is_a_failure() {
+    #[tokio::test]
+    async fn a_state_file_that_cannot_be_used_is_found_out_before_anything_is_asked() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(remember(&directory.path().join("none/cursor"), "one").is_err());
+        // Nobody answers there.
+        let place = super::super::place::Place::Socket(directory.path().join("none.sock"));
+        let client = Client::new(place, None);
+        let file = directory.path().join("cursor");
+        let refused = async |file: &Path| {
+            let (mut out, mut aside) = (Vec::new(), Vec::new());
+            let ended = changes(&client, &args(Some(file), None), &mut out, &mut aside).await;
+            let failure = ended.unwrap_err();
+            assert!(failure.message.contains(&file.display().to_string()), "{failure}");
+            assert!(failure.remedy.is_some(), "{failure}");
+            failure
+        };
+        for text in [&b"two words"[..], b"one\ntwo", b"{}", b"\xff\xfe", &[b'A'; 257]] {
+            fs::write(&file, text).unwrap();
+            let failure = refused(&file).await;
+            assert_eq!(failure.exit, FAILED);
+            assert!(failure.message.ends_with("is no cursor"), "{failure}");
+        }
+        for file in [directory.path().join("none/cursor"), directory.path().to_owned()] {
+            assert_eq!(refused(&file).await.exit, FAILED);
+        }
+        for text in ["", "\n", "AYdt_-~7\n"] {
+            fs::write(&file, text).unwrap();
+            let args = args(Some(&file), None);
+            let ended = changes(&client, &args, &mut Vec::new(), &mut Vec::new()).await;
+            assert_eq!(ended.unwrap_err().exit, UNAVAILABLE, "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_says_is_no_cursor_came_from_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("cursor");
+        let (client, serving) = feed(directory.path()).await;
+        fs::write(&state, "flipped").unwrap();
+        let ask = async |args: ChangesArgs| {
+            changes(&client, &args, &mut Vec::new(), &mut Vec::new()).await.unwrap_err()
+        };
+        let failure = ask(args(Some(&state), None)).await;
+        assert_eq!(failure, damaged(&state));
+        // One from the command line did not.
+        fs::remove_file(&state).unwrap();
+        assert_eq!(ask(args(Some(&state), Some("flipped"))).await.exit, USAGE);
+        serving.abort();
     }
 
     #[test]
@@ -178,6 +273,7 @@ mod tests {
                     let headers = [("x-calmirror-cursor", cursor.to_owned())];
                     return (headers, "").into_response();
                 }
+                Some("flipped") => return StatusCode::BAD_REQUEST.into_response(),
                 Some(_) => return StatusCode::GONE.into_response(),
             };
             ([("x-calmirror-cursor", cursor)], body).into_response()
@@ -213,11 +309,11 @@ mod tests {
         let (client, serving) = feed(directory.path()).await;
         let mut out = Vec::new();
         let args = args(Some(&state), None);
-        assert_eq!(changes(&client, &args, &mut out).await, Ok(DONE));
+        assert_eq!(changes(&client, &args, &mut out, &mut Vec::new()).await, Ok(DONE));
         assert_eq!(out, b"{\"seq\":1}\n{\"seq\":2}\n{\"seq\":3}\n");
         assert_eq!(recall(&state), Ok(Some("c3".to_owned())));
         let mut again = Vec::new();
-        assert_eq!(changes(&client, &args, &mut again).await, Ok(DONE));
+        assert_eq!(changes(&client, &args, &mut again, &mut Vec::new()).await, Ok(DONE));
         assert!(again.is_empty());
         serving.abort();
     }
@@ -227,7 +323,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("cursor");
         let (client, serving) = feed(directory.path()).await;
-        let ended = changes(&client, &args(Some(&state), None), &mut Closed).await;
+        let ended = changes(&client, &args(Some(&state), None), &mut Closed, &mut Vec::new()).await;
         assert_eq!(ended, Err(Failure::new(DONE, "")), "quietly");
         assert_eq!(recall(&state), Ok(None));
         serving.abort();
@@ -240,7 +336,10 @@ mod tests {
         let (client, serving) = feed(directory.path()).await;
         let args = ChangesArgs { follow: true, ..args(Some(&state), None) };
         let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let following = tokio::spawn(async move { changes(&client, &args, &mut Said(said)).await });
+        let (asides, mut aside) = tokio::sync::mpsc::unbounded_channel();
+        let following = tokio::spawn(async move {
+            changes(&client, &args, &mut Said(said), &mut Said(asides)).await
+        });
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":1}\n{\"seq\":2}\n");
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":3}\n");
         serving.abort();
@@ -252,6 +351,16 @@ mod tests {
         let back = tokio::time::Instant::now();
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":4}\n");
         assert!(back.elapsed() <= KNOCK_LONGEST, "{:?}", back.elapsed());
+        // However often it knocked, it said so once.
+        let mut said = String::new();
+        while let Ok(part) = aside.try_recv() {
+            said.push_str(&part);
+        }
+        let lines: Vec<&str> = said.lines().collect();
+        let [away, back] = *lines else { panic!("{said}") };
+        assert!(away.starts_with("calmirror: the daemon cannot be reached at "), "{away}");
+        assert!(away.ends_with("; waiting for it"), "{away}");
+        assert_eq!(back, "calmirror: the daemon is back");
         following.abort();
         serving.abort();
     }
@@ -275,8 +384,9 @@ mod tests {
     async fn a_cursor_that_is_too_old_says_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let (client, serving) = feed(directory.path()).await;
-        let failure =
-            changes(&client, &args(None, Some("old")), &mut Vec::new()).await.unwrap_err();
+        let failure = changes(&client, &args(None, Some("old")), &mut Vec::new(), &mut Vec::new())
+            .await
+            .unwrap_err();
         assert_eq!(failure.exit, FAILED);
         assert!(failure.remedy.is_some_and(|remedy| remedy.contains("--after")));
         serving.abort();

@@ -87,7 +87,9 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Command::Status(args) => status::status(&client()?, args, json, out).await,
         Command::Health => health::health(&client()?, json, out).await,
         Command::Events(args) => events::events(&client()?, args, json, out).await,
-        Command::Changes(args) => changes::changes(&client()?, args, out).await,
+        Command::Changes(args) => {
+            changes::changes(&client()?, args, out, &mut anstream::stderr()).await
+        }
         Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
         Command::Resync(args) => sync::resync(&client()?, args, json, out).await,
         Command::Completions(args) => manual::completions(args, out),

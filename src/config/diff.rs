@@ -134,7 +134,7 @@ fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
     differing
 }
 
-fn live(old: &Config, new: &Config) -> [(&'static str, bool); 12] {
+fn live(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
     let (graph, api) = ((&old.graph, &new.graph), (&old.api, &new.api));
     [
         ("graph.login_url", graph.0.login_url != graph.1.login_url),
@@ -147,6 +147,7 @@ fn live(old: &Config, new: &Config) -> [(&'static str, bool); 12] {
         ("api.socket", api.0.socket != api.1.socket),
         ("api.socket_group", api.0.socket_group != api.1.socket_group),
         ("api.listen", api.0.listen != api.1.listen),
+        ("api.hosts", api.0.hosts != api.1.hosts),
         ("api.token_file", api.0.token_file != api.1.token_file),
         ("api.read_token_file", api.0.read_token_file != api.1.read_token_file),
         ("api.mask_private", api.0.mask_private != api.1.mask_private),

@@ -204,7 +204,7 @@ impl File {
     }
 }
 
-/// A plain value. TOML's own dates are taken as the text they were written as.
+/// A plain value, or a list of texts. TOML's own dates are taken as the text they were written as.
 fn leaf(value: DeValue<'_>) -> Result<ValueKind, Wrong> {
     Ok(match value {
         DeValue::String(text) => ValueKind::String(text.into_owned()),
@@ -218,6 +218,11 @@ fn leaf(value: DeValue<'_>) -> Result<ValueKind, Wrong> {
             .map_err(|_| Wrong::new("not a number", "write it like 0.2"))?,
         DeValue::Boolean(flag) => ValueKind::Boolean(flag),
         DeValue::Datetime(date) => ValueKind::String(date.to_string()),
+        DeValue::Array(values) if values.iter().all(|value| value.get_ref().is_str()) => {
+            let texts = values.into_iter().map(|value| leaf(value.into_inner()));
+            let texts = texts.map(|text| Ok(config::Value::new(None, text?)));
+            ValueKind::Array(texts.collect::<Result<_, Wrong>>()?)
+        }
         DeValue::Array(_) | DeValue::Table(_) => {
             return Err(Wrong::new("a list or a table, not a single value", "write one value"));
         }

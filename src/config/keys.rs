@@ -61,6 +61,7 @@ const API: &[Key] = &[
     set("socket", r#""/run/calmirror/api.sock""#),
     unset("socket_group"),
     unset("listen"),
+    unset("hosts"),
     unset("token_file"),
     unset("read_token_file"),
     set("mask_private", "false"),

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::ValueKind;
+use config::{Value, ValueKind};
 
 use super::fault::Wrong;
 use super::file::default;
@@ -122,8 +122,25 @@ impl<'a> Written<'a> {
                 Err(Wrong::new("empty", "write a value, or remove the line"))
             }
             ValueKind::String(text) => Ok(text.as_str()),
+            ValueKind::Array(_) => {
+                Err(Wrong::new("a list or a table, not a single value", "write one value"))
+            }
             _ => Err(Wrong::new("not a text", "put it into quotes")),
         }
+    }
+
+    /// A list of texts; in the environment separated by commas.
+    pub(super) fn texts(self) -> Result<Vec<&'a str>, Wrong> {
+        if let Some(text) = self.variable() {
+            return Ok(text.split(',').map(str::trim).collect());
+        }
+        let wrong = || Wrong::new("not a list of texts", "write it like [\"one\", \"another\"]");
+        let ValueKind::Array(values) = self.kind else { return Err(wrong()) };
+        let text = |value: &'a Value| match &value.kind {
+            ValueKind::String(text) => Ok(text.as_str()),
+            _ => Err(wrong()),
+        };
+        values.iter().map(text).collect()
     }
 
     /// The environment knows only texts.

@@ -49,6 +49,9 @@ pub struct ApiConfig {
     pub socket_group: Option<String>,
     /// TCP as well.
     pub listen: Option<SocketAddr>,
+    /// Names by which clients may reach it over TCP, in small letters, beside loopback and the
+    /// address listened on.
+    pub hosts: Vec<String>,
     /// The token that may do everything; there is one if there is `listen`.
     pub token_file: Option<PathBuf>,
     /// The token that may only read.
@@ -147,6 +150,7 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
             )
         })
     });
+    let hosts = reader.take("hosts", |written| written.texts()?.into_iter().map(host).collect());
     let token_file = reader.take("token_file", private);
     let read_token_file = reader.take("read_token_file", private);
     let mask_private = reader.take("mask_private", |written| written.flag());
@@ -166,10 +170,24 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
         socket: socket?,
         socket_group,
         listen,
+        hosts: hosts.unwrap_or_default(),
         token_file,
         read_token_file,
         mask_private: mask_private?,
     })
+}
+
+/// A name or IPv4 address as it stands in `Host`, without the port.
+fn host(text: &str) -> Result<String, Wrong> {
+    let fits = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    if text.len() > 253 || !text.split('.').all(fits) {
+        let remedy = "write it as clients do, without scheme and port: \"mirror.example.org\"";
+        return Err(Wrong::new(format!("not a host name: {text:?}"), remedy));
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 fn socket(written: Written<'_>) -> Result<Option<PathBuf>, Wrong> {

@@ -86,7 +86,7 @@ impl Bound {
 
 async fn tcp(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, BindError> {
     let Some(address) = address else { return Ok(None) };
-    let listener = api::bind_tcp(address).await?;
+    let listener = api::bind_tcp(address)?;
     // Port 0 asks for any port: the one that was given is the one to tell.
     let address = listener.local_addr().unwrap_or(address);
     Ok(Some((listener, address)))

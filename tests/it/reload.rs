@@ -10,7 +10,7 @@ use calmirror::simulator::Application;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::process::{Ground, PATIENCE, eventually};
 use crate::socket::{Api, Follower};
@@ -377,6 +377,24 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
     ground.configure(&listening("0.0.0.0", "").replace(&socket, &taken.display().to_string()));
     let told = ground.cli(&["--api", &socket, "reload"]).await;
     assert_eq!((told.code, status().await), (Some(1), Some(0)), "{told:?}");
+
+    // A name is taken as soon as it is configured.
+    let named = async || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let request = "GET /healthz HTTP/1.1\r\nhost: mirror.example.org\r\nauthorization: Bearer t0ken\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).map(str::to_owned)
+    };
+    assert_eq!(named().await.as_deref(), Some("421"));
+    ground.configure(&listening("127.0.0.1", "hosts = [\"mirror.example.org\"]"));
+    let told = ground.api.post("/v1/reload").await.json();
+    assert_eq!(told["settings"], json!(["api.hosts"]));
+    assert_eq!(named().await.as_deref(), Some("200"));
+    ground.configure(&listening("127.0.0.1", ""));
+    assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
+    assert_eq!(named().await.as_deref(), Some("421"));
 
     // Private events are masked from the next answer on, and for those that are held.
     ground.configure(&listening("127.0.0.1", "mask_private = true"));

@@ -170,7 +170,8 @@ impl Writing {
     }
 }
 
-fn id_of(event: &[u8]) -> Option<EventHash> {
+/// The id in an event's JSON.
+pub(super) fn id_of(event: &[u8]) -> Option<EventHash> {
     let members = Members::parse(event).ok()?;
     let id: String = serde_json::from_str(members.get("id")?.get()).ok()?;
     Some(EventId::new(id).hash())

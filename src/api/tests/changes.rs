@@ -186,3 +186,23 @@ async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
     let resumed = String::from_utf8(resumed.to_vec()).unwrap();
     assert!(resumed.contains(r#""id":"b""#) && !resumed.contains(r#""id":"a""#), "{resumed}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_for_those_who_ask_for_one() {
+    let fixture = Fixture::new().await;
+    for (accept, kind) in [
+        ("text/event-stream", "text/event-stream"),
+        ("Text/Event-Stream;q=0.5, */*;q=0.1", "text/event-stream"),
+        ("application/json, text/event-stream", "text/event-stream"),
+        ("*/*", "application/x-ndjson"),
+        ("text/*", "application/x-ndjson"),
+        ("text/event-stream;q=0", "application/x-ndjson"),
+        ("text/event-stream; q=0.000, */*", "application/x-ndjson"),
+        ("text/event-streams", "application/x-ndjson"),
+    ] {
+        let request = Request::get("/v1/changes?after=now").header("accept", accept);
+        let request = request.body(Body::empty()).unwrap();
+        let response = router(fixture.access()).oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["content-type"], kind, "{accept}");
+    }
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
 
 mod access;
+mod busy;
 mod changes;
 mod conditional;
 mod described;

@@ -136,6 +136,22 @@ fn values_are_held_to_their_types_and_bounds() {
             "[api]\nlisten = \"127.0.0.1:8380\"",
             "api.listen: a TCP address without a token; name a file with a token in token_file: over TCP every request needs it",
         ),
+        (
+            "[api]\nhosts = \"mirror.example.org\"",
+            "api.hosts: not a list of texts; write it like [\"one\", \"another\"]",
+        ),
+        (
+            "[api]\nhosts = [\"mirror.example.org:8380\"]",
+            "api.hosts: not a host name: \"mirror.example.org:8380\"; write it as clients do, without scheme and port: \"mirror.example.org\"",
+        ),
+        (
+            "[api]\nhosts = [\"mirror.example.org\", \"\"]",
+            "api.hosts: not a host name: \"\"; write it as clients do, without scheme and port: \"mirror.example.org\"",
+        ),
+        (
+            "[api]\nlisten = [\"127.0.0.1:1\"]",
+            "api.listen: a list or a table, not a single value; write one value",
+        ),
         ("[feed]\nretention = \"30m\"", "feed.retention: too short; write at least 1h"),
         (
             "[feed]\nretention = \"30 dogs\"",

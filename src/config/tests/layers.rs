@@ -97,6 +97,7 @@ fn the_environment_comes_last_and_only_knows_texts() {
     let lab = Lab::with(&format!("[graph]\nmax_concurrent = 1\n{ACCOUNT}"))
         .set("CALMIRROR__GRAPH__MAX_CONCURRENT", "77")
         .set("CALMIRROR__API__MASK_PRIVATE", "true")
+        .set("CALMIRROR__API__HOSTS", "Mirror.example.org, other")
         .set("CALMIRROR__DEFAULTS__JITTER", "0.5")
         .set("CALMIRROR__STORE__PATH", "relative")
         .set("CALMIRROR__LOG__LEVEL", "")
@@ -113,6 +114,11 @@ fn the_environment_comes_last_and_only_knows_texts() {
     let config = lab.set("CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE", "").config();
     assert_eq!(config.graph.max_concurrent, 77);
     assert!(config.api.mask_private);
+    assert_eq!(config.api.hosts, ["mirror.example.org", "other"]);
+    assert_eq!(
+        Lab::with("[api]\nhosts = [\"Mirror.Example.org\"]").config().api.hosts,
+        ["mirror.example.org"]
+    );
     assert_eq!(config.store.path, Path::new("relative"));
     assert_eq!(config.log.level, "info");
     assert_eq!(&*config.accounts["contoso"].tenant, "12345");
