@@ -139,14 +139,7 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
     };
     let socket = reader.take("socket", socket);
     let socket_group = reader.take("socket_group", |written| written.text().map(str::to_owned));
-    let listen = reader.take("listen", |written| {
-        written.text()?.trim().parse().map_err(|_| {
-            Wrong::new(
-                "not an address and port",
-                "write it like \"127.0.0.1:8380\" or \"[::1]:8380\"",
-            )
-        })
-    });
+    let listen = reader.take("listen", listen);
     let token_file = reader.take("token_file", private);
     let read_token_file = reader.take("read_token_file", private);
     let mask_private = reader.take("mask_private", |written| written.flag());
@@ -172,7 +165,13 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
     })
 }
 
-fn socket(written: Written<'_>) -> Result<Option<PathBuf>, Wrong> {
+pub(super) fn listen(written: Written<'_>) -> Result<SocketAddr, Wrong> {
+    let remedy = "write it like \"127.0.0.1:8380\" or \"[::1]:8380\"";
+    written.text()?.trim().parse().map_err(|_| Wrong::new("not an address and port", remedy))
+}
+
+/// `None`: none is wanted.
+pub(super) fn socket(written: Written<'_>) -> Result<Option<PathBuf>, Wrong> {
     if written.text()? == "off" {
         return Ok(None);
     }

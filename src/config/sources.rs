@@ -8,7 +8,7 @@ use super::fault::Wrong;
 use super::origin::Report;
 
 /// Looked at when neither `--config` nor `$CALMIRROR_CONFIG` names a file.
-pub const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
+pub(super) const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
 
 /// Where to read from. The environment is a value, so that nothing here depends on the process.
 #[derive(Clone)]
