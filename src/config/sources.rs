@@ -20,7 +20,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The file named on the command line, else by `$CALMIRROR_CONFIG`, else [`DEFAULT_FILE`].
+    /// The file named on the command line, else by `$CALMIRROR_CONFIG`, else
+    /// `/etc/calmirror/calmirror.toml`.
     pub fn find(cli: Option<&Path>, environment: BTreeMap<String, String>) -> Self {
         let named = environment.get("CALMIRROR_CONFIG").filter(|file| !file.is_empty());
         let file = cli
