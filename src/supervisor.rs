@@ -175,7 +175,9 @@ impl Supervisor {
         let Services { store, world, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
         self.workers.spawn(async move {
-            janitor::run(&store, &world, retention, stop).await.map(|()| Ended::Stopped)
+            let tend = || janitor::run(&store, &world, retention.clone(), stop.clone());
+            let done = janitor::persistently("tend the store", &world, stop.clone(), tend).await;
+            done.map(|()| Ended::Stopped)
         });
         self.drop_windows(drops);
         Ok(())
@@ -383,7 +385,9 @@ impl Supervisor {
         let Services { store, world, .. } = (*self.services).clone();
         let stop = self.stop.subscribe();
         self.workers.spawn(async move {
-            janitor::drop_windows(&store, &world, drops, stop).await.map(|()| Ended::Stopped)
+            let drop = || janitor::drop_windows(&store, &world, drops.clone(), stop.clone());
+            let done = janitor::persistently("drop windows", &world, stop.clone(), drop).await;
+            done.map(|()| Ended::Stopped)
         });
     }
 

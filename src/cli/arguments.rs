@@ -24,14 +24,17 @@ pub const TARGET: &str = env!("CALMIRROR_TARGET");
 #[derive(Debug, Parser)]
 #[command(name = "calmirror", version = VERSION, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Arguments {
-    /// The configuration [default: /etc/calmirror/calmirror.toml].
-    #[arg(long, global = true, value_name = "FILE", env = "CALMIRROR_CONFIG")]
+    // The variables are read where files are: one that is empty counts as not set.
+    /// The configuration [default: $CALMIRROR_CONFIG, else /etc/calmirror/calmirror.toml].
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Where the daemon is: its socket, or http://HOST:PORT [default: as configured].
+    /// Where the daemon is: its socket, or http://HOST:PORT [default: $CALMIRROR_API, else as
+    /// configured].
     ///
-    /// Over HTTP the token is read from $CALMIRROR_TOKEN, or from the configured token file.
-    #[arg(long, global = true, value_name = "SOCKET-OR-URL", env = "CALMIRROR_API")]
+    /// Over HTTP $CALMIRROR_TOKEN is shown, else the configured token file, that one only to the
+    /// configured address and to loopback.
+    #[arg(long, global = true, value_name = "SOCKET-OR-URL")]
     pub api: Option<String>,
 
     /// Log level of the daemon; tracing directives are accepted [default: as configured].
@@ -125,7 +128,9 @@ pub enum Command {
     Completions(CompletionsArgs),
 
     /// Print the manual page, or write it and one for each command into a directory.
-    #[command(hide = true)]
+    #[command(
+        after_help = "Examples:\n  calmirror man | man -l -\n  calmirror man /usr/local/share/man/man1"
+    )]
     Man(ManArgs),
 }
 

@@ -179,7 +179,7 @@ impl Answer {
             StatusCode::BAD_REQUEST => Failure::new(USAGE, message),
             StatusCode::UNPROCESSABLE_ENTITY => Failure::new(CONFIGURATION, message),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(PERMISSION, message)
-                .remedy("set $CALMIRROR_TOKEN, or let api.token_file be readable"),
+                .remedy("set $CALMIRROR_TOKEN, or let api.token_file be readable (it is shown to api.listen and to loopback alone)"),
             StatusCode::SERVICE_UNAVAILABLE
                 if self.body.windows(12).any(|w| w == b"store-failed") =>
             {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use futures_util::StreamExt as _;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -18,13 +19,16 @@ use super::arguments::DemoArgs;
 use super::check;
 use super::exit::{FAILED, Failure};
 use super::run::{self, Controls};
-use super::serve::{about, chain, start_telemetry};
-use crate::daemon::{Daemon, Options};
+use super::serve::{about, chain, start_telemetry, unless_stopped};
+use super::simulate::OTHER_PORT;
+use crate::api::BindError;
+use crate::daemon::{Daemon, Options, StartError};
 use crate::graph::HttpTransport;
 use crate::mirror::change::ChangeKind;
 use crate::mirror::status::State;
-use crate::platform::signals::Signals;
+use crate::platform::signals::{Signal, Signals};
 use crate::platform::telemetry::Format;
+use crate::platform::unread::unread;
 use crate::simulator::{Behaviour, Faults, SimulateArgs, Simulation};
 use crate::store::{Change, Store};
 use crate::supervisor::Fleet;
@@ -45,7 +49,7 @@ const YELLOW: Style = AnsiColor::Yellow.on_default();
 const RED: Style = AnsiColor::Red.on_default();
 const CYAN: Style = AnsiColor::Cyan.on_default();
 
-/// Runs the demo until it is interrupted.
+/// Runs the demo until it is interrupted, or nobody reads on.
 ///
 /// # Errors
 /// Where a directory, a port or the store cannot be had.
@@ -98,15 +102,20 @@ pub(super) async fn demo(
     };
     let signals = Signals::listen()
         .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+    // A new configuration is asked for with `calmirror reload`; a terminal that goes away takes the
+    // demo along.
+    let signals = signals.map(|_| Signal::Stop);
     run::run(signals, async |mut controls: Controls| {
         // The simulated Graph outlives the daemon, so that its last requests are answered.
         let (end, ended) = watch::channel(false);
         let simulator = simulation.simulator().clone();
         let graph = tokio::spawn(simulation.run(stopped(ended)));
-        let daemon = Daemon::start(options).await.map_err(|error| super::serve::refused(&error))?;
+        let starting = unless_stopped(Daemon::start(options), controls.stop.clone());
+        let Some(started) = starting.await else { return Ok(()) };
+        let daemon = started.map_err(|error| refused(&error))?;
         let (fleet, store, address) = (daemon.fleet(), daemon.store(), daemon.address());
-        let until = stopped(controls.stop.clone());
-        let running = tokio::spawn(daemon.run(until));
+        let (stop, until) = watch::channel(false);
+        let running = tokio::spawn(daemon.run(stopped(until)));
         let story = async {
             settle(&fleet, begun, out).await?;
             if let Some(address) = address {
@@ -121,7 +130,9 @@ pub(super) async fn demo(
         let told = tokio::select! {
             told = story => told,
             _ = controls.stop.wait_for(|stop| *stop) => Ok(()),
+            () = unread() => Ok(()),
         };
+        stop.send_replace(true);
         let closed = match running.await {
             Ok(closed) => closed.map_err(|error| super::serve::failed(&error)),
             Err(_) => Err(Failure::new(FAILED, "the daemon panicked")),
@@ -131,6 +142,15 @@ pub(super) async fn demo(
         told.and(closed)
     })
     .await
+}
+
+/// As a daemon's start is refused; another port is named otherwise here.
+fn refused(error: &StartError) -> Failure {
+    let failure = super::serve::refused(error);
+    match error {
+        StartError::Bind(BindError::Address { .. }) => failure.remedy(OTHER_PORT),
+        _ => failure,
+    }
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

@@ -29,7 +29,7 @@ CALMIRROR_CONFIG, CALMIRROR_API
 As \-\-config and \-\-api.
 .TP
 CALMIRROR_TOKEN
-The token for the API over TCP.
+The token for the API over TCP, shown to whatever address \-\-api names.
 .TP
 CALMIRROR__SECTION__KEY
 A key of the configuration, over all files: CALMIRROR__DEFAULTS__INTERVAL=1m.
@@ -106,9 +106,9 @@ fn literal(text: &str) -> String {
     text.replace('\\', "\\e").replace('-', "\\-").replace("\n.", "\n\\&.").replace("\n'", "\n\\&'")
 }
 
-/// Hidden commands are for packagers, and help has no page.
+/// Help has no page.
 fn listed(command: &Command) -> bool {
-    !command.is_hide_set() && command.get_name() != "help"
+    command.get_name() != "help"
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> Failure {

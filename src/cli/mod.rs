@@ -30,6 +30,7 @@ use clap::Parser as _;
 use arguments::{Arguments, Command};
 use client::Client;
 use exit::{DONE, FAILED, Failure, USAGE};
+use place::Found;
 
 /// Threads that read the store. A change wakes every waiting reader at once; more threads than
 /// this would serve them no sooner, and each costs about as much memory as a hundred readers.
@@ -77,7 +78,16 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
     let json = arguments.json;
     let client = || {
         let api = arguments.api.as_deref();
-        let (place, token) = place::find(api, arguments.config.as_deref(), &environment)?;
+        let found = place::find(api, arguments.config.as_deref(), &environment)?;
+        let Found { place, token, exposed } = found;
+        if exposed {
+            // Said, not asked: nobody may be reading.
+            writeln!(
+                anstream::stderr(),
+                "calmirror: warning: $CALMIRROR_TOKEN goes to {place} as clear text; a tunnel to its loopback would hide it"
+            )
+            .ok();
+        }
         Ok::<_, Failure>(Client::new(place, token))
     };
     crate::platform::files::raise_limit();

@@ -9,13 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::exit::{Failure, UNAVAILABLE, USAGE};
-use crate::config::DEFAULT_FILE;
-
-/// Where the daemon serves unless configured otherwise.
-const DEFAULT_SOCKET: &str = "/run/calmirror/api.sock";
-
-/// What `api.socket` is where no socket is wanted.
-const OFF: &str = "off";
+use crate::config::{Sources, Whereabouts};
 
 /// An address of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,16 +29,22 @@ impl fmt::Display for Place {
     }
 }
 
-/// The `[api]` of a configuration, as far as a client cares.
-#[derive(Debug, Default)]
-struct Api {
-    /// `None` where there is none: `socket = "off"`.
-    socket: Option<PathBuf>,
-    listen: Option<String>,
-    token_files: Vec<PathBuf>,
+/// What a client goes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) place: Place,
+    /// What opens the door, where it is not a socket.
+    pub(super) token: Option<String>,
+    /// Whether the token leaves this machine as clear text, as somebody asked for.
+    pub(super) exposed: bool,
 }
 
-/// Finds the daemon and, where it is not on a socket, the token.
+/// Finds the daemon and, where it is not on a socket, the token. A variable that is empty counts
+/// as not set.
+///
+/// `$CALMIRROR_TOKEN` goes wherever `--api` says. A configured token file is meant for the daemon
+/// of that configuration: it is shown to the configured address and to this machine, to nobody
+/// else.
 ///
 /// # Errors
 /// Where `--api` is neither a socket nor an `http://` address, or the daemon is configured to
@@ -53,44 +53,54 @@ pub(super) fn find(
     api: Option<&str>,
     config: Option<&Path>,
     environment: &BTreeMap<String, String>,
-) -> Result<(Place, Option<String>), Failure> {
-    let configured = configured(config.unwrap_or(Path::new(DEFAULT_FILE)), environment);
-    let place = match api {
-        Some(text) => parse(text)?,
-        None => match (configured.socket, configured.listen) {
-            (Some(socket), _) => Place::Socket(socket),
-            (None, Some(listen)) => Place::Tcp(reachable(&listen)),
-            (None, None) => {
-                let failure =
-                    Failure::new(UNAVAILABLE, "the daemon is configured to serve nowhere").remedy(
-                        "set api.socket or api.listen, or say where it is: --api SOCKET-OR-URL",
-                    );
-                return Err(failure);
-            }
-        },
+) -> Result<Found, Failure> {
+    let variable =
+        |name| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+    let Whereabouts { socket, listen, token_files } =
+        Whereabouts::find(&Sources::find(config, environment.clone()));
+    let listen = listen.map(reachable);
+    let place = match (api.or_else(|| variable("CALMIRROR_API")), socket, listen) {
+        (Some(text), ..) => parse(text)?,
+        (None, Some(socket), _) => Place::Socket(socket),
+        (None, None, Some(listen)) => Place::Tcp(listen.to_string()),
+        (None, None, None) => {
+            let failure = Failure::new(UNAVAILABLE, "the daemon is configured to serve nowhere")
+                .remedy("set api.socket or api.listen, or say where it is: --api SOCKET-OR-URL");
+            return Err(failure);
+        }
     };
-    let token = match place {
-        Place::Socket(_) => None,
-        Place::Tcp(_) => environment.get("CALMIRROR_TOKEN").cloned().or_else(|| {
-            configured.token_files.iter().find_map(|file| fs::read_to_string(file).ok())
-        }),
+    let Place::Tcp(authority) = &place else {
+        return Ok(Found { place, token: None, exposed: false });
     };
-    Ok((place, token.map(|token| token.trim().to_owned())))
+    let near = is_near(authority);
+    let configured = listen.is_some_and(|listen| authority.parse() == Ok(listen));
+    if let Some(token) = variable("CALMIRROR_TOKEN") {
+        return Ok(Found { token: Some(token.to_owned()), exposed: !near, place });
+    }
+    let read = |file: &PathBuf| {
+        let token = String::from_utf8(fs::read(file).ok()?).ok()?;
+        Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+    };
+    let token = if near || configured { token_files.iter().find_map(read) } else { None };
+    Ok(Found { place, token, exposed: false })
 }
 
 /// Where a daemon that listens on this address is reached from its own machine: one that listens
 /// on all addresses also listens on loopback.
-fn reachable(listen: &str) -> String {
-    match listen.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_unspecified() => {
-            let loopback: IpAddr = match address.ip() {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            };
-            SocketAddr::new(loopback, address.port()).to_string()
-        }
-        _ => listen.to_owned(),
-    }
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let loopback: IpAddr = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(loopback, listen.port())
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_near(authority: &str) -> bool {
+    let (host, _) = authority.rsplit_once(':').unwrap_or((authority, ""));
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn parse(text: &str) -> Result<Place, Failure> {
@@ -109,49 +119,6 @@ fn parse(text: &str) -> Result<Place, Failure> {
         return Err(failure.remedy("the daemon speaks plain http; ask it where it listens"));
     }
     Ok(Place::Socket(text.strip_prefix("unix://").unwrap_or(text).into()))
-}
-
-/// What the configuration says of `[api]`, later files over earlier ones, the environment last.
-fn configured(file: &Path, environment: &BTreeMap<String, String>) -> Api {
-    let mut files = vec![file.to_owned()];
-    let beside = file.parent().unwrap_or(Path::new("")).join("conf.d");
-    if let Ok(entries) = fs::read_dir(beside) {
-        let mut more: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-        more.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-        more.sort();
-        files.extend(more);
-    }
-    let mut values = BTreeMap::new();
-    for file in files {
-        // Paths are meant from the directory of the file they stand in.
-        let directory = file.parent().unwrap_or(Path::new(""));
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let table = text.parse::<toml::Table>().unwrap_or_default();
-        if let Some(toml::Value::Table(api)) = table.get("api") {
-            for (key, value) in api {
-                if let Some(value) = value.as_str().filter(|value| !value.is_empty()) {
-                    let key = key.to_ascii_lowercase();
-                    let path = key != "listen" && value != OFF;
-                    let value = if path { directory.join(value) } else { value.into() };
-                    values.insert(key, value);
-                }
-            }
-        }
-    }
-    for (name, value) in environment {
-        if let Some(key) = name.strip_prefix("CALMIRROR__API__") {
-            values.insert(key.to_ascii_lowercase(), PathBuf::from(value));
-        }
-    }
-    let path = |key| values.get(key).filter(|value| !value.as_os_str().is_empty()).cloned();
-    Api {
-        socket: match path("socket") {
-            Some(off) if off == Path::new(OFF) => None,
-            other => Some(other.unwrap_or_else(|| DEFAULT_SOCKET.into())),
-        },
-        listen: path("listen").map(|listen| listen.display().to_string()),
-        token_files: ["token_file", "read_token_file"].into_iter().filter_map(path).collect(),
-    }
 }
 
 #[cfg(test)]
@@ -177,6 +144,16 @@ mod tests {
         }
     }
 
+    /// What is found, and what opens it.
+    fn found(
+        api: Option<&str>,
+        config: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> (Place, Option<String>) {
+        let Found { place, token, .. } = find(api, Some(config), environment).unwrap();
+        (place, token)
+    }
+
     #[test]
     fn the_configuration_says_where_and_the_environment_has_the_last_word() {
         let directory = tempfile::tempdir().unwrap();
@@ -186,35 +163,55 @@ mod tests {
         let text = format!("[api]\nsocket = '/a.sock'\ntoken_file = '{}'\n", token.display());
         fs::write(&file, text).unwrap();
         let mut environment = BTreeMap::new();
+        let socket = |path: &str| Place::Socket(path.into());
 
-        let found = find(None, Some(&file), &environment).unwrap();
-        assert_eq!(found, (Place::Socket("/a.sock".into()), None));
+        assert_eq!(found(None, &file, &environment), (socket("/a.sock"), None));
 
         fs::create_dir(directory.path().join("conf.d")).unwrap();
         fs::write(directory.path().join("conf.d/x.toml"), "[api]\nsocket='/b.sock'").unwrap();
-        assert_eq!(
-            find(None, Some(&file), &environment).unwrap().0,
-            Place::Socket("/b.sock".into())
-        );
+        assert_eq!(found(None, &file, &environment).0, socket("/b.sock"));
 
-        let (_, secret) = find(Some("http://localhost:1"), Some(&file), &environment).unwrap();
+        let (_, secret) = found(Some("http://localhost:1"), &file, &environment);
         assert_eq!(secret.as_deref(), Some("s3cret"));
 
-        fs::write(directory.path().join("conf.d/y.toml"), "[api]\nsocket='rel.sock'").unwrap();
-        assert_eq!(
-            find(None, Some(&file), &environment).unwrap().0,
-            Place::Socket(directory.path().join("conf.d/rel.sock"))
-        );
+        // What the daemon does not look at, the client does not either; what it cannot read it
+        // forgives.
+        let hidden = "[api]\nsocket='/hidden.sock'";
+        fs::write(directory.path().join("conf.d/.z.toml"), hidden).unwrap();
+        fs::write(directory.path().join("conf.d/z.toml~"), hidden).unwrap();
+        fs::write(directory.path().join("conf.d/z.toml"), "]").unwrap();
+        fs::write(directory.path().join("conf.d/w.toml"), "[graph]\ncloud='?'\nx=1\n[?]").unwrap();
+        assert_eq!(found(None, &file, &environment).0, socket("/b.sock"));
 
-        environment.insert("CALMIRROR__API__SOCKET".into(), "/c.sock".into());
+        fs::write(directory.path().join("conf.d/y.toml"), "[api]\nsocket='rel.sock'").unwrap();
+        let relative = directory.path().join("conf.d/rel.sock");
+        assert_eq!(found(None, &file, &environment).0, Place::Socket(relative.clone()));
+
+        // Empty is not set.
+        for name in
+            ["CALMIRROR__API__SOCKET", "CALMIRROR_TOKEN", "CALMIRROR_API", "CALMIRROR_CONFIG"]
+        {
+            environment.insert(name.into(), String::new());
+        }
+        let (place, secret) = found(None, &file, &environment);
+        assert_eq!((place, secret), (Place::Socket(relative), None));
+        let (_, secret) = found(Some("http://localhost:1"), &file, &environment);
+        assert_eq!(secret.as_deref(), Some("s3cret"));
+        let default = find(None, None, &environment).unwrap().place;
+        assert_eq!(default, find(None, None, &BTreeMap::new()).unwrap().place);
+        environment.insert("CALMIRROR_CONFIG".into(), file.display().to_string());
+        environment.insert("CALMIRROR_API".into(), "/d.sock".into());
+        assert_eq!(find(None, None, &environment).unwrap().place, socket("/d.sock"));
+        assert_eq!(found(Some("/e.sock"), &file, &environment).0, socket("/e.sock"));
+        environment.remove("CALMIRROR_API");
+
+        environment.insert("CALMIRROR__api__Socket".into(), "/c.sock".into());
         environment.insert("CALMIRROR_TOKEN".into(), "other".into());
-        assert_eq!(
-            find(None, Some(&file), &environment).unwrap().0,
-            Place::Socket("/c.sock".into())
-        );
-        let (_, secret) = find(Some("http://localhost:1"), Some(&file), &environment).unwrap();
+        assert_eq!(find(None, None, &environment).unwrap().place, socket("/c.sock"));
+        let (_, secret) = found(Some("http://localhost:1"), &file, &environment);
         assert_eq!(secret.as_deref(), Some("other"));
 
+        environment.remove("CALMIRROR__api__Socket");
         environment.insert("CALMIRROR__API__SOCKET".into(), "off".into());
         let nowhere = find(None, Some(&file), &environment).unwrap_err();
         assert_eq!(nowhere.exit, UNAVAILABLE);
@@ -225,7 +222,7 @@ mod tests {
             ("192.0.2.1:1", "192.0.2.1:1"),
         ] {
             environment.insert("CALMIRROR__API__LISTEN".into(), listen.into());
-            let (place, secret) = find(None, Some(&file), &environment).unwrap();
+            let (place, secret) = found(None, &file, &environment);
             assert_eq!(place, Place::Tcp(reached.into()), "no socket");
             assert_eq!(secret.as_deref(), Some("other"));
         }
@@ -237,11 +234,47 @@ mod tests {
         let off = directory.path().join("off/calmirror.toml");
         fs::create_dir(off.parent().unwrap()).unwrap();
         fs::write(&off, text).unwrap();
-        let found = find(None, Some(&off), &environment).unwrap();
-        assert_eq!(found, (Place::Tcp("127.0.0.1:9".into()), Some("s3cret".into())));
+        let there = (Place::Tcp("127.0.0.1:9".into()), Some("s3cret".into()));
+        assert_eq!(found(None, &off, &environment), there);
 
         let nowhere = directory.path().join("none/none.toml");
-        let found = find(None, Some(&nowhere), &BTreeMap::new()).unwrap();
-        assert_eq!(found.0, Place::Socket(DEFAULT_SOCKET.into()));
+        assert_eq!(found(None, &nowhere, &environment).0, socket("/run/calmirror/api.sock"));
+    }
+
+    #[test]
+    fn a_token_file_is_for_the_configured_daemon_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("calmirror.toml");
+        fs::write(directory.path().join("token"), "s3cret\n").unwrap();
+        let mut environment = BTreeMap::new();
+        for listen in ["192.0.2.1:8380", "0.0.0.0:8380"] {
+            let text = format!("[api]\nlisten = '{listen}'\ntoken_file = 'token'\n");
+            fs::write(&file, text).unwrap();
+            for (authority, near, configured) in [
+                ("192.0.2.1:8380", false, listen == "192.0.2.1:8380"),
+                ("192.0.2.1:8381", false, false),
+                ("192.0.2.2:8380", false, false),
+                ("mirror.example:8380", false, false),
+                ("localhost.example:8380", false, false),
+                ("127.0.0.1.example:8380", false, false),
+                ("localhost:1", true, false),
+                ("127.0.0.2:1", true, false),
+                ("[::1]:1", true, false),
+                ("[2001:db8::1]:8380", false, false),
+            ] {
+                let api = format!("http://{authority}");
+                environment.clear();
+                let Found { token, exposed, .. } =
+                    find(Some(&api), Some(&file), &environment).unwrap();
+                let shown = near || configured;
+                assert_eq!(token.as_deref(), shown.then_some("s3cret"), "{listen} {authority}");
+                assert!(!exposed, "nobody asked for it");
+                // Who says it, means it, and is told what that means.
+                environment.insert("CALMIRROR_TOKEN".into(), "other".into());
+                let Found { token, exposed, .. } =
+                    find(Some(&api), Some(&file), &environment).unwrap();
+                assert_eq!((token.as_deref(), exposed), (Some("other"), !near), "{authority}");
+            }
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::arguments::{COMMIT, RunArgs, TARGET};
 use super::check;
 use super::exit::{CONFIGURATION, FAILED, Failure, STORE};
@@ -40,6 +42,20 @@ pub(super) async fn run(
     let told = environment.clone();
     let config = check::load(file, environment, world.now())?;
     let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
+    // From the first line on that anybody can see it has started.
+    let signals = Signals::listen()
+        .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        commit = COMMIT,
+        config = %config.file.display(),
+        windows = config.windows.len(),
+        accounts = config.accounts.len(),
+        store = %config.store.path.display(),
+        socket = config.api.socket.as_ref().map(|socket| tracing::field::display(socket.display())),
+        listen = config.api.listen.map(tracing::field::display),
+        "starting"
+    );
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
@@ -57,23 +73,26 @@ pub(super) async fn run(
         accept_drops: args.accept_drops,
         open_loopback: false,
     };
-    foreground(options, Notify::new(&told, std::process::id())).await
+    foreground(options, signals, Notify::new(&told, std::process::id())).await
 }
 
 /// Starts a daemon and keeps it until signals or the store end it.
 ///
 /// # Errors
 /// As [`run`].
-pub(super) async fn foreground(options: Options, notify: Notify) -> Result<u8, Failure> {
-    let signals = Signals::listen()
-        .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+async fn foreground(options: Options, signals: Signals, notify: Notify) -> Result<u8, Failure> {
     run::run(signals, |controls: Controls| async move {
-        let started = patiently(Daemon::start(options), &notify).await;
+        let Controls { mut stop, mut reload } = controls;
+        let starting = patiently(Daemon::start(options), &notify);
+        let Some(started) = unless_stopped(starting, stop.clone()).await else {
+            notify.stopping();
+            tracing::info!("stopped before it served");
+            return Ok(());
+        };
         let mut daemon = started.map_err(|error| refused(&error))?;
         tracing::info!("serving");
         let reloads = daemon.reloads();
         daemon.announce(notify);
-        let Controls { mut stop, mut reload } = controls;
         let hangups = async {
             while reload.recv().await.is_some() {
                 // How it went is logged where it is performed.
@@ -104,6 +123,19 @@ async fn patiently<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
         }
     }
     start.await
+}
+
+/// Waits for a start; `None`: told to stop meanwhile. A store that is still being opened is left as
+/// it is, which does it no more harm than any other end of the process.
+pub(super) async fn unless_stopped<T>(
+    start: impl Future<Output = T>,
+    mut stop: watch::Receiver<bool>,
+) -> Option<T> {
+    tokio::select! {
+        started = start => Some(started),
+        // An error means that the sender is gone, which is an end too.
+        _ = stop.wait_for(|stop| *stop) => None,
+    }
 }
 
 /// Starts the logs.
@@ -145,6 +177,9 @@ pub(super) fn refused(error: &StartError) -> Failure {
     match error {
         StartError::Open(open) => failure.remedy(open.why.remedy()),
         StartError::Store(StoreError::Full) => failure.remedy(OpenFault::Full.remedy()),
+        StartError::Bind(BindError::Address { .. }) => failure.remedy(
+            "does another program, or another calmirror, have it? Else set another api.listen",
+        ),
         _ => failure,
     }
 }

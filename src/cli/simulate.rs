@@ -2,15 +2,22 @@
 
 use std::io::Write;
 
+use futures_util::StreamExt as _;
+
 use super::exit::{FAILED, Failure};
 use super::run::{self, Controls};
 use super::serve::start_telemetry;
-use crate::platform::signals::Signals;
+use crate::platform::signals::{Signal, Signals};
 use crate::platform::telemetry::Format;
+use crate::platform::unread::unread;
 use crate::simulator::{SimulateArgs, Simulation};
 use crate::world::World;
 
-/// Serves until it is interrupted.
+/// What to do where a port is taken.
+pub(super) const OTHER_PORT: &str =
+    "name another, or port 0 for any that is free: --listen 127.0.0.1:0";
+
+/// Serves until it is interrupted, or nobody reads what it printed any more.
 ///
 /// # Errors
 /// Where the address cannot be had.
@@ -21,15 +28,22 @@ pub(super) async fn simulate(
 ) -> Result<u8, Failure> {
     start_telemetry(level.unwrap_or("info"), Format::Auto)?;
     let listen = args.listen;
-    let simulation = Simulation::start(args, World::real())
-        .await
-        .map_err(|error| Failure::new(FAILED, format!("cannot listen on {listen}: {error}")))?;
+    let simulation = Simulation::start(args, World::real()).await.map_err(|error| {
+        Failure::new(FAILED, format!("cannot listen on {listen}: {error}")).remedy(OTHER_PORT)
+    })?;
     write!(out, "{}", simulation.banner())?;
     out.flush()?;
     let signals = Signals::listen()
         .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+    // There is nothing to reload: a terminal that goes away takes it along.
+    let signals = signals.map(|_| Signal::Stop);
     run::run(signals, async |mut controls: Controls| {
-        let until = async { drop(controls.stop.wait_for(|stop| *stop).await) };
+        let until = async {
+            tokio::select! {
+                _ = controls.stop.wait_for(|stop| *stop) => {}
+                () = unread() => {}
+            }
+        };
         simulation.run(until).await.map_err(|error| Failure::new(FAILED, error.to_string()))
     })
     .await

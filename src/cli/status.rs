@@ -129,12 +129,23 @@ async fn fleet(client: &Client, json: bool) -> Result<(String, bool), Failure> {
         let mut head = format!("calmirror {version}, up {}\n", span(daemon.uptime_s));
         if let Some(last) = daemon.last_reload.filter(|last| last.outcome != Ending::Applied) {
             let at = last.at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string();
-            let why = printable(&last.message);
+            let why = printable(&reason(&last));
             head += &format!("the last reload ({at}) changed nothing: {why}\n");
         }
         head + &table(windows, Timestamp::now(), &TimeZone::system())
     };
     Ok((text, healthy))
+}
+
+/// Why a reload changed nothing: of several faults the first, which is where to begin.
+fn reason(last: &LastReload) -> String {
+    match last.faults.as_slice() {
+        // One fault is the message itself.
+        [first, _, ..] => {
+            format!("{}, the first: {first} (calmirror check shows them all)", last.message)
+        }
+        _ => last.message.clone(),
+    }
 }
 
 /// Every window, as the API has them.
@@ -290,7 +301,26 @@ fn details(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> String {
     for (name, value) in lines {
         writeln!(text, "{name:<13} {value}").ok();
     }
+    if window.state == State::Held {
+        let until = window.next_due.map_or("the next enumeration".to_owned(), moment);
+        let name = quoted(&window.name);
+        writeln!(
+            text,
+            "\nheld: a removal of more than half of the events waits until {until}; what Graph lists then is believed.\nTo believe it now: calmirror resync {name} --accept-removals"
+        )
+        .ok();
+    }
     text
+}
+
+/// A name as a shell takes it for one word.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@._+:-".contains(c);
+    let name = printable(name);
+    if name.chars().all(plain) && !name.starts_with('-') {
+        return name;
+    }
+    format!("'{}'", name.replace('\'', r"'\''"))
 }
 
 fn colour(state: State) -> Style {
@@ -353,6 +383,9 @@ mod tests {
     use anstream::adapter::strip_str;
     use serde_json::json;
 
+    use crate::config::Fault;
+    use crate::supervisor::reload::Refusal;
+
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
@@ -407,6 +440,44 @@ mod tests {
         let window = fleet().pop().unwrap();
         let details = details(&window, at("2026-11-21T10:00:00Z"), &TimeZone::UTC);
         insta::assert_snapshot!(strip_str(&details).to_string());
+    }
+
+    #[test]
+    fn a_held_window_says_until_when_and_how_to_end_it() {
+        let now = at("2026-11-21T10:00:00Z");
+        let shown = |name: &str, state: &str| {
+            let window = window(name, json!({"state": state, "next_due": "2026-11-21T10:08:00Z"}));
+            strip_str(&details(&window, now, &TimeZone::UTC)).to_string()
+        };
+        let held = shown("it's mine", "held");
+        assert!(held.contains("waits until 2026-11-21 10:08:00 (in 8m 0s)"), "{held}");
+        let command = r"calmirror resync 'it'\''s mine' --accept-removals";
+        assert!(held.ends_with(&format!("{command}\n")), "{held}");
+        assert!(shown("alice", "held").contains(" resync alice --accept-removals\n"));
+        assert!(!shown("alice", "backing_off").contains("held"));
+    }
+
+    #[test]
+    fn of_several_faults_the_first_is_named() {
+        let fault = |line: usize| Fault {
+            file: Some("/etc/c.toml".into()),
+            line: Some(line),
+            key: "api.listen".to_owned(),
+            problem: "wrong".to_owned(),
+            remedy: "mend it".to_owned(),
+        };
+        let last = |faults: Vec<Fault>| LastReload {
+            at: at("2026-11-21T10:00:00Z"),
+            outcome: Ending::Refused,
+            message: Refusal::Faults(faults.clone()).to_string(),
+            faults,
+        };
+        let one = "/etc/c.toml:7: api.listen: wrong; mend it";
+        assert_eq!(reason(&last(vec![fault(7)])), one);
+        let told = format!(
+            "2 faults in the configuration, the first: {one} (calmirror check shows them all)"
+        );
+        assert_eq!(reason(&last(vec![fault(7), fault(9)])), told);
     }
 
     #[test]

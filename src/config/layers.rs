@@ -45,14 +45,18 @@ impl Layers {
     /// Reads everything, or nothing if any of it is not even TOML: what is missing then would only
     /// raise faults of its own.
     pub(super) fn read(sources: &Sources, report: &mut Report) -> Option<Self> {
+        let (layers, whole) = Self::readable(sources, report);
+        whole.then_some(layers)
+    }
+
+    /// Of everything what can be read, and whether that is all.
+    pub(super) fn readable(sources: &Sources, report: &mut Report) -> (Self, bool) {
         let mut paths = vec![sources.file.clone()];
         paths.extend(conf_d(&sources.file, report));
         let files: Vec<File> = paths.iter().filter_map(|path| File::read(path, report)).collect();
         let variables = variables(&sources.environment, report);
-        if files.len() < paths.len() {
-            return None;
-        }
-        Some(Self::merge(files, variables, report))
+        let whole = files.len() == paths.len();
+        (Self::merge(files, variables, report), whole)
     }
 
     /// A section's table, empty if nobody wrote one.

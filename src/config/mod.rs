@@ -23,6 +23,7 @@ mod secret;
 mod sections;
 mod settings;
 mod sources;
+mod whereabouts;
 mod windows;
 
 #[cfg(test)]
@@ -41,7 +42,8 @@ pub use fault::{Fault, Faults, Wrong};
 pub use origin::{Explained, Origin};
 pub use secret::trimmed;
 pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, StoreConfig, level};
-pub use sources::{DEFAULT_FILE, Sources};
+pub use sources::Sources;
+pub use whereabouts::Whereabouts;
 
 use crate::mirror::window::{Identity, Window};
 use keys::Section;

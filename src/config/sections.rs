@@ -142,14 +142,7 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
     };
     let socket = reader.take("socket", socket);
     let socket_group = reader.take("socket_group", |written| written.text().map(str::to_owned));
-    let listen = reader.take("listen", |written| {
-        written.text()?.trim().parse().map_err(|_| {
-            Wrong::new(
-                "not an address and port",
-                "write it like \"127.0.0.1:8380\" or \"[::1]:8380\"",
-            )
-        })
-    });
+    let listen = reader.take("listen", listen);
     let hosts = reader.take("hosts", |written| written.texts()?.into_iter().map(host).collect());
     let token_file = reader.take("token_file", private);
     let read_token_file = reader.take("read_token_file", private);
@@ -190,7 +183,13 @@ fn host(text: &str) -> Result<String, Wrong> {
     Ok(text.to_ascii_lowercase())
 }
 
-fn socket(written: Written<'_>) -> Result<Option<PathBuf>, Wrong> {
+pub(super) fn listen(written: Written<'_>) -> Result<SocketAddr, Wrong> {
+    let remedy = "write it like \"127.0.0.1:8380\" or \"[::1]:8380\"";
+    written.text()?.trim().parse().map_err(|_| Wrong::new("not an address and port", remedy))
+}
+
+/// `None`: none is wanted.
+pub(super) fn socket(written: Written<'_>) -> Result<Option<PathBuf>, Wrong> {
     if written.text()? == "off" {
         return Ok(None);
     }

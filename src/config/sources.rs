@@ -8,7 +8,7 @@ use super::fault::Wrong;
 use super::origin::Report;
 
 /// Looked at when neither `--config` nor `$CALMIRROR_CONFIG` names a file.
-pub const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
+pub(super) const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
 
 /// Where to read from. The environment is a value, so that nothing here depends on the process.
 #[derive(Clone)]
@@ -20,7 +20,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The file named on the command line, else by `$CALMIRROR_CONFIG`, else [`DEFAULT_FILE`].
+    /// The file named on the command line, else by `$CALMIRROR_CONFIG`, else
+    /// `/etc/calmirror/calmirror.toml`.
     pub fn find(cli: Option<&Path>, environment: BTreeMap<String, String>) -> Self {
         let named = environment.get("CALMIRROR_CONFIG").filter(|file| !file.is_empty());
         let file = cli

@@ -1,13 +1,15 @@
 //! The doors of a running daemon: what it listens on, and how that changes while it runs.
 //!
 //! New doors are bound before old ones close, so that a taken address or an unknown group leaves
-//! everything as it was. A door that stays is not touched: its connections live on, and the next
+//! everything as it was. Where the old one had to close first and cannot be opened again at once, it
+//! opens as soon as its address is free. A door that stays is not touched: its connections live on, and the next
 //! request on any of them meets the new tokens and the new mask. Streams and held requests that
 //! began under others end, and go on from their cursors.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
@@ -17,6 +19,9 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Access, ApiSettings, BindError, UnixDoor, UnixRights};
 use crate::config::ApiConfig;
+
+/// How often an address that was lost is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Listeners {
@@ -38,9 +43,15 @@ struct Open<T> {
     closed: oneshot::Receiver<()>,
 }
 
+/// A TCP address that is listened on, or is as soon as it is free.
+struct TcpDoor {
+    listener: Option<TcpListener>,
+    address: SocketAddr,
+}
+
 /// A listener that tells, by what it holds, when it is no more.
 struct Told {
-    listener: TcpListener,
+    door: TcpDoor,
     _closing: oneshot::Sender<()>,
 }
 
@@ -49,11 +60,23 @@ impl Listener for Told {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        Listener::accept(&mut self.listener).await
+        let TcpDoor { listener, address } = &mut self.door;
+        loop {
+            if let Some(listener) = listener {
+                return Listener::accept(listener).await;
+            }
+            match api::bind_tcp(*address) {
+                Ok(bound) => {
+                    tracing::info!(%address, "listening again");
+                    *listener = Some(bound);
+                }
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        Ok(self.door.address)
     }
 }
 
@@ -63,7 +86,7 @@ pub(super) struct Bound {
     /// `None`: as before.
     unix: Option<Option<UnixDoor>>,
     /// `None`: as before.
-    tcp: Option<Option<(TcpListener, SocketAddr)>>,
+    tcp: Option<Option<TcpDoor>>,
     /// The group that the socket that stays had before.
     regrouped: Option<Option<String>>,
     /// The address that was closed to bind the new one.
@@ -84,12 +107,12 @@ impl Bound {
     }
 }
 
-async fn tcp(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, BindError> {
+async fn tcp(address: Option<SocketAddr>) -> Result<Option<TcpDoor>, BindError> {
     let Some(address) = address else { return Ok(None) };
     let listener = api::bind_tcp(address)?;
     // Port 0 asks for any port: the one that was given is the one to tell.
     let address = listener.local_addr().unwrap_or(address);
-    Ok(Some((listener, address)))
+    Ok(Some(TcpDoor { listener: Some(listener), address }))
 }
 
 impl Listeners {
@@ -180,10 +203,16 @@ impl Listeners {
             tracing::warn!(%error, "socket's group could not be set back");
         }
         if let Some(address) = yielded {
-            match tcp(Some(address)).await {
-                Ok(tcp) => self.open(Bound { tcp: Some(tcp), ..Bound::default() }),
-                Err(error) => tracing::error!(%error, "listener could not be opened again"),
-            }
+            let listener = api::bind_tcp(address);
+            let listener = listener.inspect_err(|error| {
+                let reason = super::chain(error);
+                tracing::error!(
+                    reason,
+                    "listener could not be opened again, it is tried each second"
+                );
+            });
+            let door = TcpDoor { listener: listener.ok(), address };
+            self.open(Bound { tcp: Some(Some(door)), ..Bound::default() });
         }
     }
 
@@ -220,11 +249,12 @@ impl Listeners {
             std::mem::replace(&mut self.unix, open).map(close);
         }
         if let Some(tcp) = bound.tcp {
-            let open = tcp.map(|(listener, address)| {
+            let open = tcp.map(|door| {
                 let (access, stopping) = renewed(&self.access);
+                let address = door.address;
                 let router = api::tcp_router(access, address);
                 let (open, Doing { router, stop, closing }) = Open::new(address, router, stopping);
-                let listener = Told { listener, _closing: closing };
+                let listener = Told { door, _closing: closing };
                 self.servers.spawn(api::serve_tcp(listener, router, stopped(stop)));
                 open
             });
@@ -282,4 +312,32 @@ fn renewed(access: &Access) -> (Access, watch::Sender<bool>) {
 async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error means the sender is gone, which is an end too.
     drop(stop.wait_for(|stop| *stop).await);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_address_is_listened_on_as_soon_as_it_is_free() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let (closing, closed) = oneshot::channel();
+        let mut told = Told { door: TcpDoor { listener: None, address }, _closing: closing };
+        // One and the same wait: nobody calls again.
+        let mut accepting = Box::pin(told.accept());
+        assert!(timeout(10 * AGAIN, &mut accepting).await.is_err(), "somebody else has it");
+        drop(other);
+        assert!(timeout(2 * AGAIN, &mut accepting).await.is_err(), "nobody has come yet");
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (_, from) = accepting.await;
+        assert_eq!(from, client.local_addr().unwrap());
+        // Closed like any other.
+        drop(told);
+        assert!(closed.await.is_err());
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
 }

@@ -5,3 +5,4 @@ pub mod notify;
 pub mod resources;
 pub mod signals;
 pub mod telemetry;
+pub mod unread;

@@ -1,15 +1,19 @@
 //! What the store needs done that no window's worker does: windows nobody wants leave it, idle
 //! rounds' links do not linger in it too long, and old removals are forgotten.
 //!
-//! A full disk is waited out: it heals, and readers are served meanwhile. What this refuses is to
-//! end the fleet for anything but a store that is over.
+//! A full disk is waited out: it heals, and readers are served meanwhile. A chore that panics is
+//! told and begun again. What this refuses is to end the fleet for anything but a store that is over.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
+use super::{RESTART_FIRST, RESTART_LONGEST};
 use crate::mirror::position::WindowId;
+use crate::mirror::schedule;
 use crate::store::{Store, StoreError};
 use crate::world::World;
 
@@ -17,6 +21,41 @@ use crate::world::World;
 const TRIM_EVERY: Duration = Duration::from_secs(600);
 /// How long a removal that found the disk full waits before it is tried again.
 const SPACE_PAUSE: Duration = Duration::from_secs(60);
+
+/// Does a chore to its end. One that panics is begun again, later each time.
+///
+/// # Errors
+/// Those of the chore.
+pub(super) async fn persistently<C>(
+    what: &'static str,
+    world: &World,
+    mut stop: watch::Receiver<bool>,
+    chore: impl Fn() -> C,
+) -> Result<(), StoreError>
+where
+    C: Future<Output = Result<(), StoreError>>,
+{
+    let mut restarts = 0;
+    loop {
+        // Whatever it shares is the store's, which is made to survive those who panic.
+        if let Ok(done) = AssertUnwindSafe(chore()).catch_unwind().await {
+            return done;
+        }
+        restarts += 1;
+        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, world.chance());
+        tracing::error!(
+            chore = what,
+            restarts,
+            pause_ms = pause.as_millis(),
+            "chore panicked and is begun again"
+        );
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
 
 /// Tends the store until told to stop.
 ///
@@ -173,6 +212,30 @@ mod tests {
         assert!(timeout(2 * HOUR, drop_window(&store, &world, "alice", id)).await.is_err());
         assert_eq!(store.windows().await.unwrap().len(), 1);
         store.close().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chore_that_panics_is_begun_again_until_it_is_done_or_told_to_stop() {
+        let world = World::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let (stop, stopped) = watch::channel(false);
+        let begun = std::cell::Cell::new(0);
+        let chore = |panics: u32| {
+            let begun = &begun;
+            move || async move {
+                begun.set(begun.get() + 1);
+                assert!(begun.get() > panics, "a panic that is meant");
+                Err(StoreError::Closed)
+            }
+        };
+        let done = persistently("test", &world, stopped.clone(), chore(3)).await;
+        assert!(matches!(done, Err(StoreError::Closed)), "its error is its own");
+        assert_eq!(begun.get(), 4);
+        let for_ever = persistently("test", &world, stopped, chore(u32::MAX));
+        tokio::pin!(for_ever);
+        assert!(timeout(HOUR, &mut for_ever).await.is_err());
+        assert!((60..200).contains(&begun.get()), "at most each minute: {}", begun.get());
+        stop.send(true).unwrap();
+        assert!(for_ever.await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,9 +69,14 @@ struct Ground {
 impl Ground {
     /// Two windows whose Graph is silent, and a service manager that listens.
     async fn new() -> Self {
+        Self::with(|options| options).await
+    }
+
+    /// The same, on a store of its own kind.
+    async fn with(change: impl FnOnce(Options) -> Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let world = World::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
-        let options = Options::new(directory.path().join("store"));
+        let options = change(Options::new(directory.path().join("store")));
         let (store, _) = Store::open(&options, &world).unwrap();
         let transport: Arc<dyn Transport> = Arc::new(Silence);
         let client = Client::new(
@@ -158,6 +163,17 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     assert_eq!(supervisor.fleet.restarts(), 1);
     let summary = supervisor.fleet.summary();
     assert!(summary.ends_with("; restarted workers: 1"), "{summary}");
+    ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_janitor_that_panics_is_not_missed() {
+    // Of a period of nothing there is no clock: a bug in the janitor, as far as it is concerned.
+    let linger = Duration::ZERO;
+    let mut ground = Ground::with(|options| Options { linger, ..options }).await;
+    // No longer: nobody reads what the manager is told.
+    ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(10))).await.unwrap();
+    assert_eq!(ground.supervisor.workers.len(), 3, "two workers, and who tends the store");
     ground.end().await;
 }
 

@@ -215,6 +215,72 @@ async fn what_is_asked_wrongly_is_a_usage_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_told_with_what_to_do() {
+    let ground = Ground::new(87, &[]).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for command in ["demo", "simulate"] {
+        let refused = ground.cli(&[command, "--listen", &address]).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        for part in [&*format!("cannot listen on {address}"), "--listen 127.0.0.1:0"] {
+            assert!(refused.err.contains(part), "{command}: {part} in {}", refused.err);
+        }
+    }
+    let text = fs::read_to_string(&ground.config).unwrap();
+    let api = format!("[api]\nlisten = \"{address}\"\ntoken_file = \"secret\"\n");
+    ground.configure(&text.replace("[api]\n", &api));
+    let refused = ground.cli(&["run"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("set another api.listen"), "{}", refused.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_is_one_line_with_what_it_starts() {
+    let ground = Ground::new(88, &["alice", "bob"]).await;
+    let daemon = ground.run().await;
+    let log = daemon.log();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &Value| line["message"] == "starting")
+        .collect();
+    let [line] = lines.as_slice() else { panic!("{log}") };
+    assert_eq!(line["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((line["windows"].as_u64(), line["accounts"].as_u64()), (Some(2), Some(1)));
+    for (field, path) in [("store", "store"), ("socket", "api.sock"), ("config", "calmirror.toml")]
+    {
+        assert_eq!(line[field], ground.path(path).display().to_string(), "{field}");
+    }
+    assert_eq!(line["listen"], Value::Null, "there is none");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_that_are_empty_are_not_set_and_a_token_in_clear_is_told() {
+    let ground = Ground::new(89, &[]).await;
+    let daemon = ground.run().await;
+    let variables = ["CALMIRROR_API", "CALMIRROR_TOKEN", "CALMIRROR__API__SOCKET"];
+    let mut command = ground.command();
+    let health = finish(command.arg("health").envs(variables.map(|name| (name, "")))).await;
+    assert_eq!((health.code, &*health.err), (Some(0), ""), "{health:?}");
+    let mut command = ground.command();
+    let socket = ground.path("api.sock");
+    let check =
+        command.args(["--api", socket.to_str().unwrap(), "health"]).env("CALMIRROR_CONFIG", "");
+    assert_eq!(finish(check).await.code, Some(0));
+
+    let mut command = ground.command();
+    command.args(["--api", "http://mirror.invalid:1", "health"]).env("CALMIRROR_TOKEN", "t0ken");
+    let told = finish(&mut command).await;
+    assert_eq!(told.code, Some(69), "{told:?}");
+    let warning =
+        "calmirror: warning: $CALMIRROR_TOKEN goes to http://mirror.invalid:1 as clear text";
+    assert!(told.err.starts_with(warning), "{}", told.err);
+    assert!(!told.err.contains("t0ken"), "{}", told.err);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_is_meant_from_the_directory_of_the_file_by_clients_too() {
     let ground = Ground::new(86, &["alice"]).await;
     let socket = ground.path("api.sock").display().to_string();
@@ -241,6 +307,9 @@ async fn a_reader_that_goes_away_is_no_fault() {
         &["status", "--watch"],
         &["completions", "bash"],
         &["man"],
+        &["demo", "--listen", "127.0.0.1:0"],
+        // Of what it says, this is the last: it has to look.
+        &["simulate", "--listen", "127.0.0.1:0", "--mutate-every", "0s"],
     ] {
         let (stdout, theirs) = std::io::pipe().unwrap();
         let mut command = ground.command();

@@ -152,7 +152,11 @@ async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
     let health = ground.cli(&["health"]).await;
     assert_eq!(health.code, Some(0), "it goes on");
     let shown = ground.cli(&["status"]).await;
-    assert!(shown.out.contains("changed nothing: 3 faults in the configuration"), "{}", shown.out);
+    let said = shown.out.lines().find(|line| line.contains("changed nothing")).unwrap();
+    let first = problem["faults"][0]["line"].as_u64().unwrap();
+    let first = format!("{}:{first}: window[alice].intervall: ", ground.config.display());
+    let told = format!("changed nothing: 3 faults in the configuration, the first: {first}");
+    assert!(said.contains(&told), "{said}");
     assert_eq!(requests(&ground, "alice"), asked);
 
     // What cannot change is named.

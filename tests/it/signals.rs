@@ -2,6 +2,7 @@
 //! manager meanwhile.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -125,6 +126,54 @@ async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
     let ended = tokio::time::timeout(2 * QUICK, daemon.ended()).await;
     assert_eq!(ended.expect("it does not wait for the reader").code(), Some(0));
     drop(reader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_takes_long_to_open_is_not_waited_for() {
+    let ground = Ground::new(58, &["alice"]).await;
+    let store = ground.path("store");
+    fs::DirBuilder::new().mode(0o700).create(&store).unwrap();
+    // Reading it takes until somebody writes into it, which is never.
+    let made = std::process::Command::new("mkfifo").arg(store.join("watermark")).status();
+    assert!(made.unwrap().success());
+    for signal in ["TERM", "INT"] {
+        let mut daemon = ground.spawn();
+        let started = |log: String| log.matches("\"starting\"").count();
+        let before = started(daemon.log());
+        eventually("it starts", async || (started(daemon.log()) > before).then_some(())).await;
+        daemon.signal(signal);
+        assert_eq!(ends_quickly(&mut daemon).await, Some(0), "{signal}");
+        assert!(daemon.log().contains("stopped before it served"));
+        assert_eq!(daemon.complaints(), Vec::<String>::new());
+    }
+    fs::remove_file(store.join("watermark")).unwrap();
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_that_goes_away_takes_demo_and_simulate_along() {
+    let ground = Ground::new(59, &[]).await;
+    let mut codes = Vec::new();
+    for name in ["demo", "simulate"] {
+        let log = ground.path(name);
+        let out = fs::File::create(&log).unwrap();
+        let mut command = ground.command();
+        command.args([name, "--listen", "127.0.0.1:0"]).stdout(out.try_clone().unwrap());
+        let mut child = command.stderr(out).spawn().unwrap();
+        // Its last words before it has nothing to do but to go on.
+        let last = if name == "demo" { "what changes from here on" } else { "interval = " };
+        let said = || fs::read_to_string(&log).unwrap();
+        eventually("it runs", async || said().contains(last).then_some(())).await;
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+        let ended = eventually("it ends", async || child.try_wait().unwrap());
+        let ended = tokio::time::timeout(QUICK, ended).await;
+        child.kill().ok();
+        codes.push((name, ended.ok().and_then(|code| code.code())));
+    }
+    assert_eq!(codes, [("demo", Some(0)), ("simulate", Some(0))]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

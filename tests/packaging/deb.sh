@@ -27,7 +27,8 @@ proved "built: $(basename "$old"), $(($(stat -c %s "$old") / 1000000)) MB"
 for file in usr/lib/systemd/system/calmirror.service etc/calmirror/calmirror.toml \
     usr/lib/sysusers.d/calmirror.conf usr/share/man/man1/calmirror.1.gz \
     usr/share/man/man1/calmirror-status.1.gz usr/share/bash-completion/completions/calmirror \
-    usr/share/zsh/vendor-completions/_calmirror usr/share/doc/calmirror/copyright; do
+    usr/share/zsh/vendor-completions/_calmirror usr/share/doc/calmirror/copyright \
+    usr/share/doc/calmirror/docs/consume/consume.py usr/share/doc/calmirror/docs/monitoring/calmirror.rules.yml; do
     [ -s "$SCRATCH/package/$file" ] || fail "the package holds $file"
 done
 bash -n "$SCRATCH/package/usr/share/bash-completion/completions/calmirror" || fail "completions are bash"
@@ -37,7 +38,7 @@ if command -v mandoc >/dev/null 2>&1; then
         grep -vE 'missing date|cannot parse date|STYLE|text line longer' || true)
     [ -z "$said" ] || fail "the manual page: $said"
 fi
-proved "holds unit, configuration, manual pages, completions, copyright"
+proved "holds unit, configuration, manual pages, completions, documents, copyright"
 
 active() { [ "$(property calmirror ActiveState)" = active ]; }
 healthy() { run calmirror status; }

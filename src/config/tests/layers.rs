@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ACCOUNT, Lab};
-use crate::config::{
-    Credential, DEFAULT_FILE, Difference, Effect, LogFormat, Origin, Sources, diff,
-};
+use crate::config::sources::DEFAULT_FILE;
+use crate::config::{Credential, Difference, Effect, LogFormat, Origin, Sources, diff};
 
 #[test]
 fn the_file_is_named_by_the_command_line_then_the_environment() {

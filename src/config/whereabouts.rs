@@ -1,0 +1,48 @@
+//! What a client wants of the configuration: where the daemon serves, and where tokens are.
+//!
+//! Read by the same rules as the daemon's own ([`super::Config::load`]), but forgiving: who asks may not
+//! be allowed to read every file, and whatever else is wrong is the daemon's matter. No secret is
+//! looked at.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::keys::Section;
+use super::layers::Layers;
+use super::origin::Report;
+use super::reader::Reader;
+use super::sections::{listen, socket};
+use super::sources::Sources;
+
+/// Where the daemon serves unless configured otherwise.
+const DEFAULT_SOCKET: &str = "/run/calmirror/api.sock";
+
+/// Of `[api]` what can be read.
+#[derive(Debug)]
+pub struct Whereabouts {
+    /// `None` where none is wanted.
+    pub socket: Option<PathBuf>,
+    /// The TCP address, if there is one.
+    pub listen: Option<SocketAddr>,
+    /// Where tokens are; the one that may do more first.
+    pub token_files: Vec<PathBuf>,
+}
+
+impl Whereabouts {
+    /// Reads what can be read.
+    pub fn find(sources: &Sources) -> Self {
+        let mut faults = Report::default();
+        let (mut layers, _) = Layers::readable(sources, &mut faults);
+        let table = layers.take(Section::Api);
+        let mut reader = Reader::new(Section::Api, &table, &mut faults);
+        let token_files = ["token_file", "read_token_file"];
+        Self {
+            socket: reader.take("socket", socket).unwrap_or_else(|| Some(DEFAULT_SOCKET.into())),
+            listen: reader.take("listen", listen),
+            token_files: token_files
+                .into_iter()
+                .filter_map(|key| reader.take(key, |written| written.path()))
+                .collect(),
+        }
+    }
+}
