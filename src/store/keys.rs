@@ -334,7 +334,9 @@ mod tests {
 
         #[test]
         fn windows_do_not_mix(a in any::<u32>(), b in any::<u32>(), x in hash(), y in hash()) {
-            prop_assume!(a < b);
+            // As good as never equal; rejecting half of all cases would be too many of many.
+            prop_assume!(a != b);
+            let (a, b) = (a.min(b), a.max(b));
             prop_assert!(event(WindowId(a), x) < event(WindowId(b), y));
             prop_assert!(!event(WindowId(b), y).starts_with(&events(WindowId(a))));
         }
