@@ -356,7 +356,8 @@ impl Worker {
         vitals.running = false;
         vitals.rounds = number;
         let state = trouble.state();
-        let first = vitals.state != state;
+        // A resync under way shows as such, and is no end of the trouble that it is part of.
+        let first = vitals.state.is_trouble() && vitals.state != state;
         // Another sort of trouble begins the count anew, and so do committed pages: the next attempt
         // goes on behind them. Not so where it begins with the same pages again.
         let progress =

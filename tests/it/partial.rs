@@ -127,17 +127,25 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
 
 type Answer = Result<http::Response<Body>, TransportError>;
 
-/// Graph, whose listings of a series are answered by somebody else from some time on.
-struct Listings {
+/// Graph, for some of whose addresses somebody else answers from some time on.
+struct Spoilt {
     graph: Memory,
+    of: fn(&http::Uri) -> bool,
     spoilt: AtomicBool,
     asked: AtomicU64,
     answer: fn(u64) -> Answer,
 }
 
-impl Transport for Listings {
+impl Spoilt {
+    fn new(graph: &Simulator, of: fn(&http::Uri) -> bool, answer: fn(u64) -> Answer) -> Arc<Self> {
+        let (spoilt, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Self { graph: Memory(graph.clone()), of, spoilt, asked, answer })
+    }
+}
+
+impl Transport for Spoilt {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Answer> {
-        if !self.spoilt.load(Ordering::Relaxed) || !request.uri().path().contains("/instances") {
+        if !self.spoilt.load(Ordering::Relaxed) || !(self.of)(request.uri()) {
             return self.graph.send(request);
         }
         let answer = (self.answer)(self.asked.fetch_add(1, Ordering::Relaxed));
@@ -152,7 +160,7 @@ impl Transport for Listings {
 async fn spoilt(
     directory: &std::path::Path,
     answer: fn(u64) -> Answer,
-) -> (Rig, Simulator, Arc<Listings>) {
+) -> (Rig, Simulator, Arc<Spoilt>) {
     let world = World::simulated(1, noon());
     let simulator = graph(&world);
     let series = Edit::CreateSeries {
@@ -164,9 +172,7 @@ async fn spoilt(
         all_day: false,
     };
     let series = edit(&simulator, series);
-    let graph = Memory(simulator.clone());
-    let (spoilt, asked) = (AtomicBool::new(false), AtomicU64::new(0));
-    let listings = Arc::new(Listings { graph, spoilt, asked, answer });
+    let listings = Spoilt::new(&simulator, |uri| uri.path().contains("/instances"), answer);
     let rig = Rig::start(directory, listings.clone(), &world, vec![window(ALICE)]).await;
     rig.settle(ALICE, 5).await;
     listings.spoilt.store(true, Ordering::Relaxed);
@@ -253,5 +259,33 @@ async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
     let id = rig.fleet.id(ALICE).unwrap();
     assert!(mirror(&rig.store, id).await.contains_key(&new), "a day later it is not there");
+    rig.stop().await;
+}
+
+/// A second death in a round waits, and the waits double, although each attempt brings pages.
+#[tokio::test(start_paused = true)]
+async fn links_that_keep_dying_are_waited_for_longer_each_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(1, noon());
+    let simulator = graph(&world);
+    for n in 0..60 {
+        edit(&simulator, single("x", noon() + days(n)));
+    }
+    let next = |uri: &http::Uri| uri.query().is_some_and(|query| query.contains("skiptoken"));
+    let dead = Spoilt::new(&simulator, next, |_| {
+        let body = r#"{"error":{"code":"SyncStateNotFound","message":"gone"}}"#;
+        let answer = http::Response::builder().status(410);
+        Ok(answer.header("content-type", "application/json").body(Body::full(body)).unwrap())
+    });
+    dead.spoilt.store(true, Ordering::Relaxed);
+    let interval = Duration::from_secs(300);
+    let tracked = Window { interval, page_size: 10, ..window(ALICE) };
+    let rig = Rig::start(directory.path(), dead.clone(), &world, vec![tracked]).await;
+    tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
+    let deaths = dead.asked.load(Ordering::Relaxed);
+    assert!((20..60).contains(&deaths), "{deaths} of 288 at the interval");
+    dead.spoilt.store(false, Ordering::Relaxed);
+    let status = rig.settle(ALICE, 60).await;
+    assert_eq!(status.events, 60);
     rig.stop().await;
 }
