@@ -85,14 +85,15 @@ impl Shared {
         Ok(tree.0.apply_batch(batch)?)
     }
 
-    /// Says that a group is durable, and the last seq with it.
+    /// Says that a group is durable, and the last seq with it. The seq first: who has an answer
+    /// that waited for the group finds all of it in the feed.
     pub(super) fn publish(&self, group: u64, seq: Seq) {
-        self.durable_group.send_replace(group);
         self.durable.send_if_modified(|durable| {
             let news = *durable != seq;
             *durable = seq;
             news
         });
+        self.durable_group.send_replace(group);
     }
 
     /// Says that a window looks different since `seq`. Done after the batch was applied and
