@@ -12,13 +12,12 @@
 //!
 //! Events that are masked have no subject: their summary is their busy state.
 
-use icalendar::{Component as _, Event, EventLike as _, Property};
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz};
 use serde_json::Value;
 
-use super::fold::fold;
 use super::html;
+use super::line::Line;
 use crate::api::when::{Clock, Moment};
 use crate::mirror::event::Members;
 
@@ -40,60 +39,59 @@ pub(super) fn write(out: &mut String, event: &[u8], clock: &mut Clock) -> Option
     // What a mask has left has not even a subject.
     let masked = event.get("subject").is_none();
 
-    let mut entry = Event::new();
-    entry.uid(&uid(&event)?);
-    put(&mut entry, "DTSTART", when.start, all_day);
+    let uid = uid(&event)?;
+
+    Line::new(out, "BEGIN").value("VEVENT");
+    Line::new(out, "UID").text(&uid);
+    put(out, "DTSTART", when.start, all_day);
     // An event without length has no end (RFC 5545, 3.8.2.2: it would have to be later).
     if when.end.at > when.start.at {
-        put(&mut entry, "DTEND", when.end, all_day);
+        put(out, "DTEND", when.end, all_day);
     }
     if let Some(at) = original(&event, when.start, all_day).filter(|_| !masked) {
-        put(&mut entry, "RECURRENCE-ID", at, all_day);
+        put(out, "RECURRENCE-ID", at, all_day);
     }
-    let modified = text("/lastModifiedDateTime").and_then(|text| text.parse().ok());
-    entry.add_property("DTSTAMP", stamp(modified.unwrap_or(Timestamp::UNIX_EPOCH)));
+    let time = |name: &str| text(name).and_then(|text| text.parse::<Timestamp>().ok());
+    let modified = time("/lastModifiedDateTime");
+    Line::new(out, "DTSTAMP").value(&stamp(modified.unwrap_or(Timestamp::UNIX_EPOCH)));
     if let Some(modified) = modified {
-        entry.add_property("LAST-MODIFIED", stamp(modified));
+        Line::new(out, "LAST-MODIFIED").value(&stamp(modified));
     }
-    if let Some(created) = text("/createdDateTime").and_then(|text| text.parse().ok()) {
-        entry.add_property("CREATED", stamp(created));
+    if let Some(created) = time("/createdDateTime") {
+        Line::new(out, "CREATED").value(&stamp(created));
     }
-    let summary = text("/subject").map(clean).filter(|_| !masked);
-    match (summary, masked) {
-        (Some(summary), _) => entry.summary(&summary),
-        (None, true) => entry.summary(busy_word(shows)),
-        (None, false) => &mut entry,
-    };
-    entry.add_property("TRANSP", if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
-    entry.add_property("X-MICROSOFT-CDO-BUSYSTATUS", busy_code(shows));
-    entry.add_property("STATUS", status(&event, shows));
-    entry.add_property("CLASS", class(text("/sensitivity").unwrap_or("normal")));
+    match (text("/subject"), masked) {
+        (_, true) => Line::new(out, "SUMMARY").text(busy_word(shows)),
+        (Some(subject), false) => Line::new(out, "SUMMARY").text(subject),
+        (None, false) => {}
+    }
+    Line::new(out, "TRANSP").value(if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
+    Line::new(out, "X-MICROSOFT-CDO-BUSYSTATUS").value(busy_code(shows));
+    Line::new(out, "STATUS").value(status(&event, shows));
+    Line::new(out, "CLASS").value(class(text("/sensitivity").unwrap_or("normal")));
     if let Some(priority) = priority(text("/importance").unwrap_or("normal")) {
-        entry.add_property("PRIORITY", priority);
+        Line::new(out, "PRIORITY").value(priority);
     }
     if let Some(place) = text("/location/displayName") {
-        entry.add_property("LOCATION", clean(place));
+        Line::new(out, "LOCATION").text(place);
     }
     if let Some(description) = description(&event) {
-        entry.description(&description);
+        Line::new(out, "DESCRIPTION").text(&description);
     }
-    if let Some(link) = text("/webLink").map(uri) {
-        entry.url(&link);
+    if let Some(link) = text("/webLink") {
+        Line::new(out, "URL").value(link);
     }
-    let categories: Vec<String> =
-        list(&event, "categories").filter_map(Value::as_str).map(clean).collect();
-    if !categories.is_empty() {
-        entry.categories(categories);
+    let mut categories = list(&event, "categories").filter_map(Value::as_str).peekable();
+    if categories.peek().is_some() {
+        Line::new(out, "CATEGORIES").texts(categories);
     }
     if let Some(organizer) = event.pointer("/organizer/emailAddress") {
-        entry.append_property(person("ORGANIZER", organizer).done());
+        person(Line::new(out, "ORGANIZER"), organizer);
     }
     for attendee in list(&event, "attendees") {
-        entry.append_multi_property(invited(attendee));
+        invited(out, attendee);
     }
-    let from = out.len();
-    entry.fmt_write(out).ok()?;
-    fold(out, from);
+    Line::new(out, "END").value("VEVENT");
     Some(())
 }
 
@@ -105,9 +103,9 @@ fn list<'a>(event: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + u
 fn uid(event: &Value) -> Option<String> {
     let text = |name: &str| event[name].as_str().filter(|text| !text.is_empty());
     if let Some(uid) = text("uid") {
-        return Some(clean(uid));
+        return Some(uid.to_owned());
     }
-    let Some(uid) = text("iCalUId") else { return text("id").map(clean) };
+    let Some(uid) = text("iCalUId") else { return text("id").map(str::to_owned) };
     let day = GLOBAL_ID.len()..GLOBAL_ID.len() + 8;
     let global =
         uid.get(..GLOBAL_ID.len()).is_some_and(|head| head.eq_ignore_ascii_case(GLOBAL_ID));
@@ -115,9 +113,9 @@ fn uid(event: &Value) -> Option<String> {
         Some(_) if global => {
             let mut uid = uid.to_owned();
             uid.replace_range(day, "00000000");
-            Some(clean(&uid))
+            Some(uid)
         }
-        _ => Some(clean(uid)),
+        _ => Some(uid.to_owned()),
     }
 }
 
@@ -148,15 +146,13 @@ fn midnight(event: &Value, at: Timestamp) -> DateTime {
     })
 }
 
-fn put(entry: &mut Event, name: &str, moment: Moment, all_day: bool) {
-    let property = if all_day {
-        Property::new(name, moment.civil.strftime("%Y%m%d").to_string())
-            .add_parameter("VALUE", "DATE")
-            .done()
+fn put(out: &mut String, name: &str, moment: Moment, all_day: bool) {
+    let line = Line::new(out, name);
+    if all_day {
+        line.parameter("VALUE", "DATE").value(&moment.civil.strftime("%Y%m%d").to_string());
     } else {
-        Property::new(name, stamp(moment.at))
-    };
-    entry.append_property(property);
+        line.value(&stamp(moment.at));
+    }
 }
 
 fn stamp(at: Timestamp) -> String {
@@ -220,7 +216,7 @@ fn description(event: &Value) -> Option<String> {
     };
     let preview = || event["bodyPreview"].as_str().unwrap_or_default();
     let text = if body.trim().is_empty() { preview() } else { &body };
-    let mut text = clean(text.trim());
+    let mut text = text.trim().to_owned();
     if text.len() > DESCRIPTION {
         let end = text.floor_char_boundary(DESCRIPTION);
         text.truncate(end);
@@ -229,8 +225,7 @@ fn description(event: &Value) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn invited(attendee: &Value) -> Property {
-    let mut property = person("ATTENDEE", &attendee["emailAddress"]);
+fn invited(out: &mut String, attendee: &Value) {
     let (role, kind) = match attendee["type"].as_str() {
         Some("optional") => ("OPT-PARTICIPANT", "INDIVIDUAL"),
         Some("resource") => ("NON-PARTICIPANT", "RESOURCE"),
@@ -242,38 +237,21 @@ fn invited(attendee: &Value) -> Property {
         Some("tentativelyAccepted") => "TENTATIVE",
         _ => "NEEDS-ACTION",
     };
-    property.add_parameter("ROLE", role);
-    property.add_parameter("CUTYPE", kind);
-    property.add_parameter("PARTSTAT", answer);
-    property.done()
+    let line = Line::new(out, "ATTENDEE")
+        .parameter("ROLE", role)
+        .parameter("CUTYPE", kind)
+        .parameter("PARTSTAT", answer);
+    person(line, &attendee["emailAddress"]);
 }
 
-fn person(name: &str, email: &Value) -> Property {
-    let address = uri(email["address"].as_str().unwrap_or_default());
-    let address = if address.contains('@') {
-        format!("mailto:{address}")
-    } else {
-        "invalid:nomail".to_owned()
+/// Ends a line with somebody's name and address.
+fn person(line: Line<'_>, email: &Value) {
+    let line = match email["name"].as_str().filter(|name| !name.trim().is_empty()) {
+        Some(name) => line.quoted("CN", name),
+        None => line,
     };
-    let mut property = Property::new(name, address);
-    if let Some(name) = email["name"].as_str().filter(|name| !name.trim().is_empty()) {
-        property.add_parameter("CN", &parameter(name));
+    match email["address"].as_str().filter(|address| address.contains('@')) {
+        Some(address) => line.value(&format!("mailto:{address}")),
+        None => line.value("invalid:nomail"),
     }
-    property
-}
-
-/// A parameter's value: what may not stand in one is written as RFC 6868 says.
-fn parameter(text: &str) -> String {
-    clean(text).replace('^', "^^").replace('\n', "^n").replace('"', "^'")
-}
-
-/// An address as it may stand in a line: without white space and control characters.
-fn uri(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace() && !c.is_control() && *c != '"').collect()
-}
-
-/// Text with one kind of line end and no other control characters, which iCalendar cannot carry.
-pub(super) fn clean(text: &str) -> String {
-    let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }

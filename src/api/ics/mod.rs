@@ -10,8 +10,8 @@
 //! looked at in the feed at the end.
 
 mod event;
-mod fold;
 mod html;
+mod line;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use icalendar::Property;
 
+use self::line::Line;
 use super::Access;
 use super::ask::Ask;
 use super::mask::shown;
@@ -179,42 +179,21 @@ pub(super) fn id_of(event: &[u8]) -> Option<EventHash> {
 
 /// What stands before the events.
 fn head(status: &WindowStatus) -> String {
-    let mut head = "BEGIN:VCALENDAR\r\n".to_owned();
+    let mut head = String::new();
     // Programs that heed it come again about as often as there can be anything new.
     let seconds = status.interval_s.clamp(60.0, 86_400.0).round();
-    let mut often = Property::new("REFRESH-INTERVAL", format!("PT{seconds}S"));
-    often.add_parameter("VALUE", "DURATION");
-    let name = event::clean(&status.name);
-    for property in [
-        Property::new(
-            "PRODID",
-            concat!("-//calmirror//calmirror ", env!("CARGO_PKG_VERSION"), "//EN"),
-        ),
-        Property::new("VERSION", "2.0"),
-        Property::new("CALSCALE", "GREGORIAN"),
-        // RFC 7986 makes it TEXT, which the crate does not know; of X-WR-CALNAME it does.
-        Property::new("NAME", escaped(&name)),
-        Property::new("X-WR-CALNAME", &name),
-        often.done(),
-        Property::new("X-PUBLISHED-TTL", format!("PT{seconds}S")),
-    ] {
-        // Writing to a String cannot fail.
-        let line: Result<String, _> = property.try_into();
-        head.push_str(&line.unwrap_or_default());
-    }
-    fold::fold(&mut head, 0);
+    let often = format!("PT{seconds}S");
+    Line::new(&mut head, "BEGIN").value("VCALENDAR");
+    Line::new(&mut head, "PRODID").text(concat!(
+        "-//calmirror//calmirror ",
+        env!("CARGO_PKG_VERSION"),
+        "//EN"
+    ));
+    Line::new(&mut head, "VERSION").value("2.0");
+    Line::new(&mut head, "CALSCALE").value("GREGORIAN");
+    Line::new(&mut head, "NAME").text(&status.name);
+    Line::new(&mut head, "X-WR-CALNAME").text(&status.name);
+    Line::new(&mut head, "REFRESH-INTERVAL").parameter("VALUE", "DURATION").value(&often);
+    Line::new(&mut head, "X-PUBLISHED-TTL").value(&often);
     head
-}
-
-/// A value of type TEXT (RFC 5545, 3.3.11).
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' | ';' | ',' => escaped.extend(['\\', c]),
-            '\n' => escaped.push_str("\\n"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }

@@ -119,6 +119,35 @@ async fn events_of_every_kind_stand_in_the_calendar() {
     insta::assert_snapshot!(unfolded(&body));
 }
 
+/// Each of these subjects and bodies once made the calendar endless, or panicked.
+#[tokio::test(start_paused = true)]
+async fn texts_of_many_octets_a_character_end() {
+    let fixture = Fixture::new().await;
+    let subjects = [
+        "ж".repeat(72) + &" -".repeat(38),
+        "ж".repeat(72) + &"\u{a0}".repeat(80),
+        "ж".repeat(10) + &"\u{a0}".repeat(132),
+    ];
+    let events: Vec<Value> = subjects
+        .iter()
+        .enumerate()
+        .map(|(index, subject)| {
+            let body =
+                json!({"contentType": "html", "content": subject.replace('\u{a0}', "&nbsp;")});
+            let more =
+                json!({"subject": subject, "body": body, "location": {"displayName": subject}});
+            timed(&format!("e{index}"), "2026-11-23T08:00", "2026-11-23T08:15", more)
+        })
+        .collect();
+    fixture.put(fixture.id("alice"), &events).await;
+    let (_, _, body) = fixture.ask("GET", "/v1/windows/alice/calendar.ics").await;
+    assert!(body.split("\r\n").all(|line| line.len() <= 75), "{body}");
+    let body = unfolded(&body);
+    for subject in &subjects {
+        assert!(body.contains(&format!("\nSUMMARY:{subject}\n")), "{body}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_calendar_has_its_windows_name_whatever_stands_in_it() {
     let fixture = Fixture::new().await;
