@@ -13,6 +13,7 @@ mod converge;
 mod documented;
 mod edits;
 mod fairness;
+mod golden;
 mod hostile;
 mod interrupted;
 mod kill;

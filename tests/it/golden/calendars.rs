@@ -1,0 +1,296 @@
+//! The windows of the golden stores, the events in them, and the commits that left them as they are.
+
+use calmirror::mirror::guard::Guard;
+use calmirror::mirror::page::{End, EventId, Item, Kind, Link, Page, Span};
+use calmirror::mirror::position::{Phase, Position};
+use calmirror::mirror::remedy::{Ailment, Remedy};
+use calmirror::mirror::status::ResyncReason;
+use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+use calmirror::store::Wanted;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::rig::{BASE, noon};
+
+/// Minutes before or after the instant at which the golden stores were made.
+pub(super) fn minutes(minutes: i64) -> Timestamp {
+    noon() + SignedDuration::from_mins(minutes)
+}
+
+pub(super) fn instant(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// Windows with fixed edges and nothing unusual in their settings, one for each situation that a
+/// store of format 1 can keep.
+pub(super) const PLAIN: [&str; 15] = [
+    "settled",
+    "paused",
+    "following",
+    "completing",
+    "enumerating",
+    "resync",
+    "sweeping",
+    "sweeping-listed",
+    "held",
+    "snapshot",
+    "smaller",
+    "stuck",
+    "unvisited",
+    "replaced",
+    "Büro 3",
+];
+
+/// Windows that wait for their first page, one for each reason.
+pub(super) fn reasons() -> Vec<(String, ResyncReason)> {
+    let all = [ResyncReason::New].into_iter().chain(ResyncReason::AGAIN);
+    all.map(|reason| (format!("reason {}", reason.word()), reason)).collect()
+}
+
+/// Windows that a configuration no longer names.
+pub(super) const LEAVING: [&str; 2] = ["leaving", "dropping"];
+
+fn identity(name: &str) -> Identity {
+    Identity {
+        account: "contoso".into(),
+        tenant: "t".into(),
+        mailbox: format!("{}@contoso.com", mailbox(name)).into(),
+        calendar: Calendar::Default,
+        immutable_ids: false,
+    }
+}
+
+/// The part of a window's mailbox before the `@`.
+pub(super) fn mailbox(name: &str) -> String {
+    name.replace(' ', "-").replace('ü', "ue").to_lowercase()
+}
+
+pub(super) fn plain(name: &str) -> Wanted {
+    let edges =
+        Edges { start: instant("2026-10-01T00:00:00Z"), end: instant("2027-02-01T00:00:00Z") };
+    Wanted {
+        name: name.into(),
+        identity: identity(name),
+        shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+        start: Edge::At(edges.start),
+        end: Edge::At(edges.end),
+        edges,
+    }
+}
+
+/// Ten years, which are three segments.
+pub(super) fn decade(name: &str) -> Wanted {
+    let edges = Edges { end: instant("2036-10-01T00:00:00Z"), ..plain(name).edges };
+    Wanted { end: Edge::At(edges.end), edges, ..plain(name) }
+}
+
+/// Everything that a window can be set to, other than by default.
+pub(super) fn relative(name: &str) -> Wanted {
+    let edges =
+        Edges { start: instant("2026-10-03T00:00:00Z"), end: instant("2027-12-09T00:00:00Z") };
+    let id = Calendar::Id("AAMkAGI1AAAoZCfHAAA=".into());
+    Wanted {
+        identity: Identity { calendar: id, immutable_ids: true, ..identity(name) },
+        shape: Shape {
+            body: Body::Text,
+            time_zone: "W. Europe Standard Time".into(),
+            complete: Complete::Exact,
+        },
+        start: Edge::Relative { years: 0, months: 0, days: -30 },
+        end: Edge::Relative { years: 1, months: 1, days: 0 },
+        edges,
+        ..plain(name)
+    }
+}
+
+pub(super) fn bodiless(name: &str) -> Wanted {
+    let shape = Shape { body: Body::None, ..plain(name).shape };
+    Wanted { shape, ..plain(name) }
+}
+
+/// Every window that the configuration of the tests names.
+pub(super) fn wanted() -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = PLAIN.into_iter().map(plain).collect();
+    wanted.extend(reasons().into_iter().map(|(name, _)| plain(&name)));
+    wanted.extend([plain("halved"), plain("retired"), decade("decade")]);
+    wanted.extend([relative("relative"), bodiless("bodiless")]);
+    wanted
+}
+
+/// A link as Graph gives them out, which no other window has.
+pub(super) fn link(name: &str, kind: &str, number: u32) -> Link {
+    let mailbox = mailbox(name);
+    Link::new(format!(
+        "{BASE}/users/{mailbox}%40contoso.com/calendarView/delta?${kind}={mailbox}.{number}"
+    ))
+}
+
+pub(super) fn delta(name: &str, number: u32) -> Link {
+    link(name, "deltatoken", number)
+}
+
+pub(super) fn next(name: &str, number: u32) -> Link {
+    link(name, "skiptoken", number)
+}
+
+pub(super) fn settled(name: &str, number: u32) -> Position {
+    Position::new(Phase::Settled { delta: Some(delta(name, number)) }, false)
+}
+
+pub(super) fn enumerating(name: &str, reason: ResyncReason, page: u32) -> Position {
+    Position::new(Phase::Enumerating { next: Some(next(name, page)), reason, page }, false)
+}
+
+/// What is remembered of a round after these pages, each of one event.
+pub(super) fn guard(pages: &[&str]) -> Guard {
+    let mut guard = Guard::default();
+    let mut met = Default::default();
+    for id in pages {
+        let removed = if id.is_empty() { Vec::new() } else { vec![EventId::new(*id)] };
+        let end = End::Next(Link::new("unused"));
+        let page = Page { present: Vec::new(), removed, unreadable: Vec::new(), end, bytes: 0 };
+        assert!(!guard.look(&page, std::time::Duration::from_millis(1500), &mut met));
+    }
+    guard
+}
+
+/// What is remembered of a segment in which these were met, one after the other.
+pub(super) fn remedy(ailments: &[Ailment]) -> Remedy {
+    ailments
+        .iter()
+        .fold(Remedy::default(), |remedy, ailment| remedy.next(*ailment, 200, noon()).unwrap())
+}
+
+/// An event as Graph sends it, and as the store is handed it.
+fn item(id: String, kind: Kind, of: Option<&str>, start: Timestamp, length: i64) -> Item {
+    let end = start + SignedDuration::from_mins(length);
+    let local = |at: Timestamp| json!({"dateTime": at.strftime("%Y-%m-%dT%H:%M:%S.0000000").to_string(), "timeZone": "UTC"});
+    let word = match kind {
+        Kind::Single => "singleInstance",
+        Kind::Occurrence => "occurrence",
+        Kind::Exception => "exception",
+        Kind::Master => "seriesMaster",
+    };
+    let etag = format!("W/\"{}\"", of.unwrap_or(&id));
+    let mut content = json!({"@odata.etag": etag, "id": id, "type": word});
+    content["start"] = local(start);
+    content["end"] = local(end);
+    if let Some(master) = of {
+        content["seriesMasterId"] = master.into();
+    }
+    if kind != Kind::Occurrence {
+        content["subject"] = format!("Subject of {id}").into();
+    }
+    if kind != Kind::Occurrence && id.starts_with("settled") {
+        content["isAllDay"] = (length == 1440).into();
+        content["changeKey"] = format!("key of {id}").into();
+        content["showAs"] = "busy".into();
+        content["webLink"] = format!("https://outlook.office365.com/owa/?itemid={id}").into();
+        content["body"] =
+            json!({"contentType": "html", "content": "<p>Agenda: “Ärger” & 会議</p>"});
+        content["somethingNew"] = json!({"kept": [1, 2.50, null]});
+    }
+    if kind == Kind::Master {
+        content["recurrence"] = json!({"pattern": {"type": "daily", "interval": 1}});
+    }
+    Item {
+        id: EventId::new(id),
+        kind,
+        master: of.map(EventId::new),
+        etag: Some(etag.into()),
+        span: Span { start, end },
+        all_day: length == 1440,
+        whole: kind != Kind::Occurrence,
+        content: content.to_string().into(),
+    }
+}
+
+pub(super) fn single(name: &str, id: &str, start: Timestamp) -> Item {
+    item(format!("{name}/{id}="), Kind::Single, None, start, 30)
+}
+
+/// One of many.
+pub(super) fn small(name: &str, number: u32) -> Item {
+    let item = single(name, &number.to_string(), instant("2026-11-05T07:00:00Z"));
+    Item { content: json!({"id": item.id.as_str()}).to_string().into(), ..item }
+}
+
+/// The id of a window's series.
+pub(super) fn series(name: &str) -> String {
+    format!("{name}/series=")
+}
+
+/// The master, two bare occurrences and an exception.
+pub(super) fn instances(name: &str) -> Vec<Item> {
+    let master = series(name);
+    let of = Some(master.as_str());
+    let day = |day: i64| instant("2026-11-10T10:00:00Z") + SignedDuration::from_hours(24 * day);
+    let id = |id: &str| format!("{name}/{id}=");
+    vec![
+        item(master.clone(), Kind::Master, None, day(0), 45),
+        item(id("first"), Kind::Occurrence, of, day(0), 45),
+        item(id("second"), Kind::Occurrence, of, day(1), 45),
+        item(id("moved"), Kind::Exception, of, day(2), 50),
+    ]
+}
+
+/// What a window holds: a single event, one of a whole day, and a series.
+pub(super) fn calendar(name: &str) -> Vec<Item> {
+    let mut items = instances(name);
+    items.push(single(name, "single", instant("2026-11-03T09:00:00Z")));
+    let day = instant("2026-12-24T00:00:00Z");
+    items.push(item(format!("{name}/day="), Kind::Single, None, day, 1440));
+    items
+}
+
+/// An event whose value takes several keys of the store.
+pub(super) fn large(name: &str) -> Item {
+    let mut item = single(name, "large", instant("2026-11-04T09:00:00Z"));
+    let mut content: Value = serde_json::from_slice(&item.content).unwrap();
+    content["body"]["content"] = "<p>minutes</p> ".repeat(10_000).into();
+    item.content = content.to_string().into();
+    item
+}
+
+/// The configuration in which the windows are what [`wanted`] says.
+pub(super) fn configuration(interval: &str) -> String {
+    let mut text = format!(
+        r#"
+[store]
+path = "store"
+[graph]
+base_url = "{BASE}"
+login_url = "http://127.0.0.1:1"
+[api]
+socket = "api.sock"
+[feed]
+retention = "3650d"
+[defaults]
+start = "2026-10-01"
+end = "2027-02-01"
+interval = "{interval}"
+audit = "off"
+[account.contoso]
+tenant = "t"
+client_id = "c"
+client_secret_file = "secret"
+"#
+    );
+    for Wanted { name, identity, .. } in wanted() {
+        let more = match &*name {
+            "decade" => "end = \"2036-10-01\"",
+            "bodiless" => "body = \"none\"",
+            "relative" => {
+                "start = \"-30d\"\nend = \"+1y1mo\"\nbody = \"text\"\n\
+                 time_zone = \"W. Europe Standard Time\"\ncomplete = \"exact\"\n\
+                 immutable_ids = true\ncalendar = \"AAMkAGI1AAAoZCfHAAA=\""
+            }
+            _ => "",
+        };
+        let mailbox = &identity.mailbox;
+        text.push_str(&format!(
+            "[[window]]\nname = \"{name}\"\naccount = \"contoso\"\nmailbox = \"{mailbox}\"\n{more}\n"
+        ));
+    }
+    text
+}

@@ -1,0 +1,69 @@
+//! A whole daemon in this process, over a store that is there already.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use calmirror::api::About;
+use calmirror::config::{Config, Sources};
+use calmirror::daemon::{Daemon, Options};
+use calmirror::graph::Transport;
+use calmirror::store::Store;
+use calmirror::supervisor::Fleet;
+use calmirror::world::World;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(super) struct Running {
+    pub(super) fleet: Fleet,
+    pub(super) store: Store,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
+}
+
+impl Running {
+    pub(super) async fn start(
+        directory: &Path,
+        configuration: &str,
+        transport: Arc<dyn Transport>,
+        world: &World,
+    ) -> Self {
+        let secret = directory.join("secret");
+        fs::write(&secret, "s3cret").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let file = directory.join("calmirror.toml");
+        fs::write(&file, configuration).unwrap();
+        let sources = Sources::find(Some(&file), BTreeMap::new());
+        let clock = world.clone();
+        let load = Arc::new(move || Config::load(&sources, clock.now()));
+        let options = Options {
+            config: load().unwrap(),
+            load,
+            telemetry: None,
+            world: world.clone(),
+            transport,
+            about: About {
+                version: String::new(),
+                commit: String::new(),
+                target: String::new(),
+                started: world.now(),
+            },
+            accept_drops: false,
+            open_loopback: false,
+        };
+        let daemon = Daemon::start(options).await.unwrap();
+        let (fleet, store) = (daemon.fleet(), daemon.store());
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(async move {
+            daemon.run(async { drop(stopped.await) }).await.unwrap();
+        });
+        Self { fleet, store, stop, running }
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.running.await.unwrap();
+    }
+}
