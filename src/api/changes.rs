@@ -23,7 +23,7 @@ use super::cursor::Place;
 use super::mask::shown;
 use super::problem::Problem;
 use super::query::{ANSWER_BYTES, Parameters};
-use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
+use crate::mirror::change::{RemovalReason, Seq};
 use crate::store::Change;
 
 /// Changes read from the store at a time.
@@ -45,10 +45,10 @@ struct Line<'a> {
     seq: Seq,
     at: jiff::Timestamp,
     window: &'a str,
-    change: ChangeKind,
+    change: &'static str,
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<RemovalReason>,
+    reason: Option<&'static str>,
 }
 
 /// `GET /v1/changes`.
@@ -207,9 +207,9 @@ impl Reader {
             seq: change.seq,
             at: change.at,
             window: &change.window,
-            change: change.kind,
+            change: change.kind.word(),
             id: change.id.as_str(),
-            reason: change.reason,
+            reason: change.reason.map(RemovalReason::word),
         };
         // Strings and numbers always serialize, and a Vec takes every byte.
         serde_json::to_writer(&mut *body, &line).ok();

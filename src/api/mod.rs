@@ -16,6 +16,7 @@ mod ics;
 mod listen;
 mod mask;
 mod metrics;
+pub mod model;
 mod page;
 mod patience;
 mod problem;

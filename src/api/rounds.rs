@@ -6,6 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
 use super::ask::Ask;
+use super::model;
 use super::problem::Problem;
 use super::tag::Tag;
 use crate::supervisor::Started;
@@ -14,6 +15,7 @@ use crate::supervisor::Started;
 pub(super) async fn past(ask: Ask) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let past = ask.access.fleet.rounds(&ask.name);
+    let past = past.map(model::Rounds::from);
     let past = past.ok_or_else(|| Problem::unknown_window(&ask.name))?;
     let tag = Tag::of(&past);
     Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(past).into_response())))
@@ -39,6 +41,7 @@ fn answer(started: Started) -> (StatusCode, Json<Value>) {
     match finished {
         None => (StatusCode::ACCEPTED, Json(json!({ "window": &*window, "round": round }))),
         Some(status) => {
+            let status = model::Window::from(status);
             let body = json!({
                 "window": &*window,
                 "round": round,

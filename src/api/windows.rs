@@ -14,10 +14,11 @@ use serde::Serialize;
 
 use super::Access;
 use super::ask::Ask;
+use super::model::{Window, Word};
 use super::problem::Problem;
 use super::query::Parameters;
 use super::tag::Tag;
-use crate::mirror::status::{State as WindowState, WindowStatus};
+use crate::mirror::status::State as WindowState;
 use crate::supervisor::reload::LastReload;
 use crate::worker::Brief;
 
@@ -41,7 +42,7 @@ struct Counts {
     total: usize,
     unhealthy: usize,
     #[serde(flatten)]
-    states: BTreeMap<WindowState, usize>,
+    states: BTreeMap<Word<WindowState>, usize>,
 }
 
 /// `GET /v1/status`.
@@ -51,9 +52,9 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     let windows = access.fleet.briefs();
-    let mut states: BTreeMap<_, _> = WindowState::ALL.map(|state| (state, 0)).into();
+    let mut states: BTreeMap<_, _> = WindowState::ALL.map(|state| (Word(state), 0)).into();
     for window in &windows {
-        *states.entry(window.state).or_default() += 1;
+        *states.entry(Word(window.state)).or_default() += 1;
     }
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
     let about = &access.about;
@@ -73,7 +74,7 @@ pub(super) async fn status(
 /// A page of windows.
 #[derive(Serialize)]
 pub(super) struct List {
-    value: Vec<WindowStatus>,
+    value: Vec<Window>,
     /// Windows that match, on this page and all others.
     total: usize,
     next: Option<String>,
@@ -106,7 +107,8 @@ pub(super) async fn list(
     keys.truncate(limit);
     let next = keys.last().filter(|_| more).map(|key| key.encode(order));
     // One that left since has no status any more.
-    let value: Vec<_> = keys.iter().filter_map(|key| access.fleet.window(&key.name)).collect();
+    let value: Vec<_> =
+        keys.iter().filter_map(|key| access.fleet.window(&key.name).map(Window::from)).collect();
     let tag = Tag::of(&("windows", value.iter().map(timeless).collect::<Vec<_>>(), total, &next));
     Ok(match tag.is_held(&headers) {
         true => tag.not_modified(),
@@ -187,14 +189,14 @@ fn rank(brief: &Brief) -> u8 {
 /// `GET /v1/windows/{name}`.
 pub(super) async fn one(ask: Ask) -> Result<Response, Problem> {
     ask.parameters(&[])?;
-    let (_, status) = ask.window()?;
+    let status = Window::from(ask.window()?.1);
     let tag = Tag::of(&timeless(&status));
     Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(status).into_response())))
 }
 
 /// A status without what grows by itself.
-fn timeless(status: &WindowStatus) -> WindowStatus {
-    WindowStatus { stale_s: None, ..status.clone() }
+fn timeless(status: &Window) -> Window {
+    Window { stale_s: None, ..status.clone() }
 }
 
 /// States, separated by commas.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::arguments::StatusArgs;
 use super::client::{Client, encode, printable};
 use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
+use crate::api::model::Window;
 use crate::mirror::status::{State, WindowStatus};
 use crate::supervisor::reload::{Ending, LastReload};
 
@@ -169,7 +170,7 @@ pub(super) async fn names(client: &Client) -> Result<Vec<String>, Failure> {
 }
 
 fn understand(value: &Value) -> Result<WindowStatus, Failure> {
-    WindowStatus::deserialize(value).map_err(|error| {
+    Window::deserialize(value).map(WindowStatus::from).map_err(|error| {
         Failure::new(FAILED, format!("a window's status is not understood: {error}"))
             .remedy("are command line and daemon of the same version (calmirror --version)?")
     })
@@ -266,7 +267,7 @@ fn details(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> String {
         ("resyncs", window.resyncs.to_string()),
     ];
     if let Some(resync) = &window.last_resync {
-        let reason = word(&resync.reason);
+        let reason = resync.reason.word();
         lines.push(("last resync", format!("{}: {reason}", moment(resync.at))));
     }
     if let Some(round) = &window.last_round {
@@ -335,16 +336,7 @@ fn colour(state: State) -> Style {
 }
 
 fn state_text(state: State) -> String {
-    word(&state).replace('_', " ")
-}
-
-/// The API's word for a state or a reason.
-fn word(value: &impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(Value::String(word)) => word,
-        // Unit variants always become strings.
-        _ => String::new(),
-    }
+    state.word().replace('_', " ")
 }
 
 /// A time of the last day by the clock, others with their date.
@@ -406,7 +398,7 @@ mod tests {
         for (key, new) in changes.as_object().unwrap() {
             value[key] = new.clone();
         }
-        serde_json::from_value(value).unwrap()
+        serde_json::from_value::<Window>(value).unwrap().into()
     }
 
     fn fleet() -> Vec<WindowStatus> {

@@ -13,7 +13,8 @@ use super::arguments::{ResyncArgs, SyncArgs, Which};
 use super::client::{Client, encode, printable};
 use super::exit::{DONE, FAILED, Failure};
 use super::status;
-use crate::mirror::status::{LastError, LastRound};
+use crate::api::model;
+use crate::mirror::status::LastRound;
 
 /// The longest wait the API grants.
 const WAIT: &str = "5m";
@@ -29,9 +30,9 @@ const ABREAST: usize = 16;
 struct Asked {
     round: u64,
     #[serde(default)]
-    last_round: Option<LastRound>,
+    last_round: Option<model::Round>,
     #[serde(default)]
-    last_error: Option<LastError>,
+    last_error: Option<model::Error>,
 }
 
 /// A round now, of each window.
@@ -128,7 +129,7 @@ fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), Failure
         (true, _, Some(error)) => {
             (format!("{name}: round {} failed: {}", asked.round, printable(&error.message)), false)
         }
-        (true, Some(round), None) => (format!("{name}: {}", report(&round)), true),
+        (true, Some(round), None) => (format!("{name}: {}", report(&round.into())), true),
         (true, None, None) => (format!("{name}: round {} is over", asked.round), true),
     })
 }

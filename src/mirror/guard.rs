@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::page::{End, EventHash, EventId, Page};
@@ -21,18 +20,18 @@ pub const LONGEST_FRUITLESS: Duration = Duration::from_secs(30 * 60);
 
 /// What is remembered of a round's pages. Stored with the position, so that a round which is
 /// interrupted every few pages is found out too.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Guard {
     /// Pages so far.
     pub pages: u32,
     /// Empty pages since the last that was not.
-    empty: u32,
+    pub(crate) empty: u32,
     /// Of the ids of the last page that was not empty.
-    fingerprint: Option<u64>,
+    pub(crate) fingerprint: Option<u64>,
     /// Milliseconds of answers since the last new id.
-    fruitless_ms: u64,
+    pub(crate) fruitless_ms: u64,
     /// Attempts in a row that gave up where the round now stands.
-    refused: u32,
+    pub(crate) refused: u32,
 }
 
 impl Guard {
@@ -112,9 +111,6 @@ mod tests {
     fn stuck_at(pages: impl Iterator<Item = Page>, took: Duration) -> Option<usize> {
         let (mut guard, mut met) = (Guard::default(), BTreeSet::new());
         for (number, page) in (1..).zip(pages.take(20_000)) {
-            // As stored and read back between any two pages.
-            let stored = serde_json::to_string(&guard).unwrap();
-            guard = serde_json::from_str(&stored).unwrap();
             if guard.look(&page, took, &mut met) {
                 return Some(number);
             }

@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::event::Members;
 
 /// A Graph id: opaque, case sensitive, compared as bytes (fact 48).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(Arc<str>);
 
 impl EventId {
@@ -52,7 +50,7 @@ impl fmt::Debug for EventHash {
 }
 
 /// Graph's `type` of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A single instance.
     Single,
@@ -65,7 +63,7 @@ pub enum Kind {
 }
 
 /// When an event takes place, `[start, end)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Inclusive.
     pub start: Timestamp,
@@ -127,8 +125,7 @@ pub struct Unreadable {
 }
 
 /// One of Graph's two opaque links. `Debug` and logs never show it.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Link(Arc<str>);
 
 impl Link {

@@ -1,7 +1,6 @@
 //! Where a segment stands, as the store keeps it: the link to go on from and the to-do.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::guard::Guard;
 use super::page::{EventHash, EventId, Item, Link};
@@ -9,15 +8,14 @@ use super::remedy::Remedy;
 use super::status::ResyncReason;
 
 /// Number of a window inside one store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WindowId(pub u32);
 
 /// Number of a segment inside its window, 0 to 63.
 pub type SegmentIndex = u8;
 
 /// A segment's position: written in the same commit as the items that led to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Position {
     /// Where the round stands.
     pub phase: Phase,
@@ -25,13 +23,10 @@ pub struct Position {
     pub todo: bool,
     /// A removal too large to believe is being confirmed, or a stream got stuck: the enumeration
     /// that follows begins no sooner than this, whoever asks and however often the process starts.
-    #[serde(default)]
     pub held_until: Option<Timestamp>,
     /// What the round under way has brought so far.
-    #[serde(default, skip_serializing_if = "Guard::is_idle")]
     pub guard: Guard,
     /// How the segment is asked for, where that is not as configured. Outlives the round.
-    #[serde(default, skip_serializing_if = "Remedy::is_none")]
     pub remedy: Remedy,
 }
 
@@ -49,8 +44,7 @@ impl Position {
 }
 
 /// What comes next for a segment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
     /// Enumerating: `next` is the page to ask for, none meaning the first. A dead link leads
     /// back to `next: None`; anything transient stays here.

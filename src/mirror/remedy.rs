@@ -6,7 +6,6 @@
 //! always means an enumeration from the first address: links were given under the old one.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
 /// The largest page that is asked for.
 pub const LARGEST_PAGE: u32 = 1000;
@@ -25,29 +24,25 @@ pub enum Ailment {
 }
 
 /// How a segment is asked for, where that is not as configured. Stored with the position.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remedy {
     /// The page size that is asked for.
-    #[serde(default)]
-    size: Option<Size>,
+    pub(crate) size: Option<Size>,
     /// Met in this mode of asking: see [`Ailment::Endless`].
-    #[serde(default)]
-    endless: bool,
+    pub(crate) endless: bool,
     /// Met in this mode of asking: see [`Ailment::Heavy`].
-    #[serde(default)]
-    heavy: bool,
+    pub(crate) heavy: bool,
     /// In snapshot mode: when delta is tried again.
-    #[serde(default)]
-    delta_at: Option<Timestamp>,
+    pub(crate) delta_at: Option<Timestamp>,
 }
 
 /// A page size that was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Size {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
     /// What is asked for.
-    asked: u32,
+    pub(crate) asked: u32,
     /// What was configured then: who configures another wants that.
-    configured: u32,
+    pub(crate) configured: u32,
 }
 
 impl Remedy {

@@ -3,11 +3,9 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 /// What a window is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
     /// A round that started without a link is under way or due.
     Enumerating,
@@ -76,8 +74,7 @@ impl State {
 }
 
 /// Why a segment is enumerated again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResyncReason {
     /// It never was: the first enumeration.
     New,
@@ -146,7 +143,7 @@ impl ResyncReason {
 }
 
 /// The last finished round.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LastRound {
     /// Counts the rounds of this window.
     pub number: u64,
@@ -175,10 +172,9 @@ impl LastRound {
 }
 
 /// A finished round of which there is something to tell.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PastRound {
     /// Its counts.
-    #[serde(flatten)]
     pub round: LastRound,
     /// `settled`, `incomplete`, `held`, a kind of failure as in [`LastError`], or `other` where
     /// its worker failed.
@@ -188,7 +184,7 @@ pub struct PastRound {
 }
 
 /// What is remembered of a window's rounds since the daemon started.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PastRounds {
     /// The newest in which something happened, newest first: changes, a failure, a resync, or
     /// more requests than one a segment.
@@ -198,7 +194,7 @@ pub struct PastRounds {
 }
 
 /// When and why the last resync began.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LastResync {
     /// When it began.
     pub at: Timestamp,
@@ -207,7 +203,7 @@ pub struct LastResync {
 }
 
 /// The last failure, without secrets, links or contents.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LastError {
     /// When it happened.
     pub at: Timestamp,
@@ -226,7 +222,7 @@ pub struct LastError {
 }
 
 /// How a window stands with its drift audits. Lives with the window, in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     /// When the window first settled: the first audit is counted from here.
     pub since: Timestamp,
@@ -237,7 +233,7 @@ pub struct AuditRecord {
 }
 
 /// Drift audits as the API shows them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct AuditStatus {
     /// When the last one ended; none before the first.
     pub at: Option<Timestamp>,
@@ -248,7 +244,7 @@ pub struct AuditStatus {
 }
 
 /// A segment's edges and how it is followed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SegmentStatus {
     /// Inclusive.
     pub start: Timestamp,
@@ -257,12 +253,11 @@ pub struct SegmentStatus {
     /// `delta` or `snapshot`.
     pub mode: String,
     /// Seconds between its rounds, before jitter: the further from the present the more.
-    #[serde(default)]
     pub interval_s: f64,
 }
 
 /// A window as the API and `status --json` show it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WindowStatus {
     /// The window's name.
     pub name: String,
@@ -299,17 +294,13 @@ pub struct WindowStatus {
     /// The last failure, until a round succeeds.
     pub last_error: Option<LastError>,
     /// Its drift audits.
-    #[serde(default)]
     pub audit: AuditStatus,
     /// Items that could not be read since the window was last enumerated, or the process began:
     /// under their ids the mirror shows what it had before, or nothing.
-    #[serde(default)]
     pub unreadable: u32,
     /// Whether it has settled once since it began.
-    #[serde(default)]
     pub settled_once: bool,
     /// Configured interval, seconds; stale beyond three of them is unhealthy.
-    #[serde(default)]
     pub interval_s: f64,
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
-use serde::{Deserialize, Serialize};
 
 /// The longest stretch Graph answers for, counted exactly (fact 31).
 pub const MAX_SEGMENT_DAYS: i64 = 1825;
@@ -50,8 +49,7 @@ pub struct Window {
 }
 
 /// Which calendar of a mailbox.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Calendar {
     /// The mailbox's default calendar.
     Default,
@@ -69,8 +67,7 @@ impl fmt::Display for Calendar {
 }
 
 /// How bodies are asked for and kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Body {
     /// As HTML, Graph's own default.
     #[default]
@@ -82,8 +79,7 @@ pub enum Body {
 }
 
 /// How an occurrence gets the members Graph's delta does not send (fact 66).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Complete {
     /// From the series master.
     #[default]
@@ -93,8 +89,7 @@ pub enum Complete {
 }
 
 /// An edge of a window: an instant, or a distance from today 00:00 UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edge {
     /// A fixed instant.
     At(Timestamp),
@@ -142,7 +137,7 @@ impl Edge {
 }
 
 /// The edges in force, `[start, end)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edges {
     /// Inclusive.
     pub start: Timestamp,
@@ -200,7 +195,7 @@ pub fn halve(edges: Edges, days: i64) -> Option<i64> {
 
 /// What makes two windows the same stream of ids: change any of it and the old events leave
 /// before the first new one is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The account's name.
     pub account: Arc<str>,
@@ -215,7 +210,7 @@ pub struct Identity {
 }
 
 /// What events look like: a change of it is a resync of that window alone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// See [`Body`].
     pub body: Body,

@@ -64,7 +64,7 @@ pub(super) fn attach(
                 segment_days: MAX_SEGMENT_DAYS,
             };
             draft.put(keys::name(&wanted.name), record::number(id.0.into()));
-            draft.put(keys::window(id), record::json(&record));
+            draft.put(keys::window(id), record.encode());
             draft.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
             Ok(Attached { replaces, ..attached(id, &record, Counters::default(), None, false) })
         }
@@ -159,12 +159,12 @@ fn reset(
     for segment in segments {
         clear(tree, id, segment, draft)?;
         let remedy = tree.position(id, segment)?.map(|p| p.remedy).unwrap_or_default();
-        draft.put(keys::position(id, segment), record::json(&Position::start(reason, remedy)));
+        draft.put(keys::position(id, segment), record::position(&Position::start(reason, remedy)));
     }
     counters.resyncs += 1;
     counters.last_resync = Some(LastResync { at, reason });
-    draft.put(keys::counters(id), record::json(counters));
-    draft.put(keys::window(id), record::json(record));
+    draft.put(keys::counters(id), counters.encode());
+    draft.put(keys::window(id), record.encode());
     Ok(())
 }
 
@@ -181,7 +181,7 @@ fn clear(tree: &Tree, id: WindowId, segment: SegmentIndex, draft: &mut Draft) ->
 pub(super) fn leave(id: WindowId, record: &WindowRecord, draft: &mut Draft) {
     draft.delete(keys::name(&record.name));
     draft.delete(keys::window(id));
-    draft.put(keys::leaving(id), record::json(record));
+    draft.put(keys::leaving(id), record.encode());
 }
 
 fn attached(

@@ -70,13 +70,16 @@ fn whole(tree: &Tree) -> Result<(), Fault> {
                 sum.add(keys::seq_of(&key).unwrap_or(0));
             }
             keys::Class::Window => {
-                let record = record::from_json(&value, "window")?;
+                let record = WindowRecord::decode(&value)?;
                 windows.insert(window.ok_or(Fault::Damaged("window"))?, record);
             }
             keys::Class::Index => {
                 let (_, id) = keys::time_of(&key).ok_or(Fault::Damaged("index"))?;
                 let event = keys::event(window.ok_or(Fault::Damaged("index"))?, id);
                 tree.get(&event)?.ok_or(Fault::Damaged("index without its event"))?;
+            }
+            keys::Class::Position => {
+                record::from_position(&value)?;
             }
             keys::Class::Sealed => {
                 record::unseal(&value, "record")?;

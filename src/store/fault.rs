@@ -42,6 +42,9 @@ pub enum OpenFault {
         /// The newest format this program reads.
         known: u32,
     },
+    /// A record in it was written by another version of this program and cannot be read.
+    #[error("holds an unknown {0}, which another version wrote")]
+    UnknownRecord(&'static str),
     /// The operating system refused for another reason.
     #[error("cannot be opened")]
     Io(#[source] io::Error),
@@ -57,7 +60,7 @@ impl OpenFault {
             Self::PermissionDenied => {
                 "make store.path and everything in it belong to the user the daemon runs as"
             }
-            Self::NewerFormat { .. } => {
+            Self::NewerFormat { .. } | Self::UnknownRecord(_) => {
                 "run the newer version again, or move the store away to begin a new one"
             }
             Self::Io(_) => "mend what the operating system complains of; the store was not changed",
@@ -124,6 +127,12 @@ pub(super) enum Fault {
     /// A value is not what was written there; names the kind, never the content.
     #[error("damaged {0}")]
     Damaged(&'static str),
+    /// A value is what was written there, in a layout that a newer format introduced.
+    #[error("{0} of format {1}, which a newer version wrote")]
+    Newer(&'static str, u8),
+    /// A value is what was written there, and this version cannot read it.
+    #[error("unknown {0}, which another version wrote")]
+    Unknown(&'static str),
 }
 
 impl Fault {
@@ -131,6 +140,7 @@ impl Fault {
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
+            Self::Newer(..) | Self::Unknown(_) => false,
             Self::Sled(sled::Error::Io(e)) | Self::Sync(e) => matches!(
                 e.kind(),
                 io::ErrorKind::UnexpectedEof
@@ -154,7 +164,9 @@ impl Fault {
             }
             Self::Sled(e) => StoreError::Failed(format!("{self}: {e}").into()),
             Self::Sync(e) => StoreError::Failed(format!("{self}: {e}").into()),
-            Self::Damaged(_) => StoreError::Failed(self.to_string().into()),
+            Self::Damaged(_) | Self::Newer(..) | Self::Unknown(_) => {
+                StoreError::Failed(self.to_string().into())
+            }
         }
     }
 }

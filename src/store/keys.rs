@@ -290,6 +290,8 @@ pub(super) enum Class {
     Window,
     /// A place in an index by start.
     Index,
+    /// A segment's position.
+    Position,
     /// Anything else that carries a checksum.
     Sealed,
     /// What carries none.
@@ -302,10 +304,9 @@ pub(super) fn class(key: &[u8]) -> Class {
         Some(&EVENT) => Class::Event,
         Some(&FEED) => Class::Change,
         Some(&WINDOW) => Class::Window,
+        Some(&POSITION) => Class::Position,
         Some(&(TIME | LONG)) => Class::Index,
-        Some(b'm' | &(INCARNATION | NAME | LEAVING | COUNTERS | POSITION | SEEN | TOMBSTONE)) => {
-            Class::Sealed
-        }
+        Some(b'm' | &(INCARNATION | NAME | LEAVING | COUNTERS | SEEN | TOMBSTONE)) => Class::Sealed,
         _ => Class::Other,
     }
 }

@@ -114,6 +114,11 @@ enum Refused {
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
         match fault {
+            Fault::Newer(_, found) => {
+                let found = found.into();
+                Self::Leave(OpenFault::NewerFormat { found, known: FORMAT })
+            }
+            Fault::Unknown(what) => Self::Leave(OpenFault::UnknownRecord(what)),
             fault if fault.is_damage() => Self::Damaged(fault.to_string()),
             Fault::Sled(sled::Error::Io(e)) | Fault::Sync(e) => Self::Leave(OpenFault::of(e)),
             fault => Self::Damaged(fault.to_string()),

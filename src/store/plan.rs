@@ -71,7 +71,7 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Planne
     seen(tree, commit, &mut draft)?;
     if let Some(position) = &commit.position {
         let key = keys::position(commit.window, commit.segment);
-        let value = record::json(position);
+        let value = record::position(position);
         if tree.get(&key)?.is_none_or(|old| *old != *value) {
             draft.put(key, value);
         }
@@ -85,7 +85,7 @@ fn unretire(commit: &Commit, mut record: WindowRecord, draft: &mut Draft) {
     let bit = record::bit(commit.segment);
     if record.retired & bit != 0 && !commit.upserts.is_empty() {
         record.retired &= !bit;
-        draft.put(keys::window(commit.window), record::json(&record));
+        draft.put(keys::window(commit.window), record.encode());
     }
 }
 
@@ -155,7 +155,7 @@ fn count(tree: &Tree, commit: &Commit, outcome: &Outcome, draft: &mut Draft) -> 
         new.last_resync = Some(LastResync { at: commit.at, reason });
     }
     if new != old {
-        draft.put(keys::counters(commit.window), record::json(&new));
+        draft.put(keys::counters(commit.window), new.encode());
     }
     Ok(new.events)
 }

@@ -1,30 +1,47 @@
-//! The values of the store: each begins with a version byte and a CRC-32 of what follows.
+//! The values of the store: each begins with the number of the format that introduced its layout
+//! and a CRC-32 of what follows.
 //!
 //! Events, to-do entries and changes are packed by hand because there are many of them; what
-//! there is one of per window is JSON. A value that does not read back is damage, never a guess.
+//! there is one of per window is JSON. Both have types of their own here: the types of `mirror` and
+//! of the API may be renamed without a change of what lies on disk, and what lies on disk is read
+//! for ever.
+//!
+//! A value whose checksum does not hold is damage. One whose checksum holds and that cannot be
+//! read was written by another version of this program: it is not damage, and nothing may be
+//! rebuilt because of it. Whatever a later format changes, it keeps the two fields in front.
+//!
+//! JSON is read tolerantly (unknown members are ignored, missing optional ones have a default), so
+//! a new optional member needs no new format. A new variant of an enumeration does need one.
+
+mod counters;
+mod position;
+mod reason;
+mod window;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::counters::Counters;
+pub(super) use self::position::{from_position, position};
+pub(super) use self::window::WindowRecord;
 use super::fault::Fault;
 use super::row::Row;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::{SegmentIndex, Todo, TodoKey, WindowId};
-use crate::mirror::status::{AuditRecord, LastResync};
-use crate::mirror::window::{Edge, Edges, Identity, MAX_SEGMENT_DAYS, Shape};
 
-const VERSION: u8 = 1;
+/// The newest layout of values that this version writes and reads. A value says which format
+/// introduced its layout, so that a store may hold values of several.
+const LAYOUT: u8 = 1;
 const SEAL: usize = 5;
 
-/// Closes a value: version, CRC-32, payload.
+/// Closes a value: layout, CRC-32, payload.
 pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(SEAL + payload.len());
-    out.push(VERSION);
+    out.push(LAYOUT);
     out.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
     out.extend_from_slice(payload);
     out
@@ -33,8 +50,12 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
 /// Opens what [`seal`] closed.
 pub(super) fn unseal<'a>(value: &'a [u8], what: &'static str) -> Result<&'a [u8], Fault> {
     match value.split_at_checked(SEAL) {
-        Some(([VERSION, crc @ ..], payload)) if *crc == crc32fast::hash(payload).to_be_bytes() => {
-            Ok(payload)
+        Some(([layout, crc @ ..], payload)) if *crc == crc32fast::hash(payload).to_be_bytes() => {
+            match *layout {
+                LAYOUT => Ok(payload),
+                0 => Err(Fault::Damaged(what)),
+                newer => Err(Fault::Newer(what, newer)),
+            }
         }
         _ => Err(Fault::Damaged(what)),
     }
@@ -47,8 +68,11 @@ pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// Reads what [`json`] wrote.
-pub(super) fn from_json<T: DeserializeOwned>(value: &[u8], what: &'static str) -> Result<T, Fault> {
-    serde_json::from_slice(unseal(value, what)?).map_err(|_| Fault::Damaged(what))
+pub(super) fn from_json<'a, T: Deserialize<'a>>(
+    value: &'a [u8],
+    what: &'static str,
+) -> Result<T, Fault> {
+    serde_json::from_slice(unseal(value, what)?).map_err(|_| Fault::Unknown(what))
 }
 
 /// A number of the `m/` keys, sealed.
@@ -59,7 +83,7 @@ pub(super) fn number(value: u64) -> Vec<u8> {
 /// Reads what [`number`] wrote.
 pub(super) fn from_number(value: &[u8]) -> Result<u64, Fault> {
     let bytes = unseal(value, "number")?;
-    bytes.try_into().map(u64::from_be_bytes).map_err(|_| Fault::Damaged("number"))
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| Fault::Unknown("number"))
 }
 
 /// Microseconds since 1970, as the store keeps instants.
@@ -74,45 +98,6 @@ pub(super) fn instant(micros: i64) -> Timestamp {
     } else {
         Timestamp::MAX
     })
-}
-
-/// What the store keeps of a window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct WindowRecord {
-    pub(super) name: Arc<str>,
-    pub(super) identity: Identity,
-    pub(super) shape: Shape,
-    /// As configured.
-    pub(super) start: Edge,
-    /// As configured.
-    pub(super) end: Edge,
-    /// In force.
-    pub(super) edges: Edges,
-    pub(super) edges_at: Timestamp,
-    /// Segments that the window once had and has no more, as bits: they hold no row.
-    pub(super) retired: u64,
-    /// The longest segment that Graph answers for, in days.
-    #[serde(default = "max_segment_days")]
-    pub(super) segment_days: i64,
-}
-
-fn max_segment_days() -> i64 {
-    MAX_SEGMENT_DAYS
-}
-
-/// A window's counters.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Counters {
-    pub(super) events: u64,
-    pub(super) rounds: u64,
-    pub(super) resyncs: u64,
-    pub(super) last_resync: Option<LastResync>,
-    pub(super) last_success: Option<Timestamp>,
-    /// None before the window first settled.
-    #[serde(default)]
-    pub(super) audit: Option<AuditRecord>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) paused_until: Option<Timestamp>,
 }
 
 /// A to-do entry's value; what the key says already is not repeated.
@@ -131,14 +116,13 @@ pub(super) fn todo(todo: &Todo) -> Vec<u8> {
 
 /// Reads what [`todo`] wrote.
 pub(super) fn from_todo(key: TodoKey, value: &Bytes) -> Result<Todo, Fault> {
-    let damaged = Fault::Damaged("to-do");
     match key {
         TodoKey::Series(_) => {
             let Some((flags, id)) = unseal(value, "to-do")?.split_first() else {
-                return Err(damaged);
+                return Err(Fault::Unknown("to-do"));
             };
             Ok(Todo::Series {
-                master: EventId::new(std::str::from_utf8(id).map_err(|_| damaged)?),
+                master: EventId::new(std::str::from_utf8(id).map_err(|_| Fault::Unknown("to-do"))?),
                 needs_master: flags & 1 != 0,
                 needs_listing: flags & 2 != 0,
             })
@@ -220,7 +204,7 @@ impl Entry {
             };
             Some(Self { window, id, kind, at, gone })
         })();
-        entry.ok_or(Fault::Damaged("change"))
+        entry.ok_or(Fault::Unknown("change"))
     }
 }
 
@@ -264,7 +248,7 @@ impl Sum {
             ([count, mixed], []) => {
                 Ok(Self { count: u64::from_be_bytes(*count), mixed: u64::from_be_bytes(*mixed) })
             }
-            _ => Err(Fault::Damaged("sum")),
+            _ => Err(Fault::Unknown("sum")),
         }
     }
 }
@@ -289,7 +273,7 @@ pub(super) fn from_seen(value: &[u8]) -> Result<impl Iterator<Item = EventHash>,
     if rest.is_empty() {
         Ok(ids.iter().copied().map(EventHash))
     } else {
-        Err(Fault::Damaged("seen list"))
+        Err(Fault::Unknown("seen list"))
     }
 }
 
@@ -334,5 +318,62 @@ impl<'a> Input<'a> {
     pub(super) fn text(&mut self) -> Option<&'a str> {
         let len = u32::from_be_bytes(self.array()?);
         std::str::from_utf8(self.take(usize::try_from(len).ok()?)?).ok()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    /// A JSON value as 0.1 sealed it.
+    pub(super) fn sealed(json: &str) -> Vec<u8> {
+        let crc = crc32fast::hash(json.as_bytes()).to_be_bytes();
+        [&[1], &crc[..], json.as_bytes()].concat()
+    }
+
+    /// The JSON in a sealed value.
+    pub(super) fn text(value: &[u8]) -> String {
+        String::from_utf8(unseal(value, "test").unwrap().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_newer_layout_is_told_from_damage() {
+        let good = number(7);
+        assert_eq!(from_number(&good).unwrap(), 7);
+        let mut newer = good.clone();
+        newer[0] = 2;
+        assert!(matches!(from_number(&newer), Err(Fault::Newer("number", 2))));
+        for at in 0..good.len() {
+            let mut flipped = good.clone();
+            flipped[at] ^= if at == 0 { 1 } else { 0x10 };
+            assert!(matches!(from_number(&flipped), Err(Fault::Damaged("number"))), "{at}");
+        }
+        // A layout of which not even the checksum holds says nothing.
+        newer[7] ^= 1;
+        assert!(matches!(from_number(&newer), Err(Fault::Damaged("number"))));
+        assert!(matches!(from_number(&seal(b"short")), Err(Fault::Unknown("number"))));
+    }
+
+    #[test]
+    fn nothing_in_mirror_says_how_it_is_written() {
+        let mut rooms =
+            vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/mirror")];
+        while let Some(room) = rooms.pop() {
+            for entry in std::fs::read_dir(room).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    rooms.push(path);
+                    continue;
+                }
+                let source = std::fs::read_to_string(&path).unwrap();
+                let derives = |line: &&str| {
+                    line.contains("derive(") && line.contains("erialize")
+                        || line.contains("#[serde")
+                };
+                let found = source.lines().find(derives);
+                assert_eq!(found, None, "{}", path.display());
+            }
+        }
     }
 }

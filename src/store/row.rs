@@ -139,7 +139,7 @@ impl Row {
                 content: value.slice(value.len() - input.0.len()..),
             })
         })();
-        row.ok_or(Fault::Damaged("event"))
+        row.ok_or(Fault::Unknown("event"))
     }
 }
 

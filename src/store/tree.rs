@@ -56,18 +56,17 @@ impl Tree {
 
     /// A live window's record.
     pub(super) fn window(&self, window: WindowId) -> Result<Option<WindowRecord>, Fault> {
-        self.get(&keys::window(window))?.map(|v| record::from_json(&v, "window")).transpose()
+        self.get(&keys::window(window))?.map(|v| WindowRecord::decode(&v)).transpose()
     }
 
     /// The record of a window that is being dropped.
     pub(super) fn leaving(&self, window: WindowId) -> Result<Option<WindowRecord>, Fault> {
-        self.get(&keys::leaving(window))?.map(|v| record::from_json(&v, "window")).transpose()
+        self.get(&keys::leaving(window))?.map(|v| WindowRecord::decode(&v)).transpose()
     }
 
     /// A window's counters.
     pub(super) fn counters(&self, window: WindowId) -> Result<Counters, Fault> {
-        self.get(&keys::counters(window))?
-            .map_or(Ok(Counters::default()), |v| record::from_json(&v, "counters"))
+        self.get(&keys::counters(window))?.map_or(Ok(Counters::default()), |v| Counters::decode(&v))
     }
 
     /// A segment's position.
@@ -76,9 +75,7 @@ impl Tree {
         window: WindowId,
         segment: SegmentIndex,
     ) -> Result<Option<Position>, Fault> {
-        self.get(&keys::position(window, segment))?
-            .map(|v| record::from_json(&v, "position"))
-            .transpose()
+        self.get(&keys::position(window, segment))?.map(|v| record::from_position(&v)).transpose()
     }
 
     /// Every segment's position.
@@ -91,7 +88,7 @@ impl Tree {
             .map(|entry| {
                 let (key, value) = entry?;
                 let segment = keys::position_segment(&key).ok_or(Fault::Damaged("position"))?;
-                Ok((segment, record::from_json(&value, "position")?))
+                Ok((segment, record::from_position(&value)?))
             })
             .collect()
     }
@@ -157,7 +154,7 @@ impl Tree {
             for entry in self.0.scan_prefix(prefix) {
                 let (key, value) = entry?;
                 let id = keys::window_of(&key).ok_or(Fault::Damaged("window"))?;
-                let record: WindowRecord = record::from_json(&value, "window")?;
+                let record = WindowRecord::decode(&value)?;
                 windows.push((record.name, id, leaving));
             }
         }
@@ -168,7 +165,7 @@ impl Tree {
     pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, Identity>, Fault> {
         let mut identities = BTreeMap::new();
         for entry in self.0.scan_prefix(keys::windows()) {
-            let record: WindowRecord = record::from_json(&entry?.1, "window")?;
+            let record = WindowRecord::decode(&entry?.1)?;
             identities.insert(record.name, record.identity);
         }
         Ok(identities)

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::fault::Fault;
 use super::record;
 use crate::mirror::change::Seq;
 
@@ -60,6 +61,7 @@ impl Watermark {
         }
         match record::from_json::<Format>(&bytes, "watermark") {
             Ok(f) if f.format > FORMAT => return Ok(Found::Newer(f.format)),
+            Err(Fault::Newer(_, format)) => return Ok(Found::Newer(format.into())),
             _ => {}
         }
         Ok(record::from_json(&bytes, "watermark").map_or(Found::Unreadable, Found::Mark))

@@ -328,7 +328,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         for entry in self.tree.0.scan_prefix(keys::all_leaving()) {
             let (key, value) = entry?;
             let id = keys::window_of(&key).ok_or(Fault::Damaged("window"))?;
-            let record: record::WindowRecord = record::from_json(&value, "window")?;
+            let record = record::WindowRecord::decode(&value)?;
             leaving.entry(record.name).or_default().push(id);
         }
         let next = self.tree.number(keys::NEXT_WINDOW)?;

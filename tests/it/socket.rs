@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use calmirror::api::model;
 use calmirror::mirror::status::WindowStatus;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
@@ -80,7 +81,8 @@ impl Api {
     }
 
     pub(crate) async fn window(&self, name: &str) -> WindowStatus {
-        serde_json::from_value(self.get(&format!("/v1/windows/{name}")).await.json()).unwrap()
+        let window = self.get(&format!("/v1/windows/{name}")).await.json();
+        serde_json::from_value::<model::Window>(window).unwrap().into()
     }
 
     /// What readers of a window see, paged through.

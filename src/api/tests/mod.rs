@@ -165,7 +165,7 @@ impl Fixture {
             edges,
         };
         let id = self.store.attach(vec![wanted], self.world.now()).await.unwrap()[0].id;
-        let status = serde_json::from_value(json!({
+        let status = serde_json::from_value::<model::Window>(json!({
             "name": name, "account": "contoso", "mailbox": mailbox, "calendar": "default",
             "start": edges.start, "end": edges.end, "state": "settled", "events": 0,
             "segments": [{"start": edges.start, "end": edges.end, "mode": "delta"}],
@@ -175,7 +175,7 @@ impl Fixture {
             "failures": 0, "resyncs": 0, "last_resync": null, "last_error": null,
             "settled_once": true, "interval_s": 300.0,
         }));
-        self.fleet.windows.lock().unwrap().push((status.unwrap(), id));
+        self.fleet.windows.lock().unwrap().push((status.unwrap().into(), id));
         id
     }
 

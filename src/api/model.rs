@@ -1,0 +1,274 @@
+//! The JSON of the API (`docs/api.md`): what programs send and read, shared by the server and the
+//! CLI.
+//!
+//! Its member names are a contract. They are written here and nowhere else: neither the words of
+//! `mirror` nor what the store keeps on disk changes with them.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::mirror::status::{
+    AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds, ResyncReason,
+    SegmentStatus, State, WindowStatus,
+};
+
+/// A value that JSON names by one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Word<T>(pub T);
+
+/// What has a word for each of its values.
+pub trait Named: Copy {
+    /// The word.
+    fn word(self) -> &'static str;
+    /// The value of a word.
+    fn named(word: &str) -> Option<Self>;
+}
+
+impl Named for State {
+    fn word(self) -> &'static str {
+        State::word(self)
+    }
+    fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.word() == word)
+    }
+}
+
+impl Named for ResyncReason {
+    fn word(self) -> &'static str {
+        ResyncReason::word(self)
+    }
+    fn named(word: &str) -> Option<Self> {
+        [Self::New].into_iter().chain(Self::AGAIN).find(|reason| reason.word() == word)
+    }
+}
+
+impl<T: Named> Serialize for Word<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.word())
+    }
+}
+
+impl<'de, T: Named> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(std::marker::PhantomData<T>);
+        impl<T: Named> de::Visitor<'_> for Visitor<T> {
+            type Value = Word<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a known word")
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
+                T::named(word).map(Word).ok_or_else(|| {
+                    E::custom(format_args!("{word:?} is unknown, the daemon has another version"))
+                })
+            }
+        }
+        deserializer.deserialize_str(Visitor(std::marker::PhantomData))
+    }
+}
+
+/// A window: see [`WindowStatus`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at WindowStatus")]
+pub struct Window {
+    pub name: String,
+    pub account: String,
+    pub mailbox: String,
+    pub calendar: String,
+    pub start: Timestamp,
+    pub end: Timestamp,
+    pub state: Word<State>,
+    pub events: u64,
+    pub segments: Vec<Segment>,
+    pub last_round: Option<Round>,
+    pub last_success: Option<Timestamp>,
+    pub stale_s: Option<f64>,
+    pub next_due: Option<Timestamp>,
+    pub failures: u32,
+    pub resyncs: u64,
+    pub last_resync: Option<Resync>,
+    pub last_error: Option<Error>,
+    #[serde(default)]
+    pub audit: Audit,
+    #[serde(default)]
+    pub unreadable: u32,
+    #[serde(default)]
+    pub settled_once: bool,
+    #[serde(default)]
+    pub interval_s: f64,
+}
+
+/// A segment: see [`SegmentStatus`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at SegmentStatus")]
+pub struct Segment {
+    pub start: Timestamp,
+    pub end: Timestamp,
+    pub mode: String,
+    #[serde(default)]
+    pub interval_s: f64,
+}
+
+/// A finished round: see [`LastRound`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at LastRound")]
+pub struct Round {
+    pub number: u64,
+    pub at: Timestamp,
+    pub took_ms: u64,
+    pub requests: u32,
+    pub pages: u32,
+    pub created: u32,
+    pub updated: u32,
+    pub removed: u32,
+}
+
+/// A resync: see [`LastResync`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at LastResync")]
+pub struct Resync {
+    pub at: Timestamp,
+    pub reason: Word<ResyncReason>,
+}
+
+/// A failure: see [`LastError`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at LastError")]
+pub struct Error {
+    pub at: Timestamp,
+    pub kind: String,
+    pub status: Option<u16>,
+    pub code: Option<String>,
+    pub message: String,
+    pub request_id: Option<String>,
+    pub retry_at: Option<Timestamp>,
+}
+
+/// Drift audits: see [`AuditStatus`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at AuditStatus")]
+pub struct Audit {
+    pub at: Option<Timestamp>,
+    pub differences: u64,
+    pub next_due: Option<Timestamp>,
+}
+
+/// A remembered round: see [`PastRound`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at PastRound")]
+pub struct NotedRound {
+    #[serde(flatten)]
+    pub round: Round,
+    pub outcome: String,
+    pub resync: Option<Word<ResyncReason>>,
+}
+
+/// What is remembered of a window's rounds: see [`PastRounds`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "said at PastRounds")]
+pub struct Rounds {
+    pub value: Vec<NotedRound>,
+    pub quiet: u64,
+}
+
+impl<T> From<T> for Word<T> {
+    fn from(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl From<Word<Self>> for State {
+    fn from(Word(state): Word<Self>) -> Self {
+        state
+    }
+}
+
+impl From<Word<Self>> for ResyncReason {
+    fn from(Word(reason): Word<Self>) -> Self {
+        reason
+    }
+}
+
+/// Converts between two structs in both directions, member by member. A member that only one of
+/// the two has does not compile.
+macro_rules! twins {
+    ($model:ident, $word:ident {
+        same: [$($same:ident),*],
+        into: [$($into:ident),*],
+        optional: [$($optional:ident),*],
+        listed: [$($listed:ident),*]$(,)?
+    }) => {
+        twins!(@ $word, $model, [$($same),*], [$($into),*], [$($optional),*], [$($listed),*]);
+        twins!(@ $model, $word, [$($same),*], [$($into),*], [$($optional),*], [$($listed),*]);
+    };
+    (@ $from:ident, $to:ident, [$($same:ident),*], [$($into:ident),*], [$($optional:ident),*],
+        [$($listed:ident),*]) => {
+        impl From<$from> for $to {
+            fn from(value: $from) -> Self {
+                let $from { $($same,)* $($into,)* $($optional,)* $($listed,)* } = value;
+                Self {
+                    $($same,)*
+                    $($into: $into.into(),)*
+                    $($optional: $optional.map(Into::into),)*
+                    $($listed: $listed.into_iter().map(Into::into).collect(),)*
+                }
+            }
+        }
+    };
+}
+
+twins!(
+    Window,
+    WindowStatus {
+        same: [
+            name,
+            account,
+            mailbox,
+            calendar,
+            start,
+            end,
+            events,
+            last_success,
+            stale_s,
+            next_due,
+            failures,
+            resyncs,
+            unreadable,
+            settled_once,
+            interval_s
+        ],
+        into: [state, audit],
+        optional: [last_round, last_resync, last_error],
+        listed: [segments],
+    }
+);
+twins!(
+    Segment,
+    SegmentStatus { same: [start, end, mode, interval_s], into: [], optional: [], listed: [] }
+);
+twins!(
+    Round,
+    LastRound {
+        same: [number, at, took_ms, requests, pages, created, updated, removed],
+        into: [],
+        optional: [],
+        listed: [],
+    }
+);
+twins!(Resync, LastResync { same: [at], into: [reason], optional: [], listed: [] });
+twins!(
+    Error,
+    LastError {
+        same: [at, kind, status, code, message, request_id, retry_at],
+        into: [],
+        optional: [],
+        listed: [],
+    }
+);
+twins!(
+    Audit,
+    AuditStatus { same: [at, differences, next_due], into: [], optional: [], listed: [] }
+);
+twins!(NotedRound, PastRound { same: [outcome], into: [round], optional: [resync], listed: [] });
+twins!(Rounds, PastRounds { same: [quiet], into: [], optional: [], listed: [value] });

@@ -1,0 +1,228 @@
+//! What the store keeps of a window: its settings, and where its edges are.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{from_json, json};
+use crate::mirror::window::{self, Identity, MAX_SEGMENT_DAYS, Shape};
+use crate::store::fault::Fault;
+
+/// What the store keeps of a window.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::store) struct WindowRecord {
+    pub(in crate::store) name: Arc<str>,
+    pub(in crate::store) identity: Identity,
+    pub(in crate::store) shape: Shape,
+    /// As configured.
+    pub(in crate::store) start: window::Edge,
+    /// As configured.
+    pub(in crate::store) end: window::Edge,
+    /// In force.
+    pub(in crate::store) edges: window::Edges,
+    pub(in crate::store) edges_at: Timestamp,
+    /// Segments that the window once had and has no more, as bits: they hold no row.
+    pub(in crate::store) retired: u64,
+    /// The longest segment that Graph answers for, in days.
+    pub(in crate::store) segment_days: i64,
+}
+
+impl WindowRecord {
+    /// The record as a sealed value.
+    pub(in crate::store) fn encode(&self) -> Vec<u8> {
+        let Self { name, identity, shape, start, end, edges, edges_at, retired, segment_days } =
+            self;
+        json(&WindowJson {
+            name: name.clone(),
+            identity: IdentityJson {
+                account: identity.account.clone(),
+                tenant: identity.tenant.clone(),
+                mailbox: identity.mailbox.clone(),
+                calendar: match &identity.calendar {
+                    window::Calendar::Default => Calendar::Default,
+                    window::Calendar::Id(id) => Calendar::Id(id.clone()),
+                },
+                immutable_ids: identity.immutable_ids,
+            },
+            shape: ShapeJson {
+                body: match shape.body {
+                    window::Body::Html => Body::Html,
+                    window::Body::Text => Body::Text,
+                    window::Body::None => Body::None,
+                },
+                time_zone: shape.time_zone.clone(),
+                complete: match shape.complete {
+                    window::Complete::Master => Complete::Master,
+                    window::Complete::Exact => Complete::Exact,
+                },
+            },
+            start: (*start).into(),
+            end: (*end).into(),
+            edges: EdgesJson { start: edges.start, end: edges.end },
+            edges_at: *edges_at,
+            retired: *retired,
+            segment_days: *segment_days,
+        })
+    }
+
+    /// Reads what [`WindowRecord::encode`] wrote.
+    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, Fault> {
+        let stored: WindowJson = from_json(value, "window")?;
+        let WindowJson { identity, shape, edges, .. } = stored;
+        Ok(Self {
+            name: stored.name,
+            identity: Identity {
+                account: identity.account,
+                tenant: identity.tenant,
+                mailbox: identity.mailbox,
+                calendar: match identity.calendar {
+                    Calendar::Default => window::Calendar::Default,
+                    Calendar::Id(id) => window::Calendar::Id(id),
+                },
+                immutable_ids: identity.immutable_ids,
+            },
+            shape: Shape {
+                body: match shape.body {
+                    Body::Html => window::Body::Html,
+                    Body::Text => window::Body::Text,
+                    Body::None => window::Body::None,
+                },
+                time_zone: shape.time_zone,
+                complete: match shape.complete {
+                    Complete::Master => window::Complete::Master,
+                    Complete::Exact => window::Complete::Exact,
+                },
+            },
+            start: stored.start.into(),
+            end: stored.end.into(),
+            edges: window::Edges { start: edges.start, end: edges.end },
+            edges_at: stored.edges_at,
+            retired: stored.retired,
+            segment_days: stored.segment_days,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct WindowJson {
+    name: Arc<str>,
+    identity: IdentityJson,
+    shape: ShapeJson,
+    start: Edge,
+    end: Edge,
+    edges: EdgesJson,
+    edges_at: Timestamp,
+    #[serde(default)]
+    retired: u64,
+    #[serde(default = "max_segment_days")]
+    segment_days: i64,
+}
+
+fn max_segment_days() -> i64 {
+    MAX_SEGMENT_DAYS
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityJson {
+    account: Arc<str>,
+    tenant: Arc<str>,
+    mailbox: Arc<str>,
+    calendar: Calendar,
+    immutable_ids: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Calendar {
+    Default,
+    Id(Arc<str>),
+}
+
+#[derive(Serialize, Deserialize)]
+struct ShapeJson {
+    body: Body,
+    time_zone: Arc<str>,
+    complete: Complete,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Body {
+    Html,
+    Text,
+    None,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Complete {
+    Master,
+    Exact,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Edge {
+    At(Timestamp),
+    Relative { years: i32, months: i32, days: i32 },
+}
+
+impl From<window::Edge> for Edge {
+    fn from(edge: window::Edge) -> Self {
+        match edge {
+            window::Edge::At(at) => Self::At(at),
+            window::Edge::Relative { years, months, days } => {
+                Self::Relative { years, months, days }
+            }
+        }
+    }
+}
+
+impl From<Edge> for window::Edge {
+    fn from(edge: Edge) -> Self {
+        match edge {
+            Edge::At(at) => Self::At(at),
+            Edge::Relative { years, months, days } => Self::Relative { years, months, days },
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct EdgesJson {
+    start: Timestamp,
+    end: Timestamp,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use crate::store::record::tests::{sealed, text};
+
+    /// As 0.1 wrote it.
+    const FIXED: &str = r#"{"name":"alice","identity":{"account":"contoso","tenant":"t","mailbox":"alice@contoso.com","calendar":"default","immutable_ids":false},"shape":{"body":"html","time_zone":"UTC","complete":"master"},"start":{"at":"2026-10-01T00:00:00Z"},"end":{"at":"2027-02-01T00:00:00Z"},"edges":{"start":"2026-10-01T00:00:00Z","end":"2027-02-01T00:00:00Z"},"edges_at":"2026-11-02T12:00:00.5Z","retired":0,"segment_days":1825}"#;
+    const RELATIVE: &str = r#"{"name":"b","identity":{"account":"a","tenant":"t","mailbox":"m","calendar":{"id":"AAMk="},"immutable_ids":true},"shape":{"body":"none","time_zone":"W. Europe Standard Time","complete":"exact"},"start":{"relative":{"years":0,"months":-1,"days":-3}},"end":{"relative":{"years":2,"months":0,"days":0}},"edges":{"start":"2026-10-01T00:00:00Z","end":"2027-02-01T00:00:00Z"},"edges_at":"2026-11-02T12:00:00Z","retired":6,"segment_days":500}"#;
+
+    #[test]
+    fn windows_of_0_1_are_read_and_written_byte_for_byte() {
+        for json in [FIXED, RELATIVE] {
+            let record = WindowRecord::decode(&sealed(json)).unwrap();
+            assert_eq!(text(&record.encode()), json);
+        }
+    }
+
+    #[test]
+    fn members_may_be_missing_or_unknown() {
+        let old = FIXED.replace(r#","retired":0,"segment_days":1825"#, r#","later":[1]"#);
+        let expected = WindowRecord::decode(&sealed(FIXED)).unwrap();
+        assert_eq!(WindowRecord::decode(&sealed(&old)).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_setting_of_another_version_is_not_damage() {
+        let other = FIXED.replace(r#""body":"html""#, r#""body":"markdown""#);
+        let fault = WindowRecord::decode(&sealed(&other)).unwrap_err();
+        assert!(matches!(fault, Fault::Unknown("window")) && !fault.is_damage(), "{fault}");
+    }
+}
