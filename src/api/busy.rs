@@ -19,9 +19,9 @@ use super::ics::id_of;
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::tag::Tag;
-use super::when::Clock;
 use crate::mirror::event::Members;
 use crate::mirror::page::EventHash;
+use crate::mirror::times::TimeReader;
 use crate::store::Query;
 
 /// Events read from the store at a time, if they are not too large together.
@@ -120,7 +120,7 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
 struct Merging {
     from: Timestamp,
     to: Timestamp,
-    clock: Clock,
+    times: TimeReader,
     placed: BTreeMap<EventHash, Placed>,
     /// Events that not even have an id.
     strays: usize,
@@ -155,7 +155,7 @@ impl Merging {
         if is("isCancelled", "true") || is("showAs", "\"free\"") {
             return None;
         }
-        let Some(when) = self.clock.when(&members) else { return Some(Placed::Nowhere) };
+        let Some(when) = self.times.event(&members) else { return Some(Placed::Nowhere) };
         let (start, end) = (when.start.at.max(self.from), when.end.at.min(self.to));
         let shown = members.get("showAs").map_or("", |v| v.get()).trim_matches('"');
         let state = STATES.iter().position(|state| *state == shown).unwrap_or(BUSY);

@@ -26,7 +26,6 @@ mod rounds;
 mod tag;
 #[cfg(test)]
 mod tests;
-mod when;
 mod windows;
 
 use std::net::SocketAddr;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::arguments::EventsArgs;
 use super::client::{Client, encode, printable};
 use super::exit::{DONE, Failure, USAGE};
+use crate::mirror::times::{Moment, TimeReader};
 use crate::mirror::zone;
 
 /// Days shown unless `--to` says otherwise.
@@ -32,22 +33,13 @@ struct Page {
 #[serde(rename_all = "camelCase")]
 struct Event {
     subject: Option<String>,
-    start: Moment,
-    end: Moment,
+    start: Box<RawValue>,
+    end: Box<RawValue>,
     #[serde(default)]
     is_all_day: Option<bool>,
     location: Option<Location>,
     #[serde(default)]
     is_cancelled: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Moment {
-    #[serde(alias = "DateTime")]
-    date_time: String,
-    #[serde(alias = "TimeZone")]
-    time_zone: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -218,10 +210,11 @@ fn agenda(events: &[Event], from: &Zoned, to: &Zoned) -> String {
     let own = from.time_zone();
     let mut days: BTreeMap<Date, Vec<Entry>> = BTreeMap::new();
     let mut unplaced = 0_usize;
+    let mut times = TimeReader::default();
     // `to` is exclusive: a range that ends at midnight does not touch that day.
     let last = to.checked_sub(1.nanosecond()).map_or_else(|_| to.date(), |last| last.date());
     for event in events {
-        let Some((start, end)) = place(event, own) else {
+        let Some((start, end)) = place(event, &mut times, own) else {
             unplaced += 1;
             continue;
         };
@@ -295,24 +288,13 @@ fn title(event: &Event) -> String {
 
 /// Start and end in the user's zone. All-day events are days, not times: they lie on the same
 /// days everywhere.
-fn place(event: &Event, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
-    if event.is_all_day == Some(true) {
-        let day = |moment: &Moment| {
-            let date = moment.date_time.get(..10)?.parse::<Date>().ok()?;
-            date.to_zoned(zone.clone()).ok()
-        };
-        return Some((day(&event.start)?, day(&event.end)?));
-    }
-    let at = |moment: &Moment| {
-        let text = &moment.date_time;
-        if let Ok(at) = text.parse::<Timestamp>() {
-            return Some(at.to_zoned(zone.clone()));
-        }
-        let local = text.parse::<DateTime>().ok()?;
-        let own = zone::find(moment.time_zone.as_deref().unwrap_or("UTC"))?;
-        Some(local.to_zoned(own).ok()?.with_time_zone(zone.clone()))
+fn place(event: &Event, times: &mut TimeReader, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
+    let when = times.when(Some(event.start.get()), Some(event.end.get())).ok()?;
+    let at = |moment: Moment| match event.is_all_day {
+        Some(true) => moment.civil.date().to_zoned(zone.clone()).ok(),
+        _ => Some(moment.at.to_zoned(zone.clone())),
     };
-    Some((at(&event.start)?, at(&event.end)?))
+    Some((at(when.start)?, at(when.end)?))
 }
 
 #[cfg(test)]

@@ -11,12 +11,12 @@ use std::fmt;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::span::Zones;
+use crate::mirror::event::Text;
 use crate::mirror::page::{EventId, Item, Kind, Span, Unreadable};
+use crate::mirror::times::TimeReader;
 use crate::mirror::window::Body;
 
 /// More members than any event has; a bound on the work a hostile item can cause.
@@ -40,22 +40,18 @@ pub(super) enum Source {
     Listed,
 }
 
-/// A string, borrowed where it has no escapes.
-#[derive(Deserialize)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
-
 /// Reads items, one after the other, out of a page's `value`.
 pub(super) struct Items<'de> {
     source: Source,
     body: Body,
-    zones: Zones,
+    times: TimeReader,
     /// The members of the item at hand; kept for its room.
     members: Vec<(Cow<'de, str>, &'de str)>,
 }
 
 impl Items<'_> {
     pub(super) fn new(source: Source, body: Body) -> Self {
-        Self { source, body, zones: Zones::default(), members: Vec::new() }
+        Self { source, body, times: TimeReader::default(), members: Vec::new() }
     }
 }
 
@@ -174,7 +170,7 @@ impl Items<'_> {
         if looked.removed.is_some() {
             return Entry::Removed(id);
         }
-        match looked.item(&id, self.source, self.body, &mut self.zones, &self.members) {
+        match looked.item(&id, self.source, self.body, &mut self.times, &self.members) {
             Ok(item) => Entry::Present(item),
             Err(why) => Entry::Unreadable(Unreadable { id: Some(id), why }),
         }
@@ -187,7 +183,7 @@ impl Looked<'_> {
         id: &EventId,
         source: Source,
         body: Body,
-        zones: &mut Zones,
+        times: &mut TimeReader,
         members: &[(Cow<'_, str>, &str)],
     ) -> Result<Item, &'static str> {
         let master = match self.master.map(text).transpose() {
@@ -224,7 +220,7 @@ impl Looked<'_> {
             Some("true") => true,
             Some(_) => return Err("isAllDay is not a boolean"),
         };
-        let span = match (self.span(zones), kind) {
+        let span = match (self.span(times), kind) {
             (Ok(span), _) => span,
             // A master's dates are the first occurrence's and mean nothing here (fact 67).
             (Err(_), Kind::Master) => {
@@ -249,17 +245,9 @@ impl Looked<'_> {
         })
     }
 
-    fn span(&self, zones: &mut Zones) -> Result<Span, &'static str> {
-        let mut instant = |raw: Option<&str>| raw.and_then(|raw| zones.instant(raw));
-        let start = instant(self.start).ok_or("start is missing or no known date")?;
-        let end = instant(self.end).ok_or("end is missing or no known date")?;
-        if end >= start {
-            return Ok(Span { start, end });
-        }
-        // In the night in which clocks are set back, 02:45 to 02:15 is half an hour.
-        let second = self.end.and_then(|raw| zones.second_instant(raw));
-        let end = second.filter(|end| *end >= start).ok_or("end is before start")?;
-        Ok(Span { start, end })
+    fn span(&self, times: &mut TimeReader) -> Result<Span, &'static str> {
+        let when = times.when(self.start, self.end)?;
+        Ok(Span { start: when.start.at, end: when.end.at })
     }
 }
 

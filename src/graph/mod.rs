@@ -19,7 +19,6 @@ pub mod origin;
 pub mod retry_after;
 #[cfg(test)]
 mod script;
-mod span;
 pub mod transport;
 pub mod wire;
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::item::{Entry, Items, Source, Text};
+use super::item::{Entry, Items, Source};
+use crate::mirror::event::Text;
 use crate::mirror::page::{End, EventId, Item, Link, Page, Unreadable};
 use crate::mirror::window::Body;
 

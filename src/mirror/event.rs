@@ -41,7 +41,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(48);
-                while let Some(name) = map.next_key::<MemberName<'de>>()? {
+                while let Some(name) = map.next_key::<Text<'de>>()? {
                     members.push((name.0, map.next_value()?));
                 }
                 Ok(members)
@@ -51,16 +51,16 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
     }
 }
 
-/// A member's name, borrowed unless it holds escapes.
-struct MemberName<'a>(Cow<'a, str>);
+/// A string, borrowed unless it holds escapes.
+pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
 
-impl<'de: 'a, 'a> serde::Deserialize<'de> for MemberName<'a> {
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Text<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl<'de> Visitor<'de> for Name {
+        struct Borrowing;
+        impl<'de> Visitor<'de> for Borrowing {
             type Value = Cow<'de, str>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a member name")
+                f.write_str("a string")
             }
             fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Self::Value, E> {
                 Ok(Cow::Borrowed(v))
@@ -72,7 +72,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for MemberName<'a> {
                 Ok(Cow::Owned(v))
             }
         }
-        deserializer.deserialize_str(Name).map(MemberName)
+        deserializer.deserialize_str(Borrowing).map(Text)
     }
 }
 

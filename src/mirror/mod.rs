@@ -15,6 +15,7 @@ pub mod round;
 pub mod schedule;
 pub mod series;
 pub mod status;
+pub mod times;
 mod todo;
 pub mod window;
 pub mod zone;

@@ -18,8 +18,8 @@ use serde_json::Value;
 
 use super::html;
 use super::line::Line;
-use crate::api::when::{Clock, Moment};
 use crate::mirror::event::Members;
+use crate::mirror::times::{Moment, TimeReader};
 
 /// The beginning of every `iCalUId` that Exchange made (MS-OXOCAL 2.2.1.27), in hexadecimal.
 const GLOBAL_ID: &str = "040000008200E00074C5B7101A82E008";
@@ -28,8 +28,8 @@ const GLOBAL_ID: &str = "040000008200E00074C5B7101A82E008";
 const DESCRIPTION: usize = 64 << 10;
 
 /// Writes an event; `None` where its times or its shape are not understood.
-pub(super) fn write(out: &mut String, event: &[u8], clock: &mut Clock) -> Option<()> {
-    let when = clock.when(&Members::parse(event).ok()?)?;
+pub(super) fn write(out: &mut String, event: &[u8], times: &mut TimeReader) -> Option<()> {
+    let when = times.event(&Members::parse(event).ok()?)?;
     let event: Value = serde_json::from_slice(event).ok()?;
     let text = |pointer: &str| {
         event.pointer(pointer).and_then(Value::as_str).filter(|text| !text.trim().is_empty())

@@ -29,11 +29,11 @@ use super::mask::shown;
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::tag::Tag;
-use super::when::Clock;
 use crate::mirror::change::Seq;
 use crate::mirror::event::Members;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::status::WindowStatus;
+use crate::mirror::times::TimeReader;
 use crate::store::{Query, StoreError};
 
 /// Events read from the store at a time.
@@ -57,7 +57,7 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
         name,
         query,
         began,
-        clock: Clock::default(),
+        times: TimeReader::default(),
         written: BTreeSet::new(),
         step: Step::Head(Box::new(status)),
     };
@@ -78,7 +78,7 @@ struct Writing {
     query: Query,
     /// Where the feed ended before the first page was read.
     began: Seq,
-    clock: Clock,
+    times: TimeReader,
     /// What stands in it already.
     written: BTreeSet<EventHash>,
     step: Step,
@@ -148,7 +148,7 @@ impl Writing {
 
     /// Whether an event takes place in the time asked for.
     fn overlaps(&mut self, event: &[u8]) -> bool {
-        let when = Members::parse(event).ok().and_then(|members| self.clock.when(&members));
+        let when = Members::parse(event).ok().and_then(|members| self.times.event(&members));
         let Query { from, to, .. } = self.query;
         when.is_some_and(|when| {
             let (start, end) = (when.start.at, when.end.at);
@@ -163,7 +163,7 @@ impl Writing {
             return;
         }
         let event = shown(event, self.access.settings.mask_private);
-        if event::write(text, &event, &mut self.clock).is_none() {
+        if event::write(text, &event, &mut self.times).is_none() {
             // Its times or its shape are not understood here; the JSON has it.
             tracing::debug!(window = %self.name, "event left out of a calendar");
         }

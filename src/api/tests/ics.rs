@@ -212,6 +212,82 @@ async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
     assert!(body.ends_with("END:VEVENT\r\nEND:VCALENDAR\r\n"));
 }
 
+/// Whatever times Graph's answers may have to enter the mirror, the calendar and busy times place
+/// the event, at the same instants.
+#[tokio::test(start_paused = true)]
+async fn every_time_that_enters_the_mirror_is_placed() {
+    let fixture = Fixture::new().await;
+    let forms = [
+        (
+            "offset",
+            json!({"dateTime": "2026-11-02T09:00:00+01:00", "timeZone": "Mars/Base"}),
+            "2026-11-02T08:00:00Z",
+        ),
+        (
+            "short-offset",
+            json!({"dateTime": "2026-11-02T04:00:00-0500", "timeZone": "UTC"}),
+            "2026-11-02T09:00:00Z",
+        ),
+        (
+            "digits",
+            json!({"dateTime": "2026-11-02T10:00:00.12345678912", "timeZone": "UTC"}),
+            "2026-11-02T10:00:00.123456789Z",
+        ),
+        (
+            "casing",
+            json!({"datetime": "2026-11-02T11:00:00", "TIMEZONE": "UTC"}),
+            "2026-11-02T11:00:00Z",
+        ),
+        (
+            "space",
+            json!({"dateTime": "2026-11-02 12:00", "timeZone": "UTC"}),
+            "2026-11-02T12:00:00Z",
+        ),
+    ];
+    let mut commit = Commit::new(fixture.id("alice"), 0, fixture.world.now());
+    let mut put = |event: Value| {
+        let item = crate::graph::wire::event(&event.to_string().into(), EventBody::Html).unwrap();
+        commit.upserts.push(item.clone());
+        item.span
+    };
+    for (name, start, at_utc) in &forms {
+        let end = json!({"dateTime": "2026-11-02T20:00:00", "timeZone": "UTC"});
+        let span = put(
+            json!({"id": name, "type": "singleInstance", "subject": name, "start": start, "end": end}),
+        );
+        assert_eq!(span.start, at(at_utc), "{name}");
+    }
+    // Half an hour in the night in which clocks are set back, and a day whose midnight has an
+    // offset: its date is as written.
+    let berlin = |time: &str| json!({"dateTime": time, "timeZone": "W. Europe Standard Time"});
+    let night = json!({"id": "night", "subject": "night", "start": berlin("2026-10-25T02:45:00"), "end": berlin("2026-10-25T02:15:00")});
+    let day = json!({"id": "day", "subject": "day", "isAllDay": true,
+        "start": berlin("2026-11-05T00:00:00+01:00"), "end": berlin("2026-11-06T00:00:00+01:00")});
+    assert_eq!(put(night).end, at("2026-10-25T01:15:00Z"));
+    assert_eq!(put(day).start, at("2026-11-04T23:00:00Z"));
+    fixture.store.commit(commit).await.unwrap();
+
+    let (_, _, body) = fixture.ask("GET", "/v1/windows/alice/calendar.ics").await;
+    assert_eq!(body.matches("BEGIN:VEVENT").count(), forms.len() + 2, "{body}");
+    for line in [
+        "DTSTART:20261025T004500Z",
+        "DTEND:20261025T011500Z",
+        "DTSTART;VALUE=DATE:20261105",
+        "DTSTART:20261102T080000Z",
+    ] {
+        assert!(body.contains(&format!("\r\n{line}\r\n")), "{line}: {body}");
+    }
+    let busy = fixture.get("/v1/windows/alice/busy").await;
+    assert_eq!(busy["unplaced"], json!(0));
+    let starts: Vec<&str> = busy["value"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["start"].as_str().unwrap())
+        .collect();
+    assert_eq!(starts, ["2026-10-25T00:45:00Z", "2026-11-02T08:00:00Z", "2026-11-04T23:00:00Z"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn busy_time_is_of_the_window_unless_told() {
     let fixture = Fixture::new().await;

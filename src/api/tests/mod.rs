@@ -213,7 +213,7 @@ impl Fixture {
         for event in events {
             let content = event.to_string();
             let members = crate::mirror::event::Members::parse(content.as_bytes()).unwrap();
-            let when = super::when::Clock::default().when(&members).unwrap();
+            let when = crate::mirror::times::TimeReader::default().event(&members).unwrap();
             commit.upserts.push(Item {
                 id: EventId::new(event["id"].as_str().unwrap()),
                 kind: Kind::Single,

@@ -60,6 +60,24 @@ fn the_agenda_stands_in_the_users_own_days() {
     insta::assert_snapshot!(strip_str(&agenda).to_string());
 }
 
+/// The agenda reads times as the mirror does.
+#[test]
+fn odd_times_are_placed() {
+    let moment = |text: &str| json!({"datetime": text, "timezone": "UTC"});
+    let event = |start: &str, end: &str| {
+        let event = json!({"subject": "odd", "start": moment(start), "end": moment(end)});
+        serde_json::from_value::<Event>(event).unwrap()
+    };
+    let events = [
+        event("2026-11-23T09:00:00.12345678912", "2026-11-23T10:00"),
+        event("2026-11-23T09:00:00-0500", "2026-11-23T15:00:00Z"),
+    ];
+    let agenda = agenda(&events, &berlin("2026-11-23T00:00"), &berlin("2026-11-24T00:00"));
+    let agenda = strip_str(&agenda).to_string();
+    assert!(agenda.contains("10:00–11:00") && agenda.contains("15:00–16:00"), "{agenda}");
+    assert!(!agenda.contains("not understood"), "{agenda}");
+}
+
 #[test]
 fn an_all_day_event_lies_on_its_day_for_everybody() {
     // Days of a window at the far east, read at the far west, and the other way about.

@@ -1,10 +1,16 @@
-//! When an event takes place: Graph's `dateTime` and `timeZone` as instants.
+//! When an event takes place: Graph's `{dateTime, timeZone}` as the civil time it shows and the
+//! instant it means. The only reader of these times: what enters the mirror, the API and the
+//! command line agree on every event.
 //!
-//! A `dateTime` has no offset and up to seven fractional digits (fact 77); `timeZone` is `UTC`
-//! unless another was preferred, then a Windows or IANA name. Local times that a clock change
-//! skips or repeats are read the compatible way (later, and first), but an end that would be before
-//! its start is the second time that the clock shows it. What cannot be known, such as a local time
-//! in a zone of the sender's own making (fact 82), is refused, never guessed.
+//! A `dateTime` has no offset and up to seven fractional digits (fact 77); with an offset, the
+//! offset decides. `timeZone` is `UTC` unless another was preferred, then a Windows or IANA name.
+//! Local times that a clock change skips or repeats are read the compatible way (later, and
+//! first); an end that would be before its start is the second time that the clock shows it. A
+//! local time in an unknown zone, such as one of the sender's own making (fact 82), is refused,
+//! never guessed.
+//!
+//! All-day events are days, midnight to midnight in whatever zone was asked for (fact 79): as
+//! instants they begin at midnight in the zone they are written in.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,40 +20,71 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 
-use super::item::Text;
-use crate::mirror::zone;
+use super::event::{Members, Text};
+use super::zone;
 
-/// Reads dates; remembers the last zone, which is the same for a whole page.
+/// One end of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The local time as it is written, whatever its offset or zone. Of an all-day event its date
+    /// is the day.
+    pub civil: DateTime,
+    /// What it means.
+    pub at: Timestamp,
+}
+
+/// When an event takes place, `[start, end)`; never ends before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct When {
+    /// Inclusive.
+    pub start: Moment,
+    /// Exclusive.
+    pub end: Moment,
+}
+
+/// Reads times; remembers the last zone, which is the same for a whole page or window.
 #[derive(Default)]
-pub(super) struct Zones {
+pub struct TimeReader {
     last: Option<(String, Option<TimeZone>)>,
 }
 
-impl Zones {
-    /// The instant a `{dateTime, timeZone}` object means, if it means one.
-    pub(super) fn instant(&mut self, raw: &str) -> Option<Timestamp> {
-        self.meant(raw, false)
+impl TimeReader {
+    /// When an event takes place, by its members `start` and `end`; `None` where they are not
+    /// understood.
+    pub fn event(&mut self, event: &Members<'_>) -> Option<When> {
+        self.when(Some(event.get("start")?.get()), Some(event.get("end")?.get())).ok()
     }
 
-    /// The same, where a local time comes twice the second time.
-    pub(super) fn second_instant(&mut self, raw: &str) -> Option<Timestamp> {
-        self.meant(raw, true)
+    /// When an event takes place, from the raw JSON of its `start` and `end`.
+    ///
+    /// # Errors
+    /// What is wrong with them, naming members and never values.
+    pub fn when(&mut self, start: Option<&str>, end: Option<&str>) -> Result<When, &'static str> {
+        let mut read = |raw: Option<&str>| self.moment(raw?);
+        let (start, _) = read(start).ok_or("start is missing or no known date")?;
+        let (end, second) = read(end).ok_or("end is missing or no known date")?;
+        // In the night in which clocks are set back, 02:45 to 02:15 is half an hour.
+        let end =
+            [end.at, second].into_iter().find(|at| *at >= start.at).map(|at| Moment { at, ..end });
+        Ok(When { start, end: end.ok_or("end is before start")? })
     }
 
-    fn meant(&mut self, raw: &str, second: bool) -> Option<Timestamp> {
-        let Moment { date_time, time_zone } = serde_json::from_str(raw).ok()?;
+    /// A moment, and what its local time means the second time that the clock shows it.
+    fn moment(&mut self, raw: &str) -> Option<(Moment, Timestamp)> {
+        let Raw { date_time, time_zone } = serde_json::from_str(raw).ok()?;
         let (civil, offset) = read(date_time?.as_bytes())?;
+        let fixed = |at: Timestamp| Some((Moment { civil, at }, at));
         let utc = || TimeZone::UTC.to_timestamp(civil).ok();
         if let Some(seconds) = offset {
             // An offset says it all, whatever the zone is called.
-            return utc()?.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok();
+            return fixed(utc()?.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok()?);
         }
         let zone = time_zone?;
         if zone == "UTC" {
-            return utc();
+            return fixed(utc()?);
         }
         let at = self.zone(&zone)?.to_ambiguous_timestamp(civil);
-        if second { at.later() } else { at.compatible() }.ok()
+        Some((Moment { civil, at: at.compatible().ok()? }, at.later().ok()?))
     }
 
     fn zone(&mut self, name: &str) -> Option<&TimeZone> {
@@ -109,24 +146,24 @@ fn read(text: &[u8]) -> Option<(DateTime, Option<i64>)> {
 }
 
 /// A `dateTimeTimeZone`; its member names come in either case (fact 76).
-struct Moment<'a> {
+struct Raw<'a> {
     date_time: Option<Cow<'a, str>>,
     time_zone: Option<Cow<'a, str>>,
 }
 
-impl<'de> de::Deserialize<'de> for Moment<'de> {
+impl<'de> de::Deserialize<'de> for Raw<'de> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
 
         impl<'de> Visitor<'de> for Members {
-            type Value = Moment<'de>;
+            type Value = Raw<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a dateTimeTimeZone")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut moment = Moment { date_time: None, time_zone: None };
+                let mut moment = Raw { date_time: None, time_zone: None };
                 while let Some(Text(name)) = map.next_key()? {
                     let place = if name.eq_ignore_ascii_case("dateTime") {
                         &mut moment.date_time
@@ -152,18 +189,43 @@ mod tests {
 
     use super::*;
 
+    fn raw(date_time: &str, zone: &str) -> String {
+        format!(r#"{{"dateTime":"{date_time}","timeZone":"{zone}"}}"#)
+    }
+
+    fn read_moment(raw: &str) -> Option<Moment> {
+        TimeReader::default().moment(raw).map(|(moment, _)| moment)
+    }
+
     fn instant(date_time: &str, zone: &str) -> Option<String> {
-        let raw = format!(r#"{{"dateTime":"{date_time}","timeZone":"{zone}"}}"#);
-        Zones::default().instant(&raw).map(|at| at.to_string())
+        read_moment(&raw(date_time, zone)).map(|moment| moment.at.to_string())
     }
 
     #[test]
-    fn an_hour_that_comes_twice_has_a_second_instant() {
-        let raw = r#"{"dateTime":"2026-10-25T02:15:00","timeZone":"Europe/Berlin"}"#;
-        let mut zones = Zones::default();
-        let (first, second) = (zones.instant(raw).unwrap(), zones.second_instant(raw).unwrap());
-        assert_eq!(first.to_string(), "2026-10-25T00:15:00Z");
-        assert_eq!(second.to_string(), "2026-10-25T01:15:00Z");
+    fn an_end_in_an_hour_that_comes_twice_is_not_before_its_start() {
+        let when = |start: &str, end: &str| {
+            let (start, end) = (raw(start, "Europe/Berlin"), raw(end, "Europe/Berlin"));
+            let when = TimeReader::default().when(Some(&start), Some(&end));
+            when.map(|when| (when.start.at.to_string(), when.end.at.to_string()))
+        };
+        let night = when("2026-10-25T02:45:00", "2026-10-25T02:15:00").unwrap();
+        assert_eq!(night, ("2026-10-25T00:45:00Z".into(), "2026-10-25T01:15:00Z".into()));
+        let first = when("2026-10-25T02:15:00", "2026-10-25T02:45:00").unwrap();
+        assert_eq!(first, ("2026-10-25T00:15:00Z".into(), "2026-10-25T00:45:00Z".into()));
+        assert_eq!(when("2026-10-26T02:45:00", "2026-10-26T02:15:00"), Err("end is before start"));
+    }
+
+    #[test]
+    fn the_civil_time_is_as_written() {
+        for (date_time, zone) in [
+            ("2026-11-02T00:00:00+13:00", "UTC"),
+            ("2026-11-02T00:00:00Z", "Tonga Standard Time"),
+            ("2026-11-02T00:00:00.0000000", "Tonga Standard Time"),
+            ("2026-11-02", "Hawaiian Standard Time"),
+        ] {
+            let moment = read_moment(&raw(date_time, zone)).unwrap();
+            assert_eq!(moment.civil.to_string(), "2026-11-02T00:00:00", "{date_time} {zone}");
+        }
     }
 
     #[test]
@@ -212,7 +274,7 @@ mod tests {
 
     #[test]
     fn member_names_come_in_either_case_and_wrong_shapes_mean_nothing() {
-        let read = |raw: &str| Zones::default().instant(raw).is_some();
+        let read = |raw: &str| read_moment(raw).is_some();
         assert!(read(r#"{"DateTime":"2016-12-09T20:30:00","TimeZone":"UTC","x":[{}]}"#));
         for raw in [
             r#"{"dateTime":"2016-12-09T20:30:00"}"#,
