@@ -12,7 +12,7 @@ mod described;
 mod door;
 mod events;
 mod health;
-mod ics;
+pub mod ics;
 mod listen;
 mod mask;
 mod metrics;

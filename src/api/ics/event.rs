@@ -2,34 +2,40 @@
 //!
 //! | iCalendar | Graph |
 //! |---|---|
-//! | `UID` | `uid`, else `iCalUId` without the day of an instance, so that a series shares it, else the id |
-//! | `RECURRENCE-ID` | of instances of a series: `originalStart` |
+//! | `UID`, `RECURRENCE-ID` | see [`super::identity`] |
 //! | `DTSTART`, `DTEND` | `start`, `end`: instants in UTC, dates where `isAllDay` |
 //! | `DTSTAMP`, `LAST-MODIFIED` | `lastModifiedDateTime` |
 //! | `STATUS` | `CANCELLED` by `isCancelled`, `TENTATIVE` by `showAs`, else `CONFIRMED` |
 //! | `TRANSP` | `TRANSPARENT` where `showAs` is `free` or `workingElsewhere` |
 //! | `CLASS` | `sensitivity` |
+//! | `CONFERENCE` (RFC 7986) | `onlineMeeting/joinUrl`, else `onlineMeetingUrl` (facts 86, 201) |
 //!
 //! Events that are masked have no subject: their summary is their busy state.
 
-use jiff::civil::DateTime;
-use jiff::{Timestamp, tz};
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::Series;
 use super::html;
+use super::identity::{Identities, Slot};
 use super::line::Line;
 use crate::mirror::event::Members;
 use crate::mirror::times::{Moment, TimeReader};
-
-/// The beginning of every `iCalUId` that Exchange made (MS-OXOCAL 2.2.1.27), in hexadecimal.
-const GLOBAL_ID: &str = "040000008200E00074C5B7101A82E008";
 
 /// Descriptions are cut here, bytes. The JSON has all of it.
 const DESCRIPTION: usize = 64 << 10;
 
 /// Writes an event; `None` where its times or its shape are not understood.
-pub(super) fn write(out: &mut String, event: &[u8], times: &mut TimeReader) -> Option<()> {
-    let when = times.event(&Members::parse(event).ok()?)?;
+pub(super) fn write(
+    out: &mut String,
+    event: &[u8],
+    identities: &Identities,
+    series: Series,
+    times: &mut TimeReader,
+) -> Option<()> {
+    let members = Members::parse(event).ok()?;
+    let when = times.event(&members)?;
+    let identity = identities.of(&members, times)?;
     let event: Value = serde_json::from_slice(event).ok()?;
     let text = |pointer: &str| {
         event.pointer(pointer).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
@@ -39,17 +45,23 @@ pub(super) fn write(out: &mut String, event: &[u8], times: &mut TimeReader) -> O
     // What a mask has left has not even a subject.
     let masked = event.get("subject").is_none();
 
-    let uid = uid(&event)?;
-
     Line::new(out, "BEGIN").value("VEVENT");
-    Line::new(out, "UID").text(&uid);
+    match series {
+        Series::Own => Line::new(out, "UID").text(&identity.own_uid()),
+        Series::Linked => Line::new(out, "UID").text(&identity.uid),
+    }
     put(out, "DTSTART", when.start, all_day);
     // An event without length has no end (RFC 5545, 3.8.2.2: it would have to be later).
-    if when.end.at > when.start.at {
-        put(out, "DTEND", when.end, all_day);
+    let (start, end) = (when.start, when.end);
+    if if all_day { end.civil.date() > start.civil.date() } else { end.at > start.at } {
+        put(out, "DTEND", end, all_day);
     }
-    if let Some(at) = original(&event, when.start, all_day).filter(|_| !masked) {
-        put(out, "RECURRENCE-ID", at, all_day);
+    match identity.slot.filter(|_| series == Series::Linked) {
+        Some(slot @ Slot::Day(_)) => {
+            Line::new(out, "RECURRENCE-ID").parameter("VALUE", "DATE").value(&slot.to_string());
+        }
+        Some(slot @ Slot::At(_)) => Line::new(out, "RECURRENCE-ID").value(&slot.to_string()),
+        None => {}
     }
     let time = |name: &str| text(name).and_then(|text| text.parse::<Timestamp>().ok());
     let modified = time("/lastModifiedDateTime");
@@ -60,11 +72,9 @@ pub(super) fn write(out: &mut String, event: &[u8], times: &mut TimeReader) -> O
     if let Some(created) = time("/createdDateTime") {
         Line::new(out, "CREATED").value(&stamp(created));
     }
-    match (text("/subject"), masked) {
-        (_, true) => Line::new(out, "SUMMARY").text(busy_word(shows)),
-        (Some(subject), false) => Line::new(out, "SUMMARY").text(subject),
-        (None, false) => {}
-    }
+    // Some readers cannot do without a summary, so an event without subject has an empty one.
+    let summary = if masked { busy_word(shows) } else { text("/subject").unwrap_or_default() };
+    Line::new(out, "SUMMARY").text(summary);
     Line::new(out, "TRANSP").value(if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
     Line::new(out, "X-MICROSOFT-CDO-BUSYSTATUS").value(busy_code(shows));
     Line::new(out, "STATUS").value(status(&event, shows));
@@ -75,10 +85,18 @@ pub(super) fn write(out: &mut String, event: &[u8], times: &mut TimeReader) -> O
     if let Some(place) = text("/location/displayName") {
         Line::new(out, "LOCATION").text(place);
     }
-    if let Some(description) = description(&event) {
+    let join = ["/onlineMeeting/joinUrl", "/onlineMeetingUrl"].into_iter().filter_map(text);
+    let join = join.map(str::trim).find(|link| html::is_web(link));
+    if let Some(description) = description(&event, join) {
         Line::new(out, "DESCRIPTION").text(&description);
     }
-    if let Some(link) = text("/webLink") {
+    if let Some(join) = join {
+        Line::new(out, "CONFERENCE")
+            .parameter("VALUE", "URI")
+            .quoted("LABEL", "Join the meeting")
+            .value(join);
+    }
+    if let Some(link) = text("/webLink").filter(|link| html::is_web(link)) {
         Line::new(out, "URL").value(link);
     }
     let mut categories = list(&event, "categories").filter_map(Value::as_str).peekable();
@@ -97,53 +115,6 @@ pub(super) fn write(out: &mut String, event: &[u8], times: &mut TimeReader) -> O
 
 fn list<'a>(event: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
     event[name].as_array().into_iter().flatten()
-}
-
-/// The same for all instances of a series; never the same for two series.
-fn uid(event: &Value) -> Option<String> {
-    let text = |name: &str| event[name].as_str().filter(|text| !text.is_empty());
-    if let Some(uid) = text("uid") {
-        return Some(uid.to_owned());
-    }
-    let Some(uid) = text("iCalUId") else { return text("id").map(str::to_owned) };
-    let day = GLOBAL_ID.len()..GLOBAL_ID.len() + 8;
-    let global =
-        uid.get(..GLOBAL_ID.len()).is_some_and(|head| head.eq_ignore_ascii_case(GLOBAL_ID));
-    match uid.get(day.clone()) {
-        Some(_) if global => {
-            let mut uid = uid.to_owned();
-            uid.replace_range(day, "00000000");
-            Some(uid)
-        }
-        _ => Some(uid.to_owned()),
-    }
-}
-
-/// When an instance of a series takes place by its series' rule.
-fn original(event: &Value, start: Moment, all_day: bool) -> Option<Moment> {
-    match event["type"].as_str()? {
-        "occurrence" => Some(start),
-        "exception" => {
-            let Some(at) = event["originalStart"].as_str().and_then(|t| t.parse().ok()) else {
-                return Some(start);
-            };
-            Some(Moment { civil: if all_day { midnight(event, at) } else { start.civil }, at })
-        }
-        _ => None,
-    }
-}
-
-/// The day an instant lies on that is a midnight somewhere (fact 81): in the event's own zone,
-/// or on the day whose midnight in UTC is nearest.
-fn midnight(event: &Value, at: Timestamp) -> DateTime {
-    let own = event["originalStartTimeZone"].as_str().and_then(crate::mirror::zone::find);
-    let local = own
-        .map(|zone| zone.to_datetime(at))
-        .filter(|local| local.time() == jiff::civil::Time::midnight());
-    local.unwrap_or_else(|| {
-        let near = at.checked_add(jiff::SignedDuration::from_hours(12)).unwrap_or(at);
-        tz::TimeZone::UTC.to_datetime(near)
-    })
 }
 
 fn put(out: &mut String, name: &str, moment: Moment, all_day: bool) {
@@ -207,11 +178,12 @@ fn priority(importance: &str) -> Option<&'static str> {
     }
 }
 
-/// The body as text, else its preview.
-fn description(event: &Value) -> Option<String> {
+/// The body as text, else its preview; with the link by which an online meeting is joined, if the
+/// text does not have it.
+fn description(event: &Value, join: Option<&str>) -> Option<String> {
     let content = event.pointer("/body/content").and_then(Value::as_str).unwrap_or_default();
     let body = match event.pointer("/body/contentType").and_then(Value::as_str) {
-        Some("html" | "HTML") => html::text(content),
+        Some("html" | "HTML") => html::text(content, DESCRIPTION),
         _ => content.to_owned(),
     };
     let preview = || event["bodyPreview"].as_str().unwrap_or_default();
@@ -221,6 +193,10 @@ fn description(event: &Value) -> Option<String> {
         let end = text.floor_char_boundary(DESCRIPTION);
         text.truncate(end);
         text.push('…');
+    }
+    if let Some(join) = join.filter(|join| !text.contains(join)) {
+        let gap = if text.is_empty() { "" } else { "\n\n" };
+        text = format!("{text}{gap}Join the meeting <{join}>");
     }
     Some(text).filter(|text| !text.is_empty())
 }

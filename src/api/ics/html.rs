@@ -1,112 +1,146 @@
-//! HTML bodies as plain text: what a person reads, without any markup.
+//! HTML bodies as plain text: what a person reads, without markup.
 //!
-//! Not a browser: tags go, those that begin a line leave a line's end, references to characters are
-//! resolved. Scripts, styles and the document's head are not text. Always ends, whatever it is
-//! given, in time that grows with its length.
+//! The tokenizer is `html5gum`, which follows the HTML standard and resolves character references.
+//! The layout is ours: a block element begins a line, `<pre>` keeps its white space, and a link
+//! keeps its target: `text <https://…>`. One pass over the tokens, which ends when the text is
+//! long enough.
+
+use std::borrow::Cow;
+
+use html5gum::{DefaultEmitter, StartTag, Token, Tokenizer};
 
 /// Elements whose content is not shown.
-const UNSHOWN: [&str; 5] = ["head", "script", "style", "title", "template"];
-/// Elements that stand on lines of their own.
-const BLOCKS: [&str; 22] = [
-    "address",
-    "article",
-    "blockquote",
-    "dd",
-    "div",
-    "dl",
-    "dt",
-    "footer",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "header",
-    "hr",
-    "li",
-    "ol",
-    "p",
-    "table",
-    "tr",
-    "ul",
+const UNSHOWN: [&[u8]; 8] =
+    [b"iframe", b"noembed", b"noframes", b"noscript", b"script", b"style", b"template", b"title"];
+/// Elements that begin and end on a line of their own.
+const BLOCKS: [&[u8]; 28] = [
+    b"address",
+    b"article",
+    b"aside",
+    b"blockquote",
+    b"center",
+    b"dd",
+    b"div",
+    b"dl",
+    b"dt",
+    b"footer",
+    b"h1",
+    b"h2",
+    b"h3",
+    b"h4",
+    b"h5",
+    b"h6",
+    b"header",
+    b"hr",
+    b"li",
+    b"main",
+    b"ol",
+    b"p",
+    b"pre",
+    b"section",
+    b"table",
+    b"tr",
+    b"ul",
+    b"xmp",
 ];
+/// Elements that keep their white space.
+const PREFORMATTED: [&[u8]; 3] = [b"pre", b"textarea", b"xmp"];
+/// Beginnings of link targets that mean something outside the page.
+const SCHEMES: [&str; 4] = ["http://", "https://", "mailto:", "tel:"];
 
-/// The text of an HTML document or fragment.
-pub(super) fn text(html: &str) -> String {
-    let mut out = Text::default();
-    let mut rest = html;
-    while let Some(at) = rest.find('<') {
-        let (before, markup) = rest.split_at(at);
-        out.put(before);
-        if let Some(comment) = markup.strip_prefix("<!--") {
-            rest = comment.split_once("-->").map_or("", |(_, after)| after);
-            continue;
+/// The text of an HTML document or fragment. Stops soon after `enough` bytes of text.
+pub(super) fn text(html: &str, enough: usize) -> String {
+    let mut layout = Layout::default();
+    let mut tokens = DefaultEmitter::default();
+    // Scripts and styles are raw text, in which markup means nothing.
+    tokens.naively_switch_states(true);
+    for token in Tokenizer::new_with_emitter(html, tokens).flatten() {
+        match token {
+            Token::StartTag(tag) => layout.open(&tag),
+            Token::EndTag(tag) => layout.close(&tag.name),
+            Token::String(text) => layout.put(&String::from_utf8_lossy(&text)),
+            Token::Comment(_) | Token::Doctype(_) | Token::Error(_) => {}
         }
-        let is_tag =
-            markup[1..].starts_with(|c: char| c.is_ascii_alphabetic() || "/!?".contains(c));
-        if !is_tag {
-            out.put("<");
-            rest = &markup[1..];
-            continue;
-        }
-        let Some((tag, after)) = markup[1..].split_once('>') else {
-            // What a tag that never ends leaves is not text.
-            return out.finish();
-        };
-        rest = after;
-        let name = tag.trim_start_matches('/');
-        let end = name.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(name.len());
-        let name = name[..end].to_ascii_lowercase();
-        if UNSHOWN.contains(&&*name) && !tag.starts_with('/') && !tag.ends_with('/') {
-            rest = skip(after, &name);
-        } else if name == "br" {
-            out.end_line();
-        } else if BLOCKS.contains(&&*name) {
-            out.begin_block();
-        } else if matches!(&*name, "td" | "th") && !tag.starts_with('/') {
-            out.put(" ");
+        if layout.out.len() >= enough {
+            break;
         }
     }
-    out.put(rest);
-    out.finish()
+    layout.finish()
 }
 
-/// What comes after the end of an element.
-fn skip<'a>(html: &'a str, name: &str) -> &'a str {
-    let mut rest = html;
-    while let Some((_, after)) = rest.split_once("</") {
-        let is_it = after.get(..name.len()).is_some_and(|tag| tag.eq_ignore_ascii_case(name));
-        if is_it {
-            return after.split_once('>').map_or("", |(_, rest)| rest);
-        }
-        rest = after;
-    }
-    ""
-}
-
-/// Text under construction: white space is one space, lines have none at their ends.
+/// Text under construction.
 #[derive(Default)]
-struct Text {
+struct Layout {
     out: String,
+    /// White space was read and is written before the next character.
     space: bool,
+    /// The element that hides what is read, until it ends.
+    hidden: Option<Vec<u8>>,
+    /// Open elements that keep their white space.
+    preformatted: usize,
+    /// The first line end of such an element is not part of its text.
+    begins: bool,
+    /// The target of the open link, and where its text begins.
+    link: Option<(String, usize)>,
 }
 
-impl Text {
-    fn put(&mut self, html: &str) {
-        let mut rest = html;
-        while let Some(c) = rest.chars().next() {
-            let (c, length) = match c {
-                '&' => reference(rest).unwrap_or(('&', 1)),
-                c => (c, c.len_utf8()),
-            };
-            rest = &rest[length..];
-            if c.is_ascii_whitespace() {
+impl Layout {
+    fn open(&mut self, tag: &StartTag<()>) {
+        let name: &[u8] = &tag.name;
+        if self.hidden.is_some() {
+            return;
+        }
+        if UNSHOWN.contains(&name) {
+            self.hidden = Some(name.to_vec());
+        } else if name == b"br" {
+            self.end_line();
+        } else if name == b"a" {
+            self.end_link();
+            let href = tag.attributes.get(&b"href"[..]);
+            let target = href.and_then(|href| target(&String::from_utf8_lossy(href)));
+            self.link = target.map(|target| (target, self.out.len()));
+        } else if matches!(name, b"td" | b"th") {
+            self.space = true;
+        } else if BLOCKS.contains(&name) {
+            self.begin_line();
+        }
+        if PREFORMATTED.contains(&name) {
+            self.preformatted += 1;
+            self.begins = true;
+        }
+    }
+
+    fn close(&mut self, name: &[u8]) {
+        if let Some(hidden) = &self.hidden {
+            if hidden == name {
+                self.hidden = None;
+            }
+            return;
+        }
+        if name == b"a" {
+            self.end_link();
+        } else if BLOCKS.contains(&name) {
+            self.begin_line();
+        }
+        if PREFORMATTED.contains(&name) {
+            self.preformatted = self.preformatted.saturating_sub(1);
+        }
+    }
+
+    fn put(&mut self, text: &str) {
+        if self.hidden.is_some() {
+            return;
+        }
+        // The tokenizer has made every line end a single line feed.
+        let first = std::mem::take(&mut self.begins);
+        let text = if first { text.strip_prefix('\n').unwrap_or(text) } else { text };
+        for c in text.chars() {
+            if self.preformatted == 0 && c.is_ascii_whitespace() {
                 self.space = true;
                 continue;
             }
-            if std::mem::take(&mut self.space) && !self.out.is_empty() && !self.out.ends_with('\n')
-            {
+            let begins_line = self.out.is_empty() || self.out.ends_with('\n');
+            if std::mem::take(&mut self.space) && !begins_line {
                 self.out.push(' ');
             }
             self.out.push(if c == '\u{a0}' { ' ' } else { c });
@@ -118,15 +152,35 @@ impl Text {
         self.out.push('\n');
     }
 
-    fn begin_block(&mut self) {
+    fn begin_line(&mut self) {
         self.space = false;
         if !self.out.is_empty() && !self.out.ends_with('\n') {
             self.out.push('\n');
         }
     }
 
-    /// At most one empty line in a row.
-    fn finish(self) -> String {
+    /// Writes the target of the open link, unless its text is the target.
+    fn end_link(&mut self) {
+        let Some((target, from)) = self.link.take() else { return };
+        let shown = self.out.get(from..).unwrap_or_default().trim();
+        let bare = |text: &str| -> String {
+            let text = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
+            text.trim_end_matches('/').to_owned()
+        };
+        if bare(shown) == bare(&target) {
+            return;
+        }
+        if !(self.out.is_empty() || self.out.ends_with(char::is_whitespace)) {
+            self.out.push(' ');
+        }
+        self.out.push('<');
+        self.out.push_str(&target);
+        self.out.push('>');
+    }
+
+    /// The lines without white space at their ends, and at most one empty line in a row.
+    fn finish(mut self) -> String {
+        self.end_link();
         let mut lines = Vec::new();
         for line in self.out.lines().map(str::trim_end) {
             let again = line.is_empty() && lines.last().is_none_or(|last: &&str| last.is_empty());
@@ -138,70 +192,35 @@ impl Text {
     }
 }
 
-/// The character that a reference at the start of `html` means, and the reference's length.
-fn reference(html: &str) -> Option<(char, usize)> {
-    // The longest name known here has six letters, the longest number ten.
-    let end = html.bytes().take(12).position(|byte| byte == b';')?;
-    let name = html.get(1..end)?;
-    let number = match name.strip_prefix('#') {
-        Some(number) => Some(match number.strip_prefix(['x', 'X']) {
-            Some(hex) => u32::from_str_radix(hex, 16).ok()?,
-            None => number.parse().ok()?,
-        }),
-        None => None,
+/// A link's target as it stands between angle brackets, if it means something outside the page.
+fn target(href: &str) -> Option<String> {
+    let href = href.trim();
+    let is_known = SCHEMES.iter().any(|scheme| begins(href, scheme));
+    let encoded = |c: char| match c {
+        '<' => Some(Cow::Borrowed("%3C")),
+        '>' => Some(Cow::Borrowed("%3E")),
+        c if c.is_whitespace() || c.is_control() => None,
+        c => Some(Cow::Owned(c.to_string())),
     };
-    let c = match number {
-        Some(number) => char::from_u32(number)?,
-        None => named(name)?,
-    };
-    Some((c, end + 1))
+    is_known.then(|| href.chars().filter_map(encoded).collect())
 }
 
-fn named(name: &str) -> Option<char> {
-    Some(match name {
-        "amp" => '&',
-        "lt" => '<',
-        "gt" => '>',
-        "quot" => '"',
-        "apos" => '\'',
-        "nbsp" => '\u{a0}',
-        "copy" => '©',
-        "reg" => '®',
-        "euro" => '€',
-        "pound" => '£',
-        "sect" => '§',
-        "deg" => '°',
-        "middot" => '·',
-        "bull" => '•',
-        "hellip" => '…',
-        "ndash" => '–',
-        "mdash" => '—',
-        "lsquo" => '‘',
-        "rsquo" => '’',
-        "ldquo" => '“',
-        "rdquo" => '”',
-        "laquo" => '«',
-        "raquo" => '»',
-        "times" => '×',
-        "auml" => 'ä',
-        "ouml" => 'ö',
-        "uuml" => 'ü',
-        "Auml" => 'Ä',
-        "Ouml" => 'Ö',
-        "Uuml" => 'Ü',
-        "szlig" => 'ß',
-        "eacute" => 'é',
-        "egrave" => 'è',
-        "agrave" => 'à',
-        "ccedil" => 'ç',
-        "ntilde" => 'ñ',
-        _ => return None,
-    })
+/// Whether a link leads into the web.
+pub(super) fn is_web(link: &str) -> bool {
+    begins(link, "http://") || begins(link, "https://")
+}
+
+fn begins(link: &str, scheme: &str) -> bool {
+    link.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::text;
+    use proptest::prelude::*;
+
+    fn text(html: &str) -> String {
+        super::text(html, usize::MAX)
+    }
 
     #[test]
     fn markup_becomes_what_a_person_reads() {
@@ -215,18 +234,57 @@ mod tests {
             ("<div>a</div>\r\n\r\n<div>b</div>", "a\nb"),
             ("a <b>bold</b>\n  word", "a bold word"),
             ("<p>a</p><p>&nbsp;</p><br><br><p>b</p>", "a\n\nb"),
-            ("x &lt;y&gt; &amp; &#228;&#xe4;&auml; &unknown; & &#0;", "x <y> & äää &unknown; & \0"),
+            (
+                "x &lt;y&gt; &amp; &#228;&#xe4;&auml; &unknown; & &#0;",
+                "x <y> & äää &unknown; & \u{fffd}",
+            ),
             ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
             ("a<!-- <p>no</p> -->b", "ab"),
             ("a<script>if (a</b) {}</script>b", "ab"),
-            ("a<a href=\"x\">link</a>", "alink"),
             ("<table><tr><td>1</td><td>2</td></tr><tr><td>3</td></tr></table>", "1 2\n3"),
             ("a <never ends", "a"),
             ("a<!-- never ends", "a"),
             ("a<style> never ends", "a"),
-            ("&#xD83D;&", "&#xD83D;&"),
+            ("&#xD83D;&", "\u{fffd}&"),
             ("日本<b>語</b>", "日本語"),
             ("", ""),
+            // Entities with and without their semicolon, and twice encoded ones.
+            (
+                "Caf&eacute; &rarr; &check; &trade; &euro; &amp;lt; &copy &NotEqualTilde;",
+                "Café → ✓ ™ € &lt; © ≂̸",
+            ),
+            ("<p title=\"a > b\">shown</p><p title='<p>'>too</p>", "shown\ntoo"),
+            ("<p>a</p><pre>\r\nline 1\r\n  line  2</pre>b  c", "a\nline 1\n  line  2\nb c"),
+            ("<textarea>a\n b</textarea>", "a\n b"),
+            ("<svg><title>drawing</title></svg>Text", "Text"),
+            ("<![if !mso]><p>x<o:p></o:p></p><![endif]><!--[if mso]><p>y</p><![endif]-->", "x"),
+            ("<head><meta charset=utf-8><p>no end of the head", "no end of the head"),
+        ] {
+            assert_eq!(text(html), expected, "{html}");
+        }
+    }
+
+    #[test]
+    fn links_keep_their_targets() {
+        for (html, expected) in [
+            (
+                "a <a href=\"https://x.example/?a=1&amp;b=2\">link</a>.",
+                "a link <https://x.example/?a=1&b=2>.",
+            ),
+            ("<a href='HTTPS://x.example'><img></a> b", "<HTTPS://x.example> b"),
+            ("<a href=\"https://x.example/\">https://x.example</a>", "https://x.example"),
+            ("<a href=\"https://x.example/\">x.example</a>", "x.example"),
+            ("<a href=\"mailto:pat@b.example\">Pat</a>", "Pat <mailto:pat@b.example>"),
+            ("<a href=\"mailto:pat@b.example\">pat@b.example</a>", "pat@b.example"),
+            (
+                "<a href=\"https://a.example\">a<a href=\"https://b.example\">b",
+                "a <https://a.example>b <https://b.example>",
+            ),
+            ("<a href=\"https://a.example/<b> c\n\">a</a>", "a <https://a.example/%3Cb%3Ec>"),
+            (
+                "<a href=\"javascript:x()\">a</a><a href=\"#top\">b</a><a href=cid:1>c</a><a>d</a>",
+                "abcd",
+            ),
         ] {
             assert_eq!(text(html), expected, "{html}");
         }
@@ -235,9 +293,45 @@ mod tests {
     #[test]
     fn a_hostile_body_takes_no_longer_than_its_length() {
         // Each of these would take minutes if any of them were looked at again for every sign.
-        for unit in ["<", "</", "<!--", "<style>", "&", "<p", "<p>"] {
+        for unit in [
+            "<",
+            "</",
+            "<!--",
+            "<style>",
+            "&",
+            "<p",
+            "<p>",
+            "<a href=https://a>",
+            "</a>",
+            "<pre>",
+            "<![CDATA[",
+            "&#1",
+            "<a b",
+            " b=c",
+            "<br>",
+            "</style",
+            "<script><!--",
+            "\u{a0}",
+        ] {
             let hostile = unit.repeat(200_000);
-            assert!(text(&hostile).len() <= hostile.len());
+            assert!(text(&hostile).len() <= 2 * hostile.len(), "{unit}");
+            let tag = format!("<p {hostile}");
+            assert!(text(&tag).len() <= 2 * tag.len(), "{unit}");
+        }
+    }
+
+    #[test]
+    fn a_text_ends_soon_after_it_is_long_enough() {
+        let text = super::text(&"<p>a line of text</p>".repeat(1_000_000), 1000);
+        assert!((1000..1100).contains(&text.len()), "{}", text.len());
+    }
+
+    proptest! {
+        #[test]
+        fn text_that_is_escaped_comes_back(text in "[\\PC&&[^\u{a0}]]{0,80}") {
+            let html = text.replace('&', "&amp;").replace('<', "&lt;");
+            let squeezed = |text: &str| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+            prop_assert_eq!(squeezed(&super::text(&html, usize::MAX)), squeezed(&text));
         }
     }
 }

@@ -105,6 +105,11 @@ impl<'a> Line<'a> {
     }
 }
 
+/// A text as a reader of its line has it.
+pub(super) fn carried(text: &str) -> String {
+    characters(text).collect()
+}
+
 /// The characters of a text that a line can carry: every kind of line end is `\n`, control
 /// characters and noncharacters are left out.
 fn characters(text: &str) -> impl Iterator<Item = char> {

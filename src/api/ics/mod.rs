@@ -1,16 +1,19 @@
 //! A window as an iCalendar object (RFC 5545), for any calendar program to subscribe to.
 //!
-//! Every event stands there as itself: a series is its instances, each with the series' `UID` and
-//! a `RECURRENCE-ID`, so no rule has to be computed by two programs alike. Times are instants in
-//! UTC, whatever the window's `time_zone`; all-day events are dates. So no `VTIMEZONE` is needed,
-//! and none can be wrong.
+//! A series is its instances: no rule has to be computed by two programs alike. Each of them has a
+//! `UID` of its own, because many readers show only one event of those that share a `UID` without
+//! a master; `?series=linked` writes the series' `UID` with `RECURRENCE-ID` instead. Times are
+//! instants in UTC, whatever the window's `time_zone`; all-day events are dates. So no `VTIMEZONE`
+//! is needed, and none can be wrong.
 //!
-//! It is written page by page and never held whole. An event that moves while it is written
+//! The window is read twice: once for what the events are called ([`identity`]), and once to write
+//! those that are asked for. It is written page by page and never held whole. An event that moves while it is written
 //! stands in it once, and none is missing that was there all along: what changed meanwhile is
 //! looked at in the feed at the end.
 
 mod event;
 mod html;
+mod identity;
 mod line;
 
 use std::collections::BTreeSet;
@@ -21,7 +24,10 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use serde::Serialize;
 
+use self::identity::{Identities, Survey};
 use self::line::Line;
 use super::Access;
 use super::ask::Ask;
@@ -39,13 +45,47 @@ use crate::store::{Query, StoreError};
 /// Events read from the store at a time.
 const STRETCH: usize = 500;
 
+/// How the instances of a series are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Series {
+    /// Each with a `UID` of its own, `{series uid}/{original start}`.
+    Own,
+    /// With the series' `UID` and `RECURRENCE-ID`, without a master.
+    Linked,
+}
+
+/// The text of an HTML body: its beginning, soon ending after `enough` bytes.
+pub fn text_of_html(html: &str, enough: usize) -> String {
+    html::text(html, enough)
+}
+
+/// `VEVENT`s of what is an event with times, of a window that has these JSON objects.
+pub fn events_of(window: &[impl AsRef<[u8]>], series: Series) -> String {
+    let (mut survey, mut times) = (Survey::default(), TimeReader::default());
+    for event in window {
+        if let Ok(members) = Members::parse(event.as_ref()) {
+            survey.add(&members, &mut times);
+        }
+    }
+    let (identities, mut out) = (survey.finish(), String::new());
+    for event in window {
+        event::write(&mut out, event.as_ref(), &identities, series, &mut times);
+    }
+    out
+}
+
 /// `GET /v1/windows/{name}/calendar.ics`.
 pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
-    let parameters = ask.parameters(&["from", "to"])?;
+    let parameters = ask.parameters(&["from", "to", "series"])?;
     let (from, to) = ask.range(&parameters)?;
+    let series = match parameters.text("series") {
+        None | Some("own") => Series::Own,
+        Some("linked") => Series::Linked,
+        Some(_) => return Err(Problem::bad_parameter("series", "must be own or linked")),
+    };
     let (window, status) = ask.window()?;
     let mask = ask.access.settings.mask_private;
-    let tag = Tag::of(&("ics", ask.access.store.version(window), mask, from, to));
+    let tag = Tag::of(&("ics", ask.access.store.version(window), mask, from, to, series));
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
@@ -57,7 +97,9 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
         name,
         query,
         began,
+        series,
         times: TimeReader::default(),
+        identities: Identities::default(),
         written: BTreeSet::new(),
         step: Step::Head(Box::new(status)),
     };
@@ -78,7 +120,9 @@ struct Writing {
     query: Query,
     /// Where the feed ended before the first page was read.
     began: Seq,
+    series: Series,
     times: TimeReader,
+    identities: Identities,
     /// What stands in it already.
     written: BTreeSet<EventHash>,
     step: Step,
@@ -86,6 +130,8 @@ struct Writing {
 
 enum Step {
     Head(Box<WindowStatus>),
+    /// What is called how, so far, and where the window is read on.
+    Survey(Survey, Option<(Timestamp, EventId)>),
     Events,
     /// What changed meanwhile, after this seq.
     Changes(Seq),
@@ -101,9 +147,10 @@ impl Writing {
             let done = match std::mem::replace(&mut self.step, Step::Over) {
                 Step::Head(status) => {
                     text.push_str(&head(&status));
-                    self.step = Step::Events;
+                    self.step = Step::Survey(Survey::default(), None);
                     Ok(())
                 }
+                Step::Survey(survey, after) => self.survey(survey, after).await,
                 Step::Events => self.events(&mut text).await,
                 Step::Changes(after) => self.changes(&mut text, after).await,
                 Step::Tail => {
@@ -118,6 +165,30 @@ impl Writing {
                 Ok(()) => return Some(Ok(text.into())),
             }
         }
+    }
+
+    /// Reads on in the whole window, whatever part of it is asked for.
+    async fn survey(
+        &mut self,
+        mut survey: Survey,
+        after: Option<(Timestamp, EventId)>,
+    ) -> Result<(), StoreError> {
+        let whole = Query { from: None, to: None, after, ..self.query.clone() };
+        let events = self.access.store.events(whole).await?;
+        for event in events.value {
+            let event = shown(event, self.access.settings.mask_private);
+            if let Ok(members) = Members::parse(&event) {
+                survey.add(&members, &mut self.times);
+            }
+        }
+        self.step = match events.next {
+            Some(next) => Step::Survey(survey, Some(next)),
+            None => {
+                self.identities = survey.finish();
+                Step::Events
+            }
+        };
+        Ok(())
     }
 
     async fn events(&mut self, text: &mut String) -> Result<(), StoreError> {
@@ -163,7 +234,8 @@ impl Writing {
             return;
         }
         let event = shown(event, self.access.settings.mask_private);
-        if event::write(text, &event, &mut self.times).is_none() {
+        let written = event::write(text, &event, &self.identities, self.series, &mut self.times);
+        if written.is_none() {
             // Its times or its shape are not understood here; the JSON has it.
             tracing::debug!(window = %self.name, "event left out of a calendar");
         }

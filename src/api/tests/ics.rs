@@ -119,6 +119,103 @@ async fn events_of_every_kind_stand_in_the_calendar() {
     insta::assert_snapshot!(unfolded(&body));
 }
 
+/// The identity of every event in a calendar, and nothing else of it.
+async fn identities(fixture: &Fixture, query: &str) -> Vec<String> {
+    let uri = format!("/v1/windows/alice/calendar.ics{query}");
+    let (status, _, body) = fixture.ask("GET", &uri).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let is_identity = |line: &&str| line.starts_with("UID") || line.starts_with("RECURRENCE-ID");
+    unfolded(&body).lines().filter(is_identity).map(str::to_owned).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_of_a_series_have_their_own_uid_unless_they_are_to_be_linked() {
+    let fixture = Fixture::new().await;
+    fixture.put(fixture.id("alice"), &everything()).await;
+    let range = "from=2026-11-24&to=2026-11-28";
+    let series =
+        "040000008200E00074C5B7101A82E0080000000080CD3F1A52DED701000000000000000010000000AB";
+    // Two series have one UID; they were made at the same time, and `m` comes before `n`.
+    let other = format!("{series}/1b16b1df");
+    let own = identities(&fixture, &format!("?{range}")).await;
+    assert_eq!(
+        own,
+        [
+            format!("UID:{series}/20261124T090000Z"),
+            format!("UID:{series}/20261125T090000Z"),
+            format!("UID:{other}/20261126"),
+        ]
+    );
+    assert_eq!(identities(&fixture, &format!("?{range}&series=own")).await, own);
+    assert_eq!(
+        identities(&fixture, &format!("?{range}&series=linked")).await,
+        [
+            format!("UID:{series}"),
+            "RECURRENCE-ID:20261124T090000Z".into(),
+            format!("UID:{series}"),
+            "RECURRENCE-ID:20261125T090000Z".into(),
+            format!("UID:{other}"),
+            "RECURRENCE-ID;VALUE=DATE:20261126".into(),
+        ]
+    );
+    let (status, _, body) = fixture.ask("GET", "/v1/windows/alice/calendar.ics?series=rule").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body.contains("must be own or linked"), "{body}");
+}
+
+/// An event has the same UID in every answer, also where the older event of that UID is outside.
+#[tokio::test(start_paused = true)]
+async fn a_uid_does_not_depend_on_the_range() {
+    let fixture = Fixture::new().await;
+    let copy = |id: &str, day: u8, created: &str| {
+        let more = json!({"iCalUId": "shared", "createdDateTime": created});
+        timed(id, &format!("2026-11-{day:02}T08:00"), &format!("2026-11-{day:02}T09:00"), more)
+    };
+    let events = [copy("old", 2, "2026-01-01T00:00:00Z"), copy("new", 5, "2026-01-02T00:00:00Z")];
+    fixture.put(fixture.id("alice"), &events).await;
+    let all = identities(&fixture, "").await;
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[0], "UID:shared");
+    assert!(all[1].starts_with("UID:shared/"), "{all:?}");
+    assert_eq!(identities(&fixture, "?from=2026-11-04").await, all[1..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_online_meeting_can_be_joined_from_the_calendar() {
+    let fixture = Fixture::new().await;
+    let link = "https://teams.example/l/meetup-join/19%3ameeting?context=%7b%22Tid%22%7d";
+    let html = format!("<p>Agenda</p><a href=\"{link}\">Click here to join</a>");
+    let meeting = |id: &str, body: Value, more: Value| {
+        let mut event = timed(id, "2026-11-23T08:00", "2026-11-23T08:15", json!({"body": body}));
+        event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        event
+    };
+    let html = json!({"contentType": "html", "content": html});
+    let none = json!({"contentType": "html", "content": ""});
+    let events = [
+        meeting("a", html, json!({"onlineMeeting": {"joinUrl": link}})),
+        meeting("b", none.clone(), json!({"onlineMeetingUrl": link, "onlineMeeting": null})),
+        meeting(
+            "c",
+            none,
+            json!({"onlineMeeting": {"joinUrl": "javascript:x()"}, "subject": null}),
+        ),
+    ];
+    fixture.put(fixture.id("alice"), &events).await;
+    let (_, _, body) = fixture.ask("GET", "/v1/windows/alice/calendar.ics").await;
+    let body = unfolded(&body);
+    let conference = format!("CONFERENCE;VALUE=URI;LABEL=\"Join the meeting\":{link}");
+    assert_eq!(body.matches(&conference).count(), 2, "{body}");
+    assert_eq!(body.matches("CONFERENCE").count(), 2, "{body}");
+    assert!(
+        body.contains(&format!("DESCRIPTION:Agenda\\nClick here to join <{link}>\n")),
+        "{body}"
+    );
+    assert!(body.contains(&format!("DESCRIPTION:Join the meeting <{link}>\n")), "{body}");
+    // An event without a subject has an empty one.
+    assert!(body.contains("\nSUMMARY:\n"), "{body}");
+}
+
 /// Each of these subjects and bodies once made the calendar endless, or panicked.
 #[tokio::test(start_paused = true)]
 async fn texts_of_many_octets_a_character_end() {

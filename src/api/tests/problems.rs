@@ -62,6 +62,7 @@ fn malformed(name: &str) -> Vec<String> {
         "wait" => vec!["", "soon", "1", "-1s", "1e9s", "99999999999999999999999s", &long],
         "settled" | "accept_removals" | "accept_drops" => vec!["", "maybe", "yes", "2", &long],
         "state" => vec!["", "happy", "settled,", ",", "SETTLED", &long],
+        "series" => vec!["", "rule", "own,linked", &long],
         "order" => vec!["", "age", "name,trouble", &long],
         // Any text is one.
         "q" | "window" => vec![],

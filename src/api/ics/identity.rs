@@ -1,0 +1,446 @@
+//! What an event is called in a calendar: its `UID`, and which instance of its series it is.
+//!
+//! Both are decided over the whole window, not over the part that is asked for, so that an event
+//! has the same name in every answer. [`Survey`] reads the window once and keeps a few numbers
+//! for each event; [`Identities`] keeps only what cannot be told from an event alone:
+//!
+//! * Several events may have one `iCalUId` (fact 199). All but the oldest, by `createdDateTime` and
+//!   then id, get `/` and eight hexadecimal digits of the SHA-256 of their id. A series is one event
+//!   here, by the id of its master.
+//! * The original start of an exception. Of an all-day series it is the creator's midnight as an
+//!   instant, and zones reach from -12 to +14 hours, so that two days may be meant (fact 198). The
+//!   other instances of the series decide: a day that one of them has is not the exception's.
+//!   They also tell whether the series is one of days, which the exception need not be any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::line::carried;
+use crate::mirror::event::Members;
+use crate::mirror::page::{EventHash, EventId};
+use crate::mirror::times::TimeReader;
+use crate::mirror::zone;
+
+/// The beginning of every `iCalUId` that Exchange made (MS-OXOCAL 2.2.1.27), in hexadecimal.
+const GLOBAL_ID: &str = "040000008200E00074C5B7101A82E008";
+/// The offsets of the zones in use, hours east of Greenwich.
+const WESTMOST: i64 = -12;
+const EASTMOST: i64 = 14;
+
+/// When an instance takes place by the rule of its series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Slot {
+    Day(Date),
+    At(Timestamp),
+}
+
+/// As iCalendar writes it.
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Day(date) => write!(f, "{}", date.strftime("%Y%m%d")),
+            Self::At(at) => write!(f, "{}", at.strftime("%Y%m%dT%H%M%SZ")),
+        }
+    }
+}
+
+/// What an event is called.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The same for all instances of a series, and for nothing else.
+    pub(super) uid: String,
+    /// Of an instance of a series.
+    pub(super) slot: Option<Slot>,
+    /// Set where another instance of the series has the same slot.
+    again: Option<String>,
+}
+
+impl Identity {
+    /// A UID that no other event of the window has.
+    pub(super) fn own_uid(&self) -> String {
+        match (&self.slot, &self.again) {
+            (Some(slot), Some(again)) => format!("{}/{slot}/{again}", self.uid),
+            (Some(slot), None) => format!("{}/{slot}", self.uid),
+            (None, _) => self.uid.clone(),
+        }
+    }
+}
+
+/// The members of an event that its identity is made of.
+struct Traits {
+    id: EventId,
+    /// The series of an instance, else the event itself.
+    owner: EventId,
+    /// Graph's UID, without the day of an instance.
+    uid: String,
+    kind: Kind,
+    /// `createdDateTime`; where it is missing, later than all others.
+    created: Timestamp,
+}
+
+enum Kind {
+    Single,
+    Occurrence(Slot),
+    Exception(Exception),
+}
+
+/// What an exception says of its original start.
+struct Exception {
+    original: Timestamp,
+    /// The day that starts at that instant in the zone that the event names.
+    named: Option<Date>,
+    /// Where it takes place now.
+    own: Date,
+    all_day: bool,
+}
+
+impl Traits {
+    /// `None` where the event is none, or is masked: then its id is all that is shown.
+    fn read(event: &Members<'_>, times: &mut TimeReader) -> Option<Self> {
+        event.get("subject")?;
+        let text = |name: &str| event.get(name).and_then(string).filter(|text| !text.is_empty());
+        let id = EventId::new(text("id")?);
+        let kind = match text("type").as_deref() {
+            Some(kind @ ("occurrence" | "exception")) => {
+                let start = times.event(event)?.start;
+                let all_day = event.get("isAllDay").is_some_and(|raw| raw.get() == "true");
+                let original = text("originalStart").and_then(|text| text.parse().ok());
+                match original.filter(|_| kind == "exception") {
+                    Some(original) => Kind::Exception(Exception {
+                        original,
+                        named: text("originalStartTimeZone")
+                            .and_then(|zone| named(&zone, original)),
+                        own: start.civil.date(),
+                        all_day,
+                    }),
+                    None if all_day => Kind::Occurrence(Slot::Day(start.civil.date())),
+                    None => Kind::Occurrence(Slot::At(start.at)),
+                }
+            }
+            _ => Kind::Single,
+        };
+        let is_single = matches!(kind, Kind::Single);
+        let series = text("seriesMasterId").filter(|_| !is_single).map(EventId::new);
+        let owner = series.unwrap_or_else(|| id.clone());
+        // What differs only in what a line cannot carry would be one UID.
+        let given = |name: &str| text(name).map(|uid| carried(&uid)).filter(|uid| !uid.is_empty());
+        let uid = match (given("uid"), given("iCalUId")) {
+            (Some(uid), _) => uid,
+            (None, Some(uid)) if is_single => uid,
+            (None, Some(uid)) => without_day(uid),
+            (None, None) => carried(owner.as_str()),
+        };
+        let created = text("createdDateTime").and_then(|text| text.parse().ok());
+        Some(Self { id, owner, uid, kind, created: created.unwrap_or(Timestamp::MAX) })
+    }
+}
+
+fn string(raw: &RawValue) -> Option<String> {
+    match serde_json::from_str(raw.get()) {
+        Ok(Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The `iCalUId` of a series, from that of an instance.
+fn without_day(mut uid: String) -> String {
+    let day = GLOBAL_ID.len()..GLOBAL_ID.len() + 8;
+    let head = uid.get(..GLOBAL_ID.len());
+    let is_global = head.is_some_and(|head| head.eq_ignore_ascii_case(GLOBAL_ID));
+    if is_global && uid.get(day.clone()).is_some() {
+        uid.replace_range(day, "00000000");
+    }
+    uid
+}
+
+/// The day whose midnight an instant is in a zone. UTC names no zone: it stands there unless
+/// another one was asked for.
+fn named(name: &str, at: Timestamp) -> Option<Date> {
+    let zone = zone::find(name).filter(|zone| *zone != TimeZone::UTC)?;
+    let local = zone.to_datetime(at);
+    (local.time() == Time::midnight()).then(|| local.date())
+}
+
+/// The days whose midnight an instant is somewhere, likeliest first.
+fn days(at: Timestamp) -> Vec<Date> {
+    let utc = |hours| at.checked_add(SignedDuration::from_hours(hours)).ok();
+    let (Some(first), Some(last)) = (utc(WESTMOST), utc(EASTMOST)) else { return Vec::new() };
+    let zone = TimeZone::UTC;
+    let mut days: Vec<(bool, Date)> = zone
+        .to_datetime(first)
+        .date()
+        .series(jiff::Span::new().days(1))
+        .take_while(|day| *day <= zone.to_datetime(last).date())
+        .filter_map(|day| {
+            let midnight = zone.to_timestamp(DateTime::from_parts(day, Time::midnight())).ok()?;
+            let east = midnight.duration_since(at);
+            let hours = |hours| SignedDuration::from_hours(hours);
+            // West of Hawaii the date line is near, and most people live on its other side.
+            let is_rare = east < hours(-10);
+            (hours(WESTMOST) <= east && east <= hours(EASTMOST)).then_some((is_rare, day))
+        })
+        .collect();
+    days.sort_unstable();
+    days.into_iter().map(|(_, day)| day).collect()
+}
+
+impl Exception {
+    /// The slot, where `is_taken` tells which ones other instances have.
+    fn slot(&self, series_has_days: Option<bool>, is_taken: impl Fn(Slot) -> bool) -> Slot {
+        // Every offset in use is a multiple of a quarter of an hour.
+        let may_be_midnight = self.original.as_second() % (15 * 60) == 0;
+        if !series_has_days.unwrap_or(self.all_day && may_be_midnight) {
+            return Slot::At(self.original);
+        }
+        let possible = days(self.original);
+        let likely = [self.named, Some(self.own)].into_iter().flatten();
+        let likely = likely.filter(|day| possible.contains(day)).chain(possible.iter().copied());
+        let mut slots = likely.map(Slot::Day);
+        let first = slots.clone().next();
+        slots.find(|slot| !is_taken(*slot)).or(first).unwrap_or(Slot::At(self.original))
+    }
+}
+
+/// The identities of a window while it is being read.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// Every owner of a UID, both hashed.
+    owners: BTreeMap<(EventHash, EventHash), (Timestamp, EventId)>,
+    /// The slots of occurrences, by series.
+    taken: BTreeSet<(EventHash, Slot)>,
+    /// By series, how many days may be meant, original start and id: so that the clear ones come
+    /// first, and the order in which they were read decides nothing.
+    exceptions: BTreeMap<(EventHash, usize, Timestamp, EventHash), Exception>,
+}
+
+impl Survey {
+    /// Takes note of an event, as readers see it.
+    pub(super) fn add(&mut self, event: &Members<'_>, times: &mut TimeReader) {
+        let Some(traits) = Traits::read(event, times) else { return };
+        let owner = traits.owner.hash();
+        let claim = (traits.created, traits.owner);
+        self.owners
+            .entry((EventId::new(traits.uid).hash(), owner))
+            .and_modify(|oldest| oldest.0 = oldest.0.min(claim.0))
+            .or_insert(claim);
+        match traits.kind {
+            Kind::Single => {}
+            Kind::Occurrence(slot) => {
+                self.taken.insert((owner, slot));
+            }
+            Kind::Exception(exception) => {
+                let at = exception.original;
+                let key = (owner, days(at).len(), at, traits.id.hash());
+                self.exceptions.insert(key, exception);
+            }
+        }
+    }
+
+    /// What has to be known of the window.
+    pub(super) fn finish(self) -> Identities {
+        let Self { owners, mut taken, exceptions } = self;
+        let mut oldest: BTreeMap<EventHash, (usize, Timestamp, EventId)> = BTreeMap::new();
+        for ((uid, _), (created, id)) in owners {
+            let entry = oldest.entry(uid).or_insert_with(|| (0, created, id.clone()));
+            entry.0 += 1;
+            if (created, &id) < (entry.1, &entry.2) {
+                (entry.1, entry.2) = (created, id);
+            }
+        }
+        let shared = oldest.into_iter().filter(|(_, (count, ..))| *count > 1);
+        let shared = shared.map(|(uid, (_, _, id))| (uid, id.hash())).collect();
+        let mut slots = BTreeMap::new();
+        for ((series, _, _, id), exception) in exceptions {
+            let least = (series, Slot::Day(Date::MIN));
+            let first = taken.range(least..).next().filter(|(owner, _)| *owner == series);
+            let has_days = first.map(|(_, slot)| matches!(slot, Slot::Day(_)));
+            let slot = exception.slot(has_days, |slot| taken.contains(&(series, slot)));
+            let is_new = taken.insert((series, slot));
+            slots.insert(id, (slot, !is_new));
+        }
+        Identities { shared, slots }
+    }
+}
+
+/// What cannot be told from an event alone; see the module.
+#[derive(Default)]
+pub(super) struct Identities {
+    /// The owner, among several of one UID, that keeps it.
+    shared: BTreeMap<EventHash, EventHash>,
+    /// The slots of exceptions, and whether another instance has the same.
+    slots: BTreeMap<EventHash, (Slot, bool)>,
+}
+
+impl Identities {
+    /// What an event is called; `None` where it has no id.
+    pub(super) fn of(&self, event: &Members<'_>, times: &mut TimeReader) -> Option<Identity> {
+        let Some(traits) = Traits::read(event, times) else {
+            let id = event.get("id").and_then(string).filter(|id| !id.is_empty())?;
+            return Some(Identity { uid: id, slot: None, again: None });
+        };
+        let Traits { id, owner, mut uid, kind, .. } = traits;
+        let keeps = self.shared.get(&EventId::new(uid.as_str()).hash());
+        if keeps.is_some_and(|keeps| *keeps != owner.hash()) {
+            uid = format!("{uid}/{}", eight(&owner));
+        }
+        let (slot, again) = match kind {
+            Kind::Single => (None, false),
+            Kind::Occurrence(slot) => (Some(slot), false),
+            Kind::Exception(exception) => {
+                let known = self.slots.get(&id.hash()).copied();
+                // It came after the window was read.
+                let (slot, again) =
+                    known.unwrap_or_else(|| (exception.slot(None, |_| false), false));
+                (Some(slot), again)
+            }
+        };
+        Some(Identity { uid, slot, again: again.then(|| eight(&id)) })
+    }
+}
+
+/// Eight hexadecimal digits of the SHA-256 of an id.
+fn eight(id: &EventId) -> String {
+    let EventHash([a, b, c, d, ..]) = id.hash();
+    format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn event(id: &str, start: &str, more: Value) -> Value {
+        let moment = json!({"dateTime": start, "timeZone": "UTC"});
+        let mut event = json!({"id": id, "type": "singleInstance", "subject": "s", "start": moment, "end": moment});
+        for (name, value) in more.as_object().unwrap() {
+            event[name] = value.clone();
+        }
+        event
+    }
+
+    /// The own UIDs of events that are a window, in their order.
+    fn uids(window: &[Value]) -> Vec<String> {
+        let texts: Vec<String> = window.iter().map(Value::to_string).collect();
+        let members = || texts.iter().map(|text| Members::parse(text.as_bytes()).unwrap());
+        let mut times = TimeReader::default();
+        let mut forwards = Survey::default();
+        members().for_each(|event| forwards.add(&event, &mut times));
+        let mut backwards = Survey::default();
+        members().rev().for_each(|event| backwards.add(&event, &mut times));
+        let mut name = |identities: &Identities| -> Vec<String> {
+            let uid = |event| identities.of(&event, &mut times).unwrap().own_uid();
+            members().map(uid).collect()
+        };
+        let (first, second) = (name(&forwards.finish()), name(&backwards.finish()));
+        assert_eq!(first, second, "the order in which a window is read decides nothing");
+        first
+    }
+
+    #[test]
+    fn of_events_with_one_uid_the_oldest_keeps_it() {
+        let single = |id, created: &str| {
+            let more = json!({"iCalUId": "u", "createdDateTime": created});
+            event(id, "2026-11-02T09:00:00", more)
+        };
+        let window = [
+            single("b", "2026-01-02T00:00:00Z"),
+            single("c", "2026-01-02T00:00:00Z"),
+            single("a", "2026-01-03T00:00:00Z"),
+            event("d", "2026-11-02T09:00:00", json!({"iCalUId": "u"})),
+            event("e", "2026-11-02T09:00:00", json!({"iCalUId": null})),
+            event("f", "2026-11-02T09:00:00", json!({"iCalUId": "v", "uid": "w"})),
+        ];
+        // The first eight digits of what `sha256sum` says of the ids.
+        assert_eq!(uids(&window), ["u", "u/2e7d2c03", "u/ca978112", "u/18ac3e73", "e", "w"]);
+    }
+
+    #[test]
+    fn a_series_is_one_owner_of_its_uid() {
+        let global = |day: &str| format!("{GLOBAL_ID}{day}80CD3F1A");
+        let occurrence = |id, master, day: u8, uid: Value, created: &str| {
+            let more = json!({"type": "occurrence", "seriesMasterId": master, "iCalUId": uid, "createdDateTime": created});
+            event(id, &format!("2026-11-{day:02}T09:00:00"), more)
+        };
+        let window = [
+            occurrence("1", "m", 2, json!(global("07EA0B02")), "2026-01-01T00:00:00Z"),
+            occurrence("2", "m", 3, json!(global("07EA0B03")), "2026-01-01T00:00:00Z"),
+            occurrence("3", "n", 3, json!(global("00000000")), "2025-01-01T00:00:00Z"),
+            occurrence("4", "o", 3, Value::Null, "2026-01-01T00:00:00Z"),
+        ];
+        let series = global("00000000");
+        let m = EventId::new("m");
+        let expected = [
+            format!("{series}/{}/20261102T090000Z", eight(&m)),
+            format!("{series}/{}/20261103T090000Z", eight(&m)),
+            format!("{series}/20261103T090000Z"),
+            "o/20261103T090000Z".to_owned(),
+        ];
+        assert_eq!(uids(&window), expected);
+    }
+
+    #[test]
+    fn the_original_day_of_an_exception_is_found_in_every_zone() {
+        for (place, original) in [
+            ("Berlin", "2026-12-09T23:00:00Z"),
+            ("Los Angeles", "2026-12-10T08:00:00Z"),
+            ("Honolulu", "2026-12-10T10:00:00Z"),
+            ("Suva", "2026-12-09T12:00:00Z"),
+            ("Auckland", "2026-12-09T11:00:00Z"),
+            ("Chatham", "2026-12-09T10:15:00Z"),
+            ("Kiritimati", "2026-12-09T10:00:00Z"),
+        ] {
+            for (moved, all_day) in
+                [("2026-12-10T00", true), ("2026-12-09T00", true), ("2026-12-20T15", false)]
+            {
+                let day = |id, day: u8| {
+                    let more =
+                        json!({"type": "occurrence", "seriesMasterId": "m", "isAllDay": true});
+                    event(id, &format!("2026-12-{day:02}T00:00:00"), more)
+                };
+                let more = json!({
+                    "type": "exception", "seriesMasterId": "m", "isAllDay": all_day,
+                    "originalStart": original, "originalStartTimeZone": "UTC",
+                });
+                let exception = event("x", &format!("{moved}:00:00"), more);
+                let window = [day("8", 8), day("9", 9), day("11", 11), exception];
+                let expected = ["m/20261208", "m/20261209", "m/20261211", "m/20261210"];
+                assert_eq!(uids(&window), expected, "{place} {moved}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_instance_that_became_all_day_keeps_its_time() {
+        let timed = json!({"type": "occurrence", "seriesMasterId": "m"});
+        let exception = |series, original: &str| json!({"type": "exception", "seriesMasterId": series, "isAllDay": true, "originalStart": original});
+        let window = [
+            event("1", "2026-11-02T08:00:00", timed),
+            event("x", "2026-11-03T00:00:00", exception("m", "2026-11-03T08:00:00Z")),
+            // Alone in the window: what cannot be a midnight is a time.
+            event("y", "2026-11-03T00:00:00", exception("n", "2026-11-03T08:05:00Z")),
+            event("z", "2026-11-03T00:00:00", exception("o", "2026-11-03T08:00:00Z")),
+        ];
+        let expected =
+            ["m/20261102T080000Z", "m/20261103T080000Z", "n/20261103T080500Z", "o/20261103"];
+        assert_eq!(uids(&window), expected);
+    }
+
+    #[test]
+    fn two_instances_with_one_original_start_have_two_uids() {
+        let instance = |id, kind: &str| {
+            let more = json!({"type": kind, "seriesMasterId": "m", "originalStart": "2026-11-02T08:00:00Z"});
+            event(id, "2026-11-02T08:00:00", more)
+        };
+        let uids = uids(&[instance("1", "occurrence"), instance("x", "exception")]);
+        assert_eq!(uids[0], "m/20261102T080000Z");
+        assert_eq!(uids[1], format!("m/20261102T080000Z/{}", eight(&EventId::new("x"))));
+    }
+}
