@@ -35,7 +35,9 @@ impl<'a> Line<'a> {
         for part in [";", name, "=\""] {
             self.all(part);
         }
+        let mut last = None;
         for c in characters(text) {
+            last = Some(c);
             match c {
                 '^' => self.unit("^^"),
                 '\n' => self.unit("^n"),
@@ -43,7 +45,8 @@ impl<'a> Line<'a> {
                 c => self.one(c),
             }
         }
-        self.unit("\"");
+        // A backslash means nothing here, but ical.js takes one before the quote for an escape.
+        self.unit(if last == Some('\\') { " \"" } else { "\"" });
         self
     }
 
@@ -172,7 +175,12 @@ mod tests {
         let mut out = String::new();
         Line::new(&mut out, "URL").value(" https://a.example/\r\nX:y\u{ffff} ");
         Line::new(&mut out, "ATTENDEE").quoted("CN", "a\"^\nb\u{fffe}").value("mailto:a");
-        assert_eq!(out, "URL:https://a.example/X:y\r\nATTENDEE;CN=\"a^'^^^nb\":mailto:a\r\n");
+        Line::new(&mut out, "ATTENDEE").quoted("CN", "a\\").value("mailto:a");
+        assert_eq!(
+            out,
+            "URL:https://a.example/X:y\r\nATTENDEE;CN=\"a^'^^^nb\":mailto:a\r\n\
+             ATTENDEE;CN=\"a\\ \":mailto:a\r\n"
+        );
     }
 
     proptest! {
@@ -191,6 +199,7 @@ mod tests {
             let whole = folded.replace("\r\n ", "");
             let text = value.replace('\\', "\\\\").replace(';', "\\;").replace(',', "\\,");
             let cn = parameter.replace('^', "^^").replace('"', "^'");
+            let cn = if cn.ends_with('\\') { cn + " " } else { cn };
             prop_assert_eq!(whole, format!("{name};CN=\"{cn}\":{text},b\r\n"));
         }
     }
