@@ -113,6 +113,36 @@ async fn a_newer_store_is_left_alone() {
     assert!(files(dir.path()) == before, "nothing is touched");
 }
 
+/// Puts a value of another version under the key of the first window's position.
+fn overwrite_position(dir: &tempfile::TempDir, layout: u8, json: &[u8]) -> Vec<u8> {
+    let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
+    let mut value = vec![layout];
+    value.extend_from_slice(&crc32fast::hash(json).to_be_bytes());
+    value.extend_from_slice(json);
+    let (key, _) = db.scan_prefix(b"l").next().unwrap().unwrap();
+    let old = db.insert(key, value).unwrap().unwrap();
+    db.flush().unwrap();
+    old.to_vec()
+}
+
+#[tokio::test]
+async fn a_record_of_another_version_is_not_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (held, cursor) = built(&dir).await;
+    let json = br#"{"phase":{"resting":{}},"todo":false}"#;
+    let old = overwrite_position(&dir, 1, json);
+    assert!(matches!(refused(&dir), OpenFault::UnknownRecord("position")));
+    overwrite_position(&dir, 2, b"not even json");
+    assert!(matches!(refused(&dir), OpenFault::NewerFormat { found: 2, known: 1 }));
+    // With the record back, everything is there.
+    overwrite_position(&dir, 1, &old[5..]);
+    let (store, opening) = try_open(&dir);
+    assert_eq!(opening.moved_aside, None);
+    assert_eq!(fold(&store, None).await, held);
+    assert!(store.seq(&cursor).is_ok());
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_path_that_is_no_directory_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();

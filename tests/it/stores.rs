@@ -82,6 +82,20 @@ async fn a_store_of_a_newer_format_is_not_touched() {
     assert_eq!(files(&ground.path("store")), before, "nothing was touched");
     assert!(!ground.path("api.sock").exists());
 
+    // So is a watermark whose layout is newer, of which only the number in front can be read.
+    let mut newer = sealed(b"another layout");
+    newer[0] = 3;
+    fs::write(&watermark, newer).unwrap();
+    let before = files(&ground.path("store"));
+    let refused = ground.cli(&["run"]).await;
+    assert_refused(
+        &refused,
+        &ground,
+        "newer version (format 3, this one knows 1)",
+        "run the newer",
+    );
+    assert_eq!(files(&ground.path("store")), before, "nothing was touched");
+
     // Taken back it is good as ever.
     fs::write(&watermark, &old).unwrap();
     let daemon = ground.run().await;
