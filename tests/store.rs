@@ -209,3 +209,41 @@ async fn what_an_enumeration_did_not_see_is_told() {
     assert_eq!(store.unseen(w, 0, wanted("alice").edges).await.unwrap().len(), 4);
     store.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_window_that_settled_once_has_settled_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(&dir);
+    let w = attach(&store, "alice").await;
+    let enumerating = |reason| Position::start(reason, Default::default());
+    let with_todo = Position { todo: true, ..settled("link-0") };
+    let held = Position { held_until: Some(at(10)), ..enumerating(ResyncReason::Confirm) };
+    // Each position, whether the window has settled by then, and whether it is held.
+    let course = [
+        (enumerating(ResyncReason::New), false, false),
+        (enumerating(ResyncReason::SyncStateNotFound), false, false),
+        (with_todo, false, false),
+        (settled("link-1"), true, false),
+        (held, true, true),
+        (enumerating(ResyncReason::WindowMoved), true, false),
+    ];
+    for (position, settled_once, held) in course {
+        let mut c = commit(w);
+        if matches!(position.phase, Phase::Settled { .. }) {
+            c.tally.success = Some(at(1));
+        }
+        c.position = Some(position.clone());
+        store.commit(c).await.unwrap();
+        store.close().await.unwrap();
+        store = open(&dir);
+        let attached = store.attach(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
+        assert_eq!((attached.settled_once, attached.held), (settled_once, held), "{position:?}");
+    }
+    // Another shape begins again; what readers have is still all of it.
+    let mut other = wanted("alice");
+    other.shape.time_zone = "Europe/Berlin".into();
+    let attached = store.attach(vec![other], at(0)).await.unwrap().remove(0);
+    assert_eq!(attached.resync, Some(ResyncReason::ShapeChanged));
+    assert!(attached.settled_once && !attached.settled);
+    store.close().await.unwrap();
+}

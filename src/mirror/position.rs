@@ -37,6 +37,11 @@ impl Position {
         Self { phase, todo, held_until: None, guard, remedy }
     }
 
+    /// Whether a removal too large to believe waits for its confirmation.
+    pub fn is_held(&self) -> bool {
+        self.held_until.is_some() && self.phase.enumeration() == Some(ResyncReason::Confirm)
+    }
+
     /// An enumeration from the first page; what is remembered of the segment stays.
     pub fn start(reason: ResyncReason, remedy: Remedy) -> Self {
         Self { remedy, ..Self::new(Phase::start(reason), false) }

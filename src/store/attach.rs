@@ -40,6 +40,7 @@ pub(super) fn attach(
             let listed = |(_, p): &(SegmentIndex, Position)| p.remedy.is_snapshot();
             let listed = tree.positions(id)?.into_iter().filter(listed);
             attached.snapshots = listed.fold(0, |bits, (index, _)| bits | record::bit(index));
+            attached.held = tree.positions(id)?.iter().any(|(_, p)| p.is_held());
             Ok(attached)
         }
         other => {
@@ -82,10 +83,10 @@ fn known_as(
     let moved = (record.start, record.end) != (wanted.start, wanted.end);
     let reshaped = record.shape != wanted.shape;
     let mut counters = tree.counters(id)?;
+    let positions = tree.positions(id)?;
+    counters.settled_once = Some(settled_before(&counters, &positions));
     if !moved && !reshaped {
-        let positions = tree.positions(id)?;
-        let settled = positions.len() >= record.edges.cut(record.segment_days).len()
-            && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.todo);
+        let settled = all_settled(&record, &positions);
         return Ok(attached(id, &record, counters, None, settled));
     }
     record.shape = wanted.shape.clone();
@@ -98,6 +99,21 @@ fn known_as(
     };
     reset(tree, id, &mut record, &mut counters, reason, at, draft)?;
     Ok(attached(id, &record, counters, Some(reason), false))
+}
+
+/// Whether every segment has a delta link (or is listed whole) and an empty to-do.
+pub(super) fn all_settled(record: &WindowRecord, positions: &[(SegmentIndex, Position)]) -> bool {
+    positions.len() >= record.edges.cut(record.segment_days).len()
+        && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.todo)
+}
+
+/// Whether a window has settled once. 0.1 did not write it: there a window had settled if audits
+/// were counted and no segment was in its first enumeration.
+pub(super) fn settled_before(counters: &Counters, positions: &[(SegmentIndex, Position)]) -> bool {
+    let is_first = |p: &Position| p.phase.enumeration() == Some(ResyncReason::New);
+    counters
+        .settled_once
+        .unwrap_or_else(|| counters.audit.is_some() && !positions.iter().any(|(_, p)| is_first(p)))
 }
 
 /// Moves a window's edges and begins again; none if the window is not known.
@@ -205,6 +221,8 @@ fn attached(
         audit: counters.audit,
         paused_until: counters.paused_until,
         settled,
+        settled_once: settled || counters.settled_once == Some(true),
+        held: false,
         snapshots: 0,
         segment_days: record.segment_days,
     }

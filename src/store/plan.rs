@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::attach;
 use super::draft::Draft;
 use super::fault::{Fault, StoreError};
 use super::keys;
@@ -66,7 +67,7 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Planne
     if seq != last_seq {
         draft.put(keys::LAST_SEQ.to_vec(), record::number(seq));
     }
-    unretire(commit, record, &mut draft);
+    unretire(commit, &record, &mut draft);
     todo(tree, commit, &mut draft)?;
     seen(tree, commit, &mut draft)?;
     if let Some(position) = &commit.position {
@@ -76,15 +77,15 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Planne
             draft.put(key, value);
         }
     }
-    outcome.events = count(tree, commit, &outcome, &mut draft)?;
+    outcome.events = count(tree, commit, &record, &outcome, &mut draft)?;
     Ok(Planned { draft, outcome, last_seq: seq })
 }
 
 /// A segment that was given up and holds rows again is one more segment.
-fn unretire(commit: &Commit, mut record: WindowRecord, draft: &mut Draft) {
+fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut Draft) {
     let bit = record::bit(commit.segment);
     if record.retired & bit != 0 && !commit.upserts.is_empty() {
-        record.retired &= !bit;
+        let record = WindowRecord { retired: record.retired & !bit, ..record.clone() };
         draft.put(keys::window(commit.window), record.encode());
     }
 }
@@ -133,7 +134,13 @@ fn seen(tree: &Tree, commit: &Commit, draft: &mut Draft) -> Result<(), Fault> {
 }
 
 /// Writes the window's counters if they changed, and tells how many events readers see.
-fn count(tree: &Tree, commit: &Commit, outcome: &Outcome, draft: &mut Draft) -> Result<u64, Fault> {
+fn count(
+    tree: &Tree,
+    commit: &Commit,
+    record: &WindowRecord,
+    outcome: &Outcome,
+    draft: &mut Draft,
+) -> Result<u64, Fault> {
     let old = tree.counters(commit.window)?;
     let mut new = old.clone();
     new.events = (new.events + u64::from(outcome.created)).saturating_sub(outcome.removed.into());
@@ -153,6 +160,15 @@ fn count(tree: &Tree, commit: &Commit, outcome: &Outcome, draft: &mut Draft) -> 
     if let Some(reason) = commit.tally.resync.filter(|r| *r != ResyncReason::New) {
         new.resyncs += 1;
         new.last_resync = Some(LastResync { at: commit.at, reason });
+    }
+    if new.settled_once != Some(true)
+        && let Some(position) = &commit.position
+    {
+        let mut positions = tree.positions(commit.window)?;
+        let before = attach::settled_before(&old, &positions);
+        positions.retain(|(segment, _)| *segment != commit.segment);
+        positions.push((commit.segment, position.clone()));
+        new.settled_once = Some(before || attach::all_settled(record, &positions));
     }
     if new != old {
         draft.put(keys::counters(commit.window), new.encode());

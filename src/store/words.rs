@@ -94,6 +94,10 @@ pub struct Attached {
     pub paused_until: Option<Timestamp>,
     /// Whether every segment had a delta link and an empty to-do when last written.
     pub settled: bool,
+    /// Whether that was so at any time since the window began: readers have had all of it.
+    pub settled_once: bool,
+    /// Whether a removal too large to believe waits for its confirmation.
+    pub held: bool,
     /// The segments in snapshot mode, as bits.
     pub snapshots: u64,
     /// The longest segment that Graph answers for, in days ([`Edges::cut`]).

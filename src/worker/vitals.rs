@@ -201,7 +201,13 @@ impl Cell {
         Self {
             window: Mutex::new(window),
             vitals: Mutex::new(Vitals {
-                state: if attached.settled { State::Settled } else { State::Enumerating },
+                state: if attached.settled {
+                    State::Settled
+                } else if attached.held {
+                    State::Held
+                } else {
+                    State::Enumerating
+                },
                 edges: attached.edges,
                 edges_at: attached.edges_at,
                 events: attached.events,
@@ -218,7 +224,7 @@ impl Cell {
                 last_resync: attached.last_resync.clone().map(Box::new),
                 audits: Audits::of(attached.audit),
                 last_error: None,
-                settled_once: attached.settled,
+                settled_once: attached.settled_once,
                 unreadable: 0,
                 told: None,
                 snapshots: attached.snapshots,

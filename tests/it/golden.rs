@@ -30,6 +30,11 @@ use graph::{Asked, Graph};
 /// The versions that left one.
 const VERSIONS: [&str; 1] = ["0.1"];
 
+/// Windows whose first enumeration was over, and that were not settled when the golden stores were
+/// made.
+const SETTLED_BEFORE: [&str; 8] =
+    ["following", "completing", "resync", "held", "stuck", "decade", "retired", "halved"];
+
 fn options(path: &Path) -> Options {
     Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(path) }
 }
@@ -117,7 +122,12 @@ async fn an_old_store_opens_and_holds_what_it_held() {
 async fn an_old_store_is_served_as_it_was() {
     for version in VERSIONS {
         let directory = golden(version);
-        let recorded = recorded(version, "api.json.gz");
+        let mut recorded = recorded(version, "api.json.gz");
+        // 0.1 forgot that a window had settled if it was in the middle of something at its start.
+        for name in SETTLED_BEFORE {
+            recorded["windows"][name]["window"]["settled_once"] = true.into();
+            recorded["windows"][name]["events"]["complete"] = true.into();
+        }
         let answers = silent::api(directory.path()).await;
         assert_contains(&format!("{version}: "), &answers, &recorded);
     }

@@ -19,12 +19,14 @@ pub(in crate::store) struct Counters {
     /// None before the window first settled.
     pub(in crate::store) audit: Option<AuditRecord>,
     pub(in crate::store) paused_until: Option<Timestamp>,
+    /// Whether every segment has been settled at the same time once; none where 0.1 wrote it last.
+    pub(in crate::store) settled_once: Option<bool>,
 }
 
 impl Counters {
     /// The counters as a sealed value.
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
-        let Self { events, rounds, resyncs, last_resync, last_success, audit, paused_until } = self;
+        let Self { events, rounds, resyncs, last_resync, last_success, audit, .. } = self;
         json(&CountersJson {
             events: *events,
             rounds: *rounds,
@@ -38,7 +40,8 @@ impl Counters {
                 at,
                 differences,
             }),
-            paused_until: *paused_until,
+            paused_until: self.paused_until,
+            settled_once: self.settled_once,
         })
     }
 
@@ -59,6 +62,7 @@ impl Counters {
                 differences,
             }),
             paused_until: stored.paused_until,
+            settled_once: stored.settled_once,
         })
     }
 }
@@ -73,6 +77,8 @@ struct CountersJson {
     audit: Option<AuditJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_until: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_once: Option<bool>,
 }
 
 #[derive(Serialize, Deserialize)]
