@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::origin::OriginError;
 use super::retry_after;
 use super::transport::{Fault, TransportError};
-use super::wire::WireError;
+use super::wire::{WireError, without_bom};
 
 /// Codes that mean that the link is dead, in any letter case, under any 4xx (facts 93-99).
 const DEAD_LINK_CODES: [&str; 7] = [
@@ -271,7 +271,7 @@ struct Said {
 impl Said {
     fn read(body: &[u8]) -> Self {
         let mut said = Self::default();
-        let Ok(Value::Object(root)) = serde_json::from_slice::<Value>(body) else {
+        let Ok(Value::Object(root)) = serde_json::from_slice::<Value>(without_bom(body)) else {
             return said;
         };
         // `{"error": {…}}` as documented, or the error without its wrapping.

@@ -79,12 +79,16 @@ pub fn event(bytes: &Bytes, body: Body) -> Result<Item, WireError> {
 
 /// One broken character must not stop a round for ever, so it is replaced.
 fn utf8(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+    String::from_utf8_lossy(without_bom(bytes))
+}
+
+/// A body without the byte order mark that some of Graph's servers put before it, which is not
+/// JSON (fact 200).
+pub(super) fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 fn parse<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> serde_json::Result<S::Value> {
-    // A byte order mark is no JSON, but no fault of the page either.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut json = serde_json::Deserializer::from_str(text);
     let value = seed.deserialize(&mut json)?;
     json.end()?;

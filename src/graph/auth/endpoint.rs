@@ -11,9 +11,14 @@ use serde::Deserialize;
 
 use super::secret::AccessToken;
 use crate::graph::retry_after;
+use crate::graph::wire::without_bom;
 
 /// What a token without a stated life is believed to live; Microsoft's shortest is an hour.
 const UNSTATED_LIFE: Duration = Duration::from_secs(3600);
+/// The shortest life and the shortest renewal time that are believed. Shorter ones would cost a
+/// token request for each request to Graph; if such a token has really expired, Graph refuses it
+/// and it is renewed then.
+const SHORTEST: Duration = Duration::from_secs(60);
 
 /// A token as it was granted.
 #[derive(Debug)]
@@ -72,6 +77,7 @@ pub(super) fn read(
     body: &[u8],
     now: Timestamp,
 ) -> Result<Grant, Denial> {
+    let body = without_bom(body);
     if status.is_success()
         && let Ok(granted) = serde_json::from_slice::<Granted>(body)
         && granted.token_type.as_deref().is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
@@ -79,8 +85,8 @@ pub(super) fn read(
     {
         return Ok(Grant {
             token,
-            life: granted.expires_in.map_or(UNSTATED_LIFE, |s| s.0),
-            refresh_in: granted.refresh_in.map(|s| s.0),
+            life: stated(granted.expires_in).unwrap_or(UNSTATED_LIFE),
+            refresh_in: stated(granted.refresh_in),
         });
     }
     let denied: Denied = serde_json::from_slice(body).unwrap_or_default();
@@ -104,6 +110,11 @@ pub(super) fn read(
         needs_person: !passing,
         retry_after,
     })
+}
+
+/// What an endpoint states; zero, a negative number and what is no number state nothing.
+fn stated(seconds: Option<Seconds>) -> Option<Duration> {
+    seconds.map(|s| s.0).filter(|s| !s.is_zero()).map(|s| s.max(SHORTEST))
 }
 
 /// The AADSTS number of a description.
@@ -166,7 +177,12 @@ mod tests {
             (r#"{"token_type":"Bearer","expires_in":3599,"access_token":"t"}"#, 3599, None),
             (r#"{"token_type":"bearer","expires_in":"60","access_token":"t"}"#, 60, None),
             (r#"{"access_token":"t\/x"}"#, 3600, None),
-            (r#"{"expires_in":-5,"access_token":"t"}"#, 0, None),
+            (r#"{"expires_in":-5,"access_token":"t"}"#, 3600, None),
+            (r#"{"expires_in":0,"refresh_in":0,"access_token":"t"}"#, 3600, None),
+            (r#"{"expires_in":"0","refresh_in":"-1","access_token":"t"}"#, 3600, None),
+            (r#"{"expires_in":"soon","refresh_in":[],"access_token":"t"}"#, 3600, None),
+            (r#"{"expires_in":1,"refresh_in":0.5,"access_token":"t"}"#, 60, Some(60)),
+            ("\u{feff}{\"expires_in\":\"3599\",\"access_token\":\"t\"}", 3599, None),
             (r#"{"expires_in":1e300,"access_token":"t"}"#, 604_800, None),
             (
                 r#"{"expires_in":86400,"refresh_in":43200,"access_token":"t","x":[]}"#,
@@ -186,6 +202,7 @@ mod tests {
     fn only_what_can_pass_is_worth_asking_again() {
         for (status, body, needs_person) in [
             (400, r#"{"error":"temporarily_unavailable"}"#, false),
+            (400, "\u{feff}{\"error\":\"temporarily_unavailable\"}", false),
             (401, r#"{"error":"invalid_client","error_description":"AADSTS7000215: no"}"#, true),
             (400, r#"{"error":"unauthorized_client"}"#, true),
             (400, r#"{"error":"invalid_grant"}"#, true),

@@ -194,6 +194,26 @@ async fn a_token_is_renewed_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lives_of_nothing_do_not_cost_a_token_request_each_time() {
+    for life in [
+        r#""expires_in":0"#,
+        r#""expires_in":-1"#,
+        r#""expires_in":"0""#,
+        r#""expires_in":3600,"refresh_in":0"#,
+        r#""expires_in":"1","refresh_in":"0""#,
+    ] {
+        let grant = format!(r#"{{"token_type":"Bearer",{life},"access_token":"a"}}"#);
+        let script = Script::new((0..40).map(|_| reply(200, &grant)).collect::<Vec<_>>(), []);
+        let tokens = tokens(&script, some_secret());
+        for _ in 0..1000 {
+            assert_eq!(text(&tokens).await, "a");
+            tokio::time::advance(Duration::from_millis(300)).await;
+        }
+        assert!(script.sign_ins() <= 11, "{life}: {} in five minutes", script.sign_ins());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_one_renews_the_others_go_on() {
     let mut script = Script::new([granted("a", 3600), granted("b", 3600)], []);
     Arc::get_mut(&mut script).unwrap().token_delay = seconds(2);

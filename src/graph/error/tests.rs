@@ -96,6 +96,8 @@ fn a_claims_challenge_asks_for_a_person_and_not_for_a_new_token() {
 fn codes_are_found_deeper_and_without_wrapping() {
     let deeper = r#"{"error":{"code":"itemNotFound","innerError":{"innererror":{"code":"ResyncApplyDifferences"}}}}"#;
     assert_eq!(class(Asked::Link, 404, deeper), Class::LinkDead);
+    let marked = format!("\u{feff}{}", coded("SyncStateNotFound"));
+    assert_eq!(class(Asked::Link, 400, &marked), Class::LinkDead, "a byte order mark before it");
     let bare =
         r#"{"code":"SyncStateNotFound","message":"The sync state root folder is not found."}"#;
     assert_eq!(class(Asked::Link, 404, bare), Class::LinkDead);
