@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::auth::{AccessToken, Tokens};
 use super::budget::{Budgets, MailboxBudget};
-use super::error::{Asked, Class, GraphError, Refusal};
+use super::error::{self, Asked, Class, GraphError, Refusal};
 use super::origin::{Origin, OriginError};
 use super::transport::{Fault, FreshConnection, Transport, TransportError};
 use super::wire::{self, Listing};
@@ -354,13 +354,16 @@ impl Client {
         .unwrap_or_else(|_| Err(TransportError::new(Fault::Timeout)));
         let status = outcome.as_ref().ok().map(|(head, _)| head.status.as_u16());
         shared.meter.answered(status, began.elapsed());
-        let (head, body) = outcome.map_err(GraphError::Carried)?;
+        let (head, (body, memory)) = outcome.map_err(GraphError::Carried)?;
+        let link = uri.to_string();
+        let secrets = [token.expose(), link.as_str()];
+        let request_id = head.headers.get("request-id").and_then(|id| id.to_str().ok());
         tracing::trace!(
             status = head.status.as_u16(),
             bytes = body.len(),
             took_ms = began.elapsed().as_millis(),
             client_request_id = ours,
-            request_id = head.headers.get("request-id").and_then(|id| id.to_str().ok()),
+            request_id = request_id.and_then(|id| error::word(id, &secrets)),
             "graph answered"
         );
         if head.status.is_success() {
@@ -369,8 +372,6 @@ impl Client {
             target.budget.answered();
             return Ok(body);
         }
-        let link = uri.to_string();
-        let secrets = [token.expose(), link.as_str()];
         let now = shared.world.now();
         let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));

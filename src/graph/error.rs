@@ -323,7 +323,7 @@ impl Said {
 }
 
 /// A code or an id: short, of harmless characters, or nothing.
-fn word(text: &str, secrets: &[&str]) -> Option<Box<str>> {
+pub(super) fn word(text: &str, secrets: &[&str]) -> Option<Box<str>> {
     let harmless = !text.is_empty()
         && text.len() <= 64
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
