@@ -70,7 +70,7 @@ impl Guard {
             || u128::from(self.fruitless_ms) > LONGEST_FRUITLESS.as_millis()
     }
 
-    /// An attempt gave up after a 503 or 504 (facts 121, 122). True: two in a row did, so that it
+    /// An attempt gave up at a page (facts 121, 122, 197). True: two in a row did, so that it
     /// is the link and not the day.
     pub fn refuse(&mut self) -> bool {
         self.refused = self.refused.saturating_add(1);

@@ -19,7 +19,7 @@ pub const DELTA_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 pub enum Ailment {
     /// The round would not end.
     Endless,
-    /// A page could not be had: over the cap, or 503 or 504 that stay with one link.
+    /// A page could not be had: over the cap, or an error that stays with one link.
     Heavy,
 }
 

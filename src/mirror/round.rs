@@ -172,7 +172,8 @@ impl Stay {
 pub enum Failure {
     /// It is over the cap.
     TooLarge,
-    /// 503 or 504, until nothing was left of the attempt's retries.
+    /// It failed until nothing was left of the attempt's retries, while the mailbox answered a
+    /// small request.
     Refused,
     /// Something else.
     Other,
@@ -246,6 +247,15 @@ impl Round {
             guard,
             met: BTreeSet::new(),
             remedy,
+        }
+    }
+
+    /// Ends the wait for the next remedy of a stuck stream: a round was requested. The
+    /// confirmation of a removal is not hurried.
+    pub fn hurry(&mut self) {
+        let stuck = [Some(ResyncReason::RoundStuck), Some(ResyncReason::PageStuck)];
+        if stuck.contains(&self.phase.enumeration()) {
+            self.held_until = None;
         }
     }
 

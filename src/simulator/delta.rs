@@ -40,8 +40,11 @@ impl State {
             );
         }
         let size = self.page_size(call);
-        if self.stuck.get(&link_number(call)).is_some_and(|above| size > *above) {
-            return Reply::error(StatusCode::GATEWAY_TIMEOUT, "UnknownError", "");
+        if let Some((above, stuck)) = self.stuck.get(&link_number(call)).cloned()
+            && size > above
+            && let Some(refusal) = self.refuse(call, &stuck)
+        {
+            return refusal;
         }
         let token = match self.position(call, mailbox, calendar, &prefer.form) {
             Ok(token) => token,
@@ -250,6 +253,7 @@ fn is_twist(fault: &Fault) -> bool {
             | Fault::ForeignLink { .. }
             | Fault::Lie { .. }
             | Fault::HugePage { .. }
+            | Fault::CrowdedPage { .. }
             | Fault::EndlessPaging { .. }
             | Fault::EndlessEmpty { .. }
             | Fault::EndlessOld { .. }
@@ -291,6 +295,10 @@ fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [Stri
         }
         Fault::HugePage { .. } => {
             raw.resize(raw.len() + (65 << 20), b' ');
+            format!("],\"{own_member}\":\"{own}\"}}")
+        }
+        Fault::CrowdedPage { .. } => {
+            stuck::crowd(&mut raw);
             format!("],\"{own_member}\":\"{own}\"}}")
         }
         _ => format!("],\"@odata.nextLink\":\"{same}\"}}"),

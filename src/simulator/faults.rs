@@ -35,6 +35,12 @@ pub enum Fault {
         /// The largest page size that works.
         above: usize,
     },
+    /// 500 that stays with a link as long as it is asked for more than `above` items, as where one
+    /// item is damaged (fact 197).
+    StickyInternalError {
+        /// The largest page size that works.
+        above: usize,
+    },
     /// 500 `ErrorInternalServerError` (fact 124).
     InternalError,
     /// 408.
@@ -82,6 +88,12 @@ pub enum Fault {
     /// A page of more than 64 MiB, of a delta round or a view, as long as it is asked for more
     /// than `above` items.
     HugePage {
+        /// The largest page size that works.
+        above: usize,
+    },
+    /// A delta page with 100,000 more events, 48 MB, as long as it is asked for more than `above`
+    /// items.
+    CrowdedPage {
         /// The largest page size that works.
         above: usize,
     },

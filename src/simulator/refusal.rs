@@ -30,8 +30,12 @@ impl State {
             Fault::UnknownError => Reply::error(status(503), "UnknownError", ""),
             Fault::GatewayTimeout => Reply::error(status(504), "UnknownError", ""),
             Fault::StickyGatewayTimeout { above } => {
-                self.stuck.insert(link_number(call), *above);
-                Reply::error(status(504), "UnknownError", "")
+                self.stuck.insert(link_number(call), (*above, Fault::GatewayTimeout));
+                return self.refuse(call, &Fault::GatewayTimeout);
+            }
+            Fault::StickyInternalError { above } => {
+                self.stuck.insert(link_number(call), (*above, Fault::InternalError));
+                return self.refuse(call, &Fault::InternalError);
             }
             Fault::BadGateway => Reply::text(
                 status(502),

@@ -59,7 +59,7 @@ pub(super) struct State {
     pub(super) me: Option<usize>,
     pub(super) faults: Faults,
     /// Links that answer 504, and the largest page size for which they do not.
-    pub(super) stuck: BTreeMap<u64, usize>,
+    pub(super) stuck: BTreeMap<u64, (usize, Fault)>,
     pub(super) sign_in: SignIn,
     pub(super) total: Meter,
     pub(super) statistics: Statistics,
@@ -306,7 +306,9 @@ impl State {
                 | Fault::ForeignLink { .. }
                 | Fault::Lie { .. }
                 | Fault::Bomb => delta,
-                Fault::StickyGatewayTimeout { above } => delta && size > *above,
+                Fault::StickyGatewayTimeout { above }
+                | Fault::StickyInternalError { above }
+                | Fault::CrowdedPage { above } => delta && size > *above,
                 Fault::HugePage { above } => (delta || is_view(call)) && size > *above,
                 Fault::EndlessPaging { below }
                 | Fault::EndlessEmpty { below }

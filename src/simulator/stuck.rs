@@ -25,6 +25,23 @@ pub(super) fn shown(fault: &Fault, turn: u32, size: usize) -> (usize, bool) {
     }
 }
 
+/// Adds 100,000 events to the items of a page, 48 MB.
+pub(super) fn crowd(page: &mut Vec<u8>) {
+    let filler = "x".repeat(220);
+    let comma = if page.ends_with(b"[") { "" } else { "," };
+    let events = (0..100_000).map(|n| {
+        format!(
+            "{{\"@odata.type\":\"#microsoft.graph.event\",\"id\":\"AAMkADCrowd{n:06}AAA=\",\
+             \"type\":\"singleInstance\",\"subject\":\"{filler}\",\
+             \"start\":{{\"dateTime\":\"2026-11-20T09:00:00.0000000\",\"timeZone\":\"UTC\"}},\
+             \"end\":{{\"dateTime\":\"2026-11-20T10:00:00.0000000\",\"timeZone\":\"UTC\"}}}}"
+        )
+    });
+    let events = events.collect::<Vec<_>>().join(",");
+    page.extend_from_slice(comma.as_bytes());
+    page.extend_from_slice(events.as_bytes());
+}
+
 /// Makes an answer as large as the fault wants it: white space means nothing.
 pub(super) fn weigh(mut reply: Reply, fault: Option<&Fault>) -> Reply {
     if let (StatusCode::OK, Some(Fault::HugePage { .. }), Payload::Plain(body)) =

@@ -86,6 +86,8 @@ pub(super) struct Attempt<'a> {
     steps: &'a AtomicU32,
     ask: Ask,
     number: u64,
+    /// Whether a user asked for this round.
+    requested: bool,
     /// Requests made to the target before this attempt.
     before: u64,
     retries: u32,
@@ -122,6 +124,7 @@ impl<'a> Attempt<'a> {
                 immutable_ids: window.immutable_ids,
             },
             number,
+            requested: false,
             before: target.requests.load(Ordering::Relaxed),
             retries: 0,
             deaths: 0,
@@ -142,6 +145,7 @@ impl<'a> Attempt<'a> {
     /// A round of every segment, except of those in `resting` (as bits) unless somebody asked or
     /// the edges moved; the worst of their endings is the round's.
     pub(super) async fn run(&mut self, asked: Option<Asked>, resting: u64) -> Result<(), Trouble> {
+        self.requested = asked.is_some();
         let moved = self.move_edges().await?;
         let mut resting = if moved || asked.is_some() { 0 } else { resting };
         let reason = match asked {
@@ -253,7 +257,11 @@ impl<'a> Attempt<'a> {
             page_size: self.window.page_size,
         };
         let events = self.cell.vitals().events;
-        Ok((Round::resume(place, position, todo, events), begins))
+        let mut round = Round::resume(place, position, todo, events);
+        if self.requested {
+            round.hurry();
+        }
+        Ok((round, begins))
     }
 
     /// Performs what a round asks for.
@@ -406,7 +414,7 @@ impl<'a> Attempt<'a> {
     fn failed(&mut self, trouble: Trouble, refused: bool) -> Result<Input, Trouble> {
         let failure = match &trouble {
             Trouble::Quarantine(error) if error.class() == Class::TooLarge => Failure::TooLarge,
-            Trouble::Transient(error) if refused && is_busy(error) => Failure::Refused,
+            Trouble::Transient(_) if refused => Failure::Refused,
             Trouble::Transient(_) | Trouble::Quarantine(_) | Trouble::LinksDie => Failure::Other,
             _ => return Err(trouble),
         };
@@ -418,9 +426,13 @@ impl<'a> Attempt<'a> {
 
     /// Whether the mailbox answers a small question while it does not answer this one. Where it
     /// does not either it is a bad day, and no other way of asking would help (facts 123, 124).
+    /// Which error it is does not matter: 500, 503 and 504 have all been seen to stick to a page
+    /// (facts 121, 197).
     async fn is_of_the_link(&mut self, trouble: &Trouble, edges: Edges) -> bool {
         let Trouble::Transient(error) = trouble else { return false };
-        if !is_busy(error) || self.retries < schedule::RETRIES {
+        let of_a_page = matches!(error.class(), Class::Transient | Class::MalformedPage)
+            && !error.is_of_account();
+        if !of_a_page || self.retries < schedule::RETRIES {
             return false;
         }
         self.probe(edges).await.is_ok()
@@ -516,9 +528,4 @@ impl<'a> Attempt<'a> {
             }
         }
     }
-}
-
-/// Whether Graph itself has said 503 or 504; the token endpoint's word says nothing about a page.
-fn is_busy(error: &GraphError) -> bool {
-    matches!(error, GraphError::Refused(_)) && matches!(error.status(), Some(503 | 504))
 }

@@ -148,6 +148,10 @@ impl Round {
                 self.ail(Ailment::Heavy, at)
             }
             Failure::TooLarge => self.ail(Ailment::Heavy, at),
+            // What smaller pages began needs no second proof that the page is at fault.
+            Failure::Refused if self.phase.enumeration() == Some(ResyncReason::PageStuck) => {
+                self.ail(Ailment::Heavy, at)
+            }
             Failure::Refused if self.guard.refuse() => self.ail(Ailment::Heavy, at),
             // Once may be a bad day: it is remembered.
             Failure::Refused => {
