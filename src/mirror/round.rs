@@ -18,6 +18,7 @@
 //! the to-do until its master and its membership are at hand, and is then committed at once, so
 //! that no reader sees half of a change. In an enumeration an occurrence waits only for its master.
 
+mod absence;
 mod completion;
 mod ending;
 mod intake;
@@ -34,7 +35,7 @@ use super::guard::Guard;
 use super::page::{EventHash, EventId, Item, Kind, Link, Page};
 use super::position::{Phase, Position, SegmentIndex, Todo, WindowId};
 use super::remedy::{Ailment, Remedy};
-use super::series::{Listed, Row};
+use super::series::{Listed, Row, ViewRequest};
 use super::status::ResyncReason;
 use super::todo::TodoList;
 use super::window::{Complete, Edges};
@@ -130,8 +131,10 @@ pub enum Input {
     Master(Option<Item>),
     /// A series' instances (all pages) and the mirror's rows of it; or that the series is not found.
     Instances(Option<(Listed, Vec<Row>)>),
-    /// The series is gone; the mirror's rows of it.
+    /// The mirror's rows of a series whose master is not found, or is no master any more.
     Gone(Vec<Row>),
+    /// What a plain `calendarView` said of a series, and the mirror's rows of it.
+    Viewed(Listed, Vec<Row>),
     /// What was asked about a series cannot be had now.
     Unavailable,
     /// What the sweep found.
@@ -190,8 +193,10 @@ pub enum Effect {
     Master(EventId),
     /// List a series' instances and read the mirror's rows of it.
     Instances(EventId),
-    /// Read the mirror's rows of a series that is gone.
+    /// Read the mirror's rows of a series whose master is not found, or is no master any more.
     Rows(EventId),
+    /// Ask a plain `calendarView` about a series, and read the mirror's rows of it.
+    View(Box<ViewRequest>),
     /// Find the rows that no seen list contains.
     Unseen,
     /// Events are to leave: have the other segments look. Nothing is lost if this comes first in
@@ -301,7 +306,8 @@ impl Round {
             Input::Failed(failure) => self.failed(failure, at),
             Input::Master(found) => self.master(found, at),
             Input::Instances(found) => self.instances(found, at),
-            Input::Gone(rows) => self.gone(&rows, at),
+            Input::Gone(rows) => self.gone(rows, at),
+            Input::Viewed(listed, rows) => self.viewed(listed, rows, at),
             Input::Unavailable => self.unavailable(at),
             Input::Unseen(rows) => {
                 self.sweep = Some(rows);
@@ -333,7 +339,10 @@ impl Round {
                 _ => self.restart(ResyncReason::SyncStateNotFound, at),
             },
         };
-        if matches!(effect, Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_)) {
+        if matches!(
+            effect,
+            Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_) | Effect::View(_)
+        ) {
             // What is learned now the others may not know.
             self.withheld = None;
         }

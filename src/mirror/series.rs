@@ -4,6 +4,11 @@
 //! send only what changed (facts 65-70). A listing answers all three alike: it is the
 //! membership; only at the window's edges, where all-day events look up to a day off (fact 80),
 //! does the delta decide alone.
+//!
+//! Absence from one answer does not prove a deletion. A series' listing has been seen without the
+//! series' exceptions (fact 196), so an exception leaves only if a plain `calendarView` of its days
+//! lacks it too ([`Reconciliation::unconfirmed`]). Private events of another mailbox cannot be had by id at all
+//! (fact 180); there the plain `calendarView` takes the place of the listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +16,7 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 
 use super::event::Members;
-use super::page::{EventHash, Item, Kind, Span};
+use super::page::{EventHash, EventId, Item, Kind, Span};
 use super::window::{Complete, Edges};
 
 /// A row of the mirror that belongs to the series.
@@ -19,6 +24,34 @@ use super::window::{Complete, Edges};
 pub struct Row {
     /// The instance.
     pub id: EventHash,
+    /// Occurrence or exception.
+    pub kind: Kind,
+    /// When it takes place.
+    pub span: Span,
+}
+
+/// What a plain `calendarView` is asked for about one series.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ViewRequest {
+    /// The series' master: instances that name it belong to the answer.
+    pub master: EventId,
+    /// Instances that belong to the answer even if they do not name the master. If this is the
+    /// whole question, [`Self::only`] is set.
+    pub ids: BTreeSet<EventHash>,
+    /// Whether the answer is limited to `ids`.
+    pub only: bool,
+    /// The days to list.
+    pub edges: Edges,
+    /// Whether contents are needed; without them the answer says only which instances exist.
+    pub content: bool,
+}
+
+impl ViewRequest {
+    /// Whether a listed event belongs to the answer.
+    pub fn wants(&self, item: &Item) -> bool {
+        self.ids.contains(&item.id.hash())
+            || (!self.only && item.master.as_ref() == Some(&self.master))
+    }
 }
 
 /// What a listing of a series' instances said, all its pages together.
@@ -30,6 +63,20 @@ pub struct Listed {
     pub unread: BTreeSet<EventHash>,
     /// Whether some could not even be named. Such a listing removes nobody.
     pub nameless: bool,
+}
+
+impl Listed {
+    /// Whether the listing says that the instance exists.
+    pub fn has(&self, id: &EventHash) -> bool {
+        self.unread.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
+    }
+
+    /// Adds what another listing said; on the same instance that one counts.
+    pub fn merge(&mut self, other: Self) {
+        self.items.extend(other.items);
+        self.unread.extend(other.unread);
+        self.nameless |= other.nameless;
+    }
 }
 
 impl From<Vec<Item>> for Listed {
@@ -66,6 +113,38 @@ pub struct Reconciliation<'a> {
 }
 
 impl Reconciliation<'_> {
+    /// Exceptions that a listing of the series lacks and that must not leave, or cannot be shown,
+    /// before a plain `calendarView` was asked about them (fact 196), and the days they are on.
+    pub fn unconfirmed(
+        &self,
+        listing: &Listed,
+        rows: &[Row],
+    ) -> Option<(BTreeSet<EventHash>, Edges)> {
+        let listed: BTreeSet<EventHash> = listing.items.iter().map(|item| item.id.hash()).collect();
+        let unlisted = |id: &EventHash| {
+            !listed.contains(id) && !listing.unread.contains(id) && !self.tombstones.contains(id)
+        };
+        let carried = |id: &EventHash| self.waiting.contains_key(id) && !self.is_past(id);
+        let mirrored = rows
+            .iter()
+            .filter(|row| self.membership && row.kind == Kind::Exception && !carried(&row.id))
+            .map(|row| (row.id, row.span));
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|(id, item)| item.kind == Kind::Exception && (!item.whole || self.is_past(id)))
+            .map(|(id, item)| (*id, item.span));
+        let mut ids = BTreeSet::new();
+        let mut days: Option<Edges> = None;
+        for (id, span) in mirrored.chain(waiting).filter(|(id, _)| unlisted(id)) {
+            ids.insert(id);
+            let edges = days.get_or_insert(Edges { start: span.start, end: span.end });
+            edges.start = edges.start.min(span.start);
+            edges.end = edges.end.max(span.end);
+        }
+        days.map(|days| (ids, widen(days, 1)))
+    }
+
     /// Compares a listing with the mirror's rows of the series.
     pub fn apply(&self, listing: Listed, rows: &[Row]) -> Reconciled {
         let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::commit::Commit;
 use super::page::{EventHash, EventId, Item, Kind};
 use super::position::{Todo, TodoKey};
+use super::series::Listed;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -33,6 +34,33 @@ pub(super) struct Series {
     pub(super) earlier: BTreeSet<EventHash>,
     /// Could not be completed in this run; stays on the to-do.
     pub(super) deferred: bool,
+    /// What this run learned about it so far.
+    pub(super) inquiry: Inquiry,
+}
+
+/// What was learned about a series since it became the current one. Not stored: another run
+/// asks again.
+#[derive(Debug, Default)]
+pub(super) struct Inquiry {
+    /// The master was fetched by its id.
+    pub(super) found: bool,
+    /// The master's id is not found.
+    pub(super) missing: bool,
+    /// The listing is not found.
+    pub(super) unlisted: bool,
+    /// What a plain `calendarView` is being asked.
+    pub(super) view: Option<ViewPurpose>,
+}
+
+/// Why a plain `calendarView` is asked about a series.
+#[derive(Debug)]
+pub(super) enum ViewPurpose {
+    /// This listing lacks exceptions.
+    Exceptions(Listed),
+    /// The master is not found: does any instance exist?
+    Presence,
+    /// It takes the place of the listing.
+    Listing,
 }
 
 impl TodoList {
@@ -88,12 +116,18 @@ impl TodoList {
             waiting: BTreeMap::new(),
             earlier: BTreeSet::new(),
             deferred: false,
+            inquiry: Inquiry::default(),
         })
     }
 
     /// The first series that can still be worked on in this run.
     pub(super) fn current(&mut self) -> Option<&mut Series> {
         self.series.values_mut().find(|series| !series.deferred)
+    }
+
+    /// [`Self::current`], to look at only.
+    pub(super) fn peek(&self) -> Option<&Series> {
+        self.series.values().find(|series| !series.deferred)
     }
 
     /// Takes the first series off the list; the commit that settles it deletes its entries
@@ -216,6 +250,12 @@ impl Series {
             .filter(|(id, item)| of_now(id) && item.kind == Kind::Occurrence)
             .all(|(_, item)| agree(&item.etag, &carried.etag));
         (carried.kind == Kind::Master && carried.whole && current).then_some(carried)
+    }
+
+    /// Occurrences and exceptions that pages carried.
+    pub(super) fn waiting_instances(&self) -> impl Iterator<Item = (&EventHash, &Item)> {
+        let is_instance = |item: &Item| matches!(item.kind, Kind::Occurrence | Kind::Exception);
+        self.waiting.iter().filter(move |(_, item)| is_instance(item))
     }
 
     /// Every entry of the series in the store.

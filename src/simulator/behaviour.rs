@@ -29,6 +29,29 @@ pub enum Resend {
     ChangedOnly,
 }
 
+/// What the listing of a series' instances contains (facts 72, 196).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceListing {
+    /// Occurrences and exceptions.
+    Complete,
+    /// Occurrences only; empty where only exceptions fall into the range.
+    WithoutExceptions,
+    /// Occurrences only; 404 where none falls into the range.
+    OccurrencesOrNotFound,
+}
+
+/// How private events of a mailbox are shown to a delegate (fact 180).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrivateEvents {
+    /// Like all others.
+    Readable,
+    /// Delta pages and plain listings contain them. By id, and in a series' listing, they are
+    /// not found.
+    ListedOnly,
+}
+
 /// One reading of Graph. Probabilities are per page, in `[0, 1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -44,6 +67,10 @@ pub struct Behaviour {
     pub bare_exceptions: bool,
     /// Whether occurrences come whole in delta pages, as the documentation has it (fact 66).
     pub whole_occurrences: bool,
+    /// What the listing of a series' instances contains.
+    pub instances: InstanceListing,
+    /// How events with the sensitivity `private` are shown.
+    pub private_events: PrivateEvents,
     /// Whether a series' instances may be listed over 1825 days only, like a view (fact 31).
     pub limited_instances: bool,
     /// Whether events outside the window that were merely created or edited, and events deleted
@@ -83,6 +110,8 @@ impl Behaviour {
             split_series: false,
             bare_exceptions: false,
             whole_occurrences: false,
+            instances: InstanceListing::Complete,
+            private_events: PrivateEvents::Readable,
             limited_instances: true,
             foreign_tombstones: false,
             duplicates: 0.0,
@@ -111,6 +140,15 @@ impl Behaviour {
             kept_tokens: rng.usize(2..9),
             whole_occurrences: rng.bool(),
             limited_instances: rng.bool(),
+            instances: match rng.u8(0..6) {
+                0 | 1 => InstanceListing::WithoutExceptions,
+                2 => InstanceListing::OccurrencesOrNotFound,
+                _ => InstanceListing::Complete,
+            },
+            private_events: match rng.u8(0..3) {
+                0 => PrivateEvents::ListedOnly,
+                _ => PrivateEvents::Readable,
+            },
             ..Self::calm()
         }
     }
@@ -157,6 +195,8 @@ impl Behaviour {
                 empty_pages: 0.3,
                 shuffle: true,
                 kept_tokens: 2,
+                instances: InstanceListing::WithoutExceptions,
+                private_events: PrivateEvents::ListedOnly,
                 ..Self::calm()
             }),
             _ => match name.parse() {

@@ -114,12 +114,14 @@ impl State {
         }
         if call.is(&["events", "*"], rest) {
             return match self.find(call, scope, rest + 1, &prefer.form) {
+                Some((_, item, _)) if self.is_listed_only(&item) => not_found(),
                 Some((place, item, part)) => self.event(call, place, &item, part, prefer),
                 None => not_found(),
             };
         }
         if call.is(&["events", "*", "instances"], rest) {
             return match self.find(call, scope, rest + 1, &prefer.form) {
+                Some((_, item, _)) if self.is_listed_only(&item) => not_found(),
                 Some((place, item, Part::Itself)) if item.series.is_some() => {
                     self.list_instances(call, place, &item, prefer)
                 }

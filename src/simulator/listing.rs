@@ -4,9 +4,10 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::behaviour::{InstanceListing, PrivateEvents};
 use super::call::{Call, Prefer, Reply};
 use super::event::{Form, Item, Part, Place};
-use super::graph::{begins, read_window, select_members};
+use super::graph::{begins, not_found, read_window, select_members};
 use super::state::State;
 
 impl State {
@@ -65,6 +66,12 @@ impl State {
         })
     }
 
+    /// Whether the event cannot be had by its id.
+    pub(super) fn is_listed_only(&self, item: &Item) -> bool {
+        self.behaviour.private_events == PrivateEvents::ListedOnly
+            && item.content.sensitivity == "private"
+    }
+
     pub(super) fn list_instances(
         &self,
         call: &Call,
@@ -77,7 +84,13 @@ impl State {
             Ok(window) => window,
             Err(refused) => return *refused,
         };
-        let parts = item.instances(window);
+        let mut parts = item.instances(window);
+        if self.behaviour.instances != InstanceListing::Complete {
+            parts.retain(|part| !matches!(part, Part::Exception(_)));
+        }
+        if parts.is_empty() && self.behaviour.instances == InstanceListing::OccurrencesOrNotFound {
+            return not_found();
+        }
         self.listing(call, prefer, parts.len(), |at| {
             parts.get(at).map(|part| place.whole(item, *part, &prefer.form))
         })

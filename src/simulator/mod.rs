@@ -50,7 +50,7 @@ mod tests;
 mod zone;
 
 pub use answer::Answer;
-pub use behaviour::{Behaviour, MasterOnPage, Resend};
+pub use behaviour::{Behaviour, InstanceListing, MasterOnPage, PrivateEvents, Resend};
 pub use command::{SimulateArgs, Simulation};
 pub use faults::{Death, Fault, Faults, Foreign, Planned, Rate, Refusal, Trouble, Unreadable};
 pub use lies::Lie;

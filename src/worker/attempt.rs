@@ -278,6 +278,7 @@ impl<'a> Attempt<'a> {
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
             Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
+            Effect::View(request) => self.view(segment, &request).await?,
             Effect::Unseen => Input::Unseen(self.unseen(segment).await?),
             // A window of one segment has no seams.
             Effect::Seam => Input::Withheld { stay: Stay::Named(BTreeSet::new()), gone: 0 },

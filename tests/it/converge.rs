@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::mirror::window::{Complete, Edges, Window};
-use calmirror::simulator::{Behaviour, Faults, Population, Settings, Simulator};
+use calmirror::simulator::{
+    Behaviour, Faults, InstanceListing, Population, PrivateEvents, Settings, Simulator,
+};
 use calmirror::world::World;
 
 use crate::compare::{assert_same, folded, mirror, truth};
@@ -124,6 +126,31 @@ async fn occurrences_that_come_whole_are_kept_like_bare_ones() {
             faults: 0.0,
         };
         live(&format!("whole occurrences, {name}"), case).await;
+    }
+}
+
+/// Listings of series without exceptions, private events that cannot be had by id, and both: what
+/// one answer lacks stays until the plain view lacks it too, and leaves then.
+#[tokio::test(start_paused = true)]
+async fn what_one_answer_lacks_stays_and_what_is_deleted_leaves() {
+    use InstanceListing::{Complete as All, OccurrencesOrNotFound, WithoutExceptions};
+    use PrivateEvents::{ListedOnly, Readable};
+    let readings = [
+        (WithoutExceptions, Readable),
+        (OccurrencesOrNotFound, Readable),
+        (All, ListedOnly),
+        (WithoutExceptions, ListedOnly),
+    ];
+    for (number, (name, reading)) in (0..).zip(Behaviour::all()) {
+        let (instances, private_events) = readings[number as usize % 4];
+        let case = Case {
+            seed: 500 + number,
+            behaviour: Behaviour { instances, private_events, ..reading },
+            complete: if number % 5 == 0 { Complete::Exact } else { Complete::Master },
+            mutations: 100,
+            faults: 0.0,
+        };
+        live(&format!("{instances:?}, {private_events:?}, {name}"), case).await;
     }
 }
 

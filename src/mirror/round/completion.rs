@@ -1,15 +1,13 @@
 //! The to-do worked off: each series is applied whole, once all it lacks is at hand.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 
 use super::{Effect, Round, deleted};
 use crate::mirror::commit::Commit;
-use crate::mirror::page::{EventHash, Item, Kind};
+use crate::mirror::page::{Item, Kind};
 use crate::mirror::position::TodoKey;
-use crate::mirror::series::{Listed, Reconciliation, Row};
-use crate::mirror::todo::completable;
+use crate::mirror::series::{Listed, Row};
+use crate::mirror::todo::{Inquiry, completable};
 use crate::mirror::window::Complete;
 
 impl Round {
@@ -48,28 +46,39 @@ impl Round {
             Some(item) if item.kind == Kind::Master => {
                 series.needs_master = false;
                 series.fetched = Some(item);
-                if series.needs_listing {
+                series.inquiry.found = true;
+                if series.inquiry.unlisted {
+                    self.view_as_listing(Vec::new(), at)
+                } else if series.needs_listing {
                     Effect::Instances(series.master.clone())
                 } else {
                     self.complete(None, at)
                 }
             }
-            // Gone, or no series any more.
-            _ => Effect::Rows(series.master.clone()),
+            // No series any more.
+            Some(_) => Effect::Rows(series.master.clone()),
+            // Gone, or a private series of another mailbox.
+            None => {
+                series.inquiry.missing = true;
+                Effect::Rows(series.master.clone())
+            }
         }
     }
 
     pub(super) fn instances(&mut self, found: Option<(Listed, Vec<Row>)>, at: Timestamp) -> Effect {
         let Some(series) = self.todo.current() else { return self.next(at) };
         match found {
-            Some(found) => self.complete(Some(found), at),
-            // Only the master can tell whether the series is gone.
-            None if series.fetched.is_none() => {
-                series.needs_master = true;
-                self.next(at)
+            Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
+            // Only the master, asked for by its id, can tell whether the series is gone.
+            None if !series.inquiry.found => {
+                series.inquiry.unlisted = true;
+                Effect::Master(series.master.clone())
             }
-            // The master is there, its listing is not: something is in motion. Later.
-            None => self.unavailable(at),
+            // The master exists and cannot be listed (fact 196).
+            None => {
+                series.inquiry.unlisted = true;
+                self.view_as_listing(Vec::new(), at)
+            }
         }
     }
 
@@ -79,6 +88,7 @@ impl Round {
         let master_kept = self.place.complete == Complete::Master;
         let Some(series) = self.todo.current() else { return self.next(at) };
         series.deferred = true;
+        series.inquiry = Inquiry::default();
         let master = series.fetched.take().filter(|_| master_kept);
         let current = |item: &&Item| !series.earlier.contains(&item.id.hash());
         let mut upserts: Vec<Item> = series
@@ -108,23 +118,13 @@ impl Round {
         at: Timestamp,
     ) -> Effect {
         let Some((hash, mut series)) = self.todo.take_current() else { return self.next(at) };
-        let enumerating = self.phase.enumeration().is_some();
         let mut commit = self.commit(at);
         commit.done = series.keys(hash);
         series.waiting.remove(&hash);
         match listing {
             Some((listing, rows)) => {
-                let tombstones: BTreeSet<EventHash> =
-                    self.todo.removals().difference(&self.listed_out).copied().collect();
-                let reconciled = Reconciliation {
-                    edges: self.place.edges,
-                    complete: self.place.complete,
-                    membership: !enumerating,
-                    waiting: &series.waiting,
-                    earlier: &series.earlier,
-                    tombstones: &tombstones,
-                }
-                .apply(listing, &rows);
+                let tombstones = self.tombstoned();
+                let reconciled = self.reconciliation(&series, &tombstones).apply(listing, &rows);
                 for item in &reconciled.upserts {
                     self.todo.stay(item.id.hash());
                 }
@@ -177,13 +177,14 @@ impl Round {
     }
 
     /// The series is no more: its rows leave, and what was a series may now be a single event.
-    pub(super) fn gone(&mut self, rows: &[Row], at: Timestamp) -> Effect {
+    pub(super) fn bury(&mut self, rows: &[Row], at: Timestamp) -> Effect {
         let Some((hash, series)) = self.todo.take_current() else { return self.next(at) };
         // Counted as one: a series ended, however many occurrences it had.
-        if self.too_many(1) {
+        let count = usize::from(!rows.is_empty());
+        if self.too_many(count) {
             return self.hold(at);
         }
-        self.removed += 1;
+        self.removed += count;
         let mut commit = self.commit(at);
         commit.removals = deleted(rows.iter().map(|row| row.id));
         commit.upserts =

@@ -1,6 +1,7 @@
 //! One test per arrow of the state machine, with no store and no Graph.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod absence;
 mod doubt;
 mod remedies;
 mod seams;
@@ -39,6 +40,11 @@ fn item(id: &str, kind: Kind, master: Option<&str>, etag: &str) -> Item {
         whole: kind != Kind::Occurrence,
         content: Bytes::from(format!(r#"{{"id":"{id}","type":"x"}}"#)),
     }
+}
+
+fn row(id: &str) -> Row {
+    let span = Span { start: hour(48), end: hour(49) };
+    Row { id: EventId::new(id).hash(), kind: Kind::Occurrence, span }
 }
 
 fn single(id: &str) -> Item {
@@ -206,8 +212,7 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
     // The master came with the round, so only membership is asked.
     assert!(matches!(effect, Effect::Instances(ref id) if id.as_str() == "m"));
     let listed = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e2") };
-    let rows =
-        vec![Row { id: EventId::new("o1").hash() }, Row { id: EventId::new("ghost").hash() }];
+    let rows = vec![row("o1"), row("ghost")];
     let (round, effect) = round.step(Input::Instances(Some((vec![listed].into(), rows))), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
@@ -239,8 +244,10 @@ fn a_tombstone_for_a_master_only_marks_the_series() {
     assert!(matches!(effect, Effect::Master(_)));
     let (round, effect) = round.step(Input::Master(None), AT);
     assert!(matches!(effect, Effect::Rows(_)), "only its absence says that the series is gone");
-    let rows = vec![Row { id: EventId::new("o1").hash() }];
-    let (_, effect) = round.step(Input::Gone(rows), AT);
+    let rows = vec![row("o1")];
+    let (round, effect) = round.step(Input::Gone(rows.clone()), AT);
+    assert!(matches!(effect, Effect::View(_)), "and a private series is absent too (fact 180)");
+    let (_, effect) = round.step(Input::Viewed(Listed::default(), rows), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("o1").hash()]);
 }
 
@@ -399,7 +406,7 @@ fn a_listing_that_could_not_be_read_whole_removes_nobody() {
     let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
     let (round, _) = round.step(Input::Committed(9), AT);
     let (round, _) = round.step(Input::Master(Some(item("m", Kind::Master, None, "e"))), AT);
-    let rows = vec![Row { id: EventId::new("a").hash() }, Row { id: EventId::new("b").hash() }];
+    let rows = vec![row("a"), row("b")];
     let unread = [EventId::new("a").hash()].into();
     let listed = Listed { unread, ..Listed::default() };
     let (_, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
@@ -428,7 +435,7 @@ fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
     let (round, _) = step_page(round, page(resent.clone(), &[], delta("d1")), &[]);
     let (round, effect) = round.step(Input::Committed(5), AT);
     assert!(matches!(effect, Effect::Instances(_)));
-    let rows = vec![Row { id: EventId::new("m1").hash() }];
+    let rows = vec![row("m1")];
     let listed = Listed::from(resent[1..].to_vec());
     let (_, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
     let commit = written(effect);

@@ -253,7 +253,10 @@ impl Attempt<'_> {
                 let came = Came::Parked(Box::new(round));
                 return Ok(Course { came, asked, anew });
             }
-            asked |= matches!(effect, Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_));
+            asked |= matches!(
+                effect,
+                Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_) | Effect::View(_)
+            );
             anew |= matches!(effect, Effect::Page(None) | Effect::Listing(None));
             input = self.perform(&round, segment, edges, effect).await?;
         }

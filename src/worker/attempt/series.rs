@@ -4,21 +4,64 @@
 use std::collections::BTreeSet;
 
 use super::{Attempt, Trouble};
-use crate::graph::{Class, GraphError};
-use crate::mirror::guard;
-use crate::mirror::page::{EventHash, EventId, Link};
+use crate::graph::{self, Ask, Class, GraphError};
+use crate::mirror::page::{EventHash, EventId, Item, Link};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::Input;
-use crate::mirror::schedule;
-use crate::mirror::series::{self, Listed, Row};
+use crate::mirror::series::{self, Listed, Row, ViewRequest};
 use crate::mirror::window::Edges;
+use crate::mirror::{audit, guard, schedule};
+use crate::store::SeriesRow;
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
 const MOST_INSTANCES: usize = 50_000;
+/// More events than this no segment has.
+const MOST_EVENTS: usize = 500_000;
+/// Events on a page of a view without contents, the most that Graph allows (fact 38).
+const VIEW_PAGE_SIZE: u32 = 1000;
 /// What a listing keeps in memory at most; a series of 1,000 whole exceptions comes to about 5 MiB.
 const MOST_BYTES: usize = 128 * 1024 * 1024;
 /// So many times a series is listed in search of two listings that agree.
 const MOST_LISTINGS: u32 = 4;
+
+/// Where a listing comes from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// The instances of this series.
+    Instances(&'a EventId),
+    /// Plain `calendarView`.
+    View(&'a ViewRequest),
+}
+
+impl Source<'_> {
+    fn wants(self, item: &Item) -> bool {
+        match self {
+            Self::Instances(_) => true,
+            Self::View(request) => request.wants(item),
+        }
+    }
+
+    fn most(self) -> usize {
+        match self {
+            Self::Instances(_) => MOST_INSTANCES,
+            Self::View(_) => MOST_EVENTS,
+        }
+    }
+}
+
+/// A listing that came to its end.
+struct Listing {
+    listed: Listed,
+    /// The ids that were asked for and are there, readable or not.
+    met: BTreeSet<EventHash>,
+    pages: u32,
+}
+
+enum Outcome {
+    Listed(Listed, Vec<Row>),
+    NotFound,
+    Unavailable,
+}
 
 impl Attempt<'_> {
     pub(super) async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
@@ -43,105 +86,156 @@ impl Attempt<'_> {
     }
 
     /// A series' listing, and the mirror's rows of it.
-    ///
-    /// Plain pages are no snapshot: a series that changes between two of them shifts what the
-    /// next one skips, and an instance that is there may stand on none. So where a listing of
-    /// several pages lacks what the mirror has, another has to lack it too.
     pub(super) async fn instances(
         &mut self,
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
     ) -> Result<Input, Trouble> {
+        // One day wider than the segment on both sides (fact 80).
+        let wide = series::widen(edges, 1);
+        let found = self.agreed(segment, master, Source::Instances(master), wide).await?;
+        Ok(match found {
+            Outcome::Listed(listed, rows) => Input::Instances(Some((listed, rows))),
+            Outcome::NotFound => Input::Instances(None),
+            Outcome::Unavailable => Input::Unavailable,
+        })
+    }
+
+    /// What a plain `calendarView` says about a series, and the mirror's rows of it.
+    pub(super) async fn view(
+        &mut self,
+        segment: SegmentIndex,
+        request: &ViewRequest,
+    ) -> Result<Input, Trouble> {
+        let source = Source::View(request);
+        let found = self.agreed(segment, &request.master, source, request.edges).await?;
+        Ok(match found {
+            Outcome::Listed(listed, rows) => Input::Viewed(listed, rows),
+            Outcome::NotFound | Outcome::Unavailable => Input::Unavailable,
+        })
+    }
+
+    /// A listing, and the mirror's rows of the series that it is about.
+    ///
+    /// Plain pages are no snapshot: a series that changes between two of them shifts what the
+    /// next one skips, and an instance that is there may stand on none. So where a listing of
+    /// several pages lacks what the mirror has, another has to lack it too.
+    async fn agreed(
+        &mut self,
+        segment: SegmentIndex,
+        master: &EventId,
+        source: Source<'_>,
+        edges: Edges,
+    ) -> Result<Outcome, Trouble> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MOST_LISTINGS {
-            let (listed, met, pages) = match self.listing(master, edges).await? {
+            let Listing { listed, met, pages } = match self.listing(source, edges).await? {
                 Ok(listing) => listing,
-                Err(input) => return Ok(input),
+                Err(outcome) => return Ok(outcome),
             };
             let rows = self.rows(segment, master).await?;
-            let lacks = rows.iter().any(|row| !met.contains(&row.id));
+            let lacks = match source {
+                Source::View(request) if request.only => !request.ids.is_subset(&met),
+                _ => rows.iter().any(|row| !met.contains(&row.id)),
+            };
             if pages == 1 || !lacks || before.as_ref() == Some(&met) {
-                return Ok(Input::Instances(Some((listed, rows))));
+                return Ok(Outcome::Listed(listed, rows));
             }
             before = Some(met);
         }
         tracing::debug!("series changes faster than it can be listed");
-        Ok(Input::Unavailable)
+        Ok(Outcome::Unavailable)
     }
 
-    /// All pages of a series' listing, asked one day wider than the segment on both sides, in
-    /// stretches that Graph answers for: what it lists, all ids it named, and on how many pages.
+    /// All pages of a listing, in stretches that Graph answers for.
     async fn listing(
         &mut self,
-        master: &EventId,
+        source: Source<'_>,
         edges: Edges,
-    ) -> Result<Result<(Listed, BTreeSet<EventHash>, u32), Input>, Trouble> {
+    ) -> Result<Result<Listing, Outcome>, Trouble> {
         let (mut pages, mut empties, mut bytes) = (0, 0, 0);
         let mut listed = Listed::default();
+        // Every id of the answer, and those that were asked for.
+        let mut seen: BTreeSet<EventHash> = BTreeSet::new();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         let longest = self.cell.vitals().segment_days();
-        for stretch in series::widen(edges, 1).cut(longest) {
+        for stretch in edges.cut(longest) {
             let mut next: Option<Link> = None;
             loop {
-                let fresh = self.retries > 0;
-                let asked = self.services.client.instances(
-                    self.target,
-                    &self.ask,
-                    master,
-                    stretch,
-                    next.as_ref(),
-                    fresh,
-                );
-                match asked.await {
-                    Ok(Some(listing)) => {
-                        pages += 1;
-                        let before = met.len();
-                        let empty = listing.items.is_empty() && listing.unreadable.is_empty();
-                        met.extend(listing.items.iter().map(|item| item.id.hash()));
-                        for unreadable in &listing.unreadable {
-                            tracing::warn!(
-                                reason = unreadable.why,
-                                "listed instance could not be read"
-                            );
-                            match &unreadable.id {
-                                Some(id) => drop(listed.unread.insert(id.hash())),
-                                None => listed.nameless = true,
-                            }
-                        }
-                        met.extend(listed.unread.iter().copied());
-                        bytes += listing.items.iter().map(|item| item.content.len()).sum::<usize>();
-                        listed.items.extend(listing.items);
-                        next = listing.next;
-                        if next.is_none() {
-                            break;
-                        }
-                        // Ever new links with nothing new behind them would have no end (fact 172).
-                        // Empty pages may come in between (fact 56), but not for ever.
-                        empties = if empty { empties + 1 } else { 0 };
-                        if (!empty && met.len() == before)
-                            || empties > guard::MOST_EMPTY
-                            || met.len() > MOST_INSTANCES
-                            || bytes > MOST_BYTES
-                        {
-                            tracing::warn!(
-                                instances = met.len(),
-                                "listing of a series does not end"
-                            );
-                            return Ok(Err(Input::Unavailable));
-                        }
-                    }
+                let listing = match self.listing_page(source, stretch, next.as_ref()).await {
+                    Ok(Some(listing)) => listing,
                     // Only the master can tell whether the series is gone.
-                    Ok(None) => return Ok(Err(Input::Instances(None))),
-                    Err(error) => {
-                        if self.retry_or_leave(error).await? {
-                            return Ok(Err(Input::Unavailable));
+                    Ok(None) => return Ok(Err(Outcome::NotFound)),
+                    Err(error) => match self.retry_or_leave(error).await? {
+                        true => return Ok(Err(Outcome::Unavailable)),
+                        false => continue,
+                    },
+                };
+                pages += 1;
+                let before = seen.len();
+                let empty = listing.items.is_empty() && listing.unreadable.is_empty();
+                for unreadable in &listing.unreadable {
+                    tracing::warn!(reason = unreadable.why, "listed instance could not be read");
+                    match &unreadable.id {
+                        Some(id) => {
+                            seen.insert(id.hash());
+                            met.insert(id.hash());
+                            listed.unread.insert(id.hash());
                         }
+                        None => listed.nameless = true,
                     }
+                }
+                for item in listing.items {
+                    seen.insert(item.id.hash());
+                    if source.wants(&item) {
+                        met.insert(item.id.hash());
+                        bytes += item.content.len();
+                        listed.items.push(item);
+                    }
+                }
+                next = listing.next;
+                if next.is_none() {
+                    break;
+                }
+                // Ever new links with nothing new behind them would have no end (fact 172).
+                // Empty pages may come in between (fact 56), but not for ever.
+                empties = if empty { empties + 1 } else { 0 };
+                if (!empty && seen.len() == before)
+                    || empties > guard::MOST_EMPTY
+                    || seen.len() > source.most()
+                    || bytes > MOST_BYTES
+                {
+                    tracing::warn!(instances = seen.len(), "listing of a series does not end");
+                    return Ok(Err(Outcome::Unavailable));
                 }
             }
         }
-        Ok(Ok((listed, met, pages)))
+        Ok(Ok(Listing { listed, met, pages }))
+    }
+
+    /// One page of a listing, asked for once; `None` if there is no such series.
+    async fn listing_page(
+        &self,
+        source: Source<'_>,
+        edges: Edges,
+        next: Option<&Link>,
+    ) -> Result<Option<graph::Listing>, GraphError> {
+        let (client, fresh) = (&self.services.client, self.retries > 0);
+        match source {
+            Source::Instances(master) => {
+                client.instances(self.target, &self.ask, master, edges, next, fresh).await
+            }
+            Source::View(request) if request.content => client
+                .calendar_view(self.target, &self.ask, edges, None, next, fresh)
+                .await
+                .map(Some),
+            Source::View(_) => {
+                let ask = Ask { page_size: VIEW_PAGE_SIZE, ..self.ask.clone() };
+                let select = Some(audit::SELECT);
+                client.calendar_view(self.target, &ask, edges, select, next, fresh).await.map(Some)
+            }
+        }
     }
 
     pub(super) async fn rows(
@@ -150,7 +244,8 @@ impl Attempt<'_> {
         master: &EventId,
     ) -> Result<Vec<Row>, Trouble> {
         let rows = self.services.store.series(self.id, segment, master.hash()).await?;
-        Ok(rows.into_iter().map(|row| Row { id: row.id }).collect())
+        let row = |SeriesRow { id, kind, span }| Row { id, kind, span };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     /// Like [`Self::retry`], for what concerns one series only: a fault that stays is no reason

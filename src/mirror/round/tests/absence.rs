@@ -1,0 +1,190 @@
+//! What one answer lacks is asked for once more, elsewhere, before it leaves.
+
+use super::*;
+
+fn exception(id: &str, day: i64) -> Row {
+    let span = Span { start: hour(24 * day), end: hour(24 * day + 1) };
+    Row { id: EventId::new(id).hash(), kind: Kind::Exception, span }
+}
+
+/// A round in which the delta carried these of the series "m", up to its first question.
+fn touched(complete: Complete, carried: Vec<Item>) -> (Round, Effect) {
+    let round = Round::resume(place(complete), settled(), Vec::new(), 9);
+    let (round, _) = step_page(round, page(carried, &[], delta("d1")), &[]);
+    round.step(Input::Committed(9), AT)
+}
+
+fn master() -> Item {
+    item("m", Kind::Master, None, "e2")
+}
+
+fn asked(effect: Effect) -> ViewRequest {
+    match effect {
+        Effect::View(request) => *request,
+        other => panic!("expected a view, got {other:?}"),
+    }
+}
+
+fn settles(round: Round) {
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(phase(&written(effect)), Phase::Settled { .. }));
+    let (_, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(Over::Settled)));
+}
+
+#[test]
+fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_too() {
+    let (round, effect) = touched(Complete::Master, vec![master()]);
+    assert!(matches!(effect, Effect::Instances(_)));
+    let rows = vec![row("o"), exception("x", 10), exception("y", 20), row("ghost")];
+    let listed = vec![item("o", Kind::Occurrence, Some("m"), "e2")];
+    let (round, effect) = round.step(Input::Instances(Some((listed.into(), rows.clone()))), AT);
+    let request = asked(effect);
+    let wanted = ["x", "y"].map(|id| EventId::new(id).hash());
+    assert_eq!(request.ids, wanted.into(), "one request for both");
+    assert!(request.only && request.content);
+    assert_eq!(request.edges, Edges { start: hour(24 * 9), end: hour(24 * 21 + 1) });
+    let viewed = vec![item("x", Kind::Exception, Some("m"), "e1")];
+    let (round, effect) = round.step(Input::Viewed(viewed.into(), rows), AT);
+    let commit = written(effect);
+    let mut left = gone(&commit);
+    left.sort_unstable();
+    let mut expected = ["y", "ghost"].map(|id| EventId::new(id).hash());
+    expected.sort_unstable();
+    assert_eq!(left, expected, "an occurrence needs no second answer");
+    settles(round);
+}
+
+#[test]
+fn exceptions_that_the_round_carried_need_no_view() {
+    let x = item("x", Kind::Exception, Some("m"), "e2");
+    let (round, _) = touched(Complete::Master, vec![master(), x]);
+    let rows = vec![exception("x", 10)];
+    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), rows))), AT);
+    let commit = written(effect);
+    assert!(commit.removals.is_empty());
+    assert_eq!(ids(&commit.upserts), ["x", "m"]);
+    settles(round);
+}
+
+#[test]
+fn a_bare_exception_that_no_listing_has_is_shown_as_the_view_has_it() {
+    let x = Item { whole: false, ..item("x", Kind::Exception, Some("m"), "e2") };
+    let (round, _) = touched(Complete::Master, vec![master(), x]);
+    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), Vec::new()))), AT);
+    assert_eq!(asked(effect).ids, [EventId::new("x").hash()].into());
+    let viewed = vec![item("x", Kind::Exception, Some("m"), "e2")];
+    let (_, effect) = round.step(Input::Viewed(viewed.into(), Vec::new()), AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts), ["x", "m"]);
+    assert!(commit.upserts[0].whole);
+}
+
+#[test]
+fn a_tombstone_is_proof_and_so_is_an_exception_outside_the_window() {
+    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+    let known = [("x", Known::Instance { master: EventId::new("m") })];
+    let (round, _) = step_page(round, page(vec![master()], &["x"], delta("d1")), &known);
+    let (round, _) = round.step(Input::Committed(9), AT);
+    let rows = vec![exception("x", 10), exception("y", 11)];
+    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), rows.clone()))), AT);
+    assert_eq!(asked(effect).ids, [EventId::new("y").hash()].into());
+    let outside = Span { start: hour(24 * 400), end: hour(24 * 400 + 1) };
+    let moved = Item { span: outside, ..item("y", Kind::Exception, Some("m"), "e2") };
+    let (_, effect) = round.step(Input::Viewed(vec![moved].into(), rows), AT);
+    assert_eq!(gone(&written(effect)).len(), 2);
+}
+
+#[test]
+fn a_view_that_cannot_be_had_removes_nothing() {
+    let (round, _) = touched(Complete::Master, vec![master()]);
+    let rows = vec![exception("x", 10), row("ghost")];
+    let (round, _) = round.step(Input::Instances(Some((Listed::default(), rows))), AT);
+    let (round, effect) = round.step(Input::Unavailable, AT);
+    assert!(written(effect).removals.is_empty());
+    let (round, effect) = round.step(Input::Committed(9), AT);
+    assert!(written(effect).position.unwrap().todo, "it stays on the list");
+    let (_, effect) = round.step(Input::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(Over::Incomplete)));
+}
+
+/// A series whose master and listing are not found.
+fn private(carried: Vec<Item>) -> Round {
+    let (round, effect) = touched(Complete::Master, carried);
+    let (round, effect) = match effect {
+        Effect::Instances(_) => round.step(Input::Instances(None), AT),
+        effect => (round, effect),
+    };
+    assert!(matches!(effect, Effect::Master(_)), "{effect:?}");
+    let (round, effect) = round.step(Input::Master(None), AT);
+    assert!(matches!(effect, Effect::Rows(_)));
+    round
+}
+
+#[test]
+fn of_a_private_series_what_the_delta_carried_counts() {
+    let o = item("o", Kind::Occurrence, Some("m"), "e2");
+    let (round, effect) = private(vec![master(), o]).step(Input::Gone(vec![row("o")]), AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts), ["o", "m"]);
+    assert!(commit.removals.is_empty());
+    settles(round);
+}
+
+#[test]
+fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
+    let o = item("o", Kind::Occurrence, Some("m"), "e2");
+    let rows = vec![row("o"), row("p"), row("ghost")];
+    let (round, effect) = private(vec![o]).step(Input::Gone(rows.clone()), AT);
+    let request = asked(effect);
+    assert!(request.content && !request.only);
+    let whole = |id| Item { whole: true, ..item(id, Kind::Occurrence, Some("m"), "e2") };
+    let viewed = vec![whole("o"), whole("p")];
+    let (round, effect) = round.step(Input::Viewed(viewed.into(), rows), AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts), ["o", "p"]);
+    assert!(commit.upserts.iter().all(|item| item.whole), "no master completes them");
+    assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
+    settles(round);
+}
+
+#[test]
+fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it() {
+    for exists in [false, true] {
+        let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
+        let known = [("m", Known::Master { etag: None })];
+        let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
+        let (round, _) = round.step(Input::Committed(9), AT);
+        let (round, _) = round.step(Input::Master(None), AT);
+        let rows = vec![row("o"), exception("x", 10)];
+        let (round, effect) = round.step(Input::Gone(rows.clone()), AT);
+        assert!(!asked(effect).content, "only whether they exist");
+        let whole = Item { whole: true, ..item("o", Kind::Occurrence, Some("m"), "e2") };
+        let viewed = if exists { vec![whole] } else { Vec::new() };
+        let (round, effect) = round.step(Input::Viewed(viewed.clone().into(), rows.clone()), AT);
+        let (commit, left) = if exists {
+            assert!(asked(effect).content);
+            (written(round.step(Input::Viewed(viewed.into(), rows), AT).1), vec!["x"])
+        } else {
+            (written(effect), vec!["o", "x"])
+        };
+        let left: Vec<EventHash> = left.iter().map(|id| EventId::new(*id).hash()).collect();
+        assert_eq!(gone(&commit), left, "exists: {exists}");
+    }
+}
+
+#[test]
+fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
+    let (round, _) = touched(Complete::Master, vec![master()]);
+    let (round, effect) = round.step(Input::Instances(None), AT);
+    assert!(matches!(effect, Effect::Master(_)));
+    let (round, effect) = round.step(Input::Master(Some(master())), AT);
+    assert!(asked(effect).content);
+    let x = item("x", Kind::Exception, Some("m"), "e2");
+    let rows = vec![exception("x", 10), row("ghost")];
+    let (round, effect) = round.step(Input::Viewed(vec![x].into(), rows), AT);
+    let commit = written(effect);
+    assert_eq!(ids(&commit.upserts), ["x", "m"]);
+    assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
+    settles(round);
+}
