@@ -88,6 +88,18 @@ impl World {
         }
     }
 
+    /// Does a computation that may take long on another thread than the runtime's.
+    pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self.elsewhere(tokio::task::spawn_blocking(work)).await {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime shuts down, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
     fn with<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         // A generator cannot be left half-advanced, so a poisoned lock is still good.
         draw(&mut self.entropy.lock().unwrap_or_else(PoisonError::into_inner))

@@ -20,8 +20,9 @@ use super::auth::{AccessToken, Tokens};
 use super::budget::{Budgets, MailboxBudget};
 use super::error::{self, Asked, Class, GraphError, Refusal};
 use super::origin::{Origin, OriginError};
+use super::page_memory::{PageMemory, Reservation};
 use super::transport::{Fault, FreshConnection, Transport, TransportError};
-use super::wire::{self, Listing};
+use super::wire::{self, Listing, WireError};
 use crate::metrics::GraphMeter;
 use crate::mirror::page::{End, EventId, Item, Link, Page};
 use crate::mirror::window::{Body, Calendar, Edges};
@@ -29,6 +30,10 @@ use crate::world::World;
 
 /// The largest decoded body that is read.
 pub const LARGEST_BODY: usize = 64 * 1024 * 1024;
+/// The decoded bytes that all answers being read and worked on may take together.
+const ALL_BODIES: usize = 64 * 1024 * 1024;
+/// Larger bodies are parsed on another thread than the runtime's.
+const PARSED_IN_PLACE: usize = 128 * 1024;
 /// The most of an error's body that is looked at.
 const LARGEST_ERROR: usize = 64 * 1024;
 /// How long an error's body is waited for.
@@ -46,6 +51,7 @@ struct Shared {
     base: String,
     origin: Origin,
     budgets: Budgets,
+    memory: PageMemory,
     world: World,
     /// Milliseconds, so that it can change while requests are under way.
     request_timeout: AtomicU64,
@@ -109,7 +115,9 @@ impl Client {
         let base = base_url.trim_end_matches('/').to_owned();
         let request_timeout = AtomicU64::new(millis(request_timeout));
         let meter = Arc::default();
-        let shared = Shared { transport, base, origin, budgets, world, request_timeout, meter };
+        let memory = PageMemory::new(ALL_BODIES);
+        let shared =
+            Shared { transport, base, origin, budgets, memory, world, request_timeout, meter };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -146,7 +154,7 @@ impl Client {
         }
     }
 
-    /// One page of a delta round.
+    /// One page of a delta round, and the memory that it takes: to be kept as long as the page.
     ///
     /// # Errors
     /// Every class but `NotFound`.
@@ -156,7 +164,7 @@ impl Client {
         ask: &Ask,
         start: Start<'_>,
         fresh_connection: bool,
-    ) -> Result<Page, GraphError> {
+    ) -> Result<(Page, Reservation), GraphError> {
         let (asked, uri) = match start {
             Start::Window(edges) => {
                 let view = self.calendar(target, "calendarView/delta")?;
@@ -164,13 +172,14 @@ impl Client {
             }
             Start::Link(link) => (Asked::Link, self.follow(link)?),
         };
-        let body = self.get(target, ask, asked, &uri, fresh_connection).await?;
-        let page = wire::page(&body, ask.body).map_err(GraphError::Malformed)?;
+        let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
+        let kept = ask.body;
+        let page = self.parse(body, move |body| wire::page(body, kept)).await?;
         // A link that could not be followed must not become a position.
         if let End::Next(link) | End::Delta(link) = &page.end {
             self.follow(link)?;
         }
-        Ok(page)
+        Ok((page, memory))
     }
 
     /// One event by its id; `None` when there is none.
@@ -188,7 +197,10 @@ impl Client {
         push_segment(&mut url, id.as_str())?;
         let uri = self.first(&url)?;
         match self.get(target, ask, Asked::Event, &uri, fresh_connection).await {
-            Ok(body) => wire::event(&body, ask.body).map(Some).map_err(GraphError::Malformed),
+            Ok((body, _memory)) => {
+                let kept = ask.body;
+                self.parse(body, move |body| wire::event(body, kept)).await.map(Some)
+            }
             Err(error) if error.class() == Class::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -217,7 +229,7 @@ impl Client {
             }
         };
         match self.get(target, ask, Asked::Event, &uri, fresh_connection).await {
-            Ok(body) => self.listing(&body, ask).map(Some),
+            Ok((body, memory)) => self.listing(body, memory, ask).await.map(Some),
             Err(error) if error.class() == Class::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -247,16 +259,36 @@ impl Client {
                 (Asked::Start, self.first(&url)?)
             }
         };
-        let body = self.get(target, ask, asked, &uri, fresh_connection).await?;
-        self.listing(&body, ask)
+        let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
+        self.listing(body, memory, ask).await
     }
 
-    fn listing(&self, body: &Bytes, ask: &Ask) -> Result<Listing, GraphError> {
-        let listing = wire::listing(body, ask.body).map_err(GraphError::Malformed)?;
+    async fn listing(
+        &self,
+        body: Bytes,
+        memory: Reservation,
+        ask: &Ask,
+    ) -> Result<Listing, GraphError> {
+        let kept = ask.body;
+        let listing = self.parse(body, move |body| wire::listing(body, kept)).await?;
         if let Some(link) = &listing.next {
             self.follow(link)?;
         }
-        Ok(listing)
+        Ok(Listing { memory, ..listing })
+    }
+
+    /// Reads a body. A large one takes a while, so that is done on another thread.
+    async fn parse<T: Send + 'static>(
+        &self,
+        body: Bytes,
+        read: impl FnOnce(&Bytes) -> Result<T, WireError> + Send + 'static,
+    ) -> Result<T, GraphError> {
+        let parsed = if body.len() <= PARSED_IN_PLACE {
+            read(&body)
+        } else {
+            self.shared.world.compute(move || read(&body)).await
+        };
+        parsed.map_err(GraphError::Malformed)
     }
 
     /// The address of something below the target's calendar.
@@ -296,7 +328,7 @@ impl Client {
         asked: Asked,
         uri: &Uri,
         fresh: bool,
-    ) -> Result<Bytes, GraphError> {
+    ) -> Result<(Bytes, Reservation), GraphError> {
         let token = target.tokens.token().await?;
         match self.get_once(target, ask, asked, uri, fresh, &token).await {
             Err(error) if error.token_refused() => {
@@ -316,7 +348,7 @@ impl Client {
         uri: &Uri,
         fresh: bool,
         token: &AccessToken,
-    ) -> Result<Bytes, GraphError> {
+    ) -> Result<(Bytes, Reservation), GraphError> {
         let shared = &*self.shared;
         let ours = shared.world.uuid().to_string();
         let mut request = http::Request::get(uri)
@@ -341,12 +373,11 @@ impl Client {
         let outcome = timeout(self.request_timeout(), async {
             let (head, body) = shared.transport.send(request).await?.into_parts();
             let body = if head.status.is_success() {
-                body.read(LARGEST_BODY).await?
+                body.read_within(LARGEST_BODY, Some(&shared.memory)).await?
             } else {
                 // The status says enough; what it says more must not cost the whole timeout.
-                timeout(ERROR_BODY_TIMEOUT, body.read_start(LARGEST_ERROR))
-                    .await
-                    .unwrap_or_default()
+                let body = timeout(ERROR_BODY_TIMEOUT, body.read_start(LARGEST_ERROR)).await;
+                (body.unwrap_or_default(), Reservation::default())
             };
             Ok((head, body))
         })
@@ -370,7 +401,7 @@ impl Client {
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             target.answering.fetch_add(took, Ordering::Relaxed);
             target.budget.answered();
-            return Ok(body);
+            return Ok((body, memory));
         }
         let now = shared.world.now();
         let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);

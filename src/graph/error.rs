@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::origin::OriginError;
 use super::retry_after;
 use super::transport::{Fault, TransportError};
-use super::wire::{WireError, without_bom};
+use super::wire::{TOO_MANY_ITEMS, WireError, without_bom};
 
 /// Codes that mean that the link is dead, in any letter case, under any 4xx (facts 93-99).
 const DEAD_LINK_CODES: [&str; 7] = [
@@ -46,7 +46,7 @@ pub enum Class {
     Transient,
     /// An answer that is no page: as [`Class::Transient`].
     MalformedPage,
-    /// A body over the cap: ask for smaller pages.
+    /// A body over the cap, or with too many items: ask for smaller pages.
     TooLarge,
     /// A link that leads elsewhere; it was not followed.
     ForeignLink,
@@ -127,6 +127,7 @@ impl GraphError {
             Self::Refused(refusal) => refusal.class,
             Self::Carried(error) if error.fault() == Fault::TooLarge => Class::TooLarge,
             Self::Carried(_) => Class::Transient,
+            Self::Malformed(error) if *error == TOO_MANY_ITEMS => Class::TooLarge,
             Self::Malformed(_) => Class::MalformedPage,
             Self::Link(_) => Class::ForeignLink,
             Self::Token(fault) if fault.needs_person => Class::SignIn,

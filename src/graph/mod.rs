@@ -16,6 +16,7 @@ pub mod client;
 pub mod error;
 mod item;
 pub mod origin;
+mod page_memory;
 pub mod retry_after;
 #[cfg(test)]
 mod script;
@@ -26,5 +27,6 @@ pub use auth::{Account, Credential, Tokens};
 pub use budget::{Budgets, MailboxBudget};
 pub use client::{Ask, Client, Start, Target};
 pub use error::{Class, GraphError, Quarantine};
+pub use page_memory::Reservation;
 pub use transport::{HttpTransport, Transport};
 pub use wire::Listing;

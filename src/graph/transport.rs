@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use super::origin;
+use super::page_memory::{PageMemory, Reservation};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// A dead HTTP/2 connection is found out by a ping after this long, not by a request's timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Decoded bytes after which the reader of a body lets other tasks run.
+const YIELD_EVERY: usize = 1024 * 1024;
 
 /// HTTP/2 puts every request to a host on one connection, which carries about a hundred at a
 /// time; so many clients take turns, and carry the 256 requests that are the default at most.
@@ -66,13 +70,37 @@ impl Body {
     ///
     /// # Errors
     /// [`Fault::TooLarge`] as soon as the body is known to be larger, or what the network says.
-    pub async fn read(mut self, cap: usize) -> Result<Bytes, TransportError> {
+    pub async fn read(self, cap: usize) -> Result<Bytes, TransportError> {
+        self.read_within(cap, None).await.map(|(bytes, _)| bytes)
+    }
+
+    /// The same; the bytes are reserved in `memory` before they are kept.
+    ///
+    /// # Errors
+    /// As [`Body::read`].
+    pub(super) async fn read_within(
+        mut self,
+        cap: usize,
+        memory: Option<&PageMemory>,
+    ) -> Result<(Bytes, Reservation), TransportError> {
+        let mut reservation = Reservation::default();
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
+        let mut since_yield = 0;
         while let Some(chunk) = self.0.next().await {
             let chunk = chunk?;
-            if first.len() + whole.len() + chunk.len() > cap {
+            let len = first.len() + whole.len() + chunk.len();
+            if len > cap {
                 return Err(TransportError::new(Fault::TooLarge));
+            }
+            if let Some(memory) = memory {
+                memory.reserve(&mut reservation, len).await;
+            }
+            // A compressed body is always ready: without this its decoding would keep the thread.
+            since_yield += chunk.len();
+            if since_yield >= YIELD_EVERY {
+                since_yield = 0;
+                tokio::task::yield_now().await;
             }
             if whole.is_empty() && first.is_empty() {
                 // A body in one piece is not copied.
@@ -86,7 +114,7 @@ impl Body {
             }
             whole.extend_from_slice(&chunk);
         }
-        Ok(if whole.is_empty() { first } else { whole.freeze() })
+        Ok((if whole.is_empty() { first } else { whole.freeze() }, reservation))
     }
 
     /// Reads at most `cap` bytes of a body whose rest nobody needs; a fault ends it early.

@@ -5,6 +5,7 @@
 //! `value`, neither link or both) costs the page. No input makes this panic.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -13,12 +14,16 @@ use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::item::{Entry, Items, Source};
+use super::page_memory::Reservation;
 use crate::mirror::event::Text;
 use crate::mirror::page::{End, EventId, Item, Link, Page, Unreadable};
 use crate::mirror::window::Body;
 
-/// More items than a body of 64 MiB can sensibly hold; a bound on memory.
-const MOST_ITEMS: usize = 1_000_000;
+/// The most items of a page that are read. What is made of an item takes more memory than its
+/// bytes, so a page of many small ones is too large long before the cap of a body is reached.
+const MOST_ITEMS: usize = 50_000;
+/// The error of a page with more items: it is too large, and has to be asked for in smaller pages.
+pub(super) const TOO_MANY_ITEMS: WireError = WireError("the page has more than 50,000 items");
 
 /// What is wrong with an answer. Names members, never values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +31,10 @@ const MOST_ITEMS: usize = 1_000_000;
 pub struct WireError(pub(super) &'static str);
 
 /// One page of a plain list: `calendarView` or a series' instances.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Listing {
+    /// The memory that the answer takes, until this is dropped.
+    pub memory: Reservation,
     /// Events in the order Graph sent them, each id once (the last word wins).
     pub items: Vec<Item>,
     /// Items that could not be read.
@@ -60,7 +67,7 @@ pub fn listing(bytes: &Bytes, body: Body) -> Result<Listing, WireError> {
     let Envelope { entries, next, .. } = Envelope::read(bytes, Source::Listed, body)?;
     // A plain list has no tombstones; one that came all the same is not an event.
     let Entries { present, unreadable, .. } = entries;
-    Ok(Listing { items: present, unreadable, next })
+    Ok(Listing { memory: Reservation::default(), items: present, unreadable, next })
 }
 
 /// Reads an event asked for by its id.
@@ -147,18 +154,21 @@ struct Envelope {
 impl Envelope {
     fn read(bytes: &[u8], source: Source, body: Body) -> Result<Self, WireError> {
         let text = utf8(bytes);
-        let members = Members(Items::new(source, body));
-        let (value, next, delta) =
-            parse(&text, members).map_err(|_| WireError("the answer is not a json page"))?;
+        let too_many = Cell::new(false);
+        let members = Members(Items::new(source, body), &too_many);
+        let (value, next, delta) = parse(&text, members).map_err(|_| match too_many.get() {
+            true => TOO_MANY_ITEMS,
+            false => WireError("the answer is not a json page"),
+        })?;
         let value = value.ok_or(WireError("the page has no value"))?;
         Ok(Self { entries: Entries::of(value), next, delta })
     }
 }
 
 /// Reads a page's own members: `value` and the two links.
-struct Members<'de>(Items<'de>);
+struct Members<'a, 'de>(Items<'de>, &'a Cell<bool>);
 
-impl<'de> DeserializeSeed<'de> for Members<'de> {
+impl<'de> DeserializeSeed<'de> for Members<'_, 'de> {
     type Value = (Option<Vec<Entry>>, Option<Link>, Option<Link>);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -166,7 +176,7 @@ impl<'de> DeserializeSeed<'de> for Members<'de> {
     }
 }
 
-impl<'de> Visitor<'de> for Members<'de> {
+impl<'de> Visitor<'de> for Members<'_, 'de> {
     type Value = (Option<Vec<Entry>>, Option<Link>, Option<Link>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,7 +187,7 @@ impl<'de> Visitor<'de> for Members<'de> {
         let (mut value, mut next, mut delta) = (None, None, None);
         while let Some(Text(name)) = map.next_key()? {
             match name.as_ref() {
-                "value" => value = Some(map.next_value_seed(Elements(&mut self.0))?),
+                "value" => value = Some(map.next_value_seed(Elements(&mut self.0, self.1))?),
                 "@odata.nextLink" => next = link(&mut map)?,
                 "@odata.deltaLink" => delta = link(&mut map)?,
                 _ => {
@@ -196,7 +206,7 @@ fn link<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Link>, A::Error> {
 }
 
 /// Reads the elements of `value`.
-struct Elements<'a, 'de>(&'a mut Items<'de>);
+struct Elements<'a, 'de>(&'a mut Items<'de>, &'a Cell<bool>);
 
 impl<'de> DeserializeSeed<'de> for Elements<'_, 'de> {
     type Value = Vec<Entry>;
@@ -217,6 +227,7 @@ impl<'de> Visitor<'de> for Elements<'_, 'de> {
         let mut entries = Vec::new();
         while let Some(entry) = seq.next_element_seed(&mut *self.0)? {
             if entries.len() == MOST_ITEMS {
+                self.1.set(true);
                 return Err(de::Error::custom("too many items"));
             }
             entries.push(entry);

@@ -16,7 +16,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
-use crate::graph::{Ask, Class, GraphError, Start, Target};
+use crate::graph::{Ask, Class, GraphError, Reservation, Start, Target};
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::page::{End, Link, Page};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
@@ -94,6 +94,8 @@ pub(super) struct Attempt<'a> {
     deaths: u32,
     /// Why the last page could not be had.
     fault: Option<Trouble>,
+    /// The memory that the last page takes, until it is written.
+    memory: Reservation,
     done: Done,
 }
 
@@ -129,6 +131,7 @@ impl<'a> Attempt<'a> {
             retries: 0,
             deaths: 0,
             fault: None,
+            memory: Reservation::default(),
             done: Done {
                 over: Over::Settled,
                 settled: 0,
@@ -337,9 +340,13 @@ impl<'a> Attempt<'a> {
         edges: Edges,
     ) -> Result<Input, Trouble> {
         let before = self.target.answering.load(Ordering::Relaxed);
+        self.memory = Reservation::default();
         let page: Page = loop {
             match self.ask_page(way, link, edges).await {
-                Ok(page) => break page,
+                Ok((page, memory)) => {
+                    self.memory = memory;
+                    break page;
+                }
                 Err(error) if error.class() == Class::LinkDead => {
                     self.deaths += 1;
                     if self.deaths > 1 {
@@ -387,7 +394,7 @@ impl<'a> Attempt<'a> {
         way: Way,
         link: Option<&Link>,
         edges: Edges,
-    ) -> Result<Page, GraphError> {
+    ) -> Result<(Page, Reservation), GraphError> {
         let (client, fresh) = (&self.services.client, self.retries > 0);
         match (way, link) {
             (Way::Delta, Some(link)) => {
@@ -399,13 +406,14 @@ impl<'a> Attempt<'a> {
             (Way::Plain, link) => {
                 let asked =
                     client.calendar_view(self.target, &self.ask, edges, None, link, fresh).await?;
-                Ok(Page {
+                let page = Page {
                     present: asked.items,
                     removed: Vec::new(),
                     unreadable: asked.unreadable,
                     end: asked.next.map_or(End::Last, End::Next),
                     bytes: 0,
-                })
+                };
+                Ok((page, asked.memory))
             }
         }
     }
@@ -476,10 +484,12 @@ impl<'a> Attempt<'a> {
         if commit.lazy {
             // The next round of this window waits for it; nobody else has to.
             self.services.store.submit(commit).await?;
+            self.memory = Reservation::default();
             return Ok(Input::Committed(self.cell.vitals().events));
         }
         let Outcome { created, updated, removed, events } =
             self.services.store.commit(commit).await?;
+        self.memory = Reservation::default();
         self.done.created += created;
         self.done.updated += updated;
         self.done.removed += removed;

@@ -2,12 +2,14 @@
 //! times the cap, and the mirror is exact again afterwards.
 
 use std::fs;
+use std::time::Duration;
 
 use calmirror::mirror::window::{Complete, Edges};
 use calmirror::simulator::{Fault, Lie, Planned};
+use tokio::time::Instant;
 
 use crate::compare::{assert_same, truth};
-use crate::process::{Daemon, Ground};
+use crate::process::{Daemon, Ground, eventually};
 
 const WINDOW: &str = "alice";
 
@@ -47,5 +49,81 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         // The largest page, its largest item, and that item on its way through the store.
         assert!(after < 512, "{fault:?}: {before} MiB before, {after} MiB at most");
         daemon.stop().await;
+    }
+}
+
+/// What the process may take with the answers below, MiB.
+const MOST: u64 = 300;
+/// How long `/healthz` may take meanwhile: a second, and more where nothing is optimised.
+const HEALTHY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
+/// How long a stop may take meanwhile.
+const STOPPED: Duration = Duration::from_secs(10);
+
+/// Waits until so many planned faults are left; the longest that `/healthz` took.
+async fn until_left(ground: &Ground, left: u32) -> Duration {
+    let mut longest = Duration::ZERO;
+    eventually("the planned answers are given", async || {
+        let asked = Instant::now();
+        let answer = ground.api.get("/healthz").await;
+        assert!(answer.status.is_success());
+        longest = longest.max(asked.elapsed());
+        let planned = ground.simulator.faults().planned;
+        let times: u32 = planned.iter().filter_map(|planned| planned.times).sum();
+        (times <= left).then_some(())
+    })
+    .await;
+    longest
+}
+
+/// The answers that are too large, and how many windows get one at the same time: a page of 100,000
+/// events, and thirty compressed answers that inflate to 128 MiB.
+fn too_large() -> [(Fault, u32); 2] {
+    [(Fault::CrowdedPage { above: 0 }, 1), (Fault::Bomb, 30)]
+}
+
+/// A daemon whose windows are settled, and for each of them one of these answers to come.
+async fn expecting(fault: &Fault, windows: u32) -> (Ground, Daemon, Vec<String>) {
+    let names: Vec<String> = (0..windows).map(|n| format!("room-{n}")).collect();
+    let ground = Ground::new(62, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    // So that smaller pages are left to be asked for, and time for them.
+    let config = fs::read_to_string(&ground.config).unwrap();
+    let config = config.replace("page_size = 10", "page_size = 200");
+    ground.configure(&config.replace("interval = \"1s\"", "interval = \"3s\""));
+    let daemon = ground.run().await;
+    for name in &names {
+        ground.settle(name).await;
+    }
+    ground.simulator.plan(Planned::once(fault.clone()).path("deltatoken").times(windows));
+    (ground, daemon, names)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_too_large_are_bounded_in_sum_and_hold_nothing_up() {
+    for (fault, windows) in too_large() {
+        let (ground, daemon, names) = expecting(&fault, windows).await;
+        let mut longest = until_left(&ground, 0).await;
+        // Until the last of them has been read.
+        for name in &names {
+            let asked = Instant::now();
+            assert!(ground.api.get("/healthz").await.status.is_success());
+            longest = longest.max(asked.elapsed());
+            ground.settle(name).await;
+        }
+        assert!(longest < HEALTHY, "{fault:?}: /healthz took {longest:?}");
+        let most = peak(&daemon);
+        // Thirty at once still leave more behind in the allocator than they take.
+        assert!(most < MOST || windows > 1, "{fault:?}: {most} MiB");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_too_large_do_not_hold_up_a_stop() {
+    for (fault, windows) in too_large() {
+        let (ground, daemon, _) = expecting(&fault, windows).await;
+        until_left(&ground, windows / 2).await;
+        let asked = Instant::now();
+        daemon.stop().await;
+        assert!(asked.elapsed() < STOPPED, "{fault:?}: the stop took {:?}", asked.elapsed());
     }
 }

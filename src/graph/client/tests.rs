@@ -37,7 +37,7 @@ async fn follow(
     let link = Link::new(LINK);
     let outcome = client.page(&target, &ask(), Start::Link(&link), false).await;
     assert_eq!(target.requests.load(Ordering::Relaxed), script.urls().len() as u64);
-    (script, outcome)
+    (script, outcome.map(|(page, _)| page))
 }
 
 fn header<'a>(request: &'a Request<Bytes>, name: &str) -> &'a str {
@@ -338,6 +338,73 @@ async fn no_error_and_no_type_shows_a_token_a_secret_or_a_link() {
     assert!(!shown.contains("canary"), "{shown}");
     let path = std::env::var("PATH").unwrap();
     assert!(!shown.contains(&path), "the secret is shown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
+    const TOKEN: &str = "canary-token-1";
+    let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(std::sync::Mutex::new(Lines(lines.clone())))
+        .finish();
+    let _guard = tracing::subscriber::set_default(log);
+    let ids =
+        ["0b3f-77", TOKEN, "canary@contoso.com", "canary said: \"two words\"", "canary-1.b_C"];
+    let answers = ids.map(|id| reply(200, EMPTY).with("request-id", id));
+    let script = Script::new([granted(TOKEN, 3600)], answers);
+    let client = client(&script);
+    let target = room(&client, &script);
+    for _ in ids {
+        client.page(&target, &ask(), Start::Link(&Link::new(LINK)), false).await.unwrap();
+    }
+    let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    assert!(lines.matches("graph answered").count() >= ids.len(), "{lines}");
+    assert!(lines.contains("0b3f-77") && !lines.contains("canary"), "{lines}");
+}
+
+/// What was logged.
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_more_items_than_are_read_is_too_large() {
+    let page = |count: usize| {
+        let items = vec!["{}"; count].join(",");
+        reply(200, format!(r#"{{"value":[{items}],"@odata.deltaLink":"{LINK}"}}"#))
+    };
+    let (_, outcome) = follow([page(50_000)]).await;
+    assert_eq!(outcome.unwrap().unreadable.len(), 50_000);
+    let (_, outcome) = follow([page(50_001)]).await;
+    let error = outcome.unwrap_err();
+    assert_eq!((error.class(), error.kind()), (Class::TooLarge, "too_large"));
+    assert!(error.message().contains("50,000 items"), "{}", error.message());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_worked_on_share_one_memory() {
+    let page = || reply(200, EMPTY.to_owned() + &" ".repeat(40 << 20));
+    let script = Script::new([granted("t", 36_000)], [page(), page(), page(), page()]);
+    let client = client(&script);
+    let target = room(&client, &script);
+    let (link, ask) = (Link::new(LINK), ask());
+    let asking = || client.page(&target, &ask, Start::Link(&link), false);
+    let first = asking().await.unwrap();
+    // One answer may exceed what all of them share.
+    let second = asking().await.unwrap();
+    assert_eq!(asking().await.unwrap_err().class(), Class::Transient, "there is no memory left");
+    drop(first);
+    asking().await.unwrap();
+    drop(second);
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,9 @@ use super::{Attempt, Trouble};
 /// are made; what is left waits for the next attempt.
 const MOST_STEPS: usize = 256;
 
+/// A page of more items takes long enough to be stepped on another thread.
+const LARGE: usize = 2000;
+
 /// Events that leave an empty window in one commit.
 const SLICE: usize = 256;
 
@@ -238,7 +241,13 @@ impl Attempt<'_> {
         self.ask.page_size = before.page_size(self.window.page_size);
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
-            let (next, effect) = round.step(input, self.services.world.now());
+            let now = self.services.world.now();
+            let large = matches!(&input, Input::Page { page, .. } if page.present.len() > LARGE);
+            let (next, effect) = if large {
+                self.services.world.compute(move || round.step(input, now)).await
+            } else {
+                round.step(input, now)
+            };
             round = next;
             if let Effect::Over(over) = effect {
                 self.done.held_until = self.done.held_until.max(round.held_until());
