@@ -32,7 +32,7 @@ use reload::Reload;
 /// How long workers may take to finish what they write.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Bytes of sled's page cache: a large tenant's positions and indexes, not its bodies.
-const CACHE_BYTES: u64 = 512 << 20;
+pub const CACHE_BYTES: u64 = 512 << 20;
 
 /// Everything a daemon is made from.
 pub struct Options {
@@ -52,6 +52,8 @@ pub struct Options {
     pub accept_drops: bool,
     /// Whether TCP on loopback needs no token (the demo).
     pub open_loopback: bool,
+    /// Bytes of the store's page cache, usually [`CACHE_BYTES`].
+    pub cache_bytes: u64,
 }
 
 /// Why a daemon could not start.
@@ -129,9 +131,10 @@ impl Daemon {
             about,
             accept_drops,
             open_loopback,
+            cache_bytes,
         } = options;
         let settings = api_settings(&config, open_loopback)?;
-        let store = open(&config, &world).await?;
+        let store = open(&config, cache_bytes, &world).await?;
         check_drops(&store, &config, accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address costs nothing.
         let bound = Bound::all(&config.api).await?;
@@ -280,9 +283,8 @@ impl Daemon {
     }
 }
 
-async fn open(config: &Config, world: &World) -> Result<Store, StartError> {
-    let options =
-        store::Options { cache_bytes: CACHE_BYTES, ..store::Options::new(&config.store.path) };
+async fn open(config: &Config, cache_bytes: u64, world: &World) -> Result<Store, StartError> {
+    let options = store::Options { cache_bytes, ..store::Options::new(&config.store.path) };
     let held = world.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&options, &held)).await;
     let (store, opening) = match opened {

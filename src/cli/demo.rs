@@ -26,6 +26,7 @@ use crate::daemon::{Daemon, Options, StartError};
 use crate::graph::HttpTransport;
 use crate::mirror::change::ChangeKind;
 use crate::mirror::status::State;
+use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::{Signal, Signals};
 use crate::platform::telemetry::Format;
 use crate::platform::unread::unread;
@@ -41,6 +42,10 @@ const MUTATE_EVERY: Duration = Duration::from_millis(700);
 /// Of the requests, so many fail: one in fifty.
 const FAULTS: f64 = 0.02;
 const INTERVAL: &str = "3s";
+/// The store's page cache. The store on disk is larger; a page that is not cached is read again.
+const CACHE_BYTES: u64 = 8 << 20;
+/// Rendered pages that the simulated Graph keeps.
+const PAGES_BYTES: usize = 4 << 20;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -59,6 +64,7 @@ pub(super) async fn demo(
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
     start_telemetry(level.unwrap_or("off"), Format::Text)?;
+    without_huge_pages();
     let begun = Instant::now();
     let world = World::real();
     let (_temporary, directory) = directory(args.dir.as_deref())?;
@@ -78,6 +84,7 @@ pub(super) async fn demo(
     )
     .await
     .map_err(|error| Failure::new(FAILED, format!("cannot start the simulated Graph: {error}")))?;
+    simulation.simulator().set_page_cache(PAGES_BYTES);
     let mailboxes = simulation.simulator().mailboxes();
     let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
     let config = check::load(Some(&file), BTreeMap::new(), world.now())?;
@@ -99,6 +106,7 @@ pub(super) async fn demo(
         transport: Arc::new(transport),
         accept_drops: true,
         open_loopback: true,
+        cache_bytes: CACHE_BYTES,
     };
     let signals = Signals::listen()
         .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
@@ -198,6 +206,7 @@ path = "store"
 [graph]
 base_url = "http://{address}/v1.0"
 login_url = "http://{address}"
+max_concurrent = 4              # few pages in memory at a time; the demo's fleet is small
 
 [api]
 socket = "api.sock"

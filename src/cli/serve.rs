@@ -13,7 +13,7 @@ use super::exit::{CONFIGURATION, FAILED, Failure, STORE};
 use super::run::{self, Controls};
 use crate::api::{About, BindError};
 use crate::config::LogFormat;
-use crate::daemon::{Daemon, Options, StartError};
+use crate::daemon::{CACHE_BYTES, Daemon, Options, StartError};
 use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
 use crate::platform::signals::Signals;
@@ -72,6 +72,7 @@ pub(super) async fn run(
         about,
         accept_drops: args.accept_drops,
         open_loopback: false,
+        cache_bytes: CACHE_BYTES,
     };
     foreground(options, signals, Notify::new(&told, std::process::id())).await
 }

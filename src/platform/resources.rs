@@ -29,6 +29,14 @@ pub fn resources() -> Resources {
     }
 }
 
+/// Asks the kernel for small pages only, from here on. With huge pages the allocator keeps memory
+/// resident of which little is used. A kernel that refuses costs memory, nothing else.
+pub fn without_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay enabled");
+    }
+}
+
 /// Of `/proc/self/status`.
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -11,8 +11,9 @@ use jiff::Timestamp;
 
 use super::event::{Form, Item};
 
-/// Changes kept; links to versions before that are dead (fact 91).
-const LOG: usize = 20_000;
+/// Changes kept; links to older versions are dead (fact 91). Each change keeps an item as it was,
+/// so this bounds the memory of a simulator that runs for days.
+const LOG: usize = 1_000;
 /// Streams followed at the same time; the oldest die (fact 91).
 const STREAMS: usize = 256;
 
@@ -51,6 +52,8 @@ pub(super) struct Calendar {
     floor: u64,
     streams: VecDeque<Stream>,
     next_stream: u32,
+    /// How many single events and series it was filled with.
+    filled: (usize, usize),
 }
 
 /// A link that no longer works, and the generations the answer speaks of (fact 93).
@@ -73,6 +76,7 @@ impl Calendar {
             floor: 0,
             streams: VecDeque::new(),
             next_stream: 0,
+            filled: (0, 0),
         }
     }
 
@@ -134,9 +138,23 @@ impl Calendar {
     /// Forgets the past: what is there now has always been there. For filling a calendar before
     /// anybody looks.
     pub(super) fn settle(&mut self) {
+        self.filled = self.count();
         self.log.clear();
         self.floor = self.version;
         self.streams.clear();
+    }
+
+    /// How many single events and series there are now.
+    fn count(&self) -> (usize, usize) {
+        let series = self.items.values().filter(|item| item.series.is_some()).count();
+        (self.items.len() - series, series)
+    }
+
+    /// Whether there are so many single events, and so many series, that chance adds no more.
+    /// Without this bound a simulated organisation grows for as long as it runs.
+    pub(super) fn crowded(&self) -> (bool, bool) {
+        let (singles, series) = self.count();
+        (singles > (self.filled.0 * 2).max(60), series > (self.filled.1 * 3 / 2).max(8))
     }
 
     /// Everything as it was at `version`.

@@ -38,7 +38,9 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(raw: Vec<u8>, next: usize, last: bool) -> Self {
+    pub(super) fn new(mut raw: Vec<u8>, next: usize, last: bool) -> Self {
+        // A page may be kept for long: without the room it was rendered in.
+        raw.shrink_to_fit();
         Self { raw: raw.into(), deflated: None, check: crc32fast::Hasher::new(), next, last }
     }
 
@@ -66,6 +68,7 @@ impl Head {
         }
         self.check = crc32fast::Hasher::new();
         self.check.update(&self.raw);
+        out.shrink_to_fit();
         self.deflated = Some(out.into());
     }
 

@@ -77,7 +77,10 @@ impl State {
             Some((item, day))
         };
         let some_minutes = |rng: &mut fastrand::Rng| 15 * rng.u32(1..9);
+        let (crowded_with_singles, crowded_with_series) = this.crowded();
         let edit = match rng.u8(..24) {
+            0..=2 if crowded_with_singles => Edit::Delete { event: id(&*single(rng)?, 0) },
+            3 | 4 if crowded_with_series => Edit::Delete { event: id(&*series(rng)?, 0) },
             0 | 1 => Edit::CreateSingle {
                 subject: subject(rng),
                 start: about(rng),

@@ -52,6 +52,7 @@ impl Running {
             },
             accept_drops: false,
             open_loopback: false,
+            cache_bytes: 16 << 20,
         };
         let daemon = Daemon::start(options).await.unwrap();
         let (fleet, store) = (daemon.fleet(), daemon.store());
