@@ -28,6 +28,8 @@ pub(super) struct Call {
     pub(super) client_request_id: Option<String>,
     /// Scheme and authority under which the client sees this server, if the request says so.
     pub(super) origin: Option<String>,
+    /// Whether the path began with `/v1.0`.
+    pub(super) versioned: bool,
 }
 
 impl Call {
@@ -37,7 +39,7 @@ impl Call {
         let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
         let origin = match (uri.scheme_str(), uri.authority()) {
             (Some(scheme), Some(authority)) => Some(format!("{scheme}://{authority}")),
-            _ => text("host").map(|host| format!("http://{host}")),
+            _ => seen_origin(headers),
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
         let mut segments: Vec<String> = uri
@@ -46,7 +48,8 @@ impl Call {
             .filter(|segment| !segment.is_empty())
             .map(|segment| decode(segment, false))
             .collect();
-        if segments.first().is_some_and(|first| first.eq_ignore_ascii_case("v1.0")) {
+        let versioned = segments.first().is_some_and(|first| first.eq_ignore_ascii_case("v1.0"));
+        if versioned {
             segments.remove(0);
         }
         Self {
@@ -65,7 +68,18 @@ impl Call {
                 text("return-client-request-id").is_some_and(|v| v.eq_ignore_ascii_case("true"))
             }),
             origin,
+            versioned,
         }
+    }
+
+    /// Where the client sees this server; Graph's own address if the request does not say.
+    pub(super) fn origin(&self) -> &str {
+        self.origin.as_deref().unwrap_or("https://graph.microsoft.com")
+    }
+
+    /// The host of that address, with its port.
+    pub(super) fn host(&self) -> &str {
+        self.origin().split_once("://").map_or("", |(_, host)| host)
     }
 
     /// The value of a query parameter, its name in lower case.
@@ -87,6 +101,31 @@ impl Call {
                 .zip(pattern)
                 .all(|(segment, wanted)| *wanted == "*" || segment.eq_ignore_ascii_case(wanted))
     }
+}
+
+/// Scheme and authority that the client asked, by `Host` and by what a proxy in front adds:
+/// `Forwarded` (RFC 7239), else `X-Forwarded-Proto` and `X-Forwarded-Host`. Of several proxies the
+/// first one counts, which is the one that the client asked.
+fn seen_origin(headers: &HeaderMap) -> Option<String> {
+    let first = |name: &str| {
+        let value = headers.get(name)?.to_str().ok()?;
+        value.split(',').next().map(|value| value.trim().to_owned())
+    };
+    let forwarded = first("forwarded").unwrap_or_default();
+    let parameter = |wanted: &str| {
+        forwarded.split(';').find_map(|pair| {
+            let (name, value) = pair.trim().split_once('=')?;
+            name.eq_ignore_ascii_case(wanted).then(|| value.trim_matches('"').to_owned())
+        })
+    };
+    let scheme = parameter("proto").or_else(|| first("x-forwarded-proto"));
+    let scheme = match scheme.as_deref() {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
+        _ => "http",
+    };
+    let host = parameter("host").or_else(|| first("x-forwarded-host")).or_else(|| first("host"))?;
+    let authority: http::uri::Authority = host.parse().ok()?;
+    (!authority.as_str().contains('@')).then(|| format!("{scheme}://{authority}"))
 }
 
 /// What the `Authorization` header carries, if it is of that scheme.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -81,7 +81,6 @@ impl Simulation {
             ..Settings::new(args.seed, world.clone())
         };
         let simulator = Simulator::new(settings);
-        simulator.set_base_url(&format!("http://{address}/v1.0"));
         let mailboxes = simulator.organisation(args.people, args.rooms, world.now());
         if args.faults > 0.0 {
             simulator.set_faults(Faults::by_rate(args.faults));
@@ -101,7 +100,14 @@ impl Simulation {
 
     /// What to tell whoever started it: where it is, and a configuration that uses it.
     pub fn banner(&self) -> String {
-        let address = self.address;
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            // Every interface: the client on this machine uses loopback.
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
         let mut banner = format!(
             "# A simulated Microsoft Graph answers at http://{address}/v1.0\n\
              # Its control plane is at http://{address}/control/ (docs/simulator.md).\n\

@@ -18,6 +18,9 @@ use super::zone::{Zone, date_of, seven_digits};
 /// The time Graph writes where there is none (fact 78).
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
+/// Units of 100 ns in a second.
+const TICKS: u64 = 10_000_000;
+
 /// A body in both forms it can be asked in.
 #[derive(Debug)]
 pub(super) struct Body {
@@ -218,7 +221,7 @@ impl Place {
             "id": id,
             "changeKey": self.change_key(change),
             "createdDateTime": stamp(item.created, uid),
-            "lastModifiedDateTime": stamp(modified, change),
+            "lastModifiedDateTime": modified_stamp((item.created, uid), (modified, change)),
             "categories": content.category.iter().collect::<Vec<_>>(),
             "transactionId": uid.is_multiple_of(4).then(|| guid(&[uid])),
             "originalStartTimeZone": zone,
@@ -317,10 +320,29 @@ fn times(item: &Item, when: When, form: &Form) -> (Value, Value) {
     (show(form.zone.local(start)), show(form.zone.local(end)))
 }
 
+/// The fraction of a second that `stamp` shows, in units of 100 ns.
+fn fraction(salt: u64) -> u64 {
+    mix(&[salt]) % TICKS
+}
+
 /// An offset timestamp with seven fractional digits made of `salt`.
 fn stamp(at: Timestamp, salt: u64) -> String {
+    written(at, fraction(salt))
+}
+
+/// As [`stamp`], for the last modification of what was created at another stamp. It is never
+/// before that one: not within the same second, and not where the clock was set back.
+fn modified_stamp(created: (Timestamp, u64), modified: (Timestamp, u64)) -> String {
+    let earliest = fraction(created.1);
+    if modified.0.as_second() > created.0.as_second() {
+        return stamp(modified.0, modified.1);
+    }
+    written(created.0, earliest + fraction(modified.1) % (TICKS - earliest))
+}
+
+fn written(at: Timestamp, fraction: u64) -> String {
     let seconds = Timestamp::from_second(at.as_second()).unwrap_or(at).to_string();
-    format!("{}.{:07}Z", seconds.trim_end_matches('Z'), mix(&[salt]) % 10_000_000)
+    format!("{}.{fraction:07}Z", seconds.trim_end_matches('Z'))
 }
 
 /// `iCalUId`: Exchange's GlobalObjectId in hexadecimal, the day of an instance inside.

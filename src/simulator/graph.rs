@@ -28,6 +28,14 @@ impl State {
         mailbox: Option<usize>,
         fault: Option<&Fault>,
     ) -> Reply {
+        if !call.versioned {
+            let version = call.segments.first().map_or("", String::as_str);
+            return Reply::error(
+                StatusCode::BAD_REQUEST,
+                "BadRequest",
+                &format!("Invalid version: {version}"),
+            );
+        }
         if call.method != Method::GET {
             return Reply::error(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -246,10 +254,9 @@ impl State {
 
     /// Where links lead: as set, else as the request came, else to the real Graph.
     pub(super) fn base(&self, call: &Call) -> std::sync::Arc<str> {
-        match (&self.base, &call.origin) {
-            (Some(base), _) => base.clone(),
-            (None, Some(origin)) => format!("{origin}/v1.0").into(),
-            (None, None) => "https://graph.microsoft.com/v1.0".into(),
+        match &self.base {
+            Some(base) => base.clone(),
+            None => format!("{}/v1.0", call.origin()).into(),
         }
     }
 

@@ -26,6 +26,7 @@ mod call;
 mod command;
 mod control;
 mod delta;
+mod discovery;
 mod event;
 mod faults;
 mod graph;
@@ -105,8 +106,11 @@ impl Simulator {
     /// One request, one answer, without a socket. Waits out the latency by tokio's clock.
     pub async fn answer(&self, request: http::Request<Bytes>) -> Answer {
         let call = Call::read(&request);
-        if call.segments.first().is_some_and(|first| first == "control") {
+        if !call.versioned && call.segments.first().is_some_and(|first| first == "control") {
             return Answer::Response(self.control(&call, request.body()));
+        }
+        if let Some(reply) = discovery::answer(&call) {
+            return Answer::Response(self.state().metadata(&call, reply));
         }
         let ticket = self.state().arrive(&call);
         // Leaves when dropped, also when the client goes away while it waits.

@@ -175,8 +175,9 @@ impl SignIn {
                     "The request body must contain the following parameter: 'client_assertion_type'.",
                 );
             }
-            return check_assertion(assertion, client, tenant, now)
-                .map_err(|text| (StatusCode::UNAUTHORIZED, "invalid_client", 700_027, text));
+            return check_assertion(assertion, client, tenant, now).map_err(|(number, text)| {
+                (StatusCode::UNAUTHORIZED, "invalid_client", number, text.to_owned())
+            });
         }
         if secret.is_empty() {
             return Err((
@@ -253,38 +254,44 @@ impl SignIn {
 }
 
 /// Whether an assertion says what a certificate's should (fact 138). Its signature is not looked at.
-fn check_assertion(text: &str, client: &str, tenant: &str, now: Timestamp) -> Result<(), String> {
+fn check_assertion(
+    text: &str,
+    client: &str,
+    tenant: &str,
+    now: Timestamp,
+) -> Result<(), (u32, &'static str)> {
     let part = |at: usize| -> Option<Value> {
         let part = text.split('.').nth(at)?;
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
     };
     let (Some(header), Some(claims)) = (part(0), part(1)) else {
-        return Err("Client assertion is not a JSON web token.".to_owned());
+        return Err((700_027, "Client assertion is not a JSON web token."));
     };
     if text.split('.').count() != 3 || text.ends_with('.') {
-        return Err("Client assertion is not signed.".to_owned());
+        return Err((700_027, "Client assertion is not signed."));
     }
     if !["PS256", "RS256"].iter().any(|alg| header["alg"] == *alg) {
-        return Err("Client assertion is signed with an unsupported algorithm.".to_owned());
+        return Err((700_027, "Client assertion is signed with an unsupported algorithm."));
     }
     if !header["x5t#S256"].is_string() && !header["x5t"].is_string() {
-        return Err("Client assertion names no certificate.".to_owned());
+        return Err((700_027, "Client assertion names no certificate."));
     }
     let audience = claims["aud"].as_str().unwrap_or_default();
     if !audience.ends_with(&format!("/{tenant}/oauth2/v2.0/token")) {
-        return Err("Client assertion audience claim does not match Realm issuer.".to_owned());
+        return Err((700_027, "Client assertion audience claim does not match Realm issuer."));
     }
     if claims["iss"] != client || claims["sub"] != client {
-        return Err("Client assertion issuer and subject must be the client id.".to_owned());
+        return Err((700_027, "Client assertion issuer and subject must be the client id."));
     }
     if claims["jti"].as_str().is_none_or(str::is_empty) {
-        return Err("Client assertion has no id.".to_owned());
+        return Err((700_027, "Client assertion has no id."));
     }
     let now = now.as_second();
-    let expires = claims["exp"].as_i64().unwrap_or(0);
-    let valid_from = claims["nbf"].as_i64().unwrap_or(0);
+    // A NumericDate may have a fraction (RFC 7519, section 2), and msal-node's has.
+    let seconds = |claim: &str| claims[claim].as_f64().map_or(0, |at| at as i64);
+    let (expires, valid_from) = (seconds("exp"), seconds("nbf"));
     if expires <= now || expires > now + 86_400 || valid_from > now + 300 {
-        return Err("Client assertion is not within its valid time range.".to_owned());
+        return Err((700_024, "Client assertion is not within its valid time range."));
     }
     Ok(())
 }

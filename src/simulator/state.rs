@@ -283,6 +283,13 @@ impl State {
         answer
     }
 
+    /// The answer to a request for the login service's metadata, which is neither Graph's nor the
+    /// token endpoint's: it is not counted, and no fault meets it.
+    pub(super) fn metadata(&mut self, call: &Call, reply: Reply) -> http::Response<Bytes> {
+        self.requests += 1;
+        self.finish(call, None, reply, true)
+    }
+
     fn draw(&mut self, call: &Call, ticket: &Ticket, sign_in: bool) -> Option<Fault> {
         if ticket.refusal.is_some() {
             return None;
@@ -414,7 +421,7 @@ impl State {
 
 /// Whether a request is one to the token endpoint.
 pub(super) fn is_sign_in(call: &Call) -> bool {
-    call.is(&["*", "oauth2", "v2.0", "token"], 0)
+    !call.versioned && call.is(&["*", "oauth2", "v2.0", "token"], 0)
 }
 
 /// Whether a request is one of a delta round.

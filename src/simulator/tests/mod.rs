@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::*;
 use crate::world::World;
 
+mod clients;
 mod faults;
 mod handle;
 mod protocol;

@@ -70,6 +70,10 @@ async fn an_assertion_has_to_say_what_a_certificates_says() {
         )
     };
     assert_eq!(sign_in(&simulator, &form(assertion(good.clone())), None).await.0, 200);
+    // A NumericDate may have a fraction (RFC 7519).
+    let mut with_fraction = good.clone();
+    with_fraction["exp"] = json!(now as f64 + 300.25);
+    assert_eq!(sign_in(&simulator, &form(assertion(with_fraction)), None).await.0, 200);
     for (name, value) in [
         ("aud", json!("https://login.example/other/oauth2/v2.0/token")),
         ("iss", json!("other")),
@@ -81,5 +85,7 @@ async fn an_assertion_has_to_say_what_a_certificates_says() {
         claims[name] = value;
         let (status, body) = sign_in(&simulator, &form(assertion(claims)), None).await;
         assert_eq!((status, body["error"].as_str()), (401, Some("invalid_client")), "{name}");
+        let number = if name == "exp" { 700_024 } else { 700_027 };
+        assert_eq!(body["error_codes"][0], number, "{name}");
     }
 }
