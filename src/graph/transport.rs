@@ -17,9 +17,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
 
 use super::origin;
 use super::page_memory::{PageMemory, Reservation};
+
+mod unreached;
+
+pub use unreached::{Obstacle, Unreached};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,11 +166,14 @@ pub enum Fault {
     TooLarge,
 }
 
-/// A request that got no whole answer. Neither `Display` nor `Debug` shows an address.
+/// A request that got no whole answer. Neither `Display` nor `Debug` shows more of an address
+/// than its host.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", fault.sentence())]
+#[error("{}", unreached.as_ref().map_or_else(|| fault.sentence().to_owned(), |at| at.to_string()))]
 pub struct TransportError {
     fault: Fault,
+    /// Of [`Fault::Connect`]: which host, and why.
+    unreached: Option<Box<Unreached>>,
     #[source]
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -172,12 +181,26 @@ pub struct TransportError {
 impl TransportError {
     /// An error without further cause.
     pub fn new(fault: Fault) -> Self {
-        Self { fault, source: None }
+        Self { fault, unreached: None, source: None }
     }
 
     /// What went wrong.
     pub fn fault(&self) -> Fault {
         self.fault
+    }
+
+    /// Which host was not reached and why, where no connection could be made.
+    pub fn unreached(&self) -> Option<&Unreached> {
+        self.unreached.as_deref()
+    }
+
+    /// The error of a request to `uri`, which goes through one of `proxies` if any is for it.
+    fn of_request(error: reqwest::Error, uri: &Uri, proxies: Option<&Matcher>) -> Self {
+        let unreached = error.is_connect().then(|| {
+            let found = Unreached::read(&error, error.is_timeout(), uri, proxies);
+            Box::new(if error.is_dns() { found.without_name() } else { found })
+        });
+        Self { unreached, ..Self::from_reqwest(error) }
     }
 
     fn from_reqwest(error: reqwest::Error) -> Self {
@@ -193,7 +216,7 @@ impl TransportError {
         } else {
             Fault::Reset
         };
-        Self { fault, source: Some(Box::new(error)) }
+        Self { fault, unreached: None, source: Some(Box::new(error)) }
     }
 }
 
@@ -246,6 +269,8 @@ pub struct HttpTransport {
     far: Option<Clients>,
     /// For loopback.
     near: Clients,
+    /// The proxies of the environment, as `far` uses them.
+    proxies: Matcher,
 }
 
 /// Clients that keep their connections, and one that makes a new one for every request.
@@ -265,7 +290,8 @@ impl HttpTransport {
     pub fn new() -> Result<Self, TransportError> {
         let near = Clients::new(1, |client| client.no_proxy())
             .or_else(|_| Clients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
-        Ok(Self { far: Clients::new(FAR_CONNECTIONS, |client| client).ok(), near })
+        let far = Clients::new(FAR_CONNECTIONS, |client| client).ok();
+        Ok(Self { far, near, proxies: Matcher::from_system() })
     }
 }
 
@@ -287,6 +313,7 @@ impl Clients {
                 .http2_keep_alive_timeout(CONNECT_TIMEOUT);
             shape(client).build().map_err(|error| TransportError {
                 fault: Fault::Tls,
+                unreached: None,
                 source: Some(Box::new(error.without_url())),
             })
         };
@@ -316,9 +343,14 @@ impl Transport for HttpTransport {
             let clients = if loopback { Some(&self.near) } else { self.far.as_ref() };
             let clients = clients.ok_or_else(|| TransportError::new(Fault::Tls))?;
             let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
+            let uri = request.uri().clone();
+            let proxies = (!loopback).then_some(&self.proxies);
             let request =
                 reqwest::Request::try_from(request).map_err(TransportError::from_reqwest)?;
-            let answer = client.execute(request).await.map_err(TransportError::from_reqwest)?;
+            let answer = client
+                .execute(request)
+                .await
+                .map_err(|error| TransportError::of_request(error, &uri, proxies))?;
             let mut response = http::Response::new(());
             *response.status_mut() = answer.status();
             *response.headers_mut() = answer.headers().clone();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use serde::Deserialize;
 
 use super::secret::AccessToken;
@@ -40,6 +41,8 @@ pub(super) struct Denial {
     pub(super) number: Option<String>,
     pub(super) needs_person: bool,
     pub(super) retry_after: Option<Duration>,
+    /// How far this machine's clock is ahead of the endpoint's `Date`, in seconds; negative: behind.
+    pub(super) ahead_s: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +106,13 @@ pub(super) fn read(
         .get(http::header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| retry_after::parse(value, now));
+    let ahead_s = headers
+        .get(http::header::DATE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| DateTimeParser::new().parse_timestamp(value).ok())
+        .map(|theirs| now.as_second().saturating_sub(theirs.as_second()));
     Err(Denial {
+        ahead_s,
         status: status.as_u16(),
         code: code.map(str::to_owned),
         number: denied.error_description.as_str().and_then(number),
@@ -142,6 +151,8 @@ impl Denial {
             (Some("AADSTS7000215"), _) => {
                 format!("{key} holds a wrong secret; put the secret's value there, not its id")
             }
+            // The assertion is not valid at the endpoint's time: it was dated by a wrong clock.
+            (Some("AADSTS700024"), _) => self.wrong_clock(),
             (Some("AADSTS700016"), _) => "check client_id and tenant: no such application".into(),
             (Some("AADSTS90002"), _) => "check tenant: there is no such tenant".into(),
             (_, Some("invalid_client")) => format!("check client_id and {key}"),
@@ -157,6 +168,16 @@ impl Denial {
             _ => format!("check tenant, client_id and {key}"),
         };
         format!("sign-in was refused ({said}); {remedy}")
+    }
+
+    /// What to do about a clock that the endpoint disagrees with. Less than a minute is not worth
+    /// a figure: the answer has been on its way.
+    fn wrong_clock(&self) -> String {
+        let by = self.ahead_s.filter(|s| s.abs() >= 60).map(|ahead| {
+            let length = humantime::format_duration(Duration::from_secs(ahead.unsigned_abs()));
+            format!(": it is {length} {}", if ahead > 0 { "fast" } else { "slow" })
+        });
+        format!("this machine's clock is wrong{}; set it (NTP)", by.unwrap_or_default())
     }
 }
 
@@ -223,6 +244,30 @@ mod tests {
             (200, r#"{"access_token":"a b\nc"}"#, false),
         ] {
             assert_eq!(denied(status, body).needs_person, needs_person, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn an_assertion_out_of_its_time_is_a_wrong_clock() {
+        let body = r#"{"error":"invalid_client","error_description":"AADSTS700024: Client assertion is not within its valid time range. Current time: 2026-11-21T10:00:00Z"}"#;
+        let sentence = |date: Option<&str>, now: &str| {
+            let headers = date.map(|date| (http::header::DATE, date.parse().unwrap()));
+            let headers = headers.into_iter().collect();
+            let now = now.parse().unwrap();
+            let denial = read(StatusCode::UNAUTHORIZED, &headers, body.as_bytes(), now);
+            denial.unwrap_err().sentence("certificate_file")
+        };
+        let date = Some("Sat, 21 Nov 2026 10:00:00 GMT");
+        let refused =
+            "sign-in was refused (invalid_client, AADSTS700024); this machine's clock is wrong";
+        for (date, now, by) in [
+            (date, "2026-11-21T12:05:00Z", ": it is 2h 5m fast"),
+            (date, "2026-11-20T10:00:00Z", ": it is 1day slow"),
+            (date, "2026-11-21T10:00:30Z", ""),
+            (Some("yesterday"), "2026-11-20T10:00:00Z", ""),
+            (None, "2026-11-20T10:00:00Z", ""),
+        ] {
+            assert_eq!(sentence(date, now), format!("{refused}{by}; set it (NTP)"), "{now}");
         }
     }
 

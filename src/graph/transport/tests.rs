@@ -162,9 +162,129 @@ async fn nobody_listening_is_no_connection() {
     let server = serve(Deed::Close(Vec::new())).await;
     let Server { base, mut tasks, .. } = server;
     tasks.shutdown().await;
-    let request = http::Request::get(base).body(Bytes::new()).unwrap();
+    let request = http::Request::get(&base).body(Bytes::new()).unwrap();
     let error = HttpTransport::new().unwrap().send(request).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Connect);
+    let host = base.strip_prefix("http://").unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!("{host} refused the connection; check the address and the firewall")
+    );
+}
+
+/// What is said of a request to `https://graph.example/` through that proxy.
+async fn through_proxy(proxy: &str) -> String {
+    let far = Clients::new(1, |client| {
+        client.proxy(reqwest::Proxy::all(proxy).unwrap()).tls_certs_only([])
+    });
+    let transport = HttpTransport {
+        far: Some(far.unwrap()),
+        proxies: Matcher::builder().all(proxy).build(),
+        ..HttpTransport::new().unwrap()
+    };
+    let request = http::Request::get("https://graph.example/v1.0/canary?$token=canary");
+    let error = transport.send(request.body(Bytes::new()).unwrap()).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Connect);
+    let message = error.to_string();
+    assert!(!message.contains("canary") && !message.contains("://"), "{message}");
+    message
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_or_refuses_is_named() {
+    let server = |status: &str| {
+        serve(Deed::Close(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes()))
+    };
+    let host = |server: &Server| server.base.strip_prefix("http://").unwrap().to_owned();
+
+    let wants = server("407 Proxy Authentication Required").await;
+    let said = through_proxy(&wants.base.replace("//", "//user:canary@")).await;
+    assert!(said.starts_with(&format!("the proxy {} wants a user name", host(&wants))), "{said}");
+    assert!(said.contains("407") && said.contains("HTTPS_PROXY"), "{said}");
+
+    let forbids = server("403 Forbidden").await;
+    let expected = format!(
+        "the proxy {} did not connect to graph.example; allow that host there",
+        host(&forbids)
+    );
+    assert_eq!(through_proxy(&forbids.base).await, expected);
+
+    // It says yes, but then speaks no TLS.
+    let babbles = server("200 OK").await;
+    let said = through_proxy(&babbles.base).await;
+    assert!(said.contains("graph.example"), "{said}");
+
+    let gone = serve(Deed::Close(Vec::new())).await;
+    let (base, place) = (gone.base.clone(), host(&gone));
+    let Server { mut tasks, .. } = gone;
+    tasks.shutdown().await;
+    let expected = format!("the proxy {place} refused the connection; check HTTPS_PROXY");
+    assert_eq!(through_proxy(&base).await, expected);
+}
+
+#[test]
+fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Other};
+    use rustls::CertificateError::{
+        BadSignature, Expired, NotValidForName, NotValidYet, UnknownIssuer,
+    };
+    let uri = Uri::from_static("https://graph.microsoft.com/canary?$token=canary");
+    let tls = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let certificate = |error| tls(rustls::Error::InvalidCertificate(error));
+    let mut said = Vec::new();
+    for (error, obstacle, start) in [
+        (ConnectionRefused.into(), Obstacle::Refused, "graph.microsoft.com refused"),
+        (HostUnreachable.into(), Obstacle::NoRoute, "there is no route to graph.microsoft.com"),
+        (ConnectionReset.into(), Obstacle::BrokeOff, "the connection to graph.microsoft.com ended"),
+        (
+            certificate(UnknownIssuer),
+            Obstacle::UnknownAuthority,
+            "the certificate of graph.microsoft.com is from an unknown authority",
+        ),
+        (
+            certificate(NotValidForName),
+            Obstacle::WrongName,
+            "the certificate of graph.microsoft.com is for another name",
+        ),
+        (
+            certificate(Expired),
+            Obstacle::Expired,
+            "the certificate of graph.microsoft.com has expired; check this machine's clock",
+        ),
+        (
+            certificate(NotValidYet),
+            Obstacle::NotYetValid,
+            "the certificate of graph.microsoft.com is not valid yet",
+        ),
+        (
+            certificate(BadSignature),
+            Obstacle::BadCertificate,
+            "the certificate of graph.microsoft.com was not accepted",
+        ),
+        (
+            tls(rustls::Error::HandshakeNotComplete),
+            Obstacle::Handshake,
+            "TLS with graph.microsoft.com failed",
+        ),
+        (Other.into(), Obstacle::Other, "no connection to graph.microsoft.com could be made"),
+    ] {
+        // Connectors wrap an error in others of their own.
+        let error = io::Error::other(error);
+        let unreached = Unreached::read(&error, false, &uri, None);
+        assert_eq!(unreached.obstacle(), obstacle);
+        said.push(unreached.to_string());
+        assert!(unreached.to_string().starts_with(start), "{unreached}");
+    }
+    let error = io::Error::from(Other);
+    let late = Unreached::read(&error, true, &uri, None);
+    assert!(late.to_string().starts_with("no connection to graph.microsoft.com within 10 s"));
+    let nameless = Unreached::read(&error, false, &uri, None).without_name();
+    assert!(nameless.to_string().starts_with("the name graph.microsoft.com could not be resolved"));
+    said.extend([late.to_string(), nameless.to_string()]);
+    assert!(said.iter().all(|said| !said.contains("canary")));
+    let (all, different) =
+        (said.len(), said.into_iter().collect::<std::collections::BTreeSet<_>>());
+    assert_eq!(different.len(), all);
 }
 
 #[tokio::test]
