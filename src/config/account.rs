@@ -74,12 +74,36 @@ pub(super) fn account(
         );
         return None;
     }
+    let shaped = |key: &'static str, fits: bool, wrong: Wrong, reader: &mut Reader<'_>| {
+        if reader.has(key) && !fits {
+            reader.warn(key, wrong);
+        }
+    };
+    if let Some(tenant) = &tenant {
+        let wrong = Wrong::new(
+            "neither a GUID nor a domain",
+            "write the Directory (tenant) ID, or a domain of the tenant such as contoso.com",
+        );
+        shaped("tenant", is_guid(tenant) || tenant.contains('.'), wrong, &mut reader);
+    }
+    if let Some(client_id) = &client_id {
+        let wrong = Wrong::new(
+            "not a GUID",
+            "write the Application (client) ID of the app registration: not its name, and not the ID of a secret",
+        );
+        shaped("client_id", is_guid(client_id), wrong, &mut reader);
+    }
     Some(Account {
         name: name.into(),
         tenant: tenant?.into(),
         client_id: client_id?,
         credential: credential?,
     })
+}
+
+/// Whether it has the form of Entra's ids: `00000000-0000-0000-0000-000000000000`.
+pub(super) fn is_guid(text: &str) -> bool {
+    text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
 
 /// An id or a domain: it becomes a part of addresses.

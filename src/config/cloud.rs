@@ -41,6 +41,9 @@ pub(super) const CLOUDS: [Cloud; 4] = [
 /// The version of Graph that is spoken.
 pub(super) const VERSION: &str = "/v1.0";
 
+/// How the path of an address of Graph ends.
+pub(super) const VERSIONS: [&str; 2] = [VERSION, "/beta"];
+
 /// An address without its trailing slash, and its origin. `https`, or `http` to this very machine
 /// (promise 7); no user, no query. What is refused is not quoted: it might hold a password.
 pub(super) fn address(text: &str) -> Result<(String, String), Wrong> {

@@ -201,17 +201,22 @@ pub(super) fn instead<'a>(
     known: impl Iterator<Item = &'a str> + Clone,
     all: &str,
 ) -> String {
-    let lower = written.to_lowercase();
-    let near = known
-        .clone()
-        .map(|name| (strsim::damerau_levenshtein(&lower, name), name))
-        .filter(|(distance, name)| {
-            let longer = name.chars().count().max(lower.chars().count());
-            *distance * 3 <= longer || (lower.len() >= 4 && name.starts_with(&lower))
-        })
-        .min();
-    match near {
-        Some((_, name)) => format!("did you mean `{name}`?"),
+    match nearest(written, known.clone()) {
+        Some(name) => format!("did you mean `{name}`?"),
         None => format!("{all} {}", known.collect::<Vec<_>>().join(", ")),
     }
+}
+
+/// The known name that was probably meant; `None` if none is near.
+pub fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = written.to_lowercase();
+    let near = known
+        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
+        .filter(|(distance, name)| {
+            let longer = name.chars().count().max(lower.chars().count());
+            let begun = lower.len() >= 4 && name.to_lowercase().starts_with(&lower);
+            *distance * 3 <= longer || begun
+        })
+        .min();
+    near.map(|(_, name)| name)
 }

@@ -5,6 +5,7 @@
 //! prefix that have no place are refused here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::fault::Wrong;
 use super::file::{File, Leaf, account_name};
 use super::keys::Section;
 use super::origin::{Origin, Report};
-use super::sources::{Sources, conf_d};
+use super::sources::{CONF_D, Sources, conf_d};
 
 /// Before the names of settings in the environment: `CALMIRROR__SECTION__KEY`.
 const PREFIX: &str = "CALMIRROR";
@@ -53,6 +54,12 @@ impl Layers {
     pub(super) fn readable(sources: &Sources, report: &mut Report) -> (Self, bool) {
         let mut paths = vec![sources.file.clone()];
         paths.extend(conf_d(&sources.file, report));
+        let folder = sources.file.with_file_name(CONF_D);
+        for path in paths.iter().chain(std::iter::once(&folder)) {
+            if let Some(wrong) = world_writable(path) {
+                report.file_warning(path, wrong);
+            }
+        }
         let files: Vec<File> = paths.iter().filter_map(|path| File::read(path, report)).collect();
         let variables = variables(&sources.environment, report);
         let whole = files.len() == paths.len();
@@ -110,6 +117,17 @@ impl Layers {
         }
         layers
     }
+}
+
+/// What is wrong with a file of the configuration that every user of the machine can change: it
+/// says where secrets are sent and which calendars are read. Of what cannot be looked at there is
+/// nothing to say here.
+pub(super) fn world_writable(path: &Path) -> Option<Wrong> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+    (mode & 0o002 != 0).then(|| {
+        let problem = format!("every user of this machine can change it (mode {mode:04o})");
+        Wrong::new(problem, format!("chmod o-w {}", path.display()))
+    })
 }
 
 /// Values with the origins that their layers gave them.

@@ -47,6 +47,7 @@ pub use whereabouts::Whereabouts;
 
 use crate::mirror::window::{Identity, Window};
 use keys::Section;
+pub use keys::nearest;
 use layers::{Layers, Table};
 use origin::Report;
 use settings::Settings;

@@ -59,14 +59,22 @@ impl Report {
     }
 
     /// A fault of a file as a whole, of no line of it.
-    pub(super) fn file_fault(&mut self, path: &Path, Wrong { problem, remedy }: Wrong) {
-        let file = Some(path.to_owned());
-        self.faults.push(Fault { file, line: None, key: String::new(), problem, remedy });
+    pub(super) fn file_fault(&mut self, path: &Path, wrong: Wrong) {
+        self.faults.push(of_file(path, wrong));
+    }
+
+    /// A warning about a file as a whole.
+    pub(super) fn file_warning(&mut self, path: &Path, wrong: Wrong) {
+        self.warnings.push(of_file(path, wrong));
     }
 
     pub(super) fn warn(&mut self, origin: &Origin, key: &str, wrong: Wrong) {
         self.warnings.push(located(origin, key, wrong));
     }
+}
+
+fn of_file(path: &Path, Wrong { problem, remedy }: Wrong) -> Fault {
+    Fault { file: Some(path.to_owned()), line: None, key: String::new(), problem, remedy }
 }
 
 fn located(origin: &Origin, key: &str, Wrong { problem, remedy }: Wrong) -> Fault {

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::fault::Wrong;
 
@@ -14,8 +14,12 @@ use super::fault::Wrong;
 const LARGEST: u64 = 1 << 20;
 
 /// Where container engines mount secrets, each into the one container that may have it; their
-/// modes say nothing (Docker's are 0444).
-const MOUNTED: &str = "/run/secrets";
+/// modes say nothing (Docker's are 0444). Kubernetes projects service-account tokens below
+/// `/var/run/secrets`, which is the same directory only where `/var/run` is a link.
+const MOUNTED: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
+
+/// A token of fewer bytes can be guessed by trying.
+const SHORTEST_TOKEN: usize = 16;
 
 /// What a secret's file holds, without the white space around it: of any kind where the file is
 /// text, so that nobody who reads it as text finds less in it than was found here.
@@ -24,6 +28,38 @@ pub fn trimmed(content: &[u8]) -> &[u8] {
         Ok(text) => text.trim().as_bytes(),
         Err(_) => content.trim_ascii(),
     }
+}
+
+/// Whether the file is below a directory whose files only this process can reach, so that its mode
+/// does not matter. Judged by the path as it is written, which must not lead out again.
+fn is_mounted(path: &Path, credentials: Option<&Path>) -> bool {
+    let mounted = credentials.into_iter().chain(MOUNTED.iter().map(Path::new));
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    !climbs && mounted.into_iter().any(|folder| path.starts_with(folder))
+}
+
+/// What is unwise about the token in `path`, and whether it equals the one in `other`. A file that
+/// cannot be read has no weakness here: [`check`] reports it.
+pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Wrong> {
+    let read = |path: &Path| std::fs::read(path).ok();
+    let Some(content) = read(path) else { return Vec::new() };
+    let token = trimmed(&content);
+    let shown = path.display();
+    let remedy = format!("write a random one: openssl rand -hex 32 > {shown}");
+    let mut wrong = Vec::new();
+    if token.len() < SHORTEST_TOKEN {
+        let problem = match token.len() {
+            1 => "the token is one byte long and is guessed at once".to_owned(),
+            length => format!("the token is {length} bytes long and can be guessed"),
+        };
+        wrong.push(Wrong::new(problem, remedy.clone()));
+    }
+    let same = other.and_then(read).is_some_and(|other| trimmed(&other) == token);
+    if same {
+        let problem = "the same token as in token_file: programs that shall only read may do all";
+        wrong.push(Wrong::new(problem, remedy));
+    }
+    wrong
 }
 
 /// That the file exists, can be read, holds something, and is for its owner alone. Files below
@@ -44,9 +80,7 @@ pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong
         return Err(Wrong::new(format!("{shown} is not a file"), "name the file itself"));
     }
     let mode = meta.permissions().mode() & 0o777;
-    let kept =
-        credentials.is_some_and(|folder| path.starts_with(folder)) || path.starts_with(MOUNTED);
-    if mode & 0o077 != 0 && !kept {
+    if mode & 0o077 != 0 && !is_mounted(path, credentials) {
         return Err(Wrong::new(
             format!("{shown} can be read by others (mode {mode:04o})"),
             format!("chmod 0600 {shown}"),
@@ -66,4 +100,27 @@ pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong
         return Err(Wrong::new(format!("{shown} is empty"), "write the secret into it"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_that_are_mounted_for_one_process_need_no_mode() {
+        let credentials = Some(Path::new("/run/credentials/calmirror.service"));
+        for (path, mounted) in [
+            ("/run/secrets/token", true),
+            ("/var/run/secrets/azure/tokens/azure-identity-token", true),
+            ("/var/run/secrets/kubernetes.io/serviceaccount/token", true),
+            ("/run/credentials/calmirror.service/token", true),
+            ("/run/secretsx/token", false),
+            ("/var/run/token", false),
+            ("/run/secrets/../token", false),
+            ("/var/run/secrets/../../../etc/token", false),
+            ("/etc/calmirror/api.token", false),
+        ] {
+            assert_eq!(is_mounted(Path::new(path), credentials), mounted, "{path}");
+        }
+    }
 }

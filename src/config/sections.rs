@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::account::credentials_directory;
-use super::cloud::{CLOUDS, VERSION, address};
+use super::cloud::{CLOUDS, VERSION, VERSIONS, address};
 use super::fault::Wrong;
 use super::keys::{Section, instead};
 use super::layers::Table;
@@ -120,6 +120,13 @@ pub(super) fn graph(table: &Table, report: &mut Report) -> Option<GraphConfig> {
         }
         Ok(timeout)
     });
+    if let Some((url, origin)) = &base
+        && !VERSIONS.iter().any(|version| url.ends_with(version))
+    {
+        let problem = format!("{url} names no version of Graph");
+        let remedy = format!("write {origin}{VERSION}, unless a proxy adds the version");
+        reader.warn("base_url", Wrong::new(problem, remedy));
+    }
     let cloud = cloud?;
     let (base_url, origin) =
         base.unwrap_or_else(|| (format!("{}{VERSION}", cloud.graph), cloud.graph.to_owned()));
@@ -154,6 +161,23 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
     if token_file.is_some() && token_file == read_token_file {
         let remedy = "name another file: who may only read must not hold the token that may do all";
         reader.fault("read_token_file", Wrong::new("the same file as token_file", remedy));
+    }
+    for (key, file, other) in
+        [("token_file", &token_file, &None), ("read_token_file", &read_token_file, &token_file)]
+    {
+        // One file for both is refused above.
+        let Some(file) = file.as_deref().filter(|file| Some(*file) != other.as_deref()) else {
+            continue;
+        };
+        for wrong in secret::weak_token(file, other.as_deref()) {
+            reader.warn(key, wrong);
+        }
+    }
+    if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
+        let problem = format!("{address} is reached from other machines, and there is no TLS");
+        let remedy = "listen on 127.0.0.1 behind a proxy that speaks TLS, or on a \
+                      network that is private to its readers: tokens and events are sent as clear text";
+        reader.warn("listen", Wrong::new(problem, remedy));
     }
     if socket == Some(None) && !reader.has("listen") {
         let remedy = "set api.listen or a socket, or no program can ask for anything";
@@ -210,15 +234,17 @@ pub(super) fn feed(table: &Table, report: &mut Report) -> Option<FeedConfig> {
 pub(super) fn log(table: &Table, report: &mut Report) -> Option<LogConfig> {
     let mut reader = Reader::new(Section::Log, table, report);
     let level = reader.take("level", |written| level(written.text()?));
-    let format = reader.take("format", |written| {
-        written.choice(&[
-            ("auto", LogFormat::Auto),
-            ("text", LogFormat::Text),
-            ("json", LogFormat::Json),
-            ("journald", LogFormat::Journald),
-        ])
-    });
+    let format = reader.take("format", log_format);
     Some(LogConfig { level: level?, format: format? })
+}
+
+pub(super) fn log_format(written: Written<'_>) -> Result<LogFormat, Wrong> {
+    written.choice(&[
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+        ("journald", LogFormat::Journald),
+    ])
 }
 
 /// A level, or directives, as [`LogConfig::level`] has them. To tracing a mistyped level is the name

@@ -10,6 +10,9 @@ use super::origin::Report;
 /// Looked at when neither `--config` nor `$CALMIRROR_CONFIG` names a file.
 pub(super) const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
 
+/// The directory beside the main file whose `*.toml` belong to it.
+pub(super) const CONF_D: &str = "conf.d";
+
 /// Where to read from. The environment is a value, so that nothing here depends on the process.
 #[derive(Clone)]
 pub struct Sources {
@@ -41,7 +44,7 @@ impl fmt::Debug for Sources {
 
 /// The files of `conf.d` beside the main one, by name; hidden ones are not looked at.
 pub(super) fn conf_d(main: &Path, report: &mut Report) -> Vec<PathBuf> {
-    let folder = main.with_file_name("conf.d");
+    let folder = main.with_file_name(CONF_D);
     let unreadable = |error: &std::io::Error, report: &mut Report| {
         let wrong = Wrong::new(
             format!("cannot be read: {error}"),

@@ -5,6 +5,7 @@
 mod example;
 mod faults;
 mod layers;
+mod warnings;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ const NOW: &str = "2026-11-22T10:00:00Z";
 /// An account that is right, once [`Lab::new`] wrote its secret; five lines.
 const ACCOUNT: &str = r#"[account.contoso]
 tenant = "contoso.com"
-client_id = "1111"
+client_id = "11111111-1111-1111-1111-111111111111"
 client_secret_file = "contoso.secret"
 
 "#;
@@ -84,6 +85,11 @@ impl Lab {
             Ok(_) => Vec::new(),
             Err(Faults(faults)) => self.shown(&faults),
         }
+    }
+
+    /// The warnings of a configuration that must be right.
+    fn warnings(&self) -> Vec<String> {
+        self.shown(&self.config().warnings)
     }
 
     fn shown(&self, faults: &[Fault]) -> Vec<String> {

@@ -11,11 +11,24 @@ use super::keys::Section;
 use super::layers::Layers;
 use super::origin::Report;
 use super::reader::Reader;
-use super::sections::{listen, socket};
+use super::sections::{LogFormat, listen, log_format, socket};
 use super::sources::Sources;
 
 /// Where the daemon serves unless configured otherwise.
 const DEFAULT_SOCKET: &str = "/run/calmirror/api.sock";
+
+impl LogFormat {
+    /// The configured form of log lines, as far as it can be read: what is wrong elsewhere in a
+    /// configuration has to be logged in some form.
+    pub fn readable(sources: &Sources) -> Self {
+        let mut faults = Report::default();
+        let (mut layers, _) = Layers::readable(sources, &mut faults);
+        let table = layers.take(Section::Log);
+        Reader::new(Section::Log, &table, &mut faults)
+            .take("format", log_format)
+            .unwrap_or(Self::Auto)
+    }
+}
 
 /// Of `[api]` what can be read.
 #[derive(Debug)]

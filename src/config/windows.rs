@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::account::{Account, Credential};
+use super::account::{Account, Credential, is_guid};
 use super::fault::Wrong;
 use super::keys::{Section, instead};
-use super::layers::Table;
+use super::layers::{self, Table};
 use super::origin::{Origin, Report};
 use super::reader::Reader;
 use super::settings::Settings;
@@ -103,6 +103,9 @@ impl<'a> Windows<'a> {
             if let Err(wrong) = self.mailbox(&text, &entry) {
                 reader.fault("mailbox", wrong);
                 return;
+            }
+            if let Some(wrong) = doubtful(&text) {
+                reader.warn("mailbox", wrong);
             }
             let mailbox: Arc<str> = text.into();
             let name: Arc<str> = match (name, &entry.calendar) {
@@ -259,8 +262,13 @@ impl<'a> Windows<'a> {
             reader.fault("mailboxes_file", Wrong::new(problem, "save it as UTF-8"));
             return;
         };
+        if let Some(Wrong { problem, remedy }) = layers::world_writable(file) {
+            let problem = format!("{}: {problem}", file.display());
+            reader.warn("mailboxes_file", Wrong { problem, remedy });
+        }
         let path: Arc<Path> = Arc::from(file.as_path());
         let before = (self.all.len(), reader.report.faults.len());
+        let mut doubts = 0;
         let key = reader.name("mailbox");
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = bare(line);
@@ -271,6 +279,12 @@ impl<'a> Windows<'a> {
             if let Err(wrong) = self.mailbox(line, entry) {
                 reader.report.fault(&origin, &key, wrong);
             } else {
+                if let Some(wrong) = doubtful(line) {
+                    doubts += 1;
+                    if doubts <= MOST_LINES {
+                        reader.report.warn(&origin, &key, wrong);
+                    }
+                }
                 let mailbox: Arc<str> = line.into();
                 let name = match template {
                     "{mailbox}" => mailbox.clone(),
@@ -283,6 +297,15 @@ impl<'a> Windows<'a> {
                 reader.report.fault(&origin, &key, wrong);
                 return;
             }
+        }
+        if doubts > MOST_LINES {
+            let problem = format!(
+                "{} more lines of {} are neither an address nor a user id",
+                doubts - MOST_LINES,
+                file.display()
+            );
+            let wrong = Wrong::new(problem, "write an address or a user id on each line");
+            reader.warn("mailboxes_file", wrong);
         }
         if (self.all.len(), reader.report.faults.len()) == before {
             let problem = format!("{} names no mailbox", file.display());
@@ -368,6 +391,20 @@ impl<'a> Windows<'a> {
 /// Whole days.
 fn days(edges: &Edges) -> i64 {
     (edges.end.as_second() - edges.start.as_second()) / (24 * 3600)
+}
+
+/// What is odd about a mailbox that can be asked for: Graph answers 404 for all but addresses
+/// (user principal names) and object ids. A `me` that is not refused is meant.
+fn doubtful(mailbox: &str) -> Option<Wrong> {
+    let address = mailbox.split_once('@').is_some_and(|(user, domain)| {
+        !user.is_empty() && !domain.is_empty() && !domain.contains('@')
+    });
+    (!address && !is_guid(mailbox) && mailbox != "me").then(|| {
+        Wrong::new(
+            format!("{mailbox:?} is neither an address nor a user id"),
+            "write the user's address (alice@contoso.com) or object id (a GUID)",
+        )
+    })
 }
 
 /// A line without its comment. A `#` inside an address (a guest's `#EXT#`) is no comment.

@@ -48,7 +48,7 @@ fn it_is_valid_with_everything_uncommented() {
         .collect();
     lab.write("calmirror.toml", &text.replace("/etc/calmirror/", ""));
     for file in ["api.token", "read.token"] {
-        lab.secret(file, "x", 0o600);
+        lab.secret(file, &format!("{file} of a good length"), 0o600);
     }
     lab.write("rooms.txt", "r1@contoso.com\nr2@contoso.com\n");
     let config = lab.config();

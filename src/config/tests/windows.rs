@@ -146,9 +146,9 @@ fn what_is_hardly_meant_is_warned_about() {
     let lab = Lab::with(&format!(
         "[graph]\nmax_concurrent = 2\n[defaults]\ninterval = \"1s\"\n{ACCOUNT}{ROOMS}"
     ));
-    lab.write("rooms.txt", "a\nb\n");
+    lab.write("rooms.txt", "a@b\nb@b\n");
     assert_eq!(lab.shown(&lab.config().warnings), [""; 0]);
-    lab.write("rooms.txt", "a\nb\nc\n");
+    lab.write("rooms.txt", "a@b\nb@b\nc@b\n");
     assert_eq!(
         lab.shown(&lab.config().warnings),
         [
