@@ -397,7 +397,7 @@ impl Worker {
         if vitals.told != Some(state) && !trouble.is_shared() {
             vitals.told = Some(state);
             tracing::warn!(
-                ?state,
+                %state,
                 kind = error.kind,
                 status = error.status,
                 code = error.code,

@@ -2,7 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
+use crate::mirror::status::State;
 
 /// What `--version` says: version, commit, target.
 pub const VERSION: &str = concat!(
@@ -29,12 +34,12 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Where the daemon is: its socket, or http://HOST:PORT [default: $CALMIRROR_API, else as
-    /// configured].
+    /// Where the daemon is: its socket, HOST:PORT or http://HOST:PORT [default: $CALMIRROR_API,
+    /// else as configured].
     ///
     /// Over HTTP $CALMIRROR_TOKEN is shown, else the configured token file, that one only to the
     /// configured address and to loopback.
-    #[arg(long, global = true, value_name = "SOCKET-OR-URL")]
+    #[arg(long, global = true, value_name = "SOCKET-OR-URL", value_hint = ValueHint::FilePath)]
     pub api: Option<String>,
 
     /// Log level of the daemon; tracing directives are accepted [default: as configured].
@@ -86,7 +91,7 @@ pub enum Command {
 
     /// Show the fleet, or one window; exit 0 only if all is healthy.
     #[command(
-        after_help = "Examples:\n  calmirror status\n  calmirror status alice\n  calmirror status --json | jq '.value[] | select(.failures > 0)'"
+        after_help = "Examples:\n  calmirror status\n  calmirror status alice\n  calmirror status --trouble --limit 20\n  calmirror status --state held,quarantined\n  calmirror status --json | jq '.value[] | select(.failures > 0)'"
     )]
     Status(StatusArgs),
 
@@ -121,9 +126,9 @@ pub enum Command {
     )]
     Resync(ResyncArgs),
 
-    /// Print what lets a shell complete this command line.
+    /// Print what lets a shell complete this command line, names of windows included.
     #[command(
-        after_help = "Examples:\n  calmirror completions bash > /etc/bash_completion.d/calmirror\n  calmirror completions fish > ~/.config/fish/completions/calmirror.fish"
+        after_help = "Examples:\n  source <(calmirror completions bash)\n  calmirror completions bash > /etc/bash_completion.d/calmirror\n  calmirror completions zsh > /usr/local/share/zsh/site-functions/_calmirror\n  calmirror completions fish > ~/.config/fish/completions/calmirror.fish"
     )]
     Completions(CompletionsArgs),
 
@@ -172,6 +177,14 @@ pub struct DemoArgs {
     pub dir: Option<std::path::PathBuf>,
 }
 
+/// A number of things, at least one.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("write a whole number, at least 1".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
 fn log_level(text: &str) -> Result<String, String> {
     crate::config::level(text).map_err(|wrong| wrong.to_string())
 }
@@ -198,7 +211,26 @@ pub struct CheckArgs {
 #[derive(Args, Debug)]
 pub struct StatusArgs {
     /// One window instead of the fleet.
+    #[arg(add = ArgValueCompleter::new(complete::windows))]
     pub window: Option<String>,
+
+    /// Only windows in these states, separated by commas.
+    #[arg(
+        long,
+        value_name = "S",
+        value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(State::ALL.map(State::word)),
+        conflicts_with = "window"
+    )]
+    pub state: Vec<String>,
+
+    /// Only windows that are not healthy.
+    #[arg(long, conflicts_with = "window")]
+    pub trouble: bool,
+
+    /// At most so many windows, those in trouble first.
+    #[arg(long, value_name = "N", value_parser = count, conflicts_with = "window")]
+    pub limit: Option<usize>,
 
     /// Redraw every two seconds.
     #[arg(long, short, conflicts_with = "json")]
@@ -209,6 +241,7 @@ pub struct StatusArgs {
 #[derive(Args, Debug)]
 pub struct EventsArgs {
     /// The window.
+    #[arg(add = ArgValueCompleter::new(complete::windows))]
     pub window: String,
 
     /// From when: a time, a date, or relative to today such as -7d [default: today].
@@ -237,7 +270,7 @@ pub struct ChangesArgs {
     pub after: Option<String>,
 
     /// Only changes of this window.
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", add = ArgValueCompleter::new(complete::windows))]
     pub window: Option<String>,
 
     /// Go on and wait for what comes.
@@ -256,7 +289,7 @@ pub struct ChangesArgs {
 #[group(required = true, multiple = false)]
 pub struct Which {
     /// The windows.
-    #[arg(value_name = "WINDOW")]
+    #[arg(value_name = "WINDOW", add = ArgValueCompleter::new(complete::windows))]
     pub windows: Vec<String>,
 
     /// Every window.
@@ -316,6 +349,10 @@ mod tests {
             ("run --config c.toml --log-level debug", true),
             ("--api /run/x.sock status alice --watch", true),
             ("status --watch --json", false),
+            ("status --state held,backing_off --state settled --trouble --limit 5 --watch", true),
+            ("status --state heldd", false),
+            ("status --limit 0", false),
+            ("status alice --trouble", false),
             ("events", false),
             ("events alice --from -7d --to +7d", true),
             ("events alice --zone Asia/Tokyo", true),

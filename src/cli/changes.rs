@@ -14,6 +14,8 @@ use http::StatusCode;
 use super::arguments::ChangesArgs;
 use super::client::{Answer, Client, encode};
 use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
+use super::suggest;
+use super::terminal::escaped_json;
 
 /// How long a following request is held by the daemon.
 const WAIT: &str = "30s";
@@ -26,10 +28,12 @@ const KNOCK_LONGEST: Duration = Duration::from_secs(30);
 /// Whatever is longer is no cursor, bytes.
 const LONGEST_CURSOR: usize = 256;
 
-/// Prints the feed; to `aside` what a follower is waiting for.
+/// Prints the feed; to `aside` what a follower is waiting for. Unless it is to be `exact`, what a
+/// terminal would act on is escaped, which gives other bytes of the same value.
 pub(super) async fn changes(
     client: &Client,
     args: &ChangesArgs,
+    exact: bool,
     out: &mut impl Write,
     aside: &mut impl Write,
 ) -> Result<u8, Failure> {
@@ -66,12 +70,18 @@ pub(super) async fn changes(
         {
             return Err(damaged(file));
         }
-        let answer = answer.success()?;
+        let answer = match &args.window {
+            Some(window) => suggest::known(client, window, answer).await?,
+            None => answer.success()?,
+        };
         if away {
             writeln!(aside, "calmirror: the daemon is back").ok();
         }
         (reached, away, pause) = (true, false, KNOCK);
-        out.write_all(&answer.body)?;
+        match std::str::from_utf8(&answer.body) {
+            Ok(text) if !exact => out.write_all(escaped_json(text).as_bytes())?,
+            _ => out.write_all(&answer.body)?,
+        }
         out.flush()?;
         if let Some(cursor) = &answer.cursor {
             if let Some(file) = &args.state
@@ -200,7 +210,7 @@ mod tests {
         let file = directory.path().join("cursor");
         let refused = async |file: &Path| {
             let (mut out, mut aside) = (Vec::new(), Vec::new());
-            let ended = changes(&client, &args(Some(file), None), &mut out, &mut aside).await;
+            let ended = changes(&client, &args(Some(file), None), true, &mut out, &mut aside).await;
             let failure = ended.unwrap_err();
             assert!(failure.message.contains(&file.display().to_string()), "{failure}");
             assert!(failure.remedy.is_some(), "{failure}");
@@ -218,7 +228,7 @@ mod tests {
         for text in ["", "\n", "AYdt_-~7\n"] {
             fs::write(&file, text).unwrap();
             let args = args(Some(&file), None);
-            let ended = changes(&client, &args, &mut Vec::new(), &mut Vec::new()).await;
+            let ended = changes(&client, &args, true, &mut Vec::new(), &mut Vec::new()).await;
             assert_eq!(ended.unwrap_err().exit, UNAVAILABLE, "{text:?}");
         }
     }
@@ -230,7 +240,7 @@ mod tests {
         let (client, serving) = feed(directory.path()).await;
         fs::write(&state, "flipped").unwrap();
         let ask = async |args: ChangesArgs| {
-            changes(&client, &args, &mut Vec::new(), &mut Vec::new()).await.unwrap_err()
+            changes(&client, &args, true, &mut Vec::new(), &mut Vec::new()).await.unwrap_err()
         };
         let failure = ask(args(Some(&state), None)).await;
         assert_eq!(failure, damaged(&state));
@@ -309,11 +319,11 @@ mod tests {
         let (client, serving) = feed(directory.path()).await;
         let mut out = Vec::new();
         let args = args(Some(&state), None);
-        assert_eq!(changes(&client, &args, &mut out, &mut Vec::new()).await, Ok(DONE));
+        assert_eq!(changes(&client, &args, true, &mut out, &mut Vec::new()).await, Ok(DONE));
         assert_eq!(out, b"{\"seq\":1}\n{\"seq\":2}\n{\"seq\":3}\n");
         assert_eq!(recall(&state), Ok(Some("c3".to_owned())));
         let mut again = Vec::new();
-        assert_eq!(changes(&client, &args, &mut again, &mut Vec::new()).await, Ok(DONE));
+        assert_eq!(changes(&client, &args, true, &mut again, &mut Vec::new()).await, Ok(DONE));
         assert!(again.is_empty());
         serving.abort();
     }
@@ -323,7 +333,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("cursor");
         let (client, serving) = feed(directory.path()).await;
-        let ended = changes(&client, &args(Some(&state), None), &mut Closed, &mut Vec::new()).await;
+        let ended =
+            changes(&client, &args(Some(&state), None), true, &mut Closed, &mut Vec::new()).await;
         assert_eq!(ended, Err(Failure::new(DONE, "")), "quietly");
         assert_eq!(recall(&state), Ok(None));
         serving.abort();
@@ -338,7 +349,7 @@ mod tests {
         let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let (asides, mut aside) = tokio::sync::mpsc::unbounded_channel();
         let following = tokio::spawn(async move {
-            changes(&client, &args, &mut Said(said), &mut Said(asides)).await
+            changes(&client, &args, true, &mut Said(said), &mut Said(asides)).await
         });
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":1}\n{\"seq\":2}\n");
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":3}\n");
@@ -384,9 +395,10 @@ mod tests {
     async fn a_cursor_that_is_too_old_says_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let (client, serving) = feed(directory.path()).await;
-        let failure = changes(&client, &args(None, Some("old")), &mut Vec::new(), &mut Vec::new())
-            .await
-            .unwrap_err();
+        let failure =
+            changes(&client, &args(None, Some("old")), true, &mut Vec::new(), &mut Vec::new())
+                .await
+                .unwrap_err();
         assert_eq!(failure.exit, FAILED);
         assert!(failure.remedy.is_some_and(|remedy| remedy.contains("--after")));
         serving.abort();

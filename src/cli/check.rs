@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::arguments::CheckArgs;
 use super::exit::{CONFIGURATION, DONE, Failure};
+use super::terminal::{printable, printable_lines};
 use crate::config::{Config, Fault, Faults, Sources};
 use crate::daemon::Loader;
 use crate::mirror::window::Window;
@@ -37,11 +38,12 @@ pub(super) fn load(
     now: Timestamp,
 ) -> Result<Config, Failure> {
     let sources = Sources::find(file, environment);
-    Config::load(&sources, now).map_err(|faults| {
+    Config::load(&sources, now).map_err(|Faults(faults)| {
         let file = sources.file.display();
-        let count = faults.0.len();
+        let count = faults.len();
         let plural = if count == 1 { "" } else { "s" };
-        Failure::new(CONFIGURATION, format!("{count} fault{plural} in {file}\n{faults}"))
+        let message = format!("{count} fault{plural} in {file}");
+        Failure { faults, ..Failure::new(CONFIGURATION, message) }
     })
 }
 
@@ -59,9 +61,10 @@ pub(super) fn check(
         Ok(config) => {
             let text = match (json, args.explain) {
                 (true, explain) => format!("{}\n", as_json(&config, explain, now)),
-                (false, true) => explain(&config),
-                (false, false) => windows(&config, now),
+                (false, true) => warnings(&config) + &explain(&config),
+                (false, false) => warnings(&config) + &windows(&config, now),
             };
+            let text = if json { text } else { printable_lines(&text) };
             out.write_all(text.as_bytes())?;
             out.flush()?;
             Ok(DONE)
@@ -73,7 +76,7 @@ pub(super) fn check(
                 writeln!(out, "{}", json!({ "valid": false, "faults": faults }))?;
             } else {
                 for fault in &faults {
-                    writeln!(out, "{fault}")?;
+                    writeln!(out, "{}", printable(&fault.to_string()))?;
                 }
             }
             out.flush()?;
@@ -82,16 +85,18 @@ pub(super) fn check(
     }
 }
 
-/// The effective windows, and what is valid but hardly meant.
+/// What is valid but hardly meant, a line each.
+fn warnings(config: &Config) -> String {
+    config.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
+}
+
+/// The effective windows.
 fn windows(config: &Config, now: Timestamp) -> String {
     let mut rows = vec![
         ["WINDOW", "MAILBOX", "CALENDAR", "FROM", "UNTIL", "EVERY", "SEGMENTS"].map(str::to_owned),
     ];
     rows.extend(config.windows.iter().map(|window| row(window, now)));
     let mut text = String::new();
-    for warning in &config.warnings {
-        writeln!(text, "warning: {warning}").ok();
-    }
     if rows.len() > 1 {
         let widths: [usize; 7] = std::array::from_fn(|column| {
             rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
@@ -211,6 +216,25 @@ mod tests {
         let (exit, text) = checked(GOOD, false, false);
         assert_eq!(exit, DONE);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn warnings_are_told_and_are_no_faults() {
+        let odd = GOOD.replace("alice@contoso.com", "alice\\u202e");
+        for explain in [false, true] {
+            let (exit, text) = checked(&odd, explain, false);
+            assert_eq!(exit, DONE);
+            let told = "warning: DIR/calmirror.toml:9: window[alice].mailbox: ";
+            assert!(text.lines().any(|line| line.starts_with(told)), "{text}");
+            assert!(!text.contains('\u{202e}'), "{text:?}");
+        }
+        let (exit, text) = checked(&odd, false, true);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((exit, &value["valid"]), (DONE, &Value::Bool(true)));
+        let warnings = value["warnings"].as_array().unwrap();
+        let about = warnings.iter().find(|one| one["key"] == "window[alice].mailbox");
+        assert_eq!(about.unwrap()["line"], 9);
+        assert_eq!(value["windows"][0]["mailbox"], "alice\u{202e}", "JSON is exact");
     }
 
     #[test]

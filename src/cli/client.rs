@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::exit::{CONFIGURATION, FAILED, Failure, PERMISSION, STORE, UNAVAILABLE, USAGE};
 use super::place::Place;
+use super::terminal::printable;
 use crate::config::Fault;
 
 /// How long connecting may take.
@@ -158,6 +159,12 @@ async fn connect<S>(connecting: impl Future<Output = std::io::Result<S>>) -> Res
 }
 
 impl Answer {
+    /// Whether it says that there is no window of the name that was asked for.
+    pub(super) fn is_unknown_window(&self) -> bool {
+        let named = |bytes: &[u8]| bytes.windows(14).any(|part| part == b"unknown-window");
+        self.status == StatusCode::NOT_FOUND && named(&self.body)
+    }
+
     /// The answer if it is a success, else its problem as a failure.
     pub(super) fn success(self) -> Result<Self, Failure> {
         if self.status.is_success() {
@@ -212,11 +219,6 @@ pub(super) fn encode(text: &str) -> String {
         }
     }
     out
-}
-
-/// Text of others made safe for a terminal: control characters become spaces.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -12,8 +12,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::arguments::EventsArgs;
-use super::client::{Client, encode, printable};
+use super::client::{Client, encode};
 use super::exit::{DONE, Failure, USAGE};
+use super::suggest;
+use super::terminal::{Size, printable};
 use crate::mirror::times::{Moment, TimeReader};
 use crate::mirror::zone;
 
@@ -101,7 +103,8 @@ pub(super) async fn events(
     let mut next: Option<String> = None;
     loop {
         let page = next.map_or(String::new(), |next| format!("&page={next}"));
-        let page: Page = client.get(&format!("{path}{page}")).await?.json()?;
+        let answer = client.get(&format!("{path}{page}")).await?;
+        let page: Page = suggest::known(client, &args.window, answer).await?.json()?;
         complete &= page.complete;
         for event in page.value {
             if json {
@@ -148,8 +151,16 @@ async fn calendar(
         path.push(if index == 0 { '?' } else { '&' });
         path.push_str(&format!("{name}={}", encode(&at.timestamp().to_string())));
     }
-    let answer = client.get(&path).await?.success()?;
-    out.write_all(&answer.body)?;
+    let answer = client.get(&path).await?;
+    let answer = suggest::known(client, window, answer).await?;
+    match std::str::from_utf8(&answer.body) {
+        // For people, who look at it; a file gets every byte.
+        Ok(text) if Size::of_stdout().is_some() => {
+            let lines: Vec<_> = text.lines().map(printable).collect();
+            writeln!(out, "{}", lines.join("\n"))?;
+        }
+        _ => out.write_all(&answer.body)?,
+    }
     out.flush()?;
     Ok(DONE)
 }

@@ -3,6 +3,11 @@
 use std::fmt;
 use std::io;
 
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::config::Fault;
+
 /// Done.
 pub const DONE: u8 = 0;
 /// Done but unhealthy, or failed.
@@ -27,12 +32,32 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub remedy: Option<String>,
+    /// Every fault of the configuration, where that is what went wrong.
+    pub faults: Vec<Fault>,
 }
 
 impl Failure {
     /// A failure without a known remedy.
     pub fn new(exit: u8, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), remedy: None }
+        Self { exit, message: message.into(), remedy: None, faults: Vec::new() }
+    }
+
+    /// The same failure as a line of a log in JSON, in the form of the lines before it.
+    pub fn log_line(&self, now: Timestamp) -> String {
+        let mut line = json!({
+            "timestamp": now,
+            "level": "ERROR",
+            "message": self.message,
+            "exit": self.exit,
+            "target": "calmirror::cli",
+        });
+        if let Some(remedy) = &self.remedy {
+            line["remedy"] = remedy.as_str().into();
+        }
+        if !self.faults.is_empty() {
+            line["faults"] = self.faults.iter().map(|fault| json!(fault)).collect();
+        }
+        line.to_string()
     }
 
     /// The same failure with a remedy.
@@ -45,6 +70,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
+        for fault in &self.faults {
+            write!(f, "\n{fault}")?;
+        }
         match &self.remedy {
             Some(remedy) => write!(f, "\n  {remedy}"),
             None => Ok(()),

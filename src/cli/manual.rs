@@ -1,13 +1,15 @@
-//! `completions` and `man`: the command line told to shells and to `man`, made from the same form
-//! that reads it.
+//! `completions` and `man`: the command line for shells and for `man`, made from the same
+//! definition that parses it.
 
 use std::io::Write;
 use std::path::Path;
 
 use clap::{Command, CommandFactory as _};
+use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::arguments::{Arguments, CompletionsArgs, ManArgs};
+use super::complete::{SHELLS, VARIABLE};
 use super::exit::{DONE, FAILED, Failure};
 
 const FILES: &str = r#".SH FILES
@@ -40,12 +42,22 @@ No colours, whatever the terminal.
 SIGTERM and SIGINT end the daemon in good order, a second one at once. SIGHUP reloads the configuration.
 "#;
 
-/// Prints the completions for a shell.
+/// What a file of zsh's `fpath` ends with: the file is the function `_calmirror`, which is called
+/// for the first completion.
+const ZSH_AUTOLOAD: &str = r#"
+if [ "${funcstack[1]}" = "_calmirror" ]; then _clap_dynamic_completer_calmirror "$@"; fi
+"#;
+
+/// Prints what makes a shell ask this program for completions.
 pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Result<u8, Failure> {
-    // Not straight to the output: the generator panics where nobody reads on.
-    let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Arguments::command(), "calmirror", &mut text);
-    out.write_all(&text)?;
+    let shell = args.shell.to_string();
+    let Some(completer) = SHELLS.completer(&shell) else {
+        return Err(Failure::new(FAILED, format!("no completions for {shell}")));
+    };
+    completer.write_registration(VARIABLE, "calmirror", "calmirror", "calmirror", out)?;
+    if args.shell == Shell::Zsh {
+        out.write_all(ZSH_AUTOLOAD.as_bytes())?;
+    }
     out.flush()?;
     Ok(DONE)
 }
@@ -139,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn every_shell_is_told_every_command() {
-        for shell in clap_complete::Shell::value_variants() {
+    fn every_shell_has_a_script_that_asks_this_program() {
+        for shell in Shell::value_variants() {
             let mut text = Vec::new();
             completions(&CompletionsArgs { shell: *shell }, &mut text).unwrap();
             let text = String::from_utf8(text).unwrap();
-            for command in Arguments::command().get_subcommands().filter(|one| listed(one)) {
-                assert!(text.contains(command.get_name()), "{shell}: {}", command.get_name());
-            }
+            assert!(text.contains(VARIABLE), "{shell}: {text}");
+            assert!(text.contains(&format!("{shell}")), "{shell}: {text}");
+            assert!(text.contains(" calmirror -- ") || text.contains("& calmirror --"), "{text}");
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod arguments;
 mod changes;
 mod check;
 mod client;
+mod complete;
 #[cfg(feature = "simulator")]
 mod demo;
 mod events;
@@ -18,11 +19,13 @@ mod serve;
 #[cfg(feature = "simulator")]
 mod simulate;
 mod status;
+mod suggest;
 mod sync;
+mod terminal;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -38,6 +41,10 @@ const BLOCKING: usize = 32;
 
 /// Parses the command line, does what it says, and tells how it went.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(code) = complete::answer(&arguments) {
+        return code;
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(refusal) => {
@@ -65,7 +72,8 @@ fn end(outcome: Result<u8, Failure>) -> ExitCode {
     ExitCode::from(outcome.unwrap_or_else(|failure| {
         if !failure.message.is_empty() {
             // Standard error may be closed too; the exit code still tells.
-            writeln!(anstream::stderr(), "calmirror: {failure}").ok();
+            let text = terminal::printable_lines(&failure.to_string());
+            writeln!(anstream::stderr(), "calmirror: {text}").ok();
         }
         failure.exit
     }))
@@ -98,7 +106,8 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Command::Health => health::health(&client()?, json, out).await,
         Command::Events(args) => events::events(&client()?, args, json, out).await,
         Command::Changes(args) => {
-            changes::changes(&client()?, args, out, &mut anstream::stderr()).await
+            let exact = json || !std::io::stdout().is_terminal();
+            changes::changes(&client()?, args, exact, out, &mut anstream::stderr()).await
         }
         Command::Sync(args) => sync::sync(&client()?, args, json, out).await,
         Command::Resync(args) => sync::resync(&client()?, args, json, out).await,

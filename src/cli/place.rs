@@ -103,6 +103,19 @@ fn is_near(authority: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Whether the text is `HOST:PORT`. Sockets have a path; one in the working directory whose name
+/// ends like a port is written `./NAME`.
+fn is_authority(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    port.parse::<u16>().is_ok()
+        && match address {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && host.chars().all(name),
+        }
+}
+
 fn parse(text: &str) -> Result<Place, Failure> {
     if let Some(rest) = text.strip_prefix("http://") {
         let authority = rest.trim_end_matches('/');
@@ -114,9 +127,12 @@ fn parse(text: &str) -> Result<Place, Failure> {
         let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
         return Ok(Place::Tcp(authority));
     }
+    if is_authority(text) {
+        return Ok(Place::Tcp(text.to_owned()));
+    }
     if text.contains("://") && !text.starts_with("unix://") {
         let failure = Failure::new(USAGE, format!("not a socket nor an http:// address: {text}"));
-        return Err(failure.remedy("the daemon speaks plain http; ask it where it listens"));
+        return Err(failure.remedy("the daemon serves plain http, at the address in api.listen"));
     }
     Ok(Place::Socket(text.strip_prefix("unix://").unwrap_or(text).into()))
 }
@@ -136,6 +152,15 @@ mod tests {
             ("http://localhost:8380/", Some(Place::Tcp("localhost:8380".into()))),
             ("http://[::1]:8380", Some(Place::Tcp("[::1]:8380".into()))),
             ("http://mirror", Some(Place::Tcp("mirror:80".into()))),
+            ("localhost:8380", Some(Place::Tcp("localhost:8380".into()))),
+            ("127.0.0.1:8380", Some(Place::Tcp("127.0.0.1:8380".into()))),
+            ("[::1]:8380", Some(Place::Tcp("[::1]:8380".into()))),
+            ("mirror-1.example.org:80", Some(Place::Tcp("mirror-1.example.org:80".into()))),
+            ("./localhost:8380", Some(Place::Socket("./localhost:8380".into()))),
+            ("/run/x:8380", Some(Place::Socket("/run/x:8380".into()))),
+            ("unix://x:8380", Some(Place::Socket("x:8380".into()))),
+            ("localhost:http", Some(Place::Socket("localhost:http".into()))),
+            ("::1:8380", Some(Place::Socket("::1:8380".into()))),
             ("http://me@mirror:1", None),
             ("http://mirror:1/v1", None),
             ("https://mirror", None),

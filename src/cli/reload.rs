@@ -5,8 +5,9 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::arguments::ReloadArgs;
-use super::client::{Client, printable};
+use super::client::Client;
 use super::exit::{DONE, FAILED, Failure};
+use super::terminal::printable;
 use crate::supervisor::reload::{Applied, WindowChange, WindowEffect};
 
 /// Asks for a reload and waits for the end of it.

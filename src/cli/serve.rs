@@ -1,10 +1,12 @@
 //! `run`: the daemon in the foreground, from the configuration to the exit code.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::arguments::{COMMIT, RunArgs, TARGET};
@@ -12,7 +14,7 @@ use super::check;
 use super::exit::{CONFIGURATION, FAILED, Failure, STORE};
 use super::run::{self, Controls};
 use crate::api::{About, BindError};
-use crate::config::LogFormat;
+use crate::config::{LogFormat, Sources};
 use crate::daemon::{CACHE_BYTES, Daemon, Options, StartError};
 use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
@@ -27,11 +29,30 @@ const EXTENSION: Duration = Duration::from_secs(15);
 /// No store is so large, and no disk so slow, that opening it takes longer.
 const OPENING: Duration = Duration::from_secs(3600);
 
-/// Runs until signals or the store end it. `level` overrides the configured one.
+/// Runs until signals or the store end it. `level` overrides the configured one. Where logs are in
+/// JSON, what it ends with is their last line.
 ///
 /// # Errors
 /// What kept it from starting, or the store's failure, as an exit code with its reason.
 pub(super) async fn run(
+    file: Option<&Path>,
+    environment: BTreeMap<String, String>,
+    level: Option<&str>,
+    args: &RunArgs,
+) -> Result<u8, Failure> {
+    let configured = LogFormat::readable(&Sources::find(file, environment.clone()));
+    let ended = serve(file, environment, level, args).await;
+    match (ended, format(configured).resolve()) {
+        (Err(failure), Format::Json) if !failure.message.is_empty() => {
+            // A log that cannot be written is lost; the exit code still tells.
+            writeln!(std::io::stderr(), "{}", failure.log_line(Timestamp::now())).ok();
+            Err(Failure::new(failure.exit, ""))
+        }
+        (ended, _) => ended,
+    }
+}
+
+async fn serve(
     file: Option<&Path>,
     environment: BTreeMap<String, String>,
     level: Option<&str>,
@@ -176,12 +197,56 @@ pub(super) fn refused(error: &StartError) -> Failure {
     };
     let failure = Failure::new(exit, chain(error));
     match error {
+        StartError::Bind(bind) => failure.remedy(bind_remedy(bind)),
         StartError::Open(open) => failure.remedy(open.why.remedy()),
         StartError::Store(StoreError::Full) => failure.remedy(OpenFault::Full.remedy()),
-        StartError::Bind(BindError::Address { .. }) => failure.remedy(
-            "does another program, or another calmirror, have it? Else set another api.listen",
-        ),
         _ => failure,
+    }
+}
+
+/// What to do where the API cannot be served.
+fn bind_remedy(error: &BindError) -> String {
+    use std::io::ErrorKind;
+    match error {
+        BindError::InUse(_) => {
+            "another calmirror serves there: stop it, or set another api.socket (and store.path)"
+                .to_owned()
+        }
+        BindError::NotASocket(path) => {
+            format!("remove it (rm {}), or set another api.socket", path.display())
+        }
+        BindError::UnknownGroup(_) => {
+            "make the group (groupadd --system NAME), or set another api.socket_group".to_owned()
+        }
+        BindError::Socket { path, source } => {
+            let directory = path.parent().unwrap_or(path).display();
+            match source.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => format!(
+                    "make its directory (mkdir -p {directory}) and give it to the daemon's user, or set another api.socket"
+                ),
+                ErrorKind::PermissionDenied => format!(
+                    "let the daemon's user write to {directory} and be a member of api.socket_group, or set another api.socket"
+                ),
+                _ => format!("look at {directory}, or set another api.socket"),
+            }
+        }
+        BindError::Address { address, source } => match source.kind() {
+            ErrorKind::AddrInUse => {
+                let port = address.port();
+                format!(
+                    "another program has it (ss -ltnp 'sport = :{port}'): stop that, or set another api.listen"
+                )
+            }
+            ErrorKind::AddrNotAvailable => {
+                "this machine does not have the address (ip address): set another api.listen"
+                    .to_owned()
+            }
+            ErrorKind::PermissionDenied => {
+                "set a port above 1023 in api.listen, or give the daemon CAP_NET_BIND_SERVICE"
+                    .to_owned()
+            }
+            _ => "set another api.listen".to_owned(),
+        },
     }
 }
 
@@ -221,7 +286,46 @@ mod tests {
         ] {
             let failure = refused(&StartError::Bind(error));
             assert_eq!(failure.exit, exit, "{failure}");
+            assert!(failure.remedy.is_some_and(|remedy| remedy.contains("api.socket")));
         }
+    }
+
+    #[tokio::test]
+    async fn each_fault_of_a_listener_has_its_own_remedy() {
+        use crate::api::{bind_tcp, bind_unix};
+        let directory = tempfile::tempdir().unwrap();
+        let told = |error: BindError| refused(&StartError::Bind(error)).to_string();
+
+        let missing = told(bind_unix(&directory.path().join("a/b/api.sock"), None).unwrap_err());
+        assert!(missing.contains("mkdir -p "), "{missing}");
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let file_in_between = told(bind_unix(&file.join("api.sock"), None).unwrap_err());
+        assert!(file_in_between.contains("mkdir -p "), "{file_in_between}");
+        let not_one = told(bind_unix(&file, None).unwrap_err());
+        assert!(not_one.contains("rm "), "{not_one}");
+        let path = directory.path().join("api.sock");
+        let _first = bind_unix(&path, None).unwrap();
+        let in_use = told(bind_unix(&path, None).unwrap_err());
+        assert!(in_use.contains("stop it, or set another api.socket"), "{in_use}");
+
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let taken = told(bind_tcp(address).unwrap_err());
+        assert!(taken.contains(&format!("sport = :{}", address.port())), "{taken}");
+        let foreign = told(bind_tcp(([192, 0, 2, 1], 0).into()).unwrap_err());
+        assert!(foreign.contains("does not have the address"), "{foreign}");
+    }
+
+    #[test]
+    fn the_last_line_of_a_log_in_json_is_json() {
+        let failure = Failure::new(STORE, "two\nlines").remedy("do this");
+        let line = failure.log_line(Timestamp::UNIX_EPOCH);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "ERROR");
+        assert_eq!(value["message"], "two\nlines");
+        assert_eq!((&value["exit"], &value["remedy"]), (&74.into(), &"do this".into()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,46 +1,82 @@
-//! `status`: the fleet in a table, trouble first; or one window in full.
+//! `status`: the fleet in a table, trouble first; or one window in full. `--watch` redraws it.
+
+mod table;
+mod words;
 
 use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arguments::StatusArgs;
-use super::client::{Client, encode, printable};
+use super::client::{Client, encode};
 use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
+use super::suggest;
+use super::terminal::{Size, printable, wrapped};
 use crate::api::model::Window;
 use crate::mirror::status::{State, WindowStatus};
+use crate::platform::signals;
 use crate::supervisor::reload::{Ending, LastReload};
+use words::{full, span, style, until};
 
 /// How often `--watch` looks again.
 const REDRAW: Duration = Duration::from_secs(2);
 
-/// Errors are cut here in the table; one window's view has them whole.
-const ERROR_WIDTH: usize = 60;
+/// The most windows that one answer of the API lists.
+const PAGE: usize = 1000;
 
-/// What of `/v1/status` the head line shows.
+/// What of `/v1/status` is shown.
 #[derive(Debug, Deserialize)]
 struct Daemon {
     version: String,
     uptime_s: f64,
+    windows: Counts,
     #[serde(default)]
     last_reload: Option<LastReload>,
+}
+
+/// Of the whole fleet, whatever is listed.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Counts {
+    total: usize,
+    unhealthy: usize,
 }
 
 /// A page of windows, as they came.
 #[derive(Debug, Deserialize)]
 struct Page {
     value: Vec<Value>,
+    total: usize,
     next: Option<String>,
 }
 
+/// What one look at the daemon saw.
+#[derive(Debug)]
+enum View {
+    Fleet(Box<Fleet>),
+    Window { value: Value, status: Box<WindowStatus> },
+}
+
+/// The windows that were asked for, and the daemon they belong to.
+#[derive(Debug)]
+struct Fleet {
+    status: Value,
+    daemon: Daemon,
+    value: Vec<Value>,
+    windows: Vec<WindowStatus>,
+    /// Windows that match, listed or not; `None` where that is not known.
+    matching: Option<usize>,
+    /// Whether less than the whole fleet was asked for.
+    filtered: bool,
+}
+
 #[derive(Serialize)]
-struct Fleet<'a> {
+struct FleetJson<'a> {
     status: &'a Value,
     value: &'a [Value],
 }
@@ -55,87 +91,187 @@ pub(super) async fn status(
     if args.watch {
         return watch(client, args, out).await;
     }
-    let (text, healthy) = look(client, args, json).await?;
+    let view = View::fetch(client, args, json).await?;
+    let text = if json { view.json() } else { view.text(Size::of_stdout()) };
     out.write_all(text.as_bytes())?;
     out.flush()?;
-    Ok(if healthy { DONE } else { FAILED })
+    Ok(if view.is_healthy() { DONE } else { FAILED })
 }
 
-async fn look(client: &Client, args: &StatusArgs, json: bool) -> Result<(String, bool), Failure> {
-    match &args.window {
-        Some(name) => one(client, name, json).await,
-        None => fleet(client, json).await,
-    }
-}
-
-/// Looks again and again, until nobody looks on. A daemon that restarts is waited for.
+/// Looks again and again until it is interrupted, and draws anew when the terminal changes its
+/// size. A daemon that restarts is waited for.
 async fn watch(client: &Client, args: &StatusArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let mut resizes = signals::resizes()?;
     let mut reached = false;
     loop {
-        let text = match look(client, args, false).await {
-            Ok((text, _)) => text,
-            Err(failure) if reached && failure.exit == UNAVAILABLE => format!("{failure}\n"),
+        let view = match View::fetch(client, args, false).await {
+            Ok(view) => Ok(view),
+            Err(failure) if reached && failure.exit == UNAVAILABLE => Err(failure),
             Err(failure) => return Err(failure),
         };
         reached = true;
-        let mut screen = std::io::stdout();
-        let text = match rustix::termios::tcgetwinsize(&screen) {
-            Ok(size) => {
-                // Home, and clear from there on. Not through `out`, which takes it for a colour.
-                screen.write_all(b"\x1b[H\x1b[J")?;
-                fitting(&text, size.ws_row.into())
+        let mut over = std::pin::pin!(tokio::time::sleep(REDRAW));
+        loop {
+            let size = Size::of_stdout();
+            let text = match &view {
+                Ok(view) => view.text(size),
+                Err(failure) => fitting_width(&failure.to_string(), size),
+            };
+            draw(&text, size, out)?;
+            tokio::select! {
+                () = &mut over => break,
+                Some(()) = resizes.next() => {}
             }
-            Err(_) => text,
-        };
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
-        tokio::time::sleep(REDRAW).await;
+        }
     }
 }
 
-/// As much of it as a screen of so many lines holds: trouble stands first.
-fn fitting(text: &str, height: usize) -> String {
+/// Puts the text in place of what the terminal shows, or behind what was written before where
+/// there is no terminal.
+fn draw(text: &str, size: Option<Size>, out: &mut impl Write) -> Result<(), Failure> {
+    let Some(size) = size else {
+        out.write_all(text.as_bytes())?;
+        return Ok(out.flush()?);
+    };
+    // Home, and clear from there on. Not through `out`, which takes it for a colour.
+    std::io::stdout().write_all(b"\x1b[H\x1b[J")?;
+    out.write_all(fitting(text, size.rows).as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// As many lines as the terminal has rows for: trouble stands first.
+fn fitting(text: &str, rows: usize) -> String {
     let count = text.lines().count();
-    if height < 4 || count < height {
+    if rows < 4 || count < rows {
         return text.to_owned();
     }
-    let shown: Vec<&str> = text.lines().take(height - 2).collect();
-    format!("{}\n… and {} lines more\n", shown.join("\n"), count - shown.len())
+    let shown: Vec<&str> = text.lines().take(rows - 2).collect();
+    format!("{}\n… and {} more lines\n", shown.join("\n"), count - shown.len())
 }
 
-async fn one(client: &Client, name: &str, json: bool) -> Result<(String, bool), Failure> {
-    let path = format!("/v1/windows/{}", encode(name));
-    let value: Value = client.get(&path).await?.json()?;
-    let window = understand(&value)?;
-    let text = if json {
-        format!("{value}\n")
-    } else {
-        details(&window, Timestamp::now(), &TimeZone::system())
-    };
-    Ok((text, window.is_healthy()))
+/// Lines of text, wrapped where the terminal ends.
+fn fitting_width(text: &str, size: Option<Size>) -> String {
+    let columns = size.map_or(0, |size| size.columns);
+    let lines = text.lines().flat_map(|line| {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        wrapped(line, columns, indent)
+    });
+    lines.map(|line| line + "\n").collect()
 }
 
-async fn fleet(client: &Client, json: bool) -> Result<(String, bool), Failure> {
-    let status: Value = client.get("/v1/status").await?.json()?;
-    let value = windows(client).await?;
-    let windows = value.iter().map(understand).collect::<Result<Vec<_>, _>>()?;
-    let healthy = windows.iter().all(WindowStatus::is_healthy);
-    let text = if json {
-        let fleet = Fleet { status: &status, value: &value };
-        serde_json::to_string(&fleet).unwrap_or_default() + "\n"
-    } else {
+impl View {
+    async fn fetch(client: &Client, args: &StatusArgs, json: bool) -> Result<Self, Failure> {
+        match &args.window {
+            Some(name) => {
+                let answer = client.get(&format!("/v1/windows/{}", encode(name))).await?;
+                let value: Value = suggest::known(client, name, answer).await?.json()?;
+                let status = Box::new(understand(&value)?);
+                Ok(Self::Window { value, status })
+            }
+            None => Ok(Self::Fleet(Box::new(Fleet::fetch(client, args, json).await?))),
+        }
+    }
+
+    fn is_healthy(&self) -> bool {
+        match self {
+            Self::Fleet(fleet) => fleet.windows.iter().all(WindowStatus::is_healthy),
+            Self::Window { status, .. } => status.is_healthy(),
+        }
+    }
+
+    fn json(&self) -> String {
+        match self {
+            Self::Fleet(fleet) => {
+                let fleet = FleetJson { status: &fleet.status, value: &fleet.value };
+                serde_json::to_string(&fleet).unwrap_or_default() + "\n"
+            }
+            Self::Window { value, .. } => format!("{value}\n"),
+        }
+    }
+
+    fn text(&self, size: Option<Size>) -> String {
+        let (now, zone) = (Timestamp::now(), TimeZone::system());
+        let columns = size.map(|size| size.columns).filter(|columns| *columns > 0);
+        match self {
+            Self::Fleet(fleet) => fleet.text(now, &zone, columns),
+            Self::Window { status, .. } => details(status, now, &zone, columns),
+        }
+    }
+}
+
+impl Fleet {
+    async fn fetch(client: &Client, args: &StatusArgs, json: bool) -> Result<Self, Failure> {
+        let status: Value = client.get("/v1/status").await?.json()?;
         let daemon: Daemon = Deserialize::deserialize(&status)
             .map_err(|error| Failure::new(FAILED, format!("status not understood: {error}")))?;
-        let version = printable(&daemon.version);
-        let mut head = format!("calmirror {version}, up {}\n", span(daemon.uptime_s));
-        if let Some(last) = daemon.last_reload.filter(|last| last.outcome != Ending::Applied) {
-            let at = last.at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string();
-            let why = printable(&reason(&last));
-            head += &format!("the last reload ({at}) changed nothing: {why}\n");
+        let filtered = args.trouble || !args.state.is_empty() || args.limit.is_some();
+        let limit = args.limit.unwrap_or(usize::MAX);
+        // Scripts that ask for everything get it by name, as ever.
+        let order = if json && !filtered { "name" } else { "trouble" };
+        let states = args.state.join(",");
+        let states = if states.is_empty() { states } else { format!("&state={states}") };
+        let list = format!("/v1/windows?order={order}&limit={}{states}", limit.min(PAGE));
+        let mut fleet = Self {
+            status,
+            matching: None,
+            filtered,
+            value: Vec::new(),
+            windows: Vec::new(),
+            daemon,
+        };
+        let mut path = list.clone();
+        'pages: loop {
+            let page: Page = client.get(&path).await?.json()?;
+            fleet.matching = match (args.trouble, states.is_empty()) {
+                (false, _) => Some(page.total),
+                (true, true) => Some(fleet.daemon.windows.unhealthy),
+                (true, false) => None,
+            };
+            for value in page.value {
+                let window = understand(&value)?;
+                // In this order those behind it are healthy too.
+                if fleet.windows.len() == limit || args.trouble && window.is_healthy() {
+                    break 'pages;
+                }
+                fleet.windows.push(window);
+                fleet.value.push(value);
+            }
+            match page.next {
+                Some(next) if fleet.windows.len() < limit => path = format!("{list}&page={next}"),
+                _ => break,
+            }
         }
-        head + &table(windows, Timestamp::now(), &TimeZone::system())
-    };
-    Ok((text, healthy))
+        Ok(fleet)
+    }
+
+    /// Two or three lines about the fleet, then the table.
+    fn text(&self, now: Timestamp, zone: &TimeZone, columns: Option<usize>) -> String {
+        let version = printable(&self.daemon.version);
+        let mut lines = vec![format!("calmirror {version}, up {}", span(self.daemon.uptime_s))];
+        let failed = |last: &&LastReload| last.outcome != Ending::Applied;
+        if let Some(last) = self.daemon.last_reload.as_ref().filter(failed) {
+            let (at, why) = (full(last.at, zone), printable(&reason(last)));
+            let line = format!("the last reload ({at}) changed nothing: {why}");
+            lines.extend(wrapped(&line, columns.unwrap_or(0), "  "));
+        }
+        let Counts { total, unhealthy } = self.daemon.windows;
+        let counts = format!("windows: {total}, healthy: {}", total.saturating_sub(unhealthy));
+        if self.filtered {
+            lines.push(counts);
+        } else {
+            let events: u64 = self.windows.iter().map(|window| window.events).sum();
+            lines.push(format!("{counts}, events: {events}"));
+        }
+        if self.windows.is_empty() && self.filtered {
+            lines.push("no window is like that".to_owned());
+        }
+        lines.extend(table::lines(&self.windows, now, zone, columns));
+        let left = self.matching.map_or(0, |all| all.saturating_sub(self.windows.len()));
+        if left > 0 {
+            lines.push(format!("… and {left} more"));
+        }
+        lines.join("\n") + "\n"
+    }
 }
 
 /// Why a reload changed nothing: of several faults the first, which is where to begin.
@@ -149,24 +285,27 @@ fn reason(last: &LastReload) -> String {
     }
 }
 
-/// Every window, as the API has them.
-async fn windows(client: &Client) -> Result<Vec<Value>, Failure> {
-    let mut all = Vec::new();
-    let mut path = "/v1/windows".to_owned();
-    loop {
-        let page: Page = client.get(&path).await?.json()?;
-        all.extend(page.value);
-        match page.next {
-            Some(next) => path = format!("/v1/windows?page={next}"),
-            None => return Ok(all),
-        }
-    }
-}
-
 /// The names of every window.
 pub(super) async fn names(client: &Client) -> Result<Vec<String>, Failure> {
-    let windows = windows(client).await?;
-    windows.iter().map(|value| understand(value).map(|window| window.name)).collect()
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct Names {
+        value: Vec<Named>,
+        next: Option<String>,
+    }
+    let mut names = Vec::new();
+    let mut path = format!("/v1/windows?limit={PAGE}");
+    loop {
+        let page: Names = client.get(&path).await?.json()?;
+        names.extend(page.value.into_iter().map(|window| window.name));
+        match page.next {
+            Some(next) => path = format!("/v1/windows?limit={PAGE}&page={next}"),
+            None => return Ok(names),
+        }
+    }
 }
 
 fn understand(value: &Value) -> Result<WindowStatus, Failure> {
@@ -176,80 +315,14 @@ fn understand(value: &Value) -> Result<WindowStatus, Failure> {
     })
 }
 
-/// One line a window, trouble first, columns aligned.
-fn table(mut windows: Vec<WindowStatus>, now: Timestamp, zone: &TimeZone) -> String {
-    let count = windows.len();
-    let healthy = windows.iter().filter(|w| w.is_healthy()).count();
-    let events: u64 = windows.iter().map(|w| w.events).sum();
-    let mut text = format!("windows: {count}, healthy: {healthy}, events: {events}\n");
-    if windows.is_empty() {
-        return text;
-    }
-    windows.sort_by(|a, b| {
-        (a.is_healthy(), !a.state.is_trouble(), &a.name).cmp(&(
-            b.is_healthy(),
-            !b.state.is_trouble(),
-            &b.name,
-        ))
-    });
-    let bold = Style::new().bold();
-    let mut rows = vec![
-        ["WINDOW", "STATE", "EVENTS", "LAST SUCCESS", "STALE", "DUE", "FAILURES", "LAST ERROR"]
-            .map(|title| (title.to_owned(), bold)),
-    ];
-    rows.extend(windows.iter().map(|window| row(window, now, zone)));
-    let widths: [usize; 8] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].0.chars().count()).max().unwrap_or(0)
-    });
-    for row in &rows {
-        text.push('\n');
-        for (column, (cell, style)) in row.iter().enumerate() {
-            let padding = widths[column] - cell.chars().count();
-            // Numbers stand to the right; the last column needs no padding.
-            let (before, after) = match column {
-                2 | 6 => (padding, 2),
-                7 => (0, 0),
-                _ => (0, padding + 2),
-            };
-            write!(text, "{:before$}{style}{cell}{style:#}{:after$}", "", "").ok();
-        }
-        text.truncate(text.trim_end_matches(' ').len());
-    }
-    text.push('\n');
-    text
-}
-
-fn row(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> [(String, Style); 8] {
-    let plain = Style::new();
-    let error = window.last_error.as_ref().map_or(String::new(), |error| {
-        let mut text = printable(&format!("{}: {}", error.kind, error.message));
-        if let Some((cut, _)) = text.char_indices().nth(ERROR_WIDTH) {
-            text.truncate(cut);
-            text.push('…');
-        }
-        text
-    });
-    let stale = window.stale_s.map_or("-".into(), span);
-    let stale_style = if window.state.is_trouble() || window.is_healthy() {
-        plain
-    } else {
-        AnsiColor::Yellow.on_default()
-    };
-    [
-        (printable(&window.name), plain),
-        (state_text(window.state), colour(window.state)),
-        (window.events.to_string(), plain),
-        (window.last_success.map_or("never".into(), |at| time(at, now, zone)), plain),
-        (stale, stale_style),
-        (window.next_due.map_or("-".into(), |due| until(due.max(now), now)), plain),
-        (window.failures.to_string(), plain),
-        (error, plain),
-    ]
-}
-
 /// Everything about one window, a line each.
-fn details(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> String {
-    let style = colour(window.state);
+fn details(
+    window: &WindowStatus,
+    now: Timestamp,
+    zone: &TimeZone,
+    columns: Option<usize>,
+) -> String {
+    let style = style(window.state);
     let moment = |at: Timestamp| format!("{} ({})", full(at, zone), until(at, now));
     let mut lines = vec![
         ("window", printable(&window.name)),
@@ -258,7 +331,7 @@ fn details(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> String {
         ("calendar", printable(&window.calendar)),
         ("from", full(window.start, zone)),
         ("until", full(window.end, zone)),
-        ("state", format!("{style}{}{style:#}", state_text(window.state))),
+        ("state", format!("{style}{}{style:#}", window.state.word())),
         ("healthy", if window.is_healthy() { "yes" } else { "no" }.to_owned()),
         ("events", window.events.to_string()),
         ("last success", window.last_success.map_or("never".into(), moment)),
@@ -298,18 +371,21 @@ fn details(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> String {
             lines.push(("", format!("next attempt {}", moment(retry))));
         }
     }
+    let columns = columns.unwrap_or(0);
     let mut text = String::new();
     for (name, value) in lines {
-        writeln!(text, "{name:<13} {value}").ok();
+        for line in wrapped(&format!("{name:<13} {value}"), columns, &" ".repeat(14)) {
+            writeln!(text, "{line}").ok();
+        }
     }
     if window.state == State::Held {
         let until = window.next_due.map_or("the next enumeration".to_owned(), moment);
-        let name = quoted(&window.name);
-        writeln!(
-            text,
-            "\nheld: a removal of more than half of the events waits until {until}; what Graph lists then is believed.\nTo believe it now: calmirror resync {name} --accept-removals"
-        )
-        .ok();
+        let held = format!(
+            "held: a removal of more than half of the events waits until {until}; what Graph lists then is believed."
+        );
+        let command = format!("calmirror resync {} --accept-removals", quoted(&window.name));
+        writeln!(text, "\n{}", wrapped(&held, columns, "").join("\n")).ok();
+        writeln!(text, "To believe it now: {command}").ok();
     }
     text
 }
@@ -324,56 +400,14 @@ fn quoted(name: &str) -> String {
     format!("'{}'", name.replace('\'', r"'\''"))
 }
 
-fn colour(state: State) -> Style {
-    match state {
-        State::Settled | State::Following => AnsiColor::Green.on_default(),
-        State::Enumerating => AnsiColor::Cyan.on_default(),
-        State::BackingOff | State::Held => AnsiColor::Yellow.on_default(),
-        State::Quarantined | State::SignInRequired | State::StoreFull => {
-            AnsiColor::Red.on_default()
-        }
-    }
-}
-
-fn state_text(state: State) -> String {
-    state.word().replace('_', " ")
-}
-
-/// A time of the last day by the clock, others with their date.
-fn time(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
-    let recent = now.duration_since(at).as_hours() < 20;
-    let form = if recent { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
-    at.to_zoned(zone.clone()).strftime(form).to_string()
-}
-
-fn full(at: Timestamp, zone: &TimeZone) -> String {
-    at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-fn until(at: Timestamp, now: Timestamp) -> String {
-    let seconds = at.duration_since(now).as_secs_f64();
-    if seconds >= 0.0 { format!("in {}", span(seconds)) } else { format!("{} ago", span(-seconds)) }
-}
-
-/// A length of time in its two largest units.
-fn span(seconds: f64) -> String {
-    // Whole seconds are enough for a person.
-    #[expect(clippy::cast_possible_truncation, reason = "a float cast saturates")]
-    let whole = seconds.max(0.0) as i64;
-    match (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60) {
-        (0, 0, 0, s) => format!("{s}s"),
-        (0, 0, m, s) => format!("{m}m {s}s"),
-        (0, h, m, _) => format!("{h}h {m}m"),
-        (d, h, ..) => format!("{d}d {h}h"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use anstream::adapter::strip_str;
     use serde_json::json;
+
+    use super::super::terminal::{is_control, width};
 
     use crate::config::Fault;
     use crate::supervisor::reload::Refusal;
@@ -421,16 +455,66 @@ mod tests {
         ]
     }
 
+    /// The table as a terminal of so many columns shows it, or a pipe.
+    fn shown(windows: &[WindowStatus], columns: Option<usize>) -> String {
+        let now = at("2026-11-21T10:00:00Z");
+        let lines = table::lines(windows, now, &TimeZone::UTC, columns);
+        strip_str(&lines.join("\n")).to_string()
+    }
+
     #[test]
-    fn the_table_shows_trouble_first() {
-        let table = table(fleet(), at("2026-11-21T10:00:00Z"), &TimeZone::UTC);
-        insta::assert_snapshot!(strip_str(&table).to_string());
+    fn the_table_is_as_wide_as_the_terminal() {
+        insta::assert_snapshot!(shown(&fleet(), Some(100)));
+    }
+
+    #[test]
+    fn a_pipe_gets_a_line_for_each_window_and_errors_are_whole() {
+        let shown = shown(&fleet(), None);
+        assert_eq!(shown.lines().count(), fleet().len() + 1);
+        let bob = shown.lines().find(|line| line.starts_with("bob")).unwrap();
+        assert!(bob.ends_with(" ask whoever administers the tenant"), "{bob}");
+    }
+
+    #[test]
+    fn no_terminal_is_too_narrow_for_the_remedy() {
+        let mut windows = fleet();
+        windows.push(window("日本語の会議室@contoso.com", json!({"state": "held"})));
+        windows.push(window(&"long".repeat(50), json!({})));
+        for columns in 30..300 {
+            let shown = shown(&windows, Some(columns));
+            for line in shown.lines() {
+                assert!(width(line) <= columns, "{columns}: {} columns in {line:?}", width(line));
+            }
+            let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(words.contains("ask whoever administers the tenant"), "{columns}: {shown}");
+            assert!(shown.contains("bob") && shown.contains("quarantined"), "{columns}: {shown}");
+        }
+    }
+
+    #[test]
+    fn names_and_errors_of_others_do_not_command_the_terminal() {
+        let trick = "a\u{202e}b\u{2066}\u{1b}[2J\u{200f}\u{61c}\u{9b}c";
+        let error = json!({"at": "2026-11-21T09:00:00Z", "kind": trick, "status": 403, "code": trick,
+            "message": trick, "request_id": trick, "retry_at": null});
+        let window = window(
+            trick,
+            json!({"state": "held", "last_error": error, "account": trick, "mailbox": trick,
+                "calendar": trick}),
+        );
+        let now = at("2026-11-21T10:00:00Z");
+        for columns in [None, Some(60)] {
+            let table = shown(std::slice::from_ref(&window), columns);
+            let details = details(&window, now, &TimeZone::UTC, columns);
+            for text in [table, strip_str(&details).to_string()] {
+                assert!(!text.contains(|c| c != '\n' && is_control(c)), "{text:?}");
+            }
+        }
     }
 
     #[test]
     fn a_window_shows_everything_known() {
         let window = fleet().pop().unwrap();
-        let details = details(&window, at("2026-11-21T10:00:00Z"), &TimeZone::UTC);
+        let details = details(&window, at("2026-11-21T10:00:00Z"), &TimeZone::UTC, None);
         insta::assert_snapshot!(strip_str(&details).to_string());
     }
 
@@ -439,7 +523,7 @@ mod tests {
         let now = at("2026-11-21T10:00:00Z");
         let shown = |name: &str, state: &str| {
             let window = window(name, json!({"state": state, "next_due": "2026-11-21T10:08:00Z"}));
-            strip_str(&details(&window, now, &TimeZone::UTC)).to_string()
+            strip_str(&details(&window, now, &TimeZone::UTC, None)).to_string()
         };
         let held = shown("it's mine", "held");
         assert!(held.contains("waits until 2026-11-21 10:08:00 (in 8m 0s)"), "{held}");
@@ -476,21 +560,7 @@ mod tests {
     fn a_screen_shows_what_it_holds() {
         let text = "a\nb\nc\nd\ne\n";
         assert_eq!(fitting(text, 6), text);
-        assert_eq!(fitting(text, 5), "a\nb\nc\n… and 2 lines more\n");
+        assert_eq!(fitting(text, 5), "a\nb\nc\n… and 2 more lines\n");
         assert_eq!(fitting(text, 0), text, "a screen that does not know its size");
-    }
-
-    #[test]
-    fn lengths_of_time_have_two_units() {
-        for (seconds, text) in [
-            (0.0, "0s"),
-            (59.9, "59s"),
-            (61.0, "1m 1s"),
-            (3_661.0, "1h 1m"),
-            (90_061.0, "1d 1h"),
-            (-1.0, "0s"),
-        ] {
-            assert_eq!(span(seconds), text);
-        }
     }
 }

@@ -10,9 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::arguments::{ResyncArgs, SyncArgs, Which};
-use super::client::{Client, encode, printable};
+use super::client::{Client, encode};
 use super::exit::{DONE, FAILED, Failure};
-use super::status;
+use super::terminal::printable;
+use super::{status, suggest};
 use crate::api::model;
 use crate::mirror::status::LastRound;
 
@@ -69,17 +70,20 @@ async fn ask(
     let mut answers = stream::iter(names)
         .map(|name| async move {
             let path = format!("/v1/windows/{}/{what}?wait={WAIT}{more}", encode(&name));
-            let answer = client.post(&path).await;
+            let answer = match client.post(&path).await {
+                Ok(answer) => suggest::known(client, &name, answer).await,
+                Err(failure) => Err(failure),
+            };
             (name, answer)
         })
         .buffer_unordered(ABREAST);
     let mut exit = DONE;
     while let Some((name, answer)) = answers.next().await {
-        let answer = match answer.and_then(super::client::Answer::success) {
+        let answer = match answer {
             Ok(answer) => answer,
             // One unknown window does not keep the others from being told of.
             Err(failure) if failure.exit == FAILED => {
-                let line = format!("{}: {}", printable(&name), failure.message);
+                let line = format!("{}: {failure}", printable(&name));
                 progress.suspend(|| writeln!(anstream::stderr(), "{line}"))?;
                 progress.inc(1);
                 exit = FAILED;

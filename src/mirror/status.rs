@@ -26,17 +26,9 @@ pub enum State {
 }
 
 impl fmt::Display for State {
+    /// The word of the API: a state has one spelling.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Enumerating => "enumerating",
-            Self::Settled => "settled",
-            Self::Following => "following",
-            Self::BackingOff => "backing off",
-            Self::Held => "held",
-            Self::Quarantined => "quarantined",
-            Self::SignInRequired => "sign-in required",
-            Self::StoreFull => "store full",
-        })
+        f.write_str(self.word())
     }
 }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::{Stream, StreamExt as _};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,14 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(Self)
     }
+}
+
+/// An item each time the terminal changes its size. Needs a tokio runtime.
+///
+/// # Errors
+/// Where the handler cannot be installed.
+pub fn resizes() -> io::Result<impl Stream<Item = ()> + Unpin> {
+    Ok(signal_hook_tokio::Signals::new([SIGWINCH])?.map(|_| ()))
 }
 
 impl Stream for Signals {

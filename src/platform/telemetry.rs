@@ -38,6 +38,17 @@ pub enum Format {
     Journald,
 }
 
+impl Format {
+    /// The format that is used: [`Format::Auto`] depends on where standard error leads.
+    #[must_use]
+    pub fn resolve(self) -> Self {
+        match self {
+            Self::Auto => Surroundings::look().format(),
+            chosen => chosen,
+        }
+    }
+}
+
 /// Why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -72,10 +83,7 @@ impl Telemetry {
     /// See [`TelemetryError`].
     pub fn start(level: &str, format: Format) -> Result<Self, TelemetryError> {
         let filter = parse(level)?;
-        let format = match format {
-            Format::Auto => Surroundings::look().format(),
-            chosen => chosen,
-        };
+        let format = format.resolve();
         let (shape, no_journal) = match format {
             Format::Journald => match tracing_journald::layer() {
                 Ok(layer) => (Shape::Journal(Box::new(fields(layer))), None),

@@ -332,3 +332,86 @@ async fn a_reader_that_goes_away_is_no_fault() {
     }
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_is_filtered_and_mistyped_windows_are_recognised() {
+    let ground = Ground::new(84, &["alice", "bob", "room-cedar"]).await;
+    let daemon = ground.run().await;
+    for window in ["alice", "bob", "room-cedar"] {
+        ground.settle(window).await;
+    }
+    let gone = Fault::Mailbox { how: Trouble::AccessDenied };
+    ground.simulator.plan(Planned::always(gone).mailbox("bob@contoso.com"));
+    assert_eq!(ground.cli(&["sync", "bob"]).await.code, Some(1));
+
+    let named = |outcome: &Outcome| -> Vec<String> {
+        let listed = json(outcome);
+        let value = listed["value"].as_array().unwrap().iter();
+        value.map(|window| window["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for (arguments, names, code) in [
+        (&["status", "--trouble"][..], &["bob"][..], 1),
+        (&["status", "--state", "quarantined"], &["bob"], 1),
+        (&["status", "--limit", "1"], &["bob"], 1),
+        (&["status", "--limit", "2"], &["bob", "alice"], 1),
+        (&["status", "--state", "held,store_full"], &[], 0),
+        (&["status", "--state", "held", "--trouble", "--limit", "9"], &[], 0),
+        (&["status"], &["alice", "bob", "room-cedar"], 1),
+    ] {
+        let outcome = ground.cli(&[arguments, &["--json"]].concat()).await;
+        assert_eq!(
+            (named(&outcome), outcome.code),
+            (names.iter().map(|n| (*n).to_owned()).collect(), Some(code)),
+            "{arguments:?}"
+        );
+        // People get the same windows. Nothing is cut where there is no terminal.
+        let told = ground.cli(arguments).await;
+        assert_eq!(told.code, Some(code), "{told:?}");
+        for window in ["alice", "bob", "room-cedar"] {
+            let shown = told.out.lines().any(|line| line.starts_with(window));
+            assert_eq!(shown, names.contains(&window), "{arguments:?}: {}", told.out);
+        }
+        if names.contains(&"bob") {
+            let whole = json(&ground.cli(&["status", "bob", "--json"]).await);
+            let message = whole["last_error"]["message"].as_str().unwrap();
+            assert!(told.out.contains(message), "{message}: {}", told.out);
+        }
+    }
+    let limited = ground.cli(&["status", "--limit", "1"]).await;
+    assert!(limited.out.ends_with("… and 2 more\n"), "{}", limited.out);
+
+    for arguments in [
+        &["status", "alcie"][..],
+        &["events", "Alise"],
+        &["events", "alicee", "--ics"],
+        &["changes", "--window", "alic"],
+        &["sync", "bob", "lice"],
+        &["resync", "al1ce"],
+    ] {
+        let outcome = ground.cli(arguments).await;
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.err.contains("did you mean `alice`?"), "{outcome:?}");
+    }
+    let outcome = ground.cli(&["status", "quite another"]).await;
+    assert!(outcome.err.contains("calmirror status lists the windows"), "{outcome:?}");
+
+    // What a shell asks when somebody presses Tab.
+    let tab = async |words: &[&str]| {
+        let mut command = ground.command();
+        let index = (words.len() - 1).to_string();
+        command.env("CALMIRROR_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", index);
+        command.env("_CLAP_IFS", "\n").arg("--").args(words);
+        let outcome = finish(&mut command).await;
+        assert_eq!((outcome.code, &*outcome.err), (Some(0), ""), "{words:?}");
+        outcome.out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let config = ground.config.to_str().unwrap();
+    for command in ["status", "events", "sync", "resync"] {
+        let found = tab(&["calmirror", "--config", config, command, "r"]).await;
+        assert_eq!(found, ["room-cedar"], "{command}");
+    }
+    let all = tab(&["calmirror", "--config", config, "changes", "--window", ""]).await;
+    assert_eq!(all, ["alice", "bob", "room-cedar"]);
+    daemon.stop().await;
+    assert_eq!(tab(&["calmirror", "--config", config, "sync", "r"]).await, [""; 0]);
+}

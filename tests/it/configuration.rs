@@ -63,11 +63,17 @@ async fn every_fault_is_told_at_once_by_check_and_by_run() {
 
     let run = ground.cli(&["run"]).await;
     assert_eq!(run.code, Some(78), "{run:?}");
-    assert!(run.err.contains(&checked.out), "run tells what check tells: {}", run.err);
+    let last: Value = serde_json::from_str(run.err.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["level"], &last["exit"]), (&"ERROR".into(), &78.into()), "{last}");
 
     let json = ground.cli(&["check", "--json"]).await;
     assert_eq!(json.code, Some(78));
     let json: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(last["faults"], json["faults"], "run tells what check tells");
+    let text = fs::read_to_string(&ground.config).unwrap();
+    ground.configure(&text.replace("format = \"json\"", "format = \"text\""));
+    let run = ground.cli(&["run"]).await;
+    assert!(run.err.contains(&checked.out), "and in the form of the log: {}", run.err);
     let faults = json["faults"].as_array().unwrap();
     assert_eq!(faults.len(), checked.out.lines().count());
     for fault in faults {
@@ -90,7 +96,8 @@ async fn a_file_that_is_missing_or_no_toml_is_told_with_its_name() {
         let outcome = ground.cli(&[command]).await;
         assert_eq!(outcome.code, Some(78), "{outcome:?}");
         let told = outcome.out + &outcome.err;
-        assert!(told.contains("calmirror.toml:1"), "{told}");
+        let place = if command == "run" { "\"line\":1," } else { "calmirror.toml:1" };
+        assert!(told.contains(place) && told.contains("calmirror.toml"), "{told}");
     }
     fs::remove_file(&ground.config).unwrap();
     for command in ["check", "run"] {

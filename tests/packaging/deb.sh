@@ -27,6 +27,7 @@ proved "built: $(basename "$old"), $(($(stat -c %s "$old") / 1000000)) MB"
 for file in usr/lib/systemd/system/calmirror.service etc/calmirror/calmirror.toml \
     usr/lib/sysusers.d/calmirror.conf usr/share/man/man1/calmirror.1.gz \
     usr/share/man/man1/calmirror-status.1.gz usr/share/bash-completion/completions/calmirror \
+    usr/share/fish/vendor_completions.d/calmirror.fish \
     usr/share/zsh/vendor-completions/_calmirror usr/share/doc/calmirror/copyright \
     usr/share/doc/calmirror/docs/consume/consume.py usr/share/doc/calmirror/docs/monitoring/calmirror.rules.yml; do
     [ -s "$SCRATCH/package/$file" ] || fail "the package holds $file"

@@ -1,0 +1,69 @@
+//! Times, lengths of time and states as `status` writes them.
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::mirror::status::State;
+
+/// The colour of a state.
+pub(super) fn style(state: State) -> Style {
+    match state {
+        State::Settled | State::Following => AnsiColor::Green.on_default(),
+        State::Enumerating => AnsiColor::Cyan.on_default(),
+        State::BackingOff | State::Held => AnsiColor::Yellow.on_default(),
+        State::Quarantined | State::SignInRequired | State::StoreFull => {
+            AnsiColor::Red.on_default()
+        }
+    }
+}
+
+/// A time of the last day by the clock, others with their date.
+pub(super) fn time(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
+    let recent = now.duration_since(at).as_hours() < 20;
+    let form = if recent { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+    at.to_zoned(zone.clone()).strftime(form).to_string()
+}
+
+/// A time with its date.
+pub(super) fn full(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// How far away a time is.
+pub(super) fn until(at: Timestamp, now: Timestamp) -> String {
+    let seconds = at.duration_since(now).as_secs_f64();
+    if seconds >= 0.0 { format!("in {}", span(seconds)) } else { format!("{} ago", span(-seconds)) }
+}
+
+/// A length of time in its two largest units.
+pub(super) fn span(seconds: f64) -> String {
+    // Whole seconds are enough for a person.
+    #[expect(clippy::cast_possible_truncation, reason = "a float cast saturates")]
+    let whole = seconds.max(0.0) as i64;
+    match (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60) {
+        (0, 0, 0, s) => format!("{s}s"),
+        (0, 0, m, s) => format!("{m}m {s}s"),
+        (0, h, m, _) => format!("{h}h {m}m"),
+        (d, h, ..) => format!("{d}d {h}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_have_two_units() {
+        for (seconds, text) in [
+            (0.0, "0s"),
+            (59.9, "59s"),
+            (61.0, "1m 1s"),
+            (3_661.0, "1h 1m"),
+            (90_061.0, "1d 1h"),
+            (-1.0, "0s"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

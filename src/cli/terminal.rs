@@ -1,0 +1,137 @@
+//! What a terminal shows: its size, text that cannot command it, and lines that fit into it.
+
+use std::io;
+
+use textwrap::{Options, WordSplitter, core::display_width};
+
+/// The size of a terminal. A side that it does not know is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) columns: usize,
+    pub(super) rows: usize,
+}
+
+impl Size {
+    /// The size of the terminal that standard output leads to; `None` where it leads elsewhere.
+    pub(super) fn of_stdout() -> Option<Self> {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        Some(Self { columns: size.ws_col.into(), rows: size.ws_row.into() })
+    }
+}
+
+/// Whether a terminal acts on the character instead of showing it: control characters, line and
+/// paragraph separators, and those that change the direction of the text around them
+/// (Unicode's `Bidi_Control`), which make a line read as another one.
+pub(super) fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || is_bidi_control(c)
+}
+
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text of others for one line of a terminal: characters that change the direction are left out,
+/// other control characters become spaces.
+pub(super) fn printable(text: &str) -> String {
+    let shown = |c: char| match c {
+        c if is_bidi_control(c) => None,
+        c if is_control(c) => Some(' '),
+        c => Some(c),
+    };
+    text.chars().filter_map(shown).collect()
+}
+
+/// Text of several lines, each [`printable`].
+pub(super) fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON of the same value, in which every character that a terminal acts on is escaped. Lines stay
+/// lines: outside of texts JSON has no other control characters than white space.
+pub(super) fn escaped_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && is_control(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// How many columns the text takes.
+pub(super) fn width(text: &str) -> usize {
+    display_width(text)
+}
+
+/// As much of the text as fits into `columns`, the cut marked.
+pub(super) fn cut(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    for c in text.chars() {
+        if width(&out) + width(c.encode_utf8(&mut [0; 4])) >= columns {
+            break;
+        }
+        out.push(c);
+    }
+    out + "…"
+}
+
+/// The text in lines of at most `columns` (0: one line), those after the first indented.
+pub(super) fn wrapped(text: &str, columns: usize, indent: &str) -> Vec<String> {
+    // A line that has no room for words is not worth wrapping.
+    if columns <= width(indent) + 10 {
+        return vec![text.to_owned()];
+    }
+    let options =
+        Options::new(columns).subsequent_indent(indent).word_splitter(WordSplitter::NoHyphenation);
+    textwrap::wrap(text, options).into_iter().map(|line| line.into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use super::*;
+
+    const TRICK: &str =
+        "a\u{202e}b\u{2066}c\u{2069}\u{200e}\u{200f}\u{61c}d\u{1b}[2Je\u{9b}f\u{7f}g\rh\u{2028}i";
+
+    #[test]
+    fn nothing_that_commands_a_terminal_is_shown() {
+        assert_eq!(printable(TRICK), "abcd [2Je f g h i");
+        assert!(!printable(TRICK).chars().any(is_control));
+        assert_eq!(printable("שלום, Ünï 日本 👍🏽"), "שלום, Ünï 日本 👍🏽");
+        assert_eq!(printable_lines("a\u{202e}\nb\r\n"), "a\nb \n");
+    }
+
+    #[test]
+    fn json_for_a_terminal_has_the_same_value() {
+        let line = serde_json::to_string(&TRICK).unwrap() + "\n";
+        let escaped = escaped_json(&line);
+        assert!(!escaped.trim_end().chars().any(is_control), "{escaped:?}");
+        assert_eq!(escaped.matches('\n').count(), 1);
+        assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), TRICK);
+    }
+
+    #[test]
+    fn lines_fit_whatever_they_are_made_of() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdefg", 6), "abcde…");
+        assert_eq!(cut("日本語です", 6), "日本…");
+        let text = "access is denied; ask the administrator of the tenant for Calendars.Read";
+        let lines = wrapped(text, 30, "    ");
+        assert!(lines.iter().all(|line| width(line) <= 30), "{lines:?}");
+        assert!(lines[1..].iter().all(|line| line.starts_with("    ")), "{lines:?}");
+        let joined = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+        assert_eq!(joined, text);
+        let long = "x".repeat(100);
+        assert!(wrapped(&long, 30, "").iter().all(|line| width(line) <= 30));
+        assert_eq!(wrapped(text, 0, "  "), [text]);
+    }
+}
