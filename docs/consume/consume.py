@@ -17,6 +17,8 @@ The copy is the table `event(window, id, event)`, the event being JSON as Graph 
 import argparse
 import http.client
 import json
+import os
+import re
 import socket
 import sqlite3
 import sys
@@ -57,6 +59,11 @@ class Api:
         connection.sock.connect(self.where)
         return connection
 
+    def reason(self, trouble):
+        """Why there was no answer, and from where."""
+        text = str(trouble) or type(trouble).__name__
+        return f"no answer from {self.where}: {text}"
+
     def get(self, path, timeout=60, **parameters):
         """The body and the headers. Raises OSError or HTTPException for what passes by itself."""
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
@@ -69,7 +76,7 @@ class Api:
             if answer.status == 410:
                 raise SnapshotRequired
             if answer.status >= 500:
-                raise OSError(f"{path}: {answer.status}")
+                raise OSError(f"{path}: {answer.status} {body.decode(errors='replace')}")
             if answer.status == 404:
                 return None, answer.headers
             if answer.status != 200:
@@ -158,19 +165,26 @@ def consume(api, db, once):
             with db:
                 db.execute("UPDATE place SET cursor = NULL, snapshot = NULL")
         except (OSError, http.client.HTTPException) as trouble:
-            print(f"{trouble}; again in {patience:.1f} s", file=sys.stderr, flush=True)
+            if once:
+                sys.exit(api.reason(trouble))
+            print(f"{api.reason(trouble)}; again in {patience:.1f} s", file=sys.stderr, flush=True)
             time.sleep(patience)
             patience = min(patience * 2, 30)
 
 
 def main():
     parser = argparse.ArgumentParser(description="Keeps a copy of calmirror's mirror in SQLite.")
-    parser.add_argument("--api", default="/run/calmirror/api.sock", help="socket, or http://HOST:PORT")
+    parser.add_argument("--api", default="/run/calmirror/api.sock", help="socket, HOST:PORT or http://HOST:PORT")
     parser.add_argument("--token-file", help="for TCP")
     parser.add_argument("--db", required=True)
-    parser.add_argument("--once", action="store_true", help="end as soon as nothing is left to read")
+    parser.add_argument("--once", action="store_true",
+                        default=bool(os.environ.get("CALMIRROR_ONCE") or os.environ.get("ONCE")),
+                        help="end as soon as nothing is left to read, with 1 where the daemon does "
+                             "not answer; $CALMIRROR_ONCE=1 and $ONCE=1 are the same")
     options = parser.parse_args()
     token = open(options.token_file).read().strip() if options.token_file else None
+    if not options.api.startswith("http://") and re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+", options.api):
+        options.api = f"http://{options.api}"
     db = sqlite3.connect(options.db)
     db.execute("PRAGMA journal_mode = WAL")
     db.executescript(SCHEMA)

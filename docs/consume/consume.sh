@@ -8,14 +8,16 @@
 # stored in one transaction, after the whole answer has arrived. 410 means that the feed can no
 # longer tell what was missed: everything is forgotten and read again.
 #
-#   CALMIRROR_ONCE=1   end as soon as nothing is left to read
+#   CALMIRROR_ONCE=1   end as soon as nothing is left to read, with 1 where the daemon does not
+#                      answer (ONCE=1 is the same)
 set -eu
 db=$1
 socket=${2:-/run/calmirror/api.sock}
 answer=$(mktemp -d)
 trap 'rm -rf "$answer"' EXIT
+once=${CALMIRROR_ONCE:-${ONCE:-}}
 wait=30s
-[ -z "${CALMIRROR_ONCE:-}" ] || wait=0s
+[ -z "$once" ] || wait=0s
 
 # Whoever else looks into the copy may hold it for a moment.
 sql() { sqlite3 -batch -bail -cmd '.timeout 30000' "$db" "$@"; }
@@ -26,9 +28,10 @@ sql 'CREATE TABLE IF NOT EXISTS event (window TEXT, id TEXT, event TEXT, PRIMARY
 
 while :; do
     cursor=$(sql 'SELECT cursor FROM place')
-    status=$(curl --silent --unix-socket "$socket" --max-time 60 \
+    status=$(curl --silent --show-error --unix-socket "$socket" --max-time 60 \
         --output "$answer/lines" --dump-header "$answer/head" --write-out '%{http_code}' \
-        "http://localhost/v1/changes?limit=1000&wait=$wait${cursor:+&after=$cursor}") || status=none
+        "http://localhost/v1/changes?limit=1000&wait=$wait${cursor:+&after=$cursor}" \
+        2>"$answer/error") || status=none
     case $status in
     200)
         next=$(tr -d '\r' <"$answer/head" | sed -n 's/^x-calmirror-cursor: //Ip')
@@ -51,7 +54,7 @@ COMMIT;
 SQL
         if [ -s "$answer/lines" ]; then
             echo "$(wc -l <"$answer/lines") changes"
-        elif [ -n "${CALMIRROR_ONCE:-}" ]; then
+        elif [ -n "$once" ]; then
             exit 0
         fi
         ;;
@@ -64,7 +67,14 @@ SQL
         exit 1
         ;;
     *)
-        echo "no answer ($status); again in 2 s" >&2
+        # Either curl says why there is no answer, or the daemon why it has none.
+        reason=$(cat "$answer/error")
+        [ "$status" = none ] || reason="$status: $(cat "$answer/lines")"
+        if [ -n "$once" ]; then
+            echo "no answer from $socket: $reason" >&2
+            exit 1
+        fi
+        echo "no answer from $socket: $reason; again in 2 s" >&2
         sleep 2
         ;;
     esac

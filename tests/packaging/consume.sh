@@ -76,6 +76,13 @@ equal() {
     proved "$(sed "s,$SCRATCH/,," "$SCRATCH/verify.log" | paste -sd';')"
 }
 
+# Nobody answers yet: both say why, and end if they are to run once.
+for program_of in "docs/consume/consume.sh $shell $socket" "python3 docs/consume/consume.py --db $python --api $socket"; do
+    if said=$(ONCE=1 timeout 20 $program_of 2>&1); then fail "$program_of found a daemon"; else ended=$?; fi
+    check "without a daemon it ends with 1 and says why: $said" [ "$ended" = 1 ]
+    grep -Eq 'connect|No such file' <<<"$said" || fail "$program_of does not say why: $said"
+done
+
 start daemon
 check "the daemon settles" eventually 90 settled
 start python
