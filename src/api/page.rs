@@ -58,6 +58,7 @@ const FILES: &[File] = &files![
     "app.js" JS,
     "api.js" JS,
     "calendar.js" JS,
+    "connection.js" JS,
     "dates.js" JS,
     "event.js" JS,
     "fleet.js" JS,

@@ -4,7 +4,7 @@
 //
 // CALMIRROR_SCREENSHOTS   a directory for pictures of every view
 // CALMIRROR_WINDOWS       how many windows the large fleet has (100000)
-// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, rounds, keyboard, forms, masked, large
+// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, dead, months, states, rounds, keyboard, forms, masked, large
 // CALMIRROR_PAGE          a directory whose files are shown instead of the daemon's, to try something
 
 import { readFileSync } from "node:fs";
@@ -296,6 +296,116 @@ async function live(rig, name, day) {
   await page.context().close();
 }
 
+// A page whose daemon is gone says so and since when, does not look alive, keeps every view, and
+// goes on by itself.
+async function dead(rig, name, day) {
+  const page = await open(rig, "");
+  await page.waitForSelector("table.fleet tbody tr");
+  const shows = { fleet: "table.fleet tbody tr", health: "#facts", day: ".grid.day", week: ".grid.week", month: "table.month" };
+  const hashOf = (view) => (view === "fleet" ? "#/" : at(name, view, day));
+  for (const view of ["week", "month", "fleet"]) {
+    await go(page, hashOf(view));
+    await page.waitForSelector(shows[view]);
+  }
+  const colour = () => page.locator("table.fleet .state .dot").first().evaluate((dot) => getComputedStyle(dot).color);
+  const alive = await colour();
+  check("while the daemon answers there is no notice", !(await page.locator("#away").isVisible()));
+  away = true;
+  await rig.kill();
+  await page.waitForSelector("#away:not([hidden])");
+  const grey = await page.evaluate(() => {
+    const probe = document.body.appendChild(document.createElement("i"));
+    probe.className = "quiet";
+    const { color } = getComputedStyle(probe);
+    probe.remove();
+    return color;
+  });
+  check("states turn grey", (await colour()) === grey && grey !== alive, `${await colour()}, not ${grey}`);
+  const box = await page.locator("#away").boundingBox();
+  check("the notice is as wide as the page", box.width === page.viewportSize().width, JSON.stringify(box));
+  const seconds = (text) => Number(text.match(/(\d+) s/)?.[1]);
+  const told = async () => seconds(await page.locator("#away").textContent());
+  const first = await told();
+  const age = () => page.locator("table.fleet tbody td[data-label='Last success'] [data-since]").first().textContent();
+  const young = await age();
+  await until("the notice and the ages count on", async () => (await told()) > first + 1 && (await age()) !== young);
+  check("the notice says for how long, and ages count on", true);
+  for (const [view, shown] of Object.entries(shows)) {
+    await page.evaluate((to) => (location.hash = to), hashOf(view));
+    await page.waitForSelector(shown, { timeout: 3000 });
+    const empty = await page.locator(".empty").count();
+    check(`without a daemon ${view} shows what is known, and the notice`, empty === 0 && (await page.locator("#away").isVisible()));
+    await accessible(page, `${view} without a daemon`);
+  }
+  const far = at(name, "week", plus(day, 400));
+  await page.evaluate((to) => (location.hash = to), far);
+  await page.waitForSelector(".notice[data-key=partial]", { timeout: 3000 });
+  check("days that were never loaded are said to be missing", true);
+  await rig.run();
+  await until("the page goes on", async () => !(await page.locator("#away").isVisible()), 20_000);
+  await until("the missing days are loaded", async () => (await page.locator(".notice[data-key=partial]").count()) === 0, 20_000);
+  check("when the daemon is back the page goes on by itself", (await page.locator("#live-word").textContent()) === "Live");
+
+  // A daemon that hangs accepts connections and says nothing.
+  await go(page, "#/");
+  rig.daemon.kill("SIGSTOP");
+  await page.waitForSelector("#away:not([hidden])", { timeout: 30_000 });
+  check("a daemon that hangs is noticed", true);
+  rig.daemon.kill("SIGCONT");
+  await until("it goes on", async () => !(await page.locator("#away").isVisible()), 30_000);
+  away = false;
+  await page.context().close();
+}
+
+// Weeks of a month are of one height, filled with what fits; "+N" leads to the day.
+async function months(rig, name, day) {
+  for (const height of [700, 900, 1500]) {
+    const page = await open(rig, at(name, "month", day), { viewport: { width: 1280, height } });
+    await page.waitForSelector("table.month");
+    const rows = await page.locator("table.month tbody tr").evaluateAll((all) => all.map((row) => row.getBoundingClientRect().height));
+    const spread = Math.max(...rows) - Math.min(...rows);
+    const blank = await page.locator("table.month td:has(.more)").evaluateAll((cells) =>
+      cells.map((cell) => cell.getBoundingClientRect().bottom - cell.querySelector(".more").getBoundingClientRect().bottom));
+    const line = await page.locator("table.month li").first().evaluate((item) => item.getBoundingClientRect().height + 2);
+    check(`at ${height} px all weeks of a month are of one height and full (${Math.round(rows[0])} px, ${blank.length} with more)`,
+      spread <= 2 && blank.every((rest) => rest >= 0 && rest < line + 12), `${rows}; ${blank.map(Math.round)}`);
+    if (blank.length > 0 && height === 700) {
+      const more = page.locator("table.month .more").first();
+      const cell = await page.locator("table.month td:has(.more)").first().getAttribute("data-key");
+      await more.click();
+      await page.waitForSelector(".grid.day");
+      check("+N opens the day", page.url().endsWith(`/day/${cell}`), page.url());
+    }
+    await page.context().close();
+  }
+}
+
+// Of each state its health says since when, until when and what to do.
+async function states(rig, name, day) {
+  const page = await open(rig, "");
+  let pretended = {};
+  await page.route(`**/v1/windows/${encodeURIComponent(name)}`, async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, json: { ...(await response.json()), ...pretended } });
+  });
+  const told = new Set();
+  for (const state of ["settled", "following", "enumerating", "backing_off", "held", "quarantined", "sign_in_required", "store_full", "stale"]) {
+    pretended = state === "stale" ? { state: "settled", stale_s: 99_999 } : { state };
+    await go(page, "#/");
+    await go(page, at(name, "health", day));
+    await page.waitForSelector("#facts");
+    const section = page.locator("section[aria-labelledby=trouble]");
+    const text = await section.locator("p").first().textContent();
+    const times = await section.locator("dl").textContent();
+    if (text.length < 30 || !times.includes("Last success") || !times.includes("Next attempt")) fail(`${state}: ${text} ${times}`);
+    const command = /calmirror (sync|resync)|nothing to do|Make space/.test(text);
+    if (!command) fail(`${state} has no remedy: ${text}`);
+    told.add(text);
+  }
+  check("the health of each state says when and what to do", told.size === 9);
+  await page.context().close();
+}
+
 // What the daemon remembers of a window's rounds, and that a screen reader hears of it.
 async function rounds(rig, name, day) {
   const page = await open(rig, at(name, "health", day));
@@ -513,6 +623,9 @@ try {
   const victim = wants(fleet) ? await fleet(rig) : name;
   if (wants(calendars)) await calendars(rig, name, day);
   if (wants(live)) await live(rig, name, day);
+  if (wants(dead)) await dead(rig, name, day);
+  if (wants(months)) await months(rig, name, day);
+  if (wants(states)) await states(rig, name, day);
   if (wants(rounds)) await rounds(rig, name, day);
   if (wants(keyboard)) await keyboard(rig, name, day);
   if (wants(forms)) await forms(rig, name, day, victim);

@@ -1,12 +1,17 @@
 // The daemon's API as the page uses it. Nothing is cached here and nothing is retried, except
 // that a broken stream is taken up again where it was.
 
+import * as connection from "./connection.js";
+
 export class Refusal extends Error {
   constructor(status, detail) {
     super(detail);
     this.status = status;
   }
 }
+
+// A request that takes longer is given up and made again.
+const PATIENCE_MS = 20_000;
 
 async function refuse(answer) {
   let detail = answer.statusText;
@@ -19,24 +24,37 @@ async function refuse(answer) {
 }
 
 async function get(path, signal, cache = "default") {
-  const answer = await fetch(path, { signal, cache, headers: { accept: "application/json" } });
-  return answer.ok ? answer.json() : refuse(answer);
+  const late = AbortSignal.timeout(PATIENCE_MS);
+  const end = signal ? AbortSignal.any([signal, late]) : late;
+  const answer = await fetch(path, { signal: end, cache, headers: { accept: "application/json" } });
+  if (!answer.ok) return refuse(answer);
+  const value = await answer.json();
+  connection.heard();
+  return value;
 }
 
 const windowPath = (name) => `/v1/windows/${encodeURIComponent(name)}`;
 
 export const status = (signal) => get("/v1/status", signal);
-export const window = (name, signal) => get(windowPath(name), signal);
+export const window = async (name, signal) => received(await get(windowPath(name), signal));
 export const rounds = (name, signal) => get(`${windowPath(name)}/rounds`, signal);
 export const event = (name, id, signal) => get(`${windowPath(name)}/events/${encodeURIComponent(id)}`, signal);
 
 // A page of windows, those in trouble first.
-export function windows({ q, state, page }, limit, signal) {
+export async function windows({ q, state, page }, limit, signal) {
   const query = new URLSearchParams({ order: "trouble", limit });
   if (q) query.set("q", q);
   if (state) query.set("state", state);
   if (page) query.set("page", page);
-  return get(`/v1/windows?${query}`, signal);
+  const list = await get(`/v1/windows?${query}`, signal);
+  list.value.forEach(received);
+  return list;
+}
+
+// Remembers when a window was told, so that its age counts on from there.
+function received(window) {
+  window.received = Date.now();
+  return window;
 }
 
 // The IANA zone behind a Windows zone's name, or null.
@@ -75,9 +93,8 @@ export async function changed(seconds, signal) {
 const SILENCE_MS = 40_000;
 
 // Reads the changes of a window from `cursor` on and hands each over, until `signal` ends it; an
-// interruption is made up for. `live(true | false)` says whether it is connected. Returns when
-// the cursor is too old (410): a new snapshot is needed.
-export async function follow(name, cursor, take, live, signal) {
+// interruption is made up for. Returns when the cursor is too old (410): a new snapshot is needed.
+export async function follow(name, cursor, take, signal) {
   let patience = 250;
   while (!signal.aborted) {
     const silence = new AbortController();
@@ -95,10 +112,11 @@ export async function follow(name, cursor, take, live, signal) {
         headers: { accept: "text/event-stream", "last-event-id": cursor },
       });
       if (!answer.ok) await refuse(answer);
-      live(true);
+      connection.heard();
       patience = 250;
       for await (const frame of frames(answer.body)) {
         heard();
+        connection.heard();
         if (frame.data) take(JSON.parse(frame.data));
         if (frame.id) cursor = frame.id;
       }
@@ -109,7 +127,7 @@ export async function follow(name, cursor, take, live, signal) {
       clearTimeout(timer);
     }
     if (signal.aborted) return;
-    live(false);
+    connection.lost();
     await pause(patience, signal);
     patience = Math.min(patience * 2, 4000);
   }

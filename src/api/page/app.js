@@ -3,19 +3,20 @@
 
 import * as api from "./api.js";
 import * as calendar from "./calendar.js";
-import { zone } from "./dates.js";
+import * as connection from "./connection.js";
+import { lasting, moment, zone } from "./dates.js";
 import * as event from "./event.js";
 import * as fleet from "./fleet.js";
 import * as health from "./health.js";
 import { h, morph, tell } from "./markup.js";
 import * as route from "./route.js";
+import { tick } from "./words.js";
 
 const VIEWS = { fleet, health, calendar };
 const main = document.getElementById("main");
 
 let place = null;
 let running = new AbortController();
-let connected = null;
 // A new view was asked for: its heading takes the focus as soon as it is there.
 let arriving = false;
 
@@ -29,36 +30,56 @@ function show(content, { busy = false } = {}) {
   document.getElementById("title")?.focus({ preventScroll: true });
 }
 
-function live(now) {
-  if (now === connected) return;
-  const before = connected;
-  connected = now;
-  document.getElementById("live").className = now ? "live good" : "live bad";
-  document.getElementById("live-word").textContent = now ? "Live" : "Not connected";
-  if (before !== null) tell(now ? "Connected again" : "The connection to the daemon is lost; trying again");
+let before = null;
+connection.watch((state) => {
+  const { alive } = state;
+  document.getElementById("live").className = alive ? "live good" : "live bad";
+  document.getElementById("live-word").textContent = alive ? "Live" : "Not connected";
+  document.body.classList.toggle("stale", !alive);
+  if (!alive) main.removeAttribute("aria-busy");
+  notice(state);
+  if (before === null ? !alive : before !== alive) tell(alive ? "Connected again" : "The daemon does not answer; what is shown is old");
+  before = alive;
+});
+
+// Over everything: how long the daemon has not answered.
+function notice({ alive, why, heard }) {
+  const away = document.getElementById("away");
+  away.hidden = alive !== false;
+  if (away.hidden) return;
+  const said = why ? `The daemon cannot answer: ${why}` : "The daemon does not answer";
+  const ago = lasting((Date.now() - heard) / 1000);
+  away.textContent = `${said}. What is shown is ${ago} old, from ${moment(heard)}. The page goes on by itself as soon as it can.`;
 }
+
+// Ages go on whether or not there are answers.
+setInterval(() => {
+  if (document.hidden) return;
+  notice(connection.look());
+  tick();
+}, 1000);
 
 // One view, until it is over.
 async function run(view, here, signal) {
   let patience = 300;
+  connection.begin();
   while (!signal.aborted) {
     try {
       await view.run(here, (content) => {
         if (signal.aborted) return;
-        live(true);
         patience = 300;
         show(content);
-      }, signal, live);
+      }, signal);
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof api.Refusal) {
-        live(true);
+      if (error instanceof api.Refusal && error.status < 500) {
+        connection.heard();
         show(refused(error, here));
       } else {
-        // The daemon is away, or the network; what was shown stays.
-        if (!(error instanceof TypeError) && error.name !== "AbortError") console.error(error);
-        live(false);
-        if (main.querySelector("#title") === null) show(away());
+        // The daemon is away, or the network, or a proxy says so; what was shown stays.
+        if (![api.Refusal, TypeError].some((kind) => error instanceof kind) && !["AbortError", "TimeoutError"].includes(error.name)) console.error(error);
+        connection.lost(error instanceof api.Refusal ? error.message : null);
+        if (main.querySelector("#title") === null || arriving) show(view.recall(here) ?? unseen(view.title(here)));
       }
     }
     await api.pause(patience, signal);
@@ -75,9 +96,9 @@ function refused(error, here) {
     h("p", null, h("a", { href: "#/" }, "All windows")));
 }
 
-function away() {
-  return h("div", { class: "empty" }, h("h1", { id: "title", tabindex: "-1" }, "Not connected"),
-    h("p", null, "The daemon does not answer. This page goes on by itself as soon as it does."));
+function unseen(title) {
+  return h("div", { class: "empty" }, h("h1", { id: "title", tabindex: "-1" }, title),
+    h("p", null, "This has not been loaded yet. It appears as soon as the daemon answers."));
 }
 
 function lost() {
@@ -102,15 +123,16 @@ function navigate() {
   }
   const view = VIEWS[place.view];
   document.title = `${view.title(place)} – calmirror`;
-  if (!same) {
-    if (before) {
-      arriving = true;
-      show(h("div", null, h("h1", { id: "title", tabindex: "-1" }, view.title(place))), { busy: true });
-      scrollTo(0, 0);
-    }
-  } else if (place.view === "calendar") {
-    tell(view.title(place));
+  const title = view.title(place);
+  if (!same && before) arriving = true;
+  if (before && !connection.isAlive()) {
+    // What is known is all there is.
+    show(view.recall(place) ?? unseen(title));
+  } else if (!same && before) {
+    show(view.recall(place) ?? h("div", null, h("h1", { id: "title", tabindex: "-1" }, title)), { busy: true });
   }
+  if (!same && before) scrollTo(0, 0);
+  if (same && place.view === "calendar") tell(title);
   if (!document.hidden) run(view, place, running.signal);
 }
 

@@ -13,8 +13,6 @@ import { many } from "./words.js";
 const MARGIN_MS = 14 * 3_600_000;
 // A day shows at most so many; beyond that a page helps nobody.
 const MOST = 300;
-// So many lines has a day of a month.
-const LINES = 3;
 // How long something that changed is marked.
 const FRESH_MS = 4000;
 
@@ -31,10 +29,37 @@ function daysOf({ span, date }) {
   return span === "week" ? dates.weekOf(date) : dates.weeksOf(date).flat();
 }
 
-export async function run(place, show, signal, live) {
+// What was seen last of each window's events, by window and days; beyond some the oldest is
+// forgotten.
+const seen = new Map();
+const MOST_SEEN = 24;
+
+const rangeOf = (days) => [dates.startOf(days[0]) - MARGIN_MS, dates.startOf(dates.addDays(days.at(-1), 1)) + MARGIN_MS];
+
+function remember(place, from, to, shown) {
+  const key = `${from} ${to} ${place.name}`;
+  seen.delete(key);
+  seen.set(key, { name: place.name, from, to, shown });
+  if (seen.size > MOST_SEEN) seen.delete(seen.keys().next().value);
+}
+
+// What can be shown before the daemon answers, or while it does not; null: nothing.
+export function recall(place) {
   const days = daysOf(place);
-  const from = dates.startOf(days[0]) - MARGIN_MS;
-  const to = dates.startOf(dates.addDays(days.at(-1), 1)) + MARGIN_MS;
+  const [from, to] = rangeOf(days);
+  const mine = [...seen.values()].filter((one) => one.name === place.name);
+  const whole = mine.findLast((one) => one.from <= from && one.to >= to);
+  if (whole) return render(place, days, whole.shown);
+  const window = mine.at(-1)?.shown.window ?? head.windowSeen(place.name);
+  if (window === null) return null;
+  // Of days that were never loaded as a whole: what is known of them.
+  const events = new Map(mine.flatMap((one) => [...one.shown.events]));
+  return render(place, days, { window, complete: window.settled_once, partial: true, events, fresh: new Map() });
+}
+
+export async function run(place, show, signal) {
+  const days = daysOf(place);
+  const [from, to] = rangeOf(days);
   const [window, snapshot] = await Promise.all([api.window(place.name, signal), api.events(place.name, from, to, signal)]);
   const shown = { window, complete: snapshot.complete, events: new Map(snapshot.events.map((one) => [one.id, one])), fresh: new Map() };
   const draw = async () => {
@@ -44,6 +69,8 @@ export async function run(place, show, signal, live) {
     show(render(place, days, shown));
     scrollToMorning();
   };
+  head.remember(window);
+  remember(place, from, to, shown);
   await draw();
   // One drawing for what comes at once.
   let drawing = 0;
@@ -54,9 +81,12 @@ export async function run(place, show, signal, live) {
     }, ms);
   };
   // The line of now, and how the window is.
+  const resized = () => soon(50);
+  addEventListener("resize", resized);
   const clock = setInterval(async () => {
     try {
       shown.window = await api.window(place.name, signal);
+      head.remember(shown.window);
       shown.complete ||= shown.window.settled_once;
     } catch {
       // The stream says whether the daemon is there.
@@ -69,8 +99,9 @@ export async function run(place, show, signal, live) {
       event.changed(change);
       soon(60);
       setTimeout(() => soon(0), FRESH_MS + 100);
-    }, live, signal);
+    }, signal);
   } finally {
+    removeEventListener("resize", resized);
     clearInterval(clock);
     clearTimeout(drawing);
   }
@@ -112,14 +143,15 @@ function toolbar(place, days) {
       h("input", { id: "date", type: "date", value: date, required: true })));
 }
 
-function notices(days, { window, complete }, blocks) {
+function notices(days, { window, complete, partial = false }, blocks) {
   const before = dates.startOf(days[0]) < Date.parse(window.start);
   const after = dates.startOf(dates.addDays(days.at(-1), 1)) > Date.parse(window.end);
   const edges = `${dates.shortDay(dates.dayOf(Date.parse(window.start)))} to ${dates.shortDay(dates.dayOf(Date.parse(window.end)))}`;
   return [
+    partial && h("p", { class: "notice", key: "partial" }, "Not all of these days have been loaded; the rest appears when the daemon answers."),
     !complete && h("p", { class: "notice", key: "incomplete" }, "This window is still being read for the first time; not everything is here yet."),
     (before || after) && h("p", { class: "notice", key: "edges" }, `Mirrored is ${edges}; what lies outside is not known here.`),
-    blocks.length === 0 && complete && h("p", { class: "notice calm", key: "none" }, "Nothing is on."),
+    blocks.length === 0 && complete && !partial && h("p", { class: "notice calm", key: "none" }, "Nothing is on."),
   ];
 }
 
@@ -180,13 +212,22 @@ function column(place, day, blocks, today) {
 
 const nowMinutes = () => dates.minutesOf(Date.now());
 
+// How many lines fit into a day of a month: what its style (calendar.css, "Month") leaves of the
+// screen for each of so many weeks, without the number and the padding.
+function linesOf(weeks) {
+  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const row = (Math.max(34 * rem, innerHeight - 14.5 * rem) - 2.4 * rem) / weeks;
+  return Math.max(2, Math.floor((row - 2.3 * rem) / (1.5 * rem + 2)));
+}
+
 function month(place, blocks) {
   const weeks = dates.weeksOf(place.date);
+  const most = linesOf(weeks.length);
   const today = dates.today();
   const inMonth = place.date.slice(0, 7);
   const cell = (day) => {
     const on = blocks.filter((block) => isOn(block, day));
-    const lines = on.length > LINES ? LINES - 1 : LINES;
+    const lines = on.length > most ? most - 1 : most;
     const looks = [day === today && "today", day.slice(0, 7) !== inMonth && "other"].filter(Boolean).join(" ");
     const toDay = route.calendar(place.name, "day", day);
     return h("td", { class: looks || null, key: day },
@@ -197,7 +238,7 @@ function month(place, blocks) {
       on.length > lines && h("a", { class: "more", href: toDay, "aria-hidden": "true", tabindex: "-1" }, `+${on.length - lines} more`),
       on.length > 0 && h("span", { class: "dots", "aria-hidden": "true" }, on.slice(0, 3).map(() => h("span", { class: "dot" })), on.length > 3 && "+"));
   };
-  return h("div", { class: "sheet", key: "month" }, h("table", { class: "month" },
+  return h("div", { class: "sheet", key: "month" }, h("table", { class: "month", style: { "--weeks": weeks.length } },
     h("caption", { class: "unseen" }, dates.month(place.date)),
     h("thead", null, h("tr", null, weeks[0].map((day) => h("th", { scope: "col", abbr: dates.longWeekday(day) }, dates.shortWeekday(day))))),
     h("tbody", null, weeks.map((week) => h("tr", { key: week[0] }, week.map(cell))))));

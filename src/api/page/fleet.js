@@ -3,6 +3,7 @@
 
 import * as api from "./api.js";
 import { lasting } from "./dates.js";
+import * as health from "./health.js";
 import { h, tell } from "./markup.js";
 import * as route from "./route.js";
 import { STATES, TROUBLE, condition, count, many, outcome, outcomeSaid, since, until } from "./words.js";
@@ -10,6 +11,33 @@ import { STATES, TROUBLE, condition, count, many, outcome, outcomeSaid, since, u
 const ROWS = 50;
 
 export const title = () => "Windows";
+
+// What was seen last, of each search and filter; beyond a few the oldest is forgotten.
+const seen = new Map();
+const MOST_SEEN = 20;
+const keyOf = ({ q, state, page }) => JSON.stringify([q, state, page]);
+
+function remember(place, status, list) {
+  seen.delete(keyOf(place));
+  seen.set(keyOf(place), { status, list });
+  if (seen.size > MOST_SEEN) seen.delete(seen.keys().next().value);
+  for (const window of list.value) health.remember(window);
+}
+
+// What can be shown before the daemon answers, or while it does not; null: nothing. Of a search
+// that was never made, those of the windows seen last that match.
+export function recall(place) {
+  const exact = seen.get(keyOf(place));
+  if (exact) return render(place, exact.status, exact.list);
+  const last = [...seen.values()].at(-1);
+  if (!last) return null;
+  const wanted = place.q.toLowerCase();
+  const states = place.state ? place.state.split(",") : null;
+  const value = last.list.value.filter((window) =>
+    (states === null || states.includes(window.state)) &&
+    [window.name, window.mailbox, window.account].some((text) => text.toLowerCase().includes(wanted)));
+  return render(place, last.status, { value, total: value.length, next: null });
+}
 
 // Fetches what is shown and renders it, again and again until `signal`.
 export async function run(place, show, signal) {
@@ -19,6 +47,7 @@ export async function run(place, show, signal) {
     // Asked before what is shown, so that nothing falls between.
     const moved = api.changed(25, signal).catch(() => api.pause(2000, signal));
     const [status, list] = await Promise.all([api.status(signal), api.windows(place, ROWS, signal)]);
+    remember(place, status, list);
     show(render(place, status, list));
     if (total !== null && total !== list.total && place.q) tell(found(list.total));
     total = list.total;
@@ -93,7 +122,7 @@ function row(window) {
     h("td", { role: "cell", "data-label": "State" },
       h("span", { class: `state ${tone}`, title: meaning }, h("span", { class: "dot", "aria-hidden": "true" }), word),
       error && h("span", { class: "why" }, error.message)),
-    cell("Last success", since(window.stale_s)),
+    cell("Last success", since(window)),
     cell("Next round", until(window.next_due)),
     cell("Events", window.settled_once ? count(window.events) : `${count(window.events)} so far`),
     cell("Last round", round

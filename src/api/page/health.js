@@ -4,9 +4,29 @@ import * as api from "./api.js";
 import * as dates from "./dates.js";
 import { h } from "./markup.js";
 import * as route from "./route.js";
-import { condition, count, ending, many, reason, since, until } from "./words.js";
+import { condition, count, ending, many, reason, remedy, since, until } from "./words.js";
 
 export const title = ({ name }) => name;
+
+// What was seen of each window last.
+const seen = new Map();
+
+// Remembers a window that another view was told of.
+export function remember(window, past = seen.get(window.name)?.past ?? null) {
+  seen.set(window.name, { window, past });
+}
+
+export const windowSeen = (name) => seen.get(name)?.window ?? null;
+
+// What can be shown before the daemon answers, or while it does not; null: nothing.
+export function recall({ name }) {
+  const known = seen.get(name);
+  return known ? render({ name }, known) : null;
+}
+
+function render(place, { window, past }) {
+  return [heading(place, window, "health"), standing(window), facts(window), rounds(window, past)];
+}
 
 export async function run(place, show, signal) {
   let past = null;
@@ -18,7 +38,8 @@ export async function run(place, show, signal) {
     const over = `${window.last_round?.number} ${window.last_error?.at}`;
     if (over !== known) past = await api.rounds(place.name, signal);
     known = over;
-    show([heading(place, window, "health"), trouble(window), facts(window), rounds(window, past)]);
+    remember(window, past);
+    show(render(place, { window, past }));
     const took = performance.now() - began;
     await api.pause(Math.max(800, took * 10), signal);
     if (signal.aborted) return;
@@ -36,30 +57,32 @@ export function heading(place, window, current) {
       h("h1", { id: "title", tabindex: "-1" }, window.name),
       h("p", { class: "lead" },
         h("span", { class: `state ${tone}`, title: meaning }, h("span", { class: "dot", "aria-hidden": "true" }), word),
-        h("span", { class: "quiet" }, ` last success ${since(window.stale_s)}`))),
+        h("span", { class: "quiet" }, " last success ", since(window)))),
     h("nav", { class: "tabs", "aria-label": "Ways to look at it", key: "tabs" }, h("ul", null,
       tab("Health", "health", route.health(window.name)),
       route.SPANS.map((span) => tab(span[0].toUpperCase() + span.slice(1), span, route.calendar(window.name, span, day))))),
   ];
 }
 
-function trouble(window) {
-  const [, meaning, tone] = condition(window);
+// What state it is in, since when, what happens next and what to do about it; then the last failure.
+function standing(window) {
+  const [word, meaning, tone] = condition(window);
   const error = window.last_error;
-  if (tone !== "bad" && !error) return null;
-  return h("section", { class: "trouble", "aria-labelledby": "trouble", key: "trouble" },
-    h("h2", { id: "trouble" }, tone === "bad" ? "What is wrong" : "The last failure"),
-    tone === "bad" && h("p", null, `${meaning[0].toUpperCase()}${meaning.slice(1)}.`),
-    error && [
-      h("p", { class: "said" }, error.message),
-      list([
+  const title = tone === "bad" ? "What is wrong" : "State";
+  return h("section", { class: tone === "bad" ? "trouble" : "calm", "aria-labelledby": "trouble", key: "trouble" },
+    h("h2", { id: "trouble" }, title),
+    h("p", null, `${word[0].toUpperCase()}${word.slice(1)}: ${meaning}. `, remedy(window)),
+    error && h("p", { class: "said" }, tone === "bad" ? error.message : `The last failure: ${error.message}`),
+    list([
+      ["Last success", window.last_success ? [since(window), ` (${at(window.last_success)})`] : "never"],
+      ["Next attempt", window.next_due ? [until(window.next_due), ` (${at(window.next_due)})`] : "under way, or not planned"],
+      ...(error ? [
         ["Kind", [error.kind.replaceAll("_", " "), error.status && `status ${error.status}`, error.code].filter(Boolean).join(", ")],
-        ["When", at(error.at)],
-        ["Tried again", error.retry_at && `${until(error.retry_at)} (${at(error.retry_at)})`],
+        ["Failed", at(error.at)],
         ["Failures since the last success", count(window.failures)],
         ["Graph’s request-id", error.request_id && h("code", null, error.request_id)],
-      ]),
-    ]);
+      ] : []),
+    ]));
 }
 
 const at = (time) => dates.moment(Date.parse(time));
@@ -71,8 +94,7 @@ function facts(window) {
     h("h2", { id: "facts" }, "Where it stands"),
     list([
       ["Events", window.settled_once ? count(window.events) : `${count(window.events)} so far`],
-      ["Last success", window.last_success && `${since(window.stale_s)} (${at(window.last_success)})`],
-      ["Next round", `${until(window.next_due)}, every ${dates.lasting(window.interval_s)}`],
+      ["Interval", `every ${dates.lasting(window.interval_s)}`],
       ["Mailbox", window.mailbox],
       ["Calendar", window.calendar],
       ["Account", window.account],
@@ -86,7 +108,9 @@ function facts(window) {
 }
 
 // Those in which something happened, and between them how many were quiet.
-function rounds({ last_round: last }, { value, quiet }) {
+function rounds({ last_round: last }, past) {
+  if (past === null) return null;
+  const { value, quiet } = past;
   const head = ["Round", "Ended", "Took", "Requests", "Pages", "Outcome"];
   const numbers = ["Round", "Took", "Requests", "Pages"];
   const still = (number, key, more = "") => number > 0 && h("tr", { key, class: "still" },

@@ -1,6 +1,7 @@
 // What things are called, for people.
 
 import { lasting } from "./dates.js";
+import { h } from "./markup.js";
 
 // Each state: its word, what it means, and its tone (colour never says it alone).
 export const STATES = {
@@ -16,6 +17,34 @@ export const STATES = {
 
 export const TROUBLE = Object.keys(STATES).filter((state) => STATES[state][2] === "bad");
 
+const command = (...words) => h("code", null, words.join(" "));
+
+// A name as a shell takes it for one word.
+const quoted = (name) => (/^[A-Za-z0-9@._+:][A-Za-z0-9@._+:-]*$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
+
+const NOTHING_TO_DO = "There is nothing to do.";
+
+// What to do about each state, in the order of STATES.
+const REMEDIES = {
+  settled: () => NOTHING_TO_DO,
+  following: () => NOTHING_TO_DO,
+  enumerating: () => "There is nothing to do; the window settles when everything is read.",
+  backing_off: (name) => ["It is tried again by itself. To try now: ", command("calmirror sync", name), "."],
+  held: (name) => ["Wait, and what Graph lists at the next round is believed. To believe the removal now: ", command("calmirror resync", name, "--accept-removals"), "."],
+  quarantined: (name) => ["Look at the mailbox’s address and licence, and at what the application may read; if it is gone for good, take the window out of the configuration. To try now: ", command("calmirror sync", name), "."],
+  sign_in_required: (name) => ["Renew the secret or certificate of the account, or have an administrator consent. Then: ", command("calmirror sync", name), "."],
+  store_full: () => "Make space on the disk of the store; everything goes on by itself.",
+};
+
+// What to do about a window as it is: text and commands.
+export function remedy(window) {
+  const name = quoted(window.name);
+  if (STATES[window.state]?.[2] !== "bad" && isStale(window)) {
+    return ["The daemon may be short of requests (graph.max_concurrent) or its log may say more. To try now: ", command("calmirror sync", name), "."];
+  }
+  return REMEDIES[window.state]?.(name) ?? NOTHING_TO_DO;
+}
+
 export const isStale = (window) => window.stale_s !== null && window.stale_s > 3 * window.interval_s;
 
 // How a window is, in a word and a tone.
@@ -25,12 +54,36 @@ export function condition(window) {
   return [word, meaning, tone];
 }
 
-export const since = (seconds) => (seconds === null || seconds === undefined ? "never" : `${lasting(seconds)} ago`);
+// A window's last success, as an age that counts on while the page is shown.
+export function since({ stale_s: stale, received }) {
+  if (stale === null || stale === undefined) return "never";
+  const at = received - stale * 1000;
+  return h("span", { "data-since": at }, age(at));
+}
 
+// How far away a time is; it counts down.
 export function until(time) {
   if (!time) return "–";
-  const seconds = (Date.parse(time) - Date.now()) / 1000;
+  const at = Date.parse(time);
+  return h("span", { "data-until": at }, remaining(at));
+}
+
+const age = (at) => `${lasting((Date.now() - at) / 1000)} ago`;
+
+function remaining(at) {
+  const seconds = (at - Date.now()) / 1000;
+  if (seconds < -60) return `overdue for ${lasting(-seconds)}`;
   return seconds < 1 ? "now" : `in ${lasting(seconds)}`;
+}
+
+// Lets every age on the page be that of this moment.
+export function tick() {
+  for (const [name, text] of [["since", age], ["until", remaining]]) {
+    for (const element of document.querySelectorAll(`[data-${name}]`)) {
+      const now = text(Number(element.dataset[name]));
+      if (element.textContent !== now) element.textContent = now;
+    }
+  }
 }
 
 export const count = (number) => number.toLocaleString();

@@ -1,0 +1,37 @@
+// Whether the daemon answers, and since when it does not. A page whose daemon is gone must not look
+// like one that is up to date.
+
+// Views ask every few seconds, so a daemon that is silent for longer does not answer.
+const SILENCE_MS = 15_000;
+
+const state = { alive: null, why: null, heard: performance.timeOrigin, asked: Date.now() };
+const watchers = [];
+
+// Calls `watcher` with the state whenever it changes.
+export const watch = (watcher) => watchers.push(watcher);
+
+export const isAlive = () => state.alive !== false;
+
+function become(alive, why) {
+  if (state.alive === alive && state.why === why) return;
+  Object.assign(state, { alive, why });
+  for (const watcher of watchers) watcher(state);
+}
+
+// The daemon answered.
+export function heard() {
+  state.heard = Date.now();
+  become(true, null);
+}
+
+// It does not, or it answers that it cannot (`why`).
+export const lost = (why = null) => become(false, why);
+
+// A view begins to ask: what was silent because nobody asked is not dead.
+export const begin = () => (state.asked = Date.now());
+
+// Called every second while the page is shown.
+export function look() {
+  if (Date.now() - Math.max(state.heard, state.asked) > SILENCE_MS) lost(state.why);
+  return state;
+}
