@@ -1,5 +1,6 @@
 // What things are called, for people.
 
+import { isAlive } from "./connection.js";
 import { lasting } from "./dates.js";
 import { h } from "./markup.js";
 
@@ -72,7 +73,7 @@ const age = (at) => `${lasting((Date.now() - at) / 1000)} ago`;
 
 function remaining(at) {
   const seconds = (at - Date.now()) / 1000;
-  if (seconds < -60) return `overdue for ${lasting(-seconds)}`;
+  if (seconds < -60 || (seconds < 1 && !isAlive())) return `was due ${lasting(-seconds)} ago`;
   return seconds < 1 ? "now" : `in ${lasting(seconds)}`;
 }
 
