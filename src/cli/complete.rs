@@ -25,7 +25,7 @@ use super::{place, suggest};
 pub(super) const VARIABLE: &str = "CALMIRROR_COMPLETE";
 
 /// Longer than this nobody waits for a Tab.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The shells there is a script for.
 pub(super) const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);

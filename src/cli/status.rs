@@ -27,6 +27,10 @@ use words::{full, span, style, until};
 /// How often `--watch` looks again.
 const REDRAW: Duration = Duration::from_secs(2);
 
+/// How long `--watch` shows what it has while it waits for an answer: a table that stays must not
+/// look like one that is up to date.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The most windows that one answer of the API lists.
 const PAGE: usize = 1000;
 
@@ -104,7 +108,12 @@ async fn watch(client: &Client, args: &StatusArgs, out: &mut impl Write) -> Resu
     let mut resizes = signals::resizes()?;
     let mut reached = false;
     loop {
-        let view = match View::fetch(client, args, false).await {
+        let looking = tokio::time::timeout(PATIENCE, View::fetch(client, args, false)).await;
+        let silent = || {
+            let message = format!("the daemon has not answered for {} s", PATIENCE.as_secs());
+            Failure::new(UNAVAILABLE, message)
+        };
+        let view = match looking.unwrap_or_else(|_| Err(silent())) {
             Ok(view) => Ok(view),
             Err(failure) if reached && failure.exit == UNAVAILABLE => Err(failure),
             Err(failure) => return Err(failure),

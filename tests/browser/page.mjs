@@ -53,7 +53,8 @@ async function open(rig, hash, options = {}) {
 // The daemon's head with another body.
 async function instead(route) {
   const name = new URL(route.request().url()).pathname.replace(/^\/(page\/)?/, "") || "index.html";
-  const response = await route.fetch();
+  const response = await route.fetch().catch(() => null);
+  if (response === null) return route.abort();
   await route.fulfill({ response, body: readFileSync(join(process.env.CALMIRROR_PAGE, name)) });
 }
 

@@ -217,7 +217,7 @@ const nowMinutes = () => dates.minutesOf(Date.now());
 function linesOf(weeks) {
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const row = (Math.max(34 * rem, innerHeight - 14.5 * rem) - 2.4 * rem) / weeks;
-  return Math.max(2, Math.floor((row - 2.3 * rem) / (1.5 * rem + 2)));
+  return Math.max(2, Math.floor((row - 2.85 * rem) / (1.5 * rem + 2)));
 }
 
 function month(place, blocks) {
