@@ -187,6 +187,7 @@ fn format(format: LogFormat) -> Format {
 
 pub(super) fn refused(error: &StartError) -> Failure {
     let exit = match error {
+        StartError::Open(open) if open.why.is_configuration() => CONFIGURATION,
         StartError::Open(_) | StartError::Store(_) => STORE,
         StartError::Drops { .. }
         | StartError::Token { .. }

@@ -18,7 +18,7 @@ use crate::mirror::position::WindowId;
 use crate::world::World;
 
 /// Bytes on disk up to which a store is looked at whole.
-const SMALL: u64 = 64 << 20;
+pub(super) const SMALL: u64 = 64 << 20;
 /// Places that are looked at in a large one.
 const PLACES: usize = 32;
 /// Rows and changes looked at in one place.

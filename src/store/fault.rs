@@ -1,5 +1,6 @@
 //! What can go wrong with the store, and what to do about it.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +35,17 @@ pub enum OpenFault {
     /// The process may not read or write it.
     #[error("permission denied")]
     PermissionDenied,
+    /// Other users may enter the directory, and the daemon may not change that.
+    #[error("{} is open to other users (mode {mode:04o})", path.display())]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A symbolic link is where a file of the store belongs.
+    #[error("{} is a symbolic link", .0.display())]
+    SymbolicLink(PathBuf),
     /// It was written by a newer version of this program.
     #[error("was written by a newer version (format {found}, this one knows {known})")]
     NewerFormat {
@@ -52,19 +64,34 @@ pub enum OpenFault {
 
 impl OpenFault {
     /// One sentence that says how to get on.
-    pub fn remedy(&self) -> &'static str {
-        match self {
+    pub fn remedy(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Locked => "stop the other process, or give this one a store.path of its own",
             Self::Full => "free some space on the file system of store.path, then start again",
             Self::ReadOnly => "remount the file system of store.path for writing",
             Self::PermissionDenied => {
                 "make store.path and everything in it belong to the user the daemon runs as"
             }
+            Self::Exposed { path, .. } => {
+                return Cow::Owned(format!(
+                    "chmod o= {path}, as its owner; or set store.path to a directory in it, which \
+                     is made with mode 0700",
+                    path = path.display()
+                ));
+            }
+            Self::SymbolicLink(_) => {
+                "put the file itself in its place, or set store.path to where it is"
+            }
             Self::NewerFormat { .. } | Self::UnknownRecord(_) => {
                 "run the newer version again, or move the store away to begin a new one"
             }
             Self::Io(_) => "mend what the operating system complains of; the store was not changed",
-        }
+        })
+    }
+
+    /// Whether the place is at fault and not the store.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Exposed { .. } | Self::SymbolicLink(_))
     }
 
     /// What an error of the operating system means here.

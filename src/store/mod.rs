@@ -12,11 +12,13 @@
 //! The files, from the bottom: `keys`, `record`, `row` and `draft` (what is written), `tree`
 //! (reading it), `plan`, `settle`, `attach` and `removal` (from a wish to a batch), `writer` (the
 //! thread), `shared` (what writer and readers agree on), `query`, `look`, `feed` and `cursor` (what
-//! readers get), `open`, `watermark`, `audit` and `space` (beginning, and not running into a wall).
+//! readers get), `directory`, `open`, `watermark`, `audit` and `space` (beginning, and not running
+//! into a wall).
 
 mod attach;
 mod audit;
 mod cursor;
+mod directory;
 mod draft;
 mod fault;
 mod feed;
@@ -131,7 +133,7 @@ impl Store {
             last_seq: opened.last_seq,
             group: 0,
             lingering: Vec::new(),
-            marked: (opened.last_seq, tokio::time::Instant::now()),
+            marked: (opened.last_seq, None),
         };
         let ending = shared.clone();
         let thread = std::thread::Builder::new()

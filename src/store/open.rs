@@ -4,9 +4,8 @@
 //! that is damaged gets a second chance without sled's snapshot (which is only a shortcut), then
 //! is moved aside, never deleted, and a new one begins: everything in it can be had again.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -18,10 +17,9 @@ use super::cursor::{Incarnation, Incarnations};
 use super::fault::{Fault, OpenError, OpenFault};
 use super::keys;
 use super::record;
-
 use super::tree::Tree;
 use super::watermark::{FORMAT, Found, Watermark};
-use super::{Opening, Options, audit};
+use super::{Opening, Options, audit, directory};
 use crate::mirror::change::Seq;
 use crate::world::World;
 
@@ -51,7 +49,7 @@ pub(super) fn open(options: &Options, world: &World) -> Result<Opened, OpenError
 fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
     let path = &options.path;
     let dir = path.join("store");
-    create_dir(path).map_err(OpenFault::of)?;
+    directory::prepare(path)?;
     let found = Watermark::read(path).map_err(OpenFault::of)?;
     let mark = match found {
         Found::Newer(found) => return Err(OpenFault::NewerFormat { found, known: FORMAT }),
@@ -62,37 +60,61 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
             None
         }
     };
-    probe(path, &dir)?;
-    let suspect = suspicion(path).exists();
-    let mut moved_aside = None;
-    let existed = dir.join("db").exists();
+    directory::probe(path, &dir)?;
+    if directory::is_locked(&dir).map_err(OpenFault::of)? {
+        return Err(OpenFault::Locked);
+    }
+    directory::make_private(&dir)?;
+    let image = directory::read(&dir, audit::SMALL)?;
+    let suspect = suspicion(path).try_exists().map_err(OpenFault::of)?;
+    let existed = dir.join("db").try_exists().map_err(OpenFault::of)?;
     if mark.is_some() && !existed {
         tracing::warn!("store is gone, a new one begins");
     }
-    let opened = match open_checked(options, &dir, mark.filter(|_| existed), suspect, world) {
-        Ok(opened) => opened,
-        Err(Refused::Leave(why)) => return Err(why),
-        Err(Refused::Damaged(what)) => {
-            tracing::warn!(reason = %what, "store is damaged, opened again without its snapshot");
-            await_release(path);
-            drop_snapshots(&dir).map_err(OpenFault::of)?;
-            match open_checked(options, &dir, mark.filter(|_| existed), true, world) {
-                Ok(opened) => opened,
-                Err(Refused::Leave(why)) => return Err(why),
-                Err(Refused::Damaged(what)) => {
-                    await_release(path);
-                    let aside = move_aside(path, &dir, world.now()).map_err(OpenFault::of)?;
-                    tracing::error!(reason = %what, "store is damaged, moved aside, a new one begins");
-                    moved_aside = Some(aside);
-                    open_checked(options, &dir, None, false, world).map_err(left)?
-                }
-            }
+    let mark = mark.filter(|_| existed);
+    let mut moved_aside = None;
+    let mut opened = open_checked(options, &dir, mark, suspect, world);
+    if let Err(Refused::Damaged(what)) = &opened
+        && image.is_kept()
+    {
+        // A read that failed inside sled looks the same, and sled has overwritten what it could
+        // not read.
+        tracing::warn!(reason = %what, "store looks damaged, put back as it was and opened again");
+        put_back(path, &dir, &image)?;
+        opened = open_checked(options, &dir, mark, true, world);
+    }
+    if let Err(Refused::Damaged(what)) = &opened {
+        tracing::warn!(reason = %what, "store is damaged, opened again without its snapshot");
+        put_back(path, &dir, &image)?;
+        drop_snapshots(&dir).map_err(OpenFault::of)?;
+        opened = open_checked(options, &dir, mark, true, world);
+    }
+    if let Err(Refused::Damaged(what)) = &opened {
+        put_back(path, &dir, &image)?;
+        let aside = move_aside(path, &dir, world.now()).map_err(OpenFault::of)?;
+        tracing::error!(reason = %what, "store is damaged, moved aside, a new one begins");
+        moved_aside = Some(aside);
+        directory::make_private(&dir)?;
+        opened = open_checked(options, &dir, None, false, world);
+    }
+    if matches!(opened, Err(Refused::Leave(_))) && moved_aside.is_none() {
+        // sled may have begun to recover before the error was met.
+        await_release(path);
+        if let Err(error) = image.restore(&dir) {
+            tracing::warn!(%error, "store could not be put back as it was");
         }
-    };
-    let (tree, last_seq) = opened;
+    }
+    let (tree, last_seq) = opened.map_err(left)?;
     let opening = Opening { moved_aside };
     on_a_quiet_thread(|| begin(path, &dir, tree, last_seq, world, opening).map_err(Refused::Leave))
         .map_err(left)
+}
+
+/// Undoes what sled did to a small store, and sees whether all of it can still be read.
+fn put_back(path: &Path, dir: &Path, image: &directory::Image) -> Result<(), OpenFault> {
+    await_release(path);
+    image.restore(dir).map_err(OpenFault::of)?;
+    directory::read(dir, 0).map(drop)
 }
 
 /// What is said where nothing can be moved aside any more.
@@ -262,6 +284,8 @@ fn begin(
         sync(path, dir).map_err(Fault::Sync)
     };
     let file = durable().map_err(trouble)?;
+    // sled creates its files for everybody.
+    directory::make_private(dir)?;
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }
         .write(path)
         .map_err(OpenFault::of)?;
@@ -290,48 +314,10 @@ fn sync(path: &Path, dir: &Path) -> io::Result<File> {
     Ok(db)
 }
 
-/// Makes the directory and its parents, for nobody else to look into.
-fn create_dir(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let mut missing = Vec::new();
-    let mut at = Some(path);
-    while let Some(dir) = at.filter(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
-        missing.push(dir);
-        at = dir.parent();
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    for parent in missing.iter().filter_map(|dir| dir.parent()) {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Asks the system whether writing would be allowed, without writing.
-fn probe(path: &Path, dir: &Path) -> Result<(), OpenFault> {
-    use rustix::fs::{Access, access};
-    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    let file = Access::READ_OK | Access::WRITE_OK;
-    for (path, mode) in [
-        (path.to_owned(), all),
-        (dir.to_owned(), all),
-        (dir.join("db"), file),
-        (dir.join("conf"), file),
-    ] {
-        match access(&path, mode) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(OpenFault::of(e.into())),
-        }
-    }
-    Ok(())
-}
-
 fn drop_snapshots(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("snap.") {
+        if directory::is_snapshot(&entry.file_name()) {
             fs::remove_file(entry.path())?;
         }
     }

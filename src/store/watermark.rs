@@ -1,18 +1,19 @@
 //! A small file beside the store that says how far it had got.
 //!
-//! sled opens a file that lost its tail without a word. So every few seconds, after a commit is
-//! durable, its last seq is written here, and a store that is found to be behind it is damaged.
+//! sled opens a file that lost its tail without a word. So the last seq of the first durable group
+//! after an opening is written here before readers are shown it, and again every few seconds of
+//! writing; a store that is found to be behind it is damaged.
 //! The file also carries the format, so that an older program leaves a newer store alone without
 //! opening it.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
-use super::record;
+use super::{directory, record};
 use crate::mirror::change::Seq;
 
 /// The format of the whole store that this program writes.
@@ -49,8 +50,9 @@ impl Watermark {
     /// # Errors
     /// Where the operating system refuses; a missing or garbled file is no error.
     pub(super) fn read(dir: &Path) -> io::Result<Found> {
-        let bytes = match fs::read(path(dir)) {
-            Ok(bytes) => bytes,
+        let mut bytes = Vec::new();
+        match directory::file_options().read(true).open(path(dir)) {
+            Ok(mut file) => file.read_to_end(&mut bytes)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(e) => return Err(e),
         };
@@ -73,7 +75,8 @@ impl Watermark {
     /// Where the operating system refuses; the old file is then still there.
     pub(super) fn write(self, dir: &Path) -> io::Result<()> {
         let new = dir.join("watermark.new");
-        let mut file = File::create(&new)?;
+        let mut file =
+            directory::file_options().write(true).create(true).truncate(true).open(&new)?;
         file.write_all(&record::json(&self))?;
         file.sync_all()?;
         fs::rename(&new, path(dir))?;

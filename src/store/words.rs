@@ -17,7 +17,7 @@ use crate::mirror::window::{Edge, Edges, Identity, Shape};
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The directory; made 0700 if it does not exist.
+    /// The directory; made 0700 if it does not exist, and closed to others if they may enter it.
     pub path: PathBuf,
     /// Bytes of sled's page cache.
     pub cache_bytes: u64,

@@ -86,7 +86,8 @@ pub(super) struct Writer<P> {
     pub(super) last_seq: Seq,
     pub(super) group: u64,
     pub(super) lingering: Vec<Job>,
-    pub(super) marked: (Seq, Instant),
+    /// The watermark, and when this opening last wrote it.
+    pub(super) marked: (Seq, Option<Instant>),
 }
 
 /// A group on its way.
@@ -180,6 +181,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             lingering: Vec::new(),
         };
         let done = self.perform(jobs, &mut group).and_then(|()| self.make_durable(&mut group));
+        if done.is_ok() {
+            // Before readers are shown it: what they saw is known to be missing if it is lost.
+            self.mark(false);
+        }
         let failed = done.err().map(|fault| {
             tracing::error!(reason = %fault, "store cannot be written");
             self.shared.condemn(&fault)
@@ -194,9 +199,6 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             answer(failed.as_ref());
         }
         drop(group.lingering);
-        if failed.is_none() {
-            self.mark(false);
-        }
     }
 
     fn perform(&mut self, jobs: Vec<Job>, group: &mut Group) -> Result<(), Fault> {
@@ -392,16 +394,18 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         self.file.sync_data().map_err(Fault::Sync)
     }
 
-    /// Writes the watermark, if it is time to or the store is being closed.
+    /// Writes the watermark: for the first change of this opening, then every few seconds, and when
+    /// the store is closed.
     fn mark(&mut self, closing: bool) {
         let (seq, at) = self.marked;
-        if !closing && (self.last_seq == seq || at.elapsed() < WATERMARK) {
+        let recent = at.is_some_and(|at| at.elapsed() < WATERMARK);
+        if self.last_seq == seq || (recent && !closing) {
             return;
         }
         let incarnation = self.shared.incarnations.current();
         let mark = Watermark { format: watermark::FORMAT, seq: self.last_seq, incarnation };
         match mark.write(&self.shared.path) {
-            Ok(()) => self.marked = (self.last_seq, Instant::now()),
+            Ok(()) => self.marked = (self.last_seq, Some(Instant::now())),
             // An old watermark guards less, but guards.
             Err(error) => tracing::warn!(%error, "watermark could not be written"),
         }

@@ -1,0 +1,344 @@
+//! The directory of a store: private, free of symbolic links, and readable to the last byte.
+//!
+//! sled takes a segment that it cannot read for the torn end of its log and overwrites it, so one
+//! transient read error during opening would cost the store. Every file is therefore read
+//! completely before sled sees the directory; an error there leaves everything as it is. What a
+//! small store holds is kept in memory meanwhile, so that it can be put back if a read fails
+//! inside sled later.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use super::fault::OpenFault;
+
+/// Bytes read at once.
+const BLOCK: usize = 1 << 20;
+/// The files beside sled's own directory.
+const FILES: [&str; 5] = ["watermark", "watermark.new", "suspect", "reserve", "store"];
+
+/// Options to open a file of the store: private if it is created, never a symbolic link.
+pub(super) fn file_options() -> OpenOptions {
+    let mut options = File::options();
+    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    options.mode(0o600).custom_flags(flags);
+    options
+}
+
+/// Makes the directory if it is missing and checks who else may enter it.
+///
+/// # Errors
+/// [`OpenFault::Exposed`] and [`OpenFault::SymbolicLink`], and errors of the operating system.
+pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
+    create(path).map_err(OpenFault::of)?;
+    let about = fs::metadata(path).map_err(OpenFault::of)?;
+    if !about.is_dir() {
+        return Err(OpenFault::Io(io::ErrorKind::NotADirectory.into()));
+    }
+    let mode = close_to_others(path, &about)?;
+    if mode & 0o070 != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = %format_args!("{mode:04o}"),
+            "store.path is open to its group; chmod g= closes it"
+        );
+    }
+    for name in FILES {
+        let file = path.join(name);
+        match fs::symlink_metadata(&file) {
+            Ok(about) if about.is_symlink() => return Err(OpenFault::SymbolicLink(file)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenFault::of(e)),
+            _ => {}
+        }
+    }
+    // sled opens by name, and would follow a link.
+    let dir = path.join("store");
+    if dir.try_exists().map_err(OpenFault::of)? { walk(&dir, &mut |_, _| Ok(())) } else { Ok(()) }
+}
+
+/// Takes the permissions of others away; answers the mode that is left.
+fn close_to_others(path: &Path, about: &Metadata) -> Result<u32, OpenFault> {
+    let mode = about.mode() & 0o7777;
+    if mode & 0o007 == 0 {
+        return Ok(mode);
+    }
+    let exposed = || OpenFault::Exposed { path: path.to_owned(), mode };
+    if about.uid() != rustix::process::geteuid().as_raw() {
+        return Err(exposed());
+    }
+    let closed = mode & !0o007;
+    fs::set_permissions(path, Permissions::from_mode(closed)).map_err(|_| exposed())?;
+    tracing::warn!(
+        path = %path.display(),
+        from = %format_args!("{mode:04o}"),
+        to = %format_args!("{closed:04o}"),
+        "store.path was open to other users and was closed to them"
+    );
+    Ok(closed)
+}
+
+/// Makes the directory and its parents with mode 0700, durably.
+fn create(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    let mut at = Some(path);
+    while let Some(dir) = at.filter(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
+        missing.push(dir);
+        at = dir.parent();
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for parent in missing.iter().filter_map(|dir| dir.parent()) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Makes sled's directory (0700) if it is missing, and everything in it private (0700, 0600).
+///
+/// # Errors
+/// [`OpenFault::SymbolicLink`], and errors of the operating system.
+pub(super) fn make_private(dir: &Path) -> Result<(), OpenFault> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(OpenFault::of(e)),
+        _ => {}
+    }
+    let mut closed = false;
+    walk(dir, &mut |path, about| {
+        let wanted = if about.is_dir() { 0o700 } else { 0o600 };
+        if about.mode() & 0o777 != wanted {
+            fs::set_permissions(path, Permissions::from_mode(wanted))?;
+            closed = true;
+        }
+        Ok(())
+    })?;
+    if closed {
+        tracing::debug!(path = %dir.display(), "files of the store were made private");
+    }
+    Ok(())
+}
+
+/// Visits a directory and everything below it.
+fn walk(
+    path: &Path,
+    visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<()>,
+) -> Result<(), OpenFault> {
+    let about = fs::symlink_metadata(path).map_err(OpenFault::of)?;
+    if about.is_symlink() {
+        return Err(OpenFault::SymbolicLink(path.to_owned()));
+    }
+    visit(path, &about).map_err(OpenFault::of)?;
+    if about.is_dir() {
+        for entry in fs::read_dir(path).map_err(OpenFault::of)? {
+            walk(&entry.map_err(OpenFault::of)?.path(), visit)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether another process has the store open.
+///
+/// # Errors
+/// Where the operating system does not say.
+pub(super) fn is_locked(dir: &Path) -> io::Result<bool> {
+    match file_options().read(true).open(dir.join("db")) {
+        // sled takes the same lock a moment later; this one ends with the file.
+        Ok(db) => Ok(flock(&db, FlockOperation::NonBlockingLockExclusive)
+            == Err(rustix::io::Errno::WOULDBLOCK)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// What the files of a store held before sled saw them, as far as they were kept.
+pub(super) struct Image {
+    /// None for a store that is too large to keep.
+    files: Option<Vec<(PathBuf, Vec<u8>)>>,
+}
+
+/// Reads every file of sled's directory completely; keeps them if they are at most `keep` bytes
+/// together.
+///
+/// # Errors
+/// [`OpenFault::SymbolicLink`], and every error of reading.
+pub(super) fn read(dir: &Path, keep: u64) -> Result<Image, OpenFault> {
+    let mut size = 0;
+    walk(dir, &mut |_, about| {
+        size += if about.is_file() { about.len() } else { 0 };
+        Ok(())
+    })?;
+    let mut files = (size <= keep).then(Vec::new);
+    let mut block = vec![0; BLOCK];
+    walk(dir, &mut |path, about| {
+        if !about.is_file() {
+            return Ok(());
+        }
+        let file = file_options().read(true).open(path)?;
+        let mut bytes = Vec::new();
+        read_file(&file, &mut block, |part| {
+            if files.is_some() {
+                bytes.extend_from_slice(part);
+            }
+        })?;
+        if let Some(files) = &mut files {
+            files.push((path.to_owned(), bytes));
+        }
+        Ok(())
+    })?;
+    Ok(Image { files })
+}
+
+/// Reads a file from its beginning to its end.
+fn read_file(file: &impl FileExt, block: &mut [u8], mut part: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut at = 0;
+    loop {
+        match file.read_at(block, at) {
+            Ok(0) => return Ok(()),
+            Ok(n) => {
+                part(&block[..n]);
+                at += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+impl Image {
+    /// Whether the files were kept.
+    pub(super) fn is_kept(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Puts the files back as they were, if they were kept.
+    ///
+    /// # Errors
+    /// Where another process has the store open, or the operating system refuses.
+    pub(super) fn restore(&self, dir: &Path) -> io::Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
+        let _lock = match file_options().read(true).open(dir.join("db")) {
+            Ok(db) => {
+                flock(&db, FlockOperation::NonBlockingLockExclusive)?;
+                Some(db)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        for (path, bytes) in files {
+            // Over the blocks that are there, which takes no space on a disk that is full.
+            let file = file_options().write(true).create(true).truncate(false).open(path)?;
+            file.write_all_at(bytes, 0)?;
+            file.set_len(bytes.len() as u64)?;
+            file.sync_all()?;
+        }
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            let snapshot = path.file_name().is_some_and(is_snapshot);
+            if snapshot && !files.iter().any(|(kept, _)| *kept == path) {
+                fs::remove_file(path)?;
+            }
+        }
+        File::open(dir)?.sync_all()
+    }
+}
+
+/// Whether a file is one of sled's snapshots.
+pub(super) fn is_snapshot(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with("snap.")
+}
+
+/// Asks the system whether writing would be allowed, without writing.
+///
+/// # Errors
+/// Where it would not.
+pub(super) fn probe(path: &Path, dir: &Path) -> Result<(), OpenFault> {
+    use rustix::fs::{Access, access};
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    let file = Access::READ_OK | Access::WRITE_OK;
+    for (path, mode) in [
+        (path.to_owned(), all),
+        (dir.to_owned(), all),
+        (dir.join("db"), file),
+        (dir.join("conf"), file),
+    ] {
+        match access(&path, mode) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(OpenFault::of(e.into())),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Ten bytes, of which one cannot be read.
+    struct Failing {
+        at: u64,
+        interrupted: Cell<bool>,
+    }
+
+    impl FileExt for Failing {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            if !self.interrupted.replace(true) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            match offset {
+                at if at == self.at => Err(rustix::io::Errno::IO.into()),
+                0..10 => {
+                    buf[0] = 7;
+                    Ok(1)
+                }
+                _ => Ok(0),
+            }
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn a_byte_that_cannot_be_read_is_an_error() {
+        let read = |at| {
+            let file = Failing { at, interrupted: Cell::new(false) };
+            let mut bytes = 0;
+            read_file(&file, &mut [0; 4], |part| bytes += part.len()).map(|()| bytes)
+        };
+        for at in 0..10 {
+            assert_eq!(read(at).unwrap_err().raw_os_error(), Some(5), "{at}");
+        }
+        assert_eq!(read(99).unwrap(), 10);
+    }
+
+    #[test]
+    fn an_image_puts_everything_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("db"), b"log log log").unwrap();
+        fs::write(at("snap.1"), b"old").unwrap();
+        fs::create_dir(at("blobs")).unwrap();
+        let image = read(dir.path(), 100).unwrap();
+        assert!(image.is_kept());
+        fs::write(at("db"), b"log\0\0\0\0\0\0\0\0\0\0\0").unwrap();
+        fs::remove_file(at("snap.1")).unwrap();
+        fs::write(at("snap.2"), b"new").unwrap();
+        image.restore(dir.path()).unwrap();
+        assert_eq!(fs::read(at("db")).unwrap(), b"log log log");
+        assert_eq!(fs::read(at("snap.1")).unwrap(), b"old");
+        assert!(!at("snap.2").exists());
+        assert!(!read(dir.path(), 5).unwrap().is_kept(), "too large to keep");
+    }
+}
