@@ -172,7 +172,9 @@ fn open_checked(
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(options.cache_bytes)
-        .flush_every_ms(Some(500))
+        // sled's own flusher rewrites segments without end even if nothing is committed. Without
+        // it every page that is replaced cleans another one, which keeps the file as small.
+        .flush_every_ms(None)
         .use_compression(false);
     on_a_quiet_thread(move || {
         let tree = Tree(config.open().map_err(Fault::from)?);
