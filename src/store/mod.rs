@@ -12,8 +12,8 @@
 //! The files, from the bottom: `keys`, `record`, `row` and `draft` (what is written), `tree`
 //! (reading it), `plan`, `settle`, `attach` and `removal` (from a wish to a batch), `writer` (the
 //! thread), `shared` (what writer and readers agree on), `query`, `look`, `feed` and `cursor` (what
-//! readers get), `directory`, `open`, `watermark`, `audit` and `space` (beginning, and not running
-//! into a wall).
+//! readers get), `directory`, `open`, `watermark` and `audit` (beginning), `space` and `reserve` (full
+//! disks).
 
 mod attach;
 mod audit;
@@ -29,6 +29,7 @@ mod plan;
 mod query;
 mod record;
 mod removal;
+mod reserve;
 mod row;
 mod settle;
 mod shared;
@@ -50,6 +51,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::fault::{FeedError, OpenError, OpenFault, StoreError};
 use self::removal::Step;
+use self::reserve::Reserve;
 use self::shared::Shared;
 pub use self::space::Footprint;
 use self::space::Space;
@@ -134,6 +136,8 @@ impl Store {
             group: 0,
             lingering: Vec::new(),
             marked: (opened.last_seq, None),
+            reserved: false,
+            reserve: (options.min_free_bytes > 0).then(|| Reserve::of(&options.path)),
         };
         let ending = shared.clone();
         let thread = std::thread::Builder::new()

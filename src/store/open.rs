@@ -17,6 +17,7 @@ use super::cursor::{Incarnation, Incarnations};
 use super::fault::{Fault, OpenError, OpenFault};
 use super::keys;
 use super::record;
+use super::reserve::Reserve;
 use super::tree::Tree;
 use super::watermark::{FORMAT, Found, Watermark};
 use super::{Opening, Options, audit, directory};
@@ -70,6 +71,9 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
     let existed = dir.join("db").try_exists().map_err(OpenFault::of)?;
     if mark.is_some() && !existed {
         tracing::warn!("store is gone, a new one begins");
+    }
+    if options.min_free_bytes > 0 {
+        Reserve::of(path).release().map_err(OpenFault::of)?;
     }
     let mark = mark.filter(|_| existed);
     let mut moved_aside = None;

@@ -7,14 +7,11 @@
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
 
-use tokio::time::Instant;
-
-/// How often the space is looked at while there is enough.
-const EVERY: Duration = Duration::from_secs(1);
-/// … and after how many commits at the latest: a second of heavy writing can be a gigabyte.
-const COMMITS: usize = 1024;
+/// Bytes that the engine takes for one that is written, while much is written at once.
+const AMPLIFICATION: u64 = 3;
+/// What has to be free for the little that a start writes.
+const START: u64 = 4 << 20;
 /// Of large disks, this part is kept free as well: 0.5 %.
 const SHARE: u64 = 200;
 
@@ -22,8 +19,6 @@ const SHARE: u64 = 200;
 pub(super) struct Space<P> {
     min_free: u64,
     probe: P,
-    looked: Option<Instant>,
-    commits: usize,
     full: bool,
 }
 
@@ -77,30 +72,37 @@ fn bytes(path: &Path) -> io::Result<u64> {
 impl<P: FnMut() -> io::Result<(u64, u64)>> Space<P> {
     /// Keeps `min_free` bytes and 0.5 % free, as told by `probe` (free and total bytes).
     pub(super) fn new(min_free: u64, probe: P) -> Self {
-        Self { min_free, probe, looked: None, commits: 0, full: false }
+        Self { min_free, probe, full: false }
     }
 
-    /// Whether `commits` more may be written.
-    pub(super) fn allows(&mut self, commits: usize) -> bool {
-        self.commits += commits;
-        let fresh = self.looked.is_some_and(|at| at.elapsed() < EVERY);
-        if !fresh || self.commits >= COMMITS || self.full {
-            (self.looked, self.commits) = (Some(Instant::now()), 0);
-            // Where the system does not say, writing itself will.
-            let full = (self.probe)().is_ok_and(|(free, total)| {
-                free < if self.min_free == 0 { 0 } else { self.min_free.max(total / SHARE) }
+    /// Whether about so many bytes of commits may be written. Asks the system each time: another
+    /// program can take everything within a second.
+    pub(super) fn allows(&mut self, bytes: usize) -> bool {
+        // Where the system does not say, writing itself will.
+        let full = self.min_free > 0
+            && (self.probe)().is_ok_and(|(free, total)| {
+                free < self.min_free.max(total / SHARE).saturating_add(taken(bytes))
             });
-            if full != self.full {
-                self.full = full;
-                if full {
-                    tracing::error!("too little disk space, store not written");
-                } else {
-                    tracing::info!("disk space again, store written");
-                }
+        if full != self.full {
+            self.full = full;
+            if full {
+                tracing::error!("too little disk space, store not written");
+            } else {
+                tracing::info!("disk space again, store written");
             }
         }
-        !self.full
+        !full
     }
+
+    /// Whether so many bytes, without which a daemon cannot start, may be taken of what is kept free.
+    pub(super) fn allows_start(&mut self, bytes: usize) -> bool {
+        self.min_free == 0 || (self.probe)().is_ok_and(|(free, _)| free >= START + taken(bytes))
+    }
+}
+
+/// What the engine takes for so many bytes, about.
+fn taken(bytes: usize) -> u64 {
+    (bytes as u64).saturating_mul(AMPLIFICATION)
 }
 
 #[cfg(test)]
@@ -115,10 +117,19 @@ mod tests {
         let mut space = Space::new(500, || Ok((free.get(), 2000)));
         assert!(space.allows(1));
         free.set(499);
-        assert!(!space.allows(COMMITS));
+        assert!(!space.allows(1), "looked at again each time");
         assert!(!space.allows(1));
-        free.set(500);
+        free.set(503);
         assert!(space.allows(1));
+        assert!(!space.allows(2), "what is written counts three times");
+    }
+
+    #[test]
+    fn a_start_may_use_what_is_kept_free() {
+        let mut space = Space::new(64 << 20, || Ok((START + 3000, 1 << 30)));
+        assert!(!space.allows(1));
+        assert!(space.allows_start(1000));
+        assert!(!space.allows_start(1001));
     }
 
     #[test]
@@ -142,8 +153,8 @@ mod tests {
 
     #[test]
     fn half_a_percent_of_a_large_disk_is_kept() {
-        assert!(!Space::new(1, || Ok((4, 1000))).allows(1));
-        assert!(Space::new(1, || Ok((5, 1000))).allows(1));
+        assert!(!Space::new(1, || Ok((4, 1000))).allows(0));
+        assert!(Space::new(1, || Ok((5, 1000))).allows(0));
         assert!(Space::new(0, || Ok((0, 1000))).allows(1));
     }
 

@@ -24,7 +24,8 @@ pub struct Options {
     /// How long a lazy commit may wait for company; at most 30 s.
     pub linger: Duration,
     /// Bytes of disk that are kept free (and 0.5 % of the disk): below, commits answer
-    /// [`StoreError::Full`](super::StoreError::Full). 0 never refuses.
+    /// [`StoreError::Full`](super::StoreError::Full). 0 never refuses, and holds no space for the
+    /// next opening.
     pub min_free_bytes: u64,
 }
 

@@ -5,7 +5,8 @@
 //! own cache), then published, then answered. Nothing is answered before it is durable. Any error
 //! of these steps ends the store: a failed sync cannot be tried again.
 //!
-//! Below the reserve of disk space (`space`) a group is refused whole, and nothing has happened.
+//! Where too little disk space is left (`space`) a group is refused whole, and nothing has happened;
+//! only windows that are as the store knows them are still attached, so that a daemon starts.
 //!
 //! Lazy commits wait here without a clock: whoever sent one sends [`Job::Flush`] when it has
 //! waited long enough.
@@ -27,6 +28,7 @@ use super::keys;
 use super::plan::{self, Planned, Refusal};
 use super::record::{self, Sum};
 use super::removal::{self, Step};
+use super::reserve::Reserve;
 use super::shared::{Lingering, Shared};
 use super::space::Space;
 use super::tree::Tree;
@@ -44,6 +46,10 @@ const COMMITS: usize = 256;
 const BYTES: usize = 1 << 20;
 /// Windows made known in one batch.
 const WINDOWS: usize = 1024;
+/// What a window that becomes known takes, about; one slice of dropping or trimming; a reset.
+const WINDOW: usize = 600;
+const SLICE: usize = 256 << 10;
+const RESET: usize = 64 << 10;
 /// How often the watermark is written.
 const WATERMARK: Duration = Duration::from_secs(2);
 
@@ -88,6 +94,10 @@ pub(super) struct Writer<P> {
     pub(super) lingering: Vec<Job>,
     /// The watermark, and when this opening last wrote it.
     pub(super) marked: (Seq, Option<Instant>),
+    /// Held for the next opening, unless nothing is to be.
+    pub(super) reserve: Option<Reserve>,
+    /// Whether it is held again since the opening.
+    pub(super) reserved: bool,
 }
 
 /// A group on its way.
@@ -147,6 +157,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     fn write(&mut self, urgent: Vec<Job>) {
         let mut jobs = std::mem::take(&mut self.lingering);
         jobs.extend(urgent);
+        // Windows are attached before anything else, from what an opening may use.
+        if !self.reserved && !jobs.iter().all(|job| matches!(job, Job::Attach { .. })) {
+            self.reserved = true;
+            self.reserve.iter().for_each(Reserve::hold);
+        }
         if jobs.is_empty() {
             return;
         }
@@ -156,21 +171,16 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             return;
         }
-        let writes = jobs.iter().filter(|j| !matches!(j, Job::Flush { .. })).count();
-        if writes > 0 {
-            let enough = self.space.allows(writes);
+        if jobs.iter().any(|job| !matches!(job, Job::Flush { .. })) {
+            let enough = self.space.allows(jobs.iter().map(weight).sum());
             // Before anybody is answered, so that the next to submit knows.
             self.shared.note_space(enough);
             if !enough {
-                for job in jobs {
-                    match job {
-                        // Nothing lingers any more, which is all that was asked.
-                        Job::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
-                        job => refuse(job, &StoreError::Full),
-                    }
-                }
-                return;
+                jobs = self.refuse_for_space(jobs);
             }
+        }
+        if jobs.is_empty() {
+            return;
         }
         self.group += 1;
         let mut group = Group {
@@ -199,6 +209,37 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             answer(failed.as_ref());
         }
         drop(group.lingering);
+    }
+
+    /// Answers what cannot be written for want of space; the jobs that can be done all the same.
+    fn refuse_for_space(&mut self, jobs: Vec<Job>) -> Vec<Job> {
+        let mut possible = Vec::new();
+        for job in jobs {
+            match job {
+                // Nothing lingers any more, which is all that was asked.
+                Job::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
+                Job::Attach { ref wanted, ref leaving, at, .. }
+                    if self.space.allows_start(weight(&job))
+                        || self.changes_nothing(wanted, leaving, at) =>
+                {
+                    possible.push(job);
+                }
+                job => refuse(job, &StoreError::Full),
+            }
+        }
+        possible
+    }
+
+    /// Whether the windows are as the store knows them.
+    fn changes_nothing(&self, wanted: &[Wanted], leaving: &[WindowId], at: Timestamp) -> bool {
+        let mut draft = Draft::default();
+        let (mut next, none) = (0, |_: &str| Vec::new());
+        leaving.is_empty()
+            && wanted.iter().all(|wanted| {
+                // A fault is met again, and told, where the windows are attached.
+                attach::attach(&self.tree, wanted, at, &mut next, none, &mut draft).is_err()
+                    || draft.is_empty()
+            })
     }
 
     fn perform(&mut self, jobs: Vec<Job>, group: &mut Group) -> Result<(), Fault> {
@@ -409,16 +450,20 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             // An old watermark guards less, but guards.
             Err(error) => tracing::warn!(%error, "watermark could not be written"),
         }
+        self.reserve.iter().for_each(Reserve::hold);
     }
 }
 
-/// Roughly how much a job adds to a batch.
+/// Roughly how many bytes a job writes.
 fn weight(job: &Job) -> usize {
     match job {
         Job::Commit { commit, .. } => {
             commit.upserts.iter().map(|item| item.content.len() + 300).sum::<usize>() + 1000
         }
-        _ => 0,
+        Job::Attach { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
+        Job::Move { .. } | Job::Cut { .. } => RESET,
+        Job::Drop { .. } | Job::Trim { .. } => SLICE,
+        Job::Flush { .. } | Job::Close { .. } => 0,
     }
 }
 
