@@ -8,6 +8,8 @@
 //! Where too little disk space is left (`space`) a group is refused whole, and nothing has happened;
 //! only windows that are as the store knows them are still attached, so that a daemon starts.
 //!
+//! A commit that is too large for one batch is written in parts (`parts`).
+//!
 //! Lazy commits wait here without a clock: whoever sent one sends [`Job::Flush`] when it has
 //! waited long enough.
 
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 use super::draft::Draft;
 use super::fault::{Fault, StoreError};
 use super::keys;
+use super::parts;
 use super::plan::{self, Planned, Refusal};
 use super::record::{self, Sum};
 use super::removal::{self, Step};
@@ -42,7 +45,7 @@ use crate::mirror::window::Edges;
 
 /// The most commits in one batch. 256 of them took 4 ms to be durable; more only wait longer.
 const COMMITS: usize = 256;
-/// About the most bytes in one batch; one commit is never split.
+/// About the most bytes in one batch of several commits.
 const BYTES: usize = 1 << 20;
 /// Windows made known in one batch.
 const WINDOWS: usize = 1024;
@@ -269,17 +272,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     self.apply(group)?;
                     group.windows.insert(window);
                 }
-                let planned = plan::plan(&self.tree, self.last_seq, &commit);
-                let (outcome, fault) = match planned {
-                    Ok(Planned { draft, outcome, last_seq }) => {
-                        group.draft.merge(draft);
-                        if last_seq > self.last_seq {
-                            group.changed.insert(window);
-                        }
-                        self.last_seq = last_seq;
-                        self.count(outcome, commit.tally.resync);
-                        (Ok(outcome), None)
-                    }
+                let (outcome, fault) = match self.commit(*commit, group) {
+                    Ok(outcome) => (Ok(outcome), None),
                     Err(Refusal::Told(why)) => (Err(why), None),
                     Err(Refusal::Fault(fault)) => (Err(fault.told()), Some(fault)),
                 };
@@ -337,6 +331,32 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 Ok(())
             }
         }
+    }
+
+    /// Plans a commit into the group's batch; the parts of a large one into batches of their own.
+    fn commit(&mut self, commit: Commit, group: &mut Group) -> Result<Outcome, Refusal> {
+        let (window, resync) = (commit.window, commit.tally.resync);
+        let mut all = Outcome::default();
+        for (number, part) in parts::cut(&self.tree, commit)?.into_iter().enumerate() {
+            if number > 0 {
+                // A part is planned on top of what the one before it wrote.
+                self.apply(group)?;
+                group.windows.insert(window);
+            }
+            let Planned { draft, outcome, last_seq } =
+                plan::plan(&self.tree, self.last_seq, &part)?;
+            group.draft.merge(draft);
+            if last_seq > self.last_seq {
+                group.changed.insert(window);
+            }
+            self.last_seq = last_seq;
+            all.created += outcome.created;
+            all.updated += outcome.updated;
+            all.removed += outcome.removed;
+            all.events = outcome.events;
+        }
+        self.count(all, resync);
+        Ok(all)
     }
 
     /// For the meter. What fails to become durable is counted too: then the store is over.
@@ -457,9 +477,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 /// Roughly how many bytes a job writes.
 fn weight(job: &Job) -> usize {
     match job {
-        Job::Commit { commit, .. } => {
-            commit.upserts.iter().map(|item| item.content.len() + 300).sum::<usize>() + 1000
-        }
+        Job::Commit { commit, .. } => parts::weight(commit),
         Job::Attach { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
         Job::Move { .. } | Job::Cut { .. } => RESET,
         Job::Drop { .. } | Job::Trim { .. } => SLICE,

@@ -1,0 +1,216 @@
+//! Cutting a commit that is too large for one batch.
+//!
+//! The parts are written one after the other, each as a batch of its own, and become durable
+//! together. Everything that says that the page was processed (the position, settled to-do
+//! entries, the seen list) goes with the last part: after a crash in between, the page is
+//! asked for again and its events are found as they are. A series is never cut, so that no reader
+//! sees half of one. Removals come after all events, so that nothing that exists is ever absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::fault::Fault;
+use super::tree::Tree;
+use crate::mirror::commit::{Commit, Removal};
+use crate::mirror::page::{EventHash, EventId, Item};
+use crate::mirror::position::{Todo, TodoKey};
+
+/// About the most bytes in one part. A series is one part however large it is: a few thousand
+/// instances at most.
+const PART: usize = 4 << 20;
+/// What an item takes beside its content: keys, feed entry, index.
+const BESIDE: usize = 300;
+/// What a removal loads and writes, about: the row is not known yet.
+const REMOVAL: usize = 1000;
+
+/// Roughly how many bytes a commit loads and writes.
+pub(super) fn weight(commit: &Commit) -> usize {
+    let upserts: usize = commit.upserts.iter().map(of_item).sum();
+    let todo: usize = commit.todo.iter().map(of_todo).sum();
+    upserts + todo + commit.removals.len() * REMOVAL + REMOVAL
+}
+
+fn of_item(item: &Item) -> usize {
+    item.content.len() + BESIDE
+}
+
+fn of_todo(todo: &Todo) -> usize {
+    match todo {
+        Todo::Waiting { item, .. } => of_item(item),
+        _ => BESIDE,
+    }
+}
+
+/// What is never cut: a series or a single event, and removals that belong to it.
+#[derive(Default)]
+struct Unit {
+    upserts: Vec<Item>,
+    removals: Vec<Removal>,
+}
+
+/// Cuts a commit into parts that are to be written in this order; nearly always there is one.
+pub(super) fn cut(tree: &Tree, commit: Commit) -> Result<Vec<Commit>, Fault> {
+    cut_at(tree, commit, PART)
+}
+
+fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, Fault> {
+    if weight(&commit) <= most {
+        return Ok(vec![commit]);
+    }
+    let mut units = BTreeMap::<EventHash, Unit>::new();
+    for item in std::mem::take(&mut commit.upserts) {
+        let series = item.master.as_ref().unwrap_or(&item.id).hash();
+        units.entry(series).or_default().upserts.push(item);
+    }
+    let mut removals = Vec::new();
+    for removal in std::mem::take(&mut commit.removals) {
+        let row = tree.row(commit.window, removal.id)?.map(|stored| stored.row);
+        let series = row.and_then(|row| row.master).as_ref().map(EventId::hash);
+        match series.and_then(|series| units.get_mut(&series)) {
+            Some(unit) => unit.removals.push(removal),
+            None => removals.push(removal),
+        }
+    }
+    let mut parts = Parts { like: empty_like(&commit), most, done: Vec::new(), size: 0 };
+    for unit in units.into_values() {
+        let size: usize = unit.upserts.iter().map(of_item).sum();
+        let part = parts.with_room_for(size + unit.removals.len() * REMOVAL);
+        part.upserts.extend(unit.upserts);
+        part.removals.extend(unit.removals);
+    }
+    for removal in removals {
+        parts.with_room_for(REMOVAL).removals.push(removal);
+    }
+    // Adding wins over deleting only within a commit: what is deleted in the last part is added
+    // there too.
+    if !commit.clear_todo {
+        let deleted: BTreeSet<TodoKey> = commit.done.iter().copied().collect();
+        let (last, early) = std::mem::take(&mut commit.todo)
+            .into_iter()
+            .partition(|todo| deleted.contains(&todo.key()));
+        commit.todo = last;
+        let early: Vec<Todo> = early;
+        for todo in early {
+            parts.with_room_for(of_todo(&todo)).todo.push(todo);
+        }
+    }
+    parts.done.push(commit);
+    Ok(parts.done)
+}
+
+struct Parts {
+    like: Commit,
+    most: usize,
+    done: Vec<Commit>,
+    /// Bytes of the part that is being filled.
+    size: usize,
+}
+
+impl Parts {
+    /// The part that takes so many bytes more.
+    fn with_room_for(&mut self, size: usize) -> &mut Commit {
+        if self.done.is_empty() || self.size + size > self.most {
+            self.done.push(self.like.clone());
+            self.size = 0;
+        }
+        self.size += size;
+        let last = self.done.len() - 1;
+        &mut self.done[last]
+    }
+}
+
+/// A commit of the same segment that changes nothing.
+fn empty_like(commit: &Commit) -> Commit {
+    Commit::new(commit.window, commit.segment, commit.at)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::mirror::change::RemovalReason;
+    use crate::mirror::page::{Kind, Link, Span};
+    use crate::mirror::position::{Phase, Position, WindowId};
+
+    fn tree(dir: &tempfile::TempDir) -> Tree {
+        Tree(sled::Config::new().path(dir.path()).open().unwrap())
+    }
+
+    fn item(id: &str, master: Option<&str>) -> Item {
+        Item {
+            id: EventId::new(id),
+            kind: if master.is_some() { Kind::Occurrence } else { Kind::Single },
+            master: master.map(EventId::new),
+            etag: None,
+            span: Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH },
+            all_day: false,
+            whole: true,
+            content: vec![b'x'; 700].into(),
+        }
+    }
+
+    fn large() -> Commit {
+        let mut commit = Commit::new(WindowId(1), 0, Timestamp::UNIX_EPOCH);
+        commit.upserts = (0..40).map(|n| item(&format!("e{n}"), None)).collect();
+        commit.upserts.extend((0..8).map(|n| item(&format!("o{n}"), Some("m"))));
+        commit.removals = (0..20)
+            .map(|n| Removal {
+                id: EventId::new(format!("r{n}")).hash(),
+                reason: RemovalReason::Deleted,
+            })
+            .collect();
+        commit.done = vec![TodoKey::Removal(EventId::new("r1").hash())];
+        commit.todo =
+            (0..20).map(|n| Todo::Removal { id: EventId::new(format!("r{n}")).hash() }).collect();
+        commit.position =
+            Some(Position::new(Phase::Settled { delta: Some(Link::new("next")) }, false));
+        commit.tally.round = Some(7);
+        commit.seen = Some((0, vec![EventId::new("e1").hash()]));
+        commit
+    }
+
+    #[test]
+    fn what_says_that_a_page_was_processed_goes_with_the_last_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = cut_at(&tree(&dir), large(), 5000).unwrap();
+        let (last, earlier) = parts.split_last().unwrap();
+        assert!(earlier.len() > 8, "{}", earlier.len());
+        for part in earlier {
+            assert!(part.position.is_none() && part.seen.is_none() && part.done.is_empty());
+            assert_eq!(part.tally, crate::mirror::commit::Tally::default());
+            assert!(
+                weight(part) <= 5000 + REMOVAL || part.upserts.iter().all(|i| i.master.is_some())
+            );
+        }
+        assert!(last.position.is_some() && last.seen.is_some() && last.tally.round == Some(7));
+        assert_eq!(last.done.len(), 1);
+        assert_eq!(last.todo.len(), 1, "added where it is deleted");
+        assert!(last.upserts.is_empty() && last.removals.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_lost_a_series_is_whole_and_removals_come_after_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = cut_at(&tree(&dir), large(), 5000).unwrap();
+        let count = |of: fn(&Commit) -> usize| parts.iter().map(of).sum::<usize>();
+        assert_eq!(count(|part| part.upserts.len()), 48);
+        assert_eq!(count(|part| part.removals.len()), 20);
+        assert_eq!(count(|part| part.todo.len()), 20);
+        let of_series = parts.iter().filter(|part| part.upserts.iter().any(|i| i.master.is_some()));
+        assert_eq!(of_series.count(), 1);
+        let last_event = parts.iter().rposition(|part| !part.upserts.is_empty()).unwrap();
+        let first_removal = parts.iter().position(|part| !part.removals.is_empty()).unwrap();
+        assert!(first_removal >= last_event);
+    }
+
+    #[test]
+    fn a_usual_commit_and_a_to_do_that_is_cleared_stay_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tree(&dir);
+        assert_eq!(cut(&tree, large()).unwrap().len(), 1);
+        let cleared = Commit { clear_todo: true, ..large() };
+        let parts = cut_at(&tree, cleared, 5000).unwrap();
+        assert_eq!(parts.last().unwrap().todo.len(), 20);
+    }
+}
