@@ -85,6 +85,11 @@ impl Daemon {
         process::resident(self.child.id())
     }
 
+    /// Bytes it has caused to be written to disks.
+    pub(crate) fn written(&self) -> u64 {
+        process::written(self.child.id())
+    }
+
     /// A request to its API; panics unless the answer is 200.
     pub(crate) async fn get(&mut self, path: &str) -> Bytes {
         self.api.get(path).await

@@ -17,6 +17,7 @@ pub(crate) const NAME: &str = "fleet idle";
 const WINDOWS: usize = 20_000;
 const FEW: usize = 2_000;
 const BUSY: usize = 4_000;
+const QUIET: usize = 200;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Windows whose due times are read from the API, and how often each.
 const SAMPLE: usize = 500;
@@ -56,6 +57,31 @@ pub(crate) async fn run(table: &mut Table) {
         kept: Some(each <= 4.0),
     });
     most(table, &graph).await;
+    written(table, &graph).await;
+}
+
+/// Bytes written in a minute without a round, by a store that has taken many links before.
+async fn written(table: &mut Table, graph: &Graph) {
+    let directory = directory();
+    let setup =
+        |interval| Setup { origin: graph.origin(), mailboxes: QUIET, interval, page_size: 200 };
+    let mut daemon = Daemon::start(directory.path(), &setup("1s")).await;
+    daemon.settle(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    daemon.stop().await;
+    let daemon = Daemon::start(directory.path(), &setup("1d")).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = daemon.written();
+    tokio::time::sleep(MINUTE).await;
+    let rate = (daemon.written() - before) as f64 / MINUTE.as_secs_f64() / 1024.0;
+    table.row(Row {
+        figure: format!("{NAME}: written to disk, {QUIET} windows, none due"),
+        measured: format!("{rate:.2} KiB/s"),
+        limit: "< 1 KiB/s".to_owned(),
+        kept: Some(rate < 1.0),
+        ..Row::default()
+    });
+    daemon.stop().await;
 }
 
 /// What watching a settled fleet cost.

@@ -1,4 +1,4 @@
-//! What the kernel knows of a process: processor time used and memory resident.
+//! What the kernel knows of a process: processor time used, memory resident, bytes written.
 //!
 //! From `/proc`, so that the daemon's share is told apart from the simulator's beside it.
 
@@ -23,6 +23,13 @@ pub(crate) fn thread_cpu() -> Duration {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").expect("schedstat");
     let nanos = stat.split_whitespace().next().and_then(|n| n.parse().ok()).expect("nanoseconds");
     Duration::from_nanos(nanos)
+}
+
+/// Bytes that a process has caused to be written to disks so far.
+pub(crate) fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process lives");
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).expect("write_bytes");
+    line.parse().expect("bytes")
 }
 
 /// Resident memory of a process, bytes.

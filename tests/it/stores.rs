@@ -262,3 +262,132 @@ async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
     assert_same("after the disk was full", &mirrored, &real);
     daemon.stop().await;
 }
+
+/// Other programs take all that is left, to the last byte.
+fn fill_up(at: &Path) -> PathBuf {
+    let file = at.join("of-somebody-else");
+    let mut size = 1 << 20;
+    let mut other = fs::File::create(&file).unwrap();
+    while size > 0 {
+        use std::io::Write as _;
+        if other.write_all(&vec![0x5A; size]).is_err() {
+            size /= 4;
+        }
+    }
+    file
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
+    let ground = Ground::new(78, &["alice"]).await;
+    let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
+        return skip("this process may not mount a file system");
+    };
+    let mut daemon = ground.run().await;
+    ground.settle("alice").await;
+    let full = async |what: &str| {
+        eventually(what, async || {
+            ground.simulator.step();
+            let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+            (answer["state"] == "store_full").then_some(())
+        })
+        .await;
+    };
+    let other = fill_up(&small.0);
+    full("the window says that the store is full").await;
+    let held = ground.api.events("alice").await;
+    // Longer than the engine's own cleaning used to wait.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(daemon.over().is_none(), "the daemon ended: {}", daemon.log());
+
+    // However it ended, it starts, serves, and says what is the matter.
+    for how in ["stop", "kill"] {
+        match how {
+            "stop" => daemon.stop().await,
+            _ => daemon.kill().await,
+        }
+        daemon = ground.run().await;
+        assert_eq!(ground.api.events("alice").await, held, "after {how}");
+        full("the window says again that the store is full").await;
+        assert_eq!(ground.api.events("alice").await, held, "after {how}");
+        // What a start used is taken by others.
+        let mut rest = fs::File::create(small.0.join(format!("after-{how}"))).unwrap();
+        while std::io::Write::write_all(&mut rest, &[0x5A; 4096]).is_ok() {}
+    }
+
+    for name in [other, small.0.join("after-stop"), small.0.join("after-kill")] {
+        fs::remove_file(name).unwrap();
+    }
+    let status = ground.settle("alice").await;
+    assert_eq!(status.resyncs, 0);
+    let edges = Edges { start: status.start, end: status.end };
+    let real = truth(&ground.simulator, "alice@contoso.com", None, edges, Complete::Master).await;
+    assert_same("after the disk was full", &ground.api.events("alice").await, &real);
+    daemon.stop().await;
+}
+
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_others_may_read_is_closed_to_them() {
+    let ground = Ground::new(79, &["alice"]).await;
+    filled(&ground).await;
+    let (store, inner) = (ground.path("store"), ground.path("store/store"));
+    set_mode(&store, 0o757);
+    set_mode(&inner, 0o755);
+    for file in files(&inner).keys() {
+        set_mode(file, 0o644);
+    }
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    assert_eq!(mode(&store), 0o750);
+    assert_eq!(mode(&inner), 0o700);
+    for file in files(&inner).keys() {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    let told = daemon.complaints();
+    assert!(told.iter().any(|line| line.contains("open to other users")), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("open to its group")), "{told:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_directory_of_another_user_is_refused_with_the_remedy() {
+    let ground = Ground::new(80, &["alice"]).await;
+    let store = ground.path("store");
+    fs::create_dir(&store).unwrap();
+    set_mode(&store, 0o777);
+    if std::os::unix::fs::chown(&store, Some(12345), None).is_err() {
+        return skip("only root may give directories away");
+    }
+    let refused = ground.cli(&["run"]).await;
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    for part in ["open to other users (mode 0777)", "chmod o= ", &store.display().to_string()] {
+        assert!(refused.err.contains(part), "no {part:?} in {}", refused.err);
+    }
+    assert!(files(&store).is_empty(), "nothing was written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_symbolic_link_in_the_store_is_not_followed() {
+    for name in ["watermark", "watermark.new", "suspect", "reserve", "store", "store/db"] {
+        let ground = Ground::new(81, &["alice"]).await;
+        let link = ground.path("store").join(name);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let target = ground.path("elsewhere");
+        fs::write(&target, "of somebody else").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let refused = ground.cli(&["run"]).await;
+        assert_eq!(refused.code, Some(78), "{name}: {refused:?}");
+        assert!(refused.err.contains("symbolic link"), "{name}: {}", refused.err);
+        assert_eq!(fs::read(&target).unwrap(), b"of somebody else", "{name}");
+    }
+}

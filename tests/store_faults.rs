@@ -1,0 +1,309 @@
+//! The store and its machine: a disk with transient faults, writing while idle, and the memory that
+//! a huge commit takes. Each of these is a matter of a whole process, so the test starts children
+//! of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "children tell what they found")]
+#![allow(clippy::disallowed_methods, reason = "an idle process is watched for real time")]
+
+mod store_kit;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use calmirror::mirror::page::Item;
+use calmirror::store::{FeedError, Options, Store};
+use calmirror::world::World;
+use store_kit::*;
+
+const DIR: &str = "CALMIRROR_TEST_FAULT_DIR";
+const EVENTS: usize = 600;
+/// Events of 4 KB in one commit: 48 MB.
+const LARGE: usize = 12_000;
+
+/// Runs one of the children below; what it printed.
+fn run(child: &str, dir: &Path, environment: &[(&str, &str)]) -> String {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", child, "--nocapture"])
+        .env(DIR, dir)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a child said under this name.
+fn said<'a>(text: &'a str, name: &str) -> &'a str {
+    let found = text.split_once(&format!("{name}=")).map(|(_, rest)| rest);
+    found.and_then(|rest| rest.lines().next()).unwrap_or_else(|| panic!("no {name} in: {text}"))
+}
+
+fn of_child() -> Option<(PathBuf, tokio::runtime::Runtime)> {
+    let dir = std::env::var_os(DIR)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    Some((dir.into(), runtime))
+}
+
+fn open_at(dir: &Path) -> Store {
+    let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
+    Store::open(&options, &World::real()).unwrap().0
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Writes rows of about 2 KB, a few a commit.
+async fn fill(store: &Store, from: usize, to: usize) {
+    let w = attach(store, "alice").await;
+    for n in (from..to).step_by(20) {
+        let mut c = commit(w);
+        c.upserts =
+            (n..n + 20).map(|n| single(&format!("e{n}"), 1, &format!("{n:0>2000}"))).collect();
+        c.position = Some(settled(&format!("link-{n}")));
+        store.commit(c).await.unwrap();
+    }
+}
+
+/// Builds the shim, where there is a C compiler.
+fn shim(dir: &Path) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults/read_fault.c");
+    let library = dir.join("read_fault.so");
+    let built = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(source)
+        .arg("-ldl")
+        .status()
+        .is_ok_and(|status| status.success());
+    built.then_some(library)
+}
+
+#[test]
+#[ignore = "a child of the test below"]
+fn child_opens() {
+    let Some((dir, runtime)) = of_child() else { return };
+    let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
+    runtime.block_on(async {
+        match Store::open(&options, &World::real()) {
+            Ok((store, opening)) => {
+                println!("opened={}", opening.moved_aside.is_none());
+                store.close().await.ok();
+            }
+            Err(error) => println!("refused={}", error.why),
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_read_that_fails_once_while_opening_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(shim) = shim(dir.path()) else {
+        eprintln!("skipped: there is no C compiler");
+        return;
+    };
+    let good = dir.path().join("good");
+    let store = open_at(&good);
+    fill(&store, 0, EVENTS / 2).await;
+    store.close().await.unwrap();
+    // With a snapshot, and a log that goes on after it.
+    let store = open_at(&good);
+    fill(&store, EVENTS / 2, EVENTS).await;
+    let held = fold(&store, None).await;
+    let cursor = store.cursor(*store.durable().borrow());
+    store.close().await.unwrap();
+    let (mut refused, mut opened) = (0, 0);
+    let (mut changed, mut lost) = (Vec::new(), Vec::new());
+    for read in 1..=40 {
+        let dir = dir.path().join(format!("{read}"));
+        copy(&good, &dir);
+        let text = run(
+            "child_opens",
+            &dir,
+            &[
+                ("LD_PRELOAD", shim.to_str().unwrap()),
+                ("READ_FAULT_DIR", dir.to_str().unwrap()),
+                ("READ_FAULT", &read.to_string()),
+            ],
+        );
+        if text.contains("refused=") {
+            refused += 1;
+            let same =
+                fs::read(dir.join("store/db")).unwrap() == fs::read(good.join("store/db")).unwrap();
+            if !same {
+                changed.push(read);
+            }
+        } else {
+            opened += 1;
+        }
+        let store = open_at(&dir);
+        let gone = fs::read_dir(&dir)
+            .unwrap()
+            .any(|e| e.unwrap().file_name().to_string_lossy().starts_with("store.damaged."));
+        if gone || fold(&store, None).await != held || store.seq(&cursor).is_err() {
+            lost.push(read);
+        }
+        store.close().await.unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    println!(
+        "refused {refused} (changed all the same: {changed:?}), opened {opened}, lost {lost:?}"
+    );
+    assert!(lost.is_empty(), "stores lost to a fault of read {lost:?}");
+    assert!(
+        changed.is_empty(),
+        "refused, but the store was changed by a fault of read {changed:?}"
+    );
+    assert!(refused > 0 && opened > 0, "refused {refused}, opened {opened}");
+}
+
+/// A store that is put back to before its newest change must not pass for the newest one, however
+/// soon after an opening the change was.
+#[tokio::test]
+async fn the_first_change_of_an_opening_is_known_to_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (now, before) = (dir.path().join("now"), dir.path().join("before"));
+    let store = open_at(&now);
+    fill(&store, 0, 40).await;
+    store.close().await.unwrap();
+    copy(&now, &before);
+    let store = open_at(&now);
+    fill(&store, 40, 60).await;
+    let cursor = store.cursor(*store.durable().borrow());
+    // What a reader was shown by now, the store that lost it has to miss.
+    fs::copy(now.join("watermark"), before.join("watermark")).unwrap();
+    store.close().await.unwrap();
+    let options = Options { min_free_bytes: 0, ..Options::new(&before) };
+    let (store, opening) = Store::open(&options, &World::real()).unwrap();
+    assert!(opening.moved_aside.is_some(), "rolled back without a word");
+    assert!(matches!(store.seq(&cursor), Err(FeedError::SnapshotRequired)));
+    store.close().await.unwrap();
+}
+
+#[test]
+#[ignore = "a child of the test below"]
+fn child_idles() {
+    let Some((dir, runtime)) = of_child() else { return };
+    runtime.block_on(async {
+        let store = open_at(&dir);
+        let mut windows = Vec::new();
+        for n in 0..100 {
+            windows.push(attach(&store, &format!("w{n}")).await);
+        }
+        for round in 0..30 {
+            for window in &windows {
+                let mut c = commit(*window);
+                c.position = Some(settled(&format!("{round:0>700}")));
+                store.submit(c).await.unwrap();
+            }
+            store.flush().await.unwrap();
+        }
+        let threads = fs::read_dir("/proc/self/task").unwrap();
+        let names = threads.map(|t| fs::read_to_string(t.unwrap().path().join("comm")).unwrap());
+        println!("flusher={}", names.into_iter().any(|name| name.trim() == "log flusher"));
+        let written = || {
+            let io = fs::read_to_string("/proc/self/io").unwrap();
+            let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
+            line.parse::<u64>().unwrap()
+        };
+        let before = written();
+        std::thread::sleep(Duration::from_millis(1500));
+        println!("written={}", written() - before);
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn an_idle_store_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = run("child_idles", dir.path(), &[]);
+    assert_eq!(said(&text, "flusher"), "false", "a thread syncs and cleans without end");
+    // The line above goes through a pipe before the measurement begins.
+    assert_eq!(said(&text, "written"), "0");
+}
+
+#[test]
+#[ignore = "a child of the test below"]
+fn child_commits_a_huge_page() {
+    let Some((dir, runtime)) = of_child() else { return };
+    runtime.block_on(async {
+        let store = open_at(&dir);
+        let w = attach(&store, "alice").await;
+        // Items of a page are slices of its bytes.
+        let mut page = Vec::new();
+        let mut places = Vec::new();
+        let mut dice = fastrand::Rng::with_seed(3);
+        for n in 0..LARGE {
+            let from = page.len();
+            let subject: String =
+                std::iter::repeat_with(|| dice.alphanumeric()).take(4000).collect();
+            page.extend_from_slice(&single(&format!("e{n}"), 1, &subject).content);
+            places.push(from..page.len());
+        }
+        let page = Bytes::from(page);
+        let mut c = commit(w);
+        c.upserts = places
+            .into_iter()
+            .enumerate()
+            .map(|(n, place)| Item {
+                content: page.slice(place),
+                ..single(&format!("e{n}"), 1, "")
+            })
+            .collect();
+        c.position = Some(settled("after"));
+        drop(page);
+        // The peak so far was while the page was made.
+        fs::write("/proc/self/clear_refs", "5").ok();
+        let peak = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+        };
+        let before = peak();
+        let outcome = store.commit(c).await.unwrap();
+        println!("more={}", peak() - before);
+        println!("created={}", outcome.created);
+        println!("events={}", outcome.events);
+        store.close().await.unwrap();
+        let store = open_at(&dir);
+        println!("again={}", fold_count(&store).await);
+        println!("settled={}", store.position(w, 0).await.unwrap() == Some(settled("after")));
+        store.close().await.unwrap();
+    });
+}
+
+/// Events in the feed.
+async fn fold_count(store: &Store) -> usize {
+    let (mut after, mut count) = (0, 0);
+    loop {
+        let changes = store.changes(after, None, 500).await.unwrap();
+        (after, count) = (changes.seq, count + changes.value.len());
+        if changes.at_end {
+            return count;
+        }
+    }
+}
+
+#[test]
+fn a_huge_commit_is_not_held_in_memory_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = run("child_commits_a_huge_page", dir.path(), &[]);
+    for name in ["created", "events", "again"] {
+        assert_eq!(said(&text, name), LARGE.to_string(), "{name}");
+    }
+    assert_eq!(said(&text, "settled"), "true");
+    // The engine's own cache (16 MiB) and its page table are in it.
+    let more: u64 = said(&text, "more").parse().unwrap();
+    assert!(more < 100, "{more} MiB more for a page of 48 MB that was in memory already");
+}
