@@ -3,6 +3,7 @@
 //! An entry of a living event names the event's latest change, so the row that stands there now
 //! is what that change led to. The feed is read in slices; an entry that moves to a later seq
 //! between two of them is beyond the end that was fixed at the start, and comes next time.
+//! [`reach`] finds out how far an answer of a given size goes without holding it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +16,27 @@ use super::shared::Shared;
 use super::tree::Tree;
 use super::{Change, Changes};
 use crate::mirror::change::Seq;
+use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
 /// Entries looked at under one guard.
 const SLICE: usize = 512;
-/// Bytes of events gathered under one guard, but for the last of them.
-const BYTES: usize = 4 << 20;
+/// Bytes of events gathered for one answer, but for the last of them.
+const BYTES: usize = 64 << 10;
 /// Entries looked at for one answer: with a window to filter by, most may be others'.
 const LOOKED_AT: usize = 65_536;
+
+/// Which changes are wanted.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// Those of all windows.
+    All,
+    /// Those of one window.
+    Window(WindowId),
+    /// Those of all windows that have or had a name: a window that was replaced under its name
+    /// leaves removals under the same name.
+    Named(Arc<str>),
+}
 
 /// What one slice found.
 #[derive(Default)]
@@ -43,7 +57,7 @@ struct Slice {
 pub(super) fn changes(
     shared: &Shared,
     after: Seq,
-    window: Option<WindowId>,
+    wanted: &Wanted,
     limit: usize,
 ) -> Result<(Changes, u64), StoreError> {
     let limit = limit.max(1);
@@ -55,7 +69,7 @@ pub(super) fn changes(
         let left = limit - changes.value.len();
         let from = changes.seq;
         let (slice, applied) =
-            shared.look(|tree| look(tree, from, end, window, left, &mut names))?;
+            shared.look(|tree| look(tree, from, end, wanted, left, &mut names))?;
         group = applied;
         looked += slice.looked;
         bytes += slice.living.bytes;
@@ -83,7 +97,7 @@ fn look(
     tree: &Tree,
     after: Seq,
     end: Seq,
-    window: Option<WindowId>,
+    wanted: &Wanted,
     limit: usize,
     names: &mut BTreeMap<WindowId, Arc<str>>,
 ) -> Result<Slice, Fault> {
@@ -98,21 +112,113 @@ fn look(
         slice.looked += 1;
         slice.seq = seq;
         let entry = Entry::decode(&value)?;
-        if window.is_some_and(|window| window != entry.window) {
-            continue;
+        let Some(name) = wanted.name(tree, &entry, names)? else { continue };
+        if entry.gone.is_none() {
+            let stored = tree.row(entry.window, entry.id)?;
+            let stored = stored.ok_or(Fault::Damaged("change without its event"))?;
+            slice.living.add(tree, entry.window, stored.row)?;
         }
-        let name = match &entry.gone {
-            Some(gone) => gone.window.clone(),
-            None => {
-                let stored = tree.row(entry.window, entry.id)?;
-                let stored = stored.ok_or(Fault::Damaged("change without its event"))?;
-                slice.living.add(tree, entry.window, stored.row)?;
-                name_of(tree, entry.window, names)?
-            }
-        };
         slice.found.push((seq, entry, name));
     }
     Ok(slice)
+}
+
+impl Wanted {
+    /// The name of an entry's window if the entry is wanted.
+    fn name(
+        &self,
+        tree: &Tree,
+        entry: &Entry,
+        names: &mut BTreeMap<WindowId, Arc<str>>,
+    ) -> Result<Option<Arc<str>>, Fault> {
+        if matches!(self, Self::Window(window) if *window != entry.window) {
+            return Ok(None);
+        }
+        let name = match &entry.gone {
+            Some(gone) => gone.window.clone(),
+            None => name_of(tree, entry.window, names)?,
+        };
+        let other = matches!(self, Self::Named(wanted) if **wanted != *name);
+        Ok((!other).then_some(name))
+    }
+}
+
+/// The seq up to which at most `limit` changes after a seq go that have about `bytes` bytes
+/// together, but for the last of them. Blocking; answers what to wait for as well.
+pub(super) fn reach(
+    shared: &Shared,
+    after: Seq,
+    wanted: &Wanted,
+    limit: usize,
+    bytes: usize,
+) -> Result<(Seq, u64), StoreError> {
+    let end = shared.durable_seq();
+    let mut reach = Reach { seq: after, lines: 0, bytes: 0, full: after >= end };
+    let (mut names, mut masters) = (BTreeMap::new(), BTreeMap::new());
+    let mut group = 0;
+    while !reach.full {
+        let measure = |tree: &Tree| -> Result<Reach, Fault> {
+            let mut reach = reach.clone();
+            let range = keys::feed(reach.seq.saturating_add(1))..=keys::feed(end);
+            let mut looked = 0;
+            for item in tree.0.range(range) {
+                if looked == SLICE {
+                    return Ok(reach);
+                }
+                let (key, value) = item?;
+                let entry = Entry::decode(&value)?;
+                if wanted.name(tree, &entry, &mut names)?.is_some() {
+                    if reach.lines >= limit || reach.bytes >= bytes {
+                        reach.full = true;
+                        return Ok(reach);
+                    }
+                    reach.lines += 1;
+                    reach.bytes += size(tree, &entry, &mut masters)?;
+                }
+                looked += 1;
+                reach.seq = keys::seq_of(&key).ok_or(Fault::Damaged("change"))?;
+            }
+            (reach.seq, reach.full) = (end, true);
+            Ok(reach)
+        };
+        (reach, group) = shared.look(measure)?;
+    }
+    Ok((reach.seq, group))
+}
+
+/// How far an answer goes.
+#[derive(Clone)]
+struct Reach {
+    seq: Seq,
+    lines: usize,
+    bytes: usize,
+    full: bool,
+}
+
+/// Bytes of the event of an entry, roughly. `masters` keeps the sizes of series masters.
+fn size(
+    tree: &Tree,
+    entry: &Entry,
+    masters: &mut BTreeMap<(WindowId, EventHash), usize>,
+) -> Result<usize, Fault> {
+    if entry.gone.is_some() {
+        return Ok(0);
+    }
+    let stored = tree.row(entry.window, entry.id)?;
+    let row = stored.ok_or(Fault::Damaged("change without its event"))?.row;
+    let Some(master) = row.master.as_ref().filter(|_| row.is_bare()) else {
+        return Ok(row.content.len());
+    };
+    let key = (entry.window, master.hash());
+    let inherited = match masters.get(&key) {
+        Some(size) => *size,
+        None => {
+            let size = tree.row(entry.window, key.1)?.map_or(0, |stored| stored.row.content.len());
+            masters.insert(key, size);
+            size
+        }
+    };
+    Ok(row.content.len() + inherited)
 }
 
 fn name_of(

@@ -529,7 +529,39 @@ impl Store {
         window: Option<WindowId>,
         limit: usize,
     ) -> Result<Changes, StoreError> {
-        self.inner.shared.read(move |shared| feed::changes(shared, after, window, limit)).await
+        let wanted = window.map_or(feed::Wanted::All, feed::Wanted::Window);
+        self.inner.shared.read(move |shared| feed::changes(shared, after, &wanted, limit)).await
+    }
+
+    /// As [`Store::changes`], of all windows or of those that have or had a name.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn changes_named(
+        &self,
+        after: Seq,
+        name: Option<Arc<str>>,
+        limit: usize,
+    ) -> Result<Changes, StoreError> {
+        let wanted = name.map_or(feed::Wanted::All, feed::Wanted::Named);
+        self.inner.shared.read(move |shared| feed::changes(shared, after, &wanted, limit)).await
+    }
+
+    /// How far the changes of [`Store::changes_named`] go that are at most `limit` and have about
+    /// `bytes` bytes together, but for the last: a seq. What changes later leaves this range, and
+    /// nothing comes into it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn reach(
+        &self,
+        after: Seq,
+        name: Option<Arc<str>>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Seq, StoreError> {
+        let wanted = name.map_or(feed::Wanted::All, feed::Wanted::Named);
+        self.inner.shared.read(move |s| feed::reach(s, after, &wanted, limit, bytes)).await
     }
 
     /// The newest durable seq; moves when there is something new to read.

@@ -131,23 +131,37 @@ impl Page<'_> {
 
     /// Ends a run of equal starts.
     fn close(&mut self) -> Result<bool, Fault> {
-        let mut rows = Vec::with_capacity(self.tie.len());
-        for (_, id) in self.tie.drain(..) {
-            let stored = self.tree.row(self.query.window, id)?;
-            rows.push(stored.ok_or(Fault::Damaged("index"))?.row);
+        let mut tie = std::mem::take(&mut self.tie);
+        // Only ids are kept of a tie, which may be a whole window of all-day events.
+        let mut ids: Vec<(EventId, EventHash, Option<Row>)> = Vec::with_capacity(tie.len());
+        let single = tie.len() == 1;
+        let start = tie.first().map_or(0, |(start, _)| *start);
+        for (_, hash) in tie.drain(..) {
+            let row = self.row(hash)?;
+            ids.push((row.id.clone(), hash, single.then_some(row)));
         }
-        rows.sort_by(|a, b| a.id.cmp(&b.id));
-        for row in rows {
-            if self.after.is_some_and(|(start, id)| (row.start, &row.id) <= (start, id)) {
+        self.tie = tie;
+        ids.sort_by(|a, b| a.0.cmp(&b.0));
+        for (id, hash, row) in ids {
+            if self.after.is_some_and(|(from, after)| (start, &id) <= (from, after)) {
                 continue;
             }
             let full = self.gathered.bytes >= self.query.bytes && !self.gathered.rows.is_empty();
             if full || self.gathered.rows.len() == self.limit {
                 return Ok(true);
             }
+            let row = match row {
+                Some(row) => row,
+                None => self.row(hash)?,
+            };
             self.gathered.add(self.tree, self.query.window, row)?;
         }
         Ok(false)
+    }
+
+    fn row(&self, id: EventHash) -> Result<Row, Fault> {
+        let stored = self.tree.row(self.query.window, id)?;
+        Ok(stored.ok_or(Fault::Damaged("index"))?.row)
     }
 }
 
