@@ -25,10 +25,11 @@ mod terminal;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tokio::runtime::Runtime;
 
 use arguments::{Arguments, Command};
 use client::Client;
@@ -53,16 +54,24 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if refusal.use_stderr() { USAGE } else { DONE });
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING)
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return end(Err(Failure::new(FAILED, format!("no runtime: {error}")))),
-    };
+    match runtime() {
+        Ok(runtime) => on(runtime, arguments),
+        Err(error) => end(Err(Failure::new(FAILED, format!("no runtime: {error}")))),
+    }
+}
+
+/// The runtime of the program.
+///
+/// # Errors
+/// Where the system has no threads to give.
+pub fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING).build()
+}
+
+/// Does what a command line says on a runtime, and ends the runtime.
+pub fn on(runtime: Runtime, arguments: Arguments) -> ExitCode {
     let code = end(runtime.block_on(perform(arguments)));
-    // Whoever asked to stop at once does not wait for a read that is still under way.
+    // Threads that still compute or read end with the process.
     runtime.shutdown_background();
     code
 }
@@ -99,6 +108,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         Ok::<_, Failure>(Client::new(place, token))
     };
     crate::platform::files::raise_limit();
+    crate::platform::core::forbid();
     // Strips colours where nobody would see them, or nobody wants them (NO_COLOR).
     let out = &mut anstream::stdout();
     match &arguments.command {

@@ -1,5 +1,6 @@
 //! The operating system as the daemon meets it: signals, the service manager, and where logs go.
 
+pub mod core;
 pub mod files;
 pub mod notify;
 pub mod resources;

@@ -1,11 +1,28 @@
-//! Signals as a stream of the two things they can mean.
+//! Signals as a stream of the two things they can mean, and the end of a stop that does not end.
+//!
+//! They are taken by a thread of their own. However busy the runtime is, SIGTERM ends the process
+//! within [`LONGEST_STOP`], and a second one at once.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::thread::Builder;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::iterator::{Handle, Signals as Taken};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// How long a stop may take. After it the process exits as it is; the store survives that as it
+/// survives a kill.
+pub const LONGEST_STOP: Duration = Duration::from_secs(10);
+
+/// How long the runtime may take to obey a second SIGTERM.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// The exit code of a process that was ended here.
+const FAILED: i32 = 1;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,15 +34,28 @@ pub enum Signal {
 }
 
 /// The process's signals from now on. While it lives, none of them ends the process by itself.
-pub struct Signals(signal_hook_tokio::Signals);
+pub struct Signals {
+    signals: UnboundedReceiver<Signal>,
+    thread: Handle,
+}
 
 impl Signals {
-    /// Listens for SIGTERM, SIGINT and SIGHUP. Needs a tokio runtime.
+    /// Listens for SIGTERM, SIGINT and SIGHUP.
     ///
     /// # Errors
-    /// Where the handlers cannot be installed.
+    /// Where the handlers cannot be installed, or the thread cannot be started.
     pub fn listen() -> io::Result<Self> {
-        signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(Self)
+        let taken = Taken::new([SIGTERM, SIGINT, SIGHUP])?;
+        let thread = taken.handle();
+        let (told, signals) = unbounded_channel();
+        Builder::new().name("signals".to_owned()).spawn(move || take(taken, &told))?;
+        Ok(Self { signals, thread })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.thread.close();
     }
 }
 
@@ -41,8 +71,35 @@ impl Stream for Signals {
     type Item = Signal;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Signal>> {
-        self.0.poll_next_unpin(context).map(|signal| {
-            signal.map(|number| if number == SIGHUP { Signal::Reload } else { Signal::Stop })
-        })
+        self.signals.poll_recv(context)
+    }
+}
+
+/// Passes signals on until the stream is dropped.
+fn take(mut taken: Taken, told: &UnboundedSender<Signal>) {
+    let mut stops = 0;
+    for number in taken.forever() {
+        let signal = if number == SIGHUP { Signal::Reload } else { Signal::Stop };
+        // The stream may be gone: the process is ending then.
+        told.send(signal).ok();
+        if signal == Signal::Stop {
+            stops += 1;
+            end_after(if stops == 1 { LONGEST_STOP } else { AT_ONCE });
+        }
+    }
+}
+
+/// Ends the process unless it ends by itself before.
+fn end_after(limit: Duration) {
+    let ending = Builder::new().name("stop".to_owned()).spawn(move || {
+        std::thread::sleep(limit);
+        tracing::error!(
+            limit_s = limit.as_secs_f64(),
+            "stop takes too long, process ends as it is"
+        );
+        signal_hook::low_level::exit(FAILED);
+    });
+    if let Err(error) = ending {
+        tracing::warn!(%error, "stop has no time limit");
     }
 }
