@@ -102,3 +102,38 @@ async fn answers_have_the_members_described() {
         }
     }
 }
+
+/// A generated client types what has a form, and has the members of events.
+#[test]
+fn parameters_have_forms_and_events_their_members() {
+    let document = document();
+    let schemas = &document["components"]["schemas"];
+    let resolved = |schema: &Value| match schema["$ref"].as_str() {
+        Some(name) => schemas[name.rsplit('/').next().unwrap()].clone(),
+        None => schema.clone(),
+    };
+    let mut formed = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for operation in methods.as_object().unwrap().values() {
+            for parameter in operation["parameters"].as_array().unwrap() {
+                let name = parameter["name"].as_str().unwrap();
+                if parameter["in"] == "query"
+                    && matches!(name, "from" | "to" | "wait" | "page" | "after")
+                {
+                    let schema = resolved(&parameter["schema"]);
+                    assert_eq!(schema["type"], "string", "{path} {name}");
+                    assert!(schema["format"].is_string(), "{path} {name}");
+                    assert!(schema["pattern"].is_string(), "{path} {name}");
+                    formed += 1;
+                }
+            }
+        }
+    }
+    assert!(formed > 10, "{formed}");
+    let event = schemas["Event"]["properties"].as_object().unwrap();
+    for name in ["subject", "start", "end", "isAllDay", "showAs", "organizer", "attendees", "body"]
+    {
+        let schema = &event[name];
+        assert!(schema.get("type").or(schema.get("$ref")).or(schema.get("anyOf")).is_some());
+    }
+}
