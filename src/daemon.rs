@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{About, Access, ApiSettings, BindError, Secret};
+use tokio::time::{Instant, timeout_at};
+
+use crate::api::{About, Access, ApiSettings, BindError, Secret, Work};
 use crate::config::{self, Config};
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
 use crate::metrics::{Meters, ReaderMeter};
@@ -30,7 +32,11 @@ pub use reload::Loader;
 use reload::Reload;
 
 /// How long workers may take to finish what they write.
-const DRAIN: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(6);
+/// How long a stop may take, less than `platform::signals::LONGEST_STOP`.
+const STOP: Duration = Duration::from_millis(9500);
+/// Of that, what is kept for closing the store, and for reporting that it took too long.
+const CLOSE: Duration = Duration::from_millis(2000);
 /// Bytes of sled's page cache: a large tenant's positions and indexes, not its bodies.
 pub const CACHE_BYTES: u64 = 512 << 20;
 
@@ -154,6 +160,7 @@ impl Daemon {
             store: store.meter(),
             rounds: Arc::default(),
             readers: ReaderMeter::default(),
+            door: Arc::default(),
         };
         let services = Services {
             store: store.clone(),
@@ -181,6 +188,7 @@ impl Daemon {
             about: Arc::new(about),
             settings,
             meters,
+            work: Work::new(world.clone()),
             stopping: tokio::sync::watch::channel(false).1,
         };
         let listeners = Listeners::serve(access, bound);
@@ -265,21 +273,52 @@ impl Daemon {
             }
         };
         tracing::info!("stopping");
-        // Whoever waits for a reload is told that there is none.
+        // Requests that wait for a reload are told that there is none.
         drop(self.asks);
         self.listeners.stop();
-        if !self.supervisor.drain(DRAIN).await {
-            tracing::warn!(
-                deadline_s = DRAIN.as_secs(),
-                "workers did not stop in time and were cut off"
-            );
-        }
-        self.listeners.stopped().await;
-        let closed = self.store.close().await;
+        let notify = self.supervisor.notify();
+        let stopping = stop(self.supervisor, self.listeners, self.store);
+        // The watchdog is fed from here, so that it bites only where this task does not run.
+        let feeding = async {
+            let mut beat = tokio::time::interval(notify.rhythm());
+            loop {
+                beat.tick().await;
+                notify.alive("stopping");
+            }
+        };
+        let closed = tokio::select! {
+            closed = stopping => closed,
+            never = feeding => never,
+        };
         result?;
         closed?;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Waits for workers and requests, and closes the store; within [`STOP`].
+async fn stop(
+    supervisor: Supervisor,
+    mut listeners: Listeners,
+    store: Store,
+) -> Result<(), StoreError> {
+    let until = Instant::now() + STOP;
+    if !supervisor.drain(DRAIN).await {
+        tracing::warn!(
+            deadline_s = DRAIN.as_secs(),
+            "workers did not stop in time and were cut off"
+        );
+    }
+    if timeout_at(until - CLOSE, listeners.stopped()).await.is_err() {
+        tracing::warn!("requests did not end in time, they end with the process");
+    }
+    match timeout_at(until, store.close()).await {
+        Ok(closed) => closed,
+        Err(_) => {
+            tracing::warn!("store was not closed in time, the next start reads its log");
+            Ok(())
+        }
     }
 }
 

@@ -224,6 +224,19 @@ pub struct ReaderMeter {
     pub waiting: Level,
 }
 
+/// Requests over TCP that were not let in.
+#[derive(Debug)]
+pub struct DoorMeter {
+    /// By reason.
+    pub refused: Tally,
+}
+
+impl Default for DoorMeter {
+    fn default() -> Self {
+        Self { refused: Tally::of(&["wrong_token", "too_many_attempts"]) }
+    }
+}
+
 /// All of a daemon's meters.
 #[derive(Clone, Debug, Default)]
 pub struct Meters {
@@ -235,6 +248,8 @@ pub struct Meters {
     pub rounds: Arc<RoundMeter>,
     /// Who reads.
     pub readers: ReaderMeter,
+    /// Who is kept out.
+    pub door: Arc<DoorMeter>,
 }
 
 #[cfg(test)]

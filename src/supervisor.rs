@@ -37,6 +37,8 @@ pub use fleet::{Fleet, FleetError, Started};
 /// First pause before a panicked worker starts again; doubles up to a minute.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LONGEST: Duration = Duration::from_secs(60);
+/// How long cut off workers are waited for.
+const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// A window to run, and what it is.
 #[derive(Clone)]
@@ -482,7 +484,8 @@ impl Supervisor {
         .await
         .is_ok();
         if !drained {
-            self.workers.shutdown().await;
+            // A worker that holds its thread cannot be waited for.
+            tokio::time::timeout(CUT_OFF, self.workers.shutdown()).await.ok();
         }
         drained
     }

@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,12 +18,12 @@ use serde::Serialize;
 use super::ask::Ask;
 use super::ics::id_of;
 use super::problem::Problem;
-use super::query::ANSWER_BYTES;
 use super::tag::Tag;
+use super::work::SLICE_BYTES;
 use crate::mirror::event::Members;
 use crate::mirror::page::EventHash;
 use crate::mirror::times::TimeReader;
-use crate::store::Query;
+use crate::store::{Query, Store};
 
 /// Events read from the store at a time, if they are not too large together.
 const STRETCH: usize = 2000;
@@ -70,16 +71,37 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
-    let mut merging = Merging { from, to, ..Merging::default() };
-    let began = *store.durable().borrow();
-    let mut query = Query {
+    let query = Query {
         window,
         from: Some(from),
         to: Some(to),
         limit: STRETCH,
-        bytes: ANSWER_BYTES,
+        bytes: SLICE_BYTES,
         after: None,
     };
+    let (store, complete, as_of) = (store.clone(), status.settled_once, status.last_success);
+    let computing = async move {
+        let merging = merging(&store, query, from, to).await?;
+        let unplaced = merging.unplaced();
+        let answer = Answer { unplaced, value: merging.merge(), from, to, complete, as_of };
+        // Numbers, times and names always serialize.
+        Ok((serde_json::to_vec(&answer).unwrap_or_default(), ()))
+    };
+    let (answer, ()) = ask.access.work.whole(computing).await?;
+    let kind = HeaderValue::from_static("application/json");
+    Ok(tag.put_on(([(header::CONTENT_TYPE, kind)], Body::from(answer)).into_response()))
+}
+
+/// Reads and places all events of a query.
+async fn merging(
+    store: &Store,
+    mut query: Query,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Merging, Problem> {
+    let mut merging = Merging { from, to, ..Merging::default() };
+    let window = query.window;
+    let began = *store.durable().borrow();
     loop {
         let events = store.events(query.clone()).await?;
         for event in &events.value {
@@ -104,15 +126,7 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
             }
         }
     }
-    let answer = Answer {
-        unplaced: merging.unplaced(),
-        value: merging.merge(),
-        from,
-        to,
-        complete: status.settled_once,
-        as_of: status.last_success,
-    };
-    Ok(tag.put_on(Json(answer).into_response()))
+    Ok(merging)
 }
 
 /// Events on their way to being merged.

@@ -1,8 +1,9 @@
 //! The feed: NDJSON slice by slice, or a server-sent event stream.
 //!
-//! At least once, in order, no gap. An answer holds at most `limit` lines and stops early once
-//! it has grown to [`ANSWER_BYTES`], so what a request can make the daemon hold is that and one
-//! [`SLICE`] of changes; an answer without lines means that there is nothing more now.
+//! At least once, in order, no gap. An answer has at most `limit` lines and ends early once it has
+//! [`ANSWER_BYTES`]; an answer without lines means that there is nothing more now. Its end is found
+//! before its head is sent, so that the head has the cursor to go on from, and its lines are read
+//! as the reader takes them. What changes meanwhile leaves the answer for a place behind its end.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,14 +24,12 @@ use super::cursor::Place;
 use super::mask::shown;
 use super::problem::Problem;
 use super::query::{ANSWER_BYTES, Parameters};
+use super::work::{PATIENCE, Slices, Work};
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::store::Change;
 
-/// Changes read from the store at a time.
-const SLICE: usize = 500;
-
-/// Changes put into a stream at a time.
-const STRETCH: usize = 100;
+/// Changes read from the store at a time, if they are not too large together.
+const STRETCH: usize = 500;
 
 /// A stream that has nothing to say says where it is this often, so that it is not taken for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -51,8 +50,18 @@ struct Line<'a> {
     reason: Option<&'static str>,
 }
 
-/// `GET /v1/changes`.
+/// `GET /v1/changes`. Which form it has depends on `Accept`, whatever the answer.
 pub(super) async fn read(
+    access: State<Arc<Access>>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let mut response = negotiated(access, query, headers).await.into_response();
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+async fn negotiated(
     State(access): State<Arc<Access>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -64,7 +73,7 @@ pub(super) async fn read(
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = resumed.filter(|_| streams).or(parameters.text("after"));
     let place = Place::parse(&access.store, after)?;
-    let window = parameters.text("window").map(str::to_owned);
+    let window: Option<Arc<str>> = parameters.text("window").map(Arc::from);
     let known = match &window {
         Some(name) => is_known(&access, name).await?,
         None => true,
@@ -79,7 +88,7 @@ pub(super) async fn read(
     match (streams, known) {
         (false, _) => reader.answer(limit, wait, known).await,
         (true, true) => Ok(reader.stream()),
-        (true, false) => Err(Problem::unknown_window(&reader.window.unwrap_or_default())),
+        (true, false) => Err(reader.unknown()),
     }
 }
 
@@ -111,16 +120,24 @@ struct Reader {
     access: Arc<Access>,
     /// Only changes of windows of this name. By name and not by number: a window that became
     /// another one under its old name still has the removals of the old one in the feed.
-    window: Option<String>,
+    window: Option<Arc<str>>,
     place: Place,
     durable: watch::Receiver<Seq>,
     stopping: watch::Receiver<bool>,
 }
 
-/// What [`Reader::slice`] read.
-struct Slice {
-    /// Each change with its cursor.
-    changes: Vec<(String, Change)>,
+/// How a change is written.
+#[derive(Clone, Copy)]
+enum Form {
+    /// A line.
+    Line,
+    /// A server-sent event.
+    Frame,
+}
+
+/// What [`Reader::stretch`] read.
+struct Stretch {
+    lines: usize,
     /// Where to go on from.
     cursor: String,
     /// Whether that is the end.
@@ -137,29 +154,34 @@ impl Reader {
     ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
         let _waiting = wait.map(|_| self.access.meters.readers.waiting.enter());
-        let mut body = Vec::new();
+        let work = self.access.work.clone();
         let mut held = false;
-        let cursor = loop {
+        let (body, cursor) = loop {
             // Marked as seen before reading, so that what comes meanwhile wakes the wait below.
             self.durable.borrow_and_update();
             let before = self.place.cursor(&self.access.store, self.place.seq);
-            let cursor = self.fill(&mut body, limit).await?;
+            let (bytes, reader, stretch) = self.first(&work, limit).await?;
+            self = reader;
             if held && *self.stopping.borrow() {
                 // Other rules are in force by now: what came since is told by those.
-                body.clear();
-                break before;
+                break (Body::empty(), before);
             }
             held = true;
-            match until {
-                // The removals of a window that is gone may still be told; more will not come.
-                _ if body.is_empty() && !known => {
-                    return Err(Problem::unknown_window(&self.window.unwrap_or_default()));
+            if bytes.is_empty() {
+                match until {
+                    // The removals of a window that is gone may still be told; more will not come.
+                    _ if !known => return Err(self.unknown()),
+                    Some(until) if self.moved_before(until).await => continue,
+                    _ => break (Body::empty(), stretch.cursor),
                 }
-                Some(until) if body.is_empty() && self.moved_before(until).await => {}
-                _ => break cursor,
             }
+            let left = limit - stretch.lines;
+            if stretch.at_end || left == 0 {
+                break (Body::from(bytes), stretch.cursor);
+            }
+            break self.rest(&work, bytes, left).await?;
         };
-        let mut response = Body::from(body).into_response();
+        let mut response = body.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
         if let Ok(cursor) = HeaderValue::from_str(&cursor) {
@@ -168,35 +190,83 @@ impl Reader {
         Ok(response)
     }
 
-    /// Reads on until `limit` lines, [`ANSWER_BYTES`] or the end; tells where to go on from.
-    async fn fill(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<String, Problem> {
-        let mut lines = 0;
-        loop {
-            let slice = self.slice(SLICE.min(limit - lines)).await?;
-            for (cursor, change) in &slice.changes {
-                self.line(body, cursor, change);
-                body.push(b'\n');
+    /// The first lines of an answer; none only where there is nothing to read.
+    async fn first(mut self, work: &Work, limit: usize) -> Result<(Bytes, Self, Stretch), Problem> {
+        let reading = async move {
+            let mut lines = Vec::new();
+            loop {
+                match self.stretch(&mut lines, limit, Form::Line).await {
+                    Ok(stretch) if stretch.lines == 0 && !stretch.at_end => {}
+                    stretch => return (lines, (self, stretch)),
+                }
             }
-            lines += slice.changes.len();
-            if slice.at_end || lines >= limit || body.len() >= ANSWER_BYTES {
-                return Ok(slice.cursor);
-            }
-        }
+        };
+        let made = timeout(PATIENCE, work.slice(reading)).await.map_err(|_| Problem::busy())?;
+        let (bytes, (reader, stretch)) = made?;
+        Ok((bytes, reader, stretch?))
     }
 
-    /// The next changes.
-    async fn slice(&mut self, limit: usize) -> Result<Slice, Problem> {
+    /// The body that begins with `first`, and the cursor behind its end.
+    async fn rest(
+        self,
+        work: &Work,
+        first: Bytes,
+        limit: usize,
+    ) -> Result<(Body, String), Problem> {
         let store = &self.access.store;
-        let mut read = store.changes(self.place.seq, None, limit).await?;
-        if let Some(name) = &self.window {
-            read.value.retain(|change| *change.window == **name);
-        }
-        let with_cursor = |change: Change| (self.place.cursor(store, change.seq), change);
-        let changes = read.value.into_iter().map(with_cursor).collect();
-        let cursor = self.place.cursor(store, read.seq);
+        let bytes = ANSWER_BYTES.saturating_sub(first.len());
+        let end = store.reach(self.place.seq, self.window.clone(), limit, bytes).await?;
+        let cursor = self.place.cursor(store, end);
         self.place.check(store)?;
-        self.place.advance(read.seq, &cursor);
-        Ok(Slice { changes, cursor, at_end: read.at_end })
+        let stopping = self.access.stopping.clone();
+        let rest = Rest { reader: self, end };
+        Ok((work.body_after(first, rest, stopping), cursor))
+    }
+
+    /// Writes the next changes, at most `limit`.
+    async fn stretch(
+        &mut self,
+        text: &mut Vec<u8>,
+        limit: usize,
+        form: Form,
+    ) -> Result<Stretch, Problem> {
+        self.stretch_to(text, limit, form, Seq::MAX).await
+    }
+
+    /// The same, of changes up to `end`.
+    async fn stretch_to(
+        &mut self,
+        text: &mut Vec<u8>,
+        limit: usize,
+        form: Form,
+        end: Seq,
+    ) -> Result<Stretch, Problem> {
+        let store = &self.access.store;
+        let limit = limit.min(STRETCH);
+        let read = store.changes_named(self.place.seq, self.window.clone(), limit).await?;
+        let mut lines = 0;
+        for change in read.value.iter().take_while(|change| change.seq <= end) {
+            let cursor = self.place.cursor(store, change.seq);
+            match form {
+                Form::Line => {
+                    self.line(text, &cursor, change);
+                    text.push(b'\n');
+                }
+                Form::Frame => {
+                    text.extend_from_slice(
+                        format!("id: {cursor}\nevent: change\ndata: ").as_bytes(),
+                    );
+                    self.line(text, &cursor, change);
+                    text.extend_from_slice(b"\n\n");
+                }
+            }
+            lines += 1;
+        }
+        let seq = read.seq.min(end);
+        let cursor = self.place.cursor(store, seq);
+        self.place.check(store)?;
+        self.place.advance(seq, &cursor);
+        Ok(Stretch { lines, cursor, at_end: read.at_end || seq == end })
     }
 
     /// Writes a change without a line's end. The event is put in as it is stored, but on one
@@ -241,8 +311,8 @@ impl Reader {
     /// A stream of server-sent events from here on, until either side ends it.
     fn stream(self) -> Response {
         let open = self.access.meters.readers.streams.enter();
-        let stream = futures_util::stream::unfold((self, open), |(mut reader, open)| async {
-            let frame = reader.frame().await?;
+        let stream = futures_util::stream::unfold((self, open), |(reader, open)| async {
+            let (frame, reader) = reader.frame().await?;
             Some((Ok::<_, Infallible>(frame), (reader, open)))
         });
         let stream = stream.fuse();
@@ -252,34 +322,62 @@ impl Reader {
         (headers, Body::from_stream(stream)).into_response()
     }
 
-    /// The next stretch of the stream; `None` ends it. An id without data moves the reader's
+    /// The next frames of the stream; `None` ends it. An id without data moves the reader's
     /// `Last-Event-ID` and is not an event, so a quiet window's reader does not grow old.
-    async fn frame(&mut self) -> Option<Bytes> {
-        let mut frame = Vec::new();
+    async fn frame(mut self) -> Option<(Bytes, Self)> {
+        let work = self.access.work.clone();
         loop {
             self.durable.borrow_and_update();
+            let mut reader = self;
+            let reading = async move {
+                let mut frames = Vec::new();
+                let stretch = reader.stretch(&mut frames, STRETCH, Form::Frame).await;
+                (frames, (reader, stretch))
+            };
             // An error ends the stream; the client comes again and gets it as a problem.
-            let slice = self.slice(STRETCH).await.ok()?;
+            let (frames, (reader, stretch)) = work.slice(reading).await.ok()?;
+            self = reader;
+            let stretch = stretch.ok()?;
             if *self.stopping.borrow() {
                 // After reading: other rules may be in force by now, and what came since is told
                 // by those.
                 return None;
             }
-            for (cursor, change) in &slice.changes {
-                frame.extend_from_slice(format!("id: {cursor}\nevent: change\ndata: ").as_bytes());
-                self.line(&mut frame, cursor, change);
-                frame.extend_from_slice(b"\n\n");
+            if !frames.is_empty() {
+                return Some((frames, self));
             }
-            if !frame.is_empty() {
-                return Some(frame.into());
-            }
-            if slice.at_end {
+            if stretch.at_end {
                 match timeout(KEEP_ALIVE, self.moved()).await {
                     Ok(true) => {}
                     Ok(false) => return None,
-                    Err(_) => return Some(format!("id: {}\n\n", slice.cursor).into()),
+                    Err(_) => return Some((format!("id: {}\n\n", stretch.cursor).into(), self)),
                 }
             }
         }
+    }
+
+    /// 404: no window has the name, and the feed knows none.
+    fn unknown(&self) -> Problem {
+        Problem::unknown_window(self.window.as_deref().unwrap_or_default())
+    }
+}
+
+/// The lines of an answer behind its first slice.
+struct Rest {
+    reader: Reader,
+    /// The last seq that belongs to the answer.
+    end: Seq,
+}
+
+impl Slices for Rest {
+    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+        let mut lines = Vec::new();
+        // As many as there are: how many that may be is decided.
+        self.reader.stretch_to(&mut lines, STRETCH, Form::Line, self.end).await?;
+        Ok(lines)
+    }
+
+    fn is_over(&self) -> bool {
+        self.reader.place.seq >= self.end
     }
 }

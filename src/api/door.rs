@@ -3,21 +3,33 @@
 //! A page in a browser can send requests to any address. The `Host` check keeps out those whose
 //! name was pointed here (DNS rebinding), the `Origin` check those that would use a password the
 //! browser remembers (or the open demo) to change something.
+//!
+//! A wrong token is answered after [`DELAY`], and at most [`WAITING`] such requests wait: tokens
+//! are tried at 64 a second at most, over all connections of the listener.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use super::ApiSettings;
 use super::problem::Problem;
+use crate::metrics::DoorMeter;
+
+/// How long a wrong token waits for its answer.
+const DELAY: Duration = Duration::from_secs(1);
+
+/// Requests with wrong tokens that wait at the same time; more are refused at once.
+const WAITING: usize = 64;
 
 /// A token, kept as its SHA-256 so that nothing can show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,25 +63,43 @@ impl fmt::Debug for Secret {
 pub(super) struct Door {
     settings: ApiSettings,
     listen: SocketAddr,
+    /// Places for requests with wrong tokens.
+    waiting: Semaphore,
+    meter: Arc<DoorMeter>,
+}
+
+/// Why a request is not let in.
+#[derive(Debug)]
+enum Refused {
+    /// At once.
+    With(Problem),
+    /// It showed a token, and it is none of ours.
+    WrongToken,
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::With(problem)
+    }
 }
 
 impl Door {
-    pub(super) fn new(settings: ApiSettings, listen: SocketAddr) -> Self {
-        Self { settings, listen }
+    pub(super) fn new(settings: ApiSettings, listen: SocketAddr, meter: Arc<DoorMeter>) -> Self {
+        Self { settings, listen, waiting: Semaphore::new(WAITING), meter }
     }
 
-    fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
-        let host = text(headers, header::HOST).unwrap_or_default();
-        if !self.is_here(host) {
-            return Err(Problem::wrong_host());
+    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+        let host = host(uri, headers).ok_or_else(Problem::bad_host)?;
+        if !self.is_here(name_of(host).ok_or_else(Problem::bad_host)?) {
+            return Err(Problem::wrong_host().into());
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let own_page = text(headers, header::ORIGIN)
             .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, at)| at == host));
         if !reads && !own_page {
-            return Err(Problem::foreign_origin());
+            return Err(Problem::foreign_origin().into());
         }
-        // Whoever asked for an open door asked for one that nobody else reaches.
+        // `open_loopback` is honoured only while the listener is on loopback.
         if self.settings.open_loopback && self.listen.ip().is_loopback() {
             return Ok(());
         }
@@ -78,22 +108,33 @@ impl Door {
         match (admits(&self.settings.token), admits(&self.settings.read_token)) {
             (true, _) => Ok(()),
             (false, true) if reads => Ok(()),
-            (false, true) => Err(Problem::read_only_token()),
-            (false, false) => Err(Problem::unauthorized()),
+            (false, true) => Err(Problem::read_only_token().into()),
+            (false, false) => Err(Refused::WrongToken),
         }
     }
 
-    /// Whether a `Host` names this listener: a loopback name or address, a configured name, the
+    /// The answer to a refused request, when it is due.
+    async fn refuse(&self, refused: Refused) -> Problem {
+        match refused {
+            Refused::With(problem) => problem,
+            Refused::WrongToken => match self.waiting.try_acquire() {
+                Ok(_place) => {
+                    self.meter.refused.add("wrong_token", 1);
+                    tokio::time::sleep(DELAY).await;
+                    Problem::unauthorized()
+                }
+                Err(_) => {
+                    self.meter.refused.add("too_many_attempts", 1);
+                    Problem::too_many_attempts()
+                }
+            },
+        }
+    }
+
+    /// Whether the name of a `Host` is this listener's: a loopback name or address, a configured name, the
     /// address listened on, or any address where all are listened on. The port does not matter: a forwarded one
     /// differs, and a rebound name is caught by the name.
-    fn is_here(&self, host: &str) -> bool {
-        let name = match host.strip_prefix('[') {
-            Some(rest) => match rest.split_once(']') {
-                Some((address, _)) => address,
-                None => return false,
-            },
-            None => host.split(':').next().unwrap_or_default(),
-        };
+    fn is_here(&self, name: &str) -> bool {
         let is = |own: &str| name.eq_ignore_ascii_case(own);
         if is("localhost") || self.settings.hosts.iter().any(|own| is(own)) {
             return true;
@@ -111,8 +152,46 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    door.admit(request.method(), request.headers())?;
-    Ok(next.run(request).await)
+    match door.admit(request.method(), request.uri(), request.headers()) {
+        Ok(()) => Ok(next.run(request).await),
+        Err(refused) => Err(door.refuse(refused).await),
+    }
+}
+
+/// What a request names as its host: the authority of a request in absolute form, which comes
+/// before `Host` (RFC 9112, 3.2.2), else `Host`. `None` unless there is exactly one `Host`.
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok()?,
+        _ => return None,
+    };
+    match uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => Some(host),
+    }
+}
+
+/// The name or address of `name[:port]`, an IPv6 address without its brackets. `None` where it is
+/// anything else, with user information for example.
+fn name_of(host: &str) -> Option<&str> {
+    let (name, rest) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
+            (address, rest)
+        }
+        None => {
+            let (name, rest) = host.split_at(host.find(':').unwrap_or(host.len()));
+            let of_a_name = |b: u8| b.is_ascii_alphanumeric() || b"-._~%".contains(&b);
+            if name.is_empty() || !name.bytes().all(of_a_name) {
+                return None;
+            }
+            (name, rest)
+        }
+    };
+    let port = if rest.is_empty() { "" } else { rest.strip_prefix(':')? };
+    port.bytes().all(|b| b.is_ascii_digit()).then_some(name)
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -146,16 +225,17 @@ mod tests {
             mask_private: false,
             open_loopback: open,
         };
-        Door::new(settings, listen.parse().unwrap())
+        Door::new(settings, listen.parse().unwrap(), Arc::default())
     }
 
     fn admit(door: &Door, method: Method, headers: &[(HeaderName, &str)]) -> u16 {
         use axum::response::IntoResponse as _;
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        match door.admit(&method, &headers) {
+        match door.admit(&method, &Uri::from_static("/v1/status"), &headers) {
             Ok(()) => 200,
-            Err(problem) => problem.into_response().status().as_u16(),
+            Err(Refused::With(problem)) => problem.into_response().status().as_u16(),
+            Err(Refused::WrongToken) => 401,
         }
     }
 
@@ -189,7 +269,7 @@ mod tests {
         let empty =
             ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
         for settings in [ApiSettings::default(), empty] {
-            let door = Door::new(settings, "127.0.0.1:1".parse().unwrap());
+            let door = Door::new(settings, "127.0.0.1:1".parse().unwrap(), Arc::default());
             let host = (header::HOST, "localhost");
             assert_eq!(admit(&door, Method::GET, std::slice::from_ref(&host)), 401);
             for authorization in ["", "Bearer ", "Bearer x", "Basic Og==", "Basic !!!"] {
@@ -234,13 +314,83 @@ mod tests {
             ("127.0.0.1:8380", "mirror.example.org.evil.example", 421),
             ("127.0.0.1:8380", "www.mirror.example.org", 421),
             ("127.0.0.1:8380", "mirror.example.or", 421),
-            ("127.0.0.1:8380", "[::1", 421),
-            ("127.0.0.1:8380", "", 421),
+            ("127.0.0.1:8380", "localhost:", 200),
+            ("127.0.0.1:8380", "evil.example@localhost", 400),
+            ("127.0.0.1:8380", "localhost:80@evil.example", 400),
+            ("127.0.0.1:8380", "localhost:80:80", 400),
+            ("127.0.0.1:8380", "localhost:http", 400),
+            ("127.0.0.1:8380", "localhost/", 400),
+            ("127.0.0.1:8380", "localhost, evil.example", 400),
+            ("127.0.0.1:8380", "[::1]x", 400),
+            ("127.0.0.1:8380", "[::1]x:80", 400),
+            ("127.0.0.1:8380", "[::1]:80x", 400),
+            ("127.0.0.1:8380", "[::1", 400),
+            ("127.0.0.1:8380", "[localhost]", 400),
+            ("127.0.0.1:8380", "", 400),
         ] {
             let door = door(false, listen);
             let headers = [(header::HOST, host), (header::AUTHORIZATION, "Bearer all")];
             assert_eq!(admit(&door, Method::GET, &headers), status, "{host:?}");
         }
+    }
+
+    #[test]
+    fn the_host_is_one_and_that_of_the_absolute_form_comes_first() {
+        let door = door(true, "127.0.0.1:8380");
+        let status = |uri: &'static str, hosts: &[&'static str]| {
+            let name = |host: &&'static str| (header::HOST, host.parse().unwrap());
+            let headers: HeaderMap = hosts.iter().map(name).collect();
+            match door.admit(&Method::GET, &Uri::from_static(uri), &headers) {
+                Ok(()) => 200,
+                Err(Refused::With(problem)) => {
+                    axum::response::IntoResponse::into_response(problem).status().as_u16()
+                }
+                Err(Refused::WrongToken) => 401,
+            }
+        };
+        for (uri, hosts, expected) in [
+            ("/", &["localhost"][..], 200),
+            ("/", &[], 400),
+            ("/", &["localhost", "localhost"], 400),
+            ("/", &["localhost", "evil.example"], 400),
+            ("http://localhost:8380/", &["localhost"], 200),
+            ("http://localhost:8380/", &["evil.example"], 200),
+            ("http://evil.example/", &["localhost"], 421),
+            ("http://evil.example@localhost/", &["localhost"], 400),
+        ] {
+            assert_eq!(status(uri, hosts), expected, "{uri} {hosts:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_tokens_are_answered_late_and_only_some_wait() {
+        use axum::response::IntoResponse as _;
+        let door = Arc::new(door(false, "127.0.0.1:8380"));
+        let begun = tokio::time::Instant::now();
+        let attempts: Vec<_> = (0..WAITING + 6)
+            .map(|_| {
+                let door = door.clone();
+                tokio::spawn(async move {
+                    let answer = door.refuse(Refused::WrongToken).await.into_response();
+                    (answer.status().as_u16(), begun.elapsed())
+                })
+            })
+            .collect();
+        let (mut late, mut refused) = (0, 0);
+        for attempt in attempts {
+            match attempt.await.unwrap() {
+                (401, after) if after >= DELAY => late += 1,
+                (429, after) if after < DELAY => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((late, refused), (WAITING, 6));
+        let counts: Vec<_> = door.meter.refused.counts().collect();
+        assert_eq!(counts[..2], [("wrong_token", 64), ("too_many_attempts", 6)]);
+        // Without any token there is nothing to be guessed.
+        assert_eq!(admit(&door, Method::GET, &[(header::HOST, "localhost")]), 401);
+        // The places are free again.
+        assert_eq!(door.refuse(Refused::WrongToken).await.into_response().status(), 401);
     }
 
     #[test]

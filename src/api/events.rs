@@ -1,22 +1,30 @@
 //! The events of a window. Bodies are put together from the store's bytes, never re-encoded.
 //!
-//! Every page carries the cursor taken before the first page was read: what changes while a
-//! reader pages stands in the feed after it, so pages + changes after it = the mirror.
+//! A page is sent slice by slice as its reader takes it, and still shows the window as it was at
+//! one moment: where the window changes between two slices, the page ends before the second one
+//! and `next` goes on from there. Every page carries the cursor taken before the first page was
+//! read: what changes while a reader pages stands in the feed after it, so pages + changes after
+//! it = the mirror.
 
+use std::sync::Arc;
+
+use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::Access;
 use super::ask::Ask;
 use super::mask::shown;
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
 use super::tag::Tag;
+use super::work::{SLICE_BYTES, Slices};
 use crate::mirror::page::EventId;
+use crate::mirror::status::WindowStatus;
 use crate::store::Query;
 
 /// `GET /v1/windows/{name}/events`.
@@ -30,10 +38,10 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
     let store = &ask.access.store;
     let mask = ask.access.settings.mask_private;
     let asked = (from, to, limit, parameters.text("page"));
-    // Of an answer that is kept the cursor is kept as well: once removals were trimmed it may hold
-    // no longer, and who was told that nothing has changed would come again with it for ever.
-    let seen = (store.version(window), store.floor());
-    let tag = Tag::of(&("events", seen, mask, status.settled_once, asked));
+    // A kept answer keeps its cursor too. Once removals were trimmed that cursor may no longer
+    // hold, so the floor of the feed is part of the tag.
+    let version = store.version(window);
+    let tag = Tag::of(&("events", (&version, store.floor()), mask, status.settled_once, asked));
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
@@ -45,29 +53,11 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
         }
         None => (store.cursor(*store.durable().borrow()), None),
     };
-    let events =
-        store.events(Query { window, from, to, limit, bytes: ANSWER_BYTES, after }).await?;
-    let next = events.next.map(|(start, id)| PageKey { start, id, cursor: cursor.clone() });
-    let tail = json!({
-        "cursor": cursor,
-        "complete": status.settled_once,
-        "as_of": status.last_success,
-        "next": next.map(|key| key.encode()),
-    });
-
-    let length: usize = events.value.iter().map(|event| event.len() + 1).sum();
-    let mut body = Vec::with_capacity(length + 1024);
-    body.extend_from_slice(b"{\"value\":[");
-    for (index, event) in events.value.into_iter().enumerate() {
-        if index > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(&shown(event, mask));
-    }
-    body.extend_from_slice(b"],");
-    // The tail is an object; without its brace it goes on where the array ended.
-    body.extend_from_slice(tail.to_string().trim_start_matches('{').as_bytes());
-    Ok(tag.put_on(raw_json(body.into())))
+    let access = ask.access.clone();
+    let (work, stopping) = (access.work.clone(), access.stopping.clone());
+    let query = Query { window, from, to, limit, bytes: SLICE_BYTES, after };
+    let page = Page { access, query, limit, bytes: 0, version, cursor, status, step: Step::First };
+    Ok(tag.put_on(json_of(work.body(page, stopping).await?)))
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
@@ -75,17 +65,106 @@ pub(super) async fn one(ask: Ask) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let (window, _) = ask.window()?;
     let id = EventId::new(ask.id.as_deref().unwrap_or_default());
-    let Some(event) = ask.access.store.event(window, &id).await? else {
-        return Err(Problem::unknown_event(&ask.name));
+    let access = ask.access.clone();
+    let name = ask.name.clone();
+    let reading = async move {
+        let Some(event) = access.store.event(window, &id).await? else {
+            return Err(Problem::unknown_event(&name));
+        };
+        let event = shown(event, access.settings.mask_private);
+        let tag = Tag::of_bytes(&event);
+        Ok((event.to_vec(), tag))
     };
-    let event = shown(event, ask.access.settings.mask_private);
-    let tag = Tag::of_bytes(&event);
-    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(raw_json(event))))
+    let (event, tag) = ask.access.work.whole(reading).await?;
+    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(json_of(Body::from(event)))))
 }
 
-fn raw_json(body: Bytes) -> Response {
+fn json_of(body: Body) -> Response {
     let kind = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, kind)], body).into_response()
+}
+
+/// A page being written.
+struct Page {
+    access: Arc<Access>,
+    /// Goes on after the last event that was written.
+    query: Query,
+    /// Events that may still be written.
+    limit: usize,
+    /// Bytes of events written so far.
+    bytes: usize,
+    /// What the window looked like before the first slice was read.
+    version: String,
+    cursor: String,
+    status: WindowStatus,
+    step: Step,
+}
+
+enum Step {
+    First,
+    Further,
+    Over,
+}
+
+impl Slices for Page {
+    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+        let store = &self.access.store;
+        let query = Query {
+            limit: self.limit,
+            bytes: SLICE_BYTES.min(ANSWER_BYTES.saturating_sub(self.bytes)),
+            ..self.query.clone()
+        };
+        let events = store.events(query).await?;
+        let first = matches!(self.step, Step::First);
+        let mut slice = Vec::with_capacity(SLICE_BYTES * 2);
+        if first {
+            slice.extend_from_slice(b"{\"value\":[");
+        }
+        // The store answers once what it read is durable, and says so after the version moved.
+        let same = store.version(self.query.window) == self.version;
+        if !first && !same {
+            self.end(&mut slice, true);
+            return Ok(slice);
+        }
+        self.limit = self.limit.saturating_sub(events.value.len());
+        for (index, event) in events.value.into_iter().enumerate() {
+            if index > 0 || !first {
+                slice.push(b',');
+            }
+            self.bytes += event.len();
+            slice.extend_from_slice(&shown(event, self.access.settings.mask_private));
+        }
+        let more = events.next.is_some();
+        self.query.after = events.next;
+        if more && same && self.limit > 0 && self.bytes < ANSWER_BYTES {
+            self.step = Step::Further;
+        } else {
+            self.end(&mut slice, more);
+        }
+        Ok(slice)
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.step, Step::Over)
+    }
+}
+
+impl Page {
+    /// Writes what stands behind the events.
+    fn end(&mut self, slice: &mut Vec<u8>, more: bool) {
+        let last = self.query.after.take().filter(|_| more);
+        let next = last.map(|(start, id)| PageKey { start, id, cursor: self.cursor.clone() });
+        let tail = json!({
+            "cursor": self.cursor,
+            "complete": self.status.settled_once,
+            "as_of": self.status.last_success,
+            "next": next.map(|key| key.encode()),
+        });
+        slice.extend_from_slice(b"],");
+        // The tail is an object; without its brace it goes on where the array ended.
+        slice.extend_from_slice(tail.to_string().trim_start_matches('{').as_bytes());
+        self.step = Step::Over;
+    }
 }
 
 /// Where the next page goes on: after `(start, id)`, with the first page's cursor.

@@ -3,6 +3,7 @@
 //! A socket file that nobody answers on is replaced, one that answers is left alone. Shutdown
 //! closes the listener, lets requests under way finish for [`DRAIN`], then cuts them.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::IntoResponse as _;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -60,6 +62,9 @@ pub enum BindError {
     /// Something else has the name.
     #[error("{0}: exists and is not a socket")]
     NotASocket(PathBuf),
+    /// Something has the name under which the socket is made.
+    #[error("{0}: exists and is no socket of this user; it is in the way of making the socket")]
+    Leftover(PathBuf),
     /// The configured group is not in the group file.
     #[error("{0}: no such group in /etc/group; a numeric id is taken as well")]
     UnknownGroup(String),
@@ -167,14 +172,14 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
+    let leftover = is_leftover(&new)?;
     let bind = || {
         if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists())
         {
             fs::create_dir(directory)?;
         }
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if leftover {
+            fs::remove_file(&new)?;
         }
         let listener = UnixListener::bind(&new)?;
         let own = fs::symlink_metadata(&new)?.gid();
@@ -193,6 +198,21 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError
         fs::remove_file(&new).ok();
         BindError::Socket { path: path.to_owned(), source }
     })
+}
+
+/// Whether a socket lies at `new` that a start of ours did not get to rename.
+///
+/// # Errors
+/// [`BindError::Leftover`] where something else lies there: it is not ours to remove.
+fn is_leftover(new: &Path) -> Result<bool, BindError> {
+    let found = match fs::symlink_metadata(new) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        found => found,
+    };
+    let ours = found.is_ok_and(|found| {
+        found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw()
+    });
+    if ours { Ok(true) } else { Err(BindError::Leftover(new.to_owned())) }
 }
 
 /// The number of a group. Only numbers and the group file are known: groups of a directory
@@ -316,7 +336,16 @@ where
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let router = router.borrow().clone();
-        router.oneshot(request)
+        async move {
+            let mut response = if head_bytes(&request) > HEAD_BYTES {
+                ([(header::CONNECTION, "close")], Problem::head_too_long()).into_response()
+            } else {
+                router.oneshot(request).await?
+            };
+            let nosniff = HeaderValue::from_static("nosniff");
+            response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = builder.serve_connection(TokioIo::new(Patience::new(io)), service);
     let mut connection = pin!(connection);
@@ -330,6 +359,18 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended early");
     }
+}
+
+/// Bytes of a request's head. The HTTP library looks at its own limit only where a head does not
+/// arrive at once.
+fn head_bytes<B>(request: &hyper::Request<B>) -> usize {
+    let uri = request.uri();
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    // A space on both sides of the target, the version, and the line ends.
+    let first = request.method().as_str().len() + authority + path + " HTTP/1.1\r\n\r\n".len() + 1;
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    first + request.headers().iter().map(line).sum::<usize>()
 }
 
 #[cfg(test)]

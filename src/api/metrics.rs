@@ -261,7 +261,13 @@ impl Scrape {
             )?;
         }
         let kinds = [("stream", readers.streams.now()), ("wait", readers.waiting.now())];
-        page.gauges("calmirror_feed_readers", "Readers that wait for changes", "kind", kinds)
+        page.gauges("calmirror_feed_readers", "Readers that wait for changes", "kind", kinds)?;
+        page.tally(
+            "calmirror_api_refused_total",
+            "Requests over TCP with a wrong token, by how they were answered",
+            "reason",
+            &self.meters.door.refused,
+        )
     }
 
     fn reloads(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {

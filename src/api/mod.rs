@@ -7,6 +7,7 @@
 mod ask;
 mod busy;
 mod changes;
+mod coding;
 mod cursor;
 mod described;
 mod door;
@@ -27,6 +28,7 @@ mod tag;
 #[cfg(test)]
 mod tests;
 mod windows;
+mod work;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,9 +43,11 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
 pub use door::Secret;
 pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp, serve_unix};
+pub use work::Work;
 
 use crate::metrics::Meters;
 use crate::mirror::position::WindowId;
@@ -72,6 +76,8 @@ pub struct Access {
     pub settings: ApiSettings,
     /// What all rooms count.
     pub meters: Meters,
+    /// Limits what requests take of the process, all together.
+    pub work: Work,
     /// Becomes `true` when the daemon stops, or other settings come into force: held requests and
     /// streams end then, and tell nothing that came later. It has to move
     /// no later than the shutdown handed to [`serve_unix`] and [`serve_tcp`] resolves.
@@ -186,14 +192,21 @@ pub fn router(access: Access) -> Router {
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::method_not_allowed(&method, uri.path())
         })
+        .layer(middleware::map_response(coding::pace))
         // Never server-sent events: a compressor would hold them back.
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .layer(
+            CompressionLayer::new()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(SizeAbove::new(1).and(NotForContentType::SSE)),
+        )
+        .layer(middleware::from_fn_with_state(access.work.coders.clone(), coding::choose))
         .with_state(Arc::new(access))
 }
 
 /// The same routes behind the checks of a TCP listener at `listen`: the `Host` a request names,
 /// its token, and whether another site's page sent it.
 pub fn tcp_router(access: Access, listen: SocketAddr) -> Router {
-    let door = Arc::new(door::Door::new(access.settings.clone(), listen));
+    let meter = access.meters.door.clone();
+    let door = Arc::new(door::Door::new(access.settings.clone(), listen, meter));
     router(access).layer(middleware::from_fn_with_state(door, door::check))
 }

@@ -27,6 +27,8 @@ pub(super) struct Problem {
     faults: Vec<Fault>,
     /// The answer challenges the client to show a token.
     challenge: bool,
+    /// Seconds after which it is worth asking again.
+    retry_after: Option<u16>,
 }
 
 #[derive(Serialize)]
@@ -48,8 +50,21 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        let detail = detail.into();
-        Self { slug, title, status, detail, parameter: None, faults: Vec::new(), challenge: false }
+        Self {
+            slug,
+            title,
+            status,
+            detail: detail.into(),
+            parameter: None,
+            faults: Vec::new(),
+            challenge: false,
+            retry_after: None,
+        }
+    }
+
+    /// What is wrong, for logs.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// 400, naming the query parameter at fault.
@@ -133,6 +148,48 @@ impl Problem {
         Self::new(status, "stopping", "Stopping", "the daemon is stopping")
     }
 
+    /// 400: no `Host`, several, or one that is no host (RFC 9112, 3.2).
+    pub(super) fn bad_host() -> Self {
+        let detail = "a request needs one Host header that is a name or an address, with or \
+                      without a port";
+        Self::new(StatusCode::BAD_REQUEST, "bad-host", "Bad host", detail)
+    }
+
+    /// 429: wrong tokens come faster than they are answered.
+    pub(super) fn too_many_attempts() -> Self {
+        let detail = "too many requests with wrong tokens wait for their answer";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let problem = Self::new(status, "too-many-attempts", "Too many attempts", detail);
+        Self { retry_after: Some(1), ..problem }
+    }
+
+    /// 431: more than a request's head may have.
+    pub(super) fn head_too_long() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let detail = "the head of a request may have 64 KiB";
+        Self::new(status, "head-too-long", "Request head too long", detail)
+    }
+
+    /// 500: a bug met while the answer was made.
+    pub(super) fn internal() -> Self {
+        let detail = "the answer could not be made: the log of the daemon says where it failed";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+    }
+
+    /// 503: other requests keep the daemon busy.
+    pub(super) fn busy() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let detail = "other requests were not done in time: come again";
+        Self { retry_after: Some(5), ..Self::new(status, "busy", "Busy", detail) }
+    }
+
+    /// 503: the answer takes longer to make than any should.
+    pub(super) fn too_slow() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let detail = "making the answer took too long: ask for less at a time";
+        Self::new(status, "too-slow", "Too slow", detail)
+    }
+
     /// 503: as many connections as there may be.
     pub(super) fn too_many_connections() -> Self {
         let detail = "as many connections are open as there may be: close some, or come again";
@@ -184,6 +241,9 @@ impl IntoResponse for Problem {
         if self.challenge {
             let challenge = HeaderValue::from_static(r#"Basic realm="calmirror", charset="UTF-8""#);
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

@@ -12,7 +12,7 @@ use crate::config::edge;
 /// What an answer holds at most unless asked otherwise.
 pub(super) const DEFAULT_LIMIT: usize = 1000;
 
-/// An answer of events or changes stops growing here, and says where to go on.
+/// An answer of events or changes ends here, and says where to go on.
 pub(super) const ANSWER_BYTES: usize = 8 << 20;
 /// What an answer holds at most.
 pub(super) const MAX_LIMIT: usize = 10_000;

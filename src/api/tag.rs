@@ -23,7 +23,10 @@ impl Tag {
 
     /// The tag of a body.
     pub(super) fn of_bytes(body: &[u8]) -> Self {
-        let digest = Sha256::digest(body);
+        Self::of_digest(Sha256::digest(body).as_slice())
+    }
+
+    fn of_digest(digest: &[u8]) -> Self {
         let mut text = "W/\"".to_owned();
         for byte in digest.iter().take(12) {
             text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
@@ -58,6 +61,27 @@ impl Tag {
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
         response
+    }
+}
+
+/// A tag of many parts, none of which is kept.
+pub(super) struct Tagging(Sha256);
+
+impl Tagging {
+    /// The tag of an answer of this kind, still without parts.
+    pub(super) fn new(kind: &str) -> Self {
+        Self(Sha256::new_with_prefix(kind))
+    }
+
+    /// Adds the next part.
+    pub(super) fn add(&mut self, part: &impl Serialize) {
+        // As of `Tag::of`. No text of one part goes on in the next: each is a whole JSON value.
+        self.0.update(serde_json::to_vec(part).unwrap_or_default());
+    }
+
+    /// The tag of what was added.
+    pub(super) fn done(self) -> Tag {
+        Tag::of_digest(self.0.finalize().as_slice())
     }
 }
 

@@ -1,23 +1,25 @@
 //! The daemon's status, and windows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::json;
 
 use super::Access;
 use super::ask::Ask;
 use super::model::{Window, Word};
 use super::problem::Problem;
 use super::query::Parameters;
-use super::tag::Tag;
+use super::tag::{Tag, Tagging};
+use super::work::{SLICE_BYTES, Slices};
 use crate::mirror::status::State as WindowState;
 use crate::supervisor::reload::LastReload;
 use crate::worker::Brief;
@@ -71,15 +73,6 @@ pub(super) async fn status(
     }))
 }
 
-/// A page of windows.
-#[derive(Serialize)]
-pub(super) struct List {
-    value: Vec<Window>,
-    /// Windows that match, on this page and all others.
-    total: usize,
-    next: Option<String>,
-}
-
 /// `GET /v1/windows`: those that match `q` and `state`, by name or trouble first. A page goes on
 /// after the key of the last window of the page before, wherever that one is by now.
 pub(super) async fn list(
@@ -95,25 +88,114 @@ pub(super) async fn list(
     let order = parameters.text("order").map_or(Ok(Order::Name), Order::parse)?;
     let after = parameters.text("page").map(|page| Key::parse(page, order)).transpose()?;
 
-    let mut briefs = access.fleet.briefs();
-    briefs.retain(|brief| {
-        states.as_ref().is_none_or(|states| states.contains(&brief.state)) && brief.matches(&wanted)
-    });
-    let total = briefs.len();
-    let mut keys: Vec<Key> = briefs.iter().map(|brief| Key::of(brief, order)).collect();
-    keys.retain(|key| after.as_ref().is_none_or(|after| key > after));
-    keys.sort_unstable();
-    let more = keys.len() > limit;
-    keys.truncate(limit);
-    let next = keys.last().filter(|_| more).map(|key| key.encode(order));
-    // One that left since has no status any more.
-    let value: Vec<_> =
-        keys.iter().filter_map(|key| access.fleet.window(&key.name).map(Window::from)).collect();
-    let tag = Tag::of(&("windows", value.iter().map(timeless).collect::<Vec<_>>(), total, &next));
-    Ok(match tag.is_held(&headers) {
-        true => tag.not_modified(),
-        false => tag.put_on(Json(List { value, total, next }).into_response()),
-    })
+    let (work, stopping) = (access.work.clone(), access.stopping.clone());
+    let selection = Selection { access, wanted, states, order };
+    let choosing = async move {
+        let (keys, total) = selection.keys(after.as_ref(), limit);
+        let tag = selection.tag(&keys, total);
+        (selection, keys, total, tag)
+    };
+    let (selection, keys, total, tag) = work.run(choosing).await?;
+    if tag.is_held(&headers) {
+        return Ok(tag.not_modified());
+    }
+    let Keys { keys, more } = keys;
+    let next = keys.last().filter(|_| more).cloned();
+    let page =
+        Page { selection, keys: keys.into(), next, total, begun: false, wrote: false, over: false };
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok(tag.put_on((kind, work.body(page, stopping).await?).into_response()))
+}
+
+/// Which windows are listed, and how.
+struct Selection {
+    access: Arc<Access>,
+    /// In small letters.
+    wanted: String,
+    states: Option<Vec<WindowState>>,
+    order: Order,
+}
+
+/// The windows of a page, and whether there are more.
+struct Keys {
+    keys: Vec<Key>,
+    more: bool,
+}
+
+impl Selection {
+    /// The next windows after a key, and how many match on all pages.
+    fn keys(&self, after: Option<&Key>, limit: usize) -> (Keys, usize) {
+        let mut briefs = self.access.fleet.briefs();
+        briefs.retain(|brief| {
+            self.states.as_ref().is_none_or(|states| states.contains(&brief.state))
+                && brief.matches(&self.wanted)
+        });
+        let total = briefs.len();
+        let mut keys: Vec<Key> = briefs.iter().map(|brief| Key::of(brief, self.order)).collect();
+        keys.retain(|key| after.is_none_or(|after| key > after));
+        keys.sort_unstable();
+        let more = keys.len() > limit;
+        keys.truncate(limit);
+        keys.shrink_to_fit();
+        (Keys { keys, more }, total)
+    }
+
+    fn tag(&self, page: &Keys, total: usize) -> Tag {
+        let mut tag = Tagging::new("windows");
+        for status in page.keys.iter().filter_map(|key| self.access.fleet.window(&key.name)) {
+            tag.add(&timeless(&Window::from(status)));
+        }
+        tag.add(&(total, page.more, page.keys.last().map(|key| &*key.name)));
+        tag.done()
+    }
+}
+
+/// A page of windows being written.
+struct Page {
+    selection: Selection,
+    /// Those that are not written yet.
+    keys: VecDeque<Key>,
+    /// The last of the page if there are more windows behind it.
+    next: Option<Key>,
+    /// Windows that match, on this page and all others.
+    total: usize,
+    begun: bool,
+    /// Whether a window was written.
+    wrote: bool,
+    over: bool,
+}
+
+impl Slices for Page {
+    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+        let mut slice = Vec::with_capacity(SLICE_BYTES + 4096);
+        if !std::mem::replace(&mut self.begun, true) {
+            slice.extend_from_slice(b"{\"value\":[");
+        }
+        while slice.len() < SLICE_BYTES {
+            let Some(key) = self.keys.pop_front() else {
+                let next = self.next.as_ref().map(|key| key.encode(self.selection.order));
+                let tail = json!({ "total": self.total, "next": next }).to_string();
+                slice.extend_from_slice(b"],");
+                // The tail is an object; without its brace it goes on where the array ended.
+                slice.extend_from_slice(tail.trim_start_matches('{').as_bytes());
+                self.over = true;
+                break;
+            };
+            // One that left since has no status any more.
+            if let Some(status) = self.selection.access.fleet.window(&key.name) {
+                if std::mem::replace(&mut self.wrote, true) {
+                    slice.push(b',');
+                }
+                // A status always serializes, and a Vec takes every byte.
+                serde_json::to_writer(&mut slice, &Window::from(status)).ok();
+            }
+        }
+        Ok(slice)
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
 }
 
 /// In which order windows are listed.
@@ -136,7 +218,7 @@ impl Order {
 }
 
 /// Where a window stands in a list.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     rank: u8,
     name: Arc<str>,

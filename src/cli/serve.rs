@@ -192,7 +192,9 @@ pub(super) fn refused(error: &StartError) -> Failure {
         StartError::Drops { .. }
         | StartError::Token { .. }
         | StartError::Graph(_)
-        | StartError::Bind(BindError::UnknownGroup(_) | BindError::NotASocket(_)) => CONFIGURATION,
+        | StartError::Bind(
+            BindError::UnknownGroup(_) | BindError::NotASocket(_) | BindError::Leftover(_),
+        ) => CONFIGURATION,
         // Another process, or an address that is not there yet: that may pass by itself.
         StartError::Bind(_) => FAILED,
     };
@@ -213,7 +215,7 @@ fn bind_remedy(error: &BindError) -> String {
             "another calmirror serves there: stop it, or set another api.socket (and store.path)"
                 .to_owned()
         }
-        BindError::NotASocket(path) => {
+        BindError::NotASocket(path) | BindError::Leftover(path) => {
             format!("remove it (rm {}), or set another api.socket", path.display())
         }
         BindError::UnknownGroup(_) => {
@@ -283,6 +285,7 @@ mod tests {
         for (error, exit) in [
             (BindError::UnknownGroup("staf".to_owned()), CONFIGURATION),
             (BindError::NotASocket(path()), CONFIGURATION),
+            (BindError::Leftover(path()), CONFIGURATION),
             (BindError::InUse(path()), FAILED),
         ] {
             let failure = refused(&StartError::Bind(error));

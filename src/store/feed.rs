@@ -22,7 +22,7 @@ use crate::mirror::position::WindowId;
 /// Entries looked at under one guard.
 const SLICE: usize = 512;
 /// Bytes of events gathered for one answer, but for the last of them.
-const BYTES: usize = 64 << 10;
+const BYTES: usize = 32 << 10;
 /// Entries looked at for one answer: with a window to filter by, most may be others'.
 const LOOKED_AT: usize = 65_536;
 

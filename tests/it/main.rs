@@ -26,6 +26,7 @@ mod metrics;
 mod partial;
 mod peak;
 mod process;
+mod readers;
 mod reform;
 mod reload;
 #[allow(dead_code, reason = "shared with tests/chaos")]
@@ -33,5 +34,6 @@ mod rig;
 mod seams;
 mod signals;
 mod socket;
+mod spin;
 mod stores;
 mod stuck;

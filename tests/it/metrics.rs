@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
-use calmirror::api::{About, Access, ApiSettings, router};
+use calmirror::api::{About, Access, ApiSettings, Work, router, tcp_router};
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::window::Window;
 use calmirror::simulator::{Behaviour, Death, Fault, Planned, Population, Settings, Simulator};
@@ -32,7 +32,11 @@ const MAILBOX: &str = "alice@contoso.com";
 type Samples = BTreeMap<String, f64>;
 
 fn api(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Reloads) -> Router {
-    router(Access {
+    router(access(rig, world, stopping, reloads))
+}
+
+fn access(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Reloads) -> Access {
+    Access {
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
         world: world.clone(),
@@ -44,9 +48,10 @@ fn api(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Reload
         }),
         settings: ApiSettings::default(),
         meters: rig.meters.clone(),
+        work: Work::new(world.clone()),
         reloads,
         stopping: stopping.subscribe(),
-    })
+    }
 }
 
 async fn text(api: &Router) -> String {
@@ -229,6 +234,15 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(reading["calmirror_feed_readers{kind=\"stream\"}"], 1.0);
     assert_eq!(reading["calmirror_feed_readers{kind=\"wait\"}"], 1.0);
     scrapes.push(reading);
+    let tcp = access(&rig, &world, &stopping, calmirror::supervisor::reload::channel().0);
+    let tcp = tcp_router(tcp, "127.0.0.1:8380".parse().unwrap());
+    let wrong = Request::get("/v1/status")
+        .header("host", "localhost")
+        .header("authorization", "Bearer wrong")
+        .body(ApiBody::empty())
+        .unwrap();
+    assert_eq!(tcp.oneshot(wrong).await.unwrap().status(), 401);
+    scrapes.push(scrape(&api).await);
     drop(stream);
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
     let after = scrape(&api).await;

@@ -14,7 +14,7 @@ use crate::process::{Daemon, Ground, eventually};
 const WINDOW: &str = "alice";
 
 /// The most memory the process had resident, MiB.
-fn peak(daemon: &Daemon) -> u64 {
+pub(crate) fn peak(daemon: &Daemon) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024

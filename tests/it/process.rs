@@ -221,6 +221,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// A daemon that was started by other means.
+    pub(crate) fn of(child: Child, log: PathBuf) -> Self {
+        Self { child, log }
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

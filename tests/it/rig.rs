@@ -85,6 +85,7 @@ impl Rig {
             store: store.meter(),
             rounds: Arc::default(),
             readers: ReaderMeter::default(),
+            door: Arc::default(),
         };
         let meter = meters.rounds.clone();
         let services = Services { store: store.clone(), client, world: world.clone(), meter };

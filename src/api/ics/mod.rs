@@ -19,11 +19,9 @@ mod line;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -33,8 +31,8 @@ use super::Access;
 use super::ask::Ask;
 use super::mask::shown;
 use super::problem::Problem;
-use super::query::ANSWER_BYTES;
 use super::tag::Tag;
+use super::work::{SLICE_BYTES, Slices};
 use crate::mirror::change::Seq;
 use crate::mirror::event::Members;
 use crate::mirror::page::{EventHash, EventId};
@@ -90,8 +88,9 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
         return Ok(answer);
     }
     let Ask { access, name, .. } = ask;
+    let (work, stopping) = (access.work.clone(), access.stopping.clone());
     let began = *access.store.durable().borrow();
-    let query = Query { window, from, to, limit: STRETCH, bytes: ANSWER_BYTES, after: None };
+    let query = Query { window, from, to, limit: STRETCH, bytes: SLICE_BYTES, after: None };
     let writing = Writing {
         access,
         name,
@@ -103,13 +102,9 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
         written: BTreeSet::new(),
         step: Step::Head(Box::new(status)),
     };
-    let stream = futures_util::stream::unfold(writing, |mut writing| async {
-        writing.next().await.map(|stretch| (stretch, writing))
-    });
-    // A compressor may ask once more after the end.
-    let stream = stream.fuse();
     let kind = HeaderValue::from_static("text/calendar; charset=utf-8");
-    let response = ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response();
+    let body = work.body(writing, stopping).await?;
+    let response = ([(header::CONTENT_TYPE, kind)], body).into_response();
     Ok(tag.put_on(response))
 }
 
@@ -137,6 +132,17 @@ enum Step {
     Changes(Seq),
     Tail,
     Over,
+}
+
+impl Slices for Writing {
+    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+        let stretch = Writing::next(self).await.transpose()?;
+        Ok(stretch.map(Vec::from).unwrap_or_default())
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.step, Step::Over)
+    }
 }
 
 impl Writing {

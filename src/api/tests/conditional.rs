@@ -142,7 +142,8 @@ async fn answers_are_compressed_for_those_who_take_it() {
             let request = Request::get(uri).header("accept-encoding", coding).body(Body::empty());
             let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
             assert_eq!(response.headers()["content-encoding"], coding, "{uri}");
-            assert_eq!(response.headers()["vary"], "accept-encoding", "{uri}");
+            let mut vary = response.headers().get_all("vary").iter();
+            assert!(vary.any(|vary| vary == "accept-encoding"), "{uri}");
             let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
             assert!(body.len() < plain, "{uri} {coding}: {} of {plain}", body.len());
             if coding == "gzip" {

@@ -77,6 +77,34 @@ async fn what_is_no_socket_is_not_touched() {
 }
 
 #[tokio::test]
+async fn only_a_socket_of_ours_makes_way_for_a_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let new = directory.path().join("api.sock.new");
+    let target = directory.path().join("precious");
+    fs::write(&target, "precious").unwrap();
+    // A file, a link to one, a directory.
+    for make in [
+        &(|| fs::write(&new, "mine").unwrap()) as &dyn Fn(),
+        &|| std::os::unix::fs::symlink(&target, &new).unwrap(),
+        &|| fs::create_dir(&new).unwrap(),
+    ] {
+        make();
+        let kind = fs::symlink_metadata(&new).unwrap().file_type();
+        let refused = bind_unix(&path, None);
+        assert!(matches!(&refused, Err(BindError::Leftover(at)) if *at == new), "{refused:?}");
+        assert_eq!(fs::symlink_metadata(&new).unwrap().file_type(), kind, "it was touched");
+        assert!(!path.exists());
+        if kind.is_dir() { fs::remove_dir(&new).unwrap() } else { fs::remove_file(&new).unwrap() }
+    }
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    // What a start leaves that was killed in between.
+    drop(std::os::unix::net::UnixListener::bind(&new).unwrap());
+    drop(bind_unix(&path, None).unwrap());
+    assert!(!new.exists());
+}
+
+#[tokio::test]
 async fn a_door_does_not_remove_its_successors_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
@@ -178,6 +206,25 @@ async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
     let mut answer = [0; 15];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    // At once, or in two parts.
+    for (bytes, parts, expected) in
+        [(65_536, 1, "200"), (65_537, 1, "431"), (70_000, 1, "431"), (70_000, 2, "431")]
+    {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        let rest = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: \r\n\r\n".len();
+        let head = format!(
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n",
+            "y".repeat(bytes - rest)
+        );
+        for part in head.as_bytes().chunks(bytes.div_ceil(parts)) {
+            stream.write_all(part).await.ok();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{bytes}: {answer}");
+    }
     let mut stream = UnixStream::connect(&path).await.unwrap();
     let long = head(128);
     // The answer may come, and the connection close, before all of it was taken.
@@ -194,6 +241,26 @@ async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 405"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
+    let (_directory, path, _server) = serving(greeting(), 1).await;
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    for (request, status) in
+        [("GET / HTTP/1.1", 200), ("GET /no HTTP/1.1", 404), ("POST / HTTP/1.1", 405)]
+    {
+        stream.write_all(format!("{request}\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
+    }
+    // Nor one of a connection too many.
+    let mut second = UnixStream::connect(&path).await.unwrap();
+    let answer = ask(&mut second).await;
+    assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]

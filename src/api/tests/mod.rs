@@ -13,6 +13,7 @@ mod joins;
 mod problems;
 mod rounds;
 mod windows;
+mod work;
 
 use std::sync::Mutex;
 
@@ -125,6 +126,7 @@ struct Fixture {
     world: World,
     stopping: watch::Sender<bool>,
     settings: ApiSettings,
+    work: Work,
     _directory: tempfile::TempDir,
 }
 
@@ -138,7 +140,8 @@ impl Fixture {
         let fleet = Arc::new(Double::default());
         let (stopping, _) = watch::channel(false);
         let settings = ApiSettings::default();
-        let fixture = Self { store, fleet, world, stopping, settings, _directory: directory };
+        let work = Work::new(world.clone());
+        let fixture = Self { store, fleet, world, stopping, settings, work, _directory: directory };
         fixture.add_window("alice", "alice@contoso.com").await;
         fixture.add_window("room a/b", "room@contoso.com").await;
         fixture
@@ -241,6 +244,7 @@ impl Fixture {
             }),
             settings: self.settings.clone(),
             meters: crate::metrics::Meters::default(),
+            work: self.work.clone(),
             stopping: self.stopping.subscribe(),
             reloads: crate::supervisor::reload::channel().0,
         }

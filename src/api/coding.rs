@@ -1,0 +1,286 @@
+//! Content codings: which one an answer has (RFC 9110, 12.5.3), and how much compressing may cost.
+//!
+//! A coding is chosen before the request is answered, so that a request whose answer nobody could
+//! read does nothing. Each coder holds up to about a megabyte for as long as its reader takes, so
+//! there are at most [`CODERS`] of them; other answers go out as they are. A coder is fed in small
+//! pieces and pauses between them, so that compressing never holds a thread of the runtime.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Answers that are compressed at the same time.
+const CODERS: usize = 16;
+
+/// Bytes that a coder is fed at a time.
+const PIECE: usize = 16 << 10;
+
+/// Bytes after which a coder's task lets others run.
+pub(super) const STRIDE: usize = 128 << 10;
+
+/// The coders in use.
+#[derive(Clone, Debug)]
+pub(super) struct Coders(Arc<Semaphore>);
+
+impl Default for Coders {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CODERS)))
+    }
+}
+
+/// What `Accept-Encoding` says of the codings that are spoken here, weights in thousandths.
+#[derive(Debug, PartialEq, Eq)]
+struct Accepted {
+    zstd: u16,
+    gzip: u16,
+    identity: u16,
+}
+
+impl Accepted {
+    fn of(headers: &HeaderMap) -> Self {
+        let fields = headers.get_all(header::ACCEPT_ENCODING).iter();
+        let listed: Vec<(String, u16)> = fields
+            .filter_map(|field| field.to_str().ok())
+            .flat_map(|field| field.split(','))
+            .map(|entry| {
+                let mut parts = entry.split(';').map(str::trim);
+                let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+                (name, parts.find_map(weight).unwrap_or(1000))
+            })
+            .filter(|(name, _)| !name.is_empty())
+            .collect();
+        let find = |names: &[&str]| {
+            listed.iter().find(|(name, _)| names.contains(&&**name)).map(|(_, weight)| *weight)
+        };
+        let any = find(&["*"]);
+        Self {
+            zstd: find(&["zstd"]).or(any).unwrap_or(0),
+            gzip: find(&["gzip", "x-gzip"]).or(any).unwrap_or(0),
+            // Acceptable unless it is refused, and then the last choice.
+            identity: match find(&["identity"]).or(any.filter(|any| *any == 0)) {
+                Some(weight) => weight,
+                None => 1,
+            },
+        }
+    }
+
+    /// The coding of the answer; `None` where none is acceptable.
+    fn best(&self) -> Option<&'static str> {
+        let codings = [("identity", self.identity), ("gzip", self.gzip), ("zstd", self.zstd)];
+        let best = codings.into_iter().filter(|(_, weight)| *weight > 0);
+        best.max_by_key(|(_, weight)| *weight).map(|(name, _)| name)
+    }
+}
+
+/// `q=0.5`, in thousandths. A weight that is none counts as 1.
+fn weight(parameter: &str) -> Option<u16> {
+    let text = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="))?;
+    let weight: f64 = text.trim().parse().ok()?;
+    // In range, so the conversion is exact enough.
+    Some((weight.clamp(0.0, 1.0) * 1000.0) as u16)
+}
+
+/// Chooses the coding of an answer; outside of the compressor, which then has one choice.
+pub(super) async fn choose(
+    State(Coders(coders)): State<Coders>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let accepted = Accepted::of(request.headers());
+    let Some(mut coding) = accepted.best() else { return refused() };
+    let mut coder = None;
+    if coding != "identity" {
+        coder = match accepted.identity {
+            0 => coders.acquire_owned().await.ok(),
+            _ => coders.try_acquire_owned().ok(),
+        };
+        if coder.is_none() {
+            coding = "identity";
+        }
+    }
+    request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(coding));
+    let response = next.run(request).await;
+    let (mut head, body) = response.into_parts();
+    let coded = head.headers.contains_key(header::CONTENT_ENCODING);
+    // Streams of events are never compressed: a coder would hold them back.
+    if accepted.identity == 0 && !coded && !body.is_end_stream() {
+        return refused();
+    }
+    if !head.headers.get_all(header::VARY).iter().any(|vary| *vary == "accept-encoding") {
+        head.headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    match coder.filter(|_| coded) {
+        Some(coder) => {
+            let body = Body::new(Coded { body, _coder: coder });
+            Response::from_parts(head, body)
+        }
+        None => Response::from_parts(head, body),
+    }
+}
+
+/// 406 without content: whatever it said would be in a coding that was refused.
+fn refused() -> Response {
+    let headers = [
+        (header::ACCEPT_ENCODING, HeaderValue::from_static("zstd, gzip, identity")),
+        (header::VARY, HeaderValue::from_static("accept-encoding")),
+    ];
+    (StatusCode::NOT_ACCEPTABLE, headers).into_response()
+}
+
+/// Hands a body over to the compressor in pieces.
+pub(super) async fn pace(response: Response) -> Response {
+    response.map(|body| Body::new(Paced { body, rest: Bytes::new(), run: 0 }))
+}
+
+/// A compressed body and the coder that it keeps.
+struct Coded {
+    body: Body,
+    _coder: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Coded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body in pieces of at most [`PIECE`], which is pending once after each [`STRIDE`].
+struct Paced {
+    body: Body,
+    rest: Bytes,
+    /// Bytes since it was pending.
+    run: usize,
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        if this.run >= STRIDE {
+            this.run = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        while this.rest.is_empty() {
+            let frame = match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    this.run = 0;
+                    return Poll::Pending;
+                }
+            };
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        this.run += piece.len();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let inner = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + rest);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+    use futures_util::task::noop_waker_ref;
+
+    use super::*;
+
+    #[test]
+    fn the_coding_is_the_one_that_is_wanted_most() {
+        for (accept, best) in [
+            (None, Some("identity")),
+            (Some(""), Some("identity")),
+            (Some("gzip"), Some("gzip")),
+            (Some("gzip, zstd"), Some("zstd")),
+            (Some("gzip, zstd;q=0.5"), Some("gzip")),
+            (Some("br"), Some("identity")),
+            (Some("GZIP;Q=0.1"), Some("gzip")),
+            (Some("identity, gzip;q=0.5"), Some("identity")),
+            (Some("*"), Some("zstd")),
+            (Some("*;q=0"), None),
+            (Some("*;q=0, identity"), Some("identity")),
+            (Some("identity;q=0"), None),
+            (Some("identity;q=0, br"), None),
+            (Some("identity;q=0.000, gzip"), Some("gzip")),
+            (Some("gzip;q=0, *;q=0.1"), Some("zstd")),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT_ENCODING, accept.parse().unwrap());
+            }
+            assert_eq!(Accepted::of(&headers).best(), best, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_pauses_after_each_stride() {
+        let length = 10 * STRIDE + 5;
+        let mut body = Paced { body: Body::from(vec![7; length]), rest: Bytes::new(), run: 0 };
+        assert_eq!(body.size_hint().exact(), Some(length as u64));
+        let (mut read, mut run, mut pauses) = (0, 0, 0);
+        let mut context = Context::from_waker(noop_waker_ref());
+        loop {
+            match Pin::new(&mut body).poll_frame(&mut context) {
+                Poll::Pending => {
+                    (run, pauses) = (0, pauses + 1);
+                }
+                Poll::Ready(Some(frame)) => {
+                    let piece = frame.unwrap().into_data().unwrap().len();
+                    assert!(piece <= PIECE);
+                    (read, run) = (read + piece, run + piece);
+                    assert!(run <= STRIDE, "{run} bytes at once");
+                }
+                Poll::Ready(None) => break,
+            }
+        }
+        assert_eq!((read, pauses), (length, 10));
+    }
+}

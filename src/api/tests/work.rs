@@ -1,0 +1,407 @@
+//! What requests may take of the process: turns, bytes, and answers in slices.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::super::work::{BUDGET, PATIENCE, SLICE_BYTES, Slices, TURNS};
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// Routes that compute, and so wait for a turn.
+const COMPUTING: [&str; 6] = [
+    "/v1/windows",
+    "/v1/windows/alice/events",
+    "/v1/windows/alice/events/a",
+    "/v1/windows/alice/busy",
+    "/v1/windows/alice/calendar.ics",
+    "/v1/changes",
+];
+
+/// Routes that answer whatever other requests do.
+const PROMPT: [&str; 8] = [
+    "/healthz",
+    "/readyz",
+    "/readyz?settled=1",
+    "/openapi.json",
+    "/metrics",
+    "/v1/status",
+    "/v1/windows/alice",
+    "/",
+];
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_in_line_for_a_turn_and_health_does_not() {
+    let fixture = Fixture::new().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    let all = fixture.work.take_all_turns().await;
+    for uri in PROMPT {
+        let begun = tokio::time::Instant::now();
+        let (status, ..) = fixture.ask("GET", uri).await;
+        assert_eq!((status, begun.elapsed().as_millis()), (StatusCode::OK, 0), "{uri}");
+    }
+    for uri in COMPUTING {
+        let begun = tokio::time::Instant::now();
+        let (status, headers, body) = fixture.ask("GET", uri).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{uri}: {body}");
+        assert!(body.contains("https://calmirror.dev/problems/busy"), "{uri}: {body}");
+        assert_eq!(headers["retry-after"], "5", "{uri}");
+        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs(), "{uri}");
+    }
+    drop(all);
+    for uri in COMPUTING {
+        assert_eq!(fixture.ask("GET", uri).await.0, StatusCode::OK, "{uri}");
+    }
+    assert_eq!(fixture.work.bytes_left(), BUDGET, "nothing is kept of a refused request");
+}
+
+/// A handler that never ends, for more requests than there are cores, turns and threads of the
+/// runtime together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn computations_that_never_end_leave_everything_else_alive() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    fixture.write(alice, &[("a", 9, "")], &[]).await;
+    let work = Work::new(World::real());
+    let (spinning, end) =
+        (Arc::new(std::sync::atomic::AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let spin = {
+        let (work, spinning, end) = (work.clone(), spinning.clone(), end.clone());
+        async move || {
+            let computing = async move {
+                spinning.fetch_add(1, Ordering::Relaxed);
+                while !end.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            };
+            work.run(computing).await
+        }
+    };
+    let api = router(fixture.access());
+    let api = Router::new().route("/spin", get(spin)).merge(api);
+    let requests: Vec<_> = (0..3 * TURNS)
+        .map(|_| {
+            let request = Request::get("/spin").body(Body::empty()).unwrap();
+            tokio::spawn(api.clone().oneshot(request))
+        })
+        .collect();
+    while spinning.load(Ordering::Relaxed) < TURNS {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        let begun = std::time::Instant::now();
+        let request = Request::get("/healthz").body(Body::empty()).unwrap();
+        let answer = api.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    // What workers do goes on: they find blocking threads, and write.
+    fixture.write(alice, &[("b", 10, "")], &[]).await;
+    assert!(fixture.store.event(alice, &EventId::new("b")).await.unwrap().is_some());
+    assert_eq!(spinning.load(Ordering::Relaxed), TURNS, "more than the turns compute");
+    end.store(true, Ordering::Relaxed);
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+}
+
+/// A source whose slices take as long as they are told to.
+struct Gated(Arc<Semaphore>);
+
+impl Slices for Gated {
+    async fn next(&mut self) -> Result<Vec<u8>, Problem> {
+        self.0.acquire().await.unwrap().forget();
+        Ok(vec![b'x'; 100])
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+/// A compressor polls the next slice before it hands over the last one, and then is not polled
+/// again until its reader has taken that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
+    let work = Work::new(World::real());
+    let (_stopping, stopping) = watch::channel(false);
+    let mut bodies = Vec::new();
+    for _ in 0..2 * TURNS {
+        let gate = Arc::new(Semaphore::new(1));
+        let body = work.body(Gated(gate.clone()), stopping.clone()).await.unwrap();
+        let mut stream = body.into_data_stream();
+        assert_eq!(stream.next().await.unwrap().unwrap().len(), 100);
+        // Begun, and left alone.
+        assert!(futures_util::FutureExt::now_or_never(stream.next()).is_none());
+        gate.add_permits(1);
+        bodies.push(stream);
+    }
+    let turns = tokio::time::timeout(Duration::from_secs(20), work.take_all_turns()).await;
+    assert!(turns.is_ok(), "turns are kept by slices that nobody waits for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_computation_that_panics_is_told_and_its_turn_is_free_again() {
+    let fixture = Fixture::new().await;
+    let panics = async { std::panic::resume_unwind(Box::new("as a bug does")) };
+    let told = fixture.work.run::<()>(panics).await.unwrap_err();
+    let response = axum::response::IntoResponse::into_response(told);
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    drop(fixture.work.take_all_turns().await);
+}
+
+/// So many events of about 8 KiB each.
+async fn large(fixture: &Fixture, count: usize) {
+    let events: Vec<Value> = (0..count).map(|i| event(i, "as it was")).collect();
+    fixture.put(fixture.id("alice"), &events).await;
+}
+
+fn event(i: usize, subject: &str) -> Value {
+    let moment = |hour: usize| json!({"dateTime": format!("2026-{:02}-{:02}T{hour:02}:00:00", i / 24 % 12 + 1, i / 288 + 1), "timeZone": "UTC"});
+    json!({"id": format!("e{i:04}"), "subject": subject, "start": moment(i % 24), "end": moment(i % 24), "body": "x".repeat(8 << 10)})
+}
+
+/// The body of an answer, still to be taken.
+async fn open(fixture: &Fixture, uri: &str) -> (HeaderMap, axum::body::BodyDataStream) {
+    let request = Request::get(uri).body(Body::empty()).unwrap();
+    let response = router(fixture.access()).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK, "{uri}");
+    let (head, body) = response.into_parts();
+    (head.headers, body.into_data_stream())
+}
+
+/// Takes an answer until more than a slice of it is there; what is there is returned.
+async fn begin(stream: &mut axum::body::BodyDataStream, bytes: usize) -> Vec<u8> {
+    let mut text = Vec::new();
+    while text.len() < bytes {
+        text.extend_from_slice(&stream.next().await.unwrap().unwrap());
+    }
+    text
+}
+
+async fn finish(mut text: Vec<u8>, mut stream: axum::body::BodyDataStream) -> String {
+    while let Some(piece) = stream.next().await {
+        text.extend_from_slice(&piece.unwrap());
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_nobody_takes_hold_a_slice_each() {
+    let fixture = Fixture::new().await;
+    large(&fixture, 200).await;
+    for uri in
+        ["/v1/windows/alice/events?limit=10000", "/v1/changes", "/v1/windows/alice/calendar.ics"]
+    {
+        let mut open_answers = Vec::new();
+        for _ in 0..20 {
+            let (_, mut stream) = open(&fixture, uri).await;
+            let first = stream.next().await.unwrap().unwrap();
+            open_answers.push((first, stream));
+        }
+        let held = BUDGET - fixture.work.bytes_left();
+        // A slice ends with the event that makes it full, of which there is one too many each.
+        assert!(held <= 20 * 2 * (SLICE_BYTES + (16 << 10)), "{uri}: {held} bytes are held");
+        drop(open_answers);
+        assert_eq!(fixture.work.bytes_left(), BUDGET, "{uri}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_ends_where_the_window_changes_while_it_is_sent() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    large(&fixture, 100).await;
+    let (_, mut stream) = open(&fixture, "/v1/windows/alice/events").await;
+    let begun = begin(&mut stream, 16 << 10).await;
+    // An event that was sent moves behind the others, one that was not leaves, one changes.
+    let mut moved = event(0, "moved");
+    moved["start"]["dateTime"] = "2026-12-01T00:00:00".into();
+    moved["end"]["dateTime"] = "2026-12-01T01:00:00".into();
+    fixture.put(alice, &[moved, event(99, "changed")]).await;
+    fixture.write(alice, &[], &["e0098"]).await;
+    let page: Value = serde_json::from_str(&finish(begun, stream).await).unwrap();
+    let sent = page["value"].as_array().unwrap().len();
+    assert!((1..50).contains(&sent), "{sent} events");
+    assert!(page["value"].as_array().unwrap().iter().all(|event| event["subject"] == "as it was"));
+    // Pages and the changes after the cursor make the mirror.
+    let mut mirror = std::collections::BTreeMap::new();
+    let mut next = Some(page);
+    let mut cursor = None;
+    while let Some(page) = next {
+        for event in page["value"].as_array().unwrap() {
+            mirror.insert(event["id"].as_str().unwrap().to_owned(), event.clone());
+        }
+        cursor.get_or_insert_with(|| page["cursor"].as_str().unwrap().to_owned());
+        next = match page["next"].as_str() {
+            Some(key) => Some(fixture.get(&format!("/v1/windows/alice/events?page={key}")).await),
+            None => None,
+        };
+    }
+    let (lines, _) = fixture.changes(&format!("/v1/changes?after={}", cursor.unwrap())).await;
+    for line in lines {
+        let id = line["id"].as_str().unwrap().to_owned();
+        match line["change"].as_str() {
+            Some("removed") => drop(mirror.remove(&id)),
+            _ => drop(mirror.insert(id, line["event"].clone())),
+        }
+    }
+    assert_eq!(mirror.len(), 99);
+    assert_eq!(mirror["e0000"]["subject"], "moved");
+    assert_eq!(mirror["e0099"]["subject"], "changed");
+    assert!(!mirror.contains_key("e0098"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cursor_of_an_answer_is_fixed_before_its_lines_are_read() {
+    for (query, told) in [("", 100), ("?window=alice", 100), ("?limit=60", 60)] {
+        let fixture = Fixture::new().await;
+        let alice = fixture.id("alice");
+        large(&fixture, 100).await;
+        let (plan, _) = fixture.changes(&format!("/v1/changes{query}")).await;
+        let id = |line: usize| plan[line]["id"].as_str().unwrap().to_owned();
+        let (gone, changed) = (id(50), id(55));
+        let index = |id: &str| id.trim_start_matches('e').parse::<usize>().unwrap();
+        let (headers, mut stream) = open(&fixture, &format!("/v1/changes{query}")).await;
+        let cursor = headers["x-calmirror-cursor"].to_str().unwrap().to_owned();
+        let begun = begin(&mut stream, 16 << 10).await;
+        // Two that were not sent change and leave: they leave the answer, and stand behind it.
+        fixture.put(alice, &[event(index(&changed), "changed")]).await;
+        fixture.write(alice, &[], &[&gone]).await;
+        let text = finish(begun, stream).await;
+        let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), told - 2, "{query}");
+        let ids: std::collections::BTreeSet<&str> =
+            lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
+        assert!(!ids.contains(&*gone) && !ids.contains(&*changed), "{query}");
+        let join = if query.contains('?') { '&' } else { '?' };
+        let mut after = cursor;
+        let mut rest = Vec::new();
+        loop {
+            let uri = format!("/v1/changes{query}{join}after={after}");
+            let (lines, next) = fixture.changes(&uri).await;
+            if lines.is_empty() {
+                break;
+            }
+            rest.extend(lines);
+            after = next;
+        }
+        let ends: Vec<(&str, &str)> = rest[rest.len() - 2..]
+            .iter()
+            .map(|line| (line["change"].as_str().unwrap(), line["id"].as_str().unwrap()))
+            .collect();
+        assert_eq!(ends, [("updated", &*changed), ("removed", &*gone)], "{query}");
+        assert_eq!(rest.len(), 100 - told + 2, "{query}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_would_lack_a_trimmed_removal_is_cut_off() {
+    let fixture = Fixture::new().await;
+    let alice = fixture.id("alice");
+    large(&fixture, 100).await;
+    let (_, early) = fixture.changes("/v1/changes?after=now").await;
+    let again: Vec<Value> = (0..60).map(|i| event(i, "again")).collect();
+    fixture.put(alice, &again).await;
+    fixture.write(alice, &[], &["e0090"]).await;
+    let (_, mut stream) = open(&fixture, &format!("/v1/changes?after={early}")).await;
+    begin(&mut stream, 16 << 10).await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+    let mut failed = false;
+    while let Some(piece) = stream.next().await {
+        failed |= piece.is_err();
+    }
+    assert!(failed, "the answer ends as if it were whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_under_other_settings_ends_soon() {
+    let fixture = Fixture::new().await;
+    large(&fixture, 200).await;
+    let (_, mut stream) = open(&fixture, "/v1/windows/alice/events").await;
+    begin(&mut stream, 16 << 10).await;
+    fixture.stopping.send_replace(true);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    begin(&mut stream, 200 << 10).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut failed = false;
+    while let Some(piece) = stream.next().await {
+        failed |= piece.is_err();
+    }
+    assert!(failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_is_listed_in_slices() {
+    let fixture = Fixture::new().await;
+    for i in 0..300 {
+        fixture.add_window(&format!("w{i:03}"), "w@contoso.com").await;
+    }
+    let all = fixture.get("/v1/windows").await;
+    assert_eq!(all["value"].as_array().unwrap().len(), 302);
+    assert_eq!((all["total"].as_u64(), all["next"].as_str()), (Some(302), None));
+    let (_, mut stream) = open(&fixture, "/v1/windows?limit=200").await;
+    let first = begin(&mut stream, 1).await;
+    assert!(BUDGET - fixture.work.bytes_left() < 2 * SLICE_BYTES, "more than a slice is held");
+    // One that leaves meanwhile is left out, and nothing else is.
+    fixture.fleet.windows.lock().unwrap().retain(|(status, _)| status.name != "w190");
+    let page: Value = serde_json::from_str(&finish(first, stream).await).unwrap();
+    assert_eq!(page["value"].as_array().unwrap().len(), 199);
+    let next = page["next"].as_str().unwrap();
+    let rest = fixture.get(&format!("/v1/windows?limit=200&page={next}")).await;
+    assert_eq!(rest["value"].as_array().unwrap().len(), 102);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_be_read_in_no_coding_is_not_done() {
+    let fixture = Fixture::new().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    for refused in ["identity;q=0", "*;q=0", "br, identity;q=0", "identity;q=0, gzip;q=0, zstd;q=0"]
+    {
+        let headers = [("accept-encoding", refused)];
+        let uri = "/v1/windows/alice/sync";
+        let (status, headers, body) = fixture.ask_with("POST", uri, &headers).await;
+        assert_eq!((status, &*body), (StatusCode::NOT_ACCEPTABLE, ""), "{refused}");
+        assert_eq!(headers["vary"], "accept-encoding", "{refused}");
+        assert!(!headers.contains_key("content-type"), "{refused}");
+    }
+    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "it was done nevertheless");
+    // Everything but a stream can be had without identity, however short, and so can problems.
+    for (uri, accept, expected) in [
+        ("/healthz", "*/*", StatusCode::OK),
+        ("/v1/windows/alice/events", "*/*", StatusCode::OK),
+        ("/v1/windows/nobody", "*/*", StatusCode::NOT_FOUND),
+        ("/v1/changes?after=now", "text/event-stream", StatusCode::NOT_ACCEPTABLE),
+    ] {
+        let request = Request::get(uri)
+            .header("accept-encoding", "identity;q=0, gzip")
+            .header("accept", accept)
+            .body(Body::empty());
+        let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), expected, "{uri}");
+        let coded = response.headers().get("content-encoding").is_some_and(|c| c == "gzip");
+        assert_eq!(coded, expected != StatusCode::NOT_ACCEPTABLE, "{uri}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn caches_are_told_what_an_answer_depends_on() {
+    let fixture = Fixture::new().await;
+    fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
+    for (uri, varies) in [
+        ("/v1/changes", &["accept", "accept-encoding"][..]),
+        ("/v1/changes?limit=0", &["accept", "accept-encoding"]),
+        ("/v1/windows/alice/events", &["accept-encoding"]),
+        ("/healthz", &["accept-encoding"]),
+        ("/nowhere", &["accept-encoding"]),
+    ] {
+        for accept in ["*/*", "text/event-stream"] {
+            let request = Request::get(uri).header("accept", accept).body(Body::empty());
+            let response = router(fixture.access()).oneshot(request.unwrap()).await.unwrap();
+            let vary = response.headers().get_all("vary");
+            let mut vary: Vec<&str> = vary.iter().map(|v| v.to_str().unwrap()).collect();
+            vary.sort_unstable();
+            assert_eq!(vary, varies, "{uri} {accept}");
+        }
+    }
+}

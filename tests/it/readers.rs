@@ -1,0 +1,106 @@
+//! Many readers that take next to nothing of large answers: what they cost the real process, and
+//! that it stops in time.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::time::{Duration, Instant};
+
+use calmirror::simulator::Population;
+
+use crate::peak::peak;
+use crate::process::{Ground, PATIENCE, eventually};
+use crate::rig::noon;
+
+/// Readers at the same time.
+const READERS: usize = 300;
+
+/// What the process may have resident with them, MiB: some 130 of it are there before them.
+const MOST: u64 = 512;
+
+/// A mailbox of which every answer is far larger than what the kernel takes for its reader.
+fn large(ground: &Ground) {
+    let address = "hall@contoso.com";
+    ground.simulator.add_mailbox(address);
+    let plan = Population {
+        singles: 1500,
+        series: 20,
+        all_day: 20,
+        body_bytes: 8000,
+        around: noon(),
+        spread_days: 100,
+    };
+    ground.simulator.populate(address, None, plan);
+    let window =
+        "[[window]]\nname = \"hall\"\naccount = \"contoso\"\nmailbox = \"hall@contoso.com\"\n";
+    let text = ground.preamble().replace("page_size = 10", "page_size = 200");
+    ground.configure(&(text + window));
+}
+
+fn ask(ground: &Ground, index: usize) -> UnixStream {
+    let (path, coding) = [
+        ("/v1/changes?limit=10000", "identity"),
+        ("/v1/windows/hall/events?limit=10000", "identity"),
+        ("/v1/windows/hall/calendar.ics", "identity"),
+        ("/v1/changes?limit=10000", "zstd"),
+        ("/v1/windows/hall/events?limit=10000", "gzip"),
+    ][index % 5];
+    let mut reader = UnixStream::connect(&ground.api.0).unwrap();
+    let head =
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept-encoding: {coding}\r\n\r\n");
+    reader.write_all(head.as_bytes()).unwrap();
+    reader
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_take_nothing_cost_little_and_do_not_hold_up_the_end() {
+    let ground = Ground::new(72, &[]).await;
+    large(&ground);
+    let manager = ground.path("notify");
+    let heard = UnixDatagram::bind(&manager).unwrap();
+    heard.set_nonblocking(true).unwrap();
+    let manager = manager.to_str().unwrap().to_owned();
+    let mut daemon = ground.spawn_in(&[("NOTIFY_SOCKET", &manager), ("WATCHDOG_USEC", "1000000")]);
+    eventually("the daemon serves", async || {
+        ground.api.try_get("/readyz").await.filter(|answer| answer.status.is_success())
+    })
+    .await;
+    ground.settle("hall").await;
+    let before = peak(&daemon);
+
+    let mut readers: Vec<UnixStream> = (0..READERS).map(|index| ask(&ground, index)).collect();
+    // Each has the beginning of its answer, and goes on taking a little.
+    for reader in &mut readers {
+        reader.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        reader.read_exact(&mut [0; 4096]).unwrap();
+    }
+    for _ in 0..5 {
+        for reader in &mut readers {
+            reader.read_exact(&mut [0; 4096]).unwrap();
+        }
+        let begun = Instant::now();
+        assert!(ground.api.get("/healthz").await.status.is_success());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    // A reader that takes what it gets is not held up by them.
+    let begun = Instant::now();
+    let whole = ground.api.get("/v1/windows/hall/events?limit=10000").await.json();
+    assert!(!whole["value"].as_array().unwrap().is_empty());
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    let after = peak(&daemon);
+    assert!(after < MOST, "{before} MiB before, {after} MiB at most");
+
+    while heard.recv(&mut [0; 512]).is_ok() {}
+    let begun = Instant::now();
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().await.code(), Some(0), "{}", daemon.log());
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    // The connections are cut off after five seconds, and meanwhile the watchdog is fed.
+    let mut fed = 0;
+    let mut buffer = [0; 512];
+    while let Ok(length) = heard.recv(&mut buffer) {
+        fed += usize::from(buffer[..length].windows(10).any(|part| part == b"WATCHDOG=1"));
+    }
+    assert!(fed as u64 >= took.as_secs(), "fed {fed} times in {took:?}");
+    drop(readers);
+}

@@ -1,0 +1,76 @@
+//! A daemon whose blocking threads compute without end: it answers, polls and stops all the same.
+//!
+//! The daemon is this test binary itself, started again as a child process, because only from
+//! within can its blocking threads be kept busy.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use calmirror::cli;
+use calmirror::cli::arguments::Arguments;
+use clap::Parser as _;
+
+use crate::process::{Daemon, Ground, eventually};
+
+/// Tells the child what to run.
+const CONFIG: &str = "SPIN_CONFIG";
+
+/// The child process: a daemon with more spinning threads than there are cores.
+#[test]
+#[ignore = "the child process of the test below"]
+fn child() {
+    let Some(config) = std::env::var_os(CONFIG) else { return };
+    let arguments = ["calmirror".into(), "--config".into(), config, OsString::from("run")];
+    let arguments = Arguments::try_parse_from(arguments).unwrap();
+    let runtime = cli::runtime().unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for _ in 0..cores + 4 {
+        runtime.spawn_blocking(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    let code = cli::on(runtime, arguments);
+    // The test harness would wait for nothing, but it has an exit code of its own.
+    std::process::exit(i32::from(
+        format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS),
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threads_that_never_return_stop_neither_answers_nor_rounds_nor_the_end() {
+    let ground = Ground::new(71, &["alice"]).await;
+    let log = ground.path("log");
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["spin::child", "--exact", "--ignored", "--nocapture"])
+        .env(CONFIG, &ground.config)
+        .env_remove("JOURNAL_STREAM")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon::of(child, log);
+    eventually("the daemon serves", async || {
+        assert!(daemon.over().is_none(), "the daemon ended");
+        ground.api.try_get("/readyz").await.filter(|answer| answer.status.is_success())
+    })
+    .await;
+    ground.settle("alice").await;
+    let before = ground.api.window("alice").await.last_round.unwrap().number;
+    eventually("rounds go on", async || {
+        let begun = Instant::now();
+        assert!(ground.api.get("/healthz").await.status.is_success());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        (ground.api.window("alice").await.last_round.unwrap().number >= before + 3).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    daemon.signal("TERM");
+    let ended = daemon.ended().await;
+    assert_eq!((ended.code(), ended.signal()), (Some(0), None), "{}", daemon.log());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
