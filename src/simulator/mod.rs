@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::world::World;
@@ -261,6 +261,11 @@ impl Simulator {
         let mut state = self.state();
         state.behaviour = behaviour;
         state.shelf.clear();
+    }
+
+    /// Answers say another time in `Date` from now on than its clock shows: so much later.
+    pub fn set_date_ahead(&self, by: SignedDuration) {
+        self.state().date_ahead = by;
     }
 
     /// Answers after another latency from now on.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::StatusCode;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::io::Write;
 
 use crate::world::World;
@@ -74,6 +74,8 @@ pub(super) struct State {
     /// Chance for faults and latencies.
     pub(super) weather: fastrand::Rng,
     requests: u64,
+    /// How far the `Date` of answers is ahead of `world`.
+    pub(super) date_ahead: SignedDuration,
 }
 
 /// A request between its arrival and its answer.
@@ -107,6 +109,7 @@ impl State {
             chance: fastrand::Rng::with_seed(mix(&[seed, 1])),
             weather: fastrand::Rng::with_seed(mix(&[seed, 2])),
             requests: 0,
+            date_ahead: SignedDuration::ZERO,
         }
     }
 
@@ -370,7 +373,8 @@ impl State {
         let now = self.world.now();
         let request_id = guid(&[self.seed, self.requests, 17]);
         let Reply { status, mut headers, body } = reply;
-        headers.push(("date", http_date(now)));
+        let date = now.checked_add(self.date_ahead).unwrap_or(now);
+        headers.push(("date", http_date(date)));
         headers.push(("request-id", request_id.clone()));
         if let Some(id) = &call.client_request_id {
             headers.push(("client-request-id", id.clone()));
