@@ -5,12 +5,15 @@
 //! the number of series never depends on how many windows there are. What it refuses: a meter per
 //! window, mailbox or account.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::metrics::histogram::Histogram;
+use tokio::time::Instant;
 
+use crate::mirror::clock::ClockCheck;
 use crate::mirror::status::ResyncReason;
 
 /// A word that a tally does not know is counted under this one.
@@ -100,9 +103,62 @@ const STATUSES: [&str; 21] = [
     "429", "500", "501", "502", "503", "504", "509", "none",
 ];
 
+/// Graph's clock, as the `Date` of its newest answer shows it.
+#[derive(Debug, Default)]
+pub struct GraphClock(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    answered: bool,
+    /// The newest `Date`, and when it came by the monotonic clock.
+    date: Option<(Timestamp, Instant)>,
+    /// Whether the log says that the wall clock is wrong.
+    logged: bool,
+}
+
+impl GraphClock {
+    /// An answer came, at the wall-clock time `now`. Answers the comparison where the log is to
+    /// say it: the wall clock has become wrong by it, or right again.
+    pub fn answered(&self, date: Option<Timestamp>, now: Timestamp) -> Option<ClockCheck> {
+        let mut seen = self.seen();
+        seen.answered = true;
+        seen.date = date.map(|date| (date, Instant::now())).or(seen.date);
+        let check = seen.check(now);
+        let news = seen.logged != check.is_wrong();
+        seen.logged = check.is_wrong();
+        news.then_some(check)
+    }
+
+    /// How the wall clock, which reads `now`, compares with Graph's at this moment.
+    pub fn check(&self, now: Timestamp) -> ClockCheck {
+        self.seen().check(now)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // Every change is whole, so a poisoned lock is still good.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn check(&self, now: Timestamp) -> ClockCheck {
+        match self.date {
+            None if self.answered => ClockCheck::Unchecked,
+            None => ClockCheck::Unknown,
+            Some((date, came)) => {
+                // The monotonic clock carries Graph's on: a jump of the wall clock shows at once.
+                let theirs = date.checked_add(came.elapsed()).unwrap_or(Timestamp::MAX);
+                ClockCheck::Skew(now.duration_since(theirs))
+            }
+        }
+    }
+}
+
 /// Requests to Graph.
 #[derive(Debug)]
 pub struct GraphMeter {
+    /// What its clock shows.
+    pub clock: GraphClock,
     /// By status.
     pub requests: Tally,
     /// From sending one to the end of its answer.
@@ -120,6 +176,7 @@ pub struct GraphMeter {
 impl Default for GraphMeter {
     fn default() -> Self {
         Self {
+            clock: GraphClock::default(),
             requests: Tally::of(&STATUSES),
             took: Seconds::up_to(&REQUEST_BOUNDS),
             waited: Seconds::up_to(&WAIT_BOUNDS),

@@ -24,6 +24,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
+use crate::mirror::clock::{self, LONGEST_PAUSE};
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::mirror::status::State;
@@ -174,10 +175,12 @@ impl Supervisor {
             .map(|(name, id, _)| (name, id))
             .collect();
         self.begin(posts, attached, &mut BTreeMap::new());
-        let Services { store, world, .. } = (*self.services).clone();
+        let Services { store, world, client, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
+        let graph = client.meter();
         self.workers.spawn(async move {
-            let tend = || janitor::run(&store, &world, retention.clone(), stop.clone());
+            let clock = &graph.clock;
+            let tend = || janitor::run(&store, &world, clock, retention.clone(), stop.clone());
             let done = janitor::persistently("tend the store", &world, stop.clone(), tend).await;
             done.map(|()| Ended::Stopped)
         });
@@ -244,13 +247,16 @@ impl Supervisor {
         self.retention.send_replace(retention);
     }
 
-    /// Windows that wait for somebody to sign in try again now.
-    pub fn retry_sign_ins(&self) {
+    /// Windows whose accounts could not sign in try again now. Answers which accounts these are.
+    pub fn retry_sign_ins(&self) -> BTreeSet<Arc<str>> {
+        let mut accounts = BTreeSet::new();
         for member in self.fleet.read().values() {
             if member.cell.state() == State::SignInRequired {
                 member.cell.ask(Asked::Sync);
+                accounts.insert(member.cell.window().account.clone());
             }
         }
+        accounts
     }
 
     /// Makes attached windows members and starts their workers. `stopped` are the workers that
@@ -270,7 +276,9 @@ impl Supervisor {
             let mut windows = fleet.write();
             for (post, attached) in posts.into_iter().zip(attached) {
                 let Post { window, tokens, .. } = post;
-                let left = attached.paused_until.map(|until| until.duration_since(now));
+                let goes_on = |until: &Timestamp| clock::waits(*until, LONGEST_PAUSE, now);
+                let left = attached.paused_until.filter(goes_on);
+                let left = left.map(|until| until.duration_since(now));
                 if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
                     let calendar = window.calendar.clone();
                     let target = self.services.client.target(&tokens, &window.mailbox, calendar);
@@ -286,7 +294,7 @@ impl Supervisor {
                         member.clone()
                     }
                     None => {
-                        let cell = Arc::new(Cell::new(window, &attached));
+                        let cell = Arc::new(Cell::new(window, &attached, now));
                         let member = Member { id: attached.id, cell };
                         windows.insert(name, member.clone());
                         member

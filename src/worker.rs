@@ -6,6 +6,7 @@
 
 mod aside;
 mod attempt;
+mod moment;
 mod past;
 mod trouble;
 mod vitals;
@@ -30,6 +31,7 @@ use crate::world::World;
 
 use aside::Aside;
 use attempt::{Attempt, Done};
+use moment::Moment;
 use trouble::Trouble;
 pub use vitals::{Asked, Brief, Cell};
 
@@ -178,8 +180,8 @@ impl Worker {
     }
 
     fn show_due(&self, due: Instant) {
-        let wait = due.saturating_duration_since(Instant::now());
-        self.cell.vitals().next_due = self.services.world.now().checked_add(wait).ok();
+        let now = self.services.world.now();
+        self.cell.vitals().next_due = Some(Moment::at(due, now));
     }
 
     /// One attempt, and when the next is due, after which interval; or why there is none.
@@ -201,6 +203,10 @@ impl Worker {
             &steps,
             number,
         );
+        if asked.is_some() && self.cell.state() == State::SignInRequired {
+            // Whoever asks for a round may have mended what was refused.
+            self.target.tokens.retry_refused();
+        }
         let mut stop = self.stop.clone();
         let result = tokio::select! {
             biased;
@@ -265,15 +271,21 @@ impl Worker {
         let mut vitals = self.cell.vitals();
         vitals.running = false;
         vitals.rounds = number;
+        if done.over == Over::Held {
+            let wait = self.until(window, done.held_until, Duration::ZERO);
+            vitals.held = Some(Box::new(Moment::at(Instant::now() + wait, now)));
+        } else {
+            vitals.held = None;
+        }
         if done.over == Over::Held && done.requests == 0 {
             vitals.state = State::Held;
             vitals.past.note_idle();
             // The confirmation is not due yet: nothing was asked, so nothing succeeded.
-            return self.until(done.held_until, took);
+            return self.until(window, done.held_until, took);
         }
         vitals.failures = 0;
         vitals.last_error = None;
-        vitals.last_success = Some(now);
+        vitals.last_success = Some(Moment::present(now));
         vitals.note(done.round(number, now, took), outcome(done.over));
         let delay = match done.over {
             Over::Settled => {
@@ -300,11 +312,17 @@ impl Worker {
             }
             Over::Held => {
                 vitals.state = State::Held;
-                self.until(done.held_until, took)
+                self.until(window, done.held_until, took)
             }
             // These are troubles, told by `ill`.
             Over::Stuck(_) | Over::Failed => Duration::ZERO,
         };
+        // Rounds go on between the old edges.
+        let held_move = vitals.held_move.as_deref().map(|until| took + until.left());
+        if held_move.is_some() {
+            vitals.state = State::Held;
+        }
+        let delay = held_move.map_or(delay, |until| until.min(delay));
         let told = vitals.told;
         vitals.told = Some(vitals.state).filter(|state| state.is_trouble());
         let news = vitals.told != told;
@@ -321,8 +339,13 @@ impl Worker {
             "round over"
         );
         match done.over {
-            Over::Settled if told.is_some() => tracing::info!("window recovered"),
-            Over::Incomplete if news => {
+            Over::Settled | Over::Incomplete if held_move.is_some() && news => tracing::warn!(
+                "move of the edges that drops most of the window is held until it is confirmed"
+            ),
+            Over::Settled if held_move.is_none() && told.is_some() => {
+                tracing::info!("window recovered");
+            }
+            Over::Incomplete if held_move.is_none() && news => {
                 tracing::warn!("some series could not be completed, the rest is up to date");
             }
             Over::Held if news => {
@@ -336,9 +359,11 @@ impl Worker {
     }
 
     /// The delay until a time, counted as all delays from the beginning of the round.
-    fn until(&self, at: Option<Timestamp>, took: Duration) -> Duration {
+    fn until(&self, window: &Window, at: Option<Timestamp>, took: Duration) -> Duration {
         let now = self.services.world.now();
-        took + Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default()
+        let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
+        // The wall clock may have been set since the time was computed.
+        took + wait.min(window.confirm_after)
     }
 
     fn ill(
@@ -360,9 +385,15 @@ impl Worker {
         let first = vitals.state.is_trouble() && vitals.state != state;
         // Another sort of trouble begins the count anew, and so do committed pages: the next attempt
         // goes on behind them. Not so where it begins with the same pages again.
+        // Nobody was asked, so nothing failed anew, and what is waited for comes no later.
+        let idle = done.requests == 0 && trouble.is_remembered();
         let progress =
             done.pages > 0 && matches!(trouble, Trouble::Transient(_) | Trouble::Throttled { .. });
-        vitals.failures = if first || progress { 1 } else { vitals.failures.saturating_add(1) };
+        vitals.failures = match vitals.failures {
+            failures if idle => failures.max(1),
+            _ if first || progress => 1,
+            failures => failures.saturating_add(1),
+        };
         let failures = vitals.failures;
         let longest = schedule::LONGEST_BACKOFF.max(window.interval);
         let delay = match trouble {
@@ -373,7 +404,7 @@ impl Worker {
             Trouble::SignIn(_) => {
                 schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance)
             }
-            Trouble::Stuck { until, .. } => self.until(*until, Duration::ZERO),
+            Trouble::Stuck { until, .. } => self.until(window, *until, Duration::ZERO),
             Trouble::Quarantine(_) | Trouble::Endless => {
                 schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance)
             }
@@ -381,6 +412,8 @@ impl Worker {
                 schedule::backoff(window.interval, longest, failures, chance)
             }
         };
+        let left = vitals.next_due.map(Moment::left).filter(|left| idle && !left.is_zero());
+        let delay = left.map_or(delay, |left| left.min(delay));
         vitals.state = state;
         let retry_at = later(now, delay);
         let error = trouble.describe(now, retry_at);

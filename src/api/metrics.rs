@@ -46,6 +46,7 @@ pub(super) async fn read(
     let seq = *access.store.durable().borrow();
     // An operating system that does not say is no reason to say nothing else.
     let footprint = access.store.footprint().await.ok();
+    let skew = access.meters.graph.clock.check(access.world.now()).skew();
     let scrape = Scrape {
         fleet: Survey::of(&access.fleet.briefs()),
         meters: access.meters.clone(),
@@ -53,6 +54,7 @@ pub(super) async fn read(
         reloads: access.reloads.counts(),
         reloaded: access.reloads.last(),
         queue: access.store.queue(),
+        skew_s: skew.map_or(0.0, |skew| skew.as_secs_f64().round()),
         seq,
         footprint,
         resources: resources(),
@@ -113,6 +115,7 @@ struct Scrape {
     reloads: ReloadCounts,
     reloaded: Option<LastReload>,
     queue: usize,
+    skew_s: f64,
     seq: Seq,
     footprint: Option<Footprint>,
     resources: Resources,
@@ -199,6 +202,11 @@ impl Scrape {
             "calmirror_graph_wait_seconds",
             "How long a request waited for its mailbox's pause and the budgets before it was sent",
             &meter.waited,
+        )?;
+        page.gauge(
+            "calmirror_clock_skew_seconds",
+            "Seconds that the wall clock is ahead of Graph's; 0 while Graph has not told its time",
+            self.skew_s,
         )?;
         page.gauge(
             "calmirror_graph_requests_in_flight",
@@ -294,7 +302,7 @@ impl Scrape {
     }
 
     fn process(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
-        let About { version, commit, target, started } = &*self.about;
+        let About { version, commit, target, started, since: _ } = &*self.about;
         let labels = [("version", &**version), ("commit", &**commit), ("target", &**target)];
         page.0
             .encode_descriptor(

@@ -41,6 +41,7 @@ use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
@@ -93,8 +94,10 @@ pub struct About {
     pub commit: String,
     /// The target triple it was built for.
     pub target: String,
-    /// When the daemon started.
+    /// When the daemon started, by the wall clock.
     pub started: Timestamp,
+    /// The same, by the clock that nobody sets.
+    pub since: Instant,
 }
 
 /// How the API answers.

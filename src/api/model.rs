@@ -85,6 +85,8 @@ pub struct Window {
     pub last_success: Option<Timestamp>,
     pub stale_s: Option<f64>,
     pub next_due: Option<Timestamp>,
+    #[serde(default)]
+    pub held_until: Option<Timestamp>,
     pub failures: u32,
     pub resyncs: u64,
     pub last_resync: Option<Resync>,
@@ -232,6 +234,7 @@ twins!(
             last_success,
             stale_s,
             next_due,
+            held_until,
             failures,
             resyncs,
             unreadable,

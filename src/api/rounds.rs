@@ -46,6 +46,7 @@ fn answer(started: Started) -> (StatusCode, Json<Value>) {
                 "window": &*window,
                 "round": round,
                 "state": status.state,
+                "held_until": status.held_until,
                 "last_round": status.last_round,
                 "last_error": status.last_error,
             });

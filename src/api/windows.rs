@@ -32,10 +32,20 @@ pub(super) struct Status {
     target: String,
     incarnation: String,
     started: Timestamp,
-    uptime_s: i64,
+    uptime_s: u64,
     healthy: bool,
     windows: Counts,
+    clock: Clock,
     last_reload: Option<LastReload>,
+}
+
+/// The wall clock beside Graph's.
+#[derive(Serialize)]
+struct Clock {
+    /// Seconds that the wall clock is ahead; none while no answer of Graph has told its time.
+    skew_s: Option<i64>,
+    /// It differs so much that it decides nothing: no edges of windows move.
+    wrong: bool,
 }
 
 /// Windows by state.
@@ -60,15 +70,17 @@ pub(super) async fn status(
     }
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
     let about = &access.about;
+    let clock = access.meters.graph.clock.check(access.world.now());
     Ok(Json(Status {
         version: about.version.clone(),
         commit: about.commit.clone(),
         target: about.target.clone(),
         incarnation: access.store.incarnation(),
         started: about.started,
-        uptime_s: access.world.now().duration_since(about.started).as_secs().max(0),
+        uptime_s: about.since.elapsed().as_secs(),
         healthy: unhealthy == 0,
         windows: Counts { total: windows.len(), unhealthy, states },
+        clock: Clock { skew_s: clock.skew().map(|skew| skew.as_secs()), wrong: clock.is_wrong() },
         last_reload: access.reloads.last(),
     }))
 }

@@ -173,6 +173,7 @@ pub(super) fn about(world: &World) -> About {
         commit: COMMIT.to_owned(),
         target: TARGET.to_owned(),
         started: world.now(),
+        since: tokio::time::Instant::now(),
     }
 }
 

@@ -19,10 +19,12 @@ use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
 use super::suggest;
 use super::terminal::{Size, printable, wrapped};
 use crate::api::model::Window;
+use crate::mirror::clock;
 use crate::mirror::status::{State, WindowStatus};
 use crate::platform::signals;
 use crate::supervisor::reload::{Ending, LastReload};
-use words::{full, span, style, until};
+pub(super) use words::full;
+use words::{span, style, until};
 
 /// How often `--watch` looks again.
 const REDRAW: Duration = Duration::from_secs(2);
@@ -42,6 +44,15 @@ struct Daemon {
     windows: Counts,
     #[serde(default)]
     last_reload: Option<LastReload>,
+    #[serde(default)]
+    clock: Clock,
+}
+
+/// The daemon's wall clock beside Graph's.
+#[derive(Debug, Default, Deserialize)]
+struct Clock {
+    skew_s: Option<f64>,
+    wrong: bool,
 }
 
 /// Of the whole fleet, whatever is listed.
@@ -263,6 +274,9 @@ impl Fleet {
             let line = format!("the last reload ({at}) changed nothing: {why}");
             lines.extend(wrapped(&line, columns.unwrap_or(0), "  "));
         }
+        if let Some(skew) = self.daemon.clock.skew_s.filter(|_| self.daemon.clock.wrong) {
+            lines.extend(wrapped(&wrong_clock(skew), columns.unwrap_or(0), "  "));
+        }
         let Counts { total, unhealthy } = self.daemon.windows;
         let counts = format!("windows: {total}, healthy: {}", total.saturating_sub(unhealthy));
         if self.filtered {
@@ -281,6 +295,16 @@ impl Fleet {
         }
         lines.join("\n") + "\n"
     }
+}
+
+/// What a wall clock that differs from Graph's means, and what to do about it.
+fn wrong_clock(skew_s: f64) -> String {
+    let way = if skew_s > 0.0 { "ahead of" } else { "behind" };
+    let by = span(skew_s.abs());
+    format!(
+        "the daemon's clock is {by} {way} Graph's, edges of windows do not move: {}",
+        clock::REMEDY
+    )
 }
 
 /// Why a reload changed nothing: of several faults the first, which is where to begin.
@@ -388,9 +412,10 @@ fn details(
         }
     }
     if window.state == State::Held {
-        let until = window.next_due.map_or("the next enumeration".to_owned(), moment);
+        let until = window.held_until.or(window.next_due);
+        let until = until.map_or("the next enumeration".to_owned(), moment);
         let held = format!(
-            "held: a removal of more than half of the events waits until {until}; what Graph lists then is believed."
+            "held: more than half of the events would leave. None does before {until}; what Graph lists then, between the edges of that time, is believed."
         );
         let command = format!("calmirror resync {} --accept-removals", quoted(&window.name));
         writeln!(text, "\n{}", wrapped(&held, columns, "").join("\n")).ok();
@@ -400,7 +425,7 @@ fn details(
 }
 
 /// A name as a shell takes it for one word.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@._+:-".contains(c);
     let name = printable(name);
     if name.chars().all(plain) && !name.starts_with('-') {
@@ -535,7 +560,7 @@ mod tests {
             strip_str(&details(&window, now, &TimeZone::UTC, None)).to_string()
         };
         let held = shown("it's mine", "held");
-        assert!(held.contains("waits until 2026-11-21 10:08:00 (in 8m 0s)"), "{held}");
+        assert!(held.contains("None does before 2026-11-21 10:08:00 (in 8m 0s)"), "{held}");
         let command = r"calmirror resync 'it'\''s mine' --accept-removals";
         assert!(held.ends_with(&format!("{command}\n")), "{held}");
         assert!(shown("alice", "held").contains(" resync alice --accept-removals\n"));
@@ -563,6 +588,14 @@ mod tests {
             "2 faults in the configuration, the first: {one} (calmirror check shows them all)"
         );
         assert_eq!(reason(&last(vec![fault(7), fault(9)])), told);
+    }
+
+    #[test]
+    fn a_wrong_clock_is_told_with_its_remedy() {
+        let ahead = wrong_clock(315_360_000.0);
+        assert!(ahead.starts_with("the daemon's clock is 3650d 0h ahead of Graph's, "), "{ahead}");
+        assert!(ahead.contains("NTP"), "{ahead}");
+        assert!(wrong_clock(-3_660.0).contains("1h 1m behind Graph's"));
     }
 
     #[test]

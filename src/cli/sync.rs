@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,7 +17,7 @@ use super::exit::{DONE, FAILED, Failure};
 use super::terminal::printable;
 use super::{status, suggest};
 use crate::api::model;
-use crate::mirror::status::LastRound;
+use crate::mirror::status::{LastRound, State};
 
 /// The longest wait the API grants.
 const WAIT: &str = "5m";
@@ -30,6 +32,10 @@ const ABREAST: usize = 16;
 #[derive(Deserialize)]
 struct Asked {
     round: u64,
+    #[serde(default)]
+    state: Option<model::Word<State>>,
+    #[serde(default)]
+    held_until: Option<Timestamp>,
     #[serde(default)]
     last_round: Option<model::Round>,
     #[serde(default)]
@@ -127,7 +133,21 @@ fn progress(what: &str, windows: usize) -> ProgressBar {
 fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), Failure> {
     let asked = Asked::deserialize(value)
         .map_err(|error| Failure::new(FAILED, format!("an answer is not understood: {error}")))?;
+    let command = status::quoted(name);
     let name = printable(name);
+    if over && asked.state == Some(State::Held.into()) {
+        // The last round that is told of is another one if this one asked nothing.
+        let done = asked.last_round.filter(|round| round.number == asked.round);
+        let done = done.map(|round| format!("{}; ", report(&round.into()))).unwrap_or_default();
+        let until = asked
+            .held_until
+            .map_or("the next round".to_owned(), |until| status::full(until, &TimeZone::system()));
+        let line = format!(
+            "{name}: {done}held: more than half of the events would leave, none does before {until}; \
+             to let them go now: calmirror resync {command} --accept-removals"
+        );
+        return Ok((line, false));
+    }
     Ok(match (over, asked.last_round, asked.last_error) {
         (false, ..) => (format!("{name}: round {} is still under way", asked.round), true),
         (true, _, Some(error)) => {
@@ -151,6 +171,7 @@ pub(super) fn report(round: &LastRound) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use serde_json::json;
 
@@ -177,5 +198,25 @@ mod tests {
         ] {
             assert_eq!(tell("alice", over, &value), Ok((line.to_owned(), done)));
         }
+    }
+
+    #[test]
+    fn a_held_window_says_so_until_when_and_what_ends_it() {
+        let round = json!({"number": 981, "at": "2026-11-21T10:00:00Z", "took_ms": 180, "requests": 1,
+            "pages": 1, "created": 0, "updated": 1, "removed": 0});
+        let value = |number: u64| {
+            json!({"round": number, "state": "held", "held_until": "2026-11-21T10:10:00Z",
+                "last_round": round, "last_error": null})
+        };
+        let until = status::full("2026-11-21T10:10:00Z".parse().unwrap(), &TimeZone::system());
+        let held = format!(
+            "held: more than half of the events would leave, none does before {until}; \
+             to let them go now: calmirror resync 'it is mine' --accept-removals"
+        );
+        // Round 982 asked nothing: what round 981 did is not told as if it were its own.
+        let told = tell("it is mine", true, &value(982)).unwrap();
+        assert_eq!(told, (format!("it is mine: {held}"), false));
+        let (line, _) = tell("it is mine", true, &value(981)).unwrap();
+        assert_eq!(line, format!("it is mine: round 981, 1 request, +0 ~1 -0 in 180 ms; {held}"));
     }
 }

@@ -150,12 +150,12 @@ impl Daemon {
         {
             tracing::error!(reason = %super::chain(&error), "log level could not be changed");
         }
-        self.supervisor.retry_sign_ins();
+        let retried = self.supervisor.retry_sign_ins().into_iter().collect();
         self.accounts = accounts;
         let warnings = config.warnings.clone();
         self.config = Arc::new(config);
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(applied(difference, warnings, took_ms))
+        Ok(Applied { retried, ..applied(difference, warnings, took_ms) })
     }
 
     /// The tokens of every account: known accounts keep theirs.
@@ -216,7 +216,7 @@ fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> Applie
         .take(MOST_NAMED)
         .collect();
     let settings = settings.into_iter().map(str::to_owned).collect();
-    Applied { took_ms, windows, changes, accounts, settings, warnings }
+    Applied { took_ms, windows, changes, accounts, settings, warnings, retried: Vec::new() }
 }
 
 /// A reload of which nothing came, in a line.

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Uri;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use tokio::time::{Instant, timeout};
 
 use super::auth::{AccessToken, Tokens};
@@ -24,6 +26,7 @@ use super::page_memory::{PageMemory, Reservation};
 use super::transport::{Fault, FreshConnection, Transport, TransportError};
 use super::wire::{self, Listing, WireError};
 use crate::metrics::GraphMeter;
+use crate::mirror::clock::{self, ClockCheck};
 use crate::mirror::page::{End, EventId, Item, Link, Page};
 use crate::mirror::window::{Body, Calendar, Edges};
 use crate::world::World;
@@ -124,6 +127,11 @@ impl Client {
     /// What its requests come to.
     pub fn meter(&self) -> Arc<GraphMeter> {
         self.shared.meter.clone()
+    }
+
+    /// How the wall clock, which reads `now`, compares with Graph's.
+    pub fn clock(&self, now: Timestamp) -> ClockCheck {
+        self.shared.meter.clock.check(now)
     }
 
     /// The longest that one request takes once it is its turn.
@@ -372,6 +380,7 @@ impl Client {
         let _in_flight = shared.meter.in_flight.enter();
         let outcome = timeout(self.request_timeout(), async {
             let (head, body) = shared.transport.send(request).await?.into_parts();
+            shared.read_clock(&head.headers);
             let body = if head.status.is_success() {
                 body.read_within(LARGEST_BODY, Some(&shared.memory)).await?
             } else {
@@ -403,7 +412,8 @@ impl Client {
             target.budget.answered();
             return Ok((body, memory));
         }
-        let now = shared.world.now();
+        // A date is to be waited for by the clock of the one who names it.
+        let now = date(&head.headers).unwrap_or_else(|| shared.world.now());
         let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
         if error.class() == Class::Throttled {
@@ -412,6 +422,27 @@ impl Client {
         }
         Err(error)
     }
+}
+
+impl Shared {
+    /// Compares the wall clock with an answer's `Date`, and logs when it becomes wrong or right.
+    fn read_clock(&self, headers: &HeaderMap) {
+        match self.meter.clock.answered(date(headers), self.world.now()) {
+            Some(check) if check.is_wrong() => tracing::warn!(
+                skew_s = check.skew().map(|skew| skew.as_secs()),
+                remedy = clock::REMEDY,
+                "wall clock differs from graph's, edges of windows do not move"
+            ),
+            Some(_) => tracing::info!("wall clock agrees with graph's again"),
+            None => {}
+        }
+    }
+}
+
+/// The time at which an answer was made, by the clock of the one who made it.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    DateTimeParser::new().parse_timestamp(date).ok()
 }
 
 impl std::fmt::Debug for Client {

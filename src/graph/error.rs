@@ -118,6 +118,8 @@ pub struct TokenFault {
     pub(super) code: Option<Arc<str>>,
     /// How long the token endpoint asks to be left alone, or we leave it.
     pub(super) retry_after: Option<Duration>,
+    /// Whether it was found out earlier: the token endpoint was not asked for this answer.
+    pub(super) remembered: bool,
 }
 
 impl GraphError {
@@ -139,6 +141,11 @@ impl GraphError {
     /// Whether it concerns every window of the account, whose tokens have told of it.
     pub fn is_of_account(&self) -> bool {
         matches!(self, Self::Token(_))
+    }
+
+    /// Whether it was found out earlier, and nobody was asked anew.
+    pub fn is_remembered(&self) -> bool {
+        matches!(self, Self::Token(fault) if fault.remembered)
     }
 
     /// How long the other side asks to be left alone; never more than an hour.

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod change;
+pub mod clock;
 pub mod commit;
 pub mod event;
 pub mod guard;

@@ -7,6 +7,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::clock;
+
 /// The largest page that is asked for.
 pub const LARGEST_PAGE: u32 = 1000;
 /// The smallest page that is asked for.
@@ -63,7 +65,7 @@ impl Remedy {
 
     /// Whether delta is to be tried again.
     pub fn is_delta_due(&self, at: Timestamp) -> bool {
-        self.delta_at.is_some_and(|due| due <= at)
+        self.delta_at.is_some_and(|due| !clock::waits(due, DELTA_AGAIN, at))
     }
 
     /// Delta still does not work: another day.

@@ -30,6 +30,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::change::RemovalReason;
+use super::clock;
 use super::commit::{Commit, Known, Removal};
 use super::guard::Guard;
 use super::page::{EventHash, EventId, Item, Kind, Link, Page};
@@ -42,6 +43,11 @@ use super::window::{Complete, Edges};
 
 /// A removal of fewer events than this is always believed.
 pub const BELIEVED: usize = 20;
+/// Whether so many events are too many to leave a window of so many at once.
+pub fn is_mass_removal(leaving: usize, events: usize) -> bool {
+    leaving >= BELIEVED && leaving.saturating_mul(2) > events
+}
+
 /// Rows that leave in one commit of a sweep.
 const SLICE: usize = 256;
 
@@ -374,7 +380,8 @@ impl Round {
     }
 
     fn next(&mut self, at: Timestamp) -> Effect {
-        if self.held_until.is_some_and(|until| at < until) {
+        let longest = self.place.confirm_after;
+        if self.held_until.is_some_and(|until| clock::waits(until, longest, at)) {
             return Effect::Over(match self.phase.enumeration() {
                 Some(ResyncReason::RoundStuck) => Over::Stuck(Ailment::Endless),
                 Some(ResyncReason::PageStuck) => Over::Stuck(Ailment::Heavy),

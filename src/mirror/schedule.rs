@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::clock::{self, TOLERANCE};
 use super::page::EventId;
 use super::status::AuditRecord;
 use super::window::{Edge, Edges, Window};
@@ -85,6 +86,26 @@ pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
     if days > 1 && due_then > latest { due(days - 1) } else { Some(due_then) }
 }
 
+/// The edges to move to at `now`, if those in force, computed at `computed`, are due to move: their
+/// time has come, they no longer cover the stated future, or they were computed under a clock that
+/// was ahead and start later than configured. `now` may be wrong as well: whether it can be
+/// believed is for the caller to find out ([`clock::ClockCheck::is_usable`]).
+pub fn due_move(
+    window: &Window,
+    edges: Edges,
+    computed: Timestamp,
+    now: Timestamp,
+) -> Option<Edges> {
+    let due = next_move(window, computed).is_some_and(|due| due <= now);
+    // `move_every` may have grown after the edges were computed.
+    let uncovered = window.end.resolve(now) > edges.end;
+    // A clock that is set back by seconds at midnight is no reason to enumerate.
+    let latest = now.checked_add(TOLERANCE).unwrap_or(Timestamp::MAX);
+    let ahead = clock::is_ahead(computed, now) || window.start.resolve(latest) < edges.start;
+    let moved = self::edges(window, now);
+    ((due || uncovered || ahead) && moved != edges).then_some(moved)
+}
+
 /// How often a segment is asked: those that hold the present at the window's interval, each one
 /// further away half as often as the one before, and every one at least once an hour (unless the
 /// interval is longer).
@@ -109,6 +130,13 @@ pub fn next_audit(name: &str, record: &AuditRecord, period: Duration) -> Timesta
         Some(at) => (at, 0.9 + own(&format!("{name} {at}")) / 5.0),
     };
     from.checked_add(signed(period.mul_f64(share))).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether an audit is due at `now`. A record whose time lies ahead of `now` was written under a
+/// wrong clock and says nothing: then one is due.
+pub fn is_audit_due(name: &str, record: &AuditRecord, period: Duration, now: Timestamp) -> bool {
+    let last = record.at.unwrap_or(record.since);
+    clock::is_ahead(last, now) || next_audit(name, record, period) <= now
 }
 
 /// A name's own number in `[0, 1)`: always the same, and evenly spread over names.
@@ -208,6 +236,54 @@ mod tests {
             }
             assert!(at.len() >= 4, "{hours} h: an hour for each of four");
         }
+    }
+
+    #[test]
+    fn edges_computed_under_a_wrong_clock_move_back() {
+        let window = window("alice", Duration::from_secs(7 * 86_400));
+        let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        let day = SignedDuration::from_hours(24);
+        let right = edges(&window, now);
+        assert_eq!(due_move(&window, right, now, now), None);
+        for days in [1, 8, 3650] {
+            let wrong = now.checked_add(day * days).unwrap();
+            let ahead = edges(&window, wrong);
+            assert_eq!(due_move(&window, ahead, wrong, now), Some(right), "{days} days ahead");
+            // However they came into the store, and whenever they are said to be computed.
+            assert_eq!(due_move(&window, ahead, now, now), Some(right), "{days} days ahead");
+        }
+        // A year behind they are moved forward as they always are.
+        let wrong = now.checked_sub(day * 365).unwrap();
+        assert_eq!(due_move(&window, edges(&window, wrong), wrong, now), Some(right));
+        // Only the end moves with the days.
+        let fixed = Window { start: Edge::At(now), ..window.clone() };
+        let wrong = now.checked_add(day * 3650).unwrap();
+        let ahead = edges(&fixed, wrong);
+        assert_eq!(due_move(&fixed, ahead, wrong, now), Some(edges(&fixed, now)));
+        // A window that has run empty starts at its fixed end, and stays as it is.
+        let empty = Window { end: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()), ..window };
+        assert_eq!(due_move(&empty, edges(&empty, now), now, now), None);
+    }
+
+    #[test]
+    fn a_clock_set_back_by_minutes_at_midnight_moves_no_edges() {
+        let window = window("alice", Duration::from_secs(7 * 86_400));
+        let computed: Timestamp = "2026-11-02T00:00:01Z".parse().unwrap();
+        let now = computed.checked_sub(SignedDuration::from_mins(9)).unwrap();
+        assert_eq!(due_move(&window, edges(&window, computed), computed, now), None);
+    }
+
+    #[test]
+    fn an_audit_recorded_under_a_wrong_clock_is_due() {
+        let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        let ahead = now.checked_add(SignedDuration::from_hours(24 * 3650)).unwrap();
+        let week = Duration::from_secs(7 * 86_400);
+        let due = |since, at| {
+            let record = AuditRecord { since, at, differences: 0 };
+            is_audit_due("alice", &record, week, now)
+        };
+        assert!(!due(now, None) && !due(now, Some(now)));
+        assert!(due(ahead, None) && due(now, Some(ahead)));
     }
 
     #[test]

@@ -277,6 +277,8 @@ pub struct WindowStatus {
     pub stale_s: Option<f64>,
     /// When the next attempt is due.
     pub next_due: Option<Timestamp>,
+    /// While `held`: nothing leaves before.
+    pub held_until: Option<Timestamp>,
     /// Failures since the last success.
     pub failures: u32,
     /// Resyncs since the window began (the first enumeration not counted).

@@ -449,6 +449,35 @@ impl Store {
             .await
     }
 
+    /// How many events of a window lie outside `edges`, and how many it has.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn outside(
+        &self,
+        window: WindowId,
+        edges: Edges,
+    ) -> Result<(usize, usize), StoreError> {
+        self.inner
+            .shared
+            .read(move |shared| {
+                let (mut outside, mut all, mut after) = (0, 0, None);
+                loop {
+                    let (rows, group) = shared.look(|tree| tree.rows(window, after, SLICE))?;
+                    after = rows.last().map(|(id, _)| *id);
+                    for (_, stored) in rows.iter().filter(|(_, stored)| stored.row.is_shown()) {
+                        let Span { start, end } = stored.row.span();
+                        all += 1;
+                        outside += usize::from(!edges.overlap(start, end));
+                    }
+                    if rows.len() < SLICE {
+                        return Ok(((outside, all), group));
+                    }
+                }
+            })
+            .await
+    }
+
     /// Rows that a segment holds (masters not), after a hash, and the hash to go on after if there
     /// may be more.
     ///

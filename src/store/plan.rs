@@ -17,7 +17,10 @@ use super::record::{self, WindowRecord};
 use super::row::Row;
 use super::settle::{Feed, Slot};
 use super::tree::Tree;
+use jiff::Timestamp;
+
 use crate::mirror::change::{RemovalReason, Seq};
+use crate::mirror::clock::{self, LONGEST_PAUSE};
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::event;
 use crate::mirror::page::{EventHash, EventId, Item, Kind};
@@ -156,7 +159,9 @@ fn count(
         audit.at = Some(commit.at);
         audit.differences += differences;
     }
-    new.paused_until = commit.tally.paused_until.max(new.paused_until);
+    // A pause stored under a wrong clock must not outlast those that follow.
+    let goes_on = |until: &Timestamp| clock::waits(*until, LONGEST_PAUSE, commit.at);
+    new.paused_until = commit.tally.paused_until.max(new.paused_until.filter(goes_on));
     if let Some(reason) = commit.tally.resync.filter(|r| *r != ResyncReason::New) {
         new.resyncs += 1;
         new.last_resync = Some(LastResync { at: commit.at, reason });

@@ -83,34 +83,50 @@ pub(super) fn drop_slice(
     }
 }
 
-/// Plans the trimming of the oldest tombstones, as far as they were written before `before`
-/// (microseconds). Answers how many leave, the new floor, and whether there may be more.
+/// Plans the trimming of the oldest tombstones, as far as they were written before `before`, as
+/// seen at `now` (both microseconds). Answers how many leave, the new floor, and whether there may
+/// be more.
 ///
-/// Seqs and not times decide the order: a tombstone behind a younger one waits for it.
+/// Seqs decide the order: a tombstone behind a younger one waits for it. The time of one that lies
+/// ahead of `now` was read from a wrong clock and says nothing: it leaves with the next one behind
+/// it that is old enough, since it was written earlier.
 pub(super) fn trim_slice(
     tree: &Tree,
     before: i64,
+    now: i64,
     draft: &mut Draft,
 ) -> Result<(u64, Option<Seq>, bool), Fault> {
-    let mut floor = None;
-    let mut trimmed = 0;
-    for entry in tree.0.scan_prefix(keys::ages()).take(SLICE) {
+    let mut oldest = Vec::new();
+    let mut due = 0;
+    for entry in tree.0.scan_prefix(keys::ages()) {
         let (key, value) = entry?;
-        let seq = keys::seq_of(&key).ok_or(Fault::Damaged("age"))?;
         let at = <[u8; 8]>::try_from(&*value).map_err(|_| Fault::Damaged("age"))?;
-        if i64::from_be_bytes(at) >= before {
+        let at = i64::from_be_bytes(at);
+        if at <= now && at >= before {
             break;
         }
+        if oldest.len() < SLICE {
+            oldest.push(key);
+        }
+        if at < before {
+            due = oldest.len();
+            if due == SLICE {
+                break;
+            }
+        }
+    }
+    let mut floor = None;
+    for key in &oldest[..due] {
+        let seq = keys::seq_of(key).ok_or(Fault::Damaged("age"))?;
         if let Some(Entry { window, id, .. }) = tree.entry(seq)? {
             draft.delete(keys::tombstone(window, id));
         }
         draft.delete_change(seq);
         draft.delete(key.to_vec());
         floor = Some(seq);
-        trimmed += 1;
     }
     if let Some(floor) = floor {
         draft.put(keys::FLOOR.to_vec(), record::number(floor));
     }
-    Ok((trimmed, floor, trimmed == 256))
+    Ok((due as u64, floor, due == SLICE))
 }

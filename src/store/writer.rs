@@ -316,7 +316,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             Job::Trim { before, reply } => {
                 self.apply(group)?;
                 let mut draft = Draft::default();
-                let slice = removal::trim_slice(&self.tree, record::micros(before), &mut draft);
+                let now = record::micros(self.shared.world.now());
+                let before = record::micros(before);
+                let slice = removal::trim_slice(&self.tree, before, now, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((_, Some(floor), _)) = slice {
                     self.shared.raise_floor(floor);

@@ -71,8 +71,7 @@ impl Fleet {
 
     /// Every window at a glance, ordered by name.
     pub fn briefs(&self) -> Vec<Brief> {
-        let now = self.world.now();
-        self.read().values().map(|member| member.cell.brief(now)).collect()
+        self.read().values().map(|member| member.cell.brief()).collect()
     }
 
     /// How many windows are in each state.

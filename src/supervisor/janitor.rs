@@ -12,6 +12,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
 use super::{RESTART_FIRST, RESTART_LONGEST};
+use crate::metrics::GraphClock;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::store::{Store, StoreError};
@@ -19,6 +20,8 @@ use crate::world::World;
 
 /// How often removed events that are older than the retention are forgotten.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
+/// How long trimming waits before it looks again whether the wall clock can be believed.
+const CLOCK_PAUSE: Duration = Duration::from_secs(5);
 /// How long a removal that found the disk full waits before it is tried again.
 const SPACE_PAUSE: Duration = Duration::from_secs(60);
 
@@ -64,12 +67,13 @@ where
 pub(super) async fn run(
     store: &Store,
     world: &World,
+    clock: &GraphClock,
     retention: watch::Receiver<Duration>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => Ok(()),
-        over = tend(store, world, retention) => over,
+        over = tend(store, world, clock, retention) => over,
     }
 }
 
@@ -128,6 +132,7 @@ pub(super) async fn drop_window(
 async fn tend(
     store: &Store,
     world: &World,
+    clock: &GraphClock,
     retention: watch::Receiver<Duration>,
 ) -> Result<(), StoreError> {
     let mut flush = tokio::time::interval(store.linger());
@@ -138,8 +143,13 @@ async fn tend(
             biased;
             _ = flush.tick() => store.flush().await?,
             _ = trim.tick() => {
-                let kept = *retention.borrow();
-                let Ok(before) = world.now().checked_sub(kept) else { continue };
+                let (kept, now) = (*retention.borrow(), world.now());
+                if !clock.check(now).is_usable() {
+                    // A clock that is ahead would forget what readers have not seen yet.
+                    trim.reset_after(CLOCK_PAUSE);
+                    continue;
+                }
+                let Ok(before) = now.checked_sub(kept) else { continue };
                 match store.trim(before).await {
                     Err(StoreError::Full) if told => {}
                     Err(StoreError::Full) => {
@@ -200,7 +210,8 @@ mod tests {
         let (stop, stopped) = watch::channel(false);
         {
             let (_retention, kept) = watch::channel(HOUR);
-            let janitor = run(&store, &world, kept, stopped.clone());
+            let clock = GraphClock::default();
+            let janitor = run(&store, &world, &clock, kept, stopped.clone());
             let dropping = drop_windows(&store, &world, vec![("alice".into(), id)], stopped);
             let both = async { tokio::try_join!(janitor, dropping) };
             tokio::pin!(both);
@@ -244,7 +255,8 @@ mod tests {
         let (store, world, id) = store(&dir, 0).await;
         let (_stop, stopped) = watch::channel(false);
         let (_retention, kept) = watch::channel(HOUR);
-        let janitor = run(&store, &world, kept, stopped.clone());
+        let clock = GraphClock::default();
+        let janitor = run(&store, &world, &clock, kept, stopped.clone());
         tokio::pin!(janitor);
         assert!(timeout(HOUR, &mut janitor).await.is_err());
         drop_windows(&store, &world, vec![("alice".into(), id)], stopped).await.unwrap();

@@ -95,6 +95,9 @@ pub struct Applied {
     pub changes: Vec<WindowChange>,
     /// Accounts that sign in otherwise, or are new or gone.
     pub accounts: Vec<Arc<str>>,
+    /// Accounts that could not sign in before, changed or not: they try again now.
+    #[serde(default)]
+    pub retried: Vec<Arc<str>>,
     /// Other keys that changed.
     pub settings: Vec<String>,
     /// What is valid but hardly meant.
@@ -234,6 +237,7 @@ impl Asks {
                     retimed = applied.windows.retimed,
                     unchanged = applied.windows.unchanged,
                     settings = applied.settings.join(" "),
+                    sign_in_again = applied.retried.join(" "),
                     took_ms = applied.took_ms,
                     "configuration reloaded"
                 );
@@ -295,6 +299,9 @@ impl Applied {
         }
         if !self.accounts.is_empty() {
             parts.push(format!("accounts {}", self.accounts.join(", ")));
+        }
+        if !self.retried.is_empty() {
+            parts.push(format!("signing in again: {}", self.retried.join(", ")));
         }
         format!("windows: {}", parts.join(", "))
     }

@@ -82,7 +82,7 @@ impl Worker {
         }
         let window = self.cell.window();
         let vitals = self.cell.vitals();
-        let due = vitals.audits.due(&window).is_some_and(|due| due <= self.services.world.now());
+        let due = vitals.audits.is_due(&window, self.services.world.now());
         let suspected = window.audit.is_some() && aside.is_some_and(|a| !a.suspects.is_empty());
         vitals.state == State::Settled && !vitals.edges.is_empty() && (due || suspected)
     }

@@ -15,17 +15,20 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::graph::{Ask, Class, GraphError, Reservation, Start, Target};
+use crate::mirror::clock::ClockCheck;
 use crate::mirror::commit::{Commit, Outcome};
 use crate::mirror::page::{End, Link, Page};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::remedy::Remedy;
-use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round, Stay};
+use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round, Stay, is_mass_removal};
 use crate::mirror::status::{LastRound, ResyncReason, State};
 use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
 
+use super::moment::Moment;
 use super::trouble::Trouble;
 use super::vitals::{Asked, Cell};
 use super::{Services, note_resync};
@@ -149,7 +152,7 @@ impl<'a> Attempt<'a> {
     /// the edges moved; the worst of their endings is the round's.
     pub(super) async fn run(&mut self, asked: Option<Asked>, resting: u64) -> Result<(), Trouble> {
         self.requested = asked.is_some();
-        let moved = self.move_edges().await?;
+        let moved = self.move_edges(asked == Some(Asked::AcceptRemovals)).await?;
         let mut resting = if moved || asked.is_some() { 0 } else { resting };
         let reason = match asked {
             Some(Asked::Resync) => Some(ResyncReason::Requested),
@@ -207,29 +210,61 @@ impl<'a> Attempt<'a> {
         self.done
     }
 
-    /// Relative edges move with the days, each window at its own hour. True: they did.
-    async fn move_edges(&mut self) -> Result<bool, Trouble> {
-        let now = self.services.world.now();
+    /// Relative edges move with the days, each window at its own hour. True: they did. `accept`:
+    /// however much leaves the window.
+    async fn move_edges(&mut self, accept: bool) -> Result<bool, Trouble> {
         let (edges, computed) = {
             let vitals = self.cell.vitals();
             (vitals.edges, vitals.edges_at)
         };
-        // What is stated has to be covered also where `move_every` grew after the edges were asked.
-        let uncovered = self.window.end.resolve(now) > edges.end;
-        let due =
-            schedule::next_move(self.window, computed).is_some_and(|due| due <= now) || uncovered;
-        let moved = schedule::edges(self.window, now);
-        if !due || moved == edges {
+        let due = |now| schedule::due_move(self.window, edges, computed, now);
+        let mut now = self.services.world.now();
+        let mut moved = due(now);
+        if moved.is_some() && self.services.client.clock(now) == ClockCheck::Unknown {
+            self.read_clock(edges).await;
+            now = self.services.world.now();
+            moved = due(now);
+        }
+        let Some(moved) = moved.filter(|_| self.services.client.clock(now).is_usable()) else {
+            self.cell.vitals().held_move = None;
+            return Ok(false);
+        };
+        if !accept && self.holds(moved, now).await? {
             return Ok(false);
         }
         self.services.store.move_edges(self.id, moved, now).await?;
         let mut vitals = self.cell.vitals();
         vitals.edges = moved;
         vitals.edges_at = now;
+        vitals.held_move = None;
         drop(vitals);
         note_resync(self.cell, now, ResyncReason::WindowMoved);
         tracing::info!(start = %moved.start, end = %moved.end, "window moved");
         Ok(true)
+    }
+
+    /// Whether a move waits: it would drop most of the window, and has not waited for
+    /// `confirm_after` yet.
+    async fn holds(&self, moved: Edges, now: Timestamp) -> Result<bool, Trouble> {
+        let (leaving, events) = self.services.store.outside(self.id, moved).await?;
+        if !is_mass_removal(leaving, events) {
+            return Ok(false);
+        }
+        let mut vitals = self.cell.vitals();
+        let until = Instant::now() + self.window.confirm_after;
+        let until = vitals.held_move.get_or_insert_with(|| Box::new(Moment::at(until, now)));
+        Ok(!until.is_over())
+    }
+
+    /// A small question, asked only for the `Date` of its answer. Whatever else comes of it the
+    /// round finds out.
+    async fn read_clock(&self, edges: Edges) {
+        let ask = Ask { page_size: 1, ..self.ask.clone() };
+        let (client, day) = (&self.services.client, first_day(edges));
+        let answer = client.calendar_view(self.target, &ask, day, Some("id"), None, false).await;
+        if let Err(error) = answer {
+            tracing::debug!(kind = error.kind(), "question for graph's clock failed");
+        }
     }
 
     /// Takes a segment's round up where the store left it, and whether it is at its beginning.
@@ -458,8 +493,7 @@ impl<'a> Attempt<'a> {
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
     /// series: it is believed once the calendar has answered after it.
     async fn probe(&mut self, edges: Edges) -> Result<(), Trouble> {
-        let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
-        let day = Edges { start: edges.start, end };
+        let day = first_day(edges);
         loop {
             let fresh = self.retries > 0;
             let client = &self.services.client;
@@ -539,4 +573,10 @@ impl<'a> Attempt<'a> {
             }
         }
     }
+}
+
+/// The first day between two edges.
+fn first_day(edges: Edges) -> Edges {
+    let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
+    Edges { start: edges.start, end }
 }

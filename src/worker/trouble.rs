@@ -51,6 +51,15 @@ impl Trouble {
         }
     }
 
+    /// Whether it is known from an earlier attempt: if this one made no request it asked nobody.
+    pub(super) fn is_remembered(&self) -> bool {
+        match self {
+            Self::SignIn(error) | Self::Transient(error) => error.is_remembered(),
+            Self::Stuck { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it is no trouble of this window: its account or the store has told of it.
     pub(super) fn is_shared(&self) -> bool {
         match self {

@@ -18,6 +18,7 @@ use crate::mirror::status::{
 use crate::mirror::window::{Calendar, Edges, Window};
 use crate::store::Attached;
 
+use super::moment::Moment;
 use super::past::Past;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
@@ -47,8 +48,12 @@ pub(super) struct Vitals {
     pub(super) past: Past,
     /// The resync that began in the running round.
     pub(super) resync: Option<ResyncReason>,
-    pub(super) last_success: Option<Timestamp>,
-    pub(super) next_due: Option<Timestamp>,
+    pub(super) last_success: Option<Moment>,
+    pub(super) next_due: Option<Moment>,
+    /// Until when a removal that is too large to believe waits.
+    pub(super) held: Option<Box<Moment>>,
+    /// Until when a move of the edges waits that drops most of the window.
+    pub(super) held_move: Option<Box<Moment>>,
     pub(super) failures: u32,
     pub(super) resyncs: u64,
     pub(super) last_resync: Option<Box<LastResync>>,
@@ -133,8 +138,14 @@ impl Audits {
     }
 
     /// When the next one is due, if audits are wanted.
-    pub(super) fn due(self, window: &Window) -> Option<Timestamp> {
+    fn due(self, window: &Window) -> Option<Timestamp> {
         Some(schedule::next_audit(&window.name, &self.record()?, window.audit?))
+    }
+
+    /// Whether one is due at `now`, if audits are wanted.
+    pub(super) fn is_due(self, window: &Window, now: Timestamp) -> bool {
+        let due = |record, period| schedule::is_audit_due(&window.name, &record, period, now);
+        self.record().zip(window.audit).is_some_and(|(record, period)| due(record, period))
     }
 
     fn status(self, window: &Window) -> AuditStatus {
@@ -177,8 +188,8 @@ pub struct Brief {
 
 impl Vitals {
     /// Seconds since the last success.
-    fn stale_s(&self, now: Timestamp) -> Option<f64> {
-        self.last_success.map(|at| now.duration_since(at).as_secs_f64().max(0.0))
+    fn stale_s(&self) -> Option<f64> {
+        self.last_success.map(|at| at.age().as_secs_f64())
     }
 }
 
@@ -196,8 +207,8 @@ impl Brief {
 }
 
 impl Cell {
-    /// A window as the store has it.
-    pub fn new(window: Arc<Window>, attached: &Attached) -> Self {
+    /// A window as the store has it, at the wall-clock time `now`.
+    pub fn new(window: Arc<Window>, attached: &Attached, now: Timestamp) -> Self {
         Self {
             window: Mutex::new(window),
             vitals: Mutex::new(Vitals {
@@ -217,8 +228,10 @@ impl Cell {
                 asked: None,
                 past: Past::default(),
                 resync: None,
-                last_success: attached.last_success,
+                last_success: attached.last_success.map(|at| Moment::past(at, now)),
                 next_due: None,
+                held: None,
+                held_move: None,
                 failures: 0,
                 resyncs: attached.resyncs,
                 last_resync: attached.last_resync.clone().map(Box::new),
@@ -340,11 +353,11 @@ impl Cell {
     }
 
     /// As much as it takes to find, to order and to count windows; costs next to nothing.
-    pub fn brief(&self, now: Timestamp) -> Brief {
+    pub fn brief(&self) -> Brief {
         let window = self.window();
         let vitals = self.vitals();
         let Vitals { state, settled_once, events, .. } = *vitals;
-        let stale_s = vitals.stale_s(now);
+        let stale_s = vitals.stale_s();
         drop(vitals);
         let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
         let healthy = !state.is_trouble() && fresh;
@@ -354,8 +367,17 @@ impl Cell {
     /// Everything readers are told.
     pub fn status(&self, now: Timestamp) -> WindowStatus {
         let window = self.window();
-        let vitals = self.vitals();
+        let mut vitals = self.vitals();
         let segments = vitals.segments();
+        let next_due = vitals.next_due.as_mut().map(|due| due.coming(now));
+        let mut last_error = vitals.last_error.as_deref().cloned();
+        if let Some(error) = last_error.as_mut().filter(|error| error.retry_at.is_some()) {
+            // The wall clock may have been set since.
+            error.retry_at = next_due.or(error.retry_at);
+        }
+        let vitals = &mut *vitals;
+        let held = vitals.held.as_mut().or(vitals.held_move.as_mut());
+        let held = held.filter(|_| vitals.state == State::Held).map(|until| until.coming(now));
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),
@@ -378,14 +400,15 @@ impl Cell {
                 })
                 .collect(),
             last_round: vitals.past.last(),
-            last_success: vitals.last_success,
-            stale_s: vitals.stale_s(now).map(|s| (s * 10.0).round() / 10.0),
-            next_due: vitals.next_due,
+            last_success: vitals.last_success.map(|at| at.gone(now)),
+            stale_s: vitals.stale_s().map(|s| (s * 10.0).round() / 10.0),
+            next_due,
+            held_until: held,
             failures: vitals.failures,
             resyncs: vitals.resyncs,
             last_resync: vitals.last_resync.as_deref().cloned(),
             audit: vitals.audits.status(&window),
-            last_error: vitals.last_error.as_deref().cloned(),
+            last_error,
             settled_once: vitals.settled_once,
             unreadable: vitals.unreadable,
             interval_s: window.interval.as_secs_f64(),

@@ -5,6 +5,7 @@
 mod answers;
 mod article;
 mod audit;
+mod clock;
 mod commands;
 #[allow(dead_code, reason = "shared with tests/chaos")]
 mod compare;

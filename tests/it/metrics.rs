@@ -45,6 +45,7 @@ fn access(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Rel
             commit: "abc".into(),
             target: "x".into(),
             started: noon(),
+            since: tokio::time::Instant::now(),
         }),
         settings: ApiSettings::default(),
         meters: rig.meters.clone(),

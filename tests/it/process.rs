@@ -13,6 +13,7 @@ use std::time::Duration;
 use calmirror::mirror::status::{State, WindowStatus};
 use calmirror::simulator::{Population, Settings, Simulator};
 use calmirror::world::World;
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -62,6 +63,8 @@ impl Ground {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         simulator.set_base_url(&format!("{base}/v1.0"));
+        // The daemon's clock is this machine's.
+        simulator.set_date_ahead(Timestamp::now().duration_since(noon()));
         let graph = tokio::spawn(simulator.clone().serve(listener, std::future::pending()));
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);

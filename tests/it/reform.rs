@@ -107,6 +107,7 @@ impl Live {
                 commit: String::new(),
                 target: String::new(),
                 started: world.now(),
+                since: tokio::time::Instant::now(),
             },
             accept_drops: false,
             open_loopback: false,

@@ -241,6 +241,7 @@ impl Fixture {
                 commit: "abc".into(),
                 target: "x86_64-unknown-linux-gnu".into(),
                 started: at("2026-11-21T11:00:00Z"),
+                since: tokio::time::Instant::now() - Duration::from_secs(3600),
             }),
             settings: self.settings.clone(),
             meters: crate::metrics::Meters::default(),

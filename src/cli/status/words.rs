@@ -26,7 +26,7 @@ pub(super) fn time(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
 }
 
 /// A time with its date.
-pub(super) fn full(at: Timestamp, zone: &TimeZone) -> String {
+pub(in crate::cli) fn full(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 

@@ -38,6 +38,8 @@ use endpoint::{Denial, Grant};
 const RENEW_BEFORE: Duration = Duration::from_secs(5 * 60);
 /// How long a refused sign-in is remembered.
 const REFUSAL_KEPT: Duration = Duration::from_secs(15 * 60);
+/// A sign-in that was refused within so long is not tried again, whoever asks for a round.
+const REFUSAL_FRESH: Duration = Duration::from_secs(1);
 /// The longest back-off after a passing fault.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(5 * 60);
 /// How long the token endpoint may take.
@@ -99,6 +101,7 @@ struct Live {
 #[derive(Clone)]
 struct Failure {
     fault: TokenFault,
+    at: Instant,
     until: Instant,
     stamp: Option<SystemTime>,
 }
@@ -204,6 +207,17 @@ impl Tokens {
         Err(GraphError::Token(TokenFault { needs_person: true, retry_after, ..fault }))
     }
 
+    /// A person asks for a round: a sign-in that was refused is tried again with the next request,
+    /// unless it was refused within the last second. So a fleet of windows that are all asked for a
+    /// round does not ask the token endpoint as often.
+    pub fn retry_refused(&self) {
+        let fresh = |failure: &Failure| failure.at.elapsed() < REFUSAL_FRESH;
+        let refused = |failure: &Failure| failure.fault.needs_person && !fresh(failure);
+        if self.held().failure.as_ref().is_some_and(refused) {
+            self.forget();
+        }
+    }
+
     /// Forgets a remembered failure: the next token is asked for at once. The token at hand is
     /// kept, but one from a file is read again.
     pub fn forget(&self) {
@@ -250,7 +264,8 @@ impl Tokens {
             held.failure = None;
             return None;
         }
-        Some(TokenFault { retry_after: Some(failure.until - now), ..failure.fault.clone() })
+        let retry_after = Some(failure.until - now);
+        Some(TokenFault { retry_after, remembered: true, ..failure.fault.clone() })
     }
 
     /// Asks for a token and remembers what came of it. The caller holds `asking`.
@@ -297,7 +312,8 @@ impl Tokens {
                     own.max(fault.retry_after.unwrap_or_default())
                 };
                 fault.retry_after = Some(kept);
-                let failure = Failure { fault: fault.clone(), until: Instant::now() + kept, stamp };
+                let at = Instant::now();
+                let failure = Failure { fault: fault.clone(), at, until: at + kept, stamp };
                 let (account, reason) = (&self.name, &fault.message);
                 // Once, not at each attempt.
                 match held.told.replace(fault.needs_person) {
@@ -379,6 +395,7 @@ impl Tokens {
             status: None,
             code: None,
             retry_after: None,
+            remembered: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{After, BELIEVED, Effect, Failure, Over, Round, SLICE, deleted};
+use super::{After, Effect, Failure, Over, Round, SLICE, deleted, is_mass_removal};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::guard::Guard;
@@ -198,8 +198,10 @@ impl Round {
         !self.believed
             && self.phase.enumeration() != Some(ResyncReason::Confirm)
             && more > 0
-            && removed >= BELIEVED
-            && (removed as u64).saturating_mul(2) > self.events + self.gone as u64
+            && is_mass_removal(
+                removed,
+                usize::try_from(self.events).unwrap_or(usize::MAX) + self.gone,
+            )
     }
 
     pub(super) fn tombstones(&self) -> Vec<Removal> {

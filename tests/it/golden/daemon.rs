@@ -49,6 +49,7 @@ impl Running {
                 commit: String::new(),
                 target: String::new(),
                 started: world.now(),
+                since: tokio::time::Instant::now(),
             },
             accept_drops: false,
             open_loopback: false,

@@ -1,0 +1,94 @@
+//! Which times can be believed. The wall clock may be wrong for a while, in either direction, and
+//! machines sleep: a time that was stored under a wrong clock must not bind anything later.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How far two clocks may differ before one of them counts as wrong.
+pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
+
+/// The longest that a mailbox is left alone because Graph asks for it (fact 117).
+pub const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+
+/// What to do about a wall clock that differs from Graph's.
+pub const REMEDY: &str =
+    "set this machine's clock, and keep it right by NTP (timedatectl, chronyc tracking)";
+
+/// How the wall clock compares with Graph's, which the `Date` of its answers shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockCheck {
+    /// Graph has not answered yet.
+    #[default]
+    Unknown,
+    /// Graph answers without a `Date`: nothing speaks against the wall clock.
+    Unchecked,
+    /// How far the wall clock is ahead of Graph's; negative where it is behind.
+    Skew(SignedDuration),
+}
+
+impl ClockCheck {
+    /// How far the wall clock is ahead of Graph's, if that is known.
+    pub fn skew(self) -> Option<SignedDuration> {
+        match self {
+            Self::Unknown | Self::Unchecked => None,
+            Self::Skew(skew) => Some(skew),
+        }
+    }
+
+    /// Whether the two differ by more than [`TOLERANCE`].
+    pub fn is_wrong(self) -> bool {
+        self.skew().is_some_and(|skew| skew.abs() > TOLERANCE)
+    }
+
+    /// Whether the wall clock may decide that something leaves: Graph has answered, and its clock
+    /// says nothing else.
+    pub fn is_usable(self) -> bool {
+        self != Self::Unknown && !self.is_wrong()
+    }
+}
+
+/// Whether a wait that was to end at the stored time `until` goes on at `now`. No wait lasts longer
+/// than `longest`: one that seems to was stored under a wrong clock, and is over.
+pub fn waits(until: Timestamp, longest: SignedDuration, now: Timestamp) -> bool {
+    let left = until.duration_since(now);
+    left > SignedDuration::ZERO && left <= longest.saturating_add(TOLERANCE)
+}
+
+/// Whether a stored time of the past lies ahead of `now`: it was stored under a wrong clock, or
+/// `now` is read from one.
+pub fn is_ahead(past: Timestamp, now: Timestamp) -> bool {
+    past.duration_since(now) > TOLERANCE
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+    #[test]
+    fn only_a_known_and_small_skew_is_usable() {
+        assert!(!ClockCheck::Unknown.is_usable() && !ClockCheck::Unknown.is_wrong());
+        assert!(ClockCheck::Unchecked.is_usable());
+        for minutes in [-10, 0, 10] {
+            assert!(ClockCheck::Skew(SignedDuration::from_mins(minutes)).is_usable());
+        }
+        for minutes in [-11, 11, 5_256_000] {
+            let check = ClockCheck::Skew(SignedDuration::from_mins(minutes));
+            assert!(check.is_wrong() && !check.is_usable());
+        }
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_it_can_mean() {
+        let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        let at = |hours: i64| now.checked_add(HOUR * i32::try_from(hours).unwrap()).unwrap();
+        assert!(waits(at(1), HOUR, now), "the whole of it");
+        assert!(!waits(now, HOUR, now) && !waits(at(-1), HOUR, now), "over");
+        for hours in [2, 8 * 24, 365 * 24, 10 * 365 * 24] {
+            assert!(!waits(at(hours), HOUR, now), "stored {hours} h ahead");
+        }
+        assert!(waits(Timestamp::MAX, SignedDuration::MAX, now), "no overflow");
+        assert!(is_ahead(at(1), now) && !is_ahead(now, now) && !is_ahead(at(-1), now));
+    }
+}

@@ -1,0 +1,118 @@
+//! A time by the monotonic clock, which nobody sets; the wall clock only shows it.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+/// The two clocks may drift apart by so much before a time that is shown is corrected.
+const DRIFT: SignedDuration = SignedDuration::from_secs(2);
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    at: Instant,
+    shown: Timestamp,
+}
+
+impl Moment {
+    /// The moment `at`, while the wall clock reads `now`.
+    pub(super) fn at(at: Instant, now: Timestamp) -> Self {
+        Self { at, shown: read(at, now) }
+    }
+
+    /// This moment.
+    pub(super) fn present(now: Timestamp) -> Self {
+        Self { at: Instant::now(), shown: now }
+    }
+
+    /// A stored time of the past. One ahead of `now` was stored under a wrong clock: it counts from
+    /// this moment.
+    pub(super) fn past(stored: Timestamp, now: Timestamp) -> Self {
+        let age = Duration::try_from(now.duration_since(stored)).unwrap_or_default();
+        match Instant::now().checked_sub(age) {
+            Some(at) if !age.is_zero() => Self { at, shown: stored },
+            _ => Self::present(now),
+        }
+    }
+
+    /// How long ago it was.
+    pub(super) fn age(self) -> Duration {
+        self.at.elapsed()
+    }
+
+    /// How long it still takes.
+    pub(super) fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it is over.
+    pub(super) fn is_over(self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// What the wall clock, which reads `now`, will show at that moment. The same each time, unless
+    /// the wall clock was set meanwhile.
+    pub(super) fn coming(&mut self, now: Timestamp) -> Timestamp {
+        let shown = read(self.at, now);
+        if shown.duration_since(self.shown).abs() > DRIFT {
+            self.shown = shown;
+        }
+        self.shown
+    }
+
+    /// What the wall clock showed at that moment; where that now lies ahead, what a right clock
+    /// would have shown.
+    pub(super) fn gone(&self, now: Timestamp) -> Timestamp {
+        if self.shown <= now { self.shown } else { read(self.at, now) }
+    }
+}
+
+/// What a clock that reads `now` shows at another moment.
+fn read(at: Instant, now: Timestamp) -> Timestamp {
+    let here = Instant::now();
+    let read = match at.checked_duration_since(here) {
+        Some(wait) => now.checked_add(wait),
+        None => now.checked_sub(here.duration_since(at)),
+    };
+    read.unwrap_or(now)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_stays_where_it_is_while_the_wall_clock_jumps() {
+        let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        let years = SignedDuration::from_hours(10 * 365 * 24);
+        let mut due = Moment::at(Instant::now() + HOUR, now);
+        let done = Moment::present(now);
+        tokio::time::advance(HOUR / 2).await;
+        let later = now.checked_add(HOUR / 2).unwrap();
+        assert_eq!(due.coming(later), now.checked_add(HOUR).unwrap());
+        for jump in [years, -years] {
+            let read = later.checked_add(jump).unwrap();
+            assert_eq!(due.coming(read), read.checked_add(HOUR / 2).unwrap(), "{jump}");
+            assert_eq!((due.left(), done.age()), (HOUR / 2, HOUR / 2));
+            assert!(done.gone(read) <= read, "{jump}");
+        }
+        assert_eq!(due.coming(later), now.checked_add(HOUR).unwrap());
+        // By less than the clocks drift it does not move about.
+        let second = later.checked_add(SignedDuration::from_secs(1)).unwrap();
+        assert_eq!(due.coming(second), now.checked_add(HOUR).unwrap());
+        assert!(!due.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stored_time_ahead_counts_from_this_moment() {
+        let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
+        let ahead = now.checked_add(HOUR).unwrap();
+        assert_eq!(Moment::past(ahead, now).age(), Duration::ZERO);
+        assert_eq!(Moment::past(now, ahead).age(), HOUR);
+        assert_eq!(Moment::past(now, ahead).gone(ahead), now);
+    }
+}

@@ -1,0 +1,401 @@
+//! Wall clocks that are wrong for a while: through the whole fleet in paused time, where Graph's
+//! clock is right all the time, and with the real binary, whose clock a preloaded library shifts.
+//! Whatever the clock shows and for how long: when it is right again the mirror is what plain
+//! `calendarView` lists between the right edges, and nothing waits for a time that was never meant.
+
+mod process;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calmirror::mirror::clock::ClockCheck;
+use calmirror::mirror::position::WindowId;
+use calmirror::mirror::schedule;
+use calmirror::mirror::status::{State, WindowStatus};
+use calmirror::mirror::window::{Complete, Edge, Edges, Window};
+use calmirror::simulator::{Behaviour, Edit, Fault, Mutation, Planned, Refusal, Simulator};
+use calmirror::world::World;
+use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
+
+use crate::compare::{assert_same, folded, mirror, truth};
+use crate::converge::simulator;
+use crate::memory::Memory;
+use crate::rig::{Rig, noon, window};
+
+const MAILBOX: &str = "alice@contoso.com";
+/// Longer than any round takes, whatever it waits for.
+const LONG: Duration = Duration::from_secs(8 * 3600);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Ten years ahead, eight days ahead, a year behind.
+const JUMPS: [i32; 3] = [3650, 8, -365];
+
+/// One window with relative edges. Graph has a clock of its own, which is always right.
+struct Scene {
+    simulator: Simulator,
+    rig: Rig,
+    id: WindowId,
+    window: Window,
+    /// The daemon's.
+    world: World,
+    /// Graph's.
+    right: World,
+    directory: TempDir,
+}
+
+impl Scene {
+    async fn settled(seed: u64) -> Self {
+        let right = World::simulated(seed, noon());
+        let world = World::simulated(seed + 1, noon());
+        let simulator = simulator(seed, Behaviour::by_seed(seed), &right);
+        let days = |days| Edge::Relative { years: 0, months: 0, days };
+        let window = Window { start: days(-30), end: days(90), ..window(MAILBOX) };
+        let directory = tempfile::tempdir().unwrap();
+        let graph = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        rig.settle(MAILBOX, 5).await;
+        let id = rig.fleet.id(MAILBOX).unwrap();
+        let scene = Self { simulator, rig, id, window, world, right, directory };
+        scene.assert_exact("at first").await;
+        assert!(scene.status().events > 40, "{}", scene.status().events);
+        scene
+    }
+
+    /// As by SIGTERM, and begun again.
+    async fn restarted(self) -> Self {
+        let Self { simulator, rig, id, window, world, right, directory } = self;
+        rig.stop().await;
+        let graph = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        Self { simulator, rig, id, window, world, right, directory }
+    }
+
+    async fn round(&self) -> WindowStatus {
+        let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
+        started.finished.expect("a round ends")
+    }
+
+    async fn succeeded(&self) {
+        let status = self.round().await;
+        // The next round may be under way already.
+        let well = matches!(status.state, State::Settled | State::Following);
+        assert!(well && status.last_error.is_none(), "{status:?}");
+    }
+
+    fn status(&self) -> WindowStatus {
+        self.rig.fleet.window(MAILBOX).unwrap()
+    }
+
+    fn edit(&self, edit: Edit) -> String {
+        let mutation = Mutation { mailbox: MAILBOX.into(), calendar: None, edit };
+        self.simulator.mutate(mutation).unwrap()
+    }
+
+    fn requests(&self) -> u64 {
+        self.simulator.statistics().total.requests
+    }
+
+    /// Mirror, feed and truth are one, between the edges of today.
+    async fn assert_exact(&self, when: &str) {
+        let status = self.status();
+        let edges = Edges { start: status.start, end: status.end };
+        assert_eq!(edges, schedule::edges(&self.window, self.right.now()), "{when}");
+        self.assert_mirrored(edges, when).await;
+    }
+
+    async fn assert_mirrored(&self, edges: Edges, when: &str) {
+        let real = truth(&self.simulator, MAILBOX, None, edges, Complete::Master).await;
+        let mirrored = mirror(&self.rig.store, self.id).await;
+        assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
+        let feed = folded(&self.rig.store, self.id).await;
+        assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
+    }
+
+    /// What is said of times is near the daemon's clock, whatever that shows.
+    fn assert_sober(&self, when: &str) {
+        let (status, now) = (self.status(), self.world.now());
+        let hour = SignedDuration::from_hours(1);
+        let stale = status.stale_s.unwrap();
+        assert!((0.0..3600.0).contains(&stale), "{when}: {stale}");
+        let due = status.next_due.unwrap().duration_since(now);
+        assert!(due.abs() <= hour, "{when}: due in {due:#}");
+        let last = status.last_success.unwrap();
+        assert!(last <= now, "{when}: {last} is ahead of {now}");
+    }
+}
+
+async fn seconds(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_and_returns_moves_nothing() {
+    for (seed, days) in (1..).zip(JUMPS) {
+        let mut scene = Scene::settled(seed).await;
+        // The process may start again in the jump, after it, or in neither.
+        for restarts in [[false, false], [true, false], [false, true], [true, true]] {
+            let when = format!("{days} days, restarts {restarts:?}");
+            let (seq, edges) = (*scene.rig.store.durable().borrow(), scene.status().start);
+            scene.world.leap(DAY * days);
+            if restarts[0] {
+                scene = scene.restarted().await;
+            }
+            // Several rounds, also those that somebody asks for.
+            scene.round().await;
+            seconds(200).await;
+            let status = scene.round().await;
+            assert_eq!(status.state, State::Settled, "{when}");
+            assert_eq!(status.start, edges, "{when}");
+            scene.assert_sober(&when);
+            scene.assert_exact(&format!("in the jump, {when}")).await;
+            let meter = &scene.rig.meters.graph.clock;
+            let ClockCheck::Skew(skew) = meter.check(scene.world.now()) else {
+                panic!("nothing is known of the clock, {when}")
+            };
+            assert!((skew - DAY * days).abs() < SignedDuration::from_secs(5), "{when}: {skew:#}");
+            scene.world.leap(DAY * -days);
+            if restarts[1] {
+                scene = scene.restarted().await;
+            }
+            scene.round().await;
+            seconds(200).await;
+            assert_eq!(scene.round().await.state, State::Settled, "{when}");
+            scene.assert_sober(&when);
+            scene.assert_exact(&when).await;
+            assert_eq!(*scene.rig.store.durable().borrow(), seq, "nothing is told, {when}");
+        }
+        scene.rig.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn edges_of_a_window_that_was_made_under_a_wrong_clock_come_back() {
+    for (seed, days) in (10..).zip(JUMPS) {
+        let scene = Scene::settled(seed).await;
+        let Scene { simulator, rig, window, world, right, .. } = scene;
+        rig.stop().await;
+        // A store as a clock that was wrong at its first start leaves it.
+        let directory = tempfile::tempdir().unwrap();
+        world.leap(DAY * days);
+        let graph = Arc::new(Memory(simulator.clone()));
+        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        rig.settle(MAILBOX, 5).await;
+        let id = rig.fleet.id(MAILBOX).unwrap();
+        let mut scene = Scene { simulator, rig, id, window, world, right, directory };
+        let edges = schedule::edges(&scene.window, scene.world.now());
+        assert_eq!(scene.status().start, edges.start, "{days} days");
+        scene.world.leap(DAY * -days);
+        if days == 8 {
+            scene = scene.restarted().await;
+        }
+        // What leaves may have to be confirmed.
+        scene.round().await;
+        tokio::time::sleep(scene.window.confirm_after + MINUTE * 2).await;
+        scene.rig.settle(MAILBOX, 5).await;
+        scene.assert_exact(&format!("made {days} days off")).await;
+        scene.rig.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
+    let scene = Scene::settled(20).await;
+    let before = Edges { start: scene.status().start, end: scene.status().end };
+    // Both clocks: nothing but the size of the step speaks against it.
+    let jump = async |by| {
+        scene.world.leap(by);
+        scene.right.leap(by);
+        // The first answer says that Graph's clock has jumped as well.
+        scene.round().await;
+    };
+    jump(DAY * 3650).await;
+    let status = scene.round().await;
+    assert_eq!(status.state, State::Held);
+    let until = status.held_until.expect("held until a time");
+    let wait = until.duration_since(scene.world.now());
+    assert!(wait > SignedDuration::ZERO && wait <= SignedDuration::from_mins(10), "{wait:#}");
+    // Readers see what they saw, and what happens meanwhile.
+    scene.simulator.step();
+    let status = scene.round().await;
+    assert_eq!((status.state, status.start), (State::Held, before.start));
+    scene.assert_mirrored(before, "while the move is held").await;
+    // The clock returns: as if nothing had been.
+    jump(DAY * -3650).await;
+    assert_eq!(scene.round().await.state, State::Settled);
+    scene.assert_exact("the clock has returned").await;
+
+    // It stays: after `confirm_after`, and no sooner, the edges move.
+    jump(DAY * 3650).await;
+    assert_eq!(scene.round().await.state, State::Held);
+    seconds(590).await;
+    assert_eq!(scene.status().start, before.start);
+    seconds(200).await;
+    scene.rig.settle(MAILBOX, 5).await;
+    scene.assert_exact("ten years later").await;
+
+    // Back at once for those who say so.
+    jump(DAY * -3650).await;
+    let started = scene.rig.fleet.resync(MAILBOX, true, Some(LONG)).await.unwrap();
+    assert_eq!(started.finished.unwrap().state, State::Settled);
+    scene.assert_exact("accepted").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_week_of_downtime_moves_the_edges_at_once() {
+    let scene = Scene::settled(21).await;
+    let Scene { simulator, rig, window, world, right, directory, id } = scene;
+    rig.stop().await;
+    for world in [&world, &right] {
+        world.leap(DAY * 8);
+    }
+    let graph = Arc::new(Memory(simulator.clone()));
+    let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+    let scene = Scene { simulator, rig, id, window, world, right, directory };
+    let status = scene.round().await;
+    assert_eq!((status.state, status.held_until), (State::Settled, None));
+    scene.assert_exact("after eight days").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
+    for (seed, days) in (30..).zip(JUMPS) {
+        for restarts in [[false, false], [true, false], [false, true]] {
+            let when = format!("{days} days, restarts {restarts:?}");
+            let mut scene = Scene::settled(seed).await;
+            let create = |n: u32| Edit::CreateSingle {
+                subject: format!("{n}"),
+                start: noon() + DAY * i32::try_from(n % 60).unwrap(),
+                minutes: 30,
+            };
+            let created: Vec<String> = (0..600).map(|n| scene.edit(create(n))).collect();
+            assert_eq!(scene.round().await.state, State::Settled, "{when}");
+            for event in created {
+                scene.edit(Edit::Delete { event });
+            }
+            // Held while the clock is wrong.
+            scene.world.leap(DAY * days);
+            let status = scene.round().await;
+            assert_eq!(status.state, State::Held, "{when}");
+            assert_eq!(status.held_until, status.next_due, "{when}");
+            // Who asks for a round is told that it is held; nobody is asked.
+            let requests = scene.requests();
+            let status = scene.round().await;
+            assert_eq!((status.state, scene.requests()), (State::Held, requests), "{when}");
+            assert!(status.held_until.is_some(), "{when}");
+            if restarts[0] {
+                scene = scene.restarted().await;
+            }
+            scene.world.leap(DAY * -days);
+            if restarts[1] {
+                scene = scene.restarted().await;
+            }
+            tokio::time::sleep(scene.window.confirm_after + MINUTE * 2).await;
+            assert_eq!(scene.status().state, State::Settled, "{when}");
+            scene.assert_exact(&when).await;
+            scene.rig.stop().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pause_is_remembered_for_longer_than_an_hour() {
+    let scene = Scene::settled(40).await;
+    scene.world.leap(DAY * 3650);
+    let pause = Fault::Throttled { retry_after: Some("1800".into()) };
+    scene.simulator.plan(Planned::once(pause));
+    assert_eq!(scene.round().await.state, State::BackingOff);
+    scene.world.leap(DAY * -3650);
+    // The right pause is over; what was remembered of it lies ten years ahead.
+    seconds(3600).await;
+    let scene = scene.restarted().await;
+    let begun = tokio::time::Instant::now();
+    scene.succeeded().await;
+    assert!(begun.elapsed() < MINUTE, "{:?}", begun.elapsed());
+    // The next one is remembered all the same.
+    let pause = Fault::Throttled { retry_after: Some("1800".into()) };
+    scene.simulator.plan(Planned::once(pause));
+    assert_eq!(scene.round().await.state, State::BackingOff);
+    let scene = scene.restarted().await;
+    let begun = tokio::time::Instant::now();
+    scene.succeeded().await;
+    assert!(begun.elapsed() > MINUTE * 25, "{:?}", begun.elapsed());
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
+    for (seed, days) in (50..).zip(JUMPS) {
+        let mut scene = Scene::settled(seed).await;
+        scene.world.leap(DAY * days);
+        scene
+            .simulator
+            .plan(Planned::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
+        let mode = |scene: &Scene| scene.status().segments[0].mode.clone();
+        for _ in 0..20 {
+            scene.round().await;
+            if mode(&scene) == "snapshot" {
+                break;
+            }
+            tokio::time::sleep(scene.window.confirm_after + MINUTE).await;
+        }
+        assert_eq!(mode(&scene), "snapshot", "{days} days");
+        scene.world.leap(DAY * -days);
+        scene.simulator.clear_faults();
+        scene = scene.restarted().await;
+        tokio::time::sleep(Duration::from_secs(25 * 3600)).await;
+        scene.rig.settle(MAILBOX, 5).await;
+        assert_eq!(mode(&scene), "delta", "{days} days");
+        let status = scene.status();
+        let edges = Edges { start: status.start, end: status.end };
+        scene.assert_mirrored(edges, &format!("{days} days")).await;
+        scene.rig.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
+    let scene = Scene::settled(60).await;
+    let refused = Planned::once(Fault::SignIn { how: Refusal::WrongSecret });
+    scene.simulator.plan(refused.times(2));
+    // A process without a token.
+    let scene = scene.restarted().await;
+    assert_eq!(scene.round().await.state, State::SignInRequired);
+    let first = scene.status();
+    seconds(2).await;
+    // Refused anew: the endpoint was asked.
+    let status = scene.round().await;
+    assert_eq!(status.state, State::SignInRequired);
+    assert!(scene.simulator.faults().planned.is_empty(), "the token endpoint is asked at once");
+    assert!(status.last_error.unwrap().at > first.last_error.unwrap().at);
+    // The same answer again and again within a second asks nobody and lengthens no wait.
+    let status = scene.status();
+    let (failures, due, requests) = (status.failures, status.next_due.unwrap(), scene.requests());
+    for _ in 0..5 {
+        let status = scene.round().await;
+        assert_eq!(status.failures, failures);
+        assert!(status.next_due.unwrap() <= due, "{:?} and {due}", status.next_due);
+    }
+    assert_eq!(scene.requests(), requests);
+    // Mended: the next round that is asked for succeeds.
+    seconds(2).await;
+    let status = scene.round().await;
+    assert_eq!((status.state, status.last_error), (State::Settled, None));
+    scene.assert_exact("signed in again").await;
+    scene.rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ages_count_from_the_start_where_the_store_knows_a_time_ahead() {
+    let scene = Scene::settled(70).await;
+    scene.world.leap(DAY * -365);
+    let scene = scene.restarted().await;
+    let stale = scene.status().stale_s.unwrap();
+    assert!((0.0..60.0).contains(&stale), "{stale}");
+    let seen: Timestamp = scene.status().last_success.unwrap();
+    assert!(seen <= scene.world.now());
+    scene.rig.stop().await;
+}

@@ -1,0 +1,84 @@
+//! The real binary, whose wall clock is shifted by `shift.c`, preloaded.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use calmirror::mirror::status::State;
+
+use crate::process::{Ground, eventually};
+
+const YEAR: i64 = 365 * 86_400;
+
+/// Builds the library; none where there is no C compiler.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn library(directory: &Path) -> Option<PathBuf> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clock/shift.c");
+    let library = directory.join("shift.so");
+    let built = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .args([library.as_path(), Path::new(source)])
+        .status();
+    match built {
+        Ok(status) => {
+            assert!(status.success(), "shift.c does not compile");
+            Some(library)
+        }
+        Err(error) => {
+            eprintln!("skipped: no cc ({error})");
+            None
+        }
+    }
+}
+
+async fn seconds(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_seconds_ten_years_ahead_empty_no_window() {
+    let ground = Ground::new(2036, &["alice"]).await;
+    let Some(library) = library(ground.directory.path()) else { return };
+    let config = fs::read_to_string(&ground.config).unwrap();
+    let relative = config
+        .replace("start = \"2026-10-01\"", "start = \"-2y\"")
+        .replace("end = \"2027-02-01\"", "end = \"+2y\"");
+    ground.configure(&relative);
+    let shift = ground.path("shift");
+    // The file is mapped: it must not be cut on the way.
+    fs::write(&shift, 0_i64.to_ne_bytes()).unwrap();
+    let set = |seconds: i64| {
+        let file = File::options().write(true).open(&shift).unwrap();
+        file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+    };
+    let environment =
+        [("LD_PRELOAD", library.to_str().unwrap()), ("CLOCK_SHIFT_FILE", shift.to_str().unwrap())];
+    let daemon = ground.spawn_in(&environment);
+    eventually("the daemon serves", async || {
+        let answer = ground.api.try_get("/readyz?settled=1").await?;
+        answer.status.is_success().then_some(())
+    })
+    .await;
+    let before = ground.settle("alice").await;
+    for shifted in [10 * YEAR, 8 * 86_400, -YEAR] {
+        set(shifted);
+        seconds(4).await;
+        let during = ground.api.window("alice").await;
+        assert_eq!((during.start, during.end), (before.start, before.end), "{shifted} s");
+        assert_eq!(during.events, before.events, "{shifted} s");
+        let stale = during.stale_s.unwrap();
+        assert!((0.0..60.0).contains(&stale), "{shifted} s: {stale}");
+        let status = ground.api.get("/v1/status").await.json();
+        assert_eq!(status["clock"]["wrong"], true, "{shifted} s: {status}");
+        set(0);
+        let after = ground.settle("alice").await;
+        assert_eq!(after.state, State::Settled);
+        assert_eq!((after.start, after.end), (before.start, before.end), "{shifted} s");
+        assert_eq!((after.events, after.resyncs), (before.events, before.resyncs), "{shifted} s");
+        let status = ground.api.get("/v1/status").await.json();
+        assert_eq!(status["clock"]["wrong"], false, "{shifted} s: {status}");
+    }
+    daemon.stop().await;
+}
