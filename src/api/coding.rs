@@ -66,10 +66,7 @@ impl Accepted {
             zstd: find(&["zstd"]).or(any).unwrap_or(0),
             gzip: find(&["gzip", "x-gzip"]).or(any).unwrap_or(0),
             // Acceptable unless it is refused, and then the last choice.
-            identity: match find(&["identity"]).or(any.filter(|any| *any == 0)) {
-                Some(weight) => weight,
-                None => 1,
-            },
+            identity: find(&["identity"]).or(any.filter(|any| *any == 0)).unwrap_or(1),
         }
     }
 

@@ -90,6 +90,10 @@ fn take(mut taken: Taken, told: &UnboundedSender<Signal>) {
 }
 
 /// Ends the process unless it ends by itself before.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the limit holds when no task of the runtime is polled any more"
+)]
 fn end_after(limit: Duration) {
     let ending = Builder::new().name("stop".to_owned()).spawn(move || {
         std::thread::sleep(limit);

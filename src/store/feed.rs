@@ -160,8 +160,7 @@ pub(super) fn reach(
         let measure = |tree: &Tree| -> Result<Reach, Fault> {
             let mut reach = reach.clone();
             let range = keys::feed(reach.seq.saturating_add(1))..=keys::feed(end);
-            let mut looked = 0;
-            for item in tree.0.range(range) {
+            for (looked, item) in tree.0.range(range).enumerate() {
                 if looked == SLICE {
                     return Ok(reach);
                 }
@@ -175,7 +174,6 @@ pub(super) fn reach(
                     reach.lines += 1;
                     reach.bytes += size(tree, &entry, &mut masters)?;
                 }
-                looked += 1;
                 reach.seq = keys::seq_of(&key).ok_or(Fault::Damaged("change"))?;
             }
             (reach.seq, reach.full) = (end, true);

@@ -3,9 +3,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use calmirror::simulator::Population;
+use tokio::time::Instant;
 
 use crate::peak::peak;
 use crate::process::{Ground, PATIENCE, eventually};

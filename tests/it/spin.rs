@@ -6,11 +6,12 @@
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use calmirror::cli;
 use calmirror::cli::arguments::Arguments;
 use clap::Parser as _;
+use tokio::time::Instant;
 
 use crate::process::{Daemon, Ground, eventually};
 
