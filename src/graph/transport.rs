@@ -34,6 +34,8 @@ const POOL_IDLE: Duration = Duration::from_secs(60);
 /// A dead HTTP/2 connection is found out by a ping after this long, not by a request's timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// Bytes of a piece of a body while it is read.
+const PIECE: usize = 256 * 1024;
 /// Decoded bytes after which the reader of a body lets other tasks run.
 const YIELD_EVERY: usize = 1024 * 1024;
 
@@ -91,11 +93,11 @@ impl Body {
     ) -> Result<(Bytes, Reservation), TransportError> {
         let mut reservation = Reservation::default();
         let mut first = Bytes::new();
-        let mut whole = BytesMut::new();
+        let mut pieces = Pieces::default();
         let mut since_yield = 0;
         while let Some(chunk) = self.0.next().await {
             let chunk = chunk?;
-            let len = first.len() + whole.len() + chunk.len();
+            let len = first.len() + pieces.len + chunk.len();
             if len > cap {
                 return Err(TransportError::new(Fault::TooLarge));
             }
@@ -108,19 +110,15 @@ impl Body {
                 since_yield = 0;
                 tokio::task::yield_now().await;
             }
-            if whole.is_empty() && first.is_empty() {
+            if pieces.len == 0 && first.is_empty() {
                 // A body in one piece is not copied.
                 first = chunk;
                 continue;
             }
-            if whole.is_empty() {
-                whole.reserve((first.len() + chunk.len()) * 2);
-                whole.extend_from_slice(&first);
-                first = Bytes::new();
-            }
-            whole.extend_from_slice(&chunk);
+            pieces.extend(&std::mem::take(&mut first));
+            pieces.extend(&chunk);
         }
-        Ok((if whole.is_empty() { first } else { whole.freeze() }, reservation))
+        Ok((if pieces.len == 0 { first } else { pieces.join() }, reservation))
     }
 
     /// Reads at most `cap` bytes of a body whose rest nobody needs; a fault ends it early.
@@ -132,6 +130,42 @@ impl Body {
             start.extend_from_slice(&chunk[..chunk.len().min(cap - start.len())]);
         }
         start.freeze()
+    }
+}
+
+/// A body as it is read, in pieces of equal size. One buffer that doubles would be copied each
+/// time, and would leave its smaller selves behind in the allocator.
+#[derive(Default)]
+struct Pieces {
+    pieces: Vec<Vec<u8>>,
+    len: usize,
+}
+
+impl Pieces {
+    fn extend(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len();
+        while !bytes.is_empty() {
+            match self.pieces.last_mut() {
+                Some(piece) if piece.len() < PIECE => {
+                    let (fits, rest) = bytes.split_at(bytes.len().min(PIECE - piece.len()));
+                    piece.extend_from_slice(fits);
+                    bytes = rest;
+                }
+                None => self.pieces.push(Vec::new()),
+                Some(_) => self.pieces.push(Vec::with_capacity(PIECE)),
+            }
+        }
+    }
+
+    fn join(mut self) -> Bytes {
+        if self.pieces.len() <= 1 {
+            return self.pieces.pop().unwrap_or_default().into();
+        }
+        let mut whole = BytesMut::with_capacity(self.len);
+        for piece in self.pieces {
+            whole.extend_from_slice(&piece);
+        }
+        whole.freeze()
     }
 }
 
