@@ -8,7 +8,9 @@ use std::time::Duration;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edges, Window};
-use calmirror::simulator::{Behaviour, Edit, Fault, Mutation, Pattern, Planned, Simulator};
+use calmirror::simulator::{
+    Behaviour, Edit, Fault, Mutation, Pattern, Planned, PrivateEvents, Simulator,
+};
 use calmirror::world::World;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -182,6 +184,30 @@ async fn what_delta_never_said_is_found_and_repaired() {
             lies(behaviour, Complete::Exact, &format!("exact {name}")).await;
         }
     }
+}
+
+/// Private events of another mailbox are listed, but not found by their ids: what delta never said
+/// of them is repaired too.
+#[tokio::test(start_paused = true)]
+async fn events_that_only_listings_have_are_repaired() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(8, noon());
+    let behaviour = Behaviour { private_events: PrivateEvents::ListedOnly, ..Behaviour::calm() };
+    let simulator = simulator(8, behaviour, &world);
+    let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, ..window(MAILBOX) };
+    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
+    let mut private = before
+        .values()
+        .filter(|event| event["sensitivity"] == "private" && event["type"] == "singleInstance")
+        .map(|event| event["id"].as_str().unwrap().to_owned());
+    let [renamed, moved, deleted] = [(); 3].map(|()| private.next().expect("private events"));
+    hushed(&simulator, Edit::Rename { event: renamed, subject: "new name".into() });
+    hushed(&simulator, Edit::Move { event: moved, start: at("2026-11-20T09:00:00Z") });
+    hushed(&simulator, Edit::Delete { event: deleted });
+    assert_eq!(audited(&rig).await.audit.differences, 3);
+    assert_true(&rig, &simulator, Complete::Master, "after the audit").await;
+    rig.stop().await;
 }
 
 /// A calendar in which something happens all the time: every look differs from the mirror, and

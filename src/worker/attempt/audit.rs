@@ -13,7 +13,7 @@ use crate::mirror::audit::{MANY, SELECT, Sketch, Suspects, differ};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::guard::MOST_EMPTY;
-use crate::mirror::page::{EventHash, EventId, Item, Kind, Link};
+use crate::mirror::page::{EventHash, EventId, Item, Kind, Link, Span};
 use crate::mirror::position::{Phase, SegmentIndex, Todo};
 use crate::mirror::series;
 use crate::mirror::status::ResyncReason;
@@ -54,6 +54,7 @@ struct Look {
 struct Name {
     id: EventId,
     master: Option<EventId>,
+    span: Span,
 }
 
 /// A confirmed difference.
@@ -153,14 +154,17 @@ impl Attempt<'_> {
         let (mut met, mut empties) = (0, 0);
         let mut next: Option<Link> = None;
         loop {
-            let listing = self.list(edges, SELECT, next.as_ref()).await?;
+            let listing = self.list(edges, Some(SELECT), next.as_ref()).await?;
             let empty = listing.0.is_empty();
             for (hash, event) in listing.0 {
                 let Some(item) = event else {
                     look.unread.insert(hash);
                     continue;
                 };
-                let name = || Box::new(Name { id: item.id.clone(), master: item.master.clone() });
+                let name = || {
+                    let (id, master) = (item.id.clone(), item.master.clone());
+                    Box::new(Name { id, master, span: item.span })
+                };
                 if item.kind != Kind::Master {
                     look.events.insert(hash, (Sketch::of(&item), wanted(hash).then(name)));
                 }
@@ -179,18 +183,20 @@ impl Attempt<'_> {
         }
     }
 
-    /// A page of a plain listing: events by hash, whether some had not even an id, and the next.
+    /// A page of a plain listing with the members in `select`, or all: events by hash, whether some
+    /// had not even an id, and the next.
     async fn list(
         &mut self,
         edges: Edges,
-        select: &str,
+        select: Option<&str>,
         next: Option<&Link>,
     ) -> Result<(Vec<(EventHash, Option<Item>)>, bool, Option<Link>), Trouble> {
-        let ask = Ask { page_size: PAGE_SIZE, ..self.ask.clone() };
+        let page_size = select.map_or(self.ask.page_size, |_| PAGE_SIZE);
+        let ask = Ask { page_size, ..self.ask.clone() };
         let listing = loop {
             let client = &self.services.client;
             let fresh = self.retries > 0;
-            let asked = client.calendar_view(self.target, &ask, edges, Some(select), next, fresh);
+            let asked = client.calendar_view(self.target, &ask, edges, select, next, fresh);
             match asked.await {
                 Ok(listing) => break listing,
                 Err(error) => self.retry(error).await?,
@@ -245,7 +251,7 @@ impl Attempt<'_> {
         let mut removals = Vec::new();
         for Finding { segment, edges, listed, row } in std::mem::take(&mut repair.singles) {
             match (listed, row) {
-                (Some(name), _) => match self.event(&name.id).await? {
+                (Some(name), _) => match self.single(&name).await? {
                     Some(item) if item.id != name.id => spurious += 1,
                     Some(item) if item.kind == Kind::Single => {
                         if series::inside(edges, item.span, item.all_day) != Some(false) {
@@ -259,7 +265,12 @@ impl Attempt<'_> {
                     // Gone since, or nothing that could be shown: the next round will say.
                     _ => spurious += 1,
                 },
-                (None, Some(row)) if self.is_listed(&row).await? => spurious += 1,
+                // A listing of a whole window may pass over an event while others come and go.
+                (None, Some(row))
+                    if self.listed(row.sketch.span, row.id, Some("id")).await?.is_some() =>
+                {
+                    spurious += 1;
+                }
                 (None, Some(row)) => removals.push((segment, row.id)),
                 (None, None) => {}
             }
@@ -278,25 +289,39 @@ impl Attempt<'_> {
         Ok(spurious)
     }
 
-    /// Whether a listing of the event's own days, a page or two, has it. One of a whole window may
-    /// pass over an event while others come and go.
-    async fn is_listed(&mut self, row: &AuditRow) -> Result<bool, Trouble> {
-        let span = row.sketch.span;
+    /// An event with its content. One that is listed but not found by its id is a private one of
+    /// another mailbox (fact 180): its content comes from a listing.
+    async fn single(&mut self, name: &Name) -> Result<Option<Item>, Trouble> {
+        match self.event(&name.id).await? {
+            Some(item) => Ok(Some(item)),
+            None => Ok(self.listed(name.span, name.id.hash(), None).await?.flatten()),
+        }
+    }
+
+    /// An event as a listing of its own days has it, a page or two, with the members in `select`,
+    /// or all. None if it is not listed, `Some(None)` if it is but cannot be read.
+    async fn listed(
+        &mut self,
+        span: Span,
+        id: EventHash,
+        select: Option<&str>,
+    ) -> Result<Option<Option<Item>>, Trouble> {
         let days = series::widen(Edges { start: span.start, end: span.end }, 1);
         for stretch in days.segments() {
             let mut next: Option<Link> = None;
             loop {
-                let (events, _, more) = self.list(stretch, "id", next.as_ref()).await?;
-                if events.iter().any(|(hash, _)| *hash == row.id) {
-                    return Ok(true);
+                let (events, _, more) = self.list(stretch, select, next.as_ref()).await?;
+                let empty = events.is_empty();
+                if let Some((_, item)) = events.into_iter().find(|(hash, _)| *hash == id) {
+                    return Ok(Some(item));
                 }
-                if more.is_none() || events.is_empty() {
+                if more.is_none() || empty {
                     break;
                 }
                 next = more;
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     async fn event(&mut self, id: &EventId) -> Result<Option<Item>, Trouble> {
