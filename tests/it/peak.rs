@@ -52,8 +52,12 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
     }
 }
 
-/// What the process may take with the answers below, MiB.
+/// What the process may take with one answer of the below, MiB.
 const MOST: u64 = 300;
+/// The same with thirty answers at once. Thirty settled windows take 140 MiB; the memory that
+/// answers share, and the one answer that may exceed it, take 128 MiB more. Measured in the test
+/// profile: 290 to 345 MiB.
+const MOST_AT_ONCE: u64 = 400;
 /// How long `/healthz` may take meanwhile: a second, and more where nothing is optimised.
 const HEALTHY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
 /// How long a stop may take meanwhile.
@@ -111,8 +115,8 @@ async fn answers_too_large_are_bounded_in_sum_and_hold_nothing_up() {
         }
         assert!(longest < HEALTHY, "{fault:?}: /healthz took {longest:?}");
         let most = peak(&daemon);
-        // Thirty at once still leave more behind in the allocator than they take.
-        assert!(most < MOST || windows > 1, "{fault:?}: {most} MiB");
+        let bound = if windows > 1 { MOST_AT_ONCE } else { MOST };
+        assert!(most < bound, "{fault:?}: {most} MiB");
         daemon.stop().await;
     }
 }
