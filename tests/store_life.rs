@@ -302,6 +302,39 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     store.close().await.unwrap();
 }
 
+/// Written under a clock that was ahead, and under one that was behind.
+#[tokio::test]
+async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::simulated(1, at(1000));
+    let store = Store::open(&options(&dir), &world).unwrap().0;
+    let w = attach(&store, "a").await;
+    let count = 600;
+    put(&store, w, (0..count + 4).map(|n| single(&format!("e{n}"), n, "")).collect()).await;
+    let remove = async |n: i64, when| {
+        let mut c = commit(w);
+        c.at = when;
+        c.removals = vec![removal(&format!("e{n}"), RemovalReason::Deleted)];
+        store.commit(c).await.unwrap();
+    };
+    let years_ahead = at(1000) + jiff::SignedDuration::from_hours(10 * 365 * 24);
+    // More of them than are looked at in one slice.
+    for n in 0..count {
+        remove(n, years_ahead).await;
+    }
+    remove(count, at(500)).await;
+    // The next one is young; behind it stands one from a clock that was behind, and one ahead.
+    remove(count + 1, at(900)).await;
+    remove(count + 2, at(1)).await;
+    remove(count + 3, years_ahead).await;
+    assert_eq!(store.trim(at(400)).await.unwrap(), 0, "how old they are is not known yet");
+    assert_eq!(store.trim(at(600)).await.unwrap(), 601);
+    assert_eq!(store.trim(at(600)).await.unwrap(), 0, "what is younger by order stays");
+    assert_eq!(store.trim(at(950)).await.unwrap(), 2);
+    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn old_tombstones_leave_and_old_cursors_are_told() {
     let dir = tempfile::tempdir().unwrap();
