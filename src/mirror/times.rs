@@ -61,15 +61,18 @@ impl TimeReader {
     /// What is wrong with them, naming members and never values.
     pub fn when(&mut self, start: Option<&str>, end: Option<&str>) -> Result<When, &'static str> {
         let mut read = |raw: Option<&str>| self.moment(raw?);
-        let (start, _) = read(start).ok_or("start is missing or no known date")?;
-        let (end, second) = read(end).ok_or("end is missing or no known date")?;
-        // In the night in which clocks are set back, 02:45 to 02:15 is half an hour.
-        let end =
-            [end.at, second].into_iter().find(|at| *at >= start.at).map(|at| Moment { at, ..end });
-        Ok(When { start, end: end.ok_or("end is before start")? })
+        let (start, start_other) = read(start).ok_or("start is missing or no known date")?;
+        let (end, end_other) = read(end).ok_or("end is missing or no known date")?;
+        // In the night in which clocks are set back, 02:45 to 02:15 is half an hour; so is 02:45
+        // to 03:15 in the night in which they skip the hour from 02:00.
+        let readings = [(start.at, end.at), (start.at, end_other), (start_other, end.at)];
+        let (from, to) =
+            readings.into_iter().find(|(from, to)| from <= to).ok_or("end is before start")?;
+        Ok(When { start: Moment { at: from, ..start }, end: Moment { at: to, ..end } })
     }
 
-    /// A moment, and what its local time means the second time that the clock shows it.
+    /// A moment, and the other instant that its local time can mean: of a time that the clock
+    /// shows twice the second, of a time that it skips the one by the offset after the change.
     fn moment(&mut self, raw: &str) -> Option<(Moment, Timestamp)> {
         let Raw { date_time, time_zone } = serde_json::from_str(raw).ok()?;
         let (civil, offset) = read(date_time?.as_bytes())?;
@@ -84,7 +87,8 @@ impl TimeReader {
             return fixed(utc()?);
         }
         let at = self.zone(&zone)?.to_ambiguous_timestamp(civil);
-        Some((Moment { civil, at: at.compatible().ok()? }, at.later().ok()?))
+        let (usual, earlier, later) = (at.compatible().ok()?, at.earlier().ok()?, at.later().ok()?);
+        Some((Moment { civil, at: usual }, if usual == earlier { later } else { earlier }))
     }
 
     fn zone(&mut self, name: &str) -> Option<&TimeZone> {
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_in_an_hour_that_comes_twice_is_not_before_its_start() {
+    fn an_end_is_not_before_its_start_when_clocks_change() {
         let when = |start: &str, end: &str| {
             let (start, end) = (raw(start, "Europe/Berlin"), raw(end, "Europe/Berlin"));
             let when = TimeReader::default().when(Some(&start), Some(&end));
@@ -212,6 +216,9 @@ mod tests {
         assert_eq!(night, ("2026-10-25T00:45:00Z".into(), "2026-10-25T01:15:00Z".into()));
         let first = when("2026-10-25T02:15:00", "2026-10-25T02:45:00").unwrap();
         assert_eq!(first, ("2026-10-25T00:15:00Z".into(), "2026-10-25T00:45:00Z".into()));
+        // The clock goes from 02:00 to 03:00.
+        let skipped = when("2026-03-29T02:45:00", "2026-03-29T03:15:00").unwrap();
+        assert_eq!(skipped, ("2026-03-29T00:45:00Z".into(), "2026-03-29T01:15:00Z".into()));
         assert_eq!(when("2026-10-26T02:45:00", "2026-10-26T02:15:00"), Err("end is before start"));
     }
 
