@@ -16,7 +16,7 @@ use http::Uri;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AccessToken, Tokens};
 use super::budget::{Budgets, MailboxBudget};
@@ -378,20 +378,22 @@ impl Client {
         let began = Instant::now();
         shared.meter.waited.observe(began - asked_at);
         let _in_flight = shared.meter.in_flight.enter();
-        let outcome = timeout(self.request_timeout(), async {
-            let (head, body) = shared.transport.send(request).await?.into_parts();
+        let deadline = began + self.request_timeout();
+        let outcome = async {
+            let late = || TransportError::new(Fault::Timeout);
+            let answer = timeout_at(deadline, shared.transport.send(request)).await;
+            let (head, body) = answer.unwrap_or_else(|_| Err(late()))?.into_parts();
             shared.read_clock(&head.headers);
             let body = if head.status.is_success() {
-                body.read_within(LARGEST_BODY, Some(&shared.memory)).await?
+                body.read_within(LARGEST_BODY, &shared.memory, deadline).await?
             } else {
                 // The status says enough; what it says more must not cost the whole timeout.
                 let body = timeout(ERROR_BODY_TIMEOUT, body.read_start(LARGEST_ERROR)).await;
                 (body.unwrap_or_default(), Reservation::default())
             };
             Ok((head, body))
-        })
-        .await
-        .unwrap_or_else(|_| Err(TransportError::new(Fault::Timeout)));
+        }
+        .await;
         let status = outcome.as_ref().ok().map(|(head, _)| head.status.as_u16());
         shared.meter.answered(status, began.elapsed());
         let (head, (body, memory)) = outcome.map_err(GraphError::Carried)?;

@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
+use tokio::time::{Instant, timeout_at};
 
 use super::origin;
 use super::page_memory::{PageMemory, Reservation};
@@ -79,30 +80,48 @@ impl Body {
     /// # Errors
     /// [`Fault::TooLarge`] as soon as the body is known to be larger, or what the network says.
     pub async fn read(self, cap: usize) -> Result<Bytes, TransportError> {
-        self.read_within(cap, None).await.map(|(bytes, _)| bytes)
+        self.collect(cap, None).await.map(|(bytes, _)| bytes)
     }
 
-    /// The same; the bytes are reserved in `memory` before they are kept.
+    /// The same until a deadline; the bytes are reserved in `memory` before they are kept. Waiting
+    /// for memory moves the deadline: it is not the server that is slow.
     ///
     /// # Errors
-    /// As [`Body::read`].
+    /// As [`Body::read`], and [`Fault::Timeout`].
     pub(super) async fn read_within(
+        self,
+        cap: usize,
+        memory: &PageMemory,
+        deadline: Instant,
+    ) -> Result<(Bytes, Reservation), TransportError> {
+        self.collect(cap, Some((memory, deadline))).await
+    }
+
+    async fn collect(
         mut self,
         cap: usize,
-        memory: Option<&PageMemory>,
+        mut within: Option<(&PageMemory, Instant)>,
     ) -> Result<(Bytes, Reservation), TransportError> {
         let mut reservation = Reservation::default();
         let mut first = Bytes::new();
         let mut pieces = Pieces::default();
         let mut since_yield = 0;
-        while let Some(chunk) = self.0.next().await {
-            let chunk = chunk?;
+        loop {
+            let chunk = match within {
+                None => self.0.next().await,
+                Some((_, deadline)) => timeout_at(deadline, self.0.next())
+                    .await
+                    .unwrap_or_else(|_| Some(Err(TransportError::new(Fault::Timeout)))),
+            };
+            let Some(chunk) = chunk.transpose()? else { break };
             let len = first.len() + pieces.len + chunk.len();
             if len > cap {
                 return Err(TransportError::new(Fault::TooLarge));
             }
-            if let Some(memory) = memory {
+            if let Some((memory, deadline)) = &mut within {
+                let asked = Instant::now();
                 memory.reserve(&mut reservation, len).await;
+                *deadline += asked.elapsed();
             }
             // A compressed body is always ready: without this its decoding would keep the thread.
             since_yield += chunk.len();

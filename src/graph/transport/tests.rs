@@ -339,6 +339,26 @@ async fn connections_are_kept_unless_a_new_one_is_asked_for() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn waiting_for_our_own_memory_is_no_timeout() {
+    let memory = PageMemory::new(64 * 1024);
+    let (mut held, mut excess) = (Reservation::default(), Reservation::default());
+    memory.reserve(&mut held, 1).await;
+    memory.reserve(&mut excess, 1).await;
+    let limit = Duration::from_secs(10);
+    let read = Body::full("abc").read_within(10, &memory, Instant::now() + limit);
+    let free = async {
+        tokio::time::sleep(3 * limit).await;
+        drop(held);
+    };
+    let (read, ()) = tokio::join!(read, free);
+    assert_eq!(&*read.unwrap().0, b"abc");
+    // A server that is silent is one.
+    let silent = Body::from_stream(stream::pending());
+    let read = silent.read_within(10, &memory, Instant::now() + limit).await;
+    assert_eq!(read.unwrap_err().fault(), Fault::Timeout);
+}
+
 #[tokio::test]
 async fn a_body_that_never_ends_is_given_up_by_the_client() {
     let mut half = answer("content-type: application/json\r\n", b"{\"value\":[]}");
