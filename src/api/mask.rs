@@ -24,10 +24,19 @@ pub(super) fn shown(event: Bytes, mask: bool) -> Bytes {
     if mask { reduce(&event).unwrap_or(event) } else { event }
 }
 
+/// Whether an event is what [`shown`] left of it. An event that merely has no subject is not.
+pub(super) fn is_reduced(event: &Members<'_>) -> bool {
+    event.get("subject").is_none() && is_hidden(event)
+}
+
+fn is_hidden(event: &Members<'_>) -> bool {
+    let sensitivity = event.get("sensitivity").map(|raw| raw.get());
+    matches!(sensitivity, Some("\"private\"" | "\"confidential\""))
+}
+
 fn reduce(event: &[u8]) -> Option<Bytes> {
     let Ok(members) = Members::parse(event) else { return Some(Bytes::from_static(b"{}")) };
-    let sensitivity = members.get("sensitivity").map(|raw| raw.get());
-    if !matches!(sensitivity, Some("\"private\"" | "\"confidential\"")) {
+    if !is_hidden(&members) {
         return None;
     }
     let mut out = Vec::with_capacity(512);

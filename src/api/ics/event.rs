@@ -19,6 +19,7 @@ use super::Series;
 use super::html;
 use super::identity::{Identities, Slot};
 use super::line::Line;
+use crate::api::mask::is_reduced;
 use crate::mirror::event::Members;
 use crate::mirror::times::{Moment, TimeReader};
 
@@ -43,7 +44,7 @@ pub(super) fn write(
     let all_day = event["isAllDay"] == true;
     let shows = text("/showAs").unwrap_or("busy");
     // What a mask has left has not even a subject.
-    let masked = event.get("subject").is_none();
+    let masked = is_reduced(&members);
 
     Line::new(out, "BEGIN").value("VEVENT");
     match series {

@@ -22,6 +22,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::line::carried;
+use crate::api::mask::is_reduced;
 use crate::mirror::event::Members;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::times::TimeReader;
@@ -103,7 +104,9 @@ struct Exception {
 impl Traits {
     /// `None` where the event is none, or is masked: then its id is all that is shown.
     fn read(event: &Members<'_>, times: &mut TimeReader) -> Option<Self> {
-        event.get("subject")?;
+        if is_reduced(event) {
+            return None;
+        }
         let text = |name: &str| event.get(name).and_then(string).filter(|text| !text.is_empty());
         let id = EventId::new(text("id")?);
         let kind = match text("type").as_deref() {
@@ -212,8 +215,10 @@ impl Exception {
 pub(super) struct Survey {
     /// Every owner of a UID, both hashed.
     owners: BTreeMap<(EventHash, EventHash), (Timestamp, EventId)>,
-    /// The slots of occurrences, by series.
-    taken: BTreeSet<(EventHash, Slot)>,
+    /// The slots of occurrences, by series, and the occurrence that has each.
+    taken: BTreeMap<(EventHash, Slot), EventHash>,
+    /// Occurrences whose slot another one has, as while an id changes.
+    again: BTreeSet<EventHash>,
     /// By series, how many days may be meant, original start and id: so that the clear ones come
     /// first, and the order in which they were read decides nothing.
     exceptions: BTreeMap<(EventHash, usize, Timestamp, EventHash), Exception>,
@@ -232,7 +237,13 @@ impl Survey {
         match traits.kind {
             Kind::Single => {}
             Kind::Occurrence(slot) => {
-                self.taken.insert((owner, slot));
+                // The least id keeps it, so that the order of reading decides nothing.
+                let id = traits.id.hash();
+                let keeper = self.taken.entry((owner, slot)).or_insert(id);
+                if *keeper != id {
+                    self.again.insert(id.max(*keeper));
+                    *keeper = id.min(*keeper);
+                }
             }
             Kind::Exception(exception) => {
                 let at = exception.original;
@@ -244,7 +255,8 @@ impl Survey {
 
     /// What has to be known of the window.
     pub(super) fn finish(self) -> Identities {
-        let Self { owners, mut taken, exceptions } = self;
+        let Self { owners, taken, again, exceptions } = self;
+        let mut taken: BTreeSet<(EventHash, Slot)> = taken.into_keys().collect();
         let mut oldest: BTreeMap<EventHash, (usize, Timestamp, EventId)> = BTreeMap::new();
         for ((uid, _), (created, id)) in owners {
             let entry = oldest.entry(uid).or_insert_with(|| (0, created, id.clone()));
@@ -264,7 +276,7 @@ impl Survey {
             let is_new = taken.insert((series, slot));
             slots.insert(id, (slot, !is_new));
         }
-        Identities { shared, slots }
+        Identities { shared, slots, again }
     }
 }
 
@@ -275,6 +287,8 @@ pub(super) struct Identities {
     shared: BTreeMap<EventHash, EventHash>,
     /// The slots of exceptions, and whether another instance has the same.
     slots: BTreeMap<EventHash, (Slot, bool)>,
+    /// Occurrences whose slot another one has.
+    again: BTreeSet<EventHash>,
 }
 
 impl Identities {
@@ -291,7 +305,7 @@ impl Identities {
         }
         let (slot, again) = match kind {
             Kind::Single => (None, false),
-            Kind::Occurrence(slot) => (Some(slot), false),
+            Kind::Occurrence(slot) => (Some(slot), self.again.contains(&id.hash())),
             Kind::Exception(exception) => {
                 let known = self.slots.get(&id.hash()).copied();
                 // It came after the window was read.
@@ -439,8 +453,20 @@ mod tests {
             let more = json!({"type": kind, "seriesMasterId": "m", "originalStart": "2026-11-02T08:00:00Z"});
             event(id, "2026-11-02T08:00:00", more)
         };
-        let uids = uids(&[instance("1", "occurrence"), instance("x", "exception")]);
-        assert_eq!(uids[0], "m/20261102T080000Z");
-        assert_eq!(uids[1], format!("m/20261102T080000Z/{}", eight(&EventId::new("x"))));
+        let two = uids(&[instance("1", "occurrence"), instance("x", "exception")]);
+        assert_eq!(two[0], "m/20261102T080000Z");
+        assert_eq!(two[1], format!("m/20261102T080000Z/{}", eight(&EventId::new("x"))));
+        // Neither of which says when it was to be; and three while ids change.
+        let nowhere = |id, kind: &str| {
+            let mut event = instance(id, kind);
+            event["originalStart"] = Value::Null;
+            event
+        };
+        for kind in ["occurrence", "exception"] {
+            let three = uids(&["1", "2", "3"].map(|id| nowhere(id, kind)));
+            let plain = three.iter().filter(|uid| *uid == "m/20261102T080000Z").count();
+            assert_eq!(plain, 1, "{three:?}");
+            assert_eq!(three.iter().collect::<BTreeSet<_>>().len(), 3, "{three:?}");
+        }
     }
 }

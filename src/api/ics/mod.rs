@@ -43,6 +43,10 @@ use crate::store::{Query, StoreError};
 /// Events read from the store at a time.
 const STRETCH: usize = 500;
 
+/// Bytes of events read at a time for what the events are called; only a few numbers of each are
+/// kept.
+const SURVEY_BYTES: usize = 512 << 10;
+
 /// How the instances of a series are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Series {
@@ -125,7 +129,7 @@ struct Writing {
 
 enum Step {
     Head(Box<WindowStatus>),
-    /// What is called how, so far, and where the window is read on.
+    /// The identities read so far, and the event after which reading continues.
     Survey(Survey, Option<(Timestamp, EventId)>),
     Events,
     /// What changed meanwhile, after this seq.
@@ -136,8 +140,19 @@ enum Step {
 
 impl Slices for Writing {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
-        let stretch = Writing::next(self).await.transpose()?;
-        Ok(stretch.map(Vec::from).unwrap_or_default())
+        let mut text = String::new();
+        match std::mem::replace(&mut self.step, Step::Over) {
+            Step::Head(status) => {
+                text.push_str(&head(&status));
+                self.step = Step::Survey(Survey::default(), None);
+            }
+            Step::Survey(survey, after) => self.survey(survey, after).await?,
+            Step::Events => self.events(&mut text).await?,
+            Step::Changes(after) => self.changes(&mut text, after).await?,
+            Step::Tail => text.push_str("END:VCALENDAR\r\n"),
+            Step::Over => {}
+        }
+        Ok(text.into_bytes())
     }
 
     fn is_over(&self) -> bool {
@@ -146,40 +161,14 @@ impl Slices for Writing {
 }
 
 impl Writing {
-    /// The next stretch of text. An error ends the answer early, which its reader notices.
-    async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
-        let mut text = String::new();
-        loop {
-            let done = match std::mem::replace(&mut self.step, Step::Over) {
-                Step::Head(status) => {
-                    text.push_str(&head(&status));
-                    self.step = Step::Survey(Survey::default(), None);
-                    Ok(())
-                }
-                Step::Survey(survey, after) => self.survey(survey, after).await,
-                Step::Events => self.events(&mut text).await,
-                Step::Changes(after) => self.changes(&mut text, after).await,
-                Step::Tail => {
-                    text.push_str("END:VCALENDAR\r\n");
-                    Ok(())
-                }
-                Step::Over => return None,
-            };
-            match done {
-                Err(error) => return Some(Err(error)),
-                Ok(()) if text.is_empty() => {}
-                Ok(()) => return Some(Ok(text.into())),
-            }
-        }
-    }
-
-    /// Reads on in the whole window, whatever part of it is asked for.
+    /// Reads one stretch of the whole window, whatever part of it is asked for.
     async fn survey(
         &mut self,
         mut survey: Survey,
         after: Option<(Timestamp, EventId)>,
     ) -> Result<(), StoreError> {
-        let whole = Query { from: None, to: None, after, ..self.query.clone() };
+        let whole =
+            Query { from: None, to: None, after, bytes: SURVEY_BYTES, ..self.query.clone() };
         let events = self.access.store.events(whole).await?;
         for event in events.value {
             let event = shown(event, self.access.settings.mask_private);
