@@ -22,7 +22,9 @@ use crate::mirror::position::WindowId;
 /// Entries looked at under one guard.
 const SLICE: usize = 512;
 /// Bytes of events gathered for one answer, but for the last of them.
-const BYTES: usize = 32 << 10;
+pub(super) const ANSWER_BYTES: usize = 4 << 20;
+/// The same for an answer that is one of many slices.
+pub(super) const SLICE_BYTES: usize = 32 << 10;
 /// Entries looked at for one answer: with a window to filter by, most may be others'.
 const LOOKED_AT: usize = 65_536;
 
@@ -53,23 +55,25 @@ struct Slice {
     more: bool,
 }
 
-/// Reads at most `limit` changes after a seq. Blocking; answers what to wait for as well.
+/// Reads at most `limit` changes after a seq, and no more than the one with which their events
+/// have `enough` bytes. Blocking; answers what to wait for as well.
 pub(super) fn changes(
     shared: &Shared,
     after: Seq,
     wanted: &Wanted,
     limit: usize,
+    enough: usize,
 ) -> Result<(Changes, u64), StoreError> {
     let limit = limit.max(1);
     let end = shared.durable_seq();
     let mut changes = Changes { value: Vec::new(), seq: after, at_end: after >= end };
     let (mut looked, mut group) = (0, 0);
     let (mut names, mut bytes) = (BTreeMap::new(), 0);
-    while !changes.at_end && changes.value.len() < limit && looked < LOOKED_AT && bytes < BYTES {
+    while !changes.at_end && changes.value.len() < limit && looked < LOOKED_AT && bytes < enough {
         let left = limit - changes.value.len();
         let from = changes.seq;
         let (slice, applied) =
-            shared.look(|tree| look(tree, from, end, wanted, left, &mut names))?;
+            shared.look(|tree| look(tree, from, end, wanted, left, enough, &mut names))?;
         group = applied;
         looked += slice.looked;
         bytes += slice.living.bytes;
@@ -99,11 +103,12 @@ fn look(
     end: Seq,
     wanted: &Wanted,
     limit: usize,
+    enough: usize,
     names: &mut BTreeMap<WindowId, Arc<str>>,
 ) -> Result<Slice, Fault> {
     let mut slice = Slice { seq: after, ..Slice::default() };
     for item in tree.0.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
-        if slice.found.len() == limit || slice.looked == SLICE || slice.living.bytes >= BYTES {
+        if slice.found.len() == limit || slice.looked == SLICE || slice.living.bytes >= enough {
             slice.more = true;
             break;
         }

@@ -559,10 +559,14 @@ impl Store {
         limit: usize,
     ) -> Result<Changes, StoreError> {
         let wanted = window.map_or(feed::Wanted::All, feed::Wanted::Window);
-        self.inner.shared.read(move |shared| feed::changes(shared, after, &wanted, limit)).await
+        self.inner
+            .shared
+            .read(move |shared| feed::changes(shared, after, &wanted, limit, feed::ANSWER_BYTES))
+            .await
     }
 
-    /// As [`Store::changes`], of all windows or of those that have or had a name.
+    /// As [`Store::changes`], of all windows or of those that have or had a name, and only some
+    /// 32 KiB of them: one slice of an answer.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -573,7 +577,10 @@ impl Store {
         limit: usize,
     ) -> Result<Changes, StoreError> {
         let wanted = name.map_or(feed::Wanted::All, feed::Wanted::Named);
-        self.inner.shared.read(move |shared| feed::changes(shared, after, &wanted, limit)).await
+        self.inner
+            .shared
+            .read(move |shared| feed::changes(shared, after, &wanted, limit, feed::SLICE_BYTES))
+            .await
     }
 
     /// How far the changes of [`Store::changes_named`] go that are at most `limit` and have about
