@@ -6,7 +6,7 @@
 //! instants in UTC, whatever the window's `time_zone`; all-day events are dates. So no `VTIMEZONE`
 //! is needed, and none can be wrong.
 //!
-//! The window is read twice: once for what the events are called ([`identity`]), and once to write
+//! The window is read twice: once for what the events are called (`identity`), and once to write
 //! those that are asked for. It is written page by page and never held whole. An event that moves while it is written
 //! stands in it once, and none is missing that was there all along: what changed meanwhile is
 //! looked at in the feed at the end.

@@ -27,7 +27,7 @@ pub enum Obstacle {
     NoRoute,
     /// The name has no address.
     UnknownName,
-    /// No connection within [`CONNECT_TIMEOUT`].
+    /// No connection within `CONNECT_TIMEOUT`.
     TimedOut,
     /// The connection ended while it was being set up.
     BrokeOff,
