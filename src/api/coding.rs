@@ -19,7 +19,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Answers that are compressed at the same time.
-const CODERS: usize = 16;
+const CODERS: usize = 8;
 
 /// Bytes that a coder is fed at a time.
 const PIECE: usize = 16 << 10;

@@ -24,7 +24,7 @@ use crate::world::World;
 
 /// Requests that compute at the same time. Each takes a blocking thread and, while it reads the
 /// store, a second one; the process has 32.
-pub(super) const TURNS: usize = 12;
+pub(super) const TURNS: usize = 8;
 
 /// How many bytes a slice of an answer has, but for the last event or window in it.
 pub(super) const SLICE_BYTES: usize = 32 << 10;

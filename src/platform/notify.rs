@@ -77,14 +77,14 @@ impl Notify {
 
     /// The process is about to end.
     pub fn stopping(&self) {
-        self.send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+        self.try_send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
     /// Whoever calls this is alive, and how things are.
     pub fn alive(&self, status: &str) {
         let mut states = vec![NotifyState::Status(status)];
         states.extend(self.watchdog.map(|_| NotifyState::Watchdog));
-        self.send(&states);
+        self.try_send(&states);
     }
 
     /// How things are, without a word on whether whoever calls this is well.
@@ -92,7 +92,18 @@ impl Notify {
         self.send(&[NotifyState::Status(status)]);
     }
 
+    /// Sends what can wait a moment.
     fn send(&self, states: &[NotifyState<'_>]) {
+        self.deliver(states, Some(PATIENCE));
+    }
+
+    /// Sends what is repeated, or is no more than a hint, without waiting: the caller's loop must
+    /// turn, and a stop must not take longer, while the manager does not read.
+    fn try_send(&self, states: &[NotifyState<'_>]) {
+        self.deliver(states, None);
+    }
+
+    fn deliver(&self, states: &[NotifyState<'_>], patience: Option<Duration>) {
         let Some(socket) = &self.socket else { return };
         let mut message = String::new();
         for state in states {
@@ -100,19 +111,22 @@ impl Notify {
             // a String cannot fail.
             writeln!(message, "{}", state.to_string().replace(char::is_control, " ")).ok();
         }
-        if let Err(error) = deliver(socket, &message) {
+        if let Err(error) = deliver(socket, &message, patience) {
             tracing::debug!(%error, "the service manager was not told");
         }
     }
 }
 
-fn deliver(socket: &str, message: &str) -> io::Result<()> {
+fn deliver(socket: &str, message: &str, patience: Option<Duration>) -> io::Result<()> {
     let address = match socket.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(socket)?,
     };
     let datagram = UnixDatagram::unbound()?;
-    datagram.set_write_timeout(Some(PATIENCE))?;
+    match patience {
+        Some(_) => datagram.set_write_timeout(patience)?,
+        None => datagram.set_nonblocking(true)?,
+    }
     datagram.connect_addr(&address)?;
     datagram.send(message.as_bytes())?;
     Ok(())
@@ -151,6 +165,22 @@ mod tests {
         assert_eq!(received(&manager), "EXTEND_TIMEOUT_USEC=30000000\nSTATUS=opening\n");
         notify.stopping();
         assert_eq!(received(&manager), "STOPPING=1\nSTATUS=stopping\n");
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nothing_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let _manager = UnixDatagram::bind(&path).unwrap();
+        let place = path.display().to_string();
+        let notify = Notify::new(&environment(&[("NOTIFY_SOCKET", &place)]), 7);
+        let begun = std::time::Instant::now();
+        // More than the socket holds.
+        for _ in 0..1000 {
+            notify.alive("up");
+        }
+        notify.stopping();
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     }
 
     #[test]
