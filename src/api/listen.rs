@@ -205,13 +205,9 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError
 /// # Errors
 /// [`BindError::Leftover`] where something else lies there: it is not ours to remove.
 fn is_leftover(new: &Path) -> Result<bool, BindError> {
-    let found = match fs::symlink_metadata(new) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        found => found,
-    };
-    let ours = found.is_ok_and(|found| {
-        found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw()
-    });
+    // Where it cannot even be looked at, making the socket says why.
+    let Ok(found) = fs::symlink_metadata(new) else { return Ok(false) };
+    let ours = found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw();
     if ours { Ok(true) } else { Err(BindError::Leftover(new.to_owned())) }
 }
 

@@ -174,7 +174,7 @@ mod tests {
         let _manager = UnixDatagram::bind(&path).unwrap();
         let place = path.display().to_string();
         let notify = Notify::new(&environment(&[("NOTIFY_SOCKET", &place)]), 7);
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         // More than the socket holds.
         for _ in 0..1000 {
             notify.alive("up");
