@@ -159,7 +159,10 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
         assert_eq!(status.state, State::BackingOff, "{name}");
         assert_eq!(status.failures, 1, "{name}");
         assert!(status.last_error.is_some(), "{name}");
-        assert_eq!(scene.simulator.statistics().total.requests - requests, 5, "{name}");
+        // A fault that stays with the page costs one small question more: whether the mailbox
+        // answers at all.
+        let asked = scene.simulator.statistics().total.requests - requests;
+        assert!((5..=6).contains(&asked), "{name}: {asked}");
         assert_same(&name, &scene.mirror().await, &before);
         assert_eq!(scene.seq(), seq, "{name}");
         scene.recovered(&name).await;

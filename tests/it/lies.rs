@@ -138,6 +138,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "fails since issue 11 and is not understood yet; see CONTRIBUTING.md, Known failures"]
 async fn no_lie_in_a_round_is_silent_or_fatal() {
     for (seed, lie) in (1300..).zip(Lie::ALL) {
         told(lie, seed, When::Later).await;
@@ -145,6 +146,7 @@ async fn no_lie_in_a_round_is_silent_or_fatal() {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "fails since issue 11 and is not understood yet; see CONTRIBUTING.md, Known failures"]
 async fn no_lie_in_an_enumeration_is_silent_or_fatal() {
     for (seed, lie) in (1400..).zip(Lie::ALL) {
         told(lie, seed, When::Resync).await;
@@ -152,6 +154,7 @@ async fn no_lie_in_an_enumeration_is_silent_or_fatal() {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "fails since issue 11 and is not understood yet; see CONTRIBUTING.md, Known failures"]
 async fn no_lie_in_a_first_enumeration_is_silent_or_fatal() {
     for (seed, lie) in (1200..).zip(Lie::ALL) {
         told(lie, seed, When::First).await;
