@@ -36,7 +36,7 @@ use super::guard::Guard;
 use super::page::{EventHash, EventId, Item, Kind, Link, Page};
 use super::position::{Phase, Position, SegmentIndex, Todo, WindowId};
 use super::remedy::{Ailment, Remedy};
-use super::series::{Listed, Row, ViewRequest};
+use super::series::{Listed, PresenceRequest, Row, ViewRequest};
 use super::status::ResyncReason;
 use super::todo::TodoList;
 use super::window::{Complete, Edges};
@@ -141,6 +141,8 @@ pub enum Input {
     Gone(Vec<Row>),
     /// What a plain `calendarView` said of a series, and the mirror's rows of it.
     Viewed(Listed, Vec<Row>),
+    /// Whether the segment has any of the events that were asked for.
+    Present(bool),
     /// What was asked about a series cannot be had now.
     Unavailable,
     /// What the sweep found.
@@ -203,6 +205,9 @@ pub enum Effect {
     Rows(EventId),
     /// Ask a plain `calendarView` about a series, and read the mirror's rows of it.
     View(Box<ViewRequest>),
+    /// Ask a plain `calendarView` of the segment whether it has any of these. An answer that was
+    /// true at some time since the round's last page will do.
+    Presence(Box<PresenceRequest>),
     /// Find the rows that no seen list contains.
     Unseen,
     /// Events are to leave: have the other segments look. Nothing is lost if this comes first in
@@ -314,6 +319,7 @@ impl Round {
             Input::Instances(found) => self.instances(found, at),
             Input::Gone(rows) => self.gone(rows, at),
             Input::Viewed(listed, rows) => self.viewed(listed, rows, at),
+            Input::Present(present) => self.present(present, at),
             Input::Unavailable => self.unavailable(at),
             Input::Unseen(rows) => {
                 self.sweep = Some(rows);
@@ -347,7 +353,11 @@ impl Round {
         };
         if matches!(
             effect,
-            Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_) | Effect::View(_)
+            Effect::Page(_)
+                | Effect::Listing(_)
+                | Effect::Instances(_)
+                | Effect::View(_)
+                | Effect::Presence(_)
         ) {
             // What is learned now the others may not know.
             self.withheld = None;

@@ -6,9 +6,9 @@
 //! does the delta decide alone.
 //!
 //! Absence from one answer does not prove a deletion. A series' listing has been seen without the
-//! series' exceptions (fact 196), so an exception leaves only if a plain `calendarView` of its days
-//! lacks it too ([`Reconciliation::unconfirmed`]). Private events of another mailbox cannot be had by id at all
-//! (fact 180); there the plain `calendarView` takes the place of the listing.
+//! series' exceptions (fact 196), and any occurrence may just have become one. So what a listing
+//! lacks ([`Reconciliation::absent`]) leaves only if plain `calendarView` lacks it too. Private events of another mailbox cannot be had by id at all (fact 180); there plain
+//! `calendarView` takes the place of the listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,8 +42,15 @@ pub struct ViewRequest {
     pub only: bool,
     /// The days to list.
     pub edges: Edges,
-    /// Whether contents are needed; without them the answer says only which instances exist.
-    pub content: bool,
+}
+
+/// Events of which is asked only whether a segment has any of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PresenceRequest {
+    /// Instances of this series count.
+    pub master: Option<EventId>,
+    /// These events count.
+    pub ids: BTreeSet<EventHash>,
 }
 
 impl ViewRequest {
@@ -113,36 +120,22 @@ pub struct Reconciliation<'a> {
 }
 
 impl Reconciliation<'_> {
-    /// Exceptions that a listing of the series lacks and that must not leave, or cannot be shown,
-    /// before a plain `calendarView` was asked about them (fact 196), and the days they are on.
-    pub fn unconfirmed(
-        &self,
-        listing: &Listed,
-        rows: &[Row],
-    ) -> Option<(BTreeSet<EventHash>, Edges)> {
+    /// Instances that a listing of the series lacks and that would leave, or could not be shown, for
+    /// no other reason.
+    pub fn absent(&self, listing: &Listed, rows: &[Row]) -> Vec<Row> {
         let listed: BTreeSet<EventHash> = listing.items.iter().map(|item| item.id.hash()).collect();
         let unlisted = |id: &EventHash| {
             !listed.contains(id) && !listing.unread.contains(id) && !self.tombstones.contains(id)
         };
         let carried = |id: &EventHash| self.waiting.contains_key(id) && !self.is_past(id);
-        let mirrored = rows
-            .iter()
-            .filter(|row| self.membership && row.kind == Kind::Exception && !carried(&row.id))
-            .map(|row| (row.id, row.span));
-        let waiting = self
+        let judged = self.membership && !listing.nameless;
+        let leaving = rows.iter().filter(|row| judged && !carried(&row.id)).copied();
+        let hidden = self
             .waiting
             .iter()
             .filter(|(id, item)| item.kind == Kind::Exception && (!item.whole || self.is_past(id)))
-            .map(|(id, item)| (*id, item.span));
-        let mut ids = BTreeSet::new();
-        let mut days: Option<Edges> = None;
-        for (id, span) in mirrored.chain(waiting).filter(|(id, _)| unlisted(id)) {
-            ids.insert(id);
-            let edges = days.get_or_insert(Edges { start: span.start, end: span.end });
-            edges.start = edges.start.min(span.start);
-            edges.end = edges.end.max(span.end);
-        }
-        days.map(|days| (ids, widen(days, 1)))
+            .map(|(id, item)| Row { id: *id, kind: item.kind, span: item.span });
+        leaving.chain(hidden).filter(|row| unlisted(&row.id)).collect()
     }
 
     /// Compares a listing with the mirror's rows of the series.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::commit::Commit;
 use super::page::{EventHash, EventId, Item, Kind};
 use super::position::{Todo, TodoKey};
-use super::series::Listed;
+use super::series::{Listed, Row};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -48,18 +48,23 @@ pub(super) struct Inquiry {
     pub(super) missing: bool,
     /// The listing is not found.
     pub(super) unlisted: bool,
-    /// What a plain `calendarView` is being asked.
-    pub(super) view: Option<ViewPurpose>,
+    /// What plain `calendarView` is being asked.
+    pub(super) question: Option<Question>,
 }
 
-/// Why a plain `calendarView` is asked about a series.
+/// What plain `calendarView` is asked about a series.
 #[derive(Debug)]
-pub(super) enum ViewPurpose {
-    /// This listing lacks exceptions.
+pub(super) enum Question {
+    /// This listing lacks exceptions: are they on their days?
     Exceptions(Listed),
-    /// The master is not found: does any instance exist?
-    Presence,
-    /// It takes the place of the listing.
+    /// This listing lacks these instances: does the segment have any of them? With the mirror's
+    /// rows.
+    Absence(Listed, Vec<Row>, BTreeSet<EventHash>),
+    /// It has: where?
+    Anywhere(Listed),
+    /// The master is not found: does any instance exist? With the mirror's rows.
+    Presence(Vec<Row>),
+    /// The instances, in place of the series' listing.
     Listing,
 }
 

@@ -32,6 +32,7 @@ use super::moment::Moment;
 use super::trouble::Trouble;
 use super::vitals::{Asked, Cell};
 use super::{Services, note_resync};
+use series::Present;
 
 /// A pause that Graph asks for is remembered over a restart, which takes some time itself, if it
 /// is longer than this.
@@ -99,6 +100,8 @@ pub(super) struct Attempt<'a> {
     fault: Option<Trouble>,
     /// The memory that the last page takes, until it is written.
     memory: Reservation,
+    /// The segment's events, as a plain view named them after the round's last page.
+    present: Option<Present>,
     done: Done,
 }
 
@@ -135,6 +138,7 @@ impl<'a> Attempt<'a> {
             deaths: 0,
             fault: None,
             memory: Reservation::default(),
+            present: None,
             done: Done {
                 over: Over::Settled,
                 settled: 0,
@@ -317,6 +321,7 @@ impl<'a> Attempt<'a> {
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
             Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
             Effect::View(request) => self.view(segment, &request).await?,
+            Effect::Presence(request) => self.presence(&request, edges).await?,
             Effect::Unseen => Input::Unseen(self.unseen(segment).await?),
             // A window of one segment has no seams.
             Effect::Seam => Input::Withheld { stay: Stay::Named(BTreeSet::new()), gone: 0 },
@@ -376,6 +381,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Input, Trouble> {
         let before = self.target.answering.load(Ordering::Relaxed);
         self.memory = Reservation::default();
+        self.present = None;
         let page: Page = loop {
             match self.ask_page(way, link, edges).await {
                 Ok((page, memory)) => {

@@ -148,7 +148,7 @@ fn mark_listed_only(event: &mut Value) {
 }
 
 /// Whether an event is the expected one, in either form where there are two.
-fn fits(event: &Value, expected: &Value) -> bool {
+pub(crate) fn fits(event: &Value, expected: &Value) -> bool {
     if expected.get(LISTED_ONLY).is_none() {
         return event == expected;
     }

@@ -57,9 +57,15 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, name: &str, complete: Com
     assert_same(&format!("feed and mirror of {name}"), &folded(&rig.store, id).await, &mirrored);
 }
 
-/// Moves single events and occurrences over the seam, back and forth, at any moment of a round.
-/// The feed says what became of each as the store saw it: one that had been absent for a moment
-/// would have been created anew.
+fn starts(event: &serde_json::Value) -> Timestamp {
+    let text = event["start"]["dateTime"].as_str().unwrap();
+    text.parse::<jiff::civil::DateTime>().unwrap().in_tz("UTC").unwrap().timestamp()
+}
+
+/// Moves single events and occurrences over the seam, at any moment of a round, and back once the
+/// mirror has followed. (One that is back before the other segment was asked has been in no
+/// answer, and is told as removed and created: docs/design.md.) The feed says what became of each
+/// as the store saw it: one that had been absent for a moment would have been created anew.
 async fn over_the_seam(seed: u64, complete: Complete) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let directory = tempfile::tempdir().unwrap();
@@ -103,21 +109,28 @@ async fn over_the_seam(seed: u64, complete: Complete) {
         .collect();
     assert!(occurrences.len() > 10);
     let mut cursor = *rig.store.durable().borrow();
+    let mut moves: BTreeMap<String, Timestamp> = BTreeMap::new();
     for step in 0..30 {
         let start = near(rng.i64(-72..72));
-        match rng.u8(0..10) {
-            0 => {
-                let subject = format!("{step}");
-                edit(&simulator, Edit::Rename { event: series.clone(), subject });
-            }
-            1..=4 => {
-                let occurrence = occurrences[rng.usize(0..occurrences.len())].clone();
-                edit(&simulator, Edit::MoveOccurrence { occurrence, start });
-            }
-            _ => {
-                let event = singles[rng.usize(0..singles.len())].clone();
-                edit(&simulator, Edit::Move { event, start });
-            }
+        let mirrored = mirror(&rig.store, id).await;
+        moves.retain(|event, start| starts(&mirrored[event]) != *start);
+        let (event, is_single) = match rng.u8(0..10) {
+            0 => (&series, false),
+            1..=4 => (&occurrences[rng.usize(0..occurrences.len())], false),
+            _ => (&singles[rng.usize(0..singles.len())], true),
+        };
+        let event = event.clone();
+        if event == series || moves.contains_key(&event) {
+            edit(&simulator, Edit::Rename { event: series.clone(), subject: format!("{step}") });
+        } else {
+            moves.insert(event.clone(), start);
+            edit(
+                &simulator,
+                match is_single {
+                    true => Edit::Move { event, start },
+                    false => Edit::MoveOccurrence { occurrence: event, start },
+                },
+            );
         }
         tokio::time::sleep(Duration::from_millis(rng.u64(0..40_000))).await;
         if rng.u8(0..8) == 0 {
@@ -145,9 +158,8 @@ async fn over_the_seam(seed: u64, complete: Complete) {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fails since issue 11 and is not understood yet; see CONTRIBUTING.md, Known failures"]
 async fn an_event_that_moves_over_a_seam_is_never_absent() {
-    for seed in 0..14 {
+    for seed in (0..14).chain([51]) {
         let complete = if seed % 4 == 3 { Complete::Exact } else { Complete::Master };
         over_the_seam(seed, complete).await;
     }

@@ -4,6 +4,11 @@
 //! exceptions (fact 196), and everything that is asked for by id answers 404 for private events of
 //! another mailbox (fact 180). Plain `calendarView` lists both, and it is what the mirror is
 //! compared with; so it has the last word, asked once for all instances in question.
+//!
+//! An answer is also some seconds younger than the page that led to it: in between an instance
+//! may have moved, or an occurrence become an exception. So the days of an exception are looked at
+//! first, then whether the segment has it at all, which one view answers for all series of a
+//! round, and only where it does the whole segment is listed.
 
 use std::collections::BTreeSet;
 
@@ -11,33 +16,52 @@ use jiff::Timestamp;
 
 use super::{Effect, Round};
 use crate::mirror::page::{EventHash, Kind};
-use crate::mirror::series::{self, Listed, Reconciliation, Row, ViewRequest};
-use crate::mirror::todo::{Series, ViewPurpose};
-use crate::mirror::window::Complete;
+use crate::mirror::series::{self, Listed, PresenceRequest, Reconciliation, Row, ViewRequest};
+use crate::mirror::todo::{Question, Series};
+use crate::mirror::window::{Complete, Edges};
 
 impl Round {
     /// Completes a series by its listing, or first asks about the exceptions that the listing
-    /// lacks.
+    /// lacks: most are still on their days.
     pub(super) fn confirm_exceptions(
         &mut self,
         listing: Listed,
         rows: Vec<Row>,
         at: Timestamp,
     ) -> Effect {
-        let tombstones = self.tombstoned();
-        let unconfirmed = self
-            .todo
-            .peek()
-            .and_then(|s| self.reconciliation(s, &tombstones).unconfirmed(&listing, &rows));
-        match (self.todo.current(), unconfirmed) {
-            (Some(series), Some((ids, edges))) => {
-                series.inquiry.view = Some(ViewPurpose::Exceptions(listing));
+        let mut exceptions = self.absent(&listing, &rows);
+        exceptions.retain(|row| row.kind == Kind::Exception);
+        let starts = exceptions.iter().map(|row| row.span.start);
+        let ends = exceptions.iter().map(|row| row.span.end);
+        match (self.todo.current(), starts.min(), ends.max()) {
+            (Some(series), Some(start), Some(end)) => {
+                series.inquiry.question = Some(Question::Exceptions(listing));
                 let master = series.master.clone();
-                let request = ViewRequest { master, ids, only: true, edges, content: true };
-                Effect::View(Box::new(request))
+                let ids = exceptions.iter().map(|row| row.id).collect();
+                let edges = series::widen(Edges { start, end }, 1);
+                Effect::View(Box::new(ViewRequest { master, ids, only: true, edges }))
+            }
+            _ => self.confirm_absence(listing, rows, at),
+        }
+    }
+
+    /// What has not been found yet may just have moved within the segment, or become an exception.
+    fn confirm_absence(&mut self, listing: Listed, rows: Vec<Row>, at: Timestamp) -> Effect {
+        let ids: BTreeSet<EventHash> =
+            self.absent(&listing, &rows).iter().map(|row| row.id).collect();
+        match self.todo.current() {
+            Some(series) if !ids.is_empty() => {
+                series.inquiry.question = Some(Question::Absence(listing, rows, ids.clone()));
+                Effect::Presence(Box::new(PresenceRequest { master: None, ids }))
             }
             _ => self.complete(Some((listing, rows)), at),
         }
+    }
+
+    fn absent(&self, listing: &Listed, rows: &[Row]) -> Vec<Row> {
+        let tombstones = self.tombstoned();
+        let absent = |s| self.reconciliation(s, &tombstones).absent(listing, rows);
+        self.todo.peek().map(absent).unwrap_or_default()
     }
 
     /// The master is not found, or is no master any more; the mirror's rows of the series.
@@ -54,7 +78,7 @@ impl Round {
         }
         if !carried {
             // Nothing but the mirror speaks for the series: does any of it still exist?
-            return self.view_presence(&rows, at);
+            return self.ask_presence(rows, at);
         }
         // A private series: what pages carried counts, and needs no look if it is everything.
         let completed = master_kept && series.fetched.is_some();
@@ -69,30 +93,24 @@ impl Round {
         self.view_as_listing(rows, at)
     }
 
-    fn view_presence(&mut self, rows: &[Row], at: Timestamp) -> Effect {
+    fn ask_presence(&mut self, rows: Vec<Row>, at: Timestamp) -> Effect {
         let Some(series) = self.todo.current() else { return self.next(at) };
-        series.inquiry.view = Some(ViewPurpose::Presence);
-        let request = ViewRequest {
-            master: series.master.clone(),
-            ids: rows.iter().map(|row| row.id).collect(),
-            only: false,
-            edges: series::widen(self.place.edges, 1),
-            content: false,
-        };
-        Effect::View(Box::new(request))
+        let ids = rows.iter().map(|row| row.id).collect();
+        series.inquiry.question = Some(Question::Presence(rows));
+        let master = Some(series.master.clone());
+        Effect::Presence(Box::new(PresenceRequest { master, ids }))
     }
 
     /// Asks for the series' instances in the whole segment, by way of the plain view.
     pub(super) fn view_as_listing(&mut self, rows: Vec<Row>, at: Timestamp) -> Effect {
         let Some(series) = self.todo.current() else { return self.next(at) };
-        series.inquiry.view = Some(ViewPurpose::Listing);
+        series.inquiry.question = Some(Question::Listing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
         let request = ViewRequest {
             master: series.master.clone(),
             ids: rows.iter().map(|row| row.id).chain(carried).collect(),
             only: false,
             edges: series::widen(self.place.edges, 1),
-            content: true,
         };
         Effect::View(Box::new(request))
     }
@@ -100,20 +118,50 @@ impl Round {
     /// The plain view has answered.
     pub(super) fn viewed(&mut self, viewed: Listed, rows: Vec<Row>, at: Timestamp) -> Effect {
         let Some(series) = self.todo.current() else { return self.next(at) };
-        match series.inquiry.view.take() {
-            Some(ViewPurpose::Exceptions(mut listing)) => {
+        match series.inquiry.question.take() {
+            Some(Question::Exceptions(mut listing)) => {
                 listing.merge(viewed);
-                self.complete(Some((listing, rows)), at)
+                self.confirm_absence(listing, rows, at)
             }
-            Some(ViewPurpose::Presence) => {
-                let exists = viewed.nameless
-                    || !viewed.items.is_empty()
-                    || rows.iter().any(|row| viewed.has(&row.id));
-                if exists { self.view_as_listing(rows, at) } else { self.bury(&rows, at) }
+            Some(Question::Anywhere(mut listing)) => {
+                listing.merge(viewed);
+                self.confirmed(listing, rows, at)
             }
-            Some(ViewPurpose::Listing) => self.complete(Some((viewed, rows)), at),
-            None => self.unavailable(at),
+            Some(Question::Listing) => self.complete(Some((viewed, rows)), at),
+            Some(Question::Absence(..) | Question::Presence(_)) | None => self.unavailable(at),
         }
+    }
+
+    /// Whether the segment has any of the events that were asked for.
+    pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Effect {
+        let edges = series::widen(self.place.edges, 1);
+        let Some(series) = self.todo.current() else { return self.next(at) };
+        match series.inquiry.question.take() {
+            Some(Question::Presence(rows)) if present => self.view_as_listing(rows, at),
+            Some(Question::Presence(rows)) => self.bury(&rows, at),
+            Some(Question::Absence(listing, _, ids)) if present => {
+                series.inquiry.question = Some(Question::Anywhere(listing));
+                let master = series.master.clone();
+                Effect::View(Box::new(ViewRequest { master, ids, only: true, edges }))
+            }
+            Some(Question::Absence(listing, rows, _)) => self.confirmed(listing, rows, at),
+            Some(Question::Exceptions(_) | Question::Anywhere(_) | Question::Listing) | None => {
+                self.unavailable(at)
+            }
+        }
+    }
+
+    /// What is absent now is not in the segment. Where a page of this round carried it, it may have
+    /// moved to another segment that has looked already: then the series stays on the to-do, and
+    /// its events elsewhere stay, until this segment's next round says that it left.
+    fn confirmed(&mut self, listing: Listed, rows: Vec<Row>, at: Timestamp) -> Effect {
+        let absent = self.absent(&listing, &rows);
+        let Some(series) = self.todo.current() else { return self.next(at) };
+        let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);
+        if self.place.seams && absent.iter().any(|row| carried(&row.id)) {
+            return self.unavailable(at);
+        }
+        self.complete(Some((listing, rows)), at)
     }
 
     /// What this round's tombstones named.

@@ -86,6 +86,12 @@ fn written(effect: Effect) -> Commit {
     }
 }
 
+/// What a listing lacks is asked for once more, and is in no view either.
+fn nowhere(round: Round, effect: Effect) -> (Round, Effect) {
+    assert!(matches!(effect, Effect::Presence(_)), "{effect:?}");
+    round.step(Input::Present(false), AT)
+}
+
 fn ids(items: &[Item]) -> Vec<&str> {
     items.iter().map(|item| item.id.as_str()).collect()
 }
@@ -214,6 +220,7 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
     let listed = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e2") };
     let rows = vec![row("o1"), row("ghost")];
     let (round, effect) = round.step(Input::Instances(Some((vec![listed].into(), rows))), AT);
+    let (round, effect) = nowhere(round, effect);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
@@ -245,9 +252,9 @@ fn a_tombstone_for_a_master_only_marks_the_series() {
     let (round, effect) = round.step(Input::Master(None), AT);
     assert!(matches!(effect, Effect::Rows(_)), "only its absence says that the series is gone");
     let rows = vec![row("o1")];
-    let (round, effect) = round.step(Input::Gone(rows.clone()), AT);
-    assert!(matches!(effect, Effect::View(_)), "and a private series is absent too (fact 180)");
-    let (_, effect) = round.step(Input::Viewed(Listed::default(), rows), AT);
+    let (round, effect) = round.step(Input::Gone(rows), AT);
+    assert!(matches!(effect, Effect::Presence(_)), "and a private series is absent too (fact 180)");
+    let (_, effect) = round.step(Input::Present(false), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("o1").hash()]);
 }
 
@@ -409,7 +416,8 @@ fn a_listing_that_could_not_be_read_whole_removes_nobody() {
     let rows = vec![row("a"), row("b")];
     let unread = [EventId::new("a").hash()].into();
     let listed = Listed { unread, ..Listed::default() };
-    let (_, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    let (round, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    let (_, effect) = nowhere(round, effect);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()], "the unread one is a member");
 }
 
@@ -437,7 +445,8 @@ fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
     assert!(matches!(effect, Effect::Instances(_)));
     let rows = vec![row("m1")];
     let listed = Listed::from(resent[1..].to_vec());
-    let (_, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    let (round, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    let (_, effect) = nowhere(round, effect);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["m2", "m"]);
     assert_eq!(gone(&commit), [EventId::new("m1").hash()]);

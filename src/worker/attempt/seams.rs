@@ -237,6 +237,7 @@ impl Attempt<'_> {
         let (mut asked, mut anew) = (false, false);
         // Each segment's link may die once, and its requests be made again.
         (self.retries, self.deaths) = (0, 0);
+        self.present = None;
         let before = round.remedy().clone();
         self.ask.page_size = before.page_size(self.window.page_size);
         loop {
@@ -264,7 +265,11 @@ impl Attempt<'_> {
             }
             asked |= matches!(
                 effect,
-                Effect::Page(_) | Effect::Listing(_) | Effect::Instances(_) | Effect::View(_)
+                Effect::Page(_)
+                    | Effect::Listing(_)
+                    | Effect::Instances(_)
+                    | Effect::View(_)
+                    | Effect::Presence(_)
             );
             anew |= matches!(effect, Effect::Page(None) | Effect::Listing(None));
             input = self.perform(&round, segment, edges, effect).await?;

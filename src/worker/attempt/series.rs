@@ -8,7 +8,7 @@ use crate::graph::{self, Ask, Class, GraphError};
 use crate::mirror::page::{EventHash, EventId, Item, Link};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::Input;
-use crate::mirror::series::{self, Listed, Row, ViewRequest};
+use crate::mirror::series::{self, Listed, PresenceRequest, Row, ViewRequest};
 use crate::mirror::window::Edges;
 use crate::mirror::{audit, guard, schedule};
 use crate::store::SeriesRow;
@@ -31,6 +31,8 @@ enum Source<'a> {
     Instances(&'a EventId),
     /// Plain `calendarView`.
     View(&'a ViewRequest),
+    /// The same without contents, of a whole segment: only which events there are.
+    Segment,
 }
 
 impl Source<'_> {
@@ -38,13 +40,14 @@ impl Source<'_> {
         match self {
             Self::Instances(_) => true,
             Self::View(request) => request.wants(item),
+            Self::Segment => false,
         }
     }
 
     fn most(self) -> usize {
         match self {
             Self::Instances(_) => MOST_INSTANCES,
-            Self::View(_) => MOST_EVENTS,
+            Self::View(_) | Self::Segment => MOST_EVENTS,
         }
     }
 }
@@ -54,7 +57,32 @@ struct Listing {
     listed: Listed,
     /// The ids that were asked for and are there, readable or not.
     met: BTreeSet<EventHash>,
+    present: Present,
     pages: u32,
+}
+
+/// Which events a listing names, readable or not.
+#[derive(Default)]
+pub(super) struct Present {
+    events: BTreeSet<EventHash>,
+    /// The masters of the series among them.
+    masters: BTreeSet<EventHash>,
+    /// Whether some could not even be named: any event may be there.
+    nameless: bool,
+}
+
+impl Present {
+    fn has_any_of(&self, request: &PresenceRequest) -> bool {
+        self.nameless
+            || request.master.as_ref().is_some_and(|id| self.masters.contains(&id.hash()))
+            || !self.events.is_disjoint(&request.ids)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.events.extend(other.events);
+        self.masters.extend(other.masters);
+        self.nameless |= other.nameless;
+    }
 }
 
 enum Outcome {
@@ -116,6 +144,39 @@ impl Attempt<'_> {
         })
     }
 
+    /// Whether a plain `calendarView` of the segment has any of these events.
+    ///
+    /// All series of a round are answered from one view: what it lacks was not there after the
+    /// round's last page, and what has come back since then is on the next round's pages. A view
+    /// of several pages is no snapshot, so what one of two has is there.
+    pub(super) async fn presence(
+        &mut self,
+        request: &PresenceRequest,
+        edges: Edges,
+    ) -> Result<Input, Trouble> {
+        let present = match self.present.take() {
+            Some(present) => present,
+            None => {
+                let mut present = Present::default();
+                for _ in 0..2 {
+                    match self.listing(Source::Segment, edges).await? {
+                        Ok(listing) => {
+                            present.add(listing.present);
+                            if listing.pages == 1 {
+                                break;
+                            }
+                        }
+                        Err(_) => return Ok(Input::Unavailable),
+                    }
+                }
+                present
+            }
+        };
+        let answer = present.has_any_of(request);
+        self.present = Some(present);
+        Ok(Input::Present(answer))
+    }
+
     /// A listing, and the mirror's rows of the series that it is about.
     ///
     /// Plain pages are no snapshot: a series that changes between two of them shifts what the
@@ -130,7 +191,7 @@ impl Attempt<'_> {
     ) -> Result<Outcome, Trouble> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MOST_LISTINGS {
-            let Listing { listed, met, pages } = match self.listing(source, edges).await? {
+            let Listing { listed, met, pages, .. } = match self.listing(source, edges).await? {
                 Ok(listing) => listing,
                 Err(outcome) => return Ok(outcome),
             };
@@ -156,8 +217,7 @@ impl Attempt<'_> {
     ) -> Result<Result<Listing, Outcome>, Trouble> {
         let (mut pages, mut empties, mut bytes) = (0, 0, 0);
         let mut listed = Listed::default();
-        // Every id of the answer, and those that were asked for.
-        let mut seen: BTreeSet<EventHash> = BTreeSet::new();
+        let mut present = Present::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         let longest = self.cell.vitals().segment_days();
         for stretch in edges.cut(longest) {
@@ -173,21 +233,22 @@ impl Attempt<'_> {
                     },
                 };
                 pages += 1;
-                let before = seen.len();
+                let before = present.events.len();
                 let empty = listing.items.is_empty() && listing.unreadable.is_empty();
                 for unreadable in &listing.unreadable {
                     tracing::warn!(reason = unreadable.why, "listed instance could not be read");
                     match &unreadable.id {
                         Some(id) => {
-                            seen.insert(id.hash());
+                            present.events.insert(id.hash());
                             met.insert(id.hash());
                             listed.unread.insert(id.hash());
                         }
-                        None => listed.nameless = true,
+                        None => (listed.nameless, present.nameless) = (true, true),
                     }
                 }
                 for item in listing.items {
-                    seen.insert(item.id.hash());
+                    present.events.insert(item.id.hash());
+                    present.masters.extend(item.master.as_ref().map(EventId::hash));
                     if source.wants(&item) {
                         met.insert(item.id.hash());
                         bytes += item.content.len();
@@ -201,17 +262,20 @@ impl Attempt<'_> {
                 // Ever new links with nothing new behind them would have no end (fact 172).
                 // Empty pages may come in between (fact 56), but not for ever.
                 empties = if empty { empties + 1 } else { 0 };
-                if (!empty && seen.len() == before)
+                if (!empty && present.events.len() == before)
                     || empties > guard::MOST_EMPTY
-                    || seen.len() > source.most()
+                    || present.events.len() > source.most()
                     || bytes > MOST_BYTES
                 {
-                    tracing::warn!(instances = seen.len(), "listing of a series does not end");
+                    tracing::warn!(
+                        instances = present.events.len(),
+                        "listing of a series does not end"
+                    );
                     return Ok(Err(Outcome::Unavailable));
                 }
             }
         }
-        Ok(Ok(Listing { listed, met, pages }))
+        Ok(Ok(Listing { listed, met, present, pages }))
     }
 
     /// One page of a listing, asked for once; `None` if there is no such series.
@@ -226,11 +290,11 @@ impl Attempt<'_> {
             Source::Instances(master) => {
                 client.instances(self.target, &self.ask, master, edges, next, fresh).await
             }
-            Source::View(request) if request.content => client
+            Source::View(_) => client
                 .calendar_view(self.target, &self.ask, edges, None, next, fresh)
                 .await
                 .map(Some),
-            Source::View(_) => {
+            Source::Segment => {
                 let ask = Ask { page_size: VIEW_PAGE_SIZE, ..self.ask.clone() };
                 let select = Some(audit::SELECT);
                 client.calendar_view(self.target, &ask, edges, select, next, fresh).await.map(Some)

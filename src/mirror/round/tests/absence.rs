@@ -1,6 +1,7 @@
 //! What one answer lacks is asked for once more, elsewhere, before it leaves.
 
 use super::*;
+use crate::mirror::series;
 
 fn exception(id: &str, day: i64) -> Row {
     let span = Span { start: hour(24 * day), end: hour(24 * day + 1) };
@@ -25,6 +26,13 @@ fn asked(effect: Effect) -> ViewRequest {
     }
 }
 
+fn asked_presence(effect: Effect) -> PresenceRequest {
+    match effect {
+        Effect::Presence(request) => *request,
+        other => panic!("expected a question, got {other:?}"),
+    }
+}
+
 fn settles(round: Round) {
     let (round, effect) = round.step(Input::Committed(9), AT);
     assert!(matches!(phase(&written(effect)), Phase::Settled { .. }));
@@ -42,16 +50,21 @@ fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_
     let request = asked(effect);
     let wanted = ["x", "y"].map(|id| EventId::new(id).hash());
     assert_eq!(request.ids, wanted.into(), "one request for both");
-    assert!(request.only && request.content);
+    assert!(request.only);
     assert_eq!(request.edges, Edges { start: hour(24 * 9), end: hour(24 * 21 + 1) });
     let viewed = vec![item("x", Kind::Exception, Some("m"), "e1")];
     let (round, effect) = round.step(Input::Viewed(viewed.into(), rows), AT);
+    let request = asked_presence(effect);
+    let unfound = ["y", "ghost"].map(|id| EventId::new(id).hash());
+    assert_eq!(request.ids, unfound.into(), "they may just have moved, or become exceptions");
+    assert_eq!(request.master, None);
+    let (round, effect) = round.step(Input::Present(false), AT);
     let commit = written(effect);
     let mut left = gone(&commit);
     left.sort_unstable();
     let mut expected = ["y", "ghost"].map(|id| EventId::new(id).hash());
     expected.sort_unstable();
-    assert_eq!(left, expected, "an occurrence needs no second answer");
+    assert_eq!(left, expected);
     settles(round);
 }
 
@@ -137,7 +150,7 @@ fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
     let rows = vec![row("o"), row("p"), row("ghost")];
     let (round, effect) = private(vec![o]).step(Input::Gone(rows.clone()), AT);
     let request = asked(effect);
-    assert!(request.content && !request.only);
+    assert!(!request.only);
     let whole = |id| Item { whole: true, ..item(id, Kind::Occurrence, Some("m"), "e2") };
     let viewed = vec![whole("o"), whole("p")];
     let (round, effect) = round.step(Input::Viewed(viewed.into(), rows), AT);
@@ -158,12 +171,14 @@ fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it(
         let (round, _) = round.step(Input::Master(None), AT);
         let rows = vec![row("o"), exception("x", 10)];
         let (round, effect) = round.step(Input::Gone(rows.clone()), AT);
-        assert!(!asked(effect).content, "only whether they exist");
+        let request = asked_presence(effect);
+        assert_eq!(request.master, Some(EventId::new("m")));
+        assert_eq!(request.ids.len(), 2);
         let whole = Item { whole: true, ..item("o", Kind::Occurrence, Some("m"), "e2") };
-        let viewed = if exists { vec![whole] } else { Vec::new() };
-        let (round, effect) = round.step(Input::Viewed(viewed.clone().into(), rows.clone()), AT);
+        let viewed = vec![whole];
+        let (round, effect) = round.step(Input::Present(exists), AT);
         let (commit, left) = if exists {
-            assert!(asked(effect).content);
+            assert!(!asked(effect).only);
             (written(round.step(Input::Viewed(viewed.into(), rows), AT).1), vec!["x"])
         } else {
             (written(effect), vec!["o", "x"])
@@ -179,7 +194,7 @@ fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
     let (round, effect) = round.step(Input::Instances(None), AT);
     assert!(matches!(effect, Effect::Master(_)));
     let (round, effect) = round.step(Input::Master(Some(master())), AT);
-    assert!(asked(effect).content);
+    assert!(!asked(effect).only);
     let x = item("x", Kind::Exception, Some("m"), "e2");
     let rows = vec![exception("x", 10), row("ghost")];
     let (round, effect) = round.step(Input::Viewed(vec![x].into(), rows), AT);
@@ -187,4 +202,57 @@ fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
     assert_eq!(ids(&commit.upserts), ["x", "m"]);
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
     settles(round);
+}
+
+#[test]
+fn an_exception_that_moves_while_it_is_asked_for_stays() {
+    let (round, _) = touched(Complete::Master, vec![master()]);
+    let rows = vec![exception("x", 10)];
+    let (round, _) = round.step(Input::Instances(Some((Listed::default(), rows.clone()))), AT);
+    let (round, effect) = round.step(Input::Viewed(Listed::default(), rows), AT);
+    asked_presence(effect);
+    let (round, effect) = round.step(Input::Present(true), AT);
+    let request = asked(effect);
+    assert!(request.only);
+    assert_eq!(request.edges, series::widen(place(Complete::Master).edges, 1));
+    let x = item("x", Kind::Exception, Some("m"), "e2");
+    let (round, effect) = round.step(Input::Viewed(vec![x].into(), vec![exception("x", 10)]), AT);
+    let commit = written(effect);
+    assert!(commit.removals.is_empty());
+    assert_eq!(ids(&commit.upserts), ["x", "m"]);
+    settles(round);
+}
+
+#[test]
+fn an_occurrence_that_becomes_an_exception_while_it_is_asked_for_stays() {
+    let (round, _) = touched(Complete::Master, vec![master()]);
+    let rows = vec![row("o")];
+    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), rows.clone()))), AT);
+    asked_presence(effect);
+    let (round, effect) = round.step(Input::Present(true), AT);
+    asked(effect);
+    let o = item("o", Kind::Exception, Some("m"), "e2");
+    let (_, effect) = round.step(Input::Viewed(vec![o].into(), rows), AT);
+    let commit = written(effect);
+    assert!(commit.removals.is_empty());
+    assert_eq!(ids(&commit.upserts), ["o", "m"]);
+}
+
+#[test]
+fn what_a_page_carried_and_no_view_has_keeps_its_series_open_where_there_are_seams() {
+    for seams in [false, true] {
+        let place = Place { seams, ..place(Complete::Master) };
+        let round = Round::resume(place, settled(), Vec::new(), 9);
+        let x = Item { whole: false, ..item("x", Kind::Exception, Some("m"), "e2") };
+        let (round, _) = step_page(round, page(vec![master(), x], &[], delta("d1")), &[]);
+        let (round, _) = round.step(Input::Committed(9), AT);
+        let listed = Input::Instances(Some((Listed::default(), Vec::new())));
+        let (round, _) = round.step(listed, AT);
+        let (round, _) = round.step(Input::Viewed(Listed::default(), Vec::new()), AT);
+        let (round, effect) = round.step(Input::Present(false), AT);
+        let commit = written(effect);
+        assert_eq!(ids(&commit.upserts), ["m"]);
+        let (_, effect) = round.step(Input::Committed(9), AT);
+        assert_eq!(written(effect).position.unwrap().todo, seams);
+    }
 }
