@@ -8,6 +8,8 @@ use calmirror::mirror::commit::Known;
 use calmirror::mirror::page::{Kind, Link};
 use calmirror::mirror::position::{Phase, Position, Todo};
 use calmirror::mirror::status::ResyncReason;
+use calmirror::store::{Options, Store, StoreError};
+use calmirror::world::World;
 use store_kit::*;
 
 #[tokio::test]
@@ -245,5 +247,27 @@ async fn a_window_that_settled_once_has_settled_for_good() {
     let attached = store.attach(vec![other], at(0)).await.unwrap().remove(0);
     assert_eq!(attached.resync, Some(ResyncReason::ShapeChanged));
     assert!(attached.settled_once && !attached.settled);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_start_takes_of_the_space_that_is_kept_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
+    let store = Store::open(&options, &World::real()).unwrap().0;
+    let w = store.attach(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
+    let mut reshaped = wanted("a");
+    reshaped.shape.time_zone = "Europe/Berlin".into();
+    // What a reload may ask for.
+    for (wanted, leaving) in
+        [(vec![wanted("a"), wanted("b")], vec![]), (vec![reshaped], vec![]), (vec![], vec![w])]
+    {
+        let told = store.exchange(wanted, leaving, at(1)).await;
+        assert!(matches!(told, Err(StoreError::Full)), "{told:?}");
+    }
+    assert_eq!(store.windows().await.unwrap(), [("a".into(), w, false)]);
+    // What changes nothing takes nothing.
+    let again = store.attach(vec![wanted("a")], at(1)).await.unwrap().remove(0);
+    assert_eq!((again.id, again.resyncs), (w, 0));
     store.close().await.unwrap();
 }

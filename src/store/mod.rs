@@ -251,7 +251,8 @@ impl Store {
     /// From here on they are being dropped, which [`Store::drop_window`] has to end.
     ///
     /// # Errors
-    /// See [`StoreError`]; after [`StoreError::Full`] nothing was changed.
+    /// See [`StoreError`]; after [`StoreError::Full`] nothing was changed. The first call after an
+    /// opening, a start, may take of the space that is kept free.
     pub async fn exchange(
         &self,
         wanted: Vec<Wanted>,

@@ -6,7 +6,8 @@
 //! of these steps ends the store: a failed sync cannot be tried again.
 //!
 //! Where too little disk space is left (`space`) a group is refused whole, and nothing has happened;
-//! only windows that are as the store knows them are still attached, so that a daemon starts.
+//! only windows that are as the store knows them are still attached, and, so that a daemon starts,
+//! those that the first group of an opening wants.
 //!
 //! A commit that is too large for one batch is written in parts (`parts`).
 //!
@@ -222,8 +223,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 // Nothing lingers any more, which is all that was asked.
                 Job::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
                 Job::Attach { ref wanted, ref leaving, at, .. }
-                    if self.space.allows_start(weight(&job))
-                        || self.changes_nothing(wanted, leaving, at) =>
+                    if self.starts_with(&job) || self.changes_nothing(wanted, leaving, at) =>
                 {
                     possible.push(job);
                 }
@@ -231,6 +231,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
         }
         possible
+    }
+
+    /// Whether a daemon cannot start without this, and there is space for it in what is kept free:
+    /// the first group of an opening is its start's, every later one a reload's.
+    fn starts_with(&mut self, job: &Job) -> bool {
+        self.group == 0 && self.space.allows_start(weight(job))
     }
 
     /// Whether the windows are as the store knows them.

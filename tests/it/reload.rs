@@ -522,7 +522,6 @@ async fn the_sockets_group_changes_under_an_open_door() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails since issue 11 and is not understood yet; see CONTRIBUTING.md, Known failures"]
 async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
     let ground = Ground::new(99, &["kept", "gone", "moved", "new"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
