@@ -307,3 +307,28 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+#[test]
+fn what_is_no_file_is_refused_and_holds_nothing_up() {
+    for name in ["watermark", "watermark.new", "reserve", "suspect", "store/db", "store/blobs/1"] {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join(name);
+        fs::create_dir_all(fifo.parent().unwrap()).unwrap();
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from(0o600));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        let options = calmirror::store::Options { min_free_bytes: 1, ..options(&dir) };
+        let (tell, told) = std::sync::mpsc::channel();
+        // Whoever waits at the other end of a pipe waits for ever.
+        std::thread::spawn(move || tell.send(Store::open(&options, &World::real())));
+        let told = told.recv_timeout(std::time::Duration::from_secs(20));
+        let why = told.unwrap_or_else(|_| panic!("{name} holds the opening up")).unwrap_err().why;
+        assert!(matches!(&why, OpenFault::NotAFile(path) if *path == fifo), "{name}: {why:?}");
+        assert!(why.is_configuration() && !why.remedy().is_empty());
+        assert_eq!(files_named(dir.path()), [name.split('/').next().unwrap()], "nothing was made");
+    }
+}
+
+fn files_named(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).unwrap();
+    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}

@@ -20,13 +20,17 @@ use super::fault::OpenFault;
 
 /// Bytes read at once.
 const BLOCK: usize = 1 << 20;
-/// The files beside sled's own directory.
-const FILES: [&str; 5] = ["watermark", "watermark.new", "suspect", "reserve", "store"];
+/// sled's own directory.
+const DIRECTORY: &str = "store";
+/// It, and the files beside it.
+const ENTRIES: [&str; 5] = ["watermark", "watermark.new", "suspect", "reserve", DIRECTORY];
 
-/// Options to open a file of the store: private if it is created, never a symbolic link.
+/// Options to open a file of the store: private if it is created, never a symbolic link, and never
+/// waiting for the other end of a pipe.
 pub(super) fn file_options() -> OpenOptions {
     let mut options = File::options();
-    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
     options.mode(0o600).custom_flags(flags);
     options
 }
@@ -34,7 +38,8 @@ pub(super) fn file_options() -> OpenOptions {
 /// Makes the directory if it is missing and checks who else may enter it.
 ///
 /// # Errors
-/// [`OpenFault::Exposed`] and [`OpenFault::SymbolicLink`], and errors of the operating system.
+/// [`OpenFault::Exposed`], [`OpenFault::SymbolicLink`] and [`OpenFault::NotAFile`], and errors of the
+/// operating system.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     create(path).map_err(OpenFault::of)?;
     let about = fs::metadata(path).map_err(OpenFault::of)?;
@@ -49,16 +54,19 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
             "store.path is open to its group; chmod g= closes it"
         );
     }
-    for name in FILES {
+    for name in ENTRIES {
         let file = path.join(name);
         match fs::symlink_metadata(&file) {
             Ok(about) if about.is_symlink() => return Err(OpenFault::SymbolicLink(file)),
+            Ok(about) if name != DIRECTORY && !about.is_file() => {
+                return Err(OpenFault::NotAFile(file));
+            }
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenFault::of(e)),
             _ => {}
         }
     }
-    // sled opens by name, and would follow a link.
-    let dir = path.join("store");
+    // sled opens by name, and would follow a link or wait at a pipe.
+    let dir = path.join(DIRECTORY);
     if dir.try_exists().map_err(OpenFault::of)? { walk(&dir, &mut |_, _| Ok(())) } else { Ok(()) }
 }
 
@@ -105,7 +113,7 @@ fn create(path: &Path) -> io::Result<()> {
 /// Makes sled's directory (0700) if it is missing, and everything in it private (0700, 0600).
 ///
 /// # Errors
-/// [`OpenFault::SymbolicLink`], and errors of the operating system.
+/// As [`prepare`].
 pub(super) fn make_private(dir: &Path) -> Result<(), OpenFault> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(OpenFault::of(e)),
@@ -126,7 +134,7 @@ pub(super) fn make_private(dir: &Path) -> Result<(), OpenFault> {
     Ok(())
 }
 
-/// Visits a directory and everything below it.
+/// Visits a directory and everything below it: directories and regular files.
 fn walk(
     path: &Path,
     visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<()>,
@@ -134,6 +142,9 @@ fn walk(
     let about = fs::symlink_metadata(path).map_err(OpenFault::of)?;
     if about.is_symlink() {
         return Err(OpenFault::SymbolicLink(path.to_owned()));
+    }
+    if !about.is_dir() && !about.is_file() {
+        return Err(OpenFault::NotAFile(path.to_owned()));
     }
     visit(path, &about).map_err(OpenFault::of)?;
     if about.is_dir() {
@@ -168,7 +179,7 @@ pub(super) struct Image {
 /// together.
 ///
 /// # Errors
-/// [`OpenFault::SymbolicLink`], and every error of reading.
+/// As [`prepare`], and every error of reading.
 pub(super) fn read(dir: &Path, keep: u64) -> Result<Image, OpenFault> {
     let mut size = 0;
     walk(dir, &mut |_, about| {

@@ -46,6 +46,9 @@ pub enum OpenFault {
     /// A symbolic link is where a file of the store belongs.
     #[error("{} is a symbolic link", .0.display())]
     SymbolicLink(PathBuf),
+    /// A pipe, a directory or the like is where a file of the store belongs.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
     /// It was written by a newer version of this program.
     #[error("was written by a newer version (format {found}, this one knows {known})")]
     NewerFormat {
@@ -79,6 +82,7 @@ impl OpenFault {
                     path = path.display()
                 ));
             }
+            Self::NotAFile(_) => "remove it, or set store.path to a directory of its own",
             Self::SymbolicLink(_) => {
                 "put the file itself in its place, or set store.path to where it is"
             }
@@ -91,7 +95,7 @@ impl OpenFault {
 
     /// Whether the place is at fault and not the store.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Exposed { .. } | Self::SymbolicLink(_))
+        matches!(self, Self::Exposed { .. } | Self::SymbolicLink(_) | Self::NotAFile(_))
     }
 
     /// What an error of the operating system means here.

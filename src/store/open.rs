@@ -40,6 +40,15 @@ pub(super) fn suspicion(path: &Path) -> PathBuf {
     path.join("suspect")
 }
 
+/// Notes damage that was met while running.
+///
+/// # Errors
+/// Where the operating system refuses.
+pub(super) fn suspect(path: &Path) -> io::Result<()> {
+    let options = &mut directory::file_options();
+    options.write(true).create(true).truncate(false).open(suspicion(path)).map(drop)
+}
+
 /// Opens or creates the store of a directory. Blocking.
 pub(super) fn open(options: &Options, world: &World) -> Result<Opened, OpenError> {
     let path = &options.path;

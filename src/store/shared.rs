@@ -183,7 +183,7 @@ impl Shared {
         let why = fault.told();
         if fault.is_damage() {
             tracing::error!(reason = %fault, "store is damaged, restart rebuilds it");
-            if let Err(error) = std::fs::write(super::open::suspicion(&self.path), b"") {
+            if let Err(error) = super::open::suspect(&self.path) {
                 tracing::warn!(%error, "suspicion could not be noted");
             }
         }
@@ -274,6 +274,8 @@ impl Drop for Lingering {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
     use crate::store::record;
 
@@ -338,6 +340,13 @@ mod tests {
             std::panic::resume_unwind(Box::new("as sled does"))
         });
         assert!(matches!(read.await, Err(StoreError::Failed(_))));
-        assert!(super::super::open::suspicion(dir.path()).exists());
+        let note = super::super::open::suspicion(dir.path());
+        assert_eq!(note.symlink_metadata().unwrap().mode() & 0o777, 0o600);
+        // Wherever somebody else may want the note to be written.
+        std::fs::remove_file(&note).unwrap();
+        let target = dir.path().join("elsewhere");
+        std::os::unix::fs::symlink(&target, &note).unwrap();
+        shared.condemn(&Fault::Damaged("tree"));
+        assert!(!target.exists());
     }
 }
