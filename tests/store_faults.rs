@@ -76,10 +76,10 @@ async fn fill(store: &Store, from: usize, to: usize) {
     }
 }
 
-/// Builds the shim, where there is a C compiler.
-fn shim(dir: &Path) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults/read_fault.c");
-    let library = dir.join("read_fault.so");
+/// Builds a shim, where there is a C compiler.
+fn shim(name: &str, dir: &Path) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults").join(name);
+    let library = dir.join(name).with_extension("so");
     let built = Command::new("cc")
         .args(["-O1", "-shared", "-fPIC", "-o"])
         .arg(&library)
@@ -109,7 +109,7 @@ fn child_opens() {
 #[tokio::test]
 async fn a_read_that_fails_once_while_opening_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(shim) = shim(dir.path()) else {
+    let Some(shim) = shim("read_fault.c", dir.path()) else {
         eprintln!("skipped: there is no C compiler");
         return;
     };
@@ -166,6 +166,29 @@ async fn a_read_that_fails_once_while_opening_costs_nothing() {
         "refused, but the store was changed by a fault of read {changed:?}"
     );
     assert!(refused > 0 && opened > 0, "refused {refused}, opened {opened}");
+}
+
+/// What a small store held is kept while it is opened, to be put back if that fails. Not over what
+/// another process has made of it since.
+#[tokio::test]
+async fn what_another_process_wrote_while_we_opened_is_not_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(shim) = shim("lock_fault.c", dir.path()) else {
+        eprintln!("skipped: there is no C compiler");
+        return;
+    };
+    let path = dir.path().join("store");
+    let store = open_at(&path);
+    fill(&store, 0, 20).await;
+    store.close().await.unwrap();
+    let mut expected = fs::read(path.join("store/db")).unwrap();
+    let db = path.join("store/db");
+    let environment =
+        [("LD_PRELOAD", shim.to_str().unwrap()), ("LOCK_FAULT", db.to_str().unwrap())];
+    let text = run("child_opens", &path, &environment);
+    assert_eq!(said(&text, "refused"), "is in use by another process");
+    expected.extend_from_slice(b"written by another process");
+    assert!(fs::read(&db).unwrap() == expected, "put back over what another process wrote");
 }
 
 /// A store that is put back to before its newest change must not pass for the newest one, however

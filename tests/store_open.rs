@@ -308,6 +308,24 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+#[tokio::test]
+async fn a_store_that_another_process_is_opening_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (held, _) = built(&dir).await;
+    let before = files(dir.path());
+    let opening = fs::File::open(dir.path()).unwrap();
+    opening.lock().unwrap();
+    let why = refused(&dir);
+    assert!(matches!(why, OpenFault::Locked), "{why:?}");
+    assert_eq!(files(dir.path()), before);
+    drop(opening);
+    let store = open(&dir);
+    // Opened, it is nobody's business but the tree's own lock.
+    fs::File::open(dir.path()).unwrap().try_lock().unwrap();
+    assert_eq!(fold(&store, None).await, held);
+    store.close().await.unwrap();
+}
+
 #[test]
 fn what_is_no_file_is_refused_and_holds_nothing_up() {
     for name in ["watermark", "watermark.new", "reserve", "suspect", "store/db", "store/blobs/1"] {

@@ -155,6 +155,21 @@ fn walk(
     Ok(())
 }
 
+/// Keeps other processes from opening the store of a directory, until the file is dropped.
+///
+/// # Errors
+/// [`OpenFault::Locked`] where another process is opening it.
+pub(super) fn lock(path: &Path) -> Result<File, OpenFault> {
+    let directory = File::open(path).map_err(OpenFault::of)?;
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFault::Locked),
+        // Not every file system locks directories; the lock of the tree is still to come.
+        Err(error) => tracing::debug!(%error, "directory of the store cannot be locked"),
+    }
+    Ok(directory)
+}
+
 /// Whether another process has the store open.
 ///
 /// # Errors

@@ -104,6 +104,7 @@ impl OpenFault {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            io::ErrorKind::WouldBlock => Self::Locked,
             // The one sign sled gives of another process's lock is this text.
             _ if error.to_string().contains("could not acquire lock") => Self::Locked,
             _ => Self::Io(error),

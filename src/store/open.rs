@@ -60,6 +60,8 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
     let path = &options.path;
     let dir = path.join("store");
     directory::prepare(path)?;
+    // Until this opening is over, so that what is put back was nobody else's meanwhile.
+    let _opening = directory::lock(path)?;
     let found = Watermark::read(path).map_err(OpenFault::of)?;
     let mark = match found {
         Found::Newer(found) => return Err(OpenFault::NewerFormat { found, known: FORMAT }),
@@ -110,8 +112,10 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
         directory::make_private(&dir)?;
         opened = open_checked(options, &dir, None, false, world);
     }
-    if matches!(opened, Err(Refused::Leave(_))) && moved_aside.is_none() {
-        // sled may have begun to recover before the error was met.
+    let locked = matches!(opened, Err(Refused::Leave(OpenFault::Locked)));
+    if matches!(opened, Err(Refused::Leave(_))) && !locked && moved_aside.is_none() {
+        // sled may have begun to recover before the error was met. It has not where another process
+        // has the tree: then the image is of the past.
         await_release(path);
         if let Err(error) = image.restore(&dir) {
             tracing::warn!(%error, "store could not be put back as it was");
