@@ -271,3 +271,29 @@ async fn only_a_start_takes_of_the_space_that_is_kept_free() {
     assert_eq!((again.id, again.resyncs), (w, 0));
     store.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_commit_in_parts_that_is_refused_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let w = attach(&store, "a").await;
+    // Parts follow the order of the hashes: the series is in the last one.
+    let mut names: Vec<String> = (0..200).map(|n| format!("e{n}")).collect();
+    names.sort_by_key(|name| hash(name));
+    let series = names.pop().unwrap();
+    let mut c = commit(w);
+    c.upserts = names.iter().map(|name| single(name, 1, &"x".repeat(60_000))).collect();
+    c.upserts.push(bare("o", &series, 5));
+    c.position = Some(settled("after"));
+    let told = store.commit(c.clone()).await;
+    assert!(matches!(&told, Err(StoreError::MissingMaster(id)) if *id == hash("o")), "{told:?}");
+    assert_eq!(ids(&events(&store, w).await), [""; 0]);
+    assert_eq!(store.changes(0, None, 9).await.unwrap().value.len(), 0);
+    assert_eq!(store.position(w, 0).await.unwrap(), None);
+
+    c.upserts.push(master(&series, "S"));
+    let outcome = store.commit(c).await.unwrap();
+    assert_eq!((outcome.created, outcome.events), (200, 200));
+    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
+    store.close().await.unwrap();
+}

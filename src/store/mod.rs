@@ -10,7 +10,7 @@
 //! store that is locked, full, read-only or newer, and to delete one that is damaged.
 //!
 //! The files, from the bottom: `keys`, `record`, `row` and `draft` (what is written), `tree`
-//! (reading it), `parts`, `plan`, `settle`, `attach` and `removal` (from a wish to a batch), `writer` (the
+//! (reading it), `parts`, `plan`, `work`, `settle`, `attach` and `removal` (from a wish to a batch), `writer` (the
 //! thread), `shared` (what writer and readers agree on), `query`, `look`, `feed` and `cursor` (what
 //! readers get), `directory`, `open`, `watermark` and `audit` (beginning), `space` and `reserve` (full
 //! disks).
@@ -38,6 +38,7 @@ mod space;
 mod tree;
 mod watermark;
 mod words;
+mod work;
 mod writer;
 
 use std::collections::BTreeMap;

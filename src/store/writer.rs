@@ -345,7 +345,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     fn commit(&mut self, commit: Commit, group: &mut Group) -> Result<Outcome, Refusal> {
         let (window, resync) = (commit.window, commit.tally.resync);
         let mut all = Outcome::default();
-        for (number, part) in parts::cut(&self.tree, commit)?.into_iter().enumerate() {
+        let parts = parts::cut(&self.tree, commit)?;
+        if parts.len() > 1 {
+            // A refusal must not come after a part was written. A series is in one part, so that
+            // none of them depends on another here.
+            parts.iter().try_for_each(|part| plan::check(&self.tree, part))?;
+        }
+        for (number, part) in parts.into_iter().enumerate() {
             if number > 0 {
                 // A part is planned on top of what the one before it wrote.
                 self.apply(group)?;

@@ -1,0 +1,250 @@
+//! A commit's rows: from what stands there to what will.
+//!
+//! The rows concerned are loaded into slots, changed there, and in the end each slot is judged once,
+//! by what a reader saw before and sees after; whatever looks the same gets no seq and no feed entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::fault::{Fault, StoreError};
+use super::look::{self, Master};
+use super::plan::Refusal;
+use super::record::{self, WindowRecord};
+use super::row::Row;
+use super::settle::{Feed, Slot};
+use super::tree::Tree;
+use crate::mirror::change::RemovalReason;
+use crate::mirror::commit::Commit;
+use crate::mirror::event;
+use crate::mirror::page::{EventHash, EventId, Item, Kind};
+
+type Rows = BTreeMap<EventHash, Row>;
+type Masters<'a> = BTreeMap<EventHash, Master<'a>>;
+
+fn cut(rows: &Rows) -> Masters<'_> {
+    rows.iter().filter_map(|(hash, row)| Some((*hash, Master::of(row)?))).collect()
+}
+
+fn show(masters: &Masters<'_>, row: &Row) -> Bytes {
+    let master = row.master.as_ref().filter(|_| row.is_bare()).map(EventId::hash);
+    look::show(row, master.and_then(|hash| masters.get(&hash)))
+}
+
+/// A commit being worked in.
+pub(super) struct Work<'a> {
+    tree: &'a Tree,
+    commit: &'a Commit,
+    record: &'a WindowRecord,
+    slots: BTreeMap<EventHash, Slot>,
+    /// Ids that the commit itself carries.
+    carried: BTreeSet<EventHash>,
+    /// Masters that give their occurrences something else than before.
+    changed: BTreeSet<EventHash>,
+}
+
+impl<'a> Work<'a> {
+    /// Nothing is loaded yet.
+    pub(super) fn new(tree: &'a Tree, commit: &'a Commit, record: &'a WindowRecord) -> Self {
+        Self {
+            tree,
+            commit,
+            record,
+            slots: BTreeMap::new(),
+            carried: BTreeSet::new(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the commit would be refused: whether every bare occurrence has its master.
+    pub(super) fn check(mut self) -> Result<(), Refusal> {
+        for item in &self.commit.upserts {
+            self.upsert(item)?;
+        }
+        self.masters().map(drop)
+    }
+
+    /// Writes what the commit makes of rows, and of the feed.
+    pub(super) fn run(mut self, feed: &mut Feed<'_>) -> Result<(), Refusal> {
+        let commit = self.commit;
+        for item in &commit.upserts {
+            self.upsert(item)?;
+        }
+        let mut orphans = commit.orphans.clone();
+        for removal in &commit.removals {
+            // An id stands in one of the two lists; should it stand in both, keeping is safe.
+            if !self.carried.contains(&removal.id) && self.remove(removal.id, removal.reason)? {
+                orphans.push(removal.id);
+            }
+        }
+        // The last instance takes its master along, unless that has just come.
+        let left = self.slots.values().filter(|slot| slot.new.is_none());
+        let left = left.filter_map(|slot| slot.old()?.master.as_ref().map(EventId::hash));
+        orphans.extend(left.filter(|master| !self.carried.contains(master)));
+        orphans.sort_unstable();
+        orphans.dedup();
+        self.follow_masters()?;
+        self.forget(&orphans)?;
+        let (old, new) = self.masters()?;
+        let (old, new) = (cut(&old), cut(&new));
+        for (id, slot) in &self.slots {
+            let same = |a: &Row, b: &Row| {
+                let look_same = a.content == b.content
+                    && (a.kind, &a.master, a.whole) == (b.kind, &b.master, b.whole);
+                let follows = b.is_bare()
+                    && b.master.as_ref().is_some_and(|m| self.changed.contains(&m.hash()));
+                (look_same && !follows) || event::same(&show(&old, a), &show(&new, b))
+            };
+            feed.settle(*id, slot, same)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, id: EventHash) -> Result<&mut Slot, Fault> {
+        use std::collections::btree_map::Entry as At;
+        match self.slots.entry(id) {
+            At::Occupied(slot) => Ok(slot.into_mut()),
+            At::Vacant(place) => {
+                let old = self.tree.row(self.commit.window, id)?;
+                let new = old.as_ref().map(|s| s.row.clone());
+                Ok(place.insert(Slot { old, new, reason: RemovalReason::Deleted }))
+            }
+        }
+    }
+
+    fn upsert(&mut self, item: &Item) -> Result<(), Fault> {
+        let id = item.id.hash();
+        let bit = record::bit(self.commit.segment);
+        self.carried.insert(id);
+        let slot = self.load(id)?;
+        let mut row = Row::of(item, bit);
+        if let Some(old) = slot.old() {
+            // Segments are streams of their own: one may tell late what another has told anew, and
+            // may never tell the new, if the event has moved to the other. Within a stream it is
+            // the order that counts.
+            if old.segments & !bit != 0 && event::is_older(&row.content, &old.content) {
+                row = old.clone();
+            }
+            row.segments |= old.segments | bit;
+            row.seq = old.seq;
+            // Equal as JSON is equal: the bytes that are there stay.
+            if event::same(&old.content, &row.content) {
+                row.content = old.content.clone();
+            }
+        }
+        slot.new = Some(row);
+        Ok(())
+    }
+
+    /// Lets go of a row; tells whether it is a master, which goes only when nothing names it.
+    fn remove(&mut self, id: EventHash, reason: RemovalReason) -> Result<bool, Fault> {
+        let (bit, retired) = (record::bit(self.commit.segment), self.record.retired);
+        let slot = self.load(id)?;
+        let Some(row) = &mut slot.new else { return Ok(false) };
+        if row.kind == Kind::Master {
+            return Ok(true);
+        }
+        if row.segments & bit != 0 || row.segments & !retired == 0 {
+            row.segments &= !bit & !retired;
+            if row.segments == 0 {
+                slot.new = None;
+                slot.reason = reason;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes along the occurrences of masters that changed. Those whose master turns into
+    /// something else keep what readers saw of them, until their removal is known.
+    fn follow_masters(&mut self) -> Result<(), Fault> {
+        let mut ended = Vec::new();
+        for (id, slot) in &self.slots {
+            let was = slot.old().filter(|r| r.kind == Kind::Master);
+            let is = slot.new.as_ref().filter(|r| r.kind == Kind::Master);
+            match (was, is) {
+                (Some(a), Some(b)) if !event::same_for_occurrences(&a.content, &b.content) => {
+                    self.changed.insert(*id);
+                }
+                (Some(a), None) => ended.push((*id, a.clone())),
+                _ => {}
+            }
+        }
+        for master in self.changed.clone() {
+            for id in self.tree.instances(self.commit.window, master)? {
+                self.load(id)?;
+            }
+        }
+        for (hash, master) in ended {
+            let master = Master::of(&master);
+            for id in self.tree.instances(self.commit.window, hash)? {
+                if self.carried.contains(&id) {
+                    continue;
+                }
+                let slot = self.load(id)?;
+                if let Some(row) = slot.new.as_mut().filter(|r| r.is_bare()) {
+                    row.content = look::show(row, master.as_ref());
+                    row.whole = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes masters that no instance names any more.
+    fn forget(&mut self, orphans: &[EventHash]) -> Result<(), Fault> {
+        for &orphan in orphans {
+            let named = |row: &Row| row.master.as_ref().is_some_and(|m| m.hash() == orphan);
+            let kept = self.slots.values().any(|s| s.new.as_ref().is_some_and(named));
+            let stored = self.tree.instances(self.commit.window, orphan)?;
+            if kept || stored.iter().any(|id| !self.slots.contains_key(id)) {
+                continue;
+            }
+            let slot = self.load(orphan)?;
+            if slot.new.as_ref().is_some_and(|r| r.kind == Kind::Master) {
+                slot.new = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The masters that the slots need, as they were and as they will be.
+    fn masters(&self) -> Result<(Rows, Rows), Refusal> {
+        let (mut old, mut new) = (Rows::new(), Rows::new());
+        let mut stored = BTreeMap::<EventHash, Option<Row>>::new();
+        let mut find = |hash: EventHash, after: bool| -> Result<Option<Row>, Fault> {
+            let row = match self.slots.get(&hash) {
+                Some(slot) if after => slot.new.clone(),
+                Some(slot) => slot.old().cloned(),
+                None => match stored.get(&hash) {
+                    Some(row) => row.clone(),
+                    None => {
+                        let row = self.tree.row(self.commit.window, hash)?.map(|s| s.row);
+                        stored.insert(hash, row.clone());
+                        row
+                    }
+                },
+            };
+            Ok(row.filter(|r| r.kind == Kind::Master))
+        };
+        for (id, slot) in &self.slots {
+            for (row, after) in [(slot.old(), false), (slot.new.as_ref(), true)] {
+                let Some(row) = row.filter(|r| r.is_bare()) else { continue };
+                let masters = if after { &mut new } else { &mut old };
+                let hash = row.master.as_ref().map(EventId::hash);
+                if hash.is_some_and(|h| masters.contains_key(&h)) {
+                    continue;
+                }
+                match hash.map(|h| find(h, after)).transpose()?.flatten().zip(hash) {
+                    Some((master, hash)) => {
+                        masters.insert(hash, master);
+                    }
+                    None if after && self.carried.contains(id) => {
+                        return Err(Refusal::Told(StoreError::MissingMaster(*id)));
+                    }
+                    None => {}
+                }
+            }
+        }
+        Ok((old, new))
+    }
+}
