@@ -1,10 +1,14 @@
-//! Killed at any instant, the store holds everything it ever answered for, and nothing by halves.
+//! Killed at any instant, the store holds everything it ever answered for, and no commit by halves
+//! but one that is too large for one batch: of that whole events, and not the position behind it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod store_kit;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::page::{Item, Link};
@@ -13,8 +17,13 @@ use calmirror::store::Store;
 use store_kit::*;
 
 const KILLS: usize = 20;
+const LARGE_KILLS: usize = 6;
+/// Events of 60 KB in a large commit: 9 MB, which are cut into three parts and a last one.
+const LARGE: usize = 150;
 const WINDOWS: usize = 3;
 const DIR: &str = "CALMIRROR_TEST_CRASH_DIR";
+/// How many bytes a child writes before it dies.
+const LIFE: &str = "CALMIRROR_TEST_CRASH_LIFE";
 
 /// What the n-th commit of every window does: one event changes, one comes, one leaves.
 fn upserts(n: usize) -> Vec<Item> {
@@ -42,9 +51,8 @@ async fn reached(store: &Store, window: WindowId) -> usize {
     }
 }
 
-#[test]
-#[ignore = "the child of the test below, which kills it"]
-fn child() {
+/// Runs with the store of the directory that the parent says.
+fn run_child(work: impl AsyncFnOnce(Store)) {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -55,6 +63,31 @@ fn child() {
         };
         let (store, opening) = Store::open(&options, &calmirror::world::World::real()).unwrap();
         assert!(opening.moved_aside.is_none());
+        work(store).await;
+    });
+}
+
+/// Starts one of the children; what it says.
+fn spawn(
+    name: &str,
+    dir: &Path,
+    environment: &[(&str, &str)],
+) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", name, "--nocapture"])
+        .env(DIR, dir)
+        .envs(environment.iter().copied())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
+#[test]
+#[ignore = "the child of the test below, which kills it"]
+fn child() {
+    run_child(async |store| {
         let mut writing = Vec::new();
         for w in 0..WINDOWS {
             let store = store.clone();
@@ -84,13 +117,7 @@ async fn what_was_answered_survives_a_kill() {
     let mut answered = [0; WINDOWS];
     let mut dice = fastrand::Rng::with_seed(7);
     for kill in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "child", "--nocapture"])
-            .env(DIR, dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut child, lines) = spawn("child", dir.path(), &[]);
         let life = dice.usize(1..120);
         let mut lived = 0;
         for line in lines {
@@ -125,4 +152,103 @@ async fn what_was_answered_survives_a_kill() {
         assert_eq!(fold(&store, None).await, mirror(&store, &windows).await);
         store.close().await.unwrap();
     }
+}
+
+/// What the n-th large commit does: every event changes, one comes, one leaves.
+fn large(window: WindowId, n: usize) -> calmirror::mirror::commit::Commit {
+    let subject = format!("{n:0>60000}");
+    let mut c = commit(window);
+    c.upserts = (0..LARGE).map(|e| single(&format!("e{e}"), 1, &subject)).collect();
+    c.upserts.push(single(&format!("n{n}"), 1, &subject));
+    c.removals = vec![removal(&format!("n{}", n - 1), RemovalReason::Deleted)];
+    c.position = Some(settled(&n.to_string()));
+    c
+}
+
+#[test]
+#[ignore = "the child of the test below, which dies"]
+fn child_of_large_commits() {
+    run_child(async |store| {
+        let window = attach(&store, "w").await;
+        let life = std::env::var(LIFE).unwrap().parse().unwrap();
+        std::thread::spawn(move || die_after(life));
+        for n in reached(&store, window).await + 1.. {
+            writeln!(std::io::stdout(), "begins {n}").unwrap();
+            store.commit(large(window, n)).await.unwrap();
+            writeln!(std::io::stdout(), "at {n}").unwrap();
+        }
+    });
+}
+
+/// Kills this process once it has written so many bytes.
+fn die_after(bytes: u64) {
+    let written = || {
+        let io = std::fs::read_to_string("/proc/self/io").unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let before = written();
+    while written() < before + bytes {
+        std::thread::yield_now();
+    }
+    let this = rustix::process::getpid();
+    rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Which commit each event of a window was last written by.
+async fn numbers(store: &Store, window: WindowId) -> BTreeMap<String, usize> {
+    let events = events(store, window).await;
+    let number = |event| json(event)["subject"].as_str().unwrap().parse().unwrap();
+    ids(&events).into_iter().zip(events.iter().map(number)).collect()
+}
+
+#[tokio::test]
+async fn a_commit_in_parts_that_a_kill_interrupts_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dice = fastrand::Rng::with_seed(11);
+    let (mut answered, mut torn) = (0, 0);
+    for kill in 0..LARGE_KILLS {
+        // One commit writes about 20 MB.
+        let life = dice.u64(6 << 20..26 << 20).to_string();
+        let (mut child, lines) = spawn("child_of_large_commits", dir.path(), &[(LIFE, &life)]);
+        let mut begun = answered;
+        for line in lines {
+            let line = line.unwrap();
+            if let Some((_, n)) = line.split_once("begins ") {
+                begun = n.parse().unwrap();
+            } else if let Some((_, n)) = line.split_once("at ") {
+                answered = n.parse().unwrap();
+            }
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "killed, not ended");
+
+        let store = open(&dir);
+        let window = attach(&store, "w").await;
+        let reached = reached(&store, window).await;
+        assert!((answered..=begun).contains(&reached), "kill {kill}: {answered} {reached} {begun}");
+        assert_eq!(fold(&store, None).await, mirror(&store, &[window]).await, "kill {kill}");
+        let mut numbers = numbers(&store, window).await;
+        // Removals come last: nothing that exists was absent.
+        assert!(reached == 0 || numbers.remove(&format!("n{reached}")) == Some(reached));
+        let came = numbers.remove(&format!("n{}", reached + 1)).is_some();
+        let newer = numbers.values().filter(|n| **n == reached + 1).count();
+        let older = numbers.values().filter(|n| **n == reached).count();
+        assert_eq!(newer + older, numbers.len(), "kill {kill}: {numbers:?}");
+        assert!(reached == 0 || numbers.len() == LARGE, "kill {kill}");
+        torn += usize::from(newer > 0);
+
+        // The page is asked for again; what was written of it stays as it is.
+        let outcome = store.commit(large(window, reached + 1)).await.unwrap();
+        let new = LARGE - numbers.len() + usize::from(!came);
+        assert_eq!((outcome.created as usize, outcome.updated as usize), (new, older));
+        assert_eq!(outcome.events, LARGE as u64 + 1, "kill {kill}");
+        answered = reached + 1;
+        store.close().await.unwrap();
+    }
+    assert!(torn > 0, "no kill came between two parts");
+    let store = open(&dir);
+    let window = attach(&store, "w").await;
+    assert!(numbers(&store, window).await.values().all(|n| *n == answered));
+    assert_eq!(fold(&store, None).await, mirror(&store, &[window]).await);
+    store.close().await.unwrap();
 }
