@@ -321,12 +321,17 @@ async fn fold_count(store: &Store) -> usize {
 #[test]
 fn a_huge_commit_is_not_held_in_memory_again() {
     let dir = tempfile::tempdir().unwrap();
-    let text = run("child_commits_a_huge_page", dir.path(), &[]);
+    // What is free goes back to the system at once: glibc keeps some 30 MiB of it in pieces, more or
+    // less as it happens.
+    let environment = [("MALLOC_TRIM_THRESHOLD_", "0")];
+    let text = run("child_commits_a_huge_page", dir.path(), &environment);
     for name in ["created", "events", "again"] {
         assert_eq!(said(&text, name), LARGE.to_string(), "{name}");
     }
     assert_eq!(said(&text, "settled"), "true");
-    // The engine's own cache (16 MiB) and its page table are in it.
+    // 56 to 62 MiB were measured: parts in several stages, the engine's cache (16 MiB) and its page
+    // table. It does not grow with the page: 61 to 64 MiB for one of 96 and of 192 MB.
     let more: u64 = said(&text, "more").parse().unwrap();
-    assert!(more < 100, "{more} MiB more for a page of 48 MB that was in memory already");
+    println!("{more} MiB more");
+    assert!(more < 80, "{more} MiB more for a page of 48 MB that was in memory already");
 }
