@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::mirror::page::Item;
-use calmirror::store::{FeedError, Options, Store};
+use calmirror::mirror::position::WindowId;
+use calmirror::store::{FeedError, Options, Store, StoreError};
 use calmirror::world::World;
 use store_kit::*;
 
@@ -189,6 +190,81 @@ async fn what_another_process_wrote_while_we_opened_is_not_put_back() {
     assert_eq!(said(&text, "refused"), "is in use by another process");
     expected.extend_from_slice(b"written by another process");
     assert!(fs::read(&db).unwrap() == expected, "put back over what another process wrote");
+}
+
+#[test]
+#[ignore = "a child of the test below"]
+fn child_commits() {
+    let Some((dir, runtime)) = of_child() else { return };
+    let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
+    runtime.block_on(async {
+        let store = match Store::open(&options, &World::real()) {
+            Ok((store, opening)) => {
+                assert!(opening.moved_aside.is_none());
+                store
+            }
+            Err(error) => return println!("refused={}", error.why),
+        };
+        for n in (0..EVENTS).step_by(20) {
+            let mut c = commit(WindowId(1));
+            c.upserts =
+                (n..n + 20).map(|n| single(&format!("e{n}"), 1, &format!("{n:0>2000}"))).collect();
+            c.upserts.push(single("always", 1, &n.to_string()));
+            if let Err(error) = store.commit(c).await {
+                assert!(matches!(error, StoreError::Full), "{error}");
+                println!("ended={}", store.failed().await);
+                return;
+            }
+            println!("at={n}");
+        }
+        println!("closed={}", store.close().await.is_ok());
+    });
+}
+
+/// Space is looked for before writing; others can take it in between. Whichever write meets that:
+/// what was answered is there when the store is opened again, and it is not taken for damaged.
+#[tokio::test]
+async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(shim) = shim("write_fault.c", dir.path()) else {
+        eprintln!("skipped: there is no C compiler");
+        return;
+    };
+    let good = dir.path().join("good");
+    let store = open_at(&good);
+    fill(&store, 0, EVENTS / 2).await;
+    store.close().await.unwrap();
+    let (mut refused, mut ended) = (0, 0);
+    for write in [1, 2, 3, 4, 5, 8, 20, 45, 75] {
+        let dir = dir.path().join(format!("{write}"));
+        copy(&good, &dir);
+        let environment = [
+            ("LD_PRELOAD", shim.to_str().unwrap()),
+            ("WRITE_FAULT_DIR", dir.to_str().unwrap()),
+            ("WRITE_FAULT", &write.to_string()),
+        ];
+        let text = run("child_commits", &dir, &environment);
+        refused += usize::from(text.contains("refused=the disk is full"));
+        ended += usize::from(text.contains("ended=the store's disk is full"));
+        assert!(!text.contains("closed="), "write {write} did not fail: {text}");
+        let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(&dir) };
+        let (store, opening) = Store::open(&options, &World::real()).unwrap();
+        assert!(opening.moved_aside.is_none(), "write {write}");
+        let w = attach(&store, "alice").await;
+        let held = fold(&store, None).await;
+        assert_eq!(held, mirror(&store, &[w]).await, "write {write}");
+        let answered = text.lines().filter_map(|line| line.strip_prefix("at=")).next_back();
+        let answered = answered.map_or(0, |n| n.parse::<usize>().unwrap() + 20);
+        let there = |n| held.contains_key(&("alice".to_owned(), format!("e{n}")));
+        assert!(
+            (0..answered.max(EVENTS / 2)).all(there),
+            "write {write}: {answered} were answered"
+        );
+        store.close().await.unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    println!("refused {refused}, ended {ended}");
+    assert!(refused > 0 && ended > 0, "refused {refused}, ended {ended}");
 }
 
 /// A store that is put back to before its newest change must not pass for the newest one, however

@@ -14,6 +14,7 @@ mod converge;
 mod documented;
 mod edits;
 mod fairness;
+mod full;
 mod golden;
 mod hostile;
 mod interrupted;

@@ -264,7 +264,7 @@ async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
 }
 
 /// Other programs take all that is left, to the last byte.
-fn fill_up(at: &Path) -> PathBuf {
+pub(crate) fn fill_up(at: &Path) -> PathBuf {
     let file = at.join("of-somebody-else");
     let mut size = 1 << 20;
     let mut other = fs::File::create(&file).unwrap();

@@ -1,0 +1,81 @@
+//! A disk that others fill in the very instant in which the daemon writes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use calmirror::mirror::window::{Complete, Edges};
+
+use crate::compare::{assert_same, truth};
+use crate::process::{Ground, eventually};
+use crate::socket::Follower;
+use crate::stores::{Small, fill_up, skip};
+
+/// Builds the shim, where there is a C compiler.
+fn shim(library: &Path) -> bool {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults/write_fault.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(library).arg(source).arg("-ldl");
+    compiler.status().is_ok_and(|status| status.success())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_what_was_shown() {
+    let ground = Ground::new(82, &["alice"]).await;
+    let library = ground.path("write_fault.so");
+    if !shim(&library) {
+        return skip("there is no C compiler");
+    }
+    let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
+        return skip("this process may not mount a file system");
+    };
+    let (full, db) = (ground.path("full"), ground.path("store/store/db"));
+    let mut daemon = ground.spawn_in(&[
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("WRITE_FAULT_DIR", db.to_str().unwrap()),
+        ("WRITE_FAULT_WHILE", full.to_str().unwrap()),
+    ]);
+    eventually("the window settles", async || {
+        let window = ground.api.try_get("/v1/windows/alice").await?.json();
+        (window["state"] == "settled").then_some(())
+    })
+    .await;
+    let mut held = Follower::default();
+    held.catch_up(&ground.api).await;
+    fs::write(&full, "").unwrap();
+    let ended = eventually("the daemon meets the full disk", async || {
+        ground.simulator.step();
+        daemon.over()
+    })
+    .await;
+    assert_eq!(ended.code(), Some(74), "{}", daemon.log());
+    let log = daemon.log();
+    let last: serde_json::Value = serde_json::from_str(log.lines().next_back().unwrap()).unwrap();
+    assert!(last["message"].as_str().unwrap().contains("disk is full"), "{last}");
+    assert!(last["remedy"].as_str().unwrap().starts_with("free some space"), "{last}");
+
+    // As before, nobody misses anything that was shown, and there is no space yet.
+    let other = fill_up(&ground.path("store"));
+    let daemon = ground.run().await;
+    assert_eq!(ground.api.events("alice").await, held.of("alice"));
+    let lines = held.lines;
+    held.catch_up(&ground.api).await;
+    assert_eq!(held.lines, lines, "the cursor holds, and nothing is told that was not written");
+    eventually("the window says that the store is full", async || {
+        ground.simulator.step();
+        let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
+        (answer["state"] == "store_full").then_some(())
+    })
+    .await;
+
+    fs::remove_file(&other).unwrap();
+    let status = ground.settle("alice").await;
+    assert_eq!(status.resyncs, 0);
+    held.catch_up(&ground.api).await;
+    let edges = Edges { start: status.start, end: status.end };
+    let real = truth(&ground.simulator, "alice@contoso.com", None, edges, Complete::Master).await;
+    assert_same("after the disk was full", &ground.api.events("alice").await, &real);
+    assert_eq!(ground.api.events("alice").await, held.of("alice"));
+    daemon.stop().await;
+    drop(small);
+}
