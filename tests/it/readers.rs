@@ -55,7 +55,6 @@ fn ask(ground: &Ground, index: usize) -> UnixStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails since issue 11 and is not understood yet; see CONTRIBUTING.md, Known failures"]
 async fn readers_that_take_nothing_cost_little_and_do_not_hold_up_the_end() {
     let ground = Ground::new(72, &[]).await;
     large(&ground);
