@@ -18,6 +18,7 @@ use crate::config::{LogFormat, Sources};
 use crate::daemon::{CACHE_BYTES, Daemon, Options, StartError};
 use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
+use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::Signals;
 use crate::platform::telemetry::{Format, Telemetry};
 use crate::store::{OpenFault, StoreError};
@@ -63,6 +64,7 @@ async fn serve(
     let told = environment.clone();
     let config = check::load(file, environment, world.now())?;
     let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
+    without_huge_pages();
     // From the first line on that anybody can see it has started.
     let signals = Signals::listen()
         .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;

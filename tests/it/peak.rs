@@ -46,18 +46,16 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         let real = truth(&ground.simulator, &mailbox, None, edges, Complete::Master).await;
         assert_same(&format!("{fault:?}"), &ground.api.events(WINDOW).await, &real);
         let after = peak(&daemon);
-        // The largest page, its largest item, and that item on its way through the store.
-        assert!(after < 512, "{fault:?}: {before} MiB before, {after} MiB at most");
+        // The largest page, its largest item, and that item on its way through the store: 310 MiB.
+        assert!(after < 400, "{fault:?}: {before} MiB before, {after} MiB at most");
         daemon.stop().await;
     }
 }
 
-/// What the process may take with one answer of the below, MiB.
+/// What the process may take with one answer of the below, or with thirty at once, MiB. The memory
+/// that answers share, and the one answer that may exceed it, take 128 MiB. Measured in the test
+/// profile: 117 to 146 MiB, 218 to 270 with thirty.
 const MOST: u64 = 300;
-/// The same with thirty answers at once. Thirty settled windows take 140 MiB; the memory that
-/// answers share, and the one answer that may exceed it, take 128 MiB more. Measured in the test
-/// profile: 290 to 345 MiB.
-const MOST_AT_ONCE: u64 = 400;
 /// How long `/healthz` may take meanwhile: a second, and more where nothing is optimised.
 const HEALTHY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
 /// How long a stop may take meanwhile.
@@ -115,8 +113,7 @@ async fn answers_too_large_are_bounded_in_sum_and_hold_nothing_up() {
         }
         assert!(longest < HEALTHY, "{fault:?}: /healthz took {longest:?}");
         let most = peak(&daemon);
-        let bound = if windows > 1 { MOST_AT_ONCE } else { MOST };
-        assert!(most < bound, "{fault:?}: {most} MiB");
+        assert!(most < MOST, "{fault:?}: {most} MiB");
         daemon.stop().await;
     }
 }
