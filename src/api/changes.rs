@@ -111,7 +111,8 @@ async fn is_known(access: &Access, name: &str) -> Result<bool, Problem> {
     if access.fleet.id(name).is_some() {
         return Ok(true);
     }
-    let stored = access.store.windows().await?;
+    let store = access.store.clone();
+    let stored = access.work.run(async move { store.windows().await }).await??;
     Ok(stored.iter().any(|(stored, ..)| **stored == *name))
 }
 
@@ -215,7 +216,9 @@ impl Reader {
     ) -> Result<(Body, String), Problem> {
         let store = &self.access.store;
         let bytes = ANSWER_BYTES.saturating_sub(first.len());
-        let end = store.reach(self.place.seq, self.window.clone(), limit, bytes).await?;
+        let (looking, after, window) = (store.clone(), self.place.seq, self.window.clone());
+        let end = async move { looking.reach(after, window, limit, bytes).await };
+        let end = work.run(end).await??;
         let cursor = self.place.cursor(store, end);
         self.place.check(store)?;
         let stopping = self.access.stopping.clone();

@@ -54,6 +54,30 @@ async fn requests_wait_in_line_for_a_turn_and_health_does_not() {
     assert_eq!(fixture.work.bytes_left(), BUDGET, "nothing is kept of a refused request");
 }
 
+/// What is read before an answer begins is the store's as well.
+#[tokio::test(start_paused = true)]
+async fn looking_for_a_window_and_for_the_end_of_an_answer_takes_a_turn() {
+    let fixture = Fixture::new().await;
+    large(&fixture, 20).await;
+    let request = Request::get("/v1/changes").body(Body::empty()).unwrap();
+    let asking = router(fixture.access()).oneshot(request);
+    // All turns are taken as soon as the first slice was read.
+    let taking = async {
+        while fixture.work.bytes_left() == BUDGET {
+            tokio::task::yield_now().await;
+        }
+        fixture.work.take_all_turns().await
+    };
+    let (answer, all) = tokio::join!(asking, taking);
+    assert_eq!(answer.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    let (uri, headers) = ("/v1/changes?window=nobody", [("accept", "text/event-stream")]);
+    let (status, ..) = fixture.ask_with("GET", uri, &headers).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    drop(all);
+    assert_eq!(fixture.ask_with("GET", uri, &headers).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(fixture.ask("GET", "/v1/changes").await.0, StatusCode::OK);
+}
+
 /// A handler that never ends, for more requests than there are cores, turns and threads of the
 /// runtime together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
