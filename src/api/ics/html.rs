@@ -4,14 +4,21 @@
 //! The layout is ours: a block element begins a line, `<pre>` keeps its white space, and a link
 //! keeps its target: `text <https://…>`. One pass over the tokens, which ends when the text is
 //! long enough.
+//!
+//! A hidden element without an end tag would hide the rest of the body. Only scripts and styles
+//! may do that: of the others, the start tag is ignored and the body is read again, at most once
+//! for each name.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use html5gum::{DefaultEmitter, StartTag, Token, Tokenizer};
+use html5gum::{StartTag, State, Token, Tokenizer};
 
 /// Elements whose content is not shown.
 const UNSHOWN: [&[u8]; 8] =
     [b"iframe", b"noembed", b"noframes", b"noscript", b"script", b"style", b"template", b"title"];
+/// Those of them that hide all that follows where they do not end, and whose content is no markup.
+const CODE: [&[u8]; 2] = [b"script", b"style"];
 /// Elements that begin and end on a line of their own.
 const BLOCKS: [&[u8]; 28] = [
     b"address",
@@ -48,15 +55,36 @@ const PREFORMATTED: [&[u8]; 3] = [b"pre", b"textarea", b"xmp"];
 /// Beginnings of link targets that mean something outside the page.
 const SCHEMES: [&str; 4] = ["http://", "https://", "mailto:", "tel:"];
 
+/// For each name, how many elements hide their content. Those of a name that is not in it all do.
+type Limits = BTreeMap<Vec<u8>, usize>;
+
 /// The text of an HTML document or fragment. Stops soon after `enough` bytes of text.
 pub(super) fn text(html: &str, enough: usize) -> String {
+    let mut limits = Limits::new();
+    loop {
+        let mut layout = read(html, enough, &limits);
+        match layout.hidden.take() {
+            // The limit of each name is set once: up to that start tag, the next pass is the same.
+            Some((name, before)) if !CODE.contains(&name.as_slice()) => {
+                limits.insert(name, before);
+            }
+            _ => return layout.finish(),
+        }
+    }
+}
+
+/// One pass.
+fn read(html: &str, enough: usize, limits: &Limits) -> Layout {
     let mut layout = Layout::default();
-    let mut tokens = DefaultEmitter::default();
-    // Scripts and styles are raw text, in which markup means nothing.
-    tokens.naively_switch_states(true);
-    for token in Tokenizer::new_with_emitter(html, tokens).flatten() {
+    let mut tokens = Tokenizer::new(html);
+    while let Some(Ok(token)) = tokens.next() {
         match token {
-            Token::StartTag(tag) => layout.open(&tag),
+            Token::StartTag(tag) => {
+                layout.open(&tag, limits);
+                if let Some(state) = layout.state_within(&tag.name) {
+                    tokens.set_state(state);
+                }
+            }
             Token::EndTag(tag) => layout.close(&tag.name),
             Token::String(text) => layout.put(&String::from_utf8_lossy(&text)),
             Token::Comment(_) | Token::Doctype(_) | Token::Error(_) => {}
@@ -65,7 +93,7 @@ pub(super) fn text(html: &str, enough: usize) -> String {
             break;
         }
     }
-    layout.finish()
+    layout
 }
 
 /// Text under construction.
@@ -74,8 +102,10 @@ struct Layout {
     out: String,
     /// White space was read and is written before the next character.
     space: bool,
-    /// The element that hides what is read, until it ends.
-    hidden: Option<Vec<u8>>,
+    /// The element that hides what is read, until it ends, and how many of its name did so before.
+    hidden: Option<(Vec<u8>, usize)>,
+    /// How many elements of each name have hidden something.
+    hid: BTreeMap<Vec<u8>, usize>,
     /// Open elements that keep their white space.
     preformatted: usize,
     /// The first line end of such an element is not part of its text.
@@ -85,13 +115,17 @@ struct Layout {
 }
 
 impl Layout {
-    fn open(&mut self, tag: &StartTag<()>) {
+    fn open(&mut self, tag: &StartTag<()>, limits: &Limits) {
         let name: &[u8] = &tag.name;
         if self.hidden.is_some() {
             return;
         }
         if UNSHOWN.contains(&name) {
-            self.hidden = Some(name.to_vec());
+            let before = self.hid.entry(name.to_vec()).or_default();
+            if limits.get(name).is_none_or(|limit| *before < *limit) {
+                self.hidden = Some((name.to_vec(), *before));
+                *before += 1;
+            }
         } else if name == b"br" {
             self.end_line();
         } else if name == b"a" {
@@ -110,8 +144,25 @@ impl Layout {
         }
     }
 
+    /// How the content of an element that has just begun is read, if not as markup.
+    fn state_within(&self, name: &[u8]) -> Option<State> {
+        if self.hidden.as_ref().is_some_and(|(hidden, _)| hidden != name && !CODE.contains(&name)) {
+            // What is hidden need not be told apart, and the end of the hiding element counts.
+            return None;
+        }
+        match name {
+            b"script" => Some(State::ScriptData),
+            b"style" | b"xmp" => Some(State::RawText),
+            b"textarea" => Some(State::RcData),
+            b"plaintext" => Some(State::PlainText),
+            b"title" => self.hidden.is_some().then_some(State::RcData),
+            b"iframe" | b"noembed" | b"noframes" => self.hidden.is_some().then_some(State::RawText),
+            _ => None,
+        }
+    }
+
     fn close(&mut self, name: &[u8]) {
-        if let Some(hidden) = &self.hidden {
+        if let Some((hidden, _)) = &self.hidden {
             if hidden == name {
                 self.hidden = None;
             }
@@ -265,6 +316,30 @@ mod tests {
     }
 
     #[test]
+    fn an_element_that_never_ends_hides_nothing() {
+        for name in ["iframe", "noembed", "noframes", "noscript", "template", "title"] {
+            for (html, expected) in [
+                ("a<X>b", "ab"),
+                ("a<X src=x />b <p>c</p>", "ab\nc"),
+                ("a<X>no</X>b<X>c<p>d</p>", "abc\nd"),
+                ("a<template>b<X>c<style>no</style>d</template", "abcd"),
+                ("a<X>b<script>never ends", "ab"),
+            ] {
+                let html = html.replace('X', name);
+                assert_eq!(text(&html), expected, "{html}");
+            }
+        }
+        // Neither of these is an end.
+        for name in ["noscript", "template"] {
+            let html = format!("a<{name}>b<!-- </{name}> --><i title='</{name}>'>c</i>");
+            assert_eq!(text(&html), "abc", "{html}");
+        }
+        assert_eq!(text("a<noscript><iframe src=x></noscript>b"), "ab");
+        let all = "a<iframe>b<noembed>c<noframes>d<noscript>e<template>f<title>g";
+        assert_eq!(text(all), "abcdefg");
+    }
+
+    #[test]
     fn links_keep_their_targets() {
         for (html, expected) in [
             (
@@ -311,6 +386,9 @@ mod tests {
             "<br>",
             "</style",
             "<script><!--",
+            "<template>",
+            "<noscript><iframe><noembed><noframes><template><title>",
+            "<title></title><title>",
             "\u{a0}",
         ] {
             let hostile = unit.repeat(200_000);
