@@ -6,7 +6,8 @@
 //!
 //! * Several events may have one `iCalUId` (fact 199). All but the oldest, by `createdDateTime` and
 //!   then id, get `/` and eight hexadecimal digits of the SHA-256 of their id. A series is one event
-//!   here, by the id of its master.
+//!   here, by the id of its master. So do those whose `iCalUId` ends like a UID that is made here: in
+//!   `/` and such digits, or in `/` and an original start.
 //! * The original start of an exception. Of an all-day series it is the creator's midnight as an
 //!   instant, and zones reach from -12 to +14 hours, so that two days may be meant (fact 198). The
 //!   other instances of the series decide: a day that one of them has is not the exception's.
@@ -102,13 +103,15 @@ struct Exception {
 }
 
 impl Traits {
-    /// `None` where the event is none, or is masked: then its id is all that is shown.
+    /// `None` where the event is none.
     fn read(event: &Members<'_>, times: &mut TimeReader) -> Option<Self> {
-        if is_reduced(event) {
-            return None;
-        }
         let text = |name: &str| event.get(name).and_then(string).filter(|text| !text.is_empty());
         let id = EventId::new(text("id")?);
+        if is_reduced(event) {
+            // Of a masked event the id is all that is shown.
+            let (owner, uid) = (id.clone(), carried(id.as_str()));
+            return Some(Self { id, owner, uid, kind: Kind::Single, created: Timestamp::MAX });
+        }
         let kind = match text("type").as_deref() {
             Some(kind @ ("occurrence" | "exception")) => {
                 let start = times.event(event)?.start;
@@ -292,15 +295,11 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// What an event is called; `None` where it has no id.
+    /// What an event is called; `None` where it is none.
     pub(super) fn of(&self, event: &Members<'_>, times: &mut TimeReader) -> Option<Identity> {
-        let Some(traits) = Traits::read(event, times) else {
-            let id = event.get("id").and_then(string).filter(|id| !id.is_empty())?;
-            return Some(Identity { uid: id, slot: None, again: None });
-        };
-        let Traits { id, owner, mut uid, kind, .. } = traits;
+        let Traits { id, owner, mut uid, kind, .. } = Traits::read(event, times)?;
         let keeps = self.shared.get(&EventId::new(uid.as_str()).hash());
-        if keeps.is_some_and(|keeps| *keeps != owner.hash()) {
+        if looks_made(&uid) || keeps.is_some_and(|keeps| *keeps != owner.hash()) {
             uid = format!("{uid}/{}", eight(&owner));
         }
         let (slot, again) = match kind {
@@ -316,6 +315,18 @@ impl Identities {
         };
         Some(Identity { uid, slot, again: again.then(|| eight(&id)) })
     }
+}
+
+/// Whether a UID ends in `/` and [`eight`] digits or a [`Slot`], like those that are made here.
+fn looks_made(uid: &str) -> bool {
+    let digits =
+        |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+    let is_hexadecimal = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    uid.rsplit_once('/').is_some_and(|(_, end)| {
+        let at = end.strip_suffix('Z').and_then(|end| end.split_once('T'));
+        end.len() == 8 && end.bytes().all(is_hexadecimal)
+            || at.is_some_and(|(day, time)| digits(day, 8) && digits(time, 6))
+    })
 }
 
 /// Eight hexadecimal digits of the SHA-256 of an id.
@@ -374,6 +385,50 @@ mod tests {
         ];
         // The first eight digits of what `sha256sum` says of the ids.
         assert_eq!(uids(&window), ["u", "u/2e7d2c03", "u/ca978112", "u/18ac3e73", "e", "w"]);
+    }
+
+    #[test]
+    fn no_uid_of_graph_is_one_that_is_made_here() {
+        let single =
+            |id: &str, uid: &str| event(id, "2026-11-02T09:00:00", json!({"iCalUId": uid}));
+        let instance = |id, kind: &str, more: Value| {
+            let mut all = json!({"type": kind, "seriesMasterId": "m", "iCalUId": "s"});
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            event(id, "2026-11-02T09:00:00", all)
+        };
+        let masked = |id| {
+            let mut event = event(id, "2026-11-02T09:00:00", json!({"sensitivity": "private"}));
+            event.as_object_mut().unwrap().remove("subject");
+            event
+        };
+        let eight = |id| eight(&EventId::new(id));
+        let mut window = vec![
+            instance("o", "occurrence", json!({})),
+            instance("p", "occurrence", json!({})),
+            instance(
+                "x",
+                "exception",
+                json!({"isAllDay": true, "originalStart": "2026-11-03T09:00:00Z"}),
+            ),
+            single("a", "u"),
+            single("b", "u"),
+            masked("secret"),
+        ];
+        let made = uids(&window);
+        assert_eq!(made.iter().collect::<BTreeSet<_>>().len(), window.len(), "{made:?}");
+        window
+            .extend(made.iter().enumerate().map(|(index, uid)| single(&format!("z{index}"), uid)));
+        // A day, and one behind a UID that is itself shared.
+        window.extend([single("d", "s/20261103"), single("e", &format!("u/{}", eight("b")))]);
+        let all = uids(&window);
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), window.len(), "{all:#?}");
+        assert_eq!(all[..made.len()], made, "what was there keeps its UIDs");
+        // What merely looks similar is as Graph says.
+        for uid in
+            ["https://a.example/12345", "a/0123456g", "a/20261103T09000Z", "20261103", "1b16b1df"]
+        {
+            assert_eq!(uids(&[single("a", uid)]), [uid]);
+        }
     }
 
     #[test]
