@@ -46,8 +46,9 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         let real = truth(&ground.simulator, &mailbox, None, edges, Complete::Master).await;
         assert_same(&format!("{fault:?}"), &ground.api.events(WINDOW).await, &real);
         let after = peak(&daemon);
-        // The largest page, its largest item, and that item on its way through the store: 310 MiB.
-        assert!(after < 400, "{fault:?}: {before} MiB before, {after} MiB at most");
+        // The largest page, its largest item, and that item on its way through the store.
+        // Measured in the test profile: 286 to 367.
+        assert!(after < 450, "{fault:?}: {before} MiB before, {after} MiB at most");
         daemon.stop().await;
     }
 }

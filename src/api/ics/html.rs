@@ -391,7 +391,7 @@ mod tests {
             "<title></title><title>",
             "\u{a0}",
         ] {
-            let hostile = unit.repeat(200_000);
+            let hostile = unit.repeat(1_200_000 / unit.len().max(6));
             assert!(text(&hostile).len() <= 2 * hostile.len(), "{unit}");
             let tag = format!("<p {hostile}");
             assert!(text(&tag).len() <= 2 * tag.len(), "{unit}");
@@ -408,7 +408,7 @@ mod tests {
         #[test]
         fn text_that_is_escaped_comes_back(text in "[\\PC&&[^\u{a0}]]{0,80}") {
             let html = text.replace('&', "&amp;").replace('<', "&lt;");
-            let squeezed = |text: &str| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+            let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             prop_assert_eq!(squeezed(&super::text(&html, usize::MAX)), squeezed(&text));
         }
     }

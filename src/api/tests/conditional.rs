@@ -60,6 +60,11 @@ async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
     // Another question has another tag, and so has another way of answering.
     let (_, headers, _) = fixture.ask("GET", "/v1/windows/alice/events?limit=11").await;
     assert_ne!(headers["etag"], second[2]);
+    let mut calendars = std::collections::BTreeSet::from([second[5].clone()]);
+    for query in ["series=linked", "from=2026-11-01", "to=2026-11-01"] {
+        let (_, headers, _) = fixture.ask("GET", &format!("{}?{query}", TAGGED[5])).await;
+        assert!(calendars.insert(headers["etag"].to_str().unwrap().to_owned()), "{query}");
+    }
     fixture.settings.mask_private = true;
     let masked = tags(&fixture).await;
     for at in [2, 3, 5] {

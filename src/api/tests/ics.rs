@@ -1,6 +1,7 @@
 //! Windows as calendars, and when somebody is busy.
 
 use super::*;
+use crate::api::ics::{Series, events_of};
 
 fn timed(id: &str, start: &str, end: &str, more: Value) -> Value {
     let zone = more["zone"].as_str().unwrap_or("UTC").to_owned();
@@ -117,6 +118,38 @@ async fn events_of_every_kind_stand_in_the_calendar() {
     assert_eq!(headers["content-type"], "text/calendar; charset=utf-8");
     assert!(body.split("\r\n").all(|line| line.len() <= 75 && !line.contains(['\n', '\r'])));
     insta::assert_snapshot!(unfolded(&body));
+}
+
+#[test]
+fn each_member_is_told_for_what_it_is() {
+    let (start, later) = ("2026-11-23T08:00", "2026-11-23T09:00");
+    let declined =
+        json!([{"status": {"response": "declined"}, "emailAddress": {"address": "b@c.example"}}]);
+    for (end, more, has, lacks) in [
+        (start, json!({}), "DTSTART:20261123T080000Z\n", "DTEND"),
+        (start, json!({"isAllDay": true}), "DTSTART;VALUE=DATE:20261123\n", "DTEND"),
+        (later, json!({}), "DTEND:20261123T090000Z\n", "PRIORITY"),
+        (later, json!({"importance": "low"}), "PRIORITY:9\n", "URL"),
+        (later, json!({"webLink": "javascript:x()"}), "CLASS:PUBLIC\n", "URL"),
+        (later, json!({"sensitivity": "confidential"}), "CLASS:CONFIDENTIAL\n", "ATTENDEE"),
+        (later, json!({"attendees": declined}), "PARTSTAT=DECLINED:mailto:b@c.example\n", "URL"),
+    ] {
+        let event = timed("a", start, end, more).to_string();
+        let text = unfolded(&events_of(&[&event], Series::Own));
+        assert!(text.contains(has) && !text.contains(lacks), "{event}: {text}");
+    }
+    // An instance of a series of which a mask has left the times.
+    let instance = json!({"type": "occurrence", "seriesMasterId": "m", "sensitivity": "private"});
+    let mut masked = timed("a", start, later, instance);
+    masked.as_object_mut().unwrap().remove("subject");
+    let text = events_of(&[masked.to_string()], Series::Own);
+    assert!(text.contains("\r\nUID:a\r\n"), "{text}");
+    let body = json!({"body": {"contentType": "text", "content": "ж".repeat(40 << 10)}});
+    let text = events_of(&[timed("a", start, later, body).to_string()], Series::Own);
+    let description = unfolded(&text)
+        .lines()
+        .find_map(|line| line.strip_prefix("DESCRIPTION:").map(str::to_owned));
+    assert_eq!(description, Some("ж".repeat(32 << 10) + "…"));
 }
 
 /// The identity of every event in a calendar, and nothing else of it.
@@ -286,7 +319,8 @@ async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
     };
     let events: Vec<Value> = (0..1200).map(|i| event(i, hour(i))).collect();
     fixture.put(alice, &events).await;
-    let request = Request::get("/v1/windows/alice/calendar.ics").body(Body::empty()).unwrap();
+    let uri = "/v1/windows/alice/calendar.ics?from=2026-01-31&to=2026-02-20";
+    let request = Request::get(uri).body(Body::empty()).unwrap();
     let response = router(fixture.access()).oneshot(request).await.unwrap();
     let mut stream = response.into_body().into_data_stream();
     let mut body = Vec::new();
@@ -296,7 +330,9 @@ async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
     }
     let early = hour(0) - jiff::SignedDuration::from_hours(9);
     let late = hour(1200) + jiff::SignedDuration::from_hours(9);
-    fixture.put(alice, &[event(1100, early), event(3, late), event(1200, early)]).await;
+    let outside = at("2026-02-20T00:00:00Z");
+    let meanwhile = [event(1100, early), event(3, late), event(1200, early), event(1201, outside)];
+    fixture.put(alice, &meanwhile).await;
     while let Some(stretch) = stream.next().await {
         body.extend_from_slice(&stretch.unwrap());
     }
