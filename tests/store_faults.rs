@@ -77,20 +77,6 @@ async fn fill(store: &Store, from: usize, to: usize) {
     }
 }
 
-/// Builds a shim, where there is a C compiler.
-fn shim(name: &str, dir: &Path) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults").join(name);
-    let library = dir.join(name).with_extension("so");
-    let built = Command::new("cc")
-        .args(["-O1", "-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .arg(source)
-        .arg("-ldl")
-        .status()
-        .is_ok_and(|status| status.success());
-    built.then_some(library)
-}
-
 #[test]
 #[ignore = "a child of the test below"]
 fn child_opens() {

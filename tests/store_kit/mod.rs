@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -205,4 +207,18 @@ pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
         }
     }
     mirror
+}
+
+/// Builds a shim that is preloaded into children, where there is a C compiler.
+pub fn shim(name: &str, dir: &Path) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults").join(name);
+    let library = dir.join(name).with_extension("so");
+    let built = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(source)
+        .arg("-ldl")
+        .status()
+        .is_ok_and(|status| status.success());
+    built.then_some(library)
 }
