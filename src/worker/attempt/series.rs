@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use super::{Attempt, Trouble};
 use crate::graph::{self, Ask, Class, GraphError};
 use crate::mirror::page::{EventHash, EventId, Item, Link};
@@ -20,7 +22,7 @@ const MOST_EVENTS: usize = 500_000;
 /// Events on a page of a view without contents, the most that Graph allows (fact 38).
 const VIEW_PAGE_SIZE: u32 = 1000;
 /// What a listing keeps in memory at most; a series of 1,000 whole exceptions comes to about 5 MiB.
-const MOST_BYTES: usize = 128 * 1024 * 1024;
+const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// So many times a series is listed in search of two listings that agree.
 const MOST_LISTINGS: u32 = 4;
 
@@ -252,7 +254,9 @@ impl Attempt<'_> {
                     if source.wants(&item) {
                         met.insert(item.id.hash());
                         bytes += item.content.len();
-                        listed.items.push(item);
+                        // A slice would keep the whole page, and of a view few items are wanted.
+                        let content = Bytes::copy_from_slice(&item.content);
+                        listed.items.push(Item { content, ..item });
                     }
                 }
                 next = listing.next;
