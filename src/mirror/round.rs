@@ -141,7 +141,7 @@ pub enum Input {
     Gone(Vec<Row>),
     /// What a plain `calendarView` said of a series, and the mirror's rows of it.
     Viewed(Listed, Vec<Row>),
-    /// Whether the segment has any of the events that were asked for.
+    /// Whether there are any of the events that were asked for.
     Present(bool),
     /// What was asked about a series cannot be had now.
     Unavailable,
@@ -205,8 +205,9 @@ pub enum Effect {
     Rows(EventId),
     /// Ask a plain `calendarView` about a series, and read the mirror's rows of it.
     View(Box<ViewRequest>),
-    /// Ask a plain `calendarView` of the segment whether it has any of these. An answer that was
-    /// true at some time since the round's last page will do.
+    /// Ask a plain `calendarView` whether it has any of these: in the segment, or instances of a
+    /// series in the whole window. An answer that was true at some time since the round's last
+    /// page will do.
     Presence(Box<PresenceRequest>),
     /// Find the rows that no seen list contains.
     Unseen,

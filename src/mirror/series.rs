@@ -78,11 +78,11 @@ impl Listed {
         self.unread.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
     }
 
-    /// Adds what another listing said; on the same instance that one counts.
-    pub fn merge(&mut self, other: Self) {
-        self.items.extend(other.items);
-        self.unread.extend(other.unread);
-        self.nameless |= other.nameless;
+    /// Adds what a view said; on the same instance it counts. What it could not name need not be
+    /// of this series.
+    pub fn merge(&mut self, view: Self) {
+        self.items.extend(view.items);
+        self.unread.extend(view.unread);
     }
 }
 

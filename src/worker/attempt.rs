@@ -100,8 +100,8 @@ pub(super) struct Attempt<'a> {
     fault: Option<Trouble>,
     /// The memory that the last page takes, until it is written.
     memory: Reservation,
-    /// The segment's events, as a plain view named them after the round's last page.
-    present: Option<Present>,
+    /// Between these edges, the events that a plain view named after the round's last page.
+    present: Option<(Edges, Present)>,
     done: Done,
 }
 

@@ -8,7 +8,7 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edge, Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Edit, Fault, Mutation, Pattern, Planned, Settings, Simulator,
+    Behaviour, Edit, Fault, Mutation, Pattern, Planned, Settings, Simulator, Trouble,
 };
 use calmirror::world::World;
 use jiff::{SignedDuration, Timestamp};
@@ -137,6 +137,44 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
         }
         rig.stop().await;
     }
+}
+
+/// All that one segment has of a series of which nothing is found by id (fact 180) moves to another:
+/// the first must not take it for gone before the other one has it.
+#[tokio::test(start_paused = true)]
+async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::simulated(1, noon());
+    let simulator = graph(1, Behaviour::calm(), &world);
+    let series = Edit::CreateSeries {
+        subject: "private".into(),
+        start: near(-48),
+        minutes: 45,
+        repeats: Pattern::Daily { every: 1 },
+        until: Some(near(-48).to_zoned(jiff::tz::TimeZone::UTC).date()),
+        all_day: false,
+    };
+    edit(&simulator, series);
+    let rig = start(directory.path(), &simulator, &world, tracked()).await;
+    rig.settle(ALICE, 5).await;
+    let id = rig.fleet.id(ALICE).unwrap();
+    let before = mirror(&rig.store, id).await;
+    let occurrence = before.keys().next().unwrap().clone();
+    assert_eq!(before.len(), 1);
+    let cursor = *rig.store.durable().borrow();
+
+    simulator.plan(Planned::always(Fault::Mailbox { how: Trouble::ItemNotFound }).path("/events/"));
+    edit(&simulator, Edit::MoveOccurrence { occurrence: occurrence.clone(), start: near(48) });
+    for _ in 0..3 {
+        rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
+    }
+    let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+    assert!(!changes.value.is_empty());
+    for change in &changes.value {
+        assert_eq!((change.id.as_str(), change.kind), (&*occurrence, ChangeKind::Updated));
+    }
+    assert!(mirror(&rig.store, id).await.contains_key(&occurrence));
+    rig.stop().await;
 }
 
 fn kind(word: &str) -> ChangeKind {

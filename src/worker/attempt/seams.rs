@@ -25,7 +25,7 @@ use super::{Attempt, Trouble};
 /// are made; what is left waits for the next attempt.
 const MOST_STEPS: usize = 256;
 
-/// A page of more items takes long enough to be stepped on another thread.
+/// A page or listing of more items takes long enough to be stepped on another thread.
 const LARGE: usize = 2000;
 
 /// Events that leave an empty window in one commit.
@@ -243,7 +243,13 @@ impl Attempt<'_> {
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
             let now = self.services.world.now();
-            let large = matches!(&input, Input::Page { page, .. } if page.present.len() > LARGE);
+            let large = match &input {
+                Input::Page { page, .. } => page.present.len() > LARGE,
+                Input::Instances(Some((listed, _))) | Input::Viewed(listed, _) => {
+                    listed.items.len() > LARGE
+                }
+                _ => false,
+            };
             let (next, effect) = if large {
                 self.services.world.compute(move || round.step(input, now)).await
             } else {

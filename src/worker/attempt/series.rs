@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::{Attempt, Trouble};
 use crate::graph::{self, Ask, Class, GraphError};
-use crate::mirror::page::{EventHash, EventId, Item, Link};
+use crate::mirror::page::{EventHash, EventId, Item, Kind, Link};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::Input;
 use crate::mirror::series::{self, Listed, PresenceRequest, Row, ViewRequest};
-use crate::mirror::window::Edges;
+use crate::mirror::window::{Complete, Edges};
 use crate::mirror::{audit, guard, schedule};
 use crate::store::SeriesRow;
 
@@ -22,7 +22,7 @@ const MOST_EVENTS: usize = 500_000;
 /// Events on a page of a view without contents, the most that Graph allows (fact 38).
 const VIEW_PAGE_SIZE: u32 = 1000;
 /// What a listing keeps in memory at most; a series of 1,000 whole exceptions comes to about 5 MiB.
-const MOST_BYTES: usize = 32 * 1024 * 1024;
+const MOST_BYTES: usize = 128 * 1024 * 1024;
 /// So many times a series is listed in search of two listings that agree.
 const MOST_LISTINGS: u32 = 4;
 
@@ -33,8 +33,8 @@ enum Source<'a> {
     Instances(&'a EventId),
     /// Plain `calendarView`.
     View(&'a ViewRequest),
-    /// The same without contents, of a whole segment: only which events there are.
-    Segment,
+    /// The same without contents, of all events: only which there are.
+    All,
 }
 
 impl Source<'_> {
@@ -42,14 +42,14 @@ impl Source<'_> {
         match self {
             Self::Instances(_) => true,
             Self::View(request) => request.wants(item),
-            Self::Segment => false,
+            Self::All => false,
         }
     }
 
     fn most(self) -> usize {
         match self {
             Self::Instances(_) => MOST_INSTANCES,
-            Self::View(_) | Self::Segment => MOST_EVENTS,
+            Self::View(_) | Self::All => MOST_EVENTS,
         }
     }
 }
@@ -63,27 +63,24 @@ struct Listing {
     pages: u32,
 }
 
-/// Which events a listing names, readable or not.
+/// Which events a listing names, readable or not. As in a sweep, an item without a name is none of
+/// those that are missed.
 #[derive(Default)]
 pub(super) struct Present {
     events: BTreeSet<EventHash>,
     /// The masters of the series among them.
     masters: BTreeSet<EventHash>,
-    /// Whether some could not even be named: any event may be there.
-    nameless: bool,
 }
 
 impl Present {
     fn has_any_of(&self, request: &PresenceRequest) -> bool {
-        self.nameless
-            || request.master.as_ref().is_some_and(|id| self.masters.contains(&id.hash()))
+        request.master.as_ref().is_some_and(|id| self.masters.contains(&id.hash()))
             || !self.events.is_disjoint(&request.ids)
     }
 
     fn add(&mut self, other: Self) {
         self.events.extend(other.events);
         self.masters.extend(other.masters);
-        self.nameless |= other.nameless;
     }
 }
 
@@ -146,7 +143,8 @@ impl Attempt<'_> {
         })
     }
 
-    /// Whether a plain `calendarView` of the segment has any of these events.
+    /// Whether a plain `calendarView` has any of these events: of the segment, or of the whole window
+    /// where a series is asked for, as all that is left of it may have moved to another segment.
     ///
     /// All series of a round are answered from one view: what it lacks was not there after the
     /// round's last page, and what has come back since then is on the next round's pages. A view
@@ -154,29 +152,30 @@ impl Attempt<'_> {
     pub(super) async fn presence(
         &mut self,
         request: &PresenceRequest,
-        edges: Edges,
+        segment: Edges,
     ) -> Result<Input, Trouble> {
-        let present = match self.present.take() {
-            Some(present) => present,
-            None => {
-                let mut present = Present::default();
-                for _ in 0..2 {
-                    match self.listing(Source::Segment, edges).await? {
-                        Ok(listing) => {
-                            present.add(listing.present);
-                            if listing.pages == 1 {
-                                break;
-                            }
-                        }
-                        Err(_) => return Ok(Input::Unavailable),
-                    }
-                }
-                present
-            }
+        let edges = match request.master {
+            Some(_) => self.cell.vitals().edges,
+            None => segment,
         };
-        let answer = present.has_any_of(request);
-        self.present = Some(present);
-        Ok(Input::Present(answer))
+        if self.present.as_ref().is_none_or(|(viewed, _)| *viewed != edges) {
+            let mut present = Present::default();
+            for _ in 0..2 {
+                // One day wider on both sides (fact 80).
+                match self.listing(Source::All, series::widen(edges, 1)).await? {
+                    Ok(listing) => {
+                        present.add(listing.present);
+                        if listing.pages == 1 {
+                            break;
+                        }
+                    }
+                    Err(_) => return Ok(Input::Unavailable),
+                }
+            }
+            self.present = Some((edges, present));
+        }
+        let has_any = |(_, present): &(Edges, Present)| present.has_any_of(request);
+        Ok(Input::Present(self.present.as_ref().is_some_and(has_any)))
     }
 
     /// A listing, and the mirror's rows of the series that it is about.
@@ -245,7 +244,7 @@ impl Attempt<'_> {
                             met.insert(id.hash());
                             listed.unread.insert(id.hash());
                         }
-                        None => (listed.nameless, present.nameless) = (true, true),
+                        None => listed.nameless = true,
                     }
                 }
                 for item in listing.items {
@@ -253,10 +252,9 @@ impl Attempt<'_> {
                     present.masters.extend(item.master.as_ref().map(EventId::hash));
                     if source.wants(&item) {
                         met.insert(item.id.hash());
+                        let item = self.kept(source, item);
                         bytes += item.content.len();
-                        // A slice would keep the whole page, and of a view few items are wanted.
-                        let content = Bytes::copy_from_slice(&item.content);
-                        listed.items.push(Item { content, ..item });
+                        listed.items.push(item);
                     }
                 }
                 next = listing.next;
@@ -282,6 +280,16 @@ impl Attempt<'_> {
         Ok(Ok(Listing { listed, met, present, pages }))
     }
 
+    /// What is kept of a listed item until its series is applied. A slice would keep the whole
+    /// page; and an occurrence that its master completes is applied bare.
+    fn kept(&self, source: Source<'_>, item: Item) -> Item {
+        let completed = self.window.complete == Complete::Master && item.kind == Kind::Occurrence;
+        match source {
+            Source::Instances(_) if completed => series::bare(item),
+            _ => Item { content: Bytes::copy_from_slice(&item.content), ..item },
+        }
+    }
+
     /// One page of a listing, asked for once; `None` if there is no such series.
     async fn listing_page(
         &self,
@@ -298,7 +306,7 @@ impl Attempt<'_> {
                 .calendar_view(self.target, &self.ask, edges, None, next, fresh)
                 .await
                 .map(Some),
-            Source::Segment => {
+            Source::All => {
                 let ask = Ask { page_size: VIEW_PAGE_SIZE, ..self.ask.clone() };
                 let select = Some(audit::SELECT);
                 client.calendar_view(self.target, &ask, edges, select, next, fresh).await.map(Some)
