@@ -207,7 +207,8 @@ impl Supervisor {
             removed.iter().filter_map(|name| self.fleet.id(name)).collect();
         if !begun.is_empty() || !leaving.is_empty() {
             let now = self.services.world.now();
-            let exchange = self.services.store.exchange(wanted(&begun, now), leaving, now).await;
+            let right = self.services.client.clock(now).corrected(now);
+            let exchange = self.services.store.exchange(wanted(&begun, right), leaving, now).await;
             match exchange {
                 Ok(attached) => {
                     commit();

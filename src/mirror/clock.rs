@@ -39,6 +39,13 @@ impl ClockCheck {
         self.skew().is_some_and(|skew| skew.abs() > TOLERANCE)
     }
 
+    /// The time that edges are to be computed for when the wall clock reads `now`: Graph's, where the
+    /// two differ by more than [`TOLERANCE`].
+    pub fn corrected(self, now: Timestamp) -> Timestamp {
+        let skew = self.skew().filter(|_| self.is_wrong());
+        skew.and_then(|skew| now.checked_sub(skew).ok()).unwrap_or(now)
+    }
+
     /// Whether the wall clock may decide that something leaves: Graph has answered, and its clock
     /// says nothing else.
     pub fn is_usable(self) -> bool {
@@ -76,6 +83,23 @@ mod tests {
         for minutes in [-11, 11, 5_256_000] {
             let check = ClockCheck::Skew(SignedDuration::from_mins(minutes));
             assert!(check.is_wrong() && !check.is_usable());
+        }
+    }
+
+    #[test]
+    fn edges_are_computed_for_graphs_time_where_the_clock_is_wrong() {
+        let now: Timestamp = "2036-11-02T12:00:00Z".parse().unwrap();
+        let years = SignedDuration::from_hours(24 * 3653);
+        let right = now.checked_sub(years).unwrap();
+        assert_eq!(ClockCheck::Skew(years).corrected(now), right);
+        assert_eq!(ClockCheck::Skew(-years).corrected(right), now);
+        for check in [
+            ClockCheck::Unknown,
+            ClockCheck::Unchecked,
+            ClockCheck::Skew(SignedDuration::from_mins(9)),
+            ClockCheck::Skew(SignedDuration::MAX),
+        ] {
+            assert_eq!(check.corrected(now), now, "{check:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use jiff::SignedDuration;
 use tempfile::TempDir;
 
 use super::fleet::MOTIONLESS;
@@ -226,4 +227,25 @@ async fn who_is_not_wanted_at_a_start_has_left_before_anything_else_happens() {
     assert_eq!(known, ["alice".into()]);
     assert!(next.drain(Duration::from_secs(30)).await);
     store.close().await.unwrap();
+}
+
+/// A window that is configured anew under a wrong clock gets the edges of Graph's time: with those
+/// of the wrong one everything would leave it.
+#[tokio::test(start_paused = true)]
+async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
+    let mut ground = Ground::new().await;
+    let supervisor = &mut ground.supervisor;
+    let tokens = supervisor.tokens["contoso"].clone();
+    let Services { client, world, .. } = &*supervisor.services;
+    let right = world.now();
+    world.leap(SignedDuration::from_hours(24 * 3650));
+    client.meter().clock.answered(Some(right), world.now());
+    let start = Edge::Relative { years: 0, months: 0, days: -30 };
+    let wanted = Window { start, ..window("alice") };
+    let expected = schedule::edges(&wanted, right).start;
+    let begun = vec![post("alice", wanted, &tokens)];
+    let reform = Reform { removed: Vec::new(), begun, retimed: Vec::new() };
+    supervisor.reform(reform, || ()).await.unwrap();
+    assert_eq!(supervisor.fleet().window("alice").unwrap().start, expected);
+    ground.end().await;
 }
