@@ -60,7 +60,8 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
     let path = &options.path;
     let dir = path.join("store");
     directory::prepare(path)?;
-    // Until this opening is over, so that what is put back was nobody else's meanwhile.
+    // Held until this opening is over: no other process may open the store before a failed opening
+    // has put its files back.
     let _opening = directory::lock(path)?;
     let found = Watermark::read(path).map_err(OpenFault::of)?;
     let mark = match found {

@@ -1,4 +1,4 @@
-//! A commit's rows: from what stands there to what will.
+//! The rows of a commit: what each was before, and what it becomes.
 //!
 //! The rows concerned are loaded into slots, changed there, and in the end each slot is judged once,
 //! by what a reader saw before and sees after; whatever looks the same gets no seq and no feed entry.
@@ -72,7 +72,7 @@ impl<'a> Work<'a> {
         }
         let mut orphans = commit.orphans.clone();
         for removal in &commit.removals {
-            // An id stands in one of the two lists; should it stand in both, keeping is safe.
+            // An id is in one of the two lists. If it is in both, the event is kept.
             if !self.carried.contains(&removal.id) && self.remove(removal.id, removal.reason)? {
                 orphans.push(removal.id);
             }
@@ -119,9 +119,9 @@ impl<'a> Work<'a> {
         let slot = self.load(id)?;
         let mut row = Row::of(item, bit);
         if let Some(old) = slot.old() {
-            // Segments are streams of their own: one may tell late what another has told anew, and
-            // may never tell the new, if the event has moved to the other. Within a stream it is
-            // the order that counts.
+            // Each segment is a stream of its own. An old state of an event may arrive from one
+            // after a newer state from another, and the first may never deliver the newer one, if
+            // the event has moved. Within a stream the order of arrival counts.
             if old.segments & !bit != 0 && event::is_older(&row.content, &old.content) {
                 row = old.clone();
             }

@@ -147,7 +147,7 @@ impl Layout {
     /// How the content of an element that has just begun is read, if not as markup.
     fn state_within(&self, name: &[u8]) -> Option<State> {
         if self.hidden.as_ref().is_some_and(|(hidden, _)| hidden != name && !CODE.contains(&name)) {
-            // What is hidden need not be told apart, and the end of the hiding element counts.
+            // Inside a hidden element only its own end tag matters.
             return None;
         }
         match name {
