@@ -13,6 +13,7 @@ use calmirror::mirror::window::{Edges, Window};
 use calmirror::simulator::{
     Behaviour, Fault, Faults, Lie, Mutation, Planned, Refusal, Simulator, Trouble,
 };
+use calmirror::store::Store;
 use calmirror::world::World;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
@@ -40,8 +41,9 @@ pub(crate) struct Outcome {
     changes: u64,
     resyncs: u64,
     restarts: u64,
-    /// Of every request in its order, and of all that readers saw in the end.
-    digest: u64,
+    /// Hash of every request in order, of the whole feed with its seqs and times, and of the
+    /// events that readers see at the end.
+    pub(crate) digest: u64,
 }
 
 impl Outcome {
@@ -371,8 +373,26 @@ impl Life {
         let answered = statistics.total.statuses.get(&200).copied().unwrap_or_default();
         // Among the answers are those of the token endpoint.
         outcome.failures = outcome.requests.saturating_sub(answered);
+        self.hash_feed(store).await;
         outcome.digest = self.digest.lock().unwrap().finish();
         outcome
+    }
+
+    /// Adds every entry of the feed to the digest: what was committed, and in which order.
+    async fn hash_feed(&self, store: &Store) {
+        let mut after = 0;
+        loop {
+            let changes = store.changes(after, None, 1000).await.unwrap();
+            let mut digest = self.digest.lock().unwrap();
+            for change in &changes.value {
+                let entry = (change.seq, &change.window, change.id.as_str(), change.kind);
+                format!("{entry:?} {}", change.at).hash(&mut *digest);
+            }
+            if changes.at_end {
+                return;
+            }
+            after = changes.seq;
+        }
     }
 }
 

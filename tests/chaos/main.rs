@@ -6,6 +6,9 @@
 //! and a store that answers before anybody else moves. The first seeds are played twice to see
 //! that it is so. `RUST_LOG=calmirror=debug` tells the story.
 //!
+//! `--digests FILE` writes a line for each seed with a hash of its requests, its feed and its final
+//! events: two builds that behave alike write the same file.
+//!
 //! The harness is our own because a seed is an argument and the seeds share the processors.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a harness speaks to its terminal")]
@@ -22,6 +25,8 @@ mod organisation;
 #[allow(dead_code, reason = "shared with the other tests")]
 mod rig;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +43,7 @@ struct Plan {
     first: u64,
     seeds: u64,
     threads: usize,
+    digests: Option<PathBuf>,
 }
 
 /// Why nothing is played.
@@ -54,7 +60,7 @@ enum Otherwise {
 fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> {
     // What waits for the disk leaves its processor to somebody else.
     let threads = thread::available_parallelism().map_or(2, |n| n.get() + 1);
-    let mut plan = Plan { first: 1, seeds: SEEDS, threads };
+    let mut plan = Plan { first: 1, seeds: SEEDS, threads, digests: None };
     while let Some(argument) = arguments.next() {
         let mut number = || {
             let text = arguments.next().unwrap_or_default();
@@ -65,6 +71,7 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> 
             "--first" => plan.first = number()?,
             "--seed" => (plan.first, plan.seeds) = (number()?, 1),
             "--threads" => plan.threads = usize::try_from(number()?).unwrap_or(1).max(1),
+            "--digests" => plan.digests = arguments.next().map(PathBuf::from),
             "--list" => return Err(Otherwise::List),
             "--ignored" => return Err(Otherwise::Nothing),
             // What test runners say to every test.
@@ -105,7 +112,7 @@ fn main() -> ExitCode {
         }
         Err(Otherwise::Nothing) => return ExitCode::SUCCESS,
         Err(Otherwise::Usage(why)) => {
-            eprintln!("{why}; known: --seeds N, --first N, --seed N, --threads N");
+            eprintln!("{why}; known: --seeds N, --first N, --seed N, --threads N, --digests FILE");
             return ExitCode::from(64);
         }
     };
@@ -118,6 +125,7 @@ fn main() -> ExitCode {
     let done = AtomicU64::new(0);
     let sum = Mutex::new(day::Outcome::default());
     let failed: Mutex<Vec<u64>> = Mutex::default();
+    let digests: Mutex<BTreeMap<u64, u64>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..plan.threads {
             scope.spawn(|| {
@@ -132,6 +140,7 @@ fn main() -> ExitCode {
                     match (outcome, again) {
                         (Some(outcome), Some(again)) if outcome == again => {
                             sum.lock().unwrap().add(&outcome);
+                            digests.lock().unwrap().insert(seed, outcome.digest);
                         }
                         (outcome, again) => {
                             if outcome.is_some() && again.is_some() {
@@ -153,6 +162,12 @@ fn main() -> ExitCode {
         }
     });
     println!("chaos: {}", sum.into_inner().unwrap());
+    if let Some(file) = plan.digests {
+        let digests = digests.into_inner().unwrap();
+        let lines: String =
+            digests.iter().map(|(seed, digest)| format!("{seed} {digest:016x}\n")).collect();
+        std::fs::write(file, lines).unwrap();
+    }
     let failed = failed.into_inner().unwrap();
     if failed.is_empty() {
         println!("chaos: {} of {} seeds ended in the truth", plan.seeds, plan.seeds);
