@@ -17,8 +17,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::{About, Access, ApiSettings, BindError, Secret, Work};
 use crate::config::{self, Config};
+use crate::env::Env;
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
-use crate::metrics::{Meters, ReaderMeter};
+use crate::metrics::{Metrics, ReaderMetrics};
 use crate::mirror::window::{Identity, Window};
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
@@ -26,7 +27,6 @@ use crate::store::{self, OpenError, Store, StoreError};
 use crate::supervisor::reload::{Asks, Reloads};
 use crate::supervisor::{Fleet, Post, Supervisor};
 use crate::worker::Services;
-use crate::world::World;
 use listeners::{Bound, Listeners};
 pub use reload::Loader;
 use reload::Reload;
@@ -49,7 +49,7 @@ pub struct Options {
     /// The logs whose level a reload may change; none where it was said on the command line.
     pub telemetry: Option<Telemetry>,
     /// Wall clock and chance.
-    pub world: World,
+    pub env: Env,
     /// How Graph is reached.
     pub transport: Arc<dyn Transport>,
     /// What is running, for `/v1/status`.
@@ -103,7 +103,7 @@ pub struct Daemon {
     config: Arc<Config>,
     load: Loader,
     telemetry: Option<Telemetry>,
-    world: World,
+    env: Env,
     transport: Arc<dyn Transport>,
     open_loopback: bool,
     store: Store,
@@ -132,7 +132,7 @@ impl Daemon {
             config,
             load,
             telemetry,
-            world,
+            env,
             transport,
             about,
             accept_drops,
@@ -140,7 +140,7 @@ impl Daemon {
             cache_bytes,
         } = options;
         let settings = api_settings(&config, open_loopback)?;
-        let store = open(&config, cache_bytes, &world).await?;
+        let store = open(&config, cache_bytes, &env).await?;
         check_drops(&store, &config, accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address costs nothing.
         let bound = Bound::all(&config.api).await?;
@@ -151,21 +151,21 @@ impl Daemon {
             transport.clone(),
             &config.graph.base_url,
             budgets,
-            world.clone(),
+            env.clone(),
             config.graph.request_timeout,
         )
         .map_err(|error| StartError::Graph(error.to_string()))?;
-        let meters = Meters {
+        let meters = Metrics {
             graph: client.meter(),
             store: store.meter(),
             rounds: Arc::default(),
-            readers: ReaderMeter::default(),
-            door: Arc::default(),
+            readers: ReaderMetrics::default(),
+            access: Arc::default(),
         };
         let services = Services {
             store: store.clone(),
             client: client.clone(),
-            world: world.clone(),
+            env: env.clone(),
             meter: meters.rounds.clone(),
         };
         let accounts = config
@@ -173,7 +173,7 @@ impl Daemon {
             .iter()
             .map(|(name, one)| {
                 let account = account(one, &config);
-                (name.clone(), Tokens::new(account, transport.clone(), world.clone()))
+                (name.clone(), Tokens::new(account, transport.clone(), env.clone()))
             })
             .collect();
         let mut supervisor = Supervisor::new(services, config.feed.retention);
@@ -184,11 +184,11 @@ impl Daemon {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
             reloads: reloads.clone(),
-            world: world.clone(),
+            env: env.clone(),
             about: Arc::new(about),
             settings,
             meters,
-            work: Work::new(world.clone()),
+            work: Work::new(env.clone()),
             stopping: tokio::sync::watch::channel(false).1,
         };
         let listeners = Listeners::serve(access, bound);
@@ -197,7 +197,7 @@ impl Daemon {
             config,
             load,
             telemetry,
-            world,
+            env,
             transport,
             open_loopback,
             store,
@@ -322,9 +322,9 @@ async fn stop(
     }
 }
 
-async fn open(config: &Config, cache_bytes: u64, world: &World) -> Result<Store, StartError> {
+async fn open(config: &Config, cache_bytes: u64, env: &Env) -> Result<Store, StartError> {
     let options = store::Options { cache_bytes, ..store::Options::new(&config.store.path) };
-    let held = world.clone();
+    let held = env.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&options, &held)).await;
     let (store, opening) = match opened {
         Ok(opened) => opened?,

@@ -21,12 +21,12 @@ pub const OTHER: &str = "other";
 
 /// Counts by one of a closed set of words.
 #[derive(Debug)]
-pub struct Tally {
+pub struct CounterSet {
     counts: Vec<(&'static str, AtomicU64)>,
     other: AtomicU64,
 }
 
-impl Tally {
+impl CounterSet {
     fn of(words: &[&'static str]) -> Self {
         let counts = words.iter().map(|word| (*word, AtomicU64::new(0))).collect();
         Self { counts, other: AtomicU64::new(0) }
@@ -48,26 +48,26 @@ impl Tally {
 
 /// How many there are of something at this moment.
 #[derive(Clone, Debug, Default)]
-pub struct Level(Arc<AtomicU64>);
+pub struct Gauge(Arc<AtomicU64>);
 
-impl Level {
+impl Gauge {
     /// One more, until the answer is dropped.
-    pub fn enter(&self) -> Entered {
+    pub fn increment(&self) -> GaugeGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Entered(self.clone())
+        GaugeGuard(self.clone())
     }
 
     /// How many there are.
-    pub fn now(&self) -> u64 {
+    pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// See [`Level::enter`].
 #[derive(Debug)]
-pub struct Entered(Level);
+pub struct GaugeGuard(Gauge);
 
-impl Drop for Entered {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -75,10 +75,10 @@ impl Drop for Entered {
 
 /// Durations, in seconds.
 #[derive(Debug)]
-pub struct Seconds(pub(crate) Histogram);
+pub struct LatencyHistogram(pub(crate) Histogram);
 
-impl Seconds {
-    fn up_to(bounds: &[f64]) -> Self {
+impl LatencyHistogram {
+    fn with_bounds(bounds: &[f64]) -> Self {
         Self(Histogram::new(bounds.iter().copied()))
     }
 
@@ -105,10 +105,10 @@ const STATUSES: [&str; 21] = [
 
 /// Graph's clock, as the `Date` of its newest answer shows it.
 #[derive(Debug, Default)]
-pub struct GraphClock(Mutex<Seen>);
+pub struct GraphClock(Mutex<LastAnswer>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct LastAnswer {
     answered: bool,
     /// The newest `Date`, and when it came by the monotonic clock.
     date: Option<(Timestamp, Instant)>,
@@ -134,13 +134,13 @@ impl GraphClock {
         self.seen().check(now)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, LastAnswer> {
         // Every change is whole, so a poisoned lock is still good.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seen {
+impl LastAnswer {
     fn check(&self, now: Timestamp) -> ClockCheck {
         match self.date {
             None if self.answered => ClockCheck::Unchecked,
@@ -156,38 +156,38 @@ impl Seen {
 
 /// Requests to Graph.
 #[derive(Debug)]
-pub struct GraphMeter {
+pub struct GraphMetrics {
     /// What its clock shows.
     pub clock: GraphClock,
     /// By status.
-    pub requests: Tally,
+    pub requests: CounterSet,
     /// From sending one to the end of its answer.
-    pub took: Seconds,
+    pub took: LatencyHistogram,
     /// How long each waited for its mailbox's pause, and for its turn, before it was sent.
-    pub waited: Seconds,
+    pub waited: LatencyHistogram,
     /// Answers that made a mailbox pause.
     pub pauses: AtomicU64,
     /// For how long, milliseconds, all together.
     pub paused_ms: AtomicU64,
     /// Sent and not yet answered.
-    pub in_flight: Level,
+    pub in_flight: Gauge,
 }
 
-impl Default for GraphMeter {
+impl Default for GraphMetrics {
     fn default() -> Self {
         Self {
             clock: GraphClock::default(),
-            requests: Tally::of(&STATUSES),
-            took: Seconds::up_to(&REQUEST_BOUNDS),
-            waited: Seconds::up_to(&WAIT_BOUNDS),
+            requests: CounterSet::of(&STATUSES),
+            took: LatencyHistogram::with_bounds(&REQUEST_BOUNDS),
+            waited: LatencyHistogram::with_bounds(&WAIT_BOUNDS),
             pauses: AtomicU64::default(),
             paused_ms: AtomicU64::default(),
-            in_flight: Level::default(),
+            in_flight: Gauge::default(),
         }
     }
 }
 
-impl GraphMeter {
+impl GraphMetrics {
     /// An answer, or that there was none.
     pub fn answered(&self, status: Option<u16>, took: Duration) {
         self.requests.add(status.map_or_else(|| "none".to_owned(), |s| s.to_string()).as_str(), 1);
@@ -204,24 +204,24 @@ impl GraphMeter {
 
 /// What is written.
 #[derive(Debug)]
-pub struct StoreMeter {
+pub struct StoreMetrics {
     /// From handing a commit over to its being durable; lazy ones not, nobody waits for them.
-    pub commits: Seconds,
+    pub commits: LatencyHistogram,
     /// Entries of the feed, by `created`, `updated` and `removed`.
-    pub changes: Tally,
+    pub changes: CounterSet,
     /// Rows of events and series masters put or deleted.
     pub rows: AtomicU64,
     /// Resyncs begun, by reason.
-    pub resyncs: Tally,
+    pub resyncs: CounterSet,
 }
 
-impl Default for StoreMeter {
+impl Default for StoreMetrics {
     fn default() -> Self {
         Self {
-            commits: Seconds::up_to(&COMMIT_BOUNDS),
-            changes: Tally::of(&["created", "updated", "removed"]),
+            commits: LatencyHistogram::with_bounds(&COMMIT_BOUNDS),
+            changes: CounterSet::of(&["created", "updated", "removed"]),
             rows: AtomicU64::default(),
-            resyncs: Tally::of(&ResyncReason::AGAIN.map(ResyncReason::word)),
+            resyncs: CounterSet::of(&ResyncReason::AGAIN.map(ResyncReason::word)),
         }
     }
 }
@@ -250,23 +250,23 @@ pub const OUTCOMES: [&str; 18] = [
 
 /// What workers do.
 #[derive(Debug)]
-pub struct RoundMeter {
+pub struct RoundMetrics {
     /// By outcome.
-    pub rounds: Tally,
+    pub rounds: CounterSet,
     /// From beginning to end, whatever the outcome.
-    pub took: Seconds,
+    pub took: LatencyHistogram,
     /// How long after it was due each round began; of those somebody asked for, none.
-    pub late: Seconds,
+    pub late: LatencyHistogram,
     /// Workers that panicked or hung and were started again.
     pub restarts: AtomicU64,
 }
 
-impl Default for RoundMeter {
+impl Default for RoundMetrics {
     fn default() -> Self {
         Self {
-            rounds: Tally::of(&OUTCOMES),
-            took: Seconds::up_to(&ROUND_BOUNDS),
-            late: Seconds::up_to(&WAIT_BOUNDS),
+            rounds: CounterSet::of(&OUTCOMES),
+            took: LatencyHistogram::with_bounds(&ROUND_BOUNDS),
+            late: LatencyHistogram::with_bounds(&WAIT_BOUNDS),
             restarts: AtomicU64::default(),
         }
     }
@@ -274,39 +274,39 @@ impl Default for RoundMeter {
 
 /// Readers of the feed that are connected and wait for more.
 #[derive(Clone, Debug, Default)]
-pub struct ReaderMeter {
+pub struct ReaderMetrics {
     /// Server-sent event streams.
-    pub streams: Level,
+    pub streams: Gauge,
     /// Held requests.
-    pub waiting: Level,
+    pub waiting: Gauge,
 }
 
 /// Requests over TCP that were not let in.
 #[derive(Debug)]
-pub struct DoorMeter {
+pub struct AccessMetrics {
     /// By reason.
-    pub refused: Tally,
+    pub refused: CounterSet,
 }
 
-impl Default for DoorMeter {
+impl Default for AccessMetrics {
     fn default() -> Self {
-        Self { refused: Tally::of(&["wrong_token", "too_many_attempts"]) }
+        Self { refused: CounterSet::of(&["wrong_token", "too_many_attempts"]) }
     }
 }
 
 /// All of a daemon's meters.
 #[derive(Clone, Debug, Default)]
-pub struct Meters {
+pub struct Metrics {
     /// Requests to Graph.
-    pub graph: Arc<GraphMeter>,
+    pub graph: Arc<GraphMetrics>,
     /// What is written.
-    pub store: Arc<StoreMeter>,
+    pub store: Arc<StoreMetrics>,
     /// What workers do.
-    pub rounds: Arc<RoundMeter>,
+    pub rounds: Arc<RoundMetrics>,
     /// Who reads.
-    pub readers: ReaderMeter,
+    pub readers: ReaderMetrics,
     /// Who is kept out.
-    pub door: Arc<DoorMeter>,
+    pub access: Arc<AccessMetrics>,
 }
 
 #[cfg(test)]
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_word_nobody_knows_adds_no_series() {
-        let tally = Tally::of(&["a", "b"]);
+        let tally = CounterSet::of(&["a", "b"]);
         tally.add("b", 2);
         tally.add("alice@contoso.com", 3);
         assert_eq!(tally.counts().collect::<Vec<_>>(), [("a", 0), ("b", 2), (OTHER, 3)]);
@@ -323,12 +323,12 @@ mod tests {
 
     #[test]
     fn a_level_falls_when_what_entered_is_dropped() {
-        let level = Level::default();
-        let (one, two) = (level.enter(), level.enter());
-        assert_eq!(level.now(), 2);
+        let level = Gauge::default();
+        let (one, two) = (level.increment(), level.increment());
+        assert_eq!(level.value(), 2);
         drop(one);
-        assert_eq!(level.now(), 1);
+        assert_eq!(level.value(), 1);
         drop(two);
-        assert_eq!(level.now(), 0);
+        assert_eq!(level.value(), 0);
     }
 }

@@ -101,7 +101,7 @@ impl Supervisor {
     pub fn new(services: Services, retention: Duration) -> Self {
         let (retention, _) = watch::channel(retention);
         let (stop, watch) = watch::channel(false);
-        let fleet = Fleet::new(services.world.clone(), watch, services.meter.clone());
+        let fleet = Fleet::new(services.env.clone(), watch, services.meter.clone());
         let services = Arc::new(services);
         Self {
             services,
@@ -156,7 +156,7 @@ impl Supervisor {
     /// # Errors
     /// Where the store has failed.
     pub async fn start(&mut self, posts: Vec<Post>) -> Result<(), StoreError> {
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         // Who is not wanted leaves in the same breath, so that a start that is interrupted need not
         // be told again that they may go.
         let store = self.services.store.clone();
@@ -175,13 +175,13 @@ impl Supervisor {
             .map(|(name, id, _)| (name, id))
             .collect();
         self.begin(posts, attached, &mut BTreeMap::new());
-        let Services { store, world, client, .. } = (*self.services).clone();
+        let Services { store, env, client, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
         let graph = client.meter();
         self.workers.spawn(async move {
             let clock = &graph.clock;
-            let tend = || janitor::run(&store, &world, clock, retention.clone(), stop.clone());
-            let done = janitor::persistently("tend the store", &world, stop.clone(), tend).await;
+            let tend = || janitor::run(&store, &env, clock, retention.clone(), stop.clone());
+            let done = janitor::persistently("tend the store", &env, stop.clone(), tend).await;
             done.map(|()| Ended::Stopped)
         });
         self.drop_windows(drops);
@@ -206,7 +206,7 @@ impl Supervisor {
         let leaving: Vec<WindowId> =
             removed.iter().filter_map(|name| self.fleet.id(name)).collect();
         if !begun.is_empty() || !leaving.is_empty() {
-            let now = self.services.world.now();
+            let now = self.services.env.now();
             let right = self.services.client.clock(now).corrected(now);
             let exchange = self.services.store.exchange(wanted(&begun, right), leaving, now).await;
             match exchange {
@@ -271,7 +271,7 @@ impl Supervisor {
         let mut starts = Vec::with_capacity(posts.len());
         // Kept until the workers share their budgets.
         let mut paused = Vec::new();
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         {
             let fleet = self.fleet.clone();
             let mut windows = fleet.write();
@@ -393,11 +393,11 @@ impl Supervisor {
         if drops.is_empty() {
             return;
         }
-        let Services { store, world, .. } = (*self.services).clone();
+        let Services { store, env, .. } = (*self.services).clone();
         let stop = self.stop.subscribe();
         self.workers.spawn(async move {
-            let drop = || janitor::drop_windows(&store, &world, drops.clone(), stop.clone());
-            let done = janitor::persistently("drop windows", &world, stop.clone(), drop).await;
+            let drop = || janitor::drop_windows(&store, &env, drops.clone(), stop.clone());
+            let done = janitor::persistently("drop windows", &env, stop.clone(), drop).await;
             done.map(|()| Ended::Stopped)
         });
     }
@@ -460,9 +460,9 @@ impl Supervisor {
         let Running { member, restarts, .. } = running;
         let restarts = restarts + 1;
         self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
-        let chance = self.services.world.chance();
+        let chance = self.services.env.random();
         let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
-        member.cell.collapse(self.services.world.now());
+        member.cell.collapse(self.services.env.now());
         tracing::error!(
             window = %member.cell.window().name,
             reason,
@@ -533,7 +533,7 @@ async fn before(
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
-            dropped = janitor::drop_window(&services.store, &services.world, &name, old) => dropped?,
+            dropped = janitor::drop_window(&services.store, &services.env, &name, old) => dropped?,
         }
     }
     Ok(true)

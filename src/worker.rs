@@ -20,14 +20,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use crate::env::Env;
 use crate::graph::{Client, Target};
-use crate::metrics::RoundMeter;
+use crate::metrics::RoundMetrics;
 use crate::mirror::round::Over;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, ResyncReason, State};
 use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
-use crate::world::World;
 
 use aside::Aside;
 use attempt::{Attempt, Done};
@@ -55,9 +55,9 @@ pub struct Services {
     /// Graph.
     pub client: Client,
     /// Wall clock and chance.
-    pub world: World,
+    pub env: Env,
     /// What workers do.
-    pub meter: Arc<RoundMeter>,
+    pub meter: Arc<RoundMetrics>,
 }
 
 /// A window's worker.
@@ -171,7 +171,7 @@ impl Worker {
         let spread = match first {
             First::Now => Duration::ZERO,
             First::Spread => {
-                schedule::spread(self.cell.window().interval, self.services.world.chance())
+                schedule::spread(self.cell.window().interval, self.services.env.random())
             }
         };
         // An earlier process may have been asked to leave the mailbox alone.
@@ -180,7 +180,7 @@ impl Worker {
     }
 
     fn show_due(&self, due: Instant) {
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         self.cell.vitals().next_due = Some(Moment::at(due, now));
     }
 
@@ -265,8 +265,8 @@ impl Worker {
     }
 
     fn well(&self, window: &Window, number: u64, begun: Instant, done: Done) -> Duration {
-        let world = &self.services.world;
-        let now = world.now();
+        let env = &self.services.env;
+        let now = env.now();
         let took = begun.elapsed();
         let mut vitals = self.cell.vitals();
         vitals.running = false;
@@ -292,10 +292,10 @@ impl Worker {
                 vitals.state = State::Settled;
                 vitals.settled_once = true;
                 vitals.audits.begin(now);
-                schedule::delay(window.interval, window.jitter, world.chance())
+                schedule::delay(window.interval, window.jitter, env.random())
             }
             Over::Incomplete => {
-                let delay = schedule::delay(window.interval, window.jitter, world.chance());
+                let delay = schedule::delay(window.interval, window.jitter, env.random());
                 vitals.state = State::BackingOff;
                 vitals.last_error = Some(Box::new(LastError {
                     at: now,
@@ -360,7 +360,7 @@ impl Worker {
 
     /// The delay until a time, counted as all delays from the beginning of the round.
     fn until(&self, window: &Window, at: Option<Timestamp>, took: Duration) -> Duration {
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
         // The wall clock may have been set since the time was computed.
         took + wait.min(window.confirm_after)
@@ -374,9 +374,9 @@ impl Worker {
         done: &Done,
         trouble: &Trouble,
     ) -> Duration {
-        let world = &self.services.world;
-        let chance = world.chance();
-        let now = world.now();
+        let env = &self.services.env;
+        let chance = env.random();
+        let now = env.now();
         let mut vitals = self.cell.vitals();
         vitals.running = false;
         vitals.rounds = number;

@@ -3,13 +3,13 @@
 
 mod store_kit;
 
+use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::commit::Known;
 use calmirror::mirror::page::{Kind, Link};
 use calmirror::mirror::position::{Phase, Position, Todo};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{Options, Store, StoreError};
-use calmirror::world::World;
 use store_kit::*;
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn a_window_that_settled_once_has_settled_for_good() {
 async fn only_a_start_takes_of_the_space_that_is_kept_free() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
-    let store = Store::open(&options, &World::real()).unwrap().0;
+    let store = Store::open(&options, &Env::real()).unwrap().0;
     let w = store.attach(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
     let mut reshaped = wanted("a");
     reshaped.shape.time_zone = "Europe/Berlin".into();

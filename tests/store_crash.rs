@@ -61,7 +61,7 @@ fn run_child(work: impl AsyncFnOnce(Store)) {
             min_free_bytes: 0,
             ..calmirror::store::Options::new(dir)
         };
-        let (store, opening) = Store::open(&options, &calmirror::world::World::real()).unwrap();
+        let (store, opening) = Store::open(&options, &calmirror::env::Env::real()).unwrap();
         assert!(opening.moved_aside.is_none());
         work(store).await;
     });

@@ -13,10 +13,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
 use calmirror::store::{FeedError, Options, Store, StoreError};
-use calmirror::world::World;
 use store_kit::*;
 
 const DIR: &str = "CALMIRROR_TEST_FAULT_DIR";
@@ -49,7 +49,7 @@ fn of_child() -> Option<(PathBuf, tokio::runtime::Runtime)> {
 
 fn open_at(dir: &Path) -> Store {
     let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
-    Store::open(&options, &World::real()).unwrap().0
+    Store::open(&options, &Env::real()).unwrap().0
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -83,7 +83,7 @@ fn child_opens() {
     let Some((dir, runtime)) = of_child() else { return };
     let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
     runtime.block_on(async {
-        match Store::open(&options, &World::real()) {
+        match Store::open(&options, &Env::real()) {
             Ok((store, opening)) => {
                 println!("opened={}", opening.moved_aside.is_none());
                 store.close().await.ok();
@@ -184,7 +184,7 @@ fn child_commits() {
     let Some((dir, runtime)) = of_child() else { return };
     let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
     runtime.block_on(async {
-        let store = match Store::open(&options, &World::real()) {
+        let store = match Store::open(&options, &Env::real()) {
             Ok((store, opening)) => {
                 assert!(opening.moved_aside.is_none());
                 store
@@ -234,7 +234,7 @@ async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_an
         ended += usize::from(text.contains("ended=the store's disk is full"));
         assert!(!text.contains("closed="), "write {write} did not fail: {text}");
         let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(&dir) };
-        let (store, opening) = Store::open(&options, &World::real()).unwrap();
+        let (store, opening) = Store::open(&options, &Env::real()).unwrap();
         assert!(opening.moved_aside.is_none(), "write {write}");
         let w = attach(&store, "alice").await;
         let held = fold(&store, None).await;
@@ -270,7 +270,7 @@ async fn the_first_change_of_an_opening_is_known_to_be_missing() {
     fs::copy(now.join("watermark"), before.join("watermark")).unwrap();
     store.close().await.unwrap();
     let options = Options { min_free_bytes: 0, ..Options::new(&before) };
-    let (store, opening) = Store::open(&options, &World::real()).unwrap();
+    let (store, opening) = Store::open(&options, &Env::real()).unwrap();
     assert!(opening.moved_aside.is_some(), "rolled back without a word");
     assert!(matches!(store.seq(&cursor), Err(FeedError::SnapshotRequired)));
     store.close().await.unwrap();

@@ -6,12 +6,12 @@ mod store_kit;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::page::Span;
 use calmirror::mirror::position::{Todo, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{FeedError, Options, Query, Store, StoreError};
-use calmirror::world::World;
 use store_kit::*;
 
 async fn put(store: &Store, window: WindowId, upserts: Vec<calmirror::mirror::page::Item>) {
@@ -219,8 +219,8 @@ async fn one_bad_commit_spoils_no_other() {
 #[tokio::test(start_paused = true)]
 async fn what_was_submitted_lingers_but_is_never_stale() {
     let dir = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, at(0));
-    let store = Store::open(&options(&dir), &world).unwrap().0;
+    let env = Env::simulated(1, at(0));
+    let store = Store::open(&options(&dir), &env).unwrap().0;
     let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
     let lazy = |window, link: &str| {
         let mut c = commit(window);
@@ -246,7 +246,7 @@ async fn what_was_submitted_lingers_but_is_never_stale() {
     assert!(begun.elapsed() < Duration::from_secs(1), "nothing of this waits");
     store.close().await.unwrap();
     drop(store);
-    let store = Store::open(&options(&dir), &world).unwrap().0;
+    let store = Store::open(&options(&dir), &env).unwrap().0;
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("6")));
     store.close().await.unwrap();
 }
@@ -306,8 +306,8 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
 #[tokio::test]
 async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighbours() {
     let dir = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, at(1000));
-    let store = Store::open(&options(&dir), &world).unwrap().0;
+    let env = Env::simulated(1, at(1000));
+    let store = Store::open(&options(&dir), &env).unwrap().0;
     let w = attach(&store, "a").await;
     let count = 600;
     put(&store, w, (0..count + 4).map(|n| single(&format!("e{n}"), n, "")).collect()).await;
@@ -402,7 +402,7 @@ async fn too_little_space_refuses_writing_only() {
     put(&store, w, vec![single("a", 1, "")]).await;
     store.close().await.unwrap();
     let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
-    let store = Store::open(&options, &World::real()).unwrap().0;
+    let store = Store::open(&options, &Env::real()).unwrap().0;
     let mut c = commit(w);
     c.upserts = vec![single("b", 1, "")];
     assert!(matches!(store.commit(c).await, Err(StoreError::Full)));
@@ -425,7 +425,7 @@ async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told
     store.submit(lazy("1")).await.unwrap();
     store.close().await.unwrap();
     let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
-    let store = Store::open(&options, &World::real()).unwrap().0;
+    let store = Store::open(&options, &Env::real()).unwrap().0;
     // Nobody has noticed yet.
     store.submit(lazy("2")).await.unwrap();
     store.flush().await.unwrap();

@@ -9,9 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::store::{FeedError, OpenFault, Opening, Store};
-use calmirror::world::World;
 use store_kit::*;
 
 const EVENTS: usize = 300;
@@ -36,11 +36,11 @@ async fn built(dir: &tempfile::TempDir) -> (Mirror, String) {
 }
 
 fn try_open(dir: &tempfile::TempDir) -> (Store, Opening) {
-    Store::open(&options(dir), &World::real()).unwrap()
+    Store::open(&options(dir), &Env::real()).unwrap()
 }
 
 fn refused(dir: &tempfile::TempDir) -> OpenFault {
-    Store::open(&options(dir), &World::real()).unwrap_err().why
+    Store::open(&options(dir), &Env::real()).unwrap_err().why
 }
 
 /// Every file below a directory with its bytes.
@@ -149,7 +149,7 @@ async fn a_path_that_is_no_directory_is_said_to_be_none() {
     let path = dir.path().join("file");
     fs::write(&path, "mine").unwrap();
     let options = calmirror::store::Options { path: path.clone(), ..options(&dir) };
-    let error = Store::open(&options, &World::real()).unwrap_err();
+    let error = Store::open(&options, &Env::real()).unwrap_err();
     assert!(matches!(error.why, OpenFault::Io(_)), "{error:?}");
     assert_eq!(fs::read(&path).unwrap(), b"mine");
 }
@@ -160,7 +160,7 @@ async fn the_directory_is_nobody_elses() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a/b");
     let options = calmirror::store::Options { path: path.clone(), ..options(&dir) };
-    let (store, _) = Store::open(&options, &World::real()).unwrap();
+    let (store, _) = Store::open(&options, &Env::real()).unwrap();
     for path in [path.as_path(), path.parent().unwrap()] {
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
     }
@@ -337,7 +337,7 @@ fn what_is_no_file_is_refused_and_holds_nothing_up() {
         let options = calmirror::store::Options { min_free_bytes: 1, ..options(&dir) };
         let (tell, told) = std::sync::mpsc::channel();
         // Whoever waits at the other end of a pipe waits for ever.
-        std::thread::spawn(move || tell.send(Store::open(&options, &World::real())));
+        std::thread::spawn(move || tell.send(Store::open(&options, &Env::real())));
         let told = told.recv_timeout(std::time::Duration::from_secs(20));
         let why = told.unwrap_or_else(|_| panic!("{name} holds the opening up")).unwrap_err().why;
         assert!(matches!(&why, OpenFault::NotAFile(path) if *path == fifo), "{name}: {why:?}");

@@ -6,11 +6,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use calmirror::env::Env;
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::Link;
 use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::store::{Options, Store};
-use calmirror::world::World;
 use jiff::Timestamp;
 
 use crate::daemon::directory;
@@ -29,7 +29,7 @@ pub(crate) async fn run(table: &mut Table) {
     let directory = directory();
     let options =
         Options { cache_bytes: 512 << 20, ..Options::new(directory.path().join("store")) };
-    let (store, _) = Store::open(&options, &World::real()).unwrap();
+    let (store, _) = Store::open(&options, &Env::real()).unwrap();
     let most = WAITING.into_iter().max().unwrap();
     let windows = (0..most).map(|n| wanted(&format!("w{n}"))).collect();
     let windows: Vec<WindowId> =

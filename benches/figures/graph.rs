@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::simulator::{Answer, Edit, Mutation, Population, Settings, Simulator};
-use calmirror::world::World;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -57,7 +57,7 @@ impl Graph {
     pub(crate) async fn start(mailboxes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let simulator = Simulator::new(Settings::new(7, World::real()));
+        let simulator = Simulator::new(Settings::new(7, Env::real()));
         simulator.set_base_url(&format!("http://{address}/v1.0"));
         // Room for every page, so that no figure measures rendering.
         simulator.set_page_cache(4 << 30);

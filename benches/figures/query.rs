@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use calmirror::env::Env;
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::{EventId, Item, Kind, Link, Span};
 use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
 use calmirror::store::{Options, Store, Wanted};
-use calmirror::world::World;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::daemon::{ACCOUNT, Daemon, Setup, TENANT, directory};
@@ -118,7 +118,7 @@ async fn ask(
 
 pub(crate) async fn fill(directory: &Path, windows: usize) {
     let options = Options { cache_bytes: 512 << 20, ..Options::new(directory.join("store")) };
-    let (store, _) = Store::open(&options, &World::real()).unwrap();
+    let (store, _) = Store::open(&options, &Env::real()).unwrap();
     let wanted = (0..windows).map(|number| wanted(&mailbox(number))).collect();
     let ids: Arc<[WindowId]> =
         store.attach(wanted, now()).await.unwrap().iter().map(|w| w.id).collect();

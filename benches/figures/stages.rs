@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::{HttpTransport, Transport as _, wire};
 use calmirror::mirror::commit::{Commit, Outcome};
 use calmirror::mirror::page::Page;
@@ -12,7 +13,6 @@ use calmirror::mirror::position::WindowId;
 use calmirror::mirror::round::{Effect, Input, Place, Round};
 use calmirror::mirror::window::{Body, Complete};
 use calmirror::store::{Options, Store};
-use calmirror::world::World;
 use jiff::Timestamp;
 
 use crate::bare::{first_link, next_link};
@@ -101,7 +101,7 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
 async fn commit(rounds: Vec<Vec<Commit>>) -> Duration {
     let directory = directory();
     let (store, _) =
-        Store::open(&Options::new(directory.path().join("store")), &World::real()).unwrap();
+        Store::open(&Options::new(directory.path().join("store")), &Env::real()).unwrap();
     let wanted = (0..rounds.len()).map(|n| query::wanted(&mailbox(n))).collect();
     let attached = store.attach(wanted, Timestamp::UNIX_EPOCH).await.unwrap();
     let pid = std::process::id();

@@ -55,7 +55,7 @@ impl Ask {
 
     /// `from` and `to` of the parameters.
     pub(super) fn range(&self, parameters: &Parameters) -> Result<Range, Problem> {
-        parameters.range(self.access.world.now())
+        parameters.range(self.access.env.now())
     }
 
     /// The window's number in the store, and its status.

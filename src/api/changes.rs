@@ -154,7 +154,7 @@ impl Reader {
         known: bool,
     ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
-        let _waiting = wait.map(|_| self.access.meters.readers.waiting.enter());
+        let _waiting = wait.map(|_| self.access.meters.readers.waiting.increment());
         let work = self.access.work.clone();
         let mut held = false;
         let (body, cursor) = loop {
@@ -313,7 +313,7 @@ impl Reader {
 
     /// A stream of server-sent events from here on, until either side ends it.
     fn stream(self) -> Response {
-        let open = self.access.meters.readers.streams.enter();
+        let open = self.access.meters.readers.streams.increment();
         let stream = futures_util::stream::unfold((self, open), |(reader, open)| async {
             let (frame, reader) = reader.frame().await?;
             Some((Ok::<_, Infallible>(frame), (reader, open)))

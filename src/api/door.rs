@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use super::ApiSettings;
 use super::problem::Problem;
-use crate::metrics::DoorMeter;
+use crate::metrics::AccessMetrics;
 
 /// How long a wrong token waits for its answer.
 const DELAY: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ pub(super) struct Door {
     listen: SocketAddr,
     /// Places for requests with wrong tokens.
     waiting: Semaphore,
-    meter: Arc<DoorMeter>,
+    meter: Arc<AccessMetrics>,
 }
 
 /// Why a request is not let in.
@@ -84,7 +84,11 @@ impl From<Problem> for Refused {
 }
 
 impl Door {
-    pub(super) fn new(settings: ApiSettings, listen: SocketAddr, meter: Arc<DoorMeter>) -> Self {
+    pub(super) fn new(
+        settings: ApiSettings,
+        listen: SocketAddr,
+        meter: Arc<AccessMetrics>,
+    ) -> Self {
         Self { settings, listen, waiting: Semaphore::new(WAITING), meter }
     }
 

@@ -22,7 +22,7 @@ use prometheus_client::registry::Registry;
 use super::problem::Problem;
 use super::query::Parameters;
 use super::{About, Access};
-use crate::metrics::{Meters, Seconds, Tally};
+use crate::metrics::{CounterSet, LatencyHistogram, Metrics};
 use crate::mirror::change::Seq;
 use crate::mirror::status::State as WindowState;
 use crate::platform::resources::{Resources, resources};
@@ -46,7 +46,7 @@ pub(super) async fn read(
     let seq = *access.store.durable().borrow();
     // An operating system that does not say is no reason to say nothing else.
     let footprint = access.store.footprint().await.ok();
-    let skew = access.meters.graph.clock.check(access.world.now()).skew();
+    let skew = access.meters.graph.clock.check(access.env.now()).skew();
     let scrape = Scrape {
         fleet: Survey::of(&access.fleet.briefs()),
         meters: access.meters.clone(),
@@ -110,7 +110,7 @@ impl Survey {
 #[derive(Debug)]
 struct Scrape {
     fleet: Survey,
-    meters: Meters,
+    meters: Metrics,
     about: Arc<About>,
     reloads: ReloadCounts,
     reloaded: Option<LastReload>,
@@ -211,7 +211,7 @@ impl Scrape {
         page.gauge(
             "calmirror_graph_requests_in_flight",
             "Requests to Graph that are not answered yet",
-            meter.in_flight.now(),
+            meter.in_flight.value(),
         )?;
         page.counter(
             "calmirror_throttle_pauses_total",
@@ -268,13 +268,13 @@ impl Scrape {
                 damaged,
             )?;
         }
-        let kinds = [("stream", readers.streams.now()), ("wait", readers.waiting.now())];
+        let kinds = [("stream", readers.streams.value()), ("wait", readers.waiting.value())];
         page.gauges("calmirror_feed_readers", "Readers that wait for changes", "kind", kinds)?;
         page.tally(
             "calmirror_api_refused_total",
             "Requests over TCP with a wrong token, by how they were answered",
             "reason",
-            &self.meters.door.refused,
+            &self.meters.access.refused,
         )
     }
 
@@ -385,7 +385,7 @@ impl Page<'_> {
         name: &str,
         help: &str,
         label: &str,
-        tally: &Tally,
+        tally: &CounterSet,
     ) -> Result<(), std::fmt::Error> {
         self.family(name, help, MetricType::Counter, label, tally.counts())
     }
@@ -419,7 +419,7 @@ impl Page<'_> {
         &mut self,
         name: &str,
         help: &str,
-        seconds: &Seconds,
+        seconds: &LatencyHistogram,
     ) -> Result<(), std::fmt::Error> {
         let metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         seconds.0.encode(metric)

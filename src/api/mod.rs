@@ -50,14 +50,14 @@ pub use door::Secret;
 pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp, serve_unix};
 pub use work::Work;
 
-use crate::metrics::Meters;
+use crate::env::Env;
+use crate::metrics::Metrics;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::{PastRounds, WindowStatus};
 use crate::store::Store;
 use crate::supervisor::reload::Reloads;
 use crate::supervisor::{Fleet, FleetError, Started};
 use crate::worker::Brief;
-use crate::world::World;
 use problem::Problem;
 
 /// Everything the API reaches for.
@@ -70,13 +70,13 @@ pub struct Access {
     /// Asks for a reload of the configuration.
     pub reloads: Reloads,
     /// The wall clock.
-    pub world: World,
+    pub env: Env,
     /// What is running.
     pub about: Arc<About>,
     /// How it answers.
     pub settings: ApiSettings,
     /// What all rooms count.
-    pub meters: Meters,
+    pub meters: Metrics,
     /// Limits what requests take of the process, all together.
     pub work: Work,
     /// Becomes `true` when the daemon stops, or other settings come into force: held requests and
@@ -209,7 +209,7 @@ pub fn router(access: Access) -> Router {
 /// The same routes behind the checks of a TCP listener at `listen`: the `Host` a request names,
 /// its token, and whether another site's page sent it.
 pub fn tcp_router(access: Access, listen: SocketAddr) -> Router {
-    let meter = access.meters.door.clone();
+    let meter = access.meters.access.clone();
     let door = Arc::new(door::Door::new(access.settings.clone(), listen, meter));
     router(access).layer(middleware::from_fn_with_state(door, door::check))
 }

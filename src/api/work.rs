@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use super::coding::Coders;
 use super::problem::Problem;
-use crate::world::World;
+use crate::env::Env;
 
 /// Requests that compute at the same time. Each takes a blocking thread and, while it reads the
 /// store, a second one; the process has 32.
@@ -51,7 +51,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// See the module. Clones share the same limits.
 #[derive(Clone, Debug)]
 pub struct Work {
-    world: World,
+    env: Env,
     turns: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     wholes: Arc<Semaphore>,
@@ -90,10 +90,10 @@ impl AsRef<[u8]> for Charged {
 
 impl Work {
     /// Limits of their own.
-    pub fn new(world: World) -> Self {
+    pub fn new(env: Env) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
-            world,
+            env,
             turns: semaphore(TURNS),
             bytes: semaphore(BUDGET),
             wholes: semaphore(WHOLES),
@@ -125,7 +125,7 @@ impl Work {
             let _turn = turn;
             handle.block_on(work)
         });
-        match timeout(LONGEST_TURN, self.world.elsewhere(thread)).await {
+        match timeout(LONGEST_TURN, self.env.block_on_external(thread)).await {
             Ok(Ok(done)) => Ok(done),
             // A panic is logged where it happens.
             Ok(Err(_)) => Err(Problem::internal()),

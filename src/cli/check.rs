@@ -14,18 +14,18 @@ use super::exit::{CONFIGURATION, DONE, Failure};
 use super::terminal::{printable, printable_lines};
 use crate::config::{Config, Fault, Faults, Sources};
 use crate::daemon::Loader;
+use crate::env::Env;
 use crate::mirror::window::Window;
-use crate::world::World;
 
 /// How a daemon reads the configuration anew.
 pub(super) fn loader(
     file: Option<&Path>,
     environment: BTreeMap<String, String>,
-    world: &World,
+    env: &Env,
 ) -> Loader {
     let sources = Sources::find(file, environment);
-    let world = world.clone();
-    Arc::new(move || Config::load(&sources, world.now()))
+    let env = env.clone();
+    Arc::new(move || Config::load(&sources, env.now()))
 }
 
 /// Loads the configuration as `run` does.

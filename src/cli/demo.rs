@@ -23,17 +23,17 @@ use super::serve::{about, chain, start_telemetry, unless_stopped};
 use super::simulate::OTHER_PORT;
 use crate::api::BindError;
 use crate::daemon::{Daemon, Options, StartError};
+use crate::env::Env;
 use crate::graph::HttpTransport;
 use crate::mirror::change::ChangeKind;
 use crate::mirror::status::State;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::{Signal, Signals};
+use crate::platform::stdout_closed::unread;
 use crate::platform::telemetry::Format;
-use crate::platform::unread::unread;
 use crate::simulator::{Behaviour, Faults, SimulateArgs, Simulation};
 use crate::store::{Change, Store};
 use crate::supervisor::Fleet;
-use crate::world::World;
 
 const PEOPLE: usize = 30;
 const ROOMS: usize = 10;
@@ -66,7 +66,7 @@ pub(super) async fn demo(
     start_telemetry(level.unwrap_or("off"), Format::Text)?;
     without_huge_pages();
     let begun = Instant::now();
-    let world = World::real();
+    let env = Env::real();
     let (_temporary, directory) = directory(args.dir.as_deref())?;
 
     let simulation = Simulation::start(
@@ -80,14 +80,14 @@ pub(super) async fn demo(
             behaviour: Behaviour::by_seed(args.seed),
             latency: Duration::from_millis(30),
         },
-        world.clone(),
+        env.clone(),
     )
     .await
     .map_err(|error| Failure::new(FAILED, format!("cannot start the simulated Graph: {error}")))?;
     simulation.simulator().set_page_cache(PAGES_BYTES);
     let mailboxes = simulation.simulator().mailboxes();
     let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
-    let config = check::load(Some(&file), BTreeMap::new(), world.now())?;
+    let config = check::load(Some(&file), BTreeMap::new(), env.now())?;
     writeln!(
         out,
         "{BOLD}calmirror demo{BOLD:#}: a simulated Graph with {PEOPLE} people and {ROOMS} rooms, and the daemon on it"
@@ -99,10 +99,10 @@ pub(super) async fn demo(
         .map_err(|error| Failure::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
     let options = Options {
         config,
-        load: check::loader(Some(&file), BTreeMap::new(), &world),
+        load: check::loader(Some(&file), BTreeMap::new(), &env),
         telemetry: None,
-        about: about(&world),
-        world,
+        about: about(&env),
+        env,
         transport: Arc::new(transport),
         accept_drops: true,
         open_loopback: true,

@@ -107,7 +107,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         }
         Ok::<_, Failure>(Client::new(place, token))
     };
-    crate::platform::files::raise_limit();
+    crate::platform::rlimit::raise_limit();
     crate::platform::core::forbid();
     // Strips colours where nobody would see them, or nobody wants them (NO_COLOR).
     let out = &mut anstream::stdout();

@@ -16,13 +16,13 @@ use super::run::{self, Controls};
 use crate::api::{About, BindError};
 use crate::config::{LogFormat, Sources};
 use crate::daemon::{CACHE_BYTES, Daemon, Options, StartError};
+use crate::env::Env;
 use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::Signals;
 use crate::platform::telemetry::{Format, Telemetry};
 use crate::store::{OpenFault, StoreError};
-use crate::world::World;
 
 /// How often a start that takes long asks for twice as much.
 const EXTENSION: Duration = Duration::from_secs(15);
@@ -59,10 +59,10 @@ async fn serve(
     level: Option<&str>,
     args: &RunArgs,
 ) -> Result<u8, Failure> {
-    let world = World::real();
-    let load = check::loader(file, environment.clone(), &world);
+    let env = Env::real();
+    let load = check::loader(file, environment.clone(), &env);
     let told = environment.clone();
-    let config = check::load(file, environment, world.now())?;
+    let config = check::load(file, environment, env.now())?;
     let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
     without_huge_pages();
     // From the first line on that anybody can see it has started.
@@ -84,13 +84,13 @@ async fn serve(
     }
     let transport = HttpTransport::new()
         .map_err(|error| Failure::new(FAILED, format!("cannot speak TLS: {}", chain(&error))))?;
-    let about = about(&world);
+    let about = about(&env);
     let options = Options {
         config,
         load,
         // What was said on the command line holds for as long as it runs.
         telemetry: level.is_none().then_some(telemetry),
-        world,
+        env,
         transport: Arc::new(transport),
         about,
         accept_drops: args.accept_drops,
@@ -169,12 +169,12 @@ pub(super) fn start_telemetry(level: &str, format: Format) -> Result<Telemetry, 
 }
 
 /// What is running.
-pub(super) fn about(world: &World) -> About {
+pub(super) fn about(env: &Env) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: COMMIT.to_owned(),
         target: TARGET.to_owned(),
-        started: world.now(),
+        started: env.now(),
         since: tokio::time::Instant::now(),
     }
 }

@@ -7,11 +7,11 @@ use futures_util::StreamExt as _;
 use super::exit::{FAILED, Failure};
 use super::run::{self, Controls};
 use super::serve::start_telemetry;
+use crate::env::Env;
 use crate::platform::signals::{Signal, Signals};
+use crate::platform::stdout_closed::unread;
 use crate::platform::telemetry::Format;
-use crate::platform::unread::unread;
 use crate::simulator::{SimulateArgs, Simulation};
-use crate::world::World;
 
 /// What to do where a port is taken.
 pub(super) const OTHER_PORT: &str =
@@ -28,7 +28,7 @@ pub(super) async fn simulate(
 ) -> Result<u8, Failure> {
     start_telemetry(level.unwrap_or("info"), Format::Auto)?;
     let listen = args.listen;
-    let simulation = Simulation::start(args, World::real()).await.map_err(|error| {
+    let simulation = Simulation::start(args, Env::real()).await.map_err(|error| {
         Failure::new(FAILED, format!("cannot listen on {listen}: {error}")).remedy(OTHER_PORT)
     })?;
     write!(out, "{}", simulation.banner())?;

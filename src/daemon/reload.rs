@@ -99,7 +99,7 @@ impl Daemon {
             Ok(loaded) => self.apply(loaded, ask.accept_drops, begun).await,
             Err(refusal) => Err(refusal),
         };
-        self.asks.answer(ask, outcome, self.world.now());
+        self.asks.answer(ask, outcome, self.env.now());
         let refused = self.reloads.last().filter(|last| last.outcome != Ending::Applied);
         self.supervisor.reloaded(refused.map(|last| remark(&last)));
     }
@@ -163,8 +163,8 @@ impl Daemon {
         let tokens = |(name, account): (&Arc<str>, &config::Account)| {
             let known = self.accounts.get(name).cloned();
             let new = || {
-                let (transport, world) = (self.transport.clone(), self.world.clone());
-                Tokens::new(super::account(account, config), transport, world)
+                let (transport, env) = (self.transport.clone(), self.env.clone());
+                Tokens::new(super::account(account, config), transport, env)
             };
             (name.clone(), known.unwrap_or_else(new))
         };

@@ -25,11 +25,11 @@ use super::origin::{Origin, OriginError};
 use super::page_memory::{PageMemory, Reservation};
 use super::transport::{Fault, FreshConnection, Transport, TransportError};
 use super::wire::{self, Listing, WireError};
-use crate::metrics::GraphMeter;
+use crate::env::Env;
+use crate::metrics::GraphMetrics;
 use crate::mirror::clock::{self, ClockCheck};
 use crate::mirror::page::{End, EventId, Item, Link, Page};
 use crate::mirror::window::{Body, Calendar, Edges};
-use crate::world::World;
 
 /// The largest decoded body that is read.
 pub const LARGEST_BODY: usize = 64 * 1024 * 1024;
@@ -55,10 +55,10 @@ struct Shared {
     origin: Origin,
     budgets: Budgets,
     memory: PageMemory,
-    world: World,
+    env: Env,
     /// Milliseconds, so that it can change while requests are under way.
     request_timeout: AtomicU64,
-    meter: Arc<GraphMeter>,
+    meter: Arc<GraphMetrics>,
 }
 
 /// Whose calendar is asked for, by whom, and what that has cost.
@@ -111,7 +111,7 @@ impl Client {
         transport: Arc<dyn Transport>,
         base_url: &str,
         budgets: Budgets,
-        world: World,
+        env: Env,
         request_timeout: Duration,
     ) -> Result<Self, OriginError> {
         let origin = Origin::of(base_url)?;
@@ -120,12 +120,12 @@ impl Client {
         let meter = Arc::default();
         let memory = PageMemory::new(ALL_BODIES);
         let shared =
-            Shared { transport, base, origin, budgets, memory, world, request_timeout, meter };
+            Shared { transport, base, origin, budgets, memory, env, request_timeout, meter };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// What its requests come to.
-    pub fn meter(&self) -> Arc<GraphMeter> {
+    pub fn meter(&self) -> Arc<GraphMetrics> {
         self.shared.meter.clone()
     }
 
@@ -294,7 +294,7 @@ impl Client {
         let parsed = if body.len() <= PARSED_IN_PLACE {
             read(&body)
         } else {
-            self.shared.world.compute(move || read(&body)).await
+            self.shared.env.compute(move || read(&body)).await
         };
         parsed.map_err(GraphError::Malformed)
     }
@@ -358,7 +358,7 @@ impl Client {
         token: &AccessToken,
     ) -> Result<(Bytes, Reservation), GraphError> {
         let shared = &*self.shared;
-        let ours = shared.world.uuid().to_string();
+        let ours = shared.env.uuid().to_string();
         let mut request = http::Request::get(uri)
             .header(AUTHORIZATION, token.bearer().ok_or(GraphError::Unaskable("bad token"))?)
             .header(ACCEPT, "application/json")
@@ -377,7 +377,7 @@ impl Client {
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         shared.meter.waited.observe(began - asked_at);
-        let _in_flight = shared.meter.in_flight.enter();
+        let _in_flight = shared.meter.in_flight.increment();
         let deadline = began + self.request_timeout();
         let outcome = async {
             let late = || TransportError::new(Fault::Timeout);
@@ -415,11 +415,11 @@ impl Client {
             return Ok((body, memory));
         }
         // A date is to be waited for by the clock of the one who names it.
-        let now = date(&head.headers).unwrap_or_else(|| shared.world.now());
+        let now = date(&head.headers).unwrap_or_else(|| shared.env.now());
         let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
         if error.class() == Class::Throttled {
-            let pause = target.budget.throttled(error.retry_after(), shared.world.chance());
+            let pause = target.budget.throttled(error.retry_after(), shared.env.random());
             shared.meter.paused(pause);
         }
         Err(error)
@@ -429,7 +429,7 @@ impl Client {
 impl Shared {
     /// Compares the wall clock with an answer's `Date`, and logs when it becomes wrong or right.
     fn read_clock(&self, headers: &HeaderMap) {
-        match self.meter.clock.answered(date(headers), self.world.now()) {
+        match self.meter.clock.answered(date(headers), self.env.now()) {
             Some(check) if check.is_wrong() => tracing::warn!(
                 skew_s = check.skew().map(|skew| skew.as_secs()),
                 remedy = clock::REMEDY,

@@ -19,8 +19,8 @@ use super::auth::{Account, Credential, Tokens};
 use super::budget::Budgets;
 use super::client::{Ask, Client};
 use super::transport::{Body, Fault, Transport, TransportError};
+use crate::env::Env;
 use crate::mirror::window::{self, Edges};
-use crate::world::World;
 
 /// What comes back for one request.
 pub(super) enum Answer {
@@ -141,8 +141,8 @@ impl Transport for Script {
 
 pub(super) const BASE: &str = "https://graph.example/v1.0";
 
-pub(super) fn world() -> World {
-    World::simulated(7, "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap())
+pub(super) fn env() -> Env {
+    Env::simulated(7, "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap())
 }
 
 pub(super) fn account(credential: Credential) -> Account {
@@ -158,12 +158,12 @@ pub(super) fn account(credential: Credential) -> Account {
 
 /// Tokens from the script, proved with a secret that every machine has: the search path.
 pub(super) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
-    Tokens::new(account(Credential::SecretEnv("PATH".into())), script.clone(), world())
+    Tokens::new(account(Credential::SecretEnv("PATH".into())), script.clone(), env())
 }
 
 pub(super) fn client(script: &Arc<Script>) -> Client {
     let budgets = Budgets::new(8, 3);
-    Client::new(script.clone(), BASE, budgets, world(), Duration::from_secs(100)).unwrap()
+    Client::new(script.clone(), BASE, budgets, env(), Duration::from_secs(100)).unwrap()
 }
 
 pub(super) fn ask() -> Ask {

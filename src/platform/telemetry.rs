@@ -6,7 +6,7 @@
 //! engine logs whole batches (events, links) and HTTP libraries log addresses; no configuration
 //! may bring promise 7 (discreet) down.
 
-mod quota;
+mod log_throttle;
 
 use std::any::Any;
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use quota::Quota;
+use log_throttle::Quota;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Telemetry {
         }));
         // A thread and no task: there may be no runtime, and it has to tell of a busy one. It has
         // nothing to finish, so nobody waits for it. Without it the counts are told never.
-        let telling = move || quota::keep_telling(&quota, &woken);
+        let telling = move || log_throttle::keep_telling(&quota, &woken);
         if let Err(error) = std::thread::Builder::new().name("log-quota".into()).spawn(telling) {
             tracing::warn!(%error, "lines that are left out will not be counted");
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use crate::world::World;
+use crate::env::Env;
 
 use super::{Behaviour, Faults, Settings, Simulator};
 
@@ -72,16 +72,16 @@ impl Simulation {
     ///
     /// # Errors
     /// If the address cannot be bound.
-    pub async fn start(args: SimulateArgs, world: World) -> io::Result<Self> {
+    pub async fn start(args: SimulateArgs, env: Env) -> io::Result<Self> {
         let listener = TcpListener::bind(args.listen).await?;
         let address = listener.local_addr()?;
         let settings = Settings {
             behaviour: args.behaviour,
             latency: args.latency / 4..args.latency,
-            ..Settings::new(args.seed, world.clone())
+            ..Settings::new(args.seed, env.clone())
         };
         let simulator = Simulator::new(settings);
-        let mailboxes = simulator.organisation(args.people, args.rooms, world.now());
+        let mailboxes = simulator.organisation(args.people, args.rooms, env.now());
         if args.faults > 0.0 {
             simulator.set_faults(Faults::by_rate(args.faults));
         }

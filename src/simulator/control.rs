@@ -239,7 +239,7 @@ impl Simulator {
 
     /// The wall clock, at the hour.
     fn now(&self) -> Timestamp {
-        let now = self.state().world.now();
+        let now = self.state().env.now();
         let past = SignedDuration::from_secs(now.as_second().rem_euclid(3600));
         now.checked_sub(past).unwrap_or(now)
     }

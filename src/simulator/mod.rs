@@ -17,7 +17,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::world::World;
+use crate::env::Env;
 
 mod answer;
 mod behaviour;
@@ -76,13 +76,13 @@ pub struct Settings {
     /// How long each answer takes, by tokio's clock; `ZERO..ZERO` for not at all.
     pub latency: Range<Duration>,
     /// The wall clock.
-    pub world: World,
+    pub env: Env,
 }
 
 impl Settings {
     /// The calm behaviour, without latency.
-    pub fn new(seed: u64, world: World) -> Self {
-        Self { seed, behaviour: Behaviour::calm(), latency: Duration::ZERO..Duration::ZERO, world }
+    pub fn new(seed: u64, env: Env) -> Self {
+        Self { seed, behaviour: Behaviour::calm(), latency: Duration::ZERO..Duration::ZERO, env }
     }
 }
 
@@ -314,7 +314,7 @@ impl Simulator {
     /// A fresh access token, without asking the token endpoint.
     pub fn access_token(&self) -> String {
         let mut state = self.state();
-        let now = state.world.now();
+        let now = state.env.now();
         state.sign_in.grant(now)
     }
 

@@ -167,7 +167,7 @@ impl State {
         let (mailbox, calendar) = self
             .place(&mutation.mailbox, mutation.calendar.as_deref())
             .ok_or(MutationError::NoCalendar)?;
-        let now = self.world.now();
+        let now = self.env.now();
         let zone = self.mailboxes[mailbox].zone.clone();
         let place = self.rendering(mailbox, calendar);
         let id_of = |key: u32, day: i32| place.id(&super::event::Form::plain(), key, day);

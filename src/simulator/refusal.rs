@@ -69,7 +69,7 @@ impl State {
             Fault::DeadLink { how } => self.death(call, *how),
             Fault::Mailbox { how } => trouble(*how),
             Fault::SignIn { how } => {
-                let now = self.world.now();
+                let now = self.env.now();
                 self.sign_in.refuse(*how, now)
             }
             Fault::Bomb => bomb(call.gzip),

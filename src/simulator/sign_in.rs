@@ -309,7 +309,7 @@ impl Call {
 impl State {
     /// Whether a request to Graph carries a token that works.
     pub(super) fn authorised(&mut self, call: &Call) -> Result<(), Box<Reply>> {
-        let now = self.world.now();
+        let now = self.env.now();
         let message = match &call.bearer {
             None => "Access token is empty.",
             Some(token) => match self.sign_in.tokens.get(token) {

@@ -14,7 +14,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use std::io::Write;
 
-use crate::world::World;
+use crate::env::Env;
 
 use super::Settings;
 use super::answer::Answer;
@@ -49,7 +49,7 @@ pub(super) struct Mailbox {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) seed: u64,
-    pub(super) world: World,
+    pub(super) env: Env,
     pub(super) behaviour: Behaviour,
     pub(super) latency: std::ops::Range<Duration>,
     pub(super) mailboxes: Vec<Mailbox>,
@@ -88,10 +88,10 @@ pub(super) struct Ticket {
 
 impl State {
     pub(super) fn new(settings: Settings) -> Self {
-        let Settings { seed, behaviour, latency, world } = settings;
+        let Settings { seed, behaviour, latency, env } = settings;
         Self {
             seed,
-            world,
+            env,
             behaviour,
             latency,
             mailboxes: Vec::new(),
@@ -167,7 +167,7 @@ impl State {
 
     /// Counts a request and decides whether it is throttled.
     pub(super) fn arrive(&mut self, call: &Call) -> Ticket {
-        let now = self.world.now();
+        let now = self.env.now();
         let latency = if self.latency.is_empty() {
             self.latency.start
         } else {
@@ -240,7 +240,7 @@ impl State {
             None => match fault.as_ref().and_then(|fault| self.refuse(call, fault)) {
                 Some(reply) => reply,
                 None if sign_in => {
-                    let now = self.world.now();
+                    let now = self.env.now();
                     self.sign_in.answer(call, body, now)
                 }
                 None => match self.authorised(call) {
@@ -333,7 +333,7 @@ impl State {
 
     /// Remembers until when a mailbox was told to be left alone.
     fn pause(&mut self, mailbox: Option<usize>, reply: &mut Reply) {
-        let now = self.world.now();
+        let now = self.env.now();
         let Some((_, value)) = reply.headers.iter_mut().find(|(name, _)| *name == "retry-after")
         else {
             return;
@@ -370,7 +370,7 @@ impl State {
         reply: Reply,
         sign_in: bool,
     ) -> http::Response<Bytes> {
-        let now = self.world.now();
+        let now = self.env.now();
         let request_id = guid(&[self.seed, self.requests, 17]);
         let Reply { status, mut headers, body } = reply;
         let date = now.checked_add(self.date_ahead).unwrap_or(now);

@@ -42,7 +42,7 @@ impl State {
         let calendar = rng.usize(..owner.calendars.len());
         let this = owner.calendars.get(calendar).filter(|calendar| !calendar.gone)?;
         let place = self.rendering(mailbox, calendar);
-        let now = self.world.now();
+        let now = self.env.now();
         let id = |item: &Item, day: i32| place.id(&super::event::Form::plain(), item.key, day);
         let about = |rng: &mut fastrand::Rng| {
             let hours = rng.i64(-30 * 24..180 * 24);

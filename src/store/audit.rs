@@ -13,9 +13,9 @@ use super::keys;
 use super::record::{self, Entry, Sum, WindowRecord};
 use super::row::Row;
 use super::tree::Tree;
+use crate::env::Env;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
-use crate::world::World;
 
 /// Bytes on disk up to which a store is looked at whole.
 pub(super) const SMALL: u64 = 64 << 20;
@@ -25,21 +25,21 @@ const PLACES: usize = 32;
 const AT_ONCE: usize = 32;
 
 /// Looks at the store, whole if it is small or `suspect`.
-pub(super) fn audit(tree: &Tree, suspect: bool, world: &World) -> Result<(), Fault> {
+pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), Fault> {
     if suspect || tree.0.size_on_disk()? <= SMALL {
         return whole(tree);
     }
     let last = tree.number(keys::LAST_SEQ)?;
     let windows = u32::try_from(tree.number(keys::NEXT_WINDOW)?).unwrap_or(u32::MAX);
     for _ in 0..PLACES {
-        let from = keys::feed(1 + world.number() % last.max(1));
+        let from = keys::feed(1 + env.random_u64() % last.max(1));
         for entry in tree.0.range(from..keys::feed(u64::MAX)).take(AT_ONCE) {
             let (key, value) = entry?;
             change(tree, &key, &value)?;
         }
         let window =
-            WindowId(u32::try_from(world.number() % u64::from(windows.max(1))).unwrap_or(0));
-        let half = world.number().to_be_bytes();
+            WindowId(u32::try_from(env.random_u64() % u64::from(windows.max(1))).unwrap_or(0));
+        let half = env.random_u64().to_be_bytes();
         let mut place = [0; 16];
         place[..8].copy_from_slice(&half);
         for (id, stored) in tree.rows(window, Some(EventHash(place)), AT_ONCE)? {

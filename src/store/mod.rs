@@ -61,14 +61,14 @@ pub use self::words::{
     Attached, AuditRow, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
 };
 use self::writer::{Job, Writer};
-use crate::metrics::StoreMeter;
+use crate::env::Env;
+use crate::metrics::StoreMetrics;
 use crate::mirror::audit::Sketch;
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, Known, Outcome, Removal};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
 use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
 use crate::mirror::window::{Edges, Identity};
-use crate::world::World;
 
 /// Commits that may wait for the writer; whoever brings one more waits itself.
 const QUEUE: usize = 1024;
@@ -116,11 +116,11 @@ impl Store {
     ///
     /// # Errors
     /// Where the store must not be touched; [`OpenFault::remedy`] says what to do.
-    pub fn open(options: &Options, world: &World) -> Result<(Self, Opening), OpenError> {
-        let opened = open::open(options, world)?;
+    pub fn open(options: &Options, env: &Env) -> Result<(Self, Opening), OpenError> {
+        let opened = open::open(options, env)?;
         let shared = Arc::new(Shared::new(
             options.path.clone(),
-            world.clone(),
+            env.clone(),
             opened.incarnations,
             opened.tree.clone(),
             opened.last_seq,
@@ -183,7 +183,7 @@ impl Store {
                 closed.await.ok();
             }
         };
-        self.inner.shared.world.elsewhere(closing).await;
+        self.inner.shared.env.block_on_external(closing).await;
         match self.inner.shared.over() {
             Some(StoreError::Closed) | None => Ok(()),
             Some(why) => Err(why),
@@ -223,7 +223,7 @@ impl Store {
         let lingering = Some(self.inner.shared.linger(commit.window));
         let (reply, _) = oneshot::channel();
         let job = Job::Commit { commit: Box::new(commit), lingering, reply };
-        self.inner.shared.world.elsewhere(self.send(job)).await
+        self.inner.shared.env.block_on_external(self.send(job)).await
     }
 
     /// How long at most what was submitted may linger: [`Store::flush`] is due this often.
@@ -654,7 +654,7 @@ impl Store {
     }
 
     /// What is written.
-    pub fn meter(&self) -> Arc<StoreMeter> {
+    pub fn meter(&self) -> Arc<StoreMetrics> {
         self.inner.shared.meter.clone()
     }
 
@@ -671,7 +671,7 @@ impl Store {
     pub async fn footprint(&self) -> std::io::Result<Footprint> {
         let path = self.inner.shared.path.clone();
         let measured = tokio::task::spawn_blocking(move || space::footprint(&path));
-        let measured = self.inner.shared.world.elsewhere(measured).await;
+        let measured = self.inner.shared.env.block_on_external(measured).await;
         measured.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
     }
 
@@ -699,7 +699,7 @@ impl Store {
             self.send(job(reply)).await?;
             self.answered(answer.await)
         };
-        self.inner.shared.world.elsewhere(asking).await
+        self.inner.shared.env.block_on_external(asking).await
     }
 
     fn answered<T>(

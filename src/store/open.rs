@@ -21,8 +21,8 @@ use super::reserve::Reserve;
 use super::tree::Tree;
 use super::watermark::{FORMAT, Found, Watermark};
 use super::{Opening, Options, audit, directory};
+use crate::env::Env;
 use crate::mirror::change::Seq;
-use crate::world::World;
 
 /// An opened store, nothing running yet.
 pub(super) struct Opened {
@@ -50,13 +50,13 @@ pub(super) fn suspect(path: &Path) -> io::Result<()> {
 }
 
 /// Opens or creates the store of a directory. Blocking.
-pub(super) fn open(options: &Options, world: &World) -> Result<Opened, OpenError> {
+pub(super) fn open(options: &Options, env: &Env) -> Result<Opened, OpenError> {
     let path = &options.path;
     let error = |why| OpenError { path: path.clone(), why };
-    attempt(options, world).map_err(error)
+    attempt(options, env).map_err(error)
 }
 
-fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
+fn attempt(options: &Options, env: &Env) -> Result<Opened, OpenFault> {
     let path = &options.path;
     let dir = path.join("store");
     directory::prepare(path)?;
@@ -89,7 +89,7 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
     }
     let mark = mark.filter(|_| existed);
     let mut moved_aside = None;
-    let mut opened = open_checked(options, &dir, mark, suspect, world);
+    let mut opened = open_checked(options, &dir, mark, suspect, env);
     if let Err(Refused::Damaged(what)) = &opened
         && image.is_kept()
     {
@@ -97,21 +97,21 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
         // not read.
         tracing::warn!(reason = %what, "store looks damaged, put back as it was and opened again");
         put_back(path, &dir, &image)?;
-        opened = open_checked(options, &dir, mark, true, world);
+        opened = open_checked(options, &dir, mark, true, env);
     }
     if let Err(Refused::Damaged(what)) = &opened {
         tracing::warn!(reason = %what, "store is damaged, opened again without its snapshot");
         put_back(path, &dir, &image)?;
         drop_snapshots(&dir).map_err(OpenFault::of)?;
-        opened = open_checked(options, &dir, mark, true, world);
+        opened = open_checked(options, &dir, mark, true, env);
     }
     if let Err(Refused::Damaged(what)) = &opened {
         put_back(path, &dir, &image)?;
-        let aside = move_aside(path, &dir, world.now()).map_err(OpenFault::of)?;
+        let aside = move_aside(path, &dir, env.now()).map_err(OpenFault::of)?;
         tracing::error!(reason = %what, "store is damaged, moved aside, a new one begins");
         moved_aside = Some(aside);
         directory::make_private(&dir)?;
-        opened = open_checked(options, &dir, None, false, world);
+        opened = open_checked(options, &dir, None, false, env);
     }
     let locked = matches!(opened, Err(Refused::Leave(OpenFault::Locked)));
     if matches!(opened, Err(Refused::Leave(_))) && !locked && moved_aside.is_none() {
@@ -124,7 +124,7 @@ fn attempt(options: &Options, world: &World) -> Result<Opened, OpenFault> {
     }
     let (tree, last_seq) = opened.map_err(left)?;
     let opening = Opening { moved_aside };
-    on_a_quiet_thread(|| begin(path, &dir, tree, last_seq, world, opening).map_err(Refused::Leave))
+    on_a_quiet_thread(|| begin(path, &dir, tree, last_seq, env, opening).map_err(Refused::Leave))
         .map_err(left)
 }
 
@@ -185,7 +185,7 @@ fn open_checked(
     dir: &Path,
     mark: Option<Watermark>,
     suspect: bool,
-    world: &World,
+    env: &Env,
 ) -> Result<(Tree, Seq), Refused> {
     let config = sled::Config::new()
         .path(dir)
@@ -196,7 +196,7 @@ fn open_checked(
         .use_compression(false);
     on_a_quiet_thread(move || {
         let tree = Tree(config.open().map_err(Fault::from)?);
-        let last_seq = check(&tree, mark, suspect, world)?;
+        let last_seq = check(&tree, mark, suspect, env)?;
         Ok((tree, last_seq))
     })
 }
@@ -236,12 +236,7 @@ fn on_a_quiet_thread<T: Send>(
 }
 
 /// The invariants. Answers the last seq.
-fn check(
-    tree: &Tree,
-    mark: Option<Watermark>,
-    suspect: bool,
-    world: &World,
-) -> Result<Seq, Refused> {
+fn check(tree: &Tree, mark: Option<Watermark>, suspect: bool, env: &Env) -> Result<Seq, Refused> {
     match tree.get(keys::SCHEMA)? {
         // Nothing was ever written, or the very first opening was interrupted.
         None if tree.0.is_empty() && mark.is_none() => return Ok(0),
@@ -263,7 +258,7 @@ fn check(
     if newest != last_seq && (newest > last_seq || tree.number(keys::FLOOR)? != last_seq) {
         return Err(Refused::Damaged("feed without its end".to_owned()));
     }
-    audit::audit(tree, suspect, world)?;
+    audit::audit(tree, suspect, env)?;
     Ok(last_seq)
 }
 
@@ -273,7 +268,7 @@ fn begin(
     dir: &Path,
     tree: Tree,
     last_seq: Seq,
-    world: &World,
+    env: &Env,
     opening: Opening,
 ) -> Result<Opened, OpenFault> {
     let trouble = |fault: Fault| left(Refused::from(fault));
@@ -291,7 +286,7 @@ fn begin(
     if incarnations.len() > 1 && incarnations.last().is_some_and(|i| i.first > last_seq) {
         incarnations.pop();
     }
-    let new = Incarnation { id: world.number(), first: last_seq + 1 };
+    let new = Incarnation { id: env.random_u64(), first: last_seq + 1 };
     let number = u32::try_from(incarnations.len()).unwrap_or(u32::MAX);
     incarnations.push(new);
     let mut batch = sled::Batch::default();

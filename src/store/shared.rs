@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use super::cursor::Incarnations;
 use super::fault::{Fault, StoreError};
 use super::tree::Tree;
-use crate::metrics::StoreMeter;
+use crate::env::Env;
+use crate::metrics::StoreMetrics;
 use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
-use crate::world::World;
 
 /// Places in which the last changes of windows are kept: several windows may share one, so that it
 /// costs nothing to have many.
@@ -27,7 +27,7 @@ const PLACES: usize = 8192;
 /// See the module.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
-    pub(super) world: World,
+    pub(super) env: Env,
     pub(super) incarnations: Incarnations,
     /// The tree while the store is open.
     tree: RwLock<Option<Tree>>,
@@ -45,14 +45,14 @@ pub(super) struct Shared {
     over: watch::Sender<Option<StoreError>>,
     /// Lazy commits that are on their way, by window.
     lingering: Mutex<BTreeMap<WindowId, usize>>,
-    pub(super) meter: Arc<StoreMeter>,
+    pub(super) meter: Arc<StoreMetrics>,
 }
 
 impl Shared {
     /// The common part of a store that was just opened.
     pub(super) fn new(
         path: PathBuf,
-        world: World,
+        env: Env,
         incarnations: Incarnations,
         tree: Tree,
         last_seq: Seq,
@@ -60,7 +60,7 @@ impl Shared {
     ) -> Self {
         Self {
             path,
-            world,
+            env,
             incarnations,
             tree: RwLock::new(Some(tree)),
             applied: AtomicU64::new(0),
@@ -227,7 +227,7 @@ impl Shared {
                 why = self.ended() => Err(why),
             }
         };
-        self.world.elsewhere(reading).await
+        self.env.block_on_external(reading).await
     }
 
     /// Notes a lazy commit that is on its way, until the answer is dropped.
@@ -284,8 +284,8 @@ mod tests {
     fn shared(dir: &tempfile::TempDir) -> Arc<Shared> {
         let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
         let incarnations = Incarnations(Vec::new());
-        let (path, world) = (dir.path().to_owned(), World::real());
-        Arc::new(Shared::new(path, world, incarnations, Tree(db), 0, 0))
+        let (path, env) = (dir.path().to_owned(), Env::real());
+        Arc::new(Shared::new(path, env, incarnations, Tree(db), 0, 0))
     }
 
     fn number(value: u64) -> sled::Batch {

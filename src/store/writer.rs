@@ -322,7 +322,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             Job::Trim { before, reply } => {
                 self.apply(group)?;
                 let mut draft = Draft::default();
-                let now = record::micros(self.shared.world.now());
+                let now = record::micros(self.shared.env.now());
                 let before = record::micros(before);
                 let slice = removal::trim_slice(&self.tree, before, now, &mut draft);
                 group.draft.merge(draft);

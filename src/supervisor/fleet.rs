@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::metrics::RoundMeter;
+use crate::env::Env;
+use crate::metrics::RoundMetrics;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::{PastRounds, State, WindowStatus};
 use crate::worker::{Asked, Brief, Cell, LOOK};
-use crate::world::World;
 
 /// A round under way whose worker has not looked around for so long holds its thread.
 pub(super) const MOTIONLESS: Duration = Duration::from_secs(5 * LOOK.as_secs());
@@ -23,9 +23,9 @@ pub(super) const MOTIONLESS: Duration = Duration::from_secs(5 * LOOK.as_secs());
 #[derive(Clone)]
 pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
-    world: World,
+    env: Env,
     stop: watch::Receiver<bool>,
-    meter: Arc<RoundMeter>,
+    meter: Arc<RoundMetrics>,
 }
 
 /// A window that is looked after.
@@ -59,13 +59,13 @@ pub struct Started {
 
 impl Fleet {
     /// Of nobody yet.
-    pub(super) fn new(world: World, stop: watch::Receiver<bool>, meter: Arc<RoundMeter>) -> Self {
-        Self { windows: Arc::default(), world, stop, meter }
+    pub(super) fn new(env: Env, stop: watch::Receiver<bool>, meter: Arc<RoundMetrics>) -> Self {
+        Self { windows: Arc::default(), env, stop, meter }
     }
 
     /// Every window's status, ordered by name.
     pub fn windows(&self) -> Vec<WindowStatus> {
-        let now = self.world.now();
+        let now = self.env.now();
         self.read().values().map(|member| member.cell.status(now)).collect()
     }
 
@@ -113,7 +113,7 @@ impl Fleet {
 
     /// One window's status.
     pub fn window(&self, name: &str) -> Option<WindowStatus> {
-        self.member(name).map(|member| member.cell.status(self.world.now()))
+        self.member(name).map(|member| member.cell.status(self.env.now()))
     }
 
     /// What is remembered of a window's rounds.
@@ -165,7 +165,7 @@ impl Fleet {
             None => None,
             Some(wait) => tokio::select! {
                 over = tokio::time::timeout(wait, cell.finished(round)) => {
-                    over.is_ok().then(|| cell.status(self.world.now()))
+                    over.is_ok().then(|| cell.status(self.env.now()))
                 }
                 _ = stop.wait_for(|stop| *stop) => return Err(FleetError::Stopping),
             },

@@ -12,11 +12,11 @@ use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
 use super::{RESTART_FIRST, RESTART_LONGEST};
+use crate::env::Env;
 use crate::metrics::GraphClock;
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::store::{Store, StoreError};
-use crate::world::World;
 
 /// How often removed events that are older than the retention are forgotten.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ const SPACE_PAUSE: Duration = Duration::from_secs(60);
 /// Those of the chore.
 pub(super) async fn persistently<C>(
     what: &'static str,
-    world: &World,
+    env: &Env,
     mut stop: watch::Receiver<bool>,
     chore: impl Fn() -> C,
 ) -> Result<(), StoreError>
@@ -45,7 +45,7 @@ where
             return done;
         }
         restarts += 1;
-        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, world.chance());
+        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, env.random());
         tracing::error!(
             chore = what,
             restarts,
@@ -66,14 +66,14 @@ where
 /// Where the store is over.
 pub(super) async fn run(
     store: &Store,
-    world: &World,
+    env: &Env,
     clock: &GraphClock,
     retention: watch::Receiver<Duration>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => Ok(()),
-        over = tend(store, world, clock, retention) => over,
+        over = tend(store, env, clock, retention) => over,
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) async fn run(
 /// Where the store is over.
 pub(super) async fn drop_windows(
     store: &Store,
-    world: &World,
+    env: &Env,
     drops: Vec<(Arc<str>, WindowId)>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
@@ -91,7 +91,7 @@ pub(super) async fn drop_windows(
     tracing::info!(windows, "windows left the configuration, their events leave the feed");
     let dropping = async {
         for (name, id) in drops {
-            drop_window(store, world, &name, id).await?;
+            drop_window(store, env, &name, id).await?;
         }
         tracing::info!(windows, "windows that left the configuration are gone");
         Ok(())
@@ -110,13 +110,13 @@ pub(super) async fn drop_windows(
 /// Where the store is over.
 pub(super) async fn drop_window(
     store: &Store,
-    world: &World,
+    env: &Env,
     window: &str,
     id: WindowId,
 ) -> Result<(), StoreError> {
     let mut told = false;
     loop {
-        match store.drop_window(id, world.now()).await {
+        match store.drop_window(id, env.now()).await {
             Err(StoreError::Full) => {}
             done => return done,
         }
@@ -131,7 +131,7 @@ pub(super) async fn drop_window(
 /// Never ends but with the store.
 async fn tend(
     store: &Store,
-    world: &World,
+    env: &Env,
     clock: &GraphClock,
     retention: watch::Receiver<Duration>,
 ) -> Result<(), StoreError> {
@@ -143,7 +143,7 @@ async fn tend(
             biased;
             _ = flush.tick() => store.flush().await?,
             _ = trim.tick() => {
-                let (kept, now) = (*retention.borrow(), world.now());
+                let (kept, now) = (*retention.borrow(), env.now());
                 if !clock.check(now).is_usable() {
                     // A clock that is ahead would forget what readers have not seen yet.
                     trim.reset_after(CLOCK_PAUSE);
@@ -176,13 +176,13 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// A store with one window, opened again with so much space to be kept free.
-    async fn store(dir: &tempfile::TempDir, min_free_bytes: u64) -> (Store, World, WindowId) {
+    async fn store(dir: &tempfile::TempDir, min_free_bytes: u64) -> (Store, Env, WindowId) {
         let start = "2026-11-02T12:00:00Z".parse().unwrap();
         let end = "2026-12-02T12:00:00Z".parse().unwrap();
-        let world = World::simulated(1, start);
+        let env = Env::simulated(1, start);
         let options =
             Options { cache_bytes: 1 << 20, min_free_bytes: 0, ..Options::new(dir.path()) };
-        let (first, _) = Store::open(&options, &world).unwrap();
+        let (first, _) = Store::open(&options, &env).unwrap();
         let wanted = Wanted {
             name: "alice".into(),
             identity: Identity {
@@ -199,20 +199,20 @@ mod tests {
         };
         let id = first.attach(vec![wanted], start).await.unwrap().remove(0).id;
         first.close().await.unwrap();
-        let (store, _) = Store::open(&Options { min_free_bytes, ..options }, &world).unwrap();
-        (store, world, id)
+        let (store, _) = Store::open(&Options { min_free_bytes, ..options }, &env).unwrap();
+        (store, env, id)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_disk_is_waited_out() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, world, id) = store(&dir, u64::MAX).await;
+        let (store, env, id) = store(&dir, u64::MAX).await;
         let (stop, stopped) = watch::channel(false);
         {
             let (_retention, kept) = watch::channel(HOUR);
             let clock = GraphClock::default();
-            let janitor = run(&store, &world, &clock, kept, stopped.clone());
-            let dropping = drop_windows(&store, &world, vec![("alice".into(), id)], stopped);
+            let janitor = run(&store, &env, &clock, kept, stopped.clone());
+            let dropping = drop_windows(&store, &env, vec![("alice".into(), id)], stopped);
             let both = async { tokio::try_join!(janitor, dropping) };
             tokio::pin!(both);
             assert!(timeout(2 * HOUR, &mut both).await.is_err(), "one ended, and all with it");
@@ -220,14 +220,14 @@ mod tests {
             stop.send(true).unwrap();
             assert!(both.await.is_ok());
         }
-        assert!(timeout(2 * HOUR, drop_window(&store, &world, "alice", id)).await.is_err());
+        assert!(timeout(2 * HOUR, drop_window(&store, &env, "alice", id)).await.is_err());
         assert_eq!(store.windows().await.unwrap().len(), 1);
         store.close().await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_chore_that_panics_is_begun_again_until_it_is_done_or_told_to_stop() {
-        let world = World::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
         let (stop, stopped) = watch::channel(false);
         let begun = std::cell::Cell::new(0);
         let chore = |panics: u32| {
@@ -238,10 +238,10 @@ mod tests {
                 Err(StoreError::Closed)
             }
         };
-        let done = persistently("test", &world, stopped.clone(), chore(3)).await;
+        let done = persistently("test", &env, stopped.clone(), chore(3)).await;
         assert!(matches!(done, Err(StoreError::Closed)), "its error is its own");
         assert_eq!(begun.get(), 4);
-        let for_ever = persistently("test", &world, stopped, chore(u32::MAX));
+        let for_ever = persistently("test", &env, stopped, chore(u32::MAX));
         tokio::pin!(for_ever);
         assert!(timeout(HOUR, &mut for_ever).await.is_err());
         assert!((60..200).contains(&begun.get()), "at most each minute: {}", begun.get());
@@ -252,14 +252,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_with_the_store() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, world, id) = store(&dir, 0).await;
+        let (store, env, id) = store(&dir, 0).await;
         let (_stop, stopped) = watch::channel(false);
         let (_retention, kept) = watch::channel(HOUR);
         let clock = GraphClock::default();
-        let janitor = run(&store, &world, &clock, kept, stopped.clone());
+        let janitor = run(&store, &env, &clock, kept, stopped.clone());
         tokio::pin!(janitor);
         assert!(timeout(HOUR, &mut janitor).await.is_err());
-        drop_windows(&store, &world, vec![("alice".into(), id)], stopped).await.unwrap();
+        drop_windows(&store, &env, vec![("alice".into(), id)], stopped).await.unwrap();
         assert!(store.windows().await.unwrap().is_empty(), "what nobody wanted is gone");
         store.close().await.unwrap();
         assert!(matches!(janitor.await, Err(StoreError::Closed)));

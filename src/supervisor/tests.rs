@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use super::fleet::MOTIONLESS;
 use super::*;
+use crate::env::Env;
 use crate::graph::transport::{Body, TransportError};
 use crate::graph::{Account, Budgets, Client, Credential, Transport};
 use crate::mirror::window::{Calendar, Complete, Edge};
 use crate::store::{Options, Store};
-use crate::world::World;
 
 /// A Graph that never answers.
 struct Silence;
@@ -76,15 +76,15 @@ impl Ground {
     /// The same, on a store of its own kind.
     async fn with(change: impl FnOnce(Options) -> Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
         let options = change(Options::new(directory.path().join("store")));
-        let (store, _) = Store::open(&options, &world).unwrap();
+        let (store, _) = Store::open(&options, &env).unwrap();
         let transport: Arc<dyn Transport> = Arc::new(Silence);
         let client = Client::new(
             transport.clone(),
             "http://127.0.0.1:1/v1.0",
             Budgets::new(8, 3),
-            world.clone(),
+            env.clone(),
             Duration::from_secs(100),
         )
         .unwrap();
@@ -99,9 +99,9 @@ impl Ground {
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };
-        let tokens = Tokens::new(account, transport, world.clone());
+        let tokens = Tokens::new(account, transport, env.clone());
         let mut supervisor = Supervisor::new(
-            Services { store, client, world, meter: Arc::default() },
+            Services { store, client, env, meter: Arc::default() },
             Duration::from_secs(86_400),
         );
         let post = |name| post(name, window(name), &tokens);
@@ -216,10 +216,10 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
 #[tokio::test(start_paused = true)]
 async fn who_is_not_wanted_at_a_start_has_left_before_anything_else_happens() {
     let ground = Ground::new().await;
-    let Services { store, client, world, .. } = (*ground.supervisor.services).clone();
+    let Services { store, client, env, .. } = (*ground.supervisor.services).clone();
     let tokens = ground.supervisor.tokens["contoso"].clone();
     assert!(ground.supervisor.drain(Duration::from_secs(30)).await);
-    let services = Services { store: store.clone(), client, world, meter: Arc::default() };
+    let services = Services { store: store.clone(), client, env, meter: Arc::default() };
     let mut next = Supervisor::new(services, Duration::from_secs(86_400));
     next.start(vec![post("alice", window("alice"), &tokens)]).await.unwrap();
     // Nothing has been dropped yet, and an interrupted start need not be allowed it once more.
@@ -236,10 +236,10 @@ async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
     let tokens = supervisor.tokens["contoso"].clone();
-    let Services { client, world, .. } = &*supervisor.services;
-    let right = world.now();
-    world.leap(SignedDuration::from_hours(24 * 3650));
-    client.meter().clock.answered(Some(right), world.now());
+    let Services { client, env, .. } = &*supervisor.services;
+    let right = env.now();
+    env.advance_wall_clock(SignedDuration::from_hours(24 * 3650));
+    client.meter().clock.answered(Some(right), env.now());
     let start = Edge::Relative { years: 0, months: 0, days: -30 };
     let wanted = Window { start, ..window("alice") };
     let expected = schedule::edges(&wanted, right).start;

@@ -58,7 +58,7 @@ impl Worker {
             }
             return;
         }
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         let due = &mut self.aside().due;
         if due.len() != segments.len() {
             // They were halved, or the edges moved: what was noted was of others.
@@ -82,7 +82,7 @@ impl Worker {
         }
         let window = self.cell.window();
         let vitals = self.cell.vitals();
-        let due = vitals.audits.is_due(&window, self.services.world.now());
+        let due = vitals.audits.is_due(&window, self.services.env.now());
         let suspected = window.audit.is_some() && aside.is_some_and(|a| !a.suspects.is_empty());
         vitals.state == State::Settled && !vitals.edges.is_empty() && (due || suspected)
     }
@@ -137,13 +137,13 @@ impl Worker {
             }
             Err(trouble) => Some(trouble),
         };
-        let chance = services.world.chance();
+        let chance = services.env.random();
         let aside = self.aside();
         aside.suspects = suspects;
         aside.failed = aside.failed.saturating_add(1);
         let wait = schedule::backoff(AUDIT_FIRST, AUDIT_LONGEST, aside.failed, chance);
         aside.not_before = Some(Instant::now() + wait);
-        let error = trouble.map(|t| t.describe(services.world.now(), None));
+        let error = trouble.map(|t| t.describe(services.env.now(), None));
         tracing::info!(
             kind = error.as_ref().map(|e| e.kind.as_str()),
             status = error.as_ref().and_then(|e| e.status),

@@ -198,7 +198,7 @@ impl<'a> Attempt<'a> {
         let Some(days) = window::halve(edges, days) else {
             return Err(Trouble::Quarantine(error));
         };
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         self.services.store.cut(self.id, days, now).await?;
         self.cell.vitals().cut(days);
         note_resync(self.cell, now, ResyncReason::SegmentTooLong);
@@ -222,11 +222,11 @@ impl<'a> Attempt<'a> {
             (vitals.edges, vitals.edges_at)
         };
         let due = |now| schedule::due_move(self.window, edges, computed, now);
-        let mut now = self.services.world.now();
+        let mut now = self.services.env.now();
         let mut moved = due(now);
         if moved.is_some() && self.services.client.clock(now) == ClockCheck::Unknown {
             self.read_clock(edges).await;
-            now = self.services.world.now();
+            now = self.services.env.now();
             moved = due(now);
         }
         let Some(moved) = moved.filter(|_| self.services.client.clock(now).is_usable()) else {
@@ -337,7 +337,7 @@ impl<'a> Attempt<'a> {
         segment: SegmentIndex,
         reason: ResyncReason,
     ) -> Result<(), Trouble> {
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         let position = self.services.store.position(self.id, segment).await?;
         let remedy = position.map(|position| position.remedy).unwrap_or_default();
         let mut commit = Commit::new(self.id, segment, now);
@@ -516,7 +516,7 @@ impl<'a> Attempt<'a> {
             matches!(&commit.position, Some(Position { phase: Phase::Settled { .. }, .. }));
         if settled {
             commit.tally.round = Some(self.number);
-            commit.tally.success = Some(self.services.world.now());
+            commit.tally.success = Some(self.services.env.now());
         }
         if let Some(reason) = commit.tally.resync {
             note_resync(self.cell, commit.at, reason);
@@ -539,7 +539,7 @@ impl<'a> Attempt<'a> {
 
     /// The next process is to leave the mailbox alone as well.
     async fn remember_pause(&self, wait: Duration) -> Result<(), Trouble> {
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
         commit.tally.paused_until = now.checked_add(wait).ok();
         self.services.store.commit(commit).await?;
@@ -563,7 +563,7 @@ impl<'a> Attempt<'a> {
             Class::Transient | Class::MalformedPage
                 if self.retries < schedule::RETRIES && !*self.stop.borrow() =>
             {
-                let wait = schedule::retry(self.retries, self.services.world.chance());
+                let wait = schedule::retry(self.retries, self.services.env.random());
                 self.retries += 1;
                 tracing::debug!(
                     kind = error.kind(),

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::window::{Edges, Window};
 use calmirror::simulator::{
     Behaviour, Fault, Faults, Lie, Mutation, Planned, Refusal, Simulator, Trouble,
 };
 use calmirror::store::Store;
-use calmirror::world::World;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use tempfile::TempDir;
@@ -97,9 +97,9 @@ struct Life {
     seed: u64,
     directory: TempDir,
     /// The daemon's clock.
-    world: World,
+    env: Env,
     /// Graph's.
-    right: World,
+    right: Env,
     simulator: Simulator,
     tracked: Vec<Tracked>,
     followers: Followers,
@@ -118,7 +118,7 @@ impl Life {
         let windows = self.tracked.iter().map(|t| t.window.clone()).collect();
         let graph = Memory(self.simulator.clone());
         let transport = Arc::new(Tape { graph, digest: self.digest.clone() });
-        let rig = Rig::start(self.directory.path(), transport, &self.world, windows).await;
+        let rig = Rig::start(self.directory.path(), transport, &self.env, windows).await;
         let following = self.followers.follow(&rig.store);
         Process { rig, following }
     }
@@ -236,13 +236,13 @@ fn directory() -> TempDir {
 /// Lives through a seed; panics unless it ends in the truth.
 pub(crate) async fn live(seed: u64) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let world = World::simulated(seed, noon());
-    let right = World::simulated(seed, noon());
+    let env = Env::simulated(seed, noon());
+    let right = Env::simulated(seed, noon());
     let (simulator, tracked) = organisation(seed, &mut rng, &right);
     let mut life = Life {
         seed,
         directory: directory(),
-        world,
+        env,
         right,
         simulator: simulator.clone(),
         tracked,
@@ -288,19 +288,19 @@ pub(crate) async fn live(seed: u64) -> Outcome {
             12 if leaps && rng.bool() => {
                 let days = [3650, 8, -365][rng.usize(0..3)];
                 let by = SignedDuration::from_hours(24 * days);
-                life.world.leap(by);
+                life.env.advance_wall_clock(by);
                 tokio::time::sleep(Duration::from_secs(rng.u64(0..1200))).await;
                 if restarts > 0 && rng.bool() {
                     process = life.restart(process, rng.bool()).await;
                     tokio::time::sleep(Duration::from_secs(rng.u64(0..1200))).await;
                 }
-                life.world.leap(-by);
+                life.env.advance_wall_clock(-by);
             }
             12 if leaps => {
                 // The clocks of both are set.
                 let by = SignedDuration::from_secs(rng.i64(-7200..3 * 86_400));
-                life.world.leap(by);
-                life.right.leap(by);
+                life.env.advance_wall_clock(by);
+                life.right.advance_wall_clock(by);
                 leapt = true;
             }
             13 => (0..rng.u8(5..40)).for_each(|_| life.step()),
@@ -335,7 +335,7 @@ impl Life {
             let status = process.rig.fleet.window(&window.name).unwrap();
             let id = process.rig.fleet.id(&window.name).unwrap();
             let edges = Edges { start: status.start, end: status.end };
-            let now = self.world.now();
+            let now = self.env.now();
             assert!(edges.start <= window.start.resolve(now), "starts too late, {what}");
             assert!(edges.end >= window.end.resolve(now), "ends too early, {what}");
             let mirrored = mirror(store, id).await;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Window};
 use calmirror::simulator::{Behaviour, Population, Settings, Simulator};
-use calmirror::world::World;
 use jiff::SignedDuration;
 
 use crate::rig::{BASE, noon, window};
@@ -19,12 +19,12 @@ pub(crate) struct Tracked {
 pub(crate) fn organisation(
     seed: u64,
     rng: &mut fastrand::Rng,
-    world: &World,
+    env: &Env,
 ) -> (Simulator, Vec<Tracked>) {
     let settings = Settings {
         behaviour: Behaviour::by_seed(seed),
         latency: Duration::from_millis(1)..Duration::from_millis(900),
-        ..Settings::new(seed, world.clone())
+        ..Settings::new(seed, env.clone())
     };
     let simulator = Simulator::new(settings);
     simulator.set_base_url(BASE);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Fault as Broken, Transport, TransportError};
 use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
 use calmirror::mirror::window::{Body as Kept, Complete, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, Planned, Refusal, Simulator};
-use calmirror::world::World;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
@@ -32,11 +32,11 @@ struct Scene {
 impl Scene {
     async fn over(seed: u64, carry: impl Fn(Simulator) -> Arc<dyn Transport>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(seed, noon());
-        let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+        let env = Env::simulated(seed, noon());
+        let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
         let tracked = Window { interval: Duration::from_secs(86_400), ..window(MAILBOX) };
         let transport = carry(simulator.clone());
-        let rig = Rig::start(directory.path(), transport, &world, vec![tracked]).await;
+        let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;
         rig.settle(MAILBOX, 5).await;
         Self { simulator, rig, _directory: directory }
     }
@@ -364,8 +364,8 @@ async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
     const SECRET: &str = "never to be kept";
     for (number, body) in (0..).zip([Kept::Html, Kept::Text, Kept::None]) {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(1560 + number, noon());
-        let simulator = simulator(1560 + number, Behaviour::by_seed(number), &world);
+        let env = Env::simulated(1560 + number, noon());
+        let simulator = simulator(1560 + number, Behaviour::by_seed(number), &env);
         let tracked = Window {
             interval: Duration::from_secs(86_400),
             body,
@@ -374,7 +374,7 @@ async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
             ..window(MAILBOX)
         };
         let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &world, vec![tracked.clone()]).await;
+        let rig = Rig::start(directory.path(), graph, &env, vec![tracked.clone()]).await;
         let mut rewritten = Vec::new();
         for _ in 0..60 {
             let Some(mutation) = simulator.step() else { continue };

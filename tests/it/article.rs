@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::transport::{Body as Answer, Transport, TransportError};
 use calmirror::graph::{Account, Budgets, Client, Credential, Tokens};
 use calmirror::mirror::change::ChangeKind;
@@ -15,7 +16,6 @@ use calmirror::mirror::window::{Edge, Identity, Window};
 use calmirror::store::{Options, Query, Store};
 use calmirror::supervisor::{Fleet, Post, Supervisor};
 use calmirror::worker::Services;
-use calmirror::world::World;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -69,7 +69,7 @@ impl Transport for Article {
 async fn start(
     directory: &std::path::Path,
     article: &Arc<Article>,
-    world: &World,
+    env: &Env,
     window: Window,
 ) -> (Store, Supervisor, WindowId) {
     let token = directory.join("token");
@@ -84,17 +84,17 @@ async fn start(
     };
     let transport: Arc<dyn Transport> = article.clone();
     let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
-    let (store, _) = Store::open(&options, world).unwrap();
+    let (store, _) = Store::open(&options, env).unwrap();
     let client = Client::new(
         transport.clone(),
         BASE,
         Budgets::new(8, 3),
-        world.clone(),
+        env.clone(),
         Duration::from_secs(100),
     )
     .unwrap();
     let mut supervisor = Supervisor::new(
-        Services { store: store.clone(), client, world: world.clone(), meter: Arc::default() },
+        Services { store: store.clone(), client, env: env.clone(), meter: Arc::default() },
         Duration::from_secs(86_400),
     );
     let post = Post {
@@ -106,7 +106,7 @@ async fn start(
             immutable_ids: false,
         },
         window: Arc::new(window),
-        tokens: Tokens::new(account, transport, world.clone()),
+        tokens: Tokens::new(account, transport, env.clone()),
     };
     supervisor.start(vec![post]).await.unwrap();
     let id = supervisor.fleet().id("me").unwrap();
@@ -151,9 +151,9 @@ fn events_of(page: &str) -> Vec<Value> {
 #[tokio::test(start_paused = true)]
 async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, rig::noon());
+    let env = Env::simulated(1, rig::noon());
     let article = Arc::new(Article { asked: Mutex::default(), answers: ARTICLE });
-    let (store, supervisor, id) = start(directory.path(), &article, &world, december()).await;
+    let (store, supervisor, id) = start(directory.path(), &article, &env, december()).await;
     let fleet = supervisor.fleet();
     // The first round ends by itself: five events, in order, and the stored link.
     let first = first_round(&fleet).await;
@@ -230,7 +230,7 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
 #[tokio::test(start_paused = true)]
 async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, rig::noon());
+    let env = Env::simulated(1, rig::noon());
     let answers: &[(&str, &str)] = &[(
         "startDateTime=2020-03-01T00%3A00%3A00Z&endDateTime=2020-04-01T00%3A00%3A00Z",
         QUESTION,
@@ -242,7 +242,7 @@ async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
         time_zone: "W. Europe Standard Time".into(),
         ..december()
     };
-    let (store, supervisor, id) = start(directory.path(), &article, &world, window).await;
+    let (store, supervisor, id) = start(directory.path(), &article, &env, window).await;
     assert_eq!(first_round(&supervisor.fleet()).await.created, 3);
     let expected = events_of(QUESTION)
         .into_iter()

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edges, Window};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Mutation, Pattern, Planned, PrivateEvents, Simulator,
 };
-use calmirror::world::World;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -23,8 +23,8 @@ use crate::rig::{Rig, noon, window};
 const MAILBOX: &str = "alice@contoso.com";
 const HOUR: Duration = Duration::from_secs(3600);
 
-async fn start(directory: &Path, simulator: &Simulator, world: &World, tracked: Window) -> Rig {
-    Rig::start(directory, Arc::new(Memory(simulator.clone())), world, vec![tracked]).await
+async fn start(directory: &Path, simulator: &Simulator, env: &Env, tracked: Window) -> Rig {
+    Rig::start(directory, Arc::new(Memory(simulator.clone())), env, vec![tracked]).await
 }
 
 fn at(text: &str) -> Timestamp {
@@ -87,8 +87,8 @@ async fn feed(rig: &Rig, after: u64) -> BTreeMap<String, ChangeKind> {
 
 async fn lies(behaviour: Behaviour, complete: Complete, what: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(7, noon());
-    let simulator = simulator(7, behaviour, &world);
+    let env = Env::simulated(7, noon());
+    let simulator = simulator(7, behaviour, &env);
     let renamed = edit(&simulator, single("old name", "2026-11-10"));
     let moved = edit(&simulator, single("moved", "2026-11-11"));
     let left = edit(&simulator, single("moves out", "2026-11-11"));
@@ -105,7 +105,7 @@ async fn lies(behaviour: Behaviour, complete: Complete, what: &str) {
     let ended = edit(&simulator, series("ended"));
     let excepted = edit(&simulator, series("with exceptions"));
     let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, complete, ..window(MAILBOX) };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, complete, what).await;
     let seq = *rig.store.durable().borrow();
 
@@ -191,11 +191,11 @@ async fn what_delta_never_said_is_found_and_repaired() {
 #[tokio::test(start_paused = true)]
 async fn events_that_only_listings_have_are_repaired() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(8, noon());
+    let env = Env::simulated(8, noon());
     let behaviour = Behaviour { private_events: PrivateEvents::ListedOnly, ..Behaviour::calm() };
-    let simulator = simulator(8, behaviour, &world);
+    let simulator = simulator(8, behaviour, &env);
     let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, ..window(MAILBOX) };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
     let mut private = before
         .values()
@@ -216,13 +216,13 @@ async fn events_that_only_listings_have_are_repaired() {
 async fn what_the_next_round_explains_is_no_difference() {
     for seed in [1, 2] {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(seed, noon());
-        let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+        let env = Env::simulated(seed, noon());
+        let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
         // Seconds from the round's last page to the listing's.
         simulator.set_latency(Duration::from_secs(2)..Duration::from_secs(3));
         let tracked =
             Window { audit: Some(HOUR), interval: Duration::from_secs(600), ..window(MAILBOX) };
-        let rig = start(directory.path(), &simulator, &world, tracked).await;
+        let rig = start(directory.path(), &simulator, &env, tracked).await;
         let mut living = std::collections::VecDeque::new();
         let (mut audits, mut looks, mut last) = (0, 0, None);
         while audits < 8 {
@@ -231,7 +231,7 @@ async fn what_the_next_round_explains_is_no_difference() {
             if now.audit.at != last {
                 (last, audits) = (now.audit.at, audits + 1);
             }
-            let wait = now.next_due.map_or(0, |due| due.duration_since(world.now()).as_secs());
+            let wait = now.next_due.map_or(0, |due| due.duration_since(env.now()).as_secs());
             if wait > 8 && now.state == State::Settled {
                 looks += 1;
                 tokio::time::sleep(Duration::from_secs(wait.unsigned_abs() - 5)).await;
@@ -257,10 +257,10 @@ async fn what_the_next_round_explains_is_no_difference() {
 async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
     for audit in [None, Some(7 * 24 * HOUR)] {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(3, noon());
-        let simulator = simulator(3, Behaviour::calm(), &world);
+        let env = Env::simulated(3, noon());
+        let simulator = simulator(3, Behaviour::calm(), &env);
         let tracked = Window { audit, interval: 6 * HOUR, ..window(MAILBOX) };
-        let mut rig = start(directory.path(), &simulator, &world, tracked.clone()).await;
+        let mut rig = start(directory.path(), &simulator, &env, tracked.clone()).await;
         rig.settle(MAILBOX, 4).await;
         let seq = *rig.store.durable().borrow();
         simulator.reset_statistics();
@@ -269,7 +269,7 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
         for day in 0..60 {
             if day % 5 == 4 {
                 rig.stop().await;
-                rig = start(directory.path(), &simulator, &world, tracked.clone()).await;
+                rig = start(directory.path(), &simulator, &env, tracked.clone()).await;
             }
             tokio::time::sleep(24 * HOUR).await;
             let status = status(&rig);
@@ -305,14 +305,14 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
 #[tokio::test(start_paused = true)]
 async fn much_drift_is_a_resync_whose_removals_are_judged() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(5, noon());
-    let simulator = simulator(5, Behaviour::calm(), &world);
+    let env = Env::simulated(5, noon());
+    let simulator = simulator(5, Behaviour::calm(), &env);
     let ids: Vec<String> = (0..400)
         .map(|n| edit(&simulator, single(&format!("n{n}"), &format!("2026-11-{:02}", 1 + n % 28))))
         .collect();
     let interval = Duration::from_secs(1200);
     let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
     let created: Vec<String> =
         (0..30).map(|n| hushed(&simulator, single(&format!("c{n}"), "2026-12-01"))).collect();
@@ -351,11 +351,11 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
 #[tokio::test(start_paused = true)]
 async fn an_audit_that_fails_is_made_later() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(6, noon());
-    let simulator = simulator(6, Behaviour::calm(), &world);
+    let env = Env::simulated(6, noon());
+    let simulator = simulator(6, Behaviour::calm(), &env);
     let interval = Duration::from_secs(1200);
     let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
     let deleted = before.values().find(|e| e["type"] == "singleInstance").unwrap();
     hushed(&simulator, Edit::Delete { event: deleted["id"].as_str().unwrap().to_owned() });

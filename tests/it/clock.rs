@@ -8,13 +8,13 @@ mod process;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::clock::ClockCheck;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::schedule;
 use calmirror::mirror::status::{State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edge, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, Fault, Mutation, Planned, Refusal, Simulator};
-use calmirror::world::World;
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
@@ -39,25 +39,25 @@ struct Scene {
     id: WindowId,
     window: Window,
     /// The daemon's.
-    world: World,
+    env: Env,
     /// Graph's.
-    right: World,
+    right: Env,
     directory: TempDir,
 }
 
 impl Scene {
     async fn settled(seed: u64) -> Self {
-        let right = World::simulated(seed, noon());
-        let world = World::simulated(seed + 1, noon());
+        let right = Env::simulated(seed, noon());
+        let env = Env::simulated(seed + 1, noon());
         let simulator = simulator(seed, Behaviour::by_seed(seed), &right);
         let days = |days| Edge::Relative { years: 0, months: 0, days };
         let window = Window { start: days(-30), end: days(90), ..window(MAILBOX) };
         let directory = tempfile::tempdir().unwrap();
         let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
         rig.settle(MAILBOX, 5).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
-        let scene = Self { simulator, rig, id, window, world, right, directory };
+        let scene = Self { simulator, rig, id, window, env, right, directory };
         scene.assert_exact("at first").await;
         assert!(scene.status().events > 40, "{}", scene.status().events);
         scene
@@ -65,11 +65,11 @@ impl Scene {
 
     /// As by SIGTERM, and begun again.
     async fn restarted(self) -> Self {
-        let Self { simulator, rig, id, window, world, right, directory } = self;
+        let Self { simulator, rig, id, window, env, right, directory } = self;
         rig.stop().await;
         let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
-        Self { simulator, rig, id, window, world, right, directory }
+        let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
+        Self { simulator, rig, id, window, env, right, directory }
     }
 
     async fn round(&self) -> WindowStatus {
@@ -115,7 +115,7 @@ impl Scene {
 
     /// What is said of times is near the daemon's clock, whatever that shows.
     fn assert_sober(&self, when: &str) {
-        let (status, now) = (self.status(), self.world.now());
+        let (status, now) = (self.status(), self.env.now());
         let hour = SignedDuration::from_hours(1);
         let stale = status.stale_s.unwrap();
         assert!((0.0..3600.0).contains(&stale), "{when}: {stale}");
@@ -138,7 +138,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
         for restarts in [[false, false], [true, false], [false, true], [true, true]] {
             let when = format!("{days} days, restarts {restarts:?}");
             let (seq, edges) = (*scene.rig.store.durable().borrow(), scene.status().start);
-            scene.world.leap(DAY * days);
+            scene.env.advance_wall_clock(DAY * days);
             if restarts[0] {
                 scene = scene.restarted().await;
             }
@@ -151,11 +151,11 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             scene.assert_sober(&when);
             scene.assert_exact(&format!("in the jump, {when}")).await;
             let meter = &scene.rig.meters.graph.clock;
-            let ClockCheck::Skew(skew) = meter.check(scene.world.now()) else {
+            let ClockCheck::Skew(skew) = meter.check(scene.env.now()) else {
                 panic!("nothing is known of the clock, {when}")
             };
             assert!((skew - DAY * days).abs() < SignedDuration::from_secs(5), "{when}: {skew:#}");
-            scene.world.leap(DAY * -days);
+            scene.env.advance_wall_clock(DAY * -days);
             if restarts[1] {
                 scene = scene.restarted().await;
             }
@@ -174,19 +174,19 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
 async fn edges_of_a_window_that_was_made_under_a_wrong_clock_come_back() {
     for (seed, days) in (10..).zip(JUMPS) {
         let scene = Scene::settled(seed).await;
-        let Scene { simulator, rig, window, world, right, .. } = scene;
+        let Scene { simulator, rig, window, env, right, .. } = scene;
         rig.stop().await;
         // A store as a clock that was wrong at its first start leaves it.
         let directory = tempfile::tempdir().unwrap();
-        world.leap(DAY * days);
+        env.advance_wall_clock(DAY * days);
         let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
         rig.settle(MAILBOX, 5).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
-        let mut scene = Scene { simulator, rig, id, window, world, right, directory };
-        let edges = schedule::edges(&scene.window, scene.world.now());
+        let mut scene = Scene { simulator, rig, id, window, env, right, directory };
+        let edges = schedule::edges(&scene.window, scene.env.now());
         assert_eq!(scene.status().start, edges.start, "{days} days");
-        scene.world.leap(DAY * -days);
+        scene.env.advance_wall_clock(DAY * -days);
         if days == 8 {
             scene = scene.restarted().await;
         }
@@ -205,8 +205,8 @@ async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
     let before = Edges { start: scene.status().start, end: scene.status().end };
     // Both clocks: nothing but the size of the step speaks against it.
     let jump = async |by| {
-        scene.world.leap(by);
-        scene.right.leap(by);
+        scene.env.advance_wall_clock(by);
+        scene.right.advance_wall_clock(by);
         // The first answer says that Graph's clock has jumped as well.
         scene.round().await;
     };
@@ -214,7 +214,7 @@ async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
     let status = scene.round().await;
     assert_eq!(status.state, State::Held);
     let until = status.held_until.expect("held until a time");
-    let wait = until.duration_since(scene.world.now());
+    let wait = until.duration_since(scene.env.now());
     assert!(wait > SignedDuration::ZERO && wait <= SignedDuration::from_mins(10), "{wait:#}");
     // Readers see what they saw, and what happens meanwhile.
     scene.simulator.step();
@@ -246,14 +246,14 @@ async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
 #[tokio::test(start_paused = true)]
 async fn a_week_of_downtime_moves_the_edges_at_once() {
     let scene = Scene::settled(21).await;
-    let Scene { simulator, rig, window, world, right, directory, id } = scene;
+    let Scene { simulator, rig, window, env, right, directory, id } = scene;
     rig.stop().await;
-    for world in [&world, &right] {
-        world.leap(DAY * 8);
+    for env in [&env, &right] {
+        env.advance_wall_clock(DAY * 8);
     }
     let graph = Arc::new(Memory(simulator.clone()));
-    let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
-    let scene = Scene { simulator, rig, id, window, world, right, directory };
+    let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
+    let scene = Scene { simulator, rig, id, window, env, right, directory };
     let status = scene.round().await;
     assert_eq!((status.state, status.held_until), (State::Settled, None));
     scene.assert_exact("after eight days").await;
@@ -277,7 +277,7 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
                 scene.edit(Edit::Delete { event });
             }
             // Held while the clock is wrong.
-            scene.world.leap(DAY * days);
+            scene.env.advance_wall_clock(DAY * days);
             let status = scene.round().await;
             assert_eq!(status.state, State::Held, "{when}");
             assert_eq!(status.held_until, status.next_due, "{when}");
@@ -289,7 +289,7 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
             if restarts[0] {
                 scene = scene.restarted().await;
             }
-            scene.world.leap(DAY * -days);
+            scene.env.advance_wall_clock(DAY * -days);
             if restarts[1] {
                 scene = scene.restarted().await;
             }
@@ -304,11 +304,11 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
 #[tokio::test(start_paused = true)]
 async fn no_pause_is_remembered_for_longer_than_an_hour() {
     let scene = Scene::settled(40).await;
-    scene.world.leap(DAY * 3650);
+    scene.env.advance_wall_clock(DAY * 3650);
     let pause = Fault::Throttled { retry_after: Some("1800".into()) };
     scene.simulator.plan(Planned::once(pause));
     assert_eq!(scene.round().await.state, State::BackingOff);
-    scene.world.leap(DAY * -3650);
+    scene.env.advance_wall_clock(DAY * -3650);
     // The right pause is over; what was remembered of it lies ten years ahead.
     seconds(3600).await;
     let scene = scene.restarted().await;
@@ -330,7 +330,7 @@ async fn no_pause_is_remembered_for_longer_than_an_hour() {
 async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
     for (seed, days) in (50..).zip(JUMPS) {
         let mut scene = Scene::settled(seed).await;
-        scene.world.leap(DAY * days);
+        scene.env.advance_wall_clock(DAY * days);
         scene
             .simulator
             .plan(Planned::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
@@ -343,7 +343,7 @@ async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
             tokio::time::sleep(scene.window.confirm_after + MINUTE).await;
         }
         assert_eq!(mode(&scene), "snapshot", "{days} days");
-        scene.world.leap(DAY * -days);
+        scene.env.advance_wall_clock(DAY * -days);
         scene.simulator.clear_faults();
         scene = scene.restarted().await;
         tokio::time::sleep(Duration::from_secs(25 * 3600)).await;
@@ -391,11 +391,11 @@ async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
 #[tokio::test(start_paused = true)]
 async fn ages_count_from_the_start_where_the_store_knows_a_time_ahead() {
     let scene = Scene::settled(70).await;
-    scene.world.leap(DAY * -365);
+    scene.env.advance_wall_clock(DAY * -365);
     let scene = scene.restarted().await;
     let stale = scene.status().stale_s.unwrap();
     assert!((0.0..60.0).contains(&stale), "{stale}");
     let seen: Timestamp = scene.status().last_success.unwrap();
-    assert!(seen <= scene.world.now());
+    assert!(seen <= scene.env.now());
     scene.rig.stop().await;
 }

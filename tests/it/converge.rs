@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::window::{Complete, Edges, Window};
 use calmirror::simulator::{
     Behaviour, Faults, InstanceListing, Population, PrivateEvents, Settings, Simulator,
 };
-use calmirror::world::World;
 
 use crate::compare::{assert_same, folded, mirror, truth};
 use crate::memory::Memory;
@@ -15,11 +15,11 @@ use crate::rig::{BASE, Rig, noon, window};
 
 const MAILBOX: &str = "alice@contoso.com";
 
-pub(crate) fn simulator(seed: u64, behaviour: Behaviour, world: &World) -> Simulator {
+pub(crate) fn simulator(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator {
     let settings = Settings {
         behaviour,
         latency: Duration::from_millis(5)..Duration::from_millis(400),
-        ..Settings::new(seed, world.clone())
+        ..Settings::new(seed, env.clone())
     };
     let simulator = Simulator::new(settings);
     simulator.set_base_url(BASE);
@@ -47,12 +47,12 @@ struct Case {
 /// Mutates, follows, and compares everything: on the way now and then, and at the end.
 async fn live(name: &str, case: Case) {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(case.seed, noon());
-    let simulator = simulator(case.seed, case.behaviour, &world);
+    let env = Env::simulated(case.seed, noon());
+    let simulator = simulator(case.seed, case.behaviour, &env);
     let mut tracked = window(MAILBOX);
     tracked.complete = case.complete;
     let rig =
-        Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &world, vec![tracked])
+        Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &env, vec![tracked])
             .await;
     let id = rig.fleet.id(MAILBOX).unwrap();
     simulator.set_faults(Faults::by_rate(case.faults));
@@ -185,9 +185,9 @@ async fn a_first_enumeration_removes_nothing() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
         let complete = if number % 2 == 0 { Complete::Master } else { Complete::Exact };
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(number, noon());
+        let env = Env::simulated(number, noon());
         let simulator =
-            Simulator::new(Settings { behaviour, ..Settings::new(number, world.clone()) });
+            Simulator::new(Settings { behaviour, ..Settings::new(number, env.clone()) });
         simulator.set_base_url(BASE);
         simulator.add_mailbox(MAILBOX);
         let plan = Population {
@@ -201,7 +201,7 @@ async fn a_first_enumeration_removes_nothing() {
         simulator.populate(MAILBOX, None, plan);
         let tracked = Window { complete, ..window(MAILBOX) };
         let transport = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), transport, &world, vec![tracked]).await;
+        let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;
         let status = rig.settle(MAILBOX, 4).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
         let edges = Edges { start: status.start, end: status.end };

@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::window::{Calendar, Complete, Edge, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, MasterOnPage, Mutation, Pattern, Settings, Simulator};
-use calmirror::world::World;
 use jiff::Timestamp;
 
 use crate::compare::{Events, assert_same, folded, mirror, truth};
@@ -319,8 +319,8 @@ async fn every_edit(place: Where) {
             continue;
         }
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(number, noon());
-        let settings = Settings { behaviour, ..Settings::new(number, world.clone()) };
+        let env = Env::simulated(number, noon());
+        let settings = Settings { behaviour, ..Settings::new(number, env.clone()) };
         let simulator = Simulator::new(settings);
         simulator.set_base_url(BASE);
         simulator.add_mailbox(MAILBOX);
@@ -338,7 +338,7 @@ async fn every_edit(place: Where) {
             ..window(MAILBOX)
         };
         let transport = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), transport, &world, vec![tracked]).await;
+        let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
         let edges = Edges { start: at(EDGES[0]), end: at(EDGES[1]) };
         let scene = Scene { simulator, calendar, rig, id, edges };

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::status::State;
 use calmirror::mirror::window::{Calendar, Window};
 use calmirror::simulator::{Fault, Faults, Population, Rate, Settings, Simulator};
-use calmirror::world::World;
 
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
@@ -29,10 +29,10 @@ fn plan(singles: usize) -> Population {
 #[tokio::test(start_paused = true)]
 async fn a_great_enumeration_makes_no_idle_window_late() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(7, noon());
+    let env = Env::simulated(7, noon());
     let simulator = Simulator::new(Settings {
         latency: Duration::from_millis(200)..Duration::from_millis(900),
-        ..Settings::new(7, world.clone())
+        ..Settings::new(7, env.clone())
     });
     simulator.set_base_url(BASE);
     let mut windows = Vec::new();
@@ -46,7 +46,7 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
     let middling: Vec<String> =
         (0..4).map(|n| simulator.add_calendar(&idle(0), &format!("Middling {n}"))).collect();
     let graph = Arc::new(Memory(simulator.clone()));
-    let rig = Rig::start(directory.path(), graph.clone(), &world, windows.clone()).await;
+    let rig = Rig::start(directory.path(), graph.clone(), &env, windows.clone()).await;
     let unsettled = |rig: &Rig| {
         let settled = |name: &String| rig.fleet.window(name).unwrap().state == State::Settled;
         (0..IDLE).map(idle).filter(|name| !settled(name)).count()
@@ -76,7 +76,7 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
             ..window(&idle(0))
         });
     }
-    let rig = Rig::start(directory.path(), graph, &world, windows).await;
+    let rig = Rig::start(directory.path(), graph, &env, windows).await;
     let begun = tokio::time::Instant::now();
     let mut stalest = 0.0_f64;
     while rig.fleet.window("great").unwrap().last_success.is_none() {

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::page::Link;
 use calmirror::mirror::position::{Phase, Position};
 use calmirror::mirror::status::State;
 use calmirror::store::{Options, Store};
-use calmirror::world::World;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
@@ -101,7 +101,7 @@ async fn an_old_store_opens_and_holds_what_it_held() {
         // The second opening reads what this version wrote in the first.
         for opening in ["first", "second"] {
             let options = options(&directory.path().join("store"));
-            let (store, found) = Store::open(&options, &World::real()).unwrap();
+            let (store, found) = Store::open(&options, &Env::real()).unwrap();
             assert_eq!(found.moved_aside, None, "{version}");
             let recorded = recorded(version, "store.json.gz");
             let answers = answers::of_store(&store).await;
@@ -160,9 +160,9 @@ async fn an_old_store_goes_on_from_its_links() {
     assert!(BASE.starts_with("http://127.0.0.1:1/"), "the links in the golden stores lead there");
     for version in VERSIONS {
         let directory = golden(version);
-        let world = World::simulated(7, noon());
+        let env = Env::simulated(7, noon());
         // Reads the positions, and gives Graph the calendars that the store mirrors.
-        let (store, _) = Store::open(&options(&directory.path().join("store")), &world).unwrap();
+        let (store, _) = Store::open(&options(&directory.path().join("store")), &env).unwrap();
         let attached = store.attach(wanted(), noon()).await.unwrap();
         let mut graph = Graph::default();
         let mut windows = Vec::new();
@@ -181,7 +181,7 @@ async fn an_old_store_goes_on_from_its_links() {
 
         let graph = Arc::new(graph);
         let daemon =
-            Running::start(directory.path(), &configuration("1h"), graph.clone(), &world).await;
+            Running::start(directory.path(), &configuration("1h"), graph.clone(), &env).await;
         tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
         for (name, positions, resyncs) in windows {
             // The calendar of one window is named by its id.

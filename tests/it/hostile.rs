@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
@@ -18,7 +19,6 @@ use calmirror::simulator::{
     Behaviour, Death, Edit, Fault, Foreign, Mutation, Pattern, Planned, Population, Resend,
     Settings, Simulator, Trouble, Unreadable,
 };
-use calmirror::world::World;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
@@ -60,11 +60,11 @@ struct Scene {
 impl Scene {
     async fn settled(seed: u64, look: Box<Look>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(seed, noon());
-        let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+        let env = Env::simulated(seed, noon());
+        let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
         let graph = Memory(simulator.clone());
         let transport = Arc::new(Watched { graph, look });
-        let rig = Rig::start(directory.path(), transport, &world, vec![quiet(MAILBOX)]).await;
+        let rig = Rig::start(directory.path(), transport, &env, vec![quiet(MAILBOX)]).await;
         rig.settle(MAILBOX, 5).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
         let scene = Self { simulator, rig, id, _directory: directory };
@@ -301,8 +301,8 @@ async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
 #[tokio::test(start_paused = true)]
 async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(906, noon());
-    let simulator = simulator(906, Behaviour::calm(), &world);
+    let env = Env::simulated(906, noon());
+    let simulator = simulator(906, Behaviour::calm(), &env);
     let mut windows = vec![window(MAILBOX)];
     for number in 0..5 {
         let calendar = simulator.add_calendar(MAILBOX, &format!("calendar {number}"));
@@ -334,7 +334,7 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
     let fault = Fault::Unavailable { retry_after: Some("45".to_owned()) };
     simulator.plan(Planned::once(fault).mailbox(MAILBOX).skip(30));
     let graph = Arc::new(Memory(simulator.clone()));
-    let rig = Rig::start(directory.path(), graph, &world, windows).await;
+    let rig = Rig::start(directory.path(), graph, &env, windows).await;
     // The other mailbox does not notice.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(rig.fleet.window(other).unwrap().state, State::Settled);
@@ -355,8 +355,8 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(909, noon());
-    let simulator = simulator(909, Behaviour::calm(), &world);
+    let env = Env::simulated(909, noon());
+    let simulator = simulator(909, Behaviour::calm(), &env);
     let ill = "bob@contoso.com";
     let names = [MAILBOX, ill, "carol@contoso.com"];
     for name in names {
@@ -384,7 +384,7 @@ async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
     let graph = Memory(simulator.clone());
     let transport = Arc::new(Watched { graph, look: Box::new(look) });
     let windows = names.map(window).to_vec();
-    let rig = Rig::start(directory.path(), transport, &world, windows).await;
+    let rig = Rig::start(directory.path(), transport, &env, windows).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     let status = rig.fleet.window(ill).unwrap();
     assert_eq!(status.state, State::BackingOff);

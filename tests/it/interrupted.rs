@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::status::State;
 use calmirror::mirror::window::{Complete, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, MasterOnPage, Planned, Simulator};
-use calmirror::world::World;
 use futures_util::future::BoxFuture;
 
 use crate::compare::{Events, assert_same, folded, mirror, truth};
@@ -43,7 +43,7 @@ impl Transport for Counted {
 
 struct Scene {
     simulator: Simulator,
-    world: World,
+    env: Env,
     left: Arc<AtomicI64>,
     interval: Duration,
 }
@@ -56,7 +56,7 @@ impl Scene {
         let tracked = Window { interval: self.interval, ..window(MAILBOX) };
         let graph = Memory(self.simulator.clone());
         let transport = Arc::new(Counted { graph, left: self.left.clone() });
-        Rig::start(directory, transport, &self.world, vec![tracked]).await
+        Rig::start(directory, transport, &self.env, vec![tracked]).await
     }
 
     fn enumerations(&self) -> u64 {
@@ -72,9 +72,9 @@ async fn seen(rig: &Rig) -> Events {
 async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> bool {
     let what = format!("cut off after {requests} requests, {changes} changes");
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1600, noon());
-    let simulator = simulator(1600, behaviour, &world);
-    let scene = Scene { simulator, world, left: Arc::new(AtomicI64::new(i64::MAX)), interval: DAY };
+    let env = Env::simulated(1600, noon());
+    let simulator = simulator(1600, behaviour, &env);
+    let scene = Scene { simulator, env, left: Arc::new(AtomicI64::new(i64::MAX)), interval: DAY };
     let rig = scene.start(directory.path()).await;
     let settled = rig.settle(MAILBOX, 5).await;
     let (before, seq) = (seen(&rig).await, *rig.store.durable().borrow());
@@ -141,10 +141,10 @@ async fn cut_off_everywhere(behaviour: Behaviour, changes: u32) {
 async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
     for crash in [false, true] {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(1700, noon());
-        let simulator = simulator(1700, Behaviour::calm(), &world);
+        let env = Env::simulated(1700, noon());
+        let simulator = simulator(1700, Behaviour::calm(), &env);
         let interval = Duration::from_secs(60);
-        let scene = Scene { simulator, world, left: Arc::new(AtomicI64::new(i64::MAX)), interval };
+        let scene = Scene { simulator, env, left: Arc::new(AtomicI64::new(i64::MAX)), interval };
         let rig = scene.start(directory.path()).await;
         rig.settle(MAILBOX, 5).await;
         let retry_after = Some("1800".to_owned());
@@ -160,7 +160,7 @@ async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
         let rig = scene.start(directory.path()).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let due = rig.fleet.window(MAILBOX).unwrap().next_due.unwrap();
-        let wait = due.duration_since(scene.world.now()).as_secs();
+        let wait = due.duration_since(scene.env.now()).as_secs();
         assert!((1797..1860).contains(&wait), "crash {crash}: due in {wait} s");
         rig.settle(MAILBOX, 3).await;
         let waited = asked.elapsed().as_secs();

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::status::{State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, Lie, Planned};
-use calmirror::world::World;
 
 use crate::compare::{Events, assert_same, fits, folded, mirror, truth};
 use crate::converge::simulator;
@@ -66,15 +66,15 @@ enum When {
 async fn told(lie: Lie, seed: u64, when: When) {
     let what = format!("{lie:?}, {when:?}");
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(seed, noon());
-    let simulator = simulator(seed, Behaviour::by_seed(seed), &world);
+    let env = Env::simulated(seed, noon());
+    let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
     let quiet = Window { interval: Duration::from_secs(86_400 * 30), ..window(MAILBOX) };
     let graph = Arc::new(Memory(simulator.clone()));
     let lie_once = Planned::once(Fault::Lie { how: lie }).path("delta");
     if when == When::First {
         simulator.plan(lie_once.clone());
     }
-    let rig = Rig::start(directory.path(), graph, &world, vec![quiet]).await;
+    let rig = Rig::start(directory.path(), graph, &env, vec![quiet]).await;
     if when != When::First {
         rig.settle(MAILBOX, 5).await;
     }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use calmirror::api::Secret;
 use calmirror::config::{Config, Sources};
+use calmirror::env::Env;
 use calmirror::graph::{Account, Credential, Tokens};
 use calmirror::mirror::status::State;
 use calmirror::simulator::{Fault, Faults, Planned, Refusal, Settings, Simulator, Trouble};
-use calmirror::world::World;
 use futures_util::future::join_all;
 use serde_json::Value;
 
@@ -204,8 +204,8 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         let faults = load(&wrong).unwrap_err();
         seen.extend([debug(&faults), faults.to_string()]);
     }
-    let world = World::simulated(1, noon());
-    let simulator = Simulator::new(Settings::new(1, world.clone()));
+    let env = Env::simulated(1, noon());
+    let simulator = Simulator::new(Settings::new(1, env.clone()));
     for credential in [
         Credential::SecretFile(at("secret")),
         Credential::CertificateFile(at("secret")),
@@ -223,7 +223,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         seen.push(debug(&account));
         simulator.plan(Planned::once(Fault::SignIn { how: Refusal::WrongSecret }));
         let transport = Arc::new(Memory(simulator.clone()));
-        let tokens = Tokens::new(account, transport, world.clone());
+        let tokens = Tokens::new(account, transport, env.clone());
         for _ in 0..2 {
             match tokens.token().await {
                 Ok(token) => seen.push(debug(&token)),

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, State};
 use calmirror::mirror::window::{Complete, Edge, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, Mutation, Pattern, Population, Settings, Simulator};
-use calmirror::world::World;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::compare::{assert_same, folded, mirror, truth};
@@ -28,10 +28,10 @@ fn days(days: i32) -> Edge {
     Edge::Relative { years: 0, months: 0, days }
 }
 
-fn graph(seed: u64, behaviour: Behaviour, world: &World, mailboxes: &[&str]) -> Simulator {
+fn graph(seed: u64, behaviour: Behaviour, env: &Env, mailboxes: &[&str]) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(3000);
     let simulator =
-        Simulator::new(Settings { behaviour, latency, ..Settings::new(seed, world.clone()) });
+        Simulator::new(Settings { behaviour, latency, ..Settings::new(seed, env.clone()) });
     simulator.set_base_url(BASE);
     for mailbox in mailboxes {
         simulator.add_mailbox(mailbox);
@@ -43,8 +43,8 @@ fn edit(simulator: &Simulator, edit: Edit) -> String {
     simulator.mutate(Mutation { mailbox: ALICE.to_owned(), calendar: None, edit }).unwrap()
 }
 
-async fn start(directory: &Path, simulator: &Simulator, world: &World, windows: &[Window]) -> Rig {
-    Rig::start(directory, Arc::new(Memory(simulator.clone())), world, windows.to_vec()).await
+async fn start(directory: &Path, simulator: &Simulator, env: &Env, windows: &[Window]) -> Rig {
+    Rig::start(directory, Arc::new(Memory(simulator.clone())), env, windows.to_vec()).await
 }
 
 async fn assert_true(rig: &Rig, simulator: &Simulator, name: &str, complete: Complete) {
@@ -69,8 +69,8 @@ fn starts(event: &serde_json::Value) -> Timestamp {
 async fn over_the_seam(seed: u64, complete: Complete) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(seed, noon());
-    let simulator = graph(seed, Behaviour::by_seed(seed), &world, &[ALICE]);
+    let env = Env::simulated(seed, noon());
+    let simulator = graph(seed, Behaviour::by_seed(seed), &env, &[ALICE]);
     let start_at = at("2024-01-01T00:00:00Z");
     let seam = start_at.checked_add(SignedDuration::from_hours(24 * 1825)).unwrap();
     let near = |hours: i64| seam.checked_add(SignedDuration::from_hours(hours)).unwrap();
@@ -97,7 +97,7 @@ async fn over_the_seam(seed: u64, complete: Complete) {
             all_day: false,
         },
     );
-    let rig = start(directory.path(), &simulator, &world, &[tracked]).await;
+    let rig = start(directory.path(), &simulator, &env, &[tracked]).await;
     assert_true(&rig, &simulator, ALICE, complete).await;
     assert_eq!(rig.fleet.window(ALICE).unwrap().segments.len(), 2);
     let id = rig.fleet.id(ALICE).unwrap();
@@ -169,8 +169,8 @@ async fn an_event_that_moves_over_a_seam_is_never_absent() {
 #[tokio::test(start_paused = true)]
 async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(1, Behaviour::calm(), &world, &[ALICE]);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(1, Behaviour::calm(), &env, &[ALICE]);
     let end = Edge::At(at("2099-01-01T00:00:00Z"));
     let tracked = Window { end, ..window(ALICE) };
     let far = |subject: &str| Edit::CreateSingle {
@@ -179,7 +179,7 @@ async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
         minutes: 60,
     };
     edit(&simulator, far("far"));
-    let rig = start(directory.path(), &simulator, &world, &[tracked]).await;
+    let rig = start(directory.path(), &simulator, &env, &[tracked]).await;
     let status = rig.settle(ALICE, 4).await;
     let intervals: Vec<f64> = status.segments.iter().map(|s| s.interval_s).collect();
     assert_eq!(intervals.len(), 15);
@@ -208,8 +208,8 @@ async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
 async fn edges_move_for_weeks_and_lose_nothing() {
     const NAMES: [&str; 3] = [ALICE, "bob@contoso.com", "carol@contoso.com"];
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(4, noon());
-    let simulator = graph(4, Behaviour::by_seed(4), &world, &NAMES);
+    let env = Env::simulated(4, noon());
+    let simulator = graph(4, Behaviour::by_seed(4), &env, &NAMES);
     let windows: Vec<Window> = NAMES
         .iter()
         .map(|name| {
@@ -227,7 +227,7 @@ async fn edges_move_for_weeks_and_lose_nothing() {
             Window { start: days(-10), end: days(20), move_every, interval, ..window(name) }
         })
         .collect();
-    let mut rig = start(directory.path(), &simulator, &world, &windows).await;
+    let mut rig = start(directory.path(), &simulator, &env, &windows).await;
     let mut moves: BTreeMap<&str, Vec<Timestamp>> = BTreeMap::new();
     let (mut living, mut left) = (BTreeSet::new(), BTreeSet::new());
     let (mut cursor, mut restarted) = (0, 0);
@@ -246,10 +246,10 @@ async fn edges_move_for_weeks_and_lose_nothing() {
                     // Wherever it is: at its first page, or at its last.
                     restarted += 1;
                     rig.crash().await;
-                    rig = start(directory.path(), &simulator, &world, &windows).await;
+                    rig = start(directory.path(), &simulator, &env, &windows).await;
                 }
             }
-            let stated = windows[0].end.resolve(world.now());
+            let stated = windows[0].end.resolve(env.now());
             assert!(rig.fleet.window(name).unwrap().end >= stated, "the stated future is covered");
         }
         let changes = rig.store.changes(cursor, None, 10_000).await.unwrap();
@@ -283,8 +283,8 @@ async fn edges_move_for_weeks_and_lose_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_window_that_runs_empty_stays_idle() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(2, noon());
-    let simulator = graph(2, Behaviour::calm(), &world, &[ALICE]);
+    let env = Env::simulated(2, noon());
+    let simulator = graph(2, Behaviour::calm(), &env, &[ALICE]);
     for day in 1..9 {
         let start = at(&format!("2026-11-0{day}T08:00:00Z"));
         edit(&simulator, Edit::CreateSingle { subject: format!("{day}"), start, minutes: 60 });
@@ -295,7 +295,7 @@ async fn a_window_that_runs_empty_stays_idle() {
     let end = Edge::At(at("2026-11-08T00:00:00Z"));
     let (interval, move_every) = (HOUR, 24 * HOUR);
     let tracked = Window { start: days(-1), end, interval, move_every, ..window(ALICE) };
-    let rig = start(directory.path(), &simulator, &world, std::slice::from_ref(&tracked)).await;
+    let rig = start(directory.path(), &simulator, &env, std::slice::from_ref(&tracked)).await;
     assert_true(&rig, &simulator, ALICE, Complete::Master).await;
     let events = rig.fleet.window(ALICE).unwrap().events;
     tokio::time::sleep(9 * 24 * HOUR).await;
@@ -308,7 +308,7 @@ async fn a_window_that_runs_empty_stays_idle() {
     rig.stop().await;
 
     simulator.reset_statistics();
-    let rig = start(directory.path(), &simulator, &world, &[tracked]).await;
+    let rig = start(directory.path(), &simulator, &env, &[tracked]).await;
     tokio::time::sleep(12 * HOUR).await;
     let status = rig.fleet.window(ALICE).unwrap();
     assert_eq!((status.state, status.events), (State::Settled, 0));

@@ -10,11 +10,11 @@ use axum::Router;
 use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
 use calmirror::api::{About, Access, ApiSettings, Work, router, tcp_router};
+use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::window::Window;
 use calmirror::simulator::{Behaviour, Death, Fault, Planned, Population, Settings, Simulator};
 use calmirror::supervisor::reload::{self, Refusal, Reloads};
-use calmirror::world::World;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::Request;
@@ -31,15 +31,15 @@ const MAILBOX: &str = "alice@contoso.com";
 /// Every series with its value.
 type Samples = BTreeMap<String, f64>;
 
-fn api(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Reloads) -> Router {
-    router(access(rig, world, stopping, reloads))
+fn api(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: Reloads) -> Router {
+    router(access(rig, env, stopping, reloads))
 }
 
-fn access(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Reloads) -> Access {
+fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: Reloads) -> Access {
     Access {
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
-        world: world.clone(),
+        env: env.clone(),
         about: Arc::new(About {
             version: "0.1.0".into(),
             commit: "abc".into(),
@@ -49,7 +49,7 @@ fn access(rig: &Rig, world: &World, stopping: &watch::Sender<bool>, reloads: Rel
         }),
         settings: ApiSettings::default(),
         meters: rig.meters.clone(),
-        work: Work::new(world.clone()),
+        work: Work::new(env.clone()),
         reloads,
         stopping: stopping.subscribe(),
     }
@@ -130,15 +130,14 @@ const STILL: &[&str] = &[
 #[tokio::test(start_paused = true)]
 async fn every_documented_metric_is_there_and_moves() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(31, noon());
-    let graph = simulator(31, Behaviour::by_seed(31), &world);
+    let env = Env::simulated(31, noon());
+    let graph = simulator(31, Behaviour::by_seed(31), &env);
     let stumble = Arc::new(AtomicBool::new(false));
     let transport = Stumbling { graph: Memory(graph.clone()), stumble: stumble.clone() };
-    let rig =
-        Rig::start(directory.path(), Arc::new(transport), &world, vec![window(MAILBOX)]).await;
+    let rig = Rig::start(directory.path(), Arc::new(transport), &env, vec![window(MAILBOX)]).await;
     let stopping = watch::Sender::new(false);
     let (reloads, mut asks) = reload::channel();
-    let api = api(&rig, &world, &stopping, reloads.clone());
+    let api = api(&rig, &env, &stopping, reloads.clone());
     let mut scrapes = vec![scrape(&api).await];
 
     rig.settle(MAILBOX, 10).await;
@@ -210,7 +209,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(scrapes[0]["calmirror_reload_last_success"], 1.0);
     let asking = tokio::spawn(async move { reloads.ask(false).await });
     let ask = asks.next().await.unwrap();
-    asks.answer(ask, Err(Refusal::Faults(Vec::new())), world.now());
+    asks.answer(ask, Err(Refusal::Faults(Vec::new())), env.now());
     assert!(asking.await.unwrap().is_err());
     let refused = scrape(&api).await;
     assert_eq!(refused["calmirror_reload_last_success"], 0.0);
@@ -235,7 +234,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(reading["calmirror_feed_readers{kind=\"stream\"}"], 1.0);
     assert_eq!(reading["calmirror_feed_readers{kind=\"wait\"}"], 1.0);
     scrapes.push(reading);
-    let tcp = access(&rig, &world, &stopping, calmirror::supervisor::reload::channel().0);
+    let tcp = access(&rig, &env, &stopping, calmirror::supervisor::reload::channel().0);
     let tcp = tcp_router(tcp, "127.0.0.1:8380".parse().unwrap());
     let wrong = Request::get("/v1/status")
         .header("host", "localhost")
@@ -269,8 +268,8 @@ async fn every_documented_metric_is_there_and_moves() {
 /// The series of a fleet of so many windows that have all lived a little.
 async fn series(windows: usize) -> BTreeSet<String> {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(32, noon());
-    let graph = Simulator::new(Settings::new(32, world.clone()));
+    let env = Env::simulated(32, noon());
+    let graph = Simulator::new(Settings::new(32, env.clone()));
     graph.set_base_url(BASE);
     let names: Vec<String> = (0..windows).map(|n| format!("room{n}@contoso.com")).collect();
     let plan = Population {
@@ -286,9 +285,9 @@ async fn series(windows: usize) -> BTreeSet<String> {
         graph.populate(name, None, plan.clone());
     }
     let tracked: Vec<Window> = names.iter().map(|name| window(name)).collect();
-    let rig = Rig::start(directory.path(), Arc::new(Memory(graph)), &world, tracked).await;
+    let rig = Rig::start(directory.path(), Arc::new(Memory(graph)), &env, tracked).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
-    let samples = scrape(&api(&rig, &world, &watch::Sender::new(false), reload::channel().0)).await;
+    let samples = scrape(&api(&rig, &env, &watch::Sender::new(false), reload::channel().0)).await;
     assert_eq!(samples["calmirror_windows{state=\"settled\"}"], windows as f64);
     assert_eq!(samples["calmirror_window_staleness_seconds_count"], windows as f64);
     rig.stop().await;

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::transport::{self, Body, Transport, TransportError};
 use calmirror::mirror::status::State;
 use calmirror::mirror::window::{Edge, Window};
 use calmirror::simulator::{Behaviour, Edit, Fault, Pattern, Planned, Settings, Simulator};
-use calmirror::world::World;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 
@@ -22,11 +22,11 @@ fn days(n: i64) -> SignedDuration {
     SignedDuration::from_hours(24 * n)
 }
 
-fn graph(world: &World) -> Simulator {
+fn graph(env: &Env) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(100);
     let behaviour = Behaviour::calm();
     let simulator =
-        Simulator::new(Settings { behaviour, latency, ..Settings::new(1, world.clone()) });
+        Simulator::new(Settings { behaviour, latency, ..Settings::new(1, env.clone()) });
     simulator.set_base_url(BASE);
     simulator.add_mailbox(ALICE);
     simulator
@@ -36,13 +36,13 @@ fn graph(world: &World) -> Simulator {
 #[tokio::test(start_paused = true)]
 async fn an_outage_keeps_the_link_and_the_page_size() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     for n in 0..60 {
         edit(&simulator, single("x", noon() + days(n)));
     }
     let tracked = Window { interval: Duration::from_secs(300), page_size: 200, ..window(ALICE) };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
     simulator.plan(Planned::always(Fault::UnavailableEmpty).path("alendar"));
     tokio::time::sleep(Duration::from_secs(6 * 3600)).await;
@@ -61,15 +61,15 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
 #[tokio::test(start_paused = true)]
 async fn a_window_of_two_segments_that_empties_is_held() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     let seam = at("2024-01-01T00:00:00Z") + days(1825);
     let mut all = Vec::new();
     for n in 0..30 {
         all.push(edit(&simulator, single("before", seam + days(-100 + n))));
         all.push(edit(&simulator, single("after", seam + days(100 + n))));
     }
-    let rig = start(directory.path(), &simulator, &world, tracked()).await;
+    let rig = start(directory.path(), &simulator, &env, tracked()).await;
     let status = rig.settle(ALICE, 5).await;
     assert_eq!(status.events, 60);
     for event in all {
@@ -83,8 +83,8 @@ async fn a_window_of_two_segments_that_empties_is_held() {
 #[tokio::test(start_paused = true)]
 async fn each_segments_link_may_die_once() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     for n in 0..30 {
         edit(&simulator, single("x", noon() + days(n)));
     }
@@ -93,7 +93,7 @@ async fn each_segments_link_may_die_once() {
         end: Edge::At(at("2048-01-01T00:00:00Z")),
         ..window(ALICE)
     };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
     simulator.kill_tokens(None);
     let mut errors = Vec::new();
@@ -109,8 +109,8 @@ async fn each_segments_link_may_die_once() {
 #[tokio::test(start_paused = true)]
 async fn a_segment_in_trouble_does_not_starve_the_others() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     edit(&simulator, single("today", noon() + SignedDuration::from_hours(2)));
     simulator.plan(Planned::always(Fault::InternalError).path("startDateTime=2020"));
     let tracked = Window {
@@ -118,7 +118,7 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
         end: Edge::At(at("2029-01-01T00:00:00Z")),
         ..window(ALICE)
     };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     tokio::time::sleep(Duration::from_secs(48 * 3600)).await;
     let id = rig.fleet.id(ALICE).unwrap();
     assert_eq!(mirror(&rig.store, id).await.len(), 1, "two days, and today is not asked for");
@@ -161,8 +161,8 @@ async fn spoilt(
     directory: &std::path::Path,
     answer: fn(u64) -> Answer,
 ) -> (Rig, Simulator, Arc<Spoilt>) {
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     let series = Edit::CreateSeries {
         subject: "daily".into(),
         start: noon(),
@@ -173,7 +173,7 @@ async fn spoilt(
     };
     let series = edit(&simulator, series);
     let listings = Spoilt::new(&simulator, |uri| uri.path().contains("/instances"), answer);
-    let rig = Rig::start(directory, listings.clone(), &world, vec![window(ALICE)]).await;
+    let rig = Rig::start(directory, listings.clone(), &env, vec![window(ALICE)]).await;
     rig.settle(ALICE, 5).await;
     listings.spoilt.store(true, Ordering::Relaxed);
     edit(&simulator, Edit::Rename { event: series, subject: "else".into() });
@@ -201,13 +201,13 @@ async fn a_listing_of_empty_pages_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     for n in 0..60 {
         edit(&simulator, single("x", noon() + days(n)));
     }
     let tracked = Window { interval: Duration::from_secs(300), page_size: 200, ..window(ALICE) };
-    let rig = start(directory.path(), &simulator, &world, tracked).await;
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
     simulator.plan(Planned::always(Fault::UnknownError).path("/token"));
     simulator.expire_tokens();
@@ -224,11 +224,11 @@ async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_parked_removal_does_not_freeze_its_segment() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     let gone = edit(&simulator, single("gone", noon() + days(1)));
     edit(&simulator, single("stays", noon() + days(2)));
-    let rig = start(directory.path(), &simulator, &world, tracked()).await;
+    let rig = start(directory.path(), &simulator, &env, tracked()).await;
     rig.settle(ALICE, 5).await;
     simulator.kill_tokens(None);
     // The second segment, from its first address.
@@ -266,8 +266,8 @@ async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
 #[tokio::test(start_paused = true)]
 async fn links_that_keep_dying_are_waited_for_longer_each_time() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(&world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(&env);
     for n in 0..60 {
         edit(&simulator, single("x", noon() + days(n)));
     }
@@ -280,7 +280,7 @@ async fn links_that_keep_dying_are_waited_for_longer_each_time() {
     dead.spoilt.store(true, Ordering::Relaxed);
     let interval = Duration::from_secs(300);
     let tracked = Window { interval, page_size: 10, ..window(ALICE) };
-    let rig = Rig::start(directory.path(), dead.clone(), &world, vec![tracked]).await;
+    let rig = Rig::start(directory.path(), dead.clone(), &env, vec![tracked]).await;
     tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
     let deaths = dead.asked.load(Ordering::Relaxed);
     assert!((20..60).contains(&deaths), "{deaths} of 288 at the interval");

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use calmirror::api::About;
 use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, Options};
+use calmirror::env::Env;
 use calmirror::graph::Transport;
 use calmirror::graph::transport::{Body, TransportError};
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
@@ -22,7 +23,6 @@ use calmirror::simulator::{Population, Settings, Simulator};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
 use calmirror::supervisor::reload::{Applied, Refusal, Reloads};
-use calmirror::world::World;
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
@@ -41,7 +41,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Live {
     directory: TempDir,
     simulator: Simulator,
-    world: World,
+    env: Env,
     fleet: Fleet,
     store: Store,
     reloads: Reloads,
@@ -50,9 +50,9 @@ struct Live {
 }
 
 /// A Graph with these mailboxes, each with so many single events and series.
-fn graph(seed: u64, mailboxes: &[&str], events: usize) -> (Simulator, World) {
-    let world = World::simulated(seed, noon());
-    let simulator = Simulator::new(Settings::new(seed, world.clone()));
+fn graph(seed: u64, mailboxes: &[&str], events: usize) -> (Simulator, Env) {
+    let env = Env::simulated(seed, noon());
+    let simulator = Simulator::new(Settings::new(seed, env.clone()));
     simulator.set_base_url(BASE);
     for name in mailboxes {
         let address = format!("{name}@contoso.com");
@@ -69,12 +69,12 @@ fn graph(seed: u64, mailboxes: &[&str], events: usize) -> (Simulator, World) {
             simulator.populate(&address, None, plan);
         }
     }
-    (simulator, world)
+    (simulator, env)
 }
 
 impl Live {
     /// Starts with these windows: name, mailbox, and what else stands in the entry.
-    async fn start(graph: (Simulator, World), windows: &[(&str, &str, &str)]) -> Self {
+    async fn start(graph: (Simulator, Env), windows: &[(&str, &str, &str)]) -> Self {
         let transport = Arc::new(Memory(graph.0.clone()));
         Self::over(transport, graph, "s3cret", &text(windows)).await
     }
@@ -82,7 +82,7 @@ impl Live {
     /// Starts with this configuration, whose account's file `secret` holds `secret`.
     async fn over(
         transport: Arc<dyn Transport>,
-        graph: (Simulator, World),
+        graph: (Simulator, Env),
         secret: &str,
         text: &str,
     ) -> Self {
@@ -90,23 +90,23 @@ impl Live {
         let path = directory.path().join("secret");
         fs::write(&path, secret).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let (simulator, world) = graph;
+        let (simulator, env) = graph;
         let file = directory.path().join("calmirror.toml");
         fs::write(&file, text).unwrap();
         let sources = Sources::find(Some(&file), BTreeMap::new());
-        let clock = world.clone();
+        let clock = env.clone();
         let load = Arc::new(move || Config::load(&sources, clock.now()));
         let options = Options {
             config: load().unwrap(),
             load,
             telemetry: None,
-            world: world.clone(),
+            env: env.clone(),
             transport,
             about: About {
                 version: String::new(),
                 commit: String::new(),
                 target: String::new(),
-                started: world.now(),
+                started: env.now(),
                 since: tokio::time::Instant::now(),
             },
             accept_drops: false,
@@ -119,7 +119,7 @@ impl Live {
         let running = tokio::spawn(async move {
             daemon.run(async { drop(stopped.await) }).await.unwrap();
         });
-        Self { directory, simulator, world, fleet, store, reloads, stop, running }
+        Self { directory, simulator, env, fleet, store, reloads, stop, running }
     }
 
     async fn reload(&self, windows: &[(&str, &str, &str)]) -> Result<Applied, Refusal> {
@@ -207,7 +207,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     tokio::time::sleep(HOUR * 48).await;
 
     let (requests, before) = (live.requests(), live.fleet.windows());
-    let now = live.world.now();
+    let now = live.env.now();
     let told = live.reload(&windows("interval = \"10m\"")).await.unwrap();
     assert_eq!((told.windows.retimed, told.windows.unchanged), (60, 0));
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -229,7 +229,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
         assert_eq!(window.resyncs, 0);
     }
 
-    let (requests, now) = (live.requests(), live.world.now());
+    let (requests, now) = (live.requests(), live.env.now());
     live.reload(&windows("interval = \"1h\"\npage_size = 7\nconfirm_after = \"1m\""))
         .await
         .unwrap();
@@ -272,9 +272,9 @@ fn assert_spread(dues: &[i64], within: i64) {
 async fn a_round_under_way_goes_on_when_only_times_change() {
     let live = Live::start(
         {
-            let (simulator, world) = graph(2, &["alice"], 100);
+            let (simulator, env) = graph(2, &["alice"], 100);
             simulator.set_latency(Duration::from_secs(20)..Duration::from_secs(21));
-            (simulator, world)
+            (simulator, env)
         },
         &[("alice", "alice", "page_size = 10")],
     )
@@ -297,9 +297,9 @@ async fn a_round_under_way_goes_on_when_only_times_change() {
 #[tokio::test(start_paused = true)]
 async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
     for (seed, wait) in [(3, 5), (4, 25), (5, 70), (6, 200)] {
-        let (simulator, world) = graph(seed, &["alice", "bob"], 40);
+        let (simulator, env) = graph(seed, &["alice", "bob"], 40);
         let live =
-            Live::start((simulator, world), &[("alice", "alice", ""), ("bob", "bob", "")]).await;
+            Live::start((simulator, env), &[("alice", "alice", ""), ("bob", "bob", "")]).await;
         live.settled("alice").await;
         live.settled("bob").await;
         live.simulator.set_latency(Duration::from_secs(10)..Duration::from_secs(40));

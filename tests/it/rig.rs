@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::graph::{Account, Budgets, Client, Credential, Tokens, Transport};
-use calmirror::metrics::{Meters, ReaderMeter};
+use calmirror::metrics::{Metrics, ReaderMetrics};
 use calmirror::mirror::status::{State, WindowStatus};
 use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Identity, Window};
 use calmirror::store::{Options, Store};
 use calmirror::supervisor::{Fleet, Post, Supervisor};
 use calmirror::worker::Services;
-use calmirror::world::World;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -49,8 +49,8 @@ pub(crate) fn window(mailbox: &str) -> Window {
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
     pub(crate) store: Store,
-    pub(crate) meters: Meters,
-    world: World,
+    pub(crate) meters: Metrics,
+    env: Env,
     stop: oneshot::Sender<()>,
     watching: JoinHandle<()>,
 }
@@ -59,15 +59,15 @@ impl Rig {
     pub(crate) async fn start(
         directory: &Path,
         transport: Arc<dyn Transport>,
-        world: &World,
+        env: &Env,
         windows: Vec<Window>,
     ) -> Self {
         let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
-        let (store, opening) = Store::open(&options, world).unwrap();
+        let (store, opening) = Store::open(&options, env).unwrap();
         assert!(opening.moved_aside.is_none(), "the store was damaged");
         let budgets = Budgets::new(64, 3);
         let client =
-            Client::new(transport.clone(), BASE, budgets, world.clone(), Duration::from_secs(100))
+            Client::new(transport.clone(), BASE, budgets, env.clone(), Duration::from_secs(100))
                 .unwrap();
         let secret = directory.join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
@@ -79,16 +79,16 @@ impl Rig {
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };
-        let tokens = Tokens::new(account, transport, world.clone());
-        let meters = Meters {
+        let tokens = Tokens::new(account, transport, env.clone());
+        let meters = Metrics {
             graph: client.meter(),
             store: store.meter(),
             rounds: Arc::default(),
-            readers: ReaderMeter::default(),
-            door: Arc::default(),
+            readers: ReaderMetrics::default(),
+            access: Arc::default(),
         };
         let meter = meters.rounds.clone();
-        let services = Services { store: store.clone(), client, world: world.clone(), meter };
+        let services = Services { store: store.clone(), client, env: env.clone(), meter };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
         let posts = windows
             .into_iter()
@@ -113,7 +113,7 @@ impl Rig {
             assert!(supervisor.drain(Duration::from_secs(30)).await, "drained in time");
             closing.close().await.unwrap();
         });
-        Self { fleet, store, meters, world: world.clone(), stop, watching }
+        Self { fleet, store, meters, env: env.clone(), stop, watching }
     }
 
     /// Drains and closes, as SIGTERM does.
@@ -135,7 +135,7 @@ impl Rig {
     }
 
     fn now(&self) -> Timestamp {
-        self.world.now()
+        self.env.now()
     }
 
     /// Rounds until the window is settled twice in a row without trouble, or `patience` rounds.

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edge, Edges, Window};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Mutation, Pattern, Planned, Settings, Simulator, Trouble,
 };
-use calmirror::world::World;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::compare::{assert_same, folded, mirror, truth};
@@ -43,10 +43,10 @@ pub(crate) fn tracked() -> Window {
     }
 }
 
-fn graph(seed: u64, behaviour: Behaviour, world: &World) -> Simulator {
+fn graph(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(900);
     let simulator =
-        Simulator::new(Settings { behaviour, latency, ..Settings::new(seed, world.clone()) });
+        Simulator::new(Settings { behaviour, latency, ..Settings::new(seed, env.clone()) });
     simulator.set_base_url(BASE);
     simulator.add_mailbox(ALICE);
     simulator
@@ -63,10 +63,10 @@ pub(crate) fn single(subject: &str, start: Timestamp) -> Edit {
 pub(crate) async fn start(
     directory: &Path,
     simulator: &Simulator,
-    world: &World,
+    env: &Env,
     tracked: Window,
 ) -> Rig {
-    Rig::start(directory, Arc::new(Memory(simulator.clone())), world, vec![tracked]).await
+    Rig::start(directory, Arc::new(Memory(simulator.clone())), env, vec![tracked]).await
 }
 
 async fn assert_true(rig: &Rig, simulator: &Simulator, status: &WindowStatus, what: &str) {
@@ -84,8 +84,8 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, status: &WindowStatus, wh
 async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
     for seed in 0..6 {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(seed, noon());
-        let simulator = graph(seed, Behaviour::by_seed(seed), &world);
+        let env = Env::simulated(seed, noon());
+        let simulator = graph(seed, Behaviour::by_seed(seed), &env);
         let gone = edit(&simulator, single("goes for good", near(-50)));
         let repeats = Pattern::Daily { every: 1 };
         let (start_at, until) = (near(-24 * 8 + 5), Some("2029-01-07".parse().unwrap()));
@@ -98,7 +98,7 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
             all_day: false,
         };
         let series = edit(&simulator, series);
-        let rig = start(directory.path(), &simulator, &world, tracked()).await;
+        let rig = start(directory.path(), &simulator, &env, tracked()).await;
         rig.settle(ALICE, 5).await;
         let id = rig.fleet.id(ALICE).unwrap();
         let before = mirror(&rig.store, id).await;
@@ -144,8 +144,8 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
 #[tokio::test(start_paused = true)]
 async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(1, Behaviour::calm(), &world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(1, Behaviour::calm(), &env);
     let series = Edit::CreateSeries {
         subject: "private".into(),
         start: near(-48),
@@ -155,7 +155,7 @@ async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
         all_day: false,
     };
     edit(&simulator, series);
-    let rig = start(directory.path(), &simulator, &world, tracked()).await;
+    let rig = start(directory.path(), &simulator, &env, tracked()).await;
     rig.settle(ALICE, 5).await;
     let id = rig.fleet.id(ALICE).unwrap();
     let before = mirror(&rig.store, id).await;
@@ -185,14 +185,14 @@ fn kind(word: &str) -> ChangeKind {
 #[tokio::test(start_paused = true)]
 async fn listed_segments_settle_with_one_listing_each() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(1, noon());
-    let simulator = graph(1, Behaviour::calm(), &world);
+    let env = Env::simulated(1, noon());
+    let simulator = graph(1, Behaviour::calm(), &env);
     let moving = edit(&simulator, single("moves", near(-30)));
     let gone = edit(&simulator, single("goes", near(-50)));
     for n in 0..20 {
         edit(&simulator, single("stays", near(n * 7 - 70)));
     }
-    let rig = start(directory.path(), &simulator, &world, tracked()).await;
+    let rig = start(directory.path(), &simulator, &env, tracked()).await;
     rig.settle(ALICE, 5).await;
     simulator.plan(Planned::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
     for n in 0..12 {

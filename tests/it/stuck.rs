@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::env::Env;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
 use calmirror::mirror::window::{Complete, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, Fault, Faults, Mutation, Pattern, Planned, Simulator};
-use calmirror::world::World;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
@@ -31,23 +31,23 @@ struct Scene {
     rig: Rig,
     id: WindowId,
     window: Window,
-    world: World,
+    env: Env,
     directory: TempDir,
 }
 
 impl Scene {
     /// Settled and exact; rounds are the test's, except that one happens every two days.
     async fn settled(seed: u64, behaviour: Behaviour, complete: Complete) -> Self {
-        let world = World::simulated(seed, noon());
-        let simulator = simulator(seed, behaviour, &world);
+        let env = Env::simulated(seed, noon());
+        let simulator = simulator(seed, behaviour, &env);
         let interval = DAY * 2;
         let window = Window { complete, interval, jitter: 0.0, ..window(MAILBOX) };
         let directory = tempfile::tempdir().unwrap();
         let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
+        let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
         rig.settle(MAILBOX, 5).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
-        let scene = Self { simulator, rig, id, window, world, directory };
+        let scene = Self { simulator, rig, id, window, env, directory };
         scene.assert_exact("at first").await;
         scene
     }
@@ -58,11 +58,11 @@ impl Scene {
 
     /// As by SIGTERM, and begun again.
     async fn restarted(self) -> Self {
-        let Self { simulator, rig, id, window, world, directory } = self;
+        let Self { simulator, rig, id, window, env, directory } = self;
         rig.stop().await;
         let graph = Arc::new(Memory(simulator.clone()));
-        let rig = Rig::start(directory.path(), graph, &world, vec![window.clone()]).await;
-        Self { simulator, rig, id, window, world, directory }
+        let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
+        Self { simulator, rig, id, window, env, directory }
     }
 
     async fn round(&self) -> WindowStatus {
@@ -77,7 +77,7 @@ impl Scene {
     /// Until the next round has happened by itself.
     async fn wait(&self) -> WindowStatus {
         let before = self.status();
-        let due = before.next_due.unwrap().duration_since(self.world.now());
+        let due = before.next_due.unwrap().duration_since(self.env.now());
         tokio::time::sleep(Duration::try_from(due).unwrap_or_default() + LONG).await;
         self.status()
     }
@@ -91,7 +91,7 @@ impl Scene {
                 None => return (status, errors),
                 Some(error) => {
                     errors.push(error.kind.clone());
-                    let due = status.next_due.unwrap().duration_since(self.world.now());
+                    let due = status.next_due.unwrap().duration_since(self.env.now());
                     let due = Duration::try_from(due).unwrap_or_default();
                     if error.kind.ends_with("_stuck") {
                         // Nothing is asked meanwhile, unless somebody asks for a round.
@@ -101,7 +101,7 @@ impl Scene {
                         assert!(due > Duration::from_secs(590), "{due:?}");
                         assert!(due <= self.window.confirm_after, "{due:?}");
                     }
-                    let left = status.next_due.unwrap().duration_since(self.world.now());
+                    let left = status.next_due.unwrap().duration_since(self.env.now());
                     let left = Duration::try_from(left).unwrap_or_default();
                     tokio::time::sleep(left + Duration::from_secs(1)).await;
                 }

@@ -8,13 +8,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::commit::{Commit, Removal};
 use calmirror::mirror::page::{EventHash, EventId, Item, Kind, Link, Span};
 use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
 use calmirror::store::{Options, Query, Store, Wanted};
-use calmirror::world::World;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ pub fn options(dir: &tempfile::TempDir) -> Options {
 }
 
 pub fn open(dir: &tempfile::TempDir) -> Store {
-    Store::open(&options(dir), &World::real()).unwrap().0
+    Store::open(&options(dir), &Env::real()).unwrap().0
 }
 
 pub fn id(id: &str) -> EventId {

@@ -52,7 +52,7 @@ async fn trimming_spares_readers_on_their_way_from_the_beginning() {
     let (lines, halfway) = fixture.changes("/v1/changes?limit=1").await;
     assert_eq!(told(&lines), ["created a"]);
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+    assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
 
     // It saw c, and can no longer be told that c left.
     let (status, _, body) = fixture.ask("GET", &format!("/v1/changes?after={early}")).await;
@@ -76,7 +76,7 @@ async fn a_stream_whose_reader_slept_over_a_trim_ends() {
     fixture.write(alice, &[], &["b"]).await;
     fixture.write(alice, &[("c", 11, "")], &[]).await;
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+    assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
     // It has b, and can no longer be told that b left.
     let next = stream.next().await;
     assert!(next.is_none(), "{next:?}");
@@ -91,7 +91,7 @@ async fn a_window_is_told_by_name_even_after_it_was_dropped() {
     let (lines, cursor) = fixture.changes("/v1/changes?window=room+a/b").await;
     assert_eq!(told(&lines), ["created r"]);
     fixture.fleet.windows.lock().unwrap().pop();
-    fixture.store.drop_window(room, fixture.world.now()).await.unwrap();
+    fixture.store.drop_window(room, fixture.env.now()).await.unwrap();
     let uri = format!("/v1/changes?window=room%20a%2Fb&after={cursor}");
     let (lines, cursor) = fixture.changes(&uri).await;
     assert_eq!(told(&lines), ["removed r"]);

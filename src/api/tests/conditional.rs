@@ -96,7 +96,7 @@ async fn nobody_is_told_to_keep_a_cursor_that_no_longer_holds() {
     assert_eq!(fixture.ask("GET", &after(&kept)).await.0, StatusCode::OK, "it still holds");
 
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+    assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
     assert_eq!(fixture.ask("GET", &after(&kept)).await.0, StatusCode::GONE);
     let (status, _, body) = fixture.ask_with("GET", uri, &[("if-none-match", &tag)]).await;
     assert_eq!(status, StatusCode::OK);

@@ -377,7 +377,7 @@ async fn every_time_that_enters_the_mirror_is_placed() {
             "2026-11-02T12:00:00Z",
         ),
     ];
-    let mut commit = Commit::new(fixture.id("alice"), 0, fixture.world.now());
+    let mut commit = Commit::new(fixture.id("alice"), 0, fixture.env.now());
     let mut put = |event: Value| {
         let item = crate::graph::wire::event(&event.to_string().into(), EventBody::Html).unwrap();
         commit.upserts.push(item.clone());

@@ -131,7 +131,7 @@ async fn a_reader_is_told_all_or_that_it_cannot_be_told() {
         readers.push((mirror, cursor));
         tokio::time::advance(Duration::from_secs(60)).await;
         // Only what is older than five rounds is trimmed.
-        let before = fixture.world.now() - jiff::SignedDuration::from_secs(300);
+        let before = fixture.env.now() - jiff::SignedDuration::from_secs(300);
         let trim = fixture.store.trim(before);
         let at = usize::from(round) * 7 % readers.len();
         let uri = format!("/v1/changes?after={}", readers[at].1);

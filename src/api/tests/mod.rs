@@ -123,7 +123,7 @@ fn brief(status: &WindowStatus) -> Brief {
 struct Fixture {
     store: Store,
     fleet: Arc<Double>,
-    world: World,
+    env: Env,
     stopping: watch::Sender<bool>,
     settings: ApiSettings,
     work: Work,
@@ -134,14 +134,14 @@ impl Fixture {
     /// A store with the windows `alice` and `room a/b`, without events.
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::simulated(7, at(NOON));
+        let env = Env::simulated(7, at(NOON));
         let options = Options { min_free_bytes: 0, ..Options::new(directory.path().join("store")) };
-        let (store, _) = Store::open(&options, &world).unwrap();
+        let (store, _) = Store::open(&options, &env).unwrap();
         let fleet = Arc::new(Double::default());
         let (stopping, _) = watch::channel(false);
         let settings = ApiSettings::default();
-        let work = Work::new(world.clone());
-        let fixture = Self { store, fleet, world, stopping, settings, work, _directory: directory };
+        let work = Work::new(env.clone());
+        let fixture = Self { store, fleet, env, stopping, settings, work, _directory: directory };
         fixture.add_window("alice", "alice@contoso.com").await;
         fixture.add_window("room a/b", "room@contoso.com").await;
         fixture
@@ -167,7 +167,7 @@ impl Fixture {
             end: Edge::At(edges.end),
             edges,
         };
-        let id = self.store.attach(vec![wanted], self.world.now()).await.unwrap()[0].id;
+        let id = self.store.attach(vec![wanted], self.env.now()).await.unwrap()[0].id;
         let status = serde_json::from_value::<model::Window>(json!({
             "name": name, "account": "contoso", "mailbox": mailbox, "calendar": "default",
             "start": edges.start, "end": edges.end, "state": "settled", "events": 0,
@@ -204,7 +204,7 @@ impl Fixture {
         };
         let removal =
             |id: &&str| Removal { id: EventId::new(*id).hash(), reason: RemovalReason::Deleted };
-        let mut commit = Commit::new(window, 0, self.world.now());
+        let mut commit = Commit::new(window, 0, self.env.now());
         commit.upserts = present.iter().map(item).collect();
         commit.removals = gone.iter().map(removal).collect();
         self.store.commit(commit).await.unwrap();
@@ -212,7 +212,7 @@ impl Fixture {
 
     /// Writes events as Graph would send them.
     async fn put(&self, window: WindowId, events: &[Value]) {
-        let mut commit = Commit::new(window, 0, self.world.now());
+        let mut commit = Commit::new(window, 0, self.env.now());
         for event in events {
             let content = event.to_string();
             let members = crate::mirror::event::Members::parse(content.as_bytes()).unwrap();
@@ -235,7 +235,7 @@ impl Fixture {
         Access {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
-            world: self.world.clone(),
+            env: self.env.clone(),
             about: Arc::new(About {
                 version: "0.1.0".into(),
                 commit: "abc".into(),
@@ -244,7 +244,7 @@ impl Fixture {
                 since: tokio::time::Instant::now() - Duration::from_secs(3600),
             }),
             settings: self.settings.clone(),
-            meters: crate::metrics::Meters::default(),
+            meters: crate::metrics::Metrics::default(),
             work: self.work.clone(),
             stopping: self.stopping.subscribe(),
             reloads: crate::supervisor::reload::channel().0,

@@ -85,7 +85,7 @@ async fn computations_that_never_end_leave_everything_else_alive() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     fixture.write(alice, &[("a", 9, "")], &[]).await;
-    let work = Work::new(World::real());
+    let work = Work::new(Env::real());
     let (spinning, end) =
         (Arc::new(std::sync::atomic::AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let spin = {
@@ -146,7 +146,7 @@ impl Slices for Gated {
 /// again until its reader has taken that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
-    let work = Work::new(World::real());
+    let work = Work::new(Env::real());
     let (_stopping, stopping) = watch::channel(false);
     let mut bodies = Vec::new();
     for _ in 0..2 * TURNS {
@@ -330,7 +330,7 @@ async fn an_answer_that_would_lack_a_trimmed_removal_is_cut_off() {
     let (_, mut stream) = open(&fixture, &format!("/v1/changes?after={early}")).await;
     begin(&mut stream, 16 << 10).await;
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(fixture.store.trim(fixture.world.now()).await.unwrap(), 1);
+    assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
     let mut failed = false;
     while let Some(piece) = stream.next().await {
         failed |= piece.is_err();

@@ -30,7 +30,7 @@ pub use secret::AccessToken;
 use super::error::{GraphError, TokenFault};
 use super::origin::Origin;
 use super::transport::{Transport, TransportError};
-use crate::world::World;
+use crate::env::Env;
 use credential::Proof;
 use endpoint::{Denial, Grant};
 
@@ -71,7 +71,7 @@ pub struct Account {
 pub struct Tokens {
     name: Arc<str>,
     transport: Arc<dyn Transport>,
-    world: World,
+    env: Env,
     held: Mutex<Held>,
     /// Held while the endpoint is asked: one at a time.
     asking: tokio::sync::Mutex<()>,
@@ -108,12 +108,12 @@ struct Failure {
 
 impl Tokens {
     /// Nothing is asked or read before the first token is needed.
-    pub fn new(account: Account, transport: Arc<dyn Transport>, world: World) -> Arc<Self> {
+    pub fn new(account: Account, transport: Arc<dyn Transport>, env: Env) -> Arc<Self> {
         let name = account.name.clone();
         Arc::new(Self {
             name,
             transport,
-            world,
+            env,
             held: Mutex::new(Held::new(account)),
             asking: tokio::sync::Mutex::default(),
         })
@@ -308,7 +308,7 @@ impl Tokens {
                     held.faults += 1;
                     // Up to half is left to chance, so that accounts do not march in step.
                     let own = doubled.min(LONGEST_BACK_OFF);
-                    let own = own.mul_f64(1.0 - self.world.chance() / 2.0);
+                    let own = own.mul_f64(1.0 - self.env.random() / 2.0);
                     own.max(fault.retry_after.unwrap_or_default())
                 };
                 fault.retry_after = Some(kept);
@@ -335,7 +335,7 @@ impl Tokens {
         let Account { tenant, client_id, credential, login_url, scope, .. } = account;
         let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
         let proof = credential
-            .read(&endpoint, client_id, self.world.now(), self.world.uuid())
+            .read(&endpoint, client_id, self.env.now(), self.env.uuid())
             .map_err(|error| {
                 let why = match error.source() {
                     Some(cause) => format!("{error} ({cause})"),
@@ -370,7 +370,7 @@ impl Tokens {
         let request = http::Request::post(uri)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
-            .header("client-request-id", self.world.uuid().to_string())
+            .header("client-request-id", self.env.uuid().to_string())
             .body(Bytes::from(encode_form(&form)))
             .map_err(|error| unusable(error.to_string()))?;
         let lost = |error: TransportError| {
@@ -383,7 +383,7 @@ impl Tokens {
         .await
         .map_err(|_| self.fault("the token endpoint did not answer in time"))?
         .map_err(lost)?;
-        endpoint::read(head.status, &head.headers, &body, self.world.now())
+        endpoint::read(head.status, &head.headers, &body, self.env.now())
             .map_err(|denial| self.denied(&denial, credential))
     }
 

@@ -26,7 +26,7 @@ fn seconds(n: u64) -> Duration {
 }
 
 fn tokens(script: &Arc<Script>, credential: Credential) -> Arc<Tokens> {
-    Tokens::new(script::account(credential), script.clone(), script::world())
+    Tokens::new(script::account(credential), script.clone(), script::env())
 }
 
 /// A secret that every machine has: the search path.
@@ -104,7 +104,7 @@ async fn a_certificate_signs_an_assertion_for_the_endpoint_alone() {
             rules.validate_exp = false;
             let jwt = jsonwebtoken::decode::<Value>(&assertion, &key, &rules).unwrap();
             assert_eq!(jwt.header.x5t_s256.as_deref(), Some(THUMBPRINT));
-            let now = script::world().now().as_second();
+            let now = script::env().now().as_second();
             assert_eq!(jwt.claims["iss"], "client-1");
             assert_eq!(jwt.claims["sub"], "client-1");
             assert_eq!(jwt.claims["nbf"], now);
@@ -404,7 +404,7 @@ async fn a_login_address_must_be_safe() {
     for login_url in ["http://login.example", "https://user@login.example", "login.example"] {
         let script = Script::new([], []);
         let account = Account { login_url: login_url.into(), ..script::account(some_secret()) };
-        let tokens = Tokens::new(account, script.clone(), script::world());
+        let tokens = Tokens::new(account, script.clone(), script::env());
         assert_eq!(tokens.token().await.unwrap_err().class(), Class::SignIn);
         assert!(script.asked().is_empty());
     }

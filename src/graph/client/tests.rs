@@ -413,8 +413,8 @@ async fn a_base_address_must_be_safe() {
     let script = Script::new([], []);
     let make = |base: &str| {
         let budgets = Budgets::new(1, 1);
-        let world = crate::graph::script::world();
-        Client::new(script.clone(), base, budgets, world, Duration::from_secs(1)).is_ok()
+        let env = crate::graph::script::env();
+        Client::new(script.clone(), base, budgets, env, Duration::from_secs(1)).is_ok()
     };
     assert!(make("https://graph.microsoft.com/v1.0/"));
     assert!(make("http://127.0.0.1:8081/v1.0"));

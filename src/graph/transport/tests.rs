@@ -16,10 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::env::Env;
 use crate::graph::script::{account, ask, edges};
 use crate::graph::{Budgets, Class, Client, Credential, Start, Tokens};
 use crate::mirror::window::Calendar;
-use crate::world::World;
 
 /// What the server does once it has read a request.
 #[derive(Clone)]
@@ -369,10 +369,10 @@ async fn a_body_that_never_ends_is_given_up_by_the_client() {
     std::fs::write(&token, "t").unwrap();
     let transport = Arc::new(HttpTransport::new().unwrap());
     let tokens =
-        Tokens::new(account(Credential::AccessTokenFile(token)), transport.clone(), World::real());
+        Tokens::new(account(Credential::AccessTokenFile(token)), transport.clone(), Env::real());
     let budgets = Budgets::new(1, 1);
     let limit = Duration::from_millis(300);
-    let client = Client::new(transport, &server.base, budgets, World::real(), limit).unwrap();
+    let client = Client::new(transport, &server.base, budgets, Env::real(), limit).unwrap();
     let target = client.target(&tokens, &"me".into(), Calendar::Default);
     let error = client.page(&target, &ask(), Start::Window(edges()), false).await.unwrap_err();
     assert_eq!(error.class(), Class::Transient);

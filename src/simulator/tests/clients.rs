@@ -6,8 +6,8 @@ use serde_json::json;
 use super::*;
 
 fn plain() -> Simulator {
-    let world = World::simulated(1, at("2026-03-02T08:00:00Z"));
-    let simulator = Simulator::new(Settings::new(1, world));
+    let env = Env::simulated(1, at("2026-03-02T08:00:00Z"));
+    let simulator = Simulator::new(Settings::new(1, env));
     simulator.add_mailbox(ALICE);
     simulator
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::*;
-use crate::world::World;
+use crate::env::Env;
 
 mod clients;
 mod faults;
@@ -37,8 +37,8 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn simulator(seed: u64, behaviour: Behaviour) -> Simulator {
-    let world = World::simulated(seed, at("2026-03-02T08:00:00Z"));
-    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(seed, world) });
+    let env = Env::simulated(seed, at("2026-03-02T08:00:00Z"));
+    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(seed, env) });
     simulator.set_base_url("https://graph.example/v1.0");
     simulator
 }

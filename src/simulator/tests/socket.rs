@@ -42,8 +42,8 @@ fn path() -> String {
 
 #[tokio::test]
 async fn a_page_comes_over_the_socket_with_links_to_where_it_came_from() {
-    let world = World::simulated(1, at("2026-03-02T08:00:00Z"));
-    let simulator = Simulator::new(Settings::new(1, world));
+    let env = Env::simulated(1, at("2026-03-02T08:00:00Z"));
+    let simulator = Simulator::new(Settings::new(1, env));
     simulator.add_mailbox(ALICE);
     let text = exchange(&simulator, &path(), usize::MAX).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
@@ -77,8 +77,8 @@ async fn a_simulation_says_where_it_is_and_ends_when_told() {
         .try_get_matches_from(["simulate", "--listen", "127.0.0.1:0", "--behaviour", "nasty"])
         .unwrap();
     let args = SimulateArgs::from_arg_matches(&matches).unwrap();
-    let world = World::simulated(1, at("2026-03-02T08:00:00Z"));
-    let simulation = Simulation::start(args, world).await.unwrap();
+    let env = Env::simulated(1, at("2026-03-02T08:00:00Z"));
+    let simulation = Simulation::start(args, env).await.unwrap();
     let base = format!("base_url = \"http://{}/v1.0\"", simulation.address());
     assert!(simulation.banner().contains(&base));
     assert_eq!(simulation.banner().matches("[[window]]").count(), 13);

@@ -277,12 +277,12 @@ impl Attempt<'_> {
         }
         // Before the removals: what left one segment may have come into another.
         for (segment, item) in upserts {
-            let mut commit = Commit::new(self.id, segment, self.services.world.now());
+            let mut commit = Commit::new(self.id, segment, self.services.env.now());
             commit.upserts.push(item);
             self.commit(commit).await?;
         }
         for (segment, id) in removals {
-            let mut commit = Commit::new(self.id, segment, self.services.world.now());
+            let mut commit = Commit::new(self.id, segment, self.services.env.now());
             commit.removals.push(Removal { id, reason: RemovalReason::Deleted });
             self.commit(commit).await?;
         }
@@ -344,7 +344,7 @@ impl Attempt<'_> {
             return Ok(());
         };
         position.todo = true;
-        let mut commit = Commit::new(self.id, segment, self.services.world.now());
+        let mut commit = Commit::new(self.id, segment, self.services.env.now());
         let needs_master = self.window.complete == Complete::Master;
         commit.todo.push(Todo::Series { master, needs_master, needs_listing: true });
         commit.position = Some(position);
@@ -354,7 +354,7 @@ impl Attempt<'_> {
 
     /// The audit is over.
     async fn audited(&mut self, differences: u64) -> Result<(), Trouble> {
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
         commit.tally.audit = Some(differences);
         if differences == 0 {

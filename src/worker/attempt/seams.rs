@@ -129,12 +129,12 @@ impl Attempt<'_> {
     async fn nothing(&mut self) -> Result<(), Trouble> {
         let rows = self.unseen(0).await?;
         for slice in rows.chunks(SLICE) {
-            let mut commit = Commit::new(self.id, 0, self.services.world.now());
+            let mut commit = Commit::new(self.id, 0, self.services.env.now());
             let leaves = |row: &Removal| Removal { reason: RemovalReason::LeftWindow, ..*row };
             commit.removals = slice.iter().map(leaves).collect();
             self.commit(commit).await?;
         }
-        let now = self.services.world.now();
+        let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
         commit.tally.round = Some(self.number);
         commit.tally.success = Some(now);
@@ -242,7 +242,7 @@ impl Attempt<'_> {
         self.ask.page_size = before.page_size(self.window.page_size);
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
-            let now = self.services.world.now();
+            let now = self.services.env.now();
             let large = match &input {
                 Input::Page { page, .. } => page.present.len() > LARGE,
                 Input::Instances(Some((listed, _))) | Input::Viewed(listed, _) => {
@@ -251,7 +251,7 @@ impl Attempt<'_> {
                 _ => false,
             };
             let (next, effect) = if large {
-                self.services.world.compute(move || round.step(input, now)).await
+                self.services.env.compute(move || round.step(input, now)).await
             } else {
                 round.step(input, now)
             };

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use calmirror::api::About;
 use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, Options};
+use calmirror::env::Env;
 use calmirror::graph::Transport;
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
-use calmirror::world::World;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -28,7 +28,7 @@ impl Running {
         directory: &Path,
         configuration: &str,
         transport: Arc<dyn Transport>,
-        world: &World,
+        env: &Env,
     ) -> Self {
         let secret = directory.join("secret");
         fs::write(&secret, "s3cret").unwrap();
@@ -36,19 +36,19 @@ impl Running {
         let file = directory.join("calmirror.toml");
         fs::write(&file, configuration).unwrap();
         let sources = Sources::find(Some(&file), BTreeMap::new());
-        let clock = world.clone();
+        let clock = env.clone();
         let load = Arc::new(move || Config::load(&sources, clock.now()));
         let options = Options {
             config: load().unwrap(),
             load,
             telemetry: None,
-            world: world.clone(),
+            env: env.clone(),
             transport,
             about: About {
                 version: String::new(),
                 commit: String::new(),
                 target: String::new(),
-                started: world.now(),
+                started: env.now(),
                 since: tokio::time::Instant::now(),
             },
             accept_drops: false,

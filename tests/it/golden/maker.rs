@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
+use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::commit::{Commit, Removal};
 use calmirror::mirror::page::{EventHash, EventId, Item};
@@ -15,7 +16,6 @@ use calmirror::mirror::remedy::Ailment;
 use calmirror::mirror::status::ResyncReason;
 use calmirror::mirror::window::Edges;
 use calmirror::store::{Store, Wanted};
-use calmirror::world::World;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::SignedDuration;
@@ -309,7 +309,7 @@ async fn third(store: &Store) {
 }
 
 async fn store(path: &Path) {
-    let open = || Store::open(&options(path), &World::real()).unwrap().0;
+    let open = || Store::open(&options(path), &Env::real()).unwrap().0;
     let at_once = open();
     first(&at_once).await;
     at_once.close().await.unwrap();
@@ -357,7 +357,7 @@ async fn make() {
         let text = serde_json::to_string_pretty(&value).unwrap();
         write_packed(&to.join(name), text.as_bytes());
     };
-    let (opened, _) = Store::open(&options(&path), &World::real()).unwrap();
+    let (opened, _) = Store::open(&options(&path), &Env::real()).unwrap();
     record("store.json", answers::of_store(&opened).await);
     opened.close().await.unwrap();
     record("api.json", silent::api(directory.path()).await);

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::position::Phase;
 use calmirror::mirror::status::State;
-use calmirror::world::World;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
@@ -33,9 +33,9 @@ const MOVING: [&str; 2] = ["sweeping", "sweeping-listed"];
 
 /// The answers that do not depend on when they are asked for. The store lies in `directory/store`.
 pub(super) async fn api(directory: &Path) -> Value {
-    let world = World::simulated(7, noon());
+    let env = Env::simulated(7, noon());
     let configuration = configuration("1d");
-    let daemon = Running::start(directory, &configuration, Arc::new(Silent), &world).await;
+    let daemon = Running::start(directory, &configuration, Arc::new(Silent), &env).await;
     // Rounds begin, and the windows marked as leaving are dropped.
     eventually("the daemon has done what it can", async || {
         for name in MOVING {

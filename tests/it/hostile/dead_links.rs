@@ -86,9 +86,9 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_leaves_with_its_series_is_counted_once() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::simulated(910, noon());
+    let env = Env::simulated(910, noon());
     let behaviour = Behaviour { resend: Resend::Tombstones, ..Behaviour::calm() };
-    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(910, world.clone()) });
+    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(910, env.clone()) });
     simulator.set_base_url(BASE);
     simulator.add_mailbox(MAILBOX);
     let mutate = |edit| {
@@ -103,7 +103,7 @@ async fn an_instance_that_leaves_with_its_series_is_counted_once() {
         all_day: false,
     });
     let graph = Arc::new(Memory(simulator.clone()));
-    let rig = Rig::start(directory.path(), graph, &world, vec![quiet(MAILBOX)]).await;
+    let rig = Rig::start(directory.path(), graph, &env, vec![quiet(MAILBOX)]).await;
     assert_eq!(rig.settle(MAILBOX, 5).await.events, 30);
     // Sixteen leave, which is believed; each has a tombstone and is missing from the listing.
     mutate(Edit::SetEnd { event: series, until: Some("2026-11-16".parse().unwrap()) });

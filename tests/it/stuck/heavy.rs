@@ -54,14 +54,14 @@ async fn a_sync_tries_the_next_page_size_at_once() {
     let scene = Scene::ordinary(33).await;
     scene.simulator.step();
     scene.simulator.plan(Planned::always(Fault::StickyInternalError { above: 10 }).path("delta"));
-    let begun = scene.world.now();
+    let begun = scene.env.now();
     let mut told = Vec::new();
     for _ in 0..3 {
         told.push(scene.round().await.last_error.map(|error| error.kind));
     }
     let known = |kind: &str| Some(kind.to_owned());
     assert_eq!(told, [known("transient"), known("page_stuck"), None]);
-    let took = scene.world.now().duration_since(begun);
+    let took = scene.env.now().duration_since(begun);
     assert!(took < SignedDuration::from_secs(120), "{took:?}");
     scene.assert_exact("after three rounds").await;
     scene.rig.stop().await;

@@ -15,27 +15,27 @@ use tokio::time::Instant;
 
 /// Wall clock and entropy. Cheap to clone; clones share the entropy.
 #[derive(Clone, Debug)]
-pub struct World {
-    clock: Clock,
+pub struct Env {
+    clock: WallClock,
     entropy: Arc<Mutex<fastrand::Rng>>,
 }
 
 #[derive(Clone, Debug)]
-enum Clock {
+enum WallClock {
     System,
     Simulated { at: Arc<Mutex<Timestamp>>, since: Instant },
 }
 
-impl World {
+impl Env {
     /// The machine's own clock, and entropy seeded by the operating system.
     pub fn real() -> Self {
-        Self { clock: Clock::System, entropy: Arc::new(Mutex::new(fastrand::Rng::new())) }
+        Self { clock: WallClock::System, entropy: Arc::new(Mutex::new(fastrand::Rng::new())) }
     }
 
     /// A wall clock that reads `start` now and follows tokio's clock, and entropy from `seed`.
     pub fn simulated(seed: u64, start: Timestamp) -> Self {
         Self {
-            clock: Clock::Simulated { at: Arc::new(Mutex::new(start)), since: Instant::now() },
+            clock: WallClock::Simulated { at: Arc::new(Mutex::new(start)), since: Instant::now() },
             entropy: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
         }
     }
@@ -43,8 +43,8 @@ impl World {
     /// The wall-clock time.
     pub fn now(&self) -> Timestamp {
         match &self.clock {
-            Clock::System => Timestamp::now(),
-            Clock::Simulated { at, since } => {
+            WallClock::System => Timestamp::now(),
+            WallClock::Simulated { at, since } => {
                 let at = *at.lock().unwrap_or_else(PoisonError::into_inner);
                 at.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX)
             }
@@ -53,20 +53,20 @@ impl World {
 
     /// Sets a simulated wall clock forward or back, as an administrator would; tokio's clock
     /// goes on as if nothing had been. The machine's own clock is left alone.
-    pub fn leap(&self, by: SignedDuration) {
-        if let Clock::Simulated { at, .. } = &self.clock {
+    pub fn advance_wall_clock(&self, by: SignedDuration) {
+        if let WallClock::Simulated { at, .. } = &self.clock {
             let mut at = at.lock().unwrap_or_else(PoisonError::into_inner);
             *at = at.checked_add(by).unwrap_or(*at);
         }
     }
 
     /// A random number in `[0, 1)`.
-    pub fn chance(&self) -> f64 {
+    pub fn random(&self) -> f64 {
         self.with(fastrand::Rng::f64)
     }
 
     /// A random 64-bit number.
-    pub fn number(&self) -> u64 {
+    pub fn random_u64(&self) -> u64 {
         self.with(|rng| rng.u64(..))
     }
 
@@ -81,16 +81,16 @@ impl World {
     /// other threads. So the course of a simulated daemon does not depend on how fast they are,
     /// and the same seed is the same course. Whatever `work` waits for must then happen on another
     /// thread than the runtime's only one.
-    pub async fn elsewhere<F: Future>(&self, work: F) -> F::Output {
+    pub async fn block_on_external<F: Future>(&self, work: F) -> F::Output {
         match self.clock {
-            Clock::System => work.await,
-            Clock::Simulated { .. } => block_on(work),
+            WallClock::System => work.await,
+            WallClock::Simulated { .. } => block_on(work),
         }
     }
 
     /// Does a computation that may take long on another thread than the runtime's.
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        match self.elsewhere(tokio::task::spawn_blocking(work)).await {
+        match self.block_on_external(tokio::task::spawn_blocking(work)).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
