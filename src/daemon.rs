@@ -20,7 +20,7 @@ use crate::config::{self, Config};
 use crate::env::Env;
 use crate::graph::{self, Budgets, Client, Tokens, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
-use crate::mirror::window::{Identity, Window};
+use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
 use crate::store::{self, OpenError, Store, StoreError};
@@ -343,7 +343,7 @@ async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(),
     let wanted: BTreeMap<&str, &Arc<Window>> =
         config.windows.iter().map(|window| (&*window.name, window)).collect();
     let known = store.identities().await?;
-    let stays = |name: &str, identity: &Identity| {
+    let stays = |name: &str, identity: &WindowIdentity| {
         wanted.get(name).is_some_and(|window| config.identity(window) == *identity)
     };
     let dropped = known.iter().filter(|(name, identity)| !stays(name, identity)).count();

@@ -24,11 +24,11 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::graph::auth::Tokens;
-use crate::mirror::clock::{self, LONGEST_PAUSE};
+use crate::mirror::clock::{self, MAX_PAUSE};
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
-use crate::mirror::status::State;
-use crate::mirror::window::{Identity, Window};
+use crate::mirror::status::WindowState;
+use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
 use crate::worker::{Asked, Cell, Ended, First, LOOK, Services, Worker};
@@ -47,7 +47,7 @@ pub struct Post {
     /// Its settings.
     pub window: Arc<Window>,
     /// What it is.
-    pub identity: Identity,
+    pub identity: WindowIdentity,
     /// Its account's tokens.
     pub tokens: Arc<Tokens>,
 }
@@ -252,7 +252,7 @@ impl Supervisor {
     pub fn retry_sign_ins(&self) -> BTreeSet<Arc<str>> {
         let mut accounts = BTreeSet::new();
         for member in self.fleet.read().values() {
-            if member.cell.state() == State::SignInRequired {
+            if member.cell.state() == WindowState::SignInRequired {
                 member.cell.ask(Asked::Sync);
                 accounts.insert(member.cell.window().account.clone());
             }
@@ -277,7 +277,7 @@ impl Supervisor {
             let mut windows = fleet.write();
             for (post, attached) in posts.into_iter().zip(attached) {
                 let Post { window, tokens, .. } = post;
-                let goes_on = |until: &Timestamp| clock::waits(*until, LONGEST_PAUSE, now);
+                let goes_on = |until: &Timestamp| clock::waits(*until, MAX_PAUSE, now);
                 let left = attached.paused_until.filter(goes_on);
                 let left = left.map(|until| until.duration_since(now));
                 if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
@@ -324,7 +324,7 @@ impl Supervisor {
     fn resume(&mut self, running: Running) {
         let Running { member, restarts, .. } = running;
         let first = match member.cell.state() {
-            State::Settled | State::Following => First::Spread,
+            WindowState::Settled | WindowState::Following => First::Spread,
             _ => First::Now,
         };
         self.spawn(Start { member, restarts, first, pause: Duration::ZERO });

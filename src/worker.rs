@@ -23,9 +23,9 @@ use tracing::Instrument as _;
 use crate::env::Env;
 use crate::graph::{Client, Target};
 use crate::metrics::RoundMetrics;
-use crate::mirror::round::Over;
+use crate::mirror::round::RoundOutcome;
 use crate::mirror::schedule;
-use crate::mirror::status::{LastError, LastResync, ResyncReason, State};
+use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
 use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
 
@@ -159,7 +159,7 @@ impl Worker {
         }
         let old = Duration::from_secs_f32(old);
         match self.cell.state() {
-            State::Held | State::Quarantined | State::SignInRequired => due,
+            WindowState::Held | WindowState::Quarantined | WindowState::SignInRequired => due,
             _ => {
                 let now = Instant::now();
                 now + schedule::rescale(due.saturating_duration_since(now), old, new)
@@ -203,7 +203,7 @@ impl Worker {
             &steps,
             number,
         );
-        if asked.is_some() && self.cell.state() == State::SignInRequired {
+        if asked.is_some() && self.cell.state() == WindowState::SignInRequired {
             // Whoever asks for a round may have mended what was refused.
             self.target.tokens.retry_refused();
         }
@@ -258,7 +258,7 @@ impl Worker {
         vitals.running = true;
         vitals.looked = Instant::now();
         vitals.state = match vitals.state {
-            State::Settled | State::Following => State::Following,
+            WindowState::Settled | WindowState::Following => WindowState::Following,
             other => other,
         };
         (vitals.rounds + 1, vitals.asked.take())
@@ -271,14 +271,14 @@ impl Worker {
         let mut vitals = self.cell.vitals();
         vitals.running = false;
         vitals.rounds = number;
-        if done.over == Over::Held {
+        if done.over == RoundOutcome::Held {
             let wait = self.until(window, done.held_until, Duration::ZERO);
             vitals.held = Some(Box::new(Moment::at(Instant::now() + wait, now)));
         } else {
             vitals.held = None;
         }
-        if done.over == Over::Held && done.requests == 0 {
-            vitals.state = State::Held;
+        if done.over == RoundOutcome::Held && done.requests == 0 {
+            vitals.state = WindowState::Held;
             vitals.past.note_idle();
             // The confirmation is not due yet: nothing was asked, so nothing succeeded.
             return self.until(window, done.held_until, took);
@@ -288,15 +288,15 @@ impl Worker {
         vitals.last_success = Some(Moment::present(now));
         vitals.note(done.round(number, now, took), outcome(done.over));
         let delay = match done.over {
-            Over::Settled => {
-                vitals.state = State::Settled;
+            RoundOutcome::Settled => {
+                vitals.state = WindowState::Settled;
                 vitals.settled_once = true;
                 vitals.audits.begin(now);
                 schedule::delay(window.interval, window.jitter, env.random())
             }
-            Over::Incomplete => {
+            RoundOutcome::Incomplete => {
                 let delay = schedule::delay(window.interval, window.jitter, env.random());
-                vitals.state = State::BackingOff;
+                vitals.state = WindowState::BackingOff;
                 vitals.last_error = Some(Box::new(LastError {
                     at: now,
                     kind: "incomplete".to_owned(),
@@ -310,17 +310,17 @@ impl Worker {
                 }));
                 delay
             }
-            Over::Held => {
-                vitals.state = State::Held;
+            RoundOutcome::Held => {
+                vitals.state = WindowState::Held;
                 self.until(window, done.held_until, took)
             }
             // These are troubles, told by `ill`.
-            Over::Stuck(_) | Over::Failed => Duration::ZERO,
+            RoundOutcome::Stuck(_) | RoundOutcome::Failed => Duration::ZERO,
         };
         // Rounds go on between the old edges.
         let held_move = vitals.held_move.as_deref().map(|until| took + until.left());
         if held_move.is_some() {
-            vitals.state = State::Held;
+            vitals.state = WindowState::Held;
         }
         let delay = held_move.map_or(delay, |until| until.min(delay));
         let told = vitals.told;
@@ -339,16 +339,18 @@ impl Worker {
             "round over"
         );
         match done.over {
-            Over::Settled | Over::Incomplete if held_move.is_some() && news => tracing::warn!(
-                "move of the edges that drops most of the window is held until it is confirmed"
-            ),
-            Over::Settled if held_move.is_none() && told.is_some() => {
+            RoundOutcome::Settled | RoundOutcome::Incomplete if held_move.is_some() && news => {
+                tracing::warn!(
+                    "move of the edges that drops most of the window is held until it is confirmed"
+                )
+            }
+            RoundOutcome::Settled if held_move.is_none() && told.is_some() => {
                 tracing::info!("window recovered");
             }
-            Over::Incomplete if held_move.is_none() && news => {
+            RoundOutcome::Incomplete if held_move.is_none() && news => {
                 tracing::warn!("some series could not be completed, the rest is up to date");
             }
-            Over::Held if news => {
+            RoundOutcome::Held if news => {
                 tracing::warn!(
                     "removal too large to believe is held until an enumeration confirms it"
                 );
@@ -395,14 +397,14 @@ impl Worker {
             failures => failures.saturating_add(1),
         };
         let failures = vitals.failures;
-        let longest = schedule::LONGEST_BACKOFF.max(window.interval);
+        let longest = schedule::MAX_BACKOFF.max(window.interval);
         let delay = match trouble {
             Trouble::Throttled { wait, .. } => {
                 let own = schedule::backoff(schedule::FIRST_RETRY, longest, failures, chance);
                 own.max(*wait)
             }
             Trouble::SignIn(_) => {
-                schedule::backoff(SIGN_IN_FIRST, schedule::LONGEST_BACKOFF, failures, chance)
+                schedule::backoff(SIGN_IN_FIRST, schedule::MAX_BACKOFF, failures, chance)
             }
             Trouble::Stuck { until, .. } => self.until(window, *until, Duration::ZERO),
             Trouble::Quarantine(_) | Trouble::Endless => {
@@ -446,13 +448,13 @@ impl Worker {
 }
 
 /// The word under which a round that was no failure is counted.
-fn outcome(over: Over) -> &'static str {
+fn outcome(over: RoundOutcome) -> &'static str {
     match over {
-        Over::Settled => "settled",
-        Over::Incomplete => "incomplete",
-        Over::Held => "held",
+        RoundOutcome::Settled => "settled",
+        RoundOutcome::Incomplete => "incomplete",
+        RoundOutcome::Held => "held",
         // Counted by their kind, as troubles are.
-        Over::Stuck(_) | Over::Failed => crate::metrics::OTHER,
+        RoundOutcome::Stuck(_) | RoundOutcome::Failed => crate::metrics::OTHER,
     }
 }
 
@@ -464,7 +466,7 @@ fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
 /// Notes a resync in what is published; the store counts it in the same commit.
 fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
     let mut vitals = cell.vitals();
-    vitals.state = State::Enumerating;
+    vitals.state = WindowState::Enumerating;
     vitals.resync = Some(reason);
     if reason != ResyncReason::New {
         vitals.resyncs += 1;

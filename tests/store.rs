@@ -5,9 +5,9 @@ mod store_kit;
 
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
-use calmirror::mirror::commit::Known;
-use calmirror::mirror::page::{Kind, Link};
-use calmirror::mirror::position::{Phase, Position, Todo};
+use calmirror::mirror::commit::StoredKind;
+use calmirror::mirror::page::{EventKind, Link};
+use calmirror::mirror::position::{PendingEntry, Phase, Position};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{Options, Store, StoreError};
 use store_kit::*;
@@ -21,7 +21,8 @@ async fn what_was_committed_is_there_after_a_restart() {
     c.upserts =
         vec![single("a", 10, "A"), master("M", "S"), bare("o1", "M", 5), bare("o2", "M", 6)];
     c.position = Some(settled("link-1"));
-    c.todo = vec![Todo::Series { master: id("M"), needs_master: true, needs_listing: false }];
+    c.todo =
+        vec![PendingEntry::Series { master: id("M"), needs_master: true, needs_listing: false }];
     c.tally.round = Some(3);
     let outcome = store.commit(c).await.unwrap();
     assert_eq!((outcome.created, outcome.updated, outcome.removed, outcome.events), (3, 0, 0, 3));
@@ -43,10 +44,10 @@ async fn what_was_committed_is_there_after_a_restart() {
     assert_eq!(
         known,
         [
-            Known::Master { etag: Some("W/1".into()) },
-            Known::Instance { master: id("M") },
-            Known::Single,
-            Known::Unknown
+            StoredKind::Master { etag: Some("W/1".into()) },
+            StoredKind::Instance { master: id("M") },
+            StoredKind::Single,
+            StoredKind::Unknown
         ]
     );
     let series = store.series(w, 0, hash("M")).await.unwrap();
@@ -109,7 +110,7 @@ async fn a_changed_master_changes_its_occurrences() {
     c.removals = vec![removal("o1", RemovalReason::Deleted), removal("o2", RemovalReason::Deleted)];
     c.orphans = vec![hash("M")];
     store.commit(c).await.unwrap();
-    assert_eq!(store.item(w, hash("M")).await.unwrap().unwrap().kind, Kind::Master);
+    assert_eq!(store.item(w, hash("M")).await.unwrap().unwrap().kind, EventKind::Master);
     let mut c = commit(w);
     c.removals = vec![removal("x", RemovalReason::Deleted)];
     c.orphans = vec![hash("M")];

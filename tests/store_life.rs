@@ -9,7 +9,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::page::Span;
-use calmirror::mirror::position::{Todo, WindowId};
+use calmirror::mirror::position::{PendingEntry, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{FeedError, Options, Query, Store, StoreError};
 use store_kit::*;
@@ -125,14 +125,15 @@ async fn large_events_are_kept_whole() {
         let big = single("big", 1, &"x".repeat(size));
         let mut c = commit(w);
         c.upserts = vec![big.clone(), single("after", 2, "")];
-        c.todo = vec![Todo::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }];
+        c.todo =
+            vec![PendingEntry::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }];
         store.commit(c).await.unwrap();
         assert_eq!(store.event(w, &id("big")).await.unwrap().unwrap(), big.content);
         assert_eq!(events(&store, w).await.len(), 2, "chunks are no events");
         let todo = store.todo(w, 0).await.unwrap();
         assert_eq!(
             todo,
-            [Todo::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }]
+            [PendingEntry::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }]
         );
         let mut c = commit(w);
         c.done = vec![todo[0].key()];
@@ -262,7 +263,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     put(&store, b, vec![single("kept", 1, "")]).await;
     let mut c = commit(a);
     c.seen = Some((0, vec![hash("o1")]));
-    c.todo = vec![Todo::Removal { id: hash("o1") }];
+    c.todo = vec![PendingEntry::Removal { id: hash("o1") }];
     c.position = Some(settled("l"));
     store.commit(c).await.unwrap();
     let cursor = store.cursor(*store.durable().borrow());

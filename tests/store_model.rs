@@ -6,7 +6,7 @@ mod store_kit;
 use std::collections::{BTreeMap, BTreeSet};
 
 use calmirror::mirror::change::RemovalReason;
-use calmirror::mirror::page::{Item, Kind};
+use calmirror::mirror::page::{EventKind, Item};
 use calmirror::mirror::position::WindowId;
 use calmirror::store::{Store, StoreError};
 use proptest::prelude::*;
@@ -123,7 +123,7 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
     let mut forget: BTreeSet<String> = step.orphans.iter().map(|id| name(*id)).collect();
     for &removed in &step.removals {
         let Some(held) = new.get_mut(&name(removed)) else { continue };
-        if held.item.kind == Kind::Master {
+        if held.item.kind == EventKind::Master {
             forget.insert(name(removed));
         } else {
             held.segments &= !bit;
@@ -136,7 +136,7 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
         }
     }
     let is_master =
-        |rows: &Rows, id: &str| rows.get(id).is_some_and(|h| h.item.kind == Kind::Master);
+        |rows: &Rows, id: &str| rows.get(id).is_some_and(|h| h.item.kind == EventKind::Master);
     let carried: BTreeSet<&str> = items.iter().map(|i| i.id.as_str()).collect();
     // Those whose master is one no more keep their look.
     let ended: Vec<String> = new
@@ -166,7 +166,7 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
 fn expected(model: &[Rows]) -> Mirror {
     let mut mirror = Mirror::new();
     for (window, rows) in model.iter().enumerate() {
-        for (id, held) in rows.iter().filter(|(_, h)| h.item.kind != Kind::Master) {
+        for (id, held) in rows.iter().filter(|(_, h)| h.item.kind != EventKind::Master) {
             mirror.insert((format!("w{window}"), id.clone()), look(rows, held));
         }
     }
@@ -203,7 +203,7 @@ async fn check(mut steps: Vec<Step>) {
         let outcome = store.commit(commit.clone()).await;
         if apply(&mut model[step.window], step, &items) {
             let outcome = outcome.unwrap();
-            let shown = model[step.window].values().filter(|h| h.item.kind != Kind::Master);
+            let shown = model[step.window].values().filter(|h| h.item.kind != EventKind::Master);
             assert_eq!(outcome.events, shown.count() as u64);
             let changes = outcome.created + outcome.updated + outcome.removed;
             assert_eq!(*store.durable().borrow(), before + u64::from(changes));

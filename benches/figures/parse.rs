@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use calmirror::graph::wire;
-use calmirror::mirror::window::Body;
+use calmirror::mirror::window::BodyFormat;
 use serde_json::Value;
 
 use crate::graph::Graph;
@@ -24,7 +24,7 @@ pub(crate) async fn run(table: &mut Table) {
     let page = stages::download(&graph, 0, 200).await.remove(0);
     let (mine, value) = tokio::task::block_in_place(|| {
         let mine = rate(page.len(), || {
-            black_box(wire::page(black_box(&page), Body::Html).unwrap());
+            black_box(wire::page(black_box(&page), BodyFormat::Html).unwrap());
         });
         let value = rate(page.len(), || {
             black_box(serde_json::from_slice::<Value>(black_box(&page)).unwrap());

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use calmirror::env::Env;
 use calmirror::mirror::commit::Commit;
-use calmirror::mirror::page::{EventId, Item, Kind, Link, Span};
+use calmirror::mirror::page::{EventId, EventKind, Item, Link, Span};
 use calmirror::mirror::position::{Phase, Position, WindowId};
-use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+use calmirror::mirror::window::{
+    BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
+};
 use calmirror::store::{Options, Store, Wanted};
 use jiff::{SignedDuration, Timestamp};
 
@@ -161,14 +163,18 @@ pub(crate) fn wanted(mailbox: &str) -> Wanted {
     let edges = edges();
     Wanted {
         name: mailbox.into(),
-        identity: Identity {
+        identity: WindowIdentity {
             account: ACCOUNT.into(),
             tenant: TENANT.into(),
             mailbox: mailbox.into(),
-            calendar: Calendar::Default,
+            calendar: CalendarRef::Default,
             immutable_ids: false,
         },
-        shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+        shape: EventShape {
+            body: BodyFormat::Html,
+            time_zone: "UTC".into(),
+            complete: Completion::Master,
+        },
         start: Edge::At(edges.start),
         end: Edge::At(edges.end),
         edges,
@@ -194,7 +200,7 @@ pub(crate) fn item(name: &str, number: usize, turn: usize, bytes: usize) -> Item
     content.push_str("\"}}");
     Item {
         id: EventId::new(id),
-        kind: Kind::Single,
+        kind: EventKind::Single,
         master: None,
         etag: Some(etag.into()),
         span,

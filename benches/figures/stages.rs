@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::{HttpTransport, Transport as _, wire};
-use calmirror::mirror::commit::{Commit, Outcome};
+use calmirror::mirror::commit::{Commit, CommitOutcome};
 use calmirror::mirror::page::Page;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::round::{Effect, Input, Place, Round};
-use calmirror::mirror::window::{Body, Complete};
+use calmirror::mirror::round::{Effect, Round, RoundInput, SegmentContext};
+use calmirror::mirror::window::{BodyFormat, Completion};
 use calmirror::store::{Options, Store};
 use jiff::Timestamp;
 
@@ -54,7 +54,7 @@ pub(crate) async fn run(table: &mut Table, graph: &Graph, mailboxes: usize, page
 }
 
 fn parse_page(page: &Bytes) -> Page {
-    wire::page(page, Body::Html).unwrap()
+    wire::page(page, BodyFormat::Html).unwrap()
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -65,11 +65,11 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 
 /// One window's enumeration through the state machine, as far as its commits.
 fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
-    let place = Place {
+    let place = SegmentContext {
         window: WindowId(number),
         segment: 0,
         edges: query::edges(),
-        complete: Complete::Master,
+        complete: Completion::Master,
         seams: false,
         confirm_after: jiff::SignedDuration::from_mins(10),
         page_size: 200,
@@ -78,17 +78,18 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
     let mut pages = pages.into_iter();
     let mut commits = Vec::new();
     let mut events = 0;
-    let (mut round, mut effect) = Round::resume(place, None, Vec::new(), 0).step(Input::Start, at);
+    let (mut round, mut effect) =
+        Round::resume(place, None, Vec::new(), 0).step(RoundInput::Start, at);
     loop {
         let input = match effect {
             Effect::Page(_) => {
                 let page = pages.next().expect("a page for every link");
-                Input::Page { page, known: BTreeMap::new(), took: Duration::ZERO }
+                RoundInput::Page { page, known: BTreeMap::new(), took: Duration::ZERO }
             }
             Effect::Commit(commit) => {
                 events += commit.upserts.len() as u64;
                 commits.push(*commit);
-                Input::Committed(events)
+                RoundInput::Committed(events)
             }
             Effect::Over(_) => return commits,
             other => panic!("single events ask for nothing else: {other:?}"),
@@ -112,7 +113,7 @@ async fn commit(rounds: Vec<Vec<Commit>>) -> Duration {
         .map(|(commits, attached)| {
             let store = store.clone();
             tokio::spawn(async move {
-                let mut last = Outcome::default();
+                let mut last = CommitOutcome::default();
                 for commit in commits {
                     last = store.commit(Commit { window: attached.id, ..commit }).await.unwrap();
                 }

@@ -20,9 +20,9 @@ use super::ics::id_of;
 use super::problem::Problem;
 use super::tag::Tag;
 use super::work::SLICE_BYTES;
-use crate::mirror::event::Members;
+use crate::mirror::event::JsonMembers;
+use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::EventHash;
-use crate::mirror::times::TimeReader;
 use crate::store::{Query, Store};
 
 /// Events read from the store at a time, if they are not too large together.
@@ -164,7 +164,7 @@ impl Merging {
     }
 
     fn place(&mut self, event: &[u8]) -> Option<Placed> {
-        let Ok(members) = Members::parse(event) else { return Some(Placed::Nowhere) };
+        let Ok(members) = JsonMembers::parse(event) else { return Some(Placed::Nowhere) };
         let is = |name: &str, value: &str| members.get(name).is_some_and(|v| v.get() == value);
         if is("isCancelled", "true") || is("showAs", "\"free\"") {
             return None;

@@ -280,9 +280,9 @@ impl Reader {
             seq: change.seq,
             at: change.at,
             window: &change.window,
-            change: change.kind.word(),
+            change: change.kind.as_str(),
             id: change.id.as_str(),
-            reason: change.reason.map(RemovalReason::word),
+            reason: change.reason.map(RemovalReason::as_str),
         };
         // Strings and numbers always serialize, and a Vec takes every byte.
         serde_json::to_writer(&mut *body, &line).ok();

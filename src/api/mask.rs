@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::mirror::event::Members;
+use crate::mirror::event::JsonMembers;
 
 /// The members that are left, in this order.
 const KEPT: [&str; 9] = [
@@ -25,17 +25,17 @@ pub(super) fn shown(event: Bytes, mask: bool) -> Bytes {
 }
 
 /// Whether an event is what [`shown`] left of it. An event that merely has no subject is not.
-pub(super) fn is_reduced(event: &Members<'_>) -> bool {
+pub(super) fn is_reduced(event: &JsonMembers<'_>) -> bool {
     event.get("subject").is_none() && is_hidden(event)
 }
 
-fn is_hidden(event: &Members<'_>) -> bool {
+fn is_hidden(event: &JsonMembers<'_>) -> bool {
     let sensitivity = event.get("sensitivity").map(|raw| raw.get());
     matches!(sensitivity, Some("\"private\"" | "\"confidential\""))
 }
 
 fn reduce(event: &[u8]) -> Option<Bytes> {
-    let Ok(members) = Members::parse(event) else { return Some(Bytes::from_static(b"{}")) };
+    let Ok(members) = JsonMembers::parse(event) else { return Some(Bytes::from_static(b"{}")) };
     if !is_hidden(&members) {
         return None;
     }

@@ -24,7 +24,7 @@ use super::query::Parameters;
 use super::{About, Access};
 use crate::metrics::{CounterSet, LatencyHistogram, Metrics};
 use crate::mirror::change::Seq;
-use crate::mirror::status::State as WindowState;
+use crate::mirror::status::WindowState;
 use crate::platform::resources::{Resources, resources};
 use crate::store::Footprint;
 use crate::supervisor::reload::{Ending, LastReload, ReloadCounts};
@@ -136,7 +136,7 @@ impl Collector for Scrape {
 impl Scrape {
     fn windows(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
         let fleet = &self.fleet;
-        let states = WindowState::ALL.map(WindowState::word).into_iter().zip(fleet.states);
+        let states = WindowState::ALL.map(WindowState::as_str).into_iter().zip(fleet.states);
         page.gauges("calmirror_windows", "Windows by state", "state", states)?;
         page.gauge(
             "calmirror_windows_unhealthy",

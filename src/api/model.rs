@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::mirror::status::{
     AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds, ResyncReason,
-    SegmentStatus, State, WindowStatus,
+    SegmentStatus, WindowState, WindowStatus,
 };
 
 /// A value that JSON names by one word.
@@ -26,21 +26,21 @@ pub trait Named: Copy {
     fn named(word: &str) -> Option<Self>;
 }
 
-impl Named for State {
+impl Named for WindowState {
     fn word(self) -> &'static str {
-        State::word(self)
+        WindowState::as_str(self)
     }
     fn named(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.word() == word)
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }
 
 impl Named for ResyncReason {
     fn word(self) -> &'static str {
-        ResyncReason::word(self)
+        ResyncReason::as_str(self)
     }
     fn named(word: &str) -> Option<Self> {
-        [Self::New].into_iter().chain(Self::AGAIN).find(|reason| reason.word() == word)
+        [Self::New].into_iter().chain(Self::AGAIN).find(|reason| reason.as_str() == word)
     }
 }
 
@@ -78,7 +78,7 @@ pub struct Window {
     pub calendar: String,
     pub start: Timestamp,
     pub end: Timestamp,
-    pub state: Word<State>,
+    pub state: Word<WindowState>,
     pub events: u64,
     pub segments: Vec<Segment>,
     pub last_round: Option<Round>,
@@ -180,7 +180,7 @@ impl<T> From<T> for Word<T> {
     }
 }
 
-impl From<Word<Self>> for State {
+impl From<Word<Self>> for WindowState {
     fn from(Word(state): Word<Self>) -> Self {
         state
     }

@@ -20,7 +20,7 @@ use super::problem::Problem;
 use super::query::Parameters;
 use super::tag::{Tag, Tagging};
 use super::work::{SLICE_BYTES, Slices};
-use crate::mirror::status::State as WindowState;
+use crate::mirror::status::WindowState;
 use crate::supervisor::reload::LastReload;
 use crate::worker::Brief;
 
@@ -295,9 +295,9 @@ fn timeless(status: &Window) -> Window {
 
 /// States, separated by commas.
 fn parse_states(text: &str) -> Result<Vec<WindowState>, Problem> {
-    let state = |text: &str| WindowState::ALL.into_iter().find(|state| state.word() == text);
+    let state = |text: &str| WindowState::ALL.into_iter().find(|state| state.as_str() == text);
     text.split(',').map(state).collect::<Option<_>>().ok_or_else(|| {
-        let all = WindowState::ALL.map(WindowState::word).join(", ");
+        let all = WindowState::ALL.map(WindowState::as_str).join(", ");
         let detail = format!("must be some of {all}, separated by commas");
         Problem::bad_parameter("state", detail)
     })

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
-use crate::mirror::status::State;
+use crate::mirror::status::WindowState;
 
 /// What `--version` says: version, commit, target.
 pub const VERSION: &str = concat!(
@@ -219,7 +219,7 @@ pub struct StatusArgs {
         long,
         value_name = "S",
         value_delimiter = ',',
-        value_parser = PossibleValuesParser::new(State::ALL.map(State::word)),
+        value_parser = PossibleValuesParser::new(WindowState::ALL.map(WindowState::as_str)),
         conflicts_with = "window"
     )]
     pub state: Vec<String>,

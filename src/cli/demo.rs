@@ -26,7 +26,7 @@ use crate::daemon::{Daemon, Options, StartError};
 use crate::env::Env;
 use crate::graph::HttpTransport;
 use crate::mirror::change::ChangeKind;
-use crate::mirror::status::State;
+use crate::mirror::status::WindowState;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::{Signal, Signals};
 use crate::platform::stdout_closed::unread;
@@ -273,7 +273,7 @@ fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(
 async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), Failure> {
     let mut durable = store.durable();
     let mut seq = *durable.borrow_and_update();
-    let mut states: BTreeMap<String, State> = BTreeMap::new();
+    let mut states: BTreeMap<String, WindowState> = BTreeMap::new();
     loop {
         let changes =
             store.changes(seq, None, 100).await.map_err(|error| super::serve::failed(&error))?;
@@ -288,7 +288,7 @@ async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), 
                 window.last_error.as_ref().filter(|_| trouble && before != Some(window.state));
             if let Some(error) = news {
                 writeln!(out, "{RED}!{RED:#} {:<28} {}", shorten(&window.name, 28), error.message)?;
-            } else if !trouble && before.is_some_and(State::is_trouble) {
+            } else if !trouble && before.is_some_and(WindowState::is_trouble) {
                 writeln!(out, "{GREEN}✓{GREEN:#} {:<28} recovered", shorten(&window.name, 28))?;
             }
         }

@@ -16,7 +16,7 @@ use super::client::{Client, encode};
 use super::exit::{DONE, Failure, USAGE};
 use super::suggest;
 use super::terminal::{Size, printable};
-use crate::mirror::times::{Moment, TimeReader};
+use crate::mirror::event_time::{EventTime, TimeReader};
 use crate::mirror::zone;
 
 /// Days shown unless `--to` says otherwise.
@@ -301,7 +301,7 @@ fn title(event: &Event) -> String {
 /// days everywhere.
 fn place(event: &Event, times: &mut TimeReader, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
     let when = times.when(Some(event.start.get()), Some(event.end.get())).ok()?;
-    let at = |moment: Moment| match event.is_all_day {
+    let at = |moment: EventTime| match event.is_all_day {
         Some(true) => moment.civil.date().to_zoned(zone.clone()).ok(),
         _ => Some(moment.at.to_zoned(zone.clone())),
     };

@@ -20,7 +20,7 @@ use super::suggest;
 use super::terminal::{Size, printable, wrapped};
 use crate::api::model::Window;
 use crate::mirror::clock;
-use crate::mirror::status::{State, WindowStatus};
+use crate::mirror::status::{WindowState, WindowStatus};
 use crate::platform::signals;
 use crate::supervisor::reload::{Ending, LastReload};
 pub(super) use words::full;
@@ -364,7 +364,7 @@ fn details(
         ("calendar", printable(&window.calendar)),
         ("from", full(window.start, zone)),
         ("until", full(window.end, zone)),
-        ("state", format!("{style}{}{style:#}", window.state.word())),
+        ("state", format!("{style}{}{style:#}", window.state.as_str())),
         ("healthy", if window.is_healthy() { "yes" } else { "no" }.to_owned()),
         ("events", window.events.to_string()),
         ("last success", window.last_success.map_or("never".into(), moment)),
@@ -373,7 +373,7 @@ fn details(
         ("resyncs", window.resyncs.to_string()),
     ];
     if let Some(resync) = &window.last_resync {
-        let reason = resync.reason.word();
+        let reason = resync.reason.as_str();
         lines.push(("last resync", format!("{}: {reason}", moment(resync.at))));
     }
     if let Some(round) = &window.last_round {
@@ -411,7 +411,7 @@ fn details(
             writeln!(text, "{line}").ok();
         }
     }
-    if window.state == State::Held {
+    if window.state == WindowState::Held {
         let until = window.held_until.or(window.next_due);
         let until = until.map_or("the next enumeration".to_owned(), moment);
         let held = format!(

@@ -17,7 +17,7 @@ use super::exit::{DONE, FAILED, Failure};
 use super::terminal::printable;
 use super::{status, suggest};
 use crate::api::model;
-use crate::mirror::status::{LastRound, State};
+use crate::mirror::status::{LastRound, WindowState};
 
 /// The longest wait the API grants.
 const WAIT: &str = "5m";
@@ -33,7 +33,7 @@ const ABREAST: usize = 16;
 struct Asked {
     round: u64,
     #[serde(default)]
-    state: Option<model::Word<State>>,
+    state: Option<model::Word<WindowState>>,
     #[serde(default)]
     held_until: Option<Timestamp>,
     #[serde(default)]
@@ -135,7 +135,7 @@ fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), Failure
         .map_err(|error| Failure::new(FAILED, format!("an answer is not understood: {error}")))?;
     let command = status::quoted(name);
     let name = printable(name);
-    if over && asked.state == Some(State::Held.into()) {
+    if over && asked.state == Some(WindowState::Held.into()) {
         // The last round that is told of is another one if this one asked nothing.
         let done = asked.last_round.filter(|round| round.number == asked.round);
         let done = done.map(|round| format!("{}; ", report(&round.into()))).unwrap_or_default();

@@ -45,7 +45,7 @@ pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, Sto
 pub use sources::Sources;
 pub use whereabouts::Whereabouts;
 
-use crate::mirror::window::{Identity, Window};
+use crate::mirror::window::{Window, WindowIdentity};
 use keys::Section;
 pub use keys::nearest;
 use layers::{Layers, Table};
@@ -107,8 +107,8 @@ impl Config {
     }
 
     /// What makes the window's ids a stream of their own.
-    pub fn identity(&self, window: &Window) -> Identity {
-        Identity {
+    pub fn identity(&self, window: &Window) -> WindowIdentity {
+        WindowIdentity {
             account: window.account.clone(),
             tenant: self.tenant(window).unwrap_or_else(|| Arc::from("")),
             mailbox: window.mailbox.clone(),

@@ -11,7 +11,7 @@ use super::keys::Section;
 use super::layers::Table;
 use super::origin::Report;
 use super::reader::{Reader, Written};
-use crate::mirror::window::{Body, Complete, Edge};
+use crate::mirror::window::{BodyFormat, Completion, Edge};
 
 /// Faster than once a second is no interval but a loop.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,10 +30,10 @@ pub(super) struct Settings {
     pub(super) end: Option<Edge>,
     pub(super) move_every: Duration,
     pub(super) page_size: u32,
-    pub(super) body: Body,
+    pub(super) body: BodyFormat,
     pub(super) time_zone: Arc<str>,
     pub(super) immutable_ids: bool,
-    pub(super) complete: Complete,
+    pub(super) complete: Completion,
     pub(super) audit: Option<Duration>,
     pub(super) confirm_after: Duration,
 }
@@ -68,9 +68,9 @@ impl Settings {
             body: reader
                 .take("body", |written| {
                     written.choice(&[
-                        ("html", Body::Html),
-                        ("text", Body::Text),
-                        ("none", Body::None),
+                        ("html", BodyFormat::Html),
+                        ("text", BodyFormat::Text),
+                        ("none", BodyFormat::None),
                     ])
                 })
                 .or(base.map(|base| base.body))?,
@@ -82,7 +82,7 @@ impl Settings {
                 .or(base.map(|base| base.immutable_ids))?,
             complete: reader
                 .take("complete", |written| {
-                    written.choice(&[("master", Complete::Master), ("exact", Complete::Exact)])
+                    written.choice(&[("master", Completion::Master), ("exact", Completion::Exact)])
                 })
                 .or(base.map(|base| base.complete))?,
             audit: reader

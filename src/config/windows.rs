@@ -17,7 +17,7 @@ use super::origin::{Origin, Report};
 use super::reader::Reader;
 use super::settings::Settings;
 use crate::mirror::schedule;
-use crate::mirror::window::{Calendar, Edge, Edges, MAX_SEGMENT_DAYS, Window};
+use crate::mirror::window::{CalendarRef, Edge, Edges, MAX_SEGMENT_DAYS, Window};
 
 /// A name may have this many characters.
 const LONGEST_NAME: usize = 200;
@@ -45,12 +45,12 @@ pub(super) struct Windows<'a> {
 }
 
 /// What two windows of different names would have in common if they were the same by mistake.
-type Stream = (Arc<str>, String, Calendar, Timestamp, Timestamp);
+type Stream = (Arc<str>, String, CalendarRef, Timestamp, Timestamp);
 
 /// One entry, read but for its mailboxes.
 struct Entry {
     account: Arc<str>,
-    calendar: Calendar,
+    calendar: CalendarRef,
     settings: Settings,
     start: Edge,
     end: Edge,
@@ -110,8 +110,8 @@ impl<'a> Windows<'a> {
             let mailbox: Arc<str> = text.into();
             let name: Arc<str> = match (name, &entry.calendar) {
                 (Some(name), _) => name.into(),
-                (None, Calendar::Default) => mailbox.clone(),
-                (None, Calendar::Id(id)) => format!("{mailbox}:{id}").into(),
+                (None, CalendarRef::Default) => mailbox.clone(),
+                (None, CalendarRef::Id(id)) => format!("{mailbox}:{id}").into(),
             };
             let key = if named { "name" } else { "mailbox" };
             let origin = reader.origin(key);
@@ -124,14 +124,14 @@ impl<'a> Windows<'a> {
         let settings = Settings::read(reader, Some(&self.settings))?;
         let calendar = reader.take("calendar", |written| {
             let text = written.text()?;
-            Ok(if text == "default" { Calendar::Default } else { Calendar::Id(text.into()) })
+            Ok(if text == "default" { CalendarRef::Default } else { CalendarRef::Id(text.into()) })
         });
         let account = self.account(reader);
         let edges = self.edges(reader, &settings);
         let calendar = match calendar {
             Some(calendar) => calendar,
             None if reader.has("calendar") => return None,
-            None => Calendar::Default,
+            None => CalendarRef::Default,
         };
         let (start, end) = (settings.start?, settings.end?);
         Some(Entry { account: account?, calendar, settings, start, end, edges: edges? })
@@ -178,7 +178,7 @@ impl<'a> Windows<'a> {
                 "move the end, or remove the window",
             );
             reader.warn(key, wrong);
-            return Some(schedule::asked(start, end, settings.move_every, self.now));
+            return Some(schedule::requested_edges(start, end, settings.move_every, self.now));
         }
         if stated.is_empty() {
             let moving = start.is_relative() || end.is_relative();
@@ -200,7 +200,7 @@ impl<'a> Windows<'a> {
             let remedy = "make both relative or neither, or remove the window in time";
             reader.warn(key, Wrong::new(problem, remedy));
         }
-        let edges = schedule::asked(start, end, settings.move_every, self.now);
+        let edges = schedule::requested_edges(start, end, settings.move_every, self.now);
         let (days, segments) = (days(&edges), edges.segments().len());
         if days >= MAX_SEGMENT_DAYS * MOST_SEGMENTS {
             let wrong = Wrong::new(

@@ -28,8 +28,8 @@ use super::wire::{self, Listing, WireError};
 use crate::env::Env;
 use crate::metrics::GraphMetrics;
 use crate::mirror::clock::{self, ClockCheck};
-use crate::mirror::page::{End, EventId, Item, Link, Page};
-use crate::mirror::window::{Body, Calendar, Edges};
+use crate::mirror::page::{EventId, Item, Link, Page, PageEnd};
+use crate::mirror::window::{BodyFormat, CalendarRef, Edges};
 
 /// The largest decoded body that is read.
 pub const LARGEST_BODY: usize = 64 * 1024 * 1024;
@@ -67,7 +67,7 @@ pub struct Target {
     /// User id or address, or `me`.
     pub mailbox: Arc<str>,
     /// Which of the mailbox's calendars.
-    pub calendar: Calendar,
+    pub calendar: CalendarRef,
     /// The account's token.
     pub tokens: Arc<Tokens>,
     /// What the mailbox may be asked.
@@ -86,7 +86,7 @@ pub struct Ask {
     /// The `odata.maxpagesize` hint (facts 40-42).
     pub page_size: u32,
     /// How bodies are asked for and kept.
-    pub body: Body,
+    pub body: BodyFormat,
     /// `outlook.timezone`, a Windows or IANA name.
     pub time_zone: Arc<str>,
     /// Whether ids survive moves within the mailbox (fact 46).
@@ -150,7 +150,12 @@ impl Client {
     }
 
     /// What is needed to ask for one window. Windows of one mailbox share its budget.
-    pub fn target(&self, tokens: &Arc<Tokens>, mailbox: &Arc<str>, calendar: Calendar) -> Target {
+    pub fn target(
+        &self,
+        tokens: &Arc<Tokens>,
+        mailbox: &Arc<str>,
+        calendar: CalendarRef,
+    ) -> Target {
         Target {
             mailbox: mailbox.clone(),
             calendar,
@@ -184,7 +189,7 @@ impl Client {
         let kept = ask.body;
         let page = self.parse(body, move |body| wire::page(body, kept)).await?;
         // A link that could not be followed must not become a position.
-        if let End::Next(link) | End::Delta(link) = &page.end {
+        if let PageEnd::Next(link) | PageEnd::Delta(link) = &page.end {
             self.follow(link)?;
         }
         Ok((page, memory))
@@ -309,7 +314,7 @@ impl Client {
             push_segment(&mut url, &target.mailbox)?;
             url.push('/');
         }
-        if let Calendar::Id(id) = &target.calendar {
+        if let CalendarRef::Id(id) = &target.calendar {
             url.push_str("calendars/");
             push_segment(&mut url, id)?;
             url.push('/');
@@ -461,8 +466,8 @@ fn millis(duration: Duration) -> u64 {
 fn prefer(ask: &Ask) -> Result<HeaderValue, GraphError> {
     // Bodies that are dropped come shorter as text.
     let body = match ask.body {
-        Body::Html => "html",
-        Body::Text | Body::None => "text",
+        BodyFormat::Html => "html",
+        BodyFormat::Text | BodyFormat::None => "text",
     };
     if ask.time_zone.contains(['"', '\\']) {
         return Err(GraphError::Unaskable("time_zone is no name of a zone"));

@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::mirror::event::Text;
-use crate::mirror::page::{EventId, Item, Kind, Span, Unreadable};
-use crate::mirror::times::TimeReader;
-use crate::mirror::window::Body;
+use crate::mirror::event::JsonText;
+use crate::mirror::event_time::TimeReader;
+use crate::mirror::page::{EventId, EventKind, Item, Span, UnreadableItem};
+use crate::mirror::window::BodyFormat;
 
 /// More members than any event has; a bound on the work a hostile item can cause.
 const MOST_MEMBERS: usize = 1000;
@@ -28,7 +28,7 @@ const DEEPEST: usize = 100;
 pub(super) enum Entry {
     Present(Item),
     Removed(EventId),
-    Unreadable(Unreadable),
+    Unreadable(UnreadableItem),
 }
 
 /// How the item came, which decides what "whole" means.
@@ -43,14 +43,14 @@ pub(super) enum Source {
 /// Reads items, one after the other, out of a page's `value`.
 pub(super) struct Items<'de> {
     source: Source,
-    body: Body,
+    body: BodyFormat,
     times: TimeReader,
     /// The members of the item at hand; kept for its room.
     members: Vec<(Cow<'de, str>, &'de str)>,
 }
 
 impl Items<'_> {
-    pub(super) fn new(source: Source, body: Body) -> Self {
+    pub(super) fn new(source: Source, body: BodyFormat) -> Self {
         Self { source, body, times: TimeReader::default(), members: Vec::new() }
     }
 }
@@ -73,7 +73,7 @@ impl<'de> Visitor<'de> for &mut Items<'de> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
         self.members.clear();
-        while let Some(Text(name)) = map.next_key()? {
+        while let Some(JsonText(name)) = map.next_key()? {
             if self.members.len() == MOST_MEMBERS {
                 map.next_value::<IgnoredAny>()?;
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
@@ -115,7 +115,7 @@ impl<'de> Visitor<'de> for &mut Items<'de> {
 }
 
 fn nameless(why: &'static str) -> Entry {
-    Entry::Unreadable(Unreadable { id: None, why })
+    Entry::Unreadable(UnreadableItem { id: None, why })
 }
 
 fn no_object() -> Entry {
@@ -172,7 +172,7 @@ impl Items<'_> {
         }
         match looked.item(&id, self.source, self.body, &mut self.times, &self.members) {
             Ok(item) => Entry::Present(item),
-            Err(why) => Entry::Unreadable(Unreadable { id: Some(id), why }),
+            Err(why) => Entry::Unreadable(UnreadableItem { id: Some(id), why }),
         }
     }
 }
@@ -182,7 +182,7 @@ impl Looked<'_> {
         &self,
         id: &EventId,
         source: Source,
-        body: Body,
+        body: BodyFormat,
         times: &mut TimeReader,
         members: &[(Cow<'_, str>, &str)],
     ) -> Result<Item, &'static str> {
@@ -195,22 +195,24 @@ impl Looked<'_> {
         }
         let told = self.kind.map(text).transpose().map_err(|NoText| "type is not a string")?;
         let kind = match told.as_deref() {
-            Some("singleInstance") => Kind::Single,
-            Some("occurrence") => Kind::Occurrence,
-            Some("exception") => Kind::Exception,
-            Some("seriesMaster") => Kind::Master,
+            Some("singleInstance") => EventKind::Single,
+            Some("occurrence") => EventKind::Occurrence,
+            Some("exception") => EventKind::Exception,
+            Some("seriesMaster") => EventKind::Master,
             // Absent, or a word of the future: what the other members make it.
-            _ if master.is_some() => Kind::Occurrence,
-            _ if self.recurrence.is_some() => Kind::Master,
-            _ => Kind::Single,
+            _ if master.is_some() => EventKind::Occurrence,
+            _ if self.recurrence.is_some() => EventKind::Master,
+            _ => EventKind::Single,
         };
         // A listing may have been asked for without `seriesMasterId`; a delta page was not.
         let kind = match kind {
-            Kind::Occurrence if master.is_none() && source == Source::Delta => {
+            EventKind::Occurrence if master.is_none() && source == Source::Delta => {
                 return Err("an occurrence without seriesMasterId");
             }
             // Whole as it is, it can stand alone.
-            Kind::Exception if master.is_none() && source == Source::Delta => Kind::Single,
+            EventKind::Exception if master.is_none() && source == Source::Delta => {
+                EventKind::Single
+            }
             kind => kind,
         };
         let etag =
@@ -223,20 +225,20 @@ impl Looked<'_> {
         let span = match (self.span(times), kind) {
             (Ok(span), _) => span,
             // A master's dates are the first occurrence's and mean nothing here (fact 67).
-            (Err(_), Kind::Master) => {
+            (Err(_), EventKind::Master) => {
                 Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH }
             }
             (Err(why), _) => return Err(why),
         };
         let whole = match kind {
-            Kind::Occurrence => source == Source::Listed,
-            Kind::Exception => self.has_subject,
-            Kind::Single | Kind::Master => true,
+            EventKind::Occurrence => source == Source::Listed,
+            EventKind::Exception => self.has_subject,
+            EventKind::Single | EventKind::Master => true,
         };
         Ok(Item {
             id: id.clone(),
             kind,
-            master: master.filter(|_| matches!(kind, Kind::Occurrence | Kind::Exception)),
+            master: master.filter(|_| matches!(kind, EventKind::Occurrence | EventKind::Exception)),
             etag: etag.map(Into::into),
             span,
             all_day,
@@ -254,7 +256,7 @@ impl Looked<'_> {
 struct NoText;
 
 fn text(raw: &str) -> Result<Cow<'_, str>, NoText> {
-    serde_json::from_str::<Text<'_>>(raw).map(|Text(text)| text).map_err(|_| NoText)
+    serde_json::from_str::<JsonText<'_>>(raw).map(|JsonText(text)| text).map_err(|_| NoText)
 }
 
 /// Leaves each name once, with the value that came last, where it came first.
@@ -274,11 +276,11 @@ fn last_wins(members: &mut Vec<(Cow<'_, str>, &str)>) {
 }
 
 /// The object again, from the members that are kept.
-fn content(members: &[(Cow<'_, str>, &str)], body: Body) -> Result<Bytes, &'static str> {
+fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, &'static str> {
     let kept = |name: &str| match name {
         "@odata.etag" => true,
         "@removed" => false,
-        "body" | "bodyPreview" => body != Body::None,
+        "body" | "bodyPreview" => body != BodyFormat::None,
         _ => !name.contains("@odata."),
     };
     let members = || members.iter().filter(|(name, _)| kept(name));

@@ -167,7 +167,12 @@ pub(super) fn client(script: &Arc<Script>) -> Client {
 }
 
 pub(super) fn ask() -> Ask {
-    Ask { page_size: 200, body: window::Body::Html, time_zone: "UTC".into(), immutable_ids: false }
+    Ask {
+        page_size: 200,
+        body: window::BodyFormat::Html,
+        time_zone: "UTC".into(),
+        immutable_ids: false,
+    }
 }
 
 pub(super) fn edges() -> Edges {

@@ -15,9 +15,9 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 
 use super::item::{Entry, Items, Source};
 use super::page_memory::Reservation;
-use crate::mirror::event::Text;
-use crate::mirror::page::{End, EventId, Item, Link, Page, Unreadable};
-use crate::mirror::window::Body;
+use crate::mirror::event::JsonText;
+use crate::mirror::page::{EventId, Item, Link, Page, PageEnd, UnreadableItem};
+use crate::mirror::window::BodyFormat;
 
 /// The most items of a page that are read. What is made of an item takes more memory than its
 /// bytes, so a page of many small ones is too large long before the cap of a body is reached.
@@ -38,7 +38,7 @@ pub struct Listing {
     /// Events in the order Graph sent them, each id once (the last word wins).
     pub items: Vec<Item>,
     /// Items that could not be read.
-    pub unreadable: Vec<Unreadable>,
+    pub unreadable: Vec<UnreadableItem>,
     /// Where the next page is, if there is one.
     pub next: Option<Link>,
 }
@@ -47,11 +47,11 @@ pub struct Listing {
 ///
 /// # Errors
 /// When it is not JSON, has no `value`, or not exactly one of the two links (fact 55).
-pub fn page(bytes: &Bytes, body: Body) -> Result<Page, WireError> {
+pub fn page(bytes: &Bytes, body: BodyFormat) -> Result<Page, WireError> {
     let Envelope { entries, next, delta } = Envelope::read(bytes, Source::Delta, body)?;
     let end = match (next, delta) {
-        (Some(next), None) => End::Next(next),
-        (None, Some(delta)) => End::Delta(delta),
+        (Some(next), None) => PageEnd::Next(next),
+        (None, Some(delta)) => PageEnd::Delta(delta),
         (None, None) => return Err(WireError("the page has neither link")),
         (Some(_), Some(_)) => return Err(WireError("the page has both links")),
     };
@@ -63,7 +63,7 @@ pub fn page(bytes: &Bytes, body: Body) -> Result<Page, WireError> {
 ///
 /// # Errors
 /// When it is not JSON or has no `value`.
-pub fn listing(bytes: &Bytes, body: Body) -> Result<Listing, WireError> {
+pub fn listing(bytes: &Bytes, body: BodyFormat) -> Result<Listing, WireError> {
     let Envelope { entries, next, .. } = Envelope::read(bytes, Source::Listed, body)?;
     // A plain list has no tombstones; one that came all the same is not an event.
     let Entries { present, unreadable, .. } = entries;
@@ -74,7 +74,7 @@ pub fn listing(bytes: &Bytes, body: Body) -> Result<Listing, WireError> {
 ///
 /// # Errors
 /// When it is not JSON or not a readable event.
-pub fn event(bytes: &Bytes, body: Body) -> Result<Item, WireError> {
+pub fn event(bytes: &Bytes, body: BodyFormat) -> Result<Item, WireError> {
     let text = utf8(bytes);
     let mut items = Items::new(Source::Listed, body);
     match parse(&text, &mut items).map_err(|_| WireError("the answer is not json"))? {
@@ -107,7 +107,7 @@ fn parse<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> serde_json::R
 struct Entries {
     present: Vec<Item>,
     removed: Vec<EventId>,
-    unreadable: Vec<Unreadable>,
+    unreadable: Vec<UnreadableItem>,
 }
 
 impl Entries {
@@ -152,7 +152,7 @@ struct Envelope {
 }
 
 impl Envelope {
-    fn read(bytes: &[u8], source: Source, body: Body) -> Result<Self, WireError> {
+    fn read(bytes: &[u8], source: Source, body: BodyFormat) -> Result<Self, WireError> {
         let text = utf8(bytes);
         let too_many = Cell::new(false);
         let members = Members(Items::new(source, body), &too_many);
@@ -185,7 +185,7 @@ impl<'de> Visitor<'de> for Members<'_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut value, mut next, mut delta) = (None, None, None);
-        while let Some(Text(name)) = map.next_key()? {
+        while let Some(JsonText(name)) = map.next_key()? {
             match name.as_ref() {
                 "value" => value = Some(map.next_value_seed(Elements(&mut self.0, self.1))?),
                 "@odata.nextLink" => next = link(&mut map)?,
@@ -201,7 +201,7 @@ impl<'de> Visitor<'de> for Members<'_, 'de> {
 
 /// An absent, null or empty link is none.
 fn link<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Link>, A::Error> {
-    let text = map.next_value::<Option<Text<'de>>>()?.map(|Text(text)| text);
+    let text = map.next_value::<Option<JsonText<'de>>>()?.map(|JsonText(text)| text);
     Ok(text.filter(|text| !text.is_empty()).map(Link::new))
 }
 

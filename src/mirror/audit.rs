@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::page::{EventHash, Item, Kind, Span};
+use super::page::{EventHash, EventKind, Item, Span};
 use super::position::SegmentIndex;
 use super::series;
 use super::window::Edges;
@@ -19,15 +19,15 @@ use super::window::Edges;
 /// whether it may lie a day off at the edges (fact 80).
 pub const SELECT: &str = "id,type,start,end,changeKey,seriesMasterId,isAllDay";
 /// So many differing events and series are no longer repaired one by one.
-pub const MANY: usize = 20;
+pub const BULK_REPAIR_MIN: usize = 20;
 /// Suspicions that are remembered of a look; beyond, it is many anyway.
-const MOST_SUSPECTS: usize = 10_000;
+const MAX_SUSPECTS: usize = 10_000;
 
 /// The little of an event that an audit compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sketch {
+pub struct EventDigest {
     /// What it is.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// When it takes place.
     pub span: Span,
     /// Whether it takes whole days.
@@ -36,12 +36,12 @@ pub struct Sketch {
     pub key: Option<EventHash>,
 }
 
-impl Sketch {
+impl EventDigest {
     /// Of an item that a listing or a row holds; `content` has a `changeKey`, or none is compared.
     pub fn of(item: &Item) -> Self {
         let key = match item.kind {
-            Kind::Single | Kind::Exception => item.change_key(),
-            Kind::Occurrence | Kind::Master => None,
+            EventKind::Single | EventKind::Exception => item.change_key(),
+            EventKind::Occurrence | EventKind::Master => None,
         };
         Self { kind: item.kind, span: item.span, all_day: item.all_day, key }
     }
@@ -53,8 +53,8 @@ impl Sketch {
 }
 
 /// Whether the mirror and a listing of a segment disagree about an event.
-pub fn differ(edges: Edges, mirrored: Option<&Sketch>, listed: Option<&Sketch>) -> bool {
-    let inside = |sketch: &Sketch| series::inside(edges, sketch.span, sketch.all_day);
+pub fn differ(edges: Edges, mirrored: Option<&EventDigest>, listed: Option<&EventDigest>) -> bool {
+    let inside = |sketch: &EventDigest| series::inside(edges, sketch.span, sketch.all_day);
     match (mirrored, listed) {
         (Some(mirrored), Some(listed)) => !mirrored.same(listed),
         // At the rim delta alone decides, as in a round.
@@ -66,9 +66,9 @@ pub fn differ(edges: Edges, mirrored: Option<&Sketch>, listed: Option<&Sketch>) 
 
 /// Events about which the mirror and a first listing disagreed, and how the mirror stood then.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Suspects(BTreeMap<(SegmentIndex, EventHash), Option<Sketch>>);
+pub struct SuspectedDrift(BTreeMap<(SegmentIndex, EventHash), Option<EventDigest>>);
 
-impl Suspects {
+impl SuspectedDrift {
     /// Nobody.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -80,8 +80,8 @@ impl Suspects {
     }
 
     /// Remembers a disagreement.
-    pub fn add(&mut self, segment: SegmentIndex, id: EventHash, mirrored: Option<Sketch>) {
-        if self.0.len() < MOST_SUSPECTS {
+    pub fn add(&mut self, segment: SegmentIndex, id: EventHash, mirrored: Option<EventDigest>) {
+        if self.0.len() < MAX_SUSPECTS {
             self.0.insert((segment, id), mirrored);
         }
     }
@@ -92,7 +92,12 @@ impl Suspects {
     }
 
     /// Whether a second disagreement is the same one: the mirror has not moved meanwhile.
-    pub fn confirm(&self, segment: SegmentIndex, id: EventHash, mirrored: Option<Sketch>) -> bool {
+    pub fn confirm(
+        &self,
+        segment: SegmentIndex,
+        id: EventHash,
+        mirrored: Option<EventDigest>,
+    ) -> bool {
         self.0.get(&(segment, id)) == Some(&mirrored)
     }
 }

@@ -16,7 +16,7 @@ pub enum ChangeKind {
 
 impl ChangeKind {
     /// The word by which the API names it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Updated => "updated",
@@ -38,7 +38,7 @@ pub enum RemovalReason {
 
 impl RemovalReason {
     /// The word by which the API names it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Deleted => "deleted",
             Self::LeftWindow => "left_window",

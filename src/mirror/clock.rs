@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// The longest that a mailbox is left alone because Graph asks for it (fact 117).
-pub const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+pub const MAX_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// What to do about a wall clock that differs from Graph's.
 pub const REMEDY: &str =

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::change::RemovalReason;
 use super::page::{EventHash, EventId, Item};
-use super::position::{Position, SegmentIndex, Todo, TodoKey, WindowId};
+use super::position::{PendingEntry, PendingKey, Position, SegmentIndex, WindowId};
 
 /// One atomic step of a segment.
 ///
@@ -27,9 +27,9 @@ pub struct Commit {
     /// Masters to forget if no occurrence in the window names them any more.
     pub orphans: Vec<EventHash>,
     /// To-do entries to write.
-    pub todo: Vec<Todo>,
+    pub todo: Vec<PendingEntry>,
     /// To-do entries to delete.
-    pub done: Vec<TodoKey>,
+    pub done: Vec<PendingKey>,
     /// Every to-do entry of the segment is deleted first.
     pub clear_todo: bool,
     /// The ids that page `.0` of the running enumeration carried, in any order.
@@ -39,7 +39,7 @@ pub struct Commit {
     /// Where the segment now stands.
     pub position: Option<Position>,
     /// Counted: a finished round, a begun resync.
-    pub tally: Tally,
+    pub tally: WindowCounters,
     /// Nobody waits for it: it may linger up to the store's linger (never more than 30 s) so
     /// that it shares its flush with others.
     pub lazy: bool,
@@ -56,7 +56,7 @@ pub struct Removal {
 
 /// Counters that live with the window, in the store.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tally {
+pub struct WindowCounters {
     /// The number of the round this commit ends, if it ends one.
     pub round: Option<u64>,
     /// When it succeeded.
@@ -73,7 +73,7 @@ pub struct Tally {
 
 /// What a commit did, told once it is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct CommitOutcome {
     /// Events that appeared.
     pub created: u32,
     /// Events that look different to a reader.
@@ -100,7 +100,7 @@ impl Commit {
             seen: None,
             clear_seen: false,
             position: None,
-            tally: Tally::default(),
+            tally: WindowCounters::default(),
             lazy: false,
         }
     }
@@ -108,7 +108,7 @@ impl Commit {
 
 /// What the store knows of an id: asked for tombstones, and for masters that a listing replaces.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Known {
+pub enum StoredKind {
     /// The store has no row of it.
     Unknown,
     /// A series master; also one that has no row, where its instances have.

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 
 /// The members of a JSON object in their order, values raw.
 #[derive(Clone, Debug)]
-pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+pub struct JsonMembers<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
-impl<'a> Members<'a> {
+impl<'a> JsonMembers<'a> {
     /// Cuts an object into its members.
     ///
     /// # Errors
@@ -31,33 +31,33 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonMembers<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
             type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(48);
-                while let Some(name) = map.next_key::<Text<'de>>()? {
+                while let Some(name) = map.next_key::<JsonText<'de>>()? {
                     members.push((name.0, map.next_value()?));
                 }
                 Ok(members)
             }
         }
-        deserializer.deserialize_map(Object).map(Members)
+        deserializer.deserialize_map(MembersVisitor).map(JsonMembers)
     }
 }
 
 /// A string, borrowed unless it holds escapes.
-pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
+pub(crate) struct JsonText<'a>(pub(crate) Cow<'a, str>);
 
-impl<'de: 'a, 'a> serde::Deserialize<'de> for Text<'a> {
+impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonText<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Borrowing;
-        impl<'de> Visitor<'de> for Borrowing {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
             type Value = Cow<'de, str>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a string")
@@ -72,12 +72,13 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Text<'a> {
                 Ok(Cow::Owned(v))
             }
         }
-        deserializer.deserialize_str(Borrowing).map(Text)
+        deserializer.deserialize_str(TextVisitor).map(JsonText)
     }
 }
 
 /// Members that an occurrence has of its own; everything else it has from its master.
-const OWN: [&str; 6] = ["id", "type", "seriesMasterId", "start", "end", "@odata.etag"];
+const OCCURRENCE_MEMBERS: [&str; 6] =
+    ["id", "type", "seriesMasterId", "start", "end", "@odata.etag"];
 
 /// Completes a bare occurrence from its master, as readers see it: the master's members
 /// overlaid with the occurrence's own id, type, seriesMasterId, start, end and etag;
@@ -87,27 +88,28 @@ const OWN: [&str; 6] = ["id", "type", "seriesMasterId", "start", "end", "@odata.
 /// # Errors
 /// Where either is not a JSON object.
 pub fn complete(
-    master: &Members<'_>,
+    master: &JsonMembers<'_>,
     master_id: &EventId,
     occurrence: &[u8],
     id: &EventId,
     start: Timestamp,
 ) -> Result<Vec<u8>, serde_json::Error> {
-    let own = Members::parse(occurrence)?;
-    let mut out = Object::with_capacity(master_len(master) + occurrence.len());
-    for name in OWN {
+    let own = JsonMembers::parse(occurrence)?;
+    let mut out = ObjectBuilder::with_capacity(master_len(master) + occurrence.len());
+    for name in OCCURRENCE_MEMBERS {
         if let Some(value) = own.get(name) {
             out.raw(name, value.get());
         }
     }
     for (name, value) in &master.0 {
         match &**name {
-            name if OWN.contains(&name) => {}
+            name if OCCURRENCE_MEMBERS.contains(&name) => {}
             "originalStart" => {}
             "recurrence" => out.raw(name, "null"),
             "webLink" => match serde_json::from_str::<Cow<'_, str>>(value.get()) {
                 Ok(link) => {
-                    let link = link.replace(&encode(master_id.as_str()), &encode(id.as_str()));
+                    let link = link
+                        .replace(&percent_encode(master_id.as_str()), &percent_encode(id.as_str()));
                     out.value(name, &Value::String(link));
                 }
                 Err(_) => out.raw(name, value.get()),
@@ -120,7 +122,7 @@ pub fn complete(
 }
 
 /// Whether two JSON texts are the same value. Texts that are equal byte for byte are not parsed.
-pub fn same(a: &[u8], b: &[u8]) -> bool {
+pub fn same_json(a: &[u8], b: &[u8]) -> bool {
     a == b
         || match (serde_json::from_slice::<Value>(a), serde_json::from_slice::<Value>(b)) {
             (Ok(a), Ok(b)) => a == b,
@@ -131,7 +133,7 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 /// Whether both texts say when they were modified (`lastModifiedDateTime`), and `a` was earlier.
 pub fn is_older(a: &[u8], b: &[u8]) -> bool {
     let modified = |json| {
-        let value = Members::parse(json).ok()?.get("lastModifiedDateTime")?.get();
+        let value = JsonMembers::parse(json).ok()?.get("lastModifiedDateTime")?.get();
         serde_json::from_str::<Timestamp>(value).ok()
     };
     matches!((modified(a), modified(b)), (Some(a), Some(b)) if a < b)
@@ -141,7 +143,7 @@ pub fn is_older(a: &[u8], b: &[u8]) -> bool {
 pub fn same_for_occurrences(a: &[u8], b: &[u8]) -> bool {
     fn inherited(json: &[u8]) -> Option<serde_json::Map<String, Value>> {
         let mut map: serde_json::Map<String, Value> = serde_json::from_slice(json).ok()?;
-        for name in OWN.iter().chain(&["recurrence", "originalStart"]) {
+        for name in OCCURRENCE_MEMBERS.iter().chain(&["recurrence", "originalStart"]) {
             map.remove(*name);
         }
         Some(map)
@@ -153,12 +155,12 @@ pub fn same_for_occurrences(a: &[u8], b: &[u8]) -> bool {
         }
 }
 
-fn master_len(master: &Members<'_>) -> usize {
+fn master_len(master: &JsonMembers<'_>) -> usize {
     master.0.iter().map(|(n, v)| n.len() + v.get().len() + 4).sum()
 }
 
 /// Percent-encodes everything but unreserved characters, as Graph does with ids in `webLink`.
-fn encode(id: &str) -> String {
+fn percent_encode(id: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(id.len() + 8);
     for byte in id.bytes() {
@@ -173,9 +175,9 @@ fn encode(id: &str) -> String {
 }
 
 /// A JSON object under construction, member by member.
-struct Object(Vec<u8>);
+struct ObjectBuilder(Vec<u8>);
 
-impl Object {
+impl ObjectBuilder {
     fn with_capacity(bytes: usize) -> Self {
         let mut out = Vec::with_capacity(bytes + 64);
         out.push(b'{');

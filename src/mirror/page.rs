@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::event::Members;
+use super::event::JsonMembers;
 
 /// A Graph id: opaque, case sensitive, compared as bytes (fact 48).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,7 +51,7 @@ impl fmt::Debug for EventHash {
 
 /// Graph's `type` of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     /// A single instance.
     Single,
     /// An occurrence that follows its series' pattern; arrives bare (fact 66).
@@ -77,7 +77,7 @@ pub struct Item {
     /// Its id.
     pub id: EventId,
     /// What it is.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// The series it belongs to: set for occurrences and exceptions.
     pub master: Option<EventId>,
     /// `@odata.etag`.
@@ -96,7 +96,7 @@ pub struct Item {
 impl Item {
     /// Its `changeKey`, hashed, if it carries one.
     pub fn change_key(&self) -> Option<EventHash> {
-        let members = Members::parse(&self.content).ok()?;
+        let members = JsonMembers::parse(&self.content).ok()?;
         let key: &str = serde_json::from_str(members.get("changeKey")?.get()).ok()?;
         Some(EventId::new(key).hash())
     }
@@ -117,7 +117,7 @@ impl fmt::Debug for Item {
 
 /// An item that could not be read; the round goes on without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
+pub struct UnreadableItem {
     /// Its id, where at least that could be read: what the mirror holds under it is then kept.
     pub id: Option<EventId>,
     /// What was wrong; names members, never values.
@@ -148,7 +148,7 @@ impl fmt::Debug for Link {
 
 /// What ends a page: exactly one of the two links (fact 55), or in a plain listing no link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum PageEnd {
     /// More pages follow.
     Next(Link),
     /// The round is over.
@@ -166,9 +166,9 @@ pub struct Page {
     /// Tombstones: "not in this view", nothing more (fact 62).
     pub removed: Vec<EventId>,
     /// Items that could not be read.
-    pub unreadable: Vec<Unreadable>,
+    pub unreadable: Vec<UnreadableItem>,
     /// The link to go on from.
-    pub end: End,
+    pub end: PageEnd,
     /// Decoded size, bytes.
     pub bytes: usize,
 }

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::guard::Guard;
+use super::fallback::Fallback;
 use super::page::{EventHash, EventId, Item, Link};
-use super::remedy::Remedy;
+use super::stall::StallDetector;
 use super::status::ResyncReason;
 
 /// Number of a window inside one store.
@@ -25,15 +25,15 @@ pub struct Position {
     /// that follows begins no sooner than this, whoever asks and however often the process starts.
     pub held_until: Option<Timestamp>,
     /// What the round under way has brought so far.
-    pub guard: Guard,
+    pub guard: StallDetector,
     /// How the segment is asked for, where that is not as configured. Outlives the round.
-    pub remedy: Remedy,
+    pub remedy: Fallback,
 }
 
 impl Position {
     /// A position that nothing holds.
     pub fn new(phase: Phase, todo: bool) -> Self {
-        let (guard, remedy) = (Guard::default(), Remedy::default());
+        let (guard, remedy) = (StallDetector::default(), Fallback::default());
         Self { phase, todo, held_until: None, guard, remedy }
     }
 
@@ -43,7 +43,7 @@ impl Position {
     }
 
     /// An enumeration from the first page; what is remembered of the segment stays.
-    pub fn start(reason: ResyncReason, remedy: Remedy) -> Self {
+    pub fn start(reason: ResyncReason, remedy: Fallback) -> Self {
         Self { remedy, ..Self::new(Phase::start(reason), false) }
     }
 }
@@ -108,7 +108,7 @@ impl Phase {
 /// One thing a segment still has to do. Its key in the store is (kind, hashes), so that adding
 /// twice is adding once.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Todo {
+pub enum PendingEntry {
     /// A series was touched in this round.
     Series {
         /// Its master.
@@ -135,7 +135,7 @@ pub enum Todo {
 
 /// Names a [`Todo`] without its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TodoKey {
+pub enum PendingKey {
     /// Of [`Todo::Series`]: the master.
     Series(EventHash),
     /// Of [`Todo::Waiting`]: the master, the instance.
@@ -144,16 +144,16 @@ pub enum TodoKey {
     Removal(EventHash),
 }
 
-impl Todo {
+impl PendingEntry {
     /// The key under which it is kept.
-    pub fn key(&self) -> TodoKey {
+    pub fn key(&self) -> PendingKey {
         match self {
-            Self::Series { master, .. } => TodoKey::Series(master.hash()),
+            Self::Series { master, .. } => PendingKey::Series(master.hash()),
             Self::Waiting { item, .. } => {
                 let master = item.master.as_ref().unwrap_or(&item.id);
-                TodoKey::Waiting(master.hash(), item.id.hash())
+                PendingKey::Waiting(master.hash(), item.id.hash())
             }
-            Self::Removal { id } => TodoKey::Removal(*id),
+            Self::Removal { id } => PendingKey::Removal(*id),
         }
     }
 }

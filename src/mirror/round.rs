@@ -20,8 +20,8 @@
 
 mod absence;
 mod completion;
-mod ending;
-mod intake;
+mod finish;
+mod page_handler;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,34 +31,34 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::change::RemovalReason;
 use super::clock;
-use super::commit::{Commit, Known, Removal};
-use super::guard::Guard;
-use super::page::{EventHash, EventId, Item, Kind, Link, Page};
-use super::position::{Phase, Position, SegmentIndex, Todo, WindowId};
-use super::remedy::{Ailment, Remedy};
-use super::series::{Listed, PresenceRequest, Row, ViewRequest};
+use super::commit::{Commit, Removal, StoredKind};
+use super::fallback::{Fallback, StallKind};
+use super::page::{EventHash, EventId, EventKind, Item, Link, Page};
+use super::pending::PendingWork;
+use super::position::{PendingEntry, Phase, Position, SegmentIndex, WindowId};
+use super::series::{ListedInstances, PresenceRequest, SeriesMember, ViewRequest};
+use super::stall::StallDetector;
 use super::status::ResyncReason;
-use super::todo::TodoList;
-use super::window::{Complete, Edges};
+use super::window::{Completion, Edges};
 
 /// A removal of fewer events than this is always believed.
-pub const BELIEVED: usize = 20;
+pub const MASS_REMOVAL_MIN: usize = 20;
 /// Whether so many events are too many to leave a window of so many at once.
 pub fn is_mass_removal(leaving: usize, events: usize) -> bool {
-    leaving >= BELIEVED && leaving.saturating_mul(2) > events
+    leaving >= MASS_REMOVAL_MIN && leaving.saturating_mul(2) > events
 }
 
 /// Rows that leave in one commit of a sweep.
-const SLICE: usize = 256;
+const SWEEP_SLICE: usize = 256;
 
 /// A round of one segment.
 #[derive(Debug)]
 pub struct Round {
-    place: Place,
+    place: SegmentContext,
     phase: Phase,
     /// Masters that came in this run, with their etags.
-    came: BTreeMap<EventHash, Option<Arc<str>>>,
-    todo: TodoList,
+    masters_seen: BTreeMap<EventHash, Option<Arc<str>>>,
+    todo: PendingWork,
     /// Rows the sweep found, not yet removed.
     sweep: Option<Vec<Removal>>,
     /// Events of the window before any of this round's removals, and how many it has removed.
@@ -66,28 +66,28 @@ pub struct Round {
     removed: usize,
     /// What must not leave, once the other segments have looked; none: they have not, since this
     /// one asked Graph for the last time.
-    withheld: Option<Stay>,
+    retained: Option<Retain>,
     /// Events that other segments have removed in this attempt.
     gone: usize,
     /// Whether the sweep's removals have been judged.
-    believed: bool,
+    removal_approved: bool,
     /// Removals that a listing found and no tombstone: a later listing may take them back.
     listed_out: BTreeSet<EventHash>,
     /// What to do once the commit under way is durable.
-    after: After,
+    after: AfterCommit,
     /// See [`Position::held_until`].
     held_until: Option<Timestamp>,
     /// See [`Position::guard`].
-    guard: Guard,
+    guard: StallDetector,
     /// The ids that this run's pages named.
-    met: BTreeSet<EventHash>,
+    ids_seen: BTreeSet<EventHash>,
     /// See [`Position::remedy`].
-    remedy: Remedy,
+    remedy: Fallback,
 }
 
 /// Which segment of which window, and how it is kept.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct SegmentContext {
     /// The window.
     pub window: WindowId,
     /// The segment.
@@ -95,7 +95,7 @@ pub struct Place {
     /// The segment's edges.
     pub edges: Edges,
     /// How occurrences are completed.
-    pub complete: Complete,
+    pub complete: Completion,
     /// How long a removal too large to believe waits for its confirmation, and a stuck stream
     /// for its next remedy.
     pub confirm_after: SignedDuration,
@@ -108,17 +108,17 @@ pub struct Place {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
+enum AfterCommit {
     Continue,
     Settle,
     Hold,
-    Stick(Ailment),
+    Stick(StallKind),
     Fail,
 }
 
 /// What came of an effect.
 #[derive(Debug)]
-pub enum Input {
+pub enum RoundInput {
     /// Nothing yet: what is first?
     Start,
     /// The page that was asked for, and what the store knows of the ids of
@@ -127,20 +127,20 @@ pub enum Input {
         /// The page.
         page: Page,
         /// By id.
-        known: BTreeMap<EventHash, Known>,
+        known: BTreeMap<EventHash, StoredKind>,
         /// How long the answer took, waits of our own not counted.
         took: Duration,
     },
     /// The page cannot be had in this attempt.
-    Failed(Failure),
+    Failed(PageFailure),
     /// A master, or that it is no more.
     Master(Option<Item>),
     /// A series' instances (all pages) and the mirror's rows of it; or that the series is not found.
-    Instances(Option<(Listed, Vec<Row>)>),
+    Instances(Option<(ListedInstances, Vec<SeriesMember>)>),
     /// The mirror's rows of a series whose master is not found, or is no master any more.
-    Gone(Vec<Row>),
+    Gone(Vec<SeriesMember>),
     /// What a plain `calendarView` said of a series, and the mirror's rows of it.
-    Viewed(Listed, Vec<Row>),
+    Viewed(ListedInstances, Vec<SeriesMember>),
     /// Whether there are any of the events that were asked for.
     Present(bool),
     /// What was asked about a series cannot be had now.
@@ -150,7 +150,7 @@ pub enum Input {
     /// The other segments have looked, as far as they could.
     Withheld {
         /// What may have moved to where one could not look: it stays on the to-do.
-        stay: Stay,
+        stay: Retain,
         /// Events that have left the window in this attempt, other segments' among them.
         gone: usize,
     },
@@ -162,14 +162,14 @@ pub enum Input {
 
 /// What does not leave in this run.
 #[derive(Debug)]
-pub enum Stay {
+pub enum Retain {
     /// These.
     Named(BTreeSet<EventHash>),
     /// Nothing leaves.
     All,
 }
 
-impl Stay {
+impl Retain {
     fn has(&self, id: &EventHash) -> bool {
         match self {
             Self::Named(ids) => ids.contains(id),
@@ -180,7 +180,7 @@ impl Stay {
 
 /// Why a page cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum PageFailure {
     /// It is over the cap.
     TooLarge,
     /// It failed until nothing was left of the attempt's retries, while the mailbox answered a
@@ -217,12 +217,12 @@ pub enum Effect {
     /// Write.
     Commit(Box<Commit>),
     /// The round is over.
-    Over(Over),
+    Over(RoundOutcome),
 }
 
 /// How a round ended, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Over {
+pub enum RoundOutcome {
     /// Delta link stored (or listed whole), to-do empty.
     Settled,
     /// The same, but some series could not be completed now.
@@ -230,7 +230,7 @@ pub enum Over {
     /// It would have removed too much to be believed; an enumeration will confirm.
     Held,
     /// The stream is stuck; an enumeration by other means will follow.
-    Stuck(Ailment),
+    Stuck(StallKind),
     /// What failed last has failed for this attempt; where nothing did, the round would not end
     /// and every remedy was tried.
     Failed,
@@ -238,10 +238,15 @@ pub enum Over {
 
 impl Round {
     /// Takes a segment up where the store left it. `events`: what readers see of the window now.
-    pub fn resume(place: Place, position: Option<Position>, todo: Vec<Todo>, events: u64) -> Self {
+    pub fn resume(
+        place: SegmentContext,
+        position: Option<Position>,
+        todo: Vec<PendingEntry>,
+        events: u64,
+    ) -> Self {
         let Position { phase, held_until, guard, remedy, .. } =
             position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
-        let todo = TodoList::load(todo);
+        let todo = PendingWork::load(todo);
         // Tombstones do not outlive their round.
         let listed_out = match phase {
             Phase::Settled { .. } => todo.removals().clone(),
@@ -250,26 +255,26 @@ impl Round {
         Self {
             place,
             phase,
-            came: BTreeMap::new(),
+            masters_seen: BTreeMap::new(),
             todo,
             listed_out,
             sweep: None,
-            withheld: None,
+            retained: None,
             gone: 0,
             events,
             removed: 0,
-            believed: false,
-            after: After::Continue,
+            removal_approved: false,
+            after: AfterCommit::Continue,
             held_until,
             guard,
-            met: BTreeSet::new(),
+            ids_seen: BTreeSet::new(),
             remedy,
         }
     }
 
     /// Ends the wait for the next remedy of a stuck stream: a round was requested. The
     /// confirmation of a removal is not hurried.
-    pub fn hurry(&mut self) {
+    pub fn skip_wait(&mut self) {
         let stuck = [Some(ResyncReason::RoundStuck), Some(ResyncReason::PageStuck)];
         if stuck.contains(&self.phase.enumeration()) {
             self.held_until = None;
@@ -277,24 +282,25 @@ impl Round {
     }
 
     /// How the segment is asked for, as far as that is not as configured.
-    pub fn remedy(&self) -> &Remedy {
+    pub fn fallback(&self) -> &Fallback {
         &self.remedy
     }
 
     /// Whether this run asks for plain pages.
-    fn lists(&self) -> bool {
+    fn is_listing(&self) -> bool {
         self.remedy.is_snapshot() && self.phase.enumeration() != Some(ResyncReason::DeltaRetry)
     }
 
     /// The ids of a page that the store must be asked about before the page is stepped.
-    pub fn questions(&self, page: &Page) -> Vec<EventHash> {
+    pub fn ids_to_look_up(&self, page: &Page) -> Vec<EventHash> {
         let mut ids: Vec<EventHash> = page.removed.iter().map(EventId::hash).collect();
         // Nothing can have changed its kind before it was first seen, on an earlier page at least.
         if !matches!(self.phase, Phase::Enumerating { reason: ResyncReason::New, page: 0, .. }) {
-            let may_have_changed = |item: &&Item| matches!(item.kind, Kind::Single | Kind::Master);
+            let may_have_changed =
+                |item: &&Item| matches!(item.kind, EventKind::Single | EventKind::Master);
             ids.extend(page.present.iter().filter(may_have_changed).map(|i| i.id.hash()));
         }
-        if self.lists() && self.place.complete == Complete::Master {
+        if self.is_listing() && self.place.complete == Completion::Master {
             // A listing brings no masters: whether the stored ones still hold, their etags tell.
             let masters = page.present.iter().filter_map(|item| item.master.as_ref());
             ids.extend(masters.map(EventId::hash));
@@ -305,47 +311,49 @@ impl Round {
     }
 
     /// One step. `at` is the wall-clock time that changes carry.
-    pub fn step(mut self, input: Input, at: Timestamp) -> (Self, Effect) {
+    pub fn step(mut self, input: RoundInput, at: Timestamp) -> (Self, Effect) {
         let effect = match input {
-            Input::Start => self.next(at),
-            Input::Page { page, known, took } => {
-                if self.guard.look(&page, took, &mut self.met) {
-                    self.ail(Ailment::Endless, at)
+            RoundInput::Start => self.next_effect(at),
+            RoundInput::Page { page, known, took } => {
+                if self.guard.observe(&page, took, &mut self.ids_seen) {
+                    self.next_fallback(StallKind::NoProgress, at)
                 } else {
                     self.page(page, &known, at)
                 }
             }
-            Input::Failed(failure) => self.failed(failure, at),
-            Input::Master(found) => self.master(found, at),
-            Input::Instances(found) => self.instances(found, at),
-            Input::Gone(rows) => self.gone(rows, at),
-            Input::Viewed(listed, rows) => self.viewed(listed, rows, at),
-            Input::Present(present) => self.present(present, at),
-            Input::Unavailable => self.unavailable(at),
-            Input::Unseen(rows) => {
+            RoundInput::Failed(failure) => self.on_page_failure(failure, at),
+            RoundInput::Master(found) => self.master(found, at),
+            RoundInput::Instances(found) => self.instances(found, at),
+            RoundInput::Gone(rows) => self.gone(rows, at),
+            RoundInput::Viewed(listed, rows) => self.viewed(listed, rows, at),
+            RoundInput::Present(present) => self.present(present, at),
+            RoundInput::Unavailable => self.unavailable(at),
+            RoundInput::Unseen(rows) => {
                 self.sweep = Some(rows);
-                self.next(at)
+                self.next_effect(at)
             }
-            Input::Withheld { stay, gone } => {
-                self.withheld = Some(stay);
+            RoundInput::Withheld { stay, gone } => {
+                self.retained = Some(stay);
                 self.gone = gone.saturating_sub(self.removed);
-                self.next(at)
+                self.next_effect(at)
             }
-            Input::Committed(events) => {
+            RoundInput::Committed(events) => {
                 if self.removed == 0 {
                     self.events = events;
                 }
                 match self.after {
-                    After::Continue => self.next(at),
-                    After::Hold => Effect::Over(Over::Held),
-                    After::Stick(ailment) => Effect::Over(Over::Stuck(ailment)),
-                    After::Fail => Effect::Over(Over::Failed),
-                    After::Settle if !self.todo.has_series() => Effect::Over(Over::Settled),
-                    After::Settle => Effect::Over(Over::Incomplete),
+                    AfterCommit::Continue => self.next_effect(at),
+                    AfterCommit::Hold => Effect::Over(RoundOutcome::Held),
+                    AfterCommit::Stick(ailment) => Effect::Over(RoundOutcome::Stuck(ailment)),
+                    AfterCommit::Fail => Effect::Over(RoundOutcome::Failed),
+                    AfterCommit::Settle if !self.todo.has_series() => {
+                        Effect::Over(RoundOutcome::Settled)
+                    }
+                    AfterCommit::Settle => Effect::Over(RoundOutcome::Incomplete),
                 }
             }
             // Whoever confirms a removal goes on confirming it, and a trial is still one.
-            Input::LinkDead => match self.phase.enumeration() {
+            RoundInput::LinkDead => match self.phase.enumeration() {
                 Some(reason @ (ResyncReason::Confirm | ResyncReason::DeltaRetry)) => {
                     self.restart(reason, at)
                 }
@@ -361,27 +369,27 @@ impl Round {
                 | Effect::Presence(_)
         ) {
             // What is learned now the others may not know.
-            self.withheld = None;
+            self.retained = None;
         }
         (self, effect)
     }
 
     /// Whether the other segments have to look before anything leaves.
-    fn waits(&self) -> bool {
-        self.place.seams && self.withheld.is_none()
+    fn waits_for_segments(&self) -> bool {
+        self.place.seams && self.retained.is_none()
     }
 
     /// Begins the enumeration anew. Rows stay: readers go on seeing the last good mirror.
     fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Effect {
-        self.came.clear();
+        self.masters_seen.clear();
         self.listed_out.clear();
-        self.todo = TodoList::default();
+        self.todo = PendingWork::default();
         self.sweep = None;
-        self.believed = false;
+        self.removal_approved = false;
         self.held_until = None;
         self.phase = Phase::start(reason);
-        self.guard = Guard::default();
-        self.met.clear();
+        self.guard = StallDetector::default();
+        self.ids_seen.clear();
         let mut commit = self.commit(at);
         commit.clear_todo = true;
         commit.clear_seen = true;
@@ -390,18 +398,18 @@ impl Round {
         Effect::Commit(Box::new(commit))
     }
 
-    fn next(&mut self, at: Timestamp) -> Effect {
+    fn next_effect(&mut self, at: Timestamp) -> Effect {
         let longest = self.place.confirm_after;
         if self.held_until.is_some_and(|until| clock::waits(until, longest, at)) {
             return Effect::Over(match self.phase.enumeration() {
-                Some(ResyncReason::RoundStuck) => Over::Stuck(Ailment::Endless),
-                Some(ResyncReason::PageStuck) => Over::Stuck(Ailment::Heavy),
-                _ => Over::Held,
+                Some(ResyncReason::RoundStuck) => RoundOutcome::Stuck(StallKind::NoProgress),
+                Some(ResyncReason::PageStuck) => RoundOutcome::Stuck(StallKind::PageTooLarge),
+                _ => RoundOutcome::Held,
             });
         }
         self.held_until = None;
         match &self.phase {
-            Phase::Enumerating { next, .. } if self.lists() => Effect::Listing(next.clone()),
+            Phase::Enumerating { next, .. } if self.is_listing() => Effect::Listing(next.clone()),
             Phase::Enumerating { next, .. } => Effect::Page(next.clone()),
             Phase::Following { next } => Effect::Page(Some(next.clone())),
             Phase::Settled { delta } => {

@@ -12,11 +12,11 @@ use super::status::AuditRecord;
 use super::window::{Edge, Edges, Window};
 
 /// The longest wait between attempts of a window that only fails.
-pub const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
 /// The first wait before the same request is made again.
 pub const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between rounds of a segment far from the present.
-const FURTHEST: Duration = Duration::from_secs(3600);
+const MAX_SEGMENT_INTERVAL: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// How often the same request is repeated within one round.
 pub const RETRIES: u32 = 4;
@@ -54,11 +54,11 @@ pub fn backoff(first: Duration, longest: Duration, failures: u32, chance: f64) -
 /// further, and a day at least, so that the stated future is covered until the edges move again.
 /// Empty where the start has moved past a fixed end.
 pub fn edges(window: &Window, now: Timestamp) -> Edges {
-    asked(window.start, window.end, window.move_every, now)
+    requested_edges(window.start, window.end, window.move_every, now)
 }
 
 /// See [`edges`].
-pub fn asked(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
+pub fn requested_edges(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
     let stated = end.resolve(now);
     let further =
         if end.is_relative() { signed(move_every.max(DAY)) } else { SignedDuration::ZERO };
@@ -79,7 +79,7 @@ pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
         .start_of_day()
         .map_or(computed, |midnight| midnight.timestamp());
     let days = u32::try_from(window.move_every.as_secs() / DAY.as_secs()).unwrap_or(u32::MAX);
-    let hour = window.move_every.min(DAY).mul_f64(own(&window.name));
+    let hour = window.move_every.min(DAY).mul_f64(name_fraction(&window.name));
     let due = |days: u32| midnight.checked_add(signed(DAY.saturating_mul(days) + hour)).ok();
     let latest = computed.checked_add(signed(window.move_every)).unwrap_or(Timestamp::MAX);
     let due_then = due(days.max(1))?;
@@ -118,7 +118,7 @@ pub fn segment_interval(
     let here =
         segments.iter().position(|s| now < s.end).unwrap_or(segments.len().saturating_sub(1));
     let doublings = u32::try_from(index.abs_diff(here)).unwrap_or(u32::MAX).min(16);
-    interval.saturating_mul(1 << doublings).min(FURTHEST.max(interval))
+    interval.saturating_mul(1 << doublings).min(MAX_SEGMENT_INTERVAL.max(interval))
 }
 
 /// When the next drift audit of a window is due: the first between half a period and a whole one
@@ -126,8 +126,8 @@ pub fn segment_interval(
 /// further one a period after the last, a tenth sooner or later.
 pub fn next_audit(name: &str, record: &AuditRecord, period: Duration) -> Timestamp {
     let (from, share) = match record.at {
-        None => (record.since, 0.5 + own(name) / 2.0),
-        Some(at) => (at, 0.9 + own(&format!("{name} {at}")) / 5.0),
+        None => (record.since, 0.5 + name_fraction(name) / 2.0),
+        Some(at) => (at, 0.9 + name_fraction(&format!("{name} {at}")) / 5.0),
     };
     from.checked_add(signed(period.mul_f64(share))).unwrap_or(Timestamp::MAX)
 }
@@ -140,7 +140,7 @@ pub fn is_audit_due(name: &str, record: &AuditRecord, period: Duration, now: Tim
 }
 
 /// A name's own number in `[0, 1)`: always the same, and evenly spread over names.
-fn own(name: &str) -> f64 {
+fn name_fraction(name: &str) -> f64 {
     let bytes = EventId::new(name).hash().0;
     f64::from(u16::from_be_bytes([bytes[0], bytes[1]])) / 65536.0
 }
@@ -179,30 +179,30 @@ mod tests {
 
     #[test]
     fn backoff_doubles_up_to_its_ceiling() {
-        let at = |failures| backoff(MINUTE, LONGEST_BACKOFF, failures, 0.5);
+        let at = |failures| backoff(MINUTE, MAX_BACKOFF, failures, 0.5);
         assert_eq!([at(1), at(2), at(3)], [MINUTE, MINUTE * 2, MINUTE * 4]);
-        assert_eq!(at(50), LONGEST_BACKOFF);
-        assert_eq!(at(u32::MAX), LONGEST_BACKOFF);
+        assert_eq!(at(50), MAX_BACKOFF);
+        assert_eq!(at(u32::MAX), MAX_BACKOFF);
     }
 
     fn window(name: &str, move_every: Duration) -> Window {
-        use crate::mirror::window::{Body, Calendar, Complete};
+        use crate::mirror::window::{BodyFormat, CalendarRef, Completion};
         let days = |days| Edge::Relative { years: 0, months: 0, days };
         Window {
             name: name.into(),
             account: "a".into(),
             mailbox: "m".into(),
-            calendar: Calendar::Default,
+            calendar: CalendarRef::Default,
             start: days(-30),
             end: days(365),
             interval: MINUTE,
             jitter: 0.2,
             move_every,
             page_size: 200,
-            body: Body::Html,
+            body: BodyFormat::Html,
             time_zone: "UTC".into(),
             immutable_ids: false,
-            complete: Complete::Master,
+            complete: Completion::Master,
             audit: None,
             confirm_after: MINUTE,
         }

@@ -15,17 +15,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use jiff::SignedDuration;
 
-use super::event::Members;
-use super::page::{EventHash, EventId, Item, Kind, Span};
-use super::window::{Complete, Edges};
+use super::event::JsonMembers;
+use super::page::{EventHash, EventId, EventKind, Item, Span};
+use super::window::{Completion, Edges};
 
 /// A row of the mirror that belongs to the series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct SeriesMember {
     /// The instance.
     pub id: EventHash,
     /// Occurrence or exception.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// When it takes place.
     pub span: Span,
 }
@@ -63,7 +63,7 @@ impl ViewRequest {
 
 /// What a listing of a series' instances said, all its pages together.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Listed {
+pub struct ListedInstances {
     /// The instances that could be read.
     pub items: Vec<Item>,
     /// Those that could not: they are members, and stay as they are.
@@ -72,7 +72,7 @@ pub struct Listed {
     pub nameless: bool,
 }
 
-impl Listed {
+impl ListedInstances {
     /// Whether the listing says that the instance exists.
     pub fn has(&self, id: &EventHash) -> bool {
         self.unread.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
@@ -86,7 +86,7 @@ impl Listed {
     }
 }
 
-impl From<Vec<Item>> for Listed {
+impl From<Vec<Item>> for ListedInstances {
     fn from(items: Vec<Item>) -> Self {
         Self { items, ..Self::default() }
     }
@@ -107,7 +107,7 @@ pub struct Reconciliation<'a> {
     /// The segment's edges; the listing was asked one day wider on both sides.
     pub edges: Edges,
     /// How occurrences are kept.
-    pub complete: Complete,
+    pub complete: Completion,
     /// Whether membership is at stake. In an enumeration it is not: there the pages and the
     /// sweep decide, and the listing only completes what waits.
     pub membership: bool,
@@ -122,7 +122,7 @@ pub struct Reconciliation<'a> {
 impl Reconciliation<'_> {
     /// Instances that a listing of the series lacks and that would leave, or could not be shown, for
     /// no other reason.
-    pub fn absent(&self, listing: &Listed, rows: &[Row]) -> Vec<Row> {
+    pub fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
         let listed: BTreeSet<EventHash> = listing.items.iter().map(|item| item.id.hash()).collect();
         let unlisted = |id: &EventHash| {
             !listed.contains(id) && !listing.unread.contains(id) && !self.tombstones.contains(id)
@@ -133,19 +133,21 @@ impl Reconciliation<'_> {
         let hidden = self
             .waiting
             .iter()
-            .filter(|(id, item)| item.kind == Kind::Exception && (!item.whole || self.is_past(id)))
-            .map(|(id, item)| Row { id: *id, kind: item.kind, span: item.span });
+            .filter(|(id, item)| {
+                item.kind == EventKind::Exception && (!item.whole || self.is_past(id))
+            })
+            .map(|(id, item)| SeriesMember { id: *id, kind: item.kind, span: item.span });
         leaving.chain(hidden).filter(|row| unlisted(&row.id)).collect()
     }
 
     /// Compares a listing with the mirror's rows of the series.
-    pub fn apply(&self, listing: Listed, rows: &[Row]) -> Reconciled {
+    pub fn apply(&self, listing: ListedInstances, rows: &[SeriesMember]) -> Reconciled {
         let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();
         let mut listed = listing.unread;
         let mut out = Reconciled::default();
         // What comes twice, over two pages, counts as it came last (fact 58).
         for item in listing.items.into_iter().rev() {
-            if matches!(item.kind, Kind::Master | Kind::Single) {
+            if matches!(item.kind, EventKind::Master | EventKind::Single) {
                 continue;
             }
             let id = item.id.hash();
@@ -179,7 +181,7 @@ impl Reconciliation<'_> {
             if !listed.contains(id)
                 && !self.is_past(id)
                 && (item.whole
-                    || self.complete == Complete::Master && item.kind == Kind::Occurrence)
+                    || self.complete == Completion::Master && item.kind == EventKind::Occurrence)
             {
                 out.upserts.push(item.clone());
             }
@@ -202,7 +204,7 @@ impl Reconciliation<'_> {
     /// An occurrence as the mirror keeps it: bare where its master completes it.
     fn form(&self, item: Item) -> Item {
         match (self.complete, item.kind) {
-            (Complete::Master, Kind::Occurrence) => bare(item),
+            (Completion::Master, EventKind::Occurrence) => strip_to_stub(item),
             _ => item,
         }
     }
@@ -231,9 +233,9 @@ pub fn widen(edges: Edges, days: i64) -> Edges {
 
 /// Strips a listed occurrence down to what delta pages carry, so that it looks the same
 /// whichever request brought it.
-pub fn bare(item: Item) -> Item {
+pub fn strip_to_stub(item: Item) -> Item {
     const KEPT: [&str; 6] = ["@odata.etag", "id", "seriesMasterId", "type", "start", "end"];
-    let Ok(members) = Members::parse(&item.content) else { return item };
+    let Ok(members) = JsonMembers::parse(&item.content) else { return item };
     let mut content = Vec::with_capacity(512);
     for name in KEPT {
         if let Some(value) = members.get(name) {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 /// What a window is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum State {
+pub enum WindowState {
     /// A round that started without a link is under way or due.
     Enumerating,
     /// Every segment has a delta link and an empty to-do.
@@ -25,14 +25,14 @@ pub enum State {
     StoreFull,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for WindowState {
     /// The word of the API: a state has one spelling.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
+        f.write_str(self.as_str())
     }
 }
 
-impl State {
+impl WindowState {
     /// Every state, in the order the counts are shown.
     pub const ALL: [Self; 8] = [
         Self::Enumerating,
@@ -46,7 +46,7 @@ impl State {
     ];
 
     /// The word by which the API and the metrics name it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Enumerating => "enumerating",
             Self::Settled => "settled",
@@ -115,7 +115,7 @@ impl ResyncReason {
     ];
 
     /// The word by which the API and the metrics name it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::New => "new",
             Self::SyncStateNotFound => "sync_state_not_found",
@@ -264,7 +264,7 @@ pub struct WindowStatus {
     /// End in force, exclusive.
     pub end: Timestamp,
     /// What it is doing.
-    pub state: State,
+    pub state: WindowState,
     /// Events readers see.
     pub events: u64,
     /// Its segments.

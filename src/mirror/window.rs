@@ -21,7 +21,7 @@ pub struct Window {
     /// User id or address, or `me` for a delegated account.
     pub mailbox: Arc<str>,
     /// Which of the mailbox's calendars.
-    pub calendar: Calendar,
+    pub calendar: CalendarRef,
     /// The configured start.
     pub start: Edge,
     /// The configured end (exclusive).
@@ -35,13 +35,13 @@ pub struct Window {
     /// The `odata.maxpagesize` hint.
     pub page_size: u32,
     /// How bodies are asked for.
-    pub body: Body,
+    pub body: BodyFormat,
     /// `Prefer: outlook.timezone`, a Windows or IANA name.
     pub time_zone: Arc<str>,
     /// `Prefer: IdType="ImmutableId"`.
     pub immutable_ids: bool,
     /// How occurrences are completed.
-    pub complete: Complete,
+    pub complete: Completion,
     /// Time between drift audits; `None` is off.
     pub audit: Option<Duration>,
     /// How long a removal too large to believe, or the next remedy for a stuck stream, waits.
@@ -50,14 +50,14 @@ pub struct Window {
 
 /// Which calendar of a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Calendar {
+pub enum CalendarRef {
     /// The mailbox's default calendar.
     Default,
     /// A calendar by its Graph id.
     Id(Arc<str>),
 }
 
-impl fmt::Display for Calendar {
+impl fmt::Display for CalendarRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -68,7 +68,7 @@ impl fmt::Display for Calendar {
 
 /// How bodies are asked for and kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Body {
+pub enum BodyFormat {
     /// As HTML, Graph's own default.
     #[default]
     Html,
@@ -80,7 +80,7 @@ pub enum Body {
 
 /// How an occurrence gets the members Graph's delta does not send (fact 66).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Complete {
+pub enum Completion {
     /// From the series master.
     #[default]
     Master,
@@ -185,7 +185,7 @@ impl Edges {
 
 /// How long segments have to be at most, where stretches of at most `days` are too long for Graph:
 /// half as long. None where that cannot be had in 64 segments of whole days.
-pub fn halve(edges: Edges, days: i64) -> Option<i64> {
+pub fn halved_segment_days(edges: Edges, days: i64) -> Option<i64> {
     let hours = |segment: &Edges| segment.end.duration_since(segment.start).as_hours();
     let longest = edges.cut(days).iter().map(hours).max()?;
     let half = (longest / 24 + 1) / 2;
@@ -196,7 +196,7 @@ pub fn halve(edges: Edges, days: i64) -> Option<i64> {
 /// What makes two windows the same stream of ids: change any of it and the old events leave
 /// before the first new one is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity {
+pub struct WindowIdentity {
     /// The account's name.
     pub account: Arc<str>,
     /// The account's tenant.
@@ -204,26 +204,26 @@ pub struct Identity {
     /// The mailbox.
     pub mailbox: Arc<str>,
     /// The calendar.
-    pub calendar: Calendar,
+    pub calendar: CalendarRef,
     /// The form of ids.
     pub immutable_ids: bool,
 }
 
 /// What events look like: a change of it is a resync of that window alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct EventShape {
     /// See [`Body`].
-    pub body: Body,
+    pub body: BodyFormat,
     /// See [`Window::time_zone`].
     pub time_zone: Arc<str>,
     /// See [`Complete`].
-    pub complete: Complete,
+    pub complete: Completion,
 }
 
 impl Window {
     /// What events of this window look like.
-    pub fn shape(&self) -> Shape {
-        Shape { body: self.body, time_zone: self.time_zone.clone(), complete: self.complete }
+    pub fn shape(&self) -> EventShape {
+        EventShape { body: self.body, time_zone: self.time_zone.clone(), complete: self.complete }
     }
 }
 
@@ -242,7 +242,7 @@ mod tests {
     fn segments_are_halved_until_they_are_days_or_too_many() {
         let mut days = MAX_SEGMENT_DAYS;
         let mut halves = Vec::new();
-        while let Some(half) = halve(edges(1000), days) {
+        while let Some(half) = halved_segment_days(edges(1000), days) {
             let segments = edges(1000).cut(half);
             assert_eq!((segments[0].start, segments[segments.len() - 1].end), {
                 let whole = edges(1000);
@@ -252,7 +252,7 @@ mod tests {
             days = half;
         }
         assert_eq!(halves, [(500, 2), (250, 4), (125, 8), (63, 16), (32, 32), (16, 63)]);
-        assert_eq!(halve(edges(1), MAX_SEGMENT_DAYS), None);
-        assert_eq!(halve(edges(2), MAX_SEGMENT_DAYS), Some(1));
+        assert_eq!(halved_segment_days(edges(1), MAX_SEGMENT_DAYS), None);
+        assert_eq!(halved_segment_days(edges(2), MAX_SEGMENT_DAYS), Some(1));
     }
 }

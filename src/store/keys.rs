@@ -6,7 +6,7 @@
 
 use crate::mirror::change::Seq;
 use crate::mirror::page::EventHash;
-use crate::mirror::position::{SegmentIndex, TodoKey, WindowId};
+use crate::mirror::position::{PendingKey, SegmentIndex, WindowId};
 
 /// Layout version of keys and records.
 pub(super) const SCHEMA: &[u8] = b"m/schema";
@@ -130,11 +130,11 @@ pub(super) fn position_segment(key: &[u8]) -> Option<SegmentIndex> {
 }
 
 /// A to-do entry.
-pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: TodoKey) -> Vec<u8> {
+pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: PendingKey) -> Vec<u8> {
     let (kind, first, second) = match todo {
-        TodoKey::Series(master) => (TODO_SERIES, master, None),
-        TodoKey::Waiting(master, id) => (TODO_WAITING, master, Some(id)),
-        TodoKey::Removal(id) => (TODO_REMOVAL, id, None),
+        PendingKey::Series(master) => (TODO_SERIES, master, None),
+        PendingKey::Waiting(master, id) => (TODO_WAITING, master, Some(id)),
+        PendingKey::Removal(id) => (TODO_REMOVAL, id, None),
     };
     let mut key = of_window(TODO, window, &[&[segment, kind], &first.0]);
     if let Some(second) = second {
@@ -148,12 +148,12 @@ const TODO_WAITING: u8 = 1;
 const TODO_REMOVAL: u8 = 2;
 
 /// What a to-do key names; none for a chunk's key.
-pub(super) fn todo_of(key: &[u8]) -> Option<TodoKey> {
+pub(super) fn todo_of(key: &[u8]) -> Option<PendingKey> {
     let first = EventHash(array(key, 7)?);
     match (*key.get(6)?, key.len()) {
-        (TODO_SERIES, 23) => Some(TodoKey::Series(first)),
-        (TODO_REMOVAL, 23) => Some(TodoKey::Removal(first)),
-        (TODO_WAITING, 39) => Some(TodoKey::Waiting(first, EventHash(array(key, 23)?))),
+        (TODO_SERIES, 23) => Some(PendingKey::Series(first)),
+        (TODO_REMOVAL, 23) => Some(PendingKey::Removal(first)),
+        (TODO_WAITING, 39) => Some(PendingKey::Waiting(first, EventHash(array(key, 23)?))),
         _ => None,
     }
 }
@@ -347,7 +347,7 @@ mod tests {
             w in any::<u32>(), s in 0..64u8, a in hash(), b in hash(), seq in any::<u64>(), n in 1..9u16,
         ) {
             let w = WindowId(w);
-            for key in [TodoKey::Series(a), TodoKey::Waiting(a, b), TodoKey::Removal(a)] {
+            for key in [PendingKey::Series(a), PendingKey::Waiting(a, b), PendingKey::Removal(a)] {
                 prop_assert_eq!(todo_of(&todo(w, s, key)), Some(key));
                 prop_assert_eq!(todo_of(&chunk(&todo(w, s, key), n)), None);
             }

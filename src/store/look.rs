@@ -3,19 +3,20 @@
 use bytes::Bytes;
 
 use super::row::Row;
-use crate::mirror::event::{self, Members};
-use crate::mirror::page::{EventId, Kind};
+use crate::mirror::event::{self, JsonMembers};
+use crate::mirror::page::{EventId, EventKind};
 
 /// A master, cut into its members once for all of its occurrences.
 pub(super) struct Master<'a> {
     id: &'a EventId,
-    members: Members<'a>,
+    members: JsonMembers<'a>,
 }
 
 impl<'a> Master<'a> {
     /// Cuts a master; none if the row is not one, or not a JSON object.
     pub(super) fn of(row: &'a Row) -> Option<Self> {
-        let members = Members::parse(&row.content).ok().filter(|_| row.kind == Kind::Master)?;
+        let members =
+            JsonMembers::parse(&row.content).ok().filter(|_| row.kind == EventKind::Master)?;
         Some(Self { id: &row.id, members })
     }
 }

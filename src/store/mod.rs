@@ -63,12 +63,12 @@ pub use self::words::{
 use self::writer::{Job, Writer};
 use crate::env::Env;
 use crate::metrics::StoreMetrics;
-use crate::mirror::audit::Sketch;
+use crate::mirror::audit::EventDigest;
 use crate::mirror::change::{RemovalReason, Seq};
-use crate::mirror::commit::{Commit, Known, Outcome, Removal};
+use crate::mirror::commit::{Commit, CommitOutcome, Removal, StoredKind};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
-use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
-use crate::mirror::window::{Edges, Identity};
+use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
+use crate::mirror::window::{Edges, WindowIdentity};
 
 /// Commits that may wait for the writer; whoever brings one more waits itself.
 const QUEUE: usize = 1024;
@@ -200,7 +200,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`]
     /// mean that nothing of this commit was written; after the others the store is over.
-    pub async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
+    pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
         let commit = Box::new(Commit { lazy: false, ..commit });
         let began = tokio::time::Instant::now();
         let outcome = self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await?;
@@ -276,7 +276,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn identities(&self) -> Result<BTreeMap<Arc<str>, Identity>, StoreError> {
+    pub async fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, StoreError> {
         self.look(|tree| tree.identities()).await
     }
 
@@ -365,7 +365,7 @@ impl Store {
         &self,
         window: WindowId,
         segment: SegmentIndex,
-    ) -> Result<Vec<Todo>, StoreError> {
+    ) -> Result<Vec<PendingEntry>, StoreError> {
         self.settle(window).await?;
         self.look(move |tree| tree.todos(window, segment)).await
     }
@@ -378,7 +378,7 @@ impl Store {
         &self,
         window: WindowId,
         ids: Vec<EventHash>,
-    ) -> Result<Vec<Known>, StoreError> {
+    ) -> Result<Vec<StoredKind>, StoreError> {
         self.look(move |tree| ids.into_iter().map(|id| tree.known(window, id)).collect()).await
     }
 
@@ -500,7 +500,7 @@ impl Store {
                 .filter(|(_, row)| row.is_shown() && row.segments & record::bit(segment) != 0);
             let seen = held.map(|(id, row)| AuditRow {
                 id,
-                sketch: Sketch::of(&row.item()),
+                sketch: EventDigest::of(&row.item()),
                 master: row.master.clone(),
             });
             Ok((seen.collect(), next))

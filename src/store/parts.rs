@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::tree::Tree;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::{EventHash, EventId, Item};
-use crate::mirror::position::{Todo, TodoKey};
+use crate::mirror::position::{PendingEntry, PendingKey};
 
 /// About the most bytes in one part. A series is one part however large it is: a few thousand
 /// instances at most.
@@ -33,9 +33,9 @@ fn of_item(item: &Item) -> usize {
     item.content.len() + BESIDE
 }
 
-fn of_todo(todo: &Todo) -> usize {
+fn of_todo(todo: &PendingEntry) -> usize {
     match todo {
-        Todo::Waiting { item, .. } => of_item(item),
+        PendingEntry::Waiting { item, .. } => of_item(item),
         _ => BESIDE,
     }
 }
@@ -83,12 +83,12 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, F
     // Adding wins over deleting only within a commit: what is deleted in the last part is added
     // there too.
     if !commit.clear_todo {
-        let deleted: BTreeSet<TodoKey> = commit.done.iter().copied().collect();
+        let deleted: BTreeSet<PendingKey> = commit.done.iter().copied().collect();
         let (last, early) = std::mem::take(&mut commit.todo)
             .into_iter()
             .partition(|todo| deleted.contains(&todo.key()));
         commit.todo = last;
-        let early: Vec<Todo> = early;
+        let early: Vec<PendingEntry> = early;
         for todo in early {
             parts.with_room_for(of_todo(&todo)).todo.push(todo);
         }
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
     use crate::mirror::change::RemovalReason;
-    use crate::mirror::page::{Kind, Link, Span};
+    use crate::mirror::page::{EventKind, Link, Span};
     use crate::mirror::position::{Phase, Position, WindowId};
 
     fn tree(dir: &tempfile::TempDir) -> Tree {
@@ -140,7 +140,7 @@ mod tests {
     fn item(id: &str, master: Option<&str>) -> Item {
         Item {
             id: EventId::new(id),
-            kind: if master.is_some() { Kind::Occurrence } else { Kind::Single },
+            kind: if master.is_some() { EventKind::Occurrence } else { EventKind::Single },
             master: master.map(EventId::new),
             etag: None,
             span: Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH },
@@ -160,9 +160,10 @@ mod tests {
                 reason: RemovalReason::Deleted,
             })
             .collect();
-        commit.done = vec![TodoKey::Removal(EventId::new("r1").hash())];
-        commit.todo =
-            (0..20).map(|n| Todo::Removal { id: EventId::new(format!("r{n}")).hash() }).collect();
+        commit.done = vec![PendingKey::Removal(EventId::new("r1").hash())];
+        commit.todo = (0..20)
+            .map(|n| PendingEntry::Removal { id: EventId::new(format!("r{n}")).hash() })
+            .collect();
         commit.position =
             Some(Position::new(Phase::Settled { delta: Some(Link::new("next")) }, false));
         commit.tally.round = Some(7);
@@ -178,7 +179,7 @@ mod tests {
         assert!(earlier.len() > 8, "{}", earlier.len());
         for part in earlier {
             assert!(part.position.is_none() && part.seen.is_none() && part.done.is_empty());
-            assert_eq!(part.tally, crate::mirror::commit::Tally::default());
+            assert_eq!(part.tally, crate::mirror::commit::WindowCounters::default());
             assert!(
                 weight(part) <= 5000 + REMOVAL || part.upserts.iter().all(|i| i.master.is_some())
             );

@@ -14,14 +14,14 @@ use super::settle::Feed;
 use super::tree::Tree;
 use super::work::Work;
 use crate::mirror::change::Seq;
-use crate::mirror::clock::{self, LONGEST_PAUSE};
-use crate::mirror::commit::{Commit, Outcome};
+use crate::mirror::clock::{self, MAX_PAUSE};
+use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 
 /// What a commit means.
 pub(super) struct Planned {
     pub(super) draft: Draft,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: CommitOutcome,
     /// The last seq it gave out.
     pub(super) last_seq: Seq,
 }
@@ -52,7 +52,7 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Planne
         name: record.name.clone(),
         at: record::micros(commit.at),
         seq: last_seq,
-        outcome: Outcome::default(),
+        outcome: CommitOutcome::default(),
     };
     if !commit.upserts.is_empty() || !commit.removals.is_empty() || !commit.orphans.is_empty() {
         Work::new(tree, commit, &record).run(&mut feed)?;
@@ -143,7 +143,7 @@ fn count(
     tree: &Tree,
     commit: &Commit,
     record: &WindowRecord,
-    outcome: &Outcome,
+    outcome: &CommitOutcome,
     draft: &mut Draft,
 ) -> Result<u64, Fault> {
     let old = tree.counters(commit.window)?;
@@ -162,7 +162,7 @@ fn count(
         audit.differences += differences;
     }
     // A pause stored under a wrong clock must not outlast those that follow.
-    let goes_on = |until: &Timestamp| clock::waits(*until, LONGEST_PAUSE, commit.at);
+    let goes_on = |until: &Timestamp| clock::waits(*until, MAX_PAUSE, commit.at);
     new.paused_until = commit.tally.paused_until.max(new.paused_until.filter(goes_on));
     if let Some(reason) = commit.tally.resync.filter(|r| *r != ResyncReason::New) {
         new.resyncs += 1;

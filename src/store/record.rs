@@ -31,7 +31,7 @@ use super::fault::Fault;
 use super::row::Row;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
-use crate::mirror::position::{SegmentIndex, Todo, TodoKey, WindowId};
+use crate::mirror::position::{PendingEntry, PendingKey, SegmentIndex, WindowId};
 
 /// The newest layout of values that this version writes and reads. A value says which format
 /// introduced its layout, so that a store may hold values of several.
@@ -101,37 +101,37 @@ pub(super) fn instant(micros: i64) -> Timestamp {
 }
 
 /// A to-do entry's value; what the key says already is not repeated.
-pub(super) fn todo(todo: &Todo) -> Vec<u8> {
+pub(super) fn todo(todo: &PendingEntry) -> Vec<u8> {
     match todo {
-        Todo::Series { master, needs_master, needs_listing } => {
+        PendingEntry::Series { master, needs_master, needs_listing } => {
             let mut out = vec![u8::from(*needs_master) | u8::from(*needs_listing) << 1];
             out.extend_from_slice(master.as_str().as_bytes());
             seal(&out)
         }
         // No segment shows it; the first one's bit tells that an earlier round carried it.
-        Todo::Waiting { item, earlier } => Row::of(item, u64::from(*earlier)).encode(),
-        Todo::Removal { .. } => seal(&[]),
+        PendingEntry::Waiting { item, earlier } => Row::of(item, u64::from(*earlier)).encode(),
+        PendingEntry::Removal { .. } => seal(&[]),
     }
 }
 
 /// Reads what [`todo`] wrote.
-pub(super) fn from_todo(key: TodoKey, value: &Bytes) -> Result<Todo, Fault> {
+pub(super) fn from_todo(key: PendingKey, value: &Bytes) -> Result<PendingEntry, Fault> {
     match key {
-        TodoKey::Series(_) => {
+        PendingKey::Series(_) => {
             let Some((flags, id)) = unseal(value, "to-do")?.split_first() else {
                 return Err(Fault::Unknown("to-do"));
             };
-            Ok(Todo::Series {
+            Ok(PendingEntry::Series {
                 master: EventId::new(std::str::from_utf8(id).map_err(|_| Fault::Unknown("to-do"))?),
                 needs_master: flags & 1 != 0,
                 needs_listing: flags & 2 != 0,
             })
         }
-        TodoKey::Waiting(..) => {
+        PendingKey::Waiting(..) => {
             let row = Row::decode(value)?;
-            Ok(Todo::Waiting { earlier: row.segments != 0, item: row.item() })
+            Ok(PendingEntry::Waiting { earlier: row.segments != 0, item: row.item() })
         }
-        TodoKey::Removal(id) => Ok(Todo::Removal { id }),
+        PendingKey::Removal(id) => Ok(PendingEntry::Removal { id }),
     }
 }
 

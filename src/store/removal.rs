@@ -13,7 +13,7 @@ use super::record::{self, Entry};
 use super::settle::Feed;
 use super::tree::Tree;
 use crate::mirror::change::{RemovalReason, Seq};
-use crate::mirror::commit::Outcome;
+use crate::mirror::commit::CommitOutcome;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
@@ -50,7 +50,7 @@ pub(super) fn drop_slice(
         }
         Step::Bury(after) => {
             let name = tree.leaving(window)?.map_or_else(|| Arc::from(""), |r| r.name);
-            let outcome = Outcome::default();
+            let outcome = CommitOutcome::default();
             let mut feed = Feed { draft, tree, window, name, at, seq: last_seq, outcome };
             let rows = tree.rows(window, after, SLICE)?;
             for (id, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use super::fault::Fault;
 use super::record::{Input, instant, micros, seal, text, unseal};
 use crate::mirror::change::Seq;
-use crate::mirror::page::{EventId, Item, Kind, Span};
+use crate::mirror::page::{EventId, EventKind, Item, Span};
 
 /// An event as the store keeps it.
 #[derive(Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) id: EventId,
-    pub(super) kind: Kind,
+    pub(super) kind: EventKind,
     pub(super) master: Option<EventId>,
     pub(super) etag: Option<Arc<str>>,
     /// Microseconds.
@@ -69,21 +69,21 @@ impl Row {
 
     /// Whether readers are shown it.
     pub(super) fn is_shown(&self) -> bool {
-        self.kind != Kind::Master
+        self.kind != EventKind::Master
     }
 
     /// Whether it needs its master to be shown.
     pub(super) fn is_bare(&self) -> bool {
-        !self.whole && matches!(self.kind, Kind::Occurrence | Kind::Exception)
+        !self.whole && matches!(self.kind, EventKind::Occurrence | EventKind::Exception)
     }
 
     /// The row as a sealed value.
     pub(super) fn encode(&self) -> Vec<u8> {
         let kind = match self.kind {
-            Kind::Single => 0,
-            Kind::Occurrence => 1,
-            Kind::Exception => 2,
-            Kind::Master => 3,
+            EventKind::Single => 0,
+            EventKind::Occurrence => 1,
+            EventKind::Exception => 2,
+            EventKind::Master => 3,
         };
         let flags = u8::from(self.whole)
             | u8::from(self.all_day) << 1
@@ -112,10 +112,10 @@ impl Row {
         let mut input = Input(payload);
         let row = (|| {
             let kind = match input.u8()? {
-                0 => Kind::Single,
-                1 => Kind::Occurrence,
-                2 => Kind::Exception,
-                3 => Kind::Master,
+                0 => EventKind::Single,
+                1 => EventKind::Occurrence,
+                2 => EventKind::Exception,
+                3 => EventKind::Master,
                 _ => return None,
             };
             let flags = input.u8()?;
@@ -163,10 +163,10 @@ mod tests {
 
     fn row() -> impl Strategy<Value = Row> {
         let kind = prop::sample::select(vec![
-            Kind::Single,
-            Kind::Occurrence,
-            Kind::Exception,
-            Kind::Master,
+            EventKind::Single,
+            EventKind::Occurrence,
+            EventKind::Exception,
+            EventKind::Master,
         ]);
         let texts = (".*", prop::option::of(".*"), prop::option::of(".*"));
         let numbers = (any::<i64>(), any::<i64>(), any::<u64>(), any::<u64>());

@@ -10,7 +10,7 @@ use super::record::{self, Entry, Gone};
 use super::row::Row;
 use super::tree::{Stored, Tree};
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
-use crate::mirror::commit::Outcome;
+use crate::mirror::commit::CommitOutcome;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
@@ -42,7 +42,7 @@ pub(super) struct Feed<'a> {
     /// Microseconds.
     pub(super) at: i64,
     pub(super) seq: Seq,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: CommitOutcome,
 }
 
 impl Feed<'_> {

@@ -15,10 +15,10 @@ use super::keys;
 use super::record::{self, Counters, Entry, Sum, WindowRecord};
 use super::row::Row;
 use crate::mirror::change::Seq;
-use crate::mirror::commit::Known;
-use crate::mirror::page::{EventHash, Kind};
-use crate::mirror::position::{Position, SegmentIndex, Todo, WindowId};
-use crate::mirror::window::Identity;
+use crate::mirror::commit::StoredKind;
+use crate::mirror::page::{EventHash, EventKind};
+use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
+use crate::mirror::window::WindowIdentity;
 
 /// The one tree.
 #[derive(Clone, Debug)]
@@ -117,16 +117,18 @@ impl Tree {
     }
 
     /// What is known of an id.
-    pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<Known, Fault> {
+    pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<StoredKind, Fault> {
         let Some(Stored { row, .. }) = self.row(window, id)? else {
             // Whole occurrences need no master, so it may never have been stored.
             let named = !self.instances(window, id)?.is_empty();
-            return Ok(if named { Known::Master { etag: None } } else { Known::Unknown });
+            return Ok(if named { StoredKind::Master { etag: None } } else { StoredKind::Unknown });
         };
         Ok(match (row.kind, row.master) {
-            (Kind::Master, _) => Known::Master { etag: row.etag },
-            (Kind::Occurrence | Kind::Exception, Some(master)) => Known::Instance { master },
-            _ => Known::Single,
+            (EventKind::Master, _) => StoredKind::Master { etag: row.etag },
+            (EventKind::Occurrence | EventKind::Exception, Some(master)) => {
+                StoredKind::Instance { master }
+            }
+            _ => StoredKind::Single,
         })
     }
 
@@ -162,7 +164,7 @@ impl Tree {
         Ok(windows)
     }
 
-    pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, Identity>, Fault> {
+    pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, Fault> {
         let mut identities = BTreeMap::new();
         for entry in self.0.scan_prefix(keys::windows()) {
             let record = WindowRecord::decode(&entry?.1)?;
@@ -217,7 +219,7 @@ impl Tree {
         &self,
         window: WindowId,
         segment: SegmentIndex,
-    ) -> Result<Vec<Todo>, Fault> {
+    ) -> Result<Vec<PendingEntry>, Fault> {
         let mut todos = Vec::new();
         for entry in self.0.scan_prefix(keys::todos(window, segment)) {
             let (key, value) = entry?;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::mirror::audit::Sketch;
+use crate::mirror::audit::EventDigest;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
-use crate::mirror::page::{EventHash, EventId, Kind, Span};
+use crate::mirror::page::{EventHash, EventId, EventKind, Span};
 use crate::mirror::position::WindowId;
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
-use crate::mirror::window::{Edge, Edges, Identity, Shape};
+use crate::mirror::window::{Edge, Edges, EventShape, WindowIdentity};
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -54,9 +54,9 @@ pub struct Wanted {
     /// Its name.
     pub name: Arc<str>,
     /// What it is.
-    pub identity: Identity,
+    pub identity: WindowIdentity,
     /// What its events look like.
-    pub shape: Shape,
+    pub shape: EventShape,
     /// Its configured start.
     pub start: Edge,
     /// Its configured end.
@@ -111,7 +111,7 @@ pub struct SeriesRow {
     /// The instance.
     pub id: EventHash,
     /// Occurrence or exception.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// When it takes place.
     pub span: Span,
 }
@@ -122,7 +122,7 @@ pub struct AuditRow {
     /// The event.
     pub id: EventHash,
     /// What is compared.
-    pub sketch: Sketch,
+    pub sketch: EventDigest,
     /// The series it belongs to.
     pub master: Option<EventId>,
 }

@@ -17,7 +17,7 @@ use super::tree::Tree;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::Commit;
 use crate::mirror::event;
-use crate::mirror::page::{EventHash, EventId, Item, Kind};
+use crate::mirror::page::{EventHash, EventId, EventKind, Item};
 
 type Rows = BTreeMap<EventHash, Row>;
 type Masters<'a> = BTreeMap<EventHash, Master<'a>>;
@@ -93,7 +93,7 @@ impl<'a> Work<'a> {
                     && (a.kind, &a.master, a.whole) == (b.kind, &b.master, b.whole);
                 let follows = b.is_bare()
                     && b.master.as_ref().is_some_and(|m| self.changed.contains(&m.hash()));
-                (look_same && !follows) || event::same(&show(&old, a), &show(&new, b))
+                (look_same && !follows) || event::same_json(&show(&old, a), &show(&new, b))
             };
             feed.settle(*id, slot, same)?;
         }
@@ -128,7 +128,7 @@ impl<'a> Work<'a> {
             row.segments |= old.segments | bit;
             row.seq = old.seq;
             // Equal as JSON is equal: the bytes that are there stay.
-            if event::same(&old.content, &row.content) {
+            if event::same_json(&old.content, &row.content) {
                 row.content = old.content.clone();
             }
         }
@@ -141,7 +141,7 @@ impl<'a> Work<'a> {
         let (bit, retired) = (record::bit(self.commit.segment), self.record.retired);
         let slot = self.load(id)?;
         let Some(row) = &mut slot.new else { return Ok(false) };
-        if row.kind == Kind::Master {
+        if row.kind == EventKind::Master {
             return Ok(true);
         }
         if row.segments & bit != 0 || row.segments & !retired == 0 {
@@ -159,8 +159,8 @@ impl<'a> Work<'a> {
     fn follow_masters(&mut self) -> Result<(), Fault> {
         let mut ended = Vec::new();
         for (id, slot) in &self.slots {
-            let was = slot.old().filter(|r| r.kind == Kind::Master);
-            let is = slot.new.as_ref().filter(|r| r.kind == Kind::Master);
+            let was = slot.old().filter(|r| r.kind == EventKind::Master);
+            let is = slot.new.as_ref().filter(|r| r.kind == EventKind::Master);
             match (was, is) {
                 (Some(a), Some(b)) if !event::same_for_occurrences(&a.content, &b.content) => {
                     self.changed.insert(*id);
@@ -200,7 +200,7 @@ impl<'a> Work<'a> {
                 continue;
             }
             let slot = self.load(orphan)?;
-            if slot.new.as_ref().is_some_and(|r| r.kind == Kind::Master) {
+            if slot.new.as_ref().is_some_and(|r| r.kind == EventKind::Master) {
                 slot.new = None;
             }
         }
@@ -224,7 +224,7 @@ impl<'a> Work<'a> {
                     }
                 },
             };
-            Ok(row.filter(|r| r.kind == Kind::Master))
+            Ok(row.filter(|r| r.kind == EventKind::Master))
         };
         for (id, slot) in &self.slots {
             for (row, after) in [(slot.old(), false), (slot.new.as_ref(), true)] {

@@ -39,7 +39,7 @@ use super::tree::Tree;
 use super::watermark::{self, Watermark};
 use super::{Attached, Wanted, attach};
 use crate::mirror::change::Seq;
-use crate::mirror::commit::{Commit, Outcome};
+use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::position::WindowId;
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
@@ -63,7 +63,7 @@ type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 /// What the writer is asked to do.
 pub(super) enum Job {
     /// Write a commit; `lingering` is set for lazy ones.
-    Commit { commit: Box<Commit>, lingering: Option<Lingering>, reply: Reply<Outcome> },
+    Commit { commit: Box<Commit>, lingering: Option<Lingering>, reply: Reply<CommitOutcome> },
     /// Make windows known.
     Attach {
         wanted: Vec<Wanted>,
@@ -289,7 +289,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             Job::Attach { wanted, leaving, at, reply } => {
                 let attached = self.attach(group, &wanted, &leaving, at);
                 for attached in attached.iter().flatten() {
-                    self.count(Outcome::default(), attached.resync);
+                    self.count(CommitOutcome::default(), attached.resync);
                 }
                 settle(group, reply, attached)
             }
@@ -342,9 +342,9 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Plans a commit into the group's batch; the parts of a large one into batches of their own.
-    fn commit(&mut self, commit: Commit, group: &mut Group) -> Result<Outcome, Refusal> {
+    fn commit(&mut self, commit: Commit, group: &mut Group) -> Result<CommitOutcome, Refusal> {
         let (window, resync) = (commit.window, commit.tally.resync);
-        let mut all = Outcome::default();
+        let mut all = CommitOutcome::default();
         let parts = parts::cut(&self.tree, commit)?;
         if parts.len() > 1 {
             // A refusal must not come after a part was written. A series is in one part, so that
@@ -374,14 +374,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// For the meter. What fails to become durable is counted too: then the store is over.
-    fn count(&self, outcome: Outcome, resync: Option<ResyncReason>) {
+    fn count(&self, outcome: CommitOutcome, resync: Option<ResyncReason>) {
         let meter = &self.shared.meter;
-        let Outcome { created, updated, removed, events: _ } = outcome;
+        let CommitOutcome { created, updated, removed, events: _ } = outcome;
         for (word, n) in [("created", created), ("updated", updated), ("removed", removed)] {
             meter.changes.add(word, n.into());
         }
         if let Some(reason) = resync {
-            meter.resyncs.add(reason.word(), 1);
+            meter.resyncs.add(reason.as_str(), 1);
         }
     }
 
@@ -441,7 +441,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 Ok(())
             }
             planned => {
-                self.count(Outcome::default(), Some(reason));
+                self.count(CommitOutcome::default(), Some(reason));
                 settle(group, reply, planned.map(|_| ()))
             }
         }?;

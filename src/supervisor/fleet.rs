@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::env::Env;
 use crate::metrics::RoundMetrics;
 use crate::mirror::position::WindowId;
-use crate::mirror::status::{PastRounds, State, WindowStatus};
+use crate::mirror::status::{PastRounds, WindowState, WindowStatus};
 use crate::worker::{Asked, Brief, Cell, LOOK};
 
 /// A round under way whose worker has not looked around for so long holds its thread.
@@ -75,7 +75,7 @@ impl Fleet {
     }
 
     /// How many windows are in each state.
-    pub fn states(&self) -> BTreeMap<State, usize> {
+    pub fn states(&self) -> BTreeMap<WindowState, usize> {
         let mut states = BTreeMap::new();
         for member in self.read().values() {
             *states.entry(member.cell.state()).or_default() += 1;

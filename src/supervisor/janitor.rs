@@ -170,7 +170,9 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+    use crate::mirror::window::{
+        BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
+    };
     use crate::store::{Options, Wanted};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -185,14 +187,18 @@ mod tests {
         let (first, _) = Store::open(&options, &env).unwrap();
         let wanted = Wanted {
             name: "alice".into(),
-            identity: Identity {
+            identity: WindowIdentity {
                 account: "contoso".into(),
                 tenant: "t".into(),
                 mailbox: "alice@example.com".into(),
-                calendar: Calendar::Default,
+                calendar: CalendarRef::Default,
                 immutable_ids: false,
             },
-            shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+            shape: EventShape {
+                body: BodyFormat::Html,
+                time_zone: "UTC".into(),
+                complete: Completion::Master,
+            },
             start: Edge::At(start),
             end: Edge::At(end),
             edges: Edges { start, end },

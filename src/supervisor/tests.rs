@@ -14,7 +14,7 @@ use super::*;
 use crate::env::Env;
 use crate::graph::transport::{Body, TransportError};
 use crate::graph::{Account, Budgets, Client, Credential, Transport};
-use crate::mirror::window::{Calendar, Complete, Edge};
+use crate::mirror::window::{CalendarRef, Completion, Edge};
 use crate::store::{Options, Store};
 
 /// A Graph that never answers.
@@ -34,28 +34,28 @@ fn window(name: &str) -> Window {
         name: name.into(),
         account: "contoso".into(),
         mailbox: name.into(),
-        calendar: Calendar::Default,
+        calendar: CalendarRef::Default,
         start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
         end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
         interval: Duration::from_secs(60),
         jitter: 0.2,
         move_every: Duration::from_secs(7 * 86_400),
         page_size: 20,
-        body: crate::mirror::window::Body::Html,
+        body: crate::mirror::window::BodyFormat::Html,
         time_zone: "UTC".into(),
         immutable_ids: false,
-        complete: Complete::Master,
+        complete: Completion::Master,
         audit: None,
         confirm_after: Duration::from_secs(600),
     }
 }
 
 fn post(mailbox: &str, window: Window, tokens: &Arc<Tokens>) -> Post {
-    let identity = Identity {
+    let identity = WindowIdentity {
         account: "contoso".into(),
         tenant: "t".into(),
         mailbox: mailbox.into(),
-        calendar: Calendar::Default,
+        calendar: CalendarRef::Default,
         immutable_ids: false,
     };
     Post { identity, window: Arc::new(window), tokens: tokens.clone() }

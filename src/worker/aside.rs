@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::attempt::audit::Audited;
 use super::{Attempt, Ended, Trouble, Worker};
-use crate::mirror::audit::Suspects;
+use crate::mirror::audit::SuspectedDrift;
 use crate::mirror::schedule;
-use crate::mirror::status::State;
+use crate::mirror::status::WindowState;
 use crate::mirror::window::Window;
 use crate::store::StoreError;
 
@@ -24,7 +24,7 @@ const AUDIT_LONGEST: Duration = Duration::from_secs(86_400);
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     /// What a first look suspects, until a second one tells.
-    suspects: Suspects,
+    suspects: SuspectedDrift,
     /// Audits in a row that could not be made, and when the next may be tried.
     failed: u32,
     not_before: Option<Instant>,
@@ -84,7 +84,7 @@ impl Worker {
         let vitals = self.cell.vitals();
         let due = vitals.audits.is_due(&window, self.services.env.now());
         let suspected = window.audit.is_some() && aside.is_some_and(|a| !a.suspects.is_empty());
-        vitals.state == State::Settled && !vitals.edges.is_empty() && (due || suspected)
+        vitals.state == WindowState::Settled && !vitals.edges.is_empty() && (due || suspected)
     }
 
     /// One look at the whole window; answers when the next round is due, or why there is none.

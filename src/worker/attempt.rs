@@ -19,12 +19,14 @@ use tokio::time::Instant;
 
 use crate::graph::{Ask, Class, GraphError, Reservation, Start, Target};
 use crate::mirror::clock::ClockCheck;
-use crate::mirror::commit::{Commit, Outcome};
-use crate::mirror::page::{End, Link, Page};
+use crate::mirror::commit::{Commit, CommitOutcome};
+use crate::mirror::fallback::Fallback;
+use crate::mirror::page::{Link, Page, PageEnd};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
-use crate::mirror::remedy::Remedy;
-use crate::mirror::round::{Effect, Failure, Input, Over, Place, Round, Stay, is_mass_removal};
-use crate::mirror::status::{LastRound, ResyncReason, State};
+use crate::mirror::round::{
+    Effect, PageFailure, Retain, Round, RoundInput, RoundOutcome, SegmentContext, is_mass_removal,
+};
+use crate::mirror::status::{LastRound, ResyncReason, WindowState};
 use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
 
@@ -41,7 +43,7 @@ const LONG_PAUSE: Duration = Duration::from_secs(30);
 /// What a finished round did.
 #[derive(Debug)]
 pub(super) struct Done {
-    pub(super) over: Over,
+    pub(super) over: RoundOutcome,
     /// The segments that settled, as bits.
     pub(super) settled: u64,
     /// Until when a held removal waits.
@@ -140,7 +142,7 @@ impl<'a> Attempt<'a> {
             memory: Reservation::default(),
             present: None,
             done: Done {
-                over: Over::Settled,
+                over: RoundOutcome::Settled,
                 settled: 0,
                 held_until: None,
                 requests: 0,
@@ -179,7 +181,7 @@ impl<'a> Attempt<'a> {
                 trouble => return Err(trouble),
             }
         }
-        if let Over::Stuck(ailment) = self.done.over {
+        if let RoundOutcome::Stuck(ailment) = self.done.over {
             let fault = match self.fault.take() {
                 Some(Trouble::Transient(error) | Trouble::Quarantine(error)) => Some(error),
                 _ => None,
@@ -195,7 +197,7 @@ impl<'a> Attempt<'a> {
             let vitals = self.cell.vitals();
             (vitals.edges, vitals.segment_days())
         };
-        let Some(days) = window::halve(edges, days) else {
+        let Some(days) = window::halved_segment_days(edges, days) else {
             return Err(Trouble::Quarantine(error));
         };
         let now = self.services.env.now();
@@ -203,7 +205,7 @@ impl<'a> Attempt<'a> {
         self.cell.vitals().cut(days);
         note_resync(self.cell, now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, they are halved");
-        (self.done.over, self.retries) = (Over::Settled, 0);
+        (self.done.over, self.retries) = (RoundOutcome::Settled, 0);
         Ok(())
     }
 
@@ -288,7 +290,7 @@ impl<'a> Attempt<'a> {
             self.show_enumerating();
         }
         let begins = position.as_ref().is_none_or(|position| position.phase.begins());
-        let place = Place {
+        let place = SegmentContext {
             window: self.id,
             segment,
             edges,
@@ -301,7 +303,7 @@ impl<'a> Attempt<'a> {
         let events = self.cell.vitals().events;
         let mut round = Round::resume(place, position, todo, events);
         if self.requested {
-            round.hurry();
+            round.skip_wait();
         }
         Ok((round, begins))
     }
@@ -313,21 +315,21 @@ impl<'a> Attempt<'a> {
         segment: SegmentIndex,
         edges: Edges,
         effect: Effect,
-    ) -> Result<Input, Trouble> {
+    ) -> Result<RoundInput, Trouble> {
         Ok(match effect {
             Effect::Page(link) => self.page(round, Way::Delta, link.as_ref(), edges).await?,
             Effect::Listing(link) => self.page(round, Way::Plain, link.as_ref(), edges).await?,
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
-            Effect::Rows(id) => Input::Gone(self.rows(segment, &id).await?),
+            Effect::Rows(id) => RoundInput::Gone(self.rows(segment, &id).await?),
             Effect::View(request) => self.view(segment, &request).await?,
             Effect::Presence(request) => self.presence(&request, edges).await?,
-            Effect::Unseen => Input::Unseen(self.unseen(segment).await?),
+            Effect::Unseen => RoundInput::Unseen(self.unseen(segment).await?),
             // A window of one segment has no seams.
-            Effect::Seam => Input::Withheld { stay: Stay::Named(BTreeSet::new()), gone: 0 },
+            Effect::Seam => RoundInput::Withheld { stay: Retain::Named(BTreeSet::new()), gone: 0 },
             Effect::Commit(commit) => self.commit(*commit).await?,
             // The round is over: there is nothing to perform.
-            Effect::Over(_) => Input::Start,
+            Effect::Over(_) => RoundInput::Start,
         })
     }
 
@@ -353,12 +355,12 @@ impl<'a> Attempt<'a> {
     fn show_enumerating(&self) {
         let mut vitals = self.cell.vitals();
         if !vitals.state.is_trouble() {
-            vitals.state = State::Enumerating;
+            vitals.state = WindowState::Enumerating;
         }
     }
 
     /// What is published of how a segment is asked for, and one line when that changed.
-    fn show_remedy(&self, segment: SegmentIndex, before: &Remedy, now: &Remedy) {
+    fn show_remedy(&self, segment: SegmentIndex, before: &Fallback, now: &Fallback) {
         self.cell.vitals().show_mode(segment, now.is_snapshot());
         if before == now {
             return;
@@ -378,7 +380,7 @@ impl<'a> Attempt<'a> {
         way: Way,
         link: Option<&Link>,
         edges: Edges,
-    ) -> Result<Input, Trouble> {
+    ) -> Result<RoundInput, Trouble> {
         let before = self.target.answering.load(Ordering::Relaxed);
         self.memory = Reservation::default();
         self.present = None;
@@ -398,7 +400,7 @@ impl<'a> Attempt<'a> {
                         code = error.code(),
                         "link is dead, enumerating again"
                     );
-                    return Ok(Input::LinkDead);
+                    return Ok(RoundInput::LinkDead);
                 }
                 Err(error) => {
                     if let Err(trouble) = self.retry(error).await {
@@ -419,14 +421,14 @@ impl<'a> Attempt<'a> {
                 "item could not be read"
             );
         }
-        let questions = round.questions(&page);
+        let questions = round.ids_to_look_up(&page);
         let known = if questions.is_empty() {
             BTreeMap::new()
         } else {
             let answers = self.services.store.known(self.id, questions.clone()).await?;
             questions.into_iter().zip(answers).collect()
         };
-        Ok(Input::Page { page, known, took: std::time::Duration::from_micros(took) })
+        Ok(RoundInput::Page { page, known, took: std::time::Duration::from_micros(took) })
     }
 
     /// One page, asked for once.
@@ -451,7 +453,7 @@ impl<'a> Attempt<'a> {
                     present: asked.items,
                     removed: Vec::new(),
                     unreadable: asked.unreadable,
-                    end: asked.next.map_or(End::Last, End::Next),
+                    end: asked.next.map_or(PageEnd::Last, PageEnd::Next),
                     bytes: 0,
                 };
                 Ok((page, asked.memory))
@@ -461,17 +463,19 @@ impl<'a> Attempt<'a> {
 
     /// The page cannot be had in this attempt. Whether other means may help is the round's to say.
     /// `refused`: it was asked for again and again, while the mailbox answered.
-    fn failed(&mut self, trouble: Trouble, refused: bool) -> Result<Input, Trouble> {
+    fn failed(&mut self, trouble: Trouble, refused: bool) -> Result<RoundInput, Trouble> {
         let failure = match &trouble {
-            Trouble::Quarantine(error) if error.class() == Class::TooLarge => Failure::TooLarge,
-            Trouble::Transient(_) if refused => Failure::Refused,
-            Trouble::Transient(_) | Trouble::Quarantine(_) | Trouble::LinksDie => Failure::Other,
+            Trouble::Quarantine(error) if error.class() == Class::TooLarge => PageFailure::TooLarge,
+            Trouble::Transient(_) if refused => PageFailure::Refused,
+            Trouble::Transient(_) | Trouble::Quarantine(_) | Trouble::LinksDie => {
+                PageFailure::Other
+            }
             _ => return Err(trouble),
         };
         self.fault = Some(trouble);
         // Other means are another round.
         (self.retries, self.deaths) = (0, 0);
-        Ok(Input::Failed(failure))
+        Ok(RoundInput::Failed(failure))
     }
 
     /// Whether the mailbox answers a small question while it does not answer this one. Where it
@@ -511,7 +515,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn commit(&mut self, mut commit: Commit) -> Result<Input, Trouble> {
+    async fn commit(&mut self, mut commit: Commit) -> Result<RoundInput, Trouble> {
         let settled =
             matches!(&commit.position, Some(Position { phase: Phase::Settled { .. }, .. }));
         if settled {
@@ -525,16 +529,16 @@ impl<'a> Attempt<'a> {
             // The next round of this window waits for it; nobody else has to.
             self.services.store.submit(commit).await?;
             self.memory = Reservation::default();
-            return Ok(Input::Committed(self.cell.vitals().events));
+            return Ok(RoundInput::Committed(self.cell.vitals().events));
         }
-        let Outcome { created, updated, removed, events } =
+        let CommitOutcome { created, updated, removed, events } =
             self.services.store.commit(commit).await?;
         self.memory = Reservation::default();
         self.done.created += created;
         self.done.updated += updated;
         self.done.removed += removed;
         self.cell.vitals().events = events;
-        Ok(Input::Committed(events))
+        Ok(RoundInput::Committed(events))
     }
 
     /// The next process is to leave the mailbox alone as well.

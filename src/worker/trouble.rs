@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::graph::GraphError;
-use crate::mirror::remedy::Ailment;
-use crate::mirror::status::{LastError, State};
+use crate::mirror::fallback::StallKind;
+use crate::mirror::status::{LastError, WindowState};
 use crate::store::StoreError;
 
 /// Why an attempt ended early.
@@ -22,7 +22,7 @@ pub(super) enum Trouble {
     LinksDie,
     /// A stream is stuck and waits for its next remedy; what failed, if something did just now.
     Stuck {
-        ailment: Ailment,
+        ailment: StallKind,
         fault: Option<GraphError>,
         until: Option<Timestamp>,
     },
@@ -38,16 +38,16 @@ impl From<StoreError> for Trouble {
 }
 
 impl Trouble {
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> WindowState {
         match self {
-            Self::Store(StoreError::Full) => State::StoreFull,
+            Self::Store(StoreError::Full) => WindowState::StoreFull,
             Self::Throttled { .. }
             | Self::Transient(_)
             | Self::LinksDie
             | Self::Stuck { .. }
-            | Self::Store(_) => State::BackingOff,
-            Self::SignIn(_) => State::SignInRequired,
-            Self::Quarantine(_) | Self::Endless => State::Quarantined,
+            | Self::Store(_) => WindowState::BackingOff,
+            Self::SignIn(_) => WindowState::SignInRequired,
+            Self::Quarantine(_) | Self::Endless => WindowState::Quarantined,
         }
     }
 
@@ -99,10 +99,10 @@ impl Trouble {
                 "link_dead",
                 "the link died again within the same round; waiting before enumerating".to_owned(),
             ),
-            Self::Stuck { ailment: Ailment::Endless, .. } => {
+            Self::Stuck { ailment: StallKind::NoProgress, .. } => {
                 plain("round_stuck", "a round would not end; other means follow".to_owned())
             }
-            Self::Stuck { ailment: Ailment::Heavy, fault, .. } => {
+            Self::Stuck { ailment: StallKind::PageTooLarge, fault, .. } => {
                 let message = "a page cannot be had again and again; smaller ones follow";
                 let told = fault.as_ref().map(|error| error.message());
                 let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));

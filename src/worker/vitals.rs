@@ -13,9 +13,9 @@ use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
 use crate::mirror::status::{
     AuditRecord, AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds,
-    ResyncReason, SegmentStatus, State, WindowStatus,
+    ResyncReason, SegmentStatus, WindowState, WindowStatus,
 };
-use crate::mirror::window::{Calendar, Edges, Window};
+use crate::mirror::window::{CalendarRef, Edges, Window};
 use crate::store::Attached;
 
 use super::moment::Moment;
@@ -35,7 +35,7 @@ pub struct Cell {
 /// A window's health, in the form that costs least while it sleeps.
 #[derive(Debug)]
 pub(super) struct Vitals {
-    pub(super) state: State,
+    pub(super) state: WindowState,
     pub(super) edges: Edges,
     pub(super) edges_at: Timestamp,
     pub(super) events: u64,
@@ -63,7 +63,7 @@ pub(super) struct Vitals {
     /// See [`WindowStatus::unreadable`].
     pub(super) unreadable: u32,
     /// The trouble that the log was told of and that is not over.
-    pub(super) told: Option<State>,
+    pub(super) told: Option<WindowState>,
     /// The segments in snapshot mode, as bits.
     snapshots: u64,
     /// The longest segment that Graph answers for, in days: at most 1825.
@@ -175,7 +175,7 @@ pub struct Brief {
     /// Its settings.
     pub window: Arc<Window>,
     /// What it is doing.
-    pub state: State,
+    pub state: WindowState,
     /// In a state of normal life and not stale beyond 3 × interval.
     pub healthy: bool,
     /// Whether it has settled once since it began.
@@ -199,8 +199,8 @@ impl Brief {
         let Window { name, mailbox, account, .. } = &*self.window;
         let holds = |text: &str| text.to_lowercase().contains(wanted);
         let by_id = || match &self.window.calendar {
-            Calendar::Default => false,
-            Calendar::Id(id) => holds(id),
+            CalendarRef::Default => false,
+            CalendarRef::Id(id) => holds(id),
         };
         wanted.is_empty() || holds(name) || holds(mailbox) || holds(account) || by_id()
     }
@@ -213,11 +213,11 @@ impl Cell {
             window: Mutex::new(window),
             vitals: Mutex::new(Vitals {
                 state: if attached.settled {
-                    State::Settled
+                    WindowState::Settled
                 } else if attached.held {
-                    State::Held
+                    WindowState::Held
                 } else {
-                    State::Enumerating
+                    WindowState::Enumerating
                 },
                 edges: attached.edges,
                 edges_at: attached.edges_at,
@@ -274,7 +274,8 @@ impl Cell {
         vitals.last_resync = attached.last_resync.clone().map(Box::new);
         vitals.audits = Audits::of(attached.audit);
         if !vitals.state.is_trouble() {
-            vitals.state = if attached.settled { State::Settled } else { State::Enumerating };
+            vitals.state =
+                if attached.settled { WindowState::Settled } else { WindowState::Enumerating };
         }
     }
 
@@ -326,7 +327,7 @@ impl Cell {
         let number = vitals.rounds;
         vitals.note(LastRound::without_counts(number, now), OTHER);
         vitals.failures = vitals.failures.saturating_add(1);
-        vitals.state = State::BackingOff;
+        vitals.state = WindowState::BackingOff;
         drop(vitals);
         self.announce();
     }
@@ -343,7 +344,7 @@ impl Cell {
     }
 
     /// The window's state alone.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> WindowState {
         self.vitals().state
     }
 
@@ -377,7 +378,8 @@ impl Cell {
         }
         let vitals = &mut *vitals;
         let held = vitals.held.as_mut().or(vitals.held_move.as_mut());
-        let held = held.filter(|_| vitals.state == State::Held).map(|until| until.coming(now));
+        let held =
+            held.filter(|_| vitals.state == WindowState::Held).map(|until| until.coming(now));
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Window};
+use calmirror::mirror::window::{BodyFormat, CalendarRef, Completion, Edge, Window};
 use calmirror::simulator::{Behaviour, Population, Settings, Simulator};
 use jiff::SignedDuration;
 
@@ -77,13 +77,14 @@ fn any_window(person: &str, calendar: Option<&str>, rng: &mut fastrand::Rng) -> 
         _ => (ordinary.start, ordinary.end),
     };
     Window {
-        calendar: calendar.map_or(Calendar::Default, |id| Calendar::Id(id.into())),
+        calendar: calendar.map_or(CalendarRef::Default, |id| CalendarRef::Id(id.into())),
         start,
         end,
         move_every: Duration::from_secs(86_400 * rng.u64(1..8)),
         page_size: rng.u32(3..60),
-        complete: if rng.u8(0..4) == 0 { Complete::Exact } else { Complete::Master },
-        body: [Body::Html, Body::Html, Body::Text, Body::None][rng.usize(0..4)],
+        complete: if rng.u8(0..4) == 0 { Completion::Exact } else { Completion::Master },
+        body: [BodyFormat::Html, BodyFormat::Html, BodyFormat::Text, BodyFormat::None]
+            [rng.usize(0..4)],
         time_zone: ["UTC", "UTC", "Tokyo Standard Time", "Europe/Berlin"][rng.usize(0..4)].into(),
         immutable_ids: rng.u8(0..4) == 0,
         interval: Duration::from_secs(rng.u64(20..300)),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Fault as Broken, Transport, TransportError};
-use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
-use calmirror::mirror::window::{Body as Kept, Complete, Edges, Window};
+use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
+use calmirror::mirror::window::{BodyFormat as Kept, Completion, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, Planned, Refusal, Simulator};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -61,7 +61,7 @@ impl Scene {
         let edges = Edges { start: status.start, end: status.end };
         let id = self.rig.fleet.id(MAILBOX).unwrap();
         let mirrored = mirror(&self.rig.store, id).await;
-        let real = truth(&self.simulator, MAILBOX, None, edges, Complete::Master).await;
+        let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
         assert_same(&format!("mirror and truth, {when}"), &mirrored, &real);
         assert_same(
             &format!("feed and mirror, {when}"),
@@ -97,7 +97,7 @@ async fn every_fault_that_passes_costs_a_repetition() {
             scene.simulator.plan(Planned::once(fault.clone()).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
             assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
-            assert_eq!((status.state, status.failures), (State::Settled, 0), "{what}");
+            assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{what}");
             scene.assert_exact(&what).await;
         }
     }
@@ -110,7 +110,7 @@ async fn a_slow_body_that_comes_in_time_is_waited_for() {
     scene.simulator.step();
     scene.simulator.plan(Planned::once(Fault::SlowBody { every: 500 }).path("delta"));
     let begun = tokio::time::Instant::now();
-    assert_eq!(scene.round().await.state, State::Settled);
+    assert_eq!(scene.round().await.state, WindowState::Settled);
     let took = begun.elapsed().as_secs();
     assert!((49..60).contains(&took), "it came in 50 s, and was not asked for again: {took} s");
     scene.assert_exact("after a slow body").await;
@@ -127,7 +127,7 @@ async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
         scene.simulator.plan(Planned::once(fault).path("deltatoken"));
         let status = scene.round().await;
         assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
-        assert_eq!(status.state, State::BackingOff, "{what}");
+        assert_eq!(status.state, WindowState::BackingOff, "{what}");
         let error = status.last_error.expect("it is told");
         assert_eq!(error.kind, "page_stuck", "{what}");
         assert_eq!(status.events, events, "{what}: the mirror is kept");
@@ -210,10 +210,10 @@ async fn a_wait_in_whatever_form_is_kept_and_an_absurd_one_is_capped() {
                 _ => Fault::Unavailable { retry_after },
             }));
             let throttled = scene.round().await;
-            assert_eq!(throttled.state, State::BackingOff, "{what}");
+            assert_eq!(throttled.state, WindowState::BackingOff, "{what}");
             assert_eq!(throttled.last_error.unwrap().kind, "throttled", "{what}");
             let begun = tokio::time::Instant::now();
-            assert_eq!(scene.round().await.state, State::Settled, "{what}");
+            assert_eq!(scene.round().await.state, WindowState::Settled, "{what}");
             let waited = begun.elapsed().as_secs();
             assert!((least..=most).contains(&waited), "{what}: waited {waited} s");
             let tally = &scene.simulator.statistics().mailboxes[MAILBOX];
@@ -244,9 +244,9 @@ async fn every_refusal_to_sign_in_is_one_question_and_a_state() {
         let after = scene.simulator.statistics();
         let error = status.last_error.expect("it is told");
         if how == Refusal::TemporarilyUnavailable {
-            assert_eq!(status.state, State::BackingOff, "{how:?}");
+            assert_eq!(status.state, WindowState::BackingOff, "{how:?}");
         } else {
-            assert_eq!(status.state, State::SignInRequired, "{how:?}");
+            assert_eq!(status.state, WindowState::SignInRequired, "{how:?}");
             assert_eq!(after.token_requests - before.token_requests, 1, "{how:?}");
             // Asking again within a quarter of an hour does not hammer the endpoint.
             scene.round().await;
@@ -331,7 +331,7 @@ async fn a_link_dies_by_any_code_in_any_case_under_any_4xx_and_no_location_is_fo
             *answer.lock().unwrap() = Some((status, body.clone()));
             let seen = if resync { scene.resync().await } else { scene.round().await };
             assert!(answer.lock().unwrap().is_none(), "{what} was said");
-            assert_eq!(seen.state, State::Settled, "{what}: {:?}", seen.last_error);
+            assert_eq!(seen.state, WindowState::Settled, "{what}: {:?}", seen.last_error);
             assert_eq!(seen.resyncs, before + 1 + u64::from(resync), "{what}");
             assert_eq!(seen.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound, "{what}");
             scene.assert_exact(&what).await;
@@ -339,7 +339,7 @@ async fn a_link_dies_by_any_code_in_any_case_under_any_4xx_and_no_location_is_fo
     }
     // What is no death: a 400 of another kind.
     *answer.lock().unwrap() = Some((400, error("ErrorInvalidParameter", "No.")));
-    assert_eq!(scene.round().await.state, State::Quarantined);
+    assert_eq!(scene.round().await.state, WindowState::Quarantined);
     assert_eq!(hosts.lock().unwrap().len(), 1, "only Graph was asked");
     scene.rig.stop().await;
 }

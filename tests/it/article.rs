@@ -12,7 +12,7 @@ use calmirror::graph::{Account, Budgets, Client, Credential, Tokens};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::LastRound;
-use calmirror::mirror::window::{Edge, Identity, Window};
+use calmirror::mirror::window::{Edge, Window, WindowIdentity};
 use calmirror::store::{Options, Query, Store};
 use calmirror::supervisor::{Fleet, Post, Supervisor};
 use calmirror::worker::Services;
@@ -98,7 +98,7 @@ async fn start(
         Duration::from_secs(86_400),
     );
     let post = Post {
-        identity: Identity {
+        identity: WindowIdentity {
             account: "contoso".into(),
             tenant: "".into(),
             mailbox: "me".into(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
-use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
-use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
+use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Mutation, Pattern, Planned, PrivateEvents, Simulator,
 };
@@ -68,7 +68,7 @@ async fn audited(rig: &Rig) -> WindowStatus {
     panic!("no audit: {:?}", status(rig));
 }
 
-async fn assert_true(rig: &Rig, simulator: &Simulator, complete: Complete, what: &str) -> Events {
+async fn assert_true(rig: &Rig, simulator: &Simulator, complete: Completion, what: &str) -> Events {
     let status = rig.settle(MAILBOX, 20).await;
     let edges = Edges { start: status.start, end: status.end };
     let id = rig.fleet.id(MAILBOX).unwrap();
@@ -85,7 +85,7 @@ async fn feed(rig: &Rig, after: u64) -> BTreeMap<String, ChangeKind> {
     changes.value.iter().map(|change| (change.id.as_str().to_owned(), change.kind)).collect()
 }
 
-async fn lies(behaviour: Behaviour, complete: Complete, what: &str) {
+async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(7, noon());
     let simulator = simulator(7, behaviour, &env);
@@ -178,10 +178,10 @@ async fn lies(behaviour: Behaviour, complete: Complete, what: &str) {
 async fn what_delta_never_said_is_found_and_repaired() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
         if number % 4 == 0 {
-            lies(behaviour.clone(), Complete::Master, &name).await;
+            lies(behaviour.clone(), Completion::Master, &name).await;
         }
         if number % 12 == 5 {
-            lies(behaviour, Complete::Exact, &format!("exact {name}")).await;
+            lies(behaviour, Completion::Exact, &format!("exact {name}")).await;
         }
     }
 }
@@ -196,7 +196,7 @@ async fn events_that_only_listings_have_are_repaired() {
     let simulator = simulator(8, behaviour, &env);
     let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, ..window(MAILBOX) };
     let rig = start(directory.path(), &simulator, &env, tracked).await;
-    let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
+    let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
     let mut private = before
         .values()
         .filter(|event| event["sensitivity"] == "private" && event["type"] == "singleInstance")
@@ -206,7 +206,7 @@ async fn events_that_only_listings_have_are_repaired() {
     hushed(&simulator, Edit::Move { event: moved, start: at("2026-11-20T09:00:00Z") });
     hushed(&simulator, Edit::Delete { event: deleted });
     assert_eq!(audited(&rig).await.audit.differences, 3);
-    assert_true(&rig, &simulator, Complete::Master, "after the audit").await;
+    assert_true(&rig, &simulator, Completion::Master, "after the audit").await;
     rig.stop().await;
 }
 
@@ -232,7 +232,7 @@ async fn what_the_next_round_explains_is_no_difference() {
                 (last, audits) = (now.audit.at, audits + 1);
             }
             let wait = now.next_due.map_or(0, |due| due.duration_since(env.now()).as_secs());
-            if wait > 8 && now.state == State::Settled {
+            if wait > 8 && now.state == WindowState::Settled {
                 looks += 1;
                 tokio::time::sleep(Duration::from_secs(wait.unsigned_abs() - 5)).await;
             } else {
@@ -247,7 +247,7 @@ async fn what_the_next_round_explains_is_no_difference() {
             }
         }
         assert!(looks > 0);
-        assert_true(&rig, &simulator, Complete::Master, &format!("seed {seed}")).await;
+        assert_true(&rig, &simulator, Completion::Master, &format!("seed {seed}")).await;
         rig.stop().await;
     }
 }
@@ -313,13 +313,13 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     let interval = Duration::from_secs(1200);
     let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
     let rig = start(directory.path(), &simulator, &env, tracked).await;
-    let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
+    let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
     let created: Vec<String> =
         (0..30).map(|n| hushed(&simulator, single(&format!("c{n}"), "2026-12-01"))).collect();
     let seq = *rig.store.durable().borrow();
     let found = audited(&rig).await;
     assert_eq!(found.audit.differences, 30);
-    assert_true(&rig, &simulator, Complete::Master, "after the first").await;
+    assert_true(&rig, &simulator, Completion::Master, "after the first").await;
     let after = status(&rig);
     assert_eq!((after.resyncs, after.last_resync.unwrap().reason), (1, ResyncReason::Drift));
     assert!(
@@ -336,13 +336,13 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     for _ in 0..300 {
         tokio::time::sleep(Duration::from_secs(30)).await;
         let now = status(&rig);
-        held |= now.state == State::Held;
-        if now.state == State::Held {
+        held |= now.state == WindowState::Held;
+        if now.state == WindowState::Held {
             assert!(feed(&rig, seq).await.is_empty(), "nothing leaves while it is held");
         }
     }
     assert!(held);
-    assert_true(&rig, &simulator, Complete::Master, "confirmed").await;
+    assert_true(&rig, &simulator, Completion::Master, "confirmed").await;
     assert_eq!(feed(&rig, seq).await.len(), ids.len());
     rig.stop().await;
 }
@@ -356,17 +356,17 @@ async fn an_audit_that_fails_is_made_later() {
     let interval = Duration::from_secs(1200);
     let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
     let rig = start(directory.path(), &simulator, &env, tracked).await;
-    let before = assert_true(&rig, &simulator, Complete::Master, "at first").await;
+    let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
     let deleted = before.values().find(|e| e["type"] == "singleInstance").unwrap();
     hushed(&simulator, Edit::Delete { event: deleted["id"].as_str().unwrap().to_owned() });
     let plain = Some("calendarView?".to_owned());
     simulator.plan(Planned { path: plain, ..Planned::always(Fault::BadRequest) });
     tokio::time::sleep(30 * HOUR).await;
     let now = status(&rig);
-    assert_eq!((now.state, now.audit.at, now.failures), (State::Settled, None, 0));
+    assert_eq!((now.state, now.audit.at, now.failures), (WindowState::Settled, None, 0));
     assert!(simulator.statistics().total.statuses[&400] < 10, "tried again ever more slowly");
     simulator.clear_faults();
     assert_eq!(audited(&rig).await.audit.differences, 1);
-    assert_true(&rig, &simulator, Complete::Master, "later").await;
+    assert_true(&rig, &simulator, Completion::Master, "later").await;
     rig.stop().await;
 }

@@ -12,8 +12,8 @@ use calmirror::env::Env;
 use calmirror::mirror::clock::ClockCheck;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::schedule;
-use calmirror::mirror::status::{State, WindowStatus};
-use calmirror::mirror::window::{Complete, Edge, Edges, Window};
+use calmirror::mirror::status::{WindowState, WindowStatus};
+use calmirror::mirror::window::{Completion, Edge, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, Fault, Mutation, Planned, Refusal, Simulator};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
@@ -80,7 +80,7 @@ impl Scene {
     async fn succeeded(&self) {
         let status = self.round().await;
         // The next round may be under way already.
-        let well = matches!(status.state, State::Settled | State::Following);
+        let well = matches!(status.state, WindowState::Settled | WindowState::Following);
         assert!(well && status.last_error.is_none(), "{status:?}");
     }
 
@@ -106,7 +106,7 @@ impl Scene {
     }
 
     async fn assert_mirrored(&self, edges: Edges, when: &str) {
-        let real = truth(&self.simulator, MAILBOX, None, edges, Complete::Master).await;
+        let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
         let mirrored = mirror(&self.rig.store, self.id).await;
         assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
         let feed = folded(&self.rig.store, self.id).await;
@@ -146,7 +146,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             scene.round().await;
             seconds(200).await;
             let status = scene.round().await;
-            assert_eq!(status.state, State::Settled, "{when}");
+            assert_eq!(status.state, WindowState::Settled, "{when}");
             assert_eq!(status.start, edges, "{when}");
             scene.assert_sober(&when);
             scene.assert_exact(&format!("in the jump, {when}")).await;
@@ -161,7 +161,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             }
             scene.round().await;
             seconds(200).await;
-            assert_eq!(scene.round().await.state, State::Settled, "{when}");
+            assert_eq!(scene.round().await.state, WindowState::Settled, "{when}");
             scene.assert_sober(&when);
             scene.assert_exact(&when).await;
             assert_eq!(*scene.rig.store.durable().borrow(), seq, "nothing is told, {when}");
@@ -212,23 +212,23 @@ async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
     };
     jump(DAY * 3650).await;
     let status = scene.round().await;
-    assert_eq!(status.state, State::Held);
+    assert_eq!(status.state, WindowState::Held);
     let until = status.held_until.expect("held until a time");
     let wait = until.duration_since(scene.env.now());
     assert!(wait > SignedDuration::ZERO && wait <= SignedDuration::from_mins(10), "{wait:#}");
     // Readers see what they saw, and what happens meanwhile.
     scene.simulator.step();
     let status = scene.round().await;
-    assert_eq!((status.state, status.start), (State::Held, before.start));
+    assert_eq!((status.state, status.start), (WindowState::Held, before.start));
     scene.assert_mirrored(before, "while the move is held").await;
     // The clock returns: as if nothing had been.
     jump(DAY * -3650).await;
-    assert_eq!(scene.round().await.state, State::Settled);
+    assert_eq!(scene.round().await.state, WindowState::Settled);
     scene.assert_exact("the clock has returned").await;
 
     // It stays: after `confirm_after`, and no sooner, the edges move.
     jump(DAY * 3650).await;
-    assert_eq!(scene.round().await.state, State::Held);
+    assert_eq!(scene.round().await.state, WindowState::Held);
     seconds(590).await;
     assert_eq!(scene.status().start, before.start);
     seconds(200).await;
@@ -238,7 +238,7 @@ async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
     // Back at once for those who say so.
     jump(DAY * -3650).await;
     let started = scene.rig.fleet.resync(MAILBOX, true, Some(LONG)).await.unwrap();
-    assert_eq!(started.finished.unwrap().state, State::Settled);
+    assert_eq!(started.finished.unwrap().state, WindowState::Settled);
     scene.assert_exact("accepted").await;
     scene.rig.stop().await;
 }
@@ -255,7 +255,7 @@ async fn a_week_of_downtime_moves_the_edges_at_once() {
     let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
     let scene = Scene { simulator, rig, id, window, env, right, directory };
     let status = scene.round().await;
-    assert_eq!((status.state, status.held_until), (State::Settled, None));
+    assert_eq!((status.state, status.held_until), (WindowState::Settled, None));
     scene.assert_exact("after eight days").await;
     scene.rig.stop().await;
 }
@@ -272,19 +272,19 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
                 minutes: 30,
             };
             let created: Vec<String> = (0..600).map(|n| scene.edit(create(n))).collect();
-            assert_eq!(scene.round().await.state, State::Settled, "{when}");
+            assert_eq!(scene.round().await.state, WindowState::Settled, "{when}");
             for event in created {
                 scene.edit(Edit::Delete { event });
             }
             // Held while the clock is wrong.
             scene.env.advance_wall_clock(DAY * days);
             let status = scene.round().await;
-            assert_eq!(status.state, State::Held, "{when}");
+            assert_eq!(status.state, WindowState::Held, "{when}");
             assert_eq!(status.held_until, status.next_due, "{when}");
             // Who asks for a round is told that it is held; nobody is asked.
             let requests = scene.requests();
             let status = scene.round().await;
-            assert_eq!((status.state, scene.requests()), (State::Held, requests), "{when}");
+            assert_eq!((status.state, scene.requests()), (WindowState::Held, requests), "{when}");
             assert!(status.held_until.is_some(), "{when}");
             if restarts[0] {
                 scene = scene.restarted().await;
@@ -294,7 +294,7 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
                 scene = scene.restarted().await;
             }
             tokio::time::sleep(scene.window.confirm_after + MINUTE * 2).await;
-            assert_eq!(scene.status().state, State::Settled, "{when}");
+            assert_eq!(scene.status().state, WindowState::Settled, "{when}");
             scene.assert_exact(&when).await;
             scene.rig.stop().await;
         }
@@ -307,7 +307,7 @@ async fn no_pause_is_remembered_for_longer_than_an_hour() {
     scene.env.advance_wall_clock(DAY * 3650);
     let pause = Fault::Throttled { retry_after: Some("1800".into()) };
     scene.simulator.plan(Planned::once(pause));
-    assert_eq!(scene.round().await.state, State::BackingOff);
+    assert_eq!(scene.round().await.state, WindowState::BackingOff);
     scene.env.advance_wall_clock(DAY * -3650);
     // The right pause is over; what was remembered of it lies ten years ahead.
     seconds(3600).await;
@@ -318,7 +318,7 @@ async fn no_pause_is_remembered_for_longer_than_an_hour() {
     // The next one is remembered all the same.
     let pause = Fault::Throttled { retry_after: Some("1800".into()) };
     scene.simulator.plan(Planned::once(pause));
-    assert_eq!(scene.round().await.state, State::BackingOff);
+    assert_eq!(scene.round().await.state, WindowState::BackingOff);
     let scene = scene.restarted().await;
     let begun = tokio::time::Instant::now();
     scene.succeeded().await;
@@ -363,12 +363,12 @@ async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
     scene.simulator.plan(refused.times(2));
     // A process without a token.
     let scene = scene.restarted().await;
-    assert_eq!(scene.round().await.state, State::SignInRequired);
+    assert_eq!(scene.round().await.state, WindowState::SignInRequired);
     let first = scene.status();
     seconds(2).await;
     // Refused anew: the endpoint was asked.
     let status = scene.round().await;
-    assert_eq!(status.state, State::SignInRequired);
+    assert_eq!(status.state, WindowState::SignInRequired);
     assert!(scene.simulator.faults().planned.is_empty(), "the token endpoint is asked at once");
     assert!(status.last_error.unwrap().at > first.last_error.unwrap().at);
     // The same answer again and again within a second asks nobody and lengthens no wait.
@@ -383,7 +383,7 @@ async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
     // Mended: the next round that is asked for succeeds.
     seconds(2).await;
     let status = scene.round().await;
-    assert_eq!((status.state, status.last_error), (State::Settled, None));
+    assert_eq!((status.state, status.last_error), (WindowState::Settled, None));
     scene.assert_exact("signed in again").await;
     scene.rig.stop().await;
 }

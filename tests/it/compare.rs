@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::window::{Body, Complete, Edges, Window};
+use calmirror::mirror::window::{BodyFormat, Completion, Edges, Window};
 use calmirror::simulator::{Answer, Simulator};
 use calmirror::store::{Query, Store};
 use jiff::civil::DateTime;
@@ -71,11 +71,11 @@ pub(crate) async fn truth(
     mailbox: &str,
     calendar: Option<&str>,
     edges: Edges,
-    complete: Complete,
+    complete: Completion,
 ) -> Events {
     let mut events = by_id(simulator.truth(mailbox, calendar, edges.start, edges.end));
     let mut masters = BTreeMap::new();
-    if complete == Complete::Master {
+    if complete == Completion::Master {
         for event in events.values_mut().filter(|event| event["type"] == "occurrence") {
             let series = event["seriesMasterId"].as_str().unwrap().to_owned();
             if !masters.contains_key(&series) {
@@ -116,7 +116,7 @@ pub(crate) async fn truth_as_asked(
     }
     let mut masters = BTreeMap::new();
     for event in events.values_mut() {
-        if event["type"] == "occurrence" && window.complete == Complete::Master {
+        if event["type"] == "occurrence" && window.complete == Completion::Master {
             let series = event["seriesMasterId"].as_str().unwrap().to_owned();
             if !masters.contains_key(&series) {
                 let path = format!("events/{series}");
@@ -128,7 +128,7 @@ pub(crate) async fn truth_as_asked(
                 None => mark_listed_only(event),
             }
         }
-        if window.body == Body::None {
+        if window.body == BodyFormat::None {
             let own = event.as_object_mut().unwrap();
             own.remove("body");
             own.remove("bodyPreview");
@@ -193,7 +193,7 @@ async fn try_ask(
 ) -> Option<Value> {
     let mailbox = &window.mailbox;
     let calendar = calendar.map(|id| format!("/calendars/{id}")).unwrap_or_default();
-    let body = if window.body == Body::Html { "html" } else { "text" };
+    let body = if window.body == BodyFormat::Html { "html" } else { "text" };
     let mut prefer =
         format!("outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"", window.time_zone);
     if window.immutable_ids {

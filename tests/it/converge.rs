@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{
     Behaviour, Faults, InstanceListing, Population, PrivateEvents, Settings, Simulator,
 };
@@ -39,7 +39,7 @@ pub(crate) fn simulator(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator
 struct Case {
     seed: u64,
     behaviour: Behaviour,
-    complete: Complete,
+    complete: Completion,
     mutations: u32,
     faults: f64,
 }
@@ -89,7 +89,7 @@ async fn every_reading(master: &str) {
             let case = Case {
                 seed: 100 + number,
                 behaviour,
-                complete: Complete::Master,
+                complete: Completion::Master,
                 mutations: 500,
                 faults: 0.0,
             };
@@ -121,7 +121,7 @@ async fn occurrences_that_come_whole_are_kept_like_bare_ones() {
         let case = Case {
             seed: 400 + number,
             behaviour: Behaviour { whole_occurrences: true, limited_instances, ..reading },
-            complete: if number % 4 == 0 { Complete::Exact } else { Complete::Master },
+            complete: if number % 4 == 0 { Completion::Exact } else { Completion::Master },
             mutations: 200,
             faults: 0.0,
         };
@@ -146,7 +146,7 @@ async fn what_one_answer_lacks_stays_and_what_is_deleted_leaves() {
         let case = Case {
             seed: 500 + number,
             behaviour: Behaviour { instances, private_events, ..reading },
-            complete: if number % 5 == 0 { Complete::Exact } else { Complete::Master },
+            complete: if number % 5 == 0 { Completion::Exact } else { Completion::Master },
             mutations: 100,
             faults: 0.0,
         };
@@ -160,7 +160,7 @@ async fn exact_occurrences_converge_too() {
         let case = Case {
             seed: 200 + number,
             behaviour,
-            complete: Complete::Exact,
+            complete: Completion::Exact,
             mutations: 200,
             faults: 0.0,
         };
@@ -173,7 +173,7 @@ async fn faults_that_pass_leave_no_trace() {
     for seed in 300..312 {
         let behaviour = Behaviour::by_seed(seed);
         let case =
-            Case { seed, behaviour, complete: Complete::Master, mutations: 200, faults: 0.1 };
+            Case { seed, behaviour, complete: Completion::Master, mutations: 200, faults: 0.1 };
         live("with faults", case).await;
     }
 }
@@ -183,7 +183,7 @@ async fn faults_that_pass_leave_no_trace() {
 #[tokio::test(start_paused = true)]
 async fn a_first_enumeration_removes_nothing() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
-        let complete = if number % 2 == 0 { Complete::Master } else { Complete::Exact };
+        let complete = if number % 2 == 0 { Completion::Master } else { Completion::Exact };
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(number, noon());
         let simulator =

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::window::{Calendar, Complete, Edge, Edges, Window};
+use calmirror::mirror::window::{CalendarRef, Completion, Edge, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, MasterOnPage, Mutation, Pattern, Settings, Simulator};
 use jiff::Timestamp;
 
@@ -231,7 +231,7 @@ impl Scene {
 
     async fn truth(&self) -> Events {
         let calendar = self.calendar.as_deref();
-        truth(&self.simulator, MAILBOX, calendar, self.edges, Complete::Master).await
+        truth(&self.simulator, MAILBOX, calendar, self.edges, Completion::Master).await
     }
 
     /// Follows until nothing is left to do, and compares all there is: with the truth, and with
@@ -330,7 +330,9 @@ async fn every_edit(place: Where) {
             assert!(simulator.set_shared(MAILBOX, calendar, true));
         }
         let tracked = Window {
-            calendar: calendar.as_deref().map_or(Calendar::Default, |id| Calendar::Id(id.into())),
+            calendar: calendar
+                .as_deref()
+                .map_or(CalendarRef::Default, |id| CalendarRef::Id(id.into())),
             start: Edge::At(at(EDGES[0])),
             end: Edge::At(at(EDGES[1])),
             // A series is longer than a page.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::status::State;
-use calmirror::mirror::window::{Calendar, Window};
+use calmirror::mirror::status::WindowState;
+use calmirror::mirror::window::{CalendarRef, Window};
 use calmirror::simulator::{Fault, Faults, Population, Rate, Settings, Simulator};
 
 use crate::memory::Memory;
@@ -48,7 +48,7 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
     let graph = Arc::new(Memory(simulator.clone()));
     let rig = Rig::start(directory.path(), graph.clone(), &env, windows.clone()).await;
     let unsettled = |rig: &Rig| {
-        let settled = |name: &String| rig.fleet.window(name).unwrap().state == State::Settled;
+        let settled = |name: &String| rig.fleet.window(name).unwrap().state == WindowState::Settled;
         (0..IDLE).map(idle).filter(|name| !settled(name)).count()
     };
     let begun = tokio::time::Instant::now();
@@ -71,7 +71,7 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
     {
         windows.push(Window {
             name: name.into(),
-            calendar: Calendar::Id(calendar.as_str().into()),
+            calendar: CalendarRef::Id(calendar.as_str().into()),
             interval: INTERVAL,
             ..window(&idle(0))
         });

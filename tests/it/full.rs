@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::window::{Completion, Edges};
 
 use crate::compare::{assert_same, truth};
 use crate::process::{Ground, eventually};
@@ -73,7 +73,7 @@ async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_wha
     assert_eq!(status.resyncs, 0);
     held.catch_up(&ground.api).await;
     let edges = Edges { start: status.start, end: status.end };
-    let real = truth(&ground.simulator, "alice@contoso.com", None, edges, Complete::Master).await;
+    let real = truth(&ground.simulator, "alice@contoso.com", None, edges, Completion::Master).await;
     assert_same("after the disk was full", &ground.api.events("alice").await, &real);
     assert_eq!(ground.api.events("alice").await, held.of("alice"));
     daemon.stop().await;

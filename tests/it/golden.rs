@@ -17,7 +17,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::page::Link;
 use calmirror::mirror::position::{Phase, Position};
-use calmirror::mirror::status::State;
+use calmirror::mirror::status::WindowState;
 use calmirror::store::{Options, Store};
 use flate2::read::GzDecoder;
 use serde_json::Value;
@@ -205,7 +205,7 @@ async fn an_old_store_goes_on_from_its_links() {
             let size = format!("odata.maxpagesize={size}");
             assert!(prefer.split(", ").any(|part| part == size), "{name}: {prefer}");
             let status = daemon.fleet.window(&name).unwrap();
-            assert_eq!(status.state, State::Settled, "{name}: {status:?}");
+            assert_eq!(status.state, WindowState::Settled, "{name}: {status:?}");
             assert_eq!(status.resyncs, resyncs, "{name} began again");
             let window = daemon.fleet.id(&name).unwrap();
             for segment in daemon.store.segments(window).await.unwrap() {

@@ -13,8 +13,8 @@ use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
-use calmirror::mirror::window::{Calendar, Complete, Edges, Window};
+use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
+use calmirror::mirror::window::{CalendarRef, Completion, Edges, Window};
 use calmirror::simulator::{
     Behaviour, Death, Edit, Fault, Foreign, Mutation, Pattern, Planned, Population, Resend,
     Settings, Simulator, Trouble, Unreadable,
@@ -99,7 +99,7 @@ impl Scene {
     async fn assert_exact(&self, when: &str) {
         let status = self.rig.fleet.window(MAILBOX).unwrap();
         let edges = Edges { start: status.start, end: status.end };
-        let real = truth(&self.simulator, MAILBOX, None, edges, Complete::Master).await;
+        let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
         let mirrored = self.mirror().await;
         assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
         let feed = folded(&self.rig.store, self.id).await;
@@ -146,7 +146,7 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
             scene.simulator.step();
             scene.simulator.plan(Planned::once(fault.clone()).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
-            assert_eq!(status.state, State::Settled, "{name}: {:?}", status.last_error);
+            assert_eq!(status.state, WindowState::Settled, "{name}: {:?}", status.last_error);
             assert!(scene.simulator.faults().planned.is_empty(), "{name} happened");
             scene.assert_exact(&name).await;
         }
@@ -156,7 +156,7 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
         scene.simulator.plan(Planned::always(fault.clone()).path("delta"));
         let requests = scene.simulator.statistics().total.requests;
         let status = scene.round().await;
-        assert_eq!(status.state, State::BackingOff, "{name}");
+        assert_eq!(status.state, WindowState::BackingOff, "{name}");
         assert_eq!(status.failures, 1, "{name}");
         assert!(status.last_error.is_some(), "{name}");
         // A fault that stays with the page costs one small question more: whether the mailbox
@@ -180,7 +180,7 @@ async fn an_unreadable_item_is_skipped_and_the_round_goes_on() {
             scene.simulator.step();
             scene.simulator.plan(Planned::once(Fault::UnreadableItem { how }).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
-            assert_eq!(status.state, State::Settled, "{how:?}: {:?}", status.last_error);
+            assert_eq!(status.state, WindowState::Settled, "{how:?}: {:?}", status.last_error);
             assert!(scene.simulator.faults().planned.is_empty(), "{how:?} happened");
             scene.assert_exact(&format!("after {how:?}")).await;
         }
@@ -203,7 +203,7 @@ async fn a_link_that_leads_away_is_never_followed() {
             let before = scene.mirror().await;
             scene.simulator.plan(Planned::always(Fault::ForeignLink { how }).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
-            assert_eq!(status.state, State::BackingOff, "{how:?}");
+            assert_eq!(status.state, WindowState::BackingOff, "{how:?}");
             let error = status.last_error.unwrap();
             assert!(!error.message.contains("skiptoken"), "{how:?}: {}", error.message);
             assert_same(&format!("{how:?}"), &scene.mirror().await, &before);
@@ -230,7 +230,7 @@ async fn a_refused_token_costs_one_refresh_and_one_repetition() {
         let before = scene.simulator.statistics();
         scene.simulator.plan(Planned::once(Fault::Unauthorized).path(path));
         let status = if path == "skiptoken" { scene.resync().await } else { scene.round().await };
-        assert_eq!((status.state, status.failures), (State::Settled, 0), "{path}");
+        assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{path}");
         let after = scene.simulator.statistics();
         assert_eq!(after.token_requests - before.token_requests, 1, "{path}");
         let refused =
@@ -244,10 +244,10 @@ async fn a_refused_token_costs_one_refresh_and_one_repetition() {
     }
     // All the tokens at once, and a refusal that stays.
     scene.simulator.expire_tokens();
-    assert_eq!(scene.round().await.state, State::Settled);
+    assert_eq!(scene.round().await.state, WindowState::Settled);
     let before = scene.simulator.statistics();
     scene.simulator.plan(Planned::always(Fault::Unauthorized).path("delta"));
-    assert_eq!(scene.round().await.state, State::SignInRequired);
+    assert_eq!(scene.round().await.state, WindowState::SignInRequired);
     let after = scene.simulator.statistics();
     assert_eq!(after.token_requests - before.token_requests, 1);
     assert_eq!(after.total.requests - before.total.requests, 2);
@@ -277,8 +277,8 @@ async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
             let requests = scene.simulator.statistics().total.requests;
             let status = if resync { scene.resync().await } else { scene.round().await };
             let expected = match how {
-                Trouble::InsufficientClaims => State::SignInRequired,
-                _ => State::Quarantined,
+                Trouble::InsufficientClaims => WindowState::SignInRequired,
+                _ => WindowState::Quarantined,
             };
             assert_eq!(status.state, expected, "{how:?}: {:?}", status.last_error);
             // Retried slowly, not hammered.
@@ -292,9 +292,9 @@ async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
     }
     // And with nobody asking, at the latest after the longest wait.
     scene.simulator.plan(Planned::once(Fault::Mailbox { how: Trouble::AccessDenied }));
-    assert_eq!(scene.round().await.state, State::Quarantined);
+    assert_eq!(scene.round().await.state, WindowState::Quarantined);
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert_eq!(scene.rig.fleet.window(MAILBOX).unwrap().state, State::Settled);
+    assert_eq!(scene.rig.fleet.window(MAILBOX).unwrap().state, WindowState::Settled);
     scene.rig.stop().await;
 }
 
@@ -317,7 +317,7 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
         simulator.populate(MAILBOX, Some(&calendar), plan);
         windows.push(Window {
             name: format!("calendar {number}").into(),
-            calendar: Calendar::Id(calendar.into()),
+            calendar: CalendarRef::Id(calendar.into()),
             ..window(MAILBOX)
         });
     }
@@ -337,7 +337,7 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
     let rig = Rig::start(directory.path(), graph, &env, windows).await;
     // The other mailbox does not notice.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(rig.fleet.window(other).unwrap().state, State::Settled);
+    assert_eq!(rig.fleet.window(other).unwrap().state, WindowState::Settled);
     for name in &names {
         rig.settle(name, 20).await;
     }
@@ -387,12 +387,12 @@ async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
     let rig = Rig::start(directory.path(), transport, &env, windows).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     let status = rig.fleet.window(ill).unwrap();
-    assert_eq!(status.state, State::BackingOff);
+    assert_eq!(status.state, WindowState::BackingOff);
     assert!(status.failures > 3, "it was restarted again and again: {}", status.failures);
     assert!(status.failures < 60, "and later each time: {}", status.failures);
     for name in names.into_iter().filter(|name| *name != ill) {
         let status = rig.fleet.window(name).unwrap();
-        assert_eq!((status.state, status.failures), (State::Settled, 0), "{name}");
+        assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{name}");
         assert!(status.last_round.unwrap().number >= 8, "{name} had all its rounds");
     }
     poisoned.store(false, Ordering::Relaxed);
@@ -400,9 +400,9 @@ async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
     tokio::time::sleep(Duration::from_secs(180)).await;
     for name in names {
         let status = rig.fleet.window(name).unwrap();
-        assert_eq!((status.state, status.failures), (State::Settled, 0), "{name}");
+        assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{name}");
         let edges = Edges { start: status.start, end: status.end };
-        let real = truth(&simulator, name, None, edges, Complete::Master).await;
+        let real = truth(&simulator, name, None, edges, Completion::Master).await;
         let mirrored = mirror(&rig.store, rig.fleet.id(name).unwrap()).await;
         assert!(mirrored.len() > 20);
         assert_same(name, &mirrored, &real);

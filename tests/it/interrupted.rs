@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
-use calmirror::mirror::status::State;
-use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::mirror::status::WindowState;
+use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, MasterOnPage, Planned, Simulator};
 use futures_util::future::BoxFuture;
 
@@ -98,7 +98,7 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let status = rig.settle(MAILBOX, 5).await;
     let after = seen(&rig).await;
     let edges = Edges { start: settled.start, end: settled.end };
-    let real = truth(&scene.simulator, MAILBOX, None, edges, Complete::Master).await;
+    let real = truth(&scene.simulator, MAILBOX, None, edges, Completion::Master).await;
     assert_same(&what, &after, &real);
     let id = rig.fleet.id(MAILBOX).unwrap();
     assert_same(&what, &folded(&rig.store, id).await, &after);
@@ -151,7 +151,7 @@ async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
         scene.simulator.plan(Planned::once(Fault::Throttled { retry_after }));
         let wait = Some(Duration::from_secs(600));
         let throttled = rig.fleet.sync(MAILBOX, wait).await.unwrap().finished.unwrap();
-        assert_eq!(throttled.state, State::BackingOff);
+        assert_eq!(throttled.state, WindowState::BackingOff);
         let asked = tokio::time::Instant::now();
         match crash {
             true => rig.crash().await,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use calmirror::mirror::status::ResyncReason;
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::Behaviour;
 
 use crate::compare::{assert_same, truth};
@@ -112,7 +112,7 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
         let mirrored = ground.api.events(name).await;
         let edges = Edges { start: status.start, end: status.end };
         let mailbox = format!("{name}@contoso.com");
-        let real = truth(&ground.simulator, &mailbox, None, edges, Complete::Master).await;
+        let real = truth(&ground.simulator, &mailbox, None, edges, Completion::Master).await;
         assert!(real.len() > 50, "{name} has something to lose: {}", real.len());
         assert_same(&format!("{name}: mirror and truth"), &mirrored, &real);
         assert_same(&format!("{name}: feed and mirror"), &fresh.of(name), &mirrored);

@@ -2,7 +2,7 @@
 //! by the next process before anything else, and is told once.
 
 use calmirror::mirror::status::WindowStatus;
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::{Behaviour, Edit, Fault, MasterOnPage, Mutation, Planned};
 
 use crate::compare::{Events, assert_same, truth};
@@ -73,7 +73,7 @@ impl Scene {
         .await;
         let again = ground.simulator.statistics().total.enumerations;
         assert_eq!(again, asked, "it goes on where it was");
-        let real = truth(&ground.simulator, MAILBOX, None, edges, Complete::Master).await;
+        let real = truth(&ground.simulator, MAILBOX, None, edges, Completion::Master).await;
         assert_same("mirror and truth", &ground.api.events(WINDOW).await, &real);
         let lines = follower.lines;
         follower.catch_up(&ground.api).await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::status::{State, WindowStatus};
-use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::mirror::status::{WindowState, WindowStatus};
+use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, Lie, Planned};
 
 use crate::compare::{Events, assert_same, fits, folded, mirror, truth};
@@ -88,7 +88,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
     };
     let real = async |status: &WindowStatus| {
         let edges = Edges { start: status.start, end: status.end };
-        truth(&simulator, MAILBOX, None, edges, Complete::Master).await
+        truth(&simulator, MAILBOX, None, edges, Completion::Master).await
     };
     if when != When::First {
         simulator.plan(lie_once);
@@ -100,9 +100,9 @@ async fn told(lie: Lie, seed: u64, when: When) {
     let status = round().await;
     assert!(simulator.faults().planned.is_empty(), "{what} was told");
     match (then(lie), status.state) {
-        (_, State::Settled) => {}
+        (_, WindowState::Settled) => {}
         // A series under another id than its master's cannot be completed, and that is told.
-        (Then::Others, State::BackingOff) => {
+        (Then::Others, WindowState::BackingOff) => {
             assert_eq!(status.last_error.as_ref().unwrap().kind, "incomplete", "{what}");
         }
         other => panic!("{what}: {other:?} {:?}", status.last_error),

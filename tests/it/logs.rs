@@ -10,7 +10,7 @@ use calmirror::api::Secret;
 use calmirror::config::{Config, Sources};
 use calmirror::env::Env;
 use calmirror::graph::{Account, Credential, Tokens};
-use calmirror::mirror::status::State;
+use calmirror::mirror::status::WindowState;
 use calmirror::simulator::{Fault, Faults, Planned, Refusal, Settings, Simulator, Trouble};
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -85,7 +85,7 @@ async fn canary(seed: u64, format: &str) {
     ground.simulator.expire_tokens();
     eventually("the account cannot sign in", async || {
         let status = ground.api.window("w1").await;
-        (status.state == State::SignInRequired).then_some(())
+        (status.state == WindowState::SignInRequired).then_some(())
     })
     .await;
     let told = ground.api.get("/v1/windows").await;
@@ -281,7 +281,7 @@ async fn a_failed_sign_in_is_one_line_for_the_account() {
     for name in ["alice", "bob", "carol"] {
         eventually("nobody can sign in", async || {
             let state = ground.api.window(name).await.state;
-            (state == State::SignInRequired).then_some(())
+            (state == WindowState::SignInRequired).then_some(())
         })
         .await;
         // Asked anew, as the secret file has changed; it is as wrong as before.

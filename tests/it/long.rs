@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
-use calmirror::mirror::status::{ResyncReason, State};
-use calmirror::mirror::window::{Complete, Edge, Edges, Window};
+use calmirror::mirror::status::{ResyncReason, WindowState};
+use calmirror::mirror::window::{Completion, Edge, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, Mutation, Pattern, Population, Settings, Simulator};
 use jiff::{SignedDuration, Timestamp};
 
@@ -47,7 +47,7 @@ async fn start(directory: &Path, simulator: &Simulator, env: &Env, windows: &[Wi
     Rig::start(directory, Arc::new(Memory(simulator.clone())), env, windows.to_vec()).await
 }
 
-async fn assert_true(rig: &Rig, simulator: &Simulator, name: &str, complete: Complete) {
+async fn assert_true(rig: &Rig, simulator: &Simulator, name: &str, complete: Completion) {
     let status = rig.settle(name, 20).await;
     let edges = Edges { start: status.start, end: status.end };
     let id = rig.fleet.id(name).unwrap();
@@ -66,7 +66,7 @@ fn starts(event: &serde_json::Value) -> Timestamp {
 /// mirror has followed. (One that is back before the other segment was asked has been in no
 /// answer, and is told as removed and created: docs/design.md.) The feed says what became of each
 /// as the store saw it: one that had been absent for a moment would have been created anew.
-async fn over_the_seam(seed: u64, complete: Complete) {
+async fn over_the_seam(seed: u64, complete: Completion) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(seed, noon());
@@ -160,7 +160,7 @@ async fn over_the_seam(seed: u64, complete: Complete) {
 #[tokio::test(start_paused = true)]
 async fn an_event_that_moves_over_a_seam_is_never_absent() {
     for seed in (0..14).chain([51]) {
-        let complete = if seed % 4 == 3 { Complete::Exact } else { Complete::Master };
+        let complete = if seed % 4 == 3 { Completion::Exact } else { Completion::Master };
         over_the_seam(seed, complete).await;
     }
 }
@@ -184,7 +184,7 @@ async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
     let intervals: Vec<f64> = status.segments.iter().map(|s| s.interval_s).collect();
     assert_eq!(intervals.len(), 15);
     assert_eq!(intervals[..8], [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0]);
-    assert_true(&rig, &simulator, ALICE, Complete::Master).await;
+    assert_true(&rig, &simulator, ALICE, Completion::Master).await;
 
     simulator.reset_statistics();
     let created = edit(&simulator, far("later"));
@@ -267,7 +267,7 @@ async fn edges_move_for_weeks_and_lose_nothing() {
     }
     assert_eq!(restarted, 3);
     for name in NAMES {
-        assert_true(&rig, &simulator, name, Complete::Master).await;
+        assert_true(&rig, &simulator, name, Completion::Master).await;
         assert!((11..=13).contains(&moves[name].len()), "{name}: {:?}", moves[name]);
     }
     assert!(left.len() > 30, "{} events left", left.len());
@@ -296,11 +296,11 @@ async fn a_window_that_runs_empty_stays_idle() {
     let (interval, move_every) = (HOUR, 24 * HOUR);
     let tracked = Window { start: days(-1), end, interval, move_every, ..window(ALICE) };
     let rig = start(directory.path(), &simulator, &env, std::slice::from_ref(&tracked)).await;
-    assert_true(&rig, &simulator, ALICE, Complete::Master).await;
+    assert_true(&rig, &simulator, ALICE, Completion::Master).await;
     let events = rig.fleet.window(ALICE).unwrap().events;
     tokio::time::sleep(9 * 24 * HOUR).await;
     let status = rig.fleet.window(ALICE).unwrap();
-    assert_eq!((status.state, status.events, status.failures), (State::Settled, 0, 0));
+    assert_eq!((status.state, status.events, status.failures), (WindowState::Settled, 0, 0));
     assert_eq!(status.start, status.end);
     let changes = rig.store.changes(0, None, 1000).await.unwrap().value;
     let left = changes.iter().filter(|c| c.reason == Some(RemovalReason::LeftWindow)).count();
@@ -311,7 +311,7 @@ async fn a_window_that_runs_empty_stays_idle() {
     let rig = start(directory.path(), &simulator, &env, &[tracked]).await;
     tokio::time::sleep(12 * HOUR).await;
     let status = rig.fleet.window(ALICE).unwrap();
-    assert_eq!((status.state, status.events), (State::Settled, 0));
+    assert_eq!((status.state, status.events), (WindowState::Settled, 0));
     assert!(status.is_healthy());
     assert_eq!(simulator.statistics().total.requests, 0);
     rig.stop().await;

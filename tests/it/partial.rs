@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{self, Body, Transport, TransportError};
-use calmirror::mirror::status::State;
+use calmirror::mirror::status::WindowState;
 use calmirror::mirror::window::{Edge, Window};
 use calmirror::simulator::{Behaviour, Edit, Fault, Pattern, Planned, Settings, Simulator};
 use futures_util::future::BoxFuture;
@@ -50,7 +50,7 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
     tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
     simulator.reset_statistics();
     let status = rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
-    assert_eq!(status.state, State::Settled);
+    assert_eq!(status.state, WindowState::Settled);
     let found =
         (status.segments[0].mode.clone(), status.resyncs, status.last_round.unwrap().requests);
     assert_eq!(found, ("delta".to_owned(), 0, 1));
@@ -76,7 +76,7 @@ async fn a_window_of_two_segments_that_empties_is_held() {
         edit(&simulator, Edit::Delete { event });
     }
     let status = rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
-    assert_eq!(status.state, State::Held, "{} events left", status.events);
+    assert_eq!(status.state, WindowState::Held, "{} events left", status.events);
     rig.stop().await;
 }
 

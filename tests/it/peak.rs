@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::{Fault, Lie, Planned};
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         let status = ground.settle(WINDOW).await;
         let edges = Edges { start: status.start, end: status.end };
         let mailbox = format!("{WINDOW}@contoso.com");
-        let real = truth(&ground.simulator, &mailbox, None, edges, Complete::Master).await;
+        let real = truth(&ground.simulator, &mailbox, None, edges, Completion::Master).await;
         assert_same(&format!("{fault:?}"), &ground.api.events(WINDOW).await, &real);
         let after = peak(&daemon);
         // The largest page, its largest item, and that item on its way through the store.

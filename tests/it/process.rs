@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::status::{State, WindowStatus};
+use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::simulator::{Population, Settings, Simulator};
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -187,7 +187,7 @@ client_secret_file = "secret"
             let answer = self.api.post(&format!("/v1/windows/{window}/sync?wait=30s")).await.json();
             settled = if answer["state"] == "settled" { settled + 1 } else { 0 };
             let status = self.api.window(window).await;
-            let well = matches!(status.state, State::Settled | State::Following);
+            let well = matches!(status.state, WindowState::Settled | WindowState::Following);
             (settled >= 2 && well).then_some(status)
         })
         .await

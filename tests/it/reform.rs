@@ -17,8 +17,8 @@ use calmirror::env::Env;
 use calmirror::graph::Transport;
 use calmirror::graph::transport::{Body, TransportError};
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
-use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
+use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::{Population, Settings, Simulator};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
@@ -144,7 +144,7 @@ impl Live {
     async fn settled(&self, name: &str) -> WindowStatus {
         for _ in 0..10_000 {
             let status = self.window(name);
-            if status.state == State::Settled && status.settled_once {
+            if status.state == WindowState::Settled && status.settled_once {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -160,7 +160,7 @@ impl Live {
         let mailbox = format!("{mailbox}@contoso.com");
         let id = self.fleet.id(name).unwrap();
         let mirrored = mirror(&self.store, id).await;
-        let real = truth(&self.simulator, &mailbox, None, edges, Complete::Master).await;
+        let real = truth(&self.simulator, &mailbox, None, edges, Completion::Master).await;
         assert_same(&format!("mirror and truth of {name}"), &mirrored, &real);
         let feed = folded(&self.store, id).await;
         assert_same(&format!("feed and mirror of {name}"), &feed, &mirrored);
@@ -280,7 +280,7 @@ async fn a_round_under_way_goes_on_when_only_times_change() {
     )
     .await;
     tokio::time::sleep(MINUTE).await;
-    assert_eq!(live.window("alice").state, State::Enumerating);
+    assert_eq!(live.window("alice").state, WindowState::Enumerating);
     let told = live.reload(&[("alice", "alice", "page_size = 50\ninterval = \"20m\"")]).await;
     assert_eq!(told.unwrap().windows.retimed, 1);
     let status = live.settled("alice").await;
@@ -534,7 +534,7 @@ async fn a_rotated_certificate_signs_the_next_token_request() {
     assert_eq!(assertions.lock().unwrap().len(), 1, "the token at hand is good");
     live.simulator.expire_tokens();
     let round = live.fleet.sync("a", Some(HOUR)).await.unwrap().finished.unwrap();
-    assert_eq!((round.state, round.resyncs, round.failures), (State::Settled, 0, 0));
+    assert_eq!((round.state, round.resyncs, round.failures), (WindowState::Settled, 0, 0));
     let assertions = std::mem::take(&mut *assertions.lock().unwrap());
     let [before, after] = &assertions[..] else { panic!("{} tokens", assertions.len()) };
     let before = thumbprint(before, "certificate.pem");

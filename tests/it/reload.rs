@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
-use calmirror::mirror::status::{ResyncReason, State};
+use calmirror::mirror::status::{ResyncReason, WindowState};
 use calmirror::simulator::Application;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ async fn what_changed_changes_and_nobody_else_notices() {
     }
     for name in ["new", "moved", "other"] {
         eventually("it settles by itself", async || {
-            (ground.api.window(name).await.state == State::Settled).then_some(())
+            (ground.api.window(name).await.state == WindowState::Settled).then_some(())
         })
         .await;
     }
@@ -290,13 +290,13 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
     ground.simulator.set_applications(vec![application("rotated")]);
     let daemon = ground.run().await;
     eventually("somebody has to sign in", async || {
-        (ground.api.window("alice").await.state == State::SignInRequired).then_some(())
+        (ground.api.window("alice").await.state == WindowState::SignInRequired).then_some(())
     })
     .await;
     fs::write(ground.path("secret"), "rotated").unwrap();
     assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
     eventually("it signs in by itself", async || {
-        (ground.api.window("alice").await.state == State::Settled).then_some(())
+        (ground.api.window("alice").await.state == WindowState::Settled).then_some(())
     })
     .await;
 
@@ -331,7 +331,7 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
         assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
         for name in names {
             eventually("it signs in by itself", async || {
-                (ground.api.window(name).await.state == State::Settled).then_some(())
+                (ground.api.window(name).await.state == WindowState::Settled).then_some(())
             })
             .await;
         }
@@ -601,7 +601,7 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
     );
     eventually("what was wanted is there", async || {
         held.catch_up(&ground.api).await;
-        let settled = ground.api.window("new").await.state == State::Settled;
+        let settled = ground.api.window("new").await.state == WindowState::Settled;
         (settled && held.of("gone").is_empty()).then_some(())
     })
     .await;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::graph::{Account, Budgets, Client, Credential, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
-use calmirror::mirror::status::{State, WindowStatus};
-use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Identity, Window};
+use calmirror::mirror::status::{WindowState, WindowStatus};
+use calmirror::mirror::window::{
+    BodyFormat, CalendarRef, Completion, Edge, Window, WindowIdentity,
+};
 use calmirror::store::{Options, Store};
 use calmirror::supervisor::{Fleet, Post, Supervisor};
 use calmirror::worker::Services;
@@ -29,17 +31,17 @@ pub(crate) fn window(mailbox: &str) -> Window {
         name: mailbox.into(),
         account: "contoso".into(),
         mailbox: mailbox.into(),
-        calendar: Calendar::Default,
+        calendar: CalendarRef::Default,
         start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
         end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
         interval: Duration::from_secs(60),
         jitter: 0.2,
         move_every: Duration::from_secs(7 * 86_400),
         page_size: 20,
-        body: Body::Html,
+        body: BodyFormat::Html,
         time_zone: "UTC".into(),
         immutable_ids: false,
-        complete: Complete::Master,
+        complete: Completion::Master,
         audit: None,
         confirm_after: Duration::from_secs(600),
     }
@@ -93,7 +95,7 @@ impl Rig {
         let posts = windows
             .into_iter()
             .map(|window| Post {
-                identity: Identity {
+                identity: WindowIdentity {
                     account: window.account.clone(),
                     tenant: "t".into(),
                     mailbox: window.mailbox.clone(),
@@ -147,13 +149,13 @@ impl Rig {
             // Nobody can hurry a confirmation, except by accepting the removals, or the next remedy
             // for a stuck stream, and a refused sign-in is remembered for a while.
             let stuck = |kind: &str| matches!(kind, "round_stuck" | "page_stuck");
-            let waits = matches!(status.state, State::Held | State::SignInRequired)
+            let waits = matches!(status.state, WindowState::Held | WindowState::SignInRequired)
                 || status.last_error.as_ref().is_some_and(|error| stuck(&error.kind));
             if let (true, Some(due)) = (waits, status.next_due) {
                 let wait = due.duration_since(self.now());
                 tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
             }
-            settled = if status.state == State::Settled { settled + 1 } else { 0 };
+            settled = if status.state == WindowState::Settled { settled + 1 } else { 0 };
             if settled == 2 {
                 return status;
             }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
-use calmirror::mirror::status::{State, WindowStatus};
-use calmirror::mirror::window::{Complete, Edge, Edges, Window};
+use calmirror::mirror::status::{WindowState, WindowStatus};
+use calmirror::mirror::window::{Completion, Edge, Edges, Window};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Mutation, Pattern, Planned, Settings, Simulator, Trouble,
 };
@@ -73,7 +73,7 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, status: &WindowStatus, wh
     let edges = Edges { start: status.start, end: status.end };
     let id = rig.fleet.id(ALICE).unwrap();
     let mirrored = mirror(&rig.store, id).await;
-    let real = truth(simulator, ALICE, None, edges, Complete::Master).await;
+    let real = truth(simulator, ALICE, None, edges, Completion::Master).await;
     assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
     assert_same(&format!("feed and mirror, {what}"), &folded(&rig.store, id).await, &mirrored);
 }
@@ -207,13 +207,13 @@ async fn listed_segments_settle_with_one_listing_each() {
 
     let round = async || rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
     let status = round().await;
-    assert_eq!(status.state, State::Settled);
+    assert_eq!(status.state, WindowState::Settled);
     assert_eq!(status.last_round.unwrap().requests, 2, "an idle round lists each once");
     let cursor = *rig.store.durable().borrow();
     edit(&simulator, Edit::Move { event: moving.clone(), start: near(30) });
     edit(&simulator, Edit::Delete { event: gone });
     let status = round().await;
-    assert_eq!((status.state, status.last_error.as_ref()), (State::Settled, None));
+    assert_eq!((status.state, status.last_error.as_ref()), (WindowState::Settled, None));
     // The later one looks once more, before what the earlier one lacks leaves.
     assert!(status.last_round.as_ref().unwrap().requests <= 4, "{:?}", status.last_round);
     assert_true(&rig, &simulator, &status, "after a move").await;

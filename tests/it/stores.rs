@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use calmirror::mirror::window::{Complete, Edges};
+use calmirror::mirror::window::{Completion, Edges};
 use http::StatusCode;
 
 use crate::compare::{assert_same, truth};
@@ -258,7 +258,7 @@ async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
     assert_ne!(mirrored, before);
     let edges = Edges { start: status.start, end: status.end };
     let mailbox = "alice@contoso.com";
-    let real = truth(&ground.simulator, mailbox, None, edges, Complete::Master).await;
+    let real = truth(&ground.simulator, mailbox, None, edges, Completion::Master).await;
     assert_same("after the disk was full", &mirrored, &real);
     daemon.stop().await;
 }
@@ -321,7 +321,7 @@ async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
     let status = ground.settle("alice").await;
     assert_eq!(status.resyncs, 0);
     let edges = Edges { start: status.start, end: status.end };
-    let real = truth(&ground.simulator, "alice@contoso.com", None, edges, Complete::Master).await;
+    let real = truth(&ground.simulator, "alice@contoso.com", None, edges, Completion::Master).await;
     assert_same("after the disk was full", &ground.api.events("alice").await, &real);
     daemon.stop().await;
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::status::{ResyncReason, State, WindowStatus};
-use calmirror::mirror::window::{Complete, Edges, Window};
+use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
+use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{Behaviour, Edit, Fault, Faults, Mutation, Pattern, Planned, Simulator};
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -37,7 +37,7 @@ struct Scene {
 
 impl Scene {
     /// Settled and exact; rounds are the test's, except that one happens every two days.
-    async fn settled(seed: u64, behaviour: Behaviour, complete: Complete) -> Self {
+    async fn settled(seed: u64, behaviour: Behaviour, complete: Completion) -> Self {
         let env = Env::simulated(seed, noon());
         let simulator = simulator(seed, behaviour, &env);
         let interval = DAY * 2;
@@ -53,7 +53,7 @@ impl Scene {
     }
 
     async fn ordinary(seed: u64) -> Self {
-        Self::settled(seed, Behaviour::by_seed(seed), Complete::Master).await
+        Self::settled(seed, Behaviour::by_seed(seed), Completion::Master).await
     }
 
     /// As by SIGTERM, and begun again.
@@ -180,7 +180,7 @@ async fn rounds_without_end_end_with_larger_pages() {
             scene.simulator.set_latency(latency);
         }
         let status = scene.round().await;
-        assert_eq!(status.state, State::BackingOff, "{fault:?}");
+        assert_eq!(status.state, WindowState::BackingOff, "{fault:?}");
         let error = status.last_error.unwrap();
         assert_eq!((&*error.kind, error.status), ("round_stuck", None), "{fault:?}");
         assert_eq!(error.retry_at, status.next_due);
@@ -194,7 +194,7 @@ async fn rounds_without_end_end_with_larger_pages() {
         let (status, errors) = scene.healed().await;
         assert_eq!(errors, ["round_stuck"], "{fault:?}");
         assert_eq!(scene.page_sizes(), [40, 80].into(), "{fault:?}");
-        assert_eq!((status.state, mode(&status)), (State::Settled, "delta"), "{fault:?}");
+        assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "{fault:?}");
         scene.assert_exact(&format!("after {fault:?}")).await;
         // From now on and after another restart: what helped.
         scene.simulator.set_latency(Duration::ZERO..Duration::ZERO);
@@ -205,7 +205,7 @@ async fn rounds_without_end_end_with_larger_pages() {
         }
         let started = scene.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
         let status = started.finished.unwrap();
-        assert_eq!((status.state, status.last_error), (State::Settled, None), "{fault:?}");
+        assert_eq!((status.state, status.last_error), (WindowState::Settled, None), "{fault:?}");
         assert_eq!(scene.page_sizes(), [80].into(), "{fault:?}");
         scene.assert_exact(&format!("later, after {fault:?}")).await;
         scene.rig.stop().await;
@@ -214,7 +214,7 @@ async fn rounds_without_end_end_with_larger_pages() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
-    for (seed, complete) in [(4, Complete::Master), (5, Complete::Exact)] {
+    for (seed, complete) in [(4, Completion::Master), (5, Completion::Exact)] {
         let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
         scene.listed().await;
         assert_eq!(scene.page_sizes(), [20, 40, 80, 160, 320, 640, 1000].into());
@@ -224,7 +224,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         let (seq, asked) = (scene.seq(), scene.requests());
         let resyncs = scene.status().resyncs;
         let status = scene.round().await;
-        assert_eq!((status.state, mode(&status)), (State::Settled, "snapshot"));
+        assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"));
         assert_eq!((scene.seq(), scene.requests()), (seq, asked + 1), "a quiet snapshot");
         let last = status.last_round.unwrap();
         assert_eq!((last.created, last.updated, last.removed), (0, 0, 0));
@@ -236,7 +236,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
                 scene.simulator.step();
             }
             let (before, seq) = (scene.mirror().await, scene.seq());
-            assert_eq!(scene.round().await.state, State::Settled);
+            assert_eq!(scene.round().await.state, WindowState::Settled);
             scene.assert_exact("in snapshot mode").await;
             let after = scene.mirror().await;
             let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -250,7 +250,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         assert_eq!(mode(&scene.status()), "snapshot");
         scene.simulator.step();
         let enumerations = scene.simulator.statistics().total.enumerations;
-        assert_eq!(scene.round().await.state, State::Settled);
+        assert_eq!(scene.round().await.state, WindowState::Settled);
         scene.assert_exact("after a restart").await;
 
         // A day later delta is tried, in vain: no trouble, another day.
@@ -258,7 +258,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         let status = scene.wait().await;
         let tried = scene.simulator.statistics().total.enumerations - enumerations;
         assert_eq!(tried, 1, "once");
-        assert_eq!((status.state, mode(&status)), (State::Settled, "snapshot"));
+        assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"));
         assert_eq!(status.last_error, None);
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
         scene.assert_exact("after a trial").await;
@@ -272,14 +272,14 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         scene.simulator.step();
         let seq = scene.seq();
         let status = scene.wait().await;
-        assert_eq!((status.state, mode(&status)), (State::Settled, "delta"));
+        assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"));
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
         scene.assert_exact("followed again").await;
         let (before, told) = (seq, scene.seq() - seq);
         assert!(told < 100, "{told} changes after {before}: a quiet resync");
         scene.simulator.reset_statistics();
         scene.simulator.step();
-        assert_eq!(scene.round().await.state, State::Settled);
+        assert_eq!(scene.round().await.state, WindowState::Settled);
         assert_eq!(scene.page_sizes(), [1000].into());
         assert_eq!(scene.simulator.statistics().total.enumerations, 0);
         scene.assert_exact("followed").await;
@@ -289,7 +289,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
 
 #[tokio::test(start_paused = true)]
 async fn every_kind_of_change_arrives_in_snapshot_mode() {
-    let scene = Scene::settled(6, Behaviour::calm(), Complete::Master).await;
+    let scene = Scene::settled(6, Behaviour::calm(), Completion::Master).await;
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
     let single = scene.mutate(Edit::CreateSingle {
         subject: "Lunch".into(),
@@ -335,7 +335,7 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
         let seq = scene.seq();
         scene.mutate(edit);
         let status = scene.round().await;
-        assert_eq!((status.state, mode(&status)), (State::Settled, "snapshot"), "{what}");
+        assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"), "{what}");
         scene.assert_exact(&what).await;
         let told = scene.rig.store.changes(seq, Some(scene.id), 1000).await.unwrap().value;
         assert!(told.len() >= least, "{what}: {}", told.len());
@@ -350,7 +350,7 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
 #[tokio::test(start_paused = true)]
 async fn stuck_streams_in_bad_weather_end_in_the_truth() {
     for seed in 20..23 {
-        let complete = if seed % 4 == 0 { Complete::Exact } else { Complete::Master };
+        let complete = if seed % 4 == 0 { Completion::Exact } else { Completion::Master };
         let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..60 {
@@ -390,7 +390,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
             status if mode(&status) == "delta" => status,
             _ => scene.wait().await,
         };
-        assert_eq!((status.state, mode(&status)), (State::Settled, "delta"), "seed {seed}");
+        assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "seed {seed}");
         scene.assert_exact(&format!("followed, seed {seed}")).await;
         scene.rig.stop().await;
     }
@@ -418,11 +418,11 @@ async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
         s.end.duration_since(s.start).as_hours() / 24
     };
     assert_eq!(status.segments.iter().map(days).collect::<Vec<_>>(), [31, 31, 31, 30]);
-    assert_eq!(status.state, State::BackingOff);
+    assert_eq!(status.state, WindowState::BackingOff);
     assert_same("the old rows stay", &scene.mirror().await, &before);
     scene = scene.restarted().await;
     assert_eq!(scene.status().segments.len(), 4, "remembered");
-    assert_eq!(scene.round().await.state, State::BackingOff);
+    assert_eq!(scene.round().await.state, WindowState::BackingOff);
     assert_same("also over a restart", &scene.mirror().await, &before);
     scene.simulator.clear_faults();
     let status = scene.rig.settle(MAILBOX, 5).await;

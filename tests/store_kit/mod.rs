@@ -11,9 +11,11 @@ use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::commit::{Commit, Removal};
-use calmirror::mirror::page::{EventHash, EventId, Item, Kind, Link, Span};
+use calmirror::mirror::page::{EventHash, EventId, EventKind, Item, Link, Span};
 use calmirror::mirror::position::{Phase, Position, WindowId};
-use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+use calmirror::mirror::window::{
+    BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
+};
 use calmirror::store::{Options, Query, Store, Wanted};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -44,14 +46,18 @@ pub fn wanted(name: &str) -> Wanted {
     let edges = Edges { start: at(0), end: at(100_000) };
     Wanted {
         name: name.into(),
-        identity: Identity {
+        identity: WindowIdentity {
             account: "contoso".into(),
             tenant: "t".into(),
             mailbox: "alice@example.com".into(),
-            calendar: Calendar::Default,
+            calendar: CalendarRef::Default,
             immutable_ids: false,
         },
-        shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+        shape: EventShape {
+            body: BodyFormat::Html,
+            time_zone: "UTC".into(),
+            complete: Completion::Master,
+        },
         start: Edge::At(edges.start),
         end: Edge::At(edges.end),
         edges,
@@ -74,7 +80,14 @@ pub fn removal(id: &str, reason: RemovalReason) -> Removal {
     Removal { id: hash(id), reason }
 }
 
-fn item(id: &str, kind: Kind, of: Option<&str>, start: i64, end: i64, content: String) -> Item {
+fn item(
+    id: &str,
+    kind: EventKind,
+    of: Option<&str>,
+    start: i64,
+    end: i64,
+    content: String,
+) -> Item {
     Item {
         id: EventId::new(id),
         kind,
@@ -95,14 +108,14 @@ pub fn single(id: &str, start: i64, subject: &str) -> Item {
 pub fn lasting(id: &str, start: i64, minutes: i64, subject: &str) -> Item {
     let content =
         format!(r#"{{"id":"{id}","type":"singleInstance","start":{start},"subject":"{subject}"}}"#);
-    item(id, Kind::Single, None, start, start + minutes, content)
+    item(id, EventKind::Single, None, start, start + minutes, content)
 }
 
 /// What [`single`] gives, its members in another order.
 pub fn reordered(id: &str, start: i64, subject: &str) -> Item {
     let content =
         format!(r#"{{"subject":"{subject}","start":{start},"type":"singleInstance","id":"{id}"}}"#);
-    item(id, Kind::Single, None, start, start + 30, content)
+    item(id, EventKind::Single, None, start, start + 30, content)
 }
 
 pub fn master(id: &str, subject: &str) -> Item {
@@ -110,14 +123,14 @@ pub fn master(id: &str, subject: &str) -> Item {
     let content = format!(
         r#"{{"@odata.etag":"W/1","id":"{id}","type":"seriesMaster","subject":"{subject}","recurrence":{{"a":1}},"webLink":"https://x/?itemid={encoded}"}}"#
     );
-    item(id, Kind::Master, None, 0, 30, content)
+    item(id, EventKind::Master, None, 0, 30, content)
 }
 
 /// An occurrence as delta sends it.
 pub fn bare(id: &str, of: &str, start: i64) -> Item {
     let content =
         format!(r#"{{"id":"{id}","type":"occurrence","seriesMasterId":"{of}","start":{start}}}"#);
-    let item = item(id, Kind::Occurrence, Some(of), start, start + 30, content);
+    let item = item(id, EventKind::Occurrence, Some(of), start, start + 30, content);
     Item { whole: false, ..item }
 }
 
@@ -125,7 +138,7 @@ pub fn exception(id: &str, of: &str, start: i64, subject: &str) -> Item {
     let content = format!(
         r#"{{"id":"{id}","type":"exception","seriesMasterId":"{of}","start":{start},"subject":"{subject}"}}"#
     );
-    item(id, Kind::Exception, Some(of), start, start + 30, content)
+    item(id, EventKind::Exception, Some(of), start, start + 30, content)
 }
 
 pub fn all(window: WindowId) -> Query {

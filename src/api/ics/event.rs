@@ -20,8 +20,8 @@ use super::html;
 use super::identity::{Identities, Slot};
 use super::line::Line;
 use crate::api::mask::is_reduced;
-use crate::mirror::event::Members;
-use crate::mirror::times::{Moment, TimeReader};
+use crate::mirror::event::JsonMembers;
+use crate::mirror::event_time::{EventTime, TimeReader};
 
 /// Descriptions are cut here, bytes. The JSON has all of it.
 const DESCRIPTION: usize = 64 << 10;
@@ -34,7 +34,7 @@ pub(super) fn write(
     series: Series,
     times: &mut TimeReader,
 ) -> Option<()> {
-    let members = Members::parse(event).ok()?;
+    let members = JsonMembers::parse(event).ok()?;
     let when = times.event(&members)?;
     let identity = identities.of(&members, times)?;
     let event: Value = serde_json::from_slice(event).ok()?;
@@ -118,7 +118,7 @@ fn list<'a>(event: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + u
     event[name].as_array().into_iter().flatten()
 }
 
-fn put(out: &mut String, name: &str, moment: Moment, all_day: bool) {
+fn put(out: &mut String, name: &str, moment: EventTime, all_day: bool) {
     let line = Line::new(out, name);
     if all_day {
         line.parameter("VALUE", "DATE").value(&moment.civil.strftime("%Y%m%d").to_string());

@@ -24,9 +24,9 @@ use serde_json::value::RawValue;
 
 use super::line::carried;
 use crate::api::mask::is_reduced;
-use crate::mirror::event::Members;
+use crate::mirror::event::JsonMembers;
+use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::{EventHash, EventId};
-use crate::mirror::times::TimeReader;
 use crate::mirror::zone;
 
 /// The beginning of every `iCalUId` that Exchange made (MS-OXOCAL 2.2.1.27), in hexadecimal.
@@ -104,7 +104,7 @@ struct Exception {
 
 impl Traits {
     /// `None` where the event is none.
-    fn read(event: &Members<'_>, times: &mut TimeReader) -> Option<Self> {
+    fn read(event: &JsonMembers<'_>, times: &mut TimeReader) -> Option<Self> {
         let text = |name: &str| event.get(name).and_then(string).filter(|text| !text.is_empty());
         let id = EventId::new(text("id")?);
         if is_reduced(event) {
@@ -229,7 +229,7 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Takes note of an event, as readers see it.
-    pub(super) fn add(&mut self, event: &Members<'_>, times: &mut TimeReader) {
+    pub(super) fn add(&mut self, event: &JsonMembers<'_>, times: &mut TimeReader) {
         let Some(traits) = Traits::read(event, times) else { return };
         let owner = traits.owner.hash();
         let claim = (traits.created, traits.owner);
@@ -296,7 +296,7 @@ pub(super) struct Identities {
 
 impl Identities {
     /// What an event is called; `None` where it is none.
-    pub(super) fn of(&self, event: &Members<'_>, times: &mut TimeReader) -> Option<Identity> {
+    pub(super) fn of(&self, event: &JsonMembers<'_>, times: &mut TimeReader) -> Option<Identity> {
         let Traits { id, owner, mut uid, kind, .. } = Traits::read(event, times)?;
         let keeps = self.shared.get(&EventId::new(uid.as_str()).hash());
         if looks_made(&uid) || keeps.is_some_and(|keeps| *keeps != owner.hash()) {

@@ -34,10 +34,10 @@ use super::problem::Problem;
 use super::tag::Tag;
 use super::work::{SLICE_BYTES, Slices};
 use crate::mirror::change::Seq;
-use crate::mirror::event::Members;
+use crate::mirror::event::JsonMembers;
+use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::status::WindowStatus;
-use crate::mirror::times::TimeReader;
 use crate::store::{Query, StoreError};
 
 /// Events read from the store at a time.
@@ -65,7 +65,7 @@ pub fn text_of_html(html: &str, enough: usize) -> String {
 pub fn events_of(window: &[impl AsRef<[u8]>], series: Series) -> String {
     let (mut survey, mut times) = (Survey::default(), TimeReader::default());
     for event in window {
-        if let Ok(members) = Members::parse(event.as_ref()) {
+        if let Ok(members) = JsonMembers::parse(event.as_ref()) {
             survey.add(&members, &mut times);
         }
     }
@@ -172,7 +172,7 @@ impl Writing {
         let events = self.access.store.events(whole).await?;
         for event in events.value {
             let event = shown(event, self.access.settings.mask_private);
-            if let Ok(members) = Members::parse(&event) {
+            if let Ok(members) = JsonMembers::parse(&event) {
                 survey.add(&members, &mut self.times);
             }
         }
@@ -214,7 +214,7 @@ impl Writing {
 
     /// Whether an event takes place in the time asked for.
     fn overlaps(&mut self, event: &[u8]) -> bool {
-        let when = Members::parse(event).ok().and_then(|members| self.times.event(&members));
+        let when = JsonMembers::parse(event).ok().and_then(|members| self.times.event(&members));
         let Query { from, to, .. } = self.query;
         when.is_some_and(|when| {
             let (start, end) = (when.start.at, when.end.at);
@@ -239,7 +239,7 @@ impl Writing {
 
 /// The id in an event's JSON.
 pub(super) fn id_of(event: &[u8]) -> Option<EventHash> {
-    let members = Members::parse(event).ok()?;
+    let members = JsonMembers::parse(event).ok()?;
     let id: String = serde_json::from_str(members.get("id")?.get()).ok()?;
     Some(EventId::new(id).hash())
 }

@@ -27,10 +27,11 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
-use crate::mirror::page::{EventId, Item, Kind, Span};
-use crate::mirror::status::State;
+use crate::mirror::page::{EventId, EventKind, Item, Span};
+use crate::mirror::status::WindowState;
 use crate::mirror::window::{
-    Body as EventBody, Calendar, Complete, Edge, Edges, Identity, Shape, Window,
+    BodyFormat as EventBody, CalendarRef, Completion, Edge, Edges, EventShape, Window,
+    WindowIdentity,
 };
 use crate::store::{Options, Wanted};
 
@@ -96,7 +97,7 @@ fn brief(status: &WindowStatus) -> Brief {
         name: status.name.as_str().into(),
         account: status.account.as_str().into(),
         mailbox: status.mailbox.as_str().into(),
-        calendar: Calendar::Default,
+        calendar: CalendarRef::Default,
         start: Edge::At(status.start),
         end: Edge::At(status.end),
         interval: Duration::from_secs_f64(status.interval_s),
@@ -106,7 +107,7 @@ fn brief(status: &WindowStatus) -> Brief {
         body: EventBody::Html,
         time_zone: "UTC".into(),
         immutable_ids: false,
-        complete: Complete::Master,
+        complete: Completion::Master,
         audit: None,
         confirm_after: Duration::from_secs(600),
     };
@@ -151,17 +152,17 @@ impl Fixture {
         let edges = Edges { start: at("2026-01-01T00:00:00Z"), end: at("2027-01-01T00:00:00Z") };
         let wanted = Wanted {
             name: name.into(),
-            identity: Identity {
+            identity: WindowIdentity {
                 account: "contoso".into(),
                 tenant: "t".into(),
                 mailbox: mailbox.into(),
-                calendar: Calendar::Default,
+                calendar: CalendarRef::Default,
                 immutable_ids: false,
             },
-            shape: Shape {
+            shape: EventShape {
                 body: EventBody::Html,
                 time_zone: "UTC".into(),
-                complete: Complete::Master,
+                complete: Completion::Master,
             },
             start: Edge::At(edges.start),
             end: Edge::At(edges.end),
@@ -193,7 +194,7 @@ impl Fixture {
             let end = at(&format!("2026-11-21T{hour:02}:30:00Z"));
             Item {
                 id: EventId::new(id),
-                kind: Kind::Single,
+                kind: EventKind::Single,
                 master: None,
                 etag: None,
                 span: Span { start, end },
@@ -215,11 +216,11 @@ impl Fixture {
         let mut commit = Commit::new(window, 0, self.env.now());
         for event in events {
             let content = event.to_string();
-            let members = crate::mirror::event::Members::parse(content.as_bytes()).unwrap();
-            let when = crate::mirror::times::TimeReader::default().event(&members).unwrap();
+            let members = crate::mirror::event::JsonMembers::parse(content.as_bytes()).unwrap();
+            let when = crate::mirror::event_time::TimeReader::default().event(&members).unwrap();
             commit.upserts.push(Item {
                 id: EventId::new(event["id"].as_str().unwrap()),
-                kind: Kind::Single,
+                kind: EventKind::Single,
                 master: None,
                 etag: None,
                 span: Span { start: when.start.at, end: when.end.at },

@@ -30,11 +30,11 @@ async fn windows_are_found_and_those_in_trouble_come_first() {
         fixture.add_window(name, &format!("{name}@Fabrikam.com")).await;
     }
     for (name, state, stale_s, settled_once) in [
-        ("Bob", State::Following, 10.0, true),
-        ("carol", State::BackingOff, 10.0, true),
-        ("dave", State::SignInRequired, 10.0, true),
-        ("eve", State::Settled, 901.0, true),
-        ("frank", State::Enumerating, 10.0, false),
+        ("Bob", WindowState::Following, 10.0, true),
+        ("carol", WindowState::BackingOff, 10.0, true),
+        ("dave", WindowState::SignInRequired, 10.0, true),
+        ("eve", WindowState::Settled, 901.0, true),
+        ("frank", WindowState::Enumerating, 10.0, false),
     ] {
         let mut windows = fixture.fleet.windows.lock().unwrap();
         let (status, _) = windows.iter_mut().find(|(status, _)| status.name == name).unwrap();
@@ -83,7 +83,7 @@ async fn readiness_waits_for_windows_that_are_not_in_trouble() {
     fixture.fleet.windows.lock().unwrap()[0].0.settled_once = false;
     assert_eq!(ready("/readyz").await, 200);
     assert_eq!(ready("/readyz?settled=1").await, 503);
-    fixture.fleet.windows.lock().unwrap()[0].0.state = State::Quarantined;
+    fixture.fleet.windows.lock().unwrap()[0].0.state = WindowState::Quarantined;
     assert_eq!(ready("/readyz?settled=1").await, 200);
     assert_eq!(ready("/healthz").await, 200);
     fixture.stopping.send_replace(true);

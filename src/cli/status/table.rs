@@ -131,7 +131,7 @@ fn row(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> Row {
     };
     let cells = [
         (printable(&window.name), plain),
-        (window.state.word().to_owned(), style(window.state)),
+        (window.state.as_str().to_owned(), style(window.state)),
         (window.events.to_string(), plain),
         (window.last_success.map_or("never".into(), |at| time(at, now, zone)), plain),
         (window.stale_s.map_or("-".into(), span), stale_style),

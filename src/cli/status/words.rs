@@ -4,15 +4,15 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::mirror::status::State;
+use crate::mirror::status::WindowState;
 
 /// The colour of a state.
-pub(super) fn style(state: State) -> Style {
+pub(super) fn style(state: WindowState) -> Style {
     match state {
-        State::Settled | State::Following => AnsiColor::Green.on_default(),
-        State::Enumerating => AnsiColor::Cyan.on_default(),
-        State::BackingOff | State::Held => AnsiColor::Yellow.on_default(),
-        State::Quarantined | State::SignInRequired | State::StoreFull => {
+        WindowState::Settled | WindowState::Following => AnsiColor::Green.on_default(),
+        WindowState::Enumerating => AnsiColor::Cyan.on_default(),
+        WindowState::BackingOff | WindowState::Held => AnsiColor::Yellow.on_default(),
+        WindowState::Quarantined | WindowState::SignInRequired | WindowState::StoreFull => {
             AnsiColor::Red.on_default()
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ACCOUNT, Lab};
-use crate::mirror::window::{Body, Calendar, Complete, Edge};
+use crate::mirror::window::{BodyFormat, CalendarRef, Completion, Edge};
 
 const WINDOW: &str = "[[window]]\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
 
@@ -16,12 +16,12 @@ fn a_window_takes_the_defaults_and_overrides_them() {
     let config = Lab::with(&text).config();
     let [first, second] = config.windows.as_slice() else { panic!("two windows") };
     assert_eq!((&*first.name, &*first.mailbox, &*first.account), ("a@b", "a@b", "contoso"));
-    assert_eq!(first.calendar, Calendar::Default);
+    assert_eq!(first.calendar, CalendarRef::Default);
     assert_eq!(first.start, Edge::Relative { years: 0, months: 0, days: -30 });
     assert_eq!(first.end, Edge::Relative { years: 0, months: 0, days: 365 });
     assert_eq!((first.interval, first.jitter), (Duration::from_secs(120), 0.2));
-    assert_eq!((first.page_size, first.body, &*first.time_zone), (200, Body::None, "UTC"));
-    assert_eq!((first.immutable_ids, first.complete), (false, Complete::Master));
+    assert_eq!((first.page_size, first.body, &*first.time_zone), (200, BodyFormat::None, "UTC"));
+    assert_eq!((first.immutable_ids, first.complete), (false, Completion::Master));
     assert_eq!(first.audit, Some(Duration::from_secs(7 * 24 * 3600)));
     assert_eq!(first.move_every, Duration::from_secs(7 * 24 * 3600));
     assert_eq!(first.confirm_after, Duration::from_secs(600));
@@ -29,12 +29,12 @@ fn a_window_takes_the_defaults_and_overrides_them() {
     assert_eq!(second.start, Edge::At("2026-01-01T00:00:00Z".parse().unwrap()));
     assert_eq!(second.end, Edge::Relative { years: 2, months: 0, days: 0 });
     assert_eq!((second.interval, second.jitter), (Duration::from_secs(5400), 0.0));
-    assert_eq!((second.page_size, second.body), (50, Body::Text));
+    assert_eq!((second.page_size, second.body), (50, BodyFormat::Text));
     assert_eq!(&*second.time_zone, "W. Europe Standard Time");
-    assert_eq!((second.immutable_ids, second.complete), (true, Complete::Exact));
+    assert_eq!((second.immutable_ids, second.complete), (true, Completion::Exact));
     assert_eq!((second.audit, second.confirm_after), (None, Duration::from_secs(1)));
     assert_eq!(second.move_every, Duration::from_secs(24 * 3600));
-    assert_eq!(second.calendar, Calendar::Id("AAMk=".into()));
+    assert_eq!(second.calendar, CalendarRef::Id("AAMk=".into()));
 }
 
 #[test]

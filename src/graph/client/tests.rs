@@ -19,12 +19,12 @@ const LINK: &str =
 const EMPTY: &str =
     r#"{"value":[],"@odata.deltaLink":"https://graph.example/v1.0/x?$deltatoken=new"}"#;
 
-fn target(client: &Client, script: &Arc<Script>, mailbox: &str, calendar: Calendar) -> Target {
+fn target(client: &Client, script: &Arc<Script>, mailbox: &str, calendar: CalendarRef) -> Target {
     client.target(&tokens(script), &mailbox.into(), calendar)
 }
 
 fn room(client: &Client, script: &Arc<Script>) -> Target {
-    target(client, script, "room-7", Calendar::Default)
+    target(client, script, "room-7", CalendarRef::Default)
 }
 
 /// What one page request from a link comes to after these answers.
@@ -59,15 +59,15 @@ async fn every_question_has_its_address() {
     let start = || Start::Window(edges);
     let id = EventId::new("AAMk/+A==");
 
-    let plain = target(&client, &script, "alice+x@contoso.com", Calendar::Default);
+    let plain = target(&client, &script, "alice+x@contoso.com", CalendarRef::Default);
     client.page(&plain, &ask, start(), false).await.unwrap();
     client.event(&plain, &ask, &id, false).await.unwrap().unwrap();
     client.instances(&plain, &ask, &id, edges, None, false).await.unwrap().unwrap();
     client.calendar_view(&plain, &ask, edges, Some("id,type"), None, false).await.unwrap();
-    let named = target(&client, &script, "g#EXT#@x", Calendar::Id("AQ/ %".into()));
+    let named = target(&client, &script, "g#EXT#@x", CalendarRef::Id("AQ/ %".into()));
     client.page(&named, &ask, start(), false).await.unwrap();
     client.event(&named, &ask, &id, false).await.unwrap().unwrap();
-    let me = target(&client, &script, "me", Calendar::Default);
+    let me = target(&client, &script, "me", CalendarRef::Default);
     client.page(&me, &ask, start(), false).await.unwrap();
     client.calendar_view(&me, &ask, edges, None, None, false).await.unwrap();
 
@@ -93,7 +93,7 @@ async fn every_request_carries_the_same_preferences_and_an_id_of_its_own() {
     let target = room(&client, &script);
     let ask = Ask {
         page_size: 50,
-        body: Body::None,
+        body: BodyFormat::None,
         time_zone: "W. Europe Standard Time".into(),
         immutable_ids: true,
     };

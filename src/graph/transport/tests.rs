@@ -19,7 +19,7 @@ use super::*;
 use crate::env::Env;
 use crate::graph::script::{account, ask, edges};
 use crate::graph::{Budgets, Class, Client, Credential, Start, Tokens};
-use crate::mirror::window::Calendar;
+use crate::mirror::window::CalendarRef;
 
 /// What the server does once it has read a request.
 #[derive(Clone)]
@@ -373,7 +373,7 @@ async fn a_body_that_never_ends_is_given_up_by_the_client() {
     let budgets = Budgets::new(1, 1);
     let limit = Duration::from_millis(300);
     let client = Client::new(transport, &server.base, budgets, Env::real(), limit).unwrap();
-    let target = client.target(&tokens, &"me".into(), Calendar::Default);
+    let target = client.target(&tokens, &"me".into(), CalendarRef::Default);
     let error = client.page(&target, &ask(), Start::Window(edges()), false).await.unwrap_err();
     assert_eq!(error.class(), Class::Transient);
     assert_eq!(error.message(), "graph could not be asked: the answer did not come in time");

@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::mirror::page::Kind;
+use crate::mirror::page::EventKind;
 
 const DELTA_PAGE: &str = include_str!("../../../tests/fixtures/graph/delta_page.json");
 
 fn read(text: &str) -> Result<Page, WireError> {
-    page(&Bytes::copy_from_slice(text.as_bytes()), Body::Html)
+    page(&Bytes::copy_from_slice(text.as_bytes()), BodyFormat::Html)
 }
 
 /// The page with these items and a delta link.
@@ -49,7 +49,7 @@ fn a_page_is_read_whole() {
     assert_eq!(page.unreadable, []);
     assert_eq!(page.removed, [EventId::new("gone")]);
     assert!(
-        matches!(&page.end, End::Next(link) if link.as_str().ends_with("$skiptoken=next-7f3a"))
+        matches!(&page.end, PageEnd::Next(link) if link.as_str().ends_with("$skiptoken=next-7f3a"))
     );
     let seen: Vec<_> = page
         .present
@@ -61,10 +61,10 @@ fn a_page_is_read_whole() {
     assert_eq!(
         seen,
         [
-            ("lone/1+A=", Kind::Single, None, true, false),
-            ("series", Kind::Master, None, true, false),
-            ("series.2026-03-02", Kind::Occurrence, Some("series"), false, false),
-            ("series.2026-03-03", Kind::Exception, Some("series"), true, true),
+            ("lone/1+A=", EventKind::Single, None, true, false),
+            ("series", EventKind::Master, None, true, false),
+            ("series.2026-03-02", EventKind::Occurrence, Some("series"), false, false),
+            ("series.2026-03-03", EventKind::Exception, Some("series"), true, true),
         ]
     );
     assert_eq!(page.present[0].etag.as_deref(), Some(r#"W/"lone-1""#));
@@ -88,7 +88,9 @@ fn content_keeps_every_member_but_annotations_byte_for_byte_and_in_order() {
 #[test]
 fn bodies_are_dropped_where_nobody_wants_them() {
     let bytes = Bytes::from_static(DELTA_PAGE.as_bytes());
-    for (body, kept) in [(Body::Html, true), (Body::Text, true), (Body::None, false)] {
+    for (body, kept) in
+        [(BodyFormat::Html, true), (BodyFormat::Text, true), (BodyFormat::None, false)]
+    {
         let page = page(&bytes, body).unwrap();
         let value = value(&page.present[0]);
         assert_eq!(value.get("body").is_some(), kept);
@@ -99,11 +101,11 @@ fn bodies_are_dropped_where_nobody_wants_them() {
 #[test]
 fn a_page_ends_with_exactly_one_link() {
     let delta = r#"{"value":[],"@odata.deltaLink":"https://x/d"}"#;
-    assert_eq!(read(delta).unwrap().end, End::Delta(Link::new("https://x/d")));
+    assert_eq!(read(delta).unwrap().end, PageEnd::Delta(Link::new("https://x/d")));
     assert!(read(&format!("\u{feff}{delta}")).is_ok());
     // Null and empty are none; an escape is no other link.
     let next = r#"{"@odata.nextLink":"https:\/\/x\/n","@odata.deltaLink":null,"value":[]}"#;
-    assert_eq!(read(next).unwrap().end, End::Next(Link::new("https://x/n")));
+    assert_eq!(read(next).unwrap().end, PageEnd::Next(Link::new("https://x/n")));
     for bad in [
         r#"{"value":[]}"#,
         r#"{"value":[],"@odata.nextLink":""}"#,
@@ -147,17 +149,17 @@ fn a_member_that_stands_twice_counts_last_and_stands_once() {
 #[test]
 fn kinds_follow_type_and_where_it_is_missing_the_other_members() {
     for (members, kind) in [
-        (r#""type":"singleInstance""#, Kind::Single),
-        (r#""type":"seriesMaster""#, Kind::Master),
-        (r#""type":"occurrence","seriesMasterId":"m""#, Kind::Occurrence),
-        (r#""type":"exception","seriesMasterId":"m""#, Kind::Exception),
-        (r#""type":"exception""#, Kind::Single),
-        (r#""seriesMasterId":"m","recurrence":null"#, Kind::Occurrence),
-        (r#""seriesMasterId":null,"recurrence":{}"#, Kind::Master),
-        (r#""seriesMasterId":"","recurrence":null"#, Kind::Single),
-        (r#""type":null"#, Kind::Single),
-        (r#""type":"somethingNew","seriesMasterId":"m""#, Kind::Occurrence),
-        (r#""@removed":null"#, Kind::Single),
+        (r#""type":"singleInstance""#, EventKind::Single),
+        (r#""type":"seriesMaster""#, EventKind::Master),
+        (r#""type":"occurrence","seriesMasterId":"m""#, EventKind::Occurrence),
+        (r#""type":"exception","seriesMasterId":"m""#, EventKind::Exception),
+        (r#""type":"exception""#, EventKind::Single),
+        (r#""seriesMasterId":"m","recurrence":null"#, EventKind::Occurrence),
+        (r#""seriesMasterId":null,"recurrence":{}"#, EventKind::Master),
+        (r#""seriesMasterId":"","recurrence":null"#, EventKind::Single),
+        (r#""type":null"#, EventKind::Single),
+        (r#""type":"somethingNew","seriesMasterId":"m""#, EventKind::Occurrence),
+        (r#""@removed":null"#, EventKind::Single),
     ] {
         assert_eq!(item(&format!(r#""id":"x",{members}"#)).kind, kind, "{members}");
     }
@@ -276,7 +278,7 @@ fn a_broken_character_costs_itself() {
     .into_bytes();
     let at = bytes.iter().position(|b| *b == b'?').unwrap();
     bytes[at] = 0xff;
-    let page = page(&bytes.into(), Body::Html).unwrap();
+    let page = page(&bytes.into(), BodyFormat::Html).unwrap();
     assert_eq!(value(&page.present[0])["subject"], "a\u{fffd}b");
 }
 
@@ -285,14 +287,14 @@ fn a_listing_needs_no_link_and_lists_occurrences_whole() {
     let text = format!(
         r#"{{"value":[{{"id":"o","type":"occurrence",{DATES}}},7,{{"id":"e","type":"exception","seriesMasterId":"m","subject":"s",{DATES}}}]}}"#
     );
-    let listing = listing(&text.clone().into(), Body::Html).unwrap();
+    let listing = listing(&text.clone().into(), BodyFormat::Html).unwrap();
     assert_eq!(listing.next, None);
     assert_eq!(listing.unreadable.len(), 1);
     let seen: Vec<_> = listing.items.iter().map(|i| (i.id.as_str(), i.kind, i.whole)).collect();
-    assert_eq!(seen, [("o", Kind::Occurrence, true), ("e", Kind::Exception, true)]);
+    assert_eq!(seen, [("o", EventKind::Occurrence, true), ("e", EventKind::Exception, true)]);
     let more = text.replacen('{', r#"{"@odata.nextLink":"https://x/n","#, 1);
     assert_eq!(
-        super::listing(&more.into(), Body::Html).unwrap().next,
+        super::listing(&more.into(), BodyFormat::Html).unwrap().next,
         Some(Link::new("https://x/n"))
     );
 }
@@ -302,9 +304,9 @@ fn an_event_alone_is_read_like_a_listed_one() {
     let text = format!(
         r#"{{"@odata.context":"x","id":"m","type":"seriesMaster","recurrence":{{}},{DATES}}}"#
     );
-    let event_of = |text: &str| event(&Bytes::copy_from_slice(text.as_bytes()), Body::Html);
+    let event_of = |text: &str| event(&Bytes::copy_from_slice(text.as_bytes()), BodyFormat::Html);
     let master = event_of(&text).unwrap();
-    assert_eq!(master.kind, Kind::Master);
+    assert_eq!(master.kind, EventKind::Master);
     assert!(master.content.starts_with(br#"{"id""#));
     for bad in ["", "[]", "{}", r#"{"id":"x","@removed":{}}"#, r#"{"id":"x"}"#, "{} {}"] {
         assert!(event_of(bad).is_err(), "{bad}");
@@ -366,7 +368,7 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         let bytes = Bytes::from(bytes);
         // Whatever comes of it is fine, as long as something does.
-        let _ = (page(&bytes, Body::Html).is_ok(), listing(&bytes, Body::None).is_ok(), event(&bytes, Body::Text).is_ok());
+        let _ = (page(&bytes, BodyFormat::Html).is_ok(), listing(&bytes, BodyFormat::None).is_ok(), event(&bytes, BodyFormat::Text).is_ok());
     }
 
     #[test]
@@ -374,7 +376,7 @@ proptest! {
         let mut bytes = DELTA_PAGE.as_bytes().to_vec();
         if cut { bytes.truncate(at) } else { bytes[at] = with }
         let bytes = Bytes::from(bytes);
-        if let Ok(page) = page(&bytes, Body::Html) {
+        if let Ok(page) = page(&bytes, BodyFormat::Html) {
             for item in &page.present {
                 prop_assert!(serde_json::from_slice::<Value>(&item.content).is_ok());
             }
@@ -441,6 +443,6 @@ fn a_page_is_read_fast() {
             .unwrap()
     };
     let plain = best(&|| drop(serde_json::from_slice::<Value>(&bytes).unwrap()));
-    let ours = best(&|| drop(page(&bytes, Body::Html).unwrap()));
+    let ours = best(&|| drop(page(&bytes, BodyFormat::Html).unwrap()));
     assert!(ours < plain * 2, "{ours:?} for {} bytes, plainly {plain:?}", bytes.len());
 }

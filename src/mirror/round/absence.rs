@@ -15,27 +15,29 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{Effect, Round};
-use crate::mirror::page::{EventHash, Kind};
-use crate::mirror::series::{self, Listed, PresenceRequest, Reconciliation, Row, ViewRequest};
-use crate::mirror::todo::{Question, Series};
-use crate::mirror::window::{Complete, Edges};
+use crate::mirror::page::{EventHash, EventKind};
+use crate::mirror::pending::{PendingSeries, ViewPurpose};
+use crate::mirror::series::{
+    self, ListedInstances, PresenceRequest, Reconciliation, SeriesMember, ViewRequest,
+};
+use crate::mirror::window::{Completion, Edges};
 
 impl Round {
     /// Completes a series by its listing, or first asks about the exceptions that the listing
     /// lacks: most are still on their days.
     pub(super) fn confirm_exceptions(
         &mut self,
-        listing: Listed,
-        rows: Vec<Row>,
+        listing: ListedInstances,
+        rows: Vec<SeriesMember>,
         at: Timestamp,
     ) -> Effect {
         let mut exceptions = self.absent(&listing, &rows);
-        exceptions.retain(|row| row.kind == Kind::Exception);
+        exceptions.retain(|row| row.kind == EventKind::Exception);
         let starts = exceptions.iter().map(|row| row.span.start);
         let ends = exceptions.iter().map(|row| row.span.end);
         match (self.todo.current(), starts.min(), ends.max()) {
             (Some(series), Some(start), Some(end)) => {
-                series.inquiry.question = Some(Question::Exceptions(listing));
+                series.inquiry.question = Some(ViewPurpose::Exceptions(listing));
                 let master = series.master.clone();
                 let ids = exceptions.iter().map(|row| row.id).collect();
                 let edges = series::widen(Edges { start, end }, 1);
@@ -46,32 +48,37 @@ impl Round {
     }
 
     /// What has not been found yet may just have moved within the segment, or become an exception.
-    fn confirm_absence(&mut self, listing: Listed, rows: Vec<Row>, at: Timestamp) -> Effect {
+    fn confirm_absence(
+        &mut self,
+        listing: ListedInstances,
+        rows: Vec<SeriesMember>,
+        at: Timestamp,
+    ) -> Effect {
         let ids: BTreeSet<EventHash> =
             self.absent(&listing, &rows).iter().map(|row| row.id).collect();
         match self.todo.current() {
             Some(series) if !ids.is_empty() => {
-                series.inquiry.question = Some(Question::Absence(listing, rows, ids.clone()));
+                series.inquiry.question = Some(ViewPurpose::Absence(listing, rows, ids.clone()));
                 Effect::Presence(Box::new(PresenceRequest { master: None, ids }))
             }
             _ => self.complete(Some((listing, rows)), at),
         }
     }
 
-    fn absent(&self, listing: &Listed, rows: &[Row]) -> Vec<Row> {
+    fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
         let tombstones = self.tombstoned();
         let absent = |s| self.reconciliation(s, &tombstones).absent(listing, rows);
         self.todo.peek().map(absent).unwrap_or_default()
     }
 
     /// The master is not found, or is no master any more; the mirror's rows of the series.
-    pub(super) fn gone(&mut self, rows: Vec<Row>, at: Timestamp) -> Effect {
-        let master_kept = self.place.complete == Complete::Master;
+    pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
+        let master_kept = self.place.complete == Completion::Master;
         let enumerating = self.phase.enumeration().is_some();
-        let Some(series) = self.todo.current() else { return self.next(at) };
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         let carried = series.waiting_instances().next().is_some();
         if !series.inquiry.missing || (rows.is_empty() && !carried) {
-            return self.bury(&rows, at);
+            return self.remove_series(&rows, at);
         }
         if let Some(master) = series.carried_master().cloned() {
             series.fetched = Some(master);
@@ -84,27 +91,27 @@ impl Round {
         let completed = master_kept && series.fetched.is_some();
         let shown = series.waiting_instances().all(|(id, item)| {
             !series.earlier.contains(id)
-                && (item.whole || (completed && item.kind == Kind::Occurrence))
+                && (item.whole || (completed && item.kind == EventKind::Occurrence))
         });
         let known = enumerating || rows.iter().all(|row| series.waiting.contains_key(&row.id));
         if shown && known {
-            return self.complete(Some((Listed::default(), rows)), at);
+            return self.complete(Some((ListedInstances::default(), rows)), at);
         }
         self.view_as_listing(rows, at)
     }
 
-    fn ask_presence(&mut self, rows: Vec<Row>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next(at) };
+    fn ask_presence(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         let ids = rows.iter().map(|row| row.id).collect();
-        series.inquiry.question = Some(Question::Presence(rows));
+        series.inquiry.question = Some(ViewPurpose::Presence(rows));
         let master = Some(series.master.clone());
         Effect::Presence(Box::new(PresenceRequest { master, ids }))
     }
 
     /// Asks for the series' instances in the whole segment, by way of the plain view.
-    pub(super) fn view_as_listing(&mut self, rows: Vec<Row>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next(at) };
-        series.inquiry.question = Some(Question::Listing);
+    pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        series.inquiry.question = Some(ViewPurpose::Listing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
         let request = ViewRequest {
             master: series.master.clone(),
@@ -116,47 +123,58 @@ impl Round {
     }
 
     /// The plain view has answered.
-    pub(super) fn viewed(&mut self, viewed: Listed, rows: Vec<Row>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next(at) };
+    pub(super) fn viewed(
+        &mut self,
+        viewed: ListedInstances,
+        rows: Vec<SeriesMember>,
+        at: Timestamp,
+    ) -> Effect {
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         match series.inquiry.question.take() {
-            Some(Question::Exceptions(mut listing)) => {
+            Some(ViewPurpose::Exceptions(mut listing)) => {
                 listing.merge(viewed);
                 self.confirm_absence(listing, rows, at)
             }
-            Some(Question::Anywhere(mut listing)) => {
+            Some(ViewPurpose::Anywhere(mut listing)) => {
                 listing.merge(viewed);
                 self.confirmed(listing, rows, at)
             }
-            Some(Question::Listing) => self.complete(Some((viewed, rows)), at),
-            Some(Question::Absence(..) | Question::Presence(_)) | None => self.unavailable(at),
+            Some(ViewPurpose::Listing) => self.complete(Some((viewed, rows)), at),
+            Some(ViewPurpose::Absence(..) | ViewPurpose::Presence(_)) | None => {
+                self.unavailable(at)
+            }
         }
     }
 
     /// Whether the segment has any of the events that were asked for.
     pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Effect {
         let edges = series::widen(self.place.edges, 1);
-        let Some(series) = self.todo.current() else { return self.next(at) };
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         match series.inquiry.question.take() {
-            Some(Question::Presence(rows)) if present => self.view_as_listing(rows, at),
-            Some(Question::Presence(rows)) => self.bury(&rows, at),
-            Some(Question::Absence(listing, _, ids)) if present => {
-                series.inquiry.question = Some(Question::Anywhere(listing));
+            Some(ViewPurpose::Presence(rows)) if present => self.view_as_listing(rows, at),
+            Some(ViewPurpose::Presence(rows)) => self.remove_series(&rows, at),
+            Some(ViewPurpose::Absence(listing, _, ids)) if present => {
+                series.inquiry.question = Some(ViewPurpose::Anywhere(listing));
                 let master = series.master.clone();
                 Effect::View(Box::new(ViewRequest { master, ids, only: true, edges }))
             }
-            Some(Question::Absence(listing, rows, _)) => self.confirmed(listing, rows, at),
-            Some(Question::Exceptions(_) | Question::Anywhere(_) | Question::Listing) | None => {
-                self.unavailable(at)
-            }
+            Some(ViewPurpose::Absence(listing, rows, _)) => self.confirmed(listing, rows, at),
+            Some(ViewPurpose::Exceptions(_) | ViewPurpose::Anywhere(_) | ViewPurpose::Listing)
+            | None => self.unavailable(at),
         }
     }
 
     /// What is absent now is not in the segment. Where a page of this round carried it, it may have
     /// moved to another segment that has looked already: then the series stays on the to-do, and
     /// its events elsewhere stay, until this segment's next round says that it left.
-    fn confirmed(&mut self, listing: Listed, rows: Vec<Row>, at: Timestamp) -> Effect {
+    fn confirmed(
+        &mut self,
+        listing: ListedInstances,
+        rows: Vec<SeriesMember>,
+        at: Timestamp,
+    ) -> Effect {
         let absent = self.absent(&listing, &rows);
-        let Some(series) = self.todo.current() else { return self.next(at) };
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);
         if self.place.seams && absent.iter().any(|row| carried(&row.id)) {
             return self.unavailable(at);
@@ -172,12 +190,12 @@ impl Round {
     /// How a series is reconciled with a listing of it.
     pub(super) fn reconciliation<'a>(
         &self,
-        series: &'a Series,
+        series: &'a PendingSeries,
         tombstones: &'a BTreeSet<EventHash>,
     ) -> Reconciliation<'a> {
         // Without a master only instances that are whole can be shown.
         let complete = match (&series.fetched, series.inquiry.missing) {
-            (None, true) => Complete::Exact,
+            (None, true) => Completion::Exact,
             _ => self.place.complete,
         };
         Reconciliation {

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 
 use super::{Effect, Round, deleted};
 use crate::mirror::commit::Commit;
-use crate::mirror::page::{Item, Kind};
-use crate::mirror::position::TodoKey;
-use crate::mirror::series::{Listed, Row};
-use crate::mirror::todo::{Inquiry, completable};
-use crate::mirror::window::Complete;
+use crate::mirror::page::{EventKind, Item};
+use crate::mirror::pending::{SeriesFindings, completable};
+use crate::mirror::position::PendingKey;
+use crate::mirror::series::{ListedInstances, SeriesMember};
+use crate::mirror::window::Completion;
 
 impl Round {
     /// What the next series on the to-do needs.
@@ -23,7 +23,7 @@ impl Round {
         }
         // Whoever is listed with all its occurrences needs what completes them, and what the store
         // has of it may be nothing.
-        let bare = self.place.complete == Complete::Master
+        let bare = self.place.complete == Completion::Master
             && self.phase.enumeration().is_none()
             && series.fetched.is_none();
         Some(if series.needs_master || !series.needs_listing || bare {
@@ -34,16 +34,16 @@ impl Round {
     }
 
     pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next(at) };
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         match found {
             // Something else under that id, or another id: a server in confusion. Later.
             Some(item)
                 if item.id != series.master
-                    || matches!(item.kind, Kind::Occurrence | Kind::Exception) =>
+                    || matches!(item.kind, EventKind::Occurrence | EventKind::Exception) =>
             {
                 self.unavailable(at)
             }
-            Some(item) if item.kind == Kind::Master => {
+            Some(item) if item.kind == EventKind::Master => {
                 series.needs_master = false;
                 series.fetched = Some(item);
                 series.inquiry.found = true;
@@ -65,8 +65,12 @@ impl Round {
         }
     }
 
-    pub(super) fn instances(&mut self, found: Option<(Listed, Vec<Row>)>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next(at) };
+    pub(super) fn instances(
+        &mut self,
+        found: Option<(ListedInstances, Vec<SeriesMember>)>,
+        at: Timestamp,
+    ) -> Effect {
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         match found {
             Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
             // Only the master, asked for by its id, can tell whether the series is gone.
@@ -85,10 +89,10 @@ impl Round {
     /// A series cannot be made whole in this run: what came and can be shown is shown, nobody
     /// leaves, and the series stays on the list.
     pub(super) fn unavailable(&mut self, at: Timestamp) -> Effect {
-        let master_kept = self.place.complete == Complete::Master;
-        let Some(series) = self.todo.current() else { return self.next(at) };
+        let master_kept = self.place.complete == Completion::Master;
+        let Some(series) = self.todo.current() else { return self.next_effect(at) };
         series.deferred = true;
-        series.inquiry = Inquiry::default();
+        series.inquiry = SeriesFindings::default();
         let master = series.fetched.take().filter(|_| master_kept);
         let current = |item: &&Item| !series.earlier.contains(&item.id.hash());
         let mut upserts: Vec<Item> = series
@@ -96,14 +100,14 @@ impl Round {
             .values()
             .filter(current)
             .filter(|item| match item.kind {
-                Kind::Exception => item.whole,
-                Kind::Occurrence => item.whole || master.is_some(),
-                Kind::Single | Kind::Master => false,
+                EventKind::Exception => item.whole,
+                EventKind::Occurrence => item.whole || master.is_some(),
+                EventKind::Single | EventKind::Master => false,
             })
             .cloned()
             .collect();
         if upserts.is_empty() && master.is_none() {
-            return self.next(at);
+            return self.next_effect(at);
         }
         upserts.extend(master);
         let mut commit = self.commit(at);
@@ -114,10 +118,12 @@ impl Round {
     /// Everything a series needs is at hand: it is applied in one commit.
     pub(super) fn complete(
         &mut self,
-        listing: Option<(Listed, Vec<Row>)>,
+        listing: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,
     ) -> Effect {
-        let Some((hash, mut series)) = self.todo.take_current() else { return self.next(at) };
+        let Some((hash, mut series)) = self.todo.take_current() else {
+            return self.next_effect(at);
+        };
         let mut commit = self.commit(at);
         commit.done = series.keys(hash);
         series.waiting.remove(&hash);
@@ -126,7 +132,7 @@ impl Round {
                 let tombstones = self.tombstoned();
                 let reconciled = self.reconciliation(&series, &tombstones).apply(listing, &rows);
                 for item in &reconciled.upserts {
-                    self.todo.stay(item.id.hash());
+                    self.todo.cancel_removal(item.id.hash());
                 }
                 commit.upserts = reconciled.upserts;
                 commit.removals = deleted(reconciled.removals);
@@ -137,9 +143,9 @@ impl Round {
             }
         }
         if let Some(master) = series.fetched.take()
-            && self.place.complete == Complete::Master
+            && self.place.complete == Completion::Master
         {
-            self.came.insert(hash, master.etag.clone());
+            self.masters_seen.insert(hash, master.etag.clone());
             commit.upserts.push(master);
         }
         commit.orphans.push(hash);
@@ -148,7 +154,7 @@ impl Round {
         }
         self.todo.write(&mut commit);
         if self.too_many(commit.removals.len()) {
-            return self.hold(at);
+            return self.hold_removals(at);
         }
         self.removed += commit.removals.len();
         self.tombstones_done(&mut commit);
@@ -161,7 +167,7 @@ impl Round {
         for removal in std::mem::take(&mut commit.removals) {
             if !self.todo.removals().contains(&removal.id) {
                 self.listed_out.insert(removal.id);
-                self.todo.leave(removal.id);
+                self.todo.add_removal(removal.id);
             }
         }
     }
@@ -170,25 +176,29 @@ impl Round {
     pub(super) fn tombstones_done(&mut self, commit: &mut Commit) {
         for removal in &commit.removals {
             if self.todo.removals().contains(&removal.id) {
-                self.todo.stay(removal.id);
-                commit.done.push(TodoKey::Removal(removal.id));
+                self.todo.cancel_removal(removal.id);
+                commit.done.push(PendingKey::Removal(removal.id));
             }
         }
     }
 
     /// The series is no more: its rows leave, and what was a series may now be a single event.
-    pub(super) fn bury(&mut self, rows: &[Row], at: Timestamp) -> Effect {
-        let Some((hash, series)) = self.todo.take_current() else { return self.next(at) };
+    pub(super) fn remove_series(&mut self, rows: &[SeriesMember], at: Timestamp) -> Effect {
+        let Some((hash, series)) = self.todo.take_current() else { return self.next_effect(at) };
         // Counted as one: a series ended, however many occurrences it had.
         let count = usize::from(!rows.is_empty());
         if self.too_many(count) {
-            return self.hold(at);
+            return self.hold_removals(at);
         }
         self.removed += count;
         let mut commit = self.commit(at);
         commit.removals = deleted(rows.iter().map(|row| row.id));
-        commit.upserts =
-            series.waiting.values().filter(|item| item.kind == Kind::Single).cloned().collect();
+        commit.upserts = series
+            .waiting
+            .values()
+            .filter(|item| item.kind == EventKind::Single)
+            .cloned()
+            .collect();
         commit.orphans.push(hash);
         commit.done = series.keys(hash);
         self.tombstones_done(&mut commit);

@@ -7,14 +7,14 @@ mod remedies;
 mod seams;
 
 use super::*;
-use crate::mirror::page::{End, Span, Unreadable};
-use crate::mirror::position::TodoKey;
+use crate::mirror::page::{PageEnd, Span, UnreadableItem};
+use crate::mirror::position::PendingKey;
 use bytes::Bytes;
 
 const AT: Timestamp = Timestamp::UNIX_EPOCH;
 
-fn place(complete: Complete) -> Place {
-    Place {
+fn place(complete: Completion) -> SegmentContext {
+    SegmentContext {
         window: WindowId(7),
         segment: 0,
         edges: Edges { start: hour(0), end: hour(24 * 365) },
@@ -29,7 +29,7 @@ fn hour(n: i64) -> Timestamp {
     Timestamp::from_second(n * 3600).unwrap()
 }
 
-fn item(id: &str, kind: Kind, master: Option<&str>, etag: &str) -> Item {
+fn item(id: &str, kind: EventKind, master: Option<&str>, etag: &str) -> Item {
     Item {
         id: EventId::new(id),
         kind,
@@ -37,25 +37,25 @@ fn item(id: &str, kind: Kind, master: Option<&str>, etag: &str) -> Item {
         etag: Some(etag.into()),
         span: Span { start: hour(48), end: hour(49) },
         all_day: false,
-        whole: kind != Kind::Occurrence,
+        whole: kind != EventKind::Occurrence,
         content: Bytes::from(format!(r#"{{"id":"{id}","type":"x"}}"#)),
     }
 }
 
-fn row(id: &str) -> Row {
+fn row(id: &str) -> SeriesMember {
     let span = Span { start: hour(48), end: hour(49) };
-    Row { id: EventId::new(id).hash(), kind: Kind::Occurrence, span }
+    SeriesMember { id: EventId::new(id).hash(), kind: EventKind::Occurrence, span }
 }
 
 fn single(id: &str) -> Item {
-    item(id, Kind::Single, None, "e")
+    item(id, EventKind::Single, None, "e")
 }
 
 fn link(name: &str) -> Link {
     Link::new(name)
 }
 
-fn page(present: Vec<Item>, removed: &[&str], end: End) -> Page {
+fn page(present: Vec<Item>, removed: &[&str], end: PageEnd) -> Page {
     let removed = removed.iter().map(|id| EventId::new(*id)).collect();
     Page { present, removed, unreadable: Vec::new(), end, bytes: 0 }
 }
@@ -64,18 +64,18 @@ fn settled() -> Option<Position> {
     Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, false))
 }
 
-fn next(name: &str) -> End {
-    End::Next(link(name))
+fn next(name: &str) -> PageEnd {
+    PageEnd::Next(link(name))
 }
 
-fn delta(name: &str) -> End {
-    End::Delta(link(name))
+fn delta(name: &str) -> PageEnd {
+    PageEnd::Delta(link(name))
 }
 
 /// Feeds a page together with what the store knows.
-fn step_page(round: Round, page: Page, known: &[(&str, Known)]) -> (Round, Commit) {
+fn step_page(round: Round, page: Page, known: &[(&str, StoredKind)]) -> (Round, Commit) {
     let known = known.iter().map(|(id, k)| (EventId::new(*id).hash(), k.clone())).collect();
-    let (round, effect) = round.step(Input::Page { page, known, took: Duration::ZERO }, AT);
+    let (round, effect) = round.step(RoundInput::Page { page, known, took: Duration::ZERO }, AT);
     (round, written(effect))
 }
 
@@ -89,7 +89,7 @@ fn written(effect: Effect) -> Commit {
 /// What a listing lacks is asked for once more, and is in no view either.
 fn nowhere(round: Round, effect: Effect) -> (Round, Effect) {
     assert!(matches!(effect, Effect::Presence(_)), "{effect:?}");
-    round.step(Input::Present(false), AT)
+    round.step(RoundInput::Present(false), AT)
 }
 
 fn ids(items: &[Item]) -> Vec<&str> {
@@ -106,8 +106,8 @@ fn phase(commit: &Commit) -> &Phase {
 
 #[test]
 fn the_first_enumeration_commits_page_by_page_and_settles() {
-    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
-    let (round, effect) = round.step(Input::Start, AT);
+    let round = Round::resume(place(Completion::Master), None, Vec::new(), 0);
+    let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Page(None)));
     let (round, commit) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
     assert_eq!(ids(&commit.upserts), ["a"]);
@@ -116,18 +116,18 @@ fn the_first_enumeration_commits_page_by_page_and_settles() {
         Phase::Enumerating { next: Some(link("n1")), reason: ResyncReason::New, page: 1 }
     );
     assert!(commit.seen.is_none(), "nothing to sweep the first time");
-    let (round, effect) = round.step(Input::Committed(1), AT);
+    let (round, effect) = round.step(RoundInput::Committed(1), AT);
     assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
     let (round, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
-    let (_, effect) = round.step(Input::Committed(2), AT);
-    assert!(matches!(effect, Effect::Over(Over::Settled)));
+    let (_, effect) = round.step(RoundInput::Committed(2), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
 }
 
 #[test]
 fn an_idle_round_is_one_lazy_commit_of_the_link() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 5);
-    let (round, effect) = round.step(Input::Start, AT);
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
+    let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("d0")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
     assert!(commit.lazy && commit.upserts.is_empty() && commit.todo.is_empty());
@@ -136,27 +136,27 @@ fn an_idle_round_is_one_lazy_commit_of_the_link() {
 
 #[test]
 fn removals_wait_for_the_delta_link_and_for_the_last_word() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 5);
-    let known = [("a", Known::Single), ("b", Known::Single)];
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
+    let known = [("a", StoredKind::Single), ("b", StoredKind::Single)];
     let (round, commit) =
         step_page(round, page(vec![], &["a", "b", "stranger"], next("n1")), &known);
     assert!(commit.removals.is_empty() && !commit.lazy);
     assert_eq!(commit.todo.len(), 2, "unknown ids are ignored quietly");
     assert!(commit.position.as_ref().unwrap().todo);
-    let (round, _) = round.step(Input::Committed(5), AT);
+    let (round, _) = round.step(RoundInput::Committed(5), AT);
     // b comes again: it stays.
     let (_, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
     assert_eq!(ids(&commit.upserts), ["b"]);
-    assert!(commit.done.contains(&TodoKey::Removal(EventId::new("b").hash())));
+    assert!(commit.done.contains(&PendingKey::Removal(EventId::new("b").hash())));
 }
 
 #[test]
 fn a_restart_between_pages_still_knows_the_removals() {
-    let todo = vec![Todo::Removal { id: EventId::new("a").hash() }];
+    let todo = vec![PendingEntry::Removal { id: EventId::new("a").hash() }];
     let position = Some(Position::new(Phase::Following { next: link("n1") }, true));
-    let round = Round::resume(place(Complete::Master), position, todo, 5);
-    let (round, effect) = round.step(Input::Start, AT);
+    let round = Round::resume(place(Completion::Master), position, todo, 5);
+    let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
@@ -165,20 +165,20 @@ fn a_restart_between_pages_still_knows_the_removals() {
 
 #[test]
 fn an_enumerated_occurrence_waits_for_its_master_only() {
-    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
-    let occurrence = |id| item(id, Kind::Occurrence, Some("m"), "e1");
+    let round = Round::resume(place(Completion::Master), None, Vec::new(), 0);
+    let occurrence = |id| item(id, EventKind::Occurrence, Some("m"), "e1");
     let (round, commit) = step_page(round, page(vec![occurrence("o1")], &[], next("n1")), &[]);
     assert!(commit.upserts.is_empty(), "not shown half");
     assert_eq!(commit.todo.len(), 2);
-    let (round, _) = round.step(Input::Committed(0), AT);
-    let master = item("m", Kind::Master, None, "e1");
+    let (round, _) = round.step(RoundInput::Committed(0), AT);
+    let master = item("m", EventKind::Master, None, "e1");
     let (round, commit) =
         step_page(round, page(vec![occurrence("o2"), master], &[], next("n2")), &[]);
     let mut shown = ids(&commit.upserts);
     shown.sort_unstable();
     assert_eq!(shown, ["m", "o1", "o2"]);
     assert_eq!(commit.done.len(), 2, "the series is off the list");
-    let (round, _) = round.step(Input::Committed(2), AT);
+    let (round, _) = round.step(RoundInput::Committed(2), AT);
     let (_, commit) = step_page(round, page(vec![occurrence("o3")], &[], delta("d")), &[]);
     assert_eq!(ids(&commit.upserts), ["o3"]);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d")) });
@@ -186,124 +186,124 @@ fn an_enumerated_occurrence_waits_for_its_master_only() {
 
 #[test]
 fn a_master_that_never_came_is_fetched_once_at_the_end() {
-    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
+    let round = Round::resume(place(Completion::Master), None, Vec::new(), 0);
     let occurrences = vec![
-        item("o1", Kind::Occurrence, Some("m"), "e"),
-        item("o2", Kind::Occurrence, Some("m"), "e"),
+        item("o1", EventKind::Occurrence, Some("m"), "e"),
+        item("o2", EventKind::Occurrence, Some("m"), "e"),
     ];
     let (round, commit) = step_page(round, page(occurrences, &[], delta("d")), &[]);
     assert!(matches!(phase(&commit), Phase::Sweeping { .. }));
-    let (round, effect) = round.step(Input::Committed(0), AT);
+    let (round, effect) = round.step(RoundInput::Committed(0), AT);
     assert!(matches!(effect, Effect::Master(ref id) if id.as_str() == "m"));
-    let master = item("m", Kind::Master, None, "e");
-    let (round, effect) = round.step(Input::Master(Some(master)), AT);
+    let master = item("m", EventKind::Master, None, "e");
+    let (round, effect) = round.step(RoundInput::Master(Some(master)), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts).len(), 3);
-    let (round, effect) = round.step(Input::Committed(2), AT);
+    let (round, effect) = round.step(RoundInput::Committed(2), AT);
     // Nothing is swept: there are no lists of what the first enumeration saw.
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d")) });
-    let (_, effect) = round.step(Input::Committed(2), AT);
-    assert!(matches!(effect, Effect::Over(Over::Settled)));
+    let (_, effect) = round.step(RoundInput::Committed(2), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
 }
 
 #[test]
 fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let master = item("m", Kind::Master, None, "e2");
-    let carried = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let master = item("m", EventKind::Master, None, "e2");
+    let carried = item("o1", EventKind::Occurrence, Some("m"), "e2");
     let (round, commit) = step_page(round, page(vec![master, carried], &[], delta("d1")), &[]);
     assert!(commit.upserts.is_empty(), "nothing of the series is shown yet");
     assert!(matches!(phase(&commit), Phase::Completing { .. }));
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     // The master came with the round, so only membership is asked.
     assert!(matches!(effect, Effect::Instances(ref id) if id.as_str() == "m"));
-    let listed = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e2") };
+    let listed = Item { whole: true, ..item("o1", EventKind::Occurrence, Some("m"), "e2") };
     let rows = vec![row("o1"), row("ghost")];
-    let (round, effect) = round.step(Input::Instances(Some((vec![listed].into(), rows))), AT);
+    let (round, effect) = round.step(RoundInput::Instances(Some((vec![listed].into(), rows))), AT);
     let (round, effect) = nowhere(round, effect);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
     assert!(!commit.upserts[0].whole, "kept bare: the master completes it");
-    let (round, effect) = round.step(Input::Committed(8), AT);
+    let (round, effect) = round.step(RoundInput::Committed(8), AT);
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d1")) });
-    let (_, effect) = round.step(Input::Committed(8), AT);
-    assert!(matches!(effect, Effect::Over(Over::Settled)));
+    let (_, effect) = round.step(RoundInput::Committed(8), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
 }
 
 #[test]
 fn occurrences_newer_than_their_master_have_it_fetched() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let master = item("m", Kind::Master, None, "e1");
-    let newer = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let master = item("m", EventKind::Master, None, "e1");
+    let newer = item("o1", EventKind::Occurrence, Some("m"), "e2");
     let (round, _) = step_page(round, page(vec![master, newer], &[], delta("d1")), &[]);
-    let (_, effect) = round.step(Input::Committed(9), AT);
+    let (_, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Master(_)));
 }
 
 #[test]
 fn a_tombstone_for_a_master_only_marks_the_series() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let known = [("m", Known::Master { etag: None })];
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let known = [("m", StoredKind::Master { etag: None })];
     let (round, commit) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
     assert!(commit.removals.is_empty());
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Master(_)));
-    let (round, effect) = round.step(Input::Master(None), AT);
+    let (round, effect) = round.step(RoundInput::Master(None), AT);
     assert!(matches!(effect, Effect::Rows(_)), "only its absence says that the series is gone");
     let rows = vec![row("o1")];
-    let (round, effect) = round.step(Input::Gone(rows), AT);
+    let (round, effect) = round.step(RoundInput::Gone(rows), AT);
     assert!(matches!(effect, Effect::Presence(_)), "and a private series is absent too (fact 180)");
-    let (_, effect) = round.step(Input::Present(false), AT);
+    let (_, effect) = round.step(RoundInput::Present(false), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("o1").hash()]);
 }
 
 #[test]
 fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let carried = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let carried = item("o1", EventKind::Occurrence, Some("m"), "e2");
     let (round, _) = step_page(round, page(vec![carried, single("a")], &[], delta("d1")), &[]);
-    let (round, _) = round.step(Input::Committed(9), AT);
-    let (round, effect) = round.step(Input::Unavailable, AT);
+    let (round, _) = round.step(RoundInput::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Unavailable, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     assert!(commit.position.unwrap().todo, "not settled before the to-do is empty");
-    let (_, effect) = round.step(Input::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(Over::Incomplete)));
+    let (_, effect) = round.step(RoundInput::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
 }
 
 #[test]
 fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
-    let waiting = item("o1", Kind::Occurrence, Some("m"), "e2");
+    let waiting = item("o1", EventKind::Occurrence, Some("m"), "e2");
     let todo = vec![
-        Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
-        Todo::Waiting { item: waiting, earlier: false },
+        PendingEntry::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
+        PendingEntry::Waiting { item: waiting, earlier: false },
     ];
     let position = Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, true));
-    let round = Round::resume(place(Complete::Master), position, todo, 9);
-    let (_, effect) = round.step(Input::Start, AT);
+    let round = Round::resume(place(Completion::Master), position, todo, 9);
+    let (_, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Master(_)));
 }
 
 #[test]
 fn a_dead_link_begins_an_enumeration_and_keeps_every_row() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let (round, effect) = round.step(Input::LinkDead, AT);
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let (round, effect) = round.step(RoundInput::LinkDead, AT);
     let commit = written(effect);
     assert!(commit.removals.is_empty() && commit.clear_todo && commit.clear_seen);
     assert_eq!(commit.tally.resync, Some(ResyncReason::SyncStateNotFound));
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Page(None)));
-    let unreadable = Unreadable { id: Some(EventId::new("odd")), why: "start" };
+    let unreadable = UnreadableItem { id: Some(EventId::new("odd")), why: "start" };
     let mut carried = page(vec![single("a")], &[], delta("d1"));
     carried.unreadable.push(unreadable);
     let (round, commit) = step_page(round, carried, &[]);
     let (number, seen) = commit.seen.clone().unwrap();
     assert_eq!((number, seen.len()), (0, 2), "what could not be read is not swept either");
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Unseen));
     let ghost = Removal { id: EventId::new("ghost").hash(), reason: RemovalReason::Deleted };
-    let (_, effect) = round.step(Input::Unseen(vec![ghost]), AT);
+    let (_, effect) = round.step(RoundInput::Unseen(vec![ghost]), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [ghost.id]);
     assert!(commit.clear_seen);
@@ -321,23 +321,25 @@ fn many(n: usize) -> Vec<Removal> {
 fn sweeping(reason: ResyncReason, events: u64) -> Round {
     let phase = Phase::Sweeping { delta: Some(link("d")), reason };
     let position = Some(Position::new(phase, false));
-    Round::resume(place(Complete::Master), position, Vec::new(), events)
+    Round::resume(place(Completion::Master), position, Vec::new(), events)
 }
 
 #[test]
 fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
-    let (round, effect) = sweeping(ResyncReason::Requested, 39).step(Input::Unseen(many(20)), AT);
+    let (round, effect) =
+        sweeping(ResyncReason::Requested, 39).step(RoundInput::Unseen(many(20)), AT);
     let commit = written(effect);
     assert!(commit.removals.is_empty(), "upserts go on, nothing leaves");
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
-    let (_, effect) = round.step(Input::Committed(39), AT);
-    assert!(matches!(effect, Effect::Over(Over::Held)));
+    let (_, effect) = round.step(RoundInput::Committed(39), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Held)));
     // It waits, whoever asks and however often the process starts; then it enumerates.
     let resumed = |at| {
-        let round = Round::resume(place(Complete::Master), commit.position.clone(), Vec::new(), 39);
-        round.step(Input::Start, at).1
+        let round =
+            Round::resume(place(Completion::Master), commit.position.clone(), Vec::new(), 39);
+        round.step(RoundInput::Start, at).1
     };
-    assert!(matches!(resumed(AT), Effect::Over(Over::Held)));
+    assert!(matches!(resumed(AT), Effect::Over(RoundOutcome::Held)));
     assert!(matches!(resumed(hour(1)), Effect::Page(None)));
     // The enumeration that confirms is believed, and so are few removals and the smaller half.
     for (reason, events, n) in [
@@ -345,7 +347,7 @@ fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
         (ResyncReason::Requested, 19, 19),
         (ResyncReason::Requested, 40, 20),
     ] {
-        let (_, effect) = sweeping(reason, events).step(Input::Unseen(many(n)), AT);
+        let (_, effect) = sweeping(reason, events).step(RoundInput::Unseen(many(n)), AT);
         assert_eq!(written(effect).removals.len(), n, "{reason:?} {n} of {events}");
     }
 }
@@ -353,7 +355,7 @@ fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
 #[test]
 fn a_large_sweep_is_judged_as_a_whole_and_written_in_slices() {
     let (mut round, mut effect) =
-        sweeping(ResyncReason::Requested, 2000).step(Input::Unseen(many(900)), AT);
+        sweeping(ResyncReason::Requested, 2000).step(RoundInput::Unseen(many(900)), AT);
     let mut left = 2000_u64;
     let mut removed = 0;
     loop {
@@ -363,26 +365,26 @@ fn a_large_sweep_is_judged_as_a_whole_and_written_in_slices() {
         assert!(commit.removals.len() <= 256);
         let last = matches!(phase(&commit), Phase::Settled { .. });
         assert_eq!(commit.clear_seen, last, "the lists go with the last slice");
-        (round, effect) = round.step(Input::Committed(left), AT);
+        (round, effect) = round.step(RoundInput::Committed(left), AT);
         if last {
             break;
         }
     }
     assert_eq!(removed, 900);
-    assert!(matches!(effect, Effect::Over(Over::Settled)));
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
 }
 
 #[test]
 fn exact_occurrences_wait_for_the_listing() {
-    let round = Round::resume(place(Complete::Exact), None, Vec::new(), 0);
-    let bare = item("o1", Kind::Occurrence, Some("m"), "e");
-    let master = item("m", Kind::Master, None, "e");
+    let round = Round::resume(place(Completion::Exact), None, Vec::new(), 0);
+    let bare = item("o1", EventKind::Occurrence, Some("m"), "e");
+    let master = item("m", EventKind::Master, None, "e");
     let (round, commit) = step_page(round, page(vec![master, bare], &[], delta("d")), &[]);
     assert!(commit.upserts.is_empty());
-    let (round, effect) = round.step(Input::Committed(0), AT);
+    let (round, effect) = round.step(RoundInput::Committed(0), AT);
     assert!(matches!(effect, Effect::Instances(_)));
-    let whole = Item { whole: true, ..item("o1", Kind::Occurrence, Some("m"), "e") };
-    let (_, effect) = round.step(Input::Instances(Some((vec![whole].into(), Vec::new()))), AT);
+    let whole = Item { whole: true, ..item("o1", EventKind::Occurrence, Some("m"), "e") };
+    let (_, effect) = round.step(RoundInput::Instances(Some((vec![whole].into(), Vec::new()))), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o1"]);
     assert!(commit.upserts[0].whole);
@@ -390,62 +392,69 @@ fn exact_occurrences_wait_for_the_listing() {
 
 #[test]
 fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let master = item("m", Kind::Master, None, "e");
-    let carried = item("o1", Kind::Occurrence, Some("m"), "e");
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let master = item("m", EventKind::Master, None, "e");
+    let carried = item("o1", EventKind::Occurrence, Some("m"), "e");
     let (round, _) = step_page(round, page(vec![master, carried], &[], delta("d1")), &[]);
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Instances(_)));
-    let (round, effect) = round.step(Input::Unavailable, AT);
+    let (round, effect) = round.step(RoundInput::Unavailable, AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
     assert!(commit.removals.is_empty() && commit.done.is_empty(), "it stays on the list");
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(written(effect).position.unwrap().todo);
-    let (_, effect) = round.step(Input::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(Over::Incomplete)));
+    let (_, effect) = round.step(RoundInput::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
 }
 
 #[test]
 fn a_listing_that_could_not_be_read_whole_removes_nobody() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let known = [("m", Known::Master { etag: None })];
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let known = [("m", StoredKind::Master { etag: None })];
     let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
-    let (round, _) = round.step(Input::Committed(9), AT);
-    let (round, _) = round.step(Input::Master(Some(item("m", Kind::Master, None, "e"))), AT);
+    let (round, _) = round.step(RoundInput::Committed(9), AT);
+    let (round, _) =
+        round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT);
     let rows = vec![row("a"), row("b")];
     let unread = [EventId::new("a").hash()].into();
-    let listed = Listed { unread, ..Listed::default() };
-    let (round, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    let listed = ListedInstances { unread, ..ListedInstances::default() };
+    let (round, effect) = round.step(RoundInput::Instances(Some((listed, rows))), AT);
     let (_, effect) = nowhere(round, effect);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()], "the unread one is a member");
 }
 
 #[test]
 fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
-    let waits = item("m1", Kind::Occurrence, Some("m"), "e");
+    let waits = item("m1", EventKind::Occurrence, Some("m"), "e");
     let round = Round::resume(
-        place(Complete::Master),
+        place(Completion::Master),
         settled(),
         vec![
-            Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: false },
-            Todo::Waiting { item: waits, earlier: true },
+            PendingEntry::Series {
+                master: EventId::new("m"),
+                needs_master: true,
+                needs_listing: false,
+            },
+            PendingEntry::Waiting { item: waits, earlier: true },
         ],
         5,
     );
-    let (round, effect) = round.step(Input::Start, AT);
+    let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Master(_)));
-    let (round, effect) = round.step(Input::Unavailable, AT);
+    let (round, effect) = round.step(RoundInput::Unavailable, AT);
     assert!(matches!(effect, Effect::Page(Some(_))), "it is shown no more, and waits");
     // The series comes again, whole, and without the occurrence that waits.
-    let resent =
-        vec![item("m", Kind::Master, None, "e2"), item("m2", Kind::Occurrence, Some("m"), "e2")];
+    let resent = vec![
+        item("m", EventKind::Master, None, "e2"),
+        item("m2", EventKind::Occurrence, Some("m"), "e2"),
+    ];
     let (round, _) = step_page(round, page(resent.clone(), &[], delta("d1")), &[]);
-    let (round, effect) = round.step(Input::Committed(5), AT);
+    let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert!(matches!(effect, Effect::Instances(_)));
     let rows = vec![row("m1")];
-    let listed = Listed::from(resent[1..].to_vec());
-    let (round, effect) = round.step(Input::Instances(Some((listed, rows))), AT);
+    let listed = ListedInstances::from(resent[1..].to_vec());
+    let (round, effect) = round.step(RoundInput::Instances(Some((listed, rows))), AT);
     let (_, effect) = nowhere(round, effect);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["m2", "m"]);
@@ -454,61 +463,61 @@ fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
 
 #[test]
 fn what_waits_at_the_end_of_a_round_is_of_an_earlier_one_from_then_on() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 5);
-    let carried = vec![item("m1", Kind::Occurrence, Some("m"), "e")];
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
+    let carried = vec![item("m1", EventKind::Occurrence, Some("m"), "e")];
     let (round, commit) = step_page(round, page(carried, &[], delta("d1")), &[]);
-    assert!(commit.todo.iter().any(|t| matches!(t, Todo::Waiting { earlier: false, .. })));
-    let (round, _) = round.step(Input::Committed(5), AT);
-    let (_, effect) = round.step(Input::Unavailable, AT);
+    assert!(commit.todo.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: false, .. })));
+    let (round, _) = round.step(RoundInput::Committed(5), AT);
+    let (_, effect) = round.step(RoundInput::Unavailable, AT);
     let commit = written(effect);
     assert!(matches!(phase(&commit), Phase::Settled { .. }));
-    assert!(commit.todo.iter().any(|t| matches!(t, Todo::Waiting { earlier: true, .. })));
+    assert!(commit.todo.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: true, .. })));
 }
 
 #[test]
 fn a_tombstone_on_the_masters_page_is_not_lost() {
-    let round = Round::resume(place(Complete::Master), None, Vec::new(), 0);
-    let occurrence = item("o", Kind::Occurrence, Some("m"), "e");
+    let round = Round::resume(place(Completion::Master), None, Vec::new(), 0);
+    let occurrence = item("o", EventKind::Occurrence, Some("m"), "e");
     let (round, _) = step_page(round, page(vec![occurrence], &[], next("n")), &[]);
-    let (round, _) = round.step(Input::Committed(0), AT);
-    let master = item("m", Kind::Master, None, "e");
+    let (round, _) = round.step(RoundInput::Committed(0), AT);
+    let master = item("m", EventKind::Master, None, "e");
     let (_, commit) = step_page(round, page(vec![master], &["o"], delta("d")), &[]);
     assert_eq!(ids(&commit.upserts), ["m"]);
 }
 
 /// The second page of a first enumeration.
-fn second(complete: Complete) -> Round {
+fn second(complete: Completion) -> Round {
     let phase = Phase::Enumerating { next: Some(link("n")), reason: ResyncReason::New, page: 1 };
     Round::resume(place(complete), Some(Position::new(phase, false)), Vec::new(), 5)
 }
 
 #[test]
 fn what_changes_its_kind_within_the_first_enumeration_leaves_nothing_behind() {
-    let round = second(Complete::Master);
+    let round = second(Completion::Master);
     let became = page(vec![single("m")], &[], delta("d"));
-    assert_eq!(round.questions(&became), [EventId::new("m").hash()]);
-    let (round, commit) = step_page(round, became, &[("m", Known::Master { etag: None })]);
+    assert_eq!(round.ids_to_look_up(&became), [EventId::new("m").hash()]);
+    let (round, commit) = step_page(round, became, &[("m", StoredKind::Master { etag: None })]);
     assert!(commit.upserts.is_empty(), "before the occurrences have left");
-    let (_, effect) = round.step(Input::Committed(5), AT);
+    let (_, effect) = round.step(RoundInput::Committed(5), AT);
     assert!(matches!(effect, Effect::Master(ref id) if *id == EventId::new("m")), "{effect:?}");
 
-    let round = second(Complete::Exact);
-    let became = page(vec![item("x", Kind::Master, None, "e")], &[], delta("d"));
-    let (round, commit) = step_page(round, became, &[("x", Known::Single)]);
-    let leaving = TodoKey::Removal(EventId::new("x").hash());
+    let round = second(Completion::Exact);
+    let became = page(vec![item("x", EventKind::Master, None, "e")], &[], delta("d"));
+    let (round, commit) = step_page(round, became, &[("x", StoredKind::Single)]);
+    let leaving = PendingKey::Removal(EventId::new("x").hash());
     assert!(commit.todo.iter().any(|todo| todo.key() == leaving));
-    let (round, effect) = round.step(Input::Committed(5), AT);
+    let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("x").hash()]);
-    let (_, effect) = round.step(Input::Committed(4), AT);
-    assert!(matches!(effect, Effect::Over(Over::Settled)), "{effect:?}");
+    let (_, effect) = round.step(RoundInput::Committed(4), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)), "{effect:?}");
 }
 
 #[test]
 fn a_single_event_that_becomes_a_series_leaves_an_exact_window() {
-    let round = Round::resume(place(Complete::Exact), settled(), Vec::new(), 9);
-    let master = item("x", Kind::Master, None, "e");
+    let round = Round::resume(place(Completion::Exact), settled(), Vec::new(), 9);
+    let master = item("x", EventKind::Master, None, "e");
     let (_, commit) =
-        step_page(round, page(vec![master], &[], delta("d")), &[("x", Known::Single)]);
-    let leaving = TodoKey::Removal(EventId::new("x").hash());
+        step_page(round, page(vec![master], &[], delta("d")), &[("x", StoredKind::Single)]);
+    let leaving = PendingKey::Removal(EventId::new("x").hash());
     assert!(commit.todo.iter().any(|todo| todo.key() == leaving));
 }

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
 use super::{from_json, json};
-use crate::mirror::guard::Guard;
+use crate::mirror::fallback::{Fallback, FoundPageSize};
 use crate::mirror::page::Link;
 use crate::mirror::position::{Phase, Position};
-use crate::mirror::remedy::{Remedy, Size};
+use crate::mirror::stall::StallDetector;
 use crate::store::fault::Fault;
 
 /// A position as a sealed value.
@@ -21,12 +21,13 @@ pub(in crate::store) fn position(position: &Position) -> Vec<u8> {
         todo: *todo,
         held_until: *held_until,
         guard: (!guard.is_idle()).then(|| {
-            let Guard { pages, empty, fingerprint, fruitless_ms, refused } = *guard;
+            let StallDetector { pages, empty, fingerprint, fruitless_ms, refused } = *guard;
             GuardJson { pages, empty, fingerprint, fruitless_ms, refused }
         }),
         remedy: (!remedy.is_none()).then(|| {
-            let Remedy { size, endless, heavy, delta_at } = remedy.clone();
-            let size = size.map(|Size { asked, configured }| SizeJson { asked, configured });
+            let Fallback { size, endless, heavy, delta_at } = remedy.clone();
+            let size =
+                size.map(|FoundPageSize { asked, configured }| SizeJson { asked, configured });
             RemedyJson { size, endless, heavy, delta_at }
         }),
     })
@@ -37,12 +38,12 @@ pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, Fault> {
     let stored: PositionJson<'_> = from_json(value, "position")?;
     let guard = stored.guard.map(|guard| {
         let GuardJson { pages, empty, fingerprint, fruitless_ms, refused } = guard;
-        Guard { pages, empty, fingerprint, fruitless_ms, refused }
+        StallDetector { pages, empty, fingerprint, fruitless_ms, refused }
     });
     let remedy = stored.remedy.map(|remedy| {
         let RemedyJson { size, endless, heavy, delta_at } = remedy;
-        let size = size.map(|SizeJson { asked, configured }| Size { asked, configured });
-        Remedy { size, endless, heavy, delta_at }
+        let size = size.map(|SizeJson { asked, configured }| FoundPageSize { asked, configured });
+        Fallback { size, endless, heavy, delta_at }
     });
     Ok(Position {
         phase: stored.phase.into(),

@@ -6,15 +6,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{from_json, json};
-use crate::mirror::window::{self, Identity, MAX_SEGMENT_DAYS, Shape};
+use crate::mirror::window::{self, EventShape, MAX_SEGMENT_DAYS, WindowIdentity};
 use crate::store::fault::Fault;
 
 /// What the store keeps of a window.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::store) struct WindowRecord {
     pub(in crate::store) name: Arc<str>,
-    pub(in crate::store) identity: Identity,
-    pub(in crate::store) shape: Shape,
+    pub(in crate::store) identity: WindowIdentity,
+    pub(in crate::store) shape: EventShape,
     /// As configured.
     pub(in crate::store) start: window::Edge,
     /// As configured.
@@ -40,21 +40,21 @@ impl WindowRecord {
                 tenant: identity.tenant.clone(),
                 mailbox: identity.mailbox.clone(),
                 calendar: match &identity.calendar {
-                    window::Calendar::Default => Calendar::Default,
-                    window::Calendar::Id(id) => Calendar::Id(id.clone()),
+                    window::CalendarRef::Default => Calendar::Default,
+                    window::CalendarRef::Id(id) => Calendar::Id(id.clone()),
                 },
                 immutable_ids: identity.immutable_ids,
             },
             shape: ShapeJson {
                 body: match shape.body {
-                    window::Body::Html => Body::Html,
-                    window::Body::Text => Body::Text,
-                    window::Body::None => Body::None,
+                    window::BodyFormat::Html => Body::Html,
+                    window::BodyFormat::Text => Body::Text,
+                    window::BodyFormat::None => Body::None,
                 },
                 time_zone: shape.time_zone.clone(),
                 complete: match shape.complete {
-                    window::Complete::Master => Complete::Master,
-                    window::Complete::Exact => Complete::Exact,
+                    window::Completion::Master => Complete::Master,
+                    window::Completion::Exact => Complete::Exact,
                 },
             },
             start: (*start).into(),
@@ -72,26 +72,26 @@ impl WindowRecord {
         let WindowJson { identity, shape, edges, .. } = stored;
         Ok(Self {
             name: stored.name,
-            identity: Identity {
+            identity: WindowIdentity {
                 account: identity.account,
                 tenant: identity.tenant,
                 mailbox: identity.mailbox,
                 calendar: match identity.calendar {
-                    Calendar::Default => window::Calendar::Default,
-                    Calendar::Id(id) => window::Calendar::Id(id),
+                    Calendar::Default => window::CalendarRef::Default,
+                    Calendar::Id(id) => window::CalendarRef::Id(id),
                 },
                 immutable_ids: identity.immutable_ids,
             },
-            shape: Shape {
+            shape: EventShape {
                 body: match shape.body {
-                    Body::Html => window::Body::Html,
-                    Body::Text => window::Body::Text,
-                    Body::None => window::Body::None,
+                    Body::Html => window::BodyFormat::Html,
+                    Body::Text => window::BodyFormat::Text,
+                    Body::None => window::BodyFormat::None,
                 },
                 time_zone: shape.time_zone,
                 complete: match shape.complete {
-                    Complete::Master => window::Complete::Master,
-                    Complete::Exact => window::Complete::Exact,
+                    Complete::Master => window::Completion::Master,
+                    Complete::Exact => window::Completion::Exact,
                 },
             },
             start: stored.start.into(),

@@ -9,15 +9,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::{Ask, GraphError};
-use crate::mirror::audit::{MANY, SELECT, Sketch, Suspects, differ};
+use crate::mirror::audit::{BULK_REPAIR_MIN, EventDigest, SELECT, SuspectedDrift, differ};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
-use crate::mirror::guard::MOST_EMPTY;
-use crate::mirror::page::{EventHash, EventId, Item, Kind, Link, Span};
-use crate::mirror::position::{Phase, SegmentIndex, Todo};
+use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link, Span};
+use crate::mirror::position::{PendingEntry, Phase, SegmentIndex};
 use crate::mirror::series;
+use crate::mirror::stall::MAX_EMPTY_PAGES;
 use crate::mirror::status::ResyncReason;
-use crate::mirror::window::{Complete, Edges};
+use crate::mirror::window::{Completion, Edges};
 use crate::store::AuditRow;
 
 use super::{Attempt, Trouble};
@@ -43,7 +43,7 @@ pub(in crate::worker) enum Audited {
 /// What a listing said.
 #[derive(Default)]
 struct Look {
-    events: BTreeMap<EventHash, (Sketch, Option<Box<Name>>)>,
+    events: BTreeMap<EventHash, (EventDigest, Option<Box<Name>>)>,
     /// What could not be read is there all the same, and says nothing more.
     unread: BTreeSet<EventHash>,
     /// Some events could not even be named: nobody is missed.
@@ -76,10 +76,10 @@ impl Attempt<'_> {
     /// The first look if nobody is suspected, else the second.
     pub(in crate::worker) async fn audit(
         &mut self,
-        suspects: &mut Suspects,
+        suspects: &mut SuspectedDrift,
     ) -> Result<Audited, Trouble> {
         let segments = self.cell.vitals().segments();
-        let (mut met, mut confirmed) = (Suspects::default(), Vec::new());
+        let (mut met, mut confirmed) = (SuspectedDrift::default(), Vec::new());
         for (segment, edges) in (0..).zip(&segments) {
             if edges.is_empty() || !self.is_followed(segment).await? {
                 continue;
@@ -128,11 +128,11 @@ impl Attempt<'_> {
         }
         if confirmed.is_empty() {
             self.audited(0).await?;
-            *suspects = Suspects::default();
+            *suspects = SuspectedDrift::default();
             return Ok(Audited::Clean);
         }
         let audited = self.repair(confirmed).await?;
-        *suspects = Suspects::default();
+        *suspects = SuspectedDrift::default();
         Ok(audited)
     }
 
@@ -165,8 +165,8 @@ impl Attempt<'_> {
                     let (id, master) = (item.id.clone(), item.master.clone());
                     Box::new(Name { id, master, span: item.span })
                 };
-                if item.kind != Kind::Master {
-                    look.events.insert(hash, (Sketch::of(&item), wanted(hash).then(name)));
+                if item.kind != EventKind::Master {
+                    look.events.insert(hash, (EventDigest::of(&item), wanted(hash).then(name)));
                 }
             }
             look.nameless |= listing.1;
@@ -176,7 +176,7 @@ impl Attempt<'_> {
             }
             let before = std::mem::replace(&mut met, look.events.len() + look.unread.len());
             empties = if empty { empties + 1 } else { 0 };
-            if (!empty && met == before) || empties > MOST_EMPTY || met > MOST_EVENTS {
+            if (!empty && met == before) || empties > MAX_EMPTY_PAGES || met > MOST_EVENTS {
                 tracing::warn!(events = met, "plain listing does not end");
                 return Ok(None);
             }
@@ -225,7 +225,7 @@ impl Attempt<'_> {
             }
         }
         let (series, singles) = (repair.series.len(), repair.singles.len());
-        if series + singles >= MANY {
+        if series + singles >= BULK_REPAIR_MIN {
             tracing::warn!(differences, "drift audit found much: enumerating again");
             let segments = self.cell.vitals().segments().len();
             for segment in (0..).take(segments) {
@@ -253,13 +253,13 @@ impl Attempt<'_> {
             match (listed, row) {
                 (Some(name), _) => match self.single(&name).await? {
                     Some(item) if item.id != name.id => spurious += 1,
-                    Some(item) if item.kind == Kind::Single => {
+                    Some(item) if item.kind == EventKind::Single => {
                         if series::inside(edges, item.span, item.all_day) != Some(false) {
                             upserts.push((segment, item));
                         }
                     }
                     Some(Item { master: Some(master), .. })
-                    | Some(Item { id: master, kind: Kind::Master, .. }) => {
+                    | Some(Item { id: master, kind: EventKind::Master, .. }) => {
                         repair.series.insert((segment, master.hash()), master);
                     }
                     // Gone since, or nothing that could be shown: the next round will say.
@@ -345,8 +345,8 @@ impl Attempt<'_> {
         };
         position.todo = true;
         let mut commit = Commit::new(self.id, segment, self.services.env.now());
-        let needs_master = self.window.complete == Complete::Master;
-        commit.todo.push(Todo::Series { master, needs_master, needs_listing: true });
+        let needs_master = self.window.complete == Completion::Master;
+        commit.todo.push(PendingEntry::Series { master, needs_master, needs_listing: true });
         commit.position = Some(position);
         self.services.store.commit(commit).await?;
         Ok(())

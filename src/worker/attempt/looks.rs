@@ -114,17 +114,17 @@ mod tests {
 
     use super::*;
     use crate::mirror::position::WindowId;
-    use crate::mirror::round::Place;
-    use crate::mirror::window::Complete;
+    use crate::mirror::round::SegmentContext;
+    use crate::mirror::window::Completion;
 
     const EDGES: Edges = Edges { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH };
 
     fn round(segment: SegmentIndex) -> Box<Round> {
-        let place = Place {
+        let place = SegmentContext {
             window: WindowId(1),
             segment,
             edges: EDGES,
-            complete: Complete::Master,
+            complete: Completion::Master,
             confirm_after: SignedDuration::ZERO,
             seams: true,
             page_size: 200,

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::EventHash;
-use crate::mirror::position::{SegmentIndex, Todo};
-use crate::mirror::round::{Effect, Input, Over, Round, Stay};
+use crate::mirror::position::{PendingEntry, SegmentIndex};
+use crate::mirror::round::{Effect, Retain, Round, RoundInput, RoundOutcome};
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
@@ -42,7 +42,7 @@ struct Course {
 
 enum Came {
     /// To its end.
-    Over(Over),
+    Over(RoundOutcome),
     /// To its removals.
     Parked(Box<Round>),
 }
@@ -76,12 +76,12 @@ impl Attempt<'_> {
         if let Some(trouble) = failed {
             // Nothing leaves, as it may have moved to where nobody could look; the rest goes on.
             while let Some(parked) = looks.parked() {
-                self.release(parked, Stay::All, &mut looks).await?;
+                self.release(parked, Retain::All, &mut looks).await?;
             }
             return Err(trouble);
         }
         for _ in 0..MOST_STEPS {
-            if self.done.over > Over::Incomplete {
+            if self.done.over > RoundOutcome::Incomplete {
                 // Somebody could not look. The removals are in the to-do.
                 return Ok(());
             }
@@ -89,7 +89,7 @@ impl Attempt<'_> {
                 Next::Nothing => return Ok(()),
                 Next::Begin(segment) => self.begin(segment, &mut looks).await?,
                 Next::Release(parked) => {
-                    let stay = Stay::Named(self.withheld(parked.segment, &looks).await?);
+                    let stay = Retain::Named(self.withheld(parked.segment, &looks).await?);
                     self.release(parked, stay, &mut looks).await?;
                 }
                 Next::Tangle(segment) => {
@@ -98,7 +98,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        self.done.over = self.done.over.max(Over::Incomplete);
+        self.done.over = self.done.over.max(RoundOutcome::Incomplete);
         Ok(())
     }
 
@@ -107,16 +107,16 @@ impl Attempt<'_> {
         if edges.is_empty() {
             return self.nothing().await;
         }
-        let mut over = Over::Settled;
+        let mut over = RoundOutcome::Settled;
         for _ in 0..2 {
             let pages = self.done.pages;
             let (round, _) = self.open(0, edges, false).await?;
-            let course = self.drive(0, edges, round, Input::Start).await?;
+            let course = self.drive(0, edges, round, RoundInput::Start).await?;
             if let Came::Over(end) = course.came {
                 over = end;
             }
             // A run that only ended what an earlier one had begun has not asked Graph yet.
-            if over != Over::Settled || self.done.pages != pages {
+            if over != RoundOutcome::Settled || self.done.pages != pages {
                 break;
             }
         }
@@ -140,7 +140,7 @@ impl Attempt<'_> {
         commit.tally.success = Some(now);
         commit.lazy = true;
         self.services.store.submit(commit).await?;
-        self.end(0, Over::Settled);
+        self.end(0, RoundOutcome::Settled);
         Ok(())
     }
 
@@ -150,13 +150,13 @@ impl Attempt<'_> {
         for again in [false, true] {
             let turn = looks.turn();
             let (round, begins) = self.open(segment, edges, true).await?;
-            let course = self.drive(segment, edges, round, Input::Start).await?;
+            let course = self.drive(segment, edges, round, RoundInput::Start).await?;
             let begins = begins || course.anew;
             if begins {
                 looks.began(segment, turn);
             }
             match course.came {
-                Came::Over(Over::Settled) if !begins && !again => {}
+                Came::Over(RoundOutcome::Settled) if !begins && !again => {}
                 Came::Over(over) => {
                     self.end(segment, over);
                     break;
@@ -174,15 +174,16 @@ impl Attempt<'_> {
     async fn release(
         &mut self,
         parked: Parked,
-        stay: Stay,
+        stay: Retain,
         looks: &mut Looks,
     ) -> Result<(), Trouble> {
         let Parked { segment, begins, round, .. } = parked;
         let Some(edges) = looks.edges(segment) else { return Ok(()) };
         let turn = looks.turn();
-        let all = matches!(stay, Stay::All);
+        let all = matches!(stay, Retain::All);
         let gone = usize::try_from(self.done.removed).unwrap_or(usize::MAX);
-        let course = self.drive(segment, edges, *round, Input::Withheld { stay, gone }).await?;
+        let course =
+            self.drive(segment, edges, *round, RoundInput::Withheld { stay, gone }).await?;
         if course.anew {
             looks.began(segment, turn);
         }
@@ -190,7 +191,9 @@ impl Attempt<'_> {
         match course.came {
             // Where nothing may leave it would only come back here.
             Came::Parked(_) if all => {}
-            Came::Over(Over::Settled) if !begins && !all => self.begin(segment, looks).await?,
+            Came::Over(RoundOutcome::Settled) if !begins && !all => {
+                self.begin(segment, looks).await?
+            }
             Came::Over(over) => self.end(segment, over),
             Came::Parked(round) => looks.park(segment, begins, course.asked, round),
         }
@@ -218,7 +221,7 @@ impl Attempt<'_> {
                 continue;
             }
             for todo in self.services.store.todo(self.id, other).await? {
-                if let Todo::Series { master, .. } = todo {
+                if let PendingEntry::Series { master, .. } = todo {
                     withheld.extend(self.rows(segment, &master).await?.iter().map(|row| row.id));
                 }
             }
@@ -232,20 +235,20 @@ impl Attempt<'_> {
         segment: SegmentIndex,
         edges: Edges,
         mut round: Round,
-        mut input: Input,
+        mut input: RoundInput,
     ) -> Result<Course, Trouble> {
         let (mut asked, mut anew) = (false, false);
         // Each segment's link may die once, and its requests be made again.
         (self.retries, self.deaths) = (0, 0);
         self.present = None;
-        let before = round.remedy().clone();
+        let before = round.fallback().clone();
         self.ask.page_size = before.page_size(self.window.page_size);
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
             let now = self.services.env.now();
             let large = match &input {
-                Input::Page { page, .. } => page.present.len() > LARGE,
-                Input::Instances(Some((listed, _))) | Input::Viewed(listed, _) => {
+                RoundInput::Page { page, .. } => page.present.len() > LARGE,
+                RoundInput::Instances(Some((listed, _))) | RoundInput::Viewed(listed, _) => {
                     listed.items.len() > LARGE
                 }
                 _ => false,
@@ -258,14 +261,14 @@ impl Attempt<'_> {
             round = next;
             if let Effect::Over(over) = effect {
                 self.done.held_until = self.done.held_until.max(round.held_until());
-                self.show_remedy(segment, &before, round.remedy());
-                if over == Over::Failed {
+                self.show_remedy(segment, &before, round.fallback());
+                if over == RoundOutcome::Failed {
                     return Err(self.fault.take().unwrap_or(Trouble::Endless));
                 }
                 return Ok(Course { came: Came::Over(over), asked, anew });
             }
             if matches!(effect, Effect::Seam) {
-                self.show_remedy(segment, &before, round.remedy());
+                self.show_remedy(segment, &before, round.fallback());
                 let came = Came::Parked(Box::new(round));
                 return Ok(Course { came, asked, anew });
             }
@@ -282,9 +285,9 @@ impl Attempt<'_> {
         }
     }
 
-    fn end(&mut self, segment: SegmentIndex, over: Over) {
+    fn end(&mut self, segment: SegmentIndex, over: RoundOutcome) {
         self.done.over = self.done.over.max(over);
-        if over == Over::Settled {
+        if over == RoundOutcome::Settled {
             self.done.settled |= 1 << segment;
         }
     }

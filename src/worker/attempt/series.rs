@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::{Attempt, Trouble};
 use crate::graph::{self, Ask, Class, GraphError};
-use crate::mirror::page::{EventHash, EventId, Item, Kind, Link};
+use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link};
 use crate::mirror::position::SegmentIndex;
-use crate::mirror::round::Input;
-use crate::mirror::series::{self, Listed, PresenceRequest, Row, ViewRequest};
-use crate::mirror::window::{Complete, Edges};
-use crate::mirror::{audit, guard, schedule};
+use crate::mirror::round::RoundInput;
+use crate::mirror::series::{self, ListedInstances, PresenceRequest, SeriesMember, ViewRequest};
+use crate::mirror::window::{Completion, Edges};
+use crate::mirror::{audit, schedule, stall};
 use crate::store::SeriesRow;
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
@@ -56,7 +56,7 @@ impl Source<'_> {
 
 /// A listing that came to its end.
 struct Listing {
-    listed: Listed,
+    listed: ListedInstances,
     /// The ids that were asked for and are there, readable or not.
     met: BTreeSet<EventHash>,
     present: Present,
@@ -85,18 +85,22 @@ impl Present {
 }
 
 enum Outcome {
-    Listed(Listed, Vec<Row>),
+    Listed(ListedInstances, Vec<SeriesMember>),
     NotFound,
     Unavailable,
 }
 
 impl Attempt<'_> {
-    pub(super) async fn master(&mut self, id: &EventId, edges: Edges) -> Result<Input, Trouble> {
+    pub(super) async fn master(
+        &mut self,
+        id: &EventId,
+        edges: Edges,
+    ) -> Result<RoundInput, Trouble> {
         let mut missed = false;
         loop {
             match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
-                Ok(Some(found)) => return Ok(Input::Master(Some(found))),
-                Ok(None) if missed => return Ok(Input::Master(None)),
+                Ok(Some(found)) => return Ok(RoundInput::Master(Some(found))),
+                Ok(None) if missed => return Ok(RoundInput::Master(None)),
                 // What it takes with it never comes again, so it is said twice, and in between
                 // the calendar was there.
                 Ok(None) => {
@@ -105,7 +109,7 @@ impl Attempt<'_> {
                 }
                 Err(error) => {
                     if self.retry_or_leave(error).await? {
-                        return Ok(Input::Unavailable);
+                        return Ok(RoundInput::Unavailable);
                     }
                 }
             }
@@ -118,14 +122,14 @@ impl Attempt<'_> {
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
-    ) -> Result<Input, Trouble> {
+    ) -> Result<RoundInput, Trouble> {
         // One day wider than the segment on both sides (fact 80).
         let wide = series::widen(edges, 1);
         let found = self.agreed(segment, master, Source::Instances(master), wide).await?;
         Ok(match found {
-            Outcome::Listed(listed, rows) => Input::Instances(Some((listed, rows))),
-            Outcome::NotFound => Input::Instances(None),
-            Outcome::Unavailable => Input::Unavailable,
+            Outcome::Listed(listed, rows) => RoundInput::Instances(Some((listed, rows))),
+            Outcome::NotFound => RoundInput::Instances(None),
+            Outcome::Unavailable => RoundInput::Unavailable,
         })
     }
 
@@ -134,12 +138,12 @@ impl Attempt<'_> {
         &mut self,
         segment: SegmentIndex,
         request: &ViewRequest,
-    ) -> Result<Input, Trouble> {
+    ) -> Result<RoundInput, Trouble> {
         let source = Source::View(request);
         let found = self.agreed(segment, &request.master, source, request.edges).await?;
         Ok(match found {
-            Outcome::Listed(listed, rows) => Input::Viewed(listed, rows),
-            Outcome::NotFound | Outcome::Unavailable => Input::Unavailable,
+            Outcome::Listed(listed, rows) => RoundInput::Viewed(listed, rows),
+            Outcome::NotFound | Outcome::Unavailable => RoundInput::Unavailable,
         })
     }
 
@@ -153,7 +157,7 @@ impl Attempt<'_> {
         &mut self,
         request: &PresenceRequest,
         segment: Edges,
-    ) -> Result<Input, Trouble> {
+    ) -> Result<RoundInput, Trouble> {
         let edges = match request.master {
             Some(_) => self.cell.vitals().edges,
             None => segment,
@@ -169,13 +173,13 @@ impl Attempt<'_> {
                             break;
                         }
                     }
-                    Err(_) => return Ok(Input::Unavailable),
+                    Err(_) => return Ok(RoundInput::Unavailable),
                 }
             }
             self.present = Some((edges, present));
         }
         let has_any = |(_, present): &(Edges, Present)| present.has_any_of(request);
-        Ok(Input::Present(self.present.as_ref().is_some_and(has_any)))
+        Ok(RoundInput::Present(self.present.as_ref().is_some_and(has_any)))
     }
 
     /// A listing, and the mirror's rows of the series that it is about.
@@ -217,7 +221,7 @@ impl Attempt<'_> {
         edges: Edges,
     ) -> Result<Result<Listing, Outcome>, Trouble> {
         let (mut pages, mut empties, mut bytes) = (0, 0, 0);
-        let mut listed = Listed::default();
+        let mut listed = ListedInstances::default();
         let mut present = Present::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         let longest = self.cell.vitals().segment_days();
@@ -265,7 +269,7 @@ impl Attempt<'_> {
                 // Empty pages may come in between (fact 56), but not for ever.
                 empties = if empty { empties + 1 } else { 0 };
                 if (!empty && present.events.len() == before)
-                    || empties > guard::MOST_EMPTY
+                    || empties > stall::MAX_EMPTY_PAGES
                     || present.events.len() > source.most()
                     || bytes > MOST_BYTES
                 {
@@ -283,9 +287,10 @@ impl Attempt<'_> {
     /// What is kept of a listed item until its series is applied. A slice would keep the whole
     /// page; and an occurrence that its master completes is applied bare.
     fn kept(&self, source: Source<'_>, item: Item) -> Item {
-        let completed = self.window.complete == Complete::Master && item.kind == Kind::Occurrence;
+        let completed =
+            self.window.complete == Completion::Master && item.kind == EventKind::Occurrence;
         match source {
-            Source::Instances(_) if completed => series::bare(item),
+            Source::Instances(_) if completed => series::strip_to_stub(item),
             _ => Item { content: Bytes::copy_from_slice(&item.content), ..item },
         }
     }
@@ -318,9 +323,9 @@ impl Attempt<'_> {
         &self,
         segment: SegmentIndex,
         master: &EventId,
-    ) -> Result<Vec<Row>, Trouble> {
+    ) -> Result<Vec<SeriesMember>, Trouble> {
         let rows = self.services.store.series(self.id, segment, master.hash()).await?;
-        let row = |SeriesRow { id, kind, span }| Row { id, kind, span };
+        let row = |SeriesRow { id, kind, span }| SeriesMember { id, kind, span };
         Ok(rows.into_iter().map(row).collect())
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use calmirror::mirror::status::State;
+use calmirror::mirror::status::WindowState;
 
 use crate::process::{Ground, eventually};
 
@@ -74,7 +74,7 @@ async fn four_seconds_ten_years_ahead_empty_no_window() {
         assert_eq!(status["clock"]["wrong"], true, "{shifted} s: {status}");
         set(0);
         let after = ground.settle("alice").await;
-        assert_eq!(after.state, State::Settled);
+        assert_eq!(after.state, WindowState::Settled);
         assert_eq!((after.start, after.end), (before.start, before.end), "{shifted} s");
         assert_eq!((after.events, after.resyncs), (before.events, before.resyncs), "{shifted} s");
         let status = ground.api.get("/v1/status").await.json();

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
-use calmirror::mirror::page::{EventHash, EventId, Item, Kind, Link};
-use calmirror::mirror::position::{Phase, Position, Todo, WindowId};
+use calmirror::mirror::page::{EventHash, EventId, EventKind, Item, Link};
+use calmirror::mirror::position::{PendingEntry, Phase, Position, WindowId};
 use calmirror::store::{Attached, Change, Query, Store};
 use serde_json::{Map, Value, json};
 
@@ -67,13 +67,13 @@ fn attached_answer(attached: &Attached) -> Value {
         "start": attached.edges.start.to_string(),
         "end": attached.edges.end.to_string(),
         "edges_at": attached.edges_at.to_string(),
-        "resync": attached.resync.map(|reason| reason.word()),
+        "resync": attached.resync.map(|reason| reason.as_str()),
         "replaces": attached.replaces.iter().map(|window| window.0).collect::<Vec<u32>>(),
         "count": attached.events,
         "rounds": attached.rounds,
         "resyncs": attached.resyncs,
         "last_resync": attached.last_resync.as_ref().map(|last| json!({
-            "at": last.at.to_string(), "reason": last.reason.word(),
+            "at": last.at.to_string(), "reason": last.reason.as_str(),
         })),
         "last_success": attached.last_success.map(|at| at.to_string()),
         "audit": attached.audit.map(|audit| json!({
@@ -104,10 +104,10 @@ fn position_answer(position: &Position) -> Value {
     let text = |link: &Link| link.as_str().to_owned();
     let phase = match &position.phase {
         Phase::Enumerating { next, reason, page } => json!({
-            "enumerating": next.as_ref().map(text), "reason": reason.word(), "page": page,
+            "enumerating": next.as_ref().map(text), "reason": reason.as_str(), "page": page,
         }),
         Phase::Sweeping { delta, reason } => {
-            json!({"sweeping": delta.as_ref().map(text), "reason": reason.word()})
+            json!({"sweeping": delta.as_ref().map(text), "reason": reason.as_str()})
         }
         Phase::Settled { delta } => json!({"settled": delta.as_ref().map(text)}),
         Phase::Following { next } => json!({"following": text(next)}),
@@ -122,7 +122,7 @@ fn position_answer(position: &Position) -> Value {
         "pages": position.guard.pages,
         "idle": position.guard.is_idle(),
         // One refusal more is one too many where one is remembered.
-        "refused_before": position.guard.clone().refuse(),
+        "refused_before": position.guard.clone().page_failed(),
         "page_size": remedy.page_size(200),
         "page_size_elsewhere": remedy.page_size(50),
         "snapshot": remedy.is_snapshot(),
@@ -130,15 +130,15 @@ fn position_answer(position: &Position) -> Value {
     })
 }
 
-fn todo_answer(todo: &Todo) -> Value {
+fn todo_answer(todo: &PendingEntry) -> Value {
     match todo {
-        Todo::Series { master, needs_master, needs_listing } => json!({
+        PendingEntry::Series { master, needs_master, needs_listing } => json!({
             "series": master.as_str(), "needs_master": needs_master, "needs_listing": needs_listing,
         }),
-        Todo::Waiting { item, earlier } => {
+        PendingEntry::Waiting { item, earlier } => {
             json!({"waiting": item_answer(item), "earlier": earlier})
         }
-        Todo::Removal { id: EventHash(id) } => json!({"removal": id}),
+        PendingEntry::Removal { id: EventHash(id) } => json!({"removal": id}),
     }
 }
 
@@ -146,10 +146,10 @@ fn item_answer(item: &Item) -> Value {
     json!({
         "id": item.id.as_str(),
         "kind": match item.kind {
-            Kind::Single => "single",
-            Kind::Occurrence => "occurrence",
-            Kind::Exception => "exception",
-            Kind::Master => "master",
+            EventKind::Single => "single",
+            EventKind::Occurrence => "occurrence",
+            EventKind::Exception => "exception",
+            EventKind::Master => "master",
         },
         "master": item.master.as_ref().map(EventId::as_str),
         "etag": item.etag.as_deref(),

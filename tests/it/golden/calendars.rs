@@ -1,11 +1,13 @@
 //! The windows of the golden stores, the events in them, and the commits that left them as they are.
 
-use calmirror::mirror::guard::Guard;
-use calmirror::mirror::page::{End, EventId, Item, Kind, Link, Page, Span};
+use calmirror::mirror::fallback::{Fallback, StallKind};
+use calmirror::mirror::page::{EventId, EventKind, Item, Link, Page, PageEnd, Span};
 use calmirror::mirror::position::{Phase, Position};
-use calmirror::mirror::remedy::{Ailment, Remedy};
+use calmirror::mirror::stall::StallDetector;
 use calmirror::mirror::status::ResyncReason;
-use calmirror::mirror::window::{Body, Calendar, Complete, Edge, Edges, Identity, Shape};
+use calmirror::mirror::window::{
+    BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
+};
 use calmirror::store::Wanted;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -44,18 +46,18 @@ pub(super) const PLAIN: [&str; 15] = [
 /// Windows that wait for their first page, one for each reason.
 pub(super) fn reasons() -> Vec<(String, ResyncReason)> {
     let all = [ResyncReason::New].into_iter().chain(ResyncReason::AGAIN);
-    all.map(|reason| (format!("reason {}", reason.word()), reason)).collect()
+    all.map(|reason| (format!("reason {}", reason.as_str()), reason)).collect()
 }
 
 /// Windows that a configuration no longer names.
 pub(super) const LEAVING: [&str; 2] = ["leaving", "dropping"];
 
-fn identity(name: &str) -> Identity {
-    Identity {
+fn identity(name: &str) -> WindowIdentity {
+    WindowIdentity {
         account: "contoso".into(),
         tenant: "t".into(),
         mailbox: format!("{}@contoso.com", mailbox(name)).into(),
-        calendar: Calendar::Default,
+        calendar: CalendarRef::Default,
         immutable_ids: false,
     }
 }
@@ -71,7 +73,11 @@ pub(super) fn plain(name: &str) -> Wanted {
     Wanted {
         name: name.into(),
         identity: identity(name),
-        shape: Shape { body: Body::Html, time_zone: "UTC".into(), complete: Complete::Master },
+        shape: EventShape {
+            body: BodyFormat::Html,
+            time_zone: "UTC".into(),
+            complete: Completion::Master,
+        },
         start: Edge::At(edges.start),
         end: Edge::At(edges.end),
         edges,
@@ -88,13 +94,13 @@ pub(super) fn decade(name: &str) -> Wanted {
 pub(super) fn relative(name: &str) -> Wanted {
     let edges =
         Edges { start: instant("2026-10-03T00:00:00Z"), end: instant("2027-12-09T00:00:00Z") };
-    let id = Calendar::Id("AAMkAGI1AAAoZCfHAAA=".into());
+    let id = CalendarRef::Id("AAMkAGI1AAAoZCfHAAA=".into());
     Wanted {
-        identity: Identity { calendar: id, immutable_ids: true, ..identity(name) },
-        shape: Shape {
-            body: Body::Text,
+        identity: WindowIdentity { calendar: id, immutable_ids: true, ..identity(name) },
+        shape: EventShape {
+            body: BodyFormat::Text,
             time_zone: "W. Europe Standard Time".into(),
-            complete: Complete::Exact,
+            complete: Completion::Exact,
         },
         start: Edge::Relative { years: 0, months: 0, days: -30 },
         end: Edge::Relative { years: 1, months: 1, days: 0 },
@@ -104,7 +110,7 @@ pub(super) fn relative(name: &str) -> Wanted {
 }
 
 pub(super) fn bodiless(name: &str) -> Wanted {
-    let shape = Shape { body: Body::None, ..plain(name).shape };
+    let shape = EventShape { body: BodyFormat::None, ..plain(name).shape };
     Wanted { shape, ..plain(name) }
 }
 
@@ -142,34 +148,34 @@ pub(super) fn enumerating(name: &str, reason: ResyncReason, page: u32) -> Positi
 }
 
 /// What is remembered of a round after these pages, each of one event.
-pub(super) fn guard(pages: &[&str]) -> Guard {
-    let mut guard = Guard::default();
+pub(super) fn guard(pages: &[&str]) -> StallDetector {
+    let mut guard = StallDetector::default();
     let mut met = Default::default();
     for id in pages {
         let removed = if id.is_empty() { Vec::new() } else { vec![EventId::new(*id)] };
-        let end = End::Next(Link::new("unused"));
+        let end = PageEnd::Next(Link::new("unused"));
         let page = Page { present: Vec::new(), removed, unreadable: Vec::new(), end, bytes: 0 };
-        assert!(!guard.look(&page, std::time::Duration::from_millis(1500), &mut met));
+        assert!(!guard.observe(&page, std::time::Duration::from_millis(1500), &mut met));
     }
     guard
 }
 
 /// What is remembered of a segment in which these were met, one after the other.
-pub(super) fn remedy(ailments: &[Ailment]) -> Remedy {
+pub(super) fn remedy(ailments: &[StallKind]) -> Fallback {
     ailments
         .iter()
-        .fold(Remedy::default(), |remedy, ailment| remedy.next(*ailment, 200, noon()).unwrap())
+        .fold(Fallback::default(), |remedy, ailment| remedy.next(*ailment, 200, noon()).unwrap())
 }
 
 /// An event as Graph sends it, and as the store is handed it.
-fn item(id: String, kind: Kind, of: Option<&str>, start: Timestamp, length: i64) -> Item {
+fn item(id: String, kind: EventKind, of: Option<&str>, start: Timestamp, length: i64) -> Item {
     let end = start + SignedDuration::from_mins(length);
     let local = |at: Timestamp| json!({"dateTime": at.strftime("%Y-%m-%dT%H:%M:%S.0000000").to_string(), "timeZone": "UTC"});
     let word = match kind {
-        Kind::Single => "singleInstance",
-        Kind::Occurrence => "occurrence",
-        Kind::Exception => "exception",
-        Kind::Master => "seriesMaster",
+        EventKind::Single => "singleInstance",
+        EventKind::Occurrence => "occurrence",
+        EventKind::Exception => "exception",
+        EventKind::Master => "seriesMaster",
     };
     let etag = format!("W/\"{}\"", of.unwrap_or(&id));
     let mut content = json!({"@odata.etag": etag, "id": id, "type": word});
@@ -178,10 +184,10 @@ fn item(id: String, kind: Kind, of: Option<&str>, start: Timestamp, length: i64)
     if let Some(master) = of {
         content["seriesMasterId"] = master.into();
     }
-    if kind != Kind::Occurrence {
+    if kind != EventKind::Occurrence {
         content["subject"] = format!("Subject of {id}").into();
     }
-    if kind != Kind::Occurrence && id.starts_with("settled") {
+    if kind != EventKind::Occurrence && id.starts_with("settled") {
         content["isAllDay"] = (length == 1440).into();
         content["changeKey"] = format!("key of {id}").into();
         content["showAs"] = "busy".into();
@@ -190,7 +196,7 @@ fn item(id: String, kind: Kind, of: Option<&str>, start: Timestamp, length: i64)
             json!({"contentType": "html", "content": "<p>Agenda: “Ärger” & 会議</p>"});
         content["somethingNew"] = json!({"kept": [1, 2.50, null]});
     }
-    if kind == Kind::Master {
+    if kind == EventKind::Master {
         content["recurrence"] = json!({"pattern": {"type": "daily", "interval": 1}});
     }
     Item {
@@ -200,13 +206,13 @@ fn item(id: String, kind: Kind, of: Option<&str>, start: Timestamp, length: i64)
         etag: Some(etag.into()),
         span: Span { start, end },
         all_day: length == 1440,
-        whole: kind != Kind::Occurrence,
+        whole: kind != EventKind::Occurrence,
         content: content.to_string().into(),
     }
 }
 
 pub(super) fn single(name: &str, id: &str, start: Timestamp) -> Item {
-    item(format!("{name}/{id}="), Kind::Single, None, start, 30)
+    item(format!("{name}/{id}="), EventKind::Single, None, start, 30)
 }
 
 /// One of many.
@@ -227,10 +233,10 @@ pub(super) fn instances(name: &str) -> Vec<Item> {
     let day = |day: i64| instant("2026-11-10T10:00:00Z") + SignedDuration::from_hours(24 * day);
     let id = |id: &str| format!("{name}/{id}=");
     vec![
-        item(master.clone(), Kind::Master, None, day(0), 45),
-        item(id("first"), Kind::Occurrence, of, day(0), 45),
-        item(id("second"), Kind::Occurrence, of, day(1), 45),
-        item(id("moved"), Kind::Exception, of, day(2), 50),
+        item(master.clone(), EventKind::Master, None, day(0), 45),
+        item(id("first"), EventKind::Occurrence, of, day(0), 45),
+        item(id("second"), EventKind::Occurrence, of, day(1), 45),
+        item(id("moved"), EventKind::Exception, of, day(2), 50),
     ]
 }
 
@@ -239,7 +245,7 @@ pub(super) fn calendar(name: &str) -> Vec<Item> {
     let mut items = instances(name);
     items.push(single(name, "single", instant("2026-11-03T09:00:00Z")));
     let day = instant("2026-12-24T00:00:00Z");
-    items.push(item(format!("{name}/day="), Kind::Single, None, day, 1440));
+    items.push(item(format!("{name}/day="), EventKind::Single, None, day, 1440));
     items
 }
 

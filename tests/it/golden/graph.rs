@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use calmirror::graph::transport::{Body, Transport, TransportError};
-use calmirror::mirror::page::{EventId, Item, Kind};
+use calmirror::mirror::page::{EventId, EventKind, Item};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ impl Graph {
         let (name, items) = &self.calendars[&mailbox];
         let json = |item: &Item| serde_json::from_slice::<Value>(&item.content).unwrap();
         let of = |id: &str| id.replace("%2F", "/").replace("%3D", "=");
-        let shown = items.iter().filter(|item| item.kind != Kind::Master);
+        let shown = items.iter().filter(|item| item.kind != EventKind::Master);
         match parts[parts.len() - 1] {
             "delta" if query.contains("token=") => {
                 json!({"value": [], "@odata.deltaLink": delta(name, 100).as_str()})

@@ -10,9 +10,9 @@ use std::path::Path;
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::commit::{Commit, Removal};
+use calmirror::mirror::fallback::StallKind;
 use calmirror::mirror::page::{EventHash, EventId, Item};
-use calmirror::mirror::position::{Phase, Position, SegmentIndex, Todo, WindowId};
-use calmirror::mirror::remedy::Ailment;
+use calmirror::mirror::position::{PendingEntry, Phase, Position, SegmentIndex, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::mirror::window::Edges;
 use calmirror::store::{Store, Wanted};
@@ -106,20 +106,20 @@ async fn first(store: &Store) {
 async fn situation(store: &Store, window: WindowId, name: &str) {
     let mut c = commit(window, 0, -30);
     let todo = [
-        Todo::Series {
+        PendingEntry::Series {
             master: EventId::new(series(name)),
             needs_master: true,
             needs_listing: true,
         },
-        Todo::Series {
+        PendingEntry::Series {
             master: EventId::new(format!("{name}/another series=")),
             needs_master: false,
             needs_listing: true,
         },
-        Todo::Removal { id: EventId::new(format!("{name}/day=")).hash() },
+        PendingEntry::Removal { id: EventId::new(format!("{name}/day=")).hash() },
     ];
     let waiting = instances(name).into_iter().skip(1).zip([true, false, false]);
-    let waiting = waiting.map(|(item, earlier)| Todo::Waiting { item, earlier });
+    let waiting = waiting.map(|(item, earlier)| PendingEntry::Waiting { item, earlier });
     match name {
         "settled" => {
             let mut long = single(name, "long", instant("2026-11-20T08:00:00Z"));
@@ -135,7 +135,7 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         "following" => {
             let mut position = Position::new(Phase::Following { next: next(name, 3) }, true);
             position.guard = guard(&["a", "b", "", ""]);
-            assert!(!position.guard.refuse());
+            assert!(!position.guard.page_failed());
             c.position = Some(position);
             c.todo = todo.into_iter().chain(waiting).collect();
         }
@@ -152,9 +152,9 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
             c.todo = instances(name)
                 .into_iter()
                 .skip(1)
-                .map(|item| Todo::Waiting { item, earlier: false })
+                .map(|item| PendingEntry::Waiting { item, earlier: false })
                 .collect();
-            c.todo.push(Todo::Series {
+            c.todo.push(PendingEntry::Series {
                 master: EventId::new(series(name)),
                 needs_master: false,
                 needs_listing: false,
@@ -174,7 +174,7 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
                 if listed { ResyncReason::Snapshot } else { ResyncReason::SyncStateNotFound };
             let mut position = Position::new(Phase::Sweeping { delta, reason }, false);
             if listed {
-                position.remedy = remedy(&[Ailment::Endless; 4]);
+                position.remedy = remedy(&[StallKind::NoProgress; 4]);
                 assert!(position.remedy.is_snapshot());
             }
             c.position = Some(position);
@@ -188,18 +188,18 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         }
         "snapshot" => {
             let mut position = Position::new(Phase::Settled { delta: None }, false);
-            position.remedy = remedy(&[Ailment::Heavy, Ailment::Endless]);
+            position.remedy = remedy(&[StallKind::PageTooLarge, StallKind::NoProgress]);
             assert!(position.remedy.is_snapshot());
             c.position = Some(position);
         }
         "smaller" => {
-            let remedy = remedy(&[Ailment::Heavy]);
+            let remedy = remedy(&[StallKind::PageTooLarge]);
             assert_eq!(remedy.page_size(200), 100);
             c.position = Some(Position { remedy, ..settled(name, 6) });
         }
         "stuck" => {
             let mut position =
-                Position::start(ResyncReason::RoundStuck, remedy(&[Ailment::Endless]));
+                Position::start(ResyncReason::RoundStuck, remedy(&[StallKind::NoProgress]));
             position.held_until = Some(minutes(9));
             c.position = Some(position);
             c.tally.resync = Some(ResyncReason::RoundStuck);

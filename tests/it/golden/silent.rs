@@ -7,7 +7,7 @@ use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::position::Phase;
-use calmirror::mirror::status::State;
+use calmirror::mirror::status::WindowState;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
@@ -46,7 +46,7 @@ pub(super) async fn api(directory: &Path) -> Value {
             }
         }
         let stuck = daemon.fleet.window("stuck").unwrap().last_error.is_some();
-        let held = daemon.fleet.window("held").unwrap().state == State::Held;
+        let held = daemon.fleet.window("held").unwrap().state == WindowState::Held;
         let windows = daemon.store.windows().await.unwrap();
         (stuck && held && windows.iter().all(|(.., leaving)| !leaving)).then_some(())
     })

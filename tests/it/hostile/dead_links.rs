@@ -53,7 +53,7 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
             let resyncs = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
             dies();
             let status = die().await;
-            assert_eq!(status.state, State::Settled, "{what}: {:?}", status.last_error);
+            assert_eq!(status.state, WindowState::Settled, "{what}: {:?}", status.last_error);
             assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
             let asked = u64::from(path == "skiptoken");
             assert_eq!(status.resyncs, resyncs + 1 + asked, "{what}");
@@ -67,7 +67,7 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
             }
             let watching = watch(&scene);
             dies();
-            assert_eq!(die().await.state, State::Settled, "{what}");
+            assert_eq!(die().await.state, WindowState::Settled, "{what}");
             scene.assert_exact(&what).await;
             let after = scene.mirror().await;
             let differ = differences(&before, &after);
@@ -108,7 +108,7 @@ async fn an_instance_that_leaves_with_its_series_is_counted_once() {
     // Sixteen leave, which is believed; each has a tombstone and is missing from the listing.
     mutate(Edit::SetEnd { event: series, until: Some("2026-11-16".parse().unwrap()) });
     let status = rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.unwrap();
-    assert_eq!((status.state, status.resyncs, status.events), (State::Settled, 0, 14));
+    assert_eq!((status.state, status.resyncs, status.events), (WindowState::Settled, 0, 14));
     assert_eq!(status.last_round.unwrap().removed, 16);
     rig.stop().await;
 }
@@ -122,7 +122,7 @@ async fn links_that_go_on_dying_wait_and_hurt_nothing() {
     scene.simulator.plan(Planned::always(fault));
     let requests = scene.simulator.statistics().total.requests;
     let status = scene.round().await;
-    assert_eq!(status.state, State::BackingOff);
+    assert_eq!(status.state, WindowState::BackingOff);
     let requests = scene.simulator.statistics().total.requests - requests;
     assert!(requests <= 4, "two deaths end the round: {requests}");
     assert_eq!(differences(&before, &scene.mirror().await), told(&scene, seq).await);

@@ -11,7 +11,7 @@ async fn pages_over_the_cap_are_asked_for_smaller() {
     scene.simulator.step();
     scene.simulator.plan(Planned::always(Fault::HugePage { above: 10 }).path("delta"));
     let status = scene.round().await;
-    assert_eq!(status.state, State::BackingOff);
+    assert_eq!(status.state, WindowState::BackingOff);
     assert_eq!(status.last_error.unwrap().kind, "page_stuck");
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
     scene.simulator.reset_statistics();
@@ -40,7 +40,7 @@ async fn pages_that_stick_with_any_error_are_asked_for_smaller() {
         assert_eq!(errors[0], first, "{fault:?}");
         let resync = status.last_resync.as_ref().map(|resync| resync.reason);
         assert_eq!(resync, Some(ResyncReason::PageStuck), "{fault:?}");
-        assert_eq!((status.state, mode(&status)), (State::Settled, "delta"), "{fault:?}");
+        assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "{fault:?}");
         assert!(!before.is_empty());
         scene.assert_exact(&format!("after {fault:?}")).await;
         scene.rig.stop().await;
@@ -77,11 +77,11 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
     let status = loop {
         let status = scene.round().await;
         let kind = status.last_error.clone().unwrap().kind;
-        if status.state == State::Quarantined {
+        if status.state == WindowState::Quarantined {
             assert_eq!(kind, "too_large");
             break status;
         }
-        assert_eq!(status.state, State::BackingOff);
+        assert_eq!(status.state, WindowState::BackingOff);
         kinds.push(kind);
         tokio::time::sleep(scene.window.confirm_after).await;
     };
@@ -89,7 +89,7 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
     assert_eq!(mode(&status), "snapshot");
     assert_same("the mirror stands", &scene.mirror().await, &before);
     scene.simulator.clear_faults();
-    assert_eq!(scene.wait().await.state, State::Settled);
+    assert_eq!(scene.wait().await.state, WindowState::Settled);
     scene.assert_exact("afterwards").await;
     scene.rig.stop().await;
 }
@@ -109,7 +109,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     let error = status.last_error.unwrap();
     assert_eq!(
         (status.state, &*error.kind, error.status),
-        (State::BackingOff, "transient", Some(504))
+        (WindowState::BackingOff, "transient", Some(504))
     );
     assert_eq!(scene.requests() - asked, 6, "five times the link, and whether the mailbox answers");
     assert_eq!(status.resyncs, 0);
@@ -130,7 +130,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
         scene.simulator.plan(Planned::once(Fault::GatewayTimeout).path("delta").times(5));
         scene.simulator.step();
         assert_eq!(scene.round().await.last_error.unwrap().kind, "transient");
-        assert_eq!(scene.round().await.state, State::Settled);
+        assert_eq!(scene.round().await.state, WindowState::Settled);
     }
     assert_eq!(scene.status().resyncs, 1);
     scene.rig.stop().await;
@@ -159,9 +159,9 @@ async fn who_meets_both_is_listed_at_once() {
                 simulator.step();
             }
         });
-        assert_eq!(scene.round().await.state, State::Settled);
+        assert_eq!(scene.round().await.state, WindowState::Settled);
         life.await.unwrap();
-        assert_eq!(scene.round().await.state, State::Settled);
+        assert_eq!(scene.round().await.state, WindowState::Settled);
         scene.assert_exact("after changes in mid-listing").await;
     }
     scene.rig.stop().await;

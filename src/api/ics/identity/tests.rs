@@ -17,7 +17,7 @@ fn event(id: &str, start: &str, more: Value) -> Value {
 /// The own UIDs of events that are a window, in their order.
 fn uids(window: &[Value]) -> Vec<String> {
     let texts: Vec<String> = window.iter().map(Value::to_string).collect();
-    let members = || texts.iter().map(|text| Members::parse(text.as_bytes()).unwrap());
+    let members = || texts.iter().map(|text| JsonMembers::parse(text.as_bytes()).unwrap());
     let mut times = TimeReader::default();
     let mut forwards = Survey::default();
     members().for_each(|event| forwards.add(&event, &mut times));

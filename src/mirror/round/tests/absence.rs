@@ -3,20 +3,20 @@
 use super::*;
 use crate::mirror::series;
 
-fn exception(id: &str, day: i64) -> Row {
+fn exception(id: &str, day: i64) -> SeriesMember {
     let span = Span { start: hour(24 * day), end: hour(24 * day + 1) };
-    Row { id: EventId::new(id).hash(), kind: Kind::Exception, span }
+    SeriesMember { id: EventId::new(id).hash(), kind: EventKind::Exception, span }
 }
 
 /// A round in which the delta carried these of the series "m", up to its first question.
-fn touched(complete: Complete, carried: Vec<Item>) -> (Round, Effect) {
+fn touched(complete: Completion, carried: Vec<Item>) -> (Round, Effect) {
     let round = Round::resume(place(complete), settled(), Vec::new(), 9);
     let (round, _) = step_page(round, page(carried, &[], delta("d1")), &[]);
-    round.step(Input::Committed(9), AT)
+    round.step(RoundInput::Committed(9), AT)
 }
 
 fn master() -> Item {
-    item("m", Kind::Master, None, "e2")
+    item("m", EventKind::Master, None, "e2")
 }
 
 fn asked(effect: Effect) -> ViewRequest {
@@ -34,31 +34,32 @@ fn asked_presence(effect: Effect) -> PresenceRequest {
 }
 
 fn settles(round: Round) {
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(phase(&written(effect)), Phase::Settled { .. }));
-    let (_, effect) = round.step(Input::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(Over::Settled)));
+    let (_, effect) = round.step(RoundInput::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
 }
 
 #[test]
 fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_too() {
-    let (round, effect) = touched(Complete::Master, vec![master()]);
+    let (round, effect) = touched(Completion::Master, vec![master()]);
     assert!(matches!(effect, Effect::Instances(_)));
     let rows = vec![row("o"), exception("x", 10), exception("y", 20), row("ghost")];
-    let listed = vec![item("o", Kind::Occurrence, Some("m"), "e2")];
-    let (round, effect) = round.step(Input::Instances(Some((listed.into(), rows.clone()))), AT);
+    let listed = vec![item("o", EventKind::Occurrence, Some("m"), "e2")];
+    let (round, effect) =
+        round.step(RoundInput::Instances(Some((listed.into(), rows.clone()))), AT);
     let request = asked(effect);
     let wanted = ["x", "y"].map(|id| EventId::new(id).hash());
     assert_eq!(request.ids, wanted.into(), "one request for both");
     assert!(request.only);
     assert_eq!(request.edges, Edges { start: hour(24 * 9), end: hour(24 * 21 + 1) });
-    let viewed = vec![item("x", Kind::Exception, Some("m"), "e1")];
-    let (round, effect) = round.step(Input::Viewed(viewed.into(), rows), AT);
+    let viewed = vec![item("x", EventKind::Exception, Some("m"), "e1")];
+    let (round, effect) = round.step(RoundInput::Viewed(viewed.into(), rows), AT);
     let request = asked_presence(effect);
     let unfound = ["y", "ghost"].map(|id| EventId::new(id).hash());
     assert_eq!(request.ids, unfound.into(), "they may just have moved, or become exceptions");
     assert_eq!(request.master, None);
-    let (round, effect) = round.step(Input::Present(false), AT);
+    let (round, effect) = round.step(RoundInput::Present(false), AT);
     let commit = written(effect);
     let mut left = gone(&commit);
     left.sort_unstable();
@@ -70,10 +71,11 @@ fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_
 
 #[test]
 fn exceptions_that_the_round_carried_need_no_view() {
-    let x = item("x", Kind::Exception, Some("m"), "e2");
-    let (round, _) = touched(Complete::Master, vec![master(), x]);
+    let x = item("x", EventKind::Exception, Some("m"), "e2");
+    let (round, _) = touched(Completion::Master, vec![master(), x]);
     let rows = vec![exception("x", 10)];
-    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), rows))), AT);
+    let (round, effect) =
+        round.step(RoundInput::Instances(Some((ListedInstances::default(), rows))), AT);
     let commit = written(effect);
     assert!(commit.removals.is_empty());
     assert_eq!(ids(&commit.upserts), ["x", "m"]);
@@ -82,12 +84,13 @@ fn exceptions_that_the_round_carried_need_no_view() {
 
 #[test]
 fn a_bare_exception_that_no_listing_has_is_shown_as_the_view_has_it() {
-    let x = Item { whole: false, ..item("x", Kind::Exception, Some("m"), "e2") };
-    let (round, _) = touched(Complete::Master, vec![master(), x]);
-    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), Vec::new()))), AT);
+    let x = Item { whole: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
+    let (round, _) = touched(Completion::Master, vec![master(), x]);
+    let (round, effect) =
+        round.step(RoundInput::Instances(Some((ListedInstances::default(), Vec::new()))), AT);
     assert_eq!(asked(effect).ids, [EventId::new("x").hash()].into());
-    let viewed = vec![item("x", Kind::Exception, Some("m"), "e2")];
-    let (_, effect) = round.step(Input::Viewed(viewed.into(), Vec::new()), AT);
+    let viewed = vec![item("x", EventKind::Exception, Some("m"), "e2")];
+    let (_, effect) = round.step(RoundInput::Viewed(viewed.into(), Vec::new()), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["x", "m"]);
     assert!(commit.upserts[0].whole);
@@ -95,49 +98,51 @@ fn a_bare_exception_that_no_listing_has_is_shown_as_the_view_has_it() {
 
 #[test]
 fn a_tombstone_is_proof_and_so_is_an_exception_outside_the_window() {
-    let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-    let known = [("x", Known::Instance { master: EventId::new("m") })];
+    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+    let known = [("x", StoredKind::Instance { master: EventId::new("m") })];
     let (round, _) = step_page(round, page(vec![master()], &["x"], delta("d1")), &known);
-    let (round, _) = round.step(Input::Committed(9), AT);
+    let (round, _) = round.step(RoundInput::Committed(9), AT);
     let rows = vec![exception("x", 10), exception("y", 11)];
-    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), rows.clone()))), AT);
+    let (round, effect) =
+        round.step(RoundInput::Instances(Some((ListedInstances::default(), rows.clone()))), AT);
     assert_eq!(asked(effect).ids, [EventId::new("y").hash()].into());
     let outside = Span { start: hour(24 * 400), end: hour(24 * 400 + 1) };
-    let moved = Item { span: outside, ..item("y", Kind::Exception, Some("m"), "e2") };
-    let (_, effect) = round.step(Input::Viewed(vec![moved].into(), rows), AT);
+    let moved = Item { span: outside, ..item("y", EventKind::Exception, Some("m"), "e2") };
+    let (_, effect) = round.step(RoundInput::Viewed(vec![moved].into(), rows), AT);
     assert_eq!(gone(&written(effect)).len(), 2);
 }
 
 #[test]
 fn a_view_that_cannot_be_had_removes_nothing() {
-    let (round, _) = touched(Complete::Master, vec![master()]);
+    let (round, _) = touched(Completion::Master, vec![master()]);
     let rows = vec![exception("x", 10), row("ghost")];
-    let (round, _) = round.step(Input::Instances(Some((Listed::default(), rows))), AT);
-    let (round, effect) = round.step(Input::Unavailable, AT);
+    let (round, _) =
+        round.step(RoundInput::Instances(Some((ListedInstances::default(), rows))), AT);
+    let (round, effect) = round.step(RoundInput::Unavailable, AT);
     assert!(written(effect).removals.is_empty());
-    let (round, effect) = round.step(Input::Committed(9), AT);
+    let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(written(effect).position.unwrap().todo, "it stays on the list");
-    let (_, effect) = round.step(Input::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(Over::Incomplete)));
+    let (_, effect) = round.step(RoundInput::Committed(9), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
 }
 
 /// A series whose master and listing are not found.
 fn private(carried: Vec<Item>) -> Round {
-    let (round, effect) = touched(Complete::Master, carried);
+    let (round, effect) = touched(Completion::Master, carried);
     let (round, effect) = match effect {
-        Effect::Instances(_) => round.step(Input::Instances(None), AT),
+        Effect::Instances(_) => round.step(RoundInput::Instances(None), AT),
         effect => (round, effect),
     };
     assert!(matches!(effect, Effect::Master(_)), "{effect:?}");
-    let (round, effect) = round.step(Input::Master(None), AT);
+    let (round, effect) = round.step(RoundInput::Master(None), AT);
     assert!(matches!(effect, Effect::Rows(_)));
     round
 }
 
 #[test]
 fn of_a_private_series_what_the_delta_carried_counts() {
-    let o = item("o", Kind::Occurrence, Some("m"), "e2");
-    let (round, effect) = private(vec![master(), o]).step(Input::Gone(vec![row("o")]), AT);
+    let o = item("o", EventKind::Occurrence, Some("m"), "e2");
+    let (round, effect) = private(vec![master(), o]).step(RoundInput::Gone(vec![row("o")]), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o", "m"]);
     assert!(commit.removals.is_empty());
@@ -146,14 +151,14 @@ fn of_a_private_series_what_the_delta_carried_counts() {
 
 #[test]
 fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
-    let o = item("o", Kind::Occurrence, Some("m"), "e2");
+    let o = item("o", EventKind::Occurrence, Some("m"), "e2");
     let rows = vec![row("o"), row("p"), row("ghost")];
-    let (round, effect) = private(vec![o]).step(Input::Gone(rows.clone()), AT);
+    let (round, effect) = private(vec![o]).step(RoundInput::Gone(rows.clone()), AT);
     let request = asked(effect);
     assert!(!request.only);
-    let whole = |id| Item { whole: true, ..item(id, Kind::Occurrence, Some("m"), "e2") };
+    let whole = |id| Item { whole: true, ..item(id, EventKind::Occurrence, Some("m"), "e2") };
     let viewed = vec![whole("o"), whole("p")];
-    let (round, effect) = round.step(Input::Viewed(viewed.into(), rows), AT);
+    let (round, effect) = round.step(RoundInput::Viewed(viewed.into(), rows), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o", "p"]);
     assert!(commit.upserts.iter().all(|item| item.whole), "no master completes them");
@@ -164,22 +169,22 @@ fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
 #[test]
 fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it() {
     for exists in [false, true] {
-        let round = Round::resume(place(Complete::Master), settled(), Vec::new(), 9);
-        let known = [("m", Known::Master { etag: None })];
+        let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
+        let known = [("m", StoredKind::Master { etag: None })];
         let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
-        let (round, _) = round.step(Input::Committed(9), AT);
-        let (round, _) = round.step(Input::Master(None), AT);
+        let (round, _) = round.step(RoundInput::Committed(9), AT);
+        let (round, _) = round.step(RoundInput::Master(None), AT);
         let rows = vec![row("o"), exception("x", 10)];
-        let (round, effect) = round.step(Input::Gone(rows.clone()), AT);
+        let (round, effect) = round.step(RoundInput::Gone(rows.clone()), AT);
         let request = asked_presence(effect);
         assert_eq!(request.master, Some(EventId::new("m")));
         assert_eq!(request.ids.len(), 2);
-        let whole = Item { whole: true, ..item("o", Kind::Occurrence, Some("m"), "e2") };
+        let whole = Item { whole: true, ..item("o", EventKind::Occurrence, Some("m"), "e2") };
         let viewed = vec![whole];
-        let (round, effect) = round.step(Input::Present(exists), AT);
+        let (round, effect) = round.step(RoundInput::Present(exists), AT);
         let (commit, left) = if exists {
             assert!(!asked(effect).only);
-            (written(round.step(Input::Viewed(viewed.into(), rows), AT).1), vec!["x"])
+            (written(round.step(RoundInput::Viewed(viewed.into(), rows), AT).1), vec!["x"])
         } else {
             (written(effect), vec!["o", "x"])
         };
@@ -190,14 +195,14 @@ fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it(
 
 #[test]
 fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
-    let (round, _) = touched(Complete::Master, vec![master()]);
-    let (round, effect) = round.step(Input::Instances(None), AT);
+    let (round, _) = touched(Completion::Master, vec![master()]);
+    let (round, effect) = round.step(RoundInput::Instances(None), AT);
     assert!(matches!(effect, Effect::Master(_)));
-    let (round, effect) = round.step(Input::Master(Some(master())), AT);
+    let (round, effect) = round.step(RoundInput::Master(Some(master())), AT);
     assert!(!asked(effect).only);
-    let x = item("x", Kind::Exception, Some("m"), "e2");
+    let x = item("x", EventKind::Exception, Some("m"), "e2");
     let rows = vec![exception("x", 10), row("ghost")];
-    let (round, effect) = round.step(Input::Viewed(vec![x].into(), rows), AT);
+    let (round, effect) = round.step(RoundInput::Viewed(vec![x].into(), rows), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["x", "m"]);
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
@@ -206,17 +211,19 @@ fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
 
 #[test]
 fn an_exception_that_moves_while_it_is_asked_for_stays() {
-    let (round, _) = touched(Complete::Master, vec![master()]);
+    let (round, _) = touched(Completion::Master, vec![master()]);
     let rows = vec![exception("x", 10)];
-    let (round, _) = round.step(Input::Instances(Some((Listed::default(), rows.clone()))), AT);
-    let (round, effect) = round.step(Input::Viewed(Listed::default(), rows), AT);
+    let (round, _) =
+        round.step(RoundInput::Instances(Some((ListedInstances::default(), rows.clone()))), AT);
+    let (round, effect) = round.step(RoundInput::Viewed(ListedInstances::default(), rows), AT);
     asked_presence(effect);
-    let (round, effect) = round.step(Input::Present(true), AT);
+    let (round, effect) = round.step(RoundInput::Present(true), AT);
     let request = asked(effect);
     assert!(request.only);
-    assert_eq!(request.edges, series::widen(place(Complete::Master).edges, 1));
-    let x = item("x", Kind::Exception, Some("m"), "e2");
-    let (round, effect) = round.step(Input::Viewed(vec![x].into(), vec![exception("x", 10)]), AT);
+    assert_eq!(request.edges, series::widen(place(Completion::Master).edges, 1));
+    let x = item("x", EventKind::Exception, Some("m"), "e2");
+    let (round, effect) =
+        round.step(RoundInput::Viewed(vec![x].into(), vec![exception("x", 10)]), AT);
     let commit = written(effect);
     assert!(commit.removals.is_empty());
     assert_eq!(ids(&commit.upserts), ["x", "m"]);
@@ -225,14 +232,15 @@ fn an_exception_that_moves_while_it_is_asked_for_stays() {
 
 #[test]
 fn an_occurrence_that_becomes_an_exception_while_it_is_asked_for_stays() {
-    let (round, _) = touched(Complete::Master, vec![master()]);
+    let (round, _) = touched(Completion::Master, vec![master()]);
     let rows = vec![row("o")];
-    let (round, effect) = round.step(Input::Instances(Some((Listed::default(), rows.clone()))), AT);
+    let (round, effect) =
+        round.step(RoundInput::Instances(Some((ListedInstances::default(), rows.clone()))), AT);
     asked_presence(effect);
-    let (round, effect) = round.step(Input::Present(true), AT);
+    let (round, effect) = round.step(RoundInput::Present(true), AT);
     asked(effect);
-    let o = item("o", Kind::Exception, Some("m"), "e2");
-    let (_, effect) = round.step(Input::Viewed(vec![o].into(), rows), AT);
+    let o = item("o", EventKind::Exception, Some("m"), "e2");
+    let (_, effect) = round.step(RoundInput::Viewed(vec![o].into(), rows), AT);
     let commit = written(effect);
     assert!(commit.removals.is_empty());
     assert_eq!(ids(&commit.upserts), ["o", "m"]);
@@ -241,18 +249,18 @@ fn an_occurrence_that_becomes_an_exception_while_it_is_asked_for_stays() {
 #[test]
 fn what_a_page_carried_and_no_view_has_keeps_its_series_open_where_there_are_seams() {
     for seams in [false, true] {
-        let place = Place { seams, ..place(Complete::Master) };
+        let place = SegmentContext { seams, ..place(Completion::Master) };
         let round = Round::resume(place, settled(), Vec::new(), 9);
-        let x = Item { whole: false, ..item("x", Kind::Exception, Some("m"), "e2") };
+        let x = Item { whole: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
         let (round, _) = step_page(round, page(vec![master(), x], &[], delta("d1")), &[]);
-        let (round, _) = round.step(Input::Committed(9), AT);
-        let listed = Input::Instances(Some((Listed::default(), Vec::new())));
+        let (round, _) = round.step(RoundInput::Committed(9), AT);
+        let listed = RoundInput::Instances(Some((ListedInstances::default(), Vec::new())));
         let (round, _) = round.step(listed, AT);
-        let (round, _) = round.step(Input::Viewed(Listed::default(), Vec::new()), AT);
-        let (round, effect) = round.step(Input::Present(false), AT);
+        let (round, _) = round.step(RoundInput::Viewed(ListedInstances::default(), Vec::new()), AT);
+        let (round, effect) = round.step(RoundInput::Present(false), AT);
         let commit = written(effect);
         assert_eq!(ids(&commit.upserts), ["m"]);
-        let (_, effect) = round.step(Input::Committed(9), AT);
+        let (_, effect) = round.step(RoundInput::Committed(9), AT);
         assert_eq!(written(effect).position.unwrap().todo, seams);
     }
 }

@@ -14,87 +14,93 @@ fn enumerating() -> Option<Position> {
 
 #[test]
 fn bare_occurrence_without_master() {
-    let round = Round::resume(place(Complete::Master), enumerating(), Vec::new(), 5);
-    let x = Item { whole: false, ..item("x", Kind::Exception, Some("m"), "e") };
+    let round = Round::resume(place(Completion::Master), enumerating(), Vec::new(), 5);
+    let x = Item { whole: false, ..item("x", EventKind::Exception, Some("m"), "e") };
     let (round, commit) = step_page(round, page(vec![x], &[], delta("d1")), &[]);
-    let mut todo: std::collections::BTreeMap<TodoKey, Todo> =
+    let mut todo: std::collections::BTreeMap<PendingKey, PendingEntry> =
         commit.todo.into_iter().map(|t| (t.key(), t)).collect();
-    let (round, effect) = round.step(Input::Committed(5), AT);
+    let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert!(matches!(effect, Effect::Instances(_)), "{effect:?}");
-    let (round, effect) = round.step(Input::Unavailable, AT);
+    let (round, effect) = round.step(RoundInput::Unavailable, AT);
     assert!(matches!(effect, Effect::Unseen), "{effect:?}");
-    let (round, effect) = round.step(Input::Unseen(Vec::new()), AT);
+    let (round, effect) = round.step(RoundInput::Unseen(Vec::new()), AT);
     let commit = written(effect);
     assert!(matches!(phase(&commit), Phase::Settled { .. }));
     for done in &commit.done {
         todo.remove(done);
     }
     todo.extend(commit.todo.into_iter().map(|t| (t.key(), t)));
-    let (_, effect) = round.step(Input::Committed(5), AT);
-    assert!(matches!(effect, Effect::Over(Over::Incomplete)));
+    let (_, effect) = round.step(RoundInput::Committed(5), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
     // The next attempt; meanwhile the series got an ordinary occurrence in the window.
     let round =
-        Round::resume(place(Complete::Master), commit.position, todo.into_values().collect(), 5);
-    let (round, effect) = round.step(Input::Start, AT);
+        Round::resume(place(Completion::Master), commit.position, todo.into_values().collect(), 5);
+    let (round, effect) = round.step(RoundInput::Start, AT);
     let (round, effect) = match effect {
         Effect::Master(_) => {
-            round.step(Input::Master(Some(item("m", Kind::Master, None, "e"))), AT)
+            round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT)
         }
         effect => (round, effect),
     };
     assert!(matches!(effect, Effect::Instances(_)), "{effect:?}");
     let listed = vec![
-        Item { whole: true, ..item("x", Kind::Exception, Some("m"), "e") },
-        Item { whole: true, ..item("o", Kind::Occurrence, Some("m"), "e") },
+        Item { whole: true, ..item("x", EventKind::Exception, Some("m"), "e") },
+        Item { whole: true, ..item("o", EventKind::Occurrence, Some("m"), "e") },
     ];
-    let (_, effect) = round.step(Input::Instances(Some((listed.into(), Vec::new()))), AT);
+    let (_, effect) = round.step(RoundInput::Instances(Some((listed.into(), Vec::new()))), AT);
     let commit = written(effect);
-    let bare = commit.upserts.iter().any(|i| i.kind == Kind::Occurrence && !i.whole);
-    let master = commit.upserts.iter().any(|i| i.kind == Kind::Master);
+    let bare = commit.upserts.iter().any(|i| i.kind == EventKind::Occurrence && !i.whole);
+    let master = commit.upserts.iter().any(|i| i.kind == EventKind::Master);
     assert!(!bare || master, "the store refuses this commit: MissingMaster, in every attempt");
 }
 
 #[test]
 fn what_an_earlier_round_carried_is_not_shown_where_it_now_lies_outside() {
-    let o = item("o", Kind::Occurrence, Some("m"), "e");
+    let o = item("o", EventKind::Occurrence, Some("m"), "e");
     let todo = vec![
-        Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
-        Todo::Waiting { item: o, earlier: true },
+        PendingEntry::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
+        PendingEntry::Waiting { item: o, earlier: true },
     ];
     let round = Round::resume(
-        place(Complete::Master),
+        place(Completion::Master),
         Some(Position::new(Phase::Settled { delta: Some(link("d")) }, true)),
         todo,
         5,
     );
-    let (round, _) = round.step(Input::Start, AT);
-    let (round, effect) = round.step(Input::Master(Some(item("m", Kind::Master, None, "e"))), AT);
+    let (round, _) = round.step(RoundInput::Start, AT);
+    let (round, effect) =
+        round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT);
     assert!(matches!(effect, Effect::Instances(_)), "{effect:?}");
     let edge = 24 * 365;
     let span = Span { start: hour(edge + 5), end: hour(edge + 6) };
-    let listed = vec![Item { whole: true, span, ..item("o", Kind::Occurrence, Some("m"), "e") }];
-    let (_, effect) = round.step(Input::Instances(Some((listed.into(), Vec::new()))), AT);
+    let listed =
+        vec![Item { whole: true, span, ..item("o", EventKind::Occurrence, Some("m"), "e") }];
+    let (_, effect) = round.step(RoundInput::Instances(Some((listed.into(), Vec::new()))), AT);
     let commit = written(effect);
     assert!(!ids(&commit.upserts).contains(&"o"), "outside of the window");
 }
 
 #[test]
 fn the_last_word_of_a_listing_wins() {
-    let todo =
-        vec![Todo::Series { master: EventId::new("m"), needs_master: true, needs_listing: true }];
+    let todo = vec![PendingEntry::Series {
+        master: EventId::new("m"),
+        needs_master: true,
+        needs_listing: true,
+    }];
     let round = Round::resume(
-        place(Complete::Master),
+        place(Completion::Master),
         Some(Position::new(Phase::Settled { delta: Some(link("d")) }, true)),
         todo,
         5,
     );
-    let (round, _) = round.step(Input::Start, AT);
-    let (round, _) = round.step(Input::Master(Some(item("m", Kind::Master, None, "e"))), AT);
+    let (round, _) = round.step(RoundInput::Start, AT);
+    let (round, _) =
+        round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT);
     let listed = vec![
-        item("x", Kind::Exception, Some("m"), "first"),
-        item("x", Kind::Exception, Some("m"), "last"),
+        item("x", EventKind::Exception, Some("m"), "first"),
+        item("x", EventKind::Exception, Some("m"), "last"),
     ];
-    let (_, effect) = round.step(Input::Instances(Some((listed.into(), Vec::new()))), AT);
+    let (_, effect) = round.step(RoundInput::Instances(Some((listed.into(), Vec::new()))), AT);
     let commit = written(effect);
     let x = commit.upserts.iter().find(|i| i.id.as_str() == "x").unwrap();
     assert_eq!(x.etag.as_deref(), Some("last"));

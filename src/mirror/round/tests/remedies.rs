@@ -5,37 +5,37 @@ use super::*;
 
 /// A segment in snapshot mode since `AT`, with nothing to do.
 fn listed(phase: Phase) -> Option<Position> {
-    let mut remedy = Remedy::default();
+    let mut remedy = Fallback::default();
     while !remedy.is_snapshot() {
-        remedy = remedy.next(Ailment::Endless, 200, AT).unwrap();
+        remedy = remedy.next(StallKind::NoProgress, 200, AT).unwrap();
     }
     Some(Position { remedy, ..Position::new(phase, false) })
 }
 
 fn resumed(position: Option<Position>) -> Round {
-    Round::resume(place(Complete::Master), position, Vec::new(), 100)
+    Round::resume(place(Completion::Master), position, Vec::new(), 100)
 }
 
 fn started(position: Option<Position>, at: Timestamp) -> (Round, Effect) {
-    resumed(position).step(Input::Start, at)
+    resumed(position).step(RoundInput::Start, at)
 }
 
 #[test]
 fn a_round_that_would_not_end_waits_and_enumerates_in_larger_pages() {
     let (round, _) = started(settled(), AT);
     let (round, _) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
-    let (round, _) = round.step(Input::Committed(100), AT);
+    let (round, _) = round.step(RoundInput::Committed(100), AT);
     // The same ids under another link: the page is not applied.
     let (round, commit) = step_page(round, page(vec![single("a")], &[], next("n2")), &[]);
     assert!(commit.upserts.is_empty() && commit.clear_todo && commit.clear_seen);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::RoundStuck));
     assert_eq!(commit.tally.resync, Some(ResyncReason::RoundStuck));
-    assert_eq!(round.remedy().page_size(200), 400);
-    let (_, effect) = round.step(Input::Committed(100), AT);
-    assert!(matches!(effect, Effect::Over(Over::Stuck(Ailment::Endless))));
+    assert_eq!(round.fallback().page_size(200), 400);
+    let (_, effect) = round.step(RoundInput::Committed(100), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Stuck(StallKind::NoProgress))));
     // Whoever asks, and however often the process starts: not before its time.
     let (_, effect) = started(commit.position.clone(), AT);
-    assert!(matches!(effect, Effect::Over(Over::Stuck(Ailment::Endless))));
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Stuck(StallKind::NoProgress))));
     let (round, effect) = started(commit.position, hour(1));
     assert!(matches!(effect, Effect::Page(None)));
     // What helped is remembered when it has helped.
@@ -54,7 +54,7 @@ fn a_guard_is_stored_with_every_page_and_forgotten_with_the_round() {
     assert_eq!(*phase(&stuck), Phase::start(ResyncReason::RoundStuck));
     let (round, _) = started(settled(), AT);
     let (round, _) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
-    let (round, _) = round.step(Input::Committed(100), AT);
+    let (round, _) = round.step(RoundInput::Committed(100), AT);
     let (_, commit) = step_page(round, page(vec![single("a")], &[], delta("d1")), &[]);
     assert!(commit.position.unwrap().guard.is_idle());
 }
@@ -62,21 +62,25 @@ fn a_guard_is_stored_with_every_page_and_forgotten_with_the_round() {
 #[test]
 fn a_page_over_the_cap_has_smaller_ones_asked_for() {
     let (round, _) = started(settled(), AT);
-    let (round, effect) = round.step(Input::Failed(Failure::TooLarge), AT);
+    let (round, effect) = round.step(RoundInput::Failed(PageFailure::TooLarge), AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::PageStuck));
-    assert_eq!(round.remedy().page_size(200), 100);
-    let (_, effect) = round.step(Input::Committed(100), AT);
-    assert!(matches!(effect, Effect::Over(Over::Stuck(Ailment::Heavy))));
+    assert_eq!(round.fallback().page_size(200), 100);
+    let (_, effect) = round.step(RoundInput::Committed(100), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Stuck(StallKind::PageTooLarge))));
 }
 
 #[test]
 fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
-    let refused = |position| started(position, AT).0.step(Input::Failed(Failure::Refused), AT);
+    let refused =
+        |position| started(position, AT).0.step(RoundInput::Failed(PageFailure::Refused), AT);
     let (round, effect) = refused(settled());
     let first = written(effect);
     assert_eq!(*phase(&first), settled().unwrap().phase, "only remembered");
-    assert!(matches!(round.step(Input::Committed(100), AT).1, Effect::Over(Over::Failed)));
+    assert!(matches!(
+        round.step(RoundInput::Committed(100), AT).1,
+        Effect::Over(RoundOutcome::Failed)
+    ));
     // The second, after a restart.
     let (_, effect) = refused(first.position.clone());
     assert_eq!(*phase(&written(effect)), Phase::start(ResyncReason::PageStuck));
@@ -86,28 +90,28 @@ fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
     let (_, effect) = refused(commit.position);
     assert!(matches!(phase(&written(effect)), Phase::Following { .. }));
     // Anything else that fails is for the next attempt.
-    let (_, effect) = started(settled(), AT).0.step(Input::Failed(Failure::Other), AT);
-    assert!(matches!(effect, Effect::Over(Over::Failed)));
+    let (_, effect) = started(settled(), AT).0.step(RoundInput::Failed(PageFailure::Other), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Failed)));
 }
 
 #[test]
 fn a_snapshot_round_lists_compares_and_has_no_link_to_go_on_from() {
     let (round, effect) = started(listed(Phase::Settled { delta: None }), AT);
     assert!(matches!(effect, Effect::Listing(None)), "nothing is written before the first page");
-    let (round, commit) = step_page(round, page(vec![single("a")], &[], End::Last), &[]);
+    let (round, commit) = step_page(round, page(vec![single("a")], &[], PageEnd::Last), &[]);
     assert_eq!(ids(&commit.upserts), ["a"]);
     assert!(commit.seen.is_some());
     let sweeping = Phase::Sweeping { delta: None, reason: ResyncReason::Snapshot };
     assert_eq!(*phase(&commit), sweeping);
-    let (round, effect) = round.step(Input::Committed(100), AT);
+    let (round, effect) = round.step(RoundInput::Committed(100), AT);
     assert!(matches!(effect, Effect::Unseen));
-    let (round, effect) = round.step(Input::Unseen(many(1)), AT);
+    let (round, effect) = round.step(RoundInput::Unseen(many(1)), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit).len(), 1, "one page is of one moment");
     assert_eq!(*phase(&commit), Phase::Settled { delta: None });
     assert_eq!(commit.tally.resync, None, "ordinary life");
-    let (_, effect) = round.step(Input::Committed(99), AT);
-    assert!(matches!(effect, Effect::Over(Over::Settled)));
+    let (_, effect) = round.step(RoundInput::Committed(99), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
 }
 
 #[test]
@@ -115,19 +119,19 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
     let (round, _) = started(listed(Phase::Settled { delta: None }), AT);
     let list = |round: Round, last: &str| {
         let (round, _) = step_page(round, page(vec![single("a")], &[], next("n")), &[]);
-        let (round, effect) = round.step(Input::Committed(100), AT);
+        let (round, effect) = round.step(RoundInput::Committed(100), AT);
         assert!(matches!(effect, Effect::Listing(Some(_))));
-        let (round, _) = step_page(round, page(vec![single(last)], &[], End::Last), &[]);
-        round.step(Input::Committed(100), AT).0
+        let (round, _) = step_page(round, page(vec![single(last)], &[], PageEnd::Last), &[]);
+        round.step(RoundInput::Committed(100), AT).0
     };
-    let (round, effect) = list(round, "b").step(Input::Unseen(many(2)), AT);
+    let (round, effect) = list(round, "b").step(RoundInput::Unseen(many(2)), AT);
     let commit = written(effect);
     assert!(commit.removals.is_empty() && commit.clear_seen && commit.todo.len() == 2);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
-    let (round, effect) = round.step(Input::Committed(100), AT);
+    let (round, effect) = round.step(RoundInput::Committed(100), AT);
     assert!(matches!(effect, Effect::Listing(None)), "at once");
     // One of them was only overlooked.
-    let (_, effect) = list(round, "g0").step(Input::Unseen(many(2).split_off(1)), AT);
+    let (_, effect) = list(round, "g0").step(RoundInput::Unseen(many(2).split_off(1)), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("g1").hash()]);
     assert_eq!(*phase(&commit), Phase::Settled { delta: None });
@@ -135,28 +139,29 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
 
 #[test]
 fn a_listed_occurrence_needs_its_master_only_when_the_stored_one_is_of_another_day() {
-    let occurrence = |id, etag| Item { whole: true, ..item(id, Kind::Occurrence, Some("m"), etag) };
-    let stored = |etag: Option<&str>| Known::Master { etag: etag.map(Into::into) };
+    let occurrence =
+        |id, etag| Item { whole: true, ..item(id, EventKind::Occurrence, Some("m"), etag) };
+    let stored = |etag: Option<&str>| StoredKind::Master { etag: etag.map(Into::into) };
     for (etag, known, shown) in [
         ("e1", stored(Some("e1")), true),
         ("e2", stored(Some("e1")), false),
         ("e1", stored(None), false),
-        ("e1", Known::Unknown, false),
+        ("e1", StoredKind::Unknown, false),
     ] {
         let (round, _) = started(listed(Phase::Settled { delta: None }), AT);
-        let listing = page(vec![occurrence("o", etag)], &[], End::Last);
-        assert!(round.questions(&listing).contains(&EventId::new("m").hash()));
+        let listing = page(vec![occurrence("o", etag)], &[], PageEnd::Last);
+        assert!(round.ids_to_look_up(&listing).contains(&EventId::new("m").hash()));
         let (round, commit) = step_page(round, listing, &[("m", known.clone())]);
         assert_eq!(commit.upserts.len(), usize::from(shown), "{etag} {known:?}");
         assert!(commit.upserts.iter().all(|item| !item.whole), "bare, as from any other request");
-        let (_, effect) = round.step(Input::Committed(100), AT);
+        let (_, effect) = round.step(RoundInput::Committed(100), AT);
         assert_eq!(matches!(effect, Effect::Master(_)), !shown);
     }
     // Exact windows want them as they are listed.
     let position = listed(Phase::Settled { delta: None });
-    let round = Round::resume(place(Complete::Exact), position, Vec::new(), 9);
-    let (round, _) = round.step(Input::Start, AT);
-    let (_, commit) = step_page(round, page(vec![occurrence("o", "e")], &[], End::Last), &[]);
+    let round = Round::resume(place(Completion::Exact), position, Vec::new(), 9);
+    let (round, _) = round.step(RoundInput::Start, AT);
+    let (_, commit) = step_page(round, page(vec![occurrence("o", "e")], &[], PageEnd::Last), &[]);
     assert!(commit.upserts[0].whole);
 }
 
@@ -167,15 +172,15 @@ fn delta_is_tried_again_after_a_day_and_kept_if_it_works() {
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::DeltaRetry));
     assert_eq!(commit.tally.resync, Some(ResyncReason::DeltaRetry));
-    assert!(round.remedy().is_snapshot(), "until it has worked");
-    let (round, effect) = round.step(Input::Committed(100), tomorrow);
+    assert!(round.fallback().is_snapshot(), "until it has worked");
+    let (round, effect) = round.step(RoundInput::Committed(100), tomorrow);
     assert!(matches!(effect, Effect::Page(None)));
     let (round, _) = step_page(round, page(vec![single("a")], &[], delta("d")), &[]);
-    let (round, _) = round.step(Input::Committed(100), tomorrow);
-    let (round, effect) = round.step(Input::Unseen(Vec::new()), tomorrow);
+    let (round, _) = round.step(RoundInput::Committed(100), tomorrow);
+    let (round, effect) = round.step(RoundInput::Unseen(Vec::new()), tomorrow);
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d")) });
-    assert!(!round.remedy().is_snapshot());
-    assert_eq!(round.remedy().page_size(200), 1000);
+    assert!(!round.fallback().is_snapshot());
+    assert_eq!(round.fallback().page_size(200), 1000);
 }
 
 #[test]
@@ -183,29 +188,29 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
     let tomorrow = hour(24);
     let trial = || {
         let (round, _) = started(listed(Phase::Settled { delta: None }), tomorrow);
-        round.step(Input::Committed(100), tomorrow).0
+        round.step(RoundInput::Committed(100), tomorrow).0
     };
-    let failures = [Failure::TooLarge, Failure::Refused, Failure::Other];
+    let failures = [PageFailure::TooLarge, PageFailure::Refused, PageFailure::Other];
     let mut ended: Vec<(Round, Effect)> =
-        failures.map(|how| trial().step(Input::Failed(how), tomorrow)).into();
+        failures.map(|how| trial().step(RoundInput::Failed(how), tomorrow)).into();
     let (round, _) = step_page(trial(), page(vec![single("a")], &[], next("n1")), &[]);
-    let again = Input::Page {
+    let again = RoundInput::Page {
         page: page(vec![single("a")], &[], next("n2")),
         known: BTreeMap::new(),
         took: Duration::ZERO,
     };
-    ended.push(round.step(Input::Committed(100), tomorrow).0.step(again, tomorrow));
+    ended.push(round.step(RoundInput::Committed(100), tomorrow).0.step(again, tomorrow));
     for (round, effect) in ended {
         let commit = written(effect);
         assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
         assert_eq!(commit.tally.resync, None);
-        let (_, effect) = round.step(Input::Committed(100), tomorrow);
+        let (_, effect) = round.step(RoundInput::Committed(100), tomorrow);
         assert!(matches!(effect, Effect::Listing(None)), "listed at once, no waiting");
         let (_, effect) = started(commit.position, hour(47));
         assert!(matches!(effect, Effect::Listing(None)), "another day");
     }
     // A link that dies costs a repetition, as ever.
-    let (_, effect) = trial().step(Input::LinkDead, tomorrow);
+    let (_, effect) = trial().step(RoundInput::LinkDead, tomorrow);
     assert_eq!(*phase(&written(effect)), Phase::start(ResyncReason::DeltaRetry));
 }
 
@@ -217,7 +222,7 @@ fn whatever_begins_anew_in_snapshot_mode_is_listed() {
     }
     // A large removal is not believed here either.
     let sweeping = Phase::Sweeping { delta: None, reason: ResyncReason::Snapshot };
-    let (_, effect) = resumed(listed(sweeping)).step(Input::Unseen(many(60)), AT);
+    let (_, effect) = resumed(listed(sweeping)).step(RoundInput::Unseen(many(60)), AT);
     let commit = written(effect);
     assert!(commit.removals.is_empty());
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
@@ -228,22 +233,22 @@ fn whatever_begins_anew_in_snapshot_mode_is_listed() {
 fn when_even_the_listing_does_not_work_nothing_is_left_to_try() {
     let (round, _) = started(listed(Phase::Settled { delta: None }), AT);
     let (round, _) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
-    let (round, _) = round.step(Input::Committed(100), AT);
+    let (round, _) = round.step(RoundInput::Committed(100), AT);
     let (round, commit) = step_page(round, page(vec![single("a")], &[], next("n2")), &[]);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::RoundStuck));
     assert!(commit.position.unwrap().held_until.is_none());
-    let (_, effect) = round.step(Input::Committed(100), AT);
-    assert!(matches!(effect, Effect::Over(Over::Failed)));
+    let (_, effect) = round.step(RoundInput::Committed(100), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Failed)));
     // Pages shrink to the smallest before that.
     let mut position = listed(Phase::Settled { delta: None });
     let mut sizes = Vec::new();
     let last = loop {
         let (round, _) = started(position, hour(1));
-        let (round, effect) = round.step(Input::Failed(Failure::TooLarge), AT);
+        let (round, effect) = round.step(RoundInput::Failed(PageFailure::TooLarge), AT);
         let Effect::Commit(commit) = effect else { break effect };
-        sizes.push(round.remedy().page_size(200));
+        sizes.push(round.fallback().page_size(200));
         position = commit.position;
     };
     assert_eq!(sizes, [500, 250, 125, 62, 31, 15, 10]);
-    assert!(matches!(last, Effect::Over(Over::Failed)));
+    assert!(matches!(last, Effect::Over(RoundOutcome::Failed)));
 }

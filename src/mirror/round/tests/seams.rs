@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn resumed(phase: Phase, todo: Vec<Todo>) -> Round {
-    let place = Place { seams: true, ..place(Complete::Master) };
+fn resumed(phase: Phase, todo: Vec<PendingEntry>) -> Round {
+    let place = SegmentContext { seams: true, ..place(Completion::Master) };
     Round::resume(place, Some(Position::new(phase, !todo.is_empty())), todo, 50)
 }
 
@@ -11,36 +11,36 @@ fn removal(id: &str) -> Removal {
     Removal { id: EventId::new(id).hash(), reason: RemovalReason::Deleted }
 }
 
-fn withheld(ids: &[&str]) -> Input {
+fn withheld(ids: &[&str]) -> RoundInput {
     let ids = ids.iter().map(|id| EventId::new(*id).hash());
-    Input::Withheld { stay: Stay::Named(ids.collect()), gone: 0 }
+    RoundInput::Withheld { stay: Retain::Named(ids.collect()), gone: 0 }
 }
 
 #[test]
 fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked() {
     let round = resumed(Phase::Settled { delta: Some(link("d0")) }, Vec::new());
-    let known = [("a", Known::Single), ("b", Known::Single)];
+    let known = [("a", StoredKind::Single), ("b", StoredKind::Single)];
     let news = page(vec![single("c")], &["a", "b"], delta("d1"));
     let (round, commit) = step_page(round, news, &known);
     assert_eq!((ids(&commit.upserts), commit.removals.len()), (vec!["c"], 0));
-    let (round, effect) = round.step(Input::Committed(51), AT);
+    let (round, effect) = round.step(RoundInput::Committed(51), AT);
     assert!(matches!(effect, Effect::Seam));
     // b may have moved to where a segment could not look.
     let (round, effect) = round.step(withheld(&["b"]), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
-    assert_eq!(commit.done, [TodoKey::Removal(EventId::new("a").hash())]);
+    assert_eq!(commit.done, [PendingKey::Removal(EventId::new("a").hash())]);
     assert!(commit.position.as_ref().unwrap().todo, "b stays on the list");
-    let (_, effect) = round.step(Input::Committed(50), AT);
-    assert!(matches!(effect, Effect::Over(Over::Settled)));
+    let (_, effect) = round.step(RoundInput::Committed(50), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
     // The next round asks first, and then lets it go.
-    let left = vec![Todo::Removal { id: EventId::new("b").hash() }];
+    let left = vec![PendingEntry::Removal { id: EventId::new("b").hash() }];
     let round = resumed(Phase::Settled { delta: Some(link("d1")) }, left);
-    let (round, effect) = round.step(Input::Start, AT);
+    let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Page(Some(_))));
     let (round, commit) = step_page(round, page(vec![], &[], delta("d2")), &[]);
     assert!(commit.removals.is_empty() && !commit.lazy);
-    let (round, effect) = round.step(Input::Committed(50), AT);
+    let (round, effect) = round.step(RoundInput::Committed(50), AT);
     assert!(matches!(effect, Effect::Seam));
     let (_, effect) = round.step(withheld(&[]), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()]);
@@ -50,22 +50,22 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
 fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
     let sweeping =
         Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
-    let (round, effect) = resumed(sweeping.clone(), Vec::new()).step(Input::Start, AT);
+    let (round, effect) = resumed(sweeping.clone(), Vec::new()).step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Unseen));
-    let (_, effect) = round.step(Input::Unseen(Vec::new()), AT);
+    let (_, effect) = round.step(RoundInput::Unseen(Vec::new()), AT);
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d1")) });
 
-    let (round, _) = resumed(sweeping, Vec::new()).step(Input::Start, AT);
+    let (round, _) = resumed(sweeping, Vec::new()).step(RoundInput::Start, AT);
     let rows = || vec![removal("a"), removal("b")];
-    let (round, effect) = round.step(Input::Unseen(rows()), AT);
+    let (round, effect) = round.step(RoundInput::Unseen(rows()), AT);
     assert!(matches!(effect, Effect::Seam));
     // Found anew: others may have taken over some of them meanwhile.
     let (round, effect) = round.step(withheld(&["a"]), AT);
     assert!(matches!(effect, Effect::Unseen));
-    let (_, effect) = round.step(Input::Unseen(rows()), AT);
+    let (_, effect) = round.step(RoundInput::Unseen(rows()), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("b").hash()]);
-    assert_eq!(commit.todo, [Todo::Removal { id: EventId::new("a").hash() }]);
+    assert_eq!(commit.todo, [PendingEntry::Removal { id: EventId::new("a").hash() }]);
     assert!(commit.position.as_ref().unwrap().todo && commit.clear_seen);
 }
 
@@ -74,27 +74,28 @@ fn a_window_that_empties_segment_by_segment_is_not_believed() {
     let sweeping =
         Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
     // 30 are left of the 60 that the window had; the other half has gone in this attempt.
-    let place = Place { seams: true, ..place(Complete::Master) };
+    let place = SegmentContext { seams: true, ..place(Completion::Master) };
     let round = Round::resume(place, Some(Position::new(sweeping, false)), Vec::new(), 30);
-    let (round, _) = round.step(Input::Start, AT);
-    let (round, effect) = round.step(Input::Unseen(many(10)), AT);
+    let (round, _) = round.step(RoundInput::Start, AT);
+    let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
     assert!(matches!(effect, Effect::Seam));
-    let grant = Input::Withheld { stay: Stay::Named(BTreeSet::new()), gone: 30 };
+    let grant = RoundInput::Withheld { stay: Retain::Named(BTreeSet::new()), gone: 30 };
     let (round, effect) = round.step(grant, AT);
     assert!(matches!(effect, Effect::Unseen));
-    let (round, effect) = round.step(Input::Unseen(many(10)), AT);
+    let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
     assert!(gone(&written(effect)).is_empty());
-    let (_, effect) = round.step(Input::Committed(30), AT);
-    assert!(matches!(effect, Effect::Over(Over::Held)));
+    let (_, effect) = round.step(RoundInput::Committed(30), AT);
+    assert!(matches!(effect, Effect::Over(RoundOutcome::Held)));
 }
 
 #[test]
 fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
     let round = resumed(Phase::Settled { delta: Some(link("d0")) }, Vec::new());
-    let (round, _) = step_page(round, page(vec![], &["a"], delta("d1")), &[("a", Known::Single)]);
-    let (round, effect) = round.step(Input::Committed(50), AT);
+    let (round, _) =
+        step_page(round, page(vec![], &["a"], delta("d1")), &[("a", StoredKind::Single)]);
+    let (round, effect) = round.step(RoundInput::Committed(50), AT);
     assert!(matches!(effect, Effect::Seam));
-    let (_, effect) = round.step(Input::Withheld { stay: Stay::All, gone: 0 }, AT);
+    let (_, effect) = round.step(RoundInput::Withheld { stay: Retain::All, gone: 0 }, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     assert!(commit.removals.is_empty() && commit.done.is_empty());

@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::page::{End, EventHash, EventId, Page};
+use super::page::{EventHash, EventId, Page, PageEnd};
 
 /// More pages than this no round has.
-pub const MOST_PAGES: u32 = 10_000;
+pub const MAX_PAGES: u32 = 10_000;
 /// More empty pages in a row than this no round has; some are normal (fact 56).
-pub const MOST_EMPTY: u32 = 500;
+pub const MAX_EMPTY_PAGES: u32 = 500;
 /// How long answers may take together without naming an id that the round had not met.
-pub const LONGEST_FRUITLESS: Duration = Duration::from_secs(30 * 60);
+pub const MAX_FRUITLESS: Duration = Duration::from_secs(30 * 60);
 
 /// What is remembered of a round's pages. Stored with the position, so that a round which is
 /// interrupted every few pages is found out too.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Guard {
+pub struct StallDetector {
     /// Pages so far.
     pub pages: u32,
     /// Empty pages since the last that was not.
@@ -34,11 +34,11 @@ pub struct Guard {
     pub(crate) refused: u32,
 }
 
-impl Guard {
+impl StallDetector {
     /// Looks at a page that took `took` to be answered, waits of our own not counted; `met` are
     /// the ids that the round has met in this run. True: the round is stuck.
-    pub fn look(&mut self, page: &Page, took: Duration, met: &mut BTreeSet<EventHash>) -> bool {
-        if !matches!(page.end, End::Next(_)) {
+    pub fn observe(&mut self, page: &Page, took: Duration, met: &mut BTreeSet<EventHash>) -> bool {
+        if !matches!(page.end, PageEnd::Next(_)) {
             // It ends: whatever came before, it was not stuck.
             return false;
         }
@@ -65,14 +65,14 @@ impl Guard {
             self.fingerprint = Some(fingerprint);
         }
         again
-            || self.pages > MOST_PAGES
-            || self.empty >= MOST_EMPTY
-            || u128::from(self.fruitless_ms) > LONGEST_FRUITLESS.as_millis()
+            || self.pages > MAX_PAGES
+            || self.empty >= MAX_EMPTY_PAGES
+            || u128::from(self.fruitless_ms) > MAX_FRUITLESS.as_millis()
     }
 
     /// An attempt gave up at a page (facts 121, 122, 197). True: two in a row did, so that it
     /// is the link and not the day.
-    pub fn refuse(&mut self) -> bool {
+    pub fn page_failed(&mut self) -> bool {
         self.refused = self.refused.saturating_add(1);
         self.refused > 1
     }
@@ -98,20 +98,20 @@ fn fingerprint(ids: &[EventHash]) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use super::*;
-    use crate::mirror::page::{Link, Unreadable};
+    use crate::mirror::page::{Link, UnreadableItem};
 
     fn page(ids: &[&str]) -> Page {
         // Tombstones are ids like any other.
         let removed = ids.iter().map(|id| EventId::new(*id)).collect();
-        let end = End::Next(Link::new("n"));
+        let end = PageEnd::Next(Link::new("n"));
         Page { present: Vec::new(), removed, unreadable: Vec::new(), end, bytes: 0 }
     }
 
     /// Which of the pages, each answered in `took`, is the one too many.
     fn stuck_at(pages: impl Iterator<Item = Page>, took: Duration) -> Option<usize> {
-        let (mut guard, mut met) = (Guard::default(), BTreeSet::new());
+        let (mut guard, mut met) = (StallDetector::default(), BTreeSet::new());
         for (number, page) in (1..).zip(pages.take(20_000)) {
-            if guard.look(&page, took, &mut met) {
+            if guard.observe(&page, took, &mut met) {
                 return Some(number);
             }
         }
@@ -157,15 +157,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_something_and_the_end_is_the_end() {
-        let (mut guard, mut met) = (Guard::default(), BTreeSet::new());
+        let (mut guard, mut met) = (StallDetector::default(), BTreeSet::new());
         let mut nameless = page(&[]);
-        nameless.unreadable.push(Unreadable { id: None, why: "x" });
+        nameless.unreadable.push(UnreadableItem { id: None, why: "x" });
         for _ in 0..600 {
-            assert!(!guard.look(&nameless, SHORT, &mut met), "neither empty nor a repetition");
+            assert!(!guard.observe(&nameless, SHORT, &mut met), "neither empty nor a repetition");
         }
-        let ended = Page { end: End::Delta(Link::new("d")), ..page(&["a"]) };
-        assert!(!guard.look(&page(&["a"]), SHORT, &mut met));
-        assert!(!guard.look(&ended, SHORT, &mut met));
-        assert!(guard.look(&page(&["a"]), SHORT, &mut met));
+        let ended = Page { end: PageEnd::Delta(Link::new("d")), ..page(&["a"]) };
+        assert!(!guard.observe(&page(&["a"]), SHORT, &mut met));
+        assert!(!guard.observe(&ended, SHORT, &mut met));
+        assert!(guard.observe(&page(&["a"]), SHORT, &mut met));
     }
 }

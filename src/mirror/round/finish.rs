@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{After, Effect, Failure, Over, Round, SLICE, deleted, is_mass_removal};
+use super::{
+    AfterCommit, Effect, PageFailure, Round, RoundOutcome, SWEEP_SLICE, deleted, is_mass_removal,
+};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
-use crate::mirror::guard::Guard;
+use crate::mirror::fallback::StallKind;
 use crate::mirror::page::EventHash;
-use crate::mirror::position::{Phase, Todo, TodoKey};
-use crate::mirror::remedy::Ailment;
+use crate::mirror::position::{PendingEntry, PendingKey, Phase};
+use crate::mirror::stall::StallDetector;
 use crate::mirror::status::ResyncReason;
 
 impl Round {
@@ -19,22 +21,22 @@ impl Round {
         if let Some(effect) = self.doubt_listing(&rows, at) {
             return effect;
         }
-        if self.waits() && !(rows.is_empty() && self.todo.removals().is_empty()) {
+        if self.waits_for_segments() && !(rows.is_empty() && self.todo.removals().is_empty()) {
             return Effect::Seam;
         }
-        if let Some(withheld) = &self.withheld {
+        if let Some(withheld) = &self.retained {
             let stay = rows.extract_if(.., |row| withheld.has(&row.id));
-            stay.for_each(|row| self.todo.leave(row.id));
+            stay.for_each(|row| self.todo.add_removal(row.id));
         }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
         if self.too_many(deleted) {
-            return self.hold(at);
+            return self.hold_removals(at);
         }
         // Judged as a whole, not slice by slice.
-        self.believed = true;
+        self.removal_approved = true;
         let mut commit = self.commit(at);
-        if rows.len() > SLICE {
-            commit.removals = rows.split_off(rows.len() - SLICE);
+        if rows.len() > SWEEP_SLICE {
+            commit.removals = rows.split_off(rows.len() - SWEEP_SLICE);
             self.sweep = Some(rows);
             return Effect::Commit(Box::new(commit));
         }
@@ -49,7 +51,7 @@ impl Round {
     /// several pages lacks leaves only if the next one, made at once, lacks it too.
     fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Effect> {
         let Phase::Sweeping { reason, .. } = self.phase else { return None };
-        if !self.lists() || self.guard.pages == 0 || self.believed {
+        if !self.is_listing() || self.guard.pages == 0 || self.removal_approved {
             return None;
         }
         let lacking = rows.iter().map(|row| row.id);
@@ -59,11 +61,11 @@ impl Round {
             return None;
         }
         for id in doubtful {
-            self.todo.leave(id);
+            self.todo.add_removal(id);
         }
         self.phase = Phase::start(reason);
-        self.guard = Guard::default();
-        self.met.clear();
+        self.guard = StallDetector::default();
+        self.ids_seen.clear();
         let mut commit = self.commit(at);
         commit.clear_seen = true;
         self.todo.write(&mut commit);
@@ -72,7 +74,7 @@ impl Round {
 
     /// Nothing is left to do but what leaves.
     pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Effect {
-        if self.waits() && !self.todo.removals().is_empty() {
+        if self.waits_for_segments() && !self.todo.removals().is_empty() {
             return Effect::Seam;
         }
         let removals = self.tombstones();
@@ -88,7 +90,7 @@ impl Round {
     ) -> Effect {
         if self.too_many(commit.removals.len() + removals.len()) {
             // What came is shown all the same.
-            return match self.hold(at) {
+            return match self.hold_removals(at) {
                 Effect::Commit(mut held) => {
                     held.upserts = commit.upserts;
                     Effect::Commit(held)
@@ -99,38 +101,39 @@ impl Round {
         let upserted: BTreeSet<EventHash> =
             commit.upserts.iter().map(|item| item.id.hash()).collect();
         commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
-        let withheld = self.withheld.as_ref();
+        let withheld = self.retained.as_ref();
         let stays = |id: &EventHash| withheld.is_some_and(|stay| stay.has(id));
         let taken = self.todo.take_removals(stays);
-        commit.done.extend(taken.into_iter().map(TodoKey::Removal));
-        let leaves = |todo: &Todo| matches!(todo, Todo::Removal { id } if !stays(id));
+        commit.done.extend(taken.into_iter().map(PendingKey::Removal));
+        let leaves =
+            |todo: &PendingEntry| matches!(todo, PendingEntry::Removal { id } if !stays(id));
         commit.todo.retain(|todo| !leaves(todo));
         self.todo.age();
         self.todo.write(&mut commit);
-        commit.orphans.extend(self.came.keys().copied());
+        commit.orphans.extend(self.masters_seen.keys().copied());
         let delta = match &self.phase {
             Phase::Completing { delta } => Some(delta.clone()),
             Phase::Sweeping { delta, .. } | Phase::Settled { delta } => delta.clone(),
-            Phase::Enumerating { .. } | Phase::Following { .. } => return self.next(at),
+            Phase::Enumerating { .. } | Phase::Following { .. } => return self.next_effect(at),
         };
         commit.clear_seen = matches!(self.phase, Phase::Sweeping { .. });
         if delta.is_some() && self.remedy.is_snapshot() {
-            self.remedy.recover();
+            self.remedy.delta_recovered();
         }
-        self.guard = Guard::default();
+        self.guard = StallDetector::default();
         self.phase = Phase::Settled { delta };
-        self.after = After::Settle;
+        self.after = AfterCommit::Settle;
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
     }
 
     /// Too large to believe: nothing leaves, and one more enumeration has to agree.
-    pub(super) fn hold(&mut self, at: Timestamp) -> Effect {
-        self.restart_later(ResyncReason::Confirm, After::Hold, at)
+    pub(super) fn hold_removals(&mut self, at: Timestamp) -> Effect {
+        self.restart_later(ResyncReason::Confirm, AfterCommit::Hold, at)
     }
 
     /// Begins anew, but not before `confirm_after` is over.
-    fn restart_later(&mut self, reason: ResyncReason, after: After, at: Timestamp) -> Effect {
+    fn restart_later(&mut self, reason: ResyncReason, after: AfterCommit, at: Timestamp) -> Effect {
         let mut effect = self.restart(reason, at);
         self.held_until = at.checked_add(self.place.confirm_after).ok();
         if let Effect::Commit(commit) = &mut effect {
@@ -141,49 +144,51 @@ impl Round {
     }
 
     /// A page cannot be had in this attempt.
-    pub(super) fn failed(&mut self, failure: Failure, at: Timestamp) -> Effect {
+    pub(super) fn on_page_failure(&mut self, failure: PageFailure, at: Timestamp) -> Effect {
         match failure {
             // A trial, and what it stands in for works.
             _ if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) => {
-                self.ail(Ailment::Heavy, at)
+                self.next_fallback(StallKind::PageTooLarge, at)
             }
-            Failure::TooLarge => self.ail(Ailment::Heavy, at),
+            PageFailure::TooLarge => self.next_fallback(StallKind::PageTooLarge, at),
             // What smaller pages began needs no second proof that the page is at fault.
-            Failure::Refused if self.phase.enumeration() == Some(ResyncReason::PageStuck) => {
-                self.ail(Ailment::Heavy, at)
+            PageFailure::Refused if self.phase.enumeration() == Some(ResyncReason::PageStuck) => {
+                self.next_fallback(StallKind::PageTooLarge, at)
             }
-            Failure::Refused if self.guard.refuse() => self.ail(Ailment::Heavy, at),
+            PageFailure::Refused if self.guard.page_failed() => {
+                self.next_fallback(StallKind::PageTooLarge, at)
+            }
             // Once may be a bad day: it is remembered.
-            Failure::Refused => {
-                self.after = After::Fail;
+            PageFailure::Refused => {
+                self.after = AfterCommit::Fail;
                 self.finish(self.commit(at))
             }
-            Failure::Other => Effect::Over(Over::Failed),
+            PageFailure::Other => Effect::Over(RoundOutcome::Failed),
         }
     }
 
     /// The stream is stuck: the next remedy, if there is one.
-    pub(super) fn ail(&mut self, ailment: Ailment, at: Timestamp) -> Effect {
+    pub(super) fn next_fallback(&mut self, ailment: StallKind, at: Timestamp) -> Effect {
         if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) {
-            self.remedy.postpone(at);
+            self.remedy.postpone_delta(at);
             return self.restart(ResyncReason::Snapshot, at);
         }
         let reason = match ailment {
-            Ailment::Endless => ResyncReason::RoundStuck,
-            Ailment::Heavy => ResyncReason::PageStuck,
+            StallKind::NoProgress => ResyncReason::RoundStuck,
+            StallKind::PageTooLarge => ResyncReason::PageStuck,
         };
         match self.remedy.next(ailment, self.place.page_size, at) {
             Some(next) => {
                 self.remedy = next;
-                self.restart_later(reason, After::Stick(ailment), at)
+                self.restart_later(reason, AfterCommit::Stick(ailment), at)
             }
             // Even the listing: it begins anew, much later.
-            None if ailment == Ailment::Endless => {
+            None if ailment == StallKind::NoProgress => {
                 let effect = self.restart(reason, at);
-                self.after = After::Fail;
+                self.after = AfterCommit::Fail;
                 effect
             }
-            None => Effect::Over(Over::Failed),
+            None => Effect::Over(RoundOutcome::Failed),
         }
     }
 
@@ -195,7 +200,7 @@ impl Round {
     pub(super) fn too_many(&self, more: usize) -> bool {
         // Of the whole window, before anything left any of its segments.
         let removed = self.removed + self.gone + more;
-        !self.believed
+        !self.removal_approved
             && self.phase.enumeration() != Some(ResyncReason::Confirm)
             && more > 0
             && is_mass_removal(
@@ -205,7 +210,7 @@ impl Round {
     }
 
     pub(super) fn tombstones(&self) -> Vec<Removal> {
-        let stays = |id: &EventHash| self.withheld.as_ref().is_some_and(|stay| stay.has(id));
+        let stays = |id: &EventHash| self.retained.as_ref().is_some_and(|stay| stay.has(id));
         deleted(self.todo.removals().iter().copied().filter(|id| !stays(id)))
     }
 }

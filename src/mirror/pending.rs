@@ -7,22 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::commit::Commit;
-use super::page::{EventHash, EventId, Item, Kind};
-use super::position::{Todo, TodoKey};
-use super::series::{Listed, Row};
+use super::page::{EventHash, EventId, EventKind, Item};
+use super::position::{PendingEntry, PendingKey};
+use super::series::{ListedInstances, SeriesMember};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct TodoList {
-    series: BTreeMap<EventHash, Series>,
+pub(super) struct PendingWork {
+    series: BTreeMap<EventHash, PendingSeries>,
     removals: BTreeSet<EventHash>,
     /// Entries that differ from the store's.
-    dirty: BTreeSet<TodoKey>,
+    dirty: BTreeSet<PendingKey>,
 }
 
 /// A series that is not whole.
 #[derive(Debug)]
-pub(super) struct Series {
+pub(super) struct PendingSeries {
     pub(super) master: EventId,
     pub(super) needs_master: bool,
     pub(super) needs_listing: bool,
@@ -35,13 +35,13 @@ pub(super) struct Series {
     /// Could not be completed in this run; stays on the to-do.
     pub(super) deferred: bool,
     /// What this run learned about it so far.
-    pub(super) inquiry: Inquiry,
+    pub(super) inquiry: SeriesFindings,
 }
 
 /// What was learned about a series since it became the current one. Not stored: another run
 /// asks again.
 #[derive(Debug, Default)]
-pub(super) struct Inquiry {
+pub(super) struct SeriesFindings {
     /// The master was fetched by its id.
     pub(super) found: bool,
     /// The master's id is not found.
@@ -49,37 +49,37 @@ pub(super) struct Inquiry {
     /// The listing is not found.
     pub(super) unlisted: bool,
     /// What plain `calendarView` is being asked.
-    pub(super) question: Option<Question>,
+    pub(super) question: Option<ViewPurpose>,
 }
 
 /// What plain `calendarView` is asked about a series.
 #[derive(Debug)]
-pub(super) enum Question {
+pub(super) enum ViewPurpose {
     /// This listing lacks exceptions: are they on their days?
-    Exceptions(Listed),
+    Exceptions(ListedInstances),
     /// This listing lacks these instances: does the segment have any of them? With the mirror's
     /// rows.
-    Absence(Listed, Vec<Row>, BTreeSet<EventHash>),
+    Absence(ListedInstances, Vec<SeriesMember>, BTreeSet<EventHash>),
     /// It has: where?
-    Anywhere(Listed),
+    Anywhere(ListedInstances),
     /// The master is not found: does any instance exist? With the mirror's rows.
-    Presence(Vec<Row>),
+    Presence(Vec<SeriesMember>),
     /// The instances, in place of the series' listing.
     Listing,
 }
 
-impl TodoList {
+impl PendingWork {
     /// As the store has it.
-    pub(super) fn load(entries: Vec<Todo>) -> Self {
+    pub(super) fn load(entries: Vec<PendingEntry>) -> Self {
         let mut list = Self::default();
         for entry in entries {
             match entry {
-                Todo::Series { master, needs_master, needs_listing } => {
+                PendingEntry::Series { master, needs_master, needs_listing } => {
                     let series = list.touch(&master);
                     series.needs_master = needs_master;
                     series.needs_listing = needs_listing;
                 }
-                Todo::Waiting { item, earlier } => {
+                PendingEntry::Waiting { item, earlier } => {
                     let master = item.master.clone().unwrap_or_else(|| item.id.clone());
                     let series = list.touch(&master);
                     let id = item.id.hash();
@@ -88,7 +88,7 @@ impl TodoList {
                         series.earlier.insert(id);
                     }
                 }
-                Todo::Removal { id } => {
+                PendingEntry::Removal { id } => {
                     list.removals.insert(id);
                 }
             }
@@ -110,10 +110,10 @@ impl TodoList {
     }
 
     /// The series on the list, made if it is not; its entry is written with the next commit.
-    pub(super) fn touch(&mut self, master: &EventId) -> &mut Series {
+    pub(super) fn touch(&mut self, master: &EventId) -> &mut PendingSeries {
         let hash = master.hash();
-        self.dirty.insert(TodoKey::Series(hash));
-        self.series.entry(hash).or_insert_with(|| Series {
+        self.dirty.insert(PendingKey::Series(hash));
+        self.series.entry(hash).or_insert_with(|| PendingSeries {
             master: master.clone(),
             needs_master: false,
             needs_listing: false,
@@ -121,32 +121,32 @@ impl TodoList {
             waiting: BTreeMap::new(),
             earlier: BTreeSet::new(),
             deferred: false,
-            inquiry: Inquiry::default(),
+            inquiry: SeriesFindings::default(),
         })
     }
 
     /// The first series that can still be worked on in this run.
-    pub(super) fn current(&mut self) -> Option<&mut Series> {
+    pub(super) fn current(&mut self) -> Option<&mut PendingSeries> {
         self.series.values_mut().find(|series| !series.deferred)
     }
 
     /// [`Self::current`], to look at only.
-    pub(super) fn peek(&self) -> Option<&Series> {
+    pub(super) fn peek(&self) -> Option<&PendingSeries> {
         self.series.values().find(|series| !series.deferred)
     }
 
     /// Takes the first series off the list; the commit that settles it deletes its entries
     /// ([`Series::keys`]).
-    pub(super) fn take_current(&mut self) -> Option<(EventHash, Series)> {
+    pub(super) fn take_current(&mut self) -> Option<(EventHash, PendingSeries)> {
         let hash =
             self.series.iter().find(|(_, series)| !series.deferred).map(|(hash, _)| *hash)?;
         self.series.remove(&hash).map(|series| (hash, series))
     }
 
     /// The item is not shown before its series is whole.
-    pub(super) fn hold_back(&mut self, master: &EventId, item: Item) {
+    pub(super) fn hold(&mut self, master: &EventId, item: Item) {
         let id = item.id.hash();
-        self.dirty.insert(TodoKey::Waiting(master.hash(), id));
+        self.dirty.insert(PendingKey::Waiting(master.hash(), id));
         let series = self.touch(master);
         series.earlier.remove(&id);
         series.waiting.insert(id, item);
@@ -156,7 +156,7 @@ impl TodoList {
     pub(super) fn age(&mut self) {
         for (master, series) in &mut self.series {
             for id in series.waiting.keys().filter(|id| !series.earlier.contains(*id)) {
-                self.dirty.insert(TodoKey::Waiting(*master, *id));
+                self.dirty.insert(PendingKey::Waiting(*master, *id));
             }
             series.earlier = series.waiting.keys().copied().collect();
         }
@@ -167,7 +167,7 @@ impl TodoList {
         if let Some(series) = self.series.get_mut(&master)
             && series.waiting.remove(&id).is_some()
         {
-            self.dirty.insert(TodoKey::Waiting(master, id));
+            self.dirty.insert(PendingKey::Waiting(master, id));
         }
     }
 
@@ -185,24 +185,24 @@ impl TodoList {
                 .partition(|(_, item)| agree(&item.etag, etag) && completable(item));
         series.waiting = waiting;
         let whole = series.waiting.is_empty() && !series.needs_listing;
-        self.dirty.extend(ready.keys().map(|id| TodoKey::Waiting(master, *id)));
+        self.dirty.extend(ready.keys().map(|id| PendingKey::Waiting(master, *id)));
         if whole {
             self.series.remove(&master);
-            self.dirty.insert(TodoKey::Series(master));
+            self.dirty.insert(PendingKey::Series(master));
         }
         ready.into_values().collect()
     }
 
     /// A tombstone, published with the round's delta link.
-    pub(super) fn leave(&mut self, id: EventHash) {
+    pub(super) fn add_removal(&mut self, id: EventHash) {
         self.removals.insert(id);
-        self.dirty.insert(TodoKey::Removal(id));
+        self.dirty.insert(PendingKey::Removal(id));
     }
 
     /// The id came again.
-    pub(super) fn stay(&mut self, id: EventHash) {
+    pub(super) fn cancel_removal(&mut self, id: EventHash) {
         if self.removals.remove(&id) {
-            self.dirty.insert(TodoKey::Removal(id));
+            self.dirty.insert(PendingKey::Removal(id));
         }
     }
 
@@ -221,12 +221,14 @@ impl TodoList {
     pub(super) fn write(&mut self, commit: &mut Commit) {
         for key in std::mem::take(&mut self.dirty) {
             let entry = match key {
-                TodoKey::Series(master) => self.series.get(&master).map(Series::entry),
-                TodoKey::Waiting(master, id) => self.series.get(&master).and_then(|series| {
+                PendingKey::Series(master) => self.series.get(&master).map(PendingSeries::entry),
+                PendingKey::Waiting(master, id) => self.series.get(&master).and_then(|series| {
                     let item = series.waiting.get(&id)?.clone();
-                    Some(Todo::Waiting { item, earlier: series.earlier.contains(&id) })
+                    Some(PendingEntry::Waiting { item, earlier: series.earlier.contains(&id) })
                 }),
-                TodoKey::Removal(id) => self.removals.contains(&id).then_some(Todo::Removal { id }),
+                PendingKey::Removal(id) => {
+                    self.removals.contains(&id).then_some(PendingEntry::Removal { id })
+                }
             };
             match entry {
                 Some(entry) => commit.todo.push(entry),
@@ -236,9 +238,9 @@ impl TodoList {
     }
 }
 
-impl Series {
-    fn entry(&self) -> Todo {
-        Todo::Series {
+impl PendingSeries {
+    fn entry(&self) -> PendingEntry {
+        PendingEntry::Series {
             master: self.master.clone(),
             needs_master: self.needs_master,
             needs_listing: self.needs_listing,
@@ -252,22 +254,23 @@ impl Series {
         let current = self
             .waiting
             .iter()
-            .filter(|(id, item)| of_now(id) && item.kind == Kind::Occurrence)
+            .filter(|(id, item)| of_now(id) && item.kind == EventKind::Occurrence)
             .all(|(_, item)| agree(&item.etag, &carried.etag));
-        (carried.kind == Kind::Master && carried.whole && current).then_some(carried)
+        (carried.kind == EventKind::Master && carried.whole && current).then_some(carried)
     }
 
     /// Occurrences and exceptions that pages carried.
     pub(super) fn waiting_instances(&self) -> impl Iterator<Item = (&EventHash, &Item)> {
-        let is_instance = |item: &Item| matches!(item.kind, Kind::Occurrence | Kind::Exception);
+        let is_instance =
+            |item: &Item| matches!(item.kind, EventKind::Occurrence | EventKind::Exception);
         self.waiting.iter().filter(move |(_, item)| is_instance(item))
     }
 
     /// Every entry of the series in the store.
-    pub(super) fn keys(&self, master: EventHash) -> Vec<TodoKey> {
-        let mut keys: Vec<TodoKey> =
-            self.waiting.keys().map(|id| TodoKey::Waiting(master, *id)).collect();
-        keys.push(TodoKey::Series(master));
+    pub(super) fn keys(&self, master: EventHash) -> Vec<PendingKey> {
+        let mut keys: Vec<PendingKey> =
+            self.waiting.keys().map(|id| PendingKey::Waiting(master, *id)).collect();
+        keys.push(PendingKey::Series(master));
         keys
     }
 }
@@ -282,5 +285,5 @@ pub(super) fn agree(occurrence: &Option<Arc<str>>, master: &Option<Arc<str>>) ->
 
 /// Whether a master is all an instance lacks.
 pub(super) fn completable(item: &Item) -> bool {
-    item.whole || item.kind == Kind::Occurrence
+    item.whole || item.kind == EventKind::Occurrence
 }

@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Effect, Round};
-use crate::mirror::commit::{Commit, Known};
-use crate::mirror::page::{End, EventHash, EventId, Item, Kind, Page};
+use crate::mirror::commit::{Commit, StoredKind};
+use crate::mirror::page::{EventHash, EventId, EventKind, Item, Page, PageEnd};
+use crate::mirror::pending::agree;
 use crate::mirror::position::Phase;
 use crate::mirror::series;
 use crate::mirror::status::ResyncReason;
-use crate::mirror::todo::agree;
-use crate::mirror::window::Complete;
+use crate::mirror::window::Completion;
 
 impl Round {
     pub(super) fn page(
         &mut self,
         page: Page,
-        known: &BTreeMap<EventHash, Known>,
+        known: &BTreeMap<EventHash, StoredKind>,
         at: Timestamp,
     ) -> Effect {
         let mut commit = self.commit(at);
-        let exact = self.place.complete == Complete::Exact;
+        let exact = self.place.complete == Completion::Exact;
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
         let reason = self.phase.enumeration();
         if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason) {
@@ -30,7 +30,7 @@ impl Round {
                 let mut seen: Vec<EventHash> = page
                     .present
                     .iter()
-                    .filter(|i| i.kind != Kind::Master)
+                    .filter(|i| i.kind != EventKind::Master)
                     .map(|i| i.id.hash())
                     .collect();
                 seen.extend(
@@ -41,7 +41,7 @@ impl Round {
         }
         // What could not be read is there all the same.
         for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
-            self.todo.stay(unread.hash());
+            self.todo.cancel_removal(unread.hash());
         }
         // Tombstones before masters, which release what waited for them.
         for id in page.removed {
@@ -49,12 +49,12 @@ impl Round {
         }
         // Masters first: a page that carries both completes its occurrences at once.
         let (masters, instances): (Vec<Item>, Vec<Item>) =
-            page.present.into_iter().partition(|item| item.kind == Kind::Master);
+            page.present.into_iter().partition(|item| item.kind == EventKind::Master);
         for item in masters {
             let swept = reason.is_some_and(|reason| reason != ResyncReason::New);
-            if exact && !swept && matches!(known.get(&item.id.hash()), Some(Known::Single)) {
+            if exact && !swept && matches!(known.get(&item.id.hash()), Some(StoredKind::Single)) {
                 // A single event that became a series: exact windows keep no masters in its place.
-                self.todo.leave(item.id.hash());
+                self.todo.add_removal(item.id.hash());
             }
             if reason.is_some() {
                 self.enumerated_master(item, &mut commit)
@@ -64,18 +64,23 @@ impl Round {
         }
         for item in instances {
             // An occurrence looks the same whichever request brought it.
-            let item =
-                if item.kind == Kind::Occurrence && !exact { series::bare(item) } else { item };
+            let item = if item.kind == EventKind::Occurrence && !exact {
+                series::strip_to_stub(item)
+            } else {
+                item
+            };
             let id = item.id.hash();
-            self.todo.stay(id);
+            self.todo.cancel_removal(id);
             match (&item.master, item.kind) {
-                (Some(master), Kind::Occurrence | Kind::Exception) if reason.is_some() => {
+                (Some(master), EventKind::Occurrence | EventKind::Exception)
+                    if reason.is_some() =>
+                {
                     let master = master.clone();
                     let stored = known.get(&master.hash());
                     self.enumerated_instance(item, &master, stored, &mut commit);
                 }
-                (Some(_), Kind::Occurrence | Kind::Exception) => self.wait(item),
-                _ if matches!(known.get(&id), Some(Known::Master { .. })) => {
+                (Some(_), EventKind::Occurrence | EventKind::Exception) => self.wait(item),
+                _ if matches!(known.get(&id), Some(StoredKind::Master { .. })) => {
                     // A series that became a single event under the master's id: its occurrences
                     // leave first, and only the master can tell.
                     let id = item.id.clone();
@@ -87,7 +92,7 @@ impl Round {
         }
         self.todo.write(&mut commit);
         match page.end {
-            End::Next(next) => {
+            PageEnd::Next(next) => {
                 self.phase = match (&self.phase, reason) {
                     (Phase::Enumerating { page, .. }, Some(reason)) => {
                         Phase::Enumerating { next: Some(next), reason, page: page + 1 }
@@ -96,12 +101,12 @@ impl Round {
                 };
                 self.finish(commit)
             }
-            End::Last => {
+            PageEnd::Last => {
                 let reason = reason.unwrap_or(ResyncReason::Snapshot);
                 self.phase = Phase::Sweeping { delta: None, reason };
                 self.finish(commit)
             }
-            End::Delta(delta) => match reason {
+            PageEnd::Delta(delta) => match reason {
                 Some(reason) => {
                     self.phase = Phase::Sweeping { delta: Some(delta), reason };
                     if reason == ResyncReason::New && self.todo.is_empty() {
@@ -125,7 +130,7 @@ impl Round {
 
     /// A master in an enumeration completes what waits for it, and what is still to come.
     pub(super) fn enumerated_master(&mut self, item: Item, commit: &mut Commit) {
-        if self.place.complete == Complete::Exact {
+        if self.place.complete == Completion::Exact {
             return;
         }
         if !item.whole {
@@ -134,7 +139,7 @@ impl Round {
         }
         let id = item.id.hash();
         commit.upserts.extend(self.todo.release(id, &item.etag));
-        self.came.insert(id, item.etag.clone());
+        self.masters_seen.insert(id, item.etag.clone());
         commit.upserts.push(item);
     }
 
@@ -144,20 +149,20 @@ impl Round {
         &mut self,
         item: Item,
         master: &EventId,
-        stored: Option<&Known>,
+        stored: Option<&StoredKind>,
         commit: &mut Commit,
     ) {
-        let exact = self.place.complete == Complete::Exact;
+        let exact = self.place.complete == Completion::Exact;
         let hash = master.hash();
         let at_hand = match item.kind {
-            Kind::Exception => item.whole,
+            EventKind::Exception => item.whole,
             // As listed is exactly as wanted.
-            _ if exact => item.whole && self.lists(),
+            _ if exact => item.whole && self.is_listing(),
             // Without an etag on both sides nothing says that a stored master is of today.
             _ => {
-                self.came.get(&hash).is_some_and(|etag| agree(&item.etag, etag))
-                    || matches!(stored, Some(Known::Master { etag: Some(etag) })
-                        if self.lists() && item.etag.as_ref() == Some(etag))
+                self.masters_seen.get(&hash).is_some_and(|etag| agree(&item.etag, etag))
+                    || matches!(stored, Some(StoredKind::Master { etag: Some(etag) })
+                        if self.is_listing() && item.etag.as_ref() == Some(etag))
             }
         };
         if at_hand {
@@ -165,50 +170,50 @@ impl Round {
             commit.upserts.push(item);
             return;
         }
-        let needs_listing = exact || item.kind == Kind::Exception;
+        let needs_listing = exact || item.kind == EventKind::Exception;
         let series = self.todo.touch(master);
         series.needs_master |= !needs_listing;
         series.needs_listing |= needs_listing;
-        self.todo.hold_back(master, item);
+        self.todo.hold(master, item);
     }
 
     /// Anything of a series in an incremental round waits for the series to be whole.
     pub(super) fn wait(&mut self, item: Item) {
         let master = match (&item.master, item.kind) {
-            (Some(master), Kind::Occurrence | Kind::Exception) => master.clone(),
+            (Some(master), EventKind::Occurrence | EventKind::Exception) => master.clone(),
             _ => item.id.clone(),
         };
         self.doubt(&master);
-        self.todo.hold_back(&master, item);
+        self.todo.hold(&master, item);
     }
 
     /// The mirror's idea of a series is no longer to be trusted.
     pub(super) fn doubt(&mut self, master: &EventId) {
-        let exact = self.place.complete == Complete::Exact;
+        let exact = self.place.complete == Completion::Exact;
         let series = self.todo.touch(master);
         series.needs_master = !exact;
         series.needs_listing = true;
         series.deferred = false;
     }
 
-    pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&Known>) {
+    pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&StoredKind>) {
         let hash = id.hash();
         self.listed_out.remove(&hash);
         // The last word wins over what an earlier page carried.
         if let Some(master) = self.todo.holder(hash) {
             self.todo.forget_waiting(master, hash);
-            self.todo.leave(hash);
+            self.todo.add_removal(hash);
         }
         match known {
-            None | Some(Known::Unknown) => {}
-            Some(Known::Master { .. }) => self.doubt(id),
-            Some(Known::Single) => self.todo.leave(hash),
-            Some(Known::Instance { master }) => {
+            None | Some(StoredKind::Unknown) => {}
+            Some(StoredKind::Master { .. }) => self.doubt(id),
+            Some(StoredKind::Single) => self.todo.add_removal(hash),
+            Some(StoredKind::Instance { master }) => {
                 // In an enumeration the pages and the sweep decide who is a member.
                 if self.phase.enumeration().is_none() {
                     self.doubt(master);
                 }
-                self.todo.leave(hash);
+                self.todo.add_removal(hash);
             }
         }
     }

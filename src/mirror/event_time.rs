@@ -20,12 +20,12 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 
-use super::event::{Members, Text};
+use super::event::{JsonMembers, JsonText};
 use super::zone;
 
 /// One end of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct EventTime {
     /// The local time as it is written, whatever its offset or zone. Of an all-day event its date
     /// is the day.
     pub civil: DateTime,
@@ -35,11 +35,11 @@ pub struct Moment {
 
 /// When an event takes place, `[start, end)`; never ends before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct When {
+pub struct EventSpan {
     /// Inclusive.
-    pub start: Moment,
+    pub start: EventTime,
     /// Exclusive.
-    pub end: Moment,
+    pub end: EventTime,
 }
 
 /// Reads times; remembers the last zone, which is the same for a whole page or window.
@@ -51,7 +51,7 @@ pub struct TimeReader {
 impl TimeReader {
     /// When an event takes place, by its members `start` and `end`; `None` where they are not
     /// understood.
-    pub fn event(&mut self, event: &Members<'_>) -> Option<When> {
+    pub fn event(&mut self, event: &JsonMembers<'_>) -> Option<EventSpan> {
         self.when(Some(event.get("start")?.get()), Some(event.get("end")?.get())).ok()
     }
 
@@ -59,7 +59,11 @@ impl TimeReader {
     ///
     /// # Errors
     /// What is wrong with them, naming members and never values.
-    pub fn when(&mut self, start: Option<&str>, end: Option<&str>) -> Result<When, &'static str> {
+    pub fn when(
+        &mut self,
+        start: Option<&str>,
+        end: Option<&str>,
+    ) -> Result<EventSpan, &'static str> {
         let mut read = |raw: Option<&str>| self.moment(raw?);
         let (start, start_other) = read(start).ok_or("start is missing or no known date")?;
         let (end, end_other) = read(end).ok_or("end is missing or no known date")?;
@@ -68,15 +72,15 @@ impl TimeReader {
         let readings = [(start.at, end.at), (start.at, end_other), (start_other, end.at)];
         let (from, to) =
             readings.into_iter().find(|(from, to)| from <= to).ok_or("end is before start")?;
-        Ok(When { start: Moment { at: from, ..start }, end: Moment { at: to, ..end } })
+        Ok(EventSpan { start: EventTime { at: from, ..start }, end: EventTime { at: to, ..end } })
     }
 
     /// A moment, and the other instant that its local time can mean: of a time that the clock
     /// shows twice the second, of a time that it skips the one by the offset after the change.
-    fn moment(&mut self, raw: &str) -> Option<(Moment, Timestamp)> {
-        let Raw { date_time, time_zone } = serde_json::from_str(raw).ok()?;
+    fn moment(&mut self, raw: &str) -> Option<(EventTime, Timestamp)> {
+        let DateTimeTimeZone { date_time, time_zone } = serde_json::from_str(raw).ok()?;
         let (civil, offset) = read(date_time?.as_bytes())?;
-        let fixed = |at: Timestamp| Some((Moment { civil, at }, at));
+        let fixed = |at: Timestamp| Some((EventTime { civil, at }, at));
         let utc = || TimeZone::UTC.to_timestamp(civil).ok();
         if let Some(seconds) = offset {
             // An offset says it all, whatever the zone is called.
@@ -88,7 +92,7 @@ impl TimeReader {
         }
         let at = self.zone(&zone)?.to_ambiguous_timestamp(civil);
         let (usual, earlier, later) = (at.compatible().ok()?, at.earlier().ok()?, at.later().ok()?);
-        Some((Moment { civil, at: usual }, if usual == earlier { later } else { earlier }))
+        Some((EventTime { civil, at: usual }, if usual == earlier { later } else { earlier }))
     }
 
     fn zone(&mut self, name: &str) -> Option<&TimeZone> {
@@ -150,25 +154,25 @@ fn read(text: &[u8]) -> Option<(DateTime, Option<i64>)> {
 }
 
 /// A `dateTimeTimeZone`; its member names come in either case (fact 76).
-struct Raw<'a> {
+struct DateTimeTimeZone<'a> {
     date_time: Option<Cow<'a, str>>,
     time_zone: Option<Cow<'a, str>>,
 }
 
-impl<'de> de::Deserialize<'de> for Raw<'de> {
+impl<'de> de::Deserialize<'de> for DateTimeTimeZone<'de> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
+        struct DateTimeVisitor;
 
-        impl<'de> Visitor<'de> for Members {
-            type Value = Raw<'de>;
+        impl<'de> Visitor<'de> for DateTimeVisitor {
+            type Value = DateTimeTimeZone<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a dateTimeTimeZone")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut moment = Raw { date_time: None, time_zone: None };
-                while let Some(Text(name)) = map.next_key()? {
+                let mut moment = DateTimeTimeZone { date_time: None, time_zone: None };
+                while let Some(JsonText(name)) = map.next_key()? {
                     let place = if name.eq_ignore_ascii_case("dateTime") {
                         &mut moment.date_time
                     } else if name.eq_ignore_ascii_case("timeZone") {
@@ -177,13 +181,13 @@ impl<'de> de::Deserialize<'de> for Raw<'de> {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     };
-                    *place = map.next_value::<Option<Text<'de>>>()?.map(|Text(text)| text);
+                    *place = map.next_value::<Option<JsonText<'de>>>()?.map(|JsonText(text)| text);
                 }
                 Ok(moment)
             }
         }
 
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(DateTimeVisitor)
     }
 }
 
@@ -197,7 +201,7 @@ mod tests {
         format!(r#"{{"dateTime":"{date_time}","timeZone":"{zone}"}}"#)
     }
 
-    fn read_moment(raw: &str) -> Option<Moment> {
+    fn read_moment(raw: &str) -> Option<EventTime> {
         TimeReader::default().moment(raw).map(|(moment, _)| moment)
     }
 

@@ -10,26 +10,26 @@ use jiff::{SignedDuration, Timestamp};
 use super::clock;
 
 /// The largest page that is asked for.
-pub const LARGEST_PAGE: u32 = 1000;
+pub const MAX_PAGE_SIZE: u32 = 1000;
 /// The smallest page that is asked for.
-pub const SMALLEST_PAGE: u32 = 10;
+pub const MIN_PAGE_SIZE: u32 = 10;
 /// How long a segment in snapshot mode is listed before delta is tried again.
-pub const DELTA_AGAIN: SignedDuration = SignedDuration::from_hours(24);
+pub const DELTA_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
 /// What ails a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ailment {
+pub enum StallKind {
     /// The round would not end.
-    Endless,
+    NoProgress,
     /// A page could not be had: over the cap, or an error that stays with one link.
-    Heavy,
+    PageTooLarge,
 }
 
 /// How a segment is asked for, where that is not as configured. Stored with the position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remedy {
+pub struct Fallback {
     /// The page size that is asked for.
-    pub(crate) size: Option<Size>,
+    pub(crate) size: Option<FoundPageSize>,
     /// Met in this mode of asking: see [`Ailment::Endless`].
     pub(crate) endless: bool,
     /// Met in this mode of asking: see [`Ailment::Heavy`].
@@ -40,14 +40,14 @@ pub struct Remedy {
 
 /// A page size that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Size {
+pub(crate) struct FoundPageSize {
     /// What is asked for.
     pub(crate) asked: u32,
     /// What was configured then: who configures another wants that.
     pub(crate) configured: u32,
 }
 
-impl Remedy {
+impl Fallback {
     /// Nothing is remembered: the segment is asked for as configured.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
@@ -65,40 +65,40 @@ impl Remedy {
 
     /// Whether delta is to be tried again.
     pub fn is_delta_due(&self, at: Timestamp) -> bool {
-        self.delta_at.is_some_and(|due| !clock::waits(due, DELTA_AGAIN, at))
+        self.delta_at.is_some_and(|due| !clock::waits(due, DELTA_RETRY_AFTER, at))
     }
 
     /// Delta still does not work: another day.
-    pub fn postpone(&mut self, at: Timestamp) {
-        self.delta_at = Some(at.checked_add(DELTA_AGAIN).unwrap_or(Timestamp::MAX));
+    pub fn postpone_delta(&mut self, at: Timestamp) {
+        self.delta_at = Some(at.checked_add(DELTA_RETRY_AFTER).unwrap_or(Timestamp::MAX));
     }
 
     /// Delta works again. Only the page size is still remembered.
-    pub fn recover(&mut self) {
+    pub fn delta_recovered(&mut self) {
         *self = Self { size: self.size, ..Self::default() };
     }
 
     /// The next thing to try; none if everything was.
-    pub fn next(&self, ailment: Ailment, configured: u32, at: Timestamp) -> Option<Self> {
+    pub fn next(&self, ailment: StallKind, configured: u32, at: Timestamp) -> Option<Self> {
         let size = self.page_size(configured);
-        let with = |asked| Self { size: Some(Size { asked, configured }), ..self.clone() };
-        let smaller = (size > SMALLEST_PAGE).then(|| with((size / 2).max(SMALLEST_PAGE)));
+        let with = |asked| Self { size: Some(FoundPageSize { asked, configured }), ..self.clone() };
+        let smaller = (size > MIN_PAGE_SIZE).then(|| with((size / 2).max(MIN_PAGE_SIZE)));
         if self.is_snapshot() {
             // Listed pages may be too large as well. For a listing without end nothing is left.
-            return smaller.filter(|_| ailment == Ailment::Heavy);
+            return smaller.filter(|_| ailment == StallKind::PageTooLarge);
         }
-        let larger = (size < LARGEST_PAGE).then(|| with((size * 2).min(LARGEST_PAGE)));
+        let larger = (size < MAX_PAGE_SIZE).then(|| with((size * 2).min(MAX_PAGE_SIZE)));
         let mut next = match ailment {
-            Ailment::Endless => larger.filter(|_| !self.heavy),
-            Ailment::Heavy => smaller.filter(|_| !self.endless),
+            StallKind::NoProgress => larger.filter(|_| !self.heavy),
+            StallKind::PageTooLarge => smaller.filter(|_| !self.endless),
         };
         if let Some(next) = &mut next {
-            next.endless |= ailment == Ailment::Endless;
-            next.heavy |= ailment == Ailment::Heavy;
+            next.endless |= ailment == StallKind::NoProgress;
+            next.heavy |= ailment == StallKind::PageTooLarge;
         }
         next.or_else(|| {
             let mut snapshot = self.clone();
-            snapshot.postpone(at);
+            snapshot.postpone_delta(at);
             Some(snapshot)
         })
     }
@@ -112,8 +112,11 @@ mod tests {
     const AT: Timestamp = Timestamp::UNIX_EPOCH;
 
     /// The page sizes that are tried in turn until the segment is listed, and that one.
-    fn ladder(mut ailments: impl Iterator<Item = Ailment>, configured: u32) -> (Vec<u32>, Remedy) {
-        let (mut remedy, mut sizes) = (Remedy::default(), vec![configured]);
+    fn ladder(
+        mut ailments: impl Iterator<Item = StallKind>,
+        configured: u32,
+    ) -> (Vec<u32>, Fallback) {
+        let (mut remedy, mut sizes) = (Fallback::default(), vec![configured]);
         while !remedy.is_snapshot() {
             let ailment = ailments.next().unwrap();
             remedy = remedy.next(ailment, configured, AT).unwrap();
@@ -124,35 +127,38 @@ mod tests {
         (sizes, remedy)
     }
 
-    fn all(ailment: Ailment) -> impl Iterator<Item = Ailment> {
+    fn all(ailment: StallKind) -> impl Iterator<Item = StallKind> {
         std::iter::repeat(ailment)
     }
 
     #[test]
     fn endless_rounds_get_larger_pages_and_then_snapshots() {
-        assert_eq!(ladder(all(Ailment::Endless), 200).0, [200, 400, 800, 1000]);
-        assert_eq!(ladder(all(Ailment::Endless), 1000).0, [1000]);
+        assert_eq!(ladder(all(StallKind::NoProgress), 200).0, [200, 400, 800, 1000]);
+        assert_eq!(ladder(all(StallKind::NoProgress), 1000).0, [1000]);
     }
 
     #[test]
     fn heavy_pages_get_smaller_and_then_snapshots() {
-        assert_eq!(ladder(all(Ailment::Heavy), 200).0, [200, 100, 50, 25, 12, 10]);
-        assert_eq!(ladder(all(Ailment::Heavy), 7).0, [7], "configured is configured");
+        assert_eq!(ladder(all(StallKind::PageTooLarge), 200).0, [200, 100, 50, 25, 12, 10]);
+        assert_eq!(ladder(all(StallKind::PageTooLarge), 7).0, [7], "configured is configured");
     }
 
     #[test]
     fn who_met_both_is_listed_at_once() {
-        use Ailment::{Endless, Heavy};
-        assert_eq!(ladder([Endless, Heavy].into_iter(), 200).0, [200, 400]);
-        assert_eq!(ladder([Heavy, Heavy, Endless].into_iter(), 200).0, [200, 100, 50]);
+        use StallKind::{NoProgress, PageTooLarge};
+        assert_eq!(ladder([NoProgress, PageTooLarge].into_iter(), 200).0, [200, 400]);
+        assert_eq!(
+            ladder([PageTooLarge, PageTooLarge, NoProgress].into_iter(), 200).0,
+            [200, 100, 50]
+        );
     }
 
     #[test]
     fn listed_pages_shrink_too_until_nothing_is_left() {
-        let (_, mut remedy) = ladder(all(Ailment::Endless), 400);
-        assert_eq!(remedy.next(Ailment::Endless, 400, AT), None);
+        let (_, mut remedy) = ladder(all(StallKind::NoProgress), 400);
+        assert_eq!(remedy.next(StallKind::NoProgress, 400, AT), None);
         let mut sizes = Vec::new();
-        while let Some(next) = remedy.next(Ailment::Heavy, 400, AT) {
+        while let Some(next) = remedy.next(StallKind::PageTooLarge, 400, AT) {
             assert!(next.is_snapshot());
             sizes.push(next.page_size(400));
             remedy = next;
@@ -162,22 +168,22 @@ mod tests {
 
     #[test]
     fn delta_is_due_after_a_day_and_leaves_the_page_size_when_it_works() {
-        let (_, mut remedy) = ladder(all(Ailment::Endless), 200);
-        let day = AT.checked_add(DELTA_AGAIN).unwrap();
+        let (_, mut remedy) = ladder(all(StallKind::NoProgress), 200);
+        let day = AT.checked_add(DELTA_RETRY_AFTER).unwrap();
         assert!(!remedy.is_delta_due(AT) && remedy.is_delta_due(day));
-        remedy.postpone(day);
+        remedy.postpone_delta(day);
         assert!(!remedy.is_delta_due(day) && remedy.is_snapshot());
-        remedy.recover();
+        remedy.delta_recovered();
         assert!(!remedy.is_snapshot() && !remedy.is_none());
         assert_eq!(remedy.page_size(200), 1000);
         // Heavy pages are no contradiction any more.
-        let next = remedy.next(Ailment::Heavy, 200, AT).unwrap();
+        let next = remedy.next(StallKind::PageTooLarge, 200, AT).unwrap();
         assert_eq!((next.page_size(200), next.is_snapshot()), (500, false));
     }
 
     #[test]
     fn another_configured_page_size_is_obeyed() {
-        let remedy = Remedy::default().next(Ailment::Endless, 200, AT).unwrap();
+        let remedy = Fallback::default().next(StallKind::NoProgress, 200, AT).unwrap();
         assert_eq!((remedy.page_size(200), remedy.page_size(50)), (400, 50));
     }
 }
