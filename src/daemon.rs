@@ -24,12 +24,12 @@ use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
 use crate::store::{self, OpenError, Store, StoreError};
-use crate::supervisor::reload::{Asks, Reloads};
-use crate::supervisor::{Fleet, Post, Supervisor};
+use crate::supervisor::reload::{ReloadHandle, ReloadQueue};
+use crate::supervisor::{Fleet, Supervisor, WindowSpec};
 use crate::worker::Services;
-use listeners::{Bound, Listeners};
+use listeners::{Listeners, PreparedListeners};
 pub use reload::Loader;
-use reload::Reload;
+use reload::PendingReload;
 
 /// How long workers may take to finish what they write.
 const DRAIN: Duration = Duration::from_secs(6);
@@ -41,7 +41,7 @@ const CLOSE: Duration = Duration::from_millis(2000);
 pub const CACHE_BYTES: u64 = 512 << 20;
 
 /// Everything a daemon is made from.
-pub struct Options {
+pub struct DaemonOptions {
     /// What to mirror and where.
     pub config: Config,
     /// Reads it anew, for a reload.
@@ -111,14 +111,14 @@ pub struct Daemon {
     accounts: BTreeMap<Arc<str>, Arc<Tokens>>,
     supervisor: Supervisor,
     listeners: Listeners,
-    reloads: Reloads,
-    asks: Asks,
+    reloads: ReloadHandle,
+    asks: ReloadQueue,
 }
 
 /// What a running daemon is told.
-enum Event {
+enum DaemonEvent {
     Stop,
-    Reload(Box<Reload>),
+    Reload(Box<PendingReload>),
 }
 
 impl Daemon {
@@ -127,8 +127,8 @@ impl Daemon {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options {
+    pub async fn start(options: DaemonOptions) -> Result<Self, StartError> {
+        let DaemonOptions {
             config,
             load,
             telemetry,
@@ -143,7 +143,7 @@ impl Daemon {
         let store = open(&config, cache_bytes, &env).await?;
         check_drops(&store, &config, accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address costs nothing.
-        let bound = Bound::all(&config.api).await?;
+        let bound = PreparedListeners::all(&config.api).await?;
 
         let budgets =
             Budgets::new(config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox);
@@ -177,7 +177,7 @@ impl Daemon {
             })
             .collect();
         let mut supervisor = Supervisor::new(services, config.feed.retention);
-        supervisor.start(posts(&config, &config.windows, &accounts)).await?;
+        supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
 
         let (reloads, asks) = crate::supervisor::reload::channel();
         let access = Access {
@@ -226,7 +226,7 @@ impl Daemon {
     }
 
     /// Asks for reloads, once it runs, and knows how they went.
-    pub fn reloads(&self) -> Reloads {
+    pub fn reloads(&self) -> ReloadHandle {
         self.reloads.clone()
     }
 
@@ -255,20 +255,20 @@ impl Daemon {
                     match asks.next().await {
                         Some(ask) => {
                             notify.reloading();
-                            Reload::read(ask, load, old, open).await
+                            PendingReload::read(ask, load, old, open).await
                         }
                         None => std::future::pending().await,
                     }
                 };
                 tokio::select! {
                     biased;
-                    () = &mut until => Event::Stop,
-                    reload = reload => Event::Reload(Box::new(reload)),
+                    () = &mut until => DaemonEvent::Stop,
+                    reload = reload => DaemonEvent::Reload(Box::new(reload)),
                 }
             };
             match self.supervisor.watch(event).await {
-                Ok(Event::Reload(reload)) => self.reload(*reload).await,
-                Ok(Event::Stop) => break Ok(()),
+                Ok(DaemonEvent::Reload(reload)) => self.reload(*reload).await,
+                Ok(DaemonEvent::Stop) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
@@ -354,16 +354,16 @@ async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(),
 }
 
 /// Windows with their accounts' tokens; accounts are shared, so that each is refreshed once.
-fn posts<'a>(
+fn window_specs<'a>(
     config: &Config,
     windows: impl IntoIterator<Item = &'a Arc<Window>>,
     accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
-) -> Vec<Post> {
+) -> Vec<WindowSpec> {
     windows
         .into_iter()
         .filter_map(|window| {
             let tokens = accounts.get(&window.account)?.clone();
-            Some(Post { window: window.clone(), identity: config.identity(window), tokens })
+            Some(WindowSpec { window: window.clone(), identity: config.identity(window), tokens })
         })
         .collect()
 }

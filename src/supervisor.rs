@@ -8,7 +8,7 @@
 //! nothing.
 
 mod fleet;
-mod janitor;
+mod maintenance;
 pub mod reload;
 #[cfg(test)]
 mod tests;
@@ -31,19 +31,21 @@ use crate::mirror::status::WindowState;
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::store::{Attached, StoreError, Wanted};
-use crate::worker::{Asked, Cell, Ended, First, LOOK, Services, Worker};
-use fleet::Member;
-pub use fleet::{Fleet, FleetError, Started};
+use crate::worker::{
+    FirstRun, HEARTBEAT, RoundRequest, Services, WindowHandle, Worker, WorkerExit,
+};
+use fleet::FleetEntry;
+pub use fleet::{Fleet, FleetError, StartedRound};
 
 /// First pause before a panicked worker starts again; doubles up to a minute.
-const RESTART_FIRST: Duration = Duration::from_secs(1);
-const RESTART_LONGEST: Duration = Duration::from_secs(60);
+const FIRST_RESTART_DELAY: Duration = Duration::from_secs(1);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
 /// How long cut off workers are waited for.
-const CUT_OFF: Duration = Duration::from_millis(500);
+const ABORT_GRACE: Duration = Duration::from_millis(500);
 
 /// A window to run, and what it is.
 #[derive(Clone)]
-pub struct Post {
+pub struct WindowSpec {
     /// Its settings.
     pub window: Arc<Window>,
     /// What it is.
@@ -57,8 +59,8 @@ pub struct Supervisor {
     services: Arc<Services>,
     fleet: Fleet,
     stop: watch::Sender<bool>,
-    workers: JoinSet<Result<Ended, StoreError>>,
-    names: HashMap<Id, Running>,
+    workers: JoinSet<Result<WorkerExit, StoreError>>,
+    names: HashMap<Id, RunningWorker>,
     /// By account.
     tokens: BTreeMap<Arc<str>, Arc<Tokens>>,
     /// Windows whose events leave before the first of another of the same name is shown.
@@ -71,27 +73,27 @@ pub struct Supervisor {
 }
 
 /// A worker: small, as there may be a million.
-struct Running {
-    member: Member,
+struct RunningWorker {
+    member: FleetEntry,
     restarts: u32,
     task: AbortHandle,
 }
 
 /// A worker to be.
-struct Start {
-    member: Member,
+struct WorkerStart {
+    member: FleetEntry,
     restarts: u32,
-    first: First,
+    first: FirstRun,
     pause: Duration,
 }
 
 /// What a reload changes of the fleet.
-pub struct Reform {
+pub struct FleetChange {
     /// Windows that are gone.
     pub removed: Vec<Arc<str>>,
     /// Windows that begin, or begin again: new ones, and those whose edges, shape or identity
     /// changed.
-    pub begun: Vec<Post>,
+    pub begun: Vec<WindowSpec>,
     /// Windows whose rounds come at other times or ask otherwise.
     pub retimed: Vec<Arc<Window>>,
 }
@@ -155,7 +157,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// Where the store has failed.
-    pub async fn start(&mut self, posts: Vec<Post>) -> Result<(), StoreError> {
+    pub async fn start(&mut self, posts: Vec<WindowSpec>) -> Result<(), StoreError> {
         let now = self.services.env.now();
         // Who is not wanted leaves in the same breath, so that a start that is interrupted need not
         // be told again that they may go.
@@ -164,7 +166,7 @@ impl Supervisor {
         let known = store.windows().await?.into_iter();
         let unwanted =
             known.filter(|(name, _, leaving)| !leaving && !names.contains(&**name)).map(|w| w.1);
-        let attached = store.exchange(wanted(&posts, now), unwanted.collect(), now).await?;
+        let attached = store.exchange(registrations(&posts, now), unwanted.collect(), now).await?;
         // What a window replaces is dropped by its own worker, before anything else.
         let taken: BTreeSet<WindowId> =
             attached.iter().flat_map(|a| a.replaces.iter().chain([&a.id])).copied().collect();
@@ -174,15 +176,16 @@ impl Supervisor {
             .filter(|(_, id, _)| !taken.contains(id))
             .map(|(name, id, _)| (name, id))
             .collect();
-        self.begin(posts, attached, &mut BTreeMap::new());
+        self.start_workers(posts, attached, &mut BTreeMap::new());
         let Services { store, env, client, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
         let graph = client.meter();
         self.workers.spawn(async move {
             let clock = &graph.clock;
-            let tend = || janitor::run(&store, &env, clock, retention.clone(), stop.clone());
-            let done = janitor::persistently("tend the store", &env, stop.clone(), tend).await;
-            done.map(|()| Ended::Stopped)
+            let tend = || maintenance::run(&store, &env, clock, retention.clone(), stop.clone());
+            let done =
+                maintenance::restart_on_panic("tend the store", &env, stop.clone(), tend).await;
+            done.map(|()| WorkerExit::Stopped)
         });
         self.drop_windows(drops);
         Ok(())
@@ -195,12 +198,12 @@ impl Supervisor {
     /// # Errors
     /// [`StoreError::Full`] where the disk is: the fleet goes on as it was. After the others the
     /// store is over.
-    pub async fn reform(
+    pub async fn change_fleet(
         &mut self,
-        reform: Reform,
+        reform: FleetChange,
         commit: impl FnOnce(),
     ) -> Result<(), StoreError> {
-        let Reform { removed, begun, retimed } = reform;
+        let FleetChange { removed, begun, retimed } = reform;
         let names = removed.iter().chain(begun.iter().map(|post| &post.window.name));
         let mut stopped = self.stop(&names.cloned().collect()).await?;
         let leaving: Vec<WindowId> =
@@ -208,11 +211,12 @@ impl Supervisor {
         if !begun.is_empty() || !leaving.is_empty() {
             let now = self.services.env.now();
             let right = self.services.client.clock(now).corrected(now);
-            let exchange = self.services.store.exchange(wanted(&begun, right), leaving, now).await;
+            let exchange =
+                self.services.store.exchange(registrations(&begun, right), leaving, now).await;
             match exchange {
                 Ok(attached) => {
                     commit();
-                    self.begin(begun, attached, &mut stopped);
+                    self.start_workers(begun, attached, &mut stopped);
                 }
                 Err(error) => {
                     for running in stopped.into_values() {
@@ -229,7 +233,7 @@ impl Supervisor {
             let member = self.fleet.write().remove(&name);
             if let Some(member) = member {
                 // Whoever waits for a round of it waits no longer.
-                member.cell.interrupt();
+                member.handle.interrupt();
                 let replaced = self.replaced.remove(&member.id).into_iter().flatten();
                 drops.extend([member.id].into_iter().chain(replaced).map(|id| (name.clone(), id)));
             }
@@ -237,7 +241,7 @@ impl Supervisor {
         self.drop_windows(drops);
         for window in retimed {
             if let Some(member) = self.fleet.member(&window.name) {
-                member.cell.set_window(window);
+                member.handle.set_window(window);
             }
         }
         Ok(())
@@ -252,9 +256,9 @@ impl Supervisor {
     pub fn retry_sign_ins(&self) -> BTreeSet<Arc<str>> {
         let mut accounts = BTreeSet::new();
         for member in self.fleet.read().values() {
-            if member.cell.state() == WindowState::SignInRequired {
-                member.cell.ask(Asked::Sync);
-                accounts.insert(member.cell.window().account.clone());
+            if member.handle.state() == WindowState::SignInRequired {
+                member.handle.ask(RoundRequest::Sync);
+                accounts.insert(member.handle.window().account.clone());
             }
         }
         accounts
@@ -262,11 +266,11 @@ impl Supervisor {
 
     /// Makes attached windows members and starts their workers. `stopped` are the workers that
     /// some of them had.
-    fn begin(
+    fn start_workers(
         &mut self,
-        posts: Vec<Post>,
+        posts: Vec<WindowSpec>,
         attached: Vec<Attached>,
-        stopped: &mut BTreeMap<Arc<str>, Running>,
+        stopped: &mut BTreeMap<Arc<str>, RunningWorker>,
     ) {
         let mut starts = Vec::with_capacity(posts.len());
         // Kept until the workers share their budgets.
@@ -276,7 +280,7 @@ impl Supervisor {
             let fleet = self.fleet.clone();
             let mut windows = fleet.write();
             for (post, attached) in posts.into_iter().zip(attached) {
-                let Post { window, tokens, .. } = post;
+                let WindowSpec { window, tokens, .. } = post;
                 let goes_on = |until: &Timestamp| clock::waits(*until, MAX_PAUSE, now);
                 let left = attached.paused_until.filter(goes_on);
                 let left = left.map(|until| until.duration_since(now));
@@ -291,12 +295,12 @@ impl Supervisor {
                 let before = stopped.remove(&name);
                 let member = match windows.get(&name).filter(|member| member.id == attached.id) {
                     Some(member) => {
-                        member.cell.renew(window, &attached);
+                        member.handle.reattach(window, &attached);
                         member.clone()
                     }
                     None => {
-                        let cell = Arc::new(Cell::new(window, &attached, now));
-                        let member = Member { id: attached.id, cell };
+                        let handle = Arc::new(WindowHandle::new(window, &attached, now));
+                        let member = FleetEntry { id: attached.id, handle };
                         windows.insert(name, member.clone());
                         member
                     }
@@ -311,8 +315,8 @@ impl Supervisor {
                 if !replaces.is_empty() {
                     self.replaced.insert(attached.id, replaces);
                 }
-                let first = if attached.settled { First::Spread } else { First::Now };
-                starts.push(Start { member, restarts: 0, first, pause: Duration::ZERO });
+                let first = if attached.settled { FirstRun::Spread } else { FirstRun::Now };
+                starts.push(WorkerStart { member, restarts: 0, first, pause: Duration::ZERO });
             }
         }
         for start in starts {
@@ -321,13 +325,13 @@ impl Supervisor {
     }
 
     /// Goes on with a window whose worker was stopped for nothing.
-    fn resume(&mut self, running: Running) {
-        let Running { member, restarts, .. } = running;
-        let first = match member.cell.state() {
-            WindowState::Settled | WindowState::Following => First::Spread,
-            _ => First::Now,
+    fn resume(&mut self, running: RunningWorker) {
+        let RunningWorker { member, restarts, .. } = running;
+        let first = match member.handle.state() {
+            WindowState::Settled | WindowState::Following => FirstRun::Spread,
+            _ => FirstRun::Now,
         };
-        self.spawn(Start { member, restarts, first, pause: Duration::ZERO });
+        self.spawn(WorkerStart { member, restarts, first, pause: Duration::ZERO });
     }
 
     /// Stops the workers of windows, and waits until they are gone: what they had begun to write
@@ -335,10 +339,10 @@ impl Supervisor {
     async fn stop(
         &mut self,
         names: &BTreeSet<Arc<str>>,
-    ) -> Result<BTreeMap<Arc<str>, Running>, StoreError> {
+    ) -> Result<BTreeMap<Arc<str>, RunningWorker>, StoreError> {
         let mut going = BTreeMap::new();
         for (id, running) in &self.names {
-            let name = running.member.cell.window().name.clone();
+            let name = running.member.handle.window().name.clone();
             if names.contains(&name) {
                 running.task.abort();
                 going.insert(*id, name);
@@ -354,39 +358,39 @@ impl Supervisor {
             match going.remove(&id) {
                 Some(name) => {
                     if let Some(running) = self.names.remove(&id) {
-                        running.member.cell.interrupt();
+                        running.member.handle.interrupt();
                         stopped.insert(name, running);
                     }
                 }
-                None => self.over(over)?,
+                None => self.on_task_exit(over)?,
             }
         }
         Ok(stopped)
     }
 
-    fn spawn(&mut self, start: Start) {
-        let Start { member, restarts, first, pause } = start;
-        let window = member.cell.window();
+    fn spawn(&mut self, start: WorkerStart) {
+        let WorkerStart { member, restarts, first, pause } = start;
+        let window = member.handle.window();
         let Some(tokens) = self.tokens.get(&window.account) else { return };
         let replaces = self.replaced.get(&member.id).cloned().unwrap_or_default();
         let target = self.services.client.target(tokens, &window.mailbox, window.calendar.clone());
         let stop = self.stop.subscribe();
-        let (id, cell) = (member.id, member.cell.clone());
-        let mut worker = Worker::new(self.services.clone(), target, id, cell, stop);
+        let (id, handle) = (member.id, member.handle.clone());
+        let mut worker = Worker::new(self.services.clone(), target, id, handle, stop);
         // Boxed because few workers need it, and none for long.
         let before = (!pause.is_zero() || !replaces.is_empty()).then(|| {
             let (services, stop) = (self.services.clone(), self.stop.subscribe());
-            Box::pin(before(services, stop, pause, window.name.clone(), replaces))
+            Box::pin(prepare(services, stop, pause, window.name.clone(), replaces))
         });
         let task = self.workers.spawn(async move {
             if let Some(before) = before
                 && !before.await?
             {
-                return Ok(Ended::Stopped);
+                return Ok(WorkerExit::Stopped);
             }
             worker.run(first).await
         });
-        self.names.insert(task.id(), Running { member, restarts, task });
+        self.names.insert(task.id(), RunningWorker { member, restarts, task });
     }
 
     fn drop_windows(&mut self, drops: Vec<(Arc<str>, WindowId)>) {
@@ -396,9 +400,10 @@ impl Supervisor {
         let Services { store, env, .. } = (*self.services).clone();
         let stop = self.stop.subscribe();
         self.workers.spawn(async move {
-            let drop = || janitor::drop_windows(&store, &env, drops.clone(), stop.clone());
-            let done = janitor::persistently("drop windows", &env, stop.clone(), drop).await;
-            done.map(|()| Ended::Stopped)
+            let drop = || maintenance::drop_windows(&store, &env, drops.clone(), stop.clone());
+            let done =
+                maintenance::restart_on_panic("drop windows", &env, stop.clone(), drop).await;
+            done.map(|()| WorkerExit::Stopped)
         });
     }
 
@@ -411,7 +416,7 @@ impl Supervisor {
     pub async fn watch<T>(&mut self, until: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::pin!(until);
         let heard = self.notify.is_heard();
-        let mut turn = tokio::time::interval(if heard { self.notify.rhythm() } else { LOOK });
+        let mut turn = tokio::time::interval(if heard { self.notify.rhythm() } else { HEARTBEAT });
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.services.store.clone();
         let failed = store.failed();
@@ -421,31 +426,31 @@ impl Supervisor {
                 biased;
                 event = &mut until => return Ok(event),
                 error = &mut failed => return Err(error),
-                _ = turn.tick() => self.look(),
-                Some(over) = self.workers.join_next_with_id() => self.over(over)?,
+                _ = turn.tick() => self.heartbeat(),
+                Some(over) = self.workers.join_next_with_id() => self.on_task_exit(over)?,
             }
         }
     }
 
     /// A task has ended.
-    fn over(
+    fn on_task_exit(
         &mut self,
-        over: Result<(Id, Result<Ended, StoreError>), JoinError>,
+        over: Result<(Id, Result<WorkerExit, StoreError>), JoinError>,
     ) -> Result<(), StoreError> {
         match over {
             Ok((id, ended)) => match ended? {
-                Ended::Stuck => self.revive(id, "stuck"),
-                Ended::Stopped => drop(self.names.remove(&id)),
+                WorkerExit::Stuck => self.restart(id, "stuck"),
+                WorkerExit::Stopped => drop(self.names.remove(&id)),
             },
-            Err(error) if error.is_panic() => self.revive(error.id(), "panicked"),
+            Err(error) if error.is_panic() => self.restart(error.id(), "panicked"),
             Err(error) => drop(self.names.remove(&error.id())),
         }
         Ok(())
     }
 
     /// Looks at all workers, and tells the service manager how things are and that this loop turns.
-    fn look(&self) {
-        match self.fleet.motionless() {
+    fn heartbeat(&self) {
+        match self.fleet.hung() {
             None if self.notify.is_heard() => self.notify.alive(&self.status()),
             None => {}
             Some(window) => {
@@ -455,22 +460,22 @@ impl Supervisor {
         }
     }
 
-    fn revive(&mut self, id: Id, reason: &'static str) {
+    fn restart(&mut self, id: Id, reason: &'static str) {
         let Some(running) = self.names.remove(&id) else { return };
-        let Running { member, restarts, .. } = running;
+        let RunningWorker { member, restarts, .. } = running;
         let restarts = restarts + 1;
         self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.env.random();
-        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, chance);
-        member.cell.collapse(self.services.env.now());
+        let pause = schedule::backoff(FIRST_RESTART_DELAY, MAX_RESTART_DELAY, restarts, chance);
+        member.handle.on_crash(self.services.env.now());
         tracing::error!(
-            window = %member.cell.window().name,
+            window = %member.handle.window().name,
             reason,
             restarts,
             pause_ms = pause.as_millis(),
             "worker is restarted"
         );
-        self.spawn(Start { member, restarts, first: First::Now, pause });
+        self.spawn(WorkerStart { member, restarts, first: FirstRun::Now, pause });
     }
 
     /// Tells every worker to stop and waits for them, at most so long. True: all did.
@@ -478,7 +483,7 @@ impl Supervisor {
         self.notify.stopping();
         self.stop.send_replace(true);
         for member in self.fleet.read().values() {
-            member.cell.rouse();
+            member.handle.wake_worker();
         }
         let workers = &mut self.workers;
         let drained = tokio::time::timeout(deadline, async move {
@@ -494,15 +499,15 @@ impl Supervisor {
         .is_ok();
         if !drained {
             // A worker that holds its thread cannot be waited for.
-            tokio::time::timeout(CUT_OFF, self.workers.shutdown()).await.ok();
+            tokio::time::timeout(ABORT_GRACE, self.workers.shutdown()).await.ok();
         }
         drained
     }
 }
 
 /// The windows as the store has to know them.
-fn wanted(posts: &[Post], now: Timestamp) -> Vec<Wanted> {
-    let wanted = |post: &Post| Wanted {
+fn registrations(posts: &[WindowSpec], now: Timestamp) -> Vec<Wanted> {
+    let wanted = |post: &WindowSpec| Wanted {
         name: post.window.name.clone(),
         identity: post.identity.clone(),
         shape: post.window.shape(),
@@ -515,7 +520,7 @@ fn wanted(posts: &[Post], now: Timestamp) -> Vec<Wanted> {
 
 /// What comes before a worker's first round: a pause, and that the events of windows it replaces
 /// leave before the first new one is shown. False: told to stop meanwhile.
-async fn before(
+async fn prepare(
     services: Arc<Services>,
     mut stop: watch::Receiver<bool>,
     pause: Duration,
@@ -533,7 +538,7 @@ async fn before(
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(false),
-            dropped = janitor::drop_window(&services.store, &services.env, &name, old) => dropped?,
+            dropped = maintenance::drop_window(&services.store, &services.env, &name, old) => dropped?,
         }
     }
     Ok(true)

@@ -4,12 +4,12 @@
 //! writer) is inside what it is handed. What a round needs is boxed and dropped with the round,
 //! so that a sleeping window costs almost nothing.
 
-mod aside;
 mod attempt;
-mod moment;
-mod past;
-mod trouble;
-mod vitals;
+mod audit_schedule;
+mod error;
+mod history;
+mod monotonic;
+mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,23 +29,23 @@ use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
 use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
 
-use aside::Aside;
-use attempt::{Attempt, Done};
-use moment::Moment;
-use trouble::Trouble;
-pub use vitals::{Asked, Brief, Cell};
+use attempt::{Attempt, AttemptStats};
+use audit_schedule::AuditSchedule;
+use error::AttemptError;
+use monotonic::MonotonicTime;
+pub use state::{RoundRequest, WindowHandle, WindowSummary};
 
 /// Longest wait of a quarantined window.
-const QUARANTINE_LONGEST: Duration = Duration::from_secs(6 * 3600);
+const MAX_QUARANTINE: Duration = Duration::from_secs(6 * 3600);
 /// First wait of a quarantined window.
-const QUARANTINE_FIRST: Duration = Duration::from_secs(15 * 60);
+const FIRST_QUARANTINE: Duration = Duration::from_secs(15 * 60);
 /// First wait of a window whose account needs a human.
-const SIGN_IN_FIRST: Duration = Duration::from_secs(5 * 60);
+const FIRST_SIGN_IN_RETRY: Duration = Duration::from_secs(5 * 60);
 
 /// How often a worker looks whether its round gets on.
-pub(crate) const LOOK: Duration = Duration::from_secs(60);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(60);
 /// What a round does besides requests never takes longer at a time.
-const PATIENCE: Duration = Duration::from_secs(600);
+const STALL_LIMIT: Duration = Duration::from_secs(600);
 
 /// What every worker is handed.
 #[derive(Clone)]
@@ -65,15 +65,15 @@ pub struct Worker {
     services: Arc<Services>,
     target: Target,
     id: crate::mirror::position::WindowId,
-    cell: Arc<Cell>,
+    handle: Arc<WindowHandle>,
     stop: watch::Receiver<bool>,
     /// What most windows need never, and none needs long.
-    aside: Option<Box<Aside>>,
+    audit_schedule: Option<Box<AuditSchedule>>,
 }
 
 /// How a worker ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum WorkerExit {
     /// It was told to.
     Stopped,
     /// Its round got on no more, although everything in it has a deadline.
@@ -82,7 +82,7 @@ pub enum Ended {
 
 /// When the first round of a worker is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum First {
+pub enum FirstRun {
     /// At once: there is something to enumerate or to finish.
     Now,
     /// Somewhere within the interval, so that a fleet that restarts does not ask all at once.
@@ -95,10 +95,10 @@ impl Worker {
         services: Arc<Services>,
         target: Target,
         id: crate::mirror::position::WindowId,
-        cell: Arc<Cell>,
+        handle: Arc<WindowHandle>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        Self { services, target, id, cell, stop, aside: None }
+        Self { services, target, id, handle: handle, stop, audit_schedule: None }
     }
 
     /// Works until told to stop, or until the store fails.
@@ -106,9 +106,9 @@ impl Worker {
     /// # Errors
     /// Where the store has failed for good; everything else is a state of the window.
     // By reference: a future that owns the worker keeps a second place for it.
-    pub async fn run(&mut self, first: First) -> Result<Ended, StoreError> {
+    pub async fn run(&mut self, first: FirstRun) -> Result<WorkerExit, StoreError> {
         // Seconds; a future that sleeps is kept small.
-        let mut interval = self.cell.window().interval.as_secs_f32();
+        let mut interval = self.handle.window().interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
@@ -116,15 +116,15 @@ impl Worker {
             // First whoever asked: a question left over would be one more round.
             let woken = tokio::select! {
                 biased;
-                () = self.cell.wake.notified() => true,
+                () = self.handle.wake.notified() => true,
                 () = tokio::time::sleep_until(due) => false,
             };
             if *self.stop.borrow() {
-                return Ok(Ended::Stopped);
+                return Ok(WorkerExit::Stopped);
             }
-            if woken && self.cell.vitals().asked.is_none() {
+            if woken && self.handle.lock().asked.is_none() {
                 // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
-                let now = self.cell.window().interval;
+                let now = self.handle.window().interval;
                 due = self.retimed(due, interval, now);
                 interval = now.as_secs_f32();
                 continue;
@@ -134,8 +134,8 @@ impl Worker {
             }
             // Spans live as long as the round: sleeping windows need none. They are of the highest
             // level, so that whatever is told of a window tells which one it is.
-            let (number, asked) = self.begin();
-            let span = tracing::error_span!("window", window = %self.cell.window().name);
+            let (number, asked) = self.begin_round();
+            let span = tracing::error_span!("window", window = %self.handle.window().name);
             let round = tracing::error_span!(parent: &span, "round", round = number);
             match Box::pin(self.round(number, asked).instrument(round)).await? {
                 Ok(next) => (due, interval) = next,
@@ -158,7 +158,7 @@ impl Worker {
             return due;
         }
         let old = Duration::from_secs_f32(old);
-        match self.cell.state() {
+        match self.handle.state() {
             WindowState::Held | WindowState::Quarantined | WindowState::SignInRequired => due,
             _ => {
                 let now = Instant::now();
@@ -167,11 +167,11 @@ impl Worker {
         }
     }
 
-    fn first_due(&self, first: First) -> Instant {
+    fn first_due(&self, first: FirstRun) -> Instant {
         let spread = match first {
-            First::Now => Duration::ZERO,
-            First::Spread => {
-                schedule::spread(self.cell.window().interval, self.services.env.random())
+            FirstRun::Now => Duration::ZERO,
+            FirstRun::Spread => {
+                schedule::spread(self.handle.window().interval, self.services.env.random())
             }
         };
         // An earlier process may have been asked to leave the mailbox alone.
@@ -181,16 +181,16 @@ impl Worker {
 
     fn show_due(&self, due: Instant) {
         let now = self.services.env.now();
-        self.cell.vitals().next_due = Some(Moment::at(due, now));
+        self.handle.lock().next_due = Some(MonotonicTime::at(due, now));
     }
 
     /// One attempt, and when the next is due, after which interval; or why there is none.
     async fn round(
         &mut self,
         number: u64,
-        asked: Option<Asked>,
-    ) -> Result<Result<(Instant, f32), Ended>, StoreError> {
-        let window = self.cell.window();
+        asked: Option<RoundRequest>,
+    ) -> Result<Result<(Instant, f32), WorkerExit>, StoreError> {
+        let window = self.handle.window();
         let begun = Instant::now();
         let steps = AtomicU32::new(0);
         let mut attempt = Attempt::new(
@@ -198,12 +198,12 @@ impl Worker {
             &self.target,
             self.id,
             &window,
-            &self.cell,
+            &self.handle,
             &self.stop,
             &steps,
             number,
         );
-        if asked.is_some() && self.cell.state() == WindowState::SignInRequired {
+        if asked.is_some() && self.handle.state() == WindowState::SignInRequired {
             // Whoever asks for a round may have mended what was refused.
             self.target.tokens.retry_refused();
         }
@@ -212,92 +212,98 @@ impl Worker {
             biased;
             // First: who is told to stop asks nothing more. A commit under way is finished by the
             // writer whether or not anybody waits.
-            _ = stop.wait_for(|stop| *stop) => return Ok(Err(Ended::Stopped)),
+            _ = stop.wait_for(|stop| *stop) => return Ok(Err(WorkerExit::Stopped)),
             result = Box::pin(attempt.run(asked, self.resting())) => result,
-            () = self.stuck(&steps) => return Ok(Err(Ended::Stuck)),
+            () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
         let done = attempt.done();
         self.services.meter.took.observe(begun.elapsed());
         let due = match result {
             Ok(()) => {
                 self.rest(&window, begun, done.settled);
-                begun + self.well(&window, number, begun, done)
+                begun + self.on_success(&window, number, begun, done)
             }
-            Err(Trouble::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
+            Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }
-            Err(trouble) => {
-                if matches!(trouble, Trouble::Store(_)) {
+            Err(error) => {
+                if matches!(error, AttemptError::Store(_)) {
                     // What was asked for has not begun: it is still asked for.
-                    let mut vitals = self.cell.vitals();
-                    vitals.asked = vitals.asked.max(asked);
+                    let mut worker_state = self.handle.lock();
+                    worker_state.asked = worker_state.asked.max(asked);
                 }
                 // From now on, not from the beginning: the attempt itself may have taken long.
-                Instant::now() + self.ill(&window, number, begun, &done, &trouble)
+                Instant::now() + self.on_error(&window, number, begun, &done, &error)
             }
         };
-        self.cell.announce();
+        self.handle.announce();
         Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
     }
 
     /// Resolves once the round has not got on for longer than anything in it may take.
-    async fn stuck(&self, steps: &AtomicU32) {
+    async fn stalled(&self, steps: &AtomicU32) {
         let longest = self.services.client.request_timeout().saturating_mul(2);
         let look = || {
-            self.cell.vitals().looked = Instant::now();
+            self.handle.lock().last_heartbeat = Instant::now();
             let queued = self.target.queued.load(Ordering::Relaxed);
             let requests = self.target.requests.load(Ordering::Relaxed);
             (!queued).then(|| (requests, steps.load(Ordering::Relaxed)))
         };
-        standstill(longest.saturating_add(PATIENCE), look).await;
+        unchanged_for(longest.saturating_add(STALL_LIMIT), look).await;
     }
 
     /// The round's number, and what was asked of it: both at once, as [`Cell::ask`] promises numbers.
-    fn begin(&self) -> (u64, Option<Asked>) {
-        let mut vitals = self.cell.vitals();
-        vitals.running = true;
-        vitals.looked = Instant::now();
-        vitals.state = match vitals.state {
+    fn begin_round(&self) -> (u64, Option<RoundRequest>) {
+        let mut worker_state = self.handle.lock();
+        worker_state.running = true;
+        worker_state.last_heartbeat = Instant::now();
+        worker_state.state = match worker_state.state {
             WindowState::Settled | WindowState::Following => WindowState::Following,
             other => other,
         };
-        (vitals.rounds + 1, vitals.asked.take())
+        (worker_state.rounds + 1, worker_state.asked.take())
     }
 
-    fn well(&self, window: &Window, number: u64, begun: Instant, done: Done) -> Duration {
+    fn on_success(
+        &self,
+        window: &Window,
+        number: u64,
+        begun: Instant,
+        done: AttemptStats,
+    ) -> Duration {
         let env = &self.services.env;
         let now = env.now();
         let took = begun.elapsed();
-        let mut vitals = self.cell.vitals();
-        vitals.running = false;
-        vitals.rounds = number;
+        let mut worker_state = self.handle.lock();
+        worker_state.running = false;
+        worker_state.rounds = number;
         if done.over == RoundOutcome::Held {
             let wait = self.until(window, done.held_until, Duration::ZERO);
-            vitals.held = Some(Box::new(Moment::at(Instant::now() + wait, now)));
+            worker_state.held = Some(Box::new(MonotonicTime::at(Instant::now() + wait, now)));
         } else {
-            vitals.held = None;
+            worker_state.held = None;
         }
         if done.over == RoundOutcome::Held && done.requests == 0 {
-            vitals.state = WindowState::Held;
-            vitals.past.note_idle();
+            worker_state.state = WindowState::Held;
+            worker_state.past.record_idle();
             // The confirmation is not due yet: nothing was asked, so nothing succeeded.
             return self.until(window, done.held_until, took);
         }
-        vitals.failures = 0;
-        vitals.last_error = None;
-        vitals.last_success = Some(Moment::present(now));
-        vitals.note(done.round(number, now, took), outcome(done.over));
+        worker_state.failures = 0;
+        worker_state.last_error = None;
+        worker_state.last_success = Some(MonotonicTime::now(now));
+        worker_state.record_round(done.round(number, now, took), outcome(done.over));
         let delay = match done.over {
             RoundOutcome::Settled => {
-                vitals.state = WindowState::Settled;
-                vitals.settled_once = true;
-                vitals.audits.begin(now);
+                worker_state.state = WindowState::Settled;
+                worker_state.settled_once = true;
+                worker_state.audits.begin(now);
                 schedule::delay(window.interval, window.jitter, env.random())
             }
             RoundOutcome::Incomplete => {
                 let delay = schedule::delay(window.interval, window.jitter, env.random());
-                vitals.state = WindowState::BackingOff;
-                vitals.last_error = Some(Box::new(LastError {
+                worker_state.state = WindowState::BackingOff;
+                worker_state.last_error = Some(Box::new(LastError {
                     at: now,
                     kind: "incomplete".to_owned(),
                     status: None,
@@ -311,22 +317,22 @@ impl Worker {
                 delay
             }
             RoundOutcome::Held => {
-                vitals.state = WindowState::Held;
+                worker_state.state = WindowState::Held;
                 self.until(window, done.held_until, took)
             }
             // These are troubles, told by `ill`.
             RoundOutcome::Stuck(_) | RoundOutcome::Failed => Duration::ZERO,
         };
         // Rounds go on between the old edges.
-        let held_move = vitals.held_move.as_deref().map(|until| took + until.left());
+        let held_move = worker_state.held_move.as_deref().map(|until| took + until.remaining());
         if held_move.is_some() {
-            vitals.state = WindowState::Held;
+            worker_state.state = WindowState::Held;
         }
         let delay = held_move.map_or(delay, |until| until.min(delay));
-        let told = vitals.told;
-        vitals.told = Some(vitals.state).filter(|state| state.is_trouble());
-        let news = vitals.told != told;
-        drop(vitals);
+        let told = worker_state.logged_state;
+        worker_state.logged_state = Some(worker_state.state).filter(|state| state.is_trouble());
+        let news = worker_state.logged_state != told;
+        drop(worker_state);
         self.services.meter.rounds.add(outcome(done.over), 1);
         tracing::debug!(
             outcome = outcome(done.over),
@@ -368,81 +374,84 @@ impl Worker {
         took + wait.min(window.confirm_after)
     }
 
-    fn ill(
+    fn on_error(
         &self,
         window: &Window,
         number: u64,
         begun: Instant,
-        done: &Done,
-        trouble: &Trouble,
+        done: &AttemptStats,
+        error: &AttemptError,
     ) -> Duration {
         let env = &self.services.env;
         let chance = env.random();
         let now = env.now();
-        let mut vitals = self.cell.vitals();
-        vitals.running = false;
-        vitals.rounds = number;
-        let state = trouble.state();
+        let mut worker_state = self.handle.lock();
+        worker_state.running = false;
+        worker_state.rounds = number;
+        let state = error.state();
         // A resync under way shows as such, and is no end of the trouble that it is part of.
-        let first = vitals.state.is_trouble() && vitals.state != state;
+        let first = worker_state.state.is_trouble() && worker_state.state != state;
         // Another sort of trouble begins the count anew, and so do committed pages: the next attempt
         // goes on behind them. Not so where it begins with the same pages again.
         // Nobody was asked, so nothing failed anew, and what is waited for comes no later.
-        let idle = done.requests == 0 && trouble.is_remembered();
-        let progress =
-            done.pages > 0 && matches!(trouble, Trouble::Transient(_) | Trouble::Throttled { .. });
-        vitals.failures = match vitals.failures {
+        let idle = done.requests == 0 && error.is_remembered();
+        let progress = done.pages > 0
+            && matches!(error, AttemptError::Transient(_) | AttemptError::Throttled { .. });
+        worker_state.failures = match worker_state.failures {
             failures if idle => failures.max(1),
             _ if first || progress => 1,
             failures => failures.saturating_add(1),
         };
-        let failures = vitals.failures;
+        let failures = worker_state.failures;
         let longest = schedule::MAX_BACKOFF.max(window.interval);
-        let delay = match trouble {
-            Trouble::Throttled { wait, .. } => {
+        let delay = match error {
+            AttemptError::Throttled { wait, .. } => {
                 let own = schedule::backoff(schedule::FIRST_RETRY, longest, failures, chance);
                 own.max(*wait)
             }
-            Trouble::SignIn(_) => {
-                schedule::backoff(SIGN_IN_FIRST, schedule::MAX_BACKOFF, failures, chance)
+            AttemptError::SignIn(_) => {
+                schedule::backoff(FIRST_SIGN_IN_RETRY, schedule::MAX_BACKOFF, failures, chance)
             }
-            Trouble::Stuck { until, .. } => self.until(window, *until, Duration::ZERO),
-            Trouble::Quarantine(_) | Trouble::Endless => {
-                schedule::backoff(QUARANTINE_FIRST, QUARANTINE_LONGEST, failures, chance)
+            AttemptError::Stuck { until, .. } => self.until(window, *until, Duration::ZERO),
+            AttemptError::Quarantine(_) | AttemptError::Endless => {
+                schedule::backoff(FIRST_QUARANTINE, MAX_QUARANTINE, failures, chance)
             }
-            Trouble::Store(_) | Trouble::Transient(_) | Trouble::LinksDie => {
+            AttemptError::Store(_) | AttemptError::Transient(_) | AttemptError::LinksDie => {
                 schedule::backoff(window.interval, longest, failures, chance)
             }
         };
-        let left = vitals.next_due.map(Moment::left).filter(|left| idle && !left.is_zero());
+        let left = worker_state
+            .next_due
+            .map(MonotonicTime::remaining)
+            .filter(|left| idle && !left.is_zero());
         let delay = left.map_or(delay, |left| left.min(delay));
-        vitals.state = state;
+        worker_state.state = state;
         let retry_at = later(now, delay);
-        let error = trouble.describe(now, retry_at);
-        vitals.note(done.round(number, now, begun.elapsed()), &error.kind);
-        self.services.meter.rounds.add(&error.kind, 1);
+        let last_error = error.describe(now, retry_at);
+        worker_state.record_round(done.round(number, now, begun.elapsed()), &last_error.kind);
+        self.services.meter.rounds.add(&last_error.kind, 1);
         tracing::debug!(
-            outcome = error.kind,
-            status = error.status,
+            outcome = last_error.kind,
+            status = last_error.status,
             failures,
             retry_in_s = delay.as_secs(),
             "round over"
         );
         // Once, not at each attempt; and not here where it was told for all windows at once.
-        if vitals.told != Some(state) && !trouble.is_shared() {
-            vitals.told = Some(state);
+        if worker_state.logged_state != Some(state) && !error.is_shared() {
+            worker_state.logged_state = Some(state);
             tracing::warn!(
                 %state,
-                kind = error.kind,
-                status = error.status,
-                code = error.code,
-                request_id = error.request_id,
-                reason = error.message,
+                kind = last_error.kind,
+                status = last_error.status,
+                code = last_error.code,
+                request_id = last_error.request_id,
+                reason = last_error.message,
                 retry_in_s = delay.as_secs(),
                 "window in trouble"
             );
         }
-        vitals.last_error = Some(Box::new(error));
+        worker_state.last_error = Some(Box::new(last_error));
         delay
     }
 }
@@ -464,22 +473,22 @@ fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
 }
 
 /// Notes a resync in what is published; the store counts it in the same commit.
-fn note_resync(cell: &Cell, at: Timestamp, reason: ResyncReason) {
-    let mut vitals = cell.vitals();
-    vitals.state = WindowState::Enumerating;
-    vitals.resync = Some(reason);
+fn record_resync(handle: &WindowHandle, at: Timestamp, reason: ResyncReason) {
+    let mut worker_state = handle.lock();
+    worker_state.state = WindowState::Enumerating;
+    worker_state.resync = Some(reason);
     if reason != ResyncReason::New {
-        vitals.resyncs += 1;
-        vitals.last_resync = Some(Box::new(LastResync { at, reason }));
+        worker_state.resyncs += 1;
+        worker_state.last_resync = Some(Box::new(LastResync { at, reason }));
     }
 }
 
 /// Resolves once `look` has seen the same for so long. `None` is a wait that may take any time:
 /// for one's turn among many.
-async fn standstill<T: PartialEq>(patience: Duration, look: impl Fn() -> Option<T>) {
+async fn unchanged_for<T: PartialEq>(patience: Duration, look: impl Fn() -> Option<T>) {
     let mut last = (look(), Instant::now());
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(HEARTBEAT).await;
         let seen = look();
         if seen.is_none() || seen != last.0 {
             last = (seen, Instant::now());
@@ -499,7 +508,7 @@ mod tests {
     async fn only_what_neither_moves_nor_queues_is_stuck() {
         let begun = Instant::now();
         let minutes = || begun.elapsed().as_secs() / 60;
-        standstill(PATIENCE, || Some(1)).await;
+        unchanged_for(STALL_LIMIT, || Some(1)).await;
         assert_eq!(minutes(), 10, "nothing moves");
 
         // Moves for an hour, queues for an hour, then hangs.
@@ -512,7 +521,7 @@ mod tests {
             60..120 => None,
             _ => Some(0),
         };
-        standstill(PATIENCE, look).await;
+        unchanged_for(STALL_LIMIT, look).await;
         assert_eq!(minutes(), 10 + 120 + 10);
     }
 }

@@ -219,7 +219,7 @@ async fn a_window_that_settled_once_has_settled_for_good() {
     let mut store = open(&dir);
     let w = attach(&store, "alice").await;
     let enumerating = |reason| Position::start(reason, Default::default());
-    let with_todo = Position { todo: true, ..settled("link-0") };
+    let with_todo = Position { has_pending: true, ..settled("link-0") };
     let held = Position { held_until: Some(at(10)), ..enumerating(ResyncReason::Confirm) };
     // Each position, whether the window has settled by then, and whether it is held.
     let course = [

@@ -27,8 +27,8 @@ use crate::mirror::change::Seq;
 use crate::mirror::status::WindowState;
 use crate::platform::resources::{Resources, resources};
 use crate::store::Footprint;
-use crate::supervisor::reload::{Ending, LastReload, ReloadCounts};
-use crate::worker::Brief;
+use crate::supervisor::reload::{LastReload, ReloadCounts, ReloadOutcome};
+use crate::worker::WindowSummary;
 
 /// The text form that everything reads.
 const KIND: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -82,7 +82,7 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(windows: &[Brief]) -> Self {
+    fn of(windows: &[WindowSummary]) -> Self {
         let mut survey = Self::default();
         for window in windows {
             for (count, state) in survey.states.iter_mut().zip(WindowState::ALL) {
@@ -292,7 +292,7 @@ impl Scrape {
         page.gauge(
             "calmirror_reload_last_success",
             "Whether the last reload was applied; 1 before the first",
-            u64::from(last.is_none_or(|last| last.outcome == Ending::Applied)),
+            u64::from(last.is_none_or(|last| last.outcome == ReloadOutcome::Applied)),
         )?;
         page.gauge(
             "calmirror_reload_last_timestamp_seconds",

@@ -55,9 +55,9 @@ use crate::metrics::Metrics;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::{PastRounds, WindowStatus};
 use crate::store::Store;
-use crate::supervisor::reload::Reloads;
-use crate::supervisor::{Fleet, FleetError, Started};
-use crate::worker::Brief;
+use crate::supervisor::reload::ReloadHandle;
+use crate::supervisor::{Fleet, FleetError, StartedRound};
+use crate::worker::WindowSummary;
 use problem::Problem;
 
 /// Everything the API reaches for.
@@ -68,7 +68,7 @@ pub struct Access {
     /// The running windows.
     pub fleet: Arc<dyn Windows>,
     /// Asks for a reload of the configuration.
-    pub reloads: Reloads,
+    pub reloads: ReloadHandle,
     /// The wall clock.
     pub env: Env,
     /// What is running.
@@ -119,7 +119,7 @@ pub struct ApiSettings {
 /// The running windows as the API needs them: [`Fleet`], or a double in tests.
 pub trait Windows: Send + Sync {
     /// Every window at a glance, ordered by name.
-    fn briefs(&self) -> Vec<Brief>;
+    fn briefs(&self) -> Vec<WindowSummary>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
     /// What is remembered of a window's rounds.
@@ -131,19 +131,19 @@ pub trait Windows: Send + Sync {
         &'a self,
         name: &'a str,
         wait: Option<Duration>,
-    ) -> BoxFuture<'a, Result<Started, FleetError>>;
+    ) -> BoxFuture<'a, Result<StartedRound, FleetError>>;
     /// Starts a full resync now. `accept_removals` ends a hold.
     fn resync<'a>(
         &'a self,
         name: &'a str,
         accept_removals: bool,
         wait: Option<Duration>,
-    ) -> BoxFuture<'a, Result<Started, FleetError>>;
+    ) -> BoxFuture<'a, Result<StartedRound, FleetError>>;
 }
 
 impl Windows for Fleet {
-    fn briefs(&self) -> Vec<Brief> {
-        Fleet::briefs(self)
+    fn briefs(&self) -> Vec<WindowSummary> {
+        Fleet::summaries(self)
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
         Fleet::window(self, name)
@@ -158,7 +158,7 @@ impl Windows for Fleet {
         &'a self,
         name: &'a str,
         wait: Option<Duration>,
-    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+    ) -> BoxFuture<'a, Result<StartedRound, FleetError>> {
         Box::pin(Fleet::sync(self, name, wait))
     }
     fn resync<'a>(
@@ -166,7 +166,7 @@ impl Windows for Fleet {
         name: &'a str,
         accept_removals: bool,
         wait: Option<Duration>,
-    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+    ) -> BoxFuture<'a, Result<StartedRound, FleetError>> {
         Box::pin(Fleet::resync(self, name, accept_removals, wait))
     }
 }

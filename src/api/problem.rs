@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::config::Fault;
 use crate::store::{FeedError, StoreError};
 use crate::supervisor::FleetError;
-use crate::supervisor::reload::Refusal;
+use crate::supervisor::reload::ReloadError;
 
 /// Where `type` points; the last part names the problem and never changes.
 const TYPES: &str = "https://calmirror.dev/problems/";
@@ -198,22 +198,24 @@ impl Problem {
     }
 
     /// The configuration was not reloaded: 422 where it is to blame, else 503.
-    pub(super) fn not_reloaded(refusal: Refusal) -> Self {
+    pub(super) fn not_reloaded(refusal: ReloadError) -> Self {
         let detail = refusal.to_string();
         let (unprocessable, unavailable) =
             (StatusCode::UNPROCESSABLE_ENTITY, StatusCode::SERVICE_UNAVAILABLE);
         match refusal {
-            Refusal::Faults(faults) => {
+            ReloadError::Faults(faults) => {
                 let title = "Configuration at fault";
                 let slug = "configuration-faults";
                 Self { faults, ..Self::new(unprocessable, slug, title, detail) }
             }
-            Refusal::Drops { .. } => {
+            ReloadError::Drops { .. } => {
                 Self::new(unprocessable, "too-many-drops", "Too many drops", detail)
             }
-            Refusal::Failed(_) => Self::new(unavailable, "reload-failed", "Reload failed", detail),
-            Refusal::Busy => Self::new(unavailable, "reload-busy", "Too many reloads", detail),
-            Refusal::Stopping => Self::stopping(),
+            ReloadError::Failed(_) => {
+                Self::new(unavailable, "reload-failed", "Reload failed", detail)
+            }
+            ReloadError::Busy => Self::new(unavailable, "reload-busy", "Too many reloads", detail),
+            ReloadError::Stopping => Self::stopping(),
         }
     }
 

@@ -8,14 +8,14 @@ use axum::extract::{RawQuery, State};
 use super::Access;
 use super::problem::Problem;
 use super::query::Parameters;
-use crate::supervisor::reload::Applied;
+use crate::supervisor::reload::ReloadSummary;
 
 /// `POST /v1/reload`: waits for its turn and for the end, and tells what changed or why nothing
 /// did; `accept_drops=true` where most of the fleet is meant to go.
 pub(super) async fn reload(
     State(access): State<Arc<Access>>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Applied>, Problem> {
+) -> Result<Json<ReloadSummary>, Problem> {
     let parameters = Parameters::parse(query.as_deref(), &["accept_drops"])?;
     let accept_drops = parameters.flag("accept_drops")?;
     access.reloads.ask(accept_drops).await.map(Json).map_err(Problem::not_reloaded)

@@ -9,7 +9,7 @@ use super::ask::Ask;
 use super::model;
 use super::problem::Problem;
 use super::tag::Tag;
-use crate::supervisor::Started;
+use crate::supervisor::StartedRound;
 
 /// `GET /v1/windows/{name}/rounds`: those of which there is something to tell.
 pub(super) async fn past(ask: Ask) -> Result<Response, Problem> {
@@ -36,8 +36,8 @@ pub(super) async fn resync(ask: Ask) -> Result<(StatusCode, Json<Value>), Proble
 }
 
 /// 200 with how it went once it is over, else 202.
-fn answer(started: Started) -> (StatusCode, Json<Value>) {
-    let Started { window, round, finished } = started;
+fn answer(started: StartedRound) -> (StatusCode, Json<Value>) {
+    let StartedRound { window, round, finished } = started;
     match finished {
         None => (StatusCode::ACCEPTED, Json(json!({ "window": &*window, "round": round }))),
         Some(status) => {

@@ -22,7 +22,7 @@ use super::tag::{Tag, Tagging};
 use super::work::{SLICE_BYTES, Slices};
 use crate::mirror::status::WindowState;
 use crate::supervisor::reload::LastReload;
-use crate::worker::Brief;
+use crate::worker::WindowSummary;
 
 /// The daemon's status.
 #[derive(Serialize)]
@@ -237,7 +237,7 @@ struct Key {
 }
 
 impl Key {
-    fn of(brief: &Brief, order: Order) -> Self {
+    fn of(brief: &WindowSummary, order: Order) -> Self {
         let rank = if order == Order::Name { 0 } else { rank(brief) };
         Self { rank, name: brief.window.name.clone() }
     }
@@ -263,7 +263,7 @@ impl Key {
 
 /// What needs a person comes first, then what heals by itself, then what is late, then what was
 /// never complete. Windows of normal life are all alike, so that rounds do not move them about.
-fn rank(brief: &Brief) -> u8 {
+fn rank(brief: &WindowSummary) -> u8 {
     match brief.state {
         WindowState::SignInRequired => 0,
         WindowState::StoreFull => 1,

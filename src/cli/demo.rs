@@ -22,7 +22,7 @@ use super::run::{self, Controls};
 use super::serve::{about, chain, start_telemetry, unless_stopped};
 use super::simulate::OTHER_PORT;
 use crate::api::BindError;
-use crate::daemon::{Daemon, Options, StartError};
+use crate::daemon::{Daemon, DaemonOptions, StartError};
 use crate::env::Env;
 use crate::graph::HttpTransport;
 use crate::mirror::change::ChangeKind;
@@ -97,7 +97,7 @@ pub(super) async fn demo(
 
     let transport = HttpTransport::new()
         .map_err(|error| Failure::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
-    let options = Options {
+    let options = DaemonOptions {
         config,
         load: check::loader(Some(&file), BTreeMap::new(), &env),
         telemetry: None,

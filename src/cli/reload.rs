@@ -8,7 +8,7 @@ use super::arguments::ReloadArgs;
 use super::client::Client;
 use super::exit::{DONE, FAILED, Failure};
 use super::terminal::printable;
-use crate::supervisor::reload::{Applied, WindowChange, WindowEffect};
+use crate::supervisor::reload::{ReloadSummary, WindowChange, WindowEffect};
 
 /// Asks for a reload and waits for the end of it.
 pub(super) async fn reload(
@@ -22,7 +22,7 @@ pub(super) async fn reload(
     if json {
         writeln!(out, "{answer}")?;
     } else {
-        let applied: Applied = serde_json::from_value(answer).map_err(|error| {
+        let applied: ReloadSummary = serde_json::from_value(answer).map_err(|error| {
             Failure::new(FAILED, format!("an answer is not understood: {error}"))
         })?;
         out.write_all(tell(&applied).as_bytes())?;
@@ -32,7 +32,7 @@ pub(super) async fn reload(
 }
 
 /// What changed, a line for each window.
-fn tell(applied: &Applied) -> String {
+fn tell(applied: &ReloadSummary) -> String {
     let mut lines: Vec<String> =
         applied.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     lines.extend(applied.changes.iter().map(line));
@@ -67,7 +67,7 @@ fn line(change: &WindowChange) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::reload::Counts;
+    use crate::supervisor::reload::WindowChangeCounts;
 
     #[test]
     fn what_changed_is_told_line_by_line() {
@@ -76,9 +76,15 @@ mod tests {
             change,
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
         };
-        let applied = Applied {
+        let applied = ReloadSummary {
             took_ms: 12,
-            windows: Counts { added: 1, removed: 3, resynced: 1, retimed: 1, ..Counts::default() },
+            windows: WindowChangeCounts {
+                added: 1,
+                removed: 3,
+                resynced: 1,
+                retimed: 1,
+                ..WindowChangeCounts::default()
+            },
             changes: vec![
                 change("new", WindowEffect::Added, &[]),
                 change("gone", WindowEffect::Removed, &[]),
@@ -86,7 +92,7 @@ mod tests {
                 change("bob\n", WindowEffect::Retimed, &["interval"]),
             ],
             settings: vec!["log.level".to_owned()],
-            ..Applied::default()
+            ..ReloadSummary::default()
         };
         let told = [
             "  + new",

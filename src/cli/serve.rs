@@ -15,7 +15,7 @@ use super::exit::{CONFIGURATION, FAILED, Failure, STORE};
 use super::run::{self, Controls};
 use crate::api::{About, BindError};
 use crate::config::{LogFormat, Sources};
-use crate::daemon::{CACHE_BYTES, Daemon, Options, StartError};
+use crate::daemon::{CACHE_BYTES, Daemon, DaemonOptions, StartError};
 use crate::env::Env;
 use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
@@ -85,7 +85,7 @@ async fn serve(
     let transport = HttpTransport::new()
         .map_err(|error| Failure::new(FAILED, format!("cannot speak TLS: {}", chain(&error))))?;
     let about = about(&env);
-    let options = Options {
+    let options = DaemonOptions {
         config,
         load,
         // What was said on the command line holds for as long as it runs.
@@ -104,7 +104,11 @@ async fn serve(
 ///
 /// # Errors
 /// As [`run`].
-async fn foreground(options: Options, signals: Signals, notify: Notify) -> Result<u8, Failure> {
+async fn foreground(
+    options: DaemonOptions,
+    signals: Signals,
+    notify: Notify,
+) -> Result<u8, Failure> {
     run::run(signals, |controls: Controls| async move {
         let Controls { mut stop, mut reload } = controls;
         let starting = patiently(Daemon::start(options), &notify);

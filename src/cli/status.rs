@@ -22,7 +22,7 @@ use crate::api::model::Window;
 use crate::mirror::clock;
 use crate::mirror::status::{WindowState, WindowStatus};
 use crate::platform::signals;
-use crate::supervisor::reload::{Ending, LastReload};
+use crate::supervisor::reload::{LastReload, ReloadOutcome};
 pub(super) use words::full;
 use words::{span, style, until};
 
@@ -268,7 +268,7 @@ impl Fleet {
     fn text(&self, now: Timestamp, zone: &TimeZone, columns: Option<usize>) -> String {
         let version = printable(&self.daemon.version);
         let mut lines = vec![format!("calmirror {version}, up {}", span(self.daemon.uptime_s))];
-        let failed = |last: &&LastReload| last.outcome != Ending::Applied;
+        let failed = |last: &&LastReload| last.outcome != ReloadOutcome::Applied;
         if let Some(last) = self.daemon.last_reload.as_ref().filter(failed) {
             let (at, why) = (full(last.at, zone), printable(&reason(last)));
             let line = format!("the last reload ({at}) changed nothing: {why}");
@@ -444,7 +444,7 @@ mod tests {
     use super::super::terminal::{is_control, width};
 
     use crate::config::Fault;
-    use crate::supervisor::reload::Refusal;
+    use crate::supervisor::reload::ReloadError;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -578,8 +578,8 @@ mod tests {
         };
         let last = |faults: Vec<Fault>| LastReload {
             at: at("2026-11-21T10:00:00Z"),
-            outcome: Ending::Refused,
-            message: Refusal::Faults(faults.clone()).to_string(),
+            outcome: ReloadOutcome::Refused,
+            message: ReloadError::Faults(faults.clone()).to_string(),
             faults,
         };
         let one = "/etc/c.toml:7: api.listen: wrong; mend it";

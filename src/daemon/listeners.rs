@@ -21,18 +21,18 @@ use crate::api::{self, Access, ApiSettings, BindError, UnixDoor, UnixRights};
 use crate::config::ApiConfig;
 
 /// How often an address that was lost is asked for again.
-const AGAIN: Duration = Duration::from_secs(1);
+const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Listeners {
     access: Access,
-    unix: Option<Open<UnixRights>>,
-    tcp: Option<Open<SocketAddr>>,
+    unix: Option<ActiveListener<UnixRights>>,
+    tcp: Option<ActiveListener<SocketAddr>>,
     servers: JoinSet<()>,
 }
 
 /// One door.
-struct Open<T> {
+struct ActiveListener<T> {
     place: T,
     router: watch::Sender<Router>,
     /// Ends what streams.
@@ -44,23 +44,23 @@ struct Open<T> {
 }
 
 /// A TCP address that is listened on, or is as soon as it is free.
-struct TcpDoor {
+struct TcpEndpoint {
     listener: Option<TcpListener>,
     address: SocketAddr,
 }
 
 /// A listener that tells, by what it holds, when it is no more.
-struct Told {
-    door: TcpDoor,
+struct TrackedListener {
+    door: TcpEndpoint,
     _closing: oneshot::Sender<()>,
 }
 
-impl Listener for Told {
+impl Listener for TrackedListener {
     type Io = TcpStream;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        let TcpDoor { listener, address } = &mut self.door;
+        let TcpEndpoint { listener, address } = &mut self.door;
         loop {
             if let Some(listener) = listener {
                 return Listener::accept(listener).await;
@@ -70,7 +70,7 @@ impl Listener for Told {
                     tracing::info!(%address, "listening again");
                     *listener = Some(bound);
                 }
-                Err(_) => tokio::time::sleep(AGAIN).await,
+                Err(_) => tokio::time::sleep(REBIND_INTERVAL).await,
             }
         }
     }
@@ -82,18 +82,18 @@ impl Listener for Told {
 
 /// Doors that are bound and not yet served.
 #[derive(Default)]
-pub(super) struct Bound {
+pub(super) struct PreparedListeners {
     /// `None`: as before.
     unix: Option<Option<UnixDoor>>,
     /// `None`: as before.
-    tcp: Option<Option<TcpDoor>>,
+    tcp: Option<Option<TcpEndpoint>>,
     /// The group that the socket that stays had before.
     regrouped: Option<Option<String>>,
     /// The address that was closed to bind the new one.
     yielded: Option<SocketAddr>,
 }
 
-impl Bound {
+impl PreparedListeners {
     /// Binds everything.
     ///
     /// # Errors
@@ -107,17 +107,17 @@ impl Bound {
     }
 }
 
-async fn tcp(address: Option<SocketAddr>) -> Result<Option<TcpDoor>, BindError> {
+async fn tcp(address: Option<SocketAddr>) -> Result<Option<TcpEndpoint>, BindError> {
     let Some(address) = address else { return Ok(None) };
     let listener = api::bind_tcp(address)?;
     // Port 0 asks for any port: the one that was given is the one to tell.
     let address = listener.local_addr().unwrap_or(address);
-    Ok(Some(TcpDoor { listener: Some(listener), address }))
+    Ok(Some(TcpEndpoint { listener: Some(listener), address }))
 }
 
 impl Listeners {
     /// Serves what was bound. `access` says what there is to be reached, and how it answers.
-    pub(super) fn serve(access: Access, bound: Bound) -> Self {
+    pub(super) fn serve(access: Access, bound: PreparedListeners) -> Self {
         let mut listeners = Self { access, unix: None, tcp: None, servers: JoinSet::new() };
         listeners.open(bound);
         listeners
@@ -141,8 +141,8 @@ impl Listeners {
         &mut self,
         old: &ApiConfig,
         new: &ApiConfig,
-    ) -> Result<Bound, BindError> {
-        let mut bound = Bound::default();
+    ) -> Result<PreparedListeners, BindError> {
+        let mut bound = PreparedListeners::default();
         match self.bind(old, new, &mut bound).await {
             Ok(()) => Ok(bound),
             Err(error) => {
@@ -156,7 +156,7 @@ impl Listeners {
         &mut self,
         old: &ApiConfig,
         new: &ApiConfig,
-        bound: &mut Bound,
+        bound: &mut PreparedListeners,
     ) -> Result<(), BindError> {
         if old.listen != new.listen {
             bound.tcp = Some(match tcp(new.listen).await {
@@ -194,8 +194,8 @@ impl Listeners {
     }
 
     /// Takes back what [`Listeners::prepare`] did.
-    pub(super) async fn discard(&mut self, bound: Bound) {
-        let Bound { unix, tcp: new, regrouped, yielded } = bound;
+    pub(super) async fn discard(&mut self, bound: PreparedListeners) {
+        let PreparedListeners { unix, tcp: new, regrouped, yielded } = bound;
         drop((unix, new));
         if let (Some(group), Some(open)) = (&regrouped, &self.unix)
             && let Err(error) = open.place.set_group(group.as_deref())
@@ -211,13 +211,13 @@ impl Listeners {
                     "listener could not be opened again, it is tried each second"
                 );
             });
-            let door = TcpDoor { listener: listener.ok(), address };
-            self.open(Bound { tcp: Some(Some(door)), ..Bound::default() });
+            let door = TcpEndpoint { listener: listener.ok(), address };
+            self.open(PreparedListeners { tcp: Some(Some(door)), ..PreparedListeners::default() });
         }
     }
 
     /// Serves what was bound instead of what is no longer wanted, and answers as `settings` say.
-    pub(super) fn change(&mut self, bound: Bound, settings: ApiSettings) {
+    pub(super) fn change(&mut self, bound: PreparedListeners, settings: ApiSettings) {
         if self.access.settings != settings {
             self.access.settings = settings;
             if let Some(open) = &mut self.unix {
@@ -234,14 +234,15 @@ impl Listeners {
         while self.servers.try_join_next().is_some() {}
     }
 
-    fn open(&mut self, bound: Bound) {
+    fn open(&mut self, bound: PreparedListeners) {
         if let Some(door) = bound.unix {
             let open = door.map(|door| {
                 let (access, stopping) = renewed(&self.access);
-                let (open, doing) = Open::new(door.rights(), api::router(access), stopping);
+                let (open, doing) =
+                    ActiveListener::new(door.rights(), api::router(access), stopping);
                 self.servers.spawn(async move {
                     // A socket is never waited for: nobody has to know when it closes.
-                    let Doing { router, stop, .. } = doing;
+                    let ServeContext { router, stop, .. } = doing;
                     api::serve_unix(door, router, stopped(stop)).await;
                 });
                 open
@@ -253,8 +254,9 @@ impl Listeners {
                 let (access, stopping) = renewed(&self.access);
                 let address = door.address;
                 let router = api::tcp_router(access, address);
-                let (open, Doing { router, stop, closing }) = Open::new(address, router, stopping);
-                let listener = Told { door, _closing: closing };
+                let (open, ServeContext { router, stop, closing }) =
+                    ActiveListener::new(address, router, stopping);
+                let listener = TrackedListener { door, _closing: closing };
                 self.servers.spawn(api::serve_tcp(listener, router, stopped(stop)));
                 open
             });
@@ -275,19 +277,19 @@ impl Listeners {
 }
 
 /// What serving a door takes.
-struct Doing {
+struct ServeContext {
     router: watch::Receiver<Router>,
     stop: watch::Receiver<bool>,
     closing: oneshot::Sender<()>,
 }
 
-impl<T> Open<T> {
-    fn new(place: T, router: Router, stopping: watch::Sender<bool>) -> (Self, Doing) {
+impl<T> ActiveListener<T> {
+    fn new(place: T, router: Router, stopping: watch::Sender<bool>) -> (Self, ServeContext) {
         let (router, routers) = watch::channel(router);
         let (stop, stops) = watch::channel(false);
         let (closing, closed) = oneshot::channel();
         let open = Self { place, router, stopping, stop, closed };
-        (open, Doing { router: routers, stop: stops, closing })
+        (open, ServeContext { router: routers, stop: stops, closing })
     }
 
     fn renew(&mut self, router: Router, stopping: watch::Sender<bool>) {
@@ -297,7 +299,7 @@ impl<T> Open<T> {
 }
 
 /// What streams ends first, so that nothing holds the door. Answers what resolves once it is shut.
-fn close<T>(open: Open<T>) -> oneshot::Receiver<()> {
+fn close<T>(open: ActiveListener<T>) -> oneshot::Receiver<()> {
     open.stopping.send_replace(true);
     open.stop.send_replace(true);
     open.closed
@@ -326,12 +328,16 @@ mod tests {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         let (closing, closed) = oneshot::channel();
-        let mut told = Told { door: TcpDoor { listener: None, address }, _closing: closing };
+        let mut told =
+            TrackedListener { door: TcpEndpoint { listener: None, address }, _closing: closing };
         // One and the same wait: nobody calls again.
         let mut accepting = Box::pin(told.accept());
-        assert!(timeout(10 * AGAIN, &mut accepting).await.is_err(), "somebody else has it");
+        assert!(
+            timeout(10 * REBIND_INTERVAL, &mut accepting).await.is_err(),
+            "somebody else has it"
+        );
         drop(other);
-        assert!(timeout(2 * AGAIN, &mut accepting).await.is_err(), "nobody has come yet");
+        assert!(timeout(2 * REBIND_INTERVAL, &mut accepting).await.is_err(), "nobody has come yet");
         let client = std::net::TcpStream::connect(address).unwrap();
         let (_, from) = accepting.await;
         assert_eq!(from, client.local_addr().unwrap());

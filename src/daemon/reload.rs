@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Daemon, api_settings, posts};
+use super::{Daemon, api_settings, window_specs};
 use crate::api::ApiSettings;
 use crate::config::{self, Config, Difference, Effect, Fault, Faults, Origin};
 use crate::graph::Tokens;
-use crate::supervisor::Reform;
+use crate::supervisor::FleetChange;
 use crate::supervisor::reload::{
-    Applied, Ask, Counts, Ending, LastReload, MOST_NAMED, Refusal, WindowChange, WindowEffect,
+    LastReload, MAX_NAMED, ReloadError, ReloadOutcome, ReloadRequest, ReloadSummary, WindowChange,
+    WindowChangeCounts, WindowEffect,
 };
 
 /// Reads the configuration anew. Blocking.
@@ -22,40 +23,45 @@ pub type Loader = Arc<dyn Fn() -> Result<Config, Faults> + Send + Sync>;
 
 /// A drop of at least so many windows, and of more than half of them, is asked about first: a
 /// truncated file must not wipe a fleet.
-const DROPS_BELIEVED: usize = 20;
+const MASS_DROP_MIN: usize = 20;
 
 /// A line of status shows no more of why a reload was refused; the log has all of it.
-const LONGEST_REMARK: usize = 400;
+const MAX_STATUS_NOTE: usize = 400;
 
 /// Whether so many drops are too many to believe.
 pub(super) fn too_many(dropped: usize, known: usize) -> bool {
-    dropped >= DROPS_BELIEVED && dropped * 2 > known
+    dropped >= MASS_DROP_MIN && dropped * 2 > known
 }
 
 /// A reload that was asked for, its files read.
-pub(super) struct Reload {
-    ask: Ask,
+pub(super) struct PendingReload {
+    ask: ReloadRequest,
     begun: Instant,
-    loaded: Result<Loaded, Refusal>,
+    loaded: Result<LoadedConfig, ReloadError>,
 }
 
 /// A new configuration, valid, beside the one in force.
-struct Loaded {
+struct LoadedConfig {
     config: Config,
     settings: ApiSettings,
     difference: Difference,
 }
 
-impl Reload {
+impl PendingReload {
     /// Reads the files.
-    pub(super) async fn read(ask: Ask, load: Loader, old: Arc<Config>, open: bool) -> Self {
+    pub(super) async fn read(
+        ask: ReloadRequest,
+        load: Loader,
+        old: Arc<Config>,
+        open: bool,
+    ) -> Self {
         let begun = Instant::now();
         let reading = tokio::task::spawn_blocking(move || {
-            let config = load().map_err(|faults| Refusal::Faults(faults.0))?;
+            let config = load().map_err(|faults| ReloadError::Faults(faults.0))?;
             let settings = api_settings(&config, open).map_err(|error| failed(&error))?;
             let difference = config::diff(&old, &config);
             refuse(&difference, &old, &config)?;
-            Ok(Loaded { config, settings, difference })
+            Ok(LoadedConfig { config, settings, difference })
         });
         let loaded = match reading.await {
             Ok(loaded) => loaded,
@@ -66,7 +72,7 @@ impl Reload {
 }
 
 /// Refuses what cannot change, each with its place.
-fn refuse(difference: &Difference, old: &Config, new: &Config) -> Result<(), Refusal> {
+fn refuse(difference: &Difference, old: &Config, new: &Config) -> Result<(), ReloadError> {
     let fault = |key: &&str| {
         let place = |config: &Config| {
             let set = config.explain().iter().find(|one| one.key == *key);
@@ -87,21 +93,21 @@ fn refuse(difference: &Difference, old: &Config, new: &Config) -> Result<(), Ref
     };
     match difference.refused.as_slice() {
         [] => Ok(()),
-        refused => Err(Refusal::Faults(refused.iter().map(fault).collect())),
+        refused => Err(ReloadError::Faults(refused.iter().map(fault).collect())),
     }
 }
 
 impl Daemon {
     /// Performs a reload and answers who asked for it.
-    pub(super) async fn reload(&mut self, reload: Reload) {
-        let Reload { ask, begun, loaded } = reload;
+    pub(super) async fn reload(&mut self, reload: PendingReload) {
+        let PendingReload { ask, begun, loaded } = reload;
         let outcome = match loaded {
             Ok(loaded) => self.apply(loaded, ask.accept_drops, begun).await,
             Err(refusal) => Err(refusal),
         };
         self.asks.answer(ask, outcome, self.env.now());
-        let refused = self.reloads.last().filter(|last| last.outcome != Ending::Applied);
-        self.supervisor.reloaded(refused.map(|last| remark(&last)));
+        let refused = self.reloads.last().filter(|last| last.outcome != ReloadOutcome::Applied);
+        self.supervisor.reloaded(refused.map(|last| status_note(&last)));
     }
 
     /// Puts a new configuration in force.
@@ -110,14 +116,14 @@ impl Daemon {
     /// Why the old one stays.
     async fn apply(
         &mut self,
-        loaded: Loaded,
+        loaded: LoadedConfig,
         accept_drops: bool,
         begun: Instant,
-    ) -> Result<Applied, Refusal> {
-        let Loaded { config, settings, difference } = loaded;
+    ) -> Result<ReloadSummary, ReloadError> {
+        let LoadedConfig { config, settings, difference } = loaded;
         let (dropped, known) = (difference.drops(), self.config.windows.len());
         if !accept_drops && too_many(dropped, known) {
-            return Err(Refusal::Drops { dropped, known });
+            return Err(ReloadError::Drops { dropped, known });
         }
         let bound = self
             .listeners
@@ -125,7 +131,7 @@ impl Daemon {
             .await
             .map_err(|error| failed(&error))?;
         let accounts = self.accounts_of(&config);
-        let reform = reform(&config, &accounts, &difference);
+        let reform = fleet_change(&config, &accounts, &difference);
         let commit = || {
             for (name, tokens) in &accounts {
                 if let Some(account) = config.accounts.get(name) {
@@ -135,7 +141,7 @@ impl Daemon {
                 tokens.forget();
             }
         };
-        if let Err(error) = self.supervisor.reform(reform, commit).await {
+        if let Err(error) = self.supervisor.change_fleet(reform, commit).await {
             self.listeners.discard(bound).await;
             return Err(failed(&error));
         }
@@ -155,7 +161,7 @@ impl Daemon {
         let warnings = config.warnings.clone();
         self.config = Arc::new(config);
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Applied { retried, ..applied(difference, warnings, took_ms) })
+        Ok(ReloadSummary { retried, ..applied(difference, warnings, took_ms) })
     }
 
     /// The tokens of every account: known accounts keep theirs.
@@ -172,25 +178,25 @@ impl Daemon {
     }
 }
 
-fn reform(
+fn fleet_change(
     config: &Config,
     accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
     difference: &Difference,
-) -> Reform {
+) -> FleetChange {
     let (retimed, begun): (Vec<_>, Vec<_>) =
         difference.changed.iter().partition(|changed| changed.effect == Effect::Retimed);
     let begun = difference.added.iter().chain(begun.into_iter().map(|changed| &changed.new));
-    Reform {
+    FleetChange {
         removed: difference.removed.iter().map(|window| window.name.clone()).collect(),
-        begun: posts(config, begun, accounts),
+        begun: window_specs(config, begun, accounts),
         retimed: retimed.into_iter().map(|changed| changed.new.clone()).collect(),
     }
 }
 
-fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> Applied {
+fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> ReloadSummary {
     let Difference { added, removed, changed, unchanged, accounts, settings, .. } = difference;
     let of = |effect| changed.iter().filter(|changed| changed.effect == effect).count();
-    let windows = Counts {
+    let windows = WindowChangeCounts {
         added: added.len(),
         removed: removed.len(),
         replaced: of(Effect::Replaced),
@@ -213,28 +219,28 @@ fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> Applie
     let changes = bare(added, WindowEffect::Added)
         .chain(bare(removed, WindowEffect::Removed))
         .chain(others)
-        .take(MOST_NAMED)
+        .take(MAX_NAMED)
         .collect();
     let settings = settings.into_iter().map(str::to_owned).collect();
-    Applied { took_ms, windows, changes, accounts, settings, warnings, retried: Vec::new() }
+    ReloadSummary { took_ms, windows, changes, accounts, settings, warnings, retried: Vec::new() }
 }
 
 /// A reload of which nothing came, in a line.
-fn remark(last: &LastReload) -> String {
+fn status_note(last: &LastReload) -> String {
     let LastReload { at, outcome, message, faults } = last;
-    let outcome = if *outcome == Ending::Refused { "refused" } else { "failed" };
+    let outcome = if *outcome == ReloadOutcome::Refused { "refused" } else { "failed" };
     let at = at.strftime("%Y-%m-%d %H:%M:%SZ");
     // One fault is the message itself.
     let fault = faults.first().filter(|_| faults.len() > 1);
     let fault = fault.map(|fault| format!(", the first: {fault}")).unwrap_or_default();
     let mut line = format!("reload {outcome} at {at}: {message}{fault}");
-    if let Some((end, _)) = line.char_indices().nth(LONGEST_REMARK) {
+    if let Some((end, _)) = line.char_indices().nth(MAX_STATUS_NOTE) {
         line.truncate(end);
         line.push('…');
     }
     line
 }
 
-fn failed(error: &dyn std::error::Error) -> Refusal {
-    Refusal::Failed(super::chain(error))
+fn failed(error: &dyn std::error::Error) -> ReloadError {
+    ReloadError::Failed(super::chain(error))
 }

@@ -20,21 +20,21 @@ pub struct Position {
     /// Where the round stands.
     pub phase: Phase,
     /// Whether to-do entries exist (an idle round then needs no scan for them).
-    pub todo: bool,
+    pub has_pending: bool,
     /// A removal too large to believe is being confirmed, or a stream got stuck: the enumeration
     /// that follows begins no sooner than this, whoever asks and however often the process starts.
     pub held_until: Option<Timestamp>,
     /// What the round under way has brought so far.
-    pub guard: StallDetector,
+    pub stall: StallDetector,
     /// How the segment is asked for, where that is not as configured. Outlives the round.
-    pub remedy: Fallback,
+    pub fallback: Fallback,
 }
 
 impl Position {
     /// A position that nothing holds.
     pub fn new(phase: Phase, todo: bool) -> Self {
         let (guard, remedy) = (StallDetector::default(), Fallback::default());
-        Self { phase, todo, held_until: None, guard, remedy }
+        Self { phase, has_pending: todo, held_until: None, stall: guard, fallback: remedy }
     }
 
     /// Whether a removal too large to believe waits for its confirmation.
@@ -44,7 +44,7 @@ impl Position {
 
     /// An enumeration from the first page; what is remembered of the segment stays.
     pub fn start(reason: ResyncReason, remedy: Fallback) -> Self {
-        Self { remedy, ..Self::new(Phase::start(reason), false) }
+        Self { fallback: remedy, ..Self::new(Phase::start(reason), false) }
     }
 }
 

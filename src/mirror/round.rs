@@ -54,11 +54,11 @@ const SWEEP_SLICE: usize = 256;
 /// A round of one segment.
 #[derive(Debug)]
 pub struct Round {
-    place: SegmentContext,
+    context: SegmentContext,
     phase: Phase,
     /// Masters that came in this run, with their etags.
     masters_seen: BTreeMap<EventHash, Option<Arc<str>>>,
-    todo: PendingWork,
+    pending: PendingWork,
     /// Rows the sweep found, not yet removed.
     sweep: Option<Vec<Removal>>,
     /// Events of the window before any of this round's removals, and how many it has removed.
@@ -68,21 +68,21 @@ pub struct Round {
     /// one asked Graph for the last time.
     retained: Option<Retain>,
     /// Events that other segments have removed in this attempt.
-    gone: usize,
+    removed_elsewhere: usize,
     /// Whether the sweep's removals have been judged.
     removal_approved: bool,
     /// Removals that a listing found and no tombstone: a later listing may take them back.
     listed_out: BTreeSet<EventHash>,
     /// What to do once the commit under way is durable.
-    after: AfterCommit,
+    after_commit: AfterCommit,
     /// See [`Position::held_until`].
     held_until: Option<Timestamp>,
     /// See [`Position::guard`].
-    guard: StallDetector,
+    stall: StallDetector,
     /// The ids that this run's pages named.
     ids_seen: BTreeSet<EventHash>,
     /// See [`Position::remedy`].
-    remedy: Fallback,
+    fallback: Fallback,
 }
 
 /// Which segment of which window, and how it is kept.
@@ -112,7 +112,7 @@ enum AfterCommit {
     Continue,
     Settle,
     Hold,
-    Stick(StallKind),
+    Stall(StallKind),
     Fail,
 }
 
@@ -138,17 +138,17 @@ pub enum RoundInput {
     /// A series' instances (all pages) and the mirror's rows of it; or that the series is not found.
     Instances(Option<(ListedInstances, Vec<SeriesMember>)>),
     /// The mirror's rows of a series whose master is not found, or is no master any more.
-    Gone(Vec<SeriesMember>),
+    SeriesGone(Vec<SeriesMember>),
     /// What a plain `calendarView` said of a series, and the mirror's rows of it.
     Viewed(ListedInstances, Vec<SeriesMember>),
     /// Whether there are any of the events that were asked for.
-    Present(bool),
+    Presence(bool),
     /// What was asked about a series cannot be had now.
     Unavailable,
     /// What the sweep found.
     Unseen(Vec<Removal>),
     /// The other segments have looked, as far as they could.
-    Withheld {
+    Retained {
         /// What may have moved to where one could not look: it stays on the to-do.
         stay: Retain,
         /// Events that have left the window in this attempt, other segments' among them.
@@ -213,7 +213,7 @@ pub enum Effect {
     Unseen,
     /// Events are to leave: have the other segments look. Nothing is lost if this comes first in
     /// another attempt.
-    Seam,
+    AwaitSegments,
     /// Write.
     Commit(Box<Commit>),
     /// The round is over.
@@ -244,7 +244,7 @@ impl Round {
         todo: Vec<PendingEntry>,
         events: u64,
     ) -> Self {
-        let Position { phase, held_until, guard, remedy, .. } =
+        let Position { phase, held_until, stall: guard, fallback: remedy, .. } =
             position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
         let todo = PendingWork::load(todo);
         // Tombstones do not outlive their round.
@@ -253,22 +253,22 @@ impl Round {
             _ => BTreeSet::new(),
         };
         Self {
-            place,
+            context: place,
             phase,
             masters_seen: BTreeMap::new(),
-            todo,
+            pending: todo,
             listed_out,
             sweep: None,
             retained: None,
-            gone: 0,
+            removed_elsewhere: 0,
             events,
             removed: 0,
             removal_approved: false,
-            after: AfterCommit::Continue,
+            after_commit: AfterCommit::Continue,
             held_until,
-            guard,
+            stall: guard,
             ids_seen: BTreeSet::new(),
-            remedy,
+            fallback: remedy,
         }
     }
 
@@ -283,12 +283,12 @@ impl Round {
 
     /// How the segment is asked for, as far as that is not as configured.
     pub fn fallback(&self) -> &Fallback {
-        &self.remedy
+        &self.fallback
     }
 
     /// Whether this run asks for plain pages.
     fn is_listing(&self) -> bool {
-        self.remedy.is_snapshot() && self.phase.enumeration() != Some(ResyncReason::DeltaRetry)
+        self.fallback.is_snapshot() && self.phase.enumeration() != Some(ResyncReason::DeltaRetry)
     }
 
     /// The ids of a page that the store must be asked about before the page is stepped.
@@ -300,7 +300,7 @@ impl Round {
                 |item: &&Item| matches!(item.kind, EventKind::Single | EventKind::Master);
             ids.extend(page.present.iter().filter(may_have_changed).map(|i| i.id.hash()));
         }
-        if self.is_listing() && self.place.complete == Completion::Master {
+        if self.is_listing() && self.context.complete == Completion::Master {
             // A listing brings no masters: whether the stored ones still hold, their etags tell.
             let masters = page.present.iter().filter_map(|item| item.master.as_ref());
             ids.extend(masters.map(EventId::hash));
@@ -315,7 +315,7 @@ impl Round {
         let effect = match input {
             RoundInput::Start => self.next_effect(at),
             RoundInput::Page { page, known, took } => {
-                if self.guard.observe(&page, took, &mut self.ids_seen) {
+                if self.stall.observe(&page, took, &mut self.ids_seen) {
                     self.next_fallback(StallKind::NoProgress, at)
                 } else {
                     self.page(page, &known, at)
@@ -324,29 +324,29 @@ impl Round {
             RoundInput::Failed(failure) => self.on_page_failure(failure, at),
             RoundInput::Master(found) => self.master(found, at),
             RoundInput::Instances(found) => self.instances(found, at),
-            RoundInput::Gone(rows) => self.gone(rows, at),
+            RoundInput::SeriesGone(rows) => self.gone(rows, at),
             RoundInput::Viewed(listed, rows) => self.viewed(listed, rows, at),
-            RoundInput::Present(present) => self.present(present, at),
+            RoundInput::Presence(present) => self.present(present, at),
             RoundInput::Unavailable => self.unavailable(at),
             RoundInput::Unseen(rows) => {
                 self.sweep = Some(rows);
                 self.next_effect(at)
             }
-            RoundInput::Withheld { stay, gone } => {
+            RoundInput::Retained { stay, gone } => {
                 self.retained = Some(stay);
-                self.gone = gone.saturating_sub(self.removed);
+                self.removed_elsewhere = gone.saturating_sub(self.removed);
                 self.next_effect(at)
             }
             RoundInput::Committed(events) => {
                 if self.removed == 0 {
                     self.events = events;
                 }
-                match self.after {
+                match self.after_commit {
                     AfterCommit::Continue => self.next_effect(at),
                     AfterCommit::Hold => Effect::Over(RoundOutcome::Held),
-                    AfterCommit::Stick(ailment) => Effect::Over(RoundOutcome::Stuck(ailment)),
+                    AfterCommit::Stall(ailment) => Effect::Over(RoundOutcome::Stuck(ailment)),
                     AfterCommit::Fail => Effect::Over(RoundOutcome::Failed),
-                    AfterCommit::Settle if !self.todo.has_series() => {
+                    AfterCommit::Settle if !self.pending.has_series() => {
                         Effect::Over(RoundOutcome::Settled)
                     }
                     AfterCommit::Settle => Effect::Over(RoundOutcome::Incomplete),
@@ -376,19 +376,19 @@ impl Round {
 
     /// Whether the other segments have to look before anything leaves.
     fn waits_for_segments(&self) -> bool {
-        self.place.seams && self.retained.is_none()
+        self.context.seams && self.retained.is_none()
     }
 
     /// Begins the enumeration anew. Rows stay: readers go on seeing the last good mirror.
     fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Effect {
         self.masters_seen.clear();
         self.listed_out.clear();
-        self.todo = PendingWork::default();
+        self.pending = PendingWork::default();
         self.sweep = None;
         self.removal_approved = false;
         self.held_until = None;
         self.phase = Phase::start(reason);
-        self.guard = StallDetector::default();
+        self.stall = StallDetector::default();
         self.ids_seen.clear();
         let mut commit = self.commit(at);
         commit.clear_todo = true;
@@ -399,7 +399,7 @@ impl Round {
     }
 
     fn next_effect(&mut self, at: Timestamp) -> Effect {
-        let longest = self.place.confirm_after;
+        let longest = self.context.confirm_after;
         if self.held_until.is_some_and(|until| clock::waits(until, longest, at)) {
             return Effect::Over(match self.phase.enumeration() {
                 Some(ResyncReason::RoundStuck) => RoundOutcome::Stuck(StallKind::NoProgress),
@@ -418,7 +418,7 @@ impl Round {
                 match self.pending() {
                     Some(effect) => effect,
                     None if delta.is_some() => Effect::Page(delta),
-                    None if self.remedy.is_delta_due(at) => {
+                    None if self.fallback.is_delta_due(at) => {
                         self.restart(ResyncReason::DeltaRetry, at)
                     }
                     // Nothing is written before the first page.
@@ -454,15 +454,15 @@ impl Round {
     fn position(&self) -> Position {
         Position {
             phase: self.phase.clone(),
-            todo: !self.todo.is_empty(),
+            has_pending: !self.pending.is_empty(),
             held_until: self.held_until,
-            guard: self.guard.clone(),
-            remedy: self.remedy.clone(),
+            stall: self.stall.clone(),
+            fallback: self.fallback.clone(),
         }
     }
 
     fn commit(&self, at: Timestamp) -> Commit {
-        let mut commit = Commit::new(self.place.window, self.place.segment, at);
+        let mut commit = Commit::new(self.context.window, self.context.segment, at);
         commit.position = Some(self.position());
         commit
     }

@@ -37,7 +37,7 @@ pub(super) fn attach(
             let mut attached = known_as(tree, id, record, wanted, at, draft)?;
             attached.replaces = leaving(&wanted.name);
             // What is remembered of a segment outlives whatever was reset.
-            let listed = |(_, p): &(SegmentIndex, Position)| p.remedy.is_snapshot();
+            let listed = |(_, p): &(SegmentIndex, Position)| p.fallback.is_snapshot();
             let listed = tree.positions(id)?.into_iter().filter(listed);
             attached.snapshots = listed.fold(0, |bits, (index, _)| bits | record::bit(index));
             attached.held = tree.positions(id)?.iter().any(|(_, p)| p.is_held());
@@ -104,7 +104,7 @@ fn known_as(
 /// Whether every segment has a delta link (or is listed whole) and an empty to-do.
 pub(super) fn all_settled(record: &WindowRecord, positions: &[(SegmentIndex, Position)]) -> bool {
     positions.len() >= record.edges.cut(record.segment_days).len()
-        && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.todo)
+        && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.has_pending)
 }
 
 /// Whether a window has settled once. 0.1 did not write it: there a window had settled if audits
@@ -174,7 +174,7 @@ fn reset(
     }
     for segment in segments {
         clear(tree, id, segment, draft)?;
-        let remedy = tree.position(id, segment)?.map(|p| p.remedy).unwrap_or_default();
+        let remedy = tree.position(id, segment)?.map(|p| p.fallback).unwrap_or_default();
         draft.put(keys::position(id, segment), record::position(&Position::start(reason, remedy)));
     }
     counters.resyncs += 1;

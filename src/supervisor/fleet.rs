@@ -14,15 +14,15 @@ use crate::env::Env;
 use crate::metrics::RoundMetrics;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::{PastRounds, WindowState, WindowStatus};
-use crate::worker::{Asked, Brief, Cell, LOOK};
+use crate::worker::{HEARTBEAT, RoundRequest, WindowHandle, WindowSummary};
 
 /// A round under way whose worker has not looked around for so long holds its thread.
-pub(super) const MOTIONLESS: Duration = Duration::from_secs(5 * LOOK.as_secs());
+pub(super) const HUNG_AFTER: Duration = Duration::from_secs(5 * HEARTBEAT.as_secs());
 
 /// What readers and commands may ask of the running fleet. Cheap to clone.
 #[derive(Clone)]
 pub struct Fleet {
-    windows: Arc<RwLock<BTreeMap<Arc<str>, Member>>>,
+    windows: Arc<RwLock<BTreeMap<Arc<str>, FleetEntry>>>,
     env: Env,
     stop: watch::Receiver<bool>,
     meter: Arc<RoundMetrics>,
@@ -30,9 +30,9 @@ pub struct Fleet {
 
 /// A window that is looked after.
 #[derive(Clone)]
-pub(super) struct Member {
+pub(super) struct FleetEntry {
     pub(super) id: WindowId,
-    pub(super) cell: Arc<Cell>,
+    pub(super) handle: Arc<WindowHandle>,
 }
 
 /// Why a command to a window could not be carried out.
@@ -48,7 +48,7 @@ pub enum FleetError {
 
 /// A round that was started on request.
 #[derive(Clone, Debug)]
-pub struct Started {
+pub struct StartedRound {
     /// The window.
     pub window: Arc<str>,
     /// The number of the round that serves the request.
@@ -66,19 +66,19 @@ impl Fleet {
     /// Every window's status, ordered by name.
     pub fn windows(&self) -> Vec<WindowStatus> {
         let now = self.env.now();
-        self.read().values().map(|member| member.cell.status(now)).collect()
+        self.read().values().map(|member| member.handle.status(now)).collect()
     }
 
     /// Every window at a glance, ordered by name.
-    pub fn briefs(&self) -> Vec<Brief> {
-        self.read().values().map(|member| member.cell.brief()).collect()
+    pub fn summaries(&self) -> Vec<WindowSummary> {
+        self.read().values().map(|member| member.handle.summary()).collect()
     }
 
     /// How many windows are in each state.
     pub fn states(&self) -> BTreeMap<WindowState, usize> {
         let mut states = BTreeMap::new();
         for member in self.read().values() {
-            *states.entry(member.cell.state()).or_default() += 1;
+            *states.entry(member.handle.state()).or_default() += 1;
         }
         states
     }
@@ -89,9 +89,9 @@ impl Fleet {
     }
 
     /// A window whose worker holds its thread.
-    pub(super) fn motionless(&self) -> Option<Arc<str>> {
+    pub(super) fn hung(&self) -> Option<Arc<str>> {
         let windows = self.read();
-        let mut motionless = windows.iter().filter(|(_, one)| one.cell.is_motionless(MOTIONLESS));
+        let mut motionless = windows.iter().filter(|(_, one)| one.handle.is_hung(HUNG_AFTER));
         motionless.next().map(|(name, _)| name.clone())
     }
 
@@ -113,12 +113,12 @@ impl Fleet {
 
     /// One window's status.
     pub fn window(&self, name: &str) -> Option<WindowStatus> {
-        self.member(name).map(|member| member.cell.status(self.env.now()))
+        self.member(name).map(|member| member.handle.status(self.env.now()))
     }
 
     /// What is remembered of a window's rounds.
     pub fn rounds(&self, name: &str) -> Option<PastRounds> {
-        self.member(name).map(|member| member.cell.rounds())
+        self.member(name).map(|member| member.handle.rounds())
     }
 
     /// The number under which the store keeps a window.
@@ -130,8 +130,12 @@ impl Fleet {
     ///
     /// # Errors
     /// Unknown window, or the daemon is stopping.
-    pub async fn sync(&self, name: &str, wait: Option<Duration>) -> Result<Started, FleetError> {
-        self.ask(name, Asked::Sync, wait).await
+    pub async fn sync(
+        &self,
+        name: &str,
+        wait: Option<Duration>,
+    ) -> Result<StartedRound, FleetError> {
+        self.ask(name, RoundRequest::Sync, wait).await
     }
 
     /// Starts a full resync now. `accept_removals` ends a hold.
@@ -143,45 +147,46 @@ impl Fleet {
         name: &str,
         accept_removals: bool,
         wait: Option<Duration>,
-    ) -> Result<Started, FleetError> {
-        let asked = if accept_removals { Asked::AcceptRemovals } else { Asked::Resync };
+    ) -> Result<StartedRound, FleetError> {
+        let asked =
+            if accept_removals { RoundRequest::AcceptRemovals } else { RoundRequest::Resync };
         self.ask(name, asked, wait).await
     }
 
     async fn ask(
         &self,
         name: &str,
-        asked: Asked,
+        asked: RoundRequest,
         wait: Option<Duration>,
-    ) -> Result<Started, FleetError> {
+    ) -> Result<StartedRound, FleetError> {
         let mut stop = self.stop.clone();
         if *stop.borrow() {
             return Err(FleetError::Stopping);
         }
-        let Member { cell, .. } =
+        let FleetEntry { handle, .. } =
             self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
-        let round = cell.ask(asked);
+        let round = handle.ask(asked);
         let finished = match wait {
             None => None,
             Some(wait) => tokio::select! {
-                over = tokio::time::timeout(wait, cell.finished(round)) => {
-                    over.is_ok().then(|| cell.status(self.env.now()))
+                over = tokio::time::timeout(wait, handle.finished(round)) => {
+                    over.is_ok().then(|| handle.status(self.env.now()))
                 }
                 _ = stop.wait_for(|stop| *stop) => return Err(FleetError::Stopping),
             },
         };
-        Ok(Started { window: cell.window().name.clone(), round, finished })
+        Ok(StartedRound { window: handle.window().name.clone(), round, finished })
     }
 
-    pub(super) fn member(&self, name: &str) -> Option<Member> {
+    pub(super) fn member(&self, name: &str) -> Option<FleetEntry> {
         self.read().get(name).cloned()
     }
 
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Arc<str>, Member>> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Arc<str>, FleetEntry>> {
         self.windows.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, Member>> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, FleetEntry>> {
         self.windows.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

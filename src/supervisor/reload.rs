@@ -14,36 +14,36 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{Effect, Fault};
 
 /// Reloads that may wait for their turn; whoever brings one more is told to come again.
-const WAITING: usize = 16;
+const MAX_WAITING: usize = 16;
 /// Changed windows that are named one by one; of more there is the count.
-pub const MOST_NAMED: usize = 1000;
+pub const MAX_NAMED: usize = 1000;
 /// Faults that the status keeps; whoever asked for the reload was told all of them.
-const MOST_KEPT: usize = 20;
+const MAX_KEPT: usize = 20;
 
 /// Asks for reloads and knows how the last one went. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Reloads {
-    asks: mpsc::Sender<Ask>,
-    history: Arc<Mutex<History>>,
+pub struct ReloadHandle {
+    asks: mpsc::Sender<ReloadRequest>,
+    history: Arc<Mutex<ReloadHistory>>,
 }
 
 /// The reloads that were asked for, in their order.
 #[derive(Debug)]
-pub struct Asks {
-    asks: mpsc::Receiver<Ask>,
-    history: Arc<Mutex<History>>,
+pub struct ReloadQueue {
+    asks: mpsc::Receiver<ReloadRequest>,
+    history: Arc<Mutex<ReloadHistory>>,
 }
 
 /// One reload that was asked for.
 #[derive(Debug)]
-pub struct Ask {
+pub struct ReloadRequest {
     /// Whether most of a fleet may be dropped.
     pub accept_drops: bool,
-    reply: oneshot::Sender<Result<Applied, Refusal>>,
+    reply: oneshot::Sender<Result<ReloadSummary, ReloadError>>,
 }
 
 #[derive(Debug, Default)]
-struct History {
+struct ReloadHistory {
     last: Option<LastReload>,
     counts: ReloadCounts,
 }
@@ -62,7 +62,7 @@ pub struct ReloadCounts {
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum ReloadOutcome {
     /// The new configuration is in force.
     Applied,
     /// It was refused, the old one stays.
@@ -77,7 +77,7 @@ pub struct LastReload {
     /// When it ended.
     pub at: Timestamp,
     /// How.
-    pub outcome: Ending,
+    pub outcome: ReloadOutcome,
     /// One sentence for a person.
     pub message: String,
     /// The faults that it was refused for, the first of them.
@@ -86,11 +86,11 @@ pub struct LastReload {
 
 /// What a reload changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Applied {
+pub struct ReloadSummary {
     /// How long it took, milliseconds, reading the files included.
     pub took_ms: u64,
     /// Windows by what became of them.
-    pub windows: Counts,
+    pub windows: WindowChangeCounts,
     /// Each of them by name, but for the unchanged; at most [`MOST_NAMED`].
     pub changes: Vec<WindowChange>,
     /// Accounts that sign in otherwise, or are new or gone.
@@ -106,7 +106,7 @@ pub struct Applied {
 
 /// Windows by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct WindowChangeCounts {
     /// New.
     pub added: usize,
     /// Gone: their events leave the feed.
@@ -157,7 +157,7 @@ impl From<Effect> for WindowEffect {
 
 /// Why nothing was changed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Refusal {
+pub enum ReloadError {
     /// The new configuration is at fault.
     #[error("{}", match .0.as_slice() {
         [fault] => fault.to_string(),
@@ -186,23 +186,26 @@ pub enum Refusal {
 }
 
 /// A way to ask, and the other end of it.
-pub fn channel() -> (Reloads, Asks) {
-    let (sender, receiver) = mpsc::channel(WAITING);
+pub fn channel() -> (ReloadHandle, ReloadQueue) {
+    let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let history = Arc::default();
-    (Reloads { asks: sender, history: Arc::clone(&history) }, Asks { asks: receiver, history })
+    (
+        ReloadHandle { asks: sender, history: Arc::clone(&history) },
+        ReloadQueue { asks: receiver, history },
+    )
 }
 
-impl Reloads {
+impl ReloadHandle {
     /// Asks for a reload and waits for what came of it.
     ///
     /// # Errors
     /// Why nothing was changed.
-    pub async fn ask(&self, accept_drops: bool) -> Result<Applied, Refusal> {
+    pub async fn ask(&self, accept_drops: bool) -> Result<ReloadSummary, ReloadError> {
         let (reply, answer) = oneshot::channel();
-        match self.asks.try_send(Ask { accept_drops, reply }) {
-            Ok(()) => answer.await.unwrap_or(Err(Refusal::Stopping)),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Refusal::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Refusal::Stopping),
+        match self.asks.try_send(ReloadRequest { accept_drops, reply }) {
+            Ok(()) => answer.await.unwrap_or(Err(ReloadError::Stopping)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ReloadError::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ReloadError::Stopping),
         }
     }
 
@@ -217,14 +220,19 @@ impl Reloads {
     }
 }
 
-impl Asks {
+impl ReloadQueue {
     /// The next one. May be dropped at any moment.
-    pub async fn next(&mut self) -> Option<Ask> {
+    pub async fn next(&mut self) -> Option<ReloadRequest> {
         self.asks.recv().await
     }
 
     /// Logs and remembers how one went, and answers who asked.
-    pub fn answer(&self, ask: Ask, outcome: Result<Applied, Refusal>, at: Timestamp) {
+    pub fn answer(
+        &self,
+        ask: ReloadRequest,
+        outcome: Result<ReloadSummary, ReloadError>,
+        at: Timestamp,
+    ) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let (outcome_word, message, faults) = match &outcome {
             Ok(applied) => {
@@ -244,24 +252,24 @@ impl Asks {
                 for warning in &applied.warnings {
                     tracing::warn!(%warning, "configuration");
                 }
-                (Ending::Applied, applied.summary(), Vec::new())
+                (ReloadOutcome::Applied, applied.summary(), Vec::new())
             }
             Err(refusal) => {
                 let mut faults = Vec::new();
-                if let Refusal::Faults(all) = refusal {
+                if let ReloadError::Faults(all) = refusal {
                     for fault in all {
                         tracing::error!(%fault, "configuration is at fault");
                     }
-                    faults = all.iter().take(MOST_KEPT).cloned().collect();
+                    faults = all.iter().take(MAX_KEPT).cloned().collect();
                 }
                 let ending = match refusal {
-                    Refusal::Faults(_) | Refusal::Drops { .. } => {
+                    ReloadError::Faults(_) | ReloadError::Drops { .. } => {
                         history.counts.refused += 1;
-                        Ending::Refused
+                        ReloadOutcome::Refused
                     }
                     _ => {
                         history.counts.failed += 1;
-                        Ending::Failed
+                        ReloadOutcome::Failed
                     }
                 };
                 tracing::error!(
@@ -278,10 +286,11 @@ impl Asks {
     }
 }
 
-impl Applied {
+impl ReloadSummary {
     /// What changed, in a sentence.
     pub fn summary(&self) -> String {
-        let Counts { added, removed, replaced, resynced, retimed, unchanged } = self.windows;
+        let WindowChangeCounts { added, removed, replaced, resynced, retimed, unchanged } =
+            self.windows;
         let mut parts: Vec<String> = [
             (added, "added"),
             (removed, "removed"),

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use tempfile::TempDir;
 
-use super::fleet::MOTIONLESS;
+use super::fleet::HUNG_AFTER;
 use super::*;
 use crate::env::Env;
 use crate::graph::transport::{Body, TransportError};
@@ -50,7 +50,7 @@ fn window(name: &str) -> Window {
     }
 }
 
-fn post(mailbox: &str, window: Window, tokens: &Arc<Tokens>) -> Post {
+fn post(mailbox: &str, window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
     let identity = WindowIdentity {
         account: "contoso".into(),
         tenant: "t".into(),
@@ -58,7 +58,7 @@ fn post(mailbox: &str, window: Window, tokens: &Arc<Tokens>) -> Post {
         calendar: CalendarRef::Default,
         immutable_ids: false,
     };
-    Post { identity, window: Arc::new(window), tokens: tokens.clone() }
+    WindowSpec { identity, window: Arc::new(window), tokens: tokens.clone() }
 }
 
 struct Ground {
@@ -157,7 +157,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     let id = *supervisor.names.keys().next().unwrap();
     let running = supervisor.names.remove(&id).unwrap();
     running.task.abort();
-    let stuck = supervisor.workers.spawn(async { Ok(Ended::Stuck) });
+    let stuck = supervisor.workers.spawn(async { Ok(WorkerExit::Stuck) });
     supervisor.names.insert(stuck.id(), running);
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
     assert_eq!(supervisor.names.len(), 2, "another worker took the window up");
@@ -184,12 +184,12 @@ async fn a_worker_that_holds_its_thread_starves_the_watchdog() {
     // Their tasks run for the first time, and then this test lets them run no more.
     tokio::task::yield_now().await;
     ground.heard();
-    ground.supervisor.look();
+    ground.supervisor.heartbeat();
     assert!(ground.heard().contains("WATCHDOG=1"));
     // The clock moves at its first poll; nobody else is scheduled, as if a worker did not let go.
-    let past = tokio::time::advance(MOTIONLESS + Duration::from_secs(1)).now_or_never();
+    let past = tokio::time::advance(HUNG_AFTER + Duration::from_secs(1)).now_or_never();
     assert!(past.is_none());
-    ground.supervisor.look();
+    ground.supervisor.heartbeat();
     assert_eq!(ground.heard(), "STATUS=stuck: the worker of alice holds its thread\n");
     ground.end().await;
 }
@@ -203,8 +203,8 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     for mailbox in ["carol", "dave"] {
         let window = Window { mailbox: mailbox.into(), ..window("alice") };
         let begun = vec![post(mailbox, window, &tokens)];
-        let reform = Reform { removed: Vec::new(), begun, retimed: Vec::new() };
-        supervisor.reform(reform, || ()).await.unwrap();
+        let reform = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+        supervisor.change_fleet(reform, || ()).await.unwrap();
     }
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
     let known = supervisor.services.store.windows().await.unwrap();
@@ -244,8 +244,8 @@ async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     let wanted = Window { start, ..window("alice") };
     let expected = schedule::edges(&wanted, right).start;
     let begun = vec![post("alice", wanted, &tokens)];
-    let reform = Reform { removed: Vec::new(), begun, retimed: Vec::new() };
-    supervisor.reform(reform, || ()).await.unwrap();
+    let reform = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+    supervisor.change_fleet(reform, || ()).await.unwrap();
     assert_eq!(supervisor.fleet().window("alice").unwrap().start, expected);
     ground.end().await;
 }

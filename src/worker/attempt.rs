@@ -5,8 +5,8 @@
 //! from what the store holds.
 
 pub(super) mod audit;
-mod looks;
-mod seams;
+mod barrier;
+mod segments;
 mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,19 +30,19 @@ use crate::mirror::status::{LastRound, ResyncReason, WindowState};
 use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
 
-use super::moment::Moment;
-use super::trouble::Trouble;
-use super::vitals::{Asked, Cell};
-use super::{Services, note_resync};
-use series::Present;
+use super::error::AttemptError;
+use super::monotonic::MonotonicTime;
+use super::state::{RoundRequest, WindowHandle};
+use super::{Services, record_resync};
+use series::ListedIds;
 
 /// A pause that Graph asks for is remembered over a restart, which takes some time itself, if it
 /// is longer than this.
-const LONG_PAUSE: Duration = Duration::from_secs(30);
+const REMEMBERED_PAUSE_MIN: Duration = Duration::from_secs(30);
 
 /// What a finished round did.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(super) struct AttemptStats {
     pub(super) over: RoundOutcome,
     /// The segments that settled, as bits.
     pub(super) settled: u64,
@@ -55,7 +55,7 @@ pub(super) struct Done {
     pub(super) removed: u32,
 }
 
-impl Done {
+impl AttemptStats {
     /// As others are told of it.
     pub(super) fn round(&self, number: u64, at: Timestamp, took: std::time::Duration) -> LastRound {
         LastRound {
@@ -73,7 +73,7 @@ impl Done {
 
 /// How a page is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum PageSource {
     /// As delta has it.
     Delta,
     /// Listed, in snapshot mode.
@@ -86,25 +86,25 @@ pub(super) struct Attempt<'a> {
     target: &'a Target,
     id: WindowId,
     window: &'a Window,
-    cell: &'a Cell,
+    handle: &'a WindowHandle,
     stop: &'a watch::Receiver<bool>,
     /// Counts what has been done, so that others see that it gets on.
     steps: &'a AtomicU32,
-    ask: Ask,
+    options: Ask,
     number: u64,
     /// Whether a user asked for this round.
     requested: bool,
     /// Requests made to the target before this attempt.
-    before: u64,
+    previous_requests: u64,
     retries: u32,
-    deaths: u32,
+    dead_links: u32,
     /// Why the last page could not be had.
-    fault: Option<Trouble>,
+    error: Option<AttemptError>,
     /// The memory that the last page takes, until it is written.
     memory: Reservation,
     /// Between these edges, the events that a plain view named after the round's last page.
-    present: Option<(Edges, Present)>,
-    done: Done,
+    listed_ids: Option<(Edges, ListedIds)>,
+    stats: AttemptStats,
 }
 
 impl<'a> Attempt<'a> {
@@ -114,7 +114,7 @@ impl<'a> Attempt<'a> {
         target: &'a Target,
         id: WindowId,
         window: &'a Window,
-        cell: &'a Cell,
+        handle: &'a WindowHandle,
         stop: &'a watch::Receiver<bool>,
         steps: &'a AtomicU32,
         number: u64,
@@ -124,10 +124,10 @@ impl<'a> Attempt<'a> {
             target,
             id,
             window,
-            cell,
+            handle: handle,
             stop,
             steps,
-            ask: Ask {
+            options: Ask {
                 page_size: window.page_size,
                 body: window.body,
                 time_zone: window.time_zone.clone(),
@@ -135,13 +135,13 @@ impl<'a> Attempt<'a> {
             },
             number,
             requested: false,
-            before: target.requests.load(Ordering::Relaxed),
+            previous_requests: target.requests.load(Ordering::Relaxed),
             retries: 0,
-            deaths: 0,
-            fault: None,
+            dead_links: 0,
+            error: None,
             memory: Reservation::default(),
-            present: None,
-            done: Done {
+            listed_ids: None,
+            stats: AttemptStats {
                 over: RoundOutcome::Settled,
                 settled: 0,
                 held_until: None,
@@ -156,72 +156,78 @@ impl<'a> Attempt<'a> {
 
     /// A round of every segment, except of those in `resting` (as bits) unless somebody asked or
     /// the edges moved; the worst of their endings is the round's.
-    pub(super) async fn run(&mut self, asked: Option<Asked>, resting: u64) -> Result<(), Trouble> {
+    pub(super) async fn run(
+        &mut self,
+        asked: Option<RoundRequest>,
+        resting: u64,
+    ) -> Result<(), AttemptError> {
         self.requested = asked.is_some();
-        let moved = self.move_edges(asked == Some(Asked::AcceptRemovals)).await?;
+        let moved = self.move_edges(asked == Some(RoundRequest::AcceptRemovals)).await?;
         let mut resting = if moved || asked.is_some() { 0 } else { resting };
         let reason = match asked {
-            Some(Asked::Resync) => Some(ResyncReason::Requested),
-            Some(Asked::AcceptRemovals) => Some(ResyncReason::Confirm),
-            Some(Asked::Sync) | None => None,
+            Some(RoundRequest::Resync) => Some(ResyncReason::Requested),
+            Some(RoundRequest::AcceptRemovals) => Some(ResyncReason::Confirm),
+            Some(RoundRequest::Sync) | None => None,
         };
         if let Some(reason) = reason {
-            let segments = self.cell.vitals().segments();
+            let segments = self.handle.lock().segments();
             // All of them before the first request, so that none is forgotten if one fails.
             for (index, _) in (0..).zip(&segments) {
                 self.begin_resync(index, reason).await?;
             }
         }
-        while let Err(trouble) = self.segments(resting).await {
-            match trouble {
-                Trouble::Quarantine(error) if error.class() == Class::SegmentTooLong => {
-                    self.halve(error).await?;
+        while let Err(error) = self.segments(resting).await {
+            match error {
+                AttemptError::Quarantine(error) if error.class() == Class::SegmentTooLong => {
+                    self.halve_segments(error).await?;
                     resting = 0;
                 }
-                trouble => return Err(trouble),
+                error => return Err(error),
             }
         }
-        if let RoundOutcome::Stuck(ailment) = self.done.over {
-            let fault = match self.fault.take() {
-                Some(Trouble::Transient(error) | Trouble::Quarantine(error)) => Some(error),
+        if let RoundOutcome::Stuck(ailment) = self.stats.over {
+            let fault = match self.error.take() {
+                Some(AttemptError::Transient(error) | AttemptError::Quarantine(error)) => {
+                    Some(error)
+                }
                 _ => None,
             };
-            return Err(Trouble::Stuck { ailment, fault, until: self.done.held_until });
+            return Err(AttemptError::Stuck { ailment, fault, until: self.stats.held_until });
         }
         Ok(())
     }
 
     /// Graph does not answer for segments as long as these.
-    async fn halve(&mut self, error: GraphError) -> Result<(), Trouble> {
+    async fn halve_segments(&mut self, error: GraphError) -> Result<(), AttemptError> {
         let (edges, days) = {
-            let vitals = self.cell.vitals();
-            (vitals.edges, vitals.segment_days())
+            let worker_state = self.handle.lock();
+            (worker_state.edges, worker_state.segment_days())
         };
         let Some(days) = window::halved_segment_days(edges, days) else {
-            return Err(Trouble::Quarantine(error));
+            return Err(AttemptError::Quarantine(error));
         };
         let now = self.services.env.now();
         self.services.store.cut(self.id, days, now).await?;
-        self.cell.vitals().cut(days);
-        note_resync(self.cell, now, ResyncReason::SegmentTooLong);
+        self.handle.lock().cut(days);
+        record_resync(self.handle, now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, they are halved");
-        (self.done.over, self.retries) = (RoundOutcome::Settled, 0);
+        (self.stats.over, self.retries) = (RoundOutcome::Settled, 0);
         Ok(())
     }
 
     /// What it has done so far.
-    pub(super) fn done(mut self) -> Done {
-        let requests = self.target.requests.load(Ordering::Relaxed) - self.before;
-        self.done.requests = u32::try_from(requests).unwrap_or(u32::MAX);
-        self.done
+    pub(super) fn done(mut self) -> AttemptStats {
+        let requests = self.target.requests.load(Ordering::Relaxed) - self.previous_requests;
+        self.stats.requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        self.stats
     }
 
     /// Relative edges move with the days, each window at its own hour. True: they did. `accept`:
     /// however much leaves the window.
-    async fn move_edges(&mut self, accept: bool) -> Result<bool, Trouble> {
+    async fn move_edges(&mut self, accept: bool) -> Result<bool, AttemptError> {
         let (edges, computed) = {
-            let vitals = self.cell.vitals();
-            (vitals.edges, vitals.edges_at)
+            let worker_state = self.handle.lock();
+            (worker_state.edges, worker_state.edges_at)
         };
         let due = |now| schedule::due_move(self.window, edges, computed, now);
         let mut now = self.services.env.now();
@@ -232,40 +238,41 @@ impl<'a> Attempt<'a> {
             moved = due(now);
         }
         let Some(moved) = moved.filter(|_| self.services.client.clock(now).is_usable()) else {
-            self.cell.vitals().held_move = None;
+            self.handle.lock().held_move = None;
             return Ok(false);
         };
         if !accept && self.holds(moved, now).await? {
             return Ok(false);
         }
         self.services.store.move_edges(self.id, moved, now).await?;
-        let mut vitals = self.cell.vitals();
-        vitals.edges = moved;
-        vitals.edges_at = now;
-        vitals.held_move = None;
-        drop(vitals);
-        note_resync(self.cell, now, ResyncReason::WindowMoved);
+        let mut worker_state = self.handle.lock();
+        worker_state.edges = moved;
+        worker_state.edges_at = now;
+        worker_state.held_move = None;
+        drop(worker_state);
+        record_resync(self.handle, now, ResyncReason::WindowMoved);
         tracing::info!(start = %moved.start, end = %moved.end, "window moved");
         Ok(true)
     }
 
     /// Whether a move waits: it would drop most of the window, and has not waited for
     /// `confirm_after` yet.
-    async fn holds(&self, moved: Edges, now: Timestamp) -> Result<bool, Trouble> {
+    async fn holds(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
         let (leaving, events) = self.services.store.outside(self.id, moved).await?;
         if !is_mass_removal(leaving, events) {
             return Ok(false);
         }
-        let mut vitals = self.cell.vitals();
+        let mut worker_state = self.handle.lock();
         let until = Instant::now() + self.window.confirm_after;
-        let until = vitals.held_move.get_or_insert_with(|| Box::new(Moment::at(until, now)));
+        let until =
+            worker_state.held_move.get_or_insert_with(|| Box::new(MonotonicTime::at(until, now)));
         Ok(!until.is_over())
     }
 
     /// A small question, asked only for the `Date` of its answer. Whatever else comes of it the
     /// round finds out.
     async fn read_clock(&self, edges: Edges) {
-        let ask = Ask { page_size: 1, ..self.ask.clone() };
+        let ask = Ask { page_size: 1, ..self.options.clone() };
         let (client, day) = (&self.services.client, first_day(edges));
         let answer = client.calendar_view(self.target, &ask, day, Some("id"), None, false).await;
         if let Err(error) = answer {
@@ -279,15 +286,15 @@ impl<'a> Attempt<'a> {
         segment: SegmentIndex,
         edges: Edges,
         seams: bool,
-    ) -> Result<(Round, bool), Trouble> {
+    ) -> Result<(Round, bool), AttemptError> {
         let store = &self.services.store;
         let position = store.position(self.id, segment).await?;
         let todo = match &position {
-            Some(position) if position.todo => store.todo(self.id, segment).await?,
+            Some(position) if position.has_pending => store.todo(self.id, segment).await?,
             _ => Vec::new(),
         };
         if position.as_ref().is_none_or(|p| p.phase.enumeration().is_some()) {
-            self.show_enumerating();
+            self.publish_enumerating();
         }
         let begins = position.as_ref().is_none_or(|position| position.phase.begins());
         let place = SegmentContext {
@@ -300,7 +307,7 @@ impl<'a> Attempt<'a> {
             seams,
             page_size: self.window.page_size,
         };
-        let events = self.cell.vitals().events;
+        let events = self.handle.lock().events;
         let mut round = Round::resume(place, position, todo, events);
         if self.requested {
             round.skip_wait();
@@ -315,18 +322,22 @@ impl<'a> Attempt<'a> {
         segment: SegmentIndex,
         edges: Edges,
         effect: Effect,
-    ) -> Result<RoundInput, Trouble> {
+    ) -> Result<RoundInput, AttemptError> {
         Ok(match effect {
-            Effect::Page(link) => self.page(round, Way::Delta, link.as_ref(), edges).await?,
-            Effect::Listing(link) => self.page(round, Way::Plain, link.as_ref(), edges).await?,
+            Effect::Page(link) => self.page(round, PageSource::Delta, link.as_ref(), edges).await?,
+            Effect::Listing(link) => {
+                self.page(round, PageSource::Plain, link.as_ref(), edges).await?
+            }
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
-            Effect::Rows(id) => RoundInput::Gone(self.rows(segment, &id).await?),
+            Effect::Rows(id) => RoundInput::SeriesGone(self.rows(segment, &id).await?),
             Effect::View(request) => self.view(segment, &request).await?,
             Effect::Presence(request) => self.presence(&request, edges).await?,
             Effect::Unseen => RoundInput::Unseen(self.unseen(segment).await?),
             // A window of one segment has no seams.
-            Effect::Seam => RoundInput::Withheld { stay: Retain::Named(BTreeSet::new()), gone: 0 },
+            Effect::AwaitSegments => {
+                RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 0 }
+            }
             Effect::Commit(commit) => self.commit(*commit).await?,
             // The round is over: there is nothing to perform.
             Effect::Over(_) => RoundInput::Start,
@@ -338,30 +349,30 @@ impl<'a> Attempt<'a> {
         &self,
         segment: SegmentIndex,
         reason: ResyncReason,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let position = self.services.store.position(self.id, segment).await?;
-        let remedy = position.map(|position| position.remedy).unwrap_or_default();
+        let remedy = position.map(|position| position.fallback).unwrap_or_default();
         let mut commit = Commit::new(self.id, segment, now);
         commit.clear_todo = true;
         commit.clear_seen = true;
         commit.position = Some(Position::start(reason, remedy));
         commit.tally.resync = Some(reason);
         self.services.store.commit(commit).await?;
-        note_resync(self.cell, now, reason);
+        record_resync(self.handle, now, reason);
         Ok(())
     }
 
-    fn show_enumerating(&self) {
-        let mut vitals = self.cell.vitals();
-        if !vitals.state.is_trouble() {
-            vitals.state = WindowState::Enumerating;
+    fn publish_enumerating(&self) {
+        let mut worker_state = self.handle.lock();
+        if !worker_state.state.is_trouble() {
+            worker_state.state = WindowState::Enumerating;
         }
     }
 
     /// What is published of how a segment is asked for, and one line when that changed.
-    fn show_remedy(&self, segment: SegmentIndex, before: &Fallback, now: &Fallback) {
-        self.cell.vitals().show_mode(segment, now.is_snapshot());
+    fn publish_fallback(&self, segment: SegmentIndex, before: &Fallback, now: &Fallback) {
+        self.handle.lock().show_mode(segment, now.is_snapshot());
         if before == now {
             return;
         }
@@ -377,13 +388,13 @@ impl<'a> Attempt<'a> {
     async fn page(
         &mut self,
         round: &Round,
-        way: Way,
+        way: PageSource,
         link: Option<&Link>,
         edges: Edges,
-    ) -> Result<RoundInput, Trouble> {
+    ) -> Result<RoundInput, AttemptError> {
         let before = self.target.answering.load(Ordering::Relaxed);
         self.memory = Reservation::default();
-        self.present = None;
+        self.listed_ids = None;
         let page: Page = loop {
             match self.ask_page(way, link, edges).await {
                 Ok((page, memory)) => {
@@ -391,9 +402,9 @@ impl<'a> Attempt<'a> {
                     break page;
                 }
                 Err(error) if error.class() == Class::LinkDead => {
-                    self.deaths += 1;
-                    if self.deaths > 1 {
-                        return self.failed(Trouble::LinksDie, false);
+                    self.dead_links += 1;
+                    if self.dead_links > 1 {
+                        return self.failed(AttemptError::LinksDie, false);
                     }
                     tracing::info!(
                         status = error.status(),
@@ -403,17 +414,17 @@ impl<'a> Attempt<'a> {
                     return Ok(RoundInput::LinkDead);
                 }
                 Err(error) => {
-                    if let Err(trouble) = self.retry(error).await {
-                        let refused = self.is_of_the_link(&trouble, edges).await;
-                        return self.failed(trouble, refused);
+                    if let Err(error) = self.retry(error).await {
+                        let refused = self.is_of_the_link(&error, edges).await;
+                        return self.failed(error, refused);
                     }
                 }
             }
         };
         let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
-        self.done.pages += 1;
-        self.note_unreadable(link.is_none(), page.unreadable.len());
-        self.fault = None;
+        self.stats.pages += 1;
+        self.record_unreadable(link.is_none(), page.unreadable.len());
+        self.error = None;
         for unreadable in &page.unreadable {
             tracing::warn!(
                 event_id = unreadable.id.as_ref().map(page::EventId::as_str),
@@ -434,21 +445,22 @@ impl<'a> Attempt<'a> {
     /// One page, asked for once.
     async fn ask_page(
         &self,
-        way: Way,
+        way: PageSource,
         link: Option<&Link>,
         edges: Edges,
     ) -> Result<(Page, Reservation), GraphError> {
         let (client, fresh) = (&self.services.client, self.retries > 0);
         match (way, link) {
-            (Way::Delta, Some(link)) => {
-                client.page(self.target, &self.ask, Start::Link(link), fresh).await
+            (PageSource::Delta, Some(link)) => {
+                client.page(self.target, &self.options, Start::Link(link), fresh).await
             }
-            (Way::Delta, None) => {
-                client.page(self.target, &self.ask, Start::Window(edges), fresh).await
+            (PageSource::Delta, None) => {
+                client.page(self.target, &self.options, Start::Window(edges), fresh).await
             }
-            (Way::Plain, link) => {
-                let asked =
-                    client.calendar_view(self.target, &self.ask, edges, None, link, fresh).await?;
+            (PageSource::Plain, link) => {
+                let asked = client
+                    .calendar_view(self.target, &self.options, edges, None, link, fresh)
+                    .await?;
                 let page = Page {
                     present: asked.items,
                     removed: Vec::new(),
@@ -463,18 +475,20 @@ impl<'a> Attempt<'a> {
 
     /// The page cannot be had in this attempt. Whether other means may help is the round's to say.
     /// `refused`: it was asked for again and again, while the mailbox answered.
-    fn failed(&mut self, trouble: Trouble, refused: bool) -> Result<RoundInput, Trouble> {
-        let failure = match &trouble {
-            Trouble::Quarantine(error) if error.class() == Class::TooLarge => PageFailure::TooLarge,
-            Trouble::Transient(_) if refused => PageFailure::Refused,
-            Trouble::Transient(_) | Trouble::Quarantine(_) | Trouble::LinksDie => {
+    fn failed(&mut self, error: AttemptError, refused: bool) -> Result<RoundInput, AttemptError> {
+        let failure = match &error {
+            AttemptError::Quarantine(error) if error.class() == Class::TooLarge => {
+                PageFailure::TooLarge
+            }
+            AttemptError::Transient(_) if refused => PageFailure::Refused,
+            AttemptError::Transient(_) | AttemptError::Quarantine(_) | AttemptError::LinksDie => {
                 PageFailure::Other
             }
-            _ => return Err(trouble),
+            _ => return Err(error),
         };
-        self.fault = Some(trouble);
+        self.error = Some(error);
         // Other means are another round.
-        (self.retries, self.deaths) = (0, 0);
+        (self.retries, self.dead_links) = (0, 0);
         Ok(RoundInput::Failed(failure))
     }
 
@@ -482,8 +496,8 @@ impl<'a> Attempt<'a> {
     /// does not either it is a bad day, and no other way of asking would help (facts 123, 124).
     /// Which error it is does not matter: 500, 503 and 504 have all been seen to stick to a page
     /// (facts 121, 197).
-    async fn is_of_the_link(&mut self, trouble: &Trouble, edges: Edges) -> bool {
-        let Trouble::Transient(error) = trouble else { return false };
+    async fn is_of_the_link(&mut self, error: &AttemptError, edges: Edges) -> bool {
+        let AttemptError::Transient(error) = error else { return false };
         let of_a_page = matches!(error.class(), Class::Transient | Class::MalformedPage)
             && !error.is_of_account();
         if !of_a_page || self.retries < schedule::RETRIES {
@@ -494,20 +508,20 @@ impl<'a> Attempt<'a> {
 
     /// Whoever reads the status knows that the mirror may lack something. The first page of an
     /// enumeration begins the count anew.
-    fn note_unreadable(&self, anew: bool, count: usize) {
-        let mut vitals = self.cell.vitals();
-        let before = if anew { 0 } else { vitals.unreadable };
-        vitals.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    fn record_unreadable(&self, anew: bool, count: usize) {
+        let mut worker_state = self.handle.lock();
+        let before = if anew { 0 } else { worker_state.unreadable };
+        worker_state.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
     /// series: it is believed once the calendar has answered after it.
-    async fn probe(&mut self, edges: Edges) -> Result<(), Trouble> {
+    async fn probe(&mut self, edges: Edges) -> Result<(), AttemptError> {
         let day = first_day(edges);
         loop {
             let fresh = self.retries > 0;
             let client = &self.services.client;
-            let ask = Ask { page_size: 1, ..self.ask.clone() };
+            let ask = Ask { page_size: 1, ..self.options.clone() };
             match client.calendar_view(self.target, &ask, day, Some("id"), None, fresh).await {
                 Ok(_) => return Ok(()),
                 Err(error) => self.retry(error).await?,
@@ -515,7 +529,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn commit(&mut self, mut commit: Commit) -> Result<RoundInput, Trouble> {
+    async fn commit(&mut self, mut commit: Commit) -> Result<RoundInput, AttemptError> {
         let settled =
             matches!(&commit.position, Some(Position { phase: Phase::Settled { .. }, .. }));
         if settled {
@@ -523,26 +537,26 @@ impl<'a> Attempt<'a> {
             commit.tally.success = Some(self.services.env.now());
         }
         if let Some(reason) = commit.tally.resync {
-            note_resync(self.cell, commit.at, reason);
+            record_resync(self.handle, commit.at, reason);
         }
         if commit.lazy {
             // The next round of this window waits for it; nobody else has to.
             self.services.store.submit(commit).await?;
             self.memory = Reservation::default();
-            return Ok(RoundInput::Committed(self.cell.vitals().events));
+            return Ok(RoundInput::Committed(self.handle.lock().events));
         }
         let CommitOutcome { created, updated, removed, events } =
             self.services.store.commit(commit).await?;
         self.memory = Reservation::default();
-        self.done.created += created;
-        self.done.updated += updated;
-        self.done.removed += removed;
-        self.cell.vitals().events = events;
+        self.stats.created += created;
+        self.stats.updated += updated;
+        self.stats.removed += removed;
+        self.handle.lock().events = events;
         Ok(RoundInput::Committed(events))
     }
 
     /// The next process is to leave the mailbox alone as well.
-    async fn remember_pause(&self, wait: Duration) -> Result<(), Trouble> {
+    async fn remember_pause(&self, wait: Duration) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
         commit.tally.paused_until = now.checked_add(wait).ok();
@@ -551,18 +565,18 @@ impl<'a> Attempt<'a> {
     }
 
     /// Waits before the same request is made again, or gives the attempt up.
-    async fn retry(&mut self, error: GraphError) -> Result<(), Trouble> {
+    async fn retry(&mut self, error: GraphError) -> Result<(), AttemptError> {
         match error.class() {
             Class::Throttled => {
                 let wait = error.retry_after().unwrap_or_default();
-                if wait > LONG_PAUSE {
+                if wait > REMEMBERED_PAUSE_MIN {
                     self.remember_pause(wait).await?;
                 }
-                Err(Trouble::Throttled { error, wait })
+                Err(AttemptError::Throttled { error, wait })
             }
-            Class::SignIn => Err(Trouble::SignIn(error)),
+            Class::SignIn => Err(AttemptError::SignIn(error)),
             Class::Quarantine(_) | Class::NotFound | Class::SegmentTooLong | Class::TooLarge => {
-                Err(Trouble::Quarantine(error))
+                Err(AttemptError::Quarantine(error))
             }
             Class::Transient | Class::MalformedPage
                 if self.retries < schedule::RETRIES && !*self.stop.borrow() =>
@@ -579,7 +593,7 @@ impl<'a> Attempt<'a> {
                 Ok(())
             }
             Class::Transient | Class::MalformedPage | Class::ForeignLink | Class::LinkDead => {
-                Err(Trouble::Transient(error))
+                Err(AttemptError::Transient(error))
             }
         }
     }

@@ -14,7 +14,7 @@ use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::LastRound;
 use calmirror::mirror::window::{Edge, Window, WindowIdentity};
 use calmirror::store::{Options, Query, Store};
-use calmirror::supervisor::{Fleet, Post, Supervisor};
+use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -97,7 +97,7 @@ async fn start(
         Services { store: store.clone(), client, env: env.clone(), meter: Arc::default() },
         Duration::from_secs(86_400),
     );
-    let post = Post {
+    let post = WindowSpec {
         identity: WindowIdentity {
             account: "contoso".into(),
             tenant: "".into(),

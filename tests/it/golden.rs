@@ -210,7 +210,7 @@ async fn an_old_store_goes_on_from_its_links() {
             let window = daemon.fleet.id(&name).unwrap();
             for segment in daemon.store.segments(window).await.unwrap() {
                 let position = daemon.store.position(window, segment).await.unwrap().unwrap();
-                let listed = position.remedy.is_snapshot();
+                let listed = position.fallback.is_snapshot();
                 let settled = Phase::Settled { delta: (!listed).then(|| delta(&name, 100)) };
                 assert_eq!(position.phase, settled, "{name}");
             }

@@ -14,7 +14,7 @@ use calmirror::env::Env;
 use calmirror::graph::transport::{Body, Transport, TransportError};
 use calmirror::mirror::window::Window;
 use calmirror::simulator::{Behaviour, Death, Fault, Planned, Population, Settings, Simulator};
-use calmirror::supervisor::reload::{self, Refusal, Reloads};
+use calmirror::supervisor::reload::{self, ReloadError, ReloadHandle};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::Request;
@@ -31,11 +31,11 @@ const MAILBOX: &str = "alice@contoso.com";
 /// Every series with its value.
 type Samples = BTreeMap<String, f64>;
 
-fn api(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: Reloads) -> Router {
+fn api(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadHandle) -> Router {
     router(access(rig, env, stopping, reloads))
 }
 
-fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: Reloads) -> Access {
+fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadHandle) -> Access {
     Access {
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
@@ -209,7 +209,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(scrapes[0]["calmirror_reload_last_success"], 1.0);
     let asking = tokio::spawn(async move { reloads.ask(false).await });
     let ask = asks.next().await.unwrap();
-    asks.answer(ask, Err(Refusal::Faults(Vec::new())), env.now());
+    asks.answer(ask, Err(ReloadError::Faults(Vec::new())), env.now());
     assert!(asking.await.unwrap().is_err());
     let refused = scrape(&api).await;
     assert_eq!(refused["calmirror_reload_last_success"], 0.0);

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use calmirror::api::About;
 use calmirror::config::{Config, Sources};
-use calmirror::daemon::{Daemon, Options};
+use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::Transport;
 use calmirror::graph::transport::{Body, TransportError};
@@ -22,7 +22,7 @@ use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::{Population, Settings, Simulator};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
-use calmirror::supervisor::reload::{Applied, Refusal, Reloads};
+use calmirror::supervisor::reload::{ReloadError, ReloadHandle, ReloadSummary};
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
@@ -44,7 +44,7 @@ struct Live {
     env: Env,
     fleet: Fleet,
     store: Store,
-    reloads: Reloads,
+    reloads: ReloadHandle,
     stop: oneshot::Sender<()>,
     running: JoinHandle<()>,
 }
@@ -96,7 +96,7 @@ impl Live {
         let sources = Sources::find(Some(&file), BTreeMap::new());
         let clock = env.clone();
         let load = Arc::new(move || Config::load(&sources, clock.now()));
-        let options = Options {
+        let options = DaemonOptions {
             config: load().unwrap(),
             load,
             telemetry: None,
@@ -122,7 +122,7 @@ impl Live {
         Self { directory, simulator, env, fleet, store, reloads, stop, running }
     }
 
-    async fn reload(&self, windows: &[(&str, &str, &str)]) -> Result<Applied, Refusal> {
+    async fn reload(&self, windows: &[(&str, &str, &str)]) -> Result<ReloadSummary, ReloadError> {
         fs::write(self.directory.path().join("calmirror.toml"), text(windows)).unwrap();
         self.reloads.ask(false).await
     }
@@ -458,14 +458,14 @@ async fn a_reload_that_is_refused_changes_nothing() {
     let before = live.settled("a").await;
     let requests = live.requests();
     let refused = live.reload(&[("a", "alice", "interval = \"9m\""), ("a", "bob", "")]).await;
-    assert!(matches!(refused, Err(Refusal::Faults(faults)) if faults.len() == 1));
+    assert!(matches!(refused, Err(ReloadError::Faults(faults)) if faults.len() == 1));
     // A name that is taken: everything else was well.
     fs::write(live.directory.path().join("taken"), "precious").unwrap();
     let path = live.directory.path().join("calmirror.toml");
     fs::write(&path, text(&[("b", "alice", "")]).replace("api.sock", "taken")).unwrap();
     let failed = live.reloads.ask(false).await;
     assert!(
-        matches!(&failed, Err(Refusal::Failed(why)) if why.contains("not a socket")),
+        matches!(&failed, Err(ReloadError::Failed(why)) if why.contains("not a socket")),
         "{failed:?}"
     );
     assert_eq!(live.fleet.windows().len(), 1);

@@ -12,7 +12,7 @@ use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Window, WindowIdentity,
 };
 use calmirror::store::{Options, Store};
-use calmirror::supervisor::{Fleet, Post, Supervisor};
+use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -94,7 +94,7 @@ impl Rig {
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
         let posts = windows
             .into_iter()
-            .map(|window| Post {
+            .map(|window| WindowSpec {
                 identity: WindowIdentity {
                     account: window.account.clone(),
                     tenant: "t".into(),

@@ -50,17 +50,23 @@ struct Double {
 }
 
 impl Double {
-    fn ask(&self, what: String, name: &str, wait: Option<Duration>) -> Result<Started, FleetError> {
+    fn ask(
+        &self,
+        what: String,
+        name: &str,
+        wait: Option<Duration>,
+    ) -> Result<StartedRound, FleetError> {
         self.asked.lock().unwrap().push(what);
         let finished = self.window(name).ok_or(FleetError::UnknownWindow(name.to_owned()))?;
-        Ok(Started { window: name.into(), round: 982, finished: wait.map(|_| finished) })
+        Ok(StartedRound { window: name.into(), round: 982, finished: wait.map(|_| finished) })
     }
 }
 
 impl Windows for Double {
-    fn briefs(&self) -> Vec<Brief> {
+    fn briefs(&self) -> Vec<WindowSummary> {
         let windows = self.windows.lock().unwrap();
-        let mut briefs: Vec<Brief> = windows.iter().map(|(status, _)| brief(status)).collect();
+        let mut briefs: Vec<WindowSummary> =
+            windows.iter().map(|(status, _)| brief(status)).collect();
         briefs.sort_by(|a, b| a.window.name.cmp(&b.window.name));
         briefs
     }
@@ -79,7 +85,7 @@ impl Windows for Double {
         &'a self,
         name: &'a str,
         wait: Option<Duration>,
-    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+    ) -> BoxFuture<'a, Result<StartedRound, FleetError>> {
         Box::pin(async move { self.ask(format!("sync {name} {wait:?}"), name, wait) })
     }
     fn resync<'a>(
@@ -87,12 +93,12 @@ impl Windows for Double {
         name: &'a str,
         accept: bool,
         wait: Option<Duration>,
-    ) -> BoxFuture<'a, Result<Started, FleetError>> {
+    ) -> BoxFuture<'a, Result<StartedRound, FleetError>> {
         Box::pin(async move { self.ask(format!("resync {name} {accept} {wait:?}"), name, wait) })
     }
 }
 
-fn brief(status: &WindowStatus) -> Brief {
+fn brief(status: &WindowStatus) -> WindowSummary {
     let window = Window {
         name: status.name.as_str().into(),
         account: status.account.as_str().into(),
@@ -111,7 +117,7 @@ fn brief(status: &WindowStatus) -> Brief {
         audit: None,
         confirm_after: Duration::from_secs(600),
     };
-    Brief {
+    WindowSummary {
         window: Arc::new(window),
         state: status.state,
         healthy: status.is_healthy(),

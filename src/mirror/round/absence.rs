@@ -35,7 +35,7 @@ impl Round {
         exceptions.retain(|row| row.kind == EventKind::Exception);
         let starts = exceptions.iter().map(|row| row.span.start);
         let ends = exceptions.iter().map(|row| row.span.end);
-        match (self.todo.current(), starts.min(), ends.max()) {
+        match (self.pending.current(), starts.min(), ends.max()) {
             (Some(series), Some(start), Some(end)) => {
                 series.inquiry.question = Some(ViewPurpose::Exceptions(listing));
                 let master = series.master.clone();
@@ -56,7 +56,7 @@ impl Round {
     ) -> Effect {
         let ids: BTreeSet<EventHash> =
             self.absent(&listing, &rows).iter().map(|row| row.id).collect();
-        match self.todo.current() {
+        match self.pending.current() {
             Some(series) if !ids.is_empty() => {
                 series.inquiry.question = Some(ViewPurpose::Absence(listing, rows, ids.clone()));
                 Effect::Presence(Box::new(PresenceRequest { master: None, ids }))
@@ -68,14 +68,14 @@ impl Round {
     fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
         let tombstones = self.tombstoned();
         let absent = |s| self.reconciliation(s, &tombstones).absent(listing, rows);
-        self.todo.peek().map(absent).unwrap_or_default()
+        self.pending.peek().map(absent).unwrap_or_default()
     }
 
     /// The master is not found, or is no master any more; the mirror's rows of the series.
     pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
-        let master_kept = self.place.complete == Completion::Master;
+        let master_kept = self.context.complete == Completion::Master;
         let enumerating = self.phase.enumeration().is_some();
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let carried = series.waiting_instances().next().is_some();
         if !series.inquiry.missing || (rows.is_empty() && !carried) {
             return self.remove_series(&rows, at);
@@ -101,7 +101,7 @@ impl Round {
     }
 
     fn ask_presence(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let ids = rows.iter().map(|row| row.id).collect();
         series.inquiry.question = Some(ViewPurpose::Presence(rows));
         let master = Some(series.master.clone());
@@ -110,14 +110,14 @@ impl Round {
 
     /// Asks for the series' instances in the whole segment, by way of the plain view.
     pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         series.inquiry.question = Some(ViewPurpose::Listing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
         let request = ViewRequest {
             master: series.master.clone(),
             ids: rows.iter().map(|row| row.id).chain(carried).collect(),
             only: false,
-            edges: series::widen(self.place.edges, 1),
+            edges: series::widen(self.context.edges, 1),
         };
         Effect::View(Box::new(request))
     }
@@ -129,7 +129,7 @@ impl Round {
         rows: Vec<SeriesMember>,
         at: Timestamp,
     ) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match series.inquiry.question.take() {
             Some(ViewPurpose::Exceptions(mut listing)) => {
                 listing.merge(viewed);
@@ -148,8 +148,8 @@ impl Round {
 
     /// Whether the segment has any of the events that were asked for.
     pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Effect {
-        let edges = series::widen(self.place.edges, 1);
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let edges = series::widen(self.context.edges, 1);
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match series.inquiry.question.take() {
             Some(ViewPurpose::Presence(rows)) if present => self.view_as_listing(rows, at),
             Some(ViewPurpose::Presence(rows)) => self.remove_series(&rows, at),
@@ -174,9 +174,9 @@ impl Round {
         at: Timestamp,
     ) -> Effect {
         let absent = self.absent(&listing, &rows);
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);
-        if self.place.seams && absent.iter().any(|row| carried(&row.id)) {
+        if self.context.seams && absent.iter().any(|row| carried(&row.id)) {
             return self.unavailable(at);
         }
         self.complete(Some((listing, rows)), at)
@@ -184,7 +184,7 @@ impl Round {
 
     /// What this round's tombstones named.
     pub(super) fn tombstoned(&self) -> BTreeSet<EventHash> {
-        self.todo.removals().difference(&self.listed_out).copied().collect()
+        self.pending.removals().difference(&self.listed_out).copied().collect()
     }
 
     /// How a series is reconciled with a listing of it.
@@ -196,10 +196,10 @@ impl Round {
         // Without a master only instances that are whole can be shown.
         let complete = match (&series.fetched, series.inquiry.missing) {
             (None, true) => Completion::Exact,
-            _ => self.place.complete,
+            _ => self.context.complete,
         };
         Reconciliation {
-            edges: self.place.edges,
+            edges: self.context.edges,
             complete,
             membership: self.phase.enumeration().is_none(),
             waiting: &series.waiting,

@@ -13,7 +13,7 @@ use crate::mirror::window::Completion;
 impl Round {
     /// What the next series on the to-do needs.
     pub(super) fn pending(&mut self) -> Option<Effect> {
-        let series = self.todo.current()?;
+        let series = self.pending.current()?;
         let master = series.master.clone();
         if series.needs_master
             && let Some(carried) = series.carried_master().cloned()
@@ -23,7 +23,7 @@ impl Round {
         }
         // Whoever is listed with all its occurrences needs what completes them, and what the store
         // has of it may be nothing.
-        let bare = self.place.complete == Completion::Master
+        let bare = self.context.complete == Completion::Master
             && self.phase.enumeration().is_none()
             && series.fetched.is_none();
         Some(if series.needs_master || !series.needs_listing || bare {
@@ -34,7 +34,7 @@ impl Round {
     }
 
     pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match found {
             // Something else under that id, or another id: a server in confusion. Later.
             Some(item)
@@ -70,7 +70,7 @@ impl Round {
         found: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,
     ) -> Effect {
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match found {
             Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
             // Only the master, asked for by its id, can tell whether the series is gone.
@@ -89,8 +89,8 @@ impl Round {
     /// A series cannot be made whole in this run: what came and can be shown is shown, nobody
     /// leaves, and the series stays on the list.
     pub(super) fn unavailable(&mut self, at: Timestamp) -> Effect {
-        let master_kept = self.place.complete == Completion::Master;
-        let Some(series) = self.todo.current() else { return self.next_effect(at) };
+        let master_kept = self.context.complete == Completion::Master;
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
         series.deferred = true;
         series.inquiry = SeriesFindings::default();
         let master = series.fetched.take().filter(|_| master_kept);
@@ -121,7 +121,7 @@ impl Round {
         listing: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,
     ) -> Effect {
-        let Some((hash, mut series)) = self.todo.take_current() else {
+        let Some((hash, mut series)) = self.pending.take_current() else {
             return self.next_effect(at);
         };
         let mut commit = self.commit(at);
@@ -132,7 +132,7 @@ impl Round {
                 let tombstones = self.tombstoned();
                 let reconciled = self.reconciliation(&series, &tombstones).apply(listing, &rows);
                 for item in &reconciled.upserts {
-                    self.todo.cancel_removal(item.id.hash());
+                    self.pending.cancel_removal(item.id.hash());
                 }
                 commit.upserts = reconciled.upserts;
                 commit.removals = deleted(reconciled.removals);
@@ -143,16 +143,16 @@ impl Round {
             }
         }
         if let Some(master) = series.fetched.take()
-            && self.place.complete == Completion::Master
+            && self.context.complete == Completion::Master
         {
             self.masters_seen.insert(hash, master.etag.clone());
             commit.upserts.push(master);
         }
         commit.orphans.push(hash);
-        if self.place.seams {
+        if self.context.seams {
             self.leave_later(&mut commit);
         }
-        self.todo.write(&mut commit);
+        self.pending.write(&mut commit);
         if self.too_many(commit.removals.len()) {
             return self.hold_removals(at);
         }
@@ -165,9 +165,9 @@ impl Round {
     /// What a series no longer has here leaves with the round's other removals.
     fn leave_later(&mut self, commit: &mut Commit) {
         for removal in std::mem::take(&mut commit.removals) {
-            if !self.todo.removals().contains(&removal.id) {
+            if !self.pending.removals().contains(&removal.id) {
                 self.listed_out.insert(removal.id);
-                self.todo.add_removal(removal.id);
+                self.pending.add_removal(removal.id);
             }
         }
     }
@@ -175,8 +175,8 @@ impl Round {
     /// What leaves with its series need not leave, and be counted, once more at the round's end.
     pub(super) fn tombstones_done(&mut self, commit: &mut Commit) {
         for removal in &commit.removals {
-            if self.todo.removals().contains(&removal.id) {
-                self.todo.cancel_removal(removal.id);
+            if self.pending.removals().contains(&removal.id) {
+                self.pending.cancel_removal(removal.id);
                 commit.done.push(PendingKey::Removal(removal.id));
             }
         }
@@ -184,7 +184,7 @@ impl Round {
 
     /// The series is no more: its rows leave, and what was a series may now be a single event.
     pub(super) fn remove_series(&mut self, rows: &[SeriesMember], at: Timestamp) -> Effect {
-        let Some((hash, series)) = self.todo.take_current() else { return self.next_effect(at) };
+        let Some((hash, series)) = self.pending.take_current() else { return self.next_effect(at) };
         // Counted as one: a series ended, however many occurrences it had.
         let count = usize::from(!rows.is_empty());
         if self.too_many(count) {

@@ -21,12 +21,12 @@ impl Round {
         if let Some(effect) = self.doubt_listing(&rows, at) {
             return effect;
         }
-        if self.waits_for_segments() && !(rows.is_empty() && self.todo.removals().is_empty()) {
-            return Effect::Seam;
+        if self.waits_for_segments() && !(rows.is_empty() && self.pending.removals().is_empty()) {
+            return Effect::AwaitSegments;
         }
         if let Some(withheld) = &self.retained {
             let stay = rows.extract_if(.., |row| withheld.has(&row.id));
-            stay.for_each(|row| self.todo.add_removal(row.id));
+            stay.for_each(|row| self.pending.add_removal(row.id));
         }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
         if self.too_many(deleted) {
@@ -51,31 +51,31 @@ impl Round {
     /// several pages lacks leaves only if the next one, made at once, lacks it too.
     fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Effect> {
         let Phase::Sweeping { reason, .. } = self.phase else { return None };
-        if !self.is_listing() || self.guard.pages == 0 || self.removal_approved {
+        if !self.is_listing() || self.stall.pages == 0 || self.removal_approved {
             return None;
         }
         let lacking = rows.iter().map(|row| row.id);
         let doubtful: Vec<EventHash> =
-            lacking.filter(|id| !self.todo.removals().contains(id)).collect();
+            lacking.filter(|id| !self.pending.removals().contains(id)).collect();
         if doubtful.is_empty() {
             return None;
         }
         for id in doubtful {
-            self.todo.add_removal(id);
+            self.pending.add_removal(id);
         }
         self.phase = Phase::start(reason);
-        self.guard = StallDetector::default();
+        self.stall = StallDetector::default();
         self.ids_seen.clear();
         let mut commit = self.commit(at);
         commit.clear_seen = true;
-        self.todo.write(&mut commit);
+        self.pending.write(&mut commit);
         Some(self.finish(commit))
     }
 
     /// Nothing is left to do but what leaves.
     pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Effect {
-        if self.waits_for_segments() && !self.todo.removals().is_empty() {
-            return Effect::Seam;
+        if self.waits_for_segments() && !self.pending.removals().is_empty() {
+            return Effect::AwaitSegments;
         }
         let removals = self.tombstones();
         self.settle(self.commit(at), removals, at)
@@ -103,13 +103,13 @@ impl Round {
         commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
         let withheld = self.retained.as_ref();
         let stays = |id: &EventHash| withheld.is_some_and(|stay| stay.has(id));
-        let taken = self.todo.take_removals(stays);
+        let taken = self.pending.take_removals(stays);
         commit.done.extend(taken.into_iter().map(PendingKey::Removal));
         let leaves =
             |todo: &PendingEntry| matches!(todo, PendingEntry::Removal { id } if !stays(id));
         commit.todo.retain(|todo| !leaves(todo));
-        self.todo.age();
-        self.todo.write(&mut commit);
+        self.pending.age();
+        self.pending.write(&mut commit);
         commit.orphans.extend(self.masters_seen.keys().copied());
         let delta = match &self.phase {
             Phase::Completing { delta } => Some(delta.clone()),
@@ -117,12 +117,12 @@ impl Round {
             Phase::Enumerating { .. } | Phase::Following { .. } => return self.next_effect(at),
         };
         commit.clear_seen = matches!(self.phase, Phase::Sweeping { .. });
-        if delta.is_some() && self.remedy.is_snapshot() {
-            self.remedy.delta_recovered();
+        if delta.is_some() && self.fallback.is_snapshot() {
+            self.fallback.delta_recovered();
         }
-        self.guard = StallDetector::default();
+        self.stall = StallDetector::default();
         self.phase = Phase::Settled { delta };
-        self.after = AfterCommit::Settle;
+        self.after_commit = AfterCommit::Settle;
         commit.position = Some(self.position());
         Effect::Commit(Box::new(commit))
     }
@@ -135,11 +135,11 @@ impl Round {
     /// Begins anew, but not before `confirm_after` is over.
     fn restart_later(&mut self, reason: ResyncReason, after: AfterCommit, at: Timestamp) -> Effect {
         let mut effect = self.restart(reason, at);
-        self.held_until = at.checked_add(self.place.confirm_after).ok();
+        self.held_until = at.checked_add(self.context.confirm_after).ok();
         if let Effect::Commit(commit) = &mut effect {
             commit.position = Some(self.position());
         }
-        self.after = after;
+        self.after_commit = after;
         effect
     }
 
@@ -155,12 +155,12 @@ impl Round {
             PageFailure::Refused if self.phase.enumeration() == Some(ResyncReason::PageStuck) => {
                 self.next_fallback(StallKind::PageTooLarge, at)
             }
-            PageFailure::Refused if self.guard.page_failed() => {
+            PageFailure::Refused if self.stall.page_failed() => {
                 self.next_fallback(StallKind::PageTooLarge, at)
             }
             // Once may be a bad day: it is remembered.
             PageFailure::Refused => {
-                self.after = AfterCommit::Fail;
+                self.after_commit = AfterCommit::Fail;
                 self.finish(self.commit(at))
             }
             PageFailure::Other => Effect::Over(RoundOutcome::Failed),
@@ -170,22 +170,22 @@ impl Round {
     /// The stream is stuck: the next remedy, if there is one.
     pub(super) fn next_fallback(&mut self, ailment: StallKind, at: Timestamp) -> Effect {
         if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) {
-            self.remedy.postpone_delta(at);
+            self.fallback.postpone_delta(at);
             return self.restart(ResyncReason::Snapshot, at);
         }
         let reason = match ailment {
             StallKind::NoProgress => ResyncReason::RoundStuck,
             StallKind::PageTooLarge => ResyncReason::PageStuck,
         };
-        match self.remedy.next(ailment, self.place.page_size, at) {
+        match self.fallback.next(ailment, self.context.page_size, at) {
             Some(next) => {
-                self.remedy = next;
-                self.restart_later(reason, AfterCommit::Stick(ailment), at)
+                self.fallback = next;
+                self.restart_later(reason, AfterCommit::Stall(ailment), at)
             }
             // Even the listing: it begins anew, much later.
             None if ailment == StallKind::NoProgress => {
                 let effect = self.restart(reason, at);
-                self.after = AfterCommit::Fail;
+                self.after_commit = AfterCommit::Fail;
                 effect
             }
             None => Effect::Over(RoundOutcome::Failed),
@@ -199,18 +199,18 @@ impl Round {
 
     pub(super) fn too_many(&self, more: usize) -> bool {
         // Of the whole window, before anything left any of its segments.
-        let removed = self.removed + self.gone + more;
+        let removed = self.removed + self.removed_elsewhere + more;
         !self.removal_approved
             && self.phase.enumeration() != Some(ResyncReason::Confirm)
             && more > 0
             && is_mass_removal(
                 removed,
-                usize::try_from(self.events).unwrap_or(usize::MAX) + self.gone,
+                usize::try_from(self.events).unwrap_or(usize::MAX) + self.removed_elsewhere,
             )
     }
 
     pub(super) fn tombstones(&self) -> Vec<Removal> {
         let stays = |id: &EventHash| self.retained.as_ref().is_some_and(|stay| stay.has(id));
-        deleted(self.todo.removals().iter().copied().filter(|id| !stays(id)))
+        deleted(self.pending.removals().iter().copied().filter(|id| !stays(id)))
     }
 }

@@ -21,7 +21,7 @@ impl Round {
         at: Timestamp,
     ) -> Effect {
         let mut commit = self.commit(at);
-        let exact = self.place.complete == Completion::Exact;
+        let exact = self.context.complete == Completion::Exact;
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
         let reason = self.phase.enumeration();
         if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason) {
@@ -41,7 +41,7 @@ impl Round {
         }
         // What could not be read is there all the same.
         for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
-            self.todo.cancel_removal(unread.hash());
+            self.pending.cancel_removal(unread.hash());
         }
         // Tombstones before masters, which release what waited for them.
         for id in page.removed {
@@ -54,7 +54,7 @@ impl Round {
             let swept = reason.is_some_and(|reason| reason != ResyncReason::New);
             if exact && !swept && matches!(known.get(&item.id.hash()), Some(StoredKind::Single)) {
                 // A single event that became a series: exact windows keep no masters in its place.
-                self.todo.add_removal(item.id.hash());
+                self.pending.add_removal(item.id.hash());
             }
             if reason.is_some() {
                 self.enumerated_master(item, &mut commit)
@@ -70,7 +70,7 @@ impl Round {
                 item
             };
             let id = item.id.hash();
-            self.todo.cancel_removal(id);
+            self.pending.cancel_removal(id);
             match (&item.master, item.kind) {
                 (Some(master), EventKind::Occurrence | EventKind::Exception)
                     if reason.is_some() =>
@@ -85,12 +85,12 @@ impl Round {
                     // leave first, and only the master can tell.
                     let id = item.id.clone();
                     self.wait(item);
-                    self.todo.touch(&id).needs_master = true;
+                    self.pending.touch(&id).needs_master = true;
                 }
                 _ => commit.upserts.push(item),
             }
         }
-        self.todo.write(&mut commit);
+        self.pending.write(&mut commit);
         match page.end {
             PageEnd::Next(next) => {
                 self.phase = match (&self.phase, reason) {
@@ -109,18 +109,18 @@ impl Round {
             PageEnd::Delta(delta) => match reason {
                 Some(reason) => {
                     self.phase = Phase::Sweeping { delta: Some(delta), reason };
-                    if reason == ResyncReason::New && self.todo.is_empty() {
+                    if reason == ResyncReason::New && self.pending.is_empty() {
                         return self.settle(commit, Vec::new(), at);
                     }
                     self.finish(commit)
                 }
                 None => {
                     self.phase = Phase::Completing { delta };
-                    let apart = self.place.seams && !self.todo.removals().is_empty();
-                    if self.todo.current().is_some() || apart {
+                    let apart = self.context.seams && !self.pending.removals().is_empty();
+                    if self.pending.current().is_some() || apart {
                         return self.finish(commit);
                     }
-                    commit.lazy = idle && self.todo.is_empty();
+                    commit.lazy = idle && self.pending.is_empty();
                     let removals = self.tombstones();
                     self.settle(commit, removals, at)
                 }
@@ -130,15 +130,15 @@ impl Round {
 
     /// A master in an enumeration completes what waits for it, and what is still to come.
     pub(super) fn enumerated_master(&mut self, item: Item, commit: &mut Commit) {
-        if self.place.complete == Completion::Exact {
+        if self.context.complete == Completion::Exact {
             return;
         }
         if !item.whole {
-            self.todo.touch(&item.id).needs_master = true;
+            self.pending.touch(&item.id).needs_master = true;
             return;
         }
         let id = item.id.hash();
-        commit.upserts.extend(self.todo.release(id, &item.etag));
+        commit.upserts.extend(self.pending.release(id, &item.etag));
         self.masters_seen.insert(id, item.etag.clone());
         commit.upserts.push(item);
     }
@@ -152,7 +152,7 @@ impl Round {
         stored: Option<&StoredKind>,
         commit: &mut Commit,
     ) {
-        let exact = self.place.complete == Completion::Exact;
+        let exact = self.context.complete == Completion::Exact;
         let hash = master.hash();
         let at_hand = match item.kind {
             EventKind::Exception => item.whole,
@@ -166,15 +166,15 @@ impl Round {
             }
         };
         if at_hand {
-            self.todo.forget_waiting(hash, item.id.hash());
+            self.pending.forget_waiting(hash, item.id.hash());
             commit.upserts.push(item);
             return;
         }
         let needs_listing = exact || item.kind == EventKind::Exception;
-        let series = self.todo.touch(master);
+        let series = self.pending.touch(master);
         series.needs_master |= !needs_listing;
         series.needs_listing |= needs_listing;
-        self.todo.hold(master, item);
+        self.pending.hold(master, item);
     }
 
     /// Anything of a series in an incremental round waits for the series to be whole.
@@ -184,13 +184,13 @@ impl Round {
             _ => item.id.clone(),
         };
         self.doubt(&master);
-        self.todo.hold(&master, item);
+        self.pending.hold(&master, item);
     }
 
     /// The mirror's idea of a series is no longer to be trusted.
     pub(super) fn doubt(&mut self, master: &EventId) {
-        let exact = self.place.complete == Completion::Exact;
-        let series = self.todo.touch(master);
+        let exact = self.context.complete == Completion::Exact;
+        let series = self.pending.touch(master);
         series.needs_master = !exact;
         series.needs_listing = true;
         series.deferred = false;
@@ -200,20 +200,20 @@ impl Round {
         let hash = id.hash();
         self.listed_out.remove(&hash);
         // The last word wins over what an earlier page carried.
-        if let Some(master) = self.todo.holder(hash) {
-            self.todo.forget_waiting(master, hash);
-            self.todo.add_removal(hash);
+        if let Some(master) = self.pending.holder(hash) {
+            self.pending.forget_waiting(master, hash);
+            self.pending.add_removal(hash);
         }
         match known {
             None | Some(StoredKind::Unknown) => {}
             Some(StoredKind::Master { .. }) => self.doubt(id),
-            Some(StoredKind::Single) => self.todo.add_removal(hash),
+            Some(StoredKind::Single) => self.pending.add_removal(hash),
             Some(StoredKind::Instance { master }) => {
                 // In an enumeration the pages and the sweep decide who is a member.
                 if self.phase.enumeration().is_none() {
                     self.doubt(master);
                 }
-                self.todo.add_removal(hash);
+                self.pending.add_removal(hash);
             }
         }
     }

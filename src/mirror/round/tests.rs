@@ -89,7 +89,7 @@ fn written(effect: Effect) -> Commit {
 /// What a listing lacks is asked for once more, and is in no view either.
 fn nowhere(round: Round, effect: Effect) -> (Round, Effect) {
     assert!(matches!(effect, Effect::Presence(_)), "{effect:?}");
-    round.step(RoundInput::Present(false), AT)
+    round.step(RoundInput::Presence(false), AT)
 }
 
 fn ids(items: &[Item]) -> Vec<&str> {
@@ -142,7 +142,7 @@ fn removals_wait_for_the_delta_link_and_for_the_last_word() {
         step_page(round, page(vec![], &["a", "b", "stranger"], next("n1")), &known);
     assert!(commit.removals.is_empty() && !commit.lazy);
     assert_eq!(commit.todo.len(), 2, "unknown ids are ignored quietly");
-    assert!(commit.position.as_ref().unwrap().todo);
+    assert!(commit.position.as_ref().unwrap().has_pending);
     let (round, _) = round.step(RoundInput::Committed(5), AT);
     // b comes again: it stays.
     let (_, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
@@ -252,9 +252,9 @@ fn a_tombstone_for_a_master_only_marks_the_series() {
     let (round, effect) = round.step(RoundInput::Master(None), AT);
     assert!(matches!(effect, Effect::Rows(_)), "only its absence says that the series is gone");
     let rows = vec![row("o1")];
-    let (round, effect) = round.step(RoundInput::Gone(rows), AT);
+    let (round, effect) = round.step(RoundInput::SeriesGone(rows), AT);
     assert!(matches!(effect, Effect::Presence(_)), "and a private series is absent too (fact 180)");
-    let (_, effect) = round.step(RoundInput::Present(false), AT);
+    let (_, effect) = round.step(RoundInput::Presence(false), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("o1").hash()]);
 }
 
@@ -267,7 +267,7 @@ fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
-    assert!(commit.position.unwrap().todo, "not settled before the to-do is empty");
+    assert!(commit.position.unwrap().has_pending, "not settled before the to-do is empty");
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
 }
@@ -403,7 +403,7 @@ fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
     assert!(commit.removals.is_empty() && commit.done.is_empty(), "it stays on the list");
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(written(effect).position.unwrap().todo);
+    assert!(written(effect).position.unwrap().has_pending);
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
 }

@@ -15,7 +15,8 @@ use crate::store::fault::Fault;
 
 /// A position as a sealed value.
 pub(in crate::store) fn position(position: &Position) -> Vec<u8> {
-    let Position { phase, todo, held_until, guard, remedy } = position;
+    let Position { phase, has_pending: todo, held_until, stall: guard, fallback: remedy } =
+        position;
     json(&PositionJson {
         phase: phase.into(),
         todo: *todo,
@@ -47,10 +48,10 @@ pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, Fault> {
     });
     Ok(Position {
         phase: stored.phase.into(),
-        todo: stored.todo,
+        has_pending: stored.todo,
         held_until: stored.held_until,
-        guard: guard.unwrap_or_default(),
-        remedy: remedy.unwrap_or_default(),
+        stall: guard.unwrap_or_default(),
+        fallback: remedy.unwrap_or_default(),
     })
 }
 

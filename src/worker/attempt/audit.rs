@@ -20,12 +20,12 @@ use crate::mirror::status::ResyncReason;
 use crate::mirror::window::{Completion, Edges};
 use crate::store::AuditRow;
 
-use super::{Attempt, Trouble};
+use super::{Attempt, AttemptError};
 
 /// Events on a page of a listing, the most that Graph allows (fact 38).
 const PAGE_SIZE: u32 = 1000;
 /// More events than this no segment has; a listing that yields more is lying.
-const MOST_EVENTS: usize = 500_000;
+const MAX_EVENTS: usize = 500_000;
 
 /// How an audit went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +42,8 @@ pub(in crate::worker) enum Audited {
 
 /// What a listing said.
 #[derive(Default)]
-struct Look {
-    events: BTreeMap<EventHash, (EventDigest, Option<Box<Name>>)>,
+struct AuditListing {
+    events: BTreeMap<EventHash, (EventDigest, Option<Box<DriftSubject>>)>,
     /// What could not be read is there all the same, and says nothing more.
     unread: BTreeSet<EventHash>,
     /// Some events could not even be named: nobody is missed.
@@ -51,25 +51,25 @@ struct Look {
 }
 
 /// Whom a difference is about.
-struct Name {
+struct DriftSubject {
     id: EventId,
     master: Option<EventId>,
     span: Span,
 }
 
 /// A confirmed difference.
-struct Finding {
+struct Drift {
     segment: SegmentIndex,
     edges: Edges,
-    listed: Option<Box<Name>>,
+    listed: Option<Box<DriftSubject>>,
     row: Option<AuditRow>,
 }
 
 /// What is to be done about the findings.
 #[derive(Default)]
-struct Repair {
+struct DriftRepair {
     series: BTreeMap<(SegmentIndex, EventHash), EventId>,
-    singles: Vec<Finding>,
+    singles: Vec<Drift>,
 }
 
 impl Attempt<'_> {
@@ -77,8 +77,8 @@ impl Attempt<'_> {
     pub(in crate::worker) async fn audit(
         &mut self,
         suspects: &mut SuspectedDrift,
-    ) -> Result<Audited, Trouble> {
-        let segments = self.cell.vitals().segments();
+    ) -> Result<Audited, AttemptError> {
+        let segments = self.handle.lock().segments();
         let (mut met, mut confirmed) = (SuspectedDrift::default(), Vec::new());
         for (segment, edges) in (0..).zip(&segments) {
             if edges.is_empty() || !self.is_followed(segment).await? {
@@ -102,7 +102,7 @@ impl Attempt<'_> {
                         if suspects.confirm(segment, row.id, Some(row.sketch)) {
                             let listed = listed.and_then(|(_, name)| name);
                             let row = Some(row);
-                            confirmed.push(Finding { segment, edges: *edges, listed, row });
+                            confirmed.push(Drift { segment, edges: *edges, listed, row });
                         }
                     }
                 }
@@ -116,7 +116,7 @@ impl Attempt<'_> {
                     met.add(segment, id, None);
                     if suspects.confirm(segment, id, None) {
                         let row = None;
-                        confirmed.push(Finding { segment, edges: *edges, listed: name, row });
+                        confirmed.push(Drift { segment, edges: *edges, listed: name, row });
                     }
                 }
             }
@@ -137,10 +137,11 @@ impl Attempt<'_> {
     }
 
     /// Whether the segment is followed by delta and up to date: else there is nothing to compare.
-    async fn is_followed(&self, segment: SegmentIndex) -> Result<bool, Trouble> {
+    async fn is_followed(&self, segment: SegmentIndex) -> Result<bool, AttemptError> {
         let position = self.services.store.position(self.id, segment).await?;
-        Ok(position
-            .is_some_and(|p| matches!(p.phase, Phase::Settled { delta: Some(_) }) && !p.todo))
+        Ok(position.is_some_and(|p| {
+            matches!(p.phase, Phase::Settled { delta: Some(_) }) && !p.has_pending
+        }))
     }
 
     /// Lists a segment. The names of events that are not `wanted` are forgotten. None if the
@@ -149,8 +150,8 @@ impl Attempt<'_> {
         &mut self,
         edges: Edges,
         wanted: impl Fn(EventHash) -> bool,
-    ) -> Result<Option<Look>, Trouble> {
-        let mut look = Look::default();
+    ) -> Result<Option<AuditListing>, AttemptError> {
+        let mut look = AuditListing::default();
         let (mut met, mut empties) = (0, 0);
         let mut next: Option<Link> = None;
         loop {
@@ -163,7 +164,7 @@ impl Attempt<'_> {
                 };
                 let name = || {
                     let (id, master) = (item.id.clone(), item.master.clone());
-                    Box::new(Name { id, master, span: item.span })
+                    Box::new(DriftSubject { id, master, span: item.span })
                 };
                 if item.kind != EventKind::Master {
                     look.events.insert(hash, (EventDigest::of(&item), wanted(hash).then(name)));
@@ -176,7 +177,7 @@ impl Attempt<'_> {
             }
             let before = std::mem::replace(&mut met, look.events.len() + look.unread.len());
             empties = if empty { empties + 1 } else { 0 };
-            if (!empty && met == before) || empties > MAX_EMPTY_PAGES || met > MOST_EVENTS {
+            if (!empty && met == before) || empties > MAX_EMPTY_PAGES || met > MAX_EVENTS {
                 tracing::warn!(events = met, "plain listing does not end");
                 return Ok(None);
             }
@@ -190,9 +191,9 @@ impl Attempt<'_> {
         edges: Edges,
         select: Option<&str>,
         next: Option<&Link>,
-    ) -> Result<(Vec<(EventHash, Option<Item>)>, bool, Option<Link>), Trouble> {
-        let page_size = select.map_or(self.ask.page_size, |_| PAGE_SIZE);
-        let ask = Ask { page_size, ..self.ask.clone() };
+    ) -> Result<(Vec<(EventHash, Option<Item>)>, bool, Option<Link>), AttemptError> {
+        let page_size = select.map_or(self.options.page_size, |_| PAGE_SIZE);
+        let ask = Ask { page_size, ..self.options.clone() };
         let listing = loop {
             let client = &self.services.client;
             let fresh = self.retries > 0;
@@ -208,9 +209,9 @@ impl Attempt<'_> {
         Ok((read.chain(unread).collect(), nameless, listing.next))
     }
 
-    async fn repair(&mut self, confirmed: Vec<Finding>) -> Result<Audited, Trouble> {
+    async fn repair(&mut self, confirmed: Vec<Drift>) -> Result<Audited, AttemptError> {
         let mut differences = confirmed.len() as u64;
-        let mut repair = Repair::default();
+        let mut repair = DriftRepair::default();
         for finding in confirmed {
             let masters = [
                 finding.listed.as_ref().and_then(|name| name.master.clone()),
@@ -227,7 +228,7 @@ impl Attempt<'_> {
         let (series, singles) = (repair.series.len(), repair.singles.len());
         if series + singles >= BULK_REPAIR_MIN {
             tracing::warn!(differences, "drift audit found much: enumerating again");
-            let segments = self.cell.vitals().segments().len();
+            let segments = self.handle.lock().segments().len();
             for segment in (0..).take(segments) {
                 self.begin_resync(segment, ResyncReason::Drift).await?;
             }
@@ -245,11 +246,11 @@ impl Attempt<'_> {
     }
 
     /// Fetches what differs and lets go of what is gone; answers how many differences were none.
-    async fn repair_singles(&mut self, repair: &mut Repair) -> Result<u64, Trouble> {
+    async fn repair_singles(&mut self, repair: &mut DriftRepair) -> Result<u64, AttemptError> {
         let mut spurious = 0;
         let mut upserts = Vec::new();
         let mut removals = Vec::new();
-        for Finding { segment, edges, listed, row } in std::mem::take(&mut repair.singles) {
+        for Drift { segment, edges, listed, row } in std::mem::take(&mut repair.singles) {
             match (listed, row) {
                 (Some(name), _) => match self.single(&name).await? {
                     Some(item) if item.id != name.id => spurious += 1,
@@ -291,7 +292,7 @@ impl Attempt<'_> {
 
     /// An event with its content. One that is listed but not found by its id is a private one of
     /// another mailbox (fact 180): its content comes from a listing.
-    async fn single(&mut self, name: &Name) -> Result<Option<Item>, Trouble> {
+    async fn single(&mut self, name: &DriftSubject) -> Result<Option<Item>, AttemptError> {
         match self.event(&name.id).await? {
             Some(item) => Ok(Some(item)),
             None => Ok(self.listed(name.span, name.id.hash(), None).await?.flatten()),
@@ -305,7 +306,7 @@ impl Attempt<'_> {
         span: Span,
         id: EventHash,
         select: Option<&str>,
-    ) -> Result<Option<Option<Item>>, Trouble> {
+    ) -> Result<Option<Option<Item>>, AttemptError> {
         let days = series::widen(Edges { start: span.start, end: span.end }, 1);
         for stretch in days.segments() {
             let mut next: Option<Link> = None;
@@ -324,9 +325,10 @@ impl Attempt<'_> {
         Ok(None)
     }
 
-    async fn event(&mut self, id: &EventId) -> Result<Option<Item>, Trouble> {
+    async fn event(&mut self, id: &EventId) -> Result<Option<Item>, AttemptError> {
         loop {
-            let asked = self.services.client.event(self.target, &self.ask, id, self.retries > 0);
+            let asked =
+                self.services.client.event(self.target, &self.options, id, self.retries > 0);
             match asked.await {
                 Ok(found) => return Ok(found),
                 Err(error @ GraphError::Malformed(_)) => {
@@ -339,11 +341,11 @@ impl Attempt<'_> {
     }
 
     /// Puts a series on the to-do, where the next round finds it before it asks anything else.
-    async fn touch(&mut self, segment: SegmentIndex, master: EventId) -> Result<(), Trouble> {
+    async fn touch(&mut self, segment: SegmentIndex, master: EventId) -> Result<(), AttemptError> {
         let Some(mut position) = self.services.store.position(self.id, segment).await? else {
             return Ok(());
         };
-        position.todo = true;
+        position.has_pending = true;
         let mut commit = Commit::new(self.id, segment, self.services.env.now());
         let needs_master = self.window.complete == Completion::Master;
         commit.todo.push(PendingEntry::Series { master, needs_master, needs_listing: true });
@@ -353,7 +355,7 @@ impl Attempt<'_> {
     }
 
     /// The audit is over.
-    async fn audited(&mut self, differences: u64) -> Result<(), Trouble> {
+    async fn audited(&mut self, differences: u64) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
         commit.tally.audit = Some(differences);
@@ -363,7 +365,7 @@ impl Attempt<'_> {
         } else {
             self.services.store.commit(commit).await?;
         }
-        self.cell.vitals().audits.end(now, differences);
+        self.handle.lock().audits.end(now, differences);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{Attempt, Trouble};
+use super::{Attempt, AttemptError};
 use crate::graph::{self, Ask, Class, GraphError};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link};
 use crate::mirror::position::SegmentIndex;
@@ -16,19 +16,19 @@ use crate::mirror::{audit, schedule, stall};
 use crate::store::SeriesRow;
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
-const MOST_INSTANCES: usize = 50_000;
+const MAX_INSTANCES: usize = 50_000;
 /// More events than this no segment has.
-const MOST_EVENTS: usize = 500_000;
+const MAX_EVENTS: usize = 500_000;
 /// Events on a page of a view without contents, the most that Graph allows (fact 38).
 const VIEW_PAGE_SIZE: u32 = 1000;
 /// What a listing keeps in memory at most; a series of 1,000 whole exceptions comes to about 5 MiB.
-const MOST_BYTES: usize = 128 * 1024 * 1024;
+const MAX_BYTES: usize = 128 * 1024 * 1024;
 /// So many times a series is listed in search of two listings that agree.
-const MOST_LISTINGS: u32 = 4;
+const MAX_LISTINGS: u32 = 4;
 
 /// Where a listing comes from.
 #[derive(Clone, Copy)]
-enum Source<'a> {
+enum ListingSource<'a> {
     /// The instances of this series.
     Instances(&'a EventId),
     /// Plain `calendarView`.
@@ -37,7 +37,7 @@ enum Source<'a> {
     All,
 }
 
-impl Source<'_> {
+impl ListingSource<'_> {
     fn wants(self, item: &Item) -> bool {
         match self {
             Self::Instances(_) => true,
@@ -48,31 +48,31 @@ impl Source<'_> {
 
     fn most(self) -> usize {
         match self {
-            Self::Instances(_) => MOST_INSTANCES,
-            Self::View(_) | Self::All => MOST_EVENTS,
+            Self::Instances(_) => MAX_INSTANCES,
+            Self::View(_) | Self::All => MAX_EVENTS,
         }
     }
 }
 
 /// A listing that came to its end.
-struct Listing {
+struct SeriesListing {
     listed: ListedInstances,
     /// The ids that were asked for and are there, readable or not.
     met: BTreeSet<EventHash>,
-    present: Present,
+    present: ListedIds,
     pages: u32,
 }
 
 /// Which events a listing names, readable or not. As in a sweep, an item without a name is none of
 /// those that are missed.
 #[derive(Default)]
-pub(super) struct Present {
+pub(super) struct ListedIds {
     events: BTreeSet<EventHash>,
     /// The masters of the series among them.
     masters: BTreeSet<EventHash>,
 }
 
-impl Present {
+impl ListedIds {
     fn has_any_of(&self, request: &PresenceRequest) -> bool {
         request.master.as_ref().is_some_and(|id| self.masters.contains(&id.hash()))
             || !self.events.is_disjoint(&request.ids)
@@ -84,7 +84,7 @@ impl Present {
     }
 }
 
-enum Outcome {
+enum SeriesOutcome {
     Listed(ListedInstances, Vec<SeriesMember>),
     NotFound,
     Unavailable,
@@ -95,10 +95,11 @@ impl Attempt<'_> {
         &mut self,
         id: &EventId,
         edges: Edges,
-    ) -> Result<RoundInput, Trouble> {
+    ) -> Result<RoundInput, AttemptError> {
         let mut missed = false;
         loop {
-            match self.services.client.event(self.target, &self.ask, id, self.retries > 0).await {
+            match self.services.client.event(self.target, &self.options, id, self.retries > 0).await
+            {
                 Ok(Some(found)) => return Ok(RoundInput::Master(Some(found))),
                 Ok(None) if missed => return Ok(RoundInput::Master(None)),
                 // What it takes with it never comes again, so it is said twice, and in between
@@ -122,14 +123,14 @@ impl Attempt<'_> {
         segment: SegmentIndex,
         master: &EventId,
         edges: Edges,
-    ) -> Result<RoundInput, Trouble> {
+    ) -> Result<RoundInput, AttemptError> {
         // One day wider than the segment on both sides (fact 80).
         let wide = series::widen(edges, 1);
-        let found = self.agreed(segment, master, Source::Instances(master), wide).await?;
+        let found = self.agreed(segment, master, ListingSource::Instances(master), wide).await?;
         Ok(match found {
-            Outcome::Listed(listed, rows) => RoundInput::Instances(Some((listed, rows))),
-            Outcome::NotFound => RoundInput::Instances(None),
-            Outcome::Unavailable => RoundInput::Unavailable,
+            SeriesOutcome::Listed(listed, rows) => RoundInput::Instances(Some((listed, rows))),
+            SeriesOutcome::NotFound => RoundInput::Instances(None),
+            SeriesOutcome::Unavailable => RoundInput::Unavailable,
         })
     }
 
@@ -138,12 +139,12 @@ impl Attempt<'_> {
         &mut self,
         segment: SegmentIndex,
         request: &ViewRequest,
-    ) -> Result<RoundInput, Trouble> {
-        let source = Source::View(request);
+    ) -> Result<RoundInput, AttemptError> {
+        let source = ListingSource::View(request);
         let found = self.agreed(segment, &request.master, source, request.edges).await?;
         Ok(match found {
-            Outcome::Listed(listed, rows) => RoundInput::Viewed(listed, rows),
-            Outcome::NotFound | Outcome::Unavailable => RoundInput::Unavailable,
+            SeriesOutcome::Listed(listed, rows) => RoundInput::Viewed(listed, rows),
+            SeriesOutcome::NotFound | SeriesOutcome::Unavailable => RoundInput::Unavailable,
         })
     }
 
@@ -157,16 +158,16 @@ impl Attempt<'_> {
         &mut self,
         request: &PresenceRequest,
         segment: Edges,
-    ) -> Result<RoundInput, Trouble> {
+    ) -> Result<RoundInput, AttemptError> {
         let edges = match request.master {
-            Some(_) => self.cell.vitals().edges,
+            Some(_) => self.handle.lock().edges,
             None => segment,
         };
-        if self.present.as_ref().is_none_or(|(viewed, _)| *viewed != edges) {
-            let mut present = Present::default();
+        if self.listed_ids.as_ref().is_none_or(|(viewed, _)| *viewed != edges) {
+            let mut present = ListedIds::default();
             for _ in 0..2 {
                 // One day wider on both sides (fact 80).
-                match self.listing(Source::All, series::widen(edges, 1)).await? {
+                match self.listing(ListingSource::All, series::widen(edges, 1)).await? {
                     Ok(listing) => {
                         present.add(listing.present);
                         if listing.pages == 1 {
@@ -176,10 +177,10 @@ impl Attempt<'_> {
                     Err(_) => return Ok(RoundInput::Unavailable),
                 }
             }
-            self.present = Some((edges, present));
+            self.listed_ids = Some((edges, present));
         }
-        let has_any = |(_, present): &(Edges, Present)| present.has_any_of(request);
-        Ok(RoundInput::Present(self.present.as_ref().is_some_and(has_any)))
+        let has_any = |(_, present): &(Edges, ListedIds)| present.has_any_of(request);
+        Ok(RoundInput::Presence(self.listed_ids.as_ref().is_some_and(has_any)))
     }
 
     /// A listing, and the mirror's rows of the series that it is about.
@@ -191,49 +192,50 @@ impl Attempt<'_> {
         &mut self,
         segment: SegmentIndex,
         master: &EventId,
-        source: Source<'_>,
+        source: ListingSource<'_>,
         edges: Edges,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<SeriesOutcome, AttemptError> {
         let mut before: Option<BTreeSet<EventHash>> = None;
-        for _ in 0..MOST_LISTINGS {
-            let Listing { listed, met, pages, .. } = match self.listing(source, edges).await? {
+        for _ in 0..MAX_LISTINGS {
+            let SeriesListing { listed, met, pages, .. } = match self.listing(source, edges).await?
+            {
                 Ok(listing) => listing,
                 Err(outcome) => return Ok(outcome),
             };
             let rows = self.rows(segment, master).await?;
             let lacks = match source {
-                Source::View(request) if request.only => !request.ids.is_subset(&met),
+                ListingSource::View(request) if request.only => !request.ids.is_subset(&met),
                 _ => rows.iter().any(|row| !met.contains(&row.id)),
             };
             if pages == 1 || !lacks || before.as_ref() == Some(&met) {
-                return Ok(Outcome::Listed(listed, rows));
+                return Ok(SeriesOutcome::Listed(listed, rows));
             }
             before = Some(met);
         }
         tracing::debug!("series changes faster than it can be listed");
-        Ok(Outcome::Unavailable)
+        Ok(SeriesOutcome::Unavailable)
     }
 
     /// All pages of a listing, in stretches that Graph answers for.
     async fn listing(
         &mut self,
-        source: Source<'_>,
+        source: ListingSource<'_>,
         edges: Edges,
-    ) -> Result<Result<Listing, Outcome>, Trouble> {
+    ) -> Result<Result<SeriesListing, SeriesOutcome>, AttemptError> {
         let (mut pages, mut empties, mut bytes) = (0, 0, 0);
         let mut listed = ListedInstances::default();
-        let mut present = Present::default();
+        let mut present = ListedIds::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
-        let longest = self.cell.vitals().segment_days();
+        let longest = self.handle.lock().segment_days();
         for stretch in edges.cut(longest) {
             let mut next: Option<Link> = None;
             loop {
                 let listing = match self.listing_page(source, stretch, next.as_ref()).await {
                     Ok(Some(listing)) => listing,
                     // Only the master can tell whether the series is gone.
-                    Ok(None) => return Ok(Err(Outcome::NotFound)),
+                    Ok(None) => return Ok(Err(SeriesOutcome::NotFound)),
                     Err(error) => match self.retry_or_leave(error).await? {
-                        true => return Ok(Err(Outcome::Unavailable)),
+                        true => return Ok(Err(SeriesOutcome::Unavailable)),
                         false => continue,
                     },
                 };
@@ -271,26 +273,26 @@ impl Attempt<'_> {
                 if (!empty && present.events.len() == before)
                     || empties > stall::MAX_EMPTY_PAGES
                     || present.events.len() > source.most()
-                    || bytes > MOST_BYTES
+                    || bytes > MAX_BYTES
                 {
                     tracing::warn!(
                         instances = present.events.len(),
                         "listing of a series does not end"
                     );
-                    return Ok(Err(Outcome::Unavailable));
+                    return Ok(Err(SeriesOutcome::Unavailable));
                 }
             }
         }
-        Ok(Ok(Listing { listed, met, present, pages }))
+        Ok(Ok(SeriesListing { listed, met, present, pages }))
     }
 
     /// What is kept of a listed item until its series is applied. A slice would keep the whole
     /// page; and an occurrence that its master completes is applied bare.
-    fn kept(&self, source: Source<'_>, item: Item) -> Item {
+    fn kept(&self, source: ListingSource<'_>, item: Item) -> Item {
         let completed =
             self.window.complete == Completion::Master && item.kind == EventKind::Occurrence;
         match source {
-            Source::Instances(_) if completed => series::strip_to_stub(item),
+            ListingSource::Instances(_) if completed => series::strip_to_stub(item),
             _ => Item { content: Bytes::copy_from_slice(&item.content), ..item },
         }
     }
@@ -298,21 +300,21 @@ impl Attempt<'_> {
     /// One page of a listing, asked for once; `None` if there is no such series.
     async fn listing_page(
         &self,
-        source: Source<'_>,
+        source: ListingSource<'_>,
         edges: Edges,
         next: Option<&Link>,
     ) -> Result<Option<graph::Listing>, GraphError> {
         let (client, fresh) = (&self.services.client, self.retries > 0);
         match source {
-            Source::Instances(master) => {
-                client.instances(self.target, &self.ask, master, edges, next, fresh).await
+            ListingSource::Instances(master) => {
+                client.instances(self.target, &self.options, master, edges, next, fresh).await
             }
-            Source::View(_) => client
-                .calendar_view(self.target, &self.ask, edges, None, next, fresh)
+            ListingSource::View(_) => client
+                .calendar_view(self.target, &self.options, edges, None, next, fresh)
                 .await
                 .map(Some),
-            Source::All => {
-                let ask = Ask { page_size: VIEW_PAGE_SIZE, ..self.ask.clone() };
+            ListingSource::All => {
+                let ask = Ask { page_size: VIEW_PAGE_SIZE, ..self.options.clone() };
                 let select = Some(audit::SELECT);
                 client.calendar_view(self.target, &ask, edges, select, next, fresh).await.map(Some)
             }
@@ -323,7 +325,7 @@ impl Attempt<'_> {
         &self,
         segment: SegmentIndex,
         master: &EventId,
-    ) -> Result<Vec<SeriesMember>, Trouble> {
+    ) -> Result<Vec<SeriesMember>, AttemptError> {
         let rows = self.services.store.series(self.id, segment, master.hash()).await?;
         let row = |SeriesRow { id, kind, span }| SeriesMember { id, kind, span };
         Ok(rows.into_iter().map(row).collect())
@@ -331,7 +333,7 @@ impl Attempt<'_> {
 
     /// Like [`Self::retry`], for what concerns one series only: a fault that stays is no reason
     /// to keep the rest of the calendar waiting. True: leave it on the to-do.
-    async fn retry_or_leave(&mut self, error: GraphError) -> Result<bool, Trouble> {
+    async fn retry_or_leave(&mut self, error: GraphError) -> Result<bool, AttemptError> {
         let lasting = matches!(
             error.class(),
             Class::MalformedPage

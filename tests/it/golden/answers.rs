@@ -113,16 +113,16 @@ fn position_answer(position: &Position) -> Value {
         Phase::Following { next } => json!({"following": text(next)}),
         Phase::Completing { delta } => json!({"completing": text(delta)}),
     };
-    let remedy = &position.remedy;
+    let remedy = &position.fallback;
     let due = |hours| noon() + jiff::SignedDuration::from_hours(hours);
     json!({
         "phase": phase,
-        "has_todo": position.todo,
+        "has_todo": position.has_pending,
         "held_until": position.held_until.map(|at| at.to_string()),
-        "pages": position.guard.pages,
-        "idle": position.guard.is_idle(),
+        "pages": position.stall.pages,
+        "idle": position.stall.is_idle(),
         // One refusal more is one too many where one is remembered.
-        "refused_before": position.guard.clone().page_failed(),
+        "refused_before": position.stall.clone().page_failed(),
         "page_size": remedy.page_size(200),
         "page_size_elsewhere": remedy.page_size(50),
         "snapshot": remedy.is_snapshot(),

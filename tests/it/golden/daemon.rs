@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use calmirror::api::About;
 use calmirror::config::{Config, Sources};
-use calmirror::daemon::{Daemon, Options};
+use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::Transport;
 use calmirror::store::Store;
@@ -38,7 +38,7 @@ impl Running {
         let sources = Sources::find(Some(&file), BTreeMap::new());
         let clock = env.clone();
         let load = Arc::new(move || Config::load(&sources, clock.now()));
-        let options = Options {
+        let options = DaemonOptions {
             config: load().unwrap(),
             load,
             telemetry: None,

@@ -134,8 +134,8 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         "paused" => c.tally.paused_until = Some(minutes(25)),
         "following" => {
             let mut position = Position::new(Phase::Following { next: next(name, 3) }, true);
-            position.guard = guard(&["a", "b", "", ""]);
-            assert!(!position.guard.page_failed());
+            position.stall = guard(&["a", "b", "", ""]);
+            assert!(!position.stall.page_failed());
             c.position = Some(position);
             c.todo = todo.into_iter().chain(waiting).collect();
         }
@@ -145,8 +145,8 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         }
         "enumerating" => {
             let mut position = enumerating(name, ResyncReason::New, 2);
-            position.todo = true;
-            position.guard = guard(&["a", "b"]);
+            position.has_pending = true;
+            position.stall = guard(&["a", "b"]);
             c.position = Some(position);
             c.upserts = vec![single(name, "single", instant("2026-11-03T09:00:00Z"))];
             c.todo = instances(name)
@@ -174,8 +174,8 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
                 if listed { ResyncReason::Snapshot } else { ResyncReason::SyncStateNotFound };
             let mut position = Position::new(Phase::Sweeping { delta, reason }, false);
             if listed {
-                position.remedy = remedy(&[StallKind::NoProgress; 4]);
-                assert!(position.remedy.is_snapshot());
+                position.fallback = remedy(&[StallKind::NoProgress; 4]);
+                assert!(position.fallback.is_snapshot());
             }
             c.position = Some(position);
             seen(store, window, name).await;
@@ -188,14 +188,14 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         }
         "snapshot" => {
             let mut position = Position::new(Phase::Settled { delta: None }, false);
-            position.remedy = remedy(&[StallKind::PageTooLarge, StallKind::NoProgress]);
-            assert!(position.remedy.is_snapshot());
+            position.fallback = remedy(&[StallKind::PageTooLarge, StallKind::NoProgress]);
+            assert!(position.fallback.is_snapshot());
             c.position = Some(position);
         }
         "smaller" => {
             let remedy = remedy(&[StallKind::PageTooLarge]);
             assert_eq!(remedy.page_size(200), 100);
-            c.position = Some(Position { remedy, ..settled(name, 6) });
+            c.position = Some(Position { fallback: remedy, ..settled(name, 6) });
         }
         "stuck" => {
             let mut position =

@@ -59,7 +59,7 @@ fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_
     let unfound = ["y", "ghost"].map(|id| EventId::new(id).hash());
     assert_eq!(request.ids, unfound.into(), "they may just have moved, or become exceptions");
     assert_eq!(request.master, None);
-    let (round, effect) = round.step(RoundInput::Present(false), AT);
+    let (round, effect) = round.step(RoundInput::Presence(false), AT);
     let commit = written(effect);
     let mut left = gone(&commit);
     left.sort_unstable();
@@ -121,7 +121,7 @@ fn a_view_that_cannot_be_had_removes_nothing() {
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
     assert!(written(effect).removals.is_empty());
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(written(effect).position.unwrap().todo, "it stays on the list");
+    assert!(written(effect).position.unwrap().has_pending, "it stays on the list");
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
 }
@@ -142,7 +142,8 @@ fn private(carried: Vec<Item>) -> Round {
 #[test]
 fn of_a_private_series_what_the_delta_carried_counts() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e2");
-    let (round, effect) = private(vec![master(), o]).step(RoundInput::Gone(vec![row("o")]), AT);
+    let (round, effect) =
+        private(vec![master(), o]).step(RoundInput::SeriesGone(vec![row("o")]), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o", "m"]);
     assert!(commit.removals.is_empty());
@@ -153,7 +154,7 @@ fn of_a_private_series_what_the_delta_carried_counts() {
 fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
     let o = item("o", EventKind::Occurrence, Some("m"), "e2");
     let rows = vec![row("o"), row("p"), row("ghost")];
-    let (round, effect) = private(vec![o]).step(RoundInput::Gone(rows.clone()), AT);
+    let (round, effect) = private(vec![o]).step(RoundInput::SeriesGone(rows.clone()), AT);
     let request = asked(effect);
     assert!(!request.only);
     let whole = |id| Item { whole: true, ..item(id, EventKind::Occurrence, Some("m"), "e2") };
@@ -175,13 +176,13 @@ fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it(
         let (round, _) = round.step(RoundInput::Committed(9), AT);
         let (round, _) = round.step(RoundInput::Master(None), AT);
         let rows = vec![row("o"), exception("x", 10)];
-        let (round, effect) = round.step(RoundInput::Gone(rows.clone()), AT);
+        let (round, effect) = round.step(RoundInput::SeriesGone(rows.clone()), AT);
         let request = asked_presence(effect);
         assert_eq!(request.master, Some(EventId::new("m")));
         assert_eq!(request.ids.len(), 2);
         let whole = Item { whole: true, ..item("o", EventKind::Occurrence, Some("m"), "e2") };
         let viewed = vec![whole];
-        let (round, effect) = round.step(RoundInput::Present(exists), AT);
+        let (round, effect) = round.step(RoundInput::Presence(exists), AT);
         let (commit, left) = if exists {
             assert!(!asked(effect).only);
             (written(round.step(RoundInput::Viewed(viewed.into(), rows), AT).1), vec!["x"])
@@ -217,7 +218,7 @@ fn an_exception_that_moves_while_it_is_asked_for_stays() {
         round.step(RoundInput::Instances(Some((ListedInstances::default(), rows.clone()))), AT);
     let (round, effect) = round.step(RoundInput::Viewed(ListedInstances::default(), rows), AT);
     asked_presence(effect);
-    let (round, effect) = round.step(RoundInput::Present(true), AT);
+    let (round, effect) = round.step(RoundInput::Presence(true), AT);
     let request = asked(effect);
     assert!(request.only);
     assert_eq!(request.edges, series::widen(place(Completion::Master).edges, 1));
@@ -237,7 +238,7 @@ fn an_occurrence_that_becomes_an_exception_while_it_is_asked_for_stays() {
     let (round, effect) =
         round.step(RoundInput::Instances(Some((ListedInstances::default(), rows.clone()))), AT);
     asked_presence(effect);
-    let (round, effect) = round.step(RoundInput::Present(true), AT);
+    let (round, effect) = round.step(RoundInput::Presence(true), AT);
     asked(effect);
     let o = item("o", EventKind::Exception, Some("m"), "e2");
     let (_, effect) = round.step(RoundInput::Viewed(vec![o].into(), rows), AT);
@@ -257,10 +258,10 @@ fn what_a_page_carried_and_no_view_has_keeps_its_series_open_where_there_are_sea
         let listed = RoundInput::Instances(Some((ListedInstances::default(), Vec::new())));
         let (round, _) = round.step(listed, AT);
         let (round, _) = round.step(RoundInput::Viewed(ListedInstances::default(), Vec::new()), AT);
-        let (round, effect) = round.step(RoundInput::Present(false), AT);
+        let (round, effect) = round.step(RoundInput::Presence(false), AT);
         let commit = written(effect);
         assert_eq!(ids(&commit.upserts), ["m"]);
         let (_, effect) = round.step(RoundInput::Committed(9), AT);
-        assert_eq!(written(effect).position.unwrap().todo, seams);
+        assert_eq!(written(effect).position.unwrap().has_pending, seams);
     }
 }

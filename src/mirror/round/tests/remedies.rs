@@ -9,7 +9,7 @@ fn listed(phase: Phase) -> Option<Position> {
     while !remedy.is_snapshot() {
         remedy = remedy.next(StallKind::NoProgress, 200, AT).unwrap();
     }
-    Some(Position { remedy, ..Position::new(phase, false) })
+    Some(Position { fallback: remedy, ..Position::new(phase, false) })
 }
 
 fn resumed(position: Option<Position>) -> Round {
@@ -40,7 +40,7 @@ fn a_round_that_would_not_end_waits_and_enumerates_in_larger_pages() {
     assert!(matches!(effect, Effect::Page(None)));
     // What helped is remembered when it has helped.
     let (_, commit) = step_page(round, page(vec![single("a")], &[], delta("d1")), &[]);
-    assert_eq!(commit.position.unwrap().remedy.page_size(200), 400);
+    assert_eq!(commit.position.unwrap().fallback.page_size(200), 400);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_guard_is_stored_with_every_page_and_forgotten_with_the_round() {
     let (round, _) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
     let (round, _) = round.step(RoundInput::Committed(100), AT);
     let (_, commit) = step_page(round, page(vec![single("a")], &[], delta("d1")), &[]);
-    assert!(commit.position.unwrap().guard.is_idle());
+    assert!(commit.position.unwrap().stall.is_idle());
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn whatever_begins_anew_in_snapshot_mode_is_listed() {
     let commit = written(effect);
     assert!(commit.removals.is_empty());
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
-    assert!(commit.position.unwrap().remedy.is_snapshot());
+    assert!(commit.position.unwrap().fallback.is_snapshot());
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn removal(id: &str) -> Removal {
 
 fn withheld(ids: &[&str]) -> RoundInput {
     let ids = ids.iter().map(|id| EventId::new(*id).hash());
-    RoundInput::Withheld { stay: Retain::Named(ids.collect()), gone: 0 }
+    RoundInput::Retained { stay: Retain::Named(ids.collect()), gone: 0 }
 }
 
 #[test]
@@ -24,13 +24,13 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, commit) = step_page(round, news, &known);
     assert_eq!((ids(&commit.upserts), commit.removals.len()), (vec!["c"], 0));
     let (round, effect) = round.step(RoundInput::Committed(51), AT);
-    assert!(matches!(effect, Effect::Seam));
+    assert!(matches!(effect, Effect::AwaitSegments));
     // b may have moved to where a segment could not look.
     let (round, effect) = round.step(withheld(&["b"]), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
     assert_eq!(commit.done, [PendingKey::Removal(EventId::new("a").hash())]);
-    assert!(commit.position.as_ref().unwrap().todo, "b stays on the list");
+    assert!(commit.position.as_ref().unwrap().has_pending, "b stays on the list");
     let (_, effect) = round.step(RoundInput::Committed(50), AT);
     assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
     // The next round asks first, and then lets it go.
@@ -41,7 +41,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, commit) = step_page(round, page(vec![], &[], delta("d2")), &[]);
     assert!(commit.removals.is_empty() && !commit.lazy);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
-    assert!(matches!(effect, Effect::Seam));
+    assert!(matches!(effect, Effect::AwaitSegments));
     let (_, effect) = round.step(withheld(&[]), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()]);
 }
@@ -58,7 +58,7 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
     let (round, _) = resumed(sweeping, Vec::new()).step(RoundInput::Start, AT);
     let rows = || vec![removal("a"), removal("b")];
     let (round, effect) = round.step(RoundInput::Unseen(rows()), AT);
-    assert!(matches!(effect, Effect::Seam));
+    assert!(matches!(effect, Effect::AwaitSegments));
     // Found anew: others may have taken over some of them meanwhile.
     let (round, effect) = round.step(withheld(&["a"]), AT);
     assert!(matches!(effect, Effect::Unseen));
@@ -66,7 +66,7 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("b").hash()]);
     assert_eq!(commit.todo, [PendingEntry::Removal { id: EventId::new("a").hash() }]);
-    assert!(commit.position.as_ref().unwrap().todo && commit.clear_seen);
+    assert!(commit.position.as_ref().unwrap().has_pending && commit.clear_seen);
 }
 
 #[test]
@@ -78,8 +78,8 @@ fn a_window_that_empties_segment_by_segment_is_not_believed() {
     let round = Round::resume(place, Some(Position::new(sweeping, false)), Vec::new(), 30);
     let (round, _) = round.step(RoundInput::Start, AT);
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
-    assert!(matches!(effect, Effect::Seam));
-    let grant = RoundInput::Withheld { stay: Retain::Named(BTreeSet::new()), gone: 30 };
+    assert!(matches!(effect, Effect::AwaitSegments));
+    let grant = RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 30 };
     let (round, effect) = round.step(grant, AT);
     assert!(matches!(effect, Effect::Unseen));
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
@@ -94,10 +94,10 @@ fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
     let (round, _) =
         step_page(round, page(vec![], &["a"], delta("d1")), &[("a", StoredKind::Single)]);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
-    assert!(matches!(effect, Effect::Seam));
-    let (_, effect) = round.step(RoundInput::Withheld { stay: Retain::All, gone: 0 }, AT);
+    assert!(matches!(effect, Effect::AwaitSegments));
+    let (_, effect) = round.step(RoundInput::Retained { stay: Retain::All, gone: 0 }, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     assert!(commit.removals.is_empty() && commit.done.is_empty());
-    assert!(commit.position.as_ref().unwrap().todo);
+    assert!(commit.position.as_ref().unwrap().has_pending);
 }

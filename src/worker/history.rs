@@ -7,20 +7,20 @@ use crate::metrics::{OTHER, OUTCOMES};
 use crate::mirror::status::{LastRound, PastRound, PastRounds, ResyncReason};
 
 /// So many noteworthy rounds are remembered.
-const REMEMBERED: usize = 8;
+const MAX_REMEMBERED: usize = 8;
 
 /// See the module. The first entry is the last round that succeeded, if one did; the others are
 /// the noteworthy ones, newest first.
 #[derive(Debug, Default)]
-pub(super) struct Past {
-    entries: Box<[Entry]>,
+pub(super) struct RoundHistory {
+    entries: Box<[PackedRound]>,
     /// Rounds since the newest noteworthy one, or since the daemon began.
     quiet: u32,
 }
 
 /// A round in few bytes: there may be a million windows.
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+struct PackedRound {
     /// 0 where there is none.
     number: u32,
     /// When it ended: whole seconds, and milliseconds beyond them.
@@ -37,11 +37,11 @@ struct Entry {
     removed: u32,
 }
 
-impl Past {
+impl RoundHistory {
     /// A round is over. `usual`: as many requests as a round takes in which nothing happened.
-    pub(super) fn note(&mut self, round: PastRound, usual: usize) {
+    pub(super) fn record(&mut self, round: PastRound, usual: usize) {
         let quiet = is_quiet(&round, usual);
-        let entry = Entry::of(&round);
+        let entry = PackedRound::of(&round);
         let succeeded = matches!(&*round.outcome, "settled" | "incomplete" | "held");
         let last =
             if succeeded { entry } else { self.entries.first().copied().unwrap_or_default() };
@@ -50,32 +50,32 @@ impl Past {
         } else {
             let new = (!quiet).then_some(entry);
             let older = self.entries.iter().skip(1).copied();
-            let noteworthy = new.into_iter().chain(older).take(REMEMBERED);
+            let noteworthy = new.into_iter().chain(older).take(MAX_REMEMBERED);
             self.entries = std::iter::once(last).chain(noteworthy).collect();
         }
         self.quiet = if quiet { self.quiet.saturating_add(1) } else { 0 };
     }
 
     /// A round was over before anything was asked.
-    pub(super) fn note_idle(&mut self) {
+    pub(super) fn record_idle(&mut self) {
         self.quiet = self.quiet.saturating_add(1);
     }
 
     /// The last round that succeeded.
     pub(super) fn last(&self) -> Option<LastRound> {
-        self.entries.first().filter(|entry| entry.number > 0).map(|entry| entry.told().round)
+        self.entries.first().filter(|entry| entry.number > 0).map(|entry| entry.unpack().round)
     }
 
     /// What readers are told.
-    pub(super) fn told(&self) -> PastRounds {
-        let value = self.entries.iter().skip(1).map(|entry| entry.told()).collect();
+    pub(super) fn snapshot(&self) -> PastRounds {
+        let value = self.entries.iter().skip(1).map(|entry| entry.unpack()).collect();
         PastRounds { value, quiet: self.quiet.into() }
     }
 }
 
 /// Whether it did what a round does in a calendar in which nothing happens.
-fn is_quiet(told: &PastRound, usual: usize) -> bool {
-    let PastRound { round, outcome, resync } = told;
+fn is_quiet(past_round: &PastRound, usual: usize) -> bool {
+    let PastRound { round, outcome, resync } = past_round;
     let LastRound { created, updated, removed, requests, .. } = *round;
     outcome == "settled"
         && resync.is_none()
@@ -83,18 +83,18 @@ fn is_quiet(told: &PastRound, usual: usize) -> bool {
         && usize::try_from(requests).is_ok_and(|requests| requests <= usual)
 }
 
-impl Entry {
-    fn of(told: &PastRound) -> Self {
-        let round = &told.round;
+impl PackedRound {
+    fn of(past_round: &PastRound) -> Self {
+        let round = &past_round.round;
         let ms = u64::try_from(round.at.as_millisecond()).unwrap_or(0);
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let known = OUTCOMES.iter().position(|word| *word == told.outcome);
+        let known = OUTCOMES.iter().position(|word| *word == past_round.outcome);
         Self {
             number: small(round.number),
             at: small(ms / 1000),
             at_ms: u16::try_from(ms % 1000).unwrap_or(0),
             outcome: known.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX),
-            resync: told.resync,
+            resync: past_round.resync,
             took_ms: small(round.took_ms),
             requests: round.requests,
             pages: round.pages,
@@ -104,7 +104,7 @@ impl Entry {
         }
     }
 
-    fn told(&self) -> PastRound {
+    fn unpack(&self) -> PastRound {
         let ms = i64::from(self.at) * 1000 + i64::from(self.at_ms);
         let outcome = OUTCOMES.get(usize::from(self.outcome)).unwrap_or(&OTHER);
         PastRound {
@@ -144,65 +144,65 @@ mod tests {
         PastRound { round, outcome: outcome.to_owned(), resync: None }
     }
 
-    fn numbers(past: &Past) -> (Option<u64>, Vec<u64>, u64) {
-        let told = past.told();
-        let value = told.value.iter().map(|told| told.round.number).collect();
-        (past.last().map(|round| round.number), value, told.quiet)
+    fn numbers(past: &RoundHistory) -> (Option<u64>, Vec<u64>, u64) {
+        let past_round = past.snapshot();
+        let value = past_round.value.iter().map(|past_round| past_round.round.number).collect();
+        (past.last().map(|round| round.number), value, past_round.quiet)
     }
 
     #[test]
     fn quiet_rounds_are_counted_and_all_others_are_kept() {
-        let mut past = Past::default();
+        let mut past = RoundHistory::default();
         assert_eq!(numbers(&past), (None, vec![], 0));
         for number in 1..=3 {
-            past.note(round(number, "settled"), 1);
+            past.record(round(number, "settled"), 1);
         }
         assert_eq!(numbers(&past), (Some(3), vec![], 3));
         assert_eq!(past.entries.len(), 1, "one entry for however many of them");
 
         let alter: [fn(&mut PastRound); 7] = [
-            |told| told.round.created = 1,
-            |told| told.round.updated = 1,
-            |told| told.round.removed = 1,
-            |told| told.round.requests = 2,
-            |told| told.resync = Some(ResyncReason::Requested),
-            |told| told.outcome = "incomplete".to_owned(),
-            |told| told.outcome = "held".to_owned(),
+            |past_round| past_round.round.created = 1,
+            |past_round| past_round.round.updated = 1,
+            |past_round| past_round.round.removed = 1,
+            |past_round| past_round.round.requests = 2,
+            |past_round| past_round.resync = Some(ResyncReason::Requested),
+            |past_round| past_round.outcome = "incomplete".to_owned(),
+            |past_round| past_round.outcome = "held".to_owned(),
         ];
         for (alter, number) in alter.into_iter().zip(4..) {
-            let mut told = round(number, "settled");
-            alter(&mut told);
-            past.note(told.clone(), 1);
-            assert_eq!((&past.told().value[0], past.told().quiet), (&told, 0));
-            assert_eq!(past.last(), Some(told.round));
+            let mut past_round = round(number, "settled");
+            alter(&mut past_round);
+            past.record(past_round.clone(), 1);
+            assert_eq!((&past.snapshot().value[0], past.snapshot().quiet), (&past_round, 0));
+            assert_eq!(past.last(), Some(past_round.round));
         }
         // A failure is kept, and is not the last that succeeded.
-        past.note(round(11, "throttled"), 1);
-        past.note(round(12, "no such word"), 1);
+        past.record(round(11, "throttled"), 1);
+        past.record(round(12, "no such word"), 1);
         assert_eq!(numbers(&past), (Some(10), (5..=12).rev().collect(), 0));
-        assert_eq!(past.told().value[0].outcome, "other");
-        assert_eq!(past.told().value[1].outcome, "throttled");
-        past.note(round(13, "settled"), 1);
-        past.note_idle();
+        assert_eq!(past.snapshot().value[0].outcome, "other");
+        assert_eq!(past.snapshot().value[1].outcome, "throttled");
+        past.record(round(13, "settled"), 1);
+        past.record_idle();
         assert_eq!(numbers(&past), (Some(13), (5..=12).rev().collect(), 2));
     }
 
     #[test]
     fn a_window_of_three_segments_asks_three_times_in_a_quiet_round() {
-        let mut past = Past::default();
-        let mut told = round(1, "settled");
-        told.round.requests = 3;
-        past.note(told.clone(), 3);
+        let mut past = RoundHistory::default();
+        let mut past_round = round(1, "settled");
+        past_round.round.requests = 3;
+        past.record(past_round.clone(), 3);
         assert_eq!(numbers(&past), (Some(1), vec![], 1));
-        told.round.requests = 4;
-        past.note(told, 3);
+        past_round.round.requests = 4;
+        past.record(past_round, 3);
         assert_eq!(numbers(&past), (Some(1), vec![1], 0));
     }
 
     /// Times a million windows.
     #[test]
     fn an_entry_is_small() {
-        assert_eq!(size_of::<Entry>(), 36);
-        assert!(size_of::<Past>() <= 24);
+        assert_eq!(size_of::<PackedRound>(), 36);
+        assert!(size_of::<RoundHistory>() <= 24);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
-use super::{RESTART_FIRST, RESTART_LONGEST};
+use super::{FIRST_RESTART_DELAY, MAX_RESTART_DELAY};
 use crate::env::Env;
 use crate::metrics::GraphClock;
 use crate::mirror::position::WindowId;
@@ -29,7 +29,7 @@ const SPACE_PAUSE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Those of the chore.
-pub(super) async fn persistently<C>(
+pub(super) async fn restart_on_panic<C>(
     what: &'static str,
     env: &Env,
     mut stop: watch::Receiver<bool>,
@@ -45,7 +45,8 @@ where
             return done;
         }
         restarts += 1;
-        let pause = schedule::backoff(RESTART_FIRST, RESTART_LONGEST, restarts, env.random());
+        let pause =
+            schedule::backoff(FIRST_RESTART_DELAY, MAX_RESTART_DELAY, restarts, env.random());
         tracing::error!(
             chore = what,
             restarts,
@@ -73,7 +74,7 @@ pub(super) async fn run(
 ) -> Result<(), StoreError> {
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => Ok(()),
-        over = tend(store, env, clock, retention) => over,
+        over = maintain(store, env, clock, retention) => over,
     }
 }
 
@@ -129,7 +130,7 @@ pub(super) async fn drop_window(
 }
 
 /// Never ends but with the store.
-async fn tend(
+async fn maintain(
     store: &Store,
     env: &Env,
     clock: &GraphClock,
@@ -244,10 +245,10 @@ mod tests {
                 Err(StoreError::Closed)
             }
         };
-        let done = persistently("test", &env, stopped.clone(), chore(3)).await;
+        let done = restart_on_panic("test", &env, stopped.clone(), chore(3)).await;
         assert!(matches!(done, Err(StoreError::Closed)), "its error is its own");
         assert_eq!(begun.get(), 4);
-        let for_ever = persistently("test", &env, stopped, chore(u32::MAX));
+        let for_ever = restart_on_panic("test", &env, stopped, chore(u32::MAX));
         tokio::pin!(for_ever);
         assert!(timeout(HOUR, &mut for_ever).await.is_err());
         assert!((60..200).contains(&begun.get()), "at most each minute: {}", begun.get());

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 
 /// Why an attempt ended early.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum AttemptError {
     Throttled {
         error: GraphError,
         wait: Duration,
@@ -31,13 +31,13 @@ pub(super) enum Trouble {
     Store(StoreError),
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for AttemptError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl Trouble {
+impl AttemptError {
     pub(super) fn state(&self) -> WindowState {
         match self {
             Self::Store(StoreError::Full) => WindowState::StoreFull,

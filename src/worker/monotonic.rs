@@ -10,29 +10,29 @@ const DRIFT: SignedDuration = SignedDuration::from_secs(2);
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct MonotonicTime {
     at: Instant,
     shown: Timestamp,
 }
 
-impl Moment {
+impl MonotonicTime {
     /// The moment `at`, while the wall clock reads `now`.
     pub(super) fn at(at: Instant, now: Timestamp) -> Self {
         Self { at, shown: read(at, now) }
     }
 
     /// This moment.
-    pub(super) fn present(now: Timestamp) -> Self {
+    pub(super) fn now(now: Timestamp) -> Self {
         Self { at: Instant::now(), shown: now }
     }
 
     /// A stored time of the past. One ahead of `now` was stored under a wrong clock: it counts from
     /// this moment.
-    pub(super) fn past(stored: Timestamp, now: Timestamp) -> Self {
+    pub(super) fn from_stored(stored: Timestamp, now: Timestamp) -> Self {
         let age = Duration::try_from(now.duration_since(stored)).unwrap_or_default();
         match Instant::now().checked_sub(age) {
             Some(at) if !age.is_zero() => Self { at, shown: stored },
-            _ => Self::present(now),
+            _ => Self::now(now),
         }
     }
 
@@ -42,18 +42,18 @@ impl Moment {
     }
 
     /// How long it still takes.
-    pub(super) fn left(self) -> Duration {
+    pub(super) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
     /// Whether it is over.
     pub(super) fn is_over(self) -> bool {
-        self.left().is_zero()
+        self.remaining().is_zero()
     }
 
     /// What the wall clock, which reads `now`, will show at that moment. The same each time, unless
     /// the wall clock was set meanwhile.
-    pub(super) fn coming(&mut self, now: Timestamp) -> Timestamp {
+    pub(super) fn to_future_wall_time(&mut self, now: Timestamp) -> Timestamp {
         let shown = read(self.at, now);
         if shown.duration_since(self.shown).abs() > DRIFT {
             self.shown = shown;
@@ -63,7 +63,7 @@ impl Moment {
 
     /// What the wall clock showed at that moment; where that now lies ahead, what a right clock
     /// would have shown.
-    pub(super) fn gone(&self, now: Timestamp) -> Timestamp {
+    pub(super) fn to_past_wall_time(&self, now: Timestamp) -> Timestamp {
         if self.shown <= now { self.shown } else { read(self.at, now) }
     }
 }
@@ -89,21 +89,25 @@ mod tests {
     async fn a_moment_stays_where_it_is_while_the_wall_clock_jumps() {
         let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
         let years = SignedDuration::from_hours(10 * 365 * 24);
-        let mut due = Moment::at(Instant::now() + HOUR, now);
-        let done = Moment::present(now);
+        let mut due = MonotonicTime::at(Instant::now() + HOUR, now);
+        let done = MonotonicTime::now(now);
         tokio::time::advance(HOUR / 2).await;
         let later = now.checked_add(HOUR / 2).unwrap();
-        assert_eq!(due.coming(later), now.checked_add(HOUR).unwrap());
+        assert_eq!(due.to_future_wall_time(later), now.checked_add(HOUR).unwrap());
         for jump in [years, -years] {
             let read = later.checked_add(jump).unwrap();
-            assert_eq!(due.coming(read), read.checked_add(HOUR / 2).unwrap(), "{jump}");
-            assert_eq!((due.left(), done.age()), (HOUR / 2, HOUR / 2));
-            assert!(done.gone(read) <= read, "{jump}");
+            assert_eq!(
+                due.to_future_wall_time(read),
+                read.checked_add(HOUR / 2).unwrap(),
+                "{jump}"
+            );
+            assert_eq!((due.remaining(), done.age()), (HOUR / 2, HOUR / 2));
+            assert!(done.to_past_wall_time(read) <= read, "{jump}");
         }
-        assert_eq!(due.coming(later), now.checked_add(HOUR).unwrap());
+        assert_eq!(due.to_future_wall_time(later), now.checked_add(HOUR).unwrap());
         // By less than the clocks drift it does not move about.
         let second = later.checked_add(SignedDuration::from_secs(1)).unwrap();
-        assert_eq!(due.coming(second), now.checked_add(HOUR).unwrap());
+        assert_eq!(due.to_future_wall_time(second), now.checked_add(HOUR).unwrap());
         assert!(!due.is_over());
     }
 
@@ -111,8 +115,8 @@ mod tests {
     async fn a_stored_time_ahead_counts_from_this_moment() {
         let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
         let ahead = now.checked_add(HOUR).unwrap();
-        assert_eq!(Moment::past(ahead, now).age(), Duration::ZERO);
-        assert_eq!(Moment::past(now, ahead).age(), HOUR);
-        assert_eq!(Moment::past(now, ahead).gone(ahead), now);
+        assert_eq!(MonotonicTime::from_stored(ahead, now).age(), Duration::ZERO);
+        assert_eq!(MonotonicTime::from_stored(now, ahead).age(), HOUR);
+        assert_eq!(MonotonicTime::from_stored(now, ahead).to_past_wall_time(ahead), now);
     }
 }

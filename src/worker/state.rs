@@ -18,23 +18,23 @@ use crate::mirror::status::{
 use crate::mirror::window::{CalendarRef, Edges, Window};
 use crate::store::Attached;
 
-use super::moment::Moment;
-use super::past::Past;
+use super::history::RoundHistory;
+use super::monotonic::MonotonicTime;
 
 /// The meeting point of a worker and everybody who watches it. Small: there may be a million.
 #[derive(Debug)]
-pub struct Cell {
+pub struct WindowHandle {
     window: Mutex<Arc<Window>>,
-    vitals: Mutex<Vitals>,
+    state: Mutex<WorkerState>,
     /// Somebody asked for something.
     pub(super) wake: Notify,
     /// An attempt is over.
-    over: Notify,
+    finished: Notify,
 }
 
 /// A window's health, in the form that costs least while it sleeps.
 #[derive(Debug)]
-pub(super) struct Vitals {
+pub(super) struct WorkerState {
     pub(super) state: WindowState,
     pub(super) edges: Edges,
     pub(super) edges_at: Timestamp,
@@ -43,34 +43,34 @@ pub(super) struct Vitals {
     pub(super) rounds: u64,
     pub(super) running: bool,
     /// When a running worker last looked around.
-    pub(super) looked: Instant,
-    pub(super) asked: Option<Asked>,
-    pub(super) past: Past,
+    pub(super) last_heartbeat: Instant,
+    pub(super) asked: Option<RoundRequest>,
+    pub(super) past: RoundHistory,
     /// The resync that began in the running round.
     pub(super) resync: Option<ResyncReason>,
-    pub(super) last_success: Option<Moment>,
-    pub(super) next_due: Option<Moment>,
+    pub(super) last_success: Option<MonotonicTime>,
+    pub(super) next_due: Option<MonotonicTime>,
     /// Until when a removal that is too large to believe waits.
-    pub(super) held: Option<Box<Moment>>,
+    pub(super) held: Option<Box<MonotonicTime>>,
     /// Until when a move of the edges waits that drops most of the window.
-    pub(super) held_move: Option<Box<Moment>>,
+    pub(super) held_move: Option<Box<MonotonicTime>>,
     pub(super) failures: u32,
     pub(super) resyncs: u64,
     pub(super) last_resync: Option<Box<LastResync>>,
-    pub(super) audits: Audits,
+    pub(super) audits: PackedAudit,
     pub(super) last_error: Option<Box<LastError>>,
     pub(super) settled_once: bool,
     /// See [`WindowStatus::unreadable`].
     pub(super) unreadable: u32,
     /// The trouble that the log was told of and that is not over.
-    pub(super) told: Option<WindowState>,
+    pub(super) logged_state: Option<WindowState>,
     /// The segments in snapshot mode, as bits.
     snapshots: u64,
     /// The longest segment that Graph answers for, in days: at most 1825.
     segment_days: u16,
 }
 
-impl Vitals {
+impl WorkerState {
     /// The window's segments, earliest first.
     pub(super) fn segments(&self) -> Vec<Edges> {
         self.edges.cut(self.segment_days())
@@ -85,10 +85,10 @@ impl Vitals {
     }
 
     /// A round is over.
-    pub(super) fn note(&mut self, round: LastRound, outcome: &str) {
+    pub(super) fn record_round(&mut self, round: LastRound, outcome: &str) {
         let usual = self.segments().len();
         let resync = self.resync.take();
-        self.past.note(PastRound { round, outcome: outcome.to_owned(), resync }, usual);
+        self.past.record(PastRound { round, outcome: outcome.to_owned(), resync }, usual);
     }
 
     /// Shows whether a segment is listed whole or followed.
@@ -100,13 +100,13 @@ impl Vitals {
 
 /// An [`AuditRecord`] in few bytes: whole seconds, 0 for never.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Audits {
+pub(super) struct PackedAudit {
     since: u32,
     at: u32,
     differences: u32,
 }
 
-impl Audits {
+impl PackedAudit {
     fn of(record: Option<AuditRecord>) -> Self {
         let Some(AuditRecord { since, at, differences }) = record else { return Self::default() };
         Self {
@@ -160,7 +160,7 @@ fn seconds(at: Timestamp) -> u32 {
 
 /// What somebody asked of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Asked {
+pub enum RoundRequest {
     /// A round now.
     Sync,
     /// A full resync now.
@@ -171,7 +171,7 @@ pub enum Asked {
 
 /// A window at a glance.
 #[derive(Clone, Debug)]
-pub struct Brief {
+pub struct WindowSummary {
     /// Its settings.
     pub window: Arc<Window>,
     /// What it is doing.
@@ -186,14 +186,14 @@ pub struct Brief {
     pub stale_s: Option<f64>,
 }
 
-impl Vitals {
+impl WorkerState {
     /// Seconds since the last success.
     fn stale_s(&self) -> Option<f64> {
         self.last_success.map(|at| at.age().as_secs_f64())
     }
 }
 
-impl Brief {
+impl WindowSummary {
     /// Whether `wanted`, in small letters, stands in the name, mailbox, account or calendar.
     pub fn matches(&self, wanted: &str) -> bool {
         let Window { name, mailbox, account, .. } = &*self.window;
@@ -206,12 +206,12 @@ impl Brief {
     }
 }
 
-impl Cell {
+impl WindowHandle {
     /// A window as the store has it, at the wall-clock time `now`.
     pub fn new(window: Arc<Window>, attached: &Attached, now: Timestamp) -> Self {
         Self {
             window: Mutex::new(window),
-            vitals: Mutex::new(Vitals {
+            state: Mutex::new(WorkerState {
                 state: if attached.settled {
                     WindowState::Settled
                 } else if attached.held {
@@ -224,27 +224,27 @@ impl Cell {
                 events: attached.events,
                 rounds: attached.rounds,
                 running: false,
-                looked: Instant::now(),
+                last_heartbeat: Instant::now(),
                 asked: None,
-                past: Past::default(),
+                past: RoundHistory::default(),
                 resync: None,
-                last_success: attached.last_success.map(|at| Moment::past(at, now)),
+                last_success: attached.last_success.map(|at| MonotonicTime::from_stored(at, now)),
                 next_due: None,
                 held: None,
                 held_move: None,
                 failures: 0,
                 resyncs: attached.resyncs,
                 last_resync: attached.last_resync.clone().map(Box::new),
-                audits: Audits::of(attached.audit),
+                audits: PackedAudit::of(attached.audit),
                 last_error: None,
                 settled_once: attached.settled_once,
                 unreadable: 0,
-                told: None,
+                logged_state: None,
                 snapshots: attached.snapshots,
                 segment_days: u16::try_from(attached.segment_days).unwrap_or(u16::MAX),
             }),
             wake: Notify::new(),
-            over: Notify::new(),
+            finished: Notify::new(),
         }
     }
 
@@ -252,29 +252,29 @@ impl Cell {
     /// changes at once.
     pub fn set_window(&self, window: Arc<Window>) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
-        self.rouse();
+        self.wake_worker();
     }
 
     /// The window's worker was stopped in order to begin again: whoever waits for its round is told.
     pub fn interrupt(&self) {
-        let mut vitals = self.vitals();
-        vitals.rounds += u64::from(vitals.running);
-        vitals.running = false;
-        drop(vitals);
+        let mut worker_state = self.lock();
+        worker_state.rounds += u64::from(worker_state.running);
+        worker_state.running = false;
+        drop(worker_state);
         self.announce();
     }
 
     /// The window begins again as the store has it now; health and history go on.
-    pub fn renew(&self, window: Arc<Window>, attached: &Attached) {
+    pub fn reattach(&self, window: Arc<Window>, attached: &Attached) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
-        let mut vitals = self.vitals();
-        (vitals.edges, vitals.edges_at) = (attached.edges, attached.edges_at);
-        vitals.events = attached.events;
-        vitals.resyncs = attached.resyncs;
-        vitals.last_resync = attached.last_resync.clone().map(Box::new);
-        vitals.audits = Audits::of(attached.audit);
-        if !vitals.state.is_trouble() {
-            vitals.state =
+        let mut worker_state = self.lock();
+        (worker_state.edges, worker_state.edges_at) = (attached.edges, attached.edges_at);
+        worker_state.events = attached.events;
+        worker_state.resyncs = attached.resyncs;
+        worker_state.last_resync = attached.last_resync.clone().map(Box::new);
+        worker_state.audits = PackedAudit::of(attached.audit);
+        if !worker_state.state.is_trouble() {
+            worker_state.state =
                 if attached.settled { WindowState::Settled } else { WindowState::Enumerating };
         }
     }
@@ -284,35 +284,35 @@ impl Cell {
         self.window.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn vitals(&self) -> MutexGuard<'_, Vitals> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, WorkerState> {
         // Every critical section assigns whole fields, so what a panic leaves is still true.
-        self.vitals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for a round and tells the number of the one that will serve: the running one began
     /// before the question, so it does not count.
-    pub fn ask(&self, asked: Asked) -> u64 {
-        let mut vitals = self.vitals();
-        vitals.asked = vitals.asked.max(Some(asked));
-        let round = vitals.rounds + 1 + u64::from(vitals.running);
-        drop(vitals);
+    pub fn ask(&self, asked: RoundRequest) -> u64 {
+        let mut worker_state = self.lock();
+        worker_state.asked = worker_state.asked.max(Some(asked));
+        let round = worker_state.rounds + 1 + u64::from(worker_state.running);
+        drop(worker_state);
         self.wake.notify_one();
         round
     }
 
     /// Makes a sleeping worker look up.
-    pub fn rouse(&self) {
+    pub fn wake_worker(&self) {
         self.wake.notify_one();
     }
 
     /// Waits until an attempt of that number, or a later one, is over.
     pub async fn finished(&self, round: u64) {
         loop {
-            let over = self.over.notified();
+            let over = self.finished.notified();
             tokio::pin!(over);
             // Registered before the look, so that nothing falls between.
             over.as_mut().enable();
-            if self.vitals().rounds >= round {
+            if self.lock().rounds >= round {
                 return;
             }
             over.await;
@@ -320,99 +320,104 @@ impl Cell {
     }
 
     /// The worker is gone; another will take the window up.
-    pub fn collapse(&self, now: Timestamp) {
-        let mut vitals = self.vitals();
-        vitals.running = false;
-        vitals.rounds += 1;
-        let number = vitals.rounds;
-        vitals.note(LastRound::without_counts(number, now), OTHER);
-        vitals.failures = vitals.failures.saturating_add(1);
-        vitals.state = WindowState::BackingOff;
-        drop(vitals);
+    pub fn on_crash(&self, now: Timestamp) {
+        let mut worker_state = self.lock();
+        worker_state.running = false;
+        worker_state.rounds += 1;
+        let number = worker_state.rounds;
+        worker_state.record_round(LastRound::without_counts(number, now), OTHER);
+        worker_state.failures = worker_state.failures.saturating_add(1);
+        worker_state.state = WindowState::BackingOff;
+        drop(worker_state);
         self.announce();
     }
 
     pub(super) fn announce(&self) {
-        self.over.notify_waiters();
+        self.finished.notify_waiters();
     }
 
     /// Whether a round is under way whose worker has not looked around for so long: its thread
     /// is held by something that never waits.
-    pub fn is_motionless(&self, for_so_long: Duration) -> bool {
-        let vitals = self.vitals();
-        vitals.running && vitals.looked.elapsed() > for_so_long
+    pub fn is_hung(&self, for_so_long: Duration) -> bool {
+        let worker_state = self.lock();
+        worker_state.running && worker_state.last_heartbeat.elapsed() > for_so_long
     }
 
     /// The window's state alone.
     pub fn state(&self) -> WindowState {
-        self.vitals().state
+        self.lock().state
     }
 
     /// What is remembered of its rounds.
     pub fn rounds(&self) -> PastRounds {
-        self.vitals().past.told()
+        self.lock().past.snapshot()
     }
 
     /// As much as it takes to find, to order and to count windows; costs next to nothing.
-    pub fn brief(&self) -> Brief {
+    pub fn summary(&self) -> WindowSummary {
         let window = self.window();
-        let vitals = self.vitals();
-        let Vitals { state, settled_once, events, .. } = *vitals;
-        let stale_s = vitals.stale_s();
-        drop(vitals);
+        let worker_state = self.lock();
+        let WorkerState { state, settled_once, events, .. } = *worker_state;
+        let stale_s = worker_state.stale_s();
+        drop(worker_state);
         let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
         let healthy = !state.is_trouble() && fresh;
-        Brief { window, state, healthy, settled_once, events, stale_s }
+        WindowSummary { window, state, healthy, settled_once, events, stale_s }
     }
 
     /// Everything readers are told.
     pub fn status(&self, now: Timestamp) -> WindowStatus {
         let window = self.window();
-        let mut vitals = self.vitals();
-        let segments = vitals.segments();
-        let next_due = vitals.next_due.as_mut().map(|due| due.coming(now));
-        let mut last_error = vitals.last_error.as_deref().cloned();
+        let mut worker_state = self.lock();
+        let segments = worker_state.segments();
+        let next_due = worker_state.next_due.as_mut().map(|due| due.to_future_wall_time(now));
+        let mut last_error = worker_state.last_error.as_deref().cloned();
         if let Some(error) = last_error.as_mut().filter(|error| error.retry_at.is_some()) {
             // The wall clock may have been set since.
             error.retry_at = next_due.or(error.retry_at);
         }
-        let vitals = &mut *vitals;
-        let held = vitals.held.as_mut().or(vitals.held_move.as_mut());
-        let held =
-            held.filter(|_| vitals.state == WindowState::Held).map(|until| until.coming(now));
+        let worker_state = &mut *worker_state;
+        let held = worker_state.held.as_mut().or(worker_state.held_move.as_mut());
+        let held = held
+            .filter(|_| worker_state.state == WindowState::Held)
+            .map(|until| until.to_future_wall_time(now));
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),
             mailbox: window.mailbox.to_string(),
             calendar: window.calendar.to_string(),
-            start: vitals.edges.start,
-            end: vitals.edges.end,
-            state: vitals.state,
-            events: vitals.events,
+            start: worker_state.edges.start,
+            end: worker_state.edges.end,
+            state: worker_state.state,
+            events: worker_state.events,
             segments: segments
                 .iter()
                 .enumerate()
                 .map(|(index, segment)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: if vitals.snapshots >> index & 1 == 1 { "snapshot" } else { "delta" }
-                        .to_owned(),
+                    mode: if worker_state.snapshots >> index & 1 == 1 {
+                        "snapshot"
+                    } else {
+                        "delta"
+                    }
+                    .to_owned(),
                     interval_s: schedule::segment_interval(window.interval, &segments, index, now)
                         .as_secs_f64(),
                 })
                 .collect(),
-            last_round: vitals.past.last(),
-            last_success: vitals.last_success.map(|at| at.gone(now)),
-            stale_s: vitals.stale_s().map(|s| (s * 10.0).round() / 10.0),
+            last_round: worker_state.past.last(),
+            last_success: worker_state.last_success.map(|at| at.to_past_wall_time(now)),
+            stale_s: worker_state.stale_s().map(|s| (s * 10.0).round() / 10.0),
             next_due,
             held_until: held,
-            failures: vitals.failures,
-            resyncs: vitals.resyncs,
-            last_resync: vitals.last_resync.as_deref().cloned(),
-            audit: vitals.audits.status(&window),
+            failures: worker_state.failures,
+            resyncs: worker_state.resyncs,
+            last_resync: worker_state.last_resync.as_deref().cloned(),
+            audit: worker_state.audits.status(&window),
             last_error,
-            settled_once: vitals.settled_once,
-            unreadable: vitals.unreadable,
+            settled_once: worker_state.settled_once,
+            unreadable: worker_state.unreadable,
             interval_s: window.interval.as_secs_f64(),
         }
     }

@@ -8,41 +8,41 @@ use crate::mirror::round::Round;
 use crate::mirror::window::Edges;
 
 /// Who has looked when, and who waits.
-pub(super) struct Looks {
+pub(super) struct SegmentBarrier {
     segments: Vec<Edges>,
-    turn: u64,
+    epoch: u64,
     /// The turn in which a segment's latest round began; 0: none did in this attempt.
     began: Vec<u64>,
     /// At most one of a segment.
-    parked: Vec<Parked>,
+    parked: Vec<ParkedRound>,
 }
 
 /// A round that waits for the other segments.
-pub(super) struct Parked {
+pub(super) struct ParkedRound {
     pub(super) segment: SegmentIndex,
     /// Whether it began in this attempt.
     pub(super) begins: bool,
     pub(super) round: Box<Round>,
     /// Rounds that begin in this turn or later know what it does not.
-    turn: u64,
+    epoch: u64,
 }
 
 /// What comes next over the seams.
-pub(super) enum Next {
+pub(super) enum NextSegment {
     /// Nobody waits.
     Nothing,
     /// Somebody waits for this segment.
     Begin(SegmentIndex),
     /// Nobody has to be waited for.
-    Release(Parked),
+    Release(ParkedRound),
     /// All wait for each other, and this one for the longest time: interrupted attempts left more
     /// than one in the middle.
     Tangle(SegmentIndex),
 }
 
-impl Looks {
+impl SegmentBarrier {
     pub(super) fn at(segments: Vec<Edges>) -> Self {
-        Self { turn: 0, began: vec![0; segments.len()], parked: Vec::new(), segments }
+        Self { epoch: 0, began: vec![0; segments.len()], parked: Vec::new(), segments }
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = SegmentIndex> + use<> {
@@ -53,9 +53,9 @@ impl Looks {
         self.segments.get(usize::from(segment)).copied()
     }
 
-    pub(super) fn turn(&mut self) -> u64 {
-        self.turn += 1;
-        self.turn
+    pub(super) fn next_epoch(&mut self) -> u64 {
+        self.epoch += 1;
+        self.epoch
     }
 
     pub(super) fn began(&mut self, segment: SegmentIndex, turn: u64) {
@@ -72,37 +72,37 @@ impl Looks {
         round: Box<Round>,
     ) {
         // What it has from an earlier attempt every round of this one is later than.
-        let turn = if asked { self.turn() } else { 1 };
-        self.parked.push(Parked { segment, begins, round, turn });
+        let turn = if asked { self.next_epoch() } else { 1 };
+        self.parked.push(ParkedRound { segment, begins, round, epoch: turn });
     }
 
     /// Somebody who waits, whoever has looked.
-    pub(super) fn parked(&mut self) -> Option<Parked> {
+    pub(super) fn parked(&mut self) -> Option<ParkedRound> {
         self.parked.pop()
     }
 
     /// Whom a parked round still waits for.
-    fn awaited(&self, parked: &Parked) -> impl Iterator<Item = SegmentIndex> {
-        let (segment, turn) = (parked.segment, parked.turn);
+    fn awaited(&self, parked: &ParkedRound) -> impl Iterator<Item = SegmentIndex> {
+        let (segment, turn) = (parked.segment, parked.epoch);
         let began = |other: &SegmentIndex| self.began.get(usize::from(*other)).copied();
         self.all().filter(move |other| *other != segment && began(other) < Some(turn))
     }
 
-    pub(super) fn next(&mut self) -> Next {
+    pub(super) fn next(&mut self) -> NextSegment {
         let free = self.parked.iter().position(|p| self.awaited(p).next().is_none());
         if let Some(free) = free {
-            return Next::Release(self.parked.remove(free));
+            return NextSegment::Release(self.parked.remove(free));
         }
         let waits = |segment| self.parked.iter().any(|p| p.segment == segment);
         if let Some(idle) =
             self.parked.iter().flat_map(|p| self.awaited(p)).find(|awaited| !waits(*awaited))
         {
-            return Next::Begin(idle);
+            return NextSegment::Begin(idle);
         }
         if self.parked.is_empty() {
-            return Next::Nothing;
+            return NextSegment::Nothing;
         }
-        Next::Tangle(self.parked.remove(0).segment)
+        NextSegment::Tangle(self.parked.remove(0).segment)
     }
 }
 
@@ -133,23 +133,23 @@ mod tests {
     }
 
     /// What `next` says, released rounds by their segment.
-    fn next(looks: &mut Looks) -> String {
+    fn next(looks: &mut SegmentBarrier) -> String {
         match looks.next() {
-            Next::Nothing => "nothing".to_owned(),
-            Next::Begin(segment) => format!("begin {segment}"),
-            Next::Release(parked) => format!("release {}", parked.segment),
-            Next::Tangle(segment) => format!("tangle {segment}"),
+            NextSegment::Nothing => "nothing".to_owned(),
+            NextSegment::Begin(segment) => format!("begin {segment}"),
+            NextSegment::Release(parked) => format!("release {}", parked.segment),
+            NextSegment::Tangle(segment) => format!("tangle {segment}"),
         }
     }
 
-    fn began(looks: &mut Looks, segment: SegmentIndex) {
-        let turn = looks.turn();
+    fn began(looks: &mut SegmentBarrier, segment: SegmentIndex) {
+        let turn = looks.next_epoch();
         looks.began(segment, turn);
     }
 
     #[test]
     fn removals_wait_for_rounds_that_began_later() {
-        let mut looks = Looks::at(vec![EDGES; 3]);
+        let mut looks = SegmentBarrier::at(vec![EDGES; 3]);
         assert_eq!(next(&mut looks), "nothing");
         began(&mut looks, 0);
         began(&mut looks, 1);
@@ -164,9 +164,9 @@ mod tests {
 
     #[test]
     fn removals_of_an_earlier_attempt_wait_for_any_round_of_this_one() {
-        let mut looks = Looks::at(vec![EDGES; 2]);
+        let mut looks = SegmentBarrier::at(vec![EDGES; 2]);
         // Only ends what was begun before, and does not know what is now.
-        looks.turn();
+        looks.next_epoch();
         looks.park(0, false, false, round(0));
         began(&mut looks, 1);
         looks.park(1, true, true, round(1));
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_for_each_other_is_untangled() {
-        let mut looks = Looks::at(vec![EDGES; 2]);
+        let mut looks = SegmentBarrier::at(vec![EDGES; 2]);
         looks.park(0, false, false, round(0));
         looks.park(1, false, false, round(1));
         assert_eq!(next(&mut looks), "tangle 0");

@@ -18,29 +18,29 @@ use crate::mirror::round::{Effect, Retain, Round, RoundInput, RoundOutcome};
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
-use super::looks::{Looks, Next, Parked};
-use super::{Attempt, Trouble};
+use super::barrier::{NextSegment, ParkedRound, SegmentBarrier};
+use super::{Attempt, AttemptError};
 
 /// Steps over the seams in one attempt. More there are only while events leave faster than rounds
 /// are made; what is left waits for the next attempt.
-const MOST_STEPS: usize = 256;
+const MAX_STEPS: usize = 256;
 
 /// A page or listing of more items takes long enough to be stepped on another thread.
-const LARGE: usize = 2000;
+const LARGE_INPUT: usize = 2000;
 
 /// Events that leave an empty window in one commit.
-const SLICE: usize = 256;
+const CLEAR_SLICE: usize = 256;
 
 /// How far a round came, and what it learned on the way.
-struct Course {
-    came: Came,
+struct Drive {
+    outcome: DriveOutcome,
     /// Whether Graph was asked for anything.
-    asked: bool,
+    requested: bool,
     /// Whether that was everything from the first page.
-    anew: bool,
+    restarted: bool,
 }
 
-enum Came {
+enum DriveOutcome {
     /// To its end.
     Over(RoundOutcome),
     /// To its removals.
@@ -50,12 +50,12 @@ enum Came {
 impl Attempt<'_> {
     /// A round of each segment that is not `resting` (as bits), and of those too where another one
     /// has something to remove.
-    pub(super) async fn segments(&mut self, resting: u64) -> Result<(), Trouble> {
-        let segments = self.cell.vitals().segments();
+    pub(super) async fn segments(&mut self, resting: u64) -> Result<(), AttemptError> {
+        let segments = self.handle.lock().segments();
         if let [edges] = &segments[..] {
-            return self.only(*edges).await;
+            return self.run_single(*edges).await;
         }
-        let mut looks = Looks::at(segments);
+        let mut looks = SegmentBarrier::at(segments);
         let awake = looks.all().filter(|segment| resting & 1 << segment == 0);
         // Who is in mid-round knows only half of what is now: it comes first, so that the others
         // begin after what it brings to its end.
@@ -68,55 +68,55 @@ impl Attempt<'_> {
         // One that fails keeps none of the others from looking.
         let mut failed = None;
         for (_, segment) in order {
-            if let Err(trouble) = self.begin(segment, &mut looks).await {
-                let trouble = of_segment(trouble)?;
-                failed = failed.or(Some(trouble));
+            if let Err(error) = self.start_segment(segment, &mut looks).await {
+                let error = of_segment(error)?;
+                failed = failed.or(Some(error));
             }
         }
-        if let Some(trouble) = failed {
+        if let Some(error) = failed {
             // Nothing leaves, as it may have moved to where nobody could look; the rest goes on.
             while let Some(parked) = looks.parked() {
                 self.release(parked, Retain::All, &mut looks).await?;
             }
-            return Err(trouble);
+            return Err(error);
         }
-        for _ in 0..MOST_STEPS {
-            if self.done.over > RoundOutcome::Incomplete {
+        for _ in 0..MAX_STEPS {
+            if self.stats.over > RoundOutcome::Incomplete {
                 // Somebody could not look. The removals are in the to-do.
                 return Ok(());
             }
             match looks.next() {
-                Next::Nothing => return Ok(()),
-                Next::Begin(segment) => self.begin(segment, &mut looks).await?,
-                Next::Release(parked) => {
-                    let stay = Retain::Named(self.withheld(parked.segment, &looks).await?);
+                NextSegment::Nothing => return Ok(()),
+                NextSegment::Begin(segment) => self.start_segment(segment, &mut looks).await?,
+                NextSegment::Release(parked) => {
+                    let stay = Retain::Named(self.retained_events(parked.segment, &looks).await?);
                     self.release(parked, stay, &mut looks).await?;
                 }
-                Next::Tangle(segment) => {
+                NextSegment::Tangle(segment) => {
                     self.begin_resync(segment, ResyncReason::Seam).await?;
-                    self.begin(segment, &mut looks).await?;
+                    self.start_segment(segment, &mut looks).await?;
                 }
             }
         }
-        self.done.over = self.done.over.max(RoundOutcome::Incomplete);
+        self.stats.over = self.stats.over.max(RoundOutcome::Incomplete);
         Ok(())
     }
 
     /// The one segment that most windows have.
-    async fn only(&mut self, edges: Edges) -> Result<(), Trouble> {
+    async fn run_single(&mut self, edges: Edges) -> Result<(), AttemptError> {
         if edges.is_empty() {
-            return self.nothing().await;
+            return self.clear_window().await;
         }
         let mut over = RoundOutcome::Settled;
         for _ in 0..2 {
-            let pages = self.done.pages;
+            let pages = self.stats.pages;
             let (round, _) = self.open(0, edges, false).await?;
             let course = self.drive(0, edges, round, RoundInput::Start).await?;
-            if let Came::Over(end) = course.came {
+            if let DriveOutcome::Over(end) = course.outcome {
                 over = end;
             }
             // A run that only ended what an earlier one had begun has not asked Graph yet.
-            if over != RoundOutcome::Settled || self.done.pages != pages {
+            if over != RoundOutcome::Settled || self.stats.pages != pages {
                 break;
             }
         }
@@ -126,9 +126,9 @@ impl Attempt<'_> {
 
     /// The moving start has passed the fixed end: what is left of the window leaves it, and there
     /// is nothing to ask.
-    async fn nothing(&mut self) -> Result<(), Trouble> {
+    async fn clear_window(&mut self) -> Result<(), AttemptError> {
         let rows = self.unseen(0).await?;
-        for slice in rows.chunks(SLICE) {
+        for slice in rows.chunks(CLEAR_SLICE) {
             let mut commit = Commit::new(self.id, 0, self.services.env.now());
             let leaves = |row: &Removal| Removal { reason: RemovalReason::LeftWindow, ..*row };
             commit.removals = slice.iter().map(leaves).collect();
@@ -145,24 +145,28 @@ impl Attempt<'_> {
     }
 
     /// A round of a segment, up to its removals; one in the middle is brought to its end before.
-    async fn begin(&mut self, segment: SegmentIndex, looks: &mut Looks) -> Result<(), Trouble> {
+    async fn start_segment(
+        &mut self,
+        segment: SegmentIndex,
+        looks: &mut SegmentBarrier,
+    ) -> Result<(), AttemptError> {
         let Some(edges) = looks.edges(segment) else { return Ok(()) };
         for again in [false, true] {
-            let turn = looks.turn();
+            let turn = looks.next_epoch();
             let (round, begins) = self.open(segment, edges, true).await?;
             let course = self.drive(segment, edges, round, RoundInput::Start).await?;
-            let begins = begins || course.anew;
+            let begins = begins || course.restarted;
             if begins {
                 looks.began(segment, turn);
             }
-            match course.came {
-                Came::Over(RoundOutcome::Settled) if !begins && !again => {}
-                Came::Over(over) => {
+            match course.outcome {
+                DriveOutcome::Over(RoundOutcome::Settled) if !begins && !again => {}
+                DriveOutcome::Over(over) => {
                     self.end(segment, over);
                     break;
                 }
-                Came::Parked(round) => {
-                    looks.park(segment, begins, course.asked, round);
+                DriveOutcome::Parked(round) => {
+                    looks.park(segment, begins, course.requested, round);
                     break;
                 }
             }
@@ -173,51 +177,51 @@ impl Attempt<'_> {
     /// All others have looked: a parked round goes on.
     async fn release(
         &mut self,
-        parked: Parked,
+        parked: ParkedRound,
         stay: Retain,
-        looks: &mut Looks,
-    ) -> Result<(), Trouble> {
-        let Parked { segment, begins, round, .. } = parked;
+        looks: &mut SegmentBarrier,
+    ) -> Result<(), AttemptError> {
+        let ParkedRound { segment, begins, round, .. } = parked;
         let Some(edges) = looks.edges(segment) else { return Ok(()) };
-        let turn = looks.turn();
+        let turn = looks.next_epoch();
         let all = matches!(stay, Retain::All);
-        let gone = usize::try_from(self.done.removed).unwrap_or(usize::MAX);
+        let gone = usize::try_from(self.stats.removed).unwrap_or(usize::MAX);
         let course =
-            self.drive(segment, edges, *round, RoundInput::Withheld { stay, gone }).await?;
-        if course.anew {
+            self.drive(segment, edges, *round, RoundInput::Retained { stay, gone }).await?;
+        if course.restarted {
             looks.began(segment, turn);
         }
-        let begins = begins || course.anew;
-        match course.came {
+        let begins = begins || course.restarted;
+        match course.outcome {
             // Where nothing may leave it would only come back here.
-            Came::Parked(_) if all => {}
-            Came::Over(RoundOutcome::Settled) if !begins && !all => {
-                self.begin(segment, looks).await?
+            DriveOutcome::Parked(_) if all => {}
+            DriveOutcome::Over(RoundOutcome::Settled) if !begins && !all => {
+                self.start_segment(segment, looks).await?
             }
-            Came::Over(over) => self.end(segment, over),
-            Came::Parked(round) => looks.park(segment, begins, course.asked, round),
+            DriveOutcome::Over(over) => self.end(segment, over),
+            DriveOutcome::Parked(round) => looks.park(segment, begins, course.requested, round),
         }
         Ok(())
     }
 
     /// The rows of a segment that its enumeration did not meet.
-    pub(super) async fn unseen(&self, segment: SegmentIndex) -> Result<Vec<Removal>, Trouble> {
+    pub(super) async fn unseen(&self, segment: SegmentIndex) -> Result<Vec<Removal>, AttemptError> {
         // What left the segment need not have left the window.
-        let window = self.cell.vitals().edges;
+        let window = self.handle.lock().edges;
         Ok(self.services.store.unseen(self.id, segment, window).await?)
     }
 
     /// The segment's events of series that another one could not complete: one of them may have
     /// moved there.
-    async fn withheld(
+    async fn retained_events(
         &self,
         segment: SegmentIndex,
-        looks: &Looks,
-    ) -> Result<BTreeSet<EventHash>, Trouble> {
+        looks: &SegmentBarrier,
+    ) -> Result<BTreeSet<EventHash>, AttemptError> {
         let mut withheld = BTreeSet::new();
         for other in looks.all().filter(|other| *other != segment) {
             let position = self.services.store.position(self.id, other).await?;
-            if !position.is_some_and(|position| position.todo) {
+            if !position.is_some_and(|position| position.has_pending) {
                 continue;
             }
             for todo in self.services.store.todo(self.id, other).await? {
@@ -236,20 +240,20 @@ impl Attempt<'_> {
         edges: Edges,
         mut round: Round,
         mut input: RoundInput,
-    ) -> Result<Course, Trouble> {
+    ) -> Result<Drive, AttemptError> {
         let (mut asked, mut anew) = (false, false);
         // Each segment's link may die once, and its requests be made again.
-        (self.retries, self.deaths) = (0, 0);
-        self.present = None;
+        (self.retries, self.dead_links) = (0, 0);
+        self.listed_ids = None;
         let before = round.fallback().clone();
-        self.ask.page_size = before.page_size(self.window.page_size);
+        self.options.page_size = before.page_size(self.window.page_size);
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
             let now = self.services.env.now();
             let large = match &input {
-                RoundInput::Page { page, .. } => page.present.len() > LARGE,
+                RoundInput::Page { page, .. } => page.present.len() > LARGE_INPUT,
                 RoundInput::Instances(Some((listed, _))) | RoundInput::Viewed(listed, _) => {
-                    listed.items.len() > LARGE
+                    listed.items.len() > LARGE_INPUT
                 }
                 _ => false,
             };
@@ -260,17 +264,21 @@ impl Attempt<'_> {
             };
             round = next;
             if let Effect::Over(over) = effect {
-                self.done.held_until = self.done.held_until.max(round.held_until());
-                self.show_remedy(segment, &before, round.fallback());
+                self.stats.held_until = self.stats.held_until.max(round.held_until());
+                self.publish_fallback(segment, &before, round.fallback());
                 if over == RoundOutcome::Failed {
-                    return Err(self.fault.take().unwrap_or(Trouble::Endless));
+                    return Err(self.error.take().unwrap_or(AttemptError::Endless));
                 }
-                return Ok(Course { came: Came::Over(over), asked, anew });
+                return Ok(Drive {
+                    outcome: DriveOutcome::Over(over),
+                    requested: asked,
+                    restarted: anew,
+                });
             }
-            if matches!(effect, Effect::Seam) {
-                self.show_remedy(segment, &before, round.fallback());
-                let came = Came::Parked(Box::new(round));
-                return Ok(Course { came, asked, anew });
+            if matches!(effect, Effect::AwaitSegments) {
+                self.publish_fallback(segment, &before, round.fallback());
+                let came = DriveOutcome::Parked(Box::new(round));
+                return Ok(Drive { outcome: came, requested: asked, restarted: anew });
             }
             asked |= matches!(
                 effect,
@@ -286,18 +294,18 @@ impl Attempt<'_> {
     }
 
     fn end(&mut self, segment: SegmentIndex, over: RoundOutcome) {
-        self.done.over = self.done.over.max(over);
+        self.stats.over = self.stats.over.max(over);
         if over == RoundOutcome::Settled {
-            self.done.settled |= 1 << segment;
+            self.stats.settled |= 1 << segment;
         }
     }
 }
 
 /// A trouble that says nothing about the other segments; the others are of the whole window.
-fn of_segment(trouble: Trouble) -> Result<Trouble, Trouble> {
-    match &trouble {
-        Trouble::LinksDie | Trouble::Endless => Ok(trouble),
-        Trouble::Transient(error) if !error.is_of_account() => Ok(trouble),
-        _ => Err(trouble),
+fn of_segment(error: AttemptError) -> Result<AttemptError, AttemptError> {
+    match &error {
+        AttemptError::LinksDie | AttemptError::Endless => Ok(error),
+        AttemptError::Transient(cause) if !cause.is_of_account() => Ok(error),
+        _ => Err(error),
     }
 }
