@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::api::{About, Access, ApiSettings, BindError, Secret, Work};
 use crate::config::{self, Config};
 use crate::env::Env;
-use crate::graph::{self, Budgets, Client, Tokens, Transport};
+use crate::graph::{self, Budgets, GraphClient, Tokens, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
@@ -107,7 +107,7 @@ pub struct Daemon {
     transport: Arc<dyn Transport>,
     open_loopback: bool,
     store: Store,
-    client: Client,
+    client: GraphClient,
     accounts: BTreeMap<Arc<str>, Arc<Tokens>>,
     supervisor: Supervisor,
     listeners: Listeners,
@@ -147,7 +147,7 @@ impl Daemon {
 
         let budgets =
             Budgets::new(config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox);
-        let client = Client::new(
+        let client = GraphClient::new(
             transport.clone(),
             &config.graph.base_url,
             budgets,

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::env::Env;
-use crate::graph::{Client, Target};
+use crate::graph::{GraphClient, Target};
 use crate::metrics::RoundMetrics;
 use crate::mirror::round::RoundOutcome;
 use crate::mirror::schedule;
@@ -53,7 +53,7 @@ pub struct Services {
     /// The mirror.
     pub store: Store,
     /// Graph.
-    pub client: Client,
+    pub client: GraphClient,
     /// Wall clock and chance.
     pub env: Env,
     /// What workers do.

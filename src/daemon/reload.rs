@@ -135,7 +135,7 @@ impl Daemon {
         let commit = || {
             for (name, tokens) in &accounts {
                 if let Some(account) = config.accounts.get(name) {
-                    tokens.change(super::account(account, &config));
+                    tokens.reconfigure(super::account(account, &config));
                 }
                 // Rotated files count from the next token on, and a refused sign-in is tried again.
                 tokens.forget();

@@ -14,31 +14,31 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::retry_after::LONGEST;
+use super::retry_after::MAX_WAIT;
 
 /// Graph's 10,000 in ten minutes, with room for requests we do not count, such as repetitions
 /// inside the HTTP library.
-const MOST_IN_TEN_MINUTES: u32 = 9_900;
+const MAX_IN_TEN_MINUTES: u32 = 9_900;
 /// Ten whole minutes, and the one under way.
 const MINUTES: usize = 11;
 
 /// The budgets of a daemon. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub struct Budgets {
-    overall: Arc<Overall>,
-    mailboxes: Arc<Mutex<Mailboxes>>,
+    overall: Arc<OverallBudget>,
+    mailboxes: Arc<Mutex<MailboxBudgets>>,
 }
 
 #[derive(Debug)]
-struct Overall {
-    requests: Pool,
+struct OverallBudget {
+    requests: PermitPool,
     /// Minutes are counted from here.
     epoch: Instant,
 }
 
 /// Mailboxes that somebody tracks, by account and name.
 #[derive(Debug)]
-struct Mailboxes {
+struct MailboxBudgets {
     /// Permits over all of them, and of each.
     all: usize,
     each: usize,
@@ -50,13 +50,13 @@ struct Mailboxes {
 /// What one mailbox may be asked. Shared by its windows, and small while idle.
 #[derive(Debug)]
 pub struct MailboxBudget {
-    overall: Arc<Overall>,
-    requests: Pool,
-    ledger: Mutex<Ledger>,
+    overall: Arc<OverallBudget>,
+    requests: PermitPool,
+    ledger: Mutex<RequestLedger>,
 }
 
 #[derive(Debug, Default)]
-struct Ledger {
+struct RequestLedger {
     /// Nothing is sent before.
     paused_until: Option<Instant>,
     /// Throttled answers since the last good one.
@@ -70,33 +70,33 @@ struct Ledger {
 /// Leave to send one request; held until its answer is read.
 #[derive(Debug)]
 pub struct Permit<'a> {
-    _mailbox: Option<Held<'a>>,
-    _overall: Option<Held<'a>>,
+    _mailbox: Option<PoolPermit<'a>>,
+    _overall: Option<PoolPermit<'a>>,
 }
 
 /// A number of permits that can change while some are held.
 #[derive(Debug)]
-struct Pool {
+struct PermitPool {
     permits: Semaphore,
     /// Permits that are held and shall not come back.
     surplus: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct Held<'a> {
-    pool: &'a Pool,
+struct PoolPermit<'a> {
+    pool: &'a PermitPool,
     permit: Option<SemaphorePermit<'a>>,
 }
 
-impl Pool {
+impl PermitPool {
     fn new(permits: usize) -> Self {
         Self { permits: Semaphore::new(permits), surplus: AtomicUsize::new(0) }
     }
 
-    async fn acquire(&self) -> Option<Held<'_>> {
+    async fn acquire(&self) -> Option<PoolPermit<'_>> {
         // The semaphores are never closed; without a permit there would be no limit, no fault.
         let permit = self.permits.acquire().await.ok()?;
-        Some(Held { pool: self, permit: Some(permit) })
+        Some(PoolPermit { pool: self, permit: Some(permit) })
     }
 
     /// From `old` permits to `new` ones. What is held beyond is not cut off: it does not come back.
@@ -125,7 +125,7 @@ impl Pool {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for PoolPermit<'_> {
     fn drop(&mut self) {
         if self.pool.settle()
             && let Some(permit) = self.permit.take()
@@ -140,9 +140,12 @@ impl Budgets {
     /// taken for one.
     pub fn new(overall: usize, per_mailbox: usize) -> Self {
         let (all, each) = (permits(overall), permits(per_mailbox));
-        let mailboxes = Mailboxes { all, each, known: BTreeMap::new(), clear_at: 0 };
+        let mailboxes = MailboxBudgets { all, each, known: BTreeMap::new(), clear_at: 0 };
         Self {
-            overall: Arc::new(Overall { requests: Pool::new(all), epoch: Instant::now() }),
+            overall: Arc::new(OverallBudget {
+                requests: PermitPool::new(all),
+                epoch: Instant::now(),
+            }),
             mailboxes: Arc::new(Mutex::new(mailboxes)),
         }
     }
@@ -173,7 +176,7 @@ impl Budgets {
             mailboxes.clear_at = mailboxes.known.len() * 2 + 64;
         }
         let budget = Arc::new(MailboxBudget {
-            requests: Pool::new(mailboxes.each),
+            requests: PermitPool::new(mailboxes.each),
             overall: self.overall.clone(),
             ledger: Mutex::default(),
         });
@@ -214,10 +217,10 @@ impl MailboxBudget {
     /// Answers how long that is.
     pub fn throttled(&self, retry_after: Option<Duration>, chance: f64) -> Duration {
         self.ledger(|ledger, _| {
-            let doubled = Duration::from_secs(1 << ledger.throttled.min(12)).min(LONGEST);
+            let doubled = Duration::from_secs(1 << ledger.throttled.min(12)).min(MAX_WAIT);
             ledger.throttled = ledger.throttled.saturating_add(1);
             let own = doubled.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0);
-            let pause = retry_after.unwrap_or_default().min(LONGEST).max(own);
+            let pause = retry_after.unwrap_or_default().min(MAX_WAIT).max(own);
             let until = Instant::now() + pause;
             ledger.paused_until = Some(ledger.paused_until.map_or(until, |at| at.max(until)));
             pause
@@ -226,7 +229,7 @@ impl MailboxBudget {
 
     /// Goes on with a pause that an earlier process was asked for.
     pub fn pause(&self, left: Duration) {
-        let until = Instant::now() + left.min(LONGEST);
+        let until = Instant::now() + left.min(MAX_WAIT);
         self.ledger(|ledger, _| ledger.paused_until = ledger.paused_until.max(Some(until)));
     }
 
@@ -235,13 +238,13 @@ impl MailboxBudget {
         self.ledger(|ledger, overall| ledger.open_at(overall.epoch)).err()
     }
 
-    fn ledger<T>(&self, work: impl FnOnce(&mut Ledger, &Overall) -> T) -> T {
+    fn ledger<T>(&self, work: impl FnOnce(&mut RequestLedger, &OverallBudget) -> T) -> T {
         // Every change of a ledger is whole, so a poisoned lock is still good.
         work(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), &self.overall)
     }
 }
 
-impl Ledger {
+impl RequestLedger {
     /// Counts a request, if it may be sent now.
     fn book(&mut self, epoch: Instant) -> bool {
         let open = self.open_at(epoch).is_ok();
@@ -265,7 +268,7 @@ impl Ledger {
         }
         self.minute = self.minute.max(minute);
         let sent: u32 = self.counts.iter().map(|n| u32::from(*n)).sum();
-        if sent < MOST_IN_TEN_MINUTES {
+        if sent < MAX_IN_TEN_MINUTES {
             return Ok(());
         }
         Err(epoch + Duration::from_secs((u64::from(self.minute) + 1) * 60))

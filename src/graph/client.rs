@@ -20,11 +20,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AccessToken, Tokens};
 use super::budget::{Budgets, MailboxBudget};
-use super::error::{self, Asked, Class, GraphError, Refusal};
+use super::error::{self, ErrorClass, ErrorResponse, GraphError, RequestKind};
 use super::origin::{Origin, OriginError};
 use super::page_memory::{PageMemory, Reservation};
-use super::transport::{Fault, FreshConnection, Transport, TransportError};
-use super::wire::{self, Listing, WireError};
+use super::transport::{FreshConnection, Transport, TransportError, TransportErrorKind};
+use super::wire::{self, ListPage, WireError};
 use crate::env::Env;
 use crate::metrics::GraphMetrics;
 use crate::mirror::clock::{self, ClockCheck};
@@ -32,23 +32,23 @@ use crate::mirror::page::{EventId, Item, Link, Page, PageEnd};
 use crate::mirror::window::{BodyFormat, CalendarRef, Edges};
 
 /// The largest decoded body that is read.
-pub const LARGEST_BODY: usize = 64 * 1024 * 1024;
+pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// The decoded bytes that all answers being read and worked on may take together.
-const ALL_BODIES: usize = 64 * 1024 * 1024;
+const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
 /// Larger bodies are parsed on another thread than the runtime's.
-const PARSED_IN_PLACE: usize = 128 * 1024;
+const INLINE_PARSE_MAX: usize = 128 * 1024;
 /// The most of an error's body that is looked at.
-const LARGEST_ERROR: usize = 64 * 1024;
+const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// How long an error's body is waited for.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Asks Graph. Cheap to clone.
 #[derive(Clone)]
-pub struct Client {
-    shared: Arc<Shared>,
+pub struct GraphClient {
+    shared: Arc<ClientInner>,
 }
 
-struct Shared {
+struct ClientInner {
     transport: Arc<dyn Transport>,
     /// Without a slash at the end.
     base: String,
@@ -82,7 +82,7 @@ pub struct Target {
 
 /// How things are asked for; the same on every request of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct RequestOptions {
     /// The `odata.maxpagesize` hint (facts 40-42).
     pub page_size: u32,
     /// How bodies are asked for and kept.
@@ -95,14 +95,14 @@ pub struct Ask {
 
 /// Where a page begins.
 #[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
+pub enum PageStart<'a> {
     /// A new round over these edges.
     Window(Edges),
     /// A link Graph gave.
     Link(&'a Link),
 }
 
-impl Client {
+impl GraphClient {
     /// A client for `base_url`, such as `https://graph.microsoft.com/v1.0`.
     ///
     /// # Errors
@@ -118,9 +118,9 @@ impl Client {
         let base = base_url.trim_end_matches('/').to_owned();
         let request_timeout = AtomicU64::new(millis(request_timeout));
         let meter = Arc::default();
-        let memory = PageMemory::new(ALL_BODIES);
+        let memory = PageMemory::new(MAX_BODIES_BYTES);
         let shared =
-            Shared { transport, base, origin, budgets, memory, env, request_timeout, meter };
+            ClientInner { transport, base, origin, budgets, memory, env, request_timeout, meter };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -174,16 +174,16 @@ impl Client {
     pub async fn page(
         &self,
         target: &Target,
-        ask: &Ask,
-        start: Start<'_>,
+        ask: &RequestOptions,
+        start: PageStart<'_>,
         fresh_connection: bool,
     ) -> Result<(Page, Reservation), GraphError> {
         let (asked, uri) = match start {
-            Start::Window(edges) => {
+            PageStart::Window(edges) => {
                 let view = self.calendar(target, "calendarView/delta")?;
-                (Asked::Start, self.first(&between(&view, edges))?)
+                (RequestKind::Start, self.first(&between(&view, edges))?)
             }
-            Start::Link(link) => (Asked::Link, self.follow(link)?),
+            PageStart::Link(link) => (RequestKind::Link, self.follow(link)?),
         };
         let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
         let kept = ask.body;
@@ -202,19 +202,19 @@ impl Client {
     pub async fn event(
         &self,
         target: &Target,
-        ask: &Ask,
+        ask: &RequestOptions,
         id: &EventId,
         fresh_connection: bool,
     ) -> Result<Option<Item>, GraphError> {
         let mut url = self.calendar(target, "events/")?;
         push_segment(&mut url, id.as_str())?;
         let uri = self.first(&url)?;
-        match self.get(target, ask, Asked::Event, &uri, fresh_connection).await {
+        match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
             Ok((body, _memory)) => {
                 let kept = ask.body;
                 self.parse(body, move |body| wire::event(body, kept)).await.map(Some)
             }
-            Err(error) if error.class() == Class::NotFound => Ok(None),
+            Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -226,12 +226,12 @@ impl Client {
     pub async fn instances(
         &self,
         target: &Target,
-        ask: &Ask,
+        ask: &RequestOptions,
         master: &EventId,
         edges: Edges,
         next: Option<&Link>,
         fresh_connection: bool,
-    ) -> Result<Option<Listing>, GraphError> {
+    ) -> Result<Option<ListPage>, GraphError> {
         let uri = match next {
             Some(link) => self.follow(link)?,
             None => {
@@ -241,9 +241,9 @@ impl Client {
                 self.first(&between(&url, edges))?
             }
         };
-        match self.get(target, ask, Asked::Event, &uri, fresh_connection).await {
+        match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
             Ok((body, memory)) => self.listing(body, memory, ask).await.map(Some),
-            Err(error) if error.class() == Class::NotFound => Ok(None),
+            Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -255,21 +255,21 @@ impl Client {
     pub async fn calendar_view(
         &self,
         target: &Target,
-        ask: &Ask,
+        ask: &RequestOptions,
         edges: Edges,
         select: Option<&str>,
         next: Option<&Link>,
         fresh_connection: bool,
-    ) -> Result<Listing, GraphError> {
+    ) -> Result<ListPage, GraphError> {
         let (asked, uri) = match next {
-            Some(link) => (Asked::Link, self.follow(link)?),
+            Some(link) => (RequestKind::Link, self.follow(link)?),
             None => {
                 let mut url = between(&self.calendar(target, "calendarView")?, edges);
                 if let Some(select) = select {
                     url.push_str("&$select=");
                     url.push_str(&percent_encoded(select, b","));
                 }
-                (Asked::Start, self.first(&url)?)
+                (RequestKind::Start, self.first(&url)?)
             }
         };
         let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
@@ -280,14 +280,14 @@ impl Client {
         &self,
         body: Bytes,
         memory: Reservation,
-        ask: &Ask,
-    ) -> Result<Listing, GraphError> {
+        ask: &RequestOptions,
+    ) -> Result<ListPage, GraphError> {
         let kept = ask.body;
         let listing = self.parse(body, move |body| wire::listing(body, kept)).await?;
         if let Some(link) = &listing.next {
             self.follow(link)?;
         }
-        Ok(Listing { memory, ..listing })
+        Ok(ListPage { memory, ..listing })
     }
 
     /// Reads a body. A large one takes a while, so that is done on another thread.
@@ -296,7 +296,7 @@ impl Client {
         body: Bytes,
         read: impl FnOnce(&Bytes) -> Result<T, WireError> + Send + 'static,
     ) -> Result<T, GraphError> {
-        let parsed = if body.len() <= PARSED_IN_PLACE {
+        let parsed = if body.len() <= INLINE_PARSE_MAX {
             read(&body)
         } else {
             self.shared.env.compute(move || read(&body)).await
@@ -337,8 +337,8 @@ impl Client {
     async fn get(
         &self,
         target: &Target,
-        ask: &Ask,
-        asked: Asked,
+        ask: &RequestOptions,
+        asked: RequestKind,
         uri: &Uri,
         fresh: bool,
     ) -> Result<(Bytes, Reservation), GraphError> {
@@ -356,8 +356,8 @@ impl Client {
     async fn get_once(
         &self,
         target: &Target,
-        ask: &Ask,
-        asked: Asked,
+        ask: &RequestOptions,
+        asked: RequestKind,
         uri: &Uri,
         fresh: bool,
         token: &AccessToken,
@@ -385,15 +385,15 @@ impl Client {
         let _in_flight = shared.meter.in_flight.increment();
         let deadline = began + self.request_timeout();
         let outcome = async {
-            let late = || TransportError::new(Fault::Timeout);
+            let late = || TransportError::new(TransportErrorKind::Timeout);
             let answer = timeout_at(deadline, shared.transport.send(request)).await;
             let (head, body) = answer.unwrap_or_else(|_| Err(late()))?.into_parts();
             shared.read_clock(&head.headers);
             let body = if head.status.is_success() {
-                body.read_within(LARGEST_BODY, &shared.memory, deadline).await?
+                body.read_within(MAX_BODY_BYTES, &shared.memory, deadline).await?
             } else {
                 // The status says enough; what it says more must not cost the whole timeout.
-                let body = timeout(ERROR_BODY_TIMEOUT, body.read_start(LARGEST_ERROR)).await;
+                let body = timeout(ERROR_BODY_TIMEOUT, body.read_start(MAX_ERROR_BYTES)).await;
                 (body.unwrap_or_default(), Reservation::default())
             };
             Ok((head, body))
@@ -421,9 +421,9 @@ impl Client {
         }
         // A date is to be waited for by the clock of the one who names it.
         let now = date(&head.headers).unwrap_or_else(|| shared.env.now());
-        let refusal = Refusal::read(asked, head.status, &head.headers, &body, now, &secrets);
+        let refusal = ErrorResponse::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
-        if error.class() == Class::Throttled {
+        if error.class() == ErrorClass::Throttled {
             let pause = target.budget.throttled(error.retry_after(), shared.env.random());
             shared.meter.paused(pause);
         }
@@ -431,7 +431,7 @@ impl Client {
     }
 }
 
-impl Shared {
+impl ClientInner {
     /// Compares the wall clock with an answer's `Date`, and logs when it becomes wrong or right.
     fn read_clock(&self, headers: &HeaderMap) {
         match self.meter.clock.answered(date(headers), self.env.now()) {
@@ -452,7 +452,7 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
     DateTimeParser::new().parse_timestamp(date).ok()
 }
 
-impl std::fmt::Debug for Client {
+impl std::fmt::Debug for GraphClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("origin", &self.shared.origin).finish_non_exhaustive()
     }
@@ -463,7 +463,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Every preference in one header (fact 50), on every request, links included (facts 41, 46).
-fn prefer(ask: &Ask) -> Result<HeaderValue, GraphError> {
+fn prefer(ask: &RequestOptions) -> Result<HeaderValue, GraphError> {
     // Bodies that are dropped come shorter as text.
     let body = match ask.body {
         BodyFormat::Html => "html",

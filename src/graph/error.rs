@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::origin::OriginError;
 use super::retry_after;
-use super::transport::{Fault, TransportError};
+use super::transport::{TransportError, TransportErrorKind};
 use super::wire::{TOO_MANY_ITEMS, WireError, without_bom};
 
 /// Codes that mean that the link is dead, in any letter case, under any 4xx (facts 93-99).
@@ -31,7 +31,7 @@ const DEAD_LINK_CODES: [&str; 7] = [
 
 /// What an error asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum ErrorClass {
     /// The link is dead: enumerate the segment again.
     LinkDead,
     /// The segment is longer than Graph answers for: halve it.
@@ -70,7 +70,7 @@ pub enum Quarantine {
 pub enum GraphError {
     /// Graph answered with an error.
     #[error("{0}")]
-    Refused(Box<Refusal>),
+    Refused(Box<ErrorResponse>),
     /// Graph was not reached, or its answer did not arrive whole.
     #[error("graph could not be asked")]
     Carried(#[source] TransportError),
@@ -92,8 +92,8 @@ pub enum GraphError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("graph answered {status}{}{}", code.as_deref().map(|c| format!(" {c}")).unwrap_or_default(),
     message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
-pub struct Refusal {
-    class: Class,
+pub struct ErrorResponse {
+    class: ErrorClass,
     status: u16,
     code: Option<Box<str>>,
     message: Option<Box<str>>,
@@ -124,17 +124,19 @@ pub struct TokenFault {
 
 impl GraphError {
     /// What the error asks for.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::Refused(refusal) => refusal.class,
-            Self::Carried(error) if error.fault() == Fault::TooLarge => Class::TooLarge,
-            Self::Carried(_) => Class::Transient,
-            Self::Malformed(error) if *error == TOO_MANY_ITEMS => Class::TooLarge,
-            Self::Malformed(_) => Class::MalformedPage,
-            Self::Link(_) => Class::ForeignLink,
-            Self::Token(fault) if fault.needs_person => Class::SignIn,
-            Self::Token(_) => Class::Transient,
-            Self::Unaskable(_) => Class::Quarantine(Quarantine::Refused),
+            Self::Carried(error) if error.kind() == TransportErrorKind::TooLarge => {
+                ErrorClass::TooLarge
+            }
+            Self::Carried(_) => ErrorClass::Transient,
+            Self::Malformed(error) if *error == TOO_MANY_ITEMS => ErrorClass::TooLarge,
+            Self::Malformed(_) => ErrorClass::MalformedPage,
+            Self::Link(_) => ErrorClass::ForeignLink,
+            Self::Token(fault) if fault.needs_person => ErrorClass::SignIn,
+            Self::Token(_) => ErrorClass::Transient,
+            Self::Unaskable(_) => ErrorClass::Quarantine(Quarantine::Refused),
         }
     }
 
@@ -186,18 +188,18 @@ impl GraphError {
     /// One word for the status, the log and the metrics.
     pub fn kind(&self) -> &'static str {
         match self.class() {
-            Class::LinkDead => "link_dead",
-            Class::SegmentTooLong => "segment_too_long",
-            Class::SignIn => "sign_in",
-            Class::Quarantine(Quarantine::Forbidden) => "forbidden",
-            Class::Quarantine(Quarantine::Gone) => "gone",
-            Class::Quarantine(Quarantine::Refused) => "refused",
-            Class::Throttled => "throttled",
-            Class::Transient => "transient",
-            Class::MalformedPage => "malformed_page",
-            Class::TooLarge => "too_large",
-            Class::ForeignLink => "foreign_link",
-            Class::NotFound => "not_found",
+            ErrorClass::LinkDead => "link_dead",
+            ErrorClass::SegmentTooLong => "segment_too_long",
+            ErrorClass::SignIn => "sign_in",
+            ErrorClass::Quarantine(Quarantine::Forbidden) => "forbidden",
+            ErrorClass::Quarantine(Quarantine::Gone) => "gone",
+            ErrorClass::Quarantine(Quarantine::Refused) => "refused",
+            ErrorClass::Throttled => "throttled",
+            ErrorClass::Transient => "transient",
+            ErrorClass::MalformedPage => "malformed_page",
+            ErrorClass::TooLarge => "too_large",
+            ErrorClass::ForeignLink => "foreign_link",
+            ErrorClass::NotFound => "not_found",
         }
     }
 
@@ -219,7 +221,7 @@ impl GraphError {
 
 /// What had been asked, as far as it changes what an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum RequestKind {
     /// The first URL of a view.
     Start,
     /// One of Graph's links.
@@ -228,18 +230,18 @@ pub(super) enum Asked {
     Event,
 }
 
-impl Refusal {
+impl ErrorResponse {
     /// Classifies an error answer. `body` may be a beginning only; `secrets` are never let
     /// through, wherever the answer echoes them.
     pub(super) fn read(
-        asked: Asked,
+        asked: RequestKind,
         status: StatusCode,
         headers: &HeaderMap,
         body: &[u8],
         now: Timestamp,
         secrets: &[&str],
     ) -> Self {
-        let said = Said::read(body);
+        let said = ErrorBody::read(body);
         let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
         let challenge = headers
             .get_all(http::header::WWW_AUTHENTICATE)
@@ -259,7 +261,7 @@ impl Refusal {
                 && !challenge
                 && !said.insufficient_claims,
             code: code.and_then(|c| word(&c, secrets)),
-            message: said.message.and_then(|m| tame(&m, secrets)),
+            message: said.message.and_then(|m| sanitize(&m, secrets)),
             request_id: request_id.and_then(|id| word(&id, secrets)),
             retry_after,
         }
@@ -268,7 +270,7 @@ impl Refusal {
 
 /// What an error body said.
 #[derive(Default)]
-struct Said {
+struct ErrorBody {
     /// The code, then those of the inner errors.
     codes: Vec<String>,
     message: Option<String>,
@@ -276,7 +278,7 @@ struct Said {
     insufficient_claims: bool,
 }
 
-impl Said {
+impl ErrorBody {
     fn read(body: &[u8]) -> Self {
         let mut said = Self::default();
         let Ok(Value::Object(root)) = serde_json::from_slice::<Value>(without_bom(body)) else {
@@ -301,31 +303,39 @@ impl Said {
         said
     }
 
-    fn class(&self, asked: Asked, status: u16, challenge: bool, retry_after: bool) -> Class {
+    fn class(
+        &self,
+        asked: RequestKind,
+        status: u16,
+        challenge: bool,
+        retry_after: bool,
+    ) -> ErrorClass {
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
         let code_is = |code: &str| self.codes.iter().any(|c| c.eq_ignore_ascii_case(code));
         match status {
-            401 => Class::SignIn,
-            403 if challenge || self.insufficient_claims => Class::SignIn,
-            408 => Class::Transient,
-            429 => Class::Throttled,
-            410 => Class::LinkDead,
-            400..=499 if DEAD_LINK_CODES.iter().any(|code| code_is(code)) => Class::LinkDead,
-            400 if asked == Asked::Link
+            401 => ErrorClass::SignIn,
+            403 if challenge || self.insufficient_claims => ErrorClass::SignIn,
+            408 => ErrorClass::Transient,
+            429 => ErrorClass::Throttled,
+            410 => ErrorClass::LinkDead,
+            400..=499 if DEAD_LINK_CODES.iter().any(|code| code_is(code)) => ErrorClass::LinkDead,
+            400 if asked == RequestKind::Link
                 && (message.contains("badly formed token") || code_is("badly formed token")) =>
             {
-                Class::LinkDead
+                ErrorClass::LinkDead
             }
             400 if code_is("ErrorInvalidRequest") && message.contains("maximum number of days") => {
-                Class::SegmentTooLong
+                ErrorClass::SegmentTooLong
             }
-            403 => Class::Quarantine(Quarantine::Forbidden),
-            404 if asked == Asked::Event && code_is("ErrorItemNotFound") => Class::NotFound,
-            404 => Class::Quarantine(Quarantine::Gone),
-            400..=499 | 501 => Class::Quarantine(Quarantine::Refused),
-            503 if retry_after => Class::Throttled,
+            403 => ErrorClass::Quarantine(Quarantine::Forbidden),
+            404 if asked == RequestKind::Event && code_is("ErrorItemNotFound") => {
+                ErrorClass::NotFound
+            }
+            404 => ErrorClass::Quarantine(Quarantine::Gone),
+            400..=499 | 501 => ErrorClass::Quarantine(Quarantine::Refused),
+            503 if retry_after => ErrorClass::Throttled,
             // The rest of 5xx, and redirects, which are not followed.
-            _ => Class::Transient,
+            _ => ErrorClass::Transient,
         }
     }
 }
@@ -341,7 +351,7 @@ pub(super) fn word(text: &str, secrets: &[&str]) -> Option<Box<str>> {
 
 /// A message fit for people and logs: one line, at most 200 characters, without quoted values,
 /// links, addresses and anything long enough to be a token.
-pub(super) fn tame(message: &str, secrets: &[&str]) -> Option<Box<str>> {
+pub(super) fn sanitize(message: &str, secrets: &[&str]) -> Option<Box<str>> {
     const LONGEST: usize = 200;
     if leaks(message, secrets) {
         return None;

@@ -20,12 +20,12 @@ use crate::mirror::page::{EventId, EventKind, Item, Span, UnreadableItem};
 use crate::mirror::window::BodyFormat;
 
 /// More members than any event has; a bound on the work a hostile item can cause.
-const MOST_MEMBERS: usize = 1000;
+const MAX_MEMBERS: usize = 1000;
 /// Deeper than any event nests, and shallower than what JSON readers refuse (128).
-const DEEPEST: usize = 100;
+const MAX_DEPTH: usize = 100;
 
 /// An item of a page's `value`.
-pub(super) enum Entry {
+pub(super) enum PageEntry {
     Present(Item),
     Removed(EventId),
     Unreadable(UnreadableItem),
@@ -33,7 +33,7 @@ pub(super) enum Entry {
 
 /// How the item came, which decides what "whole" means.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum ItemSource {
     /// In a delta page, where occurrences are bare (fact 66).
     Delta,
     /// Listed, or asked for by its id: everything is there.
@@ -42,7 +42,7 @@ pub(super) enum Source {
 
 /// Reads items, one after the other, out of a page's `value`.
 pub(super) struct Items<'de> {
-    source: Source,
+    source: ItemSource,
     body: BodyFormat,
     times: TimeReader,
     /// The members of the item at hand; kept for its room.
@@ -50,31 +50,31 @@ pub(super) struct Items<'de> {
 }
 
 impl Items<'_> {
-    pub(super) fn new(source: Source, body: BodyFormat) -> Self {
+    pub(super) fn new(source: ItemSource, body: BodyFormat) -> Self {
         Self { source, body, times: TimeReader::default(), members: Vec::new() }
     }
 }
 
 /// Takes one element apart: names and values, without looking into the values.
 impl<'de> DeserializeSeed<'de> for &mut Items<'de> {
-    type Value = Entry;
+    type Value = PageEntry;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Entry, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<PageEntry, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for &mut Items<'de> {
-    type Value = Entry;
+    type Value = PageEntry;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an item")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PageEntry, A::Error> {
         self.members.clear();
         while let Some(JsonText(name)) = map.next_key()? {
-            if self.members.len() == MOST_MEMBERS {
+            if self.members.len() == MAX_MEMBERS {
                 map.next_value::<IgnoredAny>()?;
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 return Ok(nameless("the item has too many members"));
@@ -84,47 +84,47 @@ impl<'de> Visitor<'de> for &mut Items<'de> {
         Ok(self.read())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PageEntry, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(no_object())
     }
 
-    fn visit_unit<E>(self) -> Result<Entry, E> {
+    fn visit_unit<E>(self) -> Result<PageEntry, E> {
         Ok(no_object())
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
+    fn visit_bool<E>(self, _: bool) -> Result<PageEntry, E> {
         Ok(no_object())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
+    fn visit_i64<E>(self, _: i64) -> Result<PageEntry, E> {
         Ok(no_object())
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
+    fn visit_u64<E>(self, _: u64) -> Result<PageEntry, E> {
         Ok(no_object())
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
+    fn visit_f64<E>(self, _: f64) -> Result<PageEntry, E> {
         Ok(no_object())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
+    fn visit_str<E>(self, _: &str) -> Result<PageEntry, E> {
         Ok(no_object())
     }
 }
 
-fn nameless(why: &'static str) -> Entry {
-    Entry::Unreadable(UnreadableItem { id: None, why })
+fn nameless(why: &'static str) -> PageEntry {
+    PageEntry::Unreadable(UnreadableItem { id: None, why })
 }
 
-fn no_object() -> Entry {
+fn no_object() -> PageEntry {
     nameless("the item is not an object")
 }
 
 /// The members that are looked at, as raw JSON.
 #[derive(Default)]
-struct Looked<'a> {
+struct ItemMembers<'a> {
     id: Option<&'a str>,
     kind: Option<&'a str>,
     master: Option<&'a str>,
@@ -140,9 +140,9 @@ struct Looked<'a> {
 
 impl Items<'_> {
     /// Reads the item at hand.
-    fn read(&mut self) -> Entry {
+    fn read(&mut self) -> PageEntry {
         last_wins(&mut self.members);
-        let mut looked = Looked::default();
+        let mut looked = ItemMembers::default();
         for (name, raw) in &self.members {
             let place = match name.as_ref() {
                 "id" => &mut looked.id,
@@ -168,20 +168,20 @@ impl Items<'_> {
             _ => return nameless("id is missing or not a string"),
         };
         if looked.removed.is_some() {
-            return Entry::Removed(id);
+            return PageEntry::Removed(id);
         }
         match looked.item(&id, self.source, self.body, &mut self.times, &self.members) {
-            Ok(item) => Entry::Present(item),
-            Err(why) => Entry::Unreadable(UnreadableItem { id: Some(id), why }),
+            Ok(item) => PageEntry::Present(item),
+            Err(why) => PageEntry::Unreadable(UnreadableItem { id: Some(id), why }),
         }
     }
 }
 
-impl Looked<'_> {
+impl ItemMembers<'_> {
     fn item(
         &self,
         id: &EventId,
-        source: Source,
+        source: ItemSource,
         body: BodyFormat,
         times: &mut TimeReader,
         members: &[(Cow<'_, str>, &str)],
@@ -206,11 +206,11 @@ impl Looked<'_> {
         };
         // A listing may have been asked for without `seriesMasterId`; a delta page was not.
         let kind = match kind {
-            EventKind::Occurrence if master.is_none() && source == Source::Delta => {
+            EventKind::Occurrence if master.is_none() && source == ItemSource::Delta => {
                 return Err("an occurrence without seriesMasterId");
             }
             // Whole as it is, it can stand alone.
-            EventKind::Exception if master.is_none() && source == Source::Delta => {
+            EventKind::Exception if master.is_none() && source == ItemSource::Delta => {
                 EventKind::Single
             }
             kind => kind,
@@ -231,7 +231,7 @@ impl Looked<'_> {
             (Err(why), _) => return Err(why),
         };
         let whole = match kind {
-            EventKind::Occurrence => source == Source::Listed,
+            EventKind::Occurrence => source == ItemSource::Listed,
             EventKind::Exception => self.has_subject,
             EventKind::Single | EventKind::Master => true,
         };
@@ -316,7 +316,8 @@ fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, 
 fn is_deep(raw: &str) -> bool {
     let opens = |b: &u8| matches!(b, b'{' | b'[');
     // Counting is fast and settles all but the strangest values.
-    if !raw.starts_with(['{', '[']) || raw.as_bytes().iter().filter(|b| opens(b)).count() <= DEEPEST
+    if !raw.starts_with(['{', '['])
+        || raw.as_bytes().iter().filter(|b| opens(b)).count() <= MAX_DEPTH
     {
         return false;
     }
@@ -328,7 +329,7 @@ fn is_deep(raw: &str) -> bool {
             b'"' => in_string = !in_string,
             b'{' | b'[' if !in_string => {
                 depth += 1;
-                if depth > DEEPEST {
+                if depth > MAX_DEPTH {
                     return true;
                 }
             }

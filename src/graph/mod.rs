@@ -25,8 +25,8 @@ pub mod wire;
 
 pub use auth::{Account, Credential, Tokens};
 pub use budget::{Budgets, MailboxBudget};
-pub use client::{Ask, Client, Start, Target};
-pub use error::{Class, GraphError, Quarantine};
+pub use client::{GraphClient, PageStart, RequestOptions, Target};
+pub use error::{ErrorClass, GraphError, Quarantine};
 pub use page_memory::Reservation;
 pub use transport::{HttpTransport, Transport};
-pub use wire::Listing;
+pub use wire::ListPage;

@@ -9,19 +9,19 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
 /// Nobody is made to wait longer than this.
-pub const LONGEST: Duration = Duration::from_secs(3600);
+pub const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 /// The wait that a header's value asks for at the wall-clock time `now`.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if value.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         let seconds: f64 = value.parse().ok()?;
-        return Some(Duration::try_from_secs_f64(seconds).map_or(LONGEST, |d| d.min(LONGEST)));
+        return Some(Duration::try_from_secs_f64(seconds).map_or(MAX_WAIT, |d| d.min(MAX_WAIT)));
     }
     let at = DateTimeParser::new().parse_timestamp(value).ok()?;
     // A date that has passed asks for no wait.
     let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-    Some(wait.min(LONGEST))
+    Some(wait.min(MAX_WAIT))
 }
 
 #[cfg(test)]
@@ -41,11 +41,11 @@ mod tests {
             ("2.128", seconds(2.128)),
             (".5", seconds(0.5)),
             ("3600", seconds(3600.0)),
-            ("3601", Some(LONGEST)),
-            ("99999999999999999999999999999", Some(LONGEST)),
+            ("3601", Some(MAX_WAIT)),
+            ("99999999999999999999999999999", Some(MAX_WAIT)),
             ("Sat, 21 Nov 2026 10:00:30 GMT", seconds(30.0)),
             ("Sat, 21 Nov 2026 09:00:30 GMT", seconds(0.0)),
-            ("Tue, 21 Nov 2028 10:00:00 GMT", Some(LONGEST)),
+            ("Tue, 21 Nov 2028 10:00:00 GMT", Some(MAX_WAIT)),
             ("", None),
             (".", None),
             ("1.2.3", None),

@@ -17,22 +17,22 @@ use jiff::Timestamp;
 
 use super::auth::{Account, Credential, Tokens};
 use super::budget::Budgets;
-use super::client::{Ask, Client};
-use super::transport::{Body, Fault, Transport, TransportError};
+use super::client::{GraphClient, RequestOptions};
+use super::transport::{BodyStream, Transport, TransportError, TransportErrorKind};
 use crate::env::Env;
 use crate::mirror::window::{self, Edges};
 
 /// What comes back for one request.
-pub(super) enum Answer {
+pub(super) enum ScriptedResponse {
     Reply {
         status: u16,
         headers: Vec<(&'static str, String)>,
         body: Bytes,
     },
     /// Nothing arrives.
-    Fault(Fault),
+    Fault(TransportErrorKind),
     /// The head arrives, then some of the body, then a fault.
-    Broken(u16, &'static str, Fault),
+    Broken(u16, &'static str, TransportErrorKind),
     /// The head arrives, then an endless body.
     Endless,
     /// Nothing ever happens.
@@ -41,18 +41,18 @@ pub(super) enum Answer {
     Headless(u16),
 }
 
-pub(super) fn reply(status: u16, body: impl Into<String>) -> Answer {
-    Answer::Reply { status, headers: Vec::new(), body: body.into().into() }
+pub(super) fn reply(status: u16, body: impl Into<String>) -> ScriptedResponse {
+    ScriptedResponse::Reply { status, headers: Vec::new(), body: body.into().into() }
 }
 
-pub(super) fn granted(token: &str, expires_in: u64) -> Answer {
+pub(super) fn granted(token: &str, expires_in: u64) -> ScriptedResponse {
     reply(
         200,
         format!(r#"{{"token_type":"Bearer","expires_in":{expires_in},"access_token":"{token}"}}"#),
     )
 }
 
-impl Answer {
+impl ScriptedResponse {
     pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         if let Self::Reply { headers, .. } = &mut self {
             headers.push((name, value.into()));
@@ -64,8 +64,8 @@ impl Answer {
 /// Answers token requests and others from a list each, in order.
 #[derive(Default)]
 pub(super) struct Script {
-    tokens: Mutex<VecDeque<Answer>>,
-    others: Mutex<VecDeque<Answer>>,
+    tokens: Mutex<VecDeque<ScriptedResponse>>,
+    others: Mutex<VecDeque<ScriptedResponse>>,
     asked: Mutex<Vec<http::Request<Bytes>>>,
     /// How long the token endpoint thinks.
     pub(super) token_delay: Duration,
@@ -73,8 +73,8 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(
-        tokens: impl IntoIterator<Item = Answer>,
-        others: impl IntoIterator<Item = Answer>,
+        tokens: impl IntoIterator<Item = ScriptedResponse>,
+        others: impl IntoIterator<Item = ScriptedResponse>,
     ) -> Arc<Self> {
         Arc::new(Self {
             tokens: Mutex::new(tokens.into_iter().collect()),
@@ -104,7 +104,7 @@ impl Transport for Script {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         async move {
             let sign_in = request.uri().path().contains("/oauth2/");
             self.asked.lock().unwrap().push(request);
@@ -116,22 +116,27 @@ impl Transport for Script {
                 queue.lock().unwrap().pop_front().expect("a request that was not foreseen");
             let head = |status: u16| http::Response::builder().status(status);
             let (head, body) = match answer {
-                Answer::Reply { status, headers, body } => {
+                ScriptedResponse::Reply { status, headers, body } => {
                     let head = headers.iter().fold(head(status), |h, (n, v)| h.header(*n, v));
-                    (head, Body::full(body))
+                    (head, BodyStream::full(body))
                 }
-                Answer::Fault(fault) => return Err(TransportError::new(fault)),
-                Answer::Broken(status, start, fault) => {
+                ScriptedResponse::Fault(fault) => return Err(TransportError::new(fault)),
+                ScriptedResponse::Broken(status, start, fault) => {
                     let start = Ok(Bytes::from(start));
                     let chunks = stream::iter([start, Err(TransportError::new(fault))]);
-                    (head(status), Body::from_stream(chunks))
+                    (head(status), BodyStream::from_stream(chunks))
                 }
-                Answer::Endless => {
+                ScriptedResponse::Endless => {
                     let chunk = Bytes::from(vec![b' '; 1 << 20]);
-                    (head(200), Body::from_stream(stream::repeat_with(move || Ok(chunk.clone()))))
+                    (
+                        head(200),
+                        BodyStream::from_stream(stream::repeat_with(move || Ok(chunk.clone()))),
+                    )
                 }
-                Answer::Silence => return std::future::pending().await,
-                Answer::Headless(status) => (head(status), Body::from_stream(stream::pending())),
+                ScriptedResponse::Silence => return std::future::pending().await,
+                ScriptedResponse::Headless(status) => {
+                    (head(status), BodyStream::from_stream(stream::pending()))
+                }
             };
             Ok(head.body(body).unwrap())
         }
@@ -161,13 +166,13 @@ pub(super) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
     Tokens::new(account(Credential::SecretEnv("PATH".into())), script.clone(), env())
 }
 
-pub(super) fn client(script: &Arc<Script>) -> Client {
+pub(super) fn client(script: &Arc<Script>) -> GraphClient {
     let budgets = Budgets::new(8, 3);
-    Client::new(script.clone(), BASE, budgets, env(), Duration::from_secs(100)).unwrap()
+    GraphClient::new(script.clone(), BASE, budgets, env(), Duration::from_secs(100)).unwrap()
 }
 
-pub(super) fn ask() -> Ask {
-    Ask {
+pub(super) fn ask() -> RequestOptions {
+    RequestOptions {
         page_size: 200,
         body: window::BodyFormat::Html,
         time_zone: "UTC".into(),

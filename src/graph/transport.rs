@@ -24,9 +24,9 @@ use tokio::time::{Instant, timeout_at};
 use super::origin;
 use super::page_memory::{PageMemory, Reservation};
 
-mod unreached;
+mod unreachable;
 
-pub use unreached::{Obstacle, Unreached};
+pub use unreachable::{ConnectFailure, UnreachableHost};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ const POOL_IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Bytes of a piece of a body while it is read.
-const PIECE: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
 /// Decoded bytes after which the reader of a body lets other tasks run.
 const YIELD_EVERY: usize = 1024 * 1024;
 
@@ -51,7 +51,7 @@ pub trait Transport: Send + Sync + 'static {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>>;
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>>;
 }
 
 /// Request extension: use a new connection (fact 125).
@@ -59,9 +59,9 @@ pub trait Transport: Send + Sync + 'static {
 pub struct FreshConnection;
 
 /// A body, read in chunks, already decoded.
-pub struct Body(BoxStream<'static, Result<Bytes, TransportError>>);
+pub struct BodyStream(BoxStream<'static, Result<Bytes, TransportError>>);
 
-impl Body {
+impl BodyStream {
     /// A body that yields what the stream yields.
     pub fn from_stream(
         chunks: impl Stream<Item = Result<Bytes, TransportError>> + Send + 'static,
@@ -104,19 +104,21 @@ impl Body {
     ) -> Result<(Bytes, Reservation), TransportError> {
         let mut reservation = Reservation::default();
         let mut first = Bytes::new();
-        let mut pieces = Pieces::default();
+        let mut pieces = ChunkBuffer::default();
         let mut since_yield = 0;
         loop {
             let chunk = match within {
                 None => self.0.next().await,
-                Some((_, deadline)) => timeout_at(deadline, self.0.next())
-                    .await
-                    .unwrap_or_else(|_| Some(Err(TransportError::new(Fault::Timeout)))),
+                Some((_, deadline)) => {
+                    timeout_at(deadline, self.0.next()).await.unwrap_or_else(|_| {
+                        Some(Err(TransportError::new(TransportErrorKind::Timeout)))
+                    })
+                }
             };
             let Some(chunk) = chunk.transpose()? else { break };
             let len = first.len() + pieces.len + chunk.len();
             if len > cap {
-                return Err(TransportError::new(Fault::TooLarge));
+                return Err(TransportError::new(TransportErrorKind::TooLarge));
             }
             if let Some((memory, deadline)) = &mut within {
                 let asked = Instant::now();
@@ -155,23 +157,23 @@ impl Body {
 /// A body as it is read, in pieces of equal size. One buffer that doubles would be copied each
 /// time, and would leave its smaller selves behind in the allocator.
 #[derive(Default)]
-struct Pieces {
+struct ChunkBuffer {
     pieces: Vec<Vec<u8>>,
     len: usize,
 }
 
-impl Pieces {
+impl ChunkBuffer {
     fn extend(&mut self, mut bytes: &[u8]) {
         self.len += bytes.len();
         while !bytes.is_empty() {
             match self.pieces.last_mut() {
-                Some(piece) if piece.len() < PIECE => {
-                    let (fits, rest) = bytes.split_at(bytes.len().min(PIECE - piece.len()));
+                Some(piece) if piece.len() < CHUNK_BYTES => {
+                    let (fits, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - piece.len()));
                     piece.extend_from_slice(fits);
                     bytes = rest;
                 }
                 None => self.pieces.push(Vec::new()),
-                Some(_) => self.pieces.push(Vec::with_capacity(PIECE)),
+                Some(_) => self.pieces.push(Vec::with_capacity(CHUNK_BYTES)),
             }
         }
     }
@@ -188,7 +190,7 @@ impl Pieces {
     }
 }
 
-impl Stream for Body {
+impl Stream for BodyStream {
     type Item = Result<Bytes, TransportError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -196,7 +198,7 @@ impl Stream for Body {
     }
 }
 
-impl fmt::Debug for Body {
+impl fmt::Debug for BodyStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Body")
     }
@@ -204,7 +206,7 @@ impl fmt::Debug for Body {
 
 /// What went wrong on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum TransportErrorKind {
     /// TLS cannot be set up on this machine.
     Tls,
     /// No connection could be made.
@@ -224,33 +226,33 @@ pub enum Fault {
 #[derive(Debug, thiserror::Error)]
 #[error("{}", unreached.as_ref().map_or_else(|| fault.sentence().to_owned(), |at| at.to_string()))]
 pub struct TransportError {
-    fault: Fault,
+    fault: TransportErrorKind,
     /// Of [`Fault::Connect`]: which host, and why.
-    unreached: Option<Box<Unreached>>,
+    unreached: Option<Box<UnreachableHost>>,
     #[source]
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl TransportError {
     /// An error without further cause.
-    pub fn new(fault: Fault) -> Self {
+    pub fn new(fault: TransportErrorKind) -> Self {
         Self { fault, unreached: None, source: None }
     }
 
     /// What went wrong.
-    pub fn fault(&self) -> Fault {
+    pub fn kind(&self) -> TransportErrorKind {
         self.fault
     }
 
     /// Which host was not reached and why, where no connection could be made.
-    pub fn unreached(&self) -> Option<&Unreached> {
+    pub fn unreached(&self) -> Option<&UnreachableHost> {
         self.unreached.as_deref()
     }
 
     /// The error of a request to `uri`, which goes through one of `proxies` if any is for it.
     fn of_request(error: reqwest::Error, uri: &Uri, proxies: Option<&Matcher>) -> Self {
         let unreached = error.is_connect().then(|| {
-            let found = Unreached::read(&error, error.is_timeout(), uri, proxies);
+            let found = UnreachableHost::read(&error, error.is_timeout(), uri, proxies);
             Box::new(if error.is_dns() { found.without_name() } else { found })
         });
         Self { unreached, ..Self::from_reqwest(error) }
@@ -259,21 +261,21 @@ impl TransportError {
     fn from_reqwest(error: reqwest::Error) -> Self {
         let error = error.without_url();
         let fault = if error.is_connect() {
-            Fault::Connect
+            TransportErrorKind::Connect
         } else if error.is_timeout() {
-            Fault::Timeout
+            TransportErrorKind::Timeout
         } else if broke_off(&error) {
-            Fault::Reset
+            TransportErrorKind::Reset
         } else if error.is_body() || error.is_decode() {
-            Fault::Body
+            TransportErrorKind::Body
         } else {
-            Fault::Reset
+            TransportErrorKind::Reset
         };
         Self { fault, unreached: None, source: Some(Box::new(error)) }
     }
 }
 
-impl Fault {
+impl TransportErrorKind {
     /// What went wrong, as a sentence's end.
     pub fn sentence(self) -> &'static str {
         match self {
@@ -319,16 +321,16 @@ fn broke_off(error: &reqwest::Error) -> bool {
 #[derive(Debug)]
 pub struct HttpTransport {
     /// For the rest of the world; none where TLS cannot be set up, which loopback can do without.
-    far: Option<Clients>,
+    far: Option<HttpClients>,
     /// For loopback.
-    near: Clients,
+    near: HttpClients,
     /// The proxies of the environment, as `far` uses them.
     proxies: Matcher,
 }
 
 /// Clients that keep their connections, and one that makes a new one for every request.
 #[derive(Debug)]
-struct Clients {
+struct HttpClients {
     kept: Vec<reqwest::Client>,
     fresh: reqwest::Client,
     turn: AtomicUsize,
@@ -341,14 +343,14 @@ impl HttpTransport {
     /// # Errors
     /// [`Fault::Tls`] when not even plain connections can be set up.
     pub fn new() -> Result<Self, TransportError> {
-        let near = Clients::new(1, |client| client.no_proxy())
-            .or_else(|_| Clients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
-        let far = Clients::new(FAR_CONNECTIONS, |client| client).ok();
+        let near = HttpClients::new(1, |client| client.no_proxy())
+            .or_else(|_| HttpClients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
+        let far = HttpClients::new(FAR_CONNECTIONS, |client| client).ok();
         Ok(Self { far, near, proxies: Matcher::from_system() })
     }
 }
 
-impl Clients {
+impl HttpClients {
     fn new(
         kept: usize,
         shape: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
@@ -365,7 +367,7 @@ impl Clients {
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .http2_keep_alive_timeout(CONNECT_TIMEOUT);
             shape(client).build().map_err(|error| TransportError {
-                fault: Fault::Tls,
+                fault: TransportErrorKind::Tls,
                 unreached: None,
                 source: Some(Box::new(error.without_url())),
             })
@@ -390,11 +392,11 @@ impl Transport for HttpTransport {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(async move {
             let loopback = request.uri().host().is_some_and(origin::is_loopback);
             let clients = if loopback { Some(&self.near) } else { self.far.as_ref() };
-            let clients = clients.ok_or_else(|| TransportError::new(Fault::Tls))?;
+            let clients = clients.ok_or_else(|| TransportError::new(TransportErrorKind::Tls))?;
             let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
             let uri = request.uri().clone();
             let proxies = (!loopback).then_some(&self.proxies);
@@ -408,7 +410,7 @@ impl Transport for HttpTransport {
             *response.status_mut() = answer.status();
             *response.headers_mut() = answer.headers().clone();
             let chunks = answer.bytes_stream().map(|c| c.map_err(TransportError::from_reqwest));
-            Ok(response.map(|()| Body::from_stream(chunks)))
+            Ok(response.map(|()| BodyStream::from_stream(chunks)))
         })
     }
 }

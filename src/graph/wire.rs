@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::item::{Entry, Items, Source};
+use super::item::{ItemSource, Items, PageEntry};
 use super::page_memory::Reservation;
 use crate::mirror::event::JsonText;
 use crate::mirror::page::{EventId, Item, Link, Page, PageEnd, UnreadableItem};
@@ -21,7 +21,7 @@ use crate::mirror::window::BodyFormat;
 
 /// The most items of a page that are read. What is made of an item takes more memory than its
 /// bytes, so a page of many small ones is too large long before the cap of a body is reached.
-const MOST_ITEMS: usize = 50_000;
+const MAX_ITEMS: usize = 50_000;
 /// The error of a page with more items: it is too large, and has to be asked for in smaller pages.
 pub(super) const TOO_MANY_ITEMS: WireError = WireError("the page has more than 50,000 items");
 
@@ -32,7 +32,7 @@ pub struct WireError(pub(super) &'static str);
 
 /// One page of a plain list: `calendarView` or a series' instances.
 #[derive(Debug)]
-pub struct Listing {
+pub struct ListPage {
     /// The memory that the answer takes, until this is dropped.
     pub memory: Reservation,
     /// Events in the order Graph sent them, each id once (the last word wins).
@@ -48,14 +48,14 @@ pub struct Listing {
 /// # Errors
 /// When it is not JSON, has no `value`, or not exactly one of the two links (fact 55).
 pub fn page(bytes: &Bytes, body: BodyFormat) -> Result<Page, WireError> {
-    let Envelope { entries, next, delta } = Envelope::read(bytes, Source::Delta, body)?;
+    let Envelope { entries, next, delta } = Envelope::read(bytes, ItemSource::Delta, body)?;
     let end = match (next, delta) {
         (Some(next), None) => PageEnd::Next(next),
         (None, Some(delta)) => PageEnd::Delta(delta),
         (None, None) => return Err(WireError("the page has neither link")),
         (Some(_), Some(_)) => return Err(WireError("the page has both links")),
     };
-    let Entries { present, removed, unreadable } = entries;
+    let PageItems { present, removed, unreadable } = entries;
     Ok(Page { present, removed, unreadable, end, bytes: bytes.len() })
 }
 
@@ -63,11 +63,11 @@ pub fn page(bytes: &Bytes, body: BodyFormat) -> Result<Page, WireError> {
 ///
 /// # Errors
 /// When it is not JSON or has no `value`.
-pub fn listing(bytes: &Bytes, body: BodyFormat) -> Result<Listing, WireError> {
-    let Envelope { entries, next, .. } = Envelope::read(bytes, Source::Listed, body)?;
+pub fn listing(bytes: &Bytes, body: BodyFormat) -> Result<ListPage, WireError> {
+    let Envelope { entries, next, .. } = Envelope::read(bytes, ItemSource::Listed, body)?;
     // A plain list has no tombstones; one that came all the same is not an event.
-    let Entries { present, unreadable, .. } = entries;
-    Ok(Listing { memory: Reservation::default(), items: present, unreadable, next })
+    let PageItems { present, unreadable, .. } = entries;
+    Ok(ListPage { memory: Reservation::default(), items: present, unreadable, next })
 }
 
 /// Reads an event asked for by its id.
@@ -76,11 +76,11 @@ pub fn listing(bytes: &Bytes, body: BodyFormat) -> Result<Listing, WireError> {
 /// When it is not JSON or not a readable event.
 pub fn event(bytes: &Bytes, body: BodyFormat) -> Result<Item, WireError> {
     let text = utf8(bytes);
-    let mut items = Items::new(Source::Listed, body);
+    let mut items = Items::new(ItemSource::Listed, body);
     match parse(&text, &mut items).map_err(|_| WireError("the answer is not json"))? {
-        Entry::Present(item) => Ok(item),
-        Entry::Removed(_) => Err(WireError("a tombstone where an event was asked for")),
-        Entry::Unreadable(unreadable) => Err(WireError(unreadable.why)),
+        PageEntry::Present(item) => Ok(item),
+        PageEntry::Removed(_) => Err(WireError("a tombstone where an event was asked for")),
+        PageEntry::Unreadable(unreadable) => Err(WireError(unreadable.why)),
     }
 }
 
@@ -104,34 +104,34 @@ fn parse<'de, S: DeserializeSeed<'de>>(text: &'de str, seed: S) -> serde_json::R
 
 /// The items of a page, each id once.
 #[derive(Default)]
-struct Entries {
+struct PageItems {
     present: Vec<Item>,
     removed: Vec<EventId>,
     unreadable: Vec<UnreadableItem>,
 }
 
-impl Entries {
+impl PageItems {
     /// Within a page the last word on an id wins (fact 58).
-    fn of(entries: Vec<Entry>) -> Self {
+    fn of(entries: Vec<PageEntry>) -> Self {
         let mut seen: HashMap<EventId, Option<Arc<str>>> = HashMap::with_capacity(entries.len());
         let mut sorted = Self::default();
         let mut contradicted = 0_usize;
         for entry in entries.into_iter().rev() {
             match entry {
-                Entry::Present(item) => match seen.get(&item.id) {
+                PageEntry::Present(item) => match seen.get(&item.id) {
                     None => {
                         seen.insert(item.id.clone(), item.etag.clone());
                         sorted.present.push(item);
                     }
                     Some(last) => contradicted += usize::from(*last != item.etag),
                 },
-                Entry::Removed(id) => {
+                PageEntry::Removed(id) => {
                     if !seen.contains_key(&id) {
                         seen.insert(id.clone(), None);
                         sorted.removed.push(id);
                     }
                 }
-                Entry::Unreadable(unreadable) => sorted.unreadable.push(unreadable),
+                PageEntry::Unreadable(unreadable) => sorted.unreadable.push(unreadable),
             }
         }
         if contradicted > 0 {
@@ -146,38 +146,38 @@ impl Entries {
 
 /// A page: its items and its links.
 struct Envelope {
-    entries: Entries,
+    entries: PageItems,
     next: Option<Link>,
     delta: Option<Link>,
 }
 
 impl Envelope {
-    fn read(bytes: &[u8], source: Source, body: BodyFormat) -> Result<Self, WireError> {
+    fn read(bytes: &[u8], source: ItemSource, body: BodyFormat) -> Result<Self, WireError> {
         let text = utf8(bytes);
         let too_many = Cell::new(false);
-        let members = Members(Items::new(source, body), &too_many);
+        let members = EnvelopeVisitor(Items::new(source, body), &too_many);
         let (value, next, delta) = parse(&text, members).map_err(|_| match too_many.get() {
             true => TOO_MANY_ITEMS,
             false => WireError("the answer is not a json page"),
         })?;
         let value = value.ok_or(WireError("the page has no value"))?;
-        Ok(Self { entries: Entries::of(value), next, delta })
+        Ok(Self { entries: PageItems::of(value), next, delta })
     }
 }
 
 /// Reads a page's own members: `value` and the two links.
-struct Members<'a, 'de>(Items<'de>, &'a Cell<bool>);
+struct EnvelopeVisitor<'a, 'de>(Items<'de>, &'a Cell<bool>);
 
-impl<'de> DeserializeSeed<'de> for Members<'_, 'de> {
-    type Value = (Option<Vec<Entry>>, Option<Link>, Option<Link>);
+impl<'de> DeserializeSeed<'de> for EnvelopeVisitor<'_, 'de> {
+    type Value = (Option<Vec<PageEntry>>, Option<Link>, Option<Link>);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Members<'_, 'de> {
-    type Value = (Option<Vec<Entry>>, Option<Link>, Option<Link>);
+impl<'de> Visitor<'de> for EnvelopeVisitor<'_, 'de> {
+    type Value = (Option<Vec<PageEntry>>, Option<Link>, Option<Link>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a page")
@@ -187,7 +187,7 @@ impl<'de> Visitor<'de> for Members<'_, 'de> {
         let (mut value, mut next, mut delta) = (None, None, None);
         while let Some(JsonText(name)) = map.next_key()? {
             match name.as_ref() {
-                "value" => value = Some(map.next_value_seed(Elements(&mut self.0, self.1))?),
+                "value" => value = Some(map.next_value_seed(ItemsVisitor(&mut self.0, self.1))?),
                 "@odata.nextLink" => next = link(&mut map)?,
                 "@odata.deltaLink" => delta = link(&mut map)?,
                 _ => {
@@ -206,18 +206,18 @@ fn link<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Link>, A::Error> {
 }
 
 /// Reads the elements of `value`.
-struct Elements<'a, 'de>(&'a mut Items<'de>, &'a Cell<bool>);
+struct ItemsVisitor<'a, 'de>(&'a mut Items<'de>, &'a Cell<bool>);
 
-impl<'de> DeserializeSeed<'de> for Elements<'_, 'de> {
-    type Value = Vec<Entry>;
+impl<'de> DeserializeSeed<'de> for ItemsVisitor<'_, 'de> {
+    type Value = Vec<PageEntry>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for Elements<'_, 'de> {
-    type Value = Vec<Entry>;
+impl<'de> Visitor<'de> for ItemsVisitor<'_, 'de> {
+    type Value = Vec<PageEntry>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array of events")
@@ -226,7 +226,7 @@ impl<'de> Visitor<'de> for Elements<'_, 'de> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = seq.next_element_seed(&mut *self.0)? {
-            if entries.len() == MOST_ITEMS {
+            if entries.len() == MAX_ITEMS {
                 self.1.set(true);
                 return Err(de::Error::custom("too many items"));
             }

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::fleet::HUNG_AFTER;
 use super::*;
 use crate::env::Env;
-use crate::graph::transport::{Body, TransportError};
-use crate::graph::{Account, Budgets, Client, Credential, Transport};
+use crate::graph::transport::{BodyStream, TransportError};
+use crate::graph::{Account, Budgets, Credential, GraphClient, Transport};
 use crate::mirror::window::{CalendarRef, Completion, Edge};
 use crate::store::{Options, Store};
 
@@ -24,7 +24,7 @@ impl Transport for Silence {
     fn send(
         &self,
         _: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(std::future::pending())
     }
 }
@@ -80,7 +80,7 @@ impl Ground {
         let options = change(Options::new(directory.path().join("store")));
         let (store, _) = Store::open(&options, &env).unwrap();
         let transport: Arc<dyn Transport> = Arc::new(Silence);
-        let client = Client::new(
+        let client = GraphClient::new(
             transport.clone(),
             "http://127.0.0.1:1/v1.0",
             Budgets::new(8, 3),

@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::graph::{Ask, Class, GraphError, Reservation, Start, Target};
+use crate::graph::{ErrorClass, GraphError, PageStart, RequestOptions, Reservation, Target};
 use crate::mirror::clock::ClockCheck;
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::fallback::Fallback;
@@ -90,7 +90,7 @@ pub(super) struct Attempt<'a> {
     stop: &'a watch::Receiver<bool>,
     /// Counts what has been done, so that others see that it gets on.
     steps: &'a AtomicU32,
-    options: Ask,
+    options: RequestOptions,
     number: u64,
     /// Whether a user asked for this round.
     requested: bool,
@@ -127,7 +127,7 @@ impl<'a> Attempt<'a> {
             handle: handle,
             stop,
             steps,
-            options: Ask {
+            options: RequestOptions {
                 page_size: window.page_size,
                 body: window.body,
                 time_zone: window.time_zone.clone(),
@@ -178,7 +178,7 @@ impl<'a> Attempt<'a> {
         }
         while let Err(error) = self.segments(resting).await {
             match error {
-                AttemptError::Quarantine(error) if error.class() == Class::SegmentTooLong => {
+                AttemptError::Quarantine(error) if error.class() == ErrorClass::SegmentTooLong => {
                     self.halve_segments(error).await?;
                     resting = 0;
                 }
@@ -272,7 +272,7 @@ impl<'a> Attempt<'a> {
     /// A small question, asked only for the `Date` of its answer. Whatever else comes of it the
     /// round finds out.
     async fn read_clock(&self, edges: Edges) {
-        let ask = Ask { page_size: 1, ..self.options.clone() };
+        let ask = RequestOptions { page_size: 1, ..self.options.clone() };
         let (client, day) = (&self.services.client, first_day(edges));
         let answer = client.calendar_view(self.target, &ask, day, Some("id"), None, false).await;
         if let Err(error) = answer {
@@ -401,7 +401,7 @@ impl<'a> Attempt<'a> {
                     self.memory = memory;
                     break page;
                 }
-                Err(error) if error.class() == Class::LinkDead => {
+                Err(error) if error.class() == ErrorClass::LinkDead => {
                     self.dead_links += 1;
                     if self.dead_links > 1 {
                         return self.failed(AttemptError::LinksDie, false);
@@ -452,10 +452,10 @@ impl<'a> Attempt<'a> {
         let (client, fresh) = (&self.services.client, self.retries > 0);
         match (way, link) {
             (PageSource::Delta, Some(link)) => {
-                client.page(self.target, &self.options, Start::Link(link), fresh).await
+                client.page(self.target, &self.options, PageStart::Link(link), fresh).await
             }
             (PageSource::Delta, None) => {
-                client.page(self.target, &self.options, Start::Window(edges), fresh).await
+                client.page(self.target, &self.options, PageStart::Window(edges), fresh).await
             }
             (PageSource::Plain, link) => {
                 let asked = client
@@ -477,7 +477,7 @@ impl<'a> Attempt<'a> {
     /// `refused`: it was asked for again and again, while the mailbox answered.
     fn failed(&mut self, error: AttemptError, refused: bool) -> Result<RoundInput, AttemptError> {
         let failure = match &error {
-            AttemptError::Quarantine(error) if error.class() == Class::TooLarge => {
+            AttemptError::Quarantine(error) if error.class() == ErrorClass::TooLarge => {
                 PageFailure::TooLarge
             }
             AttemptError::Transient(_) if refused => PageFailure::Refused,
@@ -498,7 +498,7 @@ impl<'a> Attempt<'a> {
     /// (facts 121, 197).
     async fn is_of_the_link(&mut self, error: &AttemptError, edges: Edges) -> bool {
         let AttemptError::Transient(error) = error else { return false };
-        let of_a_page = matches!(error.class(), Class::Transient | Class::MalformedPage)
+        let of_a_page = matches!(error.class(), ErrorClass::Transient | ErrorClass::MalformedPage)
             && !error.is_of_account();
         if !of_a_page || self.retries < schedule::RETRIES {
             return false;
@@ -521,7 +521,7 @@ impl<'a> Attempt<'a> {
         loop {
             let fresh = self.retries > 0;
             let client = &self.services.client;
-            let ask = Ask { page_size: 1, ..self.options.clone() };
+            let ask = RequestOptions { page_size: 1, ..self.options.clone() };
             match client.calendar_view(self.target, &ask, day, Some("id"), None, fresh).await {
                 Ok(_) => return Ok(()),
                 Err(error) => self.retry(error).await?,
@@ -567,18 +567,19 @@ impl<'a> Attempt<'a> {
     /// Waits before the same request is made again, or gives the attempt up.
     async fn retry(&mut self, error: GraphError) -> Result<(), AttemptError> {
         match error.class() {
-            Class::Throttled => {
+            ErrorClass::Throttled => {
                 let wait = error.retry_after().unwrap_or_default();
                 if wait > REMEMBERED_PAUSE_MIN {
                     self.remember_pause(wait).await?;
                 }
                 Err(AttemptError::Throttled { error, wait })
             }
-            Class::SignIn => Err(AttemptError::SignIn(error)),
-            Class::Quarantine(_) | Class::NotFound | Class::SegmentTooLong | Class::TooLarge => {
-                Err(AttemptError::Quarantine(error))
-            }
-            Class::Transient | Class::MalformedPage
+            ErrorClass::SignIn => Err(AttemptError::SignIn(error)),
+            ErrorClass::Quarantine(_)
+            | ErrorClass::NotFound
+            | ErrorClass::SegmentTooLong
+            | ErrorClass::TooLarge => Err(AttemptError::Quarantine(error)),
+            ErrorClass::Transient | ErrorClass::MalformedPage
                 if self.retries < schedule::RETRIES && !*self.stop.borrow() =>
             {
                 let wait = schedule::retry(self.retries, self.services.env.random());
@@ -592,9 +593,10 @@ impl<'a> Attempt<'a> {
                 tokio::time::sleep(wait).await;
                 Ok(())
             }
-            Class::Transient | Class::MalformedPage | Class::ForeignLink | Class::LinkDead => {
-                Err(AttemptError::Transient(error))
-            }
+            ErrorClass::Transient
+            | ErrorClass::MalformedPage
+            | ErrorClass::ForeignLink
+            | ErrorClass::LinkDead => Err(AttemptError::Transient(error)),
         }
     }
 }

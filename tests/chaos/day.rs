@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::window::{Edges, Window};
 use calmirror::simulator::{
     Behaviour, Fault, Faults, Lie, Mutation, Planned, Refusal, Simulator, Trouble,
@@ -85,7 +85,7 @@ impl Transport for Tape {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         request.uri().hash(&mut *self.digest.lock().unwrap());
         tracing::debug!(uri = %request.uri(), "asked");
         self.graph.send(request)

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::graph::transport::{Body, Fault as Broken, Transport, TransportError};
+use calmirror::graph::transport::{
+    BodyStream, Transport, TransportError, TransportErrorKind as Broken,
+};
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{BodyFormat as Kept, Completion, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, Planned, Refusal, Simulator};
@@ -146,13 +148,13 @@ impl Transport for Meter {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(async move {
             let response = self.graph.send(request).await?;
             let most = self.most.clone();
             let mut read = 0;
             Ok(response.map(|body| {
-                Body::from_stream(body.map(move |chunk| {
+                BodyStream::from_stream(body.map(move |chunk| {
                     read += chunk.as_ref().map_or(0, Bytes::len);
                     most.fetch_max(read, std::sync::atomic::Ordering::Relaxed);
                     chunk
@@ -172,7 +174,7 @@ async fn nothing_is_read_beyond_the_cap() {
     scene.simulator.plan(Planned::once(Fault::EndlessBody).path("deltatoken"));
     scene.round().await;
     let most = most.load(std::sync::atomic::Ordering::Relaxed);
-    let cap = calmirror::graph::client::LARGEST_BODY;
+    let cap = calmirror::graph::client::MAX_BODY_BYTES;
     // The chunk that crosses it is the last.
     assert!((cap..cap + (4 << 20)).contains(&most), "{most} bytes were read");
     scene.assert_exact("after a body without end").await;
@@ -272,7 +274,7 @@ impl Transport for Scripted {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         let uri = request.uri();
         self.hosts.lock().unwrap().insert(uri.host().unwrap_or_default().to_owned());
         let link = uri.query().is_some_and(|query| query.contains("token="));
@@ -283,7 +285,7 @@ impl Transport for Scripted {
                 http::Response::builder()
                     .status(status)
                     .header("location", "https://elsewhere.example/v1.0/me/calendarView/delta")
-                    .body(Body::full(body))
+                    .body(BodyStream::full(body))
                     .map_err(|_| TransportError::new(Broken::Body))
             }),
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::graph::transport::{Body as Answer, Transport, TransportError};
-use calmirror::graph::{Account, Budgets, Client, Credential, Tokens};
+use calmirror::graph::transport::{BodyStream as Answer, Transport, TransportError};
+use calmirror::graph::{Account, Budgets, Credential, GraphClient, Tokens};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::LastRound;
@@ -85,7 +85,7 @@ async fn start(
     let transport: Arc<dyn Transport> = article.clone();
     let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
     let (store, _) = Store::open(&options, env).unwrap();
-    let client = Client::new(
+    let client = GraphClient::new(
         transport.clone(),
         BASE,
         Budgets::new(8, 3),

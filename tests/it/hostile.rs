@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
@@ -43,7 +43,7 @@ impl Transport for Watched {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         (self.look)(&request);
         self.graph.send(request)
     }

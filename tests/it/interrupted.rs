@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::status::WindowState;
 use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, MasterOnPage, Planned, Simulator};
@@ -32,7 +32,7 @@ impl Transport for Counted {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         let sign_in = request.uri().path().contains("oauth2");
         if !sign_in && self.left.fetch_sub(1, Ordering::Relaxed) <= 0 {
             return Box::pin(std::future::pending());

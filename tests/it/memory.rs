@@ -1,7 +1,7 @@
 //! The simulated Graph as a transport: no sockets, tokio's clock.
 
 use bytes::Bytes;
-use calmirror::graph::transport::{Body, Fault, Transport, TransportError};
+use calmirror::graph::transport::{BodyStream, Transport, TransportError, TransportErrorKind};
 use calmirror::simulator::{Answer, Simulator};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
@@ -12,26 +12,29 @@ impl Transport for Memory {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(async move {
-            let reset = || TransportError::new(Fault::Reset);
+            let reset = || TransportError::new(TransportErrorKind::Reset);
             match self.0.answer(request).await {
-                Answer::Response(response) => Ok(response.map(Body::full)),
+                Answer::Response(response) => Ok(response.map(BodyStream::full)),
                 Answer::Slow { response, every } => {
                     let (parts, body) = response.into_parts();
                     tokio::time::sleep(every * 100).await;
-                    Ok(http::Response::from_parts(parts, Body::full(body)))
+                    Ok(http::Response::from_parts(parts, BodyStream::full(body)))
                 }
                 Answer::Endless { response } => {
                     let (parts, body) = response.into_parts();
                     let chunks = stream::repeat_with(move || Ok(body.clone()));
-                    Ok(http::Response::from_parts(parts, Body::from_stream(chunks)))
+                    Ok(http::Response::from_parts(parts, BodyStream::from_stream(chunks)))
                 }
                 Answer::Truncated { response, after } => {
                     let (parts, body) = response.into_parts();
                     let part = body.slice(..after.min(body.len()));
-                    let chunks = stream::iter([Ok(part), Err(TransportError::new(Fault::Body))]);
-                    Ok(http::Response::from_parts(parts, Body::from_stream(chunks)))
+                    let chunks = stream::iter([
+                        Ok(part),
+                        Err(TransportError::new(TransportErrorKind::Body)),
+                    ]);
+                    Ok(http::Response::from_parts(parts, BodyStream::from_stream(chunks)))
                 }
                 Answer::Reset => Err(reset()),
                 Answer::Stall => std::future::pending().await,

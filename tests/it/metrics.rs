@@ -11,7 +11,7 @@ use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
 use calmirror::api::{About, Access, ApiSettings, Work, router, tcp_router};
 use calmirror::env::Env;
-use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::window::Window;
 use calmirror::simulator::{Behaviour, Death, Fault, Planned, Population, Settings, Simulator};
 use calmirror::supervisor::reload::{self, ReloadError, ReloadHandle};
@@ -110,7 +110,7 @@ impl Transport for Stumbling {
     fn send(
         &self,
         request: Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         assert!(!self.stumble.swap(false, Ordering::Relaxed), "as it was told to");
         self.graph.send(request)
     }

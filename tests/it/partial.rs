@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::graph::transport::{self, Body, Transport, TransportError};
+use calmirror::graph::transport::{self, BodyStream, Transport, TransportError};
 use calmirror::mirror::status::WindowState;
 use calmirror::mirror::window::{Edge, Window};
 use calmirror::simulator::{Behaviour, Edit, Fault, Pattern, Planned, Settings, Simulator};
@@ -125,7 +125,7 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
     rig.stop().await;
 }
 
-type Answer = Result<http::Response<Body>, TransportError>;
+type Answer = Result<http::Response<BodyStream>, TransportError>;
 
 /// Graph, for some of whose addresses somebody else answers from some time on.
 struct Spoilt {
@@ -184,7 +184,7 @@ async fn spoilt(
 fn empty_page(n: u64) -> Answer {
     let next = format!("{BASE}/users/x/events/y/instances?$skip={n}");
     let body = format!(r#"{{"value":[],"@odata.nextLink":"{next}"}}"#);
-    Ok(http::Response::new(Body::full(body)))
+    Ok(http::Response::new(BodyStream::full(body)))
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +252,7 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
     let directory = tempfile::tempdir().unwrap();
-    let timeout = |_| Err(TransportError::new(transport::Fault::Timeout));
+    let timeout = |_| Err(TransportError::new(transport::TransportErrorKind::Timeout));
     let (rig, simulator, _) = spoilt(directory.path(), timeout).await;
     rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
     let new = edit(&simulator, single("new", noon() + days(3)));
@@ -275,7 +275,7 @@ async fn links_that_keep_dying_are_waited_for_longer_each_time() {
     let dead = Spoilt::new(&simulator, next, |_| {
         let body = r#"{"error":{"code":"SyncStateNotFound","message":"gone"}}"#;
         let answer = http::Response::builder().status(410);
-        Ok(answer.header("content-type", "application/json").body(Body::full(body)).unwrap())
+        Ok(answer.header("content-type", "application/json").body(BodyStream::full(body)).unwrap())
     });
     dead.spoilt.store(true, Ordering::Relaxed);
     let interval = Duration::from_secs(300);

@@ -15,7 +15,7 @@ use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::Transport;
-use calmirror::graph::transport::{Body, TransportError};
+use calmirror::graph::transport::{BodyStream, TransportError};
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges};
@@ -489,7 +489,7 @@ impl Transport for Notary {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         let form = String::from_utf8_lossy(request.body());
         let assertion = form.split('&').find_map(|field| field.strip_prefix("client_assertion="));
         if let Some(assertion) = assertion {

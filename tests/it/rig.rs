@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::graph::{Account, Budgets, Client, Credential, Tokens, Transport};
+use calmirror::graph::{Account, Budgets, Credential, GraphClient, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{
@@ -68,9 +68,14 @@ impl Rig {
         let (store, opening) = Store::open(&options, env).unwrap();
         assert!(opening.moved_aside.is_none(), "the store was damaged");
         let budgets = Budgets::new(64, 3);
-        let client =
-            Client::new(transport.clone(), BASE, budgets, env.clone(), Duration::from_secs(100))
-                .unwrap();
+        let client = GraphClient::new(
+            transport.clone(),
+            BASE,
+            budgets,
+            env.clone(),
+            Duration::from_secs(100),
+        )
+        .unwrap();
         let secret = directory.join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
         let account = Account {

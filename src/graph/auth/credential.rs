@@ -13,7 +13,7 @@ use super::assertion::{self, AssertionError};
 use super::secret::{AccessToken, Secret};
 
 /// Larger than any secret, token or certificate chain; what is larger is the wrong file.
-const LARGEST_FILE: u64 = 256 * 1024;
+const MAX_FILE_BYTES: u64 = 256 * 1024;
 
 /// What an account proves itself with. Holds where the secret is, never the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Credential {
 
 fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError> {
     let read = |source| CredentialError::Read { key, path: path.to_owned(), source };
-    if fs::metadata(path).map_err(read)?.len() > LARGEST_FILE {
+    if fs::metadata(path).map_err(read)?.len() > MAX_FILE_BYTES {
         return Err(CredentialError::TooLarge { key, path: path.to_owned() });
     }
     fs::read(path).map_err(read)

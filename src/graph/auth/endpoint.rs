@@ -15,11 +15,11 @@ use crate::graph::retry_after;
 use crate::graph::wire::without_bom;
 
 /// What a token without a stated life is believed to live; Microsoft's shortest is an hour.
-const UNSTATED_LIFE: Duration = Duration::from_secs(3600);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// The shortest life and the shortest renewal time that are believed. Shorter ones would cost a
 /// token request for each request to Graph; if such a token has really expired, Graph refuses it
 /// and it is renewed then.
-const SHORTEST: Duration = Duration::from_secs(60);
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A token as it was granted.
 #[derive(Debug)]
@@ -46,17 +46,17 @@ pub(super) struct Denial {
 }
 
 #[derive(Deserialize)]
-struct Granted {
+struct GrantJson {
     access_token: String,
     token_type: Option<String>,
-    expires_in: Option<Seconds>,
-    refresh_in: Option<Seconds>,
+    expires_in: Option<LenientSeconds>,
+    refresh_in: Option<LenientSeconds>,
 }
 
 /// A number, or a number in a string as some endpoints write it.
-struct Seconds(Duration);
+struct LenientSeconds(Duration);
 
-impl<'de> Deserialize<'de> for Seconds {
+impl<'de> Deserialize<'de> for LenientSeconds {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for Seconds {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Denied {
+struct DenialJson {
     error: serde_json::Value,
     error_description: serde_json::Value,
 }
@@ -82,17 +82,17 @@ pub(super) fn read(
 ) -> Result<Grant, Denial> {
     let body = without_bom(body);
     if status.is_success()
-        && let Ok(granted) = serde_json::from_slice::<Granted>(body)
+        && let Ok(granted) = serde_json::from_slice::<GrantJson>(body)
         && granted.token_type.as_deref().is_none_or(|t| t.eq_ignore_ascii_case("bearer"))
         && let Some(token) = AccessToken::new(&granted.access_token)
     {
         return Ok(Grant {
             token,
-            life: stated(granted.expires_in).unwrap_or(UNSTATED_LIFE),
+            life: stated(granted.expires_in).unwrap_or(DEFAULT_LIFETIME),
             refresh_in: stated(granted.refresh_in),
         });
     }
-    let denied: Denied = serde_json::from_slice(body).unwrap_or_default();
+    let denied: DenialJson = serde_json::from_slice(body).unwrap_or_default();
     let code = denied.error.as_str().filter(|code| {
         code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     });
@@ -122,8 +122,8 @@ pub(super) fn read(
 }
 
 /// What an endpoint states; zero, a negative number and what is no number state nothing.
-fn stated(seconds: Option<Seconds>) -> Option<Duration> {
-    seconds.map(|s| s.0).filter(|s| !s.is_zero()).map(|s| s.max(SHORTEST))
+fn stated(seconds: Option<LenientSeconds>) -> Option<Duration> {
+    seconds.map(|s| s.0).filter(|s| !s.is_zero()).map(|s| s.max(MIN_LIFETIME))
 }
 
 /// The AADSTS number of a description.

@@ -41,13 +41,13 @@ const REFUSAL_KEPT: Duration = Duration::from_secs(15 * 60);
 /// A sign-in that was refused within so long is not tried again, whoever asks for a round.
 const REFUSAL_FRESH: Duration = Duration::from_secs(1);
 /// The longest back-off after a passing fault.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(5 * 60);
+const MAX_BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// How long the token endpoint may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The most of the token endpoint's answer that is read.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 /// Renewals forced by refusals within [`FORCED_WITHIN`]; beyond, another token is no help.
-const MOST_FORCED: u32 = 10;
+const MAX_FORCED: u32 = 10;
 const FORCED_WITHIN: Duration = Duration::from_secs(60);
 
 /// One `[account.*]`, resolved.
@@ -72,15 +72,15 @@ pub struct Tokens {
     name: Arc<str>,
     transport: Arc<dyn Transport>,
     env: Env,
-    held: Mutex<Held>,
+    held: Mutex<CachedToken>,
     /// Held while the endpoint is asked: one at a time.
     asking: tokio::sync::Mutex<()>,
 }
 
-struct Held {
+struct CachedToken {
     account: Arc<Account>,
-    token: Option<Live>,
-    failure: Option<Failure>,
+    token: Option<LiveToken>,
+    failure: Option<SignInFailure>,
     /// Passing faults since the last grant.
     faults: u32,
     /// Whether the log was told that there is no token, and if so whether a person is needed.
@@ -90,7 +90,7 @@ struct Held {
 }
 
 #[derive(Clone)]
-struct Live {
+struct LiveToken {
     token: AccessToken,
     renew_at: Option<Instant>,
     ends_at: Option<Instant>,
@@ -99,7 +99,7 @@ struct Live {
 }
 
 #[derive(Clone)]
-struct Failure {
+struct SignInFailure {
     fault: TokenFault,
     at: Instant,
     until: Instant,
@@ -114,7 +114,7 @@ impl Tokens {
             name,
             transport,
             env,
-            held: Mutex::new(Held::new(account)),
+            held: Mutex::new(CachedToken::new(account)),
             asking: tokio::sync::Mutex::default(),
         })
     }
@@ -126,10 +126,10 @@ impl Tokens {
 
     /// The account was set otherwise: from here on it signs in so. Of the same account nothing
     /// is forgotten; tokens of another one would be somebody else's.
-    pub fn change(&self, account: Account) {
+    pub fn reconfigure(&self, account: Account) {
         let mut held = self.held();
         if *held.account != account {
-            *held = Held::new(account);
+            *held = CachedToken::new(account);
         }
     }
 
@@ -140,23 +140,23 @@ impl Tokens {
     /// from memory while they are fresh.
     pub async fn token(&self) -> Result<AccessToken, GraphError> {
         match self.at_hand() {
-            AtHand::Good(token) => return Ok(token),
-            AtHand::Failed(fault) => return Err(GraphError::Token(fault)),
-            AtHand::Due(token) => {
+            TokenAvailability::Good(token) => return Ok(token),
+            TokenAvailability::Failed(fault) => return Err(GraphError::Token(fault)),
+            TokenAvailability::Due(token) => {
                 // Somebody is renewing it: what is at hand still lives.
                 let Ok(_asking) = self.asking.try_lock() else { return Ok(token) };
                 return match self.at_hand() {
-                    AtHand::Good(token) => Ok(token),
+                    TokenAvailability::Good(token) => Ok(token),
                     _ => Ok(self.ask().await.unwrap_or(token)),
                 };
             }
-            AtHand::Nothing => {}
+            TokenAvailability::Nothing => {}
         }
         let _asking = self.asking.lock().await;
         match self.at_hand() {
-            AtHand::Good(token) | AtHand::Due(token) => Ok(token),
-            AtHand::Failed(fault) => Err(GraphError::Token(fault)),
-            AtHand::Nothing => self.ask().await,
+            TokenAvailability::Good(token) | TokenAvailability::Due(token) => Ok(token),
+            TokenAvailability::Failed(fault) => Err(GraphError::Token(fault)),
+            TokenAvailability::Nothing => self.ask().await,
         }
     }
 
@@ -170,10 +170,12 @@ impl Tokens {
     pub async fn refresh(&self, refused: &AccessToken) -> Result<AccessToken, GraphError> {
         let _asking = self.asking.lock().await;
         match self.at_hand() {
-            AtHand::Good(token) | AtHand::Due(token) if token != *refused => return Ok(token),
-            AtHand::Good(_) | AtHand::Due(_) => self.allow_forced()?,
-            AtHand::Failed(fault) => return Err(GraphError::Token(fault)),
-            AtHand::Nothing => {}
+            TokenAvailability::Good(token) | TokenAvailability::Due(token) if token != *refused => {
+                return Ok(token);
+            }
+            TokenAvailability::Good(_) | TokenAvailability::Due(_) => self.allow_forced()?,
+            TokenAvailability::Failed(fault) => return Err(GraphError::Token(fault)),
+            TokenAvailability::Nothing => {}
         }
         self.ask().await
     }
@@ -194,12 +196,12 @@ impl Tokens {
             _ => (now, 1),
         };
         held.forced = Some((since, count));
-        if count <= MOST_FORCED {
+        if count <= MAX_FORCED {
             return Ok(());
         }
         // Not remembered as a failure: whom Graph lets in with this token is not concerned.
         let fault = self.fault("graph refuses every token it is shown");
-        if count == MOST_FORCED + 1 {
+        if count == MAX_FORCED + 1 {
             let (account, reason) = (&self.name, &fault.message);
             tracing::error!(%account, %reason, "sign-in failed");
         }
@@ -211,8 +213,8 @@ impl Tokens {
     /// unless it was refused within the last second. So a fleet of windows that are all asked for a
     /// round does not ask the token endpoint as often.
     pub fn retry_refused(&self) {
-        let fresh = |failure: &Failure| failure.at.elapsed() < REFUSAL_FRESH;
-        let refused = |failure: &Failure| failure.fault.needs_person && !fresh(failure);
+        let fresh = |failure: &SignInFailure| failure.at.elapsed() < REFUSAL_FRESH;
+        let refused = |failure: &SignInFailure| failure.fault.needs_person && !fresh(failure);
         if self.held().failure.as_ref().is_some_and(refused) {
             self.forget();
         }
@@ -230,12 +232,12 @@ impl Tokens {
         }
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+    fn held(&self) -> std::sync::MutexGuard<'_, CachedToken> {
         // Every change is whole, so a poisoned lock is still good.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at_hand(&self) -> AtHand {
+    fn at_hand(&self) -> TokenAvailability {
         let mut held = self.held();
         let now = Instant::now();
         let credential = &held.account.credential;
@@ -248,15 +250,16 @@ impl Tokens {
             // A renewal that failed is not tried again before its time.
             let failed = held.failure.as_ref().is_some_and(|f| now < f.until);
             return match live.renew_at {
-                Some(at) if now >= at && !failed => AtHand::Due(token),
-                _ => AtHand::Good(token),
+                Some(at) if now >= at && !failed => TokenAvailability::Due(token),
+                _ => TokenAvailability::Good(token),
             };
         }
-        self.remembered(&mut held, now).map_or(AtHand::Nothing, AtHand::Failed)
+        self.remembered(&mut held, now)
+            .map_or(TokenAvailability::Nothing, TokenAvailability::Failed)
     }
 
     /// The last failure, if it still keeps us from asking; else it is forgotten.
-    fn remembered(&self, held: &mut Held, now: Instant) -> Option<TokenFault> {
+    fn remembered(&self, held: &mut CachedToken, now: Instant) -> Option<TokenFault> {
         let failure = held.failure.as_ref()?;
         let rewritten =
             failure.fault.needs_person && failure.stamp != held.account.credential.stamp();
@@ -292,7 +295,7 @@ impl Tokens {
                         (Some(began + early), Some(began + life))
                     }
                 };
-                held.token = Some(Live { token: token.clone(), renew_at, ends_at, stamp });
+                held.token = Some(LiveToken { token: token.clone(), renew_at, ends_at, stamp });
                 held.failure = None;
                 held.faults = 0;
                 if held.told.take().is_some() {
@@ -307,13 +310,13 @@ impl Tokens {
                     let doubled = Duration::from_secs(1 << held.faults.min(9));
                     held.faults += 1;
                     // Up to half is left to chance, so that accounts do not march in step.
-                    let own = doubled.min(LONGEST_BACK_OFF);
+                    let own = doubled.min(MAX_BACKOFF);
                     let own = own.mul_f64(1.0 - self.env.random() / 2.0);
                     own.max(fault.retry_after.unwrap_or_default())
                 };
                 fault.retry_after = Some(kept);
                 let at = Instant::now();
-                let failure = Failure { fault: fault.clone(), at, until: at + kept, stamp };
+                let failure = SignInFailure { fault: fault.clone(), at, until: at + kept, stamp };
                 let (account, reason) = (&self.name, &fault.message);
                 // Once, not at each attempt.
                 match held.told.replace(fault.needs_person) {
@@ -410,7 +413,7 @@ impl Tokens {
     }
 }
 
-impl Held {
+impl CachedToken {
     fn new(account: Account) -> Self {
         Self {
             account: Arc::new(account),
@@ -430,7 +433,7 @@ impl fmt::Debug for Tokens {
 }
 
 /// What there is without asking.
-enum AtHand {
+enum TokenAvailability {
     Good(AccessToken),
     /// Lives, but is to be renewed.
     Due(AccessToken),

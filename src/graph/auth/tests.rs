@@ -13,9 +13,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 
 use super::*;
-use crate::graph::error::Class;
-use crate::graph::script::{self, Answer, Script, granted, reply};
-use crate::graph::transport::Fault;
+use crate::graph::error::ErrorClass;
+use crate::graph::script::{self, Script, ScriptedResponse, granted, reply};
+use crate::graph::transport::TransportErrorKind;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
 /// Of the certificate in the fixtures: SHA-256 of its DER, base64url.
@@ -142,7 +142,7 @@ async fn unfit_files_and_variables_ask_for_a_person_and_name_the_key() {
     ] {
         let script = Script::new([], []);
         let error = tokens(&script, credential).token().await.unwrap_err();
-        assert_eq!(error.class(), Class::SignIn);
+        assert_eq!(error.class(), ErrorClass::SignIn);
         let message = error.message();
         assert!(message.starts_with("account contoso: ") && message.contains(said), "{message}");
         assert!(!format!("{message} {error:?}").contains("canary"));
@@ -244,7 +244,7 @@ async fn a_renewal_that_fails_costs_nothing_while_the_token_lives() {
     assert_eq!(text(&tokens).await, "a");
     assert_eq!(script.sign_ins(), 3);
     tokio::time::advance(seconds(290)).await;
-    assert_eq!(tokens.token().await.unwrap_err().class(), Class::SignIn);
+    assert_eq!(tokens.token().await.unwrap_err().class(), ErrorClass::SignIn);
 }
 
 #[tokio::test(start_paused = true)]
@@ -255,7 +255,7 @@ async fn a_refused_sign_in_is_remembered_for_a_quarter_of_an_hour_or_until_forgo
     let tokens = tokens(&script, some_secret());
     for _ in 0..1000 {
         let error = tokens.token().await.unwrap_err();
-        assert_eq!(error.class(), Class::SignIn);
+        assert_eq!(error.class(), ErrorClass::SignIn);
         assert_eq!((error.status(), error.code()), (Some(401), Some("invalid_client")));
         assert_eq!(error.retry_after(), Some(seconds(900)));
         assert!(error.message().contains("the secret has expired"), "{}", error.message());
@@ -297,9 +297,9 @@ async fn passing_faults_are_transient_and_back_off() {
         reply(400, r#"{"error":"temporarily_unavailable"}"#),
         reply(500, ""),
         reply(429, "").with("retry-after", "60"),
-        Answer::Fault(Fault::Connect),
-        Answer::Broken(200, "{", Fault::Reset),
-        Answer::Silence,
+        ScriptedResponse::Fault(TransportErrorKind::Connect),
+        ScriptedResponse::Broken(200, "{", TransportErrorKind::Reset),
+        ScriptedResponse::Silence,
         reply(200, "<html>"),
     ];
     let script = Script::new(faults.into_iter().chain([granted("t", 3600)]), []);
@@ -307,7 +307,7 @@ async fn passing_faults_are_transient_and_back_off() {
     let mut waits = Vec::new();
     for n in 1..=7 {
         let error = tokens.token().await.unwrap_err();
-        assert_eq!((error.class(), error.kind()), (Class::Transient, "transient"));
+        assert_eq!((error.class(), error.kind()), (ErrorClass::Transient, "transient"));
         assert!(tokens.token().await.is_err());
         assert_eq!(script.sign_ins(), n);
         let wait = error.retry_after().unwrap();
@@ -342,7 +342,7 @@ async fn a_graph_that_refuses_every_token_does_not_make_us_hammer_the_endpoint()
         token = tokens.refresh(&token).await.unwrap();
     }
     for _ in 0..10 {
-        assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), Class::SignIn);
+        assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), ErrorClass::SignIn);
     }
     assert_eq!(script.sign_ins(), 11);
     // Whoever was not refused goes on with the token at hand, unasked.
@@ -367,10 +367,10 @@ async fn a_window_that_is_refused_takes_the_token_from_nobody() {
         assert_eq!(began.elapsed(), Duration::ZERO, "it waited for another window's token");
         token
     });
-    assert_eq!(trouble.unwrap_err().class(), Class::SignIn);
+    assert_eq!(trouble.unwrap_err().class(), ErrorClass::SignIn);
     assert_eq!((meanwhile.as_str(), text(&tokens).await.as_str()), ("a", "a"));
     // The refusal is remembered for whoever would force another.
-    assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), Class::SignIn);
+    assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), ErrorClass::SignIn);
     assert_eq!(script.sign_ins(), 2);
     tokio::time::advance(seconds(900)).await;
     assert_eq!(tokens.refresh(&token).await.unwrap().expose(), "b");
@@ -405,7 +405,7 @@ async fn a_login_address_must_be_safe() {
         let script = Script::new([], []);
         let account = Account { login_url: login_url.into(), ..script::account(some_secret()) };
         let tokens = Tokens::new(account, script.clone(), script::env());
-        assert_eq!(tokens.token().await.unwrap_err().class(), Class::SignIn);
+        assert_eq!(tokens.token().await.unwrap_err().class(), ErrorClass::SignIn);
         assert!(script.asked().is_empty());
     }
 }

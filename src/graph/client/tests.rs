@@ -12,30 +12,37 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::graph::error::Quarantine;
-use crate::graph::script::{Answer, BASE, Script, ask, client, edges, granted, reply, tokens};
+use crate::graph::script::{
+    BASE, Script, ScriptedResponse, ask, client, edges, granted, reply, tokens,
+};
 
 const LINK: &str =
     "https://graph.example/v1.0/users/room-7/calendarView/delta?$deltatoken=canary-1.b_C";
 const EMPTY: &str =
     r#"{"value":[],"@odata.deltaLink":"https://graph.example/v1.0/x?$deltatoken=new"}"#;
 
-fn target(client: &Client, script: &Arc<Script>, mailbox: &str, calendar: CalendarRef) -> Target {
+fn target(
+    client: &GraphClient,
+    script: &Arc<Script>,
+    mailbox: &str,
+    calendar: CalendarRef,
+) -> Target {
     client.target(&tokens(script), &mailbox.into(), calendar)
 }
 
-fn room(client: &Client, script: &Arc<Script>) -> Target {
+fn room(client: &GraphClient, script: &Arc<Script>) -> Target {
     target(client, script, "room-7", CalendarRef::Default)
 }
 
 /// What one page request from a link comes to after these answers.
 async fn follow(
-    answers: impl IntoIterator<Item = Answer>,
+    answers: impl IntoIterator<Item = ScriptedResponse>,
 ) -> (Arc<Script>, Result<Page, GraphError>) {
     let script = Script::new([granted("t1", 3600), granted("t2", 3600)], answers);
     let client = client(&script);
     let target = room(&client, &script);
     let link = Link::new(LINK);
-    let outcome = client.page(&target, &ask(), Start::Link(&link), false).await;
+    let outcome = client.page(&target, &ask(), PageStart::Link(&link), false).await;
     assert_eq!(target.requests.load(Ordering::Relaxed), script.urls().len() as u64);
     (script, outcome.map(|(page, _)| page))
 }
@@ -56,7 +63,7 @@ async fn every_question_has_its_address() {
     );
     let client = client(&script);
     let (ask, edges) = (ask(), edges());
-    let start = || Start::Window(edges);
+    let start = || PageStart::Window(edges);
     let id = EventId::new("AAMk/+A==");
 
     let plain = target(&client, &script, "alice+x@contoso.com", CalendarRef::Default);
@@ -91,14 +98,14 @@ async fn every_request_carries_the_same_preferences_and_an_id_of_its_own() {
     let script = Script::new([granted("t", 3600)], [reply(200, EMPTY), reply(200, EMPTY)]);
     let client = client(&script);
     let target = room(&client, &script);
-    let ask = Ask {
+    let ask = RequestOptions {
         page_size: 50,
         body: BodyFormat::None,
         time_zone: "W. Europe Standard Time".into(),
         immutable_ids: true,
     };
-    client.page(&target, &ask, Start::Window(edges()), false).await.unwrap();
-    client.page(&target, &ask, Start::Link(&Link::new(LINK)), true).await.unwrap();
+    client.page(&target, &ask, PageStart::Window(edges()), false).await.unwrap();
+    client.page(&target, &ask, PageStart::Link(&Link::new(LINK)), true).await.unwrap();
     let asked: Vec<_> =
         script.asked().into_iter().filter(|r| !r.uri().path().contains("/oauth2/")).collect();
     for request in &asked {
@@ -125,7 +132,7 @@ async fn a_link_to_elsewhere_is_never_asked() {
         ["https://evil.example/v1.0/x?$deltatoken=canary", "http://graph.example/v1.0/x", "x"]
     {
         let link = Link::new(link);
-        let page = client.page(&target, &ask(), Start::Link(&link), false).await.unwrap_err();
+        let page = client.page(&target, &ask(), PageStart::Link(&link), false).await.unwrap_err();
         let id = EventId::new("m");
         let listed =
             client.instances(&target, &ask(), &id, edges(), Some(&link), false).await.unwrap_err();
@@ -134,7 +141,7 @@ async fn a_link_to_elsewhere_is_never_asked() {
             .await
             .unwrap_err();
         for error in [page, listed, viewed] {
-            assert_eq!(error.class(), Class::ForeignLink);
+            assert_eq!(error.class(), ErrorClass::ForeignLink);
             assert!(!format!("{error} {error:?} {}", error.message()).contains("canary"));
         }
     }
@@ -145,7 +152,7 @@ async fn a_link_to_elsewhere_is_never_asked() {
 async fn a_link_to_elsewhere_never_becomes_a_position() {
     let evil = r#"{"value":[],"@odata.nextLink":"https://evil.example/?$skiptoken=canary"}"#;
     let (script, outcome) = follow([reply(200, evil)]).await;
-    assert_eq!(outcome.unwrap_err().class(), Class::ForeignLink);
+    assert_eq!(outcome.unwrap_err().class(), ErrorClass::ForeignLink);
     assert_eq!(script.urls(), [LINK]);
 }
 
@@ -161,7 +168,7 @@ async fn a_refused_token_is_renewed_once_and_the_request_repeated_once() {
 
     let (script, outcome) = follow([expired(), expired()]).await;
     let error = outcome.unwrap_err();
-    assert_eq!((error.class(), error.status()), (Class::SignIn, Some(401)));
+    assert_eq!((error.class(), error.status()), (ErrorClass::SignIn, Some(401)));
     assert_eq!((script.urls().len(), script.sign_ins()), (2, 2));
 }
 
@@ -173,7 +180,7 @@ async fn a_claims_challenge_is_a_persons_business() {
             r#"Bearer realm="", error="insufficient_claims", claims="e30=""#,
         );
         let (script, outcome) = follow([challenge]).await;
-        assert_eq!(outcome.unwrap_err().class(), Class::SignIn);
+        assert_eq!(outcome.unwrap_err().class(), ErrorClass::SignIn);
         assert_eq!((script.urls().len(), script.sign_ins()), (1, 1));
     }
 }
@@ -184,35 +191,43 @@ async fn nothing_else_is_repeated() {
     for (answer, class, kind) in [
         (
             reply(403, coded("ErrorAccessDenied")),
-            Class::Quarantine(Quarantine::Forbidden),
+            ErrorClass::Quarantine(Quarantine::Forbidden),
             "forbidden",
         ),
-        (reply(404, ""), Class::Quarantine(Quarantine::Gone), "gone"),
-        (reply(404, coded("ErrorItemNotFound")), Class::Quarantine(Quarantine::Gone), "gone"),
-        (reply(410, ""), Class::LinkDead, "link_dead"),
-        (reply(400, coded("InvalidDeltaToken")), Class::LinkDead, "link_dead"),
-        (reply(400, coded("Other")), Class::Quarantine(Quarantine::Refused), "refused"),
-        (reply(501, ""), Class::Quarantine(Quarantine::Refused), "refused"),
+        (reply(404, ""), ErrorClass::Quarantine(Quarantine::Gone), "gone"),
+        (reply(404, coded("ErrorItemNotFound")), ErrorClass::Quarantine(Quarantine::Gone), "gone"),
+        (reply(410, ""), ErrorClass::LinkDead, "link_dead"),
+        (reply(400, coded("InvalidDeltaToken")), ErrorClass::LinkDead, "link_dead"),
+        (reply(400, coded("Other")), ErrorClass::Quarantine(Quarantine::Refused), "refused"),
+        (reply(501, ""), ErrorClass::Quarantine(Quarantine::Refused), "refused"),
         (
             reply(302, "").with("location", "https://graph.example/v1.0/y"),
-            Class::Transient,
+            ErrorClass::Transient,
             "transient",
         ),
-        (reply(500, "x"), Class::Transient, "transient"),
-        (reply(503, ""), Class::Transient, "transient"),
-        (reply(503, "").with("retry-after", "7"), Class::Throttled, "throttled"),
-        (reply(429, ""), Class::Throttled, "throttled"),
-        (reply(200, "<html>"), Class::MalformedPage, "malformed_page"),
-        (reply(204, ""), Class::MalformedPage, "malformed_page"),
-        (reply(200, r#"{"value":[]}"#), Class::MalformedPage, "malformed_page"),
-        (Answer::Fault(Fault::Connect), Class::Transient, "transient"),
-        (Answer::Fault(Fault::Reset), Class::Transient, "transient"),
-        (Answer::Broken(200, EMPTY, Fault::Body), Class::Transient, "transient"),
-        (Answer::Broken(410, "", Fault::Reset), Class::LinkDead, "link_dead"),
-        (Answer::Silence, Class::Transient, "transient"),
-        (Answer::Headless(200), Class::Transient, "transient"),
-        (Answer::Headless(410), Class::LinkDead, "link_dead"),
-        (Answer::Endless, Class::TooLarge, "too_large"),
+        (reply(500, "x"), ErrorClass::Transient, "transient"),
+        (reply(503, ""), ErrorClass::Transient, "transient"),
+        (reply(503, "").with("retry-after", "7"), ErrorClass::Throttled, "throttled"),
+        (reply(429, ""), ErrorClass::Throttled, "throttled"),
+        (reply(200, "<html>"), ErrorClass::MalformedPage, "malformed_page"),
+        (reply(204, ""), ErrorClass::MalformedPage, "malformed_page"),
+        (reply(200, r#"{"value":[]}"#), ErrorClass::MalformedPage, "malformed_page"),
+        (ScriptedResponse::Fault(TransportErrorKind::Connect), ErrorClass::Transient, "transient"),
+        (ScriptedResponse::Fault(TransportErrorKind::Reset), ErrorClass::Transient, "transient"),
+        (
+            ScriptedResponse::Broken(200, EMPTY, TransportErrorKind::Body),
+            ErrorClass::Transient,
+            "transient",
+        ),
+        (
+            ScriptedResponse::Broken(410, "", TransportErrorKind::Reset),
+            ErrorClass::LinkDead,
+            "link_dead",
+        ),
+        (ScriptedResponse::Silence, ErrorClass::Transient, "transient"),
+        (ScriptedResponse::Headless(200), ErrorClass::Transient, "transient"),
+        (ScriptedResponse::Headless(410), ErrorClass::LinkDead, "link_dead"),
+        (ScriptedResponse::Endless, ErrorClass::TooLarge, "too_large"),
     ] {
         let (script, outcome) = follow([answer]).await;
         let error = outcome.unwrap_err();
@@ -224,9 +239,11 @@ async fn nothing_else_is_repeated() {
 #[tokio::test(start_paused = true)]
 async fn a_whole_request_takes_no_longer_than_its_timeout() {
     let began = Instant::now();
-    for answer in [Answer::Silence, Answer::Headless(200)] {
+    for answer in [ScriptedResponse::Silence, ScriptedResponse::Headless(200)] {
         let (_, outcome) = follow([answer]).await;
-        assert!(matches!(outcome, Err(GraphError::Carried(e)) if e.fault() == Fault::Timeout));
+        assert!(
+            matches!(outcome, Err(GraphError::Carried(e)) if e.kind() == TransportErrorKind::Timeout)
+        );
     }
     assert_eq!(began.elapsed(), Duration::from_secs(200));
 }
@@ -249,7 +266,7 @@ async fn throttling_pauses_the_mailbox_and_tells_how_long() {
     let link = Link::new(LINK);
     let ask = ask();
     for (asked_for, at_least) in [(Some(17), 17), (Some(120), 120), (None, 0)] {
-        let page = || client.page(&target, &ask, Start::Link(&link), false);
+        let page = || client.page(&target, &ask, PageStart::Link(&link), false);
         let error = page().await.unwrap_err();
         assert_eq!(error.retry_after().map(|d| d.as_secs()), asked_for);
         let began = Instant::now();
@@ -265,7 +282,7 @@ async fn throttling_pauses_the_mailbox_and_tells_how_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_mailbox_is_asked_three_things_at_a_time() {
-    let script = Script::new([granted("t", 3600)], (0..5).map(|_| Answer::Silence));
+    let script = Script::new([granted("t", 3600)], (0..5).map(|_| ScriptedResponse::Silence));
     let client = client(&script);
     let target = room(&client, &script);
     let id = EventId::new("x");
@@ -287,7 +304,7 @@ async fn what_does_not_exist_is_none_and_what_is_out_of_reach_an_error() {
     let client = client(&script);
     let target = room(&client, &script);
     let id = EventId::new("m");
-    let gone = Class::Quarantine(Quarantine::Gone);
+    let gone = ErrorClass::Quarantine(Quarantine::Gone);
     assert!(client.event(&target, &ask(), &id, false).await.unwrap().is_none());
     assert!(client.instances(&target, &ask(), &id, edges(), None, false).await.unwrap().is_none());
     assert_eq!(client.event(&target, &ask(), &id, false).await.unwrap_err().class(), gone);
@@ -306,8 +323,8 @@ async fn ids_that_would_climb_out_of_the_path_are_not_asked_for() {
         let outcome = client.event(&target, &ask(), &EventId::new(id), false).await;
         assert_eq!(outcome.unwrap_err().kind(), "refused");
     }
-    let odd = Ask { time_zone: "UTC\", IdType=\"x".into(), ..ask() };
-    let outcome = client.page(&target, &odd, Start::Window(edges()), false).await;
+    let odd = RequestOptions { time_zone: "UTC\", IdType=\"x".into(), ..ask() };
+    let outcome = client.page(&target, &odd, PageStart::Window(edges()), false).await;
     assert_eq!(outcome.unwrap_err().kind(), "refused");
     assert!(script.urls().is_empty());
 }
@@ -324,7 +341,7 @@ async fn no_error_and_no_type_shows_a_token_a_secret_or_a_link() {
         let client = client(&script);
         let target = room(&client, &script);
         let link = Link::new(LINK);
-        let start = Start::Link(&link);
+        let start = PageStart::Link(&link);
         let error = client.page(&target, &ask(), start, false).await.unwrap_err();
         shown += &format!(
             "{error} {error:?} {} {:?} {:?} {client:?} {target:?} {start:?}\n",
@@ -356,7 +373,7 @@ async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
     let client = client(&script);
     let target = room(&client, &script);
     for _ in ids {
-        client.page(&target, &ask(), Start::Link(&Link::new(LINK)), false).await.unwrap();
+        client.page(&target, &ask(), PageStart::Link(&Link::new(LINK)), false).await.unwrap();
     }
     let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
     assert!(lines.matches("graph answered").count() >= ids.len(), "{lines}");
@@ -386,7 +403,7 @@ async fn a_page_of_more_items_than_are_read_is_too_large() {
     assert_eq!(outcome.unwrap().unreadable.len(), 50_000);
     let (_, outcome) = follow([page(50_001)]).await;
     let error = outcome.unwrap_err();
-    assert_eq!((error.class(), error.kind()), (Class::TooLarge, "too_large"));
+    assert_eq!((error.class(), error.kind()), (ErrorClass::TooLarge, "too_large"));
     assert!(error.message().contains("50,000 items"), "{}", error.message());
 }
 
@@ -397,7 +414,7 @@ async fn answers_that_are_worked_on_share_one_memory() {
     let client = client(&script);
     let target = room(&client, &script);
     let (link, ask) = (Link::new(LINK), ask());
-    let asking = || client.page(&target, &ask, Start::Link(&link), false);
+    let asking = || client.page(&target, &ask, PageStart::Link(&link), false);
     let first = asking().await.unwrap();
     // One answer may exceed what all of them share.
     let second = asking().await.unwrap();
@@ -414,7 +431,7 @@ async fn a_base_address_must_be_safe() {
     let make = |base: &str| {
         let budgets = Budgets::new(1, 1);
         let env = crate::graph::script::env();
-        Client::new(script.clone(), base, budgets, env, Duration::from_secs(1)).is_ok()
+        GraphClient::new(script.clone(), base, budgets, env, Duration::from_secs(1)).is_ok()
     };
     assert!(make("https://graph.microsoft.com/v1.0/"));
     assert!(make("http://127.0.0.1:8081/v1.0"));

@@ -3,16 +3,16 @@
 
 use super::*;
 
-fn refusal(asked: Asked, status: u16, headers: &[(&str, &str)], body: &str) -> Refusal {
+fn refusal(asked: RequestKind, status: u16, headers: &[(&str, &str)], body: &str) -> ErrorResponse {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
     }
     let status = StatusCode::from_u16(status).unwrap();
-    Refusal::read(asked, status, &map, body.as_bytes(), Timestamp::UNIX_EPOCH, &[])
+    ErrorResponse::read(asked, status, &map, body.as_bytes(), Timestamp::UNIX_EPOCH, &[])
 }
 
-fn class(asked: Asked, status: u16, body: &str) -> Class {
+fn class(asked: RequestKind, status: u16, body: &str) -> ErrorClass {
     refusal(asked, status, &[], body).class
 }
 
@@ -22,91 +22,95 @@ fn coded(code: &str) -> String {
 
 #[test]
 fn every_row_of_the_answers_is_known() {
-    use Class::{LinkDead, SegmentTooLong, SignIn, Throttled, Transient};
-    let forbidden = Class::Quarantine(Quarantine::Forbidden);
-    let gone = Class::Quarantine(Quarantine::Gone);
-    let refused = Class::Quarantine(Quarantine::Refused);
+    use ErrorClass::{LinkDead, SegmentTooLong, SignIn, Throttled, Transient};
+    let forbidden = ErrorClass::Quarantine(Quarantine::Forbidden);
+    let gone = ErrorClass::Quarantine(Quarantine::Gone);
+    let refused = ErrorClass::Quarantine(Quarantine::Refused);
     let days = r#"{"error":{"code":"errorinvalidrequest","message":"Your request can't be completed. The range is greater than the allowed range. Maximum number of days: 1825"}}"#;
     let token = r#"{"error":{"code":"ErrorInvalidParameter","message":"Badly formed token."}}"#;
     for (asked, status, body, expected) in [
-        (Asked::Start, 401, coded("InvalidAuthenticationToken"), SignIn),
-        (Asked::Start, 401, String::new(), SignIn),
-        (Asked::Start, 403, coded("insufficient_claims"), SignIn),
-        (Asked::Start, 403, coded("ErrorAccessDenied"), forbidden),
-        (Asked::Link, 403, String::new(), forbidden),
-        (Asked::Start, 404, coded("ErrorItemNotFound"), gone),
-        (Asked::Start, 404, coded("MailboxNotEnabledForRESTAPI"), gone),
-        (Asked::Start, 404, coded("ResourceNotFound"), gone),
-        (Asked::Link, 404, String::new(), gone),
-        (Asked::Event, 404, coded("erroritemnotfound"), Class::NotFound),
-        (Asked::Event, 404, String::new(), gone),
-        (Asked::Event, 404, coded("ErrorInvalidUser"), gone),
-        (Asked::Link, 410, String::new(), LinkDead),
-        (Asked::Start, 410, "<html>".into(), LinkDead),
-        (Asked::Start, 400, days.into(), SegmentTooLong),
-        (Asked::Link, 400, token.into(), LinkDead),
-        (Asked::Start, 400, token.into(), refused),
-        (Asked::Start, 400, coded("ErrorInvalidParameter"), refused),
-        (Asked::Start, 400, String::new(), refused),
-        (Asked::Start, 405, String::new(), refused),
-        (Asked::Start, 501, coded("NotImplemented"), refused),
-        (Asked::Start, 429, String::new(), Throttled),
-        (Asked::Link, 429, coded("SyncStateNotFound"), Throttled),
-        (Asked::Link, 408, String::new(), Transient),
-        (Asked::Link, 500, coded("ErrorInternalServerError"), Transient),
-        (Asked::Link, 502, "<html>Bad Gateway</html>".into(), Transient),
-        (Asked::Link, 503, coded("UnknownError"), Transient),
-        (Asked::Link, 504, String::new(), Transient),
-        (Asked::Link, 509, String::new(), Transient),
-        (Asked::Link, 302, String::new(), Transient),
+        (RequestKind::Start, 401, coded("InvalidAuthenticationToken"), SignIn),
+        (RequestKind::Start, 401, String::new(), SignIn),
+        (RequestKind::Start, 403, coded("insufficient_claims"), SignIn),
+        (RequestKind::Start, 403, coded("ErrorAccessDenied"), forbidden),
+        (RequestKind::Link, 403, String::new(), forbidden),
+        (RequestKind::Start, 404, coded("ErrorItemNotFound"), gone),
+        (RequestKind::Start, 404, coded("MailboxNotEnabledForRESTAPI"), gone),
+        (RequestKind::Start, 404, coded("ResourceNotFound"), gone),
+        (RequestKind::Link, 404, String::new(), gone),
+        (RequestKind::Event, 404, coded("erroritemnotfound"), ErrorClass::NotFound),
+        (RequestKind::Event, 404, String::new(), gone),
+        (RequestKind::Event, 404, coded("ErrorInvalidUser"), gone),
+        (RequestKind::Link, 410, String::new(), LinkDead),
+        (RequestKind::Start, 410, "<html>".into(), LinkDead),
+        (RequestKind::Start, 400, days.into(), SegmentTooLong),
+        (RequestKind::Link, 400, token.into(), LinkDead),
+        (RequestKind::Start, 400, token.into(), refused),
+        (RequestKind::Start, 400, coded("ErrorInvalidParameter"), refused),
+        (RequestKind::Start, 400, String::new(), refused),
+        (RequestKind::Start, 405, String::new(), refused),
+        (RequestKind::Start, 501, coded("NotImplemented"), refused),
+        (RequestKind::Start, 429, String::new(), Throttled),
+        (RequestKind::Link, 429, coded("SyncStateNotFound"), Throttled),
+        (RequestKind::Link, 408, String::new(), Transient),
+        (RequestKind::Link, 500, coded("ErrorInternalServerError"), Transient),
+        (RequestKind::Link, 502, "<html>Bad Gateway</html>".into(), Transient),
+        (RequestKind::Link, 503, coded("UnknownError"), Transient),
+        (RequestKind::Link, 504, String::new(), Transient),
+        (RequestKind::Link, 509, String::new(), Transient),
+        (RequestKind::Link, 302, String::new(), Transient),
     ] {
         assert_eq!(class(asked, status, &body), expected, "{asked:?} {status} {body}");
     }
     for code in DEAD_LINK_CODES {
         for status in [400, 403, 404, 409, 410, 412, 422] {
             for code in [code.to_owned(), code.to_ascii_uppercase()] {
-                assert_eq!(class(Asked::Link, status, &coded(&code)), LinkDead, "{code}");
+                assert_eq!(class(RequestKind::Link, status, &coded(&code)), LinkDead, "{code}");
             }
         }
-        assert_eq!(class(Asked::Link, 500, &coded(code)), Transient);
+        assert_eq!(class(RequestKind::Link, 500, &coded(code)), Transient);
     }
 }
 
 #[test]
 fn a_503_that_names_a_wait_is_throttling() {
-    let refusal = refusal(Asked::Link, 503, &[("retry-after", "2.5")], "");
-    assert_eq!(refusal.class, Class::Throttled);
+    let refusal = refusal(RequestKind::Link, 503, &[("retry-after", "2.5")], "");
+    assert_eq!(refusal.class, ErrorClass::Throttled);
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(2500)));
-    let unreadable = self::refusal(Asked::Link, 503, &[("retry-after", "-1")], "");
-    assert_eq!((unreadable.class, unreadable.retry_after), (Class::Throttled, None));
+    let unreadable = self::refusal(RequestKind::Link, 503, &[("retry-after", "-1")], "");
+    assert_eq!((unreadable.class, unreadable.retry_after), (ErrorClass::Throttled, None));
 }
 
 #[test]
 fn a_claims_challenge_asks_for_a_person_and_not_for_a_new_token() {
     let challenge = r#"Bearer realm="", error="insufficient_claims", claims="eyJ9""#;
     for status in [401, 403] {
-        let refusal = refusal(Asked::Start, status, &[("www-authenticate", challenge)], "");
-        assert_eq!(refusal.class, Class::SignIn);
+        let refusal = refusal(RequestKind::Start, status, &[("www-authenticate", challenge)], "");
+        assert_eq!(refusal.class, ErrorClass::SignIn);
         assert!(!refusal.token_refused);
     }
-    assert!(refusal(Asked::Start, 401, &[], "").token_refused);
+    assert!(refusal(RequestKind::Start, 401, &[], "").token_refused);
 }
 
 #[test]
 fn codes_are_found_deeper_and_without_wrapping() {
     let deeper = r#"{"error":{"code":"itemNotFound","innerError":{"innererror":{"code":"ResyncApplyDifferences"}}}}"#;
-    assert_eq!(class(Asked::Link, 404, deeper), Class::LinkDead);
+    assert_eq!(class(RequestKind::Link, 404, deeper), ErrorClass::LinkDead);
     let marked = format!("\u{feff}{}", coded("SyncStateNotFound"));
-    assert_eq!(class(Asked::Link, 400, &marked), Class::LinkDead, "a byte order mark before it");
+    assert_eq!(
+        class(RequestKind::Link, 400, &marked),
+        ErrorClass::LinkDead,
+        "a byte order mark before it"
+    );
     let bare =
         r#"{"code":"SyncStateNotFound","message":"The sync state root folder is not found."}"#;
-    assert_eq!(class(Asked::Link, 404, bare), Class::LinkDead);
+    assert_eq!(class(RequestKind::Link, 404, bare), ErrorClass::LinkDead);
 }
 
 #[test]
 fn what_a_support_case_needs_is_kept() {
     let body = r#"{"error":{"code":"ErrorAccessDenied","message":"Access to OData is disabled.","innerError":{"request-id":"9d016848-179e"}}}"#;
-    let error = GraphError::Refused(Box::new(refusal(Asked::Start, 403, &[], body)));
+    let error = GraphError::Refused(Box::new(refusal(RequestKind::Start, 403, &[], body)));
     assert_eq!(error.code(), Some("ErrorAccessDenied"));
     assert_eq!(error.request_id(), Some("9d016848-179e"));
     assert_eq!(error.kind(), "forbidden");
@@ -129,12 +133,12 @@ fn messages_are_tamed() {
         ("'two words canary' were wrong", "… were wrong"),
         ("a\r\nb\u{0}c", "a …"),
     ] {
-        assert_eq!(tame(message, &[]).as_deref(), Some(expected));
+        assert_eq!(sanitize(message, &[]).as_deref(), Some(expected));
     }
     let link = "https://graph.example/v1.0/me/delta?$deltatoken=R0usmcCM996atia_s";
-    assert_eq!(tame("token R0usmcCM996atia_s is bad", &[link]), None);
-    assert_eq!(tame("bearer abc", &["abc"]), None);
-    assert!(tame(&"word ".repeat(1000), &[]).unwrap().len() <= 200);
+    assert_eq!(sanitize("token R0usmcCM996atia_s is bad", &[link]), None);
+    assert_eq!(sanitize("bearer abc", &["abc"]), None);
+    assert!(sanitize(&"word ".repeat(1000), &[]).unwrap().len() <= 200);
     assert_eq!(word("secret-code", &["secret-code"]), None);
 }
 
@@ -152,7 +156,7 @@ proptest::proptest! {
         for body in [said.to_string().into_bytes(), raw] {
             let now = Timestamp::UNIX_EPOCH;
             let refusal =
-                Refusal::read(Asked::Link, status, &HeaderMap::new(), &body, now, &[secret]);
+                ErrorResponse::read(RequestKind::Link, status, &HeaderMap::new(), &body, now, &[secret]);
             let shown = format!("{refusal} {refusal:?}");
             proptest::prop_assert!(!shown.contains(secret));
         }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::env::Env;
 use crate::graph::script::{account, ask, edges};
-use crate::graph::{Budgets, Class, Client, Credential, Start, Tokens};
+use crate::graph::{Budgets, Credential, ErrorClass, GraphClient, PageStart, Tokens};
 use crate::mirror::window::CalendarRef;
 
 /// What the server does once it has read a request.
@@ -114,7 +114,7 @@ async fn fetch(server: &Server) -> Result<(http::StatusCode, Bytes), TransportEr
     Ok((head.status, body.read(1 << 20).await?))
 }
 
-async fn fault(deed: Deed) -> Fault {
+async fn fault(deed: Deed) -> TransportErrorKind {
     let error = fetch(&serve(deed).await).await.unwrap_err();
     let mut shown = format!("{error} {error:?}");
     let mut cause = error.source();
@@ -123,7 +123,7 @@ async fn fault(deed: Deed) -> Fault {
         cause = error.source();
     }
     assert!(!shown.contains("canary"), "{shown}");
-    error.fault()
+    error.kind()
 }
 
 #[tokio::test]
@@ -140,21 +140,24 @@ async fn compressed_bodies_are_asked_for_and_decoded() {
 async fn bodies_that_are_not_whole_are_faults() {
     let whole = gzipped(&b"hello ".repeat(1000));
     let cut = &whole[..whole.len() / 2];
-    assert_eq!(fault(Deed::Close(answer("content-encoding: gzip\r\n", cut))).await, Fault::Body);
+    assert_eq!(
+        fault(Deed::Close(answer("content-encoding: gzip\r\n", cut))).await,
+        TransportErrorKind::Body
+    );
     let gzip = answer("content-encoding: gzip\r\n", b"no gzip at all");
-    assert_eq!(fault(Deed::Close(gzip)).await, Fault::Body);
+    assert_eq!(fault(Deed::Close(gzip)).await, TransportErrorKind::Body);
     let mut short = answer("", b"hello");
     short.truncate(short.len() - 1);
-    assert_eq!(fault(Deed::Close(short)).await, Fault::Reset);
+    assert_eq!(fault(Deed::Close(short)).await, TransportErrorKind::Reset);
     let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec();
-    assert_eq!(fault(Deed::Close(chunked)).await, Fault::Reset);
+    assert_eq!(fault(Deed::Close(chunked)).await, TransportErrorKind::Reset);
 }
 
 #[tokio::test]
 async fn connections_that_end_early_or_make_no_sense_are_resets() {
-    assert_eq!(fault(Deed::Close(Vec::new())).await, Fault::Reset);
-    assert_eq!(fault(Deed::Close(b"HTTP/1.1 20".to_vec())).await, Fault::Reset);
-    assert_eq!(fault(Deed::Close(b"SSH-2.0-canary\r\n".to_vec())).await, Fault::Reset);
+    assert_eq!(fault(Deed::Close(Vec::new())).await, TransportErrorKind::Reset);
+    assert_eq!(fault(Deed::Close(b"HTTP/1.1 20".to_vec())).await, TransportErrorKind::Reset);
+    assert_eq!(fault(Deed::Close(b"SSH-2.0-canary\r\n".to_vec())).await, TransportErrorKind::Reset);
 }
 
 #[tokio::test]
@@ -164,7 +167,7 @@ async fn nobody_listening_is_no_connection() {
     tasks.shutdown().await;
     let request = http::Request::get(&base).body(Bytes::new()).unwrap();
     let error = HttpTransport::new().unwrap().send(request).await.unwrap_err();
-    assert_eq!(error.fault(), Fault::Connect);
+    assert_eq!(error.kind(), TransportErrorKind::Connect);
     let host = base.strip_prefix("http://").unwrap();
     assert_eq!(
         error.to_string(),
@@ -174,7 +177,7 @@ async fn nobody_listening_is_no_connection() {
 
 /// What is said of a request to `https://graph.example/` through that proxy.
 async fn through_proxy(proxy: &str) -> String {
-    let far = Clients::new(1, |client| {
+    let far = HttpClients::new(1, |client| {
         client.proxy(reqwest::Proxy::all(proxy).unwrap()).tls_certs_only([])
     });
     let transport = HttpTransport {
@@ -184,7 +187,7 @@ async fn through_proxy(proxy: &str) -> String {
     };
     let request = http::Request::get("https://graph.example/v1.0/canary?$token=canary");
     let error = transport.send(request.body(Bytes::new()).unwrap()).await.unwrap_err();
-    assert_eq!(error.fault(), Fault::Connect);
+    assert_eq!(error.kind(), TransportErrorKind::Connect);
     let message = error.to_string();
     assert!(!message.contains("canary") && !message.contains("://"), "{message}");
     message
@@ -233,52 +236,60 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
     let certificate = |error| tls(rustls::Error::InvalidCertificate(error));
     let mut said = Vec::new();
     for (error, obstacle, start) in [
-        (ConnectionRefused.into(), Obstacle::Refused, "graph.microsoft.com refused"),
-        (HostUnreachable.into(), Obstacle::NoRoute, "there is no route to graph.microsoft.com"),
-        (ConnectionReset.into(), Obstacle::BrokeOff, "the connection to graph.microsoft.com ended"),
+        (ConnectionRefused.into(), ConnectFailure::Refused, "graph.microsoft.com refused"),
+        (
+            HostUnreachable.into(),
+            ConnectFailure::NoRoute,
+            "there is no route to graph.microsoft.com",
+        ),
+        (
+            ConnectionReset.into(),
+            ConnectFailure::BrokeOff,
+            "the connection to graph.microsoft.com ended",
+        ),
         (
             certificate(UnknownIssuer),
-            Obstacle::UnknownAuthority,
+            ConnectFailure::UnknownAuthority,
             "the certificate of graph.microsoft.com is from an unknown authority",
         ),
         (
             certificate(NotValidForName),
-            Obstacle::WrongName,
+            ConnectFailure::WrongName,
             "the certificate of graph.microsoft.com is for another name",
         ),
         (
             certificate(Expired),
-            Obstacle::Expired,
+            ConnectFailure::Expired,
             "the certificate of graph.microsoft.com has expired; check this machine's clock",
         ),
         (
             certificate(NotValidYet),
-            Obstacle::NotYetValid,
+            ConnectFailure::NotYetValid,
             "the certificate of graph.microsoft.com is not valid yet",
         ),
         (
             certificate(BadSignature),
-            Obstacle::BadCertificate,
+            ConnectFailure::BadCertificate,
             "the certificate of graph.microsoft.com was not accepted",
         ),
         (
             tls(rustls::Error::HandshakeNotComplete),
-            Obstacle::Handshake,
+            ConnectFailure::Handshake,
             "TLS with graph.microsoft.com failed",
         ),
-        (Other.into(), Obstacle::Other, "no connection to graph.microsoft.com could be made"),
+        (Other.into(), ConnectFailure::Other, "no connection to graph.microsoft.com could be made"),
     ] {
         // Connectors wrap an error in others of their own.
         let error = io::Error::other(error);
-        let unreached = Unreached::read(&error, false, &uri, None);
+        let unreached = UnreachableHost::read(&error, false, &uri, None);
         assert_eq!(unreached.obstacle(), obstacle);
         said.push(unreached.to_string());
         assert!(unreached.to_string().starts_with(start), "{unreached}");
     }
     let error = io::Error::from(Other);
-    let late = Unreached::read(&error, true, &uri, None);
+    let late = UnreachableHost::read(&error, true, &uri, None);
     assert!(late.to_string().starts_with("no connection to graph.microsoft.com within 10 s"));
-    let nameless = Unreached::read(&error, false, &uri, None).without_name();
+    let nameless = UnreachableHost::read(&error, false, &uri, None).without_name();
     assert!(nameless.to_string().starts_with("the name graph.microsoft.com could not be resolved"));
     said.extend([late.to_string(), nameless.to_string()]);
     assert!(said.iter().all(|said| !said.contains("canary")));
@@ -294,7 +305,7 @@ async fn without_root_certificates_there_is_loopback_and_a_remedy() {
     assert!(transport.send(get(&server, "/")).await.is_ok());
     let far = http::Request::get("https://graph.example/").body(Bytes::new()).unwrap();
     let error = transport.send(far).await.unwrap_err();
-    assert_eq!(error.fault(), Fault::Tls);
+    assert_eq!(error.kind(), TransportErrorKind::Tls);
     assert!(error.to_string().contains("ca-certificates"));
 }
 
@@ -314,14 +325,15 @@ async fn a_body_is_read_no_further_than_the_cap() {
     let bomb = gzipped(&vec![b' '; 100 << 20]);
     assert_eq!(
         fault(Deed::Close(answer("content-encoding: gzip\r\n", &bomb))).await,
-        Fault::TooLarge
+        TransportErrorKind::TooLarge
     );
-    let body = || Body::from_stream(stream::iter([Ok(Bytes::from("abc")), Ok(Bytes::from("de"))]));
+    let body =
+        || BodyStream::from_stream(stream::iter([Ok(Bytes::from("abc")), Ok(Bytes::from("de"))]));
     assert_eq!(&*body().read(5).await.unwrap(), b"abcde");
-    assert_eq!(body().read(4).await.unwrap_err().fault(), Fault::TooLarge);
+    assert_eq!(body().read(4).await.unwrap_err().kind(), TransportErrorKind::TooLarge);
     assert_eq!(&*body().read_start(4).await, b"abcd");
-    assert_eq!(&*Body::full("x").read(1).await.unwrap(), b"x");
-    assert!(Body::full("").read(0).await.unwrap().is_empty());
+    assert_eq!(&*BodyStream::full("x").read(1).await.unwrap(), b"x");
+    assert!(BodyStream::full("").read(0).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -346,7 +358,7 @@ async fn waiting_for_our_own_memory_is_no_timeout() {
     memory.reserve(&mut held, 1).await;
     memory.reserve(&mut excess, 1).await;
     let limit = Duration::from_secs(10);
-    let read = Body::full("abc").read_within(10, &memory, Instant::now() + limit);
+    let read = BodyStream::full("abc").read_within(10, &memory, Instant::now() + limit);
     let free = async {
         tokio::time::sleep(3 * limit).await;
         drop(held);
@@ -354,9 +366,9 @@ async fn waiting_for_our_own_memory_is_no_timeout() {
     let (read, ()) = tokio::join!(read, free);
     assert_eq!(&*read.unwrap().0, b"abc");
     // A server that is silent is one.
-    let silent = Body::from_stream(stream::pending());
+    let silent = BodyStream::from_stream(stream::pending());
     let read = silent.read_within(10, &memory, Instant::now() + limit).await;
-    assert_eq!(read.unwrap_err().fault(), Fault::Timeout);
+    assert_eq!(read.unwrap_err().kind(), TransportErrorKind::Timeout);
 }
 
 #[tokio::test]
@@ -372,10 +384,10 @@ async fn a_body_that_never_ends_is_given_up_by_the_client() {
         Tokens::new(account(Credential::AccessTokenFile(token)), transport.clone(), Env::real());
     let budgets = Budgets::new(1, 1);
     let limit = Duration::from_millis(300);
-    let client = Client::new(transport, &server.base, budgets, Env::real(), limit).unwrap();
+    let client = GraphClient::new(transport, &server.base, budgets, Env::real(), limit).unwrap();
     let target = client.target(&tokens, &"me".into(), CalendarRef::Default);
-    let error = client.page(&target, &ask(), Start::Window(edges()), false).await.unwrap_err();
-    assert_eq!(error.class(), Class::Transient);
+    let error = client.page(&target, &ask(), PageStart::Window(edges()), false).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient);
     assert_eq!(error.message(), "graph could not be asked: the answer did not come in time");
     assert!(
         server.last.lock().unwrap().to_ascii_lowercase().contains("authorization: bearer t\r\n")

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::graph::{Ask, GraphError};
+use crate::graph::{GraphError, RequestOptions};
 use crate::mirror::audit::{BULK_REPAIR_MIN, EventDigest, SELECT, SuspectedDrift, differ};
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
@@ -193,7 +193,7 @@ impl Attempt<'_> {
         next: Option<&Link>,
     ) -> Result<(Vec<(EventHash, Option<Item>)>, bool, Option<Link>), AttemptError> {
         let page_size = select.map_or(self.options.page_size, |_| PAGE_SIZE);
-        let ask = Ask { page_size, ..self.options.clone() };
+        let ask = RequestOptions { page_size, ..self.options.clone() };
         let listing = loop {
             let client = &self.services.client;
             let fresh = self.retries > 0;

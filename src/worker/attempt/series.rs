@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::{Attempt, AttemptError};
-use crate::graph::{self, Ask, Class, GraphError};
+use crate::graph::{self, ErrorClass, GraphError, RequestOptions};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::RoundInput;
@@ -303,7 +303,7 @@ impl Attempt<'_> {
         source: ListingSource<'_>,
         edges: Edges,
         next: Option<&Link>,
-    ) -> Result<Option<graph::Listing>, GraphError> {
+    ) -> Result<Option<graph::ListPage>, GraphError> {
         let (client, fresh) = (&self.services.client, self.retries > 0);
         match source {
             ListingSource::Instances(master) => {
@@ -314,7 +314,7 @@ impl Attempt<'_> {
                 .await
                 .map(Some),
             ListingSource::All => {
-                let ask = Ask { page_size: VIEW_PAGE_SIZE, ..self.options.clone() };
+                let ask = RequestOptions { page_size: VIEW_PAGE_SIZE, ..self.options.clone() };
                 let select = Some(audit::SELECT);
                 client.calendar_view(self.target, &ask, edges, select, next, fresh).await.map(Some)
             }
@@ -336,15 +336,15 @@ impl Attempt<'_> {
     async fn retry_or_leave(&mut self, error: GraphError) -> Result<bool, AttemptError> {
         let lasting = matches!(
             error.class(),
-            Class::MalformedPage
-                | Class::TooLarge
-                | Class::LinkDead
-                | Class::NotFound
-                | Class::Quarantine(_)
-                | Class::SegmentTooLong
+            ErrorClass::MalformedPage
+                | ErrorClass::TooLarge
+                | ErrorClass::LinkDead
+                | ErrorClass::NotFound
+                | ErrorClass::Quarantine(_)
+                | ErrorClass::SegmentTooLong
         );
         if lasting
-            || (error.class() == Class::Transient
+            || (error.class() == ErrorClass::Transient
                 && !error.is_of_account()
                 && self.retries >= schedule::RETRIES)
         {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::page::{EventId, EventKind, Item};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ impl Transport for Graph {
     fn send(
         &self,
         request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         let uri = request.uri();
         let (path, query) = (uri.path(), uri.query().unwrap_or_default());
         let body = if path.contains("/oauth2/") {
@@ -89,9 +89,9 @@ impl Transport for Graph {
         };
         let response = if body.is_null() {
             let error = json!({"error": {"code": "ErrorItemNotFound", "message": "none"}});
-            http::Response::builder().status(404).body(Body::full(error.to_string()))
+            http::Response::builder().status(404).body(BodyStream::full(error.to_string()))
         } else {
-            http::Response::builder().body(Body::full(body.to_string()))
+            http::Response::builder().body(BodyStream::full(body.to_string()))
         };
         Box::pin(async move { Ok(response.unwrap()) })
     }

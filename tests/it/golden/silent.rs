@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::graph::transport::{Body, Transport, TransportError};
+use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::position::Phase;
 use calmirror::mirror::status::WindowState;
 use futures_util::future::BoxFuture;
@@ -23,7 +23,7 @@ impl Transport for Silent {
     fn send(
         &self,
         _: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<Body>, TransportError>> {
+    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(std::future::pending())
     }
 }

@@ -20,7 +20,7 @@ type TunnelError = <Tunnel<HttpConnector> as tower::Service<Uri>>::Error;
 
 /// What kept a connection from being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum ConnectFailure {
     /// Nothing listens at the port, or a firewall refuses.
     Refused,
     /// There is no route to the address.
@@ -53,8 +53,8 @@ pub enum Obstacle {
 
 /// A host that was not reached, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreached {
-    obstacle: Obstacle,
+pub struct UnreachableHost {
+    obstacle: ConnectFailure,
     /// The host and port that were asked for.
     host: Box<str>,
     /// The proxy's host and port, where the way leads through one.
@@ -63,7 +63,7 @@ pub struct Unreached {
     at_proxy: bool,
 }
 
-impl Unreached {
+impl UnreachableHost {
     /// Reads the chain of an error that a connector made on the way to `uri`.
     pub(super) fn read(
         error: &(dyn Error + 'static),
@@ -73,7 +73,7 @@ impl Unreached {
     ) -> Self {
         let proxy = proxies.and_then(|proxies| proxies.intercept(uri));
         let mut found = Self {
-            obstacle: if timed_out { Obstacle::TimedOut } else { Obstacle::Other },
+            obstacle: if timed_out { ConnectFailure::TimedOut } else { ConnectFailure::Other },
             host: place(uri),
             proxy: proxy.map(|proxy| place(proxy.uri())),
             at_proxy: false,
@@ -83,9 +83,9 @@ impl Unreached {
             if let Some(tunnel) = error.downcast_ref::<TunnelError>() {
                 found.at_proxy = matches!(tunnel, TunnelError::ConnectFailed(_));
                 found.obstacle = match tunnel {
-                    TunnelError::ProxyAuthRequired => Obstacle::ProxyWantsPassword,
+                    TunnelError::ProxyAuthRequired => ConnectFailure::ProxyWantsPassword,
                     TunnelError::ConnectFailed(_) | TunnelError::Io(_) => found.obstacle,
-                    _ => Obstacle::ProxyRefused,
+                    _ => ConnectFailure::ProxyRefused,
                 };
             }
             if let Some(obstacle) = obstacle(error) {
@@ -97,13 +97,13 @@ impl Unreached {
     }
 
     /// Why.
-    pub fn obstacle(&self) -> Obstacle {
+    pub fn obstacle(&self) -> ConnectFailure {
         self.obstacle
     }
 
     /// Names the lack of an address where a resolver failed, which only reqwest can tell.
     pub(super) fn without_name(mut self) -> Self {
-        self.obstacle = Obstacle::UnknownName;
+        self.obstacle = ConnectFailure::UnknownName;
         self
     }
 }
@@ -117,33 +117,35 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
 }
 
 /// What one error of a chain says by its own type.
-fn obstacle(error: &(dyn Error + 'static)) -> Option<Obstacle> {
+fn obstacle(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(match tls {
             rustls::Error::InvalidCertificate(certificate) => match certificate {
-                CertificateError::UnknownIssuer => Obstacle::UnknownAuthority,
+                CertificateError::UnknownIssuer => ConnectFailure::UnknownAuthority,
                 CertificateError::NotValidForName
-                | CertificateError::NotValidForNameContext { .. } => Obstacle::WrongName,
+                | CertificateError::NotValidForNameContext { .. } => ConnectFailure::WrongName,
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                    Obstacle::Expired
+                    ConnectFailure::Expired
                 }
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    Obstacle::NotYetValid
+                    ConnectFailure::NotYetValid
                 }
-                _ => Obstacle::BadCertificate,
+                _ => ConnectFailure::BadCertificate,
             },
-            _ => Obstacle::Handshake,
+            _ => ConnectFailure::Handshake,
         });
     }
     let kind = error.downcast_ref::<io::Error>()?.kind();
     Some(match kind {
-        io::ErrorKind::ConnectionRefused => Obstacle::Refused,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Obstacle::NoRoute,
-        io::ErrorKind::TimedOut => Obstacle::TimedOut,
+        io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            ConnectFailure::NoRoute
+        }
+        io::ErrorKind::TimedOut => ConnectFailure::TimedOut,
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::UnexpectedEof => Obstacle::BrokeOff,
+        | io::ErrorKind::UnexpectedEof => ConnectFailure::BrokeOff,
         _ => return None,
     })
 }
@@ -157,19 +159,23 @@ fn place(uri: &Uri) -> Box<str> {
     }
 }
 
-impl fmt::Display for Unreached {
+impl fmt::Display for UnreachableHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = &*self.host;
         let seconds = CONNECT_TIMEOUT.as_secs();
         if let Some(proxy) = self.proxy.as_deref().filter(|_| self.at_proxy) {
             let check = "check HTTPS_PROXY";
             return match self.obstacle {
-                Obstacle::Refused => write!(f, "the proxy {proxy} refused the connection; {check}"),
-                Obstacle::NoRoute => write!(f, "there is no route to the proxy {proxy}; {check}"),
-                Obstacle::UnknownName => {
+                ConnectFailure::Refused => {
+                    write!(f, "the proxy {proxy} refused the connection; {check}")
+                }
+                ConnectFailure::NoRoute => {
+                    write!(f, "there is no route to the proxy {proxy}; {check}")
+                }
+                ConnectFailure::UnknownName => {
                     write!(f, "the name of the proxy {proxy} could not be resolved; {check}")
                 }
-                Obstacle::TimedOut => {
+                ConnectFailure::TimedOut => {
                     write!(
                         f,
                         "the proxy {proxy} accepted no connection within {seconds} s; {check}"
@@ -179,74 +185,74 @@ impl fmt::Display for Unreached {
             };
         }
         match (self.obstacle, self.proxy.as_deref()) {
-            (Obstacle::ProxyWantsPassword, proxy) => write!(
+            (ConnectFailure::ProxyWantsPassword, proxy) => write!(
                 f,
                 "the proxy {} wants a user name and password, or other ones (407); \
                  put them into the address in HTTPS_PROXY",
                 proxy.unwrap_or("of the environment")
             ),
-            (Obstacle::ProxyRefused, proxy) => write!(
+            (ConnectFailure::ProxyRefused, proxy) => write!(
                 f,
                 "the proxy {} did not connect to {host}; allow that host there",
                 proxy.unwrap_or("of the environment")
             ),
-            (Obstacle::TimedOut, Some(proxy)) => write!(
+            (ConnectFailure::TimedOut, Some(proxy)) => write!(
                 f,
                 "no connection to {host} through the proxy {proxy} within {seconds} s; \
                  check HTTPS_PROXY, and that the proxy allows that host"
             ),
-            (Obstacle::TimedOut, None) => write!(
+            (ConnectFailure::TimedOut, None) => write!(
                 f,
                 "no connection to {host} within {seconds} s; check the firewall, and whether \
                  HTTPS_PROXY has to name a proxy"
             ),
-            (Obstacle::BrokeOff, Some(proxy)) => write!(
+            (ConnectFailure::BrokeOff, Some(proxy)) => write!(
                 f,
                 "the connection to {host} through the proxy {proxy} ended while it was made; \
                  check that the proxy allows that host"
             ),
-            (Obstacle::BrokeOff, None) => write!(
+            (ConnectFailure::BrokeOff, None) => write!(
                 f,
                 "the connection to {host} ended while it was made; check the firewall, and \
                  whether HTTPS_PROXY has to name a proxy"
             ),
-            (Obstacle::Refused, _) => {
+            (ConnectFailure::Refused, _) => {
                 write!(f, "{host} refused the connection; check the address and the firewall")
             }
-            (Obstacle::NoRoute, _) => {
+            (ConnectFailure::NoRoute, _) => {
                 write!(f, "there is no route to {host}; check the network and the firewall")
             }
-            (Obstacle::UnknownName, _) => write!(
+            (ConnectFailure::UnknownName, _) => write!(
                 f,
                 "the name {host} could not be resolved; check DNS, and whether HTTPS_PROXY has to \
                  name a proxy"
             ),
-            (Obstacle::UnknownAuthority, _) => write!(
+            (ConnectFailure::UnknownAuthority, _) => write!(
                 f,
                 "the certificate of {host} is from an unknown authority; if TLS is inspected on \
                  the way, add that authority to the system's certificates or name its file in \
                  SSL_CERT_FILE"
             ),
-            (Obstacle::WrongName, _) => write!(
+            (ConnectFailure::WrongName, _) => write!(
                 f,
                 "the certificate of {host} is for another name; check the address, DNS and the \
                  proxy"
             ),
-            (Obstacle::Expired, _) => write!(
+            (ConnectFailure::Expired, _) => write!(
                 f,
                 "the certificate of {host} has expired; check this machine's clock, then the \
                  server or the proxy that inspects TLS"
             ),
-            (Obstacle::NotYetValid, _) => {
+            (ConnectFailure::NotYetValid, _) => {
                 write!(f, "the certificate of {host} is not valid yet; check this machine's clock")
             }
-            (Obstacle::BadCertificate, _) => {
+            (ConnectFailure::BadCertificate, _) => {
                 write!(f, "the certificate of {host} was not accepted; check what answers there")
             }
-            (Obstacle::Handshake, _) => {
+            (ConnectFailure::Handshake, _) => {
                 write!(f, "TLS with {host} failed; check the address, and what answers there")
             }
-            (Obstacle::Other, _) => write!(f, "no connection to {host} could be made"),
+            (ConnectFailure::Other, _) => write!(f, "no connection to {host} could be made"),
         }
     }
 }
