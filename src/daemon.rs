@@ -157,7 +157,7 @@ impl Daemon {
         .map_err(|error| StartError::Graph(error.to_string()))?;
         let meters = Metrics {
             graph: client.meter(),
-            store: store.meter(),
+            store: store.metrics(),
             rounds: Arc::default(),
             readers: ReaderMetrics::default(),
             access: Arc::default(),
@@ -323,7 +323,8 @@ async fn stop(
 }
 
 async fn open(config: &Config, cache_bytes: u64, env: &Env) -> Result<Store, StartError> {
-    let options = store::Options { cache_bytes, ..store::Options::new(&config.store.path) };
+    let options =
+        store::StoreOptions { cache_bytes, ..store::StoreOptions::new(&config.store.path) };
     let held = env.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&options, &held)).await;
     let (store, opening) = match opened {

@@ -30,7 +30,7 @@ use crate::mirror::schedule;
 use crate::mirror::status::WindowState;
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
-use crate::store::{Attached, StoreError, Wanted};
+use crate::store::{RegisteredWindow, StoreError, WindowRegistration};
 use crate::worker::{
     FirstRun, HEARTBEAT, RoundRequest, Services, WindowHandle, Worker, WorkerExit,
 };
@@ -166,7 +166,8 @@ impl Supervisor {
         let known = store.windows().await?.into_iter();
         let unwanted =
             known.filter(|(name, _, leaving)| !leaving && !names.contains(&**name)).map(|w| w.1);
-        let attached = store.exchange(registrations(&posts, now), unwanted.collect(), now).await?;
+        let attached =
+            store.replace_windows(registrations(&posts, now), unwanted.collect(), now).await?;
         // What a window replaces is dropped by its own worker, before anything else.
         let taken: BTreeSet<WindowId> =
             attached.iter().flat_map(|a| a.replaces.iter().chain([&a.id])).copied().collect();
@@ -211,8 +212,11 @@ impl Supervisor {
         if !begun.is_empty() || !leaving.is_empty() {
             let now = self.services.env.now();
             let right = self.services.client.clock(now).corrected(now);
-            let exchange =
-                self.services.store.exchange(registrations(&begun, right), leaving, now).await;
+            let exchange = self
+                .services
+                .store
+                .replace_windows(registrations(&begun, right), leaving, now)
+                .await;
             match exchange {
                 Ok(attached) => {
                     commit();
@@ -269,7 +273,7 @@ impl Supervisor {
     fn start_workers(
         &mut self,
         posts: Vec<WindowSpec>,
-        attached: Vec<Attached>,
+        attached: Vec<RegisteredWindow>,
         stopped: &mut BTreeMap<Arc<str>, RunningWorker>,
     ) {
         let mut starts = Vec::with_capacity(posts.len());
@@ -506,8 +510,8 @@ impl Supervisor {
 }
 
 /// The windows as the store has to know them.
-fn registrations(posts: &[WindowSpec], now: Timestamp) -> Vec<Wanted> {
-    let wanted = |post: &WindowSpec| Wanted {
+fn registrations(posts: &[WindowSpec], now: Timestamp) -> Vec<WindowRegistration> {
+    let wanted = |post: &WindowSpec| WindowRegistration {
         name: post.window.name.clone(),
         identity: post.identity.clone(),
         shape: post.window.shape(),

@@ -9,7 +9,7 @@ use calmirror::mirror::commit::StoredKind;
 use calmirror::mirror::page::{EventKind, Link};
 use calmirror::mirror::position::{PendingEntry, Phase, Position};
 use calmirror::mirror::status::ResyncReason;
-use calmirror::store::{Options, Store, StoreError};
+use calmirror::store::{Store, StoreError, StoreOptions};
 use store_kit::*;
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     store.close().await.unwrap();
 
     let store = open(&dir);
-    let attached = store.attach(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
+    let attached = store.register(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
     assert_eq!((attached.id, attached.events, attached.rounds), (w, 3, 3));
     assert!(attached.resync.is_none());
     assert_eq!(store.position(w, 0).await.unwrap(), Some(settled("link-1")));
@@ -130,12 +130,12 @@ async fn attaching_tells_what_changed() {
     c.position = Some(settled("l"));
     c.seen = Some((0, vec![hash("a")]));
     store.commit(c).await.unwrap();
-    let again = store.attach(vec![wanted("alice")], at(9)).await.unwrap().remove(0);
+    let again = store.register(vec![wanted("alice")], at(9)).await.unwrap().remove(0);
     assert!(again.settled && again.resync.is_none() && again.edges_at == at(0));
 
     let mut reshaped = wanted("alice");
     reshaped.shape.time_zone = "W. Europe Standard Time".into();
-    let again = store.attach(vec![reshaped.clone()], at(9)).await.unwrap().remove(0);
+    let again = store.register(vec![reshaped.clone()], at(9)).await.unwrap().remove(0);
     assert_eq!((again.id, again.resync), (w, Some(ResyncReason::ShapeChanged)));
     assert_eq!((again.resyncs, again.settled, again.edges_at), (1, false, at(0)));
     let start = Phase::start(ResyncReason::ShapeChanged);
@@ -144,24 +144,24 @@ async fn attaching_tells_what_changed() {
     let mut moved = reshaped.clone();
     moved.end = calmirror::mirror::window::Edge::At(at(5000));
     moved.edges.end = at(5000);
-    let again = store.attach(vec![moved.clone()], at(10)).await.unwrap().remove(0);
+    let again = store.register(vec![moved.clone()], at(10)).await.unwrap().remove(0);
     assert_eq!((again.id, again.resync), (w, Some(ResyncReason::WindowMoved)));
     assert_eq!((again.edges, again.edges_at), (moved.edges, at(10)));
     assert_eq!(ids(&events(&store, w).await), ["a"], "a reset keeps the rows");
 
     let mut other = moved.clone();
     other.identity.mailbox = "bob@example.com".into();
-    let again = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
+    let again = store.register(vec![other.clone()], at(11)).await.unwrap().remove(0);
     assert_eq!((again.replaces, again.events), (vec![w], 0));
     assert_ne!(again.id, w);
     assert!(store.position(again.id, 0).await.unwrap().is_none());
     // Interrupted before the old one was dropped: told again.
-    let told = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
+    let told = store.register(vec![other.clone()], at(11)).await.unwrap().remove(0);
     assert_eq!((told.id, told.replaces), (again.id, vec![w]));
     // The first one comes back before that: it waits for both, as its ids stand in the older.
-    let back = store.attach(vec![moved.clone()], at(11)).await.unwrap().remove(0);
+    let back = store.register(vec![moved.clone()], at(11)).await.unwrap().remove(0);
     assert_eq!(back.replaces, vec![w, again.id]);
-    let again = store.attach(vec![other.clone()], at(11)).await.unwrap().remove(0);
+    let again = store.register(vec![other.clone()], at(11)).await.unwrap().remove(0);
     assert_eq!(again.replaces.len(), 3);
     for old in again.replaces {
         if old != w {
@@ -169,7 +169,7 @@ async fn attaching_tells_what_changed() {
         }
     }
     store.drop_window(w, at(12)).await.unwrap();
-    let told = store.attach(vec![other], at(11)).await.unwrap().remove(0);
+    let told = store.register(vec![other], at(11)).await.unwrap().remove(0);
     assert_eq!((told.id, told.replaces), (again.id, vec![]));
     let changes = store.changes(0, None, 10).await.unwrap();
     assert_eq!(changes.value.len(), 1);
@@ -239,13 +239,13 @@ async fn a_window_that_settled_once_has_settled_for_good() {
         store.commit(c).await.unwrap();
         store.close().await.unwrap();
         store = open(&dir);
-        let attached = store.attach(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
+        let attached = store.register(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
         assert_eq!((attached.settled_once, attached.held), (settled_once, held), "{position:?}");
     }
     // Another shape begins again; what readers have is still all of it.
     let mut other = wanted("alice");
     other.shape.time_zone = "Europe/Berlin".into();
-    let attached = store.attach(vec![other], at(0)).await.unwrap().remove(0);
+    let attached = store.register(vec![other], at(0)).await.unwrap().remove(0);
     assert_eq!(attached.resync, Some(ResyncReason::ShapeChanged));
     assert!(attached.settled_once && !attached.settled);
     store.close().await.unwrap();
@@ -254,21 +254,21 @@ async fn a_window_that_settled_once_has_settled_for_good() {
 #[tokio::test]
 async fn only_a_start_takes_of_the_space_that_is_kept_free() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
+    let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
     let store = Store::open(&options, &Env::real()).unwrap().0;
-    let w = store.attach(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
+    let w = store.register(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
     let mut reshaped = wanted("a");
     reshaped.shape.time_zone = "Europe/Berlin".into();
     // What a reload may ask for.
     for (wanted, leaving) in
         [(vec![wanted("a"), wanted("b")], vec![]), (vec![reshaped], vec![]), (vec![], vec![w])]
     {
-        let told = store.exchange(wanted, leaving, at(1)).await;
+        let told = store.replace_windows(wanted, leaving, at(1)).await;
         assert!(matches!(told, Err(StoreError::Full)), "{told:?}");
     }
     assert_eq!(store.windows().await.unwrap(), [("a".into(), w, false)]);
     // What changes nothing takes nothing.
-    let again = store.attach(vec![wanted("a")], at(1)).await.unwrap().remove(0);
+    let again = store.register(vec![wanted("a")], at(1)).await.unwrap().remove(0);
     assert_eq!((again.id, again.resyncs), (w, 0));
     store.close().await.unwrap();
 }

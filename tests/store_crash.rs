@@ -56,10 +56,10 @@ fn run_child(work: impl AsyncFnOnce(Store)) {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let options = calmirror::store::Options {
+        let options = calmirror::store::StoreOptions {
             cache_bytes: 16 << 20,
             min_free_bytes: 0,
-            ..calmirror::store::Options::new(dir)
+            ..calmirror::store::StoreOptions::new(dir)
         };
         let (store, opening) = Store::open(&options, &calmirror::env::Env::real()).unwrap();
         assert!(opening.moved_aside.is_none());

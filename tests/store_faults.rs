@@ -16,7 +16,7 @@ use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
-use calmirror::store::{FeedError, Options, Store, StoreError};
+use calmirror::store::{FeedError, Store, StoreError, StoreOptions};
 use store_kit::*;
 
 const DIR: &str = "CALMIRROR_TEST_FAULT_DIR";
@@ -48,7 +48,8 @@ fn of_child() -> Option<(PathBuf, tokio::runtime::Runtime)> {
 }
 
 fn open_at(dir: &Path) -> Store {
-    let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
+    let options =
+        StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) };
     Store::open(&options, &Env::real()).unwrap().0
 }
 
@@ -81,7 +82,8 @@ async fn fill(store: &Store, from: usize, to: usize) {
 #[ignore = "a child of the test below"]
 fn child_opens() {
     let Some((dir, runtime)) = of_child() else { return };
-    let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
+    let options =
+        StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) };
     runtime.block_on(async {
         match Store::open(&options, &Env::real()) {
             Ok((store, opening)) => {
@@ -182,7 +184,8 @@ async fn what_another_process_wrote_while_we_opened_is_not_put_back() {
 #[ignore = "a child of the test below"]
 fn child_commits() {
     let Some((dir, runtime)) = of_child() else { return };
-    let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(dir) };
+    let options =
+        StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) };
     runtime.block_on(async {
         let store = match Store::open(&options, &Env::real()) {
             Ok((store, opening)) => {
@@ -233,7 +236,8 @@ async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_an
         refused += usize::from(text.contains("refused=the disk is full"));
         ended += usize::from(text.contains("ended=the store's disk is full"));
         assert!(!text.contains("closed="), "write {write} did not fail: {text}");
-        let options = Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(&dir) };
+        let options =
+            StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(&dir) };
         let (store, opening) = Store::open(&options, &Env::real()).unwrap();
         assert!(opening.moved_aside.is_none(), "write {write}");
         let w = attach(&store, "alice").await;
@@ -269,7 +273,7 @@ async fn the_first_change_of_an_opening_is_known_to_be_missing() {
     // What a reader was shown by now, the store that lost it has to miss.
     fs::copy(now.join("watermark"), before.join("watermark")).unwrap();
     store.close().await.unwrap();
-    let options = Options { min_free_bytes: 0, ..Options::new(&before) };
+    let options = StoreOptions { min_free_bytes: 0, ..StoreOptions::new(&before) };
     let (store, opening) = Store::open(&options, &Env::real()).unwrap();
     assert!(opening.moved_aside.is_some(), "rolled back without a word");
     assert!(matches!(store.seq(&cursor), Err(FeedError::SnapshotRequired)));

@@ -11,7 +11,7 @@ use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::page::Span;
 use calmirror::mirror::position::{PendingEntry, WindowId};
 use calmirror::mirror::status::ResyncReason;
-use calmirror::store::{FeedError, Options, Query, Store, StoreError};
+use calmirror::store::{EventQuery, FeedError, Store, StoreError, StoreOptions};
 use store_kit::*;
 
 async fn put(store: &Store, window: WindowId, upserts: Vec<calmirror::mirror::page::Item>) {
@@ -30,7 +30,7 @@ async fn pages_of_events_with_equal_starts() {
     let expected: Vec<String> = (0..40).map(|n| format!("e{n:02}")).collect();
     for limit in [1, 2, 7, 15, 39, 40, 41] {
         let mut got = Vec::new();
-        let mut query = Query { limit, ..all(w) };
+        let mut query = EventQuery { limit, ..all(w) };
         loop {
             let page = store.events(query.clone()).await.unwrap();
             assert!(page.value.len() <= limit && !page.value.is_empty());
@@ -54,12 +54,12 @@ async fn pages_and_changes_end_where_they_get_large() {
     for n in 0..4 {
         put(&store, w, vec![single(&format!("e{n}"), n, &large)]).await;
     }
-    let query = Query { bytes: 4 << 20, ..all(w) };
+    let query = EventQuery { bytes: 4 << 20, ..all(w) };
     let page = store.events(query.clone()).await.unwrap();
     assert_eq!(ids(&page.value), ["e0", "e1"], "the one with which it got too large is the last");
-    let rest = store.events(Query { after: page.next, ..query.clone() }).await.unwrap();
+    let rest = store.events(EventQuery { after: page.next, ..query.clone() }).await.unwrap();
     assert_eq!(ids(&rest.value), ["e2", "e3"]);
-    let one = store.events(Query { bytes: 0, ..query }).await.unwrap();
+    let one = store.events(EventQuery { bytes: 0, ..query }).await.unwrap();
     assert_eq!(ids(&one.value), ["e0"], "never none");
     let changes = store.changes(0, None, 1000).await.unwrap();
     assert_eq!((changes.value.len(), changes.at_end), (2, false));
@@ -96,7 +96,7 @@ async fn an_event_is_listed_where_it_overlaps() {
         expected.sort_by_key(|i| (i.span.start, i.id.clone()));
         let expected: Vec<_> = expected.iter().map(|i| i.id.as_str().to_owned()).collect();
         for limit in [1, 3, 100] {
-            let mut query = Query { from: Some(from), to: Some(to), limit, ..all(w) };
+            let mut query = EventQuery { from: Some(from), to: Some(to), limit, ..all(w) };
             let mut got = Vec::new();
             loop {
                 let page = store.events(query.clone()).await.unwrap();
@@ -110,7 +110,7 @@ async fn an_event_is_listed_where_it_overlaps() {
         }
     }
     assert_eq!(ids(&events(&store, w).await)[0], "before-the-epoch");
-    let late = Query { from: Some(at(10 * DAY)), ..all(w) };
+    let late = EventQuery { from: Some(at(10 * DAY)), ..all(w) };
     let late = ids(&store.events(late).await.unwrap().value);
     assert_eq!(late, ["long", "26h", "26h+", "instant", "inside", "at-to"]);
     store.close().await.unwrap();
@@ -156,7 +156,7 @@ async fn many_tasks_write_and_read_at_once() {
     let names: Vec<String> = (0..32).map(|n| format!("w{n:02}")).collect();
     let all = names.iter().map(|n| wanted(n)).collect();
     let windows: Vec<WindowId> =
-        store.attach(all, at(0)).await.unwrap().iter().map(|a| a.id).collect();
+        store.register(all, at(0)).await.unwrap().iter().map(|a| a.id).collect();
     let mut tasks = Vec::new();
     for &w in &windows {
         let store = store.clone();
@@ -402,7 +402,7 @@ async fn too_little_space_refuses_writing_only() {
     let w = attach(&store, "a").await;
     put(&store, w, vec![single("a", 1, "")]).await;
     store.close().await.unwrap();
-    let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
+    let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
     let store = Store::open(&options, &Env::real()).unwrap().0;
     let mut c = commit(w);
     c.upserts = vec![single("b", 1, "")];
@@ -425,7 +425,7 @@ async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told
     };
     store.submit(lazy("1")).await.unwrap();
     store.close().await.unwrap();
-    let options = Options { min_free_bytes: u64::MAX, ..options(&dir) };
+    let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
     let store = Store::open(&options, &Env::real()).unwrap().0;
     // Nobody has noticed yet.
     store.submit(lazy("2")).await.unwrap();
@@ -461,7 +461,7 @@ async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
     let mut long = wanted("a");
     long.edges.end = at(3 * 1825 * 24 * 60);
     long.end = calmirror::mirror::window::Edge::At(long.edges.end);
-    let w = store.attach(vec![long], at(0)).await.unwrap().remove(0).id;
+    let w = store.register(vec![long], at(0)).await.unwrap().remove(0).id;
     for segment in 0..3 {
         let mut c = commit(w);
         c.segment = segment;
@@ -470,7 +470,7 @@ async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
         store.commit(c).await.unwrap();
     }
     assert_eq!(store.segments(w).await.unwrap(), [0, 1, 2]);
-    let moved = store.attach(vec![wanted("a")], at(1)).await.unwrap().remove(0);
+    let moved = store.register(vec![wanted("a")], at(1)).await.unwrap().remove(0);
     assert_eq!(moved.resync, Some(ResyncReason::WindowMoved));
     assert_eq!(store.segments(w).await.unwrap(), [0]);
     let mut c = commit(w);
@@ -495,7 +495,7 @@ async fn what_another_segment_holds_leaves_this_one_only() {
     long.edges.end = at(2 * 1825 * 24 * 60);
     long.end = calmirror::mirror::window::Edge::At(long.edges.end);
     let edges = long.edges;
-    let w = store.attach(vec![long], at(0)).await.unwrap().remove(0).id;
+    let w = store.register(vec![long], at(0)).await.unwrap().remove(0).id;
     for segment in 0..2 {
         let mut c = commit(w);
         c.segment = segment;
@@ -529,7 +529,7 @@ async fn what_another_segment_holds_leaves_this_one_only() {
 async fn a_segment_that_is_behind_does_not_bring_yesterdays_event_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    let w = store.attach(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
+    let w = store.register(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
     let modified = |minute: u8| format!("2026-11-06T08:0{minute}:00Z");
     let told = async |segment, minute: u8| {
         let mut item = single("x", i64::from(minute), "");
@@ -557,9 +557,10 @@ async fn a_fleet_becomes_known_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let all: Vec<_> = (0..3000).map(|n| wanted(&format!("w{n}"))).collect();
-    let first = store.attach(all.clone(), at(0)).await.unwrap();
-    let again = store.attach(all, at(0)).await.unwrap();
-    let number = |a: &[calmirror::store::Attached]| a.iter().map(|a| a.id).collect::<Vec<_>>();
+    let first = store.register(all.clone(), at(0)).await.unwrap();
+    let again = store.register(all, at(0)).await.unwrap();
+    let number =
+        |a: &[calmirror::store::RegisteredWindow]| a.iter().map(|a| a.id).collect::<Vec<_>>();
     assert_eq!(number(&first), number(&again));
     assert_eq!(number(&first).into_iter().collect::<BTreeSet<_>>().len(), 3000);
     store.close().await.unwrap();

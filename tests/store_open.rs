@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
-use calmirror::store::{FeedError, OpenFault, Opening, Store};
+use calmirror::store::{FeedError, OpenFault, OpenReport, Store};
 use store_kit::*;
 
 const EVENTS: usize = 300;
@@ -35,7 +35,7 @@ async fn built(dir: &tempfile::TempDir) -> (Mirror, String) {
     (held, cursor)
 }
 
-fn try_open(dir: &tempfile::TempDir) -> (Store, Opening) {
+fn try_open(dir: &tempfile::TempDir) -> (Store, OpenReport) {
     Store::open(&options(dir), &Env::real()).unwrap()
 }
 
@@ -70,7 +70,7 @@ fn drop_snapshots(dir: &tempfile::TempDir) {
 }
 
 /// The store was moved aside, an empty one began, and the reader must start again.
-async fn assert_rebuilt(store: &Store, opening: &Opening, cursor: &str) {
+async fn assert_rebuilt(store: &Store, opening: &OpenReport, cursor: &str) {
     assert!(opening.moved_aside.as_ref().unwrap().join("db").exists(), "moved, never deleted");
     assert!(store.windows().await.unwrap().is_empty());
     assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
@@ -148,7 +148,7 @@ async fn a_path_that_is_no_directory_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, "mine").unwrap();
-    let options = calmirror::store::Options { path: path.clone(), ..options(&dir) };
+    let options = calmirror::store::StoreOptions { path: path.clone(), ..options(&dir) };
     let error = Store::open(&options, &Env::real()).unwrap_err();
     assert!(matches!(error.why, OpenFault::Io(_)), "{error:?}");
     assert_eq!(fs::read(&path).unwrap(), b"mine");
@@ -159,7 +159,7 @@ async fn the_directory_is_nobody_elses() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a/b");
-    let options = calmirror::store::Options { path: path.clone(), ..options(&dir) };
+    let options = calmirror::store::StoreOptions { path: path.clone(), ..options(&dir) };
     let (store, _) = Store::open(&options, &Env::real()).unwrap();
     for path in [path.as_path(), path.parent().unwrap()] {
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
@@ -334,7 +334,7 @@ fn what_is_no_file_is_refused_and_holds_nothing_up() {
         fs::create_dir_all(fifo.parent().unwrap()).unwrap();
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from(0o600));
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
-        let options = calmirror::store::Options { min_free_bytes: 1, ..options(&dir) };
+        let options = calmirror::store::StoreOptions { min_free_bytes: 1, ..options(&dir) };
         let (tell, told) = std::sync::mpsc::channel();
         // Whoever waits at the other end of a pipe waits for ever.
         std::thread::spawn(move || tell.send(Store::open(&options, &Env::real())));

@@ -10,7 +10,7 @@ use calmirror::env::Env;
 use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::Link;
 use calmirror::mirror::position::{Phase, Position, WindowId};
-use calmirror::store::{Options, Store};
+use calmirror::store::{Store, StoreOptions};
 use jiff::Timestamp;
 
 use crate::daemon::directory;
@@ -27,13 +27,15 @@ const NEEDED: f64 = 1500.0;
 
 pub(crate) async fn run(table: &mut Table) {
     let directory = directory();
-    let options =
-        Options { cache_bytes: 512 << 20, ..Options::new(directory.path().join("store")) };
+    let options = StoreOptions {
+        cache_bytes: 512 << 20,
+        ..StoreOptions::new(directory.path().join("store"))
+    };
     let (store, _) = Store::open(&options, &Env::real()).unwrap();
     let most = WAITING.into_iter().max().unwrap();
     let windows = (0..most).map(|n| wanted(&format!("w{n}"))).collect();
     let windows: Vec<WindowId> =
-        store.attach(windows, at()).await.unwrap().iter().map(|w| w.id).collect();
+        store.register(windows, at()).await.unwrap().iter().map(|w| w.id).collect();
     for events in [3, 0] {
         let what = if events == 0 { "links only" } else { "3 events + link" };
         for waiting in WAITING {

@@ -16,7 +16,7 @@ use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
 };
-use calmirror::store::{Options, Store, Wanted};
+use calmirror::store::{Store, StoreOptions, WindowRegistration};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::daemon::{ACCOUNT, Daemon, Setup, TENANT, directory};
@@ -119,11 +119,12 @@ async fn ask(
 }
 
 pub(crate) async fn fill(directory: &Path, windows: usize) {
-    let options = Options { cache_bytes: 512 << 20, ..Options::new(directory.join("store")) };
+    let options =
+        StoreOptions { cache_bytes: 512 << 20, ..StoreOptions::new(directory.join("store")) };
     let (store, _) = Store::open(&options, &Env::real()).unwrap();
     let wanted = (0..windows).map(|number| wanted(&mailbox(number))).collect();
     let ids: Arc<[WindowId]> =
-        store.attach(wanted, now()).await.unwrap().iter().map(|w| w.id).collect();
+        store.register(wanted, now()).await.unwrap().iter().map(|w| w.id).collect();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let (store, ids) = (store.clone(), ids.clone());
@@ -159,9 +160,9 @@ pub(crate) fn edges() -> Edges {
 }
 
 /// A window as the daemon's configuration describes it.
-pub(crate) fn wanted(mailbox: &str) -> Wanted {
+pub(crate) fn wanted(mailbox: &str) -> WindowRegistration {
     let edges = edges();
-    Wanted {
+    WindowRegistration {
         name: mailbox.into(),
         identity: WindowIdentity {
             account: ACCOUNT.into(),

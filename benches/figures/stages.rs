@@ -12,7 +12,7 @@ use calmirror::mirror::page::Page;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::round::{Effect, Round, RoundInput, SegmentContext};
 use calmirror::mirror::window::{BodyFormat, Completion};
-use calmirror::store::{Options, Store};
+use calmirror::store::{Store, StoreOptions};
 use jiff::Timestamp;
 
 use crate::bare::{first_link, next_link};
@@ -102,9 +102,9 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
 async fn commit(rounds: Vec<Vec<Commit>>) -> Duration {
     let directory = directory();
     let (store, _) =
-        Store::open(&Options::new(directory.path().join("store")), &Env::real()).unwrap();
+        Store::open(&StoreOptions::new(directory.path().join("store")), &Env::real()).unwrap();
     let wanted = (0..rounds.len()).map(|n| query::wanted(&mailbox(n))).collect();
-    let attached = store.attach(wanted, Timestamp::UNIX_EPOCH).await.unwrap();
+    let attached = store.register(wanted, Timestamp::UNIX_EPOCH).await.unwrap();
     let pid = std::process::id();
     let before = process::cpu(pid);
     let writing: Vec<_> = rounds

@@ -23,7 +23,7 @@ use super::work::SLICE_BYTES;
 use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::EventHash;
-use crate::store::{Query, Store};
+use crate::store::{EventQuery, Store};
 
 /// Events read from the store at a time, if they are not too large together.
 const STRETCH: usize = 2000;
@@ -71,7 +71,7 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
-    let query = Query {
+    let query = EventQuery {
         window,
         from: Some(from),
         to: Some(to),
@@ -95,7 +95,7 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
 /// Reads and places all events of a query.
 async fn merging(
     store: &Store,
-    mut query: Query,
+    mut query: EventQuery,
     from: Timestamp,
     to: Timestamp,
 ) -> Result<Merging, Problem> {

@@ -25,7 +25,7 @@ use super::tag::Tag;
 use super::work::{SLICE_BYTES, Slices};
 use crate::mirror::page::EventId;
 use crate::mirror::status::WindowStatus;
-use crate::store::Query;
+use crate::store::EventQuery;
 
 /// `GET /v1/windows/{name}/events`.
 pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
@@ -41,7 +41,7 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
     // A kept answer keeps its cursor too. Once removals were trimmed that cursor may no longer
     // hold, so the floor of the feed is part of the tag.
     let version = store.version(window);
-    let tag = Tag::of(&("events", (&version, store.floor()), mask, status.settled_once, asked));
+    let tag = Tag::of(&("events", (&version, store.min_seq()), mask, status.settled_once, asked));
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
@@ -55,7 +55,7 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
     };
     let access = ask.access.clone();
     let (work, stopping) = (access.work.clone(), access.stopping.clone());
-    let query = Query { window, from, to, limit, bytes: SLICE_BYTES, after };
+    let query = EventQuery { window, from, to, limit, bytes: SLICE_BYTES, after };
     let page = Page { access, query, limit, bytes: 0, version, cursor, status, step: Step::First };
     Ok(tag.put_on(json_of(work.body(page, stopping).await?)))
 }
@@ -88,7 +88,7 @@ fn json_of(body: Body) -> Response {
 struct Page {
     access: Arc<Access>,
     /// Goes on after the last event that was written.
-    query: Query,
+    query: EventQuery,
     /// Events that may still be written.
     limit: usize,
     /// Bytes of events written so far.
@@ -109,7 +109,7 @@ enum Step {
 impl Slices for Page {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let store = &self.access.store;
-        let query = Query {
+        let query = EventQuery {
             limit: self.limit,
             bytes: SLICE_BYTES.min(ANSWER_BYTES.saturating_sub(self.bytes)),
             ..self.query.clone()

@@ -8,10 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use super::fault::Fault;
+use super::error::TreeError;
 use super::keys;
-use super::record::{self, Entry, Sum, WindowRecord};
-use super::row::Row;
+use super::record::{self, FeedChecksum, FeedEntry, WindowRecord};
+use super::row::EventRow;
 use super::tree::Tree;
 use crate::env::Env;
 use crate::mirror::page::{EventHash, EventId};
@@ -25,7 +25,7 @@ const PLACES: usize = 32;
 const AT_ONCE: usize = 32;
 
 /// Looks at the store, whole if it is small or `suspect`.
-pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), Fault> {
+pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeError> {
     if suspect || tree.0.size_on_disk()? <= SMALL {
         return whole(tree);
     }
@@ -49,64 +49,64 @@ pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), Fault> 
     Ok(())
 }
 
-fn whole(tree: &Tree) -> Result<(), Fault> {
+fn whole(tree: &Tree) -> Result<(), TreeError> {
     let mut shown = BTreeMap::<WindowId, u64>::new();
     let mut windows = BTreeMap::<WindowId, WindowRecord>::new();
-    let mut sum = Sum::default();
+    let mut sum = FeedChecksum::default();
     for entry in tree.0.iter() {
         let (key, value) = entry?;
         let window = keys::window_of(&key);
         match keys::class(&key) {
-            keys::Class::Event => {
+            keys::RowClass::Event => {
                 // Chunks are read with their rows.
                 let Some((window, id)) = window.zip(keys::event_of(&key)) else { continue };
-                let large = tree.large(&key)?.ok_or(Fault::Damaged("event"))?;
-                let stored = Row::decode(&large.value)?;
+                let large = tree.large(&key)?.ok_or(TreeError::Damaged("event"))?;
+                let stored = EventRow::decode(&large.value)?;
                 row(tree, window, id, &stored)?;
                 *shown.entry(window).or_default() += u64::from(stored.is_shown());
             }
-            keys::Class::Change => {
+            keys::RowClass::Change => {
                 change(tree, &key, &value)?;
                 sum.add(keys::seq_of(&key).unwrap_or(0));
             }
-            keys::Class::Window => {
+            keys::RowClass::Window => {
                 let record = WindowRecord::decode(&value)?;
-                windows.insert(window.ok_or(Fault::Damaged("window"))?, record);
+                windows.insert(window.ok_or(TreeError::Damaged("window"))?, record);
             }
-            keys::Class::Index => {
-                let (_, id) = keys::time_of(&key).ok_or(Fault::Damaged("index"))?;
-                let event = keys::event(window.ok_or(Fault::Damaged("index"))?, id);
-                tree.get(&event)?.ok_or(Fault::Damaged("index without its event"))?;
+            keys::RowClass::Index => {
+                let (_, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
+                let event = keys::event(window.ok_or(TreeError::Damaged("index"))?, id);
+                tree.get(&event)?.ok_or(TreeError::Damaged("index without its event"))?;
             }
-            keys::Class::Position => {
+            keys::RowClass::Position => {
                 record::from_position(&value)?;
             }
-            keys::Class::Sealed => {
+            keys::RowClass::Sealed => {
                 record::unseal(&value, "record")?;
             }
-            keys::Class::Other => {}
+            keys::RowClass::Other => {}
         }
     }
     if sum != tree.sum()? {
-        return Err(Fault::Damaged("feed that lost something"));
+        return Err(TreeError::Damaged("feed that lost something"));
     }
     for window in shown.keys().filter(|window| !windows.contains_key(window)) {
-        tree.leaving(*window)?.ok_or(Fault::Damaged("event of no window"))?;
+        tree.dropping(*window)?.ok_or(TreeError::Damaged("event of no window"))?;
     }
     for (id, record) in windows {
-        let named = tree.get(&keys::name(&record.name))?.ok_or(Fault::Damaged("name"))?;
+        let named = tree.get(&keys::name(&record.name))?.ok_or(TreeError::Damaged("name"))?;
         let events = tree.counters(id)?.events;
         if record::from_number(&named)? != u64::from(id.0)
             || shown.get(&id).copied().unwrap_or(0) != events
         {
-            return Err(Fault::Damaged("window that lost something"));
+            return Err(TreeError::Damaged("window that lost something"));
         }
     }
     Ok(())
 }
 
 /// Whether everything that a row implies is there.
-fn row(tree: &Tree, window: WindowId, id: EventHash, row: &Row) -> Result<(), Fault> {
+fn row(tree: &Tree, window: WindowId, id: EventHash, row: &EventRow) -> Result<(), TreeError> {
     if !row.is_shown() {
         return Ok(());
     }
@@ -124,17 +124,17 @@ fn row(tree: &Tree, window: WindowId, id: EventHash, row: &Row) -> Result<(), Fa
     if told && found && joined && complete {
         Ok(())
     } else {
-        Err(Fault::Damaged("event that lost something"))
+        Err(TreeError::Damaged("event that lost something"))
     }
 }
 
 /// Whether what a change speaks of is there.
-fn change(tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-    let seq = keys::seq_of(key).ok_or(Fault::Damaged("change"))?;
-    let Entry { window, id, gone, .. } = Entry::decode(value)?;
+fn change(tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), TreeError> {
+    let seq = keys::seq_of(key).ok_or(TreeError::Damaged("change"))?;
+    let FeedEntry { window, id, gone, .. } = FeedEntry::decode(value)?;
     let whole = match gone {
         None => tree.row(window, id)?.is_some_and(|stored| stored.row.seq == seq),
         Some(_) => tree.tombstone(window, id)? == Some(seq) && tree.get(&keys::age(seq))?.is_some(),
     };
-    if whole { Ok(()) } else { Err(Fault::Damaged("change that lost something")) }
+    if whole { Ok(()) } else { Err(TreeError::Damaged("change that lost something")) }
 }

@@ -9,7 +9,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::fault::FeedError;
+use super::error::FeedError;
 use crate::mirror::change::Seq;
 
 const VERSION: u8 = 1;

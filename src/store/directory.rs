@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::fault::OpenFault;
+use super::error::OpenFault;
 
 /// Bytes read at once.
 const BLOCK: usize = 1 << 20;
@@ -185,7 +185,7 @@ pub(super) fn is_locked(dir: &Path) -> io::Result<bool> {
 }
 
 /// What the files of a store held before sled saw them, as far as they were kept.
-pub(super) struct Image {
+pub(super) struct FileImage {
     /// None for a store that is too large to keep.
     files: Option<Vec<(PathBuf, Vec<u8>)>>,
 }
@@ -195,7 +195,7 @@ pub(super) struct Image {
 ///
 /// # Errors
 /// As [`prepare`], and every error of reading.
-pub(super) fn read(dir: &Path, keep: u64) -> Result<Image, OpenFault> {
+pub(super) fn read(dir: &Path, keep: u64) -> Result<FileImage, OpenFault> {
     let mut size = 0;
     walk(dir, &mut |_, about| {
         size += if about.is_file() { about.len() } else { 0 };
@@ -219,7 +219,7 @@ pub(super) fn read(dir: &Path, keep: u64) -> Result<Image, OpenFault> {
         }
         Ok(())
     })?;
-    Ok(Image { files })
+    Ok(FileImage { files })
 }
 
 /// Reads a file from its beginning to its end.
@@ -238,7 +238,7 @@ fn read_file(file: &impl FileExt, block: &mut [u8], mut part: impl FnMut(&[u8]))
     }
 }
 
-impl Image {
+impl FileImage {
     /// Whether the files were kept.
     pub(super) fn is_kept(&self) -> bool {
         self.files.is_some()

@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::fault::{Fault, StoreError};
+use super::error::{StoreError, TreeError};
 use super::keys;
-use super::query::Gathered;
-use super::record::{Entry, instant};
-use super::shared::Shared;
+use super::query::ResultPage;
+use super::record::{FeedEntry, instant};
+use super::shared::StoreShared;
 use super::tree::Tree;
 use super::{Change, Changes};
 use crate::mirror::change::Seq;
@@ -26,11 +26,11 @@ pub(super) const ANSWER_BYTES: usize = 4 << 20;
 /// The same for an answer that is one of many slices.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
 /// Entries looked at for one answer: with a window to filter by, most may be others'.
-const LOOKED_AT: usize = 65_536;
+const MAX_ENTRIES_SCANNED: usize = 65_536;
 
 /// Which changes are wanted.
 #[derive(Clone, Debug)]
-pub(super) enum Wanted {
+pub(super) enum FeedFilter {
     /// Those of all windows.
     All,
     /// Those of one window.
@@ -42,11 +42,11 @@ pub(super) enum Wanted {
 
 /// What one slice found.
 #[derive(Default)]
-struct Slice {
+struct FeedSlice {
     /// Seq, entry and the window's name.
-    found: Vec<(Seq, Entry, Arc<str>)>,
+    found: Vec<(Seq, FeedEntry, Arc<str>)>,
     /// The rows of the living, in the same order.
-    living: Gathered,
+    living: ResultPage,
     /// Entries looked at.
     looked: usize,
     /// The seq up to which everything was looked at.
@@ -58,9 +58,9 @@ struct Slice {
 /// Reads at most `limit` changes after a seq, and no more than the one with which their events
 /// have `enough` bytes. Blocking; answers what to wait for as well.
 pub(super) fn changes(
-    shared: &Shared,
+    shared: &StoreShared,
     after: Seq,
-    wanted: &Wanted,
+    wanted: &FeedFilter,
     limit: usize,
     enough: usize,
 ) -> Result<(Changes, u64), StoreError> {
@@ -69,7 +69,11 @@ pub(super) fn changes(
     let mut changes = Changes { value: Vec::new(), seq: after, at_end: after >= end };
     let (mut looked, mut group) = (0, 0);
     let (mut names, mut bytes) = (BTreeMap::new(), 0);
-    while !changes.at_end && changes.value.len() < limit && looked < LOOKED_AT && bytes < enough {
+    while !changes.at_end
+        && changes.value.len() < limit
+        && looked < MAX_ENTRIES_SCANNED
+        && bytes < enough
+    {
         let left = limit - changes.value.len();
         let from = changes.seq;
         let (slice, applied) =
@@ -101,26 +105,26 @@ fn look(
     tree: &Tree,
     after: Seq,
     end: Seq,
-    wanted: &Wanted,
+    wanted: &FeedFilter,
     limit: usize,
     enough: usize,
     names: &mut BTreeMap<WindowId, Arc<str>>,
-) -> Result<Slice, Fault> {
-    let mut slice = Slice { seq: after, ..Slice::default() };
+) -> Result<FeedSlice, TreeError> {
+    let mut slice = FeedSlice { seq: after, ..FeedSlice::default() };
     for item in tree.0.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
         if slice.found.len() == limit || slice.looked == SLICE || slice.living.bytes >= enough {
             slice.more = true;
             break;
         }
         let (key, value) = item?;
-        let seq = keys::seq_of(&key).ok_or(Fault::Damaged("change"))?;
+        let seq = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
         slice.looked += 1;
         slice.seq = seq;
-        let entry = Entry::decode(&value)?;
+        let entry = FeedEntry::decode(&value)?;
         let Some(name) = wanted.name(tree, &entry, names)? else { continue };
         if entry.gone.is_none() {
             let stored = tree.row(entry.window, entry.id)?;
-            let stored = stored.ok_or(Fault::Damaged("change without its event"))?;
+            let stored = stored.ok_or(TreeError::Damaged("change without its event"))?;
             slice.living.add(tree, entry.window, stored.row)?;
         }
         slice.found.push((seq, entry, name));
@@ -128,14 +132,14 @@ fn look(
     Ok(slice)
 }
 
-impl Wanted {
+impl FeedFilter {
     /// The name of an entry's window if the entry is wanted.
     fn name(
         &self,
         tree: &Tree,
-        entry: &Entry,
+        entry: &FeedEntry,
         names: &mut BTreeMap<WindowId, Arc<str>>,
-    ) -> Result<Option<Arc<str>>, Fault> {
+    ) -> Result<Option<Arc<str>>, TreeError> {
         if matches!(self, Self::Window(window) if *window != entry.window) {
             return Ok(None);
         }
@@ -151,18 +155,18 @@ impl Wanted {
 /// The seq up to which at most `limit` changes after a seq go that have about `bytes` bytes
 /// together, but for the last of them. Blocking; answers what to wait for as well.
 pub(super) fn reach(
-    shared: &Shared,
+    shared: &StoreShared,
     after: Seq,
-    wanted: &Wanted,
+    wanted: &FeedFilter,
     limit: usize,
     bytes: usize,
 ) -> Result<(Seq, u64), StoreError> {
     let end = shared.durable_seq();
-    let mut reach = Reach { seq: after, lines: 0, bytes: 0, full: after >= end };
+    let mut reach = FeedReach { seq: after, lines: 0, bytes: 0, full: after >= end };
     let (mut names, mut masters) = (BTreeMap::new(), BTreeMap::new());
     let mut group = 0;
     while !reach.full {
-        let measure = |tree: &Tree| -> Result<Reach, Fault> {
+        let measure = |tree: &Tree| -> Result<FeedReach, TreeError> {
             let mut reach = reach.clone();
             let range = keys::feed(reach.seq.saturating_add(1))..=keys::feed(end);
             for (looked, item) in tree.0.range(range).enumerate() {
@@ -170,7 +174,7 @@ pub(super) fn reach(
                     return Ok(reach);
                 }
                 let (key, value) = item?;
-                let entry = Entry::decode(&value)?;
+                let entry = FeedEntry::decode(&value)?;
                 if wanted.name(tree, &entry, &mut names)?.is_some() {
                     if reach.lines >= limit || reach.bytes >= bytes {
                         reach.full = true;
@@ -179,7 +183,7 @@ pub(super) fn reach(
                     reach.lines += 1;
                     reach.bytes += size(tree, &entry, &mut masters)?;
                 }
-                reach.seq = keys::seq_of(&key).ok_or(Fault::Damaged("change"))?;
+                reach.seq = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
             }
             (reach.seq, reach.full) = (end, true);
             Ok(reach)
@@ -191,7 +195,7 @@ pub(super) fn reach(
 
 /// How far an answer goes.
 #[derive(Clone)]
-struct Reach {
+struct FeedReach {
     seq: Seq,
     lines: usize,
     bytes: usize,
@@ -201,14 +205,14 @@ struct Reach {
 /// Bytes of the event of an entry, roughly. `masters` keeps the sizes of series masters.
 fn size(
     tree: &Tree,
-    entry: &Entry,
+    entry: &FeedEntry,
     masters: &mut BTreeMap<(WindowId, EventHash), usize>,
-) -> Result<usize, Fault> {
+) -> Result<usize, TreeError> {
     if entry.gone.is_some() {
         return Ok(0);
     }
     let stored = tree.row(entry.window, entry.id)?;
-    let row = stored.ok_or(Fault::Damaged("change without its event"))?.row;
+    let row = stored.ok_or(TreeError::Damaged("change without its event"))?.row;
     let Some(master) = row.master.as_ref().filter(|_| row.is_bare()) else {
         return Ok(row.content.len());
     };
@@ -228,13 +232,13 @@ fn name_of(
     tree: &Tree,
     window: WindowId,
     names: &mut BTreeMap<WindowId, Arc<str>>,
-) -> Result<Arc<str>, Fault> {
+) -> Result<Arc<str>, TreeError> {
     if let Some(name) = names.get(&window) {
         return Ok(name.clone());
     }
     let record = match tree.window(window)? {
         Some(record) => record,
-        None => tree.leaving(window)?.ok_or(Fault::Damaged("change of no window"))?,
+        None => tree.dropping(window)?.ok_or(TreeError::Damaged("change of no window"))?,
     };
     names.insert(window, record.name.clone());
     Ok(record.name)

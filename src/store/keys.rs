@@ -22,7 +22,7 @@ pub(super) const FLOOR: &[u8] = b"m/floor";
 const INCARNATION: u8 = b'i';
 const NAME: u8 = b'n';
 const WINDOW: u8 = b'w';
-const LEAVING: u8 = b'o';
+const DROPPING: u8 = b'o';
 const COUNTERS: u8 = b'k';
 const POSITION: u8 = b'l';
 const TODO: u8 = b'd';
@@ -95,13 +95,13 @@ pub(super) fn windows() -> Vec<u8> {
 }
 
 /// The record of a window that is being dropped.
-pub(super) fn leaving(window: WindowId) -> Vec<u8> {
-    of_window(LEAVING, window, &[])
+pub(super) fn dropping(window: WindowId) -> Vec<u8> {
+    of_window(DROPPING, window, &[])
 }
 
 /// All windows that are being dropped.
-pub(super) fn all_leaving() -> Vec<u8> {
-    vec![LEAVING]
+pub(super) fn all_dropping() -> Vec<u8> {
+    vec![DROPPING]
 }
 
 /// The window a record's key names.
@@ -281,7 +281,7 @@ pub(super) fn leftovers(window: WindowId) -> [Vec<u8>; 7] {
 }
 
 /// What stands under a key, as far as an audit looks at it.
-pub(super) enum Class {
+pub(super) enum RowClass {
     /// A row or one of its chunks.
     Event,
     /// An entry of the feed.
@@ -299,15 +299,17 @@ pub(super) enum Class {
 }
 
 /// What stands under a key.
-pub(super) fn class(key: &[u8]) -> Class {
+pub(super) fn class(key: &[u8]) -> RowClass {
     match key.first() {
-        Some(&EVENT) => Class::Event,
-        Some(&FEED) => Class::Change,
-        Some(&WINDOW) => Class::Window,
-        Some(&POSITION) => Class::Position,
-        Some(&(TIME | LONG)) => Class::Index,
-        Some(b'm' | &(INCARNATION | NAME | LEAVING | COUNTERS | SEEN | TOMBSTONE)) => Class::Sealed,
-        _ => Class::Other,
+        Some(&EVENT) => RowClass::Event,
+        Some(&FEED) => RowClass::Change,
+        Some(&WINDOW) => RowClass::Window,
+        Some(&POSITION) => RowClass::Position,
+        Some(&(TIME | LONG)) => RowClass::Index,
+        Some(b'm' | &(INCARNATION | NAME | DROPPING | COUNTERS | SEEN | TOMBSTONE)) => {
+            RowClass::Sealed
+        }
+        _ => RowClass::Other,
     }
 }
 

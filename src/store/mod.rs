@@ -15,30 +15,30 @@
 //! readers get), `directory`, `open`, `watermark` and `audit` (beginning), `space` and `reserve` (full
 //! disks).
 
-mod attach;
 mod audit;
+mod batch;
+mod change_writer;
+mod commit_applier;
 mod cursor;
 mod directory;
-mod draft;
-mod fault;
+mod disk_space;
+mod error;
 mod feed;
 mod keys;
-mod look;
 mod open;
 mod parts;
 mod plan;
+mod purge;
 mod query;
 mod record;
-mod removal;
+mod register;
+mod render;
 mod reserve;
 mod row;
-mod settle;
 mod shared;
-mod space;
 mod tree;
+mod types;
 mod watermark;
-mod words;
-mod work;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -51,16 +51,17 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::fault::{FeedError, OpenError, OpenFault, StoreError};
-use self::removal::Step;
-use self::reserve::Reserve;
-use self::shared::Shared;
-pub use self::space::Footprint;
-use self::space::Space;
-pub use self::words::{
-    Attached, AuditRow, Change, Changes, Events, Opening, Options, Query, SeriesRow, Wanted,
+use self::disk_space::DiskSpace;
+pub use self::disk_space::Footprint;
+pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
+use self::purge::PurgeProgress;
+use self::reserve::SpaceReserve;
+use self::shared::StoreShared;
+pub use self::types::{
+    AuditRow, Change, Changes, EventQuery, Events, OpenReport, RegisteredWindow, SeriesRow,
+    StoreOptions, WindowRegistration,
 };
-use self::writer::{Job, Writer};
+use self::writer::{WriteJob, Writer};
 use crate::env::Env;
 use crate::metrics::StoreMetrics;
 use crate::mirror::audit::EventDigest;
@@ -83,9 +84,9 @@ pub struct Store {
 
 struct Inner {
     /// Dropped first, so that the writer comes to an end even if nobody closed the store.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<WriteJob>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    shared: Arc<Shared>,
+    shared: Arc<StoreShared>,
     linger: Duration,
 }
 
@@ -116,9 +117,9 @@ impl Store {
     ///
     /// # Errors
     /// Where the store must not be touched; [`OpenFault::remedy`] says what to do.
-    pub fn open(options: &Options, env: &Env) -> Result<(Self, Opening), OpenError> {
+    pub fn open(options: &StoreOptions, env: &Env) -> Result<(Self, OpenReport), OpenError> {
         let opened = open::open(options, env)?;
-        let shared = Arc::new(Shared::new(
+        let shared = Arc::new(StoreShared::new(
             options.path.clone(),
             env.clone(),
             opened.incarnations,
@@ -133,13 +134,13 @@ impl Store {
             tree: opened.tree,
             file: opened.file,
             jobs: queue,
-            space: Space::new(options.min_free_bytes, move || space::free(&path)),
+            space: DiskSpace::new(options.min_free_bytes, move || disk_space::free(&path)),
             last_seq: opened.last_seq,
             group: 0,
             lingering: Vec::new(),
             marked: (opened.last_seq, None),
             reserved: false,
-            reserve: (options.min_free_bytes > 0).then(|| Reserve::of(&options.path)),
+            reserve: (options.min_free_bytes > 0).then(|| SpaceReserve::of(&options.path)),
         };
         let ending = shared.clone();
         let thread = std::thread::Builder::new()
@@ -147,7 +148,7 @@ impl Store {
             .spawn(move || {
                 let closing =
                     catch_unwind(AssertUnwindSafe(|| writer.run())).unwrap_or_else(|_| {
-                        ending.condemn(&fault::Fault::Damaged("tree"));
+                        ending.fail(&error::TreeError::Damaged("tree"));
                         None
                     });
                 // Whichever lets go of the tree last meets sled's own last sync: see `release`.
@@ -177,7 +178,7 @@ impl Store {
         let (reply, closed) = oneshot::channel();
         let closing = async {
             if let Some(jobs) = &self.inner.jobs
-                && jobs.send(Job::Close { reply }).await.is_ok()
+                && jobs.send(WriteJob::Close { reply }).await.is_ok()
             {
                 // The reply is dropped unsent only by a writer that failed, which shows below.
                 closed.await.ok();
@@ -203,7 +204,7 @@ impl Store {
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
         let commit = Box::new(Commit { lazy: false, ..commit });
         let began = tokio::time::Instant::now();
-        let outcome = self.ask(|reply| Job::Commit { commit, lingering: None, reply }).await?;
+        let outcome = self.ask(|reply| WriteJob::Commit { commit, lingering: None, reply }).await?;
         self.inner.shared.meter.commits.observe(began.elapsed());
         Ok(outcome)
     }
@@ -220,14 +221,14 @@ impl Store {
         if self.inner.shared.is_full() {
             return self.commit(commit).await.map(drop);
         }
-        let lingering = Some(self.inner.shared.linger(commit.window));
+        let lingering = Some(self.inner.shared.defer(commit.window));
         let (reply, _) = oneshot::channel();
-        let job = Job::Commit { commit: Box::new(commit), lingering, reply };
+        let job = WriteJob::Commit { commit: Box::new(commit), lingering, reply };
         self.inner.shared.env.block_on_external(self.send(job)).await
     }
 
     /// How long at most what was submitted may linger: [`Store::flush`] is due this often.
-    pub fn linger(&self) -> Duration {
+    pub fn max_defer(&self) -> Duration {
         self.inner.linger
     }
 
@@ -240,12 +241,12 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn attach(
+    pub async fn register(
         &self,
-        wanted: Vec<Wanted>,
+        wanted: Vec<WindowRegistration>,
         at: Timestamp,
-    ) -> Result<Vec<Attached>, StoreError> {
-        self.exchange(wanted, Vec::new(), at).await
+    ) -> Result<Vec<RegisteredWindow>, StoreError> {
+        self.replace_windows(wanted, Vec::new(), at).await
     }
 
     /// As [`Store::attach`]; before that, in the same go, `leaving` windows free their names.
@@ -254,13 +255,13 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; after [`StoreError::Full`] nothing was changed. The first call after an
     /// opening, a start, may take of the space that is kept free.
-    pub async fn exchange(
+    pub async fn replace_windows(
         &self,
-        wanted: Vec<Wanted>,
+        wanted: Vec<WindowRegistration>,
         leaving: Vec<WindowId>,
         at: Timestamp,
-    ) -> Result<Vec<Attached>, StoreError> {
-        self.ask(|reply| Job::Attach { wanted, leaving, at, reply }).await
+    ) -> Result<Vec<RegisteredWindow>, StoreError> {
+        self.ask(|reply| WriteJob::Attach { wanted, leaving, at, reply }).await
     }
 
     /// Names and numbers of all windows the store knows, ordered by number; those being dropped
@@ -291,7 +292,7 @@ impl Store {
         edges: Edges,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.ask(|reply| Job::Move { window, edges, at, reply }).await
+        self.ask(|reply| WriteJob::Move { window, edges, at, reply }).await
     }
 
     /// Graph does not answer for segments as long as they are: from now on they have at most so
@@ -301,7 +302,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownWindow`], and see [`StoreError`].
     pub async fn cut(&self, window: WindowId, days: i64, at: Timestamp) -> Result<(), StoreError> {
-        self.ask(|reply| Job::Cut { window, days, at, reply }).await
+        self.ask(|reply| WriteJob::Cut { window, days, at, reply }).await
     }
 
     /// Every event of a window leaves the feed with `window_dropped`, then its rows are deleted;
@@ -311,9 +312,9 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn drop_window(&self, window: WindowId, at: Timestamp) -> Result<(), StoreError> {
-        let mut next = Some(Step::Mark);
+        let mut next = Some(PurgeProgress::Mark);
         while let Some(step) = next {
-            next = self.ask(|reply| Job::Drop { window, at, step, reply }).await?;
+            next = self.ask(|reply| WriteJob::Drop { window, at, step, reply }).await?;
         }
         Ok(())
     }
@@ -326,7 +327,7 @@ impl Store {
     pub async fn trim(&self, before: Timestamp) -> Result<u64, StoreError> {
         let mut all = 0;
         loop {
-            let (trimmed, more) = self.ask(|reply| Job::Trim { before, reply }).await?;
+            let (trimmed, more) = self.ask(|reply| WriteJob::Trim { before, reply }).await?;
             all += trimmed;
             if !more {
                 return Ok(all);
@@ -343,7 +344,7 @@ impl Store {
         window: WindowId,
         segment: SegmentIndex,
     ) -> Result<Option<Position>, StoreError> {
-        self.settle(window).await?;
+        self.wait_for_deferred(window).await?;
         self.look(move |tree| tree.position(window, segment)).await
     }
 
@@ -352,7 +353,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn segments(&self, window: WindowId) -> Result<Vec<SegmentIndex>, StoreError> {
-        self.settle(window).await?;
+        self.wait_for_deferred(window).await?;
         self.look(move |tree| Ok(tree.positions(window)?.into_iter().map(|(s, _)| s).collect()))
             .await
     }
@@ -366,7 +367,7 @@ impl Store {
         window: WindowId,
         segment: SegmentIndex,
     ) -> Result<Vec<PendingEntry>, StoreError> {
-        self.settle(window).await?;
+        self.wait_for_deferred(window).await?;
         self.look(move |tree| tree.todos(window, segment)).await
     }
 
@@ -513,7 +514,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn events(&self, query: Query) -> Result<Events, StoreError> {
+    pub async fn events(&self, query: EventQuery) -> Result<Events, StoreError> {
         self.inner
             .shared
             .read(move |shared| {
@@ -536,7 +537,7 @@ impl Store {
             .shared
             .read(move |shared| {
                 let (gathered, group) = shared.look(|tree| {
-                    let mut gathered = query::Gathered::default();
+                    let mut gathered = query::ResultPage::default();
                     let stored = tree.row(window, id.hash())?;
                     // The key is only a hash: the id decides.
                     if let Some(stored) = stored.filter(|s| s.row.is_shown() && s.row.id == id) {
@@ -560,7 +561,7 @@ impl Store {
         window: Option<WindowId>,
         limit: usize,
     ) -> Result<Changes, StoreError> {
-        let wanted = window.map_or(feed::Wanted::All, feed::Wanted::Window);
+        let wanted = window.map_or(feed::FeedFilter::All, feed::FeedFilter::Window);
         self.inner
             .shared
             .read(move |shared| feed::changes(shared, after, &wanted, limit, feed::ANSWER_BYTES))
@@ -578,7 +579,7 @@ impl Store {
         name: Option<Arc<str>>,
         limit: usize,
     ) -> Result<Changes, StoreError> {
-        let wanted = name.map_or(feed::Wanted::All, feed::Wanted::Named);
+        let wanted = name.map_or(feed::FeedFilter::All, feed::FeedFilter::Named);
         self.inner
             .shared
             .read(move |shared| feed::changes(shared, after, &wanted, limit, feed::SLICE_BYTES))
@@ -598,7 +599,7 @@ impl Store {
         limit: usize,
         bytes: usize,
     ) -> Result<Seq, StoreError> {
-        let wanted = name.map_or(feed::Wanted::All, feed::Wanted::Named);
+        let wanted = name.map_or(feed::FeedFilter::All, feed::FeedFilter::Named);
         self.inner.shared.read(move |s| feed::reach(s, after, &wanted, limit, bytes)).await
     }
 
@@ -616,13 +617,13 @@ impl Store {
 
     /// The newest removal that is told no more: cursors made before it was trimmed, and standing
     /// below it, hold no longer.
-    pub fn floor(&self) -> Seq {
-        self.inner.shared.floor()
+    pub fn min_seq(&self) -> Seq {
+        self.inner.shared.min_seq()
     }
 
     /// The cursor that stands for `seq`.
     pub fn cursor(&self, seq: Seq) -> String {
-        self.inner.shared.incarnations.cursor(seq, self.inner.shared.floor())
+        self.inner.shared.incarnations.cursor(seq, self.inner.shared.min_seq())
     }
 
     /// The seq a cursor stands for.
@@ -631,7 +632,7 @@ impl Store {
     /// See [`FeedError`].
     pub fn seq(&self, cursor: &str) -> Result<Seq, FeedError> {
         let shared = &self.inner.shared;
-        shared.incarnations.seq(cursor, shared.durable_seq(), shared.floor())
+        shared.incarnations.seq(cursor, shared.durable_seq(), shared.min_seq())
     }
 
     /// This opening's random name, for `/v1/status`.
@@ -646,15 +647,15 @@ impl Store {
     /// Where the store is over.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let shared = &self.inner.shared;
-        if !shared.any_lingers() {
+        if !shared.any_deferred() {
             // Nobody need be woken for nothing.
             return shared.over().map_or(Ok(()), Err);
         }
-        self.ask(|reply| Job::Flush { reply }).await
+        self.ask(|reply| WriteJob::Flush { reply }).await
     }
 
     /// What is written.
-    pub fn meter(&self) -> Arc<StoreMetrics> {
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
         self.inner.shared.meter.clone()
     }
 
@@ -670,17 +671,17 @@ impl Store {
     /// Where the operating system does not say.
     pub async fn footprint(&self) -> std::io::Result<Footprint> {
         let path = self.inner.shared.path.clone();
-        let measured = tokio::task::spawn_blocking(move || space::footprint(&path));
+        let measured = tokio::task::spawn_blocking(move || disk_space::footprint(&path));
         let measured = self.inner.shared.env.block_on_external(measured).await;
         measured.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
     }
 
     /// Waits for a lazy commit of a window, if one is on its way.
-    async fn settle(&self, window: WindowId) -> Result<(), StoreError> {
-        if self.inner.shared.lingers(window) { self.flush().await } else { Ok(()) }
+    async fn wait_for_deferred(&self, window: WindowId) -> Result<(), StoreError> {
+        if self.inner.shared.is_deferred(window) { self.flush().await } else { Ok(()) }
     }
 
-    async fn send(&self, job: Job) -> Result<(), StoreError> {
+    async fn send(&self, job: WriteJob) -> Result<(), StoreError> {
         if let Some(why) = self.inner.shared.over() {
             return Err(why);
         }
@@ -692,7 +693,7 @@ impl Store {
 
     async fn ask<T>(
         &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> WriteJob,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let asking = async {
@@ -717,7 +718,7 @@ impl Store {
     /// One short look at the tree, answered once what it saw is durable.
     async fn look<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&tree::Tree) -> Result<T, fault::Fault> + Send + 'static,
+        look: impl FnOnce(&tree::Tree) -> Result<T, error::TreeError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.inner.shared.read(move |shared| shared.look(look)).await
     }

@@ -14,25 +14,25 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cursor::{Incarnation, Incarnations};
-use super::fault::{Fault, OpenError, OpenFault};
+use super::error::{OpenError, OpenFault, TreeError};
 use super::keys;
 use super::record;
-use super::reserve::Reserve;
+use super::reserve::SpaceReserve;
 use super::tree::Tree;
-use super::watermark::{FORMAT, Found, Watermark};
-use super::{Opening, Options, audit, directory};
+use super::watermark::{FORMAT, Watermark, WatermarkFile};
+use super::{OpenReport, StoreOptions, audit, directory};
 use crate::env::Env;
 use crate::mirror::change::Seq;
 
 /// An opened store, nothing running yet.
-pub(super) struct Opened {
+pub(super) struct OpenedTree {
     pub(super) tree: Tree,
     /// The tree's file, to sync it.
     pub(super) file: File,
     pub(super) incarnations: Incarnations,
     pub(super) last_seq: Seq,
     pub(super) floor: Seq,
-    pub(super) opening: Opening,
+    pub(super) opening: OpenReport,
 }
 
 /// Where it is noted that damage was met while running: the next opening then looks at everything.
@@ -50,13 +50,13 @@ pub(super) fn suspect(path: &Path) -> io::Result<()> {
 }
 
 /// Opens or creates the store of a directory. Blocking.
-pub(super) fn open(options: &Options, env: &Env) -> Result<Opened, OpenError> {
+pub(super) fn open(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenError> {
     let path = &options.path;
     let error = |why| OpenError { path: path.clone(), why };
     attempt(options, env).map_err(error)
 }
 
-fn attempt(options: &Options, env: &Env) -> Result<Opened, OpenFault> {
+fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     let path = &options.path;
     let dir = path.join("store");
     directory::prepare(path)?;
@@ -65,10 +65,10 @@ fn attempt(options: &Options, env: &Env) -> Result<Opened, OpenFault> {
     let _opening = directory::lock(path)?;
     let found = Watermark::read(path).map_err(OpenFault::of)?;
     let mark = match found {
-        Found::Newer(found) => return Err(OpenFault::NewerFormat { found, known: FORMAT }),
-        Found::Mark(mark) => Some(mark),
-        Found::Nothing => None,
-        Found::Unreadable => {
+        WatermarkFile::Newer(found) => return Err(OpenFault::NewerFormat { found, known: FORMAT }),
+        WatermarkFile::Mark(mark) => Some(mark),
+        WatermarkFile::Nothing => None,
+        WatermarkFile::Unreadable => {
             tracing::warn!("watermark is unreadable, the store is opened without it");
             None
         }
@@ -85,12 +85,12 @@ fn attempt(options: &Options, env: &Env) -> Result<Opened, OpenFault> {
         tracing::warn!("store is gone, a new one begins");
     }
     if options.min_free_bytes > 0 {
-        Reserve::of(path).release().map_err(OpenFault::of)?;
+        SpaceReserve::of(path).release().map_err(OpenFault::of)?;
     }
     let mark = mark.filter(|_| existed);
     let mut moved_aside = None;
     let mut opened = open_checked(options, &dir, mark, suspect, env);
-    if let Err(Refused::Damaged(what)) = &opened
+    if let Err(OpenAttemptError::Damaged(what)) = &opened
         && image.is_kept()
     {
         // A read that failed inside sled looks the same, and sled has overwritten what it could
@@ -99,13 +99,13 @@ fn attempt(options: &Options, env: &Env) -> Result<Opened, OpenFault> {
         put_back(path, &dir, &image)?;
         opened = open_checked(options, &dir, mark, true, env);
     }
-    if let Err(Refused::Damaged(what)) = &opened {
+    if let Err(OpenAttemptError::Damaged(what)) = &opened {
         tracing::warn!(reason = %what, "store is damaged, opened again without its snapshot");
         put_back(path, &dir, &image)?;
         drop_snapshots(&dir).map_err(OpenFault::of)?;
         opened = open_checked(options, &dir, mark, true, env);
     }
-    if let Err(Refused::Damaged(what)) = &opened {
+    if let Err(OpenAttemptError::Damaged(what)) = &opened {
         put_back(path, &dir, &image)?;
         let aside = move_aside(path, &dir, env.now()).map_err(OpenFault::of)?;
         tracing::error!(reason = %what, "store is damaged, moved aside, a new one begins");
@@ -113,8 +113,8 @@ fn attempt(options: &Options, env: &Env) -> Result<Opened, OpenFault> {
         directory::make_private(&dir)?;
         opened = open_checked(options, &dir, None, false, env);
     }
-    let locked = matches!(opened, Err(Refused::Leave(OpenFault::Locked)));
-    if matches!(opened, Err(Refused::Leave(_))) && !locked && moved_aside.is_none() {
+    let locked = matches!(opened, Err(OpenAttemptError::Leave(OpenFault::Locked)));
+    if matches!(opened, Err(OpenAttemptError::Leave(_))) && !locked && moved_aside.is_none() {
         // sled may have begun to recover before the error was met. It has not where another process
         // has the tree: then the image is of the past.
         await_release(path);
@@ -123,44 +123,48 @@ fn attempt(options: &Options, env: &Env) -> Result<Opened, OpenFault> {
         }
     }
     let (tree, last_seq) = opened.map_err(left)?;
-    let opening = Opening { moved_aside };
-    on_a_quiet_thread(|| begin(path, &dir, tree, last_seq, env, opening).map_err(Refused::Leave))
-        .map_err(left)
+    let opening = OpenReport { moved_aside };
+    on_a_quiet_thread(|| {
+        begin(path, &dir, tree, last_seq, env, opening).map_err(OpenAttemptError::Leave)
+    })
+    .map_err(left)
 }
 
 /// Undoes what sled did to a small store, and sees whether all of it can still be read.
-fn put_back(path: &Path, dir: &Path, image: &directory::Image) -> Result<(), OpenFault> {
+fn put_back(path: &Path, dir: &Path, image: &directory::FileImage) -> Result<(), OpenFault> {
     await_release(path);
     image.restore(dir).map_err(OpenFault::of)?;
     directory::read(dir, 0).map(drop)
 }
 
 /// What is said where nothing can be moved aside any more.
-fn left(refused: Refused) -> OpenFault {
+fn left(refused: OpenAttemptError) -> OpenFault {
     match refused {
-        Refused::Leave(why) => why,
-        Refused::Damaged(what) => OpenFault::Io(io::Error::other(what)),
+        OpenAttemptError::Leave(why) => why,
+        OpenAttemptError::Damaged(what) => OpenFault::Io(io::Error::other(what)),
     }
 }
 
 /// Why a tree was not opened.
-enum Refused {
+enum OpenAttemptError {
     /// Nothing may be touched.
     Leave(OpenFault),
     /// It is not what was written.
     Damaged(String),
 }
 
-impl From<Fault> for Refused {
-    fn from(fault: Fault) -> Self {
+impl From<TreeError> for OpenAttemptError {
+    fn from(fault: TreeError) -> Self {
         match fault {
-            Fault::Newer(_, found) => {
+            TreeError::Newer(_, found) => {
                 let found = found.into();
                 Self::Leave(OpenFault::NewerFormat { found, known: FORMAT })
             }
-            Fault::Unknown(what) => Self::Leave(OpenFault::UnknownRecord(what)),
+            TreeError::Unknown(what) => Self::Leave(OpenFault::UnknownRecord(what)),
             fault if fault.is_damage() => Self::Damaged(fault.to_string()),
-            Fault::Sled(sled::Error::Io(e)) | Fault::Sync(e) => Self::Leave(OpenFault::of(e)),
+            TreeError::Sled(sled::Error::Io(e)) | TreeError::Sync(e) => {
+                Self::Leave(OpenFault::of(e))
+            }
             fault => Self::Damaged(fault.to_string()),
         }
     }
@@ -181,12 +185,12 @@ pub(super) fn await_release(path: &Path) {
 }
 
 fn open_checked(
-    options: &Options,
+    options: &StoreOptions,
     dir: &Path,
     mark: Option<Watermark>,
     suspect: bool,
     env: &Env,
-) -> Result<(Tree, Seq), Refused> {
+) -> Result<(Tree, Seq), OpenAttemptError> {
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(options.cache_bytes)
@@ -195,7 +199,7 @@ fn open_checked(
         .flush_every_ms(None)
         .use_compression(false);
     on_a_quiet_thread(move || {
-        let tree = Tree(config.open().map_err(Fault::from)?);
+        let tree = Tree(config.open().map_err(TreeError::from)?);
         let last_seq = check(&tree, mark, suspect, env)?;
         Ok((tree, last_seq))
     })
@@ -204,8 +208,8 @@ fn open_checked(
 /// Runs what may panic, without the panic being printed. sled panics on damage, and also on
 /// errors of the system, whose text it then shows: those are no reason to touch anything.
 fn on_a_quiet_thread<T: Send>(
-    work: impl FnOnce() -> Result<T, Refused> + Send,
-) -> Result<T, Refused> {
+    work: impl FnOnce() -> Result<T, OpenAttemptError> + Send,
+) -> Result<T, OpenAttemptError> {
     const NAME: &str = "store-open";
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -220,15 +224,15 @@ fn on_a_quiet_thread<T: Send>(
         let thread = std::thread::Builder::new()
             .name(NAME.to_owned())
             .spawn_scoped(scope, || catch_unwind(AssertUnwindSafe(work)))
-            .map_err(|e| Refused::Leave(OpenFault::Io(e)))?;
+            .map_err(|e| OpenAttemptError::Leave(OpenFault::Io(e)))?;
         match thread.join() {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) | Err(panic) => {
                 let text = panic.downcast_ref::<String>().map_or("", String::as_str);
                 Err(if text.contains("Os { code") {
-                    Refused::Leave(OpenFault::of(io::Error::other(text.to_owned())))
+                    OpenAttemptError::Leave(OpenFault::of(io::Error::other(text.to_owned())))
                 } else {
-                    Refused::Damaged("panic while opening".to_owned())
+                    OpenAttemptError::Damaged("panic while opening".to_owned())
                 })
             }
         }
@@ -236,27 +240,36 @@ fn on_a_quiet_thread<T: Send>(
 }
 
 /// The invariants. Answers the last seq.
-fn check(tree: &Tree, mark: Option<Watermark>, suspect: bool, env: &Env) -> Result<Seq, Refused> {
+fn check(
+    tree: &Tree,
+    mark: Option<Watermark>,
+    suspect: bool,
+    env: &Env,
+) -> Result<Seq, OpenAttemptError> {
     match tree.get(keys::SCHEMA)? {
         // Nothing was ever written, or the very first opening was interrupted.
         None if tree.0.is_empty() && mark.is_none() => return Ok(0),
-        None => return Err(Refused::Damaged("store without its schema".to_owned())),
+        None => return Err(OpenAttemptError::Damaged("store without its schema".to_owned())),
         Some(schema) => {
             let found = u32::try_from(record::from_number(&schema)?).unwrap_or(u32::MAX);
             if found > FORMAT {
-                return Err(Refused::Leave(OpenFault::NewerFormat { found, known: FORMAT }));
+                return Err(OpenAttemptError::Leave(OpenFault::NewerFormat {
+                    found,
+                    known: FORMAT,
+                }));
             }
         }
     }
     let last_seq = tree.number(keys::LAST_SEQ)?;
     if mark.is_some_and(|mark| mark.seq > last_seq) {
-        return Err(Refused::Damaged("store that is behind its watermark".to_owned()));
+        return Err(OpenAttemptError::Damaged("store that is behind its watermark".to_owned()));
     }
     // The last change given out is there until its tombstone is trimmed.
-    let last = tree.0.scan_prefix(keys::all_feed()).next_back().transpose().map_err(Fault::from)?;
+    let last =
+        tree.0.scan_prefix(keys::all_feed()).next_back().transpose().map_err(TreeError::from)?;
     let newest = last.and_then(|(key, _)| keys::seq_of(&key)).unwrap_or(0);
     if newest != last_seq && (newest > last_seq || tree.number(keys::FLOOR)? != last_seq) {
-        return Err(Refused::Damaged("feed without its end".to_owned()));
+        return Err(OpenAttemptError::Damaged("feed without its end".to_owned()));
     }
     audit::audit(tree, suspect, env)?;
     Ok(last_seq)
@@ -269,15 +282,15 @@ fn begin(
     tree: Tree,
     last_seq: Seq,
     env: &Env,
-    opening: Opening,
-) -> Result<Opened, OpenFault> {
-    let trouble = |fault: Fault| left(Refused::from(fault));
+    opening: OpenReport,
+) -> Result<OpenedTree, OpenFault> {
+    let trouble = |fault: TreeError| left(OpenAttemptError::from(fault));
     let mut incarnations = Vec::new();
     for entry in tree.0.scan_prefix(keys::incarnations()) {
         let (_, value) = entry.map_err(|e| trouble(e.into()))?;
         let numbers = record::unseal(&value, "incarnation").map_err(trouble)?.as_chunks::<8>();
         let ([id, first], []) = numbers else {
-            return Err(trouble(Fault::Damaged("incarnation")));
+            return Err(trouble(TreeError::Damaged("incarnation")));
         };
         let (id, first) = (u64::from_be_bytes(*id), u64::from_be_bytes(*first));
         incarnations.push(Incarnation { id, first });
@@ -293,10 +306,10 @@ fn begin(
     let value = [new.id.to_be_bytes(), new.first.to_be_bytes()].concat();
     batch.insert(keys::incarnation(number), record::seal(&value));
     batch.insert(keys::SCHEMA, record::number(FORMAT.into()));
-    let durable = || -> Result<File, Fault> {
+    let durable = || -> Result<File, TreeError> {
         tree.0.apply_batch(batch)?;
         tree.0.flush()?;
-        sync(path, dir).map_err(Fault::Sync)
+        sync(path, dir).map_err(TreeError::Sync)
     };
     let file = durable().map_err(trouble)?;
     // sled creates its files for everybody.
@@ -310,7 +323,7 @@ fn begin(
     }
     let floor = tree.number(keys::FLOOR).map_err(trouble)?;
     let incarnations = Incarnations(incarnations);
-    Ok(Opened { tree, file, incarnations, last_seq, floor, opening })
+    Ok(OpenedTree { tree, file, incarnations, last_seq, floor, opening })
 }
 
 /// Syncs the files that sled creates and never syncs, and the directories they are in.

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::fault::Fault;
+use super::error::TreeError;
 use super::tree::Tree;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::{EventHash, EventId, Item};
@@ -42,21 +42,21 @@ fn of_todo(todo: &PendingEntry) -> usize {
 
 /// What is never cut: a series or a single event, and removals that belong to it.
 #[derive(Default)]
-struct Unit {
+struct CommitUnit {
     upserts: Vec<Item>,
     removals: Vec<Removal>,
 }
 
 /// Cuts a commit into parts that are to be written in this order; nearly always there is one.
-pub(super) fn cut(tree: &Tree, commit: Commit) -> Result<Vec<Commit>, Fault> {
+pub(super) fn cut(tree: &Tree, commit: Commit) -> Result<Vec<Commit>, TreeError> {
     cut_at(tree, commit, PART)
 }
 
-fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, Fault> {
+fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, TreeError> {
     if weight(&commit) <= most {
         return Ok(vec![commit]);
     }
-    let mut units = BTreeMap::<EventHash, Unit>::new();
+    let mut units = BTreeMap::<EventHash, CommitUnit>::new();
     for item in std::mem::take(&mut commit.upserts) {
         let series = item.master.as_ref().unwrap_or(&item.id).hash();
         units.entry(series).or_default().upserts.push(item);

@@ -5,22 +5,22 @@
 
 use jiff::Timestamp;
 
-use super::attach;
-use super::draft::Draft;
-use super::fault::{Fault, StoreError};
+use super::batch::WriteBatch;
+use super::change_writer::ChangeWriter;
+use super::commit_applier::CommitApplier;
+use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::{self, WindowRecord};
-use super::settle::Feed;
+use super::register;
 use super::tree::Tree;
-use super::work::Work;
 use crate::mirror::change::Seq;
 use crate::mirror::clock::{self, MAX_PAUSE};
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 
 /// What a commit means.
-pub(super) struct Planned {
-    pub(super) draft: Draft,
+pub(super) struct CommitPlan {
+    pub(super) draft: WriteBatch,
     pub(super) outcome: CommitOutcome,
     /// The last seq it gave out.
     pub(super) last_seq: Seq,
@@ -28,24 +28,24 @@ pub(super) struct Planned {
 
 /// Why a commit was not planned.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum PlanError {
     /// It alone is at fault.
     Told(StoreError),
     /// The store is.
-    Fault(Fault),
+    Fault(TreeError),
 }
 
-impl<F: Into<Fault>> From<F> for Refusal {
+impl<F: Into<TreeError>> From<F> for PlanError {
     fn from(fault: F) -> Self {
         Self::Fault(fault.into())
     }
 }
 
 /// Plans a commit on top of what the tree holds and the last seq given out.
-pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Planned, Refusal> {
+pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<CommitPlan, PlanError> {
     let record = known(tree, commit)?;
-    let mut draft = Draft::default();
-    let mut feed = Feed {
+    let mut draft = WriteBatch::default();
+    let mut feed = ChangeWriter {
         draft: &mut draft,
         tree,
         window: commit.window,
@@ -55,9 +55,9 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Planne
         outcome: CommitOutcome::default(),
     };
     if !commit.upserts.is_empty() || !commit.removals.is_empty() || !commit.orphans.is_empty() {
-        Work::new(tree, commit, &record).run(&mut feed)?;
+        CommitApplier::new(tree, commit, &record).run(&mut feed)?;
     }
-    let Feed { seq, mut outcome, .. } = feed;
+    let ChangeWriter { seq, mut outcome, .. } = feed;
     if seq != last_seq {
         draft.put(keys::LAST_SEQ.to_vec(), record::number(seq));
     }
@@ -72,22 +72,22 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Planne
         }
     }
     outcome.events = count(tree, commit, &record, &outcome, &mut draft)?;
-    Ok(Planned { draft, outcome, last_seq: seq })
+    Ok(CommitPlan { draft, outcome, last_seq: seq })
 }
 
 /// Whether a commit would be refused.
-pub(super) fn check(tree: &Tree, commit: &Commit) -> Result<(), Refusal> {
+pub(super) fn check(tree: &Tree, commit: &Commit) -> Result<(), PlanError> {
     let record = known(tree, commit)?;
-    Work::new(tree, commit, &record).check()
+    CommitApplier::new(tree, commit, &record).check()
 }
 
-fn known(tree: &Tree, commit: &Commit) -> Result<WindowRecord, Refusal> {
-    let unknown = || Refusal::Told(StoreError::UnknownWindow(commit.window));
+fn known(tree: &Tree, commit: &Commit) -> Result<WindowRecord, PlanError> {
+    let unknown = || PlanError::Told(StoreError::UnknownWindow(commit.window));
     tree.window(commit.window)?.ok_or_else(unknown)
 }
 
 /// A segment that was given up and holds rows again is one more segment.
-fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut Draft) {
+fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut WriteBatch) {
     let bit = record::bit(commit.segment);
     if record.retired & bit != 0 && !commit.upserts.is_empty() {
         let record = WindowRecord { retired: record.retired & !bit, ..record.clone() };
@@ -95,7 +95,7 @@ fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut Draft) {
     }
 }
 
-fn todo(tree: &Tree, commit: &Commit, draft: &mut Draft) -> Result<(), Fault> {
+fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_todo {
         for key in tree.keys(&keys::todos(window, segment)) {
@@ -120,7 +120,7 @@ fn todo(tree: &Tree, commit: &Commit, draft: &mut Draft) -> Result<(), Fault> {
     Ok(())
 }
 
-fn seen(tree: &Tree, commit: &Commit, draft: &mut Draft) -> Result<(), Fault> {
+fn seen(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
     if commit.clear_seen {
         for key in tree.keys(&keys::seen_all(window, segment)) {
@@ -144,8 +144,8 @@ fn count(
     commit: &Commit,
     record: &WindowRecord,
     outcome: &CommitOutcome,
-    draft: &mut Draft,
-) -> Result<u64, Fault> {
+    draft: &mut WriteBatch,
+) -> Result<u64, TreeError> {
     let old = tree.counters(commit.window)?;
     let mut new = old.clone();
     new.events = (new.events + u64::from(outcome.created)).saturating_sub(outcome.removed.into());
@@ -172,10 +172,10 @@ fn count(
         && let Some(position) = &commit.position
     {
         let mut positions = tree.positions(commit.window)?;
-        let before = attach::settled_before(&old, &positions);
+        let before = register::settled_before(&old, &positions);
         positions.retain(|(segment, _)| *segment != commit.segment);
         positions.push((commit.segment, position.clone()));
-        new.settled_once = Some(before || attach::all_settled(record, &positions));
+        new.settled_once = Some(before || register::all_settled(record, &positions));
     }
     if new != old {
         draft.put(keys::counters(commit.window), new.encode());

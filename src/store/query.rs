@@ -9,25 +9,25 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::fault::Fault;
+use super::change_writer::LONG_EVENT;
+use super::error::TreeError;
 use super::keys;
-use super::look::{self, Master};
 use super::record::{instant, micros};
-use super::row::Row;
-use super::settle::LONG;
+use super::render::{self, MasterMembers};
+use super::row::EventRow;
 use super::tree::Tree;
-use super::{Events, Query};
+use super::{EventQuery, Events};
 use crate::mirror::change::Seq;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
 
 /// Rows on their way to a reader, with the masters that complete them.
 #[derive(Default)]
-pub(super) struct Gathered {
-    pub(super) rows: Vec<Row>,
+pub(super) struct ResultPage {
+    pub(super) rows: Vec<EventRow>,
     /// Which of `masters` completes the row in the same place.
     of: Vec<Option<usize>>,
-    masters: Vec<Row>,
+    masters: Vec<EventRow>,
     /// Where a master stands in `masters`, if it is there at all. The same series can stand in
     /// several windows.
     asked: BTreeMap<(WindowId, EventId), Option<usize>>,
@@ -35,9 +35,14 @@ pub(super) struct Gathered {
     pub(super) bytes: usize,
 }
 
-impl Gathered {
+impl ResultPage {
     /// Adds a row, and its master unless it is there.
-    pub(super) fn add(&mut self, tree: &Tree, window: WindowId, row: Row) -> Result<(), Fault> {
+    pub(super) fn add(
+        &mut self,
+        tree: &Tree,
+        window: WindowId,
+        row: EventRow,
+    ) -> Result<(), TreeError> {
         let of = match row.master.as_ref().filter(|_| row.is_bare()) {
             None => None,
             Some(id) => match self.asked.entry((window, id.clone())) {
@@ -60,28 +65,30 @@ impl Gathered {
 
     /// What readers see, in the same order. Each master is cut into its members once.
     pub(super) fn show(&self) -> Vec<Bytes> {
-        let masters: Vec<Option<Master<'_>>> = self.masters.iter().map(Master::of).collect();
+        let masters: Vec<Option<MasterMembers<'_>>> =
+            self.masters.iter().map(MasterMembers::of).collect();
         let master = |of: Option<usize>| masters.get(of?)?.as_ref();
-        self.rows.iter().zip(&self.of).map(|(row, of)| look::show(row, master(*of))).collect()
+        self.rows.iter().zip(&self.of).map(|(row, of)| render::show(row, master(*of))).collect()
     }
 }
 
 /// Gathers a page, and tells whether there is more after it.
-pub(super) fn gather(tree: &Tree, query: &Query) -> Result<(Gathered, bool), Fault> {
+pub(super) fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeError> {
     let limit = query.limit.max(1);
     let from = query.from.map_or(i64::MIN, micros);
     let to = query.to.map_or(i64::MAX, micros);
     let after = query.after.as_ref().map(|(start, id)| (micros(*start), id));
     let resume = after.map_or(i64::MIN, |(start, _)| start);
-    let mut gathered = Gathered::default();
+    let mut gathered = ResultPage::default();
     // Long events that began too early for the look back, then everything else.
-    let near = from.saturating_sub(LONG);
+    let near = from.saturating_sub(LONG_EVENT);
     let mut ranges: Vec<(RangeInclusive<i64>, bool)> = Vec::new();
     if near > i64::MIN && resume < near {
         ranges.push((resume..=near - 1, true));
     }
     ranges.push((near.max(resume)..=to, false));
-    let mut page = Page { tree, query, after, limit, tie: Vec::new(), gathered: &mut gathered };
+    let mut page =
+        ResultPageBuilder { tree, query, after, limit, tie: Vec::new(), gathered: &mut gathered };
     for (starts, long) in ranges {
         if starts.is_empty() {
             continue;
@@ -93,8 +100,8 @@ pub(super) fn gather(tree: &Tree, query: &Query) -> Result<(Gathered, bool), Fau
         };
         for entry in tree.0.range(first..last) {
             let (key, end) = entry?;
-            let (start, id) = keys::time_of(&key).ok_or(Fault::Damaged("index"))?;
-            let end = <[u8; 8]>::try_from(&*end).map_err(|_| Fault::Damaged("index"))?;
+            let (start, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
+            let end = <[u8; 8]>::try_from(&*end).map_err(|_| TreeError::Damaged("index"))?;
             let end = i64::from_be_bytes(end);
             if start >= to && query.to.is_some() {
                 break;
@@ -110,18 +117,18 @@ pub(super) fn gather(tree: &Tree, query: &Query) -> Result<(Gathered, bool), Fau
 }
 
 /// A page being filled: events of one start are put in the order of their ids before they go on.
-struct Page<'a> {
+struct ResultPageBuilder<'a> {
     tree: &'a Tree,
-    query: &'a Query,
+    query: &'a EventQuery,
     after: Option<(i64, &'a EventId)>,
     limit: usize,
     tie: Vec<(i64, EventHash)>,
-    gathered: &'a mut Gathered,
+    gathered: &'a mut ResultPage,
 }
 
-impl Page<'_> {
+impl ResultPageBuilder<'_> {
     /// Takes the next event; tells whether the page is full and there is more.
-    fn meet(&mut self, start: i64, id: EventHash) -> Result<bool, Fault> {
+    fn meet(&mut self, start: i64, id: EventHash) -> Result<bool, TreeError> {
         if self.tie.first().is_some_and(|(at, _)| *at != start) && self.close()? {
             return Ok(true);
         }
@@ -130,10 +137,10 @@ impl Page<'_> {
     }
 
     /// Ends a run of equal starts.
-    fn close(&mut self) -> Result<bool, Fault> {
+    fn close(&mut self) -> Result<bool, TreeError> {
         let mut tie = std::mem::take(&mut self.tie);
         // Only ids are kept of a tie, which may be a whole window of all-day events.
-        let mut ids: Vec<(EventId, EventHash, Option<Row>)> = Vec::with_capacity(tie.len());
+        let mut ids: Vec<(EventId, EventHash, Option<EventRow>)> = Vec::with_capacity(tie.len());
         let single = tie.len() == 1;
         let start = tie.first().map_or(0, |(start, _)| *start);
         for (_, hash) in tie.drain(..) {
@@ -159,14 +166,14 @@ impl Page<'_> {
         Ok(false)
     }
 
-    fn row(&self, id: EventHash) -> Result<Row, Fault> {
+    fn row(&self, id: EventHash) -> Result<EventRow, TreeError> {
         let stored = self.tree.row(self.query.window, id)?;
-        Ok(stored.ok_or(Fault::Damaged("index"))?.row)
+        Ok(stored.ok_or(TreeError::Damaged("index"))?.row)
     }
 }
 
 /// The answer to a reader.
-pub(super) fn answer(gathered: &Gathered, more: bool, seq: Seq) -> Events {
+pub(super) fn answer(gathered: &ResultPage, more: bool, seq: Seq) -> Events {
     let last = gathered.rows.last().filter(|_| more);
     let next = last.map(|row| (instant(row.start), row.id.clone()));
     Events { value: gathered.show(), next, seq }

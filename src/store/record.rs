@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::counters::Counters;
 pub(super) use self::position::{from_position, position};
 pub(super) use self::window::WindowRecord;
-use super::fault::Fault;
-use super::row::Row;
+use super::error::TreeError;
+use super::row::EventRow;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::{PendingEntry, PendingKey, SegmentIndex, WindowId};
@@ -48,16 +48,16 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Opens what [`seal`] closed.
-pub(super) fn unseal<'a>(value: &'a [u8], what: &'static str) -> Result<&'a [u8], Fault> {
+pub(super) fn unseal<'a>(value: &'a [u8], what: &'static str) -> Result<&'a [u8], TreeError> {
     match value.split_at_checked(SEAL) {
         Some(([layout, crc @ ..], payload)) if *crc == crc32fast::hash(payload).to_be_bytes() => {
             match *layout {
                 LAYOUT => Ok(payload),
-                0 => Err(Fault::Damaged(what)),
-                newer => Err(Fault::Newer(what, newer)),
+                0 => Err(TreeError::Damaged(what)),
+                newer => Err(TreeError::Newer(what, newer)),
             }
         }
-        _ => Err(Fault::Damaged(what)),
+        _ => Err(TreeError::Damaged(what)),
     }
 }
 
@@ -71,8 +71,8 @@ pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
 pub(super) fn from_json<'a, T: Deserialize<'a>>(
     value: &'a [u8],
     what: &'static str,
-) -> Result<T, Fault> {
-    serde_json::from_slice(unseal(value, what)?).map_err(|_| Fault::Unknown(what))
+) -> Result<T, TreeError> {
+    serde_json::from_slice(unseal(value, what)?).map_err(|_| TreeError::Unknown(what))
 }
 
 /// A number of the `m/` keys, sealed.
@@ -81,9 +81,9 @@ pub(super) fn number(value: u64) -> Vec<u8> {
 }
 
 /// Reads what [`number`] wrote.
-pub(super) fn from_number(value: &[u8]) -> Result<u64, Fault> {
+pub(super) fn from_number(value: &[u8]) -> Result<u64, TreeError> {
     let bytes = unseal(value, "number")?;
-    bytes.try_into().map(u64::from_be_bytes).map_err(|_| Fault::Unknown("number"))
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| TreeError::Unknown("number"))
 }
 
 /// Microseconds since 1970, as the store keeps instants.
@@ -109,26 +109,28 @@ pub(super) fn todo(todo: &PendingEntry) -> Vec<u8> {
             seal(&out)
         }
         // No segment shows it; the first one's bit tells that an earlier round carried it.
-        PendingEntry::Waiting { item, earlier } => Row::of(item, u64::from(*earlier)).encode(),
+        PendingEntry::Waiting { item, earlier } => EventRow::of(item, u64::from(*earlier)).encode(),
         PendingEntry::Removal { .. } => seal(&[]),
     }
 }
 
 /// Reads what [`todo`] wrote.
-pub(super) fn from_todo(key: PendingKey, value: &Bytes) -> Result<PendingEntry, Fault> {
+pub(super) fn from_todo(key: PendingKey, value: &Bytes) -> Result<PendingEntry, TreeError> {
     match key {
         PendingKey::Series(_) => {
             let Some((flags, id)) = unseal(value, "to-do")?.split_first() else {
-                return Err(Fault::Unknown("to-do"));
+                return Err(TreeError::Unknown("to-do"));
             };
             Ok(PendingEntry::Series {
-                master: EventId::new(std::str::from_utf8(id).map_err(|_| Fault::Unknown("to-do"))?),
+                master: EventId::new(
+                    std::str::from_utf8(id).map_err(|_| TreeError::Unknown("to-do"))?,
+                ),
                 needs_master: flags & 1 != 0,
                 needs_listing: flags & 2 != 0,
             })
         }
         PendingKey::Waiting(..) => {
-            let row = Row::decode(value)?;
+            let row = EventRow::decode(value)?;
             Ok(PendingEntry::Waiting { earlier: row.segments != 0, item: row.item() })
         }
         PendingKey::Removal(id) => Ok(PendingEntry::Removal { id }),
@@ -137,26 +139,26 @@ pub(super) fn from_todo(key: PendingKey, value: &Bytes) -> Result<PendingEntry, 
 
 /// One entry of the feed. The content is the event row's own.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct FeedEntry {
     pub(super) window: WindowId,
     pub(super) id: EventHash,
     pub(super) kind: ChangeKind,
     /// Microseconds.
     pub(super) at: i64,
     /// Set for removals: neither the row nor, perhaps, the window is there any more.
-    pub(super) gone: Option<Gone>,
+    pub(super) gone: Option<TombstoneEntry>,
 }
 
 /// What a tombstone remembers.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Gone {
+pub(super) struct TombstoneEntry {
     pub(super) reason: RemovalReason,
     pub(super) id: EventId,
     /// The window's name.
     pub(super) window: Arc<str>,
 }
 
-impl Entry {
+impl FeedEntry {
     /// The entry as a sealed value.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
@@ -179,8 +181,8 @@ impl Entry {
     }
 
     /// Reads what [`Entry::encode`] wrote.
-    pub(super) fn decode(value: &[u8]) -> Result<Self, Fault> {
-        let mut input = Input(unseal(value, "change")?);
+    pub(super) fn decode(value: &[u8]) -> Result<Self, TreeError> {
+        let mut input = RecordReader(unseal(value, "change")?);
         let entry = (|| {
             let code = input.u8()?;
             let window = WindowId(u32::from_be_bytes(input.array()?));
@@ -195,7 +197,7 @@ impl Entry {
                 _ => return None,
             };
             let gone = match reason {
-                Some(reason) => Some(Gone {
+                Some(reason) => Some(TombstoneEntry {
                     reason,
                     id: EventId::new(input.text()?),
                     window: Arc::from(input.text()?),
@@ -204,7 +206,7 @@ impl Entry {
             };
             Some(Self { window, id, kind, at, gone })
         })();
-        entry.ok_or(Fault::Unknown("change"))
+        entry.ok_or(TreeError::Unknown("change"))
     }
 }
 
@@ -213,12 +215,12 @@ impl Entry {
 /// Kept where the last seq is kept, far from the changes themselves, so that a hole in the feed
 /// shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum {
+pub(super) struct FeedChecksum {
     count: u64,
     mixed: u64,
 }
 
-impl Sum {
+impl FeedChecksum {
     /// Takes a change in.
     pub(super) fn add(&mut self, seq: Seq) {
         self.count = self.count.wrapping_add(1);
@@ -243,12 +245,12 @@ impl Sum {
     }
 
     /// Reads what [`Sum::encode`] wrote.
-    pub(super) fn decode(value: &[u8]) -> Result<Self, Fault> {
+    pub(super) fn decode(value: &[u8]) -> Result<Self, TreeError> {
         match unseal(value, "sum")?.as_chunks::<8>() {
             ([count, mixed], []) => {
                 Ok(Self { count: u64::from_be_bytes(*count), mixed: u64::from_be_bytes(*mixed) })
             }
-            _ => Err(Fault::Unknown("sum")),
+            _ => Err(TreeError::Unknown("sum")),
         }
     }
 }
@@ -268,12 +270,12 @@ pub(super) fn seen_parts(ids: &[EventHash]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// Reads a part that [`seen_parts`] wrote.
-pub(super) fn from_seen(value: &[u8]) -> Result<impl Iterator<Item = EventHash>, Fault> {
+pub(super) fn from_seen(value: &[u8]) -> Result<impl Iterator<Item = EventHash>, TreeError> {
     let (ids, rest) = unseal(value, "seen list")?.as_chunks::<16>();
     if rest.is_empty() {
         Ok(ids.iter().copied().map(EventHash))
     } else {
-        Err(Fault::Unknown("seen list"))
+        Err(TreeError::Unknown("seen list"))
     }
 }
 
@@ -290,9 +292,9 @@ pub(super) fn text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// What is left to read.
-pub(super) struct Input<'a>(pub(super) &'a [u8]);
+pub(super) struct RecordReader<'a>(pub(super) &'a [u8]);
 
-impl<'a> Input<'a> {
+impl<'a> RecordReader<'a> {
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(n)?;
         self.0 = tail;
@@ -343,16 +345,16 @@ mod tests {
         assert_eq!(from_number(&good).unwrap(), 7);
         let mut newer = good.clone();
         newer[0] = 2;
-        assert!(matches!(from_number(&newer), Err(Fault::Newer("number", 2))));
+        assert!(matches!(from_number(&newer), Err(TreeError::Newer("number", 2))));
         for at in 0..good.len() {
             let mut flipped = good.clone();
             flipped[at] ^= if at == 0 { 1 } else { 0x10 };
-            assert!(matches!(from_number(&flipped), Err(Fault::Damaged("number"))), "{at}");
+            assert!(matches!(from_number(&flipped), Err(TreeError::Damaged("number"))), "{at}");
         }
         // A layout of which not even the checksum holds says nothing.
         newer[7] ^= 1;
-        assert!(matches!(from_number(&newer), Err(Fault::Damaged("number"))));
-        assert!(matches!(from_number(&seal(b"short")), Err(Fault::Unknown("number"))));
+        assert!(matches!(from_number(&newer), Err(TreeError::Damaged("number"))));
+        assert!(matches!(from_number(&seal(b"short")), Err(TreeError::Unknown("number"))));
     }
 
     #[test]

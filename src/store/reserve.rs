@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::{directory, space};
+use super::{directory, disk_space};
 
 /// Bytes that are always held: segments and the batches of a start.
 const BASE: u64 = 16 << 20;
@@ -24,12 +24,12 @@ const LEAST: u64 = 1 << 20;
 
 /// The file of a store.
 #[derive(Clone, Debug)]
-pub(super) struct Reserve {
+pub(super) struct SpaceReserve {
     file: PathBuf,
     db: PathBuf,
 }
 
-impl Reserve {
+impl SpaceReserve {
     /// The file of the store in this directory.
     pub(super) fn of(path: &Path) -> Self {
         Self { file: path.join("reserve"), db: path.join("store/db") }
@@ -45,7 +45,7 @@ impl Reserve {
     /// # Errors
     /// Where the operating system refuses.
     pub(super) fn release(&self) -> io::Result<()> {
-        let (free, _) = space::free(self.file.parent().unwrap_or(&self.file))?;
+        let (free, _) = disk_space::free(self.file.parent().unwrap_or(&self.file))?;
         if free >= self.wanted() {
             return Ok(());
         }
@@ -96,7 +96,7 @@ mod tests {
     fn space_is_held_once_and_follows_the_store() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("store")).unwrap();
-        let reserve = Reserve::of(dir.path());
+        let reserve = SpaceReserve::of(dir.path());
         reserve.hold();
         let held = || std::fs::metadata(dir.path().join("reserve")).unwrap();
         assert_eq!(held().len(), BASE);

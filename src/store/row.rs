@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::fault::Fault;
-use super::record::{Input, instant, micros, seal, text, unseal};
+use super::error::TreeError;
+use super::record::{RecordReader, instant, micros, seal, text, unseal};
 use crate::mirror::change::Seq;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 
 /// An event as the store keeps it.
 #[derive(Clone, PartialEq)]
-pub(super) struct Row {
+pub(super) struct EventRow {
     pub(super) id: EventId,
     pub(super) kind: EventKind,
     pub(super) master: Option<EventId>,
@@ -30,7 +30,7 @@ pub(super) struct Row {
     pub(super) content: Bytes,
 }
 
-impl Row {
+impl EventRow {
     /// An item, held by `segments`.
     pub(super) fn of(item: &Item, segments: u64) -> Self {
         Self {
@@ -107,9 +107,9 @@ impl Row {
     }
 
     /// Reads what [`Row::encode`] wrote, without copying the content.
-    pub(super) fn decode(value: &Bytes) -> Result<Self, Fault> {
+    pub(super) fn decode(value: &Bytes) -> Result<Self, TreeError> {
         let payload = unseal(value, "event")?;
-        let mut input = Input(payload);
+        let mut input = RecordReader(payload);
         let row = (|| {
             let kind = match input.u8()? {
                 0 => EventKind::Single,
@@ -139,11 +139,11 @@ impl Row {
                 content: value.slice(value.len() - input.0.len()..),
             })
         })();
-        row.ok_or(Fault::Unknown("event"))
+        row.ok_or(TreeError::Unknown("event"))
     }
 }
 
-impl fmt::Debug for Row {
+impl fmt::Debug for EventRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // As an item, which keeps its content to itself.
         f.debug_struct("Row")
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    fn row() -> impl Strategy<Value = Row> {
+    fn row() -> impl Strategy<Value = EventRow> {
         let kind = prop::sample::select(vec![
             EventKind::Single,
             EventKind::Occurrence,
@@ -173,7 +173,7 @@ mod tests {
         let content = prop::collection::vec(any::<u8>(), 0..300);
         (kind, texts, numbers, any::<bool>(), any::<bool>(), content).prop_map(
             |(kind, (id, master, etag), (start, end, seq, segments), all_day, whole, content)| {
-                Row {
+                EventRow {
                     id: EventId::new(id),
                     kind,
                     master: master.map(EventId::new),
@@ -193,7 +193,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_row_reads_back(row in row()) {
-            prop_assert!(Row::decode(&row.encode().into()).unwrap() == row);
+            prop_assert!(EventRow::decode(&row.encode().into()).unwrap() == row);
         }
 
         #[test]
@@ -201,14 +201,14 @@ mod tests {
             let mut value = row.encode();
             let at = at.index(value.len());
             value[at] ^= 1 << bit;
-            prop_assert!(Row::decode(&value.into()).is_err());
+            prop_assert!(EventRow::decode(&value.into()).is_err());
         }
 
         #[test]
         fn a_cut_is_damage(row in row(), at in any::<prop::sample::Index>()) {
             let mut value = row.encode();
             value.truncate(at.index(value.len()));
-            prop_assert!(Row::decode(&value.into()).is_err());
+            prop_assert!(EventRow::decode(&value.into()).is_err());
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::cursor::Incarnations;
-use super::fault::{Fault, StoreError};
+use super::error::{StoreError, TreeError};
 use super::tree::Tree;
 use crate::env::Env;
 use crate::metrics::StoreMetrics;
@@ -25,7 +25,7 @@ use crate::mirror::position::WindowId;
 const PLACES: usize = 8192;
 
 /// See the module.
-pub(super) struct Shared {
+pub(super) struct StoreShared {
     pub(super) path: PathBuf,
     pub(super) env: Env,
     pub(super) incarnations: Incarnations,
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub(super) meter: Arc<StoreMetrics>,
 }
 
-impl Shared {
+impl StoreShared {
     /// The common part of a store that was just opened.
     pub(super) fn new(
         path: PathBuf,
@@ -78,7 +78,7 @@ impl Shared {
     // === for the writer ===
 
     /// Applies a batch of a group, unseen by readers until it is whole.
-    pub(super) fn apply(&self, group: u64, batch: sled::Batch) -> Result<(), Fault> {
+    pub(super) fn apply(&self, group: u64, batch: sled::Batch) -> Result<(), TreeError> {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else { return Ok(()) };
         self.applied.store(group, Ordering::Release);
@@ -106,7 +106,7 @@ impl Shared {
     }
 
     /// Raises the floor. Done before the batch that does it, so that no cursor slips below.
-    pub(super) fn raise_floor(&self, floor: Seq) {
+    pub(super) fn raise_min_seq(&self, floor: Seq) {
         self.floor.fetch_max(floor, Ordering::AcqRel);
     }
 
@@ -149,7 +149,7 @@ impl Shared {
     }
 
     /// The highest seq of a trimmed tombstone.
-    pub(super) fn floor(&self) -> Seq {
+    pub(super) fn min_seq(&self) -> Seq {
         self.floor.load(Ordering::Acquire)
     }
 
@@ -179,8 +179,8 @@ impl Shared {
 
     /// Damage or trouble found while reading: the store is over, and where its bytes are wrong
     /// the next opening is told to look closely.
-    pub(super) fn condemn(&self, fault: &Fault) -> StoreError {
-        let why = fault.told();
+    pub(super) fn fail(&self, fault: &TreeError) -> StoreError {
+        let why = fault.to_store_error();
         if fault.is_damage() {
             tracing::error!(reason = %fault, "store is damaged, restart rebuilds it");
             if let Err(error) = super::open::suspect(&self.path) {
@@ -195,14 +195,14 @@ impl Shared {
     /// group whose batch it may have seen.
     pub(super) fn look<T>(
         &self,
-        look: impl FnOnce(&Tree) -> Result<T, Fault>,
+        look: impl FnOnce(&Tree) -> Result<T, TreeError>,
     ) -> Result<(T, u64), StoreError> {
         let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else {
             return Err(self.over().unwrap_or(StoreError::Closed));
         };
         let applied = self.applied.load(Ordering::Acquire);
-        look(tree).map(|value| (value, applied)).map_err(|fault| self.condemn(&fault))
+        look(tree).map(|value| (value, applied)).map_err(|fault| self.fail(&fault))
     }
 
     /// Reads on a thread that may block, and answers once all that was read is durable.
@@ -218,7 +218,7 @@ impl Shared {
             let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
                 Ok(read) => read?,
                 // sled panics on some kinds of damage.
-                Err(_) => return Err(self.condemn(&Fault::Damaged("tree"))),
+                Err(_) => return Err(self.fail(&TreeError::Damaged("tree"))),
             };
             let mut durable = self.durable_group.subscribe();
             tokio::select! {
@@ -231,19 +231,19 @@ impl Shared {
     }
 
     /// Notes a lazy commit that is on its way, until the answer is dropped.
-    pub(super) fn linger(self: &Arc<Self>, window: WindowId) -> Lingering {
+    pub(super) fn defer(self: &Arc<Self>, window: WindowId) -> DeferredCommit {
         let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         *lingering.entry(window).or_default() += 1;
-        Lingering { shared: self.clone(), window }
+        DeferredCommit { shared: self.clone(), window }
     }
 
     /// Whether a lazy commit of any window is on its way.
-    pub(super) fn any_lingers(&self) -> bool {
+    pub(super) fn any_deferred(&self) -> bool {
         !self.lingering.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Whether a lazy commit of a window is on its way.
-    pub(super) fn lingers(&self, window: WindowId) -> bool {
+    pub(super) fn is_deferred(&self, window: WindowId) -> bool {
         let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         lingering.contains_key(&window)
     }
@@ -254,12 +254,12 @@ fn place(window: WindowId) -> usize {
 }
 
 /// A lazy commit on its way.
-pub(super) struct Lingering {
-    shared: Arc<Shared>,
+pub(super) struct DeferredCommit {
+    shared: Arc<StoreShared>,
     window: WindowId,
 }
 
-impl Drop for Lingering {
+impl Drop for DeferredCommit {
     fn drop(&mut self) {
         let mut lingering = self.shared.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = lingering.get_mut(&self.window) {
@@ -281,11 +281,11 @@ mod tests {
 
     const KEY: &[u8] = b"m/test";
 
-    fn shared(dir: &tempfile::TempDir) -> Arc<Shared> {
+    fn shared(dir: &tempfile::TempDir) -> Arc<StoreShared> {
         let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
         let incarnations = Incarnations(Vec::new());
         let (path, env) = (dir.path().to_owned(), Env::real());
-        Arc::new(Shared::new(path, env, incarnations, Tree(db), 0, 0))
+        Arc::new(StoreShared::new(path, env, incarnations, Tree(db), 0, 0))
     }
 
     fn number(value: u64) -> sled::Batch {
@@ -294,13 +294,13 @@ mod tests {
         batch
     }
 
-    fn reading(shared: &Arc<Shared>) -> tokio::task::JoinHandle<Result<u64, StoreError>> {
+    fn reading(shared: &Arc<StoreShared>) -> tokio::task::JoinHandle<Result<u64, StoreError>> {
         let shared = shared.clone();
         tokio::spawn(async move { shared.read(|s| s.look(|tree| tree.number(KEY))).await })
     }
 
     /// Lets a read get as far as it can while the writer stands still.
-    async fn let_it_look(shared: &Arc<Shared>) {
+    async fn let_it_look(shared: &Arc<StoreShared>) {
         while shared.durable_group.receiver_count() == 0 {
             tokio::task::yield_now().await;
         }
@@ -346,7 +346,7 @@ mod tests {
         std::fs::remove_file(&note).unwrap();
         let target = dir.path().join("elsewhere");
         std::os::unix::fs::symlink(&target, &note).unwrap();
-        shared.condemn(&Fault::Damaged("tree"));
+        shared.fail(&TreeError::Damaged("tree"));
         assert!(!target.exists());
     }
 }

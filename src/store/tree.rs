@@ -9,11 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::SeriesRow;
-use super::draft;
-use super::fault::Fault;
+use super::batch;
+use super::error::TreeError;
 use super::keys;
-use super::record::{self, Counters, Entry, Sum, WindowRecord};
-use super::row::Row;
+use super::record::{self, Counters, FeedChecksum, FeedEntry, WindowRecord};
+use super::row::EventRow;
 use crate::mirror::change::Seq;
 use crate::mirror::commit::StoredKind;
 use crate::mirror::page::{EventHash, EventKind};
@@ -25,7 +25,7 @@ use crate::mirror::window::WindowIdentity;
 pub(super) struct Tree(pub(super) sled::Db);
 
 /// A value that may have been split.
-pub(super) struct Large {
+pub(super) struct LargeValue {
     /// Put together again.
     pub(super) value: Bytes,
     /// Chunks beside the first.
@@ -33,39 +33,39 @@ pub(super) struct Large {
 }
 
 /// A row and where it stands.
-pub(super) struct Stored {
-    pub(super) row: Row,
+pub(super) struct StoredRow {
+    pub(super) row: EventRow,
     pub(super) chunks: u16,
 }
 
 impl Tree {
     /// A value as it stands.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, Fault> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, TreeError> {
         Ok(self.0.get(key)?)
     }
 
     /// A number of the `m/` keys; 0 if never written.
-    pub(super) fn number(&self, key: &[u8]) -> Result<u64, Fault> {
+    pub(super) fn number(&self, key: &[u8]) -> Result<u64, TreeError> {
         self.get(key)?.map_or(Ok(0), |v| record::from_number(&v))
     }
 
     /// The sum of all changes' seqs, as it was kept.
-    pub(super) fn sum(&self) -> Result<Sum, Fault> {
-        self.get(keys::SUM)?.map_or(Ok(Sum::default()), |v| Sum::decode(&v))
+    pub(super) fn sum(&self) -> Result<FeedChecksum, TreeError> {
+        self.get(keys::SUM)?.map_or(Ok(FeedChecksum::default()), |v| FeedChecksum::decode(&v))
     }
 
     /// A live window's record.
-    pub(super) fn window(&self, window: WindowId) -> Result<Option<WindowRecord>, Fault> {
+    pub(super) fn window(&self, window: WindowId) -> Result<Option<WindowRecord>, TreeError> {
         self.get(&keys::window(window))?.map(|v| WindowRecord::decode(&v)).transpose()
     }
 
     /// The record of a window that is being dropped.
-    pub(super) fn leaving(&self, window: WindowId) -> Result<Option<WindowRecord>, Fault> {
-        self.get(&keys::leaving(window))?.map(|v| WindowRecord::decode(&v)).transpose()
+    pub(super) fn dropping(&self, window: WindowId) -> Result<Option<WindowRecord>, TreeError> {
+        self.get(&keys::dropping(window))?.map(|v| WindowRecord::decode(&v)).transpose()
     }
 
     /// A window's counters.
-    pub(super) fn counters(&self, window: WindowId) -> Result<Counters, Fault> {
+    pub(super) fn counters(&self, window: WindowId) -> Result<Counters, TreeError> {
         self.get(&keys::counters(window))?.map_or(Ok(Counters::default()), |v| Counters::decode(&v))
     }
 
@@ -74,7 +74,7 @@ impl Tree {
         &self,
         window: WindowId,
         segment: SegmentIndex,
-    ) -> Result<Option<Position>, Fault> {
+    ) -> Result<Option<Position>, TreeError> {
         self.get(&keys::position(window, segment))?.map(|v| record::from_position(&v)).transpose()
     }
 
@@ -82,43 +82,47 @@ impl Tree {
     pub(super) fn positions(
         &self,
         window: WindowId,
-    ) -> Result<Vec<(SegmentIndex, Position)>, Fault> {
+    ) -> Result<Vec<(SegmentIndex, Position)>, TreeError> {
         self.0
             .scan_prefix(keys::positions(window))
             .map(|entry| {
                 let (key, value) = entry?;
-                let segment = keys::position_segment(&key).ok_or(Fault::Damaged("position"))?;
+                let segment = keys::position_segment(&key).ok_or(TreeError::Damaged("position"))?;
                 Ok((segment, record::from_position(&value)?))
             })
             .collect()
     }
 
     /// A value that may have been split.
-    pub(super) fn large(&self, key: &[u8]) -> Result<Option<Large>, Fault> {
+    pub(super) fn large(&self, key: &[u8]) -> Result<Option<LargeValue>, TreeError> {
         self.get(key)?.map(|head| self.joined(key, head)).transpose()
     }
 
-    fn joined(&self, key: &[u8], head: sled::IVec) -> Result<Large, Fault> {
-        let (chunks, at) = draft::head(&head).ok_or(Fault::Damaged("value"))?;
+    fn joined(&self, key: &[u8], head: sled::IVec) -> Result<LargeValue, TreeError> {
+        let (chunks, at) = batch::head(&head).ok_or(TreeError::Damaged("value"))?;
         if chunks == 0 {
-            return Ok(Large { value: Bytes::from_owner(head).slice(at..), chunks });
+            return Ok(LargeValue { value: Bytes::from_owner(head).slice(at..), chunks });
         }
         let mut value = head[at..].to_vec();
         for number in 1..=chunks {
-            let part = self.get(&keys::chunk(key, number))?.ok_or(Fault::Damaged("value"))?;
+            let part = self.get(&keys::chunk(key, number))?.ok_or(TreeError::Damaged("value"))?;
             value.extend_from_slice(&part);
         }
-        Ok(Large { value: value.into(), chunks })
+        Ok(LargeValue { value: value.into(), chunks })
     }
 
     /// An event's row.
-    pub(super) fn row(&self, window: WindowId, id: EventHash) -> Result<Option<Stored>, Fault> {
+    pub(super) fn row(
+        &self,
+        window: WindowId,
+        id: EventHash,
+    ) -> Result<Option<StoredRow>, TreeError> {
         self.large(&keys::event(window, id))?.map(stored).transpose()
     }
 
     /// What is known of an id.
-    pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<StoredKind, Fault> {
-        let Some(Stored { row, .. }) = self.row(window, id)? else {
+    pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<StoredKind, TreeError> {
+        let Some(StoredRow { row, .. }) = self.row(window, id)? else {
             // Whole occurrences need no master, so it may never have been stored.
             let named = !self.instances(window, id)?.is_empty();
             return Ok(if named { StoredKind::Master { etag: None } } else { StoredKind::Unknown });
@@ -138,10 +142,11 @@ impl Tree {
         window: WindowId,
         segment: SegmentIndex,
         master: EventHash,
-    ) -> Result<Vec<SeriesRow>, Fault> {
+    ) -> Result<Vec<SeriesRow>, TreeError> {
         let mut series = Vec::new();
         for id in self.instances(window, master)? {
-            let Stored { row, .. } = self.row(window, id)?.ok_or(Fault::Damaged("series"))?;
+            let StoredRow { row, .. } =
+                self.row(window, id)?.ok_or(TreeError::Damaged("series"))?;
             if row.segments & record::bit(segment) != 0 {
                 series.push(SeriesRow { id, kind: row.kind, span: row.span() });
             }
@@ -150,12 +155,12 @@ impl Tree {
     }
 
     /// Every window's name and number, and whether it is being dropped; by number.
-    pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, Fault> {
+    pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, TreeError> {
         let mut windows = Vec::new();
-        for (prefix, leaving) in [(keys::windows(), false), (keys::all_leaving(), true)] {
+        for (prefix, leaving) in [(keys::windows(), false), (keys::all_dropping(), true)] {
             for entry in self.0.scan_prefix(prefix) {
                 let (key, value) = entry?;
-                let id = keys::window_of(&key).ok_or(Fault::Damaged("window"))?;
+                let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
                 let record = WindowRecord::decode(&value)?;
                 windows.push((record.name, id, leaving));
             }
@@ -164,7 +169,7 @@ impl Tree {
         Ok(windows)
     }
 
-    pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, Fault> {
+    pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, TreeError> {
         let mut identities = BTreeMap::new();
         for entry in self.0.scan_prefix(keys::windows()) {
             let record = WindowRecord::decode(&entry?.1)?;
@@ -179,7 +184,7 @@ impl Tree {
         window: WindowId,
         after: Option<EventHash>,
         limit: usize,
-    ) -> Result<Vec<(EventHash, Stored)>, Fault> {
+    ) -> Result<Vec<(EventHash, StoredRow)>, TreeError> {
         let prefix = keys::events(window);
         let from = after.map_or_else(|| prefix.clone(), |id| keys::event(window, id));
         let mut rows = Vec::new();
@@ -203,14 +208,17 @@ impl Tree {
         &self,
         window: WindowId,
         master: EventHash,
-    ) -> Result<Vec<EventHash>, Fault> {
+    ) -> Result<Vec<EventHash>, TreeError> {
         self.keys(&keys::instances(window, master))
-            .map(|key| keys::instance_of(&key?).ok_or(Fault::Damaged("series")))
+            .map(|key| keys::instance_of(&key?).ok_or(TreeError::Damaged("series")))
             .collect()
     }
 
     /// The keys below a prefix.
-    pub(super) fn keys(&self, prefix: &[u8]) -> impl Iterator<Item = Result<sled::IVec, Fault>> {
+    pub(super) fn keys(
+        &self,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<sled::IVec, TreeError>> {
         self.0.scan_prefix(prefix).keys().map(|key| Ok(key?))
     }
 
@@ -219,7 +227,7 @@ impl Tree {
         &self,
         window: WindowId,
         segment: SegmentIndex,
-    ) -> Result<Vec<PendingEntry>, Fault> {
+    ) -> Result<Vec<PendingEntry>, TreeError> {
         let mut todos = Vec::new();
         for entry in self.0.scan_prefix(keys::todos(window, segment)) {
             let (key, value) = entry?;
@@ -236,7 +244,7 @@ impl Tree {
         &self,
         window: WindowId,
         segment: SegmentIndex,
-    ) -> Result<Vec<EventHash>, Fault> {
+    ) -> Result<Vec<EventHash>, TreeError> {
         let mut seen = Vec::new();
         for entry in self.0.scan_prefix(keys::seen_all(window, segment)) {
             seen.extend(record::from_seen(&entry?.1)?);
@@ -246,16 +254,20 @@ impl Tree {
     }
 
     /// An entry of the feed.
-    pub(super) fn entry(&self, seq: Seq) -> Result<Option<Entry>, Fault> {
-        self.get(&keys::feed(seq))?.map(|v| Entry::decode(&v)).transpose()
+    pub(super) fn entry(&self, seq: Seq) -> Result<Option<FeedEntry>, TreeError> {
+        self.get(&keys::feed(seq))?.map(|v| FeedEntry::decode(&v)).transpose()
     }
 
     /// Where the tombstone of an id stands in the feed.
-    pub(super) fn tombstone(&self, window: WindowId, id: EventHash) -> Result<Option<Seq>, Fault> {
+    pub(super) fn tombstone(
+        &self,
+        window: WindowId,
+        id: EventHash,
+    ) -> Result<Option<Seq>, TreeError> {
         self.get(&keys::tombstone(window, id))?.map(|v| record::from_number(&v)).transpose()
     }
 }
 
-fn stored(large: Large) -> Result<Stored, Fault> {
-    Ok(Stored { row: Row::decode(&large.value)?, chunks: large.chunks })
+fn stored(large: LargeValue) -> Result<StoredRow, TreeError> {
+    Ok(StoredRow { row: EventRow::decode(&large.value)?, chunks: large.chunks })
 }

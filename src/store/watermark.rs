@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::Fault;
+use super::error::TreeError;
 use super::{directory, record};
 use crate::mirror::change::Seq;
 
@@ -29,7 +29,7 @@ pub(super) struct Watermark {
 
 /// What stands in the file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum WatermarkFile {
     /// There is none.
     Nothing,
     /// It cannot be read: it guards nothing.
@@ -49,11 +49,11 @@ impl Watermark {
     ///
     /// # Errors
     /// Where the operating system refuses; a missing or garbled file is no error.
-    pub(super) fn read(dir: &Path) -> io::Result<Found> {
+    pub(super) fn read(dir: &Path) -> io::Result<WatermarkFile> {
         let mut bytes = Vec::new();
         match directory::file_options().read(true).open(path(dir)) {
             Ok(mut file) => file.read_to_end(&mut bytes)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(WatermarkFile::Nothing),
             Err(e) => return Err(e),
         };
         // Whatever else a newer format changes, it keeps `format`.
@@ -62,11 +62,12 @@ impl Watermark {
             format: u32,
         }
         match record::from_json::<Format>(&bytes, "watermark") {
-            Ok(f) if f.format > FORMAT => return Ok(Found::Newer(f.format)),
-            Err(Fault::Newer(_, format)) => return Ok(Found::Newer(format.into())),
+            Ok(f) if f.format > FORMAT => return Ok(WatermarkFile::Newer(f.format)),
+            Err(TreeError::Newer(_, format)) => return Ok(WatermarkFile::Newer(format.into())),
             _ => {}
         }
-        Ok(record::from_json(&bytes, "watermark").map_or(Found::Unreadable, Found::Mark))
+        Ok(record::from_json(&bytes, "watermark")
+            .map_or(WatermarkFile::Unreadable, WatermarkFile::Mark))
     }
 
     /// Replaces the file, durably.
@@ -92,13 +93,13 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Nothing);
+        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Nothing);
         let mark = Watermark { format: FORMAT, seq: 42, incarnation: u64::MAX };
         mark.write(dir.path()).unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Mark(mark));
+        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Mark(mark));
         Watermark { format: FORMAT + 1, ..mark }.write(dir.path()).unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Newer(FORMAT + 1));
+        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Newer(FORMAT + 1));
         fs::write(path(dir.path()), b"garbage").unwrap();
-        assert_eq!(Watermark::read(dir.path()).unwrap(), Found::Unreadable);
+        assert_eq!(Watermark::read(dir.path()).unwrap(), WatermarkFile::Unreadable);
     }
 }

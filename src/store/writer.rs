@@ -25,19 +25,19 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::draft::Draft;
-use super::fault::{Fault, StoreError};
+use super::batch::WriteBatch;
+use super::disk_space::DiskSpace;
+use super::error::{StoreError, TreeError};
 use super::keys;
 use super::parts;
-use super::plan::{self, Planned, Refusal};
-use super::record::{self, Sum};
-use super::removal::{self, Step};
-use super::reserve::Reserve;
-use super::shared::{Lingering, Shared};
-use super::space::Space;
+use super::plan::{self, CommitPlan, PlanError};
+use super::purge::{self, PurgeProgress};
+use super::record::{self, FeedChecksum};
+use super::reserve::SpaceReserve;
+use super::shared::{DeferredCommit, StoreShared};
 use super::tree::Tree;
 use super::watermark::{self, Watermark};
-use super::{Attached, Wanted, attach};
+use super::{RegisteredWindow, WindowRegistration, register};
 use crate::mirror::change::Seq;
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::position::WindowId;
@@ -57,63 +57,72 @@ const RESET: usize = 64 << 10;
 /// How often the watermark is written.
 const WATERMARK: Duration = Duration::from_secs(2);
 
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+type JobReply<T> = oneshot::Sender<Result<T, StoreError>>;
+type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// What the writer is asked to do.
-pub(super) enum Job {
+pub(super) enum WriteJob {
     /// Write a commit; `lingering` is set for lazy ones.
-    Commit { commit: Box<Commit>, lingering: Option<Lingering>, reply: Reply<CommitOutcome> },
+    Commit {
+        commit: Box<Commit>,
+        lingering: Option<DeferredCommit>,
+        reply: JobReply<CommitOutcome>,
+    },
     /// Make windows known.
     Attach {
-        wanted: Vec<Wanted>,
+        wanted: Vec<WindowRegistration>,
         leaving: Vec<WindowId>,
         at: Timestamp,
-        reply: Reply<Vec<Attached>>,
+        reply: JobReply<Vec<RegisteredWindow>>,
     },
     /// Move a window's edges.
-    Move { window: WindowId, edges: Edges, at: Timestamp, reply: Reply<()> },
+    Move { window: WindowId, edges: Edges, at: Timestamp, reply: JobReply<()> },
     /// Cut a window into shorter segments.
-    Cut { window: WindowId, days: i64, at: Timestamp, reply: Reply<()> },
+    Cut { window: WindowId, days: i64, at: Timestamp, reply: JobReply<()> },
     /// One slice of dropping a window; answers the next step.
-    Drop { window: WindowId, at: Timestamp, step: Step, reply: Reply<Option<Step>> },
+    Drop {
+        window: WindowId,
+        at: Timestamp,
+        step: PurgeProgress,
+        reply: JobReply<Option<PurgeProgress>>,
+    },
     /// One slice of trimming; answers how many left and whether there may be more.
-    Trim { before: Timestamp, reply: Reply<(u64, bool)> },
+    Trim { before: Timestamp, reply: JobReply<(u64, bool)> },
     /// Write what lingers.
-    Flush { reply: Reply<()> },
+    Flush { reply: JobReply<()> },
     /// Write what lingers and stop.
     Close { reply: oneshot::Sender<()> },
 }
 
 /// See the module.
 pub(super) struct Writer<P> {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<StoreShared>,
     pub(super) tree: Tree,
     /// The tree's file, to sync it.
     pub(super) file: File,
-    pub(super) jobs: mpsc::Receiver<Job>,
-    pub(super) space: Space<P>,
+    pub(super) jobs: mpsc::Receiver<WriteJob>,
+    pub(super) space: DiskSpace<P>,
     pub(super) last_seq: Seq,
     pub(super) group: u64,
-    pub(super) lingering: Vec<Job>,
+    pub(super) lingering: Vec<WriteJob>,
     /// The watermark, and when this opening last wrote it.
     pub(super) marked: (Seq, Option<Instant>),
     /// Held for the next opening, unless nothing is to be.
-    pub(super) reserve: Option<Reserve>,
+    pub(super) reserve: Option<SpaceReserve>,
     /// Whether it is held again since the opening.
     pub(super) reserved: bool,
 }
 
 /// A group on its way.
-struct Group {
-    draft: Draft,
+struct CommitGroup {
+    draft: WriteBatch,
     /// The windows that the draft's commits are of.
     windows: BTreeSet<WindowId>,
     /// The windows that readers will see something else of.
     changed: BTreeSet<WindowId>,
-    answers: Vec<Answer>,
+    answers: Vec<JobAnswer>,
     /// Released when the group is durable.
-    lingering: Vec<Lingering>,
+    lingering: Vec<DeferredCommit>,
 }
 
 impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
@@ -129,11 +138,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             while let Some(job) = next {
                 bytes += weight(&job);
                 match job {
-                    Job::Close { reply } => {
+                    WriteJob::Close { reply } => {
                         closing = Some(reply);
                         break;
                     }
-                    Job::Commit { lingering: Some(_), .. } => self.lingering.push(job),
+                    WriteJob::Commit { lingering: Some(_), .. } => self.lingering.push(job),
                     job => urgent.push(job),
                 }
                 let full = urgent.len() + self.lingering.len() >= COMMITS || bytes >= BYTES;
@@ -158,13 +167,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Writes what lingers and what is urgent, in this order, as one group.
-    fn write(&mut self, urgent: Vec<Job>) {
+    fn write(&mut self, urgent: Vec<WriteJob>) {
         let mut jobs = std::mem::take(&mut self.lingering);
         jobs.extend(urgent);
         // Windows are attached before anything else, from what an opening may use.
-        if !self.reserved && !jobs.iter().all(|job| matches!(job, Job::Attach { .. })) {
+        if !self.reserved && !jobs.iter().all(|job| matches!(job, WriteJob::Attach { .. })) {
             self.reserved = true;
-            self.reserve.iter().for_each(Reserve::hold);
+            self.reserve.iter().for_each(SpaceReserve::hold);
         }
         if jobs.is_empty() {
             return;
@@ -175,7 +184,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             return;
         }
-        if jobs.iter().any(|job| !matches!(job, Job::Flush { .. })) {
+        if jobs.iter().any(|job| !matches!(job, WriteJob::Flush { .. })) {
             let enough = self.space.allows(jobs.iter().map(weight).sum());
             // Before anybody is answered, so that the next to submit knows.
             self.shared.note_space(enough);
@@ -187,8 +196,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             return;
         }
         self.group += 1;
-        let mut group = Group {
-            draft: Draft::default(),
+        let mut group = CommitGroup {
+            draft: WriteBatch::default(),
             windows: BTreeSet::new(),
             changed: BTreeSet::new(),
             answers: Vec::with_capacity(jobs.len()),
@@ -201,7 +210,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         }
         let failed = done.err().map(|fault| {
             tracing::error!(reason = %fault, "store cannot be written");
-            self.shared.condemn(&fault)
+            self.shared.fail(&fault)
         });
         if failed.is_none() {
             for window in group.changed {
@@ -216,13 +225,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Answers what cannot be written for want of space; the jobs that can be done all the same.
-    fn refuse_for_space(&mut self, jobs: Vec<Job>) -> Vec<Job> {
+    fn refuse_for_space(&mut self, jobs: Vec<WriteJob>) -> Vec<WriteJob> {
         let mut possible = Vec::new();
         for job in jobs {
             match job {
                 // Nothing lingers any more, which is all that was asked.
-                Job::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
-                Job::Attach { ref wanted, ref leaving, at, .. }
+                WriteJob::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
+                WriteJob::Attach { ref wanted, ref leaving, at, .. }
                     if self.starts_with(&job) || self.changes_nothing(wanted, leaving, at) =>
                 {
                     possible.push(job);
@@ -235,23 +244,28 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     /// Whether a daemon cannot start without this, and there is space for it in what is kept free:
     /// the first group of an opening is its start's, every later one a reload's.
-    fn starts_with(&mut self, job: &Job) -> bool {
+    fn starts_with(&mut self, job: &WriteJob) -> bool {
         self.group == 0 && self.space.allows_start(weight(job))
     }
 
     /// Whether the windows are as the store knows them.
-    fn changes_nothing(&self, wanted: &[Wanted], leaving: &[WindowId], at: Timestamp) -> bool {
-        let mut draft = Draft::default();
+    fn changes_nothing(
+        &self,
+        wanted: &[WindowRegistration],
+        leaving: &[WindowId],
+        at: Timestamp,
+    ) -> bool {
+        let mut draft = WriteBatch::default();
         let (mut next, none) = (0, |_: &str| Vec::new());
         leaving.is_empty()
             && wanted.iter().all(|wanted| {
                 // A fault is met again, and told, where the windows are attached.
-                attach::attach(&self.tree, wanted, at, &mut next, none, &mut draft).is_err()
+                register::register(&self.tree, wanted, at, &mut next, none, &mut draft).is_err()
                     || draft.is_empty()
             })
     }
 
-    fn perform(&mut self, jobs: Vec<Job>, group: &mut Group) -> Result<(), Fault> {
+    fn perform(&mut self, jobs: Vec<WriteJob>, group: &mut CommitGroup) -> Result<(), TreeError> {
         let mut fault = None;
         for job in jobs {
             if fault.is_none() {
@@ -260,15 +274,15 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 }
             } else {
                 // Still owed an answer: the failure of the group.
-                owe(job, group);
+                defer_failure(job, group);
             }
         }
         fault.map_or(Ok(()), Err)
     }
 
-    fn job(&mut self, job: Job, group: &mut Group) -> Result<(), Fault> {
+    fn job(&mut self, job: WriteJob, group: &mut CommitGroup) -> Result<(), TreeError> {
         match job {
-            Job::Commit { commit, lingering, reply } => {
+            WriteJob::Commit { commit, lingering, reply } => {
                 group.lingering.extend(lingering);
                 let window = commit.window;
                 if group.windows.len() >= COMMITS
@@ -280,34 +294,34 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 }
                 let (outcome, fault) = match self.commit(*commit, group) {
                     Ok(outcome) => (Ok(outcome), None),
-                    Err(Refusal::Told(why)) => (Err(why), None),
-                    Err(Refusal::Fault(fault)) => (Err(fault.told()), Some(fault)),
+                    Err(PlanError::Told(why)) => (Err(why), None),
+                    Err(PlanError::Fault(fault)) => (Err(fault.to_store_error()), Some(fault)),
                 };
                 group.answers.push(answer(reply, outcome));
                 fault.map_or(Ok(()), Err)
             }
-            Job::Attach { wanted, leaving, at, reply } => {
+            WriteJob::Attach { wanted, leaving, at, reply } => {
                 let attached = self.attach(group, &wanted, &leaving, at);
                 for attached in attached.iter().flatten() {
                     self.count(CommitOutcome::default(), attached.resync);
                 }
                 settle(group, reply, attached)
             }
-            Job::Move { window, edges, at, reply } => {
+            WriteJob::Move { window, edges, at, reply } => {
                 self.reset(group, window, ResyncReason::WindowMoved, reply, |tree, draft| {
-                    attach::move_edges(tree, window, edges, at, draft)
+                    register::move_edges(tree, window, edges, at, draft)
                 })
             }
-            Job::Cut { window, days, at, reply } => {
+            WriteJob::Cut { window, days, at, reply } => {
                 self.reset(group, window, ResyncReason::SegmentTooLong, reply, |tree, draft| {
-                    attach::cut(tree, window, days, at, draft)
+                    register::cut(tree, window, days, at, draft)
                 })
             }
-            Job::Drop { window, at, step, reply } => {
+            WriteJob::Drop { window, at, step, reply } => {
                 self.apply(group)?;
-                let mut draft = Draft::default();
+                let mut draft = WriteBatch::default();
                 let (tree, at, last) = (&self.tree, record::micros(at), self.last_seq);
-                let slice = removal::drop_slice(tree, window, at, step, last, &mut draft);
+                let slice = purge::drop_slice(tree, window, at, step, last, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((seq, _)) = slice {
                     self.shared.meter.changes.add("removed", seq - self.last_seq);
@@ -319,21 +333,21 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 settle(group, reply, slice.map(|(_, next)| next))?;
                 self.apply(group)
             }
-            Job::Trim { before, reply } => {
+            WriteJob::Trim { before, reply } => {
                 self.apply(group)?;
-                let mut draft = Draft::default();
+                let mut draft = WriteBatch::default();
                 let now = record::micros(self.shared.env.now());
                 let before = record::micros(before);
-                let slice = removal::trim_slice(&self.tree, before, now, &mut draft);
+                let slice = purge::trim_slice(&self.tree, before, now, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((_, Some(floor), _)) = slice {
-                    self.shared.raise_floor(floor);
+                    self.shared.raise_min_seq(floor);
                 }
                 settle(group, reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
                 self.apply(group)
             }
-            Job::Flush { reply } => settle(group, reply, Ok(())),
-            Job::Close { reply } => {
+            WriteJob::Flush { reply } => settle(group, reply, Ok(())),
+            WriteJob::Close { reply } => {
                 // Never grouped; dropping the reply tells as much.
                 drop(reply);
                 Ok(())
@@ -342,7 +356,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Plans a commit into the group's batch; the parts of a large one into batches of their own.
-    fn commit(&mut self, commit: Commit, group: &mut Group) -> Result<CommitOutcome, Refusal> {
+    fn commit(
+        &mut self,
+        commit: Commit,
+        group: &mut CommitGroup,
+    ) -> Result<CommitOutcome, PlanError> {
         let (window, resync) = (commit.window, commit.tally.resync);
         let mut all = CommitOutcome::default();
         let parts = parts::cut(&self.tree, commit)?;
@@ -357,7 +375,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 self.apply(group)?;
                 group.windows.insert(window);
             }
-            let Planned { draft, outcome, last_seq } =
+            let CommitPlan { draft, outcome, last_seq } =
                 plan::plan(&self.tree, self.last_seq, &part)?;
             group.draft.merge(draft);
             if last_seq > self.last_seq {
@@ -387,24 +405,24 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     fn attach(
         &mut self,
-        group: &mut Group,
-        wanted: &[Wanted],
+        group: &mut CommitGroup,
+        wanted: &[WindowRegistration],
         unwanted: &[WindowId],
         at: Timestamp,
-    ) -> Result<Vec<Attached>, Fault> {
+    ) -> Result<Vec<RegisteredWindow>, TreeError> {
         self.apply(group)?;
         for slice in unwanted.chunks(WINDOWS) {
             for id in slice {
                 if let Some(record) = self.tree.window(*id)? {
-                    attach::leave(*id, &record, &mut group.draft);
+                    register::mark_dropping(*id, &record, &mut group.draft);
                 }
             }
             self.apply(group)?;
         }
         let mut leaving: std::collections::BTreeMap<_, Vec<WindowId>> = Default::default();
-        for entry in self.tree.0.scan_prefix(keys::all_leaving()) {
+        for entry in self.tree.0.scan_prefix(keys::all_dropping()) {
             let (key, value) = entry?;
-            let id = keys::window_of(&key).ok_or(Fault::Damaged("window"))?;
+            let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
             let record = record::WindowRecord::decode(&value)?;
             leaving.entry(record.name).or_default().push(id);
         }
@@ -415,7 +433,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             for wanted in slice {
                 let find = |name: &str| leaving.get(name).cloned().unwrap_or_default();
                 let draft = &mut group.draft;
-                all.push(attach::attach(&self.tree, wanted, at, &mut next, find, draft)?);
+                all.push(register::register(&self.tree, wanted, at, &mut next, find, draft)?);
             }
             self.apply(group)?;
         }
@@ -425,14 +443,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     /// Begins a window's rounds anew, in a batch of its own.
     fn reset(
         &mut self,
-        group: &mut Group,
+        group: &mut CommitGroup,
         window: WindowId,
         reason: ResyncReason,
-        reply: Reply<()>,
-        plan: impl FnOnce(&Tree, &mut Draft) -> Result<Option<()>, Fault>,
-    ) -> Result<(), Fault> {
+        reply: JobReply<()>,
+        plan: impl FnOnce(&Tree, &mut WriteBatch) -> Result<Option<()>, TreeError>,
+    ) -> Result<(), TreeError> {
         self.apply(group)?;
-        let mut draft = Draft::default();
+        let mut draft = WriteBatch::default();
         let planned = plan(&self.tree, &mut draft);
         group.draft.merge(draft);
         match planned {
@@ -448,25 +466,25 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         self.apply(group)
     }
 
-    fn apply(&mut self, group: &mut Group) -> Result<(), Fault> {
+    fn apply(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
         group.windows.clear();
         if group.draft.is_empty() {
             return Ok(());
         }
         let mut draft = std::mem::take(&mut group.draft);
-        if draft.sum() != Sum::default() {
+        if draft.checksum() != FeedChecksum::default() {
             let mut sum = self.tree.sum()?;
-            sum.merge(draft.sum());
+            sum.merge(draft.checksum());
             draft.put(keys::SUM.to_vec(), sum.encode());
         }
         self.shared.meter.rows.fetch_add(draft.rows(), Ordering::Relaxed);
         self.shared.apply(self.group, draft.into_batch())
     }
 
-    fn make_durable(&mut self, group: &mut Group) -> Result<(), Fault> {
+    fn make_durable(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
         self.apply(group)?;
         self.tree.0.flush()?;
-        self.file.sync_data().map_err(Fault::Sync)
+        self.file.sync_data().map_err(TreeError::Sync)
     }
 
     /// Writes the watermark: for the first change of this opening, then every few seconds, and when
@@ -484,22 +502,22 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             // An old watermark guards less, but guards.
             Err(error) => tracing::warn!(%error, "watermark could not be written"),
         }
-        self.reserve.iter().for_each(Reserve::hold);
+        self.reserve.iter().for_each(SpaceReserve::hold);
     }
 }
 
 /// Roughly how many bytes a job writes.
-fn weight(job: &Job) -> usize {
+fn weight(job: &WriteJob) -> usize {
     match job {
-        Job::Commit { commit, .. } => parts::weight(commit),
-        Job::Attach { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
-        Job::Move { .. } | Job::Cut { .. } => RESET,
-        Job::Drop { .. } | Job::Trim { .. } => SLICE,
-        Job::Flush { .. } | Job::Close { .. } => 0,
+        WriteJob::Commit { commit, .. } => parts::weight(commit),
+        WriteJob::Attach { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
+        WriteJob::Move { .. } | WriteJob::Cut { .. } => RESET,
+        WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
+        WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
     }
 }
 
-fn answer<T: Send + 'static>(reply: Reply<T>, value: Result<T, StoreError>) -> Answer {
+fn answer<T: Send + 'static>(reply: JobReply<T>, value: Result<T, StoreError>) -> JobAnswer {
     Box::new(move |failed| {
         // Whoever asked may have left.
         reply.send(failed.map_or(value, |why| Err(why.clone()))).ok();
@@ -508,37 +526,37 @@ fn answer<T: Send + 'static>(reply: Reply<T>, value: Result<T, StoreError>) -> A
 
 /// Notes the answer to a job and hands its fault on.
 fn settle<T: Send + 'static>(
-    group: &mut Group,
-    reply: Reply<T>,
-    done: Result<T, Fault>,
-) -> Result<(), Fault> {
+    group: &mut CommitGroup,
+    reply: JobReply<T>,
+    done: Result<T, TreeError>,
+) -> Result<(), TreeError> {
     let (value, fault) = match done {
         Ok(value) => (Ok(value), None),
-        Err(fault) => (Err(fault.told()), Some(fault)),
+        Err(fault) => (Err(fault.to_store_error()), Some(fault)),
     };
     group.answers.push(answer(reply, value));
     fault.map_or(Ok(()), Err)
 }
 
 /// Notes a job that was not reached because the group failed.
-fn owe(job: Job, group: &mut Group) {
+fn defer_failure(job: WriteJob, group: &mut CommitGroup) {
     group.answers.push(Box::new(move |failed| {
         refuse(job, failed.unwrap_or(&StoreError::Closed));
     }));
 }
 
 /// Answers a job without doing it.
-fn refuse(job: Job, why: &StoreError) {
+fn refuse(job: WriteJob, why: &StoreError) {
     let why = why.clone();
     // Whoever asked may have left.
     match job {
-        Job::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        Job::Attach { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        Job::Move { reply, .. } | Job::Cut { reply, .. } | Job::Flush { reply } => {
+        WriteJob::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        WriteJob::Attach { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        WriteJob::Move { reply, .. } | WriteJob::Cut { reply, .. } | WriteJob::Flush { reply } => {
             reply.send(Err(why)).ok().unwrap_or_default();
         }
-        Job::Drop { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        Job::Trim { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        Job::Close { reply } => reply.send(()).ok().unwrap_or_default(),
+        WriteJob::Drop { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        WriteJob::Trim { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        WriteJob::Close { reply } => reply.send(()).ok().unwrap_or_default(),
     }
 }

@@ -136,7 +136,7 @@ async fn maintain(
     clock: &GraphClock,
     retention: watch::Receiver<Duration>,
 ) -> Result<(), StoreError> {
-    let mut flush = tokio::time::interval(store.linger());
+    let mut flush = tokio::time::interval(store.max_defer());
     let mut trim = tokio::time::interval(TRIM_EVERY);
     let mut told = false;
     loop {
@@ -174,7 +174,7 @@ mod tests {
     use crate::mirror::window::{
         BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
     };
-    use crate::store::{Options, Wanted};
+    use crate::store::{StoreOptions, WindowRegistration};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -183,10 +183,13 @@ mod tests {
         let start = "2026-11-02T12:00:00Z".parse().unwrap();
         let end = "2026-12-02T12:00:00Z".parse().unwrap();
         let env = Env::simulated(1, start);
-        let options =
-            Options { cache_bytes: 1 << 20, min_free_bytes: 0, ..Options::new(dir.path()) };
+        let options = StoreOptions {
+            cache_bytes: 1 << 20,
+            min_free_bytes: 0,
+            ..StoreOptions::new(dir.path())
+        };
         let (first, _) = Store::open(&options, &env).unwrap();
-        let wanted = Wanted {
+        let wanted = WindowRegistration {
             name: "alice".into(),
             identity: WindowIdentity {
                 account: "contoso".into(),
@@ -204,9 +207,9 @@ mod tests {
             end: Edge::At(end),
             edges: Edges { start, end },
         };
-        let id = first.attach(vec![wanted], start).await.unwrap().remove(0).id;
+        let id = first.register(vec![wanted], start).await.unwrap().remove(0).id;
         first.close().await.unwrap();
-        let (store, _) = Store::open(&Options { min_free_bytes, ..options }, &env).unwrap();
+        let (store, _) = Store::open(&StoreOptions { min_free_bytes, ..options }, &env).unwrap();
         (store, env, id)
     }
 

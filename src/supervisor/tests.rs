@@ -15,7 +15,7 @@ use crate::env::Env;
 use crate::graph::transport::{BodyStream, TransportError};
 use crate::graph::{Account, Budgets, Credential, GraphClient, Transport};
 use crate::mirror::window::{CalendarRef, Completion, Edge};
-use crate::store::{Options, Store};
+use crate::store::{Store, StoreOptions};
 
 /// A Graph that never answers.
 struct Silence;
@@ -74,10 +74,10 @@ impl Ground {
     }
 
     /// The same, on a store of its own kind.
-    async fn with(change: impl FnOnce(Options) -> Options) -> Self {
+    async fn with(change: impl FnOnce(StoreOptions) -> StoreOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
-        let options = change(Options::new(directory.path().join("store")));
+        let options = change(StoreOptions::new(directory.path().join("store")));
         let (store, _) = Store::open(&options, &env).unwrap();
         let transport: Arc<dyn Transport> = Arc::new(Silence);
         let client = GraphClient::new(
@@ -171,7 +171,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
 async fn a_janitor_that_panics_is_not_missed() {
     // Of a period of nothing there is no clock: a bug in the janitor, as far as it is concerned.
     let linger = Duration::ZERO;
-    let mut ground = Ground::with(|options| Options { linger, ..options }).await;
+    let mut ground = Ground::with(|options| StoreOptions { linger, ..options }).await;
     // No longer: nobody reads what the manager is told.
     ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(10))).await.unwrap();
     assert_eq!(ground.supervisor.workers.len(), 3, "two workers, and who tends the store");

@@ -16,7 +16,7 @@ use crate::mirror::status::{
     ResyncReason, SegmentStatus, WindowState, WindowStatus,
 };
 use crate::mirror::window::{CalendarRef, Edges, Window};
-use crate::store::Attached;
+use crate::store::RegisteredWindow;
 
 use super::history::RoundHistory;
 use super::monotonic::MonotonicTime;
@@ -208,7 +208,7 @@ impl WindowSummary {
 
 impl WindowHandle {
     /// A window as the store has it, at the wall-clock time `now`.
-    pub fn new(window: Arc<Window>, attached: &Attached, now: Timestamp) -> Self {
+    pub fn new(window: Arc<Window>, attached: &RegisteredWindow, now: Timestamp) -> Self {
         Self {
             window: Mutex::new(window),
             state: Mutex::new(WorkerState {
@@ -265,7 +265,7 @@ impl WindowHandle {
     }
 
     /// The window begins again as the store has it now; health and history go on.
-    pub fn reattach(&self, window: Arc<Window>, attached: &Attached) {
+    pub fn reattach(&self, window: Arc<Window>, attached: &RegisteredWindow) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
         let mut worker_state = self.lock();
         (worker_state.edges, worker_state.edges_at) = (attached.edges, attached.edges_at);

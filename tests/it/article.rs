@@ -13,7 +13,7 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::LastRound;
 use calmirror::mirror::window::{Edge, Window, WindowIdentity};
-use calmirror::store::{Options, Query, Store};
+use calmirror::store::{EventQuery, Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
 use futures_util::future::BoxFuture;
@@ -83,7 +83,8 @@ async fn start(
         scope: "https://graph.microsoft.com/.default".into(),
     };
     let transport: Arc<dyn Transport> = article.clone();
-    let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
+    let options =
+        StoreOptions { cache_bytes: 16 << 20, ..StoreOptions::new(directory.join("store")) };
     let (store, _) = Store::open(&options, env).unwrap();
     let client = GraphClient::new(
         transport.clone(),
@@ -265,7 +266,7 @@ async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
         ),
         ("2020-03-30T22:00:00Z", "2020-03-31T00:00:00Z", vec![]),
     ] {
-        let query = Query {
+        let query = EventQuery {
             window: id,
             from: at(from),
             to: at(to),

@@ -8,7 +8,7 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::window::{BodyFormat, Completion, Edges, Window};
 use calmirror::simulator::{Answer, Simulator};
-use calmirror::store::{Query, Store};
+use calmirror::store::{EventQuery, Store};
 use jiff::civil::DateTime;
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub(crate) async fn mirror(store: &Store, window: WindowId) -> Events {
     let mut all = Vec::new();
     let mut after = None;
     loop {
-        let query = Query { window, from: None, to: None, limit: 97, bytes: 1 << 16, after };
+        let query = EventQuery { window, from: None, to: None, limit: 97, bytes: 1 << 16, after };
         let events = store.events(query).await.unwrap();
         all.extend(events.value.iter().map(|raw| serde_json::from_slice::<Value>(raw).unwrap()));
         match events.next {

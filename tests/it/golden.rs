@@ -18,7 +18,7 @@ use calmirror::env::Env;
 use calmirror::mirror::page::Link;
 use calmirror::mirror::position::{Phase, Position};
 use calmirror::mirror::status::WindowState;
-use calmirror::store::{Options, Store};
+use calmirror::store::{Store, StoreOptions};
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
@@ -35,8 +35,8 @@ const VERSIONS: [&str; 1] = ["0.1"];
 const SETTLED_BEFORE: [&str; 8] =
     ["following", "completing", "resync", "held", "stuck", "decade", "retired", "halved"];
 
-fn options(path: &Path) -> Options {
-    Options { cache_bytes: 16 << 20, min_free_bytes: 0, ..Options::new(path) }
+fn options(path: &Path) -> StoreOptions {
+    StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(path) }
 }
 
 /// Where the golden store of a version is kept.
@@ -163,7 +163,7 @@ async fn an_old_store_goes_on_from_its_links() {
         let env = Env::simulated(7, noon());
         // Reads the positions, and gives Graph the calendars that the store mirrors.
         let (store, _) = Store::open(&options(&directory.path().join("store")), &env).unwrap();
-        let attached = store.attach(wanted(), noon()).await.unwrap();
+        let attached = store.register(wanted(), noon()).await.unwrap();
         let mut graph = Graph::default();
         let mut windows = Vec::new();
         for (wanted, attached) in wanted().iter().zip(&attached) {

@@ -11,7 +11,7 @@ use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Window, WindowIdentity,
 };
-use calmirror::store::{Options, Store};
+use calmirror::store::{Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
 use jiff::Timestamp;
@@ -64,7 +64,8 @@ impl Rig {
         env: &Env,
         windows: Vec<Window>,
     ) -> Self {
-        let options = Options { cache_bytes: 16 << 20, ..Options::new(directory.join("store")) };
+        let options =
+            StoreOptions { cache_bytes: 16 << 20, ..StoreOptions::new(directory.join("store")) };
         let (store, opening) = Store::open(&options, env).unwrap();
         assert!(opening.moved_aside.is_none(), "the store was damaged");
         let budgets = Budgets::new(64, 3);
@@ -89,7 +90,7 @@ impl Rig {
         let tokens = Tokens::new(account, transport, env.clone());
         let meters = Metrics {
             graph: client.meter(),
-            store: store.meter(),
+            store: store.metrics(),
             rounds: Arc::default(),
             readers: ReaderMetrics::default(),
             access: Arc::default(),

@@ -16,7 +16,7 @@ use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
 };
-use calmirror::store::{Options, Query, Store, Wanted};
+use calmirror::store::{EventQuery, Store, StoreOptions, WindowRegistration};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -25,9 +25,14 @@ pub fn at(minutes: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap() + SignedDuration::from_mins(minutes)
 }
 
-pub fn options(dir: &tempfile::TempDir) -> Options {
+pub fn options(dir: &tempfile::TempDir) -> StoreOptions {
     let linger = Duration::from_secs(20);
-    Options { cache_bytes: 16 << 20, linger, min_free_bytes: 0, ..Options::new(dir.path()) }
+    StoreOptions {
+        cache_bytes: 16 << 20,
+        linger,
+        min_free_bytes: 0,
+        ..StoreOptions::new(dir.path())
+    }
 }
 
 pub fn open(dir: &tempfile::TempDir) -> Store {
@@ -42,9 +47,9 @@ pub fn hash(id: &str) -> EventHash {
     EventId::new(id).hash()
 }
 
-pub fn wanted(name: &str) -> Wanted {
+pub fn wanted(name: &str) -> WindowRegistration {
     let edges = Edges { start: at(0), end: at(100_000) };
-    Wanted {
+    WindowRegistration {
         name: name.into(),
         identity: WindowIdentity {
             account: "contoso".into(),
@@ -65,7 +70,7 @@ pub fn wanted(name: &str) -> Wanted {
 }
 
 pub async fn attach(store: &Store, name: &str) -> WindowId {
-    store.attach(vec![wanted(name)], at(0)).await.unwrap().remove(0).id
+    store.register(vec![wanted(name)], at(0)).await.unwrap().remove(0).id
 }
 
 pub fn commit(window: WindowId) -> Commit {
@@ -141,8 +146,8 @@ pub fn exception(id: &str, of: &str, start: i64, subject: &str) -> Item {
     item(id, EventKind::Exception, Some(of), start, start + 30, content)
 }
 
-pub fn all(window: WindowId) -> Query {
-    Query { window, from: None, to: None, limit: 100_000, bytes: usize::MAX, after: None }
+pub fn all(window: WindowId) -> EventQuery {
+    EventQuery { window, from: None, to: None, limit: 100_000, bytes: usize::MAX, after: None }
 }
 
 pub async fn events(store: &Store, window: WindowId) -> Vec<Bytes> {
@@ -205,7 +210,7 @@ pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
         if !windows.contains(&window) {
             continue;
         }
-        let mut query = Query { limit: 3, ..all(window) };
+        let mut query = EventQuery { limit: 3, ..all(window) };
         loop {
             let page = store.events(query.clone()).await.unwrap();
             for event in &page.value {

@@ -38,7 +38,7 @@ use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::status::WindowStatus;
-use crate::store::{Query, StoreError};
+use crate::store::{EventQuery, StoreError};
 
 /// Events read from the store at a time.
 const STRETCH: usize = 500;
@@ -94,7 +94,7 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
     let Ask { access, name, .. } = ask;
     let (work, stopping) = (access.work.clone(), access.stopping.clone());
     let began = *access.store.durable().borrow();
-    let query = Query { window, from, to, limit: STRETCH, bytes: SLICE_BYTES, after: None };
+    let query = EventQuery { window, from, to, limit: STRETCH, bytes: SLICE_BYTES, after: None };
     let writing = Writing {
         access,
         name,
@@ -116,7 +116,7 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
 struct Writing {
     access: Arc<Access>,
     name: String,
-    query: Query,
+    query: EventQuery,
     /// Where the feed ended before the first page was read.
     began: Seq,
     series: Series,
@@ -168,7 +168,7 @@ impl Writing {
         after: Option<(Timestamp, EventId)>,
     ) -> Result<(), StoreError> {
         let whole =
-            Query { from: None, to: None, after, bytes: SURVEY_BYTES, ..self.query.clone() };
+            EventQuery { from: None, to: None, after, bytes: SURVEY_BYTES, ..self.query.clone() };
         let events = self.access.store.events(whole).await?;
         for event in events.value {
             let event = shown(event, self.access.settings.mask_private);
@@ -215,7 +215,7 @@ impl Writing {
     /// Whether an event takes place in the time asked for.
     fn overlaps(&mut self, event: &[u8]) -> bool {
         let when = JsonMembers::parse(event).ok().and_then(|members| self.times.event(&members));
-        let Query { from, to, .. } = self.query;
+        let EventQuery { from, to, .. } = self.query;
         when.is_some_and(|when| {
             let (start, end) = (when.start.at, when.end.at);
             to.is_none_or(|to| start < to)

@@ -33,7 +33,7 @@ use crate::mirror::window::{
     BodyFormat as EventBody, CalendarRef, Completion, Edge, Edges, EventShape, Window,
     WindowIdentity,
 };
-use crate::store::{Options, Wanted};
+use crate::store::{StoreOptions, WindowRegistration};
 
 const NOON: &str = "2026-11-21T12:00:00Z";
 
@@ -142,7 +142,8 @@ impl Fixture {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(7, at(NOON));
-        let options = Options { min_free_bytes: 0, ..Options::new(directory.path().join("store")) };
+        let options =
+            StoreOptions { min_free_bytes: 0, ..StoreOptions::new(directory.path().join("store")) };
         let (store, _) = Store::open(&options, &env).unwrap();
         let fleet = Arc::new(Double::default());
         let (stopping, _) = watch::channel(false);
@@ -156,7 +157,7 @@ impl Fixture {
 
     async fn add_window(&self, name: &str, mailbox: &str) -> WindowId {
         let edges = Edges { start: at("2026-01-01T00:00:00Z"), end: at("2027-01-01T00:00:00Z") };
-        let wanted = Wanted {
+        let wanted = WindowRegistration {
             name: name.into(),
             identity: WindowIdentity {
                 account: "contoso".into(),
@@ -174,7 +175,7 @@ impl Fixture {
             end: Edge::At(edges.end),
             edges,
         };
-        let id = self.store.attach(vec![wanted], self.env.now()).await.unwrap()[0].id;
+        let id = self.store.register(vec![wanted], self.env.now()).await.unwrap()[0].id;
         let status = serde_json::from_value::<model::Window>(json!({
             "name": name, "account": "contoso", "mailbox": mailbox, "calendar": "default",
             "start": edges.start, "end": edges.end, "state": "settled", "events": 0,

@@ -45,7 +45,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// How long the token endpoint may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The most of the token endpoint's answer that is read.
-const LARGEST_ANSWER: usize = 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// Renewals forced by refusals within [`FORCED_WITHIN`]; beyond, another token is no help.
 const MAX_FORCED: u32 = 10;
 const FORCED_WITHIN: Duration = Duration::from_secs(60);
@@ -381,7 +381,7 @@ impl Tokens {
         };
         let (head, body) = timeout(TIMEOUT, async {
             let (head, body) = self.transport.send(request).await?.into_parts();
-            Ok((head, body.read(LARGEST_ANSWER).await?))
+            Ok((head, body.read(MAX_ANSWER_BYTES).await?))
         })
         .await
         .map_err(|_| self.fault("the token endpoint did not answer in time"))?

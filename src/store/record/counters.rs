@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::reason::Reason;
+use super::reason::ReasonJson;
 use super::{from_json, json};
 use crate::mirror::status::{AuditRecord, LastResync};
-use crate::store::fault::Fault;
+use crate::store::error::TreeError;
 
 /// A window's counters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,7 +46,7 @@ impl Counters {
     }
 
     /// Reads what [`Counters::encode`] wrote.
-    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, Fault> {
+    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
         let stored: CountersJson = from_json(value, "counters")?;
         Ok(Self {
             events: stored.events,
@@ -84,7 +84,7 @@ struct CountersJson {
 #[derive(Serialize, Deserialize)]
 struct ResyncJson {
     at: Timestamp,
-    reason: Reason,
+    reason: ReasonJson,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::reason::Reason;
+use super::reason::ReasonJson;
 use super::{from_json, json};
 use crate::mirror::fallback::{Fallback, FoundPageSize};
 use crate::mirror::page::Link;
 use crate::mirror::position::{Phase, Position};
 use crate::mirror::stall::StallDetector;
-use crate::store::fault::Fault;
+use crate::store::error::TreeError;
 
 /// A position as a sealed value.
 pub(in crate::store) fn position(position: &Position) -> Vec<u8> {
@@ -35,7 +35,7 @@ pub(in crate::store) fn position(position: &Position) -> Vec<u8> {
 }
 
 /// Reads what [`position`] wrote.
-pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, Fault> {
+pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, TreeError> {
     let stored: PositionJson<'_> = from_json(value, "position")?;
     let guard = stored.guard.map(|guard| {
         let GuardJson { pages, empty, fingerprint, fruitless_ms, refused } = guard;
@@ -72,8 +72,8 @@ type LinkJson<'a> = Cow<'a, str>;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum PhaseJson<'a> {
-    Enumerating { next: Option<LinkJson<'a>>, reason: Reason, page: u32 },
-    Sweeping { delta: Option<LinkJson<'a>>, reason: Reason },
+    Enumerating { next: Option<LinkJson<'a>>, reason: ReasonJson, page: u32 },
+    Sweeping { delta: Option<LinkJson<'a>>, reason: ReasonJson },
     Settled { delta: Option<LinkJson<'a>> },
     Following { next: LinkJson<'a> },
     Completing { delta: LinkJson<'a> },
@@ -173,6 +173,6 @@ mod tests {
     fn a_phase_of_another_version_is_not_damage() {
         let other = r#"{"phase":{"resting":{}},"todo":true}"#;
         let fault = from_position(&sealed(other)).unwrap_err();
-        assert!(matches!(fault, Fault::Unknown("position")) && !fault.is_damage(), "{fault}");
+        assert!(matches!(fault, TreeError::Unknown("position")) && !fault.is_damage(), "{fault}");
     }
 }

@@ -7,7 +7,7 @@ use crate::mirror::status::ResyncReason;
 /// See [`ResyncReason`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Reason {
+pub(super) enum ReasonJson {
     New,
     SyncStateNotFound,
     WindowMoved,
@@ -23,7 +23,7 @@ pub(super) enum Reason {
     Seam,
 }
 
-impl From<ResyncReason> for Reason {
+impl From<ResyncReason> for ReasonJson {
     fn from(reason: ResyncReason) -> Self {
         match reason {
             ResyncReason::New => Self::New,
@@ -43,22 +43,22 @@ impl From<ResyncReason> for Reason {
     }
 }
 
-impl From<Reason> for ResyncReason {
-    fn from(reason: Reason) -> Self {
+impl From<ReasonJson> for ResyncReason {
+    fn from(reason: ReasonJson) -> Self {
         match reason {
-            Reason::New => Self::New,
-            Reason::SyncStateNotFound => Self::SyncStateNotFound,
-            Reason::WindowMoved => Self::WindowMoved,
-            Reason::ShapeChanged => Self::ShapeChanged,
-            Reason::Requested => Self::Requested,
-            Reason::RoundStuck => Self::RoundStuck,
-            Reason::PageStuck => Self::PageStuck,
-            Reason::Snapshot => Self::Snapshot,
-            Reason::SegmentTooLong => Self::SegmentTooLong,
-            Reason::DeltaRetry => Self::DeltaRetry,
-            Reason::Confirm => Self::Confirm,
-            Reason::Drift => Self::Drift,
-            Reason::Seam => Self::Seam,
+            ReasonJson::New => Self::New,
+            ReasonJson::SyncStateNotFound => Self::SyncStateNotFound,
+            ReasonJson::WindowMoved => Self::WindowMoved,
+            ReasonJson::ShapeChanged => Self::ShapeChanged,
+            ReasonJson::Requested => Self::Requested,
+            ReasonJson::RoundStuck => Self::RoundStuck,
+            ReasonJson::PageStuck => Self::PageStuck,
+            ReasonJson::Snapshot => Self::Snapshot,
+            ReasonJson::SegmentTooLong => Self::SegmentTooLong,
+            ReasonJson::DeltaRetry => Self::DeltaRetry,
+            ReasonJson::Confirm => Self::Confirm,
+            ReasonJson::Drift => Self::Drift,
+            ReasonJson::Seam => Self::Seam,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{from_json, json};
 use crate::mirror::window::{self, EventShape, MAX_SEGMENT_DAYS, WindowIdentity};
-use crate::store::fault::Fault;
+use crate::store::error::TreeError;
 
 /// What the store keeps of a window.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,21 +40,21 @@ impl WindowRecord {
                 tenant: identity.tenant.clone(),
                 mailbox: identity.mailbox.clone(),
                 calendar: match &identity.calendar {
-                    window::CalendarRef::Default => Calendar::Default,
-                    window::CalendarRef::Id(id) => Calendar::Id(id.clone()),
+                    window::CalendarRef::Default => CalendarJson::Default,
+                    window::CalendarRef::Id(id) => CalendarJson::Id(id.clone()),
                 },
                 immutable_ids: identity.immutable_ids,
             },
             shape: ShapeJson {
                 body: match shape.body {
-                    window::BodyFormat::Html => Body::Html,
-                    window::BodyFormat::Text => Body::Text,
-                    window::BodyFormat::None => Body::None,
+                    window::BodyFormat::Html => BodyJson::Html,
+                    window::BodyFormat::Text => BodyJson::Text,
+                    window::BodyFormat::None => BodyJson::None,
                 },
                 time_zone: shape.time_zone.clone(),
                 complete: match shape.complete {
-                    window::Completion::Master => Complete::Master,
-                    window::Completion::Exact => Complete::Exact,
+                    window::Completion::Master => CompletionJson::Master,
+                    window::Completion::Exact => CompletionJson::Exact,
                 },
             },
             start: (*start).into(),
@@ -67,7 +67,7 @@ impl WindowRecord {
     }
 
     /// Reads what [`WindowRecord::encode`] wrote.
-    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, Fault> {
+    pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
         let stored: WindowJson = from_json(value, "window")?;
         let WindowJson { identity, shape, edges, .. } = stored;
         Ok(Self {
@@ -77,21 +77,21 @@ impl WindowRecord {
                 tenant: identity.tenant,
                 mailbox: identity.mailbox,
                 calendar: match identity.calendar {
-                    Calendar::Default => window::CalendarRef::Default,
-                    Calendar::Id(id) => window::CalendarRef::Id(id),
+                    CalendarJson::Default => window::CalendarRef::Default,
+                    CalendarJson::Id(id) => window::CalendarRef::Id(id),
                 },
                 immutable_ids: identity.immutable_ids,
             },
             shape: EventShape {
                 body: match shape.body {
-                    Body::Html => window::BodyFormat::Html,
-                    Body::Text => window::BodyFormat::Text,
-                    Body::None => window::BodyFormat::None,
+                    BodyJson::Html => window::BodyFormat::Html,
+                    BodyJson::Text => window::BodyFormat::Text,
+                    BodyJson::None => window::BodyFormat::None,
                 },
                 time_zone: shape.time_zone,
                 complete: match shape.complete {
-                    Complete::Master => window::Completion::Master,
-                    Complete::Exact => window::Completion::Exact,
+                    CompletionJson::Master => window::Completion::Master,
+                    CompletionJson::Exact => window::Completion::Exact,
                 },
             },
             start: stored.start.into(),
@@ -109,8 +109,8 @@ struct WindowJson {
     name: Arc<str>,
     identity: IdentityJson,
     shape: ShapeJson,
-    start: Edge,
-    end: Edge,
+    start: EdgeJson,
+    end: EdgeJson,
     edges: EdgesJson,
     edges_at: Timestamp,
     #[serde(default)]
@@ -128,27 +128,27 @@ struct IdentityJson {
     account: Arc<str>,
     tenant: Arc<str>,
     mailbox: Arc<str>,
-    calendar: Calendar,
+    calendar: CalendarJson,
     immutable_ids: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Calendar {
+enum CalendarJson {
     Default,
     Id(Arc<str>),
 }
 
 #[derive(Serialize, Deserialize)]
 struct ShapeJson {
-    body: Body,
+    body: BodyJson,
     time_zone: Arc<str>,
-    complete: Complete,
+    complete: CompletionJson,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Body {
+enum BodyJson {
     Html,
     Text,
     None,
@@ -156,19 +156,19 @@ enum Body {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Complete {
+enum CompletionJson {
     Master,
     Exact,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Edge {
+enum EdgeJson {
     At(Timestamp),
     Relative { years: i32, months: i32, days: i32 },
 }
 
-impl From<window::Edge> for Edge {
+impl From<window::Edge> for EdgeJson {
     fn from(edge: window::Edge) -> Self {
         match edge {
             window::Edge::At(at) => Self::At(at),
@@ -179,11 +179,11 @@ impl From<window::Edge> for Edge {
     }
 }
 
-impl From<Edge> for window::Edge {
-    fn from(edge: Edge) -> Self {
+impl From<EdgeJson> for window::Edge {
+    fn from(edge: EdgeJson) -> Self {
         match edge {
-            Edge::At(at) => Self::At(at),
-            Edge::Relative { years, months, days } => Self::Relative { years, months, days },
+            EdgeJson::At(at) => Self::At(at),
+            EdgeJson::Relative { years, months, days } => Self::Relative { years, months, days },
         }
     }
 }
@@ -223,6 +223,6 @@ mod tests {
     fn a_setting_of_another_version_is_not_damage() {
         let other = FIXED.replace(r#""body":"html""#, r#""body":"markdown""#);
         let fault = WindowRecord::decode(&sealed(&other)).unwrap_err();
-        assert!(matches!(fault, Fault::Unknown("window")) && !fault.is_damage(), "{fault}");
+        assert!(matches!(fault, TreeError::Unknown("window")) && !fault.is_damage(), "{fault}");
     }
 }

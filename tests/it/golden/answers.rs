@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::page::{EventHash, EventId, EventKind, Item, Link};
 use calmirror::mirror::position::{PendingEntry, Phase, Position, WindowId};
-use calmirror::store::{Attached, Change, Query, Store};
+use calmirror::store::{Change, EventQuery, RegisteredWindow, Store};
 use serde_json::{Map, Value, json};
 
 use super::calendars::wanted;
@@ -35,7 +35,7 @@ pub(super) async fn of_store(store: &Store) -> Value {
             (name.to_string(), identity)
         })
         .collect();
-    let attached = store.attach(wanted(), noon()).await.unwrap();
+    let attached = store.register(wanted(), noon()).await.unwrap();
     let mut windows = Map::new();
     for (wanted, attached) in wanted().iter().zip(&attached) {
         let mut window = attached_answer(attached);
@@ -57,11 +57,11 @@ pub(super) async fn of_store(store: &Store) -> Value {
         "leaving": leaving,
         "feed": feed,
         "last_seq": changes.seq,
-        "floor": store.floor(),
+        "floor": store.min_seq(),
     })
 }
 
-fn attached_answer(attached: &Attached) -> Value {
+fn attached_answer(attached: &RegisteredWindow) -> Value {
     json!({
         "number": attached.id.0,
         "start": attached.edges.start.to_string(),
@@ -174,7 +174,7 @@ fn content(bytes: &[u8]) -> Value {
 
 async fn events(store: &Store, window: WindowId) -> Value {
     let query =
-        Query { window, from: None, to: None, limit: 100_000, bytes: usize::MAX, after: None };
+        EventQuery { window, from: None, to: None, limit: 100_000, bytes: usize::MAX, after: None };
     store.events(query).await.unwrap().value.iter().map(|event| content(event)).collect()
 }
 

@@ -8,7 +8,7 @@ use calmirror::mirror::status::ResyncReason;
 use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
 };
-use calmirror::store::Wanted;
+use calmirror::store::WindowRegistration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -67,10 +67,10 @@ pub(super) fn mailbox(name: &str) -> String {
     name.replace(' ', "-").replace('ü', "ue").to_lowercase()
 }
 
-pub(super) fn plain(name: &str) -> Wanted {
+pub(super) fn plain(name: &str) -> WindowRegistration {
     let edges =
         Edges { start: instant("2026-10-01T00:00:00Z"), end: instant("2027-02-01T00:00:00Z") };
-    Wanted {
+    WindowRegistration {
         name: name.into(),
         identity: identity(name),
         shape: EventShape {
@@ -85,17 +85,17 @@ pub(super) fn plain(name: &str) -> Wanted {
 }
 
 /// Ten years, which are three segments.
-pub(super) fn decade(name: &str) -> Wanted {
+pub(super) fn decade(name: &str) -> WindowRegistration {
     let edges = Edges { end: instant("2036-10-01T00:00:00Z"), ..plain(name).edges };
-    Wanted { end: Edge::At(edges.end), edges, ..plain(name) }
+    WindowRegistration { end: Edge::At(edges.end), edges, ..plain(name) }
 }
 
 /// Everything that a window can be set to, other than by default.
-pub(super) fn relative(name: &str) -> Wanted {
+pub(super) fn relative(name: &str) -> WindowRegistration {
     let edges =
         Edges { start: instant("2026-10-03T00:00:00Z"), end: instant("2027-12-09T00:00:00Z") };
     let id = CalendarRef::Id("AAMkAGI1AAAoZCfHAAA=".into());
-    Wanted {
+    WindowRegistration {
         identity: WindowIdentity { calendar: id, immutable_ids: true, ..identity(name) },
         shape: EventShape {
             body: BodyFormat::Text,
@@ -109,14 +109,14 @@ pub(super) fn relative(name: &str) -> Wanted {
     }
 }
 
-pub(super) fn bodiless(name: &str) -> Wanted {
+pub(super) fn bodiless(name: &str) -> WindowRegistration {
     let shape = EventShape { body: BodyFormat::None, ..plain(name).shape };
-    Wanted { shape, ..plain(name) }
+    WindowRegistration { shape, ..plain(name) }
 }
 
 /// Every window that the configuration of the tests names.
-pub(super) fn wanted() -> Vec<Wanted> {
-    let mut wanted: Vec<Wanted> = PLAIN.into_iter().map(plain).collect();
+pub(super) fn wanted() -> Vec<WindowRegistration> {
+    let mut wanted: Vec<WindowRegistration> = PLAIN.into_iter().map(plain).collect();
     wanted.extend(reasons().into_iter().map(|(name, _)| plain(&name)));
     wanted.extend([plain("halved"), plain("retired"), decade("decade")]);
     wanted.extend([relative("relative"), bodiless("bodiless")]);
@@ -282,7 +282,7 @@ client_id = "c"
 client_secret_file = "secret"
 "#
     );
-    for Wanted { name, identity, .. } in wanted() {
+    for WindowRegistration { name, identity, .. } in wanted() {
         let more = match &*name {
             "decade" => "end = \"2036-10-01\"",
             "bodiless" => "body = \"none\"",

@@ -15,7 +15,7 @@ use calmirror::mirror::page::{EventHash, EventId, Item};
 use calmirror::mirror::position::{PendingEntry, Phase, Position, SegmentIndex, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::mirror::window::Edges;
-use calmirror::store::{Store, Wanted};
+use calmirror::store::{Store, WindowRegistration};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::SignedDuration;
@@ -49,8 +49,8 @@ fn known(window: WindowId, name: &str) -> Commit {
     commit
 }
 
-async fn attach(store: &Store, wanted: Wanted) -> WindowId {
-    store.attach(vec![wanted], minutes(-90)).await.unwrap().remove(0).id
+async fn attach(store: &Store, wanted: WindowRegistration) -> WindowId {
+    store.register(vec![wanted], minutes(-90)).await.unwrap().remove(0).id
 }
 
 /// Everything but what readers of the feed see change later.
@@ -80,7 +80,7 @@ async fn first(store: &Store) {
     }
     for wanted in [relative("relative"), bodiless("bodiless")] {
         let name = wanted.name.clone();
-        let window = store.attach(vec![wanted], noon()).await.unwrap().remove(0).id;
+        let window = store.register(vec![wanted], noon()).await.unwrap().remove(0).id;
         let mut commit = known(window, &name);
         if &*name == "relative" {
             // Listed one by one, occurrences are whole.
@@ -253,9 +253,9 @@ async fn segments(store: &Store) {
             write(store, c).await;
         }
     }
-    let retired = store.attach(vec![plain("retired")], minutes(-30)).await.unwrap().remove(0);
+    let retired = store.register(vec![plain("retired")], minutes(-30)).await.unwrap().remove(0);
     assert_eq!(retired.resync, Some(ResyncReason::WindowMoved));
-    let decade = store.attach(vec![decade("decade")], minutes(-30)).await.unwrap().remove(0);
+    let decade = store.register(vec![decade("decade")], minutes(-30)).await.unwrap().remove(0);
     assert_eq!(decade.resync, None);
     let edges: Edges = decade.edges;
     assert_eq!(edges.segments().len(), 3);
@@ -289,7 +289,7 @@ async fn second(store: &Store) {
 
 /// Leaves windows that are being dropped, and one that another one under its name replaces.
 async fn third(store: &Store) {
-    let replaced = store.attach(vec![plain("replaced")], minutes(-10)).await.unwrap().remove(0);
+    let replaced = store.register(vec![plain("replaced")], minutes(-10)).await.unwrap().remove(0);
     assert_eq!(replaced.replaces.len(), 1);
     let mut c = commit(replaced.id, 0, -10);
     c.position = Some(settled("replaced", 1));
@@ -298,7 +298,7 @@ async fn third(store: &Store) {
     let windows = store.windows().await.unwrap();
     let find = |name: &str| windows.iter().find(|(n, ..)| &**n == name).unwrap().1;
     let leaving = LEAVING.into_iter().map(find).collect();
-    store.exchange(Vec::new(), leaving, minutes(-9)).await.unwrap();
+    store.replace_windows(Vec::new(), leaving, minutes(-9)).await.unwrap();
     // The first slice of the larger one's removals, and no more.
     let mut durable = store.durable();
     tokio::select! {

@@ -16,7 +16,7 @@ use crate::mirror::window::{Edge, Edges, EventShape, WindowIdentity};
 
 /// How to open a store.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct StoreOptions {
     /// The directory; made 0700 if it does not exist, and closed to others if they may enter it.
     pub path: PathBuf,
     /// Bytes of sled's page cache.
@@ -29,7 +29,7 @@ pub struct Options {
     pub min_free_bytes: u64,
 }
 
-impl Options {
+impl StoreOptions {
     /// The usual ones for a directory: 256 MiB of cache, 5 s of linger, 64 MiB kept free.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -43,14 +43,14 @@ impl Options {
 
 /// What opening found.
 #[derive(Clone, Debug)]
-pub struct Opening {
+pub struct OpenReport {
     /// Where a damaged store was moved, if it was: everything is then enumerated again.
     pub moved_aside: Option<PathBuf>,
 }
 
 /// A window as the configuration wants it.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct WindowRegistration {
     /// Its name.
     pub name: Arc<str>,
     /// What it is.
@@ -67,7 +67,7 @@ pub struct Wanted {
 
 /// A window as the store has it.
 #[derive(Clone, Debug)]
-pub struct Attached {
+pub struct RegisteredWindow {
     /// Its number.
     pub id: WindowId,
     /// The edges in force: the stored ones unless the window is new or its configured edges changed.
@@ -129,7 +129,7 @@ pub struct AuditRow {
 
 /// What a reader asks of a window.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub struct EventQuery {
     /// The window.
     pub window: WindowId,
     /// Only events that overlap `[from, to)`.

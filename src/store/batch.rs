@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::keys;
-use super::record::{Entry, Sum};
+use super::record::{FeedChecksum, FeedEntry};
 use crate::mirror::change::Seq;
 
 /// The largest value under one key.
@@ -16,13 +16,13 @@ const SPLIT: u8 = 1;
 
 /// Writes that belong together.
 #[derive(Debug, Default)]
-pub(super) struct Draft {
+pub(super) struct WriteBatch {
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
-    sum: Sum,
+    sum: FeedChecksum,
 }
 
-impl Draft {
+impl WriteBatch {
     /// Puts a value.
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.bytes += key.len() + value.len();
@@ -36,7 +36,7 @@ impl Draft {
     }
 
     /// Puts a change into the feed.
-    pub(super) fn put_change(&mut self, seq: Seq, entry: &Entry) {
+    pub(super) fn put_change(&mut self, seq: Seq, entry: &FeedEntry) {
         self.sum.add(seq);
         self.put(keys::feed(seq), entry.encode());
     }
@@ -48,7 +48,7 @@ impl Draft {
     }
 
     /// What the changes put and deleted do to the feed's sum.
-    pub(super) fn sum(&self) -> Sum {
+    pub(super) fn checksum(&self) -> FeedChecksum {
         self.sum
     }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::draft::Draft;
-use super::fault::Fault;
+use super::batch::WriteBatch;
+use super::error::TreeError;
 use super::keys;
-use super::record::{self, Entry, Gone};
-use super::row::Row;
-use super::tree::{Stored, Tree};
+use super::record::{self, FeedEntry, TombstoneEntry};
+use super::row::EventRow;
+use super::tree::{StoredRow, Tree};
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::commit::CommitOutcome;
 use crate::mirror::page::EventHash;
@@ -16,26 +16,26 @@ use crate::mirror::position::WindowId;
 
 /// Events longer than this stand in an index of their own, so that looking for what overlaps an
 /// instant has to look back only this far. Microseconds; a day of 25 hours still fits.
-pub(super) const LONG: i64 = 26 * 3600 * 1_000_000;
+pub(super) const LONG_EVENT: i64 = 26 * 3600 * 1_000_000;
 
 /// One row on its way from what it was to what it will be.
-pub(super) struct Slot {
-    pub(super) old: Option<Stored>,
-    pub(super) new: Option<Row>,
+pub(super) struct RowChange {
+    pub(super) old: Option<StoredRow>,
+    pub(super) new: Option<EventRow>,
     /// Why it leaves, if it leaves.
     pub(super) reason: RemovalReason,
 }
 
-impl Slot {
+impl RowChange {
     /// What it was.
-    pub(super) fn old(&self) -> Option<&Row> {
+    pub(super) fn old(&self) -> Option<&EventRow> {
         self.old.as_ref().map(|s| &s.row)
     }
 }
 
 /// Gives out seqs and writes rows, indexes and feed entries.
-pub(super) struct Feed<'a> {
-    pub(super) draft: &'a mut Draft,
+pub(super) struct ChangeWriter<'a> {
+    pub(super) draft: &'a mut WriteBatch,
     pub(super) tree: &'a Tree,
     pub(super) window: WindowId,
     pub(super) name: Arc<str>,
@@ -45,20 +45,20 @@ pub(super) struct Feed<'a> {
     pub(super) outcome: CommitOutcome,
 }
 
-impl Feed<'_> {
+impl ChangeWriter<'_> {
     /// Judges a row once: `same` says whether a reader sees no difference.
     pub(super) fn settle(
         &mut self,
         id: EventHash,
-        slot: &Slot,
-        same: impl FnOnce(&Row, &Row) -> bool,
-    ) -> Result<(), Fault> {
+        slot: &RowChange,
+        same: impl FnOnce(&EventRow, &EventRow) -> bool,
+    ) -> Result<(), TreeError> {
         let was = slot.old().filter(|r| r.is_shown());
         let is = slot.new.as_ref().filter(|r| r.is_shown());
         let mut new = slot.new.clone();
         let seq = match (was, is) {
             (Some(was), None) => {
-                self.bury(id, was, slot.reason);
+                self.write_tombstone(id, was, slot.reason);
                 0
             }
             (None, Some(_)) => {
@@ -87,26 +87,26 @@ impl Feed<'_> {
 
     fn announce(&mut self, id: EventHash, kind: ChangeKind) -> Seq {
         self.seq += 1;
-        let entry = Entry { window: self.window, id, kind, at: self.at, gone: None };
+        let entry = FeedEntry { window: self.window, id, kind, at: self.at, gone: None };
         self.draft.put_change(self.seq, &entry);
         self.seq
     }
 
     /// Puts a tombstone in the place of a row's feed entry.
-    pub(super) fn bury(&mut self, id: EventHash, row: &Row, reason: RemovalReason) {
+    pub(super) fn write_tombstone(&mut self, id: EventHash, row: &EventRow, reason: RemovalReason) {
         self.draft.delete_change(row.seq);
         self.seq += 1;
         self.outcome.removed += 1;
-        let gone = Gone { reason, id: row.id.clone(), window: self.name.clone() };
+        let gone = TombstoneEntry { reason, id: row.id.clone(), window: self.name.clone() };
         let kind = ChangeKind::Removed;
-        let entry = Entry { window: self.window, id, kind, at: self.at, gone: Some(gone) };
+        let entry = FeedEntry { window: self.window, id, kind, at: self.at, gone: Some(gone) };
         self.draft.put_change(self.seq, &entry);
         self.draft.put(keys::tombstone(self.window, id), record::number(self.seq));
         self.draft.put(keys::age(self.seq), self.at.to_be_bytes().to_vec());
     }
 
     /// Replaces a row and what points to it.
-    pub(super) fn write(&mut self, id: EventHash, old: Option<&Stored>, new: Option<&Row>) {
+    pub(super) fn write(&mut self, id: EventHash, old: Option<&StoredRow>, new: Option<&EventRow>) {
         if old.map(|s| &s.row) == new {
             return;
         }
@@ -130,11 +130,11 @@ impl Feed<'_> {
 }
 
 /// The index entries of a row.
-fn index(window: WindowId, id: EventHash, row: &Row) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn index(window: WindowId, id: EventHash, row: &EventRow) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut index = BTreeMap::new();
     if row.is_shown() {
         let end = row.end.to_be_bytes().to_vec();
-        if row.end.saturating_sub(row.start) > LONG {
+        if row.end.saturating_sub(row.start) > LONG_EVENT {
             index.insert(keys::long(window, row.start, id), end.clone());
         }
         index.insert(keys::time(window, row.start, id), end);

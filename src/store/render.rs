@@ -2,19 +2,19 @@
 
 use bytes::Bytes;
 
-use super::row::Row;
+use super::row::EventRow;
 use crate::mirror::event::{self, JsonMembers};
 use crate::mirror::page::{EventId, EventKind};
 
 /// A master, cut into its members once for all of its occurrences.
-pub(super) struct Master<'a> {
+pub(super) struct MasterMembers<'a> {
     id: &'a EventId,
     members: JsonMembers<'a>,
 }
 
-impl<'a> Master<'a> {
+impl<'a> MasterMembers<'a> {
     /// Cuts a master; none if the row is not one, or not a JSON object.
-    pub(super) fn of(row: &'a Row) -> Option<Self> {
+    pub(super) fn of(row: &'a EventRow) -> Option<Self> {
         let members =
             JsonMembers::parse(&row.content).ok().filter(|_| row.kind == EventKind::Master)?;
         Some(Self { id: &row.id, members })
@@ -23,10 +23,10 @@ impl<'a> Master<'a> {
 
 /// What readers see of a row. One that cannot be completed is shown as it is: that the master is
 /// there is the writer's promise, and content that is not JSON never got here.
-pub(super) fn show(row: &Row, master: Option<&Master<'_>>) -> Bytes {
+pub(super) fn show(row: &EventRow, master: Option<&MasterMembers<'_>>) -> Bytes {
     match master.filter(|_| row.is_bare()) {
         None => row.content.clone(),
-        Some(Master { id, members }) => {
+        Some(MasterMembers { id, members }) => {
             event::complete(members, id, &row.content, &row.id, row.span().start)
                 .map_or_else(|_| row.content.clone(), Bytes::from)
         }

@@ -5,26 +5,26 @@
 
 use jiff::Timestamp;
 
-use super::draft::Draft;
-use super::fault::Fault;
+use super::batch::WriteBatch;
+use super::error::TreeError;
 use super::keys;
 use super::record::{self, Counters, WindowRecord};
 use super::tree::Tree;
-use super::{Attached, Wanted};
+use super::{RegisteredWindow, WindowRegistration};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::status::{LastResync, ResyncReason};
 use crate::mirror::window::{Edges, MAX_SEGMENT_DAYS};
 
 /// Makes one wanted window known. `next` is the number a new one gets; `leaving` finds a window
 /// of that name that is still being dropped.
-pub(super) fn attach(
+pub(super) fn register(
     tree: &Tree,
-    wanted: &Wanted,
+    wanted: &WindowRegistration,
     at: Timestamp,
     next: &mut u32,
     leaving: impl Fn(&str) -> Vec<WindowId>,
-    draft: &mut Draft,
-) -> Result<Attached, Fault> {
+    draft: &mut WriteBatch,
+) -> Result<RegisteredWindow, TreeError> {
     let named = tree.get(&keys::name(&wanted.name))?;
     let id = named.map(|v| record::from_number(&v)).transpose()?;
     let id = id.and_then(|n| u32::try_from(n).ok()).map(WindowId);
@@ -48,7 +48,7 @@ pub(super) fn attach(
             // stand in any of them.
             let mut replaces = leaving(&wanted.name);
             if let Some((old, record)) = other {
-                leave(old, &record, draft);
+                mark_dropping(old, &record, draft);
                 replaces.push(old);
             }
             let id = WindowId(*next);
@@ -67,7 +67,10 @@ pub(super) fn attach(
             draft.put(keys::name(&wanted.name), record::number(id.0.into()));
             draft.put(keys::window(id), record.encode());
             draft.put(keys::NEXT_WINDOW.to_vec(), record::number((*next).into()));
-            Ok(Attached { replaces, ..attached(id, &record, Counters::default(), None, false) })
+            Ok(RegisteredWindow {
+                replaces,
+                ..attached(id, &record, Counters::default(), None, false)
+            })
         }
     }
 }
@@ -76,10 +79,10 @@ fn known_as(
     tree: &Tree,
     id: WindowId,
     mut record: WindowRecord,
-    wanted: &Wanted,
+    wanted: &WindowRegistration,
     at: Timestamp,
-    draft: &mut Draft,
-) -> Result<Attached, Fault> {
+    draft: &mut WriteBatch,
+) -> Result<RegisteredWindow, TreeError> {
     let moved = (record.start, record.end) != (wanted.start, wanted.end);
     let reshaped = record.shape != wanted.shape;
     let mut counters = tree.counters(id)?;
@@ -122,8 +125,8 @@ pub(super) fn move_edges(
     id: WindowId,
     edges: Edges,
     at: Timestamp,
-    draft: &mut Draft,
-) -> Result<Option<()>, Fault> {
+    draft: &mut WriteBatch,
+) -> Result<Option<()>, TreeError> {
     let Some(mut record) = tree.window(id)? else { return Ok(None) };
     (record.edges, record.edges_at) = (edges, at);
     let mut counters = tree.counters(id)?;
@@ -138,8 +141,8 @@ pub(super) fn cut(
     id: WindowId,
     days: i64,
     at: Timestamp,
-    draft: &mut Draft,
-) -> Result<Option<()>, Fault> {
+    draft: &mut WriteBatch,
+) -> Result<Option<()>, TreeError> {
     let Some(mut record) = tree.window(id)? else { return Ok(None) };
     record.segment_days = days;
     let mut counters = tree.counters(id)?;
@@ -155,8 +158,8 @@ fn reset(
     counters: &mut Counters,
     reason: ResyncReason,
     at: Timestamp,
-    draft: &mut Draft,
-) -> Result<(), Fault> {
+    draft: &mut WriteBatch,
+) -> Result<(), TreeError> {
     // There are at most 64 segments.
     let count = SegmentIndex::try_from(record.edges.cut(record.segment_days).len()).unwrap_or(64);
     let mut segments: Vec<SegmentIndex> = (0..count).collect();
@@ -184,7 +187,12 @@ fn reset(
     Ok(())
 }
 
-fn clear(tree: &Tree, id: WindowId, segment: SegmentIndex, draft: &mut Draft) -> Result<(), Fault> {
+fn clear(
+    tree: &Tree,
+    id: WindowId,
+    segment: SegmentIndex,
+    draft: &mut WriteBatch,
+) -> Result<(), TreeError> {
     for prefix in [keys::todos(id, segment), keys::seen_all(id, segment)] {
         for key in tree.keys(&prefix) {
             draft.delete(key?.to_vec());
@@ -194,10 +202,10 @@ fn clear(tree: &Tree, id: WindowId, segment: SegmentIndex, draft: &mut Draft) ->
 }
 
 /// Frees a window's name and marks it as being dropped.
-pub(super) fn leave(id: WindowId, record: &WindowRecord, draft: &mut Draft) {
+pub(super) fn mark_dropping(id: WindowId, record: &WindowRecord, draft: &mut WriteBatch) {
     draft.delete(keys::name(&record.name));
     draft.delete(keys::window(id));
-    draft.put(keys::leaving(id), record.encode());
+    draft.put(keys::dropping(id), record.encode());
 }
 
 fn attached(
@@ -206,8 +214,8 @@ fn attached(
     counters: Counters,
     resync: Option<ResyncReason>,
     settled: bool,
-) -> Attached {
-    Attached {
+) -> RegisteredWindow {
+    RegisteredWindow {
         id,
         edges: record.edges,
         edges_at: record.edges_at,

@@ -149,7 +149,7 @@ pub enum FeedError {
 
 /// Why something in the tree could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum TreeError {
     /// sled said so.
     #[error("the tree cannot be used")]
     Sled(#[from] sled::Error),
@@ -167,7 +167,7 @@ pub(super) enum Fault {
     Unknown(&'static str),
 }
 
-impl Fault {
+impl TreeError {
     /// Whether the bytes on disk are wrong, as opposed to the disk being in trouble.
     pub(super) fn is_damage(&self) -> bool {
         match self {
@@ -184,7 +184,7 @@ impl Fault {
     }
 
     /// What the callers of the store are told.
-    pub(super) fn told(&self) -> StoreError {
+    pub(super) fn to_store_error(&self) -> StoreError {
         match self {
             Self::Sled(sled::Error::Io(e)) | Self::Sync(e)
                 if matches!(
@@ -220,9 +220,9 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_apart() {
-        let full = Fault::Sled(sled::Error::Io(io::ErrorKind::StorageFull.into()));
-        assert!(matches!(full.told(), StoreError::Full));
-        let broken = Fault::Sync(io::ErrorKind::Other.into());
-        assert!(matches!(broken.told(), StoreError::Failed(_)));
+        let full = TreeError::Sled(sled::Error::Io(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(full.to_store_error(), StoreError::Full));
+        let broken = TreeError::Sync(io::ErrorKind::Other.into());
+        assert!(matches!(broken.to_store_error(), StoreError::Failed(_)));
     }
 }

@@ -16,7 +16,7 @@ const START: u64 = 4 << 20;
 const SHARE: u64 = 200;
 
 /// Watches the free space of a file system.
-pub(super) struct Space<P> {
+pub(super) struct DiskSpace<P> {
     min_free: u64,
     probe: P,
     full: bool,
@@ -69,7 +69,7 @@ fn bytes(path: &Path) -> io::Result<u64> {
     Ok(sum)
 }
 
-impl<P: FnMut() -> io::Result<(u64, u64)>> Space<P> {
+impl<P: FnMut() -> io::Result<(u64, u64)>> DiskSpace<P> {
     /// Keeps `min_free` bytes and 0.5 % free, as told by `probe` (free and total bytes).
     pub(super) fn new(min_free: u64, probe: P) -> Self {
         Self { min_free, probe, full: false }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn writing_stops_below_the_reserve_and_goes_on_by_itself() {
         let free = Cell::new(1000);
-        let mut space = Space::new(500, || Ok((free.get(), 2000)));
+        let mut space = DiskSpace::new(500, || Ok((free.get(), 2000)));
         assert!(space.allows(1));
         free.set(499);
         assert!(!space.allows(1), "looked at again each time");
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_start_may_use_what_is_kept_free() {
-        let mut space = Space::new(64 << 20, || Ok((START + 3000, 1 << 30)));
+        let mut space = DiskSpace::new(64 << 20, || Ok((START + 3000, 1 << 30)));
         assert!(!space.allows(1));
         assert!(space.allows_start(1000));
         assert!(!space.allows_start(1001));
@@ -153,13 +153,13 @@ mod tests {
 
     #[test]
     fn half_a_percent_of_a_large_disk_is_kept() {
-        assert!(!Space::new(1, || Ok((4, 1000))).allows(0));
-        assert!(Space::new(1, || Ok((5, 1000))).allows(0));
-        assert!(Space::new(0, || Ok((0, 1000))).allows(1));
+        assert!(!DiskSpace::new(1, || Ok((4, 1000))).allows(0));
+        assert!(DiskSpace::new(1, || Ok((5, 1000))).allows(0));
+        assert!(DiskSpace::new(0, || Ok((0, 1000))).allows(1));
     }
 
     #[test]
     fn an_unknown_amount_is_no_reason_to_stop() {
-        assert!(Space::new(1, || Err(io::ErrorKind::Unsupported.into())).allows(1));
+        assert!(DiskSpace::new(1, || Err(io::ErrorKind::Unsupported.into())).allows(1));
     }
 }

@@ -7,43 +7,43 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::fault::{Fault, StoreError};
-use super::look::{self, Master};
-use super::plan::Refusal;
+use super::change_writer::{ChangeWriter, RowChange};
+use super::error::{StoreError, TreeError};
+use super::plan::PlanError;
 use super::record::{self, WindowRecord};
-use super::row::Row;
-use super::settle::{Feed, Slot};
+use super::render::{self, MasterMembers};
+use super::row::EventRow;
 use super::tree::Tree;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::Commit;
 use crate::mirror::event;
 use crate::mirror::page::{EventHash, EventId, EventKind, Item};
 
-type Rows = BTreeMap<EventHash, Row>;
-type Masters<'a> = BTreeMap<EventHash, Master<'a>>;
+type RowCache = BTreeMap<EventHash, EventRow>;
+type MasterCache<'a> = BTreeMap<EventHash, MasterMembers<'a>>;
 
-fn cut(rows: &Rows) -> Masters<'_> {
-    rows.iter().filter_map(|(hash, row)| Some((*hash, Master::of(row)?))).collect()
+fn cut(rows: &RowCache) -> MasterCache<'_> {
+    rows.iter().filter_map(|(hash, row)| Some((*hash, MasterMembers::of(row)?))).collect()
 }
 
-fn show(masters: &Masters<'_>, row: &Row) -> Bytes {
+fn show(masters: &MasterCache<'_>, row: &EventRow) -> Bytes {
     let master = row.master.as_ref().filter(|_| row.is_bare()).map(EventId::hash);
-    look::show(row, master.and_then(|hash| masters.get(&hash)))
+    render::show(row, master.and_then(|hash| masters.get(&hash)))
 }
 
 /// A commit being worked in.
-pub(super) struct Work<'a> {
+pub(super) struct CommitApplier<'a> {
     tree: &'a Tree,
     commit: &'a Commit,
     record: &'a WindowRecord,
-    slots: BTreeMap<EventHash, Slot>,
+    slots: BTreeMap<EventHash, RowChange>,
     /// Ids that the commit itself carries.
     carried: BTreeSet<EventHash>,
     /// Masters that give their occurrences something else than before.
     changed: BTreeSet<EventHash>,
 }
 
-impl<'a> Work<'a> {
+impl<'a> CommitApplier<'a> {
     /// Nothing is loaded yet.
     pub(super) fn new(tree: &'a Tree, commit: &'a Commit, record: &'a WindowRecord) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl<'a> Work<'a> {
     }
 
     /// Whether the commit would be refused: whether every bare occurrence has its master.
-    pub(super) fn check(mut self) -> Result<(), Refusal> {
+    pub(super) fn check(mut self) -> Result<(), PlanError> {
         for item in &self.commit.upserts {
             self.upsert(item)?;
         }
@@ -65,7 +65,7 @@ impl<'a> Work<'a> {
     }
 
     /// Writes what the commit makes of rows, and of the feed.
-    pub(super) fn run(mut self, feed: &mut Feed<'_>) -> Result<(), Refusal> {
+    pub(super) fn run(mut self, feed: &mut ChangeWriter<'_>) -> Result<(), PlanError> {
         let commit = self.commit;
         for item in &commit.upserts {
             self.upsert(item)?;
@@ -88,7 +88,7 @@ impl<'a> Work<'a> {
         let (old, new) = self.masters()?;
         let (old, new) = (cut(&old), cut(&new));
         for (id, slot) in &self.slots {
-            let same = |a: &Row, b: &Row| {
+            let same = |a: &EventRow, b: &EventRow| {
                 let look_same = a.content == b.content
                     && (a.kind, &a.master, a.whole) == (b.kind, &b.master, b.whole);
                 let follows = b.is_bare()
@@ -100,24 +100,24 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn load(&mut self, id: EventHash) -> Result<&mut Slot, Fault> {
+    fn load(&mut self, id: EventHash) -> Result<&mut RowChange, TreeError> {
         use std::collections::btree_map::Entry as At;
         match self.slots.entry(id) {
             At::Occupied(slot) => Ok(slot.into_mut()),
             At::Vacant(place) => {
                 let old = self.tree.row(self.commit.window, id)?;
                 let new = old.as_ref().map(|s| s.row.clone());
-                Ok(place.insert(Slot { old, new, reason: RemovalReason::Deleted }))
+                Ok(place.insert(RowChange { old, new, reason: RemovalReason::Deleted }))
             }
         }
     }
 
-    fn upsert(&mut self, item: &Item) -> Result<(), Fault> {
+    fn upsert(&mut self, item: &Item) -> Result<(), TreeError> {
         let id = item.id.hash();
         let bit = record::bit(self.commit.segment);
         self.carried.insert(id);
         let slot = self.load(id)?;
-        let mut row = Row::of(item, bit);
+        let mut row = EventRow::of(item, bit);
         if let Some(old) = slot.old() {
             // Each segment is a stream of its own. An old state of an event may arrive from one
             // after a newer state from another, and the first may never deliver the newer one, if
@@ -137,7 +137,7 @@ impl<'a> Work<'a> {
     }
 
     /// Lets go of a row; tells whether it is a master, which goes only when nothing names it.
-    fn remove(&mut self, id: EventHash, reason: RemovalReason) -> Result<bool, Fault> {
+    fn remove(&mut self, id: EventHash, reason: RemovalReason) -> Result<bool, TreeError> {
         let (bit, retired) = (record::bit(self.commit.segment), self.record.retired);
         let slot = self.load(id)?;
         let Some(row) = &mut slot.new else { return Ok(false) };
@@ -156,7 +156,7 @@ impl<'a> Work<'a> {
 
     /// Takes along the occurrences of masters that changed. Those whose master turns into
     /// something else keep what readers saw of them, until their removal is known.
-    fn follow_masters(&mut self) -> Result<(), Fault> {
+    fn follow_masters(&mut self) -> Result<(), TreeError> {
         let mut ended = Vec::new();
         for (id, slot) in &self.slots {
             let was = slot.old().filter(|r| r.kind == EventKind::Master);
@@ -175,14 +175,14 @@ impl<'a> Work<'a> {
             }
         }
         for (hash, master) in ended {
-            let master = Master::of(&master);
+            let master = MasterMembers::of(&master);
             for id in self.tree.instances(self.commit.window, hash)? {
                 if self.carried.contains(&id) {
                     continue;
                 }
                 let slot = self.load(id)?;
                 if let Some(row) = slot.new.as_mut().filter(|r| r.is_bare()) {
-                    row.content = look::show(row, master.as_ref());
+                    row.content = render::show(row, master.as_ref());
                     row.whole = true;
                 }
             }
@@ -191,9 +191,9 @@ impl<'a> Work<'a> {
     }
 
     /// Deletes masters that no instance names any more.
-    fn forget(&mut self, orphans: &[EventHash]) -> Result<(), Fault> {
+    fn forget(&mut self, orphans: &[EventHash]) -> Result<(), TreeError> {
         for &orphan in orphans {
-            let named = |row: &Row| row.master.as_ref().is_some_and(|m| m.hash() == orphan);
+            let named = |row: &EventRow| row.master.as_ref().is_some_and(|m| m.hash() == orphan);
             let kept = self.slots.values().any(|s| s.new.as_ref().is_some_and(named));
             let stored = self.tree.instances(self.commit.window, orphan)?;
             if kept || stored.iter().any(|id| !self.slots.contains_key(id)) {
@@ -208,10 +208,10 @@ impl<'a> Work<'a> {
     }
 
     /// The masters that the slots need, as they were and as they will be.
-    fn masters(&self) -> Result<(Rows, Rows), Refusal> {
-        let (mut old, mut new) = (Rows::new(), Rows::new());
-        let mut stored = BTreeMap::<EventHash, Option<Row>>::new();
-        let mut find = |hash: EventHash, after: bool| -> Result<Option<Row>, Fault> {
+    fn masters(&self) -> Result<(RowCache, RowCache), PlanError> {
+        let (mut old, mut new) = (RowCache::new(), RowCache::new());
+        let mut stored = BTreeMap::<EventHash, Option<EventRow>>::new();
+        let mut find = |hash: EventHash, after: bool| -> Result<Option<EventRow>, TreeError> {
             let row = match self.slots.get(&hash) {
                 Some(slot) if after => slot.new.clone(),
                 Some(slot) => slot.old().cloned(),
@@ -239,7 +239,7 @@ impl<'a> Work<'a> {
                         masters.insert(hash, master);
                     }
                     None if after && self.carried.contains(id) => {
-                        return Err(Refusal::Told(StoreError::MissingMaster(*id)));
+                        return Err(PlanError::Told(StoreError::MissingMaster(*id)));
                     }
                     None => {}
                 }

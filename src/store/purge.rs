@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::attach;
-use super::draft::Draft;
-use super::fault::Fault;
+use super::batch::WriteBatch;
+use super::change_writer::ChangeWriter;
+use super::error::TreeError;
 use super::keys;
-use super::record::{self, Entry};
-use super::settle::Feed;
+use super::record::{self, FeedEntry};
+use super::register;
 use super::tree::Tree;
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::CommitOutcome;
@@ -22,7 +22,7 @@ const SLICE: usize = 256;
 
 /// How far the dropping of a window has come.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
+pub(super) enum PurgeProgress {
     /// Free the name.
     Mark,
     /// Bury the instances after this one. Masters stay: what is still shown needs them.
@@ -36,25 +36,25 @@ pub(super) fn drop_slice(
     tree: &Tree,
     window: WindowId,
     at: i64,
-    step: Step,
+    step: PurgeProgress,
     last_seq: Seq,
-    draft: &mut Draft,
-) -> Result<(Seq, Option<Step>), Fault> {
+    draft: &mut WriteBatch,
+) -> Result<(Seq, Option<PurgeProgress>), TreeError> {
     match step {
-        Step::Mark => {
+        PurgeProgress::Mark => {
             if let Some(record) = tree.window(window)? {
-                attach::leave(window, &record, draft);
-                return Ok((last_seq, Some(Step::Bury(None))));
+                register::mark_dropping(window, &record, draft);
+                return Ok((last_seq, Some(PurgeProgress::Bury(None))));
             }
-            Ok((last_seq, tree.leaving(window)?.map(|_| Step::Bury(None))))
+            Ok((last_seq, tree.dropping(window)?.map(|_| PurgeProgress::Bury(None))))
         }
-        Step::Bury(after) => {
-            let name = tree.leaving(window)?.map_or_else(|| Arc::from(""), |r| r.name);
+        PurgeProgress::Bury(after) => {
+            let name = tree.dropping(window)?.map_or_else(|| Arc::from(""), |r| r.name);
             let outcome = CommitOutcome::default();
-            let mut feed = Feed { draft, tree, window, name, at, seq: last_seq, outcome };
+            let mut feed = ChangeWriter { draft, tree, window, name, at, seq: last_seq, outcome };
             let rows = tree.rows(window, after, SLICE)?;
             for (id, stored) in rows.iter().filter(|(_, s)| s.row.is_shown()) {
-                feed.bury(*id, &stored.row, RemovalReason::WindowDropped);
+                feed.write_tombstone(*id, &stored.row, RemovalReason::WindowDropped);
                 feed.write(*id, Some(stored), None);
             }
             let seq = feed.seq;
@@ -62,15 +62,15 @@ pub(super) fn drop_slice(
                 draft.put(keys::LAST_SEQ.to_vec(), record::number(seq));
             }
             let next = match rows.last() {
-                Some((id, _)) if rows.len() == SLICE => Step::Bury(Some(*id)),
-                _ => Step::Clear(0),
+                Some((id, _)) if rows.len() == SLICE => PurgeProgress::Bury(Some(*id)),
+                _ => PurgeProgress::Clear(0),
             };
             Ok((seq, Some(next)))
         }
-        Step::Clear(kind) => {
+        PurgeProgress::Clear(kind) => {
             let Some(prefix) = keys::leftovers(window).into_iter().nth(kind) else {
                 draft.delete(keys::counters(window));
-                draft.delete(keys::leaving(window));
+                draft.delete(keys::dropping(window));
                 return Ok((last_seq, None));
             };
             let mut taken = 0;
@@ -78,7 +78,7 @@ pub(super) fn drop_slice(
                 draft.delete(key?.to_vec());
                 taken += 1;
             }
-            Ok((last_seq, Some(Step::Clear(if taken == SLICE { kind } else { kind + 1 }))))
+            Ok((last_seq, Some(PurgeProgress::Clear(if taken == SLICE { kind } else { kind + 1 }))))
         }
     }
 }
@@ -94,13 +94,13 @@ pub(super) fn trim_slice(
     tree: &Tree,
     before: i64,
     now: i64,
-    draft: &mut Draft,
-) -> Result<(u64, Option<Seq>, bool), Fault> {
+    draft: &mut WriteBatch,
+) -> Result<(u64, Option<Seq>, bool), TreeError> {
     let mut oldest = Vec::new();
     let mut due = 0;
     for entry in tree.0.scan_prefix(keys::ages()) {
         let (key, value) = entry?;
-        let at = <[u8; 8]>::try_from(&*value).map_err(|_| Fault::Damaged("age"))?;
+        let at = <[u8; 8]>::try_from(&*value).map_err(|_| TreeError::Damaged("age"))?;
         let at = i64::from_be_bytes(at);
         if at <= now && at >= before {
             break;
@@ -117,8 +117,8 @@ pub(super) fn trim_slice(
     }
     let mut floor = None;
     for key in &oldest[..due] {
-        let seq = keys::seq_of(key).ok_or(Fault::Damaged("age"))?;
-        if let Some(Entry { window, id, .. }) = tree.entry(seq)? {
+        let seq = keys::seq_of(key).ok_or(TreeError::Damaged("age"))?;
+        if let Some(FeedEntry { window, id, .. }) = tree.entry(seq)? {
             draft.delete(keys::tombstone(window, id));
         }
         draft.delete_change(seq);
