@@ -280,7 +280,7 @@ impl Daemon {
         let stopping = stop(self.supervisor, self.listeners, self.store);
         // The watchdog is fed from here, so that it bites only where this task does not run.
         let feeding = async {
-            let mut beat = tokio::time::interval(notify.rhythm());
+            let mut beat = tokio::time::interval(notify.interval());
             loop {
                 beat.tick().await;
                 notify.alive("stopping");
@@ -369,7 +369,7 @@ fn window_specs<'a>(
         .collect()
 }
 
-fn account(account: &config::Account, config: &Config) -> graph::Account {
+fn account(account: &config::AccountConfig, config: &Config) -> graph::Account {
     graph::Account {
         name: account.name.clone(),
         tenant: account.tenant.to_string(),
@@ -391,14 +391,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn credential(credential: &config::Credential) -> graph::Credential {
+fn credential(credential: &config::CredentialConfig) -> graph::Credential {
     match credential {
-        config::Credential::SecretFile(path) => graph::Credential::SecretFile(path.clone()),
-        config::Credential::SecretEnv(name) => graph::Credential::SecretEnv(name.clone()),
-        config::Credential::CertificateFile(path) => {
+        config::CredentialConfig::SecretFile(path) => graph::Credential::SecretFile(path.clone()),
+        config::CredentialConfig::SecretEnv(name) => graph::Credential::SecretEnv(name.clone()),
+        config::CredentialConfig::CertificateFile(path) => {
             graph::Credential::CertificateFile(path.clone())
         }
-        config::Credential::AccessTokenFile(path) => {
+        config::CredentialConfig::AccessTokenFile(path) => {
             graph::Credential::AccessTokenFile(path.clone())
         }
     }

@@ -420,7 +420,8 @@ impl Supervisor {
     pub async fn watch<T>(&mut self, until: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::pin!(until);
         let heard = self.notify.is_heard();
-        let mut turn = tokio::time::interval(if heard { self.notify.rhythm() } else { HEARTBEAT });
+        let mut turn =
+            tokio::time::interval(if heard { self.notify.interval() } else { HEARTBEAT });
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.services.store.clone();
         let failed = store.failed();

@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::config::Fault;
+use crate::config::Diagnostic;
 use crate::store::{FeedError, StoreError};
 use crate::supervisor::FleetError;
 use crate::supervisor::reload::ReloadError;
@@ -24,7 +24,7 @@ pub(super) struct Problem {
     detail: String,
     parameter: Option<String>,
     /// Of a configuration.
-    faults: Vec<Fault>,
+    faults: Vec<Diagnostic>,
     /// The answer challenges the client to show a token.
     challenge: bool,
     /// Seconds after which it is worth asking again.
@@ -39,8 +39,8 @@ struct Body<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    faults: &'a [Fault],
+    #[serde(skip_serializing_if = "<[Diagnostic]>::is_empty")]
+    faults: &'a [Diagnostic],
 }
 
 impl Problem {

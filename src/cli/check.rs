@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::arguments::CheckArgs;
 use super::exit::{CONFIGURATION, DONE, Failure};
 use super::terminal::{printable, printable_lines};
-use crate::config::{Config, Fault, Faults, Sources};
+use crate::config::{Config, Diagnostic, Diagnostics, Sources};
 use crate::daemon::Loader;
 use crate::env::Env;
 use crate::mirror::window::Window;
@@ -38,7 +38,7 @@ pub(super) fn load(
     now: Timestamp,
 ) -> Result<Config, Failure> {
     let sources = Sources::find(file, environment);
-    Config::load(&sources, now).map_err(|Faults(faults)| {
+    Config::load(&sources, now).map_err(|Diagnostics(faults)| {
         let file = sources.file.display();
         let count = faults.len();
         let plural = if count == 1 { "" } else { "s" };
@@ -69,7 +69,7 @@ pub(super) fn check(
             out.flush()?;
             Ok(DONE)
         }
-        Err(Faults(faults)) => {
+        Err(Diagnostics(faults)) => {
             // The faults are what was asked for: they go where answers go.
             if json {
                 let faults: Vec<_> = faults.iter().map(fault).collect();
@@ -167,7 +167,7 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
     answer
 }
 
-fn fault(fault: &Fault) -> Value {
+fn fault(fault: &Diagnostic) -> Value {
     json!({
         "file": fault.file,
         "line": fault.line,

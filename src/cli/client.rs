@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::exit::{CONFIGURATION, FAILED, Failure, PERMISSION, STORE, UNAVAILABLE, USAGE};
 use super::place::Place;
 use super::terminal::printable;
-use crate::config::Fault;
+use crate::config::Diagnostic;
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ struct Problem {
     title: String,
     detail: String,
     #[serde(default)]
-    faults: Vec<Fault>,
+    faults: Vec<Diagnostic>,
 }
 
 impl Client {

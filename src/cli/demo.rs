@@ -29,8 +29,8 @@ use crate::mirror::change::ChangeKind;
 use crate::mirror::status::WindowState;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::{Signal, Signals};
-use crate::platform::stdout_closed::unread;
-use crate::platform::telemetry::Format;
+use crate::platform::stdout_closed::stdout_closed;
+use crate::platform::telemetry::OutputFormat;
 use crate::simulator::{Behaviour, Faults, SimulateArgs, Simulation};
 use crate::store::{Change, Store};
 use crate::supervisor::Fleet;
@@ -63,7 +63,7 @@ pub(super) async fn demo(
     level: Option<&str>,
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
-    start_telemetry(level.unwrap_or("off"), Format::Text)?;
+    start_telemetry(level.unwrap_or("off"), OutputFormat::Text)?;
     without_huge_pages();
     let begun = Instant::now();
     let env = Env::real();
@@ -138,7 +138,7 @@ pub(super) async fn demo(
         let told = tokio::select! {
             told = story => told,
             _ = controls.stop.wait_for(|stop| *stop) => Ok(()),
-            () = unread() => Ok(()),
+            () = stdout_closed() => Ok(()),
         };
         stop.send_replace(true);
         let closed = match running.await {

@@ -6,7 +6,7 @@ use std::io;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::config::Fault;
+use crate::config::Diagnostic;
 
 /// Done.
 pub const DONE: u8 = 0;
@@ -33,7 +33,7 @@ pub struct Failure {
     /// What to do about it.
     pub remedy: Option<String>,
     /// Every fault of the configuration, where that is what went wrong.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<Diagnostic>,
 }
 
 impl Failure {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::exit::{Failure, UNAVAILABLE, USAGE};
-use crate::config::{Sources, Whereabouts};
+use crate::config::{ClientConfig, Sources};
 
 /// An address of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub(super) fn find(
 ) -> Result<Found, Failure> {
     let variable =
         |name| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let Whereabouts { socket, listen, token_files } =
-        Whereabouts::find(&Sources::find(config, environment.clone()));
+    let ClientConfig { socket, listen, token_files } =
+        ClientConfig::find(&Sources::find(config, environment.clone()));
     let listen = listen.map(reachable);
     let place = match (api.or_else(|| variable("CALMIRROR_API")), socket, listen) {
         (Some(text), ..) => parse(text)?,

@@ -21,7 +21,7 @@ use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::Signals;
-use crate::platform::telemetry::{Format, Telemetry};
+use crate::platform::telemetry::{OutputFormat, Telemetry};
 use crate::store::{OpenFault, StoreError};
 
 /// How often a start that takes long asks for twice as much.
@@ -44,7 +44,7 @@ pub(super) async fn run(
     let configured = LogFormat::readable(&Sources::find(file, environment.clone()));
     let ended = serve(file, environment, level, args).await;
     match (ended, format(configured).resolve()) {
-        (Err(failure), Format::Json) if !failure.message.is_empty() => {
+        (Err(failure), OutputFormat::Json) if !failure.message.is_empty() => {
             // A log that cannot be written is lost; the exit code still tells.
             writeln!(std::io::stderr(), "{}", failure.log_line(Timestamp::now())).ok();
             Err(Failure::new(failure.exit, ""))
@@ -167,7 +167,7 @@ pub(super) async fn unless_stopped<T>(
 }
 
 /// Starts the logs.
-pub(super) fn start_telemetry(level: &str, format: Format) -> Result<Telemetry, Failure> {
+pub(super) fn start_telemetry(level: &str, format: OutputFormat) -> Result<Telemetry, Failure> {
     Telemetry::start(level, format)
         .map_err(|error| Failure::new(CONFIGURATION, format!("log.level: {}", chain(&error))))
 }
@@ -183,12 +183,12 @@ pub(super) fn about(env: &Env) -> About {
     }
 }
 
-fn format(format: LogFormat) -> Format {
+fn format(format: LogFormat) -> OutputFormat {
     match format {
-        LogFormat::Auto => Format::Auto,
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-        LogFormat::Journald => Format::Journald,
+        LogFormat::Auto => OutputFormat::Auto,
+        LogFormat::Text => OutputFormat::Text,
+        LogFormat::Json => OutputFormat::Json,
+        LogFormat::Journald => OutputFormat::Journald,
     }
 }
 

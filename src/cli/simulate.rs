@@ -9,8 +9,8 @@ use super::run::{self, Controls};
 use super::serve::start_telemetry;
 use crate::env::Env;
 use crate::platform::signals::{Signal, Signals};
-use crate::platform::stdout_closed::unread;
-use crate::platform::telemetry::Format;
+use crate::platform::stdout_closed::stdout_closed;
+use crate::platform::telemetry::OutputFormat;
 use crate::simulator::{SimulateArgs, Simulation};
 
 /// What to do where a port is taken.
@@ -26,7 +26,7 @@ pub(super) async fn simulate(
     level: Option<&str>,
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
-    start_telemetry(level.unwrap_or("info"), Format::Auto)?;
+    start_telemetry(level.unwrap_or("info"), OutputFormat::Auto)?;
     let listen = args.listen;
     let simulation = Simulation::start(args, Env::real()).await.map_err(|error| {
         Failure::new(FAILED, format!("cannot listen on {listen}: {error}")).remedy(OTHER_PORT)
@@ -41,7 +41,7 @@ pub(super) async fn simulate(
         let until = async {
             tokio::select! {
                 _ = controls.stop.wait_for(|stop| *stop) => {}
-                () = unread() => {}
+                () = stdout_closed() => {}
             }
         };
         simulation.run(until).await.map_err(|error| Failure::new(FAILED, error.to_string()))

@@ -443,7 +443,7 @@ mod tests {
 
     use super::super::terminal::{is_control, width};
 
-    use crate::config::Fault;
+    use crate::config::Diagnostic;
     use crate::supervisor::reload::ReloadError;
 
     fn at(text: &str) -> Timestamp {
@@ -569,14 +569,14 @@ mod tests {
 
     #[test]
     fn of_several_faults_the_first_is_named() {
-        let fault = |line: usize| Fault {
+        let fault = |line: usize| Diagnostic {
             file: Some("/etc/c.toml".into()),
             line: Some(line),
             key: "api.listen".to_owned(),
             problem: "wrong".to_owned(),
             remedy: "mend it".to_owned(),
         };
-        let last = |faults: Vec<Fault>| LastReload {
+        let last = |faults: Vec<Diagnostic>| LastReload {
             at: at("2026-11-21T10:00:00Z"),
             outcome: ReloadOutcome::Refused,
             message: ReloadError::Faults(faults.clone()).to_string(),

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fault::Wrong;
+use super::diagnostic::Issue;
 use super::keys::Section;
-use super::layers::Table;
-use super::origin::Report;
-use super::reader::{Reader, Written};
+use super::layers::LayeredTable;
+use super::origin::DiagnosticSink;
+use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
 
 /// An application's registration in a tenant, or a token that somebody else renews.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
+pub struct AccountConfig {
     /// The name in `[account.NAME]`.
     pub name: Arc<str>,
     /// The tenant's id or domain; empty if a token file makes it unnecessary.
@@ -21,7 +21,7 @@ pub struct Account {
     /// The application's id; empty if a token file makes it unnecessary.
     pub client_id: String,
     /// What proves it.
-    pub credential: Credential,
+    pub credential: CredentialConfig,
 }
 
 /// Where the proof is. It names secrets and never holds one, so that it may be shown.
@@ -29,7 +29,7 @@ pub struct Account {
 /// Files were found readable, private and not empty when the configuration was loaded; they are
 /// read when they are used, and may have changed by then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Credential {
+pub enum CredentialConfig {
     /// A file with the client secret.
     SecretFile(PathBuf),
     /// The name of the environment variable with the client secret.
@@ -47,11 +47,11 @@ const CREDENTIALS: [&str; 4] =
 /// Reads one account; `None` if anything is wrong with it.
 pub(super) fn account(
     name: &str,
-    table: &Table,
+    table: &LayeredTable,
     sources: &Sources,
-    report: &mut Report,
-) -> Option<Account> {
-    let mut reader = Reader::new(Section::Account, table, report);
+    report: &mut DiagnosticSink,
+) -> Option<AccountConfig> {
+    let mut reader = TableReader::new(Section::Account, table, report);
     let credential = credential(&mut reader, sources);
     let borrowed = reader.has("access_token_file");
     let mut identifier = |key: &'static str, remedy: &str| {
@@ -67,33 +67,33 @@ pub(super) fn account(
     if let Some("common" | "organizations" | "consumers") = tenant.as_deref() {
         reader.fault(
             "tenant",
-            Wrong::new(
+            Issue::new(
                 "a daemon cannot sign in to a tenant yet to be chosen",
                 "write the tenant's id or domain",
             ),
         );
         return None;
     }
-    let shaped = |key: &'static str, fits: bool, wrong: Wrong, reader: &mut Reader<'_>| {
+    let shaped = |key: &'static str, fits: bool, wrong: Issue, reader: &mut TableReader<'_>| {
         if reader.has(key) && !fits {
             reader.warn(key, wrong);
         }
     };
     if let Some(tenant) = &tenant {
-        let wrong = Wrong::new(
+        let wrong = Issue::new(
             "neither a GUID nor a domain",
             "write the Directory (tenant) ID, or a domain of the tenant such as contoso.com",
         );
         shaped("tenant", is_guid(tenant) || tenant.contains('.'), wrong, &mut reader);
     }
     if let Some(client_id) = &client_id {
-        let wrong = Wrong::new(
+        let wrong = Issue::new(
             "not a GUID",
             "write the Application (client) ID of the app registration: not its name, and not the ID of a secret",
         );
         shaped("client_id", is_guid(client_id), wrong, &mut reader);
     }
-    Some(Account {
+    Some(AccountConfig {
         name: name.into(),
         tenant: tenant?.into(),
         client_id: client_id?,
@@ -107,10 +107,10 @@ pub(super) fn is_guid(text: &str) -> bool {
 }
 
 /// An id or a domain: it becomes a part of addresses.
-fn identifier(written: Written<'_>) -> Result<String, Wrong> {
+fn identifier(written: RawValue<'_>) -> Result<String, Issue> {
     let text = written.text()?;
     if text.len() > 255 || !text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
-        return Err(Wrong::new(
+        return Err(Issue::new(
             "neither an id nor a domain",
             "write letters, digits, `-`, `.` and `_` only",
         ));
@@ -118,7 +118,7 @@ fn identifier(written: Written<'_>) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-fn credential(reader: &mut Reader<'_>, sources: &Sources) -> Option<Credential> {
+fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<CredentialConfig> {
     let written: Vec<&'static str> =
         CREDENTIALS.into_iter().filter(|key| reader.has(key)).collect();
     let all = CREDENTIALS.join(", ");
@@ -130,20 +130,22 @@ fn credential(reader: &mut Reader<'_>, sources: &Sources) -> Option<Credential> 
         }
         [first, .., last] => {
             let problem = format!("a second way to sign in beside {first}");
-            reader.fault(last, Wrong::new(problem, format!("keep exactly one of {all}")));
+            reader.fault(last, Issue::new(problem, format!("keep exactly one of {all}")));
             return None;
         }
     };
-    let private = |written: Written<'_>| {
+    let private = |written: RawValue<'_>| {
         let path = written.path()?;
         secret::check(&path, credentials_directory(sources))?;
         Ok(path)
     };
     match key {
-        "client_secret_file" => reader.take(key, private).map(Credential::SecretFile),
-        "certificate_file" => reader.take(key, private).map(Credential::CertificateFile),
-        "access_token_file" => reader.take(key, private).map(Credential::AccessTokenFile),
-        _ => reader.take(key, |written| variable(written, sources)).map(Credential::SecretEnv),
+        "client_secret_file" => reader.take(key, private).map(CredentialConfig::SecretFile),
+        "certificate_file" => reader.take(key, private).map(CredentialConfig::CertificateFile),
+        "access_token_file" => reader.take(key, private).map(CredentialConfig::AccessTokenFile),
+        _ => {
+            reader.take(key, |written| variable(written, sources)).map(CredentialConfig::SecretEnv)
+        }
     }
 }
 
@@ -153,12 +155,12 @@ pub(super) fn credentials_directory(sources: &Sources) -> Option<&Path> {
 }
 
 /// A variable's name. What is written is never quoted: people paste secrets here.
-fn variable(written: Written<'_>, sources: &Sources) -> Result<String, Wrong> {
+fn variable(written: RawValue<'_>, sources: &Sources) -> Result<String, Issue> {
     let name = written.text()?;
     match sources.environment.get(name).map(|secret| secret.trim().is_empty()) {
         Some(false) => Ok(name.to_owned()),
-        Some(true) => Err(Wrong::new("the variable it names is empty", "put the secret into it")),
-        None => Err(Wrong::new(
+        Some(true) => Err(Issue::new("the variable it names is empty", "put the secret into it")),
+        None => Err(Issue::new(
             "there is no environment variable of that name",
             "write the variable's name here, and set it in the daemon's environment",
         )),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-use super::fault::Wrong;
+use super::diagnostic::Issue;
 
 /// Where Graph and its sign-in are.
 #[derive(Clone, Copy, Debug)]
@@ -46,32 +46,32 @@ pub(super) const VERSIONS: [&str; 2] = [VERSION, "/beta"];
 
 /// An address without its trailing slash, and its origin. `https`, or `http` to this very machine
 /// (promise 7); no user, no query. What is refused is not quoted: it might hold a password.
-pub(super) fn address(text: &str) -> Result<(String, String), Wrong> {
+pub(super) fn address(text: &str) -> Result<(String, String), Issue> {
     let uri: Uri = text.trim().parse().map_err(|_| {
-        Wrong::new("not an address", "write it like https://graph.microsoft.com/v1.0")
+        Issue::new("not an address", "write it like https://graph.microsoft.com/v1.0")
     })?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(Wrong::new("not a whole address", "begin it with https:// and the host"));
+        return Err(Issue::new("not a whole address", "begin it with https:// and the host"));
     };
     if authority.as_str().contains('@') {
-        return Err(Wrong::new(
+        return Err(Issue::new(
             "an address with a user or a password in it",
             "write scheme, host, port and path only",
         ));
     }
     if uri.query().is_some() || text.contains('#') {
-        return Err(Wrong::new("an address with a query or a fragment", "write it without"));
+        return Err(Issue::new("an address with a query or a fragment", "write it without"));
     }
     match scheme.to_ascii_lowercase().as_str() {
         "https" => {}
         "http" if loopback(authority.host()) => {}
         "http" => {
-            return Err(Wrong::new(
+            return Err(Issue::new(
                 "plain http to another machine",
                 "use https; http is only for loopback, such as http://127.0.0.1:8081",
             ));
         }
-        _ => return Err(Wrong::new("neither https nor http", "begin it with https://")),
+        _ => return Err(Issue::new("neither https nor http", "begin it with https://")),
     }
     let origin = format!("{scheme}://{authority}").to_ascii_lowercase();
     let path = uri.path().trim_end_matches('/');

@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Config;
-use super::origin::Explained;
+use super::origin::EffectiveValue;
 use crate::mirror::window::Window;
 
 /// What changes from one configuration to the next.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Difference {
+pub struct ConfigDiff {
     /// Windows that are new.
     pub added: Vec<Arc<Window>>,
     /// Windows that are gone.
     pub removed: Vec<Arc<Window>>,
     /// Windows that are set otherwise.
-    pub changed: Vec<Changed>,
+    pub changed: Vec<ChangedWindow>,
     /// Windows that need not notice.
     pub unchanged: usize,
     /// Accounts that sign in otherwise, or are new or gone; by name.
@@ -31,20 +31,20 @@ pub struct Difference {
 
 /// A window that is set otherwise.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Changed {
+pub struct ChangedWindow {
     /// As it was.
     pub old: Arc<Window>,
     /// As it shall be.
     pub new: Arc<Window>,
     /// What that asks for: the most of what its keys do.
-    pub effect: Effect,
+    pub effect: ReloadEffect,
     /// The keys that differ. One whose account moved to another tenant differs in `tenant`.
     pub keys: Vec<&'static str>,
 }
 
 /// What a change of a window asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effect {
+pub enum ReloadEffect {
     /// The next rounds come at other times or ask otherwise; nothing else.
     Retimed,
     /// The window is enumerated again.
@@ -54,12 +54,12 @@ pub enum Effect {
 }
 
 /// Compares two configurations, in the order of the windows' names.
-pub fn diff(old: &Config, new: &Config) -> Difference {
-    let mut difference = Difference {
+pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
+    let mut difference = ConfigDiff {
         accounts: accounts(old, new),
         settings: differing(&live(old, new)),
         refused: refused(old, new),
-        ..Difference::default()
+        ..ConfigDiff::default()
     };
     let by_name = |config: &Config| -> BTreeMap<Arc<str>, Arc<Window>> {
         config.windows.iter().map(|window| (window.name.clone(), window.clone())).collect()
@@ -76,13 +76,13 @@ pub fn diff(old: &Config, new: &Config) -> Difference {
             continue;
         }
         let (effect, keys) = compare(&was, &window, moved);
-        difference.changed.push(Changed { old: was, new: window, effect, keys });
+        difference.changed.push(ChangedWindow { old: was, new: window, effect, keys });
     }
     difference.removed = before.into_values().collect();
     difference
 }
 
-impl Difference {
+impl ConfigDiff {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty()
@@ -94,14 +94,15 @@ impl Difference {
 
     /// How many windows' events leave: those that are gone, and those that become others.
     pub fn drops(&self) -> usize {
-        let replaced = self.changed.iter().filter(|changed| changed.effect == Effect::Replaced);
+        let replaced =
+            self.changed.iter().filter(|changed| changed.effect == ReloadEffect::Replaced);
         self.removed.len() + replaced.count()
     }
 }
 
 /// The keys in which two windows of one name differ, and what that asks for.
-fn compare(old: &Window, new: &Window, moved: bool) -> (Effect, Vec<&'static str>) {
-    use Effect::{Replaced, Resynced, Retimed};
+fn compare(old: &Window, new: &Window, moved: bool) -> (ReloadEffect, Vec<&'static str>) {
+    use ReloadEffect::{Replaced, Resynced, Retimed};
     let keys = [
         ("account", Replaced, old.account != new.account),
         ("tenant", Replaced, moved && old.account == new.account),
@@ -160,7 +161,7 @@ fn live(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
 /// origin, so it is a matter for another store.
 fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
     let written = |config: &Config| {
-        config.explained.iter().any(|one: &Explained| one.key == "graph.base_url")
+        config.explained.iter().any(|one: &EffectiveValue| one.key == "graph.base_url")
     };
     let graph = if written(old) || written(new) { "graph.base_url" } else { "graph.cloud" };
     differing(&[

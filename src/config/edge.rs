@@ -4,17 +4,17 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::fault::Wrong;
+use super::diagnostic::Issue;
 use crate::mirror::window::Edge;
 
 /// Farther than this no edge is believed to be meant, in years.
-const FARTHEST_YEARS: i64 = 200;
+const MAX_YEARS: i64 = 200;
 
 /// RFC 3339, a date (its midnight in UTC), `now`, or a distance such as `-120d` or `+1y6mo`.
 ///
 /// # Errors
 /// What is wrong with it, and how to write it.
-pub fn edge(text: &str) -> Result<Edge, Wrong> {
+pub fn edge(text: &str) -> Result<Edge, Issue> {
     let text = text.trim();
     if text == "now" {
         return Ok(Edge::Relative { years: 0, months: 0, days: 0 });
@@ -31,7 +31,7 @@ pub fn edge(text: &str) -> Result<Edge, Wrong> {
     let midnight = text.parse::<Date>().ok().filter(|_| text.len() == "2026-01-01".len());
     match midnight.and_then(|date| date.to_zoned(TimeZone::UTC).ok()) {
         Some(midnight) => Ok(Edge::At(midnight.timestamp())),
-        None => Err(Wrong::new(
+        None => Err(Issue::new(
             format!("not a time: {text:?}"),
             "write 2026-01-31, 2026-01-31T08:00:00Z (with Z or an offset), now, -120d or +2y",
         )),
@@ -39,9 +39,9 @@ pub fn edge(text: &str) -> Result<Edge, Wrong> {
 }
 
 /// One or more of number and unit.
-fn relative(text: &str, sign: i64) -> Result<Edge, Wrong> {
+fn relative(text: &str, sign: i64) -> Result<Edge, Issue> {
     let unreadable = || {
-        Wrong::new(
+        Issue::new(
             format!("not a distance: {text:?}"),
             "write a number and d, w, mo or y (days, weeks, months, years), such as -120d or +1y6mo",
         )
@@ -70,10 +70,10 @@ fn relative(text: &str, sign: i64) -> Result<Edge, Wrong> {
     }
     let about = years.abs() + months.abs() / 12 + days.abs() / 365;
     match (i32::try_from(years), i32::try_from(months), i32::try_from(days)) {
-        (Ok(years), Ok(months), Ok(days)) if about <= FARTHEST_YEARS => {
+        (Ok(years), Ok(months), Ok(days)) if about <= MAX_YEARS => {
             Ok(Edge::Relative { years, months, days })
         }
-        _ => Err(Wrong::new("too far away", format!("stay within {FARTHEST_YEARS} years"))),
+        _ => Err(Issue::new("too far away", format!("stay within {MAX_YEARS} years"))),
     }
 }
 

@@ -12,16 +12,16 @@ use config::ValueKind;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::fault::Wrong;
+use super::diagnostic::Issue;
 use super::keys::Section;
-use super::layers::Table;
-use super::origin::{Origin, Report};
+use super::layers::LayeredTable;
+use super::origin::{DiagnosticSink, ValueOrigin};
 
 /// A value and its line; an account's values stand under `account` and its name.
 pub(super) type Leaf = (ValueKind, usize);
 
 /// One file, taken apart.
-pub(super) struct File {
+pub(super) struct ConfigFile {
     pub(super) path: Arc<Path>,
     /// `graph`, `account.contoso`, …
     pub(super) tables: BTreeMap<String, BTreeMap<String, Leaf>>,
@@ -29,17 +29,17 @@ pub(super) struct File {
     pub(super) accounts: BTreeMap<String, usize>,
     /// Tables of which something was refused.
     pub(super) refused: BTreeSet<String>,
-    pub(super) windows: Vec<Table>,
+    pub(super) windows: Vec<LayeredTable>,
 }
 
-impl File {
+impl ConfigFile {
     /// Reads one; `None` if it cannot be read or is not TOML.
-    pub(super) fn read(path: &Path, report: &mut Report) -> Option<Self> {
+    pub(super) fn read(path: &Path, report: &mut DiagnosticSink) -> Option<Self> {
         let path: Arc<Path> = Arc::from(path);
         let text = match std::fs::read(&path).map(String::from_utf8) {
             Ok(Ok(text)) => text,
             Ok(Err(_)) => {
-                report.file_fault(&path, Wrong::new("not UTF-8 text", "save the file as UTF-8"));
+                report.file_fault(&path, Issue::new("not UTF-8 text", "save the file as UTF-8"));
                 return None;
             }
             Err(error) => {
@@ -48,21 +48,21 @@ impl File {
                 } else {
                     "make it a file that the daemon's user may read"
                 };
-                let wrong = Wrong::new(format!("cannot be read: {error}"), remedy);
+                let wrong = Issue::new(format!("cannot be read: {error}"), remedy);
                 report.file_fault(&path, wrong);
                 return None;
             }
         };
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let lines = Lines::of(text);
+        let lines = LineIndex::of(text);
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut last = 0;
         for error in &errors {
             let line = error.span().map_or(1, |span| lines.at(span.start));
             // What follows in the same line is mostly the echo of the first mistake.
             if line > last {
-                let origin = Origin::File { path: path.clone(), line };
-                let wrong = Wrong::new(
+                let origin = ValueOrigin::File { path: path.clone(), line };
+                let wrong = Issue::new(
                     format!("not TOML: {}", error.message().replace('\n', ", ")),
                     "mend the line; texts stand in quotes, tables in [brackets]",
                 );
@@ -84,11 +84,11 @@ impl File {
         Some(file)
     }
 
-    fn origin(&self, line: usize) -> Origin {
-        Origin::File { path: self.path.clone(), line }
+    fn origin(&self, line: usize) -> ValueOrigin {
+        ValueOrigin::File { path: self.path.clone(), line }
     }
 
-    fn root(&mut self, root: DeTable<'_>, lines: &Lines, report: &mut Report) {
+    fn root(&mut self, root: DeTable<'_>, lines: &LineIndex, report: &mut DiagnosticSink) {
         for (name, value) in root {
             let line = lines.at(name.span().start);
             let name = name.into_inner();
@@ -113,7 +113,7 @@ impl File {
                 (Section::Window | Section::Account, _) => {
                     let remedy = format!("open each with a line {}", section.header());
                     let problem = format!("not a list of {name}s");
-                    report.fault(&self.origin(line), &name, Wrong::new(problem, remedy));
+                    report.fault(&self.origin(line), &name, Issue::new(problem, remedy));
                 }
                 (_, DeValue::Table(table)) => {
                     let leaves = self.leaves(section, &name, table, lines, report);
@@ -121,7 +121,7 @@ impl File {
                 }
                 (..) => {
                     let remedy = format!("open it with a line {}", section.header());
-                    report.fault(&self.origin(line), &name, Wrong::new("not a section", remedy));
+                    report.fault(&self.origin(line), &name, Issue::new("not a section", remedy));
                 }
             }
         }
@@ -131,14 +131,14 @@ impl File {
         &mut self,
         account: &Spanned<Cow<'_, str>>,
         value: Spanned<DeValue<'_>>,
-        lines: &Lines,
-        report: &mut Report,
+        lines: &LineIndex,
+        report: &mut DiagnosticSink,
     ) {
         let line = lines.at(account.span().start);
         let name = account.get_ref();
         let path = format!("account.{name}");
         let DeValue::Table(table) = value.into_inner() else {
-            let wrong = Wrong::new("not an account", "open each with a line [account.NAME]");
+            let wrong = Issue::new("not an account", "open each with a line [account.NAME]");
             report.fault(&self.origin(line), &path, wrong);
             return;
         };
@@ -151,10 +151,15 @@ impl File {
         self.tables.insert(path, leaves);
     }
 
-    fn window(&mut self, entry: Spanned<DeValue<'_>>, lines: &Lines, report: &mut Report) {
+    fn window(
+        &mut self,
+        entry: Spanned<DeValue<'_>>,
+        lines: &LineIndex,
+        report: &mut DiagnosticSink,
+    ) {
         let line = lines.at(entry.span().start);
         let DeValue::Table(table) = entry.into_inner() else {
-            let wrong = Wrong::new("not a window", "open each with a line [[window]]");
+            let wrong = Issue::new("not a window", "open each with a line [[window]]");
             report.fault(&self.origin(line), "window", wrong);
             return;
         };
@@ -164,7 +169,7 @@ impl File {
         let values = leaves.into_iter().map(|(key, (kind, line))| (key, (kind, self.origin(line))));
         let (values, origin) = (values.collect(), self.origin(line));
         let refused = report.faults.len() > before;
-        let table = Table { path, origin, values, refused };
+        let table = LayeredTable { path, origin, values, refused };
         self.windows.push(table);
     }
 
@@ -184,8 +189,8 @@ impl File {
         section: Section,
         path: &str,
         table: DeTable<'_>,
-        lines: &Lines,
-        report: &mut Report,
+        lines: &LineIndex,
+        report: &mut DiagnosticSink,
     ) -> BTreeMap<String, Leaf> {
         let mut leaves = BTreeMap::new();
         for (key, value) in table {
@@ -205,26 +210,26 @@ impl File {
 }
 
 /// A plain value, or a list of texts. TOML's own dates are taken as the text they were written as.
-fn leaf(value: DeValue<'_>) -> Result<ValueKind, Wrong> {
+fn leaf(value: DeValue<'_>) -> Result<ValueKind, Issue> {
     Ok(match value {
         DeValue::String(text) => ValueKind::String(text.into_owned()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map(ValueKind::I64)
-            .map_err(|_| Wrong::new("the number is too large", "write a smaller one"))?,
+            .map_err(|_| Issue::new("the number is too large", "write a smaller one"))?,
         DeValue::Float(number) => number
             .as_str()
             .parse()
             .map(ValueKind::Float)
-            .map_err(|_| Wrong::new("not a number", "write it like 0.2"))?,
+            .map_err(|_| Issue::new("not a number", "write it like 0.2"))?,
         DeValue::Boolean(flag) => ValueKind::Boolean(flag),
         DeValue::Datetime(date) => ValueKind::String(date.to_string()),
         DeValue::Array(values) if values.iter().all(|value| value.get_ref().is_str()) => {
             let texts = values.into_iter().map(|value| leaf(value.into_inner()));
             let texts = texts.map(|text| Ok(config::Value::new(None, text?)));
-            ValueKind::Array(texts.collect::<Result<_, Wrong>>()?)
+            ValueKind::Array(texts.collect::<Result<_, Issue>>()?)
         }
         DeValue::Array(_) | DeValue::Table(_) => {
-            return Err(Wrong::new("a list or a table, not a single value", "write one value"));
+            return Err(Issue::new("a list or a table, not a single value", "write one value"));
         }
     })
 }
@@ -235,10 +240,10 @@ pub(super) fn default(text: &'static str) -> Option<ValueKind> {
 }
 
 /// Names of accounts are keys of tables, and parts of variables' names.
-pub(super) fn account_name(name: &str) -> Result<(), Wrong> {
+pub(super) fn account_name(name: &str) -> Result<(), Issue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 200 || !name.chars().all(plain) {
-        return Err(Wrong::new(
+        return Err(Issue::new(
             "not a name for an account",
             "use 1 to 200 letters, digits, `-` and `_`",
         ));
@@ -247,9 +252,9 @@ pub(super) fn account_name(name: &str) -> Result<(), Wrong> {
 }
 
 /// Finds the line of a byte.
-struct Lines(Vec<usize>);
+struct LineIndex(Vec<usize>);
 
-impl Lines {
+impl LineIndex {
     fn of(text: &str) -> Self {
         Self(
             text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect(),

@@ -4,21 +4,21 @@
 //! so that there is one way to read a value. Each default's reason is in `config/calmirror.toml`;
 //! a test holds the two together. What is not in these tables is unknown, and refused.
 
-use super::fault::Wrong;
+use super::diagnostic::Issue;
 
 /// A key and its default, as TOML; `None` where absence means something or is a fault.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct ConfigKey {
     pub(super) name: &'static str,
     pub(super) default: Option<&'static str>,
 }
 
-const fn set(name: &'static str, default: &'static str) -> Key {
-    Key { name, default: Some(default) }
+const fn set(name: &'static str, default: &'static str) -> ConfigKey {
+    ConfigKey { name, default: Some(default) }
 }
 
-const fn unset(name: &'static str) -> Key {
-    Key { name, default: None }
+const fn unset(name: &'static str) -> ConfigKey {
+    ConfigKey { name, default: None }
 }
 
 /// What kind of table a key stands in.
@@ -46,9 +46,9 @@ pub(super) const SECTIONS: [Section; 8] = [
     Section::Window,
 ];
 
-const STORE: &[Key] = &[set("path", r#""/var/lib/calmirror""#)];
+const STORE: &[ConfigKey] = &[set("path", r#""/var/lib/calmirror""#)];
 
-const GRAPH: &[Key] = &[
+const GRAPH: &[ConfigKey] = &[
     set("cloud", r#""global""#),
     unset("base_url"),
     unset("login_url"),
@@ -57,7 +57,7 @@ const GRAPH: &[Key] = &[
     set("request_timeout", r#""100s""#),
 ];
 
-const API: &[Key] = &[
+const API: &[ConfigKey] = &[
     set("socket", r#""/run/calmirror/api.sock""#),
     unset("socket_group"),
     unset("listen"),
@@ -67,11 +67,11 @@ const API: &[Key] = &[
     set("mask_private", "false"),
 ];
 
-const FEED: &[Key] = &[set("retention", r#""30d""#)];
+const FEED: &[ConfigKey] = &[set("retention", r#""30d""#)];
 
-const LOG: &[Key] = &[set("level", r#""info""#), set("format", r#""auto""#)];
+const LOG: &[ConfigKey] = &[set("level", r#""info""#), set("format", r#""auto""#)];
 
-const DEFAULTS: &[Key] = &[
+const DEFAULTS: &[ConfigKey] = &[
     set("interval", r#""5m""#),
     set("jitter", "0.2"),
     set("start", r#""-30d""#),
@@ -86,7 +86,7 @@ const DEFAULTS: &[Key] = &[
     set("confirm_after", r#""10m""#),
 ];
 
-const ACCOUNT: &[Key] = &[
+const ACCOUNT: &[ConfigKey] = &[
     unset("tenant"),
     unset("client_id"),
     unset("client_secret_file"),
@@ -96,7 +96,7 @@ const ACCOUNT: &[Key] = &[
 ];
 
 /// A window has these, and every key of `[defaults]`.
-const WINDOW: &[Key] = &[
+const WINDOW: &[ConfigKey] = &[
     unset("name"),
     unset("account"),
     unset("mailbox"),
@@ -105,7 +105,7 @@ const WINDOW: &[Key] = &[
 ];
 
 /// Ways to sign in that are planned: named, so that nobody hunts for a typing mistake.
-const NOT_YET: [&str; 4] =
+const PLANNED: [&str; 4] =
     ["federated_token_file", "managed_identity", "device_code", "access_token_command"];
 
 impl Section {
@@ -124,14 +124,14 @@ impl Section {
     }
 
     /// The section of that name, or what to write instead.
-    pub(super) fn find(name: &str) -> Result<Self, Wrong> {
+    pub(super) fn find(name: &str) -> Result<Self, Issue> {
         SECTIONS.into_iter().find(|section| section.name() == name).ok_or_else(|| {
             let home = SECTIONS.into_iter().find(|section| section.key(name).is_some());
             let remedy = match home {
                 Some(section) => format!("it belongs under {}", section.header()),
-                None => instead(name, SECTIONS.into_iter().map(Self::name), "the sections are"),
+                None => suggest(name, SECTIONS.into_iter().map(Self::name), "the sections are"),
             };
-            Wrong::new("unknown section", remedy)
+            Issue::new("unknown section", remedy)
         })
     }
 
@@ -150,8 +150,8 @@ impl Section {
     }
 
     /// Every key it may have.
-    pub(super) fn keys(self) -> impl Iterator<Item = &'static Key> + Clone {
-        let (own, inherited): (&[Key], &[Key]) = match self {
+    pub(super) fn keys(self) -> impl Iterator<Item = &'static ConfigKey> + Clone {
+        let (own, inherited): (&[ConfigKey], &[ConfigKey]) = match self {
             Self::Store => (STORE, &[]),
             Self::Graph => (GRAPH, &[]),
             Self::Api => (API, &[]),
@@ -165,23 +165,23 @@ impl Section {
     }
 
     /// The key of that name.
-    pub(super) fn key(self, name: &str) -> Option<&'static Key> {
+    pub(super) fn key(self, name: &str) -> Option<&'static ConfigKey> {
         self.keys().find(|key| key.name == name)
     }
 
     /// That a key of that name may stand here, or what to write instead.
-    pub(super) fn check(self, name: &str) -> Result<(), Wrong> {
+    pub(super) fn check(self, name: &str) -> Result<(), Issue> {
         if self.key(name).is_some() {
             return Ok(());
         }
-        if self == Self::Account && NOT_YET.contains(&name) {
-            return Err(Wrong::new(
+        if self == Self::Account && PLANNED.contains(&name) {
+            return Err(Issue::new(
                 "not supported in this version",
                 "use client_secret_file, client_secret_env, certificate_file or access_token_file",
             ));
         }
         if self == Self::Account && ["client_secret", "access_token"].contains(&name) {
-            return Err(Wrong::new(
+            return Err(Issue::new(
                 "secrets do not stand in the configuration",
                 format!("put it into a file of mode 0600 and name that with {name}_file"),
             ));
@@ -189,14 +189,14 @@ impl Section {
         let home = SECTIONS.into_iter().find(|section| section.key(name).is_some());
         let remedy = match home {
             Some(section) => format!("it belongs under {}", section.header()),
-            None => instead(name, self.keys().map(|key| key.name), "the keys here are"),
+            None => suggest(name, self.keys().map(|key| key.name), "the keys here are"),
         };
-        Err(Wrong::new("unknown key", remedy))
+        Err(Issue::new("unknown key", remedy))
     }
 }
 
 /// What somebody probably meant: the nearest of the known names, or all of them if none is near.
-pub(super) fn instead<'a>(
+pub(super) fn suggest<'a>(
     written: &str,
     known: impl Iterator<Item = &'a str> + Clone,
     all: &str,

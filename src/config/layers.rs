@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use config::{ConfigError, Environment, Map, Source, Value, ValueKind};
 
-use super::fault::Wrong;
-use super::file::{File, Leaf, account_name};
+use super::diagnostic::Issue;
+use super::file::{ConfigFile, Leaf, account_name};
 use super::keys::Section;
-use super::origin::{Origin, Report};
+use super::origin::{DiagnosticSink, ValueOrigin};
 use super::sources::{CONF_D, Sources, conf_d};
 
 /// Before the names of settings in the environment: `CALMIRROR__SECTION__KEY`.
@@ -25,11 +25,11 @@ const SEPARATOR: &str = "__";
 
 /// One table as it was written, each value with its origin.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct LayeredTable {
     /// What comes before its keys in names: `graph`, `account.contoso`, `window[alice]`.
     pub(super) path: String,
-    pub(super) origin: Origin,
-    pub(super) values: BTreeMap<String, (ValueKind, Origin)>,
+    pub(super) origin: ValueOrigin,
+    pub(super) values: BTreeMap<String, (ValueKind, ValueOrigin)>,
     /// Whether something in it was refused already, so that what seems missing may not be.
     pub(super) refused: bool,
 }
@@ -37,21 +37,21 @@ pub(super) struct Table {
 /// All layers, laid over one another.
 #[derive(Debug)]
 pub(super) struct Layers {
-    sections: BTreeMap<&'static str, Table>,
-    pub(super) accounts: BTreeMap<String, Table>,
-    pub(super) windows: Vec<Table>,
+    sections: BTreeMap<&'static str, LayeredTable>,
+    pub(super) accounts: BTreeMap<String, LayeredTable>,
+    pub(super) windows: Vec<LayeredTable>,
 }
 
 impl Layers {
     /// Reads everything, or nothing if any of it is not even TOML: what is missing then would only
     /// raise faults of its own.
-    pub(super) fn read(sources: &Sources, report: &mut Report) -> Option<Self> {
+    pub(super) fn read(sources: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
         let (layers, whole) = Self::readable(sources, report);
         whole.then_some(layers)
     }
 
     /// Of everything what can be read, and whether that is all.
-    pub(super) fn readable(sources: &Sources, report: &mut Report) -> (Self, bool) {
+    pub(super) fn readable(sources: &Sources, report: &mut DiagnosticSink) -> (Self, bool) {
         let mut paths = vec![sources.file.clone()];
         paths.extend(conf_d(&sources.file, report));
         let folder = sources.file.with_file_name(CONF_D);
@@ -60,20 +60,25 @@ impl Layers {
                 report.file_warning(path, wrong);
             }
         }
-        let files: Vec<File> = paths.iter().filter_map(|path| File::read(path, report)).collect();
+        let files: Vec<ConfigFile> =
+            paths.iter().filter_map(|path| ConfigFile::read(path, report)).collect();
         let variables = variables(&sources.environment, report);
         let whole = files.len() == paths.len();
         (Self::merge(files, variables, report), whole)
     }
 
     /// A section's table, empty if nobody wrote one.
-    pub(super) fn take(&mut self, section: Section) -> Table {
+    pub(super) fn take(&mut self, section: Section) -> LayeredTable {
         self.sections.remove(section.name()).unwrap_or_default()
     }
 
-    fn merge(files: Vec<File>, variables: Map<String, String>, report: &mut Report) -> Self {
+    fn merge(
+        files: Vec<ConfigFile>,
+        variables: Map<String, String>,
+        report: &mut DiagnosticSink,
+    ) -> Self {
         let mut windows = Vec::new();
-        let mut headers: BTreeMap<String, Origin> = BTreeMap::new();
+        let mut headers: BTreeMap<String, ValueOrigin> = BTreeMap::new();
         let mut refused: BTreeSet<String> = BTreeSet::new();
         let paths: Vec<Arc<Path>> = files.iter().map(|file| file.path.clone()).collect();
         let mut builder = config::Config::builder();
@@ -81,7 +86,7 @@ impl Layers {
             windows.append(&mut file.windows);
             refused.append(&mut file.refused);
             for (account, line) in std::mem::take(&mut file.accounts) {
-                let origin = Origin::File { path: file.path.clone(), line };
+                let origin = ValueOrigin::File { path: file.path.clone(), line };
                 headers.entry(account).or_insert(origin);
             }
             builder = builder.add_source(Layer { index, tables: file.tables });
@@ -94,7 +99,7 @@ impl Layers {
             Ok(merged) => merged.cache.into_table().unwrap_or_default(),
             Err(error) => {
                 let remedy = "look at the environment's CALMIRROR__ variables";
-                report.fault(&Origin::Default, "", Wrong::new(error.to_string(), remedy));
+                report.fault(&ValueOrigin::Default, "", Issue::new(error.to_string(), remedy));
                 Map::new()
             }
         };
@@ -122,32 +127,32 @@ impl Layers {
 /// What is wrong with a file of the configuration that every user of the machine can change: it
 /// says where secrets are sent and which calendars are read. Of what cannot be looked at there is
 /// nothing to say here.
-pub(super) fn world_writable(path: &Path) -> Option<Wrong> {
+pub(super) fn world_writable(path: &Path) -> Option<Issue> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
     (mode & 0o002 != 0).then(|| {
         let problem = format!("every user of this machine can change it (mode {mode:04o})");
-        Wrong::new(problem, format!("chmod o-w {}", path.display()))
+        Issue::new(problem, format!("chmod o-w {}", path.display()))
     })
 }
 
 /// Values with the origins that their layers gave them.
 fn table(
     path: String,
-    header: Option<Origin>,
+    header: Option<ValueOrigin>,
     values: Option<Map<String, Value>>,
     paths: &[Arc<Path>],
-) -> Table {
-    let values: BTreeMap<String, (ValueKind, Origin)> = values
+) -> LayeredTable {
+    let values: BTreeMap<String, (ValueKind, ValueOrigin)> = values
         .unwrap_or_default()
         .into_iter()
         .map(|(key, value)| {
-            let origin = match value.origin().and_then(Mark::parse) {
-                Some(Mark { file, line }) if file < paths.len() => {
-                    Origin::File { path: paths[file].clone(), line }
+            let origin = match value.origin().and_then(SourceMark::parse) {
+                Some(SourceMark { file, line }) if file < paths.len() => {
+                    ValueOrigin::File { path: paths[file].clone(), line }
                 }
                 _ => {
                     let name = format!("{PREFIX}.{path}.{key}").replace('.', SEPARATOR);
-                    Origin::Environment(name.to_uppercase())
+                    ValueOrigin::Environment(name.to_uppercase())
                 }
             };
             (key, (value.kind, origin))
@@ -155,18 +160,18 @@ fn table(
         .collect();
     let origin = header
         .or_else(|| values.values().next().map(|(_, origin)| origin.clone()))
-        .unwrap_or(Origin::Default);
-    Table { path, origin, values, refused: false }
+        .unwrap_or(ValueOrigin::Default);
+    LayeredTable { path, origin, values, refused: false }
 }
 
 /// A place in the files, in the form in which it passes through the layering.
 #[derive(Clone, Copy)]
-struct Mark {
+struct SourceMark {
     file: usize,
     line: usize,
 }
 
-impl Mark {
+impl SourceMark {
     fn parse(text: &str) -> Option<Self> {
         let (file, line) = text.split_once(':')?;
         Some(Self { file: file.parse().ok()?, line: line.parse().ok()? })
@@ -195,7 +200,7 @@ impl Source for Layer {
             let values: Map<String, Value> = leaves
                 .iter()
                 .map(|(key, (kind, line))| {
-                    let mark = Mark { file: self.index, line: *line };
+                    let mark = SourceMark { file: self.index, line: *line };
                     (key.clone(), mark.value(kind.clone()))
                 })
                 .collect();
@@ -217,7 +222,10 @@ impl Source for Layer {
 }
 
 /// The variables that are ours and have a place; the others of our prefix are faults.
-fn variables(environment: &BTreeMap<String, String>, report: &mut Report) -> Map<String, String> {
+fn variables(
+    environment: &BTreeMap<String, String>,
+    report: &mut DiagnosticSink,
+) -> Map<String, String> {
     let mut ours = Map::new();
     for (variable, value) in environment {
         let Some(path) = variable.strip_prefix("CALMIRROR__") else { continue };
@@ -227,7 +235,7 @@ fn variables(environment: &BTreeMap<String, String>, report: &mut Report) -> Map
         let path = path.to_lowercase();
         let parts: Vec<&str> = path.split(SEPARATOR).collect();
         let checked = Section::find(parts[0]).and_then(|section| match (section, &parts[1..]) {
-            (Section::Window, _) => Err(Wrong::new(
+            (Section::Window, _) => Err(Issue::new(
                 "windows cannot be set in the environment",
                 "write them into a file, or name one with mailboxes_file there",
             )),
@@ -235,14 +243,16 @@ fn variables(environment: &BTreeMap<String, String>, report: &mut Report) -> Map
                 account_name(account).and_then(|()| section.check(key))
             }
             (Section::Account, _) => {
-                Err(Wrong::new("not a key", "write CALMIRROR__ACCOUNT__NAME__KEY"))
+                Err(Issue::new("not a key", "write CALMIRROR__ACCOUNT__NAME__KEY"))
             }
             (_, [key]) => section.check(key),
-            (..) => Err(Wrong::new("not a key", "write CALMIRROR__SECTION__KEY")),
+            (..) => Err(Issue::new("not a key", "write CALMIRROR__SECTION__KEY")),
         });
         match checked {
             Ok(()) => drop(ours.insert(variable.to_uppercase(), value.clone())),
-            Err(wrong) => report.fault(&Origin::Environment(variable.clone()), variable, wrong),
+            Err(wrong) => {
+                report.fault(&ValueOrigin::Environment(variable.clone()), variable, wrong)
+            }
         }
     }
     ours

@@ -10,10 +10,11 @@
 //! (promise 7). Not done here: reading the process's environment, the clock, or a secret for use.
 
 mod account;
+mod client;
 mod cloud;
+mod diagnostic;
 mod diff;
 mod edge;
-mod fault;
 mod file;
 mod keys;
 mod layers;
@@ -23,7 +24,6 @@ mod secret;
 mod sections;
 mod settings;
 mod sources;
-mod whereabouts;
 mod windows;
 
 #[cfg(test)]
@@ -35,23 +35,23 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-pub use account::{Account, Credential};
-pub use diff::{Changed, Difference, Effect, diff};
+pub use account::{AccountConfig, CredentialConfig};
+pub use client::ClientConfig;
+pub use diagnostic::{Diagnostic, Diagnostics, Issue};
+pub use diff::{ChangedWindow, ConfigDiff, ReloadEffect, diff};
 pub use edge::edge;
-pub use fault::{Fault, Faults, Wrong};
-pub use origin::{Explained, Origin};
+pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
 pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, StoreConfig, level};
 pub use sources::Sources;
-pub use whereabouts::Whereabouts;
 
 use crate::mirror::window::{Window, WindowIdentity};
 use keys::Section;
 pub use keys::nearest;
-use layers::{Layers, Table};
-use origin::Report;
-use settings::Settings;
-use windows::Windows;
+use layers::{LayeredTable, Layers};
+use origin::DiagnosticSink;
+use settings::WindowSettings;
+use windows::WindowCollector;
 
 /// Everything that was configured, valid and resolved.
 #[derive(Clone, Debug)]
@@ -67,15 +67,15 @@ pub struct Config {
     /// `[log]`
     pub log: LogConfig,
     /// `[account.*]` by name.
-    pub accounts: BTreeMap<Arc<str>, Account>,
+    pub accounts: BTreeMap<Arc<str>, AccountConfig>,
     /// Every window, in the order in which they are written; names are unique.
     pub windows: Vec<Arc<Window>>,
     /// What is valid but hardly meant.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
     /// The main file.
     pub file: PathBuf,
     /// See [`Config::explain`].
-    pub explained: Vec<Explained>,
+    pub explained: Vec<EffectiveValue>,
 }
 
 impl Config {
@@ -83,8 +83,8 @@ impl Config {
     ///
     /// # Errors
     /// Every fault there is, unless a file cannot be read or is not TOML: then those first.
-    pub fn load(sources: &Sources, now: Timestamp) -> Result<Self, Faults> {
-        let mut report = Report::default();
+    pub fn load(sources: &Sources, now: Timestamp) -> Result<Self, Diagnostics> {
+        let mut report = DiagnosticSink::default();
         let config = Self::read(sources, now, &mut report);
         let mut faults = report.faults;
         match config {
@@ -95,14 +95,14 @@ impl Config {
             }
             _ => {
                 faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-                Err(Faults(faults))
+                Err(Diagnostics(faults))
             }
         }
     }
 
     /// Every effective value and where it came from: all sections and accounts, `[defaults]`, and
     /// of each `[[window]]` what it sets itself.
-    pub fn explain(&self) -> &[Explained] {
+    pub fn explain(&self) -> &[EffectiveValue] {
         &self.explained
     }
 
@@ -122,7 +122,7 @@ impl Config {
         self.accounts.get(&window.account).map(|account| account.tenant.clone())
     }
 
-    fn read(sources: &Sources, now: Timestamp, report: &mut Report) -> Option<Self> {
+    fn read(sources: &Sources, now: Timestamp, report: &mut DiagnosticSink) -> Option<Self> {
         let mut layers = Layers::read(sources, report)?;
         let store = sections::store(&layers.take(Section::Store), report);
         let graph = sections::graph(&layers.take(Section::Graph), report);
@@ -137,8 +137,8 @@ impl Config {
                 None => faulty.push(name.clone()),
             }
         }
-        let settings = Settings::defaults(&layers.take(Section::Defaults), report)?;
-        let mut windows = Windows::new(settings, &accounts, faulty, now);
+        let settings = WindowSettings::defaults(&layers.take(Section::Defaults), report)?;
+        let mut windows = WindowCollector::new(settings, &accounts, faulty, now);
         for table in &layers.windows {
             windows.read(table, report);
         }
@@ -147,7 +147,7 @@ impl Config {
         advise(&layers, &accounts, &windows, report);
         let graph = graph?;
         if load > graph.max_concurrent as f64 {
-            let wrong = Wrong::new(
+            let wrong = Issue::new(
                 format!(
                     "{} windows at their intervals keep about {load:.0} requests under way, and {} are allowed",
                     windows.len(),
@@ -173,30 +173,31 @@ impl Config {
 }
 
 /// Where `graph.max_concurrent` was set.
-fn graph_origin(report: &Report) -> Origin {
+fn graph_origin(report: &DiagnosticSink) -> ValueOrigin {
     let set = report.explained.iter().find(|one| one.key == "graph.max_concurrent");
-    set.map_or(Origin::Default, |one| one.origin.clone())
+    set.map_or(ValueOrigin::Default, |one| one.origin.clone())
 }
 
 /// Warns of what is there and does nothing.
 fn advise(
     layers: &Layers,
-    accounts: &BTreeMap<Arc<str>, Account>,
+    accounts: &BTreeMap<Arc<str>, AccountConfig>,
     windows: &[Arc<Window>],
-    report: &mut Report,
+    report: &mut DiagnosticSink,
 ) {
     if layers.windows.is_empty() {
-        let wrong = Wrong::new("there is no window", "write a [[window]], or nothing is mirrored");
-        report.warn(&Origin::Default, "window", wrong);
+        let wrong = Issue::new("there is no window", "write a [[window]], or nothing is mirrored");
+        report.warn(&ValueOrigin::Default, "window", wrong);
         return;
     }
     // An account whose windows are at fault is not idle.
     if report.faults.is_empty() {
         for name in accounts.keys() {
-            let origin = layers.accounts.get(&**name).map(|table: &Table| table.origin.clone());
+            let origin =
+                layers.accounts.get(&**name).map(|table: &LayeredTable| table.origin.clone());
             if windows.iter().all(|window| window.account != *name) {
-                let wrong = Wrong::new("no window uses it", "remove it, or name it in a window");
-                let origin = origin.unwrap_or(Origin::Default);
+                let wrong = Issue::new("no window uses it", "remove it, or name it in a window");
+                let origin = origin.unwrap_or(ValueOrigin::Default);
                 report.warn(&origin, &format!("account.{name}"), wrong);
             }
         }

@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fault::{Fault, Wrong};
+use super::diagnostic::{Diagnostic, Issue};
 
 /// Where an effective value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// Nobody set it.
     #[default]
     Default,
@@ -23,7 +23,7 @@ pub enum Origin {
     Environment(String),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -35,54 +35,54 @@ impl fmt::Display for Origin {
 
 /// One effective value and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explained {
+pub struct EffectiveValue {
     /// The path of the key, such as `graph.max_concurrent` or `window[alice].start`.
     pub key: String,
     /// The value as it was written. Secrets have no key, so none is ever here: only the names of
     /// the files and variables that hold them.
     pub value: String,
     /// Who set it.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// What gathers while a configuration is read: faults, warnings, explanations.
 #[derive(Debug, Default)]
-pub(super) struct Report {
-    pub(super) faults: Vec<Fault>,
-    pub(super) warnings: Vec<Fault>,
-    pub(super) explained: Vec<Explained>,
+pub(super) struct DiagnosticSink {
+    pub(super) faults: Vec<Diagnostic>,
+    pub(super) warnings: Vec<Diagnostic>,
+    pub(super) explained: Vec<EffectiveValue>,
 }
 
-impl Report {
-    pub(super) fn fault(&mut self, origin: &Origin, key: &str, wrong: Wrong) {
+impl DiagnosticSink {
+    pub(super) fn fault(&mut self, origin: &ValueOrigin, key: &str, wrong: Issue) {
         self.faults.push(located(origin, key, wrong));
     }
 
     /// A fault of a file as a whole, of no line of it.
-    pub(super) fn file_fault(&mut self, path: &Path, wrong: Wrong) {
+    pub(super) fn file_fault(&mut self, path: &Path, wrong: Issue) {
         self.faults.push(of_file(path, wrong));
     }
 
     /// A warning about a file as a whole.
-    pub(super) fn file_warning(&mut self, path: &Path, wrong: Wrong) {
+    pub(super) fn file_warning(&mut self, path: &Path, wrong: Issue) {
         self.warnings.push(of_file(path, wrong));
     }
 
-    pub(super) fn warn(&mut self, origin: &Origin, key: &str, wrong: Wrong) {
+    pub(super) fn warn(&mut self, origin: &ValueOrigin, key: &str, wrong: Issue) {
         self.warnings.push(located(origin, key, wrong));
     }
 }
 
-fn of_file(path: &Path, Wrong { problem, remedy }: Wrong) -> Fault {
-    Fault { file: Some(path.to_owned()), line: None, key: String::new(), problem, remedy }
+fn of_file(path: &Path, Issue { problem, remedy }: Issue) -> Diagnostic {
+    Diagnostic { file: Some(path.to_owned()), line: None, key: String::new(), problem, remedy }
 }
 
-fn located(origin: &Origin, key: &str, Wrong { problem, remedy }: Wrong) -> Fault {
+fn located(origin: &ValueOrigin, key: &str, Issue { problem, remedy }: Issue) -> Diagnostic {
     let (file, line, key) = match origin {
-        Origin::Default => (None, None, key),
-        Origin::File { path, line } => (Some(path.to_path_buf()), Some(*line), key),
+        ValueOrigin::Default => (None, None, key),
+        ValueOrigin::File { path, line } => (Some(path.to_path_buf()), Some(*line), key),
         // The variable is what the person who mends it has to look for.
-        Origin::Environment(variable) => (None, None, variable.as_str()),
+        ValueOrigin::Environment(variable) => (None, None, variable.as_str()),
     };
-    Fault { file, line, key: key.to_owned(), problem, remedy }
+    Diagnostic { file, line, key: key.to_owned(), problem, remedy }
 }

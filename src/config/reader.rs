@@ -9,33 +9,37 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
-use super::fault::Wrong;
+use super::diagnostic::Issue;
 use super::file::default;
-use super::keys::{Section, instead};
-use super::layers::Table;
-use super::origin::{Explained, Origin, Report};
+use super::keys::{Section, suggest};
+use super::layers::LayeredTable;
+use super::origin::{DiagnosticSink, EffectiveValue, ValueOrigin};
 
 /// Longer than anybody means, short enough that no clock overflows when it is added.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 /// A table being read.
-pub(super) struct Reader<'a> {
+pub(super) struct TableReader<'a> {
     section: Section,
-    table: &'a Table,
+    table: &'a LayeredTable,
     /// Whether absent keys take their defaults; a window's take those of `[defaults]`.
     defaults: bool,
-    pub(super) report: &'a mut Report,
+    pub(super) report: &'a mut DiagnosticSink,
 }
 
 /// A value as it was written, and where.
 #[derive(Clone, Copy)]
-pub(super) struct Written<'a> {
+pub(super) struct RawValue<'a> {
     kind: &'a ValueKind,
-    origin: &'a Origin,
+    origin: &'a ValueOrigin,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(section: Section, table: &'a Table, report: &'a mut Report) -> Self {
+impl<'a> TableReader<'a> {
+    pub(super) fn new(
+        section: Section,
+        table: &'a LayeredTable,
+        report: &'a mut DiagnosticSink,
+    ) -> Self {
         let defaults = section != Section::Window;
         Self { section, table, defaults, report }
     }
@@ -58,12 +62,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Where the key stands, or its table if nobody wrote it.
-    pub(super) fn origin(&self, key: &str) -> Origin {
+    pub(super) fn origin(&self, key: &str) -> ValueOrigin {
         self.table.values.get(key).map_or(&self.table.origin, |(_, origin)| origin).clone()
     }
 
     /// Notes a fault at the key.
-    pub(super) fn fault(&mut self, key: &str, wrong: Wrong) {
+    pub(super) fn fault(&mut self, key: &str, wrong: Issue) {
         let origin = self.origin(key);
         self.report.fault(&origin, &self.name(key), wrong);
     }
@@ -72,12 +76,12 @@ impl<'a> Reader<'a> {
     /// be it, mistyped.
     pub(super) fn missing(&mut self, key: &str, problem: &str, remedy: impl Into<String>) {
         if !self.table.refused {
-            self.fault(key, Wrong::new(problem, remedy));
+            self.fault(key, Issue::new(problem, remedy));
         }
     }
 
     /// Notes a warning at the key.
-    pub(super) fn warn(&mut self, key: &str, wrong: Wrong) {
+    pub(super) fn warn(&mut self, key: &str, wrong: Issue) {
         let origin = self.origin(key);
         self.report.warn(&origin, &self.name(key), wrong);
     }
@@ -86,20 +90,20 @@ impl<'a> Reader<'a> {
     pub(super) fn take<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(Written<'_>) -> Result<T, Wrong>,
+        read: impl FnOnce(RawValue<'_>) -> Result<T, Issue>,
     ) -> Option<T> {
         let shipped;
         let written = match self.table.values.get(key) {
-            Some((kind, origin)) => Written { kind, origin },
+            Some((kind, origin)) => RawValue { kind, origin },
             None if self.defaults => {
                 shipped = self.section.key(key)?.default.and_then(default)?;
-                Written { kind: &shipped, origin: &Origin::Default }
+                RawValue { kind: &shipped, origin: &ValueOrigin::Default }
             }
             None => return None,
         };
         match read(written) {
             Ok(value) => {
-                self.report.explained.push(Explained {
+                self.report.explained.push(EffectiveValue {
                     key: self.name(key),
                     value: written.kind.to_string(),
                     origin: written.origin.clone(),
@@ -114,27 +118,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl<'a> Written<'a> {
+impl<'a> RawValue<'a> {
     /// A text that is not empty.
-    pub(super) fn text(self) -> Result<&'a str, Wrong> {
+    pub(super) fn text(self) -> Result<&'a str, Issue> {
         match self.kind {
             ValueKind::String(text) if text.trim().is_empty() => {
-                Err(Wrong::new("empty", "write a value, or remove the line"))
+                Err(Issue::new("empty", "write a value, or remove the line"))
             }
             ValueKind::String(text) => Ok(text.as_str()),
             ValueKind::Array(_) => {
-                Err(Wrong::new("a list or a table, not a single value", "write one value"))
+                Err(Issue::new("a list or a table, not a single value", "write one value"))
             }
-            _ => Err(Wrong::new("not a text", "put it into quotes")),
+            _ => Err(Issue::new("not a text", "put it into quotes")),
         }
     }
 
     /// A list of texts; in the environment separated by commas.
-    pub(super) fn texts(self) -> Result<Vec<&'a str>, Wrong> {
+    pub(super) fn texts(self) -> Result<Vec<&'a str>, Issue> {
         if let Some(text) = self.variable() {
             return Ok(text.split(',').map(str::trim).collect());
         }
-        let wrong = || Wrong::new("not a list of texts", "write it like [\"one\", \"another\"]");
+        let wrong = || Issue::new("not a list of texts", "write it like [\"one\", \"another\"]");
         let ValueKind::Array(values) = self.kind else { return Err(wrong()) };
         let text = |value: &'a Value| match &value.kind {
             ValueKind::String(text) => Ok(text.as_str()),
@@ -146,21 +150,21 @@ impl<'a> Written<'a> {
     /// The environment knows only texts.
     fn variable(self) -> Option<&'a str> {
         match (self.kind, self.origin) {
-            (ValueKind::String(text), Origin::Environment(_)) => Some(text.trim()),
+            (ValueKind::String(text), ValueOrigin::Environment(_)) => Some(text.trim()),
             _ => None,
         }
     }
 
-    pub(super) fn flag(self) -> Result<bool, Wrong> {
+    pub(super) fn flag(self) -> Result<bool, Issue> {
         match (self.kind, self.variable()) {
             (ValueKind::Boolean(flag), _) => Ok(*flag),
             (_, Some("true")) => Ok(true),
             (_, Some("false")) => Ok(false),
-            _ => Err(Wrong::new("neither true nor false", "write true or false, without quotes")),
+            _ => Err(Issue::new("neither true nor false", "write true or false, without quotes")),
         }
     }
 
-    pub(super) fn integer(self, range: RangeInclusive<i64>) -> Result<i64, Wrong> {
+    pub(super) fn integer(self, range: RangeInclusive<i64>) -> Result<i64, Issue> {
         let number = match (self.kind, self.variable()) {
             (ValueKind::I64(number), _) => Some(*number),
             (_, Some(text)) => text.parse().ok(),
@@ -169,13 +173,13 @@ impl<'a> Written<'a> {
         let bounds = format!("write {} to {}, without quotes", range.start(), range.end());
         match number {
             Some(number) if range.contains(&number) => Ok(number),
-            Some(number) => Err(Wrong::new(format!("{number} is out of bounds"), bounds)),
-            None => Err(Wrong::new("not a whole number", bounds)),
+            Some(number) => Err(Issue::new(format!("{number} is out of bounds"), bounds)),
+            None => Err(Issue::new("not a whole number", bounds)),
         }
     }
 
     /// A share, 0 to 1.
-    pub(super) fn share(self) -> Result<f64, Wrong> {
+    pub(super) fn share(self) -> Result<f64, Issue> {
         let number = match (self.kind, self.variable()) {
             (ValueKind::Float(number), _) => Some(*number),
             (ValueKind::I64(0), _) => Some(0.0),
@@ -185,34 +189,34 @@ impl<'a> Written<'a> {
         };
         number
             .filter(|number| (0.0..=1.0).contains(number))
-            .ok_or_else(|| Wrong::new("not a share", "write 0.0 to 1.0, without quotes"))
+            .ok_or_else(|| Issue::new("not a share", "write 0.0 to 1.0, without quotes"))
     }
 
     /// A duration of at least `least`, as people write them: `90s`, `5m`, `1h 30m`.
-    pub(super) fn duration(self, least: Duration) -> Result<Duration, Wrong> {
+    pub(super) fn duration(self, least: Duration) -> Result<Duration, Issue> {
         let text = match self.kind {
             ValueKind::I64(number) => {
                 let remedy = format!("write it with its unit, in quotes, such as \"{number}s\"");
-                return Err(Wrong::new("a duration without a unit", remedy));
+                return Err(Issue::new("a duration without a unit", remedy));
             }
             _ => self.text()?,
         };
         let duration = humantime::parse_duration(text).map_err(|_| {
             let remedy = "write it like \"90s\", \"5m\", \"1h 30m\" or \"7d\"";
-            Wrong::new(format!("not a duration: {text:?}"), remedy)
+            Issue::new(format!("not a duration: {text:?}"), remedy)
         })?;
         if duration < least {
             let least = humantime::format_duration(least);
-            return Err(Wrong::new("too short", format!("write at least {least}")));
+            return Err(Issue::new("too short", format!("write at least {least}")));
         }
-        if duration > LONGEST {
-            return Err(Wrong::new("too long", "stay within ten years"));
+        if duration > MAX_DURATION {
+            return Err(Issue::new("too long", "stay within ten years"));
         }
         Ok(duration)
     }
 
     /// A duration, or `off`.
-    pub(super) fn duration_or_off(self, least: Duration) -> Result<Option<Duration>, Wrong> {
+    pub(super) fn duration_or_off(self, least: Duration) -> Result<Option<Duration>, Issue> {
         if matches!(self.kind, ValueKind::String(text) if text == "off") {
             return Ok(None);
         }
@@ -220,20 +224,20 @@ impl<'a> Written<'a> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Result<T, Wrong> {
+    pub(super) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Result<T, Issue> {
         let text = self.text()?;
         choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
             let names = choices.iter().map(|(name, _)| *name);
-            Wrong::new(format!("unknown value {text:?}"), instead(text, names, "write one of"))
+            Issue::new(format!("unknown value {text:?}"), suggest(text, names, "write one of"))
         })
     }
 
     /// A path; a relative one is meant from the directory of the file it is written in.
-    pub(super) fn path(self) -> Result<PathBuf, Wrong> {
+    pub(super) fn path(self) -> Result<PathBuf, Issue> {
         let path = Path::new(self.text()?);
         Ok(match self.origin {
-            Origin::File { path: file, .. } => file.parent().unwrap_or(file).join(path),
-            Origin::Default | Origin::Environment(_) => path.to_owned(),
+            ValueOrigin::File { path: file, .. } => file.parent().unwrap_or(file).join(path),
+            ValueOrigin::Default | ValueOrigin::Environment(_) => path.to_owned(),
         })
     }
 }

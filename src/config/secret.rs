@@ -8,10 +8,10 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
-use super::fault::Wrong;
+use super::diagnostic::Issue;
 
 /// No secret, key or certificate is larger.
-const LARGEST: u64 = 1 << 20;
+const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 /// Where container engines mount secrets, each into the one container that may have it; their
 /// modes say nothing (Docker's are 0444). Kubernetes projects service-account tokens below
@@ -19,7 +19,7 @@ const LARGEST: u64 = 1 << 20;
 const MOUNTED: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
 /// A token of fewer bytes can be guessed by trying.
-const SHORTEST_TOKEN: usize = 16;
+const MIN_TOKEN_BYTES: usize = 16;
 
 /// What a secret's file holds, without the white space around it: of any kind where the file is
 /// text, so that nobody who reads it as text finds less in it than was found here.
@@ -40,24 +40,24 @@ fn is_mounted(path: &Path, credentials: Option<&Path>) -> bool {
 
 /// What is unwise about the token in `path`, and whether it equals the one in `other`. A file that
 /// cannot be read has no weakness here: [`check`] reports it.
-pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Wrong> {
+pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Issue> {
     let read = |path: &Path| std::fs::read(path).ok();
     let Some(content) = read(path) else { return Vec::new() };
     let token = trimmed(&content);
     let shown = path.display();
     let remedy = format!("write a random one: openssl rand -hex 32 > {shown}");
     let mut wrong = Vec::new();
-    if token.len() < SHORTEST_TOKEN {
+    if token.len() < MIN_TOKEN_BYTES {
         let problem = match token.len() {
             1 => "the token is one byte long and is guessed at once".to_owned(),
             length => format!("the token is {length} bytes long and can be guessed"),
         };
-        wrong.push(Wrong::new(problem, remedy.clone()));
+        wrong.push(Issue::new(problem, remedy.clone()));
     }
     let same = other.and_then(read).is_some_and(|other| trimmed(&other) == token);
     if same {
         let problem = "the same token as in token_file: programs that shall only read may do all";
-        wrong.push(Wrong::new(problem, remedy));
+        wrong.push(Issue::new(problem, remedy));
     }
     wrong
 }
@@ -65,7 +65,7 @@ pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Wrong> {
 /// That the file exists, can be read, holds something, and is for its owner alone. Files below
 /// `credentials`, systemd's `$CREDENTIALS_DIRECTORY`, are kept by systemd with modes of its own;
 /// so are those of container engines.
-pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong> {
+pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Issue> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| {
         let remedy = if error.kind() == std::io::ErrorKind::NotFound {
@@ -73,31 +73,31 @@ pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Wrong
         } else {
             format!("let the daemon's user read it: chown it, and chmod 0600 {shown}")
         };
-        Wrong::new(format!("{shown} cannot be read: {error}"), remedy)
+        Issue::new(format!("{shown} cannot be read: {error}"), remedy)
     };
     let meta = std::fs::metadata(path).map_err(unreadable)?;
     if !meta.is_file() {
-        return Err(Wrong::new(format!("{shown} is not a file"), "name the file itself"));
+        return Err(Issue::new(format!("{shown} is not a file"), "name the file itself"));
     }
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 && !is_mounted(path, credentials) {
-        return Err(Wrong::new(
+        return Err(Issue::new(
             format!("{shown} can be read by others (mode {mode:04o})"),
             format!("chmod 0600 {shown}"),
         ));
     }
-    if meta.len() > LARGEST {
-        return Err(Wrong::new(
+    if meta.len() > MAX_SECRET_BYTES {
+        return Err(Issue::new(
             format!("{shown} is too large for a secret"),
             "name the file that holds only the secret",
         ));
     }
     let mut content = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(LARGEST).read_to_end(&mut content))
+        .and_then(|file| file.take(MAX_SECRET_BYTES).read_to_end(&mut content))
         .map_err(unreadable)?;
     if trimmed(&content).is_empty() {
-        return Err(Wrong::new(format!("{shown} is empty"), "write the secret into it"));
+        return Err(Issue::new(format!("{shown} is empty"), "write the secret into it"));
     }
     Ok(())
 }

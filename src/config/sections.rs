@@ -8,11 +8,11 @@ use tracing_subscriber::EnvFilter;
 
 use super::account::credentials_directory;
 use super::cloud::{CLOUDS, VERSION, VERSIONS, address};
-use super::fault::Wrong;
-use super::keys::{Section, instead};
-use super::layers::Table;
-use super::origin::Report;
-use super::reader::{Reader, Written};
+use super::diagnostic::Issue;
+use super::keys::{Section, suggest};
+use super::layers::LayeredTable;
+use super::origin::DiagnosticSink;
+use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
 
@@ -90,23 +90,23 @@ pub enum LogFormat {
 }
 
 /// A request that takes longer than this is lost, whatever anybody configures.
-const LONGEST_REQUEST: Duration = Duration::from_secs(3600);
+const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Readers shall have a chance to come back after a night's or a weekend's outage: less than an
 /// hour is a mistake of units.
-const SHORTEST_RETENTION: Duration = Duration::from_secs(3600);
+const MIN_RETENTION: Duration = Duration::from_secs(3600);
 
 /// A Unix socket's path has room for 107 bytes on Linux, and the daemon makes the socket under
 /// its name and `.new` first.
-const LONGEST_SOCKET: usize = 107 - ".new".len();
+const MAX_SOCKET_PATH: usize = 107 - ".new".len();
 
-pub(super) fn store(table: &Table, report: &mut Report) -> Option<StoreConfig> {
-    let mut reader = Reader::new(Section::Store, table, report);
+pub(super) fn store(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<StoreConfig> {
+    let mut reader = TableReader::new(Section::Store, table, report);
     Some(StoreConfig { path: reader.take("path", |written| written.path())? })
 }
 
-pub(super) fn graph(table: &Table, report: &mut Report) -> Option<GraphConfig> {
-    let mut reader = Reader::new(Section::Graph, table, report);
+pub(super) fn graph(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<GraphConfig> {
+    let mut reader = TableReader::new(Section::Graph, table, report);
     let clouds = CLOUDS.map(|cloud| (cloud.name, cloud));
     let cloud = reader.take("cloud", |written| written.choice(&clouds));
     let base = reader.take("base_url", |written| address(written.text()?));
@@ -115,8 +115,8 @@ pub(super) fn graph(table: &Table, report: &mut Report) -> Option<GraphConfig> {
     let each = reader.take("max_concurrent_per_mailbox", |written| written.integer(1..=4));
     let timeout = reader.take("request_timeout", |written| {
         let timeout = written.duration(Duration::from_secs(1))?;
-        if timeout > LONGEST_REQUEST {
-            return Err(Wrong::new("too long", "write at most 1h"));
+        if timeout > MAX_REQUEST_TIMEOUT {
+            return Err(Issue::new("too long", "write at most 1h"));
         }
         Ok(timeout)
     });
@@ -125,7 +125,7 @@ pub(super) fn graph(table: &Table, report: &mut Report) -> Option<GraphConfig> {
     {
         let problem = format!("{url} names no version of Graph");
         let remedy = format!("write {origin}{VERSION}, unless a proxy adds the version");
-        reader.warn("base_url", Wrong::new(problem, remedy));
+        reader.warn("base_url", Issue::new(problem, remedy));
     }
     let cloud = cloud?;
     let (base_url, origin) =
@@ -140,9 +140,13 @@ pub(super) fn graph(table: &Table, report: &mut Report) -> Option<GraphConfig> {
     })
 }
 
-pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Option<ApiConfig> {
-    let mut reader = Reader::new(Section::Api, table, report);
-    let private = |written: Written<'_>| {
+pub(super) fn api(
+    table: &LayeredTable,
+    sources: &Sources,
+    report: &mut DiagnosticSink,
+) -> Option<ApiConfig> {
+    let mut reader = TableReader::new(Section::Api, table, report);
+    let private = |written: RawValue<'_>| {
         let path = written.path()?;
         secret::check(&path, credentials_directory(sources))?;
         Ok(path)
@@ -156,11 +160,11 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
     let mask_private = reader.take("mask_private", |written| written.flag());
     if listen.is_some() && !reader.has("token_file") {
         let remedy = "name a file with a token in token_file: over TCP every request needs it";
-        reader.fault("listen", Wrong::new("a TCP address without a token", remedy));
+        reader.fault("listen", Issue::new("a TCP address without a token", remedy));
     }
     if token_file.is_some() && token_file == read_token_file {
         let remedy = "name another file: who may only read must not hold the token that may do all";
-        reader.fault("read_token_file", Wrong::new("the same file as token_file", remedy));
+        reader.fault("read_token_file", Issue::new("the same file as token_file", remedy));
     }
     for (key, file, other) in
         [("token_file", &token_file, &None), ("read_token_file", &read_token_file, &token_file)]
@@ -177,11 +181,11 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
         let problem = format!("{address} is reached from other machines, and there is no TLS");
         let remedy = "listen on 127.0.0.1 behind a proxy that speaks TLS, or on a \
                       network that is private to its readers: tokens and events are sent as clear text";
-        reader.warn("listen", Wrong::new(problem, remedy));
+        reader.warn("listen", Issue::new(problem, remedy));
     }
     if socket == Some(None) && !reader.has("listen") {
         let remedy = "set api.listen or a socket, or no program can ask for anything";
-        reader.warn("socket", Wrong::new("the daemon would listen nowhere", remedy));
+        reader.warn("socket", Issue::new("the daemon would listen nowhere", remedy));
     }
     Some(ApiConfig {
         socket: socket?,
@@ -195,50 +199,50 @@ pub(super) fn api(table: &Table, sources: &Sources, report: &mut Report) -> Opti
 }
 
 /// A name or IPv4 address as it stands in `Host`, without the port.
-fn host(text: &str) -> Result<String, Wrong> {
+fn host(text: &str) -> Result<String, Issue> {
     let fits = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     };
     if text.len() > 253 || !text.split('.').all(fits) {
         let remedy = "write it as clients do, without scheme and port: \"mirror.example.org\"";
-        return Err(Wrong::new(format!("not a host name: {text:?}"), remedy));
+        return Err(Issue::new(format!("not a host name: {text:?}"), remedy));
     }
     Ok(text.to_ascii_lowercase())
 }
 
-pub(super) fn listen(written: Written<'_>) -> Result<SocketAddr, Wrong> {
+pub(super) fn listen(written: RawValue<'_>) -> Result<SocketAddr, Issue> {
     let remedy = "write it like \"127.0.0.1:8380\" or \"[::1]:8380\"";
-    written.text()?.trim().parse().map_err(|_| Wrong::new("not an address and port", remedy))
+    written.text()?.trim().parse().map_err(|_| Issue::new("not an address and port", remedy))
 }
 
 /// `None`: none is wanted.
-pub(super) fn socket(written: Written<'_>) -> Result<Option<PathBuf>, Wrong> {
+pub(super) fn socket(written: RawValue<'_>) -> Result<Option<PathBuf>, Issue> {
     if written.text()? == "off" {
         return Ok(None);
     }
     let path = written.path()?;
-    if path.as_os_str().len() > LONGEST_SOCKET {
-        let problem = format!("a socket's path may have {LONGEST_SOCKET} bytes, not more");
-        return Err(Wrong::new(problem, "choose a shorter one"));
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        let problem = format!("a socket's path may have {MAX_SOCKET_PATH} bytes, not more");
+        return Err(Issue::new(problem, "choose a shorter one"));
     }
     Ok(Some(path))
 }
 
-pub(super) fn feed(table: &Table, report: &mut Report) -> Option<FeedConfig> {
-    let mut reader = Reader::new(Section::Feed, table, report);
-    let retention = reader.take("retention", |written| written.duration(SHORTEST_RETENTION));
+pub(super) fn feed(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<FeedConfig> {
+    let mut reader = TableReader::new(Section::Feed, table, report);
+    let retention = reader.take("retention", |written| written.duration(MIN_RETENTION));
     Some(FeedConfig { retention: retention? })
 }
 
-pub(super) fn log(table: &Table, report: &mut Report) -> Option<LogConfig> {
-    let mut reader = Reader::new(Section::Log, table, report);
+pub(super) fn log(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<LogConfig> {
+    let mut reader = TableReader::new(Section::Log, table, report);
     let level = reader.take("level", |written| level(written.text()?));
     let format = reader.take("format", log_format);
     Some(LogConfig { level: level?, format: format? })
 }
 
-pub(super) fn log_format(written: Written<'_>) -> Result<LogFormat, Wrong> {
+pub(super) fn log_format(written: RawValue<'_>) -> Result<LogFormat, Issue> {
     written.choice(&[
         ("auto", LogFormat::Auto),
         ("text", LogFormat::Text),
@@ -252,16 +256,16 @@ pub(super) fn log_format(written: Written<'_>) -> Result<LogFormat, Wrong> {
 ///
 /// # Errors
 /// What is wrong with it, and the levels there are.
-pub fn level(text: &str) -> Result<String, Wrong> {
+pub fn level(text: &str) -> Result<String, Issue> {
     const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
     let text = text.trim();
     let plain = text.chars().all(char::is_alphanumeric);
     if plain && !LEVELS.contains(&text.to_ascii_lowercase().as_str()) {
-        let remedy = instead(text, LEVELS.into_iter(), "the levels are");
-        return Err(Wrong::new(format!("unknown level {text:?}"), remedy));
+        let remedy = suggest(text, LEVELS.into_iter(), "the levels are");
+        return Err(Issue::new(format!("unknown level {text:?}"), remedy));
     }
     EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| {
         let remedy = "write a level, or directives such as \"info,calmirror::graph=debug\"";
-        Wrong::new(format!("neither a level nor directives: {text:?}"), remedy)
+        Issue::new(format!("neither a level nor directives: {text:?}"), remedy)
     })
 }

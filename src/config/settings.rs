@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use super::diagnostic::Issue;
 use super::edge::edge;
-use super::fault::Wrong;
 use super::keys::Section;
-use super::layers::Table;
-use super::origin::Report;
-use super::reader::{Reader, Written};
+use super::layers::LayeredTable;
+use super::origin::DiagnosticSink;
+use super::reader::{RawValue, TableReader};
 use crate::mirror::window::{BodyFormat, Completion, Edge};
 
 /// Faster than once a second is no interval but a loop.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A move is a whole enumeration, and a hold or an audit is one more look: not every minute.
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The settings of a window other than which calendar it is.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct WindowSettings {
     pub(super) interval: Duration,
     pub(super) jitter: f64,
     /// `None` if what is written is no edge: then nothing can be said about the window's length.
@@ -38,20 +38,21 @@ pub(super) struct Settings {
     pub(super) confirm_after: Duration,
 }
 
-impl Settings {
+impl WindowSettings {
     /// What `[defaults]` says; where it is wrong, what it would be had nobody written it.
-    pub(super) fn defaults(table: &Table, report: &mut Report) -> Option<Self> {
-        let nothing = Table::default();
-        let mut unsaid = Report::default();
-        let shipped = Self::read(&mut Reader::new(Section::Defaults, &nothing, &mut unsaid), None)?;
-        Self::read(&mut Reader::new(Section::Defaults, table, report), Some(&shipped))
+    pub(super) fn defaults(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<Self> {
+        let nothing = LayeredTable::default();
+        let mut unsaid = DiagnosticSink::default();
+        let shipped =
+            Self::read(&mut TableReader::new(Section::Defaults, &nothing, &mut unsaid), None)?;
+        Self::read(&mut TableReader::new(Section::Defaults, table, report), Some(&shipped))
     }
 
     /// What the table says, over `base`; `None` only if there is no base to fall back on.
-    pub(super) fn read(reader: &mut Reader<'_>, base: Option<&Self>) -> Option<Self> {
+    pub(super) fn read(reader: &mut TableReader<'_>, base: Option<&Self>) -> Option<Self> {
         Some(Self {
             interval: reader
-                .take("interval", |written| written.duration(SHORTEST_INTERVAL))
+                .take("interval", |written| written.duration(MIN_INTERVAL))
                 .or(base.map(|base| base.interval))?,
             jitter: reader
                 .take("jitter", |written| written.share())
@@ -89,24 +90,24 @@ impl Settings {
                 .take("audit", |written| written.duration_or_off(HOUR))
                 .or(base.map(|base| base.audit))?,
             confirm_after: reader
-                .take("confirm_after", |written| written.duration(SHORTEST_INTERVAL))
+                .take("confirm_after", |written| written.duration(MIN_INTERVAL))
                 .or(base.map(|base| base.confirm_after))?,
         })
     }
 }
 
-fn edge_of(reader: &mut Reader<'_>, key: &'static str, base: Option<Edge>) -> Option<Edge> {
+fn edge_of(reader: &mut TableReader<'_>, key: &'static str, base: Option<Edge>) -> Option<Edge> {
     let written = reader.take(key, |written| edge(written.text()?));
     if reader.has(key) { written } else { written.or(base) }
 }
 
 /// A zone that Outlook knows: by its Windows name, or by an IANA one.
-fn time_zone(written: Written<'_>) -> Result<Arc<str>, Wrong> {
+fn time_zone(written: RawValue<'_>) -> Result<Arc<str>, Issue> {
     let name = written.text()?;
     if localzone::win_zone_to_iana(name, None).is_some() || TimeZone::get(name).is_ok() {
         return Ok(name.into());
     }
-    Err(Wrong::new(
+    Err(Issue::new(
         format!("unknown time zone {name:?}"),
         "write an IANA name such as \"Europe/Berlin\", or a Windows one such as \"W. Europe Standard Time\"",
     ))

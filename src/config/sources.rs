@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::fault::Wrong;
-use super::origin::Report;
+use super::diagnostic::Issue;
+use super::origin::DiagnosticSink;
 
 /// Looked at when neither `--config` nor `$CALMIRROR_CONFIG` names a file.
 pub(super) const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
@@ -43,10 +43,10 @@ impl fmt::Debug for Sources {
 }
 
 /// The files of `conf.d` beside the main one, by name; hidden ones are not looked at.
-pub(super) fn conf_d(main: &Path, report: &mut Report) -> Vec<PathBuf> {
+pub(super) fn conf_d(main: &Path, report: &mut DiagnosticSink) -> Vec<PathBuf> {
     let folder = main.with_file_name(CONF_D);
-    let unreadable = |error: &std::io::Error, report: &mut Report| {
-        let wrong = Wrong::new(
+    let unreadable = |error: &std::io::Error, report: &mut DiagnosticSink| {
+        let wrong = Issue::new(
             format!("cannot be read: {error}"),
             "make it a directory that the daemon's user may read",
         );

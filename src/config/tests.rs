@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use jiff::Timestamp;
 
-use super::{Config, Fault, Faults, Sources};
+use super::{Config, Diagnostic, Diagnostics, Sources};
 
 /// Every test's today.
 const NOW: &str = "2026-11-22T10:00:00Z";
@@ -63,7 +63,7 @@ impl Lab {
         self
     }
 
-    fn load(&self) -> Result<Config, Faults> {
+    fn load(&self) -> Result<Config, Diagnostics> {
         let file = self.dir.path().join("calmirror.toml");
         let sources = Sources::find(Some(&file), self.environment.clone());
         Config::load(&sources, NOW.parse::<Timestamp>().unwrap())
@@ -83,7 +83,7 @@ impl Lab {
     fn faults(&self) -> Vec<String> {
         match self.load() {
             Ok(_) => Vec::new(),
-            Err(Faults(faults)) => self.shown(&faults),
+            Err(Diagnostics(faults)) => self.shown(&faults),
         }
     }
 
@@ -92,7 +92,7 @@ impl Lab {
         self.shown(&self.config().warnings)
     }
 
-    fn shown(&self, faults: &[Fault]) -> Vec<String> {
+    fn shown(&self, faults: &[Diagnostic]) -> Vec<String> {
         faults.iter().map(|fault| self.plain(fault)).collect()
     }
 }

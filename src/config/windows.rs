@@ -9,58 +9,58 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::account::{Account, Credential, is_guid};
-use super::fault::Wrong;
-use super::keys::{Section, instead};
-use super::layers::{self, Table};
-use super::origin::{Origin, Report};
-use super::reader::Reader;
-use super::settings::Settings;
+use super::account::{AccountConfig, CredentialConfig, is_guid};
+use super::diagnostic::Issue;
+use super::keys::{Section, suggest};
+use super::layers::{self, LayeredTable};
+use super::origin::{DiagnosticSink, ValueOrigin};
+use super::reader::TableReader;
+use super::settings::WindowSettings;
 use crate::mirror::schedule;
 use crate::mirror::window::{CalendarRef, Edge, Edges, MAX_SEGMENT_DAYS, Window};
 
 /// A name may have this many characters.
-const LONGEST_NAME: usize = 200;
+const MAX_NAME_CHARS: usize = 200;
 
 /// A window is cut into at most this many segments ([`Edges::segments`]).
-const MOST_SEGMENTS: i64 = 64;
+const MAX_SEGMENTS: i64 = 64;
 
 /// A window that will run empty is warned about so many days before.
 const SOON: i64 = 30;
 
 /// Of one mailboxes file, so many wrong lines are told; the rest is mostly the same mistake.
-const MOST_LINES: usize = 100;
+const MAX_LINES: usize = 100;
 
 /// Gathers windows and remembers what they must not share.
-pub(super) struct Windows<'a> {
-    settings: Settings,
-    accounts: &'a BTreeMap<Arc<str>, Account>,
+pub(super) struct WindowCollector<'a> {
+    settings: WindowSettings,
+    accounts: &'a BTreeMap<Arc<str>, AccountConfig>,
     /// Accounts that are wrong: a window that names one is not to blame.
     faulty: Vec<String>,
     now: Timestamp,
     // Only looked up, never walked.
-    names: HashMap<Arc<str>, Origin>,
-    streams: HashMap<Stream, Arc<str>>,
+    names: HashMap<Arc<str>, ValueOrigin>,
+    streams: HashMap<StreamKey, Arc<str>>,
     pub(super) all: Vec<Arc<Window>>,
 }
 
 /// What two windows of different names would have in common if they were the same by mistake.
-type Stream = (Arc<str>, String, CalendarRef, Timestamp, Timestamp);
+type StreamKey = (Arc<str>, String, CalendarRef, Timestamp, Timestamp);
 
 /// One entry, read but for its mailboxes.
-struct Entry {
+struct WindowEntry {
     account: Arc<str>,
     calendar: CalendarRef,
-    settings: Settings,
+    settings: WindowSettings,
     start: Edge,
     end: Edge,
     edges: Edges,
 }
 
-impl<'a> Windows<'a> {
+impl<'a> WindowCollector<'a> {
     pub(super) fn new(
-        settings: Settings,
-        accounts: &'a BTreeMap<Arc<str>, Account>,
+        settings: WindowSettings,
+        accounts: &'a BTreeMap<Arc<str>, AccountConfig>,
         faulty: Vec<String>,
         now: Timestamp,
     ) -> Self {
@@ -76,8 +76,8 @@ impl<'a> Windows<'a> {
     }
 
     /// Reads one `[[window]]`.
-    pub(super) fn read(&mut self, table: &Table, report: &mut Report) {
-        let mut reader = Reader::new(Section::Window, table, report);
+    pub(super) fn read(&mut self, table: &LayeredTable, report: &mut DiagnosticSink) {
+        let mut reader = TableReader::new(Section::Window, table, report);
         let many = reader.has("mailboxes_file");
         let name = reader.take("name", |written| written.text().map(str::to_owned));
         let mailbox = reader.take("mailbox", |written| Ok(written.text()?.to_owned()));
@@ -88,7 +88,7 @@ impl<'a> Windows<'a> {
         }
         let Some(entry) = self.entry(&mut reader) else { return };
         if many && reader.has("mailbox") {
-            let wrong = Wrong::new("beside a mailboxes_file", "keep one of the two");
+            let wrong = Issue::new("beside a mailboxes_file", "keep one of the two");
             reader.fault("mailbox", wrong);
         } else if many {
             let template = name.unwrap_or_else(|| "{mailbox}".to_owned());
@@ -120,8 +120,8 @@ impl<'a> Windows<'a> {
         }
     }
 
-    fn entry(&self, reader: &mut Reader<'_>) -> Option<Entry> {
-        let settings = Settings::read(reader, Some(&self.settings))?;
+    fn entry(&self, reader: &mut TableReader<'_>) -> Option<WindowEntry> {
+        let settings = WindowSettings::read(reader, Some(&self.settings))?;
         let calendar = reader.take("calendar", |written| {
             let text = written.text()?;
             Ok(if text == "default" { CalendarRef::Default } else { CalendarRef::Id(text.into()) })
@@ -134,10 +134,10 @@ impl<'a> Windows<'a> {
             None => CalendarRef::Default,
         };
         let (start, end) = (settings.start?, settings.end?);
-        Some(Entry { account: account?, calendar, settings, start, end, edges: edges? })
+        Some(WindowEntry { account: account?, calendar, settings, start, end, edges: edges? })
     }
 
-    fn account(&self, reader: &mut Reader<'_>) -> Option<Arc<str>> {
+    fn account(&self, reader: &mut TableReader<'_>) -> Option<Arc<str>> {
         let names = || self.accounts.keys().map(|name| &**name);
         let known = || match self.accounts.len() {
             0 => "write an [account.NAME] first".to_owned(),
@@ -156,9 +156,9 @@ impl<'a> Windows<'a> {
                     None => {
                         let remedy = match self.accounts.len() {
                             0 => known(),
-                            _ => instead(text, names(), "the accounts are"),
+                            _ => suggest(text, names(), "the accounts are"),
                         };
-                        Err(Wrong::new(format!("unknown account {text:?}"), remedy))
+                        Err(Issue::new(format!("unknown account {text:?}"), remedy))
                     }
                 }
             })
@@ -166,14 +166,14 @@ impl<'a> Windows<'a> {
     }
 
     /// The edges that would be asked for now, if they make a window.
-    fn edges(&self, reader: &mut Reader<'_>, settings: &Settings) -> Option<Edges> {
+    fn edges(&self, reader: &mut TableReader<'_>, settings: &WindowSettings) -> Option<Edges> {
         let (start, end) = (settings.start?, settings.end?);
         let stated = Edges { start: start.resolve(self.now), end: end.resolve(self.now) };
         let key = if reader.has("end") || !reader.has("start") { "end" } else { "start" };
         let closing = start.is_relative() && !end.is_relative();
         if stated.is_empty() && closing {
             // It was a window once: a daemon that starts again must not stop for its sake.
-            let wrong = Wrong::new(
+            let wrong = Issue::new(
                 format!("the start has moved past the end ({}): the window is empty", stated.end),
                 "move the end, or remove the window",
             );
@@ -183,7 +183,7 @@ impl<'a> Windows<'a> {
         if stated.is_empty() {
             let moving = start.is_relative() || end.is_relative();
             let today = if moving { " as of today" } else { "" };
-            let wrong = Wrong::new(
+            let wrong = Issue::new(
                 format!(
                     "the window does not end ({}) after it starts ({}){today}",
                     stated.end, stated.start
@@ -198,20 +198,20 @@ impl<'a> Windows<'a> {
             let problem =
                 format!("the start moves and the end does not: in {left} days the window is empty");
             let remedy = "make both relative or neither, or remove the window in time";
-            reader.warn(key, Wrong::new(problem, remedy));
+            reader.warn(key, Issue::new(problem, remedy));
         }
         let edges = schedule::requested_edges(start, end, settings.move_every, self.now);
         let (days, segments) = (days(&edges), edges.segments().len());
-        if days >= MAX_SEGMENT_DAYS * MOST_SEGMENTS {
-            let wrong = Wrong::new(
+        if days >= MAX_SEGMENT_DAYS * MAX_SEGMENTS {
+            let wrong = Issue::new(
                 format!("the window is {days} days long"),
-                format!("stay below {} days", MAX_SEGMENT_DAYS * MOST_SEGMENTS),
+                format!("stay below {} days", MAX_SEGMENT_DAYS * MAX_SEGMENTS),
             );
             reader.fault(key, wrong);
             return None;
         }
         if segments > 2 {
-            let wrong = Wrong::new(
+            let wrong = Issue::new(
                 format!("the window needs {segments} segments of {MAX_SEGMENT_DAYS} days"),
                 "each is read by itself, those far from today less often: would \"+5y\" do?",
             );
@@ -220,20 +220,19 @@ impl<'a> Windows<'a> {
         Some(edges)
     }
 
-    fn mailbox(&self, text: &str, entry: &Entry) -> Result<(), Wrong> {
+    fn mailbox(&self, text: &str, entry: &WindowEntry) -> Result<(), Issue> {
         let strange = |c: char| c.is_control() || c.is_whitespace() || "/\\,;\"<>?".contains(c);
         if text.len() > 320 || text.chars().any(strange) {
-            return Err(Wrong::new(
+            return Err(Issue::new(
                 "not a mailbox",
                 "write one user id or address, and nothing else",
             ));
         }
-        let delegated = self
-            .accounts
-            .get(&entry.account)
-            .is_some_and(|account| matches!(account.credential, Credential::AccessTokenFile(_)));
+        let delegated = self.accounts.get(&entry.account).is_some_and(|account| {
+            matches!(account.credential, CredentialConfig::AccessTokenFile(_))
+        });
         if text == "me" && !delegated {
-            return Err(Wrong::new(
+            return Err(Issue::new(
                 "an application that signs in by itself has no \"me\"",
                 "write a user id or address, or use an account with an access_token_file",
             ));
@@ -242,9 +241,15 @@ impl<'a> Windows<'a> {
     }
 
     /// One window for each mailbox in the file.
-    fn many(&mut self, reader: &mut Reader<'_>, entry: &Entry, template: &str, file: &PathBuf) {
+    fn many(
+        &mut self,
+        reader: &mut TableReader<'_>,
+        entry: &WindowEntry,
+        template: &str,
+        file: &PathBuf,
+    ) {
         if !template.contains("{mailbox}") {
-            let wrong = Wrong::new("all windows would have one name", "write {mailbox} into it");
+            let wrong = Issue::new("all windows would have one name", "write {mailbox} into it");
             reader.fault("name", wrong);
             return;
         }
@@ -253,18 +258,18 @@ impl<'a> Windows<'a> {
             Err(error) => {
                 let problem = format!("{} cannot be read: {error}", file.display());
                 let remedy = "make it a file that the daemon's user may read";
-                reader.fault("mailboxes_file", Wrong::new(problem, remedy));
+                reader.fault("mailboxes_file", Issue::new(problem, remedy));
                 return;
             }
         };
         let Ok(text) = String::from_utf8(bytes) else {
             let problem = format!("{} is not UTF-8 text", file.display());
-            reader.fault("mailboxes_file", Wrong::new(problem, "save it as UTF-8"));
+            reader.fault("mailboxes_file", Issue::new(problem, "save it as UTF-8"));
             return;
         };
-        if let Some(Wrong { problem, remedy }) = layers::world_writable(file) {
+        if let Some(Issue { problem, remedy }) = layers::world_writable(file) {
             let problem = format!("{}: {problem}", file.display());
-            reader.warn("mailboxes_file", Wrong { problem, remedy });
+            reader.warn("mailboxes_file", Issue { problem, remedy });
         }
         let path: Arc<Path> = Arc::from(file.as_path());
         let before = (self.all.len(), reader.report.faults.len());
@@ -275,13 +280,13 @@ impl<'a> Windows<'a> {
             if line.is_empty() {
                 continue;
             }
-            let origin = Origin::File { path: path.clone(), line: index + 1 };
+            let origin = ValueOrigin::File { path: path.clone(), line: index + 1 };
             if let Err(wrong) = self.mailbox(line, entry) {
                 reader.report.fault(&origin, &key, wrong);
             } else {
                 if let Some(wrong) = doubtful(line) {
                     doubts += 1;
-                    if doubts <= MOST_LINES {
+                    if doubts <= MAX_LINES {
                         reader.report.warn(&origin, &key, wrong);
                     }
                 }
@@ -292,43 +297,43 @@ impl<'a> Windows<'a> {
                 };
                 self.add(entry, name, mailbox, &origin, &key, reader.report);
             }
-            if reader.report.faults.len() - before.1 >= MOST_LINES {
-                let wrong = Wrong::new("too many faults", "the rest of the file was not read");
+            if reader.report.faults.len() - before.1 >= MAX_LINES {
+                let wrong = Issue::new("too many faults", "the rest of the file was not read");
                 reader.report.fault(&origin, &key, wrong);
                 return;
             }
         }
-        if doubts > MOST_LINES {
+        if doubts > MAX_LINES {
             let problem = format!(
                 "{} more lines of {} are neither an address nor a user id",
-                doubts - MOST_LINES,
+                doubts - MAX_LINES,
                 file.display()
             );
-            let wrong = Wrong::new(problem, "write an address or a user id on each line");
+            let wrong = Issue::new(problem, "write an address or a user id on each line");
             reader.warn("mailboxes_file", wrong);
         }
         if (self.all.len(), reader.report.faults.len()) == before {
             let problem = format!("{} names no mailbox", file.display());
-            let wrong = Wrong::new(problem, "write an address or id on each line");
+            let wrong = Issue::new(problem, "write an address or id on each line");
             reader.warn("mailboxes_file", wrong);
         }
     }
 
     fn add(
         &mut self,
-        entry: &Entry,
+        entry: &WindowEntry,
         name: Arc<str>,
         mailbox: Arc<str>,
-        origin: &Origin,
+        origin: &ValueOrigin,
         key: &str,
-        report: &mut Report,
+        report: &mut DiagnosticSink,
     ) {
         if let Err(wrong) = check_name(&name) {
             report.fault(origin, key, wrong);
             return;
         }
         if let Some(first) = self.names.get(&name) {
-            let wrong = Wrong::new(
+            let wrong = Issue::new(
                 format!("a second window named {name:?}; the first is at {first}"),
                 "give each window a name of its own",
             );
@@ -345,7 +350,7 @@ impl<'a> Windows<'a> {
             entry.edges.end,
         );
         if let Some(first) = self.streams.get(&stream) {
-            let wrong = Wrong::new(
+            let wrong = Issue::new(
                 format!("the windows {first:?} and {name:?} track the same calendar and time"),
                 "keep one of them, unless they are meant to differ in other settings",
             );
@@ -395,12 +400,12 @@ fn days(edges: &Edges) -> i64 {
 
 /// What is odd about a mailbox that can be asked for: Graph answers 404 for all but addresses
 /// (user principal names) and object ids. A `me` that is not refused is meant.
-fn doubtful(mailbox: &str) -> Option<Wrong> {
+fn doubtful(mailbox: &str) -> Option<Issue> {
     let address = mailbox.split_once('@').is_some_and(|(user, domain)| {
         !user.is_empty() && !domain.is_empty() && !domain.contains('@')
     });
     (!address && !is_guid(mailbox) && mailbox != "me").then(|| {
-        Wrong::new(
+        Issue::new(
             format!("{mailbox:?} is neither an address nor a user id"),
             "write the user's address (alice@contoso.com) or object id (a GUID)",
         )
@@ -417,18 +422,21 @@ fn bare(line: &str) -> &str {
     line[..comment].trim_end()
 }
 
-fn check_name(name: &str) -> Result<(), Wrong> {
+fn check_name(name: &str) -> Result<(), Issue> {
     let remedy = "write 1 to 200 characters, without \"/\" and control characters";
-    if name.chars().count() > LONGEST_NAME {
-        return Err(Wrong::new(format!("the window's name is longer than {LONGEST_NAME}"), remedy));
+    if name.chars().count() > MAX_NAME_CHARS {
+        return Err(Issue::new(
+            format!("the window's name is longer than {MAX_NAME_CHARS}"),
+            remedy,
+        ));
     }
     if name.contains('/') || name.chars().any(char::is_control) {
-        return Err(Wrong::new("the window's name has a \"/\" or a control character", remedy));
+        return Err(Issue::new("the window's name has a \"/\" or a control character", remedy));
     }
     // Programs that resolve paths would take these out of addresses.
     if name == "." || name == ".." || name.trim() != name || name.is_empty() {
         let problem = "the window's name is empty, dots, or has spaces at its ends";
-        return Err(Wrong::new(problem, remedy));
+        return Err(Issue::new(problem, remedy));
     }
     Ok(())
 }

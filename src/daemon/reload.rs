@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Daemon, api_settings, window_specs};
 use crate::api::ApiSettings;
-use crate::config::{self, Config, Difference, Effect, Fault, Faults, Origin};
+use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
 use crate::graph::Tokens;
 use crate::supervisor::FleetChange;
 use crate::supervisor::reload::{
@@ -19,7 +19,7 @@ use crate::supervisor::reload::{
 };
 
 /// Reads the configuration anew. Blocking.
-pub type Loader = Arc<dyn Fn() -> Result<Config, Faults> + Send + Sync>;
+pub type Loader = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
 
 /// A drop of at least so many windows, and of more than half of them, is asked about first: a
 /// truncated file must not wipe a fleet.
@@ -44,7 +44,7 @@ pub(super) struct PendingReload {
 struct LoadedConfig {
     config: Config,
     settings: ApiSettings,
-    difference: Difference,
+    difference: ConfigDiff,
 }
 
 impl PendingReload {
@@ -72,18 +72,18 @@ impl PendingReload {
 }
 
 /// Refuses what cannot change, each with its place.
-fn refuse(difference: &Difference, old: &Config, new: &Config) -> Result<(), ReloadError> {
+fn refuse(difference: &ConfigDiff, old: &Config, new: &Config) -> Result<(), ReloadError> {
     let fault = |key: &&str| {
         let place = |config: &Config| {
             let set = config.explain().iter().find(|one| one.key == *key);
             match set.map(|one| &one.origin) {
-                Some(Origin::File { path, line }) => Some((path.to_path_buf(), *line)),
+                Some(ValueOrigin::File { path, line }) => Some((path.to_path_buf(), *line)),
                 _ => None,
             }
         };
         // Where it was taken out, there is only the place where it was.
         let (file, line) = place(new).or_else(|| place(old)).unzip();
-        Fault {
+        Diagnostic {
             file,
             line,
             key: (*key).to_owned(),
@@ -166,7 +166,7 @@ impl Daemon {
 
     /// The tokens of every account: known accounts keep theirs.
     fn accounts_of(&self, config: &Config) -> BTreeMap<Arc<str>, Arc<Tokens>> {
-        let tokens = |(name, account): (&Arc<str>, &config::Account)| {
+        let tokens = |(name, account): (&Arc<str>, &config::AccountConfig)| {
             let known = self.accounts.get(name).cloned();
             let new = || {
                 let (transport, env) = (self.transport.clone(), self.env.clone());
@@ -181,10 +181,10 @@ impl Daemon {
 fn fleet_change(
     config: &Config,
     accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
-    difference: &Difference,
+    difference: &ConfigDiff,
 ) -> FleetChange {
     let (retimed, begun): (Vec<_>, Vec<_>) =
-        difference.changed.iter().partition(|changed| changed.effect == Effect::Retimed);
+        difference.changed.iter().partition(|changed| changed.effect == ReloadEffect::Retimed);
     let begun = difference.added.iter().chain(begun.into_iter().map(|changed| &changed.new));
     FleetChange {
         removed: difference.removed.iter().map(|window| window.name.clone()).collect(),
@@ -193,15 +193,15 @@ fn fleet_change(
     }
 }
 
-fn applied(difference: Difference, warnings: Vec<Fault>, took_ms: u64) -> ReloadSummary {
-    let Difference { added, removed, changed, unchanged, accounts, settings, .. } = difference;
+fn applied(difference: ConfigDiff, warnings: Vec<Diagnostic>, took_ms: u64) -> ReloadSummary {
+    let ConfigDiff { added, removed, changed, unchanged, accounts, settings, .. } = difference;
     let of = |effect| changed.iter().filter(|changed| changed.effect == effect).count();
     let windows = WindowChangeCounts {
         added: added.len(),
         removed: removed.len(),
-        replaced: of(Effect::Replaced),
-        resynced: of(Effect::Resynced),
-        retimed: of(Effect::Retimed),
+        replaced: of(ReloadEffect::Replaced),
+        resynced: of(ReloadEffect::Resynced),
+        retimed: of(ReloadEffect::Retimed),
         unchanged,
     };
     let bare = |windows: Vec<Arc<crate::mirror::window::Window>>, change| {

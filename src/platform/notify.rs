@@ -15,10 +15,10 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 /// The manager's receiving end is full only while the manager itself is in trouble.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a status line is renewed where no watchdog asks for more.
-const RENEW: Duration = Duration::from_secs(10);
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Tells the service manager. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -52,8 +52,8 @@ impl Notify {
 
     /// How often [`Notify::alive`] is wanted: twice within the watchdog's time, and not so seldom
     /// that the status line grows old.
-    pub fn rhythm(&self) -> Duration {
-        self.watchdog.map_or(RENEW, |watchdog| (watchdog / 2).min(RENEW))
+    pub fn interval(&self) -> Duration {
+        self.watchdog.map_or(STATUS_INTERVAL, |watchdog| (watchdog / 2).min(STATUS_INTERVAL))
     }
 
     /// Starting, or a reload, is over.
@@ -94,7 +94,7 @@ impl Notify {
 
     /// Sends what can wait a moment.
     fn send(&self, states: &[NotifyState<'_>]) {
-        self.deliver(states, Some(PATIENCE));
+        self.deliver(states, Some(SEND_TIMEOUT));
     }
 
     /// Sends what is repeated, or is no more than a hint, without waiting: the caller's loop must
@@ -180,7 +180,7 @@ mod tests {
             notify.alive("up");
         }
         notify.stopping();
-        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < SEND_TIMEOUT, "{:?}", begun.elapsed());
     }
 
     #[test]
@@ -232,14 +232,14 @@ mod tests {
         for (pid, usec, rhythm) in [
             (None, "4000000", Duration::from_secs(2)),
             (Some("7"), "4000000", Duration::from_secs(2)),
-            (Some("8"), "4000000", RENEW),
-            (None, "3600000000", RENEW),
-            (None, "0", RENEW),
-            (None, "soon", RENEW),
+            (Some("8"), "4000000", STATUS_INTERVAL),
+            (None, "3600000000", STATUS_INTERVAL),
+            (None, "0", STATUS_INTERVAL),
+            (None, "soon", STATUS_INTERVAL),
         ] {
             let mut environment = environment(&[("WATCHDOG_USEC", usec)]);
             environment.extend(pid.map(|pid| ("WATCHDOG_PID".to_owned(), pid.to_owned())));
-            assert_eq!(Notify::new(&environment, 7).rhythm(), rhythm, "{pid:?} {usec}");
+            assert_eq!(Notify::new(&environment, 7).interval(), rhythm, "{pid:?} {usec}");
         }
     }
 }

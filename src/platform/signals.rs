@@ -16,10 +16,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// How long a stop may take. After it the process exits as it is; the store survives that as it
 /// survives a kill.
-pub const LONGEST_STOP: Duration = Duration::from_secs(10);
+pub const MAX_STOP: Duration = Duration::from_secs(10);
 
 /// How long the runtime may take to obey a second SIGTERM.
-const AT_ONCE: Duration = Duration::from_millis(500);
+const SECOND_STOP_GRACE: Duration = Duration::from_millis(500);
 
 /// The exit code of a process that was ended here.
 const FAILED: i32 = 1;
@@ -84,7 +84,7 @@ fn take(mut taken: Taken, told: &UnboundedSender<Signal>) {
         told.send(signal).ok();
         if signal == Signal::Stop {
             stops += 1;
-            end_after(if stops == 1 { LONGEST_STOP } else { AT_ONCE });
+            end_after(if stops == 1 { MAX_STOP } else { SECOND_STOP_GRACE });
         }
     }
 }

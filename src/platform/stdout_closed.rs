@@ -6,13 +6,13 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Resolves once standard output is a pipe that nobody reads any more, or a terminal that is gone;
 /// never where it is a file. For programs that print once and then run on: they would not notice.
-pub async fn unread() {
+pub async fn stdout_closed() {
     let gone = PollFlags::ERR | PollFlags::HUP;
-    let mut looks = tokio::time::interval(LOOK);
+    let mut looks = tokio::time::interval(POLL_INTERVAL);
     loop {
         looks.tick().await;
         let stdout = io::stdout();

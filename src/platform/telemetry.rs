@@ -21,11 +21,11 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use log_throttle::Quota;
+use log_throttle::LogThrottle;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum OutputFormat {
     /// [`Format::Journald`] under systemd, [`Format::Text`] on a terminal, else [`Format::Json`].
     #[default]
     Auto,
@@ -38,12 +38,12 @@ pub enum Format {
     Journald,
 }
 
-impl Format {
+impl OutputFormat {
     /// The format that is used: [`Format::Auto`] depends on where standard error leads.
     #[must_use]
     pub fn resolve(self) -> Self {
         match self {
-            Self::Auto => Surroundings::look().format(),
+            Self::Auto => OutputTarget::look().format(),
             chosen => chosen,
         }
     }
@@ -81,19 +81,21 @@ impl Telemetry {
     ///
     /// # Errors
     /// See [`TelemetryError`].
-    pub fn start(level: &str, format: Format) -> Result<Self, TelemetryError> {
+    pub fn start(level: &str, format: OutputFormat) -> Result<Self, TelemetryError> {
         let filter = parse(level)?;
         let format = format.resolve();
         let (shape, no_journal) = match format {
-            Format::Journald => match tracing_journald::layer() {
-                Ok(layer) => (Shape::Journal(Box::new(fields(layer))), None),
-                Err(error) => (Shape::Text { colours: false }, Some(error)),
+            OutputFormat::Journald => match tracing_journald::layer() {
+                Ok(layer) => (LineOutput::Journal(Box::new(fields(layer))), None),
+                Err(error) => (LineOutput::Text { colours: false }, Some(error)),
             },
-            Format::Json => (Shape::Json, None),
-            Format::Text | Format::Auto => (Shape::Text { colours: colours() }, None),
+            OutputFormat::Json => (LineOutput::Json, None),
+            OutputFormat::Text | OutputFormat::Auto => {
+                (LineOutput::Text { colours: colours() }, None)
+            }
         };
-        let (quota, woken) = Quota::new();
-        let (subscriber, telemetry) = subscriber(filter, shape, quota.clone(), || Lossy);
+        let (quota, woken) = LogThrottle::new();
+        let (subscriber, telemetry) = subscriber(filter, shape, quota.clone(), || LossyStderr);
         subscriber.try_init().map_err(|_| TelemetryError::Already)?;
         if let Some(error) = no_journal {
             tracing::warn!(%error, "journal cannot be reached, logging text to standard error");
@@ -104,7 +106,7 @@ impl Telemetry {
         }));
         // A thread and no task: there may be no runtime, and it has to tell of a busy one. It has
         // nothing to finish, so nobody waits for it. Without it the counts are told never.
-        let telling = move || log_throttle::keep_telling(&quota, &woken);
+        let telling = move || log_throttle::report_loop(&quota, &woken);
         if let Err(error) = std::thread::Builder::new().name("log-quota".into()).spawn(telling) {
             tracing::warn!(%error, "lines that are left out will not be counted");
         }
@@ -141,7 +143,7 @@ fn parse(level: &str) -> Result<EnvFilter, TelemetryError> {
 }
 
 /// How lines are written, with what that takes.
-enum Shape {
+enum LineOutput {
     Text { colours: bool },
     Json,
     Journal(Box<tracing_journald::Layer>),
@@ -151,8 +153,8 @@ enum Shape {
 /// kind a few.
 fn subscriber<W>(
     filter: EnvFilter,
-    shape: Shape,
-    quota: Quota,
+    shape: LineOutput,
+    quota: LogThrottle,
     writer: W,
 ) -> (impl Subscriber + Send + Sync, Telemetry)
 where
@@ -162,11 +164,11 @@ where
     let layer = fmt::layer().with_writer(writer).log_internal_errors(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match shape {
         // The list of spans has the innermost one too.
-        Shape::Json => {
+        LineOutput::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_ansi(false).boxed()
         }
-        Shape::Text { colours } => layer.with_ansi(colours).boxed(),
-        Shape::Journal(journal) => journal.boxed(),
+        LineOutput::Text { colours } => layer.with_ansi(colours).boxed(),
+        LineOutput::Journal(journal) => journal.boxed(),
     };
     let subscriber = Registry::default().with(filter).with(filter_fn(fit)).with(quota).with(layer);
     (subscriber, Telemetry { filter: handle })
@@ -202,14 +204,14 @@ fn fit(event: &Metadata<'_>) -> bool {
 }
 
 /// Where standard error leads.
-struct Surroundings {
+struct OutputTarget {
     /// To the journal.
     journal: bool,
     /// To a person.
     terminal: bool,
 }
 
-impl Surroundings {
+impl OutputTarget {
     fn look() -> Self {
         let stderr = rustix::fs::fstat(io::stderr()).map(|file| (file.st_dev, file.st_ino));
         let named = std::env::var_os("JOURNAL_STREAM");
@@ -219,11 +221,11 @@ impl Surroundings {
         }
     }
 
-    fn format(&self) -> Format {
+    fn format(&self) -> OutputFormat {
         match self {
-            Self { journal: true, .. } => Format::Journald,
-            Self { terminal: true, .. } => Format::Text,
-            _ => Format::Json,
+            Self { journal: true, .. } => OutputFormat::Journald,
+            Self { terminal: true, .. } => OutputFormat::Text,
+            _ => OutputFormat::Json,
         }
     }
 }
@@ -240,9 +242,9 @@ fn colours() -> bool {
 }
 
 /// Standard error, where a write that fails is a write that is lost.
-struct Lossy;
+struct LossyStderr;
 
-impl Write for Lossy {
+impl Write for LossyStderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         io::stderr().write_all(bytes).ok();
         Ok(bytes.len())
@@ -279,7 +281,9 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let (subscriber, telemetry) =
-            subscriber(parse("off").unwrap(), Shape::Json, Quota::new().0, move || writer.clone());
+            subscriber(parse("off").unwrap(), LineOutput::Json, LogThrottle::new().0, move || {
+                writer.clone()
+            });
         tracing::subscriber::with_default(subscriber, || {
             for level in ["trace", "off,sled=trace,hyper_util=trace,rustls=debug,calmirror=trace"] {
                 telemetry.set_level(level).unwrap();
@@ -304,9 +308,11 @@ mod tests {
     async fn of_many_lines_of_a_kind_few_are_told_and_the_rest_counted() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let (quota, woken) = Quota::new();
+        let (quota, woken) = LogThrottle::new();
         let (subscriber, _telemetry) =
-            subscriber(parse("debug").unwrap(), Shape::Json, quota.clone(), move || writer.clone());
+            subscriber(parse("debug").unwrap(), LineOutput::Json, quota.clone(), move || {
+                writer.clone()
+            });
         let _logging = tracing::subscriber::set_default(subscriber);
         let told = |wanted: &str| {
             let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
@@ -326,19 +332,19 @@ mod tests {
         assert_eq!(told("another kind"), 1);
         assert_eq!(told("asked for"), 100);
         assert!(woken.try_recv().is_ok() && woken.try_recv().is_err(), "woken once");
-        quota.tell();
+        quota.report_suppressed();
         assert_eq!(told("was not logged"), 0, "its minute is not over");
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
         storm();
         assert_eq!(told("window in trouble"), 30, "before the last storm was told of");
-        quota.tell();
+        quota.report_suppressed();
         assert_eq!(told("\"like\":\"window in trouble\",\"lines\":39970"), 1);
         storm();
         assert_eq!(told("\"message\":\"window in trouble\""), 60);
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
-        quota.tell();
+        quota.report_suppressed();
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
-        quota.tell();
+        quota.report_suppressed();
         assert_eq!(told("was not logged"), 2);
     }
 
@@ -353,10 +359,10 @@ mod tests {
 
     #[test]
     fn auto_goes_where_standard_error_leads() {
-        let of = |journal, terminal| Surroundings { journal, terminal }.format();
-        assert_eq!(of(true, false), Format::Journald);
-        assert_eq!(of(false, true), Format::Text);
-        assert_eq!(of(false, false), Format::Json);
+        let of = |journal, terminal| OutputTarget { journal, terminal }.format();
+        assert_eq!(of(true, false), OutputFormat::Journald);
+        assert_eq!(of(false, true), OutputFormat::Text);
+        assert_eq!(of(false, false), OutputFormat::Json);
         let named = |text: &'static str| leads_to(Some(OsStr::new(text)), (9, 1234));
         assert!(named("9:1234"));
         for other in ["9:1235", "8:1234", "9", "", "9:", "a:b", "9:1234:1"] {

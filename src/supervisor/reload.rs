@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Effect, Fault};
+use crate::config::{Diagnostic, ReloadEffect};
 
 /// Reloads that may wait for their turn; whoever brings one more is told to come again.
 const MAX_WAITING: usize = 16;
@@ -81,7 +81,7 @@ pub struct LastReload {
     /// One sentence for a person.
     pub message: String,
     /// The faults that it was refused for, the first of them.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<Diagnostic>,
 }
 
 /// What a reload changed.
@@ -101,7 +101,7 @@ pub struct ReloadSummary {
     /// Other keys that changed.
     pub settings: Vec<String>,
     /// What is valid but hardly meant.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Windows by what became of them.
@@ -145,12 +145,12 @@ pub enum WindowEffect {
     Retimed,
 }
 
-impl From<Effect> for WindowEffect {
-    fn from(effect: Effect) -> Self {
+impl From<ReloadEffect> for WindowEffect {
+    fn from(effect: ReloadEffect) -> Self {
         match effect {
-            Effect::Retimed => Self::Retimed,
-            Effect::Resynced => Self::Resynced,
-            Effect::Replaced => Self::Replaced,
+            ReloadEffect::Retimed => Self::Retimed,
+            ReloadEffect::Resynced => Self::Resynced,
+            ReloadEffect::Replaced => Self::Replaced,
         }
     }
 }
@@ -163,7 +163,7 @@ pub enum ReloadError {
         [fault] => fault.to_string(),
         faults => format!("{} faults in the configuration", faults.len()),
     })]
-    Faults(Vec<Fault>),
+    Faults(Vec<Diagnostic>),
     /// It would drop most of the fleet.
     #[error(
         "the configuration would drop {dropped} of {known} windows; if that is meant, reload with --accept-drops (?accept_drops=true)"

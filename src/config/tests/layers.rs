@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::{ACCOUNT, Lab};
 use crate::config::sources::DEFAULT_FILE;
-use crate::config::{Credential, Difference, Effect, LogFormat, Origin, Sources, diff};
+use crate::config::{
+    ConfigDiff, CredentialConfig, LogFormat, ReloadEffect, Sources, ValueOrigin, diff,
+};
 
 #[test]
 fn the_file_is_named_by_the_command_line_then_the_environment() {
@@ -87,7 +89,7 @@ fn conf_d_merges_tables_and_appends_windows_in_name_order() {
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["z", "c", "b"]);
     let secret = lab.dir.path().join("conf.d/../contoso.secret");
-    assert_eq!(config.accounts["contoso"].credential, Credential::SecretFile(secret));
+    assert_eq!(config.accounts["contoso"].credential, CredentialConfig::SecretFile(secret));
     assert_eq!(&*config.accounts["contoso"].tenant, "contoso.com");
 }
 
@@ -167,7 +169,7 @@ fn every_effective_value_is_explained() {
     assert_eq!(find("window[a@b].interval"), "1m (calmirror.toml:9)");
     // What a window does not set itself is explained once, with the defaults.
     assert!(config.explain().iter().all(|one| one.key != "window[a@b].jitter"));
-    assert!(config.explain().iter().filter(|one| one.origin == Origin::Default).count() > 15);
+    assert!(config.explain().iter().filter(|one| one.origin == ValueOrigin::Default).count() > 15);
 }
 
 #[test]
@@ -201,21 +203,21 @@ fn a_reload_is_a_difference_by_name() {
     assert_eq!(names(&difference.added), ["new"]);
     assert_eq!(names(&difference.removed), ["gone"]);
     let [changed] = difference.changed.as_slice() else { panic!("{:?}", difference.changed) };
-    assert_eq!((&*changed.old.name, changed.effect), ("other", Effect::Retimed));
+    assert_eq!((&*changed.old.name, changed.effect), ("other", ReloadEffect::Retimed));
     assert_eq!(changed.keys, ["interval"]);
     assert_eq!((changed.old.interval.as_secs(), changed.new.interval.as_secs()), (300, 540));
     assert_eq!(difference.unchanged, 1);
     assert_eq!(difference.refused, ["store.path"]);
     assert_eq!(difference.settings, ["log.level"]);
     assert_eq!(difference.drops(), 1);
-    assert_eq!(diff(&new, &new), Difference { unchanged: 3, ..Difference::default() });
+    assert_eq!(diff(&new, &new), ConfigDiff { unchanged: 3, ..ConfigDiff::default() });
 
     // Another tenant is another stream of ids, though no window says so.
     let moved = lab.set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "fabrikam.com").config();
     let difference = diff(&new, &moved);
     assert_eq!((difference.changed.len(), difference.unchanged, difference.drops()), (3, 0, 3));
     for changed in &difference.changed {
-        assert_eq!((changed.effect, &*changed.keys), (Effect::Replaced, &["tenant"][..]));
+        assert_eq!((changed.effect, &*changed.keys), (ReloadEffect::Replaced, &["tenant"][..]));
     }
     assert_eq!(difference.accounts, ["contoso".into()]);
     let window = &moved.windows[0];
@@ -230,21 +232,21 @@ fn each_key_of_a_window_says_what_changing_it_asks_for() {
     };
     let plain = config("");
     for (line, effect) in [
-        ("interval = \"9m\"", Effect::Retimed),
-        ("jitter = 0.5", Effect::Retimed),
-        ("page_size = 7", Effect::Retimed),
-        ("audit = \"off\"", Effect::Retimed),
-        ("confirm_after = \"9m\"", Effect::Retimed),
-        ("move_every = \"9d\"", Effect::Retimed),
-        ("start = \"-7d\"", Effect::Resynced),
-        ("end = \"+7d\"", Effect::Resynced),
-        ("body = \"text\"", Effect::Resynced),
-        ("time_zone = \"Europe/Berlin\"", Effect::Resynced),
-        ("complete = \"exact\"", Effect::Resynced),
-        ("calendar = \"c\"", Effect::Replaced),
-        ("immutable_ids = true", Effect::Replaced),
-        ("interval = \"9m\"\nbody = \"text\"", Effect::Resynced),
-        ("body = \"text\"\ncalendar = \"c\"", Effect::Replaced),
+        ("interval = \"9m\"", ReloadEffect::Retimed),
+        ("jitter = 0.5", ReloadEffect::Retimed),
+        ("page_size = 7", ReloadEffect::Retimed),
+        ("audit = \"off\"", ReloadEffect::Retimed),
+        ("confirm_after = \"9m\"", ReloadEffect::Retimed),
+        ("move_every = \"9d\"", ReloadEffect::Retimed),
+        ("start = \"-7d\"", ReloadEffect::Resynced),
+        ("end = \"+7d\"", ReloadEffect::Resynced),
+        ("body = \"text\"", ReloadEffect::Resynced),
+        ("time_zone = \"Europe/Berlin\"", ReloadEffect::Resynced),
+        ("complete = \"exact\"", ReloadEffect::Resynced),
+        ("calendar = \"c\"", ReloadEffect::Replaced),
+        ("immutable_ids = true", ReloadEffect::Replaced),
+        ("interval = \"9m\"\nbody = \"text\"", ReloadEffect::Resynced),
+        ("body = \"text\"\ncalendar = \"c\"", ReloadEffect::Replaced),
     ] {
         let difference = diff(&plain, &config(line));
         let keys: Vec<&str> = line.lines().filter_map(|line| line.split(' ').next()).collect();

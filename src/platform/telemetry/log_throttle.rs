@@ -18,20 +18,20 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 /// Lines of a kind in a minute: enough to see what a few windows have in common.
-const LINES: u32 = 30;
+const MAX_LINES: u32 = 30;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// See the module. Clones share the counts.
 #[derive(Clone, Debug)]
-pub(super) struct Quota {
-    kinds: Arc<Mutex<BTreeMap<&'static str, Spell>>>,
+pub(super) struct LogThrottle {
+    kinds: Arc<Mutex<BTreeMap<&'static str, ThrottleWindow>>>,
     /// Told when the first line is left out, so that somebody tells of it later.
     wake: Sender<()>,
 }
 
 /// The minute of a kind.
 #[derive(Debug)]
-struct Spell {
+struct ThrottleWindow {
     began: Instant,
     told: u32,
     untold: u64,
@@ -39,7 +39,7 @@ struct Spell {
     like: String,
 }
 
-impl Quota {
+impl LogThrottle {
     /// A quota, and what wakes whoever is to call [`Quota::tell`] a minute later.
     pub(super) fn new() -> (Self, Receiver<()>) {
         let (wake, woken) = channel();
@@ -48,7 +48,7 @@ impl Quota {
 
     /// Tells of what was left out, and forgets all minutes that are over. Answers whether there is
     /// more to tell of, later.
-    pub(super) fn tell(&self) -> bool {
+    pub(super) fn report_suppressed(&self) -> bool {
         let mut over = Vec::new();
         let mut later = false;
         self.kinds().retain(|_, spell| {
@@ -71,12 +71,13 @@ impl Quota {
     /// Whether one more line of this kind may be told.
     fn allows(&self, kind: &'static str, message: impl FnOnce() -> String) -> bool {
         let mut kinds = self.kinds();
-        let fresh = || Spell { began: Instant::now(), told: 0, untold: 0, like: String::new() };
+        let fresh =
+            || ThrottleWindow { began: Instant::now(), told: 0, untold: 0, like: String::new() };
         let spell = kinds.entry(kind).or_insert_with(fresh);
         if spell.untold == 0 && spell.began.elapsed() >= MINUTE {
             *spell = fresh();
         }
-        if spell.told < LINES {
+        if spell.told < MAX_LINES {
             spell.told += 1;
             return true;
         }
@@ -89,25 +90,25 @@ impl Quota {
         false
     }
 
-    fn kinds(&self) -> MutexGuard<'_, BTreeMap<&'static str, Spell>> {
+    fn kinds(&self) -> MutexGuard<'_, BTreeMap<&'static str, ThrottleWindow>> {
         // Every change is whole, so a poisoned lock is still good.
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Tells of what was left out, a minute after the first of it, for as long as anybody logs.
-pub(super) fn keep_telling(quota: &Quota, woken: &Receiver<()>) {
+pub(super) fn report_loop(quota: &LogThrottle, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
         loop {
             std::thread::park_timeout(MINUTE);
-            if !quota.tell() {
+            if !quota.report_suppressed() {
                 break;
             }
         }
     }
 }
 
-impl<S: Subscriber> Layer<S> for Quota {
+impl<S: Subscriber> Layer<S> for LogThrottle {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let about = event.metadata();
         *about.level() > Level::INFO || self.allows(about.name(), || Message::of(event).0)

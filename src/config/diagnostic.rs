@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// One thing that is wrong, or (among the warnings) merely unwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
+pub struct Diagnostic {
     /// The file it stands in; `None` for the environment and for what no single place causes.
     pub file: Option<PathBuf>,
     /// The line in that file, from 1.
@@ -25,7 +25,7 @@ pub struct Fault {
     pub remedy: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
             write!(f, "{}:", file.display())?;
@@ -43,9 +43,9 @@ impl fmt::Display for Fault {
 
 /// Everything that is wrong, ordered by file and line; never empty as an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
+pub struct Diagnostics(pub Vec<Diagnostic>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for Diagnostics {
     /// One fault a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, fault) in self.0.iter().enumerate() {
@@ -58,22 +58,22 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for Diagnostics {}
 
 /// A problem and its remedy, before it is known where they belong.
 #[derive(Debug)]
-pub struct Wrong {
+pub struct Issue {
     pub(super) problem: String,
     pub(super) remedy: String,
 }
 
-impl std::fmt::Display for Wrong {
+impl std::fmt::Display for Issue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}; {}", self.problem, self.remedy)
     }
 }
 
-impl Wrong {
+impl Issue {
     pub(super) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { problem: problem.into(), remedy: remedy.into() }
     }

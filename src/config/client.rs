@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use super::keys::Section;
 use super::layers::Layers;
-use super::origin::Report;
-use super::reader::Reader;
+use super::origin::DiagnosticSink;
+use super::reader::TableReader;
 use super::sections::{LogFormat, listen, log_format, socket};
 use super::sources::Sources;
 
@@ -21,10 +21,10 @@ impl LogFormat {
     /// The configured form of log lines, as far as it can be read: what is wrong elsewhere in a
     /// configuration has to be logged in some form.
     pub fn readable(sources: &Sources) -> Self {
-        let mut faults = Report::default();
+        let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::readable(sources, &mut faults);
         let table = layers.take(Section::Log);
-        Reader::new(Section::Log, &table, &mut faults)
+        TableReader::new(Section::Log, &table, &mut faults)
             .take("format", log_format)
             .unwrap_or(Self::Auto)
     }
@@ -32,7 +32,7 @@ impl LogFormat {
 
 /// Of `[api]` what can be read.
 #[derive(Debug)]
-pub struct Whereabouts {
+pub struct ClientConfig {
     /// `None` where none is wanted.
     pub socket: Option<PathBuf>,
     /// The TCP address, if there is one.
@@ -41,13 +41,13 @@ pub struct Whereabouts {
     pub token_files: Vec<PathBuf>,
 }
 
-impl Whereabouts {
+impl ClientConfig {
     /// Reads what can be read.
     pub fn find(sources: &Sources) -> Self {
-        let mut faults = Report::default();
+        let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::readable(sources, &mut faults);
         let table = layers.take(Section::Api);
-        let mut reader = Reader::new(Section::Api, &table, &mut faults);
+        let mut reader = TableReader::new(Section::Api, &table, &mut faults);
         let token_files = ["token_file", "read_token_file"];
         Self {
             socket: reader.take("socket", socket).unwrap_or_else(|| Some(DEFAULT_SOCKET.into())),
