@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::api::{About, Access, ApiSettings, BindError, Secret, Work};
+use crate::api::{ApiSettings, AppState, BindError, BuildInfo, RequestLimits, TokenHash};
 use crate::config::{self, Config};
 use crate::env::Env;
 use crate::graph::{self, Budgets, GraphClient, Tokens, Transport};
@@ -53,7 +53,7 @@ pub struct DaemonOptions {
     /// How Graph is reached.
     pub transport: Arc<dyn Transport>,
     /// What is running, for `/v1/status`.
-    pub about: About,
+    pub about: BuildInfo,
     /// Whether most of a fleet may be dropped.
     pub accept_drops: bool,
     /// Whether TCP on loopback needs no token (the demo).
@@ -180,7 +180,7 @@ impl Daemon {
         supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
 
         let (reloads, asks) = crate::supervisor::reload::channel();
-        let access = Access {
+        let access = AppState {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
             reloads: reloads.clone(),
@@ -188,7 +188,7 @@ impl Daemon {
             about: Arc::new(about),
             settings,
             meters,
-            work: Work::new(env.clone()),
+            work: RequestLimits::new(env.clone()),
             stopping: tokio::sync::watch::channel(false).1,
         };
         let listeners = Listeners::serve(access, bound);
@@ -417,14 +417,14 @@ fn api_settings(config: &Config, open_loopback: bool) -> Result<ApiSettings, Sta
 
 /// The token in a file. An empty one is none: the file may have been cut since the configuration
 /// was found good.
-fn token(path: &Path) -> Result<Secret, StartError> {
+fn token(path: &Path) -> Result<TokenHash, StartError> {
     let refuse = |source| StartError::Token { path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(refuse)?;
     if config::trimmed(text.as_bytes()).is_empty() {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty");
         return Err(refuse(source));
     }
-    Ok(Secret::new(&text))
+    Ok(TokenHash::new(&text))
 }
 
 #[cfg(test)]
@@ -444,6 +444,6 @@ mod tests {
             assert!(matches!(refused, Err(StartError::Token { .. })), "{text:?}");
         }
         std::fs::write(&path, "\u{a0}s3cret\n").unwrap();
-        assert_eq!(token(&path).unwrap(), Secret::new("s3cret"));
+        assert_eq!(token(&path).unwrap(), TokenHash::new("s3cret"));
     }
 }

@@ -15,22 +15,22 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::ask::Ask;
+use super::etag::ETag;
+use super::extract::WindowRequest;
 use super::ics::id_of;
+use super::limits::SLICE_BYTES;
 use super::problem::Problem;
-use super::tag::Tag;
-use super::work::SLICE_BYTES;
 use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::EventHash;
 use crate::store::{EventQuery, Store};
 
 /// Events read from the store at a time, if they are not too large together.
-const STRETCH: usize = 2000;
+const BATCH: usize = 2000;
 
 /// How often the feed is read to its end after several looks: what changes once more while it is
 /// read stands behind that end.
-const LAPS: usize = 3;
+const CATCH_UP_EVERY: usize = 3;
 
 /// Weakest first.
 const STATES: [&str; 4] = ["workingElsewhere", "tentative", "busy", "oof"];
@@ -47,7 +47,7 @@ pub(super) struct Interval {
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct BusyAnswer {
     value: Vec<Interval>,
     from: Timestamp,
     to: Timestamp,
@@ -58,7 +58,7 @@ struct Answer {
 }
 
 /// `GET /v1/windows/{name}/busy`.
-pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
+pub(super) async fn busy(ask: WindowRequest) -> Result<Response, Problem> {
     let parameters = ask.parameters(&["from", "to"])?;
     let (from, to) = ask.range(&parameters)?;
     let (window, status) = ask.window()?;
@@ -67,7 +67,7 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
     if to <= from {
         return Err(Problem::bad_parameter("to", "must be later than from"));
     }
-    let tag = Tag::of(&(&store.version(window), status.settled_once, from, to));
+    let tag = ETag::of(&(&store.version(window), status.settled_once, from, to));
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
@@ -75,7 +75,7 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
         window,
         from: Some(from),
         to: Some(to),
-        limit: STRETCH,
+        limit: BATCH,
         bytes: SLICE_BYTES,
         after: None,
     };
@@ -83,7 +83,7 @@ pub(super) async fn busy(ask: Ask) -> Result<Response, Problem> {
     let computing = async move {
         let merging = merging(&store, query, from, to).await?;
         let unplaced = merging.unplaced();
-        let answer = Answer { unplaced, value: merging.merge(), from, to, complete, as_of };
+        let answer = BusyAnswer { unplaced, value: merging.merge(), from, to, complete, as_of };
         // Numbers, times and names always serialize.
         Ok((serde_json::to_vec(&answer).unwrap_or_default(), ()))
     };
@@ -98,8 +98,8 @@ async fn merging(
     mut query: EventQuery,
     from: Timestamp,
     to: Timestamp,
-) -> Result<Merging, Problem> {
-    let mut merging = Merging { from, to, ..Merging::default() };
+) -> Result<IntervalMerger, Problem> {
+    let mut merging = IntervalMerger { from, to, ..IntervalMerger::default() };
     let window = query.window;
     let began = *store.durable().borrow();
     loop {
@@ -115,8 +115,8 @@ async fn merging(
     // One look sees everything as it is at one time. Several do not.
     if query.after.is_some() {
         let (mut after, mut laps) = (began, 0);
-        while laps < LAPS {
-            let changes = store.changes(after, Some(window), STRETCH).await?;
+        while laps < CATCH_UP_EVERY {
+            let changes = store.changes(after, Some(window), BATCH).await?;
             for change in &changes.value {
                 merging.put(change.id.hash(), change.event.as_deref());
             }
@@ -131,23 +131,23 @@ async fn merging(
 
 /// Events on their way to being merged.
 #[derive(Default)]
-struct Merging {
+struct IntervalMerger {
     from: Timestamp,
     to: Timestamp,
     times: TimeReader,
-    placed: BTreeMap<EventHash, Placed>,
+    placed: BTreeMap<EventHash, Placement>,
     /// Events that not even have an id.
     strays: usize,
 }
 
 /// Where an event stands, if it makes anything.
-enum Placed {
+enum Placement {
     /// From, to, and the place of its state in [`STATES`].
     At(Timestamp, Timestamp, usize),
     Nowhere,
 }
 
-impl Merging {
+impl IntervalMerger {
     fn add(&mut self, event: &[u8]) {
         match id_of(event) {
             Some(id) => self.put(id, Some(event)),
@@ -163,22 +163,22 @@ impl Merging {
         };
     }
 
-    fn place(&mut self, event: &[u8]) -> Option<Placed> {
-        let Ok(members) = JsonMembers::parse(event) else { return Some(Placed::Nowhere) };
+    fn place(&mut self, event: &[u8]) -> Option<Placement> {
+        let Ok(members) = JsonMembers::parse(event) else { return Some(Placement::Nowhere) };
         let is = |name: &str, value: &str| members.get(name).is_some_and(|v| v.get() == value);
         if is("isCancelled", "true") || is("showAs", "\"free\"") {
             return None;
         }
-        let Some(when) = self.times.event(&members) else { return Some(Placed::Nowhere) };
+        let Some(when) = self.times.event(&members) else { return Some(Placement::Nowhere) };
         let (start, end) = (when.start.at.max(self.from), when.end.at.min(self.to));
         let shown = members.get("showAs").map_or("", |v| v.get()).trim_matches('"');
         let state = STATES.iter().position(|state| *state == shown).unwrap_or(BUSY);
-        (start < end).then_some(Placed::At(start, end, state))
+        (start < end).then_some(Placement::At(start, end, state))
     }
 
     /// Events whose times are not understood.
     fn unplaced(&self) -> usize {
-        let nowhere = self.placed.values().filter(|placed| matches!(placed, Placed::Nowhere));
+        let nowhere = self.placed.values().filter(|placed| matches!(placed, Placement::Nowhere));
         nowhere.count() + self.strays
     }
 
@@ -186,7 +186,7 @@ impl Merging {
         // At each instant, how many events of each state begin less how many end.
         let mut edges: BTreeMap<Timestamp, [i32; 4]> = BTreeMap::new();
         for placed in self.placed.into_values() {
-            let Placed::At(start, end, state) = placed else { continue };
+            let Placement::At(start, end, state) = placed else { continue };
             for (at, step) in [(start, 1), (end, -1)] {
                 if let Some(count) = edges.entry(at).or_default().get_mut(state) {
                     *count += step;
@@ -222,7 +222,8 @@ mod tests {
 
     fn merged(events: &[(&str, &str, &str)]) -> Vec<String> {
         let at = |hour: &str| format!("2026-11-21T{hour}:00Z").parse::<Timestamp>().unwrap();
-        let mut merging = Merging { from: at("08:00"), to: at("20:00"), ..Merging::default() };
+        let mut merging =
+            IntervalMerger { from: at("08:00"), to: at("20:00"), ..IntervalMerger::default() };
         for (index, (start, end, show_as)) in events.iter().enumerate() {
             let moment = |t: &str| json!({"dateTime": format!("2026-11-21T{t}:00.0000000"), "timeZone": "UTC"});
             let event = json!({
@@ -282,10 +283,10 @@ mod tests {
 
     #[test]
     fn all_day_events_begin_at_the_midnight_of_their_zone() {
-        let mut merging = Merging {
+        let mut merging = IntervalMerger {
             from: "2026-11-01T00:00:00Z".parse().unwrap(),
             to: "2026-12-01T00:00:00Z".parse().unwrap(),
-            ..Merging::default()
+            ..IntervalMerger::default()
         };
         merging.add(br#"{"id":"a","isAllDay":true,"showAs":"oof","start":{"dateTime":"2026-11-21T00:00:00.0000000","timeZone":"Pacific Standard Time"},"end":{"dateTime":"2026-11-22T00:00:00.0000000","timeZone":"Pacific Standard Time"}}"#);
         merging.add(

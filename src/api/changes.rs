@@ -19,17 +19,17 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Access;
-use super::cursor::Place;
-use super::mask::shown;
+use super::AppState;
+use super::cursor::FeedPosition;
+use super::limits::{RequestLimits, SliceProducer, TURN_TIMEOUT};
 use super::problem::Problem;
 use super::query::{ANSWER_BYTES, Parameters};
-use super::work::{PATIENCE, Slices, Work};
+use super::redact::shown;
 use crate::mirror::change::{RemovalReason, Seq};
 use crate::store::Change;
 
 /// Changes read from the store at a time, if they are not too large together.
-const STRETCH: usize = 500;
+const BATCH: usize = 500;
 
 /// A stream that has nothing to say says where it is this often, so that it is not taken for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -39,7 +39,7 @@ const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
 
 /// One line of the feed, but for the event at its end.
 #[derive(Serialize)]
-struct Line<'a> {
+struct ChangeLine<'a> {
     cursor: &'a str,
     seq: Seq,
     at: jiff::Timestamp,
@@ -52,7 +52,7 @@ struct Line<'a> {
 
 /// `GET /v1/changes`. Which form it has depends on `Accept`, whatever the answer.
 pub(super) async fn read(
-    access: State<Arc<Access>>,
+    access: State<Arc<AppState>>,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Response {
@@ -62,7 +62,7 @@ pub(super) async fn read(
 }
 
 async fn negotiated(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -72,13 +72,13 @@ async fn negotiated(
     let streams = accepts_events(&headers);
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = resumed.filter(|_| streams).or(parameters.text("after"));
-    let place = Place::parse(&access.store, after)?;
+    let place = FeedPosition::parse(&access.store, after)?;
     let window: Option<Arc<str>> = parameters.text("window").map(Arc::from);
     let known = match &window {
         Some(name) => is_known(&access, name).await?,
         None => true,
     };
-    let reader = Reader {
+    let reader = FeedReader {
         durable: access.store.durable(),
         stopping: access.stopping.clone(),
         access,
@@ -107,7 +107,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 /// Whether there is a window of that name, running or on its way out.
-async fn is_known(access: &Access, name: &str) -> Result<bool, Problem> {
+async fn is_known(access: &AppState, name: &str) -> Result<bool, Problem> {
     if access.fleet.id(name).is_some() {
         return Ok(true);
     }
@@ -117,19 +117,19 @@ async fn is_known(access: &Access, name: &str) -> Result<bool, Problem> {
 }
 
 /// One reader of the feed.
-struct Reader {
-    access: Arc<Access>,
+struct FeedReader {
+    access: Arc<AppState>,
     /// Only changes of windows of this name. By name and not by number: a window that became
     /// another one under its old name still has the removals of the old one in the feed.
     window: Option<Arc<str>>,
-    place: Place,
+    place: FeedPosition,
     durable: watch::Receiver<Seq>,
     stopping: watch::Receiver<bool>,
 }
 
 /// How a change is written.
 #[derive(Clone, Copy)]
-enum Form {
+enum LineFormat {
     /// A line.
     Line,
     /// A server-sent event.
@@ -137,7 +137,7 @@ enum Form {
 }
 
 /// What [`Reader::stretch`] read.
-struct Stretch {
+struct ChangeBatch {
     lines: usize,
     /// Where to go on from.
     cursor: String,
@@ -145,7 +145,7 @@ struct Stretch {
     at_end: bool,
 }
 
-impl Reader {
+impl FeedReader {
     /// An NDJSON answer; held up to `wait` until there is at least one line.
     async fn answer(
         mut self,
@@ -192,17 +192,21 @@ impl Reader {
     }
 
     /// The first lines of an answer; none only where there is nothing to read.
-    async fn first(mut self, work: &Work, limit: usize) -> Result<(Bytes, Self, Stretch), Problem> {
+    async fn first(
+        mut self,
+        work: &RequestLimits,
+        limit: usize,
+    ) -> Result<(Bytes, Self, ChangeBatch), Problem> {
         let reading = async move {
             let mut lines = Vec::new();
             loop {
-                match self.stretch(&mut lines, limit, Form::Line).await {
+                match self.stretch(&mut lines, limit, LineFormat::Line).await {
                     Ok(stretch) if stretch.lines == 0 && !stretch.at_end => {}
                     stretch => return (lines, (self, stretch)),
                 }
             }
         };
-        let made = timeout(PATIENCE, work.slice(reading)).await.map_err(|_| Problem::busy())?;
+        let made = timeout(TURN_TIMEOUT, work.slice(reading)).await.map_err(|_| Problem::busy())?;
         let (bytes, (reader, stretch)) = made?;
         Ok((bytes, reader, stretch?))
     }
@@ -210,7 +214,7 @@ impl Reader {
     /// The body that begins with `first`, and the cursor behind its end.
     async fn rest(
         self,
-        work: &Work,
+        work: &RequestLimits,
         first: Bytes,
         limit: usize,
     ) -> Result<(Body, String), Problem> {
@@ -222,7 +226,7 @@ impl Reader {
         let cursor = self.place.cursor(store, end);
         self.place.check(store)?;
         let stopping = self.access.stopping.clone();
-        let rest = Rest { reader: self, end };
+        let rest = RemainingLines { reader: self, end };
         Ok((work.body_after(first, rest, stopping), cursor))
     }
 
@@ -231,8 +235,8 @@ impl Reader {
         &mut self,
         text: &mut Vec<u8>,
         limit: usize,
-        form: Form,
-    ) -> Result<Stretch, Problem> {
+        form: LineFormat,
+    ) -> Result<ChangeBatch, Problem> {
         self.stretch_to(text, limit, form, Seq::MAX).await
     }
 
@@ -241,21 +245,21 @@ impl Reader {
         &mut self,
         text: &mut Vec<u8>,
         limit: usize,
-        form: Form,
+        form: LineFormat,
         end: Seq,
-    ) -> Result<Stretch, Problem> {
+    ) -> Result<ChangeBatch, Problem> {
         let store = &self.access.store;
-        let limit = limit.min(STRETCH);
+        let limit = limit.min(BATCH);
         let read = store.changes_named(self.place.seq, self.window.clone(), limit).await?;
         let mut lines = 0;
         for change in read.value.iter().take_while(|change| change.seq <= end) {
             let cursor = self.place.cursor(store, change.seq);
             match form {
-                Form::Line => {
+                LineFormat::Line => {
                     self.line(text, &cursor, change);
                     text.push(b'\n');
                 }
-                Form::Frame => {
+                LineFormat::Frame => {
                     text.extend_from_slice(
                         format!("id: {cursor}\nevent: change\ndata: ").as_bytes(),
                     );
@@ -269,13 +273,13 @@ impl Reader {
         let cursor = self.place.cursor(store, seq);
         self.place.check(store)?;
         self.place.advance(seq, &cursor);
-        Ok(Stretch { lines, cursor, at_end: read.at_end || seq == end })
+        Ok(ChangeBatch { lines, cursor, at_end: read.at_end || seq == end })
     }
 
     /// Writes a change without a line's end. The event is put in as it is stored, but on one
     /// line: an end of line in JSON can only be white space between its parts.
     fn line(&self, body: &mut Vec<u8>, cursor: &str, change: &Change) {
-        let line = Line {
+        let line = ChangeLine {
             cursor,
             seq: change.seq,
             at: change.at,
@@ -334,7 +338,7 @@ impl Reader {
             let mut reader = self;
             let reading = async move {
                 let mut frames = Vec::new();
-                let stretch = reader.stretch(&mut frames, STRETCH, Form::Frame).await;
+                let stretch = reader.stretch(&mut frames, BATCH, LineFormat::Frame).await;
                 (frames, (reader, stretch))
             };
             // An error ends the stream; the client comes again and gets it as a problem.
@@ -366,17 +370,17 @@ impl Reader {
 }
 
 /// The lines of an answer behind its first slice.
-struct Rest {
-    reader: Reader,
+struct RemainingLines {
+    reader: FeedReader,
     /// The last seq that belongs to the answer.
     end: Seq,
 }
 
-impl Slices for Rest {
+impl SliceProducer for RemainingLines {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let mut lines = Vec::new();
         // As many as there are: how many that may be is decided.
-        self.reader.stretch_to(&mut lines, STRETCH, Form::Line, self.end).await?;
+        self.reader.stretch_to(&mut lines, BATCH, LineFormat::Line, self.end).await?;
         Ok(lines)
     }
 

@@ -19,33 +19,33 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Answers that are compressed at the same time.
-const CODERS: usize = 8;
+const MAX_COMPRESSORS: usize = 8;
 
 /// Bytes that a coder is fed at a time.
-const PIECE: usize = 16 << 10;
+const PIECE_BYTES: usize = 16 << 10;
 
 /// Bytes after which a coder's task lets others run.
-pub(super) const STRIDE: usize = 128 << 10;
+pub(super) const YIELD_BYTES: usize = 128 << 10;
 
 /// The coders in use.
 #[derive(Clone, Debug)]
-pub(super) struct Coders(Arc<Semaphore>);
+pub(super) struct CompressorPool(Arc<Semaphore>);
 
-impl Default for Coders {
+impl Default for CompressorPool {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(CODERS)))
+        Self(Arc::new(Semaphore::new(MAX_COMPRESSORS)))
     }
 }
 
 /// What `Accept-Encoding` says of the codings that are spoken here, weights in thousandths.
 #[derive(Debug, PartialEq, Eq)]
-struct Accepted {
+struct AcceptedCodings {
     zstd: u16,
     gzip: u16,
     identity: u16,
 }
 
-impl Accepted {
+impl AcceptedCodings {
     fn of(headers: &HeaderMap) -> Self {
         let fields = headers.get_all(header::ACCEPT_ENCODING).iter();
         let listed: Vec<(String, u16)> = fields
@@ -88,11 +88,11 @@ fn weight(parameter: &str) -> Option<u16> {
 
 /// Chooses the coding of an answer; outside of the compressor, which then has one choice.
 pub(super) async fn choose(
-    State(Coders(coders)): State<Coders>,
+    State(CompressorPool(coders)): State<CompressorPool>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let accepted = Accepted::of(request.headers());
+    let accepted = AcceptedCodings::of(request.headers());
     let Some(mut coding) = accepted.best() else { return refused() };
     let mut coder = None;
     if coding != "identity" {
@@ -117,7 +117,7 @@ pub(super) async fn choose(
     }
     match coder.filter(|_| coded) {
         Some(coder) => {
-            let body = Body::new(Coded { body, _coder: coder });
+            let body = Body::new(CompressedBody { body, _coder: coder });
             Response::from_parts(head, body)
         }
         None => Response::from_parts(head, body),
@@ -135,16 +135,16 @@ fn refused() -> Response {
 
 /// Hands a body over to the compressor in pieces.
 pub(super) async fn pace(response: Response) -> Response {
-    response.map(|body| Body::new(Paced { body, rest: Bytes::new(), run: 0 }))
+    response.map(|body| Body::new(PacedBody { body, rest: Bytes::new(), run: 0 }))
 }
 
 /// A compressed body and the coder that it keeps.
-struct Coded {
+struct CompressedBody {
     body: Body,
     _coder: OwnedSemaphorePermit,
 }
 
-impl HttpBody for Coded {
+impl HttpBody for CompressedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -165,14 +165,14 @@ impl HttpBody for Coded {
 }
 
 /// A body in pieces of at most [`PIECE`], which is pending once after each [`STRIDE`].
-struct Paced {
+struct PacedBody {
     body: Body,
     rest: Bytes,
     /// Bytes since it was pending.
     run: usize,
 }
 
-impl HttpBody for Paced {
+impl HttpBody for PacedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -181,7 +181,7 @@ impl HttpBody for Paced {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
-        if this.run >= STRIDE {
+        if this.run >= YIELD_BYTES {
             this.run = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -202,7 +202,7 @@ impl HttpBody for Paced {
                 end => return Poll::Ready(end),
             }
         }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
         this.run += piece.len();
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -253,14 +253,14 @@ mod tests {
             if let Some(accept) = accept {
                 headers.insert(header::ACCEPT_ENCODING, accept.parse().unwrap());
             }
-            assert_eq!(Accepted::of(&headers).best(), best, "{accept:?}");
+            assert_eq!(AcceptedCodings::of(&headers).best(), best, "{accept:?}");
         }
     }
 
     #[test]
     fn a_body_pauses_after_each_stride() {
-        let length = 10 * STRIDE + 5;
-        let mut body = Paced { body: Body::from(vec![7; length]), rest: Bytes::new(), run: 0 };
+        let length = 10 * YIELD_BYTES + 5;
+        let mut body = PacedBody { body: Body::from(vec![7; length]), rest: Bytes::new(), run: 0 };
         assert_eq!(body.size_hint().exact(), Some(length as u64));
         let (mut read, mut run, mut pauses) = (0, 0, 0);
         let mut context = Context::from_waker(noop_waker_ref());
@@ -271,9 +271,9 @@ mod tests {
                 }
                 Poll::Ready(Some(frame)) => {
                     let piece = frame.unwrap().into_data().unwrap().len();
-                    assert!(piece <= PIECE);
+                    assert!(piece <= PIECE_BYTES);
                     (read, run) = (read + piece, run + piece);
-                    assert!(run <= STRIDE, "{run} bytes at once");
+                    assert!(run <= YIELD_BYTES, "{run} bytes at once");
                 }
                 Poll::Ready(None) => break,
             }

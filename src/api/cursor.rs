@@ -16,7 +16,7 @@ use crate::store::{FeedError, Store};
 
 /// A reader's place in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FeedPosition {
     /// The last seq it has.
     pub(super) seq: Seq,
     /// The store's cursor that must hold, or something may be missing.
@@ -26,7 +26,7 @@ pub(super) struct Place {
     began: Option<Seq>,
 }
 
-impl Place {
+impl FeedPosition {
     /// Reads `after`: absent is the beginning, `now` the durable end.
     pub(super) fn parse(store: &Store, after: Option<&str>) -> Result<Self, Problem> {
         let end = *store.durable().borrow();

@@ -16,23 +16,23 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::Access;
-use super::ask::Ask;
-use super::mask::shown;
+use super::AppState;
+use super::etag::ETag;
+use super::extract::WindowRequest;
+use super::limits::{SLICE_BYTES, SliceProducer};
 use super::problem::Problem;
 use super::query::ANSWER_BYTES;
-use super::tag::Tag;
-use super::work::{SLICE_BYTES, Slices};
+use super::redact::shown;
 use crate::mirror::page::EventId;
 use crate::mirror::status::WindowStatus;
 use crate::store::EventQuery;
 
 /// `GET /v1/windows/{name}/events`.
-pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
+pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
     let parameters = ask.parameters(&["from", "to", "limit", "page"])?;
     let (from, to) = ask.range(&parameters)?;
     let limit = parameters.limit()?;
-    let page = parameters.text("page").map(PageKey::parse).transpose()?;
+    let page = parameters.text("page").map(PageToken::parse).transpose()?;
 
     let (window, status) = ask.window()?;
     let store = &ask.access.store;
@@ -41,7 +41,7 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
     // A kept answer keeps its cursor too. Once removals were trimmed that cursor may no longer
     // hold, so the floor of the feed is part of the tag.
     let version = store.version(window);
-    let tag = Tag::of(&("events", (&version, store.min_seq()), mask, status.settled_once, asked));
+    let tag = ETag::of(&("events", (&version, store.min_seq()), mask, status.settled_once, asked));
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
@@ -56,12 +56,21 @@ pub(super) async fn list(ask: Ask) -> Result<Response, Problem> {
     let access = ask.access.clone();
     let (work, stopping) = (access.work.clone(), access.stopping.clone());
     let query = EventQuery { window, from, to, limit, bytes: SLICE_BYTES, after };
-    let page = Page { access, query, limit, bytes: 0, version, cursor, status, step: Step::First };
+    let page = EventPageWriter {
+        access,
+        query,
+        limit,
+        bytes: 0,
+        version,
+        cursor,
+        status,
+        step: EventPageStep::First,
+    };
     Ok(tag.put_on(json_of(work.body(page, stopping).await?)))
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
-pub(super) async fn one(ask: Ask) -> Result<Response, Problem> {
+pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let (window, _) = ask.window()?;
     let id = EventId::new(ask.id.as_deref().unwrap_or_default());
@@ -72,7 +81,7 @@ pub(super) async fn one(ask: Ask) -> Result<Response, Problem> {
             return Err(Problem::unknown_event(&name));
         };
         let event = shown(event, access.settings.mask_private);
-        let tag = Tag::of_bytes(&event);
+        let tag = ETag::of_bytes(&event);
         Ok((event.to_vec(), tag))
     };
     let (event, tag) = ask.access.work.whole(reading).await?;
@@ -85,8 +94,8 @@ fn json_of(body: Body) -> Response {
 }
 
 /// A page being written.
-struct Page {
-    access: Arc<Access>,
+struct EventPageWriter {
+    access: Arc<AppState>,
     /// Goes on after the last event that was written.
     query: EventQuery,
     /// Events that may still be written.
@@ -97,16 +106,16 @@ struct Page {
     version: String,
     cursor: String,
     status: WindowStatus,
-    step: Step,
+    step: EventPageStep,
 }
 
-enum Step {
+enum EventPageStep {
     First,
     Further,
     Over,
 }
 
-impl Slices for Page {
+impl SliceProducer for EventPageWriter {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let store = &self.access.store;
         let query = EventQuery {
@@ -115,7 +124,7 @@ impl Slices for Page {
             ..self.query.clone()
         };
         let events = store.events(query).await?;
-        let first = matches!(self.step, Step::First);
+        let first = matches!(self.step, EventPageStep::First);
         let mut slice = Vec::with_capacity(SLICE_BYTES * 2);
         if first {
             slice.extend_from_slice(b"{\"value\":[");
@@ -137,7 +146,7 @@ impl Slices for Page {
         let more = events.next.is_some();
         self.query.after = events.next;
         if more && same && self.limit > 0 && self.bytes < ANSWER_BYTES {
-            self.step = Step::Further;
+            self.step = EventPageStep::Further;
         } else {
             self.end(&mut slice, more);
         }
@@ -145,15 +154,15 @@ impl Slices for Page {
     }
 
     fn is_over(&self) -> bool {
-        matches!(self.step, Step::Over)
+        matches!(self.step, EventPageStep::Over)
     }
 }
 
-impl Page {
+impl EventPageWriter {
     /// Writes what stands behind the events.
     fn end(&mut self, slice: &mut Vec<u8>, more: bool) {
         let last = self.query.after.take().filter(|_| more);
-        let next = last.map(|(start, id)| PageKey { start, id, cursor: self.cursor.clone() });
+        let next = last.map(|(start, id)| PageToken { start, id, cursor: self.cursor.clone() });
         let tail = json!({
             "cursor": self.cursor,
             "complete": self.status.settled_once,
@@ -163,19 +172,19 @@ impl Page {
         slice.extend_from_slice(b"],");
         // The tail is an object; without its brace it goes on where the array ended.
         slice.extend_from_slice(tail.to_string().trim_start_matches('{').as_bytes());
-        self.step = Step::Over;
+        self.step = EventPageStep::Over;
     }
 }
 
 /// Where the next page goes on: after `(start, id)`, with the first page's cursor.
 #[derive(Debug, PartialEq)]
-struct PageKey {
+struct PageToken {
     start: Timestamp,
     id: EventId,
     cursor: String,
 }
 
-impl PageKey {
+impl PageToken {
     /// `start` in nanoseconds (16 bytes), the length of the cursor (2), the cursor, the id.
     fn encode(&self) -> String {
         let length = u16::try_from(self.cursor.len()).unwrap_or(u16::MAX);
@@ -209,14 +218,14 @@ mod tests {
 
     #[test]
     fn page_keys_survive_the_way_and_nothing_else_is_one() {
-        let key = PageKey {
+        let key = PageToken {
             start: "2026-11-21T10:00:00.123456Z".parse().unwrap(),
             id: EventId::new("AAMk+/=_-"),
             cursor: "abc.17".into(),
         };
-        assert_eq!(PageKey::parse(&key.encode()).unwrap(), key);
+        assert_eq!(PageToken::parse(&key.encode()).unwrap(), key);
         for text in ["", "!", "AAAA", &"_".repeat(40), &key.encode()[..20]] {
-            assert!(PageKey::parse(text).is_err(), "{text}");
+            assert!(PageToken::parse(text).is_err(), "{text}");
         }
     }
 }

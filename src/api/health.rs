@@ -7,13 +7,13 @@ use axum::extract::{RawQuery, State};
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
-use super::Access;
+use super::AppState;
 use super::problem::Problem;
 use super::query::Parameters;
 
 /// `GET /healthz`: 200 while the process lives and serves.
 pub(super) async fn healthz(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
@@ -26,7 +26,7 @@ pub(super) async fn healthz(
 /// `GET /readyz`: 200 while configuration, store and API are up; with `settled=1` only once
 /// every window that is not in trouble has settled.
 pub(super) async fn readyz(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     let settled = Parameters::parse(query.as_deref(), &["settled"])?.flag("settled")?;
@@ -37,7 +37,7 @@ pub(super) async fn readyz(
         return Err(error.into());
     }
     if settled {
-        let windows = access.fleet.briefs();
+        let windows = access.fleet.summaries();
         let waiting = windows.iter().filter(|w| !w.state.is_trouble() && !w.settled_once).count();
         if waiting > 0 {
             let detail = format!("{waiting} of {} windows have not settled yet", windows.len());

@@ -25,20 +25,20 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
-use super::patience::Patience;
 use super::problem::Problem;
+use super::slow_client::MinRateStream;
 
 /// How long requests under way may go on after shutdown.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take over its request's head.
-const HEAD: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Open connections of one listener, if there are file descriptors for as many.
-const CONNECTIONS: usize = 8192;
+const MAX_CONNECTIONS: usize = 8192;
 
 /// Connections beyond those of one listener that are told so; more are closed without a word.
-const REFUSALS: usize = 64;
+const MAX_REFUSALS: usize = 64;
 
 /// What the kernel holds for one TCP reader, bytes (it counts its own share twice). Left to
 /// itself it would hold megabytes, and tell of a slow reader's progress after minutes only.
@@ -48,7 +48,7 @@ const SEND_BUFFER: u32 = 128 << 10;
 const BACKLOG: u32 = 1024;
 
 /// The longest head of a request, bytes; a longer one is answered 431.
-const HEAD_BYTES: usize = 64 << 10;
+const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// The socket file's mode: owner and group.
 const MODE: u32 = 0o660;
@@ -90,7 +90,7 @@ pub enum BindError {
 
 /// A bound Unix socket; its file is removed when it is dropped, if it is still this one.
 #[derive(Debug)]
-pub struct UnixDoor {
+pub struct UnixEndpoint {
     listener: Option<UnixListener>,
     path: PathBuf,
     /// Device and inode of the file.
@@ -99,26 +99,26 @@ pub struct UnixDoor {
     group: u32,
 }
 
-impl UnixDoor {
+impl UnixEndpoint {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// How the group of the file can change while it is served.
-    pub fn rights(&self) -> UnixRights {
-        UnixRights { path: self.path.clone(), group: self.group }
+    pub fn owner(&self) -> UnixOwner {
+        UnixOwner { path: self.path.clone(), group: self.group }
     }
 }
 
 /// Changes the group of a socket's file while it is served.
 #[derive(Clone, Debug)]
-pub struct UnixRights {
+pub struct UnixOwner {
     path: PathBuf,
     group: u32,
 }
 
-impl UnixRights {
+impl UnixOwner {
     /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -141,7 +141,7 @@ impl UnixRights {
     }
 }
 
-impl Drop for UnixDoor {
+impl Drop for UnixEndpoint {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
@@ -156,7 +156,7 @@ impl Drop for UnixDoor {
 ///
 /// # Errors
 /// See [`BindError`]; nothing is left behind.
-pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError> {
+pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixEndpoint, BindError> {
     let group = group.map(find_group).transpose()?;
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -191,7 +191,7 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixDoor, BindError
         let made = fs::symlink_metadata(&new)?;
         fs::rename(&new, path)?;
         let file = (made.dev(), made.ino());
-        Ok(UnixDoor { listener: Some(listener), path: path.to_owned(), file, group: own })
+        Ok(UnixEndpoint { listener: Some(listener), path: path.to_owned(), file, group: own })
     };
     bind().map_err(|source| {
         // Best effort: the error that matters is the first one.
@@ -249,7 +249,7 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// Serves on the socket until `shutdown`, then removes its file. Each request is answered by the
 /// router of its moment.
 pub async fn serve_unix(
-    mut door: UnixDoor,
+    mut door: UnixEndpoint,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -272,15 +272,15 @@ async fn serve<L: Listener>(
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve_most(listener, router, shutdown, room()).await;
+    serve_most(listener, router, shutdown, connection_limit()).await;
 }
 
 /// How many connections one of two listeners may have: of the files this process may open, the
 /// store and Graph need some as well.
-fn room() -> usize {
+fn connection_limit() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-    CONNECTIONS.min(files / 8 * 3)
+    MAX_CONNECTIONS.min(files / 8 * 3)
 }
 
 async fn serve_most<L: Listener>(
@@ -306,17 +306,18 @@ async fn serve_most<L: Listener>(
             Some(_) = refused.join_next() => {}
             (io, _) = listener.accept() => {
                 if connections.len() < room {
-                    connections.spawn(converse(io, router.clone(), stopped.clone()));
-                } else if refused.len() < REFUSALS {
+                    connections.spawn(serve_connection(io, router.clone(), stopped.clone()));
+                } else if refused.len() < MAX_REFUSALS {
                     let refusing = refusing.clone();
-                    refused.spawn(timeout(HEAD, converse(io, refusing, stopped.clone())));
+                    refused.spawn(timeout(HEAD_TIMEOUT, serve_connection(io, refusing, stopped.clone())));
                 }
             }
         }
     }
     drop(listener);
     stop.send_replace(true);
-    let drained = timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    let drained =
+        timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!(connections = connections.len(), "requests cut off at shutdown");
         connections.shutdown().await;
@@ -324,16 +325,19 @@ async fn serve_most<L: Listener>(
 }
 
 /// One connection, to its end or, once stopped, to the end of its request.
-async fn converse<I>(io: I, router: watch::Receiver<Router>, mut stopped: watch::Receiver<bool>)
-where
+async fn serve_connection<I>(
+    io: I,
+    router: watch::Receiver<Router>,
+    mut stopped: watch::Receiver<bool>,
+) where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let router = router.borrow().clone();
         async move {
-            let mut response = if head_bytes(&request) > HEAD_BYTES {
+            let mut response = if head_bytes(&request) > MAX_HEAD_BYTES {
                 ([(header::CONNECTION, "close")], Problem::head_too_long()).into_response()
             } else {
                 router.oneshot(request).await?
@@ -343,7 +347,7 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(Patience::new(io)), service);
+    let connection = builder.serve_connection(TokioIo::new(MinRateStream::new(io)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 
 use super::problem::Problem;
 use super::query::Parameters;
-use super::{About, Access};
+use super::{AppState, BuildInfo};
 use crate::metrics::{CounterSet, LatencyHistogram, Metrics};
 use crate::mirror::change::Seq;
 use crate::mirror::status::WindowState;
@@ -39,7 +39,7 @@ const STALE: [f64; 11] =
 
 /// `GET /metrics`.
 pub(super) async fn read(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
@@ -48,7 +48,7 @@ pub(super) async fn read(
     let footprint = access.store.footprint().await.ok();
     let skew = access.meters.graph.clock.check(access.env.now()).skew();
     let scrape = Scrape {
-        fleet: Survey::of(&access.fleet.briefs()),
+        fleet: FleetSurvey::of(&access.fleet.summaries()),
         meters: access.meters.clone(),
         about: access.about.clone(),
         reloads: access.reloads.counts(),
@@ -69,7 +69,7 @@ pub(super) async fn read(
 
 /// The fleet, counted.
 #[derive(Debug, Default)]
-struct Survey {
+struct FleetSurvey {
     states: [u64; WindowState::ALL.len()],
     unhealthy: u64,
     unsettled: u64,
@@ -81,7 +81,7 @@ struct Survey {
     stale: [u64; STALE.len() + 1],
 }
 
-impl Survey {
+impl FleetSurvey {
     fn of(windows: &[WindowSummary]) -> Self {
         let mut survey = Self::default();
         for window in windows {
@@ -109,9 +109,9 @@ impl Survey {
 /// Everything of one moment.
 #[derive(Debug)]
 struct Scrape {
-    fleet: Survey,
+    fleet: FleetSurvey,
     meters: Metrics,
-    about: Arc<About>,
+    about: Arc<BuildInfo>,
     reloads: ReloadCounts,
     reloaded: Option<LastReload>,
     queue: usize,
@@ -123,7 +123,7 @@ struct Scrape {
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut page = Page(encoder);
+        let mut page = MetricsWriter(encoder);
         self.windows(&mut page)?;
         self.rounds(&mut page)?;
         self.graph(&mut page)?;
@@ -134,7 +134,7 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn windows(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+    fn windows(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let fleet = &self.fleet;
         let states = WindowState::ALL.map(WindowState::as_str).into_iter().zip(fleet.states);
         page.gauges("calmirror_windows", "Windows by state", "state", states)?;
@@ -169,7 +169,7 @@ impl Scrape {
             )
     }
 
-    fn rounds(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+    fn rounds(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let meter = &self.meters.rounds;
         page.tally("calmirror_rounds_total", "Rounds by outcome", "outcome", &meter.rounds)?;
         page.seconds("calmirror_round_seconds", "Duration of rounds", &meter.took)?;
@@ -185,7 +185,7 @@ impl Scrape {
         )
     }
 
-    fn graph(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+    fn graph(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let meter = &self.meters.graph;
         page.tally(
             "calmirror_graph_requests_total",
@@ -226,7 +226,7 @@ impl Scrape {
         )
     }
 
-    fn store(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+    fn store(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let (meter, readers) = (&self.meters.store, &self.meters.readers);
         page.tally("calmirror_changes_total", "Changes in the feed", "change", &meter.changes)?;
         page.counter(
@@ -278,7 +278,7 @@ impl Scrape {
         )
     }
 
-    fn reloads(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
+    fn reloads(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let ReloadCounts { applied, refused, failed } = self.reloads;
         page.family(
             "calmirror_reloads_total",
@@ -301,8 +301,8 @@ impl Scrape {
         )
     }
 
-    fn process(&self, page: &mut Page<'_>) -> Result<(), std::fmt::Error> {
-        let About { version, commit, target, started, since: _ } = &*self.about;
+    fn process(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
+        let BuildInfo { version, commit, target, started, since: _ } = &*self.about;
         let labels = [("version", &**version), ("commit", &**commit), ("target", &**target)];
         page.0
             .encode_descriptor(
@@ -349,9 +349,9 @@ fn seconds(ms: u64) -> f64 {
 /// The library writes OpenMetrics, which leaves `_total` out of a counter's family; the older
 /// text form, which everything reads, wants it there. So counters are written under their full
 /// name and as the library writes gauges, which adds nothing to it.
-struct Page<'a>(DescriptorEncoder<'a>);
+struct MetricsWriter<'a>(DescriptorEncoder<'a>);
 
-impl Page<'_> {
+impl MetricsWriter<'_> {
     fn value(
         &mut self,
         name: &str,

@@ -4,31 +4,31 @@
 //! routes are served on the Unix socket, where the file's mode decides who may ask, and over TCP,
 //! where every request needs a token. Errors are RFC 9457 problems. Request bodies are never read.
 
-mod ask;
+mod auth;
 mod busy;
 mod changes;
 mod coding;
 mod cursor;
-mod described;
-mod door;
+mod etag;
 mod events;
+mod extract;
 mod health;
 pub mod ics;
+mod limits;
 mod listen;
-mod mask;
 mod metrics;
 pub mod model;
-mod page;
-mod patience;
+mod openapi;
 mod problem;
 mod query;
+mod redact;
 mod reload;
 mod rounds;
-mod tag;
+mod slow_client;
 #[cfg(test)]
 mod tests;
+mod web;
 mod windows;
-mod work;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,9 +46,9 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
-pub use door::Secret;
-pub use listen::{BindError, UnixDoor, UnixRights, bind_tcp, bind_unix, serve_tcp, serve_unix};
-pub use work::Work;
+pub use auth::TokenHash;
+pub use limits::RequestLimits;
+pub use listen::{BindError, UnixEndpoint, UnixOwner, bind_tcp, bind_unix, serve_tcp, serve_unix};
 
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -62,23 +62,23 @@ use problem::Problem;
 
 /// Everything the API reaches for.
 #[derive(Clone)]
-pub struct Access {
+pub struct AppState {
     /// The mirror and its feed.
     pub store: Store,
     /// The running windows.
-    pub fleet: Arc<dyn Windows>,
+    pub fleet: Arc<dyn FleetApi>,
     /// Asks for a reload of the configuration.
     pub reloads: ReloadHandle,
     /// The wall clock.
     pub env: Env,
     /// What is running.
-    pub about: Arc<About>,
+    pub about: Arc<BuildInfo>,
     /// How it answers.
     pub settings: ApiSettings,
     /// What all rooms count.
     pub meters: Metrics,
     /// Limits what requests take of the process, all together.
-    pub work: Work,
+    pub work: RequestLimits,
     /// Becomes `true` when the daemon stops, or other settings come into force: held requests and
     /// streams end then, and tell nothing that came later. It has to move
     /// no later than the shutdown handed to [`serve_unix`] and [`serve_tcp`] resolves.
@@ -87,7 +87,7 @@ pub struct Access {
 
 /// What is running, for `/v1/status`.
 #[derive(Clone, Debug)]
-pub struct About {
+pub struct BuildInfo {
     /// The version of calmirror.
     pub version: String,
     /// The commit it was built from, or `unknown`.
@@ -104,9 +104,9 @@ pub struct About {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiSettings {
     /// Over TCP, may do everything.
-    pub token: Option<Secret>,
+    pub token: Option<TokenHash>,
     /// Over TCP, may only read.
-    pub read_token: Option<Secret>,
+    pub read_token: Option<TokenHash>,
     /// Over TCP, names of this machine in small letters, beside loopback and the address
     /// listened on.
     pub hosts: Vec<String>,
@@ -117,9 +117,9 @@ pub struct ApiSettings {
 }
 
 /// The running windows as the API needs them: [`Fleet`], or a double in tests.
-pub trait Windows: Send + Sync {
+pub trait FleetApi: Send + Sync {
     /// Every window at a glance, ordered by name.
-    fn briefs(&self) -> Vec<WindowSummary>;
+    fn summaries(&self) -> Vec<WindowSummary>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
     /// What is remembered of a window's rounds.
@@ -141,8 +141,8 @@ pub trait Windows: Send + Sync {
     ) -> BoxFuture<'a, Result<StartedRound, FleetError>>;
 }
 
-impl Windows for Fleet {
-    fn briefs(&self) -> Vec<WindowSummary> {
+impl FleetApi for Fleet {
+    fn summaries(&self) -> Vec<WindowSummary> {
         Fleet::summaries(self)
     }
     fn window(&self, name: &str) -> Option<WindowStatus> {
@@ -172,11 +172,11 @@ impl Windows for Fleet {
 }
 
 /// The routes, without a check of who asks: for the Unix socket.
-pub fn router(access: Access) -> Router {
+pub fn router(access: AppState) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .route("/openapi.json", get(described::document))
+        .route("/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::read))
         .route("/v1/status", get(windows::status))
         .route("/v1/windows", get(windows::list))
@@ -190,7 +190,7 @@ pub fn router(access: Access) -> Router {
         .route("/v1/windows/{name}/resync", post(rounds::resync))
         .route("/v1/changes", get(changes::read))
         .route("/v1/reload", post(reload::reload))
-        .merge(page::routes())
+        .merge(web::routes())
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
             Problem::method_not_allowed(&method, uri.path())
@@ -208,8 +208,8 @@ pub fn router(access: Access) -> Router {
 
 /// The same routes behind the checks of a TCP listener at `listen`: the `Host` a request names,
 /// its token, and whether another site's page sent it.
-pub fn tcp_router(access: Access, listen: SocketAddr) -> Router {
+pub fn tcp_router(access: AppState, listen: SocketAddr) -> Router {
     let meter = access.meters.access.clone();
-    let door = Arc::new(door::Door::new(access.settings.clone(), listen, meter));
-    router(access).layer(middleware::from_fn_with_state(door, door::check))
+    let door = Arc::new(auth::AccessPolicy::new(access.settings.clone(), listen, meter));
+    router(access).layer(middleware::from_fn_with_state(door, auth::check))
 }

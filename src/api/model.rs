@@ -16,17 +16,17 @@ use crate::mirror::status::{
 
 /// A value that JSON names by one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Word<T>(pub T);
+pub struct StrJson<T>(pub T);
 
 /// What has a word for each of its values.
-pub trait Named: Copy {
+pub trait StrEnum: Copy {
     /// The word.
     fn word(self) -> &'static str;
     /// The value of a word.
     fn named(word: &str) -> Option<Self>;
 }
 
-impl Named for WindowState {
+impl StrEnum for WindowState {
     fn word(self) -> &'static str {
         WindowState::as_str(self)
     }
@@ -35,7 +35,7 @@ impl Named for WindowState {
     }
 }
 
-impl Named for ResyncReason {
+impl StrEnum for ResyncReason {
     fn word(self) -> &'static str {
         ResyncReason::as_str(self)
     }
@@ -44,22 +44,22 @@ impl Named for ResyncReason {
     }
 }
 
-impl<T: Named> Serialize for Word<T> {
+impl<T: StrEnum> Serialize for StrJson<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0.word())
     }
 }
 
-impl<'de, T: Named> Deserialize<'de> for Word<T> {
+impl<'de, T: StrEnum> Deserialize<'de> for StrJson<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor<T>(std::marker::PhantomData<T>);
-        impl<T: Named> de::Visitor<'_> for Visitor<T> {
-            type Value = Word<T>;
+        impl<T: StrEnum> de::Visitor<'_> for Visitor<T> {
+            type Value = StrJson<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a known word")
             }
             fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
-                T::named(word).map(Word).ok_or_else(|| {
+                T::named(word).map(StrJson).ok_or_else(|| {
                     E::custom(format_args!("{word:?} is unknown, the daemon has another version"))
                 })
             }
@@ -71,17 +71,17 @@ impl<'de, T: Named> Deserialize<'de> for Word<T> {
 /// A window: see [`WindowStatus`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at WindowStatus")]
-pub struct Window {
+pub struct WindowJson {
     pub name: String,
     pub account: String,
     pub mailbox: String,
     pub calendar: String,
     pub start: Timestamp,
     pub end: Timestamp,
-    pub state: Word<WindowState>,
+    pub state: StrJson<WindowState>,
     pub events: u64,
-    pub segments: Vec<Segment>,
-    pub last_round: Option<Round>,
+    pub segments: Vec<SegmentJson>,
+    pub last_round: Option<RoundJson>,
     pub last_success: Option<Timestamp>,
     pub stale_s: Option<f64>,
     pub next_due: Option<Timestamp>,
@@ -89,10 +89,10 @@ pub struct Window {
     pub held_until: Option<Timestamp>,
     pub failures: u32,
     pub resyncs: u64,
-    pub last_resync: Option<Resync>,
-    pub last_error: Option<Error>,
+    pub last_resync: Option<ResyncStatusJson>,
+    pub last_error: Option<ErrorJson>,
     #[serde(default)]
-    pub audit: Audit,
+    pub audit: AuditStatusJson,
     #[serde(default)]
     pub unreadable: u32,
     #[serde(default)]
@@ -104,7 +104,7 @@ pub struct Window {
 /// A segment: see [`SegmentStatus`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at SegmentStatus")]
-pub struct Segment {
+pub struct SegmentJson {
     pub start: Timestamp,
     pub end: Timestamp,
     pub mode: String,
@@ -115,7 +115,7 @@ pub struct Segment {
 /// A finished round: see [`LastRound`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at LastRound")]
-pub struct Round {
+pub struct RoundJson {
     pub number: u64,
     pub at: Timestamp,
     pub took_ms: u64,
@@ -129,15 +129,15 @@ pub struct Round {
 /// A resync: see [`LastResync`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at LastResync")]
-pub struct Resync {
+pub struct ResyncStatusJson {
     pub at: Timestamp,
-    pub reason: Word<ResyncReason>,
+    pub reason: StrJson<ResyncReason>,
 }
 
 /// A failure: see [`LastError`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at LastError")]
-pub struct Error {
+pub struct ErrorJson {
     pub at: Timestamp,
     pub kind: String,
     pub status: Option<u16>,
@@ -150,7 +150,7 @@ pub struct Error {
 /// Drift audits: see [`AuditStatus`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at AuditStatus")]
-pub struct Audit {
+pub struct AuditStatusJson {
     pub at: Option<Timestamp>,
     pub differences: u64,
     pub next_due: Option<Timestamp>,
@@ -159,35 +159,35 @@ pub struct Audit {
 /// A remembered round: see [`PastRound`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at PastRound")]
-pub struct NotedRound {
+pub struct PastRoundJson {
     #[serde(flatten)]
-    pub round: Round,
+    pub round: RoundJson,
     pub outcome: String,
-    pub resync: Option<Word<ResyncReason>>,
+    pub resync: Option<StrJson<ResyncReason>>,
 }
 
 /// What is remembered of a window's rounds: see [`PastRounds`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "said at PastRounds")]
-pub struct Rounds {
-    pub value: Vec<NotedRound>,
+pub struct PastRoundsJson {
+    pub value: Vec<PastRoundJson>,
     pub quiet: u64,
 }
 
-impl<T> From<T> for Word<T> {
+impl<T> From<T> for StrJson<T> {
     fn from(value: T) -> Self {
         Self(value)
     }
 }
 
-impl From<Word<Self>> for WindowState {
-    fn from(Word(state): Word<Self>) -> Self {
+impl From<StrJson<Self>> for WindowState {
+    fn from(StrJson(state): StrJson<Self>) -> Self {
         state
     }
 }
 
-impl From<Word<Self>> for ResyncReason {
-    fn from(Word(reason): Word<Self>) -> Self {
+impl From<StrJson<Self>> for ResyncReason {
+    fn from(StrJson(reason): StrJson<Self>) -> Self {
         reason
     }
 }
@@ -221,7 +221,7 @@ macro_rules! twins {
 }
 
 twins!(
-    Window,
+    WindowJson,
     WindowStatus {
         same: [
             name,
@@ -247,11 +247,11 @@ twins!(
     }
 );
 twins!(
-    Segment,
+    SegmentJson,
     SegmentStatus { same: [start, end, mode, interval_s], into: [], optional: [], listed: [] }
 );
 twins!(
-    Round,
+    RoundJson,
     LastRound {
         same: [number, at, took_ms, requests, pages, created, updated, removed],
         into: [],
@@ -259,9 +259,9 @@ twins!(
         listed: [],
     }
 );
-twins!(Resync, LastResync { same: [at], into: [reason], optional: [], listed: [] });
+twins!(ResyncStatusJson, LastResync { same: [at], into: [reason], optional: [], listed: [] });
 twins!(
-    Error,
+    ErrorJson,
     LastError {
         same: [at, kind, status, code, message, request_id, retry_at],
         into: [],
@@ -270,8 +270,8 @@ twins!(
     }
 );
 twins!(
-    Audit,
+    AuditStatusJson,
     AuditStatus { same: [at, differences, next_due], into: [], optional: [], listed: [] }
 );
-twins!(NotedRound, PastRound { same: [outcome], into: [round], optional: [resync], listed: [] });
-twins!(Rounds, PastRounds { same: [quiet], into: [], optional: [], listed: [value] });
+twins!(PastRoundJson, PastRound { same: [outcome], into: [round], optional: [resync], listed: [] });
+twins!(PastRoundsJson, PastRounds { same: [quiet], into: [], optional: [], listed: [value] });

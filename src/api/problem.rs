@@ -32,7 +32,7 @@ pub(super) struct Problem {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct ProblemJson<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
@@ -228,7 +228,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = Body {
+        let body = ProblemJson {
             r#type: format!("{TYPES}{}", self.slug),
             title: self.title,
             status: self.status.as_u16(),

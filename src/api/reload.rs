@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 
-use super::Access;
+use super::AppState;
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::supervisor::reload::ReloadSummary;
@@ -13,7 +13,7 @@ use crate::supervisor::reload::ReloadSummary;
 /// `POST /v1/reload`: waits for its turn and for the end, and tells what changed or why nothing
 /// did; `accept_drops=true` where most of the fleet is meant to go.
 pub(super) async fn reload(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<ReloadSummary>, Problem> {
     let parameters = Parameters::parse(query.as_deref(), &["accept_drops"])?;

@@ -5,30 +5,30 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
-use super::ask::Ask;
+use super::etag::ETag;
+use super::extract::WindowRequest;
 use super::model;
 use super::problem::Problem;
-use super::tag::Tag;
 use crate::supervisor::StartedRound;
 
 /// `GET /v1/windows/{name}/rounds`: those of which there is something to tell.
-pub(super) async fn past(ask: Ask) -> Result<Response, Problem> {
+pub(super) async fn past(ask: WindowRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let past = ask.access.fleet.rounds(&ask.name);
-    let past = past.map(model::Rounds::from);
+    let past = past.map(model::PastRoundsJson::from);
     let past = past.ok_or_else(|| Problem::unknown_window(&ask.name))?;
-    let tag = Tag::of(&past);
+    let tag = ETag::of(&past);
     Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(past).into_response())))
 }
 
 /// `POST /v1/windows/{name}/sync`: a round now.
-pub(super) async fn sync(ask: Ask) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(super) async fn sync(ask: WindowRequest) -> Result<(StatusCode, Json<Value>), Problem> {
     let wait = ask.parameters(&["wait"])?.wait()?;
     Ok(answer(ask.access.fleet.sync(&ask.name, wait).await?))
 }
 
 /// `POST /v1/windows/{name}/resync`: a full resync now; `accept_removals=true` ends a hold.
-pub(super) async fn resync(ask: Ask) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(super) async fn resync(ask: WindowRequest) -> Result<(StatusCode, Json<Value>), Problem> {
     let parameters = ask.parameters(&["wait", "accept_removals"])?;
     let wait = parameters.wait()?;
     let accept_removals = parameters.flag("accept_removals")?;
@@ -41,7 +41,7 @@ fn answer(started: StartedRound) -> (StatusCode, Json<Value>) {
     match finished {
         None => (StatusCode::ACCEPTED, Json(json!({ "window": &*window, "round": round }))),
         Some(status) => {
-            let status = model::Window::from(status);
+            let status = model::WindowJson::from(status);
             let body = json!({
                 "window": &*window,
                 "round": round,

@@ -13,20 +13,20 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Access;
-use super::ask::Ask;
-use super::model::{Window, Word};
+use super::AppState;
+use super::etag::{ETag, ETagBuilder};
+use super::extract::WindowRequest;
+use super::limits::{SLICE_BYTES, SliceProducer};
+use super::model::{StrJson, WindowJson};
 use super::problem::Problem;
 use super::query::Parameters;
-use super::tag::{Tag, Tagging};
-use super::work::{SLICE_BYTES, Slices};
 use crate::mirror::status::WindowState;
 use crate::supervisor::reload::LastReload;
 use crate::worker::WindowSummary;
 
 /// The daemon's status.
 #[derive(Serialize)]
-pub(super) struct Status {
+pub(super) struct StatusJson {
     version: String,
     commit: String,
     target: String,
@@ -34,14 +34,14 @@ pub(super) struct Status {
     started: Timestamp,
     uptime_s: u64,
     healthy: bool,
-    windows: Counts,
-    clock: Clock,
+    windows: StateCountsJson,
+    clock: ClockJson,
     last_reload: Option<LastReload>,
 }
 
 /// The wall clock beside Graph's.
 #[derive(Serialize)]
-struct Clock {
+struct ClockJson {
     /// Seconds that the wall clock is ahead; none while no answer of Graph has told its time.
     skew_s: Option<i64>,
     /// It differs so much that it decides nothing: no edges of windows move.
@@ -50,28 +50,28 @@ struct Clock {
 
 /// Windows by state.
 #[derive(Serialize)]
-struct Counts {
+struct StateCountsJson {
     total: usize,
     unhealthy: usize,
     #[serde(flatten)]
-    states: BTreeMap<Word<WindowState>, usize>,
+    states: BTreeMap<StrJson<WindowState>, usize>,
 }
 
 /// `GET /v1/status`.
 pub(super) async fn status(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Status>, Problem> {
+) -> Result<Json<StatusJson>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
-    let windows = access.fleet.briefs();
-    let mut states: BTreeMap<_, _> = WindowState::ALL.map(|state| (Word(state), 0)).into();
+    let windows = access.fleet.summaries();
+    let mut states: BTreeMap<_, _> = WindowState::ALL.map(|state| (StrJson(state), 0)).into();
     for window in &windows {
-        *states.entry(Word(window.state)).or_default() += 1;
+        *states.entry(StrJson(window.state)).or_default() += 1;
     }
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
     let about = &access.about;
     let clock = access.meters.graph.clock.check(access.env.now());
-    Ok(Json(Status {
+    Ok(Json(StatusJson {
         version: about.version.clone(),
         commit: about.commit.clone(),
         target: about.target.clone(),
@@ -79,8 +79,11 @@ pub(super) async fn status(
         started: about.started,
         uptime_s: about.since.elapsed().as_secs(),
         healthy: unhealthy == 0,
-        windows: Counts { total: windows.len(), unhealthy, states },
-        clock: Clock { skew_s: clock.skew().map(|skew| skew.as_secs()), wrong: clock.is_wrong() },
+        windows: StateCountsJson { total: windows.len(), unhealthy, states },
+        clock: ClockJson {
+            skew_s: clock.skew().map(|skew| skew.as_secs()),
+            wrong: clock.is_wrong(),
+        },
         last_reload: access.reloads.last(),
     }))
 }
@@ -88,7 +91,7 @@ pub(super) async fn status(
 /// `GET /v1/windows`: those that match `q` and `state`, by name or trouble first. A page goes on
 /// after the key of the last window of the page before, wherever that one is by now.
 pub(super) async fn list(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -97,11 +100,11 @@ pub(super) async fn list(
     let limit = parameters.limit()?;
     let wanted = parameters.text("q").unwrap_or_default().to_lowercase();
     let states = parameters.text("state").map(parse_states).transpose()?;
-    let order = parameters.text("order").map_or(Ok(Order::Name), Order::parse)?;
-    let after = parameters.text("page").map(|page| Key::parse(page, order)).transpose()?;
+    let order = parameters.text("order").map_or(Ok(ListOrder::Name), ListOrder::parse)?;
+    let after = parameters.text("page").map(|page| SortKey::parse(page, order)).transpose()?;
 
     let (work, stopping) = (access.work.clone(), access.stopping.clone());
-    let selection = Selection { access, wanted, states, order };
+    let selection = WindowFilter { access, wanted, states, order };
     let choosing = async move {
         let (keys, total) = selection.keys(after.as_ref(), limit);
         let tag = selection.tag(&keys, total);
@@ -111,51 +114,59 @@ pub(super) async fn list(
     if tag.is_held(&headers) {
         return Ok(tag.not_modified());
     }
-    let Keys { keys, more } = keys;
+    let SelectedKeys { keys, more } = keys;
     let next = keys.last().filter(|_| more).cloned();
-    let page =
-        Page { selection, keys: keys.into(), next, total, begun: false, wrote: false, over: false };
+    let page = WindowPageWriter {
+        selection,
+        keys: keys.into(),
+        next,
+        total,
+        begun: false,
+        wrote: false,
+        over: false,
+    };
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok(tag.put_on((kind, work.body(page, stopping).await?).into_response()))
 }
 
 /// Which windows are listed, and how.
-struct Selection {
-    access: Arc<Access>,
+struct WindowFilter {
+    access: Arc<AppState>,
     /// In small letters.
     wanted: String,
     states: Option<Vec<WindowState>>,
-    order: Order,
+    order: ListOrder,
 }
 
 /// The windows of a page, and whether there are more.
-struct Keys {
-    keys: Vec<Key>,
+struct SelectedKeys {
+    keys: Vec<SortKey>,
     more: bool,
 }
 
-impl Selection {
+impl WindowFilter {
     /// The next windows after a key, and how many match on all pages.
-    fn keys(&self, after: Option<&Key>, limit: usize) -> (Keys, usize) {
-        let mut briefs = self.access.fleet.briefs();
+    fn keys(&self, after: Option<&SortKey>, limit: usize) -> (SelectedKeys, usize) {
+        let mut briefs = self.access.fleet.summaries();
         briefs.retain(|brief| {
             self.states.as_ref().is_none_or(|states| states.contains(&brief.state))
                 && brief.matches(&self.wanted)
         });
         let total = briefs.len();
-        let mut keys: Vec<Key> = briefs.iter().map(|brief| Key::of(brief, self.order)).collect();
+        let mut keys: Vec<SortKey> =
+            briefs.iter().map(|brief| SortKey::of(brief, self.order)).collect();
         keys.retain(|key| after.is_none_or(|after| key > after));
         keys.sort_unstable();
         let more = keys.len() > limit;
         keys.truncate(limit);
         keys.shrink_to_fit();
-        (Keys { keys, more }, total)
+        (SelectedKeys { keys, more }, total)
     }
 
-    fn tag(&self, page: &Keys, total: usize) -> Tag {
-        let mut tag = Tagging::new("windows");
+    fn tag(&self, page: &SelectedKeys, total: usize) -> ETag {
+        let mut tag = ETagBuilder::new("windows");
         for status in page.keys.iter().filter_map(|key| self.access.fleet.window(&key.name)) {
-            tag.add(&timeless(&Window::from(status)));
+            tag.add(&timeless(&WindowJson::from(status)));
         }
         tag.add(&(total, page.more, page.keys.last().map(|key| &*key.name)));
         tag.done()
@@ -163,12 +174,12 @@ impl Selection {
 }
 
 /// A page of windows being written.
-struct Page {
-    selection: Selection,
+struct WindowPageWriter {
+    selection: WindowFilter,
     /// Those that are not written yet.
-    keys: VecDeque<Key>,
+    keys: VecDeque<SortKey>,
     /// The last of the page if there are more windows behind it.
-    next: Option<Key>,
+    next: Option<SortKey>,
     /// Windows that match, on this page and all others.
     total: usize,
     begun: bool,
@@ -177,7 +188,7 @@ struct Page {
     over: bool,
 }
 
-impl Slices for Page {
+impl SliceProducer for WindowPageWriter {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let mut slice = Vec::with_capacity(SLICE_BYTES + 4096);
         if !std::mem::replace(&mut self.begun, true) {
@@ -199,7 +210,7 @@ impl Slices for Page {
                     slice.push(b',');
                 }
                 // A status always serializes, and a Vec takes every byte.
-                serde_json::to_writer(&mut slice, &Window::from(status)).ok();
+                serde_json::to_writer(&mut slice, &WindowJson::from(status)).ok();
             }
         }
         Ok(slice)
@@ -212,14 +223,14 @@ impl Slices for Page {
 
 /// In which order windows are listed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum ListOrder {
     /// By name.
     Name,
     /// Those that somebody should look at first.
     Trouble,
 }
 
-impl Order {
+impl ListOrder {
     fn parse(text: &str) -> Result<Self, Problem> {
         match text {
             "name" => Ok(Self::Name),
@@ -231,28 +242,28 @@ impl Order {
 
 /// Where a window stands in a list.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+struct SortKey {
     rank: u8,
     name: Arc<str>,
 }
 
-impl Key {
-    fn of(brief: &WindowSummary, order: Order) -> Self {
-        let rank = if order == Order::Name { 0 } else { rank(brief) };
+impl SortKey {
+    fn of(brief: &WindowSummary, order: ListOrder) -> Self {
+        let rank = if order == ListOrder::Name { 0 } else { rank(brief) };
         Self { rank, name: brief.window.name.clone() }
     }
 
     /// The order's letter, the rank, the name.
-    fn encode(&self, order: Order) -> String {
-        let letter = if order == Order::Name { b'n' } else { b't' };
+    fn encode(&self, order: ListOrder) -> String {
+        let letter = if order == ListOrder::Name { b'n' } else { b't' };
         URL_SAFE_NO_PAD.encode([&[letter, self.rank], self.name.as_bytes()].concat())
     }
 
-    fn parse(page: &str, order: Order) -> Result<Self, Problem> {
+    fn parse(page: &str, order: ListOrder) -> Result<Self, Problem> {
         let key = || {
             let bytes = URL_SAFE_NO_PAD.decode(page).ok()?;
             let (&[letter, rank], name) = bytes.split_first_chunk::<2>()?;
-            let same = letter == if order == Order::Name { b'n' } else { b't' };
+            let same = letter == if order == ListOrder::Name { b'n' } else { b't' };
             let name = std::str::from_utf8(name).ok().filter(|_| same)?;
             Some(Self { rank, name: name.into() })
         };
@@ -281,16 +292,16 @@ fn rank(brief: &WindowSummary) -> u8 {
 }
 
 /// `GET /v1/windows/{name}`.
-pub(super) async fn one(ask: Ask) -> Result<Response, Problem> {
+pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
-    let status = Window::from(ask.window()?.1);
-    let tag = Tag::of(&timeless(&status));
+    let status = WindowJson::from(ask.window()?.1);
+    let tag = ETag::of(&timeless(&status));
     Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(status).into_response())))
 }
 
 /// A status without what grows by itself.
-fn timeless(status: &Window) -> Window {
-    Window { stale_s: None, ..status.clone() }
+fn timeless(status: &WindowJson) -> WindowJson {
+    WindowJson { stale_s: None, ..status.clone() }
 }
 
 /// States, separated by commas.

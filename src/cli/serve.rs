@@ -13,7 +13,7 @@ use super::arguments::{COMMIT, RunArgs, TARGET};
 use super::check;
 use super::exit::{CONFIGURATION, FAILED, Failure, STORE};
 use super::run::{self, Controls};
-use crate::api::{About, BindError};
+use crate::api::{BindError, BuildInfo};
 use crate::config::{LogFormat, Sources};
 use crate::daemon::{CACHE_BYTES, Daemon, DaemonOptions, StartError};
 use crate::env::Env;
@@ -173,8 +173,8 @@ pub(super) fn start_telemetry(level: &str, format: OutputFormat) -> Result<Telem
 }
 
 /// What is running.
-pub(super) fn about(env: &Env) -> About {
-    About {
+pub(super) fn about(env: &Env) -> BuildInfo {
+    BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: COMMIT.to_owned(),
         target: TARGET.to_owned(),

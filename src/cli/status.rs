@@ -18,7 +18,7 @@ use super::client::{Client, encode};
 use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
 use super::suggest;
 use super::terminal::{Size, printable, wrapped};
-use crate::api::model::Window;
+use crate::api::model::WindowJson;
 use crate::mirror::clock;
 use crate::mirror::status::{WindowState, WindowStatus};
 use crate::platform::signals;
@@ -342,7 +342,7 @@ pub(super) async fn names(client: &Client) -> Result<Vec<String>, Failure> {
 }
 
 fn understand(value: &Value) -> Result<WindowStatus, Failure> {
-    Window::deserialize(value).map(WindowStatus::from).map_err(|error| {
+    WindowJson::deserialize(value).map(WindowStatus::from).map_err(|error| {
         Failure::new(FAILED, format!("a window's status is not understood: {error}"))
             .remedy("are command line and daemon of the same version (calmirror --version)?")
     })
@@ -466,7 +466,7 @@ mod tests {
         for (key, new) in changes.as_object().unwrap() {
             value[key] = new.clone();
         }
-        serde_json::from_value::<Window>(value).unwrap().into()
+        serde_json::from_value::<WindowJson>(value).unwrap().into()
     }
 
     fn fleet() -> Vec<WindowStatus> {

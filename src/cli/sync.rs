@@ -33,13 +33,13 @@ const ABREAST: usize = 16;
 struct Asked {
     round: u64,
     #[serde(default)]
-    state: Option<model::Word<WindowState>>,
+    state: Option<model::StrJson<WindowState>>,
     #[serde(default)]
     held_until: Option<Timestamp>,
     #[serde(default)]
-    last_round: Option<model::Round>,
+    last_round: Option<model::RoundJson>,
     #[serde(default)]
-    last_error: Option<model::Error>,
+    last_error: Option<model::ErrorJson>,
 }
 
 /// A round now, of each window.

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{self, Access, ApiSettings, BindError, UnixDoor, UnixRights};
+use crate::api::{self, ApiSettings, AppState, BindError, UnixEndpoint, UnixOwner};
 use crate::config::ApiConfig;
 
 /// How often an address that was lost is asked for again.
@@ -25,8 +25,8 @@ const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Listeners {
-    access: Access,
-    unix: Option<ActiveListener<UnixRights>>,
+    access: AppState,
+    unix: Option<ActiveListener<UnixOwner>>,
     tcp: Option<ActiveListener<SocketAddr>>,
     servers: JoinSet<()>,
 }
@@ -84,7 +84,7 @@ impl Listener for TrackedListener {
 #[derive(Default)]
 pub(super) struct PreparedListeners {
     /// `None`: as before.
-    unix: Option<Option<UnixDoor>>,
+    unix: Option<Option<UnixEndpoint>>,
     /// `None`: as before.
     tcp: Option<Option<TcpEndpoint>>,
     /// The group that the socket that stays had before.
@@ -117,7 +117,7 @@ async fn tcp(address: Option<SocketAddr>) -> Result<Option<TcpEndpoint>, BindErr
 
 impl Listeners {
     /// Serves what was bound. `access` says what there is to be reached, and how it answers.
-    pub(super) fn serve(access: Access, bound: PreparedListeners) -> Self {
+    pub(super) fn serve(access: AppState, bound: PreparedListeners) -> Self {
         let mut listeners = Self { access, unix: None, tcp: None, servers: JoinSet::new() };
         listeners.open(bound);
         listeners
@@ -239,7 +239,7 @@ impl Listeners {
             let open = door.map(|door| {
                 let (access, stopping) = renewed(&self.access);
                 let (open, doing) =
-                    ActiveListener::new(door.rights(), api::router(access), stopping);
+                    ActiveListener::new(door.owner(), api::router(access), stopping);
                 self.servers.spawn(async move {
                     // A socket is never waited for: nobody has to know when it closes.
                     let ServeContext { router, stop, .. } = doing;
@@ -306,9 +306,9 @@ fn close<T>(open: ActiveListener<T>) -> oneshot::Receiver<()> {
 }
 
 /// The same access, whose streams can be ended by themselves.
-fn renewed(access: &Access) -> (Access, watch::Sender<bool>) {
+fn renewed(access: &AppState) -> (AppState, watch::Sender<bool>) {
     let (stopping, stop) = watch::channel(false);
-    (Access { stopping: stop, ..access.clone() }, stopping)
+    (AppState { stopping: stop, ..access.clone() }, stopping)
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

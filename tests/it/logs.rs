@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use calmirror::api::Secret;
+use calmirror::api::TokenHash;
 use calmirror::config::{Config, Sources};
 use calmirror::env::Env;
 use calmirror::graph::{Account, Credential, Tokens};
@@ -232,7 +232,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         }
         simulator.clear_faults();
     }
-    seen.push(debug(&Secret::new(SECRET)));
+    seen.push(debug(&TokenHash::new(SECRET)));
     for text in &seen {
         for secret in SECRETS {
             assert!(!text.contains(secret) && !text.contains(&as_bytes(secret)), "{text}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body as ApiBody, to_bytes};
 use bytes::Bytes;
-use calmirror::api::{About, Access, ApiSettings, Work, router, tcp_router};
+use calmirror::api::{ApiSettings, AppState, BuildInfo, RequestLimits, router, tcp_router};
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::window::Window;
@@ -35,12 +35,12 @@ fn api(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadHand
     router(access(rig, env, stopping, reloads))
 }
 
-fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadHandle) -> Access {
-    Access {
+fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadHandle) -> AppState {
+    AppState {
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
         env: env.clone(),
-        about: Arc::new(About {
+        about: Arc::new(BuildInfo {
             version: "0.1.0".into(),
             commit: "abc".into(),
             target: "x".into(),
@@ -49,7 +49,7 @@ fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadH
         }),
         settings: ApiSettings::default(),
         meters: rig.meters.clone(),
-        work: Work::new(env.clone()),
+        work: RequestLimits::new(env.clone()),
         reloads,
         stopping: stopping.subscribe(),
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use calmirror::api::About;
+use calmirror::api::BuildInfo;
 use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
@@ -102,7 +102,7 @@ impl Live {
             telemetry: None,
             env: env.clone(),
             transport,
-            about: About {
+            about: BuildInfo {
                 version: String::new(),
                 commit: String::new(),
                 target: String::new(),

@@ -82,7 +82,7 @@ impl Api {
 
     pub(crate) async fn window(&self, name: &str) -> WindowStatus {
         let window = self.get(&format!("/v1/windows/{name}")).await.json();
-        serde_json::from_value::<model::Window>(window).unwrap().into()
+        serde_json::from_value::<model::WindowJson>(window).unwrap().into()
     }
 
     /// What readers of a window see, paged through.

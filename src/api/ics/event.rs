@@ -15,11 +15,11 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Series;
+use super::SeriesMode;
 use super::html;
-use super::identity::{Identities, Slot};
-use super::line::Line;
-use crate::api::mask::is_reduced;
+use super::identity::{Identities, OriginalStart};
+use super::line::ContentLine;
+use crate::api::redact::is_reduced;
 use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::{EventTime, TimeReader};
 
@@ -31,7 +31,7 @@ pub(super) fn write(
     out: &mut String,
     event: &[u8],
     identities: &Identities,
-    series: Series,
+    series: SeriesMode,
     times: &mut TimeReader,
 ) -> Option<()> {
     let members = JsonMembers::parse(event).ok()?;
@@ -46,10 +46,10 @@ pub(super) fn write(
     // What a mask has left has not even a subject.
     let masked = is_reduced(&members);
 
-    Line::new(out, "BEGIN").value("VEVENT");
+    ContentLine::new(out, "BEGIN").value("VEVENT");
     match series {
-        Series::Own => Line::new(out, "UID").text(&identity.own_uid()),
-        Series::Linked => Line::new(out, "UID").text(&identity.uid),
+        SeriesMode::Own => ContentLine::new(out, "UID").text(&identity.own_uid()),
+        SeriesMode::Linked => ContentLine::new(out, "UID").text(&identity.uid),
     }
     put(out, "DTSTART", when.start, all_day);
     // An event without length has no end (RFC 5545, 3.8.2.2: it would have to be later).
@@ -57,60 +57,64 @@ pub(super) fn write(
     if if all_day { end.civil.date() > start.civil.date() } else { end.at > start.at } {
         put(out, "DTEND", end, all_day);
     }
-    match identity.slot.filter(|_| series == Series::Linked) {
-        Some(slot @ Slot::Day(_)) => {
-            Line::new(out, "RECURRENCE-ID").parameter("VALUE", "DATE").value(&slot.to_string());
+    match identity.slot.filter(|_| series == SeriesMode::Linked) {
+        Some(slot @ OriginalStart::Day(_)) => {
+            ContentLine::new(out, "RECURRENCE-ID")
+                .parameter("VALUE", "DATE")
+                .value(&slot.to_string());
         }
-        Some(slot @ Slot::At(_)) => Line::new(out, "RECURRENCE-ID").value(&slot.to_string()),
+        Some(slot @ OriginalStart::At(_)) => {
+            ContentLine::new(out, "RECURRENCE-ID").value(&slot.to_string())
+        }
         None => {}
     }
     let time = |name: &str| text(name).and_then(|text| text.parse::<Timestamp>().ok());
     let modified = time("/lastModifiedDateTime");
-    Line::new(out, "DTSTAMP").value(&stamp(modified.unwrap_or(Timestamp::UNIX_EPOCH)));
+    ContentLine::new(out, "DTSTAMP").value(&stamp(modified.unwrap_or(Timestamp::UNIX_EPOCH)));
     if let Some(modified) = modified {
-        Line::new(out, "LAST-MODIFIED").value(&stamp(modified));
+        ContentLine::new(out, "LAST-MODIFIED").value(&stamp(modified));
     }
     if let Some(created) = time("/createdDateTime") {
-        Line::new(out, "CREATED").value(&stamp(created));
+        ContentLine::new(out, "CREATED").value(&stamp(created));
     }
     // Some readers cannot do without a summary, so an event without subject has an empty one.
     let summary = if masked { busy_word(shows) } else { text("/subject").unwrap_or_default() };
-    Line::new(out, "SUMMARY").text(summary);
-    Line::new(out, "TRANSP").value(if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
-    Line::new(out, "X-MICROSOFT-CDO-BUSYSTATUS").value(busy_code(shows));
-    Line::new(out, "STATUS").value(status(&event, shows));
-    Line::new(out, "CLASS").value(class(text("/sensitivity").unwrap_or("normal")));
+    ContentLine::new(out, "SUMMARY").text(summary);
+    ContentLine::new(out, "TRANSP").value(if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
+    ContentLine::new(out, "X-MICROSOFT-CDO-BUSYSTATUS").value(busy_code(shows));
+    ContentLine::new(out, "STATUS").value(status(&event, shows));
+    ContentLine::new(out, "CLASS").value(class(text("/sensitivity").unwrap_or("normal")));
     if let Some(priority) = priority(text("/importance").unwrap_or("normal")) {
-        Line::new(out, "PRIORITY").value(priority);
+        ContentLine::new(out, "PRIORITY").value(priority);
     }
     if let Some(place) = text("/location/displayName") {
-        Line::new(out, "LOCATION").text(place);
+        ContentLine::new(out, "LOCATION").text(place);
     }
     let join = ["/onlineMeeting/joinUrl", "/onlineMeetingUrl"].into_iter().filter_map(text);
     let join = join.map(str::trim).find(|link| html::is_web(link));
     if let Some(description) = description(&event, join) {
-        Line::new(out, "DESCRIPTION").text(&description);
+        ContentLine::new(out, "DESCRIPTION").text(&description);
     }
     if let Some(join) = join {
-        Line::new(out, "CONFERENCE")
+        ContentLine::new(out, "CONFERENCE")
             .parameter("VALUE", "URI")
             .quoted("LABEL", "Join the meeting")
             .value(join);
     }
     if let Some(link) = text("/webLink").filter(|link| html::is_web(link)) {
-        Line::new(out, "URL").value(link);
+        ContentLine::new(out, "URL").value(link);
     }
     let mut categories = list(&event, "categories").filter_map(Value::as_str).peekable();
     if categories.peek().is_some() {
-        Line::new(out, "CATEGORIES").texts(categories);
+        ContentLine::new(out, "CATEGORIES").texts(categories);
     }
     if let Some(organizer) = event.pointer("/organizer/emailAddress") {
-        person(Line::new(out, "ORGANIZER"), organizer);
+        person(ContentLine::new(out, "ORGANIZER"), organizer);
     }
     for attendee in list(&event, "attendees") {
         invited(out, attendee);
     }
-    Line::new(out, "END").value("VEVENT");
+    ContentLine::new(out, "END").value("VEVENT");
     Some(())
 }
 
@@ -119,7 +123,7 @@ fn list<'a>(event: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + u
 }
 
 fn put(out: &mut String, name: &str, moment: EventTime, all_day: bool) {
-    let line = Line::new(out, name);
+    let line = ContentLine::new(out, name);
     if all_day {
         line.parameter("VALUE", "DATE").value(&moment.civil.strftime("%Y%m%d").to_string());
     } else {
@@ -214,7 +218,7 @@ fn invited(out: &mut String, attendee: &Value) {
         Some("tentativelyAccepted") => "TENTATIVE",
         _ => "NEEDS-ACTION",
     };
-    let line = Line::new(out, "ATTENDEE")
+    let line = ContentLine::new(out, "ATTENDEE")
         .parameter("ROLE", role)
         .parameter("CUTYPE", kind)
         .parameter("PARTSTAT", answer);
@@ -222,7 +226,7 @@ fn invited(out: &mut String, attendee: &Value) {
 }
 
 /// Ends a line with somebody's name and address.
-fn person(line: Line<'_>, email: &Value) {
+fn person(line: ContentLine<'_>, email: &Value) {
     let line = match email["name"].as_str().filter(|name| !name.trim().is_empty()) {
         Some(name) => line.quoted("CN", name),
         None => line,

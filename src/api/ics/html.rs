@@ -56,11 +56,11 @@ const PREFORMATTED: [&[u8]; 3] = [b"pre", b"textarea", b"xmp"];
 const SCHEMES: [&str; 4] = ["http://", "https://", "mailto:", "tel:"];
 
 /// For each name, how many elements hide their content. Those of a name that is not in it all do.
-type Limits = BTreeMap<Vec<u8>, usize>;
+type HiddenCounts = BTreeMap<Vec<u8>, usize>;
 
 /// The text of an HTML document or fragment. Stops soon after `enough` bytes of text.
 pub(super) fn text(html: &str, enough: usize) -> String {
-    let mut limits = Limits::new();
+    let mut limits = HiddenCounts::new();
     loop {
         let mut layout = read(html, enough, &limits);
         match layout.hidden.take() {
@@ -74,8 +74,8 @@ pub(super) fn text(html: &str, enough: usize) -> String {
 }
 
 /// One pass.
-fn read(html: &str, enough: usize, limits: &Limits) -> Layout {
-    let mut layout = Layout::default();
+fn read(html: &str, enough: usize, limits: &HiddenCounts) -> TextLayout {
+    let mut layout = TextLayout::default();
     let mut tokens = Tokenizer::new(html);
     while let Some(Ok(token)) = tokens.next() {
         match token {
@@ -98,7 +98,7 @@ fn read(html: &str, enough: usize, limits: &Limits) -> Layout {
 
 /// Text under construction.
 #[derive(Default)]
-struct Layout {
+struct TextLayout {
     out: String,
     /// White space was read and is written before the next character.
     space: bool,
@@ -114,8 +114,8 @@ struct Layout {
     link: Option<(String, usize)>,
 }
 
-impl Layout {
-    fn open(&mut self, tag: &StartTag<()>, limits: &Limits) {
+impl TextLayout {
+    fn open(&mut self, tag: &StartTag<()>, limits: &HiddenCounts) {
         let name: &[u8] = &tag.name;
         if self.hidden.is_some() {
             return;

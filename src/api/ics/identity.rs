@@ -23,7 +23,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::line::carried;
-use crate::api::mask::is_reduced;
+use crate::api::redact::is_reduced;
 use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::{EventHash, EventId};
@@ -37,13 +37,13 @@ const EASTMOST: i64 = 14;
 
 /// When an instance takes place by the rule of its series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Slot {
+pub(super) enum OriginalStart {
     Day(Date),
     At(Timestamp),
 }
 
 /// As iCalendar writes it.
-impl fmt::Display for Slot {
+impl fmt::Display for OriginalStart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Day(date) => write!(f, "{}", date.strftime("%Y%m%d")),
@@ -54,16 +54,16 @@ impl fmt::Display for Slot {
 
 /// What an event is called.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct EventIdentity {
     /// The same for all instances of a series, and for nothing else.
     pub(super) uid: String,
     /// Of an instance of a series.
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<OriginalStart>,
     /// Set where another instance of the series has the same slot.
     again: Option<String>,
 }
 
-impl Identity {
+impl EventIdentity {
     /// A UID that no other event of the window has.
     pub(super) fn own_uid(&self) -> String {
         match (&self.slot, &self.again) {
@@ -75,25 +75,25 @@ impl Identity {
 }
 
 /// The members of an event that its identity is made of.
-struct Traits {
+struct IdentityMembers {
     id: EventId,
     /// The series of an instance, else the event itself.
     owner: EventId,
     /// Graph's UID, without the day of an instance.
     uid: String,
-    kind: Kind,
+    kind: InstanceKind,
     /// `createdDateTime`; where it is missing, later than all others.
     created: Timestamp,
 }
 
-enum Kind {
+enum InstanceKind {
     Single,
-    Occurrence(Slot),
-    Exception(Exception),
+    Occurrence(OriginalStart),
+    Exception(ExceptionStart),
 }
 
 /// What an exception says of its original start.
-struct Exception {
+struct ExceptionStart {
     original: Timestamp,
     /// The day that starts at that instant in the zone that the event names.
     named: Option<Date>,
@@ -102,7 +102,7 @@ struct Exception {
     all_day: bool,
 }
 
-impl Traits {
+impl IdentityMembers {
     /// `None` where the event is none.
     fn read(event: &JsonMembers<'_>, times: &mut TimeReader) -> Option<Self> {
         let text = |name: &str| event.get(name).and_then(string).filter(|text| !text.is_empty());
@@ -110,7 +110,13 @@ impl Traits {
         if is_reduced(event) {
             // Of a masked event the id is all that is shown.
             let (owner, uid) = (id.clone(), carried(id.as_str()));
-            return Some(Self { id, owner, uid, kind: Kind::Single, created: Timestamp::MAX });
+            return Some(Self {
+                id,
+                owner,
+                uid,
+                kind: InstanceKind::Single,
+                created: Timestamp::MAX,
+            });
         }
         let kind = match text("type").as_deref() {
             Some(kind @ ("occurrence" | "exception")) => {
@@ -118,20 +124,22 @@ impl Traits {
                 let all_day = event.get("isAllDay").is_some_and(|raw| raw.get() == "true");
                 let original = text("originalStart").and_then(|text| text.parse().ok());
                 match original.filter(|_| kind == "exception") {
-                    Some(original) => Kind::Exception(Exception {
+                    Some(original) => InstanceKind::Exception(ExceptionStart {
                         original,
                         named: text("originalStartTimeZone")
                             .and_then(|zone| named(&zone, original)),
                         own: start.civil.date(),
                         all_day,
                     }),
-                    None if all_day => Kind::Occurrence(Slot::Day(start.civil.date())),
-                    None => Kind::Occurrence(Slot::At(start.at)),
+                    None if all_day => {
+                        InstanceKind::Occurrence(OriginalStart::Day(start.civil.date()))
+                    }
+                    None => InstanceKind::Occurrence(OriginalStart::At(start.at)),
                 }
             }
-            _ => Kind::Single,
+            _ => InstanceKind::Single,
         };
-        let is_single = matches!(kind, Kind::Single);
+        let is_single = matches!(kind, InstanceKind::Single);
         let series = text("seriesMasterId").filter(|_| !is_single).map(EventId::new);
         let owner = series.unwrap_or_else(|| id.clone());
         // What differs only in what a line cannot carry would be one UID.
@@ -196,41 +204,45 @@ fn days(at: Timestamp) -> Vec<Date> {
     days.into_iter().map(|(_, day)| day).collect()
 }
 
-impl Exception {
+impl ExceptionStart {
     /// The slot, where `is_taken` tells which ones other instances have.
-    fn slot(&self, series_has_days: Option<bool>, is_taken: impl Fn(Slot) -> bool) -> Slot {
+    fn slot(
+        &self,
+        series_has_days: Option<bool>,
+        is_taken: impl Fn(OriginalStart) -> bool,
+    ) -> OriginalStart {
         // Every offset in use is a multiple of a quarter of an hour.
         let may_be_midnight = self.original.as_second() % (15 * 60) == 0;
         if !series_has_days.unwrap_or(self.all_day && may_be_midnight) {
-            return Slot::At(self.original);
+            return OriginalStart::At(self.original);
         }
         let possible = days(self.original);
         let likely = [self.named, Some(self.own)].into_iter().flatten();
         let likely = likely.filter(|day| possible.contains(day)).chain(possible.iter().copied());
-        let mut slots = likely.map(Slot::Day);
+        let mut slots = likely.map(OriginalStart::Day);
         let first = slots.clone().next();
-        slots.find(|slot| !is_taken(*slot)).or(first).unwrap_or(Slot::At(self.original))
+        slots.find(|slot| !is_taken(*slot)).or(first).unwrap_or(OriginalStart::At(self.original))
     }
 }
 
 /// The identities of a window while it is being read.
 #[derive(Default)]
-pub(super) struct Survey {
+pub(super) struct IdentitySurvey {
     /// Every owner of a UID, both hashed.
     owners: BTreeMap<(EventHash, EventHash), (Timestamp, EventId)>,
     /// The slots of occurrences, by series, and the occurrence that has each.
-    taken: BTreeMap<(EventHash, Slot), EventHash>,
+    taken: BTreeMap<(EventHash, OriginalStart), EventHash>,
     /// Occurrences whose slot another one has, as while an id changes.
     again: BTreeSet<EventHash>,
     /// By series, how many days may be meant, original start and id: so that the clear ones come
     /// first, and the order in which they were read decides nothing.
-    exceptions: BTreeMap<(EventHash, usize, Timestamp, EventHash), Exception>,
+    exceptions: BTreeMap<(EventHash, usize, Timestamp, EventHash), ExceptionStart>,
 }
 
-impl Survey {
+impl IdentitySurvey {
     /// Takes note of an event, as readers see it.
     pub(super) fn add(&mut self, event: &JsonMembers<'_>, times: &mut TimeReader) {
-        let Some(traits) = Traits::read(event, times) else { return };
+        let Some(traits) = IdentityMembers::read(event, times) else { return };
         let owner = traits.owner.hash();
         let claim = (traits.created, traits.owner);
         self.owners
@@ -238,8 +250,8 @@ impl Survey {
             .and_modify(|oldest| oldest.0 = oldest.0.min(claim.0))
             .or_insert(claim);
         match traits.kind {
-            Kind::Single => {}
-            Kind::Occurrence(slot) => {
+            InstanceKind::Single => {}
+            InstanceKind::Occurrence(slot) => {
                 // The least id keeps it, so that the order of reading decides nothing.
                 let id = traits.id.hash();
                 let keeper = self.taken.entry((owner, slot)).or_insert(id);
@@ -248,7 +260,7 @@ impl Survey {
                     *keeper = id.min(*keeper);
                 }
             }
-            Kind::Exception(exception) => {
+            InstanceKind::Exception(exception) => {
                 let at = exception.original;
                 let key = (owner, days(at).len(), at, traits.id.hash());
                 self.exceptions.insert(key, exception);
@@ -259,7 +271,7 @@ impl Survey {
     /// What has to be known of the window.
     pub(super) fn finish(self) -> Identities {
         let Self { owners, taken, again, exceptions } = self;
-        let mut taken: BTreeSet<(EventHash, Slot)> = taken.into_keys().collect();
+        let mut taken: BTreeSet<(EventHash, OriginalStart)> = taken.into_keys().collect();
         let mut oldest: BTreeMap<EventHash, (usize, Timestamp, EventId)> = BTreeMap::new();
         for ((uid, _), (created, id)) in owners {
             let entry = oldest.entry(uid).or_insert_with(|| (0, created, id.clone()));
@@ -272,9 +284,9 @@ impl Survey {
         let shared = shared.map(|(uid, (_, _, id))| (uid, id.hash())).collect();
         let mut slots = BTreeMap::new();
         for ((series, _, _, id), exception) in exceptions {
-            let least = (series, Slot::Day(Date::MIN));
+            let least = (series, OriginalStart::Day(Date::MIN));
             let first = taken.range(least..).next().filter(|(owner, _)| *owner == series);
-            let has_days = first.map(|(_, slot)| matches!(slot, Slot::Day(_)));
+            let has_days = first.map(|(_, slot)| matches!(slot, OriginalStart::Day(_)));
             let slot = exception.slot(has_days, |slot| taken.contains(&(series, slot)));
             let is_new = taken.insert((series, slot));
             slots.insert(id, (slot, !is_new));
@@ -289,23 +301,27 @@ pub(super) struct Identities {
     /// The owner, among several of one UID, that keeps it.
     shared: BTreeMap<EventHash, EventHash>,
     /// The slots of exceptions, and whether another instance has the same.
-    slots: BTreeMap<EventHash, (Slot, bool)>,
+    slots: BTreeMap<EventHash, (OriginalStart, bool)>,
     /// Occurrences whose slot another one has.
     again: BTreeSet<EventHash>,
 }
 
 impl Identities {
     /// What an event is called; `None` where it is none.
-    pub(super) fn of(&self, event: &JsonMembers<'_>, times: &mut TimeReader) -> Option<Identity> {
-        let Traits { id, owner, mut uid, kind, .. } = Traits::read(event, times)?;
+    pub(super) fn of(
+        &self,
+        event: &JsonMembers<'_>,
+        times: &mut TimeReader,
+    ) -> Option<EventIdentity> {
+        let IdentityMembers { id, owner, mut uid, kind, .. } = IdentityMembers::read(event, times)?;
         let keeps = self.shared.get(&EventId::new(uid.as_str()).hash());
         if looks_made(&uid) || keeps.is_some_and(|keeps| *keeps != owner.hash()) {
             uid = format!("{uid}/{}", eight(&owner));
         }
         let (slot, again) = match kind {
-            Kind::Single => (None, false),
-            Kind::Occurrence(slot) => (Some(slot), self.again.contains(&id.hash())),
-            Kind::Exception(exception) => {
+            InstanceKind::Single => (None, false),
+            InstanceKind::Occurrence(slot) => (Some(slot), self.again.contains(&id.hash())),
+            InstanceKind::Exception(exception) => {
                 let known = self.slots.get(&id.hash()).copied();
                 // It came after the window was read.
                 let (slot, again) =
@@ -313,7 +329,7 @@ impl Identities {
                 (Some(slot), again)
             }
         };
-        Some(Identity { uid, slot, again: again.then(|| eight(&id)) })
+        Some(EventIdentity { uid, slot, again: again.then(|| eight(&id)) })
     }
 }
 

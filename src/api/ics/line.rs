@@ -4,20 +4,20 @@
 //! One pass over the value, so the time is proportional to its length whatever it contains.
 
 /// The longest line, in octets, without its CRLF.
-const LONGEST: usize = 75;
+const MAX_OCTETS: usize = 75;
 
 /// One property under construction. Its last method writes the value and ends the line.
 #[must_use]
-pub(super) struct Line<'a> {
+pub(super) struct ContentLine<'a> {
     out: &'a mut String,
     /// Octets left on the physical line.
     room: usize,
 }
 
-impl<'a> Line<'a> {
+impl<'a> ContentLine<'a> {
     /// Begins the property `name` at the end of `out`.
     pub(super) fn new(out: &'a mut String, name: &str) -> Self {
-        let mut line = Self { out, room: LONGEST };
+        let mut line = Self { out, room: MAX_OCTETS };
         line.all(name);
         line
     }
@@ -101,7 +101,7 @@ impl<'a> Line<'a> {
         if unit.len() > self.room {
             self.out.push_str("\r\n ");
             // The space that marks the continuation counts.
-            self.room = LONGEST - 1;
+            self.room = MAX_OCTETS - 1;
         }
         self.room -= unit.len();
         self.out.push_str(unit);
@@ -147,7 +147,7 @@ mod tests {
 
     fn text(text: &str) -> String {
         let mut out = String::new();
-        Line::new(&mut out, "SUMMARY").text(text);
+        ContentLine::new(&mut out, "SUMMARY").text(text);
         out
     }
 
@@ -162,7 +162,7 @@ mod tests {
             "x".repeat(67),
         ] {
             let line = text(&subject);
-            assert!(line.split("\r\n").all(|line| line.len() <= LONGEST), "{line}");
+            assert!(line.split("\r\n").all(|line| line.len() <= MAX_OCTETS), "{line}");
             assert_eq!(line.replace("\r\n ", ""), format!("SUMMARY:{subject}\r\n"));
         }
     }
@@ -173,9 +173,9 @@ mod tests {
         assert_eq!(line, "SUMMARY:abcdefg\u{fffd}h\ti\r\n");
         assert_eq!(text("a\r\nb\rc\nd\u{2028}e\u{85}f"), "SUMMARY:a\\nb\\nc\\nd\\ne\\nf\r\n");
         let mut out = String::new();
-        Line::new(&mut out, "URL").value(" https://a.example/\r\nX:y\u{ffff} ");
-        Line::new(&mut out, "ATTENDEE").quoted("CN", "a\"^\nb\u{fffe}").value("mailto:a");
-        Line::new(&mut out, "ATTENDEE").quoted("CN", "a\\").value("mailto:a");
+        ContentLine::new(&mut out, "URL").value(" https://a.example/\r\nX:y\u{ffff} ");
+        ContentLine::new(&mut out, "ATTENDEE").quoted("CN", "a\"^\nb\u{fffe}").value("mailto:a");
+        ContentLine::new(&mut out, "ATTENDEE").quoted("CN", "a\\").value("mailto:a");
         assert_eq!(
             out,
             "URL:https://a.example/X:y\r\nATTENDEE;CN=\"a^'^^^nb\":mailto:a\r\n\
@@ -190,10 +190,10 @@ mod tests {
             parameter in "[\\PC&&[^\u{2028}\u{2029}]]{0,100}",
         ) {
             let mut out = "before\r\n".to_owned();
-            Line::new(&mut out, &name).quoted("CN", &parameter).texts([&*value, "b"]);
+            ContentLine::new(&mut out, &name).quoted("CN", &parameter).texts([&*value, "b"]);
             let folded = out.strip_prefix("before\r\n").unwrap_or_default();
             for line in folded.split("\r\n") {
-                prop_assert!(line.len() <= LONGEST, "{} octets: {line}", line.len());
+                prop_assert!(line.len() <= MAX_OCTETS, "{} octets: {line}", line.len());
                 prop_assert!(!line.contains(['\r', '\n']));
             }
             let whole = folded.replace("\r\n ", "");

@@ -25,14 +25,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use self::identity::{Identities, Survey};
-use self::line::Line;
-use super::Access;
-use super::ask::Ask;
-use super::mask::shown;
+use self::identity::{Identities, IdentitySurvey};
+use self::line::ContentLine;
+use super::AppState;
+use super::etag::ETag;
+use super::extract::WindowRequest;
+use super::limits::{SLICE_BYTES, SliceProducer};
 use super::problem::Problem;
-use super::tag::Tag;
-use super::work::{SLICE_BYTES, Slices};
+use super::redact::shown;
 use crate::mirror::change::Seq;
 use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::TimeReader;
@@ -41,7 +41,7 @@ use crate::mirror::status::WindowStatus;
 use crate::store::{EventQuery, StoreError};
 
 /// Events read from the store at a time.
-const STRETCH: usize = 500;
+const BATCH: usize = 500;
 
 /// Bytes of events read at a time for what the events are called; only a few numbers of each are
 /// kept.
@@ -49,7 +49,7 @@ const SURVEY_BYTES: usize = 512 << 10;
 
 /// How the instances of a series are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Series {
+pub enum SeriesMode {
     /// Each with a `UID` of its own, `{series uid}/{original start}`.
     Own,
     /// With the series' `UID` and `RECURRENCE-ID`, without a master.
@@ -62,8 +62,8 @@ pub fn text_of_html(html: &str, enough: usize) -> String {
 }
 
 /// `VEVENT`s of what is an event with times, of a window that has these JSON objects.
-pub fn events_of(window: &[impl AsRef<[u8]>], series: Series) -> String {
-    let (mut survey, mut times) = (Survey::default(), TimeReader::default());
+pub fn events_of(window: &[impl AsRef<[u8]>], series: SeriesMode) -> String {
+    let (mut survey, mut times) = (IdentitySurvey::default(), TimeReader::default());
     for event in window {
         if let Ok(members) = JsonMembers::parse(event.as_ref()) {
             survey.add(&members, &mut times);
@@ -77,25 +77,25 @@ pub fn events_of(window: &[impl AsRef<[u8]>], series: Series) -> String {
 }
 
 /// `GET /v1/windows/{name}/calendar.ics`.
-pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
+pub(super) async fn calendar(ask: WindowRequest) -> Result<Response, Problem> {
     let parameters = ask.parameters(&["from", "to", "series"])?;
     let (from, to) = ask.range(&parameters)?;
     let series = match parameters.text("series") {
-        None | Some("own") => Series::Own,
-        Some("linked") => Series::Linked,
+        None | Some("own") => SeriesMode::Own,
+        Some("linked") => SeriesMode::Linked,
         Some(_) => return Err(Problem::bad_parameter("series", "must be own or linked")),
     };
     let (window, status) = ask.window()?;
     let mask = ask.access.settings.mask_private;
-    let tag = Tag::of(&("ics", ask.access.store.version(window), mask, from, to, series));
+    let tag = ETag::of(&("ics", ask.access.store.version(window), mask, from, to, series));
     if let Some(answer) = ask.held(&tag) {
         return Ok(answer);
     }
-    let Ask { access, name, .. } = ask;
+    let WindowRequest { access, name, .. } = ask;
     let (work, stopping) = (access.work.clone(), access.stopping.clone());
     let began = *access.store.durable().borrow();
-    let query = EventQuery { window, from, to, limit: STRETCH, bytes: SLICE_BYTES, after: None };
-    let writing = Writing {
+    let query = EventQuery { window, from, to, limit: BATCH, bytes: SLICE_BYTES, after: None };
+    let writing = CalendarWriter {
         access,
         name,
         query,
@@ -104,7 +104,7 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
         times: TimeReader::default(),
         identities: Identities::default(),
         written: BTreeSet::new(),
-        step: Step::Head(Box::new(status)),
+        step: CalendarStep::Head(Box::new(status)),
     };
     let kind = HeaderValue::from_static("text/calendar; charset=utf-8");
     let body = work.body(writing, stopping).await?;
@@ -113,24 +113,24 @@ pub(super) async fn calendar(ask: Ask) -> Result<Response, Problem> {
 }
 
 /// A calendar being written.
-struct Writing {
-    access: Arc<Access>,
+struct CalendarWriter {
+    access: Arc<AppState>,
     name: String,
     query: EventQuery,
     /// Where the feed ended before the first page was read.
     began: Seq,
-    series: Series,
+    series: SeriesMode,
     times: TimeReader,
     identities: Identities,
     /// What stands in it already.
     written: BTreeSet<EventHash>,
-    step: Step,
+    step: CalendarStep,
 }
 
-enum Step {
+enum CalendarStep {
     Head(Box<WindowStatus>),
     /// The identities read so far, and the event after which reading continues.
-    Survey(Survey, Option<(Timestamp, EventId)>),
+    Survey(IdentitySurvey, Option<(Timestamp, EventId)>),
     Events,
     /// What changed meanwhile, after this seq.
     Changes(Seq),
@@ -138,33 +138,33 @@ enum Step {
     Over,
 }
 
-impl Slices for Writing {
+impl SliceProducer for CalendarWriter {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let mut text = String::new();
-        match std::mem::replace(&mut self.step, Step::Over) {
-            Step::Head(status) => {
+        match std::mem::replace(&mut self.step, CalendarStep::Over) {
+            CalendarStep::Head(status) => {
                 text.push_str(&head(&status));
-                self.step = Step::Survey(Survey::default(), None);
+                self.step = CalendarStep::Survey(IdentitySurvey::default(), None);
             }
-            Step::Survey(survey, after) => self.survey(survey, after).await?,
-            Step::Events => self.events(&mut text).await?,
-            Step::Changes(after) => self.changes(&mut text, after).await?,
-            Step::Tail => text.push_str("END:VCALENDAR\r\n"),
-            Step::Over => {}
+            CalendarStep::Survey(survey, after) => self.survey(survey, after).await?,
+            CalendarStep::Events => self.events(&mut text).await?,
+            CalendarStep::Changes(after) => self.changes(&mut text, after).await?,
+            CalendarStep::Tail => text.push_str("END:VCALENDAR\r\n"),
+            CalendarStep::Over => {}
         }
         Ok(text.into_bytes())
     }
 
     fn is_over(&self) -> bool {
-        matches!(self.step, Step::Over)
+        matches!(self.step, CalendarStep::Over)
     }
 }
 
-impl Writing {
+impl CalendarWriter {
     /// Reads one stretch of the whole window, whatever part of it is asked for.
     async fn survey(
         &mut self,
-        mut survey: Survey,
+        mut survey: IdentitySurvey,
         after: Option<(Timestamp, EventId)>,
     ) -> Result<(), StoreError> {
         let whole =
@@ -177,10 +177,10 @@ impl Writing {
             }
         }
         self.step = match events.next {
-            Some(next) => Step::Survey(survey, Some(next)),
+            Some(next) => CalendarStep::Survey(survey, Some(next)),
             None => {
                 self.identities = survey.finish();
-                Step::Events
+                CalendarStep::Events
             }
         };
         Ok(())
@@ -194,21 +194,22 @@ impl Writing {
         self.step = match events.next {
             Some(next) => {
                 self.query.after = Some(next);
-                Step::Events
+                CalendarStep::Events
             }
-            None => Step::Changes(self.began),
+            None => CalendarStep::Changes(self.began),
         };
         Ok(())
     }
 
     async fn changes(&mut self, text: &mut String, after: Seq) -> Result<(), StoreError> {
-        let changes = self.access.store.changes(after, Some(self.query.window), STRETCH).await?;
+        let changes = self.access.store.changes(after, Some(self.query.window), BATCH).await?;
         for event in changes.value.into_iter().filter_map(|change| change.event) {
             if self.overlaps(&event) {
                 self.write(text, event);
             }
         }
-        self.step = if changes.at_end { Step::Tail } else { Step::Changes(changes.seq) };
+        self.step =
+            if changes.at_end { CalendarStep::Tail } else { CalendarStep::Changes(changes.seq) };
         Ok(())
     }
 
@@ -250,17 +251,17 @@ fn head(status: &WindowStatus) -> String {
     // Programs that heed it come again about as often as there can be anything new.
     let seconds = status.interval_s.clamp(60.0, 86_400.0).round();
     let often = format!("PT{seconds}S");
-    Line::new(&mut head, "BEGIN").value("VCALENDAR");
-    Line::new(&mut head, "PRODID").text(concat!(
+    ContentLine::new(&mut head, "BEGIN").value("VCALENDAR");
+    ContentLine::new(&mut head, "PRODID").text(concat!(
         "-//calmirror//calmirror ",
         env!("CARGO_PKG_VERSION"),
         "//EN"
     ));
-    Line::new(&mut head, "VERSION").value("2.0");
-    Line::new(&mut head, "CALSCALE").value("GREGORIAN");
-    Line::new(&mut head, "NAME").text(&status.name);
-    Line::new(&mut head, "X-WR-CALNAME").text(&status.name);
-    Line::new(&mut head, "REFRESH-INTERVAL").parameter("VALUE", "DURATION").value(&often);
-    Line::new(&mut head, "X-PUBLISHED-TTL").value(&often);
+    ContentLine::new(&mut head, "VERSION").value("2.0");
+    ContentLine::new(&mut head, "CALSCALE").value("GREGORIAN");
+    ContentLine::new(&mut head, "NAME").text(&status.name);
+    ContentLine::new(&mut head, "X-WR-CALNAME").text(&status.name);
+    ContentLine::new(&mut head, "REFRESH-INTERVAL").parameter("VALUE", "DURATION").value(&often);
+    ContentLine::new(&mut head, "X-PUBLISHED-TTL").value(&often);
     head
 }

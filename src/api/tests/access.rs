@@ -23,7 +23,7 @@ async fn masked_events_are_masked_in_every_answer() {
 #[tokio::test(start_paused = true)]
 async fn over_tcp_the_door_stands_before_every_route() {
     let mut fixture = Fixture::new().await;
-    fixture.settings.token = Some(Secret::new("t0ken"));
+    fixture.settings.token = Some(TokenHash::new("t0ken"));
     let door = tcp_router(fixture.access(), "127.0.0.1:8380".parse().unwrap());
     for (uri, host, token, status) in [
         ("/healthz", "localhost:8380", None, 401),

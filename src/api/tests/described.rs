@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 pub(super) fn document() -> Value {
-    serde_json::from_str(super::super::described::DOCUMENT).unwrap()
+    serde_json::from_str(super::super::openapi::DOCUMENT).unwrap()
 }
 
 /// Every route of the router by its text, with its method: axum cannot list them.

@@ -1,7 +1,7 @@
 //! Windows as calendars, and when somebody is busy.
 
 use super::*;
-use crate::api::ics::{Series, events_of};
+use crate::api::ics::{SeriesMode, events_of};
 
 fn timed(id: &str, start: &str, end: &str, more: Value) -> Value {
     let zone = more["zone"].as_str().unwrap_or("UTC").to_owned();
@@ -135,17 +135,17 @@ fn each_member_is_told_for_what_it_is() {
         (later, json!({"attendees": declined}), "PARTSTAT=DECLINED:mailto:b@c.example\n", "URL"),
     ] {
         let event = timed("a", start, end, more).to_string();
-        let text = unfolded(&events_of(&[&event], Series::Own));
+        let text = unfolded(&events_of(&[&event], SeriesMode::Own));
         assert!(text.contains(has) && !text.contains(lacks), "{event}: {text}");
     }
     // An instance of a series of which a mask has left the times.
     let instance = json!({"type": "occurrence", "seriesMasterId": "m", "sensitivity": "private"});
     let mut masked = timed("a", start, later, instance);
     masked.as_object_mut().unwrap().remove("subject");
-    let text = events_of(&[masked.to_string()], Series::Own);
+    let text = events_of(&[masked.to_string()], SeriesMode::Own);
     assert!(text.contains("\r\nUID:a\r\n"), "{text}");
     let body = json!({"body": {"contentType": "text", "content": "ж".repeat(40 << 10)}});
-    let text = events_of(&[timed("a", start, later, body).to_string()], Series::Own);
+    let text = events_of(&[timed("a", start, later, body).to_string()], SeriesMode::Own);
     let description = unfolded(&text)
         .lines()
         .find_map(|line| line.strip_prefix("DESCRIPTION:").map(str::to_owned));

@@ -45,8 +45,8 @@ async fn a_socket_that_has_the_wanted_group_is_left_alone() {
     let before = about();
     // The clock of files ticks every few milliseconds.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    door.rights().set_group(Some(&before.0.to_string())).unwrap();
-    door.rights().set_group(None).unwrap();
+    door.owner().set_group(Some(&before.0.to_string())).unwrap();
+    door.owner().set_group(None).unwrap();
     assert_eq!(about(), before);
 }
 
@@ -282,14 +282,14 @@ async fn who_says_nothing_or_dribbles_is_closed() {
     let mut answer = Vec::new();
     dribbling.read_to_end(&mut answer).await.ok();
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
-    assert!(begun.elapsed() <= HEAD + Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= HEAD_TIMEOUT + Duration::from_secs(2), "{:?}", begun.elapsed());
 
     // So is one that had an answer and keeps the connection for nothing.
     let begun = tokio::time::Instant::now();
     let mut idle = UnixStream::connect(&path).await.unwrap();
     assert!(ask(&mut idle).await.starts_with("HTTP/1.1 200"));
     assert_eq!(idle.read(&mut [0; 512]).await.unwrap(), 0);
-    assert!(begun.elapsed() <= HEAD + Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= HEAD_TIMEOUT + Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

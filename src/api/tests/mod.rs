@@ -62,8 +62,8 @@ impl Double {
     }
 }
 
-impl Windows for Double {
-    fn briefs(&self) -> Vec<WindowSummary> {
+impl FleetApi for Double {
+    fn summaries(&self) -> Vec<WindowSummary> {
         let windows = self.windows.lock().unwrap();
         let mut briefs: Vec<WindowSummary> =
             windows.iter().map(|(status, _)| brief(status)).collect();
@@ -133,7 +133,7 @@ struct Fixture {
     env: Env,
     stopping: watch::Sender<bool>,
     settings: ApiSettings,
-    work: Work,
+    work: RequestLimits,
     _directory: tempfile::TempDir,
 }
 
@@ -148,7 +148,7 @@ impl Fixture {
         let fleet = Arc::new(Double::default());
         let (stopping, _) = watch::channel(false);
         let settings = ApiSettings::default();
-        let work = Work::new(env.clone());
+        let work = RequestLimits::new(env.clone());
         let fixture = Self { store, fleet, env, stopping, settings, work, _directory: directory };
         fixture.add_window("alice", "alice@contoso.com").await;
         fixture.add_window("room a/b", "room@contoso.com").await;
@@ -176,7 +176,7 @@ impl Fixture {
             edges,
         };
         let id = self.store.register(vec![wanted], self.env.now()).await.unwrap()[0].id;
-        let status = serde_json::from_value::<model::Window>(json!({
+        let status = serde_json::from_value::<model::WindowJson>(json!({
             "name": name, "account": "contoso", "mailbox": mailbox, "calendar": "default",
             "start": edges.start, "end": edges.end, "state": "settled", "events": 0,
             "segments": [{"start": edges.start, "end": edges.end, "mode": "delta"}],
@@ -239,12 +239,12 @@ impl Fixture {
         self.store.commit(commit).await.unwrap();
     }
 
-    fn access(&self) -> Access {
-        Access {
+    fn access(&self) -> AppState {
+        AppState {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
             env: self.env.clone(),
-            about: Arc::new(About {
+            about: Arc::new(BuildInfo {
                 version: "0.1.0".into(),
                 commit: "abc".into(),
                 target: "x86_64-unknown-linux-gnu".into(),

@@ -11,7 +11,7 @@ async fn what_is_remembered_of_rounds_is_told() {
         "updated": 0, "removed": 0, "outcome": "settled", "resync": "requested"});
     let past = json!({"value": [told], "quiet": 5});
     *fixture.fleet.rounds.lock().unwrap() =
-        serde_json::from_value::<model::Rounds>(past.clone()).unwrap().into();
+        serde_json::from_value::<model::PastRoundsJson>(past.clone()).unwrap().into();
     assert_eq!(fixture.get("/v1/windows/room%20a%2Fb/rounds").await, past);
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::work::{BUDGET, PATIENCE, SLICE_BYTES, Slices, TURNS};
+use super::super::limits::{BUDGET, MAX_CONCURRENT, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -45,7 +45,7 @@ async fn requests_wait_in_line_for_a_turn_and_health_does_not() {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{uri}: {body}");
         assert!(body.contains("https://calmirror.dev/problems/busy"), "{uri}: {body}");
         assert_eq!(headers["retry-after"], "5", "{uri}");
-        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs(), "{uri}");
+        assert_eq!(begun.elapsed().as_secs(), TURN_TIMEOUT.as_secs(), "{uri}");
     }
     drop(all);
     for uri in COMPUTING {
@@ -85,7 +85,7 @@ async fn computations_that_never_end_leave_everything_else_alive() {
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     fixture.write(alice, &[("a", 9, "")], &[]).await;
-    let work = Work::new(Env::real());
+    let work = RequestLimits::new(Env::real());
     let (spinning, end) =
         (Arc::new(std::sync::atomic::AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let spin = {
@@ -102,13 +102,13 @@ async fn computations_that_never_end_leave_everything_else_alive() {
     };
     let api = router(fixture.access());
     let api = Router::new().route("/spin", get(spin)).merge(api);
-    let requests: Vec<_> = (0..3 * TURNS)
+    let requests: Vec<_> = (0..3 * MAX_CONCURRENT)
         .map(|_| {
             let request = Request::get("/spin").body(Body::empty()).unwrap();
             tokio::spawn(api.clone().oneshot(request))
         })
         .collect();
-    while spinning.load(Ordering::Relaxed) < TURNS {
+    while spinning.load(Ordering::Relaxed) < MAX_CONCURRENT {
         tokio::task::yield_now().await;
     }
     for _ in 0..20 {
@@ -121,7 +121,7 @@ async fn computations_that_never_end_leave_everything_else_alive() {
     // What workers do goes on: they find blocking threads, and write.
     fixture.write(alice, &[("b", 10, "")], &[]).await;
     assert!(fixture.store.event(alice, &EventId::new("b")).await.unwrap().is_some());
-    assert_eq!(spinning.load(Ordering::Relaxed), TURNS, "more than the turns compute");
+    assert_eq!(spinning.load(Ordering::Relaxed), MAX_CONCURRENT, "more than the turns compute");
     end.store(true, Ordering::Relaxed);
     for request in requests {
         assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
@@ -131,7 +131,7 @@ async fn computations_that_never_end_leave_everything_else_alive() {
 /// A source whose slices take as long as they are told to.
 struct Gated(Arc<Semaphore>);
 
-impl Slices for Gated {
+impl SliceProducer for Gated {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         self.0.acquire().await.unwrap().forget();
         Ok(vec![b'x'; 100])
@@ -146,10 +146,10 @@ impl Slices for Gated {
 /// again until its reader has taken that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
-    let work = Work::new(Env::real());
+    let work = RequestLimits::new(Env::real());
     let (_stopping, stopping) = watch::channel(false);
     let mut bodies = Vec::new();
-    for _ in 0..2 * TURNS {
+    for _ in 0..2 * MAX_CONCURRENT {
         let gate = Arc::new(Semaphore::new(1));
         let body = work.body(Gated(gate.clone()), stopping.clone()).await.unwrap();
         let mut stream = body.into_data_stream();

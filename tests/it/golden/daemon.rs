@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use calmirror::api::About;
+use calmirror::api::BuildInfo;
 use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
@@ -44,7 +44,7 @@ impl Running {
             telemetry: None,
             env: env.clone(),
             transport,
-            about: About {
+            about: BuildInfo {
                 version: String::new(),
                 commit: String::new(),
                 target: String::new(),

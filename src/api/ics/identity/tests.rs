@@ -19,9 +19,9 @@ fn uids(window: &[Value]) -> Vec<String> {
     let texts: Vec<String> = window.iter().map(Value::to_string).collect();
     let members = || texts.iter().map(|text| JsonMembers::parse(text.as_bytes()).unwrap());
     let mut times = TimeReader::default();
-    let mut forwards = Survey::default();
+    let mut forwards = IdentitySurvey::default();
     members().for_each(|event| forwards.add(&event, &mut times));
-    let mut backwards = Survey::default();
+    let mut backwards = IdentitySurvey::default();
     members().rev().for_each(|event| backwards.add(&event, &mut times));
     let mut name = |identities: &Identities| -> Vec<String> {
         let uid = |event| identities.of(&event, &mut times).unwrap().own_uid();

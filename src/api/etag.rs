@@ -12,9 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 /// The tag of one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tag(String);
+pub(super) struct ETag(String);
 
-impl Tag {
+impl ETag {
     /// The tag of everything that decides what an answer says.
     pub(super) fn of(what: &impl Serialize) -> Self {
         // What is hashed are numbers, strings and shapes of ours, which always serialize.
@@ -65,9 +65,9 @@ impl Tag {
 }
 
 /// A tag of many parts, none of which is kept.
-pub(super) struct Tagging(Sha256);
+pub(super) struct ETagBuilder(Sha256);
 
-impl Tagging {
+impl ETagBuilder {
     /// The tag of an answer of this kind, still without parts.
     pub(super) fn new(kind: &str) -> Self {
         Self(Sha256::new_with_prefix(kind))
@@ -80,8 +80,8 @@ impl Tagging {
     }
 
     /// The tag of what was added.
-    pub(super) fn done(self) -> Tag {
-        Tag::of_digest(self.0.finalize().as_slice())
+    pub(super) fn done(self) -> ETag {
+        ETag::of_digest(self.0.finalize().as_slice())
     }
 }
 
@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn a_tag_is_recognised_in_every_form() {
-        let tag = Tag::of(&("a", 1));
-        assert_ne!(tag, Tag::of(&("a", 2)));
+        let tag = ETag::of(&("a", 1));
+        assert_ne!(tag, ETag::of(&("a", 2)));
         let strong = tag.0.trim_start_matches("W/").to_owned();
         for (held, expected) in [
             (tag.0.clone(), true),

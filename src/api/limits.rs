@@ -18,13 +18,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::coding::Coders;
+use super::coding::CompressorPool;
 use super::problem::Problem;
 use crate::env::Env;
 
 /// Requests that compute at the same time. Each takes a blocking thread and, while it reads the
 /// store, a second one; the process has 32.
-pub(super) const TURNS: usize = 8;
+pub(super) const MAX_CONCURRENT: usize = 8;
 
 /// How many bytes a slice of an answer has, but for the last event or window in it.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
@@ -36,31 +36,31 @@ pub(super) const BUDGET: usize = 48 << 20;
 const WHOLE_BUDGET: usize = 32 << 20;
 
 /// Requests for such answers that compute, or wait for their bytes, at the same time.
-const WHOLES: usize = 4;
+const MAX_WHOLE_ANSWERS: usize = 4;
 
 /// How long a request waits for its turn, or for the first bytes of its answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a single turn may take before its request is given up.
-pub(super) const LONGEST_TURN: Duration = Duration::from_secs(30);
+pub(super) const MAX_TURN: Duration = Duration::from_secs(30);
 
 /// How long an answer that has begun may go on once the daemon stops or other settings are in
 /// force.
-const GRACE: Duration = Duration::from_secs(5);
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// See the module. Clones share the same limits.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct RequestLimits {
     env: Env,
     turns: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     wholes: Arc<Semaphore>,
     whole_bytes: Arc<Semaphore>,
-    pub(super) coders: Coders,
+    pub(super) coders: CompressorPool,
 }
 
 /// Produces an answer slice by slice.
-pub(super) trait Slices: Send + 'static {
+pub(super) trait SliceProducer: Send + 'static {
     /// The next slice, on a blocking thread; empty where there is nothing yet.
     ///
     /// # Errors
@@ -74,31 +74,31 @@ pub(super) trait Slices: Send + 'static {
 /// An answer ended early: the connection is closed, so that its reader notices.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer was cut off")]
-struct CutOff;
+struct AnswerCutOff;
 
 /// Bytes that count against a budget until they are dropped.
-struct Charged {
+struct BudgetedBytes {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Charged {
+impl AsRef<[u8]> for BudgetedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Work {
+impl RequestLimits {
     /// Limits of their own.
     pub fn new(env: Env) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             env,
-            turns: semaphore(TURNS),
+            turns: semaphore(MAX_CONCURRENT),
             bytes: semaphore(BUDGET),
-            wholes: semaphore(WHOLES),
+            wholes: semaphore(MAX_WHOLE_ANSWERS),
             whole_bytes: semaphore(WHOLE_BUDGET),
-            coders: Coders::default(),
+            coders: CompressorPool::default(),
         }
     }
 
@@ -110,7 +110,8 @@ impl Work {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let turn = timeout(PATIENCE, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
+        let turn =
+            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
         self.take(&Arc::new(turn), work).await
     }
 
@@ -125,13 +126,13 @@ impl Work {
             let _turn = turn;
             handle.block_on(work)
         });
-        match timeout(LONGEST_TURN, self.env.block_on_external(thread)).await {
+        match timeout(MAX_TURN, self.env.block_on_external(thread)).await {
             Ok(Ok(done)) => Ok(done),
             // A panic is logged where it happens.
             Ok(Err(_)) => Err(Problem::internal()),
             Err(_) => {
                 tracing::error!(
-                    limit_s = LONGEST_TURN.as_secs(),
+                    limit_s = MAX_TURN.as_secs(),
                     turns_left = self.turns.available_permits(),
                     "request given up, its thread still computes"
                 );
@@ -164,7 +165,8 @@ impl Work {
     ) -> Result<(Bytes, T), Problem> {
         // Nothing is computed before there is room for it.
         let mut permit = permits(&self.bytes, SLICE_BYTES).await;
-        let turn = timeout(PATIENCE, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
+        let turn =
+            timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
         let turn = Arc::new(turn);
         let (bytes, with) = self.take(&turn, make).await?;
         let bytes = exactly(bytes);
@@ -176,7 +178,7 @@ impl Work {
             }
             length => drop(permit.split(SLICE_BYTES - length)),
         }
-        Ok((Bytes::from_owner(Charged { bytes, _permit: permit }), with))
+        Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
     }
 
     /// A body that is made slice by slice, as its reader takes it. The first slice is made here,
@@ -186,10 +188,10 @@ impl Work {
     /// As [`Work::run`], and what the first slice fails with.
     pub(super) async fn body(
         &self,
-        source: impl Slices,
+        source: impl SliceProducer,
         stopping: watch::Receiver<bool>,
     ) -> Result<Body, Problem> {
-        let first = timeout(PATIENCE, self.next(source)).await.map_err(|_| Problem::busy())?;
+        let first = timeout(TURN_TIMEOUT, self.next(source)).await.map_err(|_| Problem::busy())?;
         let (first, source) = first?;
         Ok(self.body_after(first, source, stopping))
     }
@@ -198,26 +200,26 @@ impl Work {
     pub(super) fn body_after(
         &self,
         first: Bytes,
-        source: impl Slices,
+        source: impl SliceProducer,
         stopping: watch::Receiver<bool>,
     ) -> Body {
         if source.is_over() {
             // Of known length.
             return Body::from(first);
         }
-        let sending = Sending { work: self.clone(), source, cut: cut(stopping) };
+        let sending = BodyProducer { work: self.clone(), source, cut: cut(stopping) };
         let rest = stream::unfold(Some(sending), async |sending| {
-            let Sending { work, source, mut cut } = sending.filter(|s| !s.source.is_over())?;
+            let BodyProducer { work, source, mut cut } = sending.filter(|s| !s.source.is_over())?;
             let made = tokio::select! {
                 biased;
-                () = &mut cut => return Some((Err(CutOff), None)),
+                () = &mut cut => return Some((Err(AnswerCutOff), None)),
                 made = work.next(source) => made,
             };
             Some(match made {
-                Ok((bytes, source)) => (Ok(bytes), Some(Sending { work, source, cut })),
+                Ok((bytes, source)) => (Ok(bytes), Some(BodyProducer { work, source, cut })),
                 Err(problem) => {
                     tracing::debug!(reason = problem.detail(), "answer cut off");
-                    (Err(CutOff), None)
+                    (Err(AnswerCutOff), None)
                 }
             })
         });
@@ -230,7 +232,7 @@ impl Work {
     }
 
     /// The next slice that is not empty.
-    async fn next<S: Slices>(&self, mut source: S) -> Result<(Bytes, S), Problem> {
+    async fn next<S: SliceProducer>(&self, mut source: S) -> Result<(Bytes, S), Problem> {
         loop {
             let make = async move {
                 match source.next().await {
@@ -263,15 +265,15 @@ impl Work {
             let charge = bytes.len().clamp(1, WHOLE_BUDGET);
             let permit = permits(&self.whole_bytes, charge).await;
             drop(place);
-            Ok((Bytes::from_owner(Charged { bytes, _permit: permit }), with))
+            Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
         };
-        timeout(PATIENCE + LONGEST_TURN, making).await.map_err(|_| Problem::busy())?
+        timeout(TURN_TIMEOUT + MAX_TURN, making).await.map_err(|_| Problem::busy())?
     }
 
     /// Takes all turns, as computations that never end would.
     #[cfg(test)]
     pub(super) async fn take_all_turns(&self) -> OwnedSemaphorePermit {
-        permits(&self.turns, TURNS).await
+        permits(&self.turns, MAX_CONCURRENT).await
     }
 
     /// Bytes of the budget that are not in use.
@@ -282,8 +284,8 @@ impl Work {
 }
 
 /// A body on its way.
-struct Sending<S> {
-    work: Work,
+struct BodyProducer<S> {
+    work: RequestLimits,
     source: S,
     cut: BoxFuture<'static, ()>,
 }
@@ -295,7 +297,7 @@ fn cut(mut stopping: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
         if stopping.wait_for(|stopping| *stopping).await.map(drop).is_err() {
             std::future::pending::<()>().await;
         }
-        sleep(GRACE).await;
+        sleep(STOP_GRACE).await;
     }
     .boxed()
 }

@@ -5,9 +5,9 @@ use axum::extract::RawQuery;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
+use super::etag::ETag;
 use super::problem::Problem;
 use super::query::Parameters;
-use super::tag::Tag;
 
 /// The document.
 pub(super) const DOCUMENT: &str = include_str!("openapi.json");
@@ -18,7 +18,7 @@ pub(super) async fn document(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
-    let tag = Tag::of_bytes(DOCUMENT.as_bytes());
+    let tag = ETag::of_bytes(DOCUMENT.as_bytes());
     if tag.is_held(&headers) {
         return Ok(tag.not_modified());
     }

@@ -15,9 +15,9 @@ use axum::routing::get;
 use axum::{Json, extract::rejection::PathRejection};
 use serde_json::{Value, json};
 
+use super::etag::ETag;
 use super::problem::Problem;
 use super::query::Parameters;
-use super::tag::Tag;
 use crate::mirror::zone::iana;
 
 /// What the page may do: run its own scripts, show its own style and icon, ask this API. Strings
@@ -28,7 +28,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       trusted-types 'none'";
 
 /// One file of the page.
-struct File {
+struct Asset {
     /// Its name under `/page/`.
     name: &'static str,
     kind: &'static str,
@@ -45,12 +45,12 @@ const INDEX: &str = "index.html";
 
 macro_rules! files {
     ($($name:literal $kind:ident),* $(,)?) => {
-        [$(File { name: $name, kind: $kind, content: include_bytes!(concat!("page/", $name)) }),*]
+        [$(Asset { name: $name, kind: $kind, content: include_bytes!(concat!("page/", $name)) }),*]
     };
 }
 
 /// All of them.
-const FILES: &[File] = &files![
+const FILES: &[Asset] = &files![
     "index.html" HTML,
     "icon.svg" SVG,
     "style.css" CSS,
@@ -116,7 +116,7 @@ fn serve(name: &str, asked: &HeaderMap) -> Option<Response> {
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
-    let tag = Tag::of_bytes(file.content);
+    let tag = ETag::of_bytes(file.content);
     Some(match tag.is_held(asked) {
         true => (headers, tag.not_modified()).into_response(),
         false => tag.put_on((headers, file.content).into_response()),

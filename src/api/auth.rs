@@ -26,16 +26,16 @@ use super::problem::Problem;
 use crate::metrics::AccessMetrics;
 
 /// How long a wrong token waits for its answer.
-const DELAY: Duration = Duration::from_secs(1);
+const WRONG_TOKEN_DELAY: Duration = Duration::from_secs(1);
 
 /// Requests with wrong tokens that wait at the same time; more are refused at once.
-const WAITING: usize = 64;
+const MAX_DELAYED: usize = 64;
 
 /// A token, kept as its SHA-256 so that nothing can show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret([u8; 32]);
+pub struct TokenHash([u8; 32]);
 
-impl Secret {
+impl TokenHash {
     /// Keeps a token. White space around it (a file's last newline) does not belong to it.
     pub fn new(token: &str) -> Self {
         Self(Sha256::digest(token.trim()).into())
@@ -52,7 +52,7 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
@@ -60,7 +60,7 @@ impl fmt::Debug for Secret {
 
 /// What a TCP listener asks of requests.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct AccessPolicy {
     settings: ApiSettings,
     listen: SocketAddr,
     /// Places for requests with wrong tokens.
@@ -70,29 +70,29 @@ pub(super) struct Door {
 
 /// Why a request is not let in.
 #[derive(Debug)]
-enum Refused {
+enum AccessDenied {
     /// At once.
     With(Problem),
     /// It showed a token, and it is none of ours.
     WrongToken,
 }
 
-impl From<Problem> for Refused {
+impl From<Problem> for AccessDenied {
     fn from(problem: Problem) -> Self {
         Self::With(problem)
     }
 }
 
-impl Door {
+impl AccessPolicy {
     pub(super) fn new(
         settings: ApiSettings,
         listen: SocketAddr,
         meter: Arc<AccessMetrics>,
     ) -> Self {
-        Self { settings, listen, waiting: Semaphore::new(WAITING), meter }
+        Self { settings, listen, waiting: Semaphore::new(MAX_DELAYED), meter }
     }
 
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), AccessDenied> {
         let host = host(uri, headers).ok_or_else(Problem::bad_host)?;
         if !self.is_here(name_of(host).ok_or_else(Problem::bad_host)?) {
             return Err(Problem::wrong_host().into());
@@ -108,23 +108,23 @@ impl Door {
             return Ok(());
         }
         let token = credential(headers).ok_or_else(Problem::unauthorized)?;
-        let admits = |secret: &Option<Secret>| secret.as_ref().is_some_and(|s| s.admits(&token));
+        let admits = |secret: &Option<TokenHash>| secret.as_ref().is_some_and(|s| s.admits(&token));
         match (admits(&self.settings.token), admits(&self.settings.read_token)) {
             (true, _) => Ok(()),
             (false, true) if reads => Ok(()),
             (false, true) => Err(Problem::read_only_token().into()),
-            (false, false) => Err(Refused::WrongToken),
+            (false, false) => Err(AccessDenied::WrongToken),
         }
     }
 
     /// The answer to a refused request, when it is due.
-    async fn refuse(&self, refused: Refused) -> Problem {
+    async fn refuse(&self, refused: AccessDenied) -> Problem {
         match refused {
-            Refused::With(problem) => problem,
-            Refused::WrongToken => match self.waiting.try_acquire() {
+            AccessDenied::With(problem) => problem,
+            AccessDenied::WrongToken => match self.waiting.try_acquire() {
                 Ok(_place) => {
                     self.meter.refused.add("wrong_token", 1);
-                    tokio::time::sleep(DELAY).await;
+                    tokio::time::sleep(WRONG_TOKEN_DELAY).await;
                     Problem::unauthorized()
                 }
                 Err(_) => {
@@ -152,7 +152,7 @@ impl Door {
 
 /// The middleware in front of the routes.
 pub(super) async fn check(
-    State(door): State<Arc<Door>>,
+    State(door): State<Arc<AccessPolicy>>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
@@ -221,25 +221,25 @@ mod tests {
     use super::*;
     use axum::http::HeaderName;
 
-    fn door(open: bool, listen: &str) -> Door {
+    fn door(open: bool, listen: &str) -> AccessPolicy {
         let settings = ApiSettings {
-            token: Some(Secret::new("all\n")),
-            read_token: Some(Secret::new("read")),
+            token: Some(TokenHash::new("all\n")),
+            read_token: Some(TokenHash::new("read")),
             hosts: vec!["mirror.example.org".to_owned()],
             mask_private: false,
             open_loopback: open,
         };
-        Door::new(settings, listen.parse().unwrap(), Arc::default())
+        AccessPolicy::new(settings, listen.parse().unwrap(), Arc::default())
     }
 
-    fn admit(door: &Door, method: Method, headers: &[(HeaderName, &str)]) -> u16 {
+    fn admit(door: &AccessPolicy, method: Method, headers: &[(HeaderName, &str)]) -> u16 {
         use axum::response::IntoResponse as _;
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
         match door.admit(&method, &Uri::from_static("/v1/status"), &headers) {
             Ok(()) => 200,
-            Err(Refused::With(problem)) => problem.into_response().status().as_u16(),
-            Err(Refused::WrongToken) => 401,
+            Err(AccessDenied::With(problem)) => problem.into_response().status().as_u16(),
+            Err(AccessDenied::WrongToken) => 401,
         }
     }
 
@@ -269,11 +269,11 @@ mod tests {
     #[test]
     fn without_configured_tokens_nobody_comes_in() {
         // Nor where one was kept that is empty.
-        let empty = Some(Secret::new(" \n"));
+        let empty = Some(TokenHash::new(" \n"));
         let empty =
             ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
         for settings in [ApiSettings::default(), empty] {
-            let door = Door::new(settings, "127.0.0.1:1".parse().unwrap(), Arc::default());
+            let door = AccessPolicy::new(settings, "127.0.0.1:1".parse().unwrap(), Arc::default());
             let host = (header::HOST, "localhost");
             assert_eq!(admit(&door, Method::GET, std::slice::from_ref(&host)), 401);
             for authorization in ["", "Bearer ", "Bearer x", "Basic Og==", "Basic !!!"] {
@@ -346,10 +346,10 @@ mod tests {
             let headers: HeaderMap = hosts.iter().map(name).collect();
             match door.admit(&Method::GET, &Uri::from_static(uri), &headers) {
                 Ok(()) => 200,
-                Err(Refused::With(problem)) => {
+                Err(AccessDenied::With(problem)) => {
                     axum::response::IntoResponse::into_response(problem).status().as_u16()
                 }
-                Err(Refused::WrongToken) => 401,
+                Err(AccessDenied::WrongToken) => 401,
             }
         };
         for (uri, hosts, expected) in [
@@ -371,11 +371,11 @@ mod tests {
         use axum::response::IntoResponse as _;
         let door = Arc::new(door(false, "127.0.0.1:8380"));
         let begun = tokio::time::Instant::now();
-        let attempts: Vec<_> = (0..WAITING + 6)
+        let attempts: Vec<_> = (0..MAX_DELAYED + 6)
             .map(|_| {
                 let door = door.clone();
                 tokio::spawn(async move {
-                    let answer = door.refuse(Refused::WrongToken).await.into_response();
+                    let answer = door.refuse(AccessDenied::WrongToken).await.into_response();
                     (answer.status().as_u16(), begun.elapsed())
                 })
             })
@@ -383,18 +383,18 @@ mod tests {
         let (mut late, mut refused) = (0, 0);
         for attempt in attempts {
             match attempt.await.unwrap() {
-                (401, after) if after >= DELAY => late += 1,
-                (429, after) if after < DELAY => refused += 1,
+                (401, after) if after >= WRONG_TOKEN_DELAY => late += 1,
+                (429, after) if after < WRONG_TOKEN_DELAY => refused += 1,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!((late, refused), (WAITING, 6));
+        assert_eq!((late, refused), (MAX_DELAYED, 6));
         let counts: Vec<_> = door.meter.refused.counts().collect();
         assert_eq!(counts[..2], [("wrong_token", 64), ("too_many_attempts", 6)]);
         // Without any token there is nothing to be guessed.
         assert_eq!(admit(&door, Method::GET, &[(header::HOST, "localhost")]), 401);
         // The places are free again.
-        assert_eq!(door.refuse(Refused::WrongToken).await.into_response().status(), 401);
+        assert_eq!(door.refuse(AccessDenied::WrongToken).await.into_response().status(), 401);
     }
 
     #[test]
@@ -414,6 +414,6 @@ mod tests {
 
     #[test]
     fn a_secret_cannot_be_shown() {
-        assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
+        assert_eq!(format!("{:?}", TokenHash::new("hunter2")), "Secret(…)");
     }
 }

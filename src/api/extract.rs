@@ -9,23 +9,23 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::Access;
+use super::AppState;
+use super::etag::ETag;
 use super::problem::Problem;
 use super::query::{Parameters, Range};
-use super::tag::Tag;
 use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
 
 /// What a path names.
 #[derive(Deserialize)]
-struct Named {
+struct WindowPath {
     name: String,
     id: Option<String>,
 }
 
 /// See the module.
-pub(super) struct Ask {
-    pub(super) access: Arc<Access>,
+pub(super) struct WindowRequest {
+    pub(super) access: Arc<AppState>,
     /// The window's name, of which there need not be a window.
     pub(super) name: String,
     /// The event's id, on routes of one event.
@@ -34,20 +34,20 @@ pub(super) struct Ask {
     headers: HeaderMap,
 }
 
-impl FromRequestParts<Arc<Access>> for Ask {
+impl FromRequestParts<Arc<AppState>> for WindowRequest {
     type Rejection = Problem;
 
     async fn from_request_parts(
         parts: &mut Parts,
-        access: &Arc<Access>,
+        access: &Arc<AppState>,
     ) -> Result<Self, Self::Rejection> {
-        let Path(Named { name, id }) = Path::from_request_parts(parts, access).await?;
+        let Path(WindowPath { name, id }) = Path::from_request_parts(parts, access).await?;
         let query = parts.uri.query().map(str::to_owned);
         Ok(Self { access: access.clone(), name, id, query, headers: parts.headers.clone() })
     }
 }
 
-impl Ask {
+impl WindowRequest {
     /// The parameters, of which these are known.
     pub(super) fn parameters(&self, known: &[&'static str]) -> Result<Parameters, Problem> {
         Parameters::parse(self.query.as_deref(), known)
@@ -66,7 +66,7 @@ impl Ask {
     }
 
     /// 304 for who has the answer of this tag already.
-    pub(super) fn held(&self, tag: &Tag) -> Option<Response> {
+    pub(super) fn held(&self, tag: &ETag) -> Option<Response> {
         tag.is_held(&self.headers).then(|| tag.not_modified())
     }
 }

@@ -14,14 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long a reader may take nothing of what is sent to it.
-pub(super) const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How much it has to take on the average of that time, bytes a second. A mobile line whose
 /// allowance is used up still does 8 KiB/s.
-const RATE: u32 = 6 << 10;
+const MIN_RATE: u32 = 6 << 10;
 
 /// A connection whose writes fail once its patience is at its end.
-pub(super) struct Patience<I> {
+pub(super) struct MinRateStream<I> {
     io: I,
     /// How long a write might still wait when the last one had waited; at most [`STALL`].
     left: Duration,
@@ -31,9 +31,9 @@ pub(super) struct Patience<I> {
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I> Patience<I> {
+impl<I> MinRateStream<I> {
     pub(super) fn new(io: I) -> Self {
-        Self { io, left: STALL, since: Instant::now(), waiting: None }
+        Self { io, left: STALL_LIMIT, since: Instant::now(), waiting: None }
     }
 
     /// Lets the result of a write through, which took so many bytes, and turns waiting for too
@@ -49,23 +49,23 @@ impl<I> Patience<I> {
             let taken = done.as_ref().map_or(0, taken);
             let earned = Duration::from_secs(1)
                 .saturating_mul(u32::try_from(taken).unwrap_or(u32::MAX))
-                / RATE;
+                / MIN_RATE;
             let left = match self.waiting.take() {
                 Some(waiting) => waiting.deadline().saturating_duration_since(now),
                 // It was not the reader that let us wait.
                 None => self.left + now.saturating_duration_since(self.since),
             };
-            (self.left, self.since) = (STALL.min(left.saturating_add(earned)), now);
+            (self.left, self.since) = (STALL_LIMIT.min(left.saturating_add(earned)), now);
             return poll;
         }
-        let left = STALL.min(self.left + now.saturating_duration_since(self.since));
+        let left = STALL_LIMIT.min(self.left + now.saturating_duration_since(self.since));
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(now + left)));
         ready!(waiting.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes too little")))
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Patience<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for MinRateStream<I> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,7 +75,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Patience<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Patience<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for MinRateStream<I> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -123,7 +123,7 @@ mod tests {
     /// long that went well, at most an hour.
     async fn reading(bytes: usize, every: u64) -> u64 {
         let (mut reader, writer) = tokio::io::duplex(64 << 10);
-        let mut writer = Patience::new(writer);
+        let mut writer = MinRateStream::new(writer);
         let begun = Instant::now();
         let mut writing = tokio::spawn(async move {
             let ended = loop {
@@ -175,7 +175,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_was_slow_once_is_forgiven_while_there_is_nothing_to_send() {
         let (mut reader, writer) = tokio::io::duplex(10);
-        let mut writer = Patience::new(writer);
+        let mut writer = MinRateStream::new(writer);
         let writing = tokio::spawn(async move {
             writer.write_all(&[7; 20]).await.unwrap();
             tokio::time::sleep(Duration::from_secs(3600)).await;
