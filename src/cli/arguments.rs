@@ -287,7 +287,7 @@ pub struct ChangesArgs {
 /// Which windows a round is asked of.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
-pub struct Which {
+pub struct WindowSelection {
     /// The windows.
     #[arg(value_name = "WINDOW", add = ArgValueCompleter::new(complete::windows))]
     pub windows: Vec<String>,
@@ -302,7 +302,7 @@ pub struct Which {
 pub struct SyncArgs {
     /// Of which.
     #[command(flatten)]
-    pub which: Which,
+    pub which: WindowSelection,
 }
 
 /// `resync`.
@@ -310,7 +310,7 @@ pub struct SyncArgs {
 pub struct ResyncArgs {
     /// Of which.
     #[command(flatten)]
-    pub which: Which,
+    pub which: WindowSelection,
 
     /// Believe a removal that was held for being too large.
     #[arg(long)]

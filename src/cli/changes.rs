@@ -12,8 +12,8 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::arguments::ChangesArgs;
-use super::client::{Answer, Client, encode};
-use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
+use super::client::{ApiClient, ApiResponse, encode};
+use super::exit::{CliError, DONE, FAILED, UNAVAILABLE};
 use super::suggest;
 use super::terminal::escaped_json;
 
@@ -22,26 +22,26 @@ const WAIT: &str = "30s";
 
 /// How long a follower waits before it knocks again at a daemon that restarts: the first time,
 /// then twice as long each time, and at most.
-const KNOCK: Duration = Duration::from_secs(1);
-const KNOCK_LONGEST: Duration = Duration::from_secs(30);
+const FIRST_RECONNECT: Duration = Duration::from_secs(1);
+const MAX_RECONNECT: Duration = Duration::from_secs(30);
 
 /// Whatever is longer is no cursor, bytes.
-const LONGEST_CURSOR: usize = 256;
+const MAX_CURSOR_BYTES: usize = 256;
 
 /// Prints the feed; to `aside` what a follower is waiting for. Unless it is to be `exact`, what a
 /// terminal would act on is escaped, which gives other bytes of the same value.
 pub(super) async fn changes(
-    client: &Client,
+    client: &ApiClient,
     args: &ChangesArgs,
     exact: bool,
     out: &mut impl Write,
     aside: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let remembered = args.state.as_deref().map(recall).transpose()?.flatten();
     let mut after = remembered.clone().or_else(|| args.after.clone());
     let mut reached = false;
     let mut away = false;
-    let mut pause = KNOCK;
+    let mut pause = FIRST_RECONNECT;
     loop {
         let answer = client.get(&path(args, after.as_deref())).await;
         let absent = match &answer {
@@ -56,7 +56,7 @@ pub(super) async fn changes(
                 away = true;
             }
             tokio::time::sleep(pause).await;
-            pause = KNOCK_LONGEST.min(pause * 2);
+            pause = MAX_RECONNECT.min(pause * 2);
             continue;
         }
         let answer = answer?;
@@ -77,7 +77,7 @@ pub(super) async fn changes(
         if away {
             writeln!(aside, "calmirror: the daemon is back").ok();
         }
-        (reached, away, pause) = (true, false, KNOCK);
+        (reached, away, pause) = (true, false, FIRST_RECONNECT);
         match std::str::from_utf8(&answer.body) {
             Ok(text) if !exact => out.write_all(escaped_json(text).as_bytes())?,
             _ => out.write_all(&answer.body)?,
@@ -113,12 +113,12 @@ fn path(args: &ChangesArgs, after: Option<&str>) -> String {
     path
 }
 
-fn too_old(args: &ChangesArgs) -> Failure {
+fn too_old(args: &ChangesArgs) -> CliError {
     let start_over = match &args.state {
         Some(file) => format!("remove {} and run this again", file.display()),
         None => "run this again without --after".to_owned(),
     };
-    Failure::new(
+    CliError::new(
         FAILED,
         "the cursor is older than the removals still kept, or of another store: changes in \
          between cannot be told",
@@ -127,8 +127,8 @@ fn too_old(args: &ChangesArgs) -> Failure {
 }
 
 /// Why a follower has to wait.
-fn away_because(answer: Result<Answer, Failure>) -> String {
-    match answer.and_then(Answer::success) {
+fn away_because(answer: Result<ApiResponse, CliError>) -> String {
+    match answer.and_then(ApiResponse::success) {
         Err(failure) => failure.message,
         // Only what is no success makes it wait.
         Ok(_) => "the daemon is away".to_owned(),
@@ -137,7 +137,7 @@ fn away_because(answer: Result<Answer, Failure>) -> String {
 
 /// The cursor in the file; `None` where there is no file yet, or an empty one. A new file can be
 /// made in its place.
-fn recall(file: &Path) -> Result<Option<String>, Failure> {
+fn recall(file: &Path) -> Result<Option<String>, CliError> {
     let text = match fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -146,7 +146,7 @@ fn recall(file: &Path) -> Result<Option<String>, Failure> {
     tempfile::NamedTempFile::new_in(directory(file)).map_err(|error| unusable(file, &error))?;
     let text = text.trim_ascii();
     let of_a_cursor = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_~".contains(byte);
-    if text.len() > LONGEST_CURSOR || !text.iter().all(of_a_cursor) {
+    if text.len() > MAX_CURSOR_BYTES || !text.iter().all(of_a_cursor) {
         return Err(damaged(file));
     }
     Ok(std::str::from_utf8(text).ok().filter(|cursor| !cursor.is_empty()).map(str::to_owned))
@@ -160,7 +160,7 @@ fn directory(file: &Path) -> &Path {
     }
 }
 
-fn remember(file: &Path, cursor: &str) -> Result<(), Failure> {
+fn remember(file: &Path, cursor: &str) -> Result<(), CliError> {
     let write = || {
         let mut new = tempfile::NamedTempFile::new_in(directory(file))?;
         writeln!(new, "{cursor}")?;
@@ -171,14 +171,14 @@ fn remember(file: &Path, cursor: &str) -> Result<(), Failure> {
     write().map_err(|error: std::io::Error| unusable(file, &error))
 }
 
-fn unusable(file: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(FAILED, format!("cannot use the state file {}: {error}", file.display()))
+fn unusable(file: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(FAILED, format!("cannot use the state file {}: {error}", file.display()))
         .remedy("name a file that you may read, in a directory that you may write to")
 }
 
-fn damaged(file: &Path) -> Failure {
+fn damaged(file: &Path) -> CliError {
     let file = file.display();
-    Failure::new(FAILED, format!("what stands in the state file {file} is no cursor")).remedy(
+    CliError::new(FAILED, format!("what stands in the state file {file} is no cursor")).remedy(
         "if it is the right file, remove it, and forget what you have: the feed then begins with \
          everything there is",
     )
@@ -205,8 +205,8 @@ mod tests {
     async fn a_state_file_that_cannot_be_used_is_found_out_before_anything_is_asked() {
         let directory = tempfile::tempdir().unwrap();
         // Nobody answers there.
-        let place = super::super::place::Place::Socket(directory.path().join("none.sock"));
-        let client = Client::new(place, None);
+        let place = super::super::endpoint::Endpoint::Socket(directory.path().join("none.sock"));
+        let client = ApiClient::new(place, None);
         let file = directory.path().join("cursor");
         let refused = async |file: &Path| {
             let (mut out, mut aside) = (Vec::new(), Vec::new());
@@ -260,12 +260,12 @@ mod tests {
     }
 
     /// A feed of three lines, two of them a request, behind a socket.
-    async fn feed(directory: &Path) -> (Client, tokio::task::JoinHandle<()>) {
+    async fn feed(directory: &Path) -> (ApiClient, tokio::task::JoinHandle<()>) {
         feed_of(directory, false).await
     }
 
     /// With `more` there is a fourth.
-    async fn feed_of(directory: &Path, more: bool) -> (Client, tokio::task::JoinHandle<()>) {
+    async fn feed_of(directory: &Path, more: bool) -> (ApiClient, tokio::task::JoinHandle<()>) {
         use axum::extract::RawQuery;
         use axum::http::StatusCode;
         use axum::response::IntoResponse as _;
@@ -292,7 +292,7 @@ mod tests {
         let path = directory.join("api.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let serving = tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
-        (Client::new(super::super::place::Place::Socket(path), None), serving)
+        (ApiClient::new(super::super::endpoint::Endpoint::Socket(path), None), serving)
     }
 
     fn args(state: Option<&Path>, after: Option<&str>) -> ChangesArgs {
@@ -301,9 +301,9 @@ mod tests {
     }
 
     /// A reader that goes away in the middle.
-    struct Closed;
+    struct OutputClosed;
 
-    impl Write for Closed {
+    impl Write for OutputClosed {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
             Err(std::io::ErrorKind::BrokenPipe.into())
         }
@@ -334,8 +334,9 @@ mod tests {
         let state = directory.path().join("cursor");
         let (client, serving) = feed(directory.path()).await;
         let ended =
-            changes(&client, &args(Some(&state), None), true, &mut Closed, &mut Vec::new()).await;
-        assert_eq!(ended, Err(Failure::new(DONE, "")), "quietly");
+            changes(&client, &args(Some(&state), None), true, &mut OutputClosed, &mut Vec::new())
+                .await;
+        assert_eq!(ended, Err(CliError::new(DONE, "")), "quietly");
         assert_eq!(recall(&state), Ok(None));
         serving.abort();
     }
@@ -349,7 +350,7 @@ mod tests {
         let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let (asides, mut aside) = tokio::sync::mpsc::unbounded_channel();
         let following = tokio::spawn(async move {
-            changes(&client, &args, true, &mut Said(said), &mut Said(asides)).await
+            changes(&client, &args, true, &mut ErrorLine(said), &mut ErrorLine(asides)).await
         });
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":1}\n{\"seq\":2}\n");
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":3}\n");
@@ -361,7 +362,7 @@ mod tests {
         let (_, serving) = feed_of(directory.path(), true).await;
         let back = tokio::time::Instant::now();
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":4}\n");
-        assert!(back.elapsed() <= KNOCK_LONGEST, "{:?}", back.elapsed());
+        assert!(back.elapsed() <= MAX_RECONNECT, "{:?}", back.elapsed());
         // However often it knocked, it said so once.
         let mut said = String::new();
         while let Ok(part) = aside.try_recv() {
@@ -377,9 +378,9 @@ mod tests {
     }
 
     /// Sends on what is written to it.
-    struct Said(tokio::sync::mpsc::UnboundedSender<String>);
+    struct ErrorLine(tokio::sync::mpsc::UnboundedSender<String>);
 
-    impl Write for Said {
+    impl Write for ErrorLine {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             if !bytes.is_empty() {
                 self.0.send(String::from_utf8(bytes.to_vec()).unwrap()).unwrap();

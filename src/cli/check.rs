@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::arguments::CheckArgs;
-use super::exit::{CONFIGURATION, DONE, Failure};
+use super::exit::{CONFIGURATION, CliError, DONE};
 use super::terminal::{printable, printable_lines};
 use crate::config::{Config, Diagnostic, Diagnostics, Sources};
 use crate::daemon::Loader;
@@ -36,14 +36,14 @@ pub(super) fn load(
     file: Option<&Path>,
     environment: BTreeMap<String, String>,
     now: Timestamp,
-) -> Result<Config, Failure> {
+) -> Result<Config, CliError> {
     let sources = Sources::find(file, environment);
     Config::load(&sources, now).map_err(|Diagnostics(faults)| {
         let file = sources.file.display();
         let count = faults.len();
         let plural = if count == 1 { "" } else { "s" };
         let message = format!("{count} fault{plural} in {file}");
-        Failure { faults, ..Failure::new(CONFIGURATION, message) }
+        CliError { faults, ..CliError::new(CONFIGURATION, message) }
     })
 }
 
@@ -54,7 +54,7 @@ pub(super) fn check(
     args: &CheckArgs,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let now = Timestamp::now();
     let sources = Sources::find(file, environment);
     match Config::load(&sources, now) {

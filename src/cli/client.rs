@@ -13,27 +13,27 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::exit::{CONFIGURATION, FAILED, Failure, PERMISSION, STORE, UNAVAILABLE, USAGE};
-use super::place::Place;
+use super::endpoint::Endpoint;
+use super::exit::{CONFIGURATION, CliError, FAILED, PERMISSION, STORE, UNAVAILABLE, USAGE};
 use super::terminal::printable;
 use crate::config::Diagnostic;
 
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take: the longest wait the API grants, and time to send it.
-const ANSWER: Duration = Duration::from_secs(6 * 60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6 * 60);
 
 /// Speaks to one daemon.
 #[derive(Clone)]
-pub(super) struct Client {
-    place: Place,
+pub(super) struct ApiClient {
+    place: Endpoint,
     token: Option<String>,
 }
 
 /// A whole answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     /// Its status.
     pub(super) status: StatusCode,
     /// `X-Calmirror-Cursor`.
@@ -44,7 +44,7 @@ pub(super) struct Answer {
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+enum RequestError {
     #[error("cannot connect")]
     Connect(#[source] std::io::Error),
     #[error("took longer than {} s", .0.as_secs())]
@@ -57,16 +57,16 @@ enum Broken {
 
 /// What of a problem a person is told.
 #[derive(Deserialize)]
-struct Problem {
+struct ProblemDetails {
     title: String,
     detail: String,
     #[serde(default)]
     faults: Vec<Diagnostic>,
 }
 
-impl Client {
+impl ApiClient {
     /// A client of the daemon at `place`.
-    pub(super) fn new(place: Place, token: Option<String>) -> Self {
+    pub(super) fn new(place: Endpoint, token: Option<String>) -> Self {
         Self { place, token }
     }
 
@@ -74,31 +74,31 @@ impl Client {
     ///
     /// # Errors
     /// [`UNAVAILABLE`] where there was no whole answer; an answer of any status is none.
-    pub(super) async fn get(&self, path: &str) -> Result<Answer, Failure> {
+    pub(super) async fn get(&self, path: &str) -> Result<ApiResponse, CliError> {
         self.ask(Method::GET, path).await
     }
 
     /// Asks with POST, without a body. Errors as [`Client::get`].
-    pub(super) async fn post(&self, path: &str) -> Result<Answer, Failure> {
+    pub(super) async fn post(&self, path: &str) -> Result<ApiResponse, CliError> {
         self.ask(Method::POST, path).await
     }
 
-    async fn ask(&self, method: Method, path: &str) -> Result<Answer, Failure> {
+    async fn ask(&self, method: Method, path: &str) -> Result<ApiResponse, CliError> {
         let asked = async {
             match &self.place {
-                Place::Socket(socket) => {
+                Endpoint::Socket(socket) => {
                     let stream = connect(UnixStream::connect(socket)).await?;
                     self.exchange(stream, "localhost", method, path).await
                 }
-                Place::Tcp(authority) => {
+                Endpoint::Tcp(authority) => {
                     let stream = connect(TcpStream::connect(authority.as_str())).await?;
                     self.exchange(stream, authority, method, path).await
                 }
             }
         };
-        match timeout(ANSWER, asked).await {
+        match timeout(ANSWER_TIMEOUT, asked).await {
             Ok(answer) => answer.map_err(|broken| self.unreachable(&broken)),
-            Err(_) => Err(self.unreachable(&Broken::Late(ANSWER))),
+            Err(_) => Err(self.unreachable(&RequestError::Late(ANSWER_TIMEOUT))),
         }
     }
 
@@ -108,7 +108,7 @@ impl Client {
         host: &str,
         method: Method,
         path: &str,
-    ) -> Result<Answer, Broken>
+    ) -> Result<ApiResponse, RequestError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -126,39 +126,41 @@ impl Client {
             drop(sender);
             let cursor = head.headers.get("x-calmirror-cursor");
             let cursor = cursor.and_then(|cursor| cursor.to_str().ok()).map(str::to_owned);
-            Ok::<_, hyper::Error>(Answer { status: head.status, cursor, body })
+            Ok::<_, hyper::Error>(ApiResponse { status: head.status, cursor, body })
         };
         let (answer, _) = futures_util::future::join(exchange, connection).await;
         Ok(answer?)
     }
 
-    fn unreachable(&self, broken: &Broken) -> Failure {
+    fn unreachable(&self, broken: &RequestError) -> CliError {
         let mut message = format!("the daemon cannot be reached at {}: {broken}", self.place);
         let mut source = std::error::Error::source(broken);
         while let Some(error) = source {
             message = format!("{message}: {error}");
             source = error.source();
         }
-        if let Broken::Connect(error) = broken
+        if let RequestError::Connect(error) = broken
             && error.kind() == std::io::ErrorKind::PermissionDenied
         {
-            return Failure::new(PERMISSION, message)
+            return CliError::new(PERMISSION, message)
                 .remedy("become a member of the socket's group (api.socket_group), or use sudo");
         }
-        Failure::new(UNAVAILABLE, message).remedy(
+        CliError::new(UNAVAILABLE, message).remedy(
             "is it running (systemctl status calmirror)? Elsewhere: --api SOCKET-OR-URL or $CALMIRROR_API",
         )
     }
 }
 
-async fn connect<S>(connecting: impl Future<Output = std::io::Result<S>>) -> Result<S, Broken> {
-    match timeout(CONNECT, connecting).await {
-        Ok(connected) => connected.map_err(Broken::Connect),
-        Err(_) => Err(Broken::Late(CONNECT)),
+async fn connect<S>(
+    connecting: impl Future<Output = std::io::Result<S>>,
+) -> Result<S, RequestError> {
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected.map_err(RequestError::Connect),
+        Err(_) => Err(RequestError::Late(CONNECT_TIMEOUT)),
     }
 }
 
-impl Answer {
+impl ApiResponse {
     /// Whether it says that there is no window of the name that was asked for.
     pub(super) fn is_unknown_window(&self) -> bool {
         let named = |bytes: &[u8]| bytes.windows(14).any(|part| part == b"unknown-window");
@@ -166,12 +168,12 @@ impl Answer {
     }
 
     /// The answer if it is a success, else its problem as a failure.
-    pub(super) fn success(self) -> Result<Self, Failure> {
+    pub(super) fn success(self) -> Result<Self, CliError> {
         if self.status.is_success() {
             return Ok(self);
         }
-        let message = match serde_json::from_slice::<Problem>(&self.body) {
-            Ok(Problem { title, detail, faults }) => {
+        let message = match serde_json::from_slice::<ProblemDetails>(&self.body) {
+            Ok(ProblemDetails { title, detail, faults }) => {
                 let message = format!("{}: {}", title.to_lowercase(), printable(&detail));
                 match faults.as_slice() {
                     [] | [_] => message,
@@ -183,24 +185,24 @@ impl Answer {
             Err(_) => format!("the daemon answered {}", self.status),
         };
         Err(match self.status {
-            StatusCode::BAD_REQUEST => Failure::new(USAGE, message),
-            StatusCode::UNPROCESSABLE_ENTITY => Failure::new(CONFIGURATION, message),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::new(PERMISSION, message)
+            StatusCode::BAD_REQUEST => CliError::new(USAGE, message),
+            StatusCode::UNPROCESSABLE_ENTITY => CliError::new(CONFIGURATION, message),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CliError::new(PERMISSION, message)
                 .remedy("set $CALMIRROR_TOKEN, or let api.token_file be readable (it is shown to api.listen and to loopback alone)"),
             StatusCode::SERVICE_UNAVAILABLE
                 if self.body.windows(12).any(|w| w == b"store-failed") =>
             {
-                Failure::new(STORE, message)
+                CliError::new(STORE, message)
             }
-            _ => Failure::new(FAILED, message),
+            _ => CliError::new(FAILED, message),
         })
     }
 
     /// The body as JSON of a successful answer.
-    pub(super) fn json<T: DeserializeOwned>(self) -> Result<T, Failure> {
+    pub(super) fn json<T: DeserializeOwned>(self) -> Result<T, CliError> {
         let answer = self.success()?;
         serde_json::from_slice(&answer.body).map_err(|error| {
-            Failure::new(FAILED, format!("the daemon's answer is not understood: {error}"))
+            CliError::new(FAILED, format!("the daemon's answer is not understood: {error}"))
                 .remedy("are command line and daemon of the same version (calmirror --version)?")
         })
     }
@@ -262,7 +264,7 @@ mod tests {
         let path = directory.path().join("api.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let serving = tokio::spawn(async { axum::serve(listener, stand_in()).await });
-        let client = Client::new(Place::Socket(path), None);
+        let client = ApiClient::new(Endpoint::Socket(path), None);
 
         let told = client.get("/told").await.unwrap();
         assert_eq!(told.body, r#"Some("localhost") None"#);
@@ -285,7 +287,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let serving = tokio::spawn(async { axum::serve(listener, stand_in()).await });
-        let client = Client::new(Place::Tcp(authority.clone()), Some("t0ken".into()));
+        let client = ApiClient::new(Endpoint::Tcp(authority.clone()), Some("t0ken".into()));
         let told = client.get("/told").await.unwrap();
         assert_eq!(told.body, format!(r#"Some("{authority}") Some("Bearer t0ken")"#));
         serving.abort();
@@ -295,7 +297,7 @@ mod tests {
     async fn a_daemon_that_is_not_there_is_said_to_be_nowhere() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
-        let client = Client::new(Place::Socket(path.clone()), None);
+        let client = ApiClient::new(Endpoint::Socket(path.clone()), None);
         let failure = client.get("/healthz").await.unwrap_err();
         assert_eq!(failure.exit, UNAVAILABLE);
         assert!(failure.message.contains(&path.display().to_string()), "{failure}");

@@ -16,19 +16,20 @@ use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 
 use super::arguments::Arguments;
-use super::client::Client;
+use super::client::ApiClient;
 use super::exit::{DONE, FAILED};
 use super::terminal::printable;
-use super::{place, suggest};
+use super::{endpoint, suggest};
 
 /// Says for which shell the words of a command line are to be completed.
 pub(super) const VARIABLE: &str = "CALMIRROR_COMPLETE";
 
 /// Longer than this nobody waits for a Tab.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The shells there is a script for.
-pub(super) const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
+pub(super) const SHELLS: Shells<'static> =
+    Shells(&[&BashCompleter, &Elvish, &Fish, &Powershell, &Zsh]);
 
 /// Answers a shell if one asks; `None` where the command line is to be carried out.
 pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
@@ -49,7 +50,7 @@ pub(super) fn windows(current: &OsStr) -> Vec<CompletionCandidate> {
     let Ok(runtime) = runtime else { return Vec::new() };
     let names = runtime.block_on(async {
         let client = client()?;
-        tokio::time::timeout(PATIENCE, suggest::names(&client, begun)).await.ok()
+        tokio::time::timeout(ANSWER_TIMEOUT, suggest::names(&client, begun)).await.ok()
     });
     let (names, _) = names.unwrap_or_default();
     names
@@ -60,7 +61,7 @@ pub(super) fn windows(current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// A client of the daemon that the command line names, or the configuration.
-fn client() -> Option<Client> {
+fn client() -> Option<ApiClient> {
     let words: Vec<OsString> =
         std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
     let option = |name: &str| {
@@ -78,13 +79,13 @@ fn client() -> Option<Client> {
         .collect();
     let (api, config) = (option("--api"), option("--config").map(PathBuf::from));
     let api = api.as_deref().and_then(OsStr::to_str);
-    let found = place::find(api, config.as_deref(), &environment).ok()?;
-    Some(Client::new(found.place, found.token))
+    let found = endpoint::find(api, config.as_deref(), &environment).ok()?;
+    Some(ApiClient::new(found.place, found.token))
 }
 
 /// Bash cuts words at `@` and `:`, which addresses have; the script puts them together again, and
 /// quotes what a name has of the shell's own characters.
-struct Bash;
+struct BashCompleter;
 
 const BASH: &str = r#"_calmirror() {
     local line=${COMP_LINE:0:COMP_POINT} word glued i
@@ -112,7 +113,7 @@ const BASH: &str = r#"_calmirror() {
 complete -o bashdefault -o nosort -F _calmirror BIN
 "#;
 
-impl EnvCompleter for Bash {
+impl EnvCompleter for BashCompleter {
     fn name(&self) -> &'static str {
         "bash"
     }

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::arguments::DemoArgs;
 use super::check;
-use super::exit::{FAILED, Failure};
-use super::run::{self, Controls};
-use super::serve::{about, chain, start_telemetry, unless_stopped};
+use super::exit::{CliError, FAILED};
+use super::run::{about, chain, start_telemetry, unless_stopped};
+use super::signal_loop::{self, DaemonControls};
 use super::simulate::OTHER_PORT;
 use crate::api::BindError;
 use crate::daemon::{Daemon, DaemonOptions, StartError};
@@ -62,7 +62,7 @@ pub(super) async fn demo(
     args: &DemoArgs,
     level: Option<&str>,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     start_telemetry(level.unwrap_or("off"), OutputFormat::Text)?;
     without_huge_pages();
     let begun = Instant::now();
@@ -83,7 +83,7 @@ pub(super) async fn demo(
         env.clone(),
     )
     .await
-    .map_err(|error| Failure::new(FAILED, format!("cannot start the simulated Graph: {error}")))?;
+    .map_err(|error| CliError::new(FAILED, format!("cannot start the simulated Graph: {error}")))?;
     simulation.simulator().set_page_cache(PAGES_BYTES);
     let mailboxes = simulation.simulator().mailboxes();
     let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
@@ -96,7 +96,7 @@ pub(super) async fn demo(
     writeln!(out, "{DIM}config{DIM:#}  {}", file.display())?;
 
     let transport = HttpTransport::new()
-        .map_err(|error| Failure::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
+        .map_err(|error| CliError::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
     let options = DaemonOptions {
         config,
         load: check::loader(Some(&file), BTreeMap::new(), &env),
@@ -109,11 +109,11 @@ pub(super) async fn demo(
         cache_bytes: CACHE_BYTES,
     };
     let signals = Signals::listen()
-        .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+        .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     // A new configuration is asked for with `calmirror reload`; a terminal that goes away takes the
     // demo along.
     let signals = signals.map(|_| Signal::Stop);
-    run::run(signals, async |mut controls: Controls| {
+    signal_loop::run(signals, async |mut controls: DaemonControls| {
         // The simulated Graph outlives the daemon, so that its last requests are answered.
         let (end, ended) = watch::channel(false);
         let simulator = simulation.simulator().clone();
@@ -142,8 +142,8 @@ pub(super) async fn demo(
         };
         stop.send_replace(true);
         let closed = match running.await {
-            Ok(closed) => closed.map_err(|error| super::serve::failed(&error)),
-            Err(_) => Err(Failure::new(FAILED, "the daemon panicked")),
+            Ok(closed) => closed.map_err(|error| super::run::failed(&error)),
+            Err(_) => Err(CliError::new(FAILED, "the daemon panicked")),
         };
         end.send_replace(true);
         drop(graph.await);
@@ -153,8 +153,8 @@ pub(super) async fn demo(
 }
 
 /// As a daemon's start is refused; another port is named otherwise here.
-fn refused(error: &StartError) -> Failure {
-    let failure = super::serve::refused(error);
+fn refused(error: &StartError) -> CliError {
+    let failure = super::run::refused(error);
     match error {
         StartError::Bind(BindError::Address { .. }) => failure.remedy(OTHER_PORT),
         _ => failure,
@@ -166,7 +166,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 /// Where the demo lives: `--dir`, which stays, or a temporary directory, which does not.
-fn directory(wanted: Option<&Path>) -> Result<(Option<tempfile::TempDir>, PathBuf), Failure> {
+fn directory(wanted: Option<&Path>) -> Result<(Option<tempfile::TempDir>, PathBuf), CliError> {
     match wanted {
         Some(path) => {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -186,7 +186,7 @@ fn write_configuration(
     simulation: &Simulation,
     mailboxes: &[String],
     args: &DemoArgs,
-) -> Result<PathBuf, Failure> {
+) -> Result<PathBuf, CliError> {
     let secret = directory.join("demo.secret");
     std::fs::OpenOptions::new()
         .write(true)
@@ -235,7 +235,7 @@ account = "demo"
 }
 
 /// Waits until every window has settled once, telling how far it is.
-async fn settle(fleet: &Fleet, begun: Instant, out: &mut impl Write) -> Result<(), Failure> {
+async fn settle(fleet: &Fleet, begun: Instant, out: &mut impl Write) -> Result<(), CliError> {
     loop {
         let windows = fleet.windows();
         let settled = windows.iter().filter(|window| window.settled_once).count();
@@ -253,7 +253,7 @@ async fn settle(fleet: &Fleet, begun: Instant, out: &mut impl Write) -> Result<(
     }
 }
 
-fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(), Failure> {
+fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(), CliError> {
     let program = std::env::current_exe()
         .map_or_else(|_| "calmirror".to_owned(), |path| path.display().to_string());
     let prefix = format!("{program} --config {}", file.display());
@@ -270,13 +270,13 @@ fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(
 }
 
 /// The feed as a story, and windows that come into trouble and out of it.
-async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), Failure> {
+async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), CliError> {
     let mut durable = store.durable();
     let mut seq = *durable.borrow_and_update();
     let mut states: BTreeMap<String, WindowState> = BTreeMap::new();
     loop {
         let changes =
-            store.changes(seq, None, 100).await.map_err(|error| super::serve::failed(&error))?;
+            store.changes(seq, None, 100).await.map_err(|error| super::run::failed(&error))?;
         for (change, count) in grouped(&changes.value) {
             line(change, count, out)?;
         }
@@ -330,7 +330,7 @@ fn told(change: &Change) -> (String, String) {
     (start, shorten(event["subject"].as_str().unwrap_or_default(), 60))
 }
 
-fn line(change: &Change, count: usize, out: &mut impl Write) -> Result<(), Failure> {
+fn line(change: &Change, count: usize, out: &mut impl Write) -> Result<(), CliError> {
     let (style, sign) = match change.kind {
         ChangeKind::Created => (GREEN, '+'),
         ChangeKind::Updated => (YELLOW, '~'),

@@ -12,10 +12,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::arguments::EventsArgs;
-use super::client::{Client, encode};
-use super::exit::{DONE, Failure, USAGE};
+use super::client::{ApiClient, encode};
+use super::exit::{CliError, DONE, USAGE};
 use super::suggest;
-use super::terminal::{Size, printable};
+use super::terminal::{TerminalSize, printable};
 use crate::mirror::event_time::{EventTime, TimeReader};
 use crate::mirror::zone;
 
@@ -24,7 +24,7 @@ const DAYS: i64 = 7;
 
 /// An answer of the API, events as they came.
 #[derive(Debug, Deserialize)]
-struct Page {
+struct EventList {
     value: Vec<Box<RawValue>>,
     complete: bool,
     next: Option<String>,
@@ -33,7 +33,7 @@ struct Page {
 /// What of an event the agenda shows.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Event {
+struct AgendaEvent {
     subject: Option<String>,
     start: Box<RawValue>,
     end: Box<RawValue>,
@@ -52,7 +52,7 @@ struct Location {
 
 /// A line of the agenda: all-day events first, then by time.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+struct AgendaLine {
     timed: bool,
     start: Zoned,
     text: String,
@@ -60,11 +60,11 @@ struct Entry {
 
 /// Shows a window's events.
 pub(super) async fn events(
-    client: &Client,
+    client: &ApiClient,
     args: &EventsArgs,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let zone = match &args.zone {
         Some(name) => find_zone(name)?,
         None => TimeZone::system(),
@@ -84,7 +84,7 @@ pub(super) async fn events(
         None => from.checked_add(DAYS.days()).map_err(|error| out_of_calendar(&error))?,
     };
     if to <= from {
-        return Err(Failure::new(USAGE, "--to: must be later than --from"));
+        return Err(CliError::new(USAGE, "--to: must be later than --from"));
     }
     // All-day events are days, and a day of another zone may be over before ours begins: the
     // agenda asks for a day more on both sides and shows what lies on our days.
@@ -104,7 +104,7 @@ pub(super) async fn events(
     loop {
         let page = next.map_or(String::new(), |next| format!("&page={next}"));
         let answer = client.get(&format!("{path}{page}")).await?;
-        let page: Page = suggest::known(client, &args.window, answer).await?.json()?;
+        let page: EventList = suggest::known(client, &args.window, answer).await?.json()?;
         complete &= page.complete;
         for event in page.value {
             if json {
@@ -120,7 +120,7 @@ pub(super) async fn events(
         }
     }
     if !json {
-        let events: Vec<Event> =
+        let events: Vec<AgendaEvent> =
             all.iter().filter_map(|event| serde_json::from_str(event.get()).ok()).collect();
         let unshown = all.len() - events.len();
         out.write_all(agenda(&events, &from, &to).as_bytes())?;
@@ -138,12 +138,12 @@ pub(super) async fn events(
 
 /// Prints the window as the daemon writes it for calendar programs.
 async fn calendar(
-    client: &Client,
+    client: &ApiClient,
     window: &str,
     from: Option<&Zoned>,
     to: Option<&Zoned>,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let mut path = format!("/v1/windows/{}/calendar.ics", encode(window));
     for (index, (name, at)) in
         [("from", from), ("to", to)].into_iter().filter_map(|(n, at)| Some((n, at?))).enumerate()
@@ -155,7 +155,7 @@ async fn calendar(
     let answer = suggest::known(client, window, answer).await?;
     match std::str::from_utf8(&answer.body) {
         // For people, who look at it; a file gets every byte.
-        Ok(text) if Size::of_stdout().is_some() => {
+        Ok(text) if TerminalSize::of_stdout().is_some() => {
             let lines: Vec<_> = text.lines().map(printable).collect();
             writeln!(out, "{}", lines.join("\n"))?;
         }
@@ -165,19 +165,19 @@ async fn calendar(
     Ok(DONE)
 }
 
-fn find_zone(name: &str) -> Result<TimeZone, Failure> {
+fn find_zone(name: &str) -> Result<TimeZone, CliError> {
     zone::find(name).ok_or_else(|| {
-        let failure = Failure::new(USAGE, format!("--zone: no such zone: {}", printable(name)));
+        let failure = CliError::new(USAGE, format!("--zone: no such zone: {}", printable(name)));
         failure.remedy("write a name such as Europe/Berlin, America/New_York or UTC")
     })
 }
 
-fn out_of_calendar(error: &jiff::Error) -> Failure {
-    Failure::new(USAGE, format!("no such day: {error}"))
+fn out_of_calendar(error: &jiff::Error) -> CliError {
+    CliError::new(USAGE, format!("no such day: {error}"))
 }
 
 /// A time as people say it: days are their own days, relative to their own midnight.
-fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, Failure> {
+fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError> {
     let zone = today.time_zone();
     if text == "now" || text == "today" {
         return Ok(today.clone());
@@ -193,7 +193,7 @@ fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, Failure> {
     {
         return Ok(at);
     }
-    let failure = Failure::new(USAGE, format!("{option}: not a time: {}", printable(text)));
+    let failure = CliError::new(USAGE, format!("{option}: not a time: {}", printable(text)));
     Err(failure.remedy(
         "write 2026-11-21, 2026-11-21T10:00, 2026-11-21T10:00:00Z, today, or relative to today such as -7d, +2w, +6mo, +1y",
     ))
@@ -217,9 +217,9 @@ fn distance(text: &str) -> Option<Span> {
 }
 
 /// The events by day, each on every day it touches between `from` and `to`.
-fn agenda(events: &[Event], from: &Zoned, to: &Zoned) -> String {
+fn agenda(events: &[AgendaEvent], from: &Zoned, to: &Zoned) -> String {
     let own = from.time_zone();
-    let mut days: BTreeMap<Date, Vec<Entry>> = BTreeMap::new();
+    let mut days: BTreeMap<Date, Vec<AgendaLine>> = BTreeMap::new();
     let mut unplaced = 0_usize;
     let mut times = TimeReader::default();
     // `to` is exclusive: a range that ends at midnight does not touch that day.
@@ -240,7 +240,7 @@ fn agenda(events: &[Event], from: &Zoned, to: &Zoned) -> String {
             let when = if all_day { "all day".to_owned() } else { hours(&start, &end, day) };
             let timed = when != "all day";
             let text = format!("  {when:<13}{}", title(event));
-            days.entry(day).or_default().push(Entry { timed, start: start.clone(), text });
+            days.entry(day).or_default().push(AgendaLine { timed, start: start.clone(), text });
             match day.tomorrow() {
                 Ok(tomorrow) => day = tomorrow,
                 Err(_) => break,
@@ -284,7 +284,7 @@ fn hours(start: &Zoned, end: &Zoned, day: Date) -> String {
     }
 }
 
-fn title(event: &Event) -> String {
+fn title(event: &AgendaEvent) -> String {
     let subject = event.subject.as_deref().map(str::trim).filter(|subject| !subject.is_empty());
     let mut text = printable(subject.unwrap_or("(no subject)"));
     let location = event.location.as_ref().and_then(|location| location.display_name.as_deref());
@@ -299,7 +299,7 @@ fn title(event: &Event) -> String {
 
 /// Start and end in the user's zone. All-day events are days, not times: they lie on the same
 /// days everywhere.
-fn place(event: &Event, times: &mut TimeReader, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
+fn place(event: &AgendaEvent, times: &mut TimeReader, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
     let when = times.when(Some(event.start.get()), Some(event.end.get())).ok()?;
     let at = |moment: EventTime| match event.is_all_day {
         Some(true) => moment.civil.date().to_zoned(zone.clone()).ok(),

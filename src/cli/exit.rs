@@ -25,7 +25,7 @@ pub const CONFIGURATION: u8 = 78;
 
 /// Why a command ends early: what a person reads on standard error, and the exit code.
 #[derive(Debug, PartialEq)]
-pub struct Failure {
+pub struct CliError {
     /// One of the constants above.
     pub exit: u8,
     /// What went wrong; nothing is printed where it is empty.
@@ -36,7 +36,7 @@ pub struct Failure {
     pub faults: Vec<Diagnostic>,
 }
 
-impl Failure {
+impl CliError {
     /// A failure without a known remedy.
     pub fn new(exit: u8, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), remedy: None, faults: Vec::new() }
@@ -67,7 +67,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         for fault in &self.faults {
@@ -80,7 +80,7 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     /// Output that nobody reads any more (`calmirror events alice | head`) is no failure.
     fn from(error: io::Error) -> Self {
         match error.kind() {

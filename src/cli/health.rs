@@ -2,20 +2,20 @@
 
 use std::io::Write;
 
-use super::client::Client;
-use super::exit::{DONE, Failure, UNAVAILABLE};
+use super::client::ApiClient;
+use super::exit::{CliError, DONE, UNAVAILABLE};
 
 /// Exit 0 if the daemon lives and serves, else 69.
 pub(super) async fn health(
-    client: &Client,
+    client: &ApiClient,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let healthy = client.get("/healthz").await.and_then(|answer| answer.success());
     match healthy {
         Ok(answer) if json => writeln!(out, "{}", String::from_utf8_lossy(&answer.body))?,
         Ok(_) => writeln!(out, "ok")?,
-        Err(failure) => return Err(Failure { exit: UNAVAILABLE, ..failure }),
+        Err(failure) => return Err(CliError { exit: UNAVAILABLE, ..failure }),
     }
     Ok(DONE)
 }

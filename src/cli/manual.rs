@@ -10,7 +10,7 @@ use clap_mangen::Man;
 
 use super::arguments::{Arguments, CompletionsArgs, ManArgs};
 use super::complete::{SHELLS, VARIABLE};
-use super::exit::{DONE, FAILED, Failure};
+use super::exit::{CliError, DONE, FAILED};
 
 const FILES: &str = r#".SH FILES
 .TP
@@ -49,10 +49,10 @@ if [ "${funcstack[1]}" = "_calmirror" ]; then _clap_dynamic_completer_calmirror 
 "#;
 
 /// Prints what makes a shell ask this program for completions.
-pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let shell = args.shell.to_string();
     let Some(completer) = SHELLS.completer(&shell) else {
-        return Err(Failure::new(FAILED, format!("no completions for {shell}")));
+        return Err(CliError::new(FAILED, format!("no completions for {shell}")));
     };
     completer.write_registration(VARIABLE, "calmirror", "calmirror", "calmirror", out)?;
     if args.shell == Shell::Zsh {
@@ -63,7 +63,7 @@ pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Resul
 }
 
 /// Prints the manual page, or writes one for each command.
-pub(super) fn man(args: &ManArgs, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn man(args: &ManArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let Some(directory) = &args.directory else {
         out.write_all(&main_page()?)?;
         out.flush()?;
@@ -85,13 +85,13 @@ pub(super) fn man(args: &ManArgs, out: &mut impl Write) -> Result<u8, Failure> {
 }
 
 /// Everything on one page but the options of the commands.
-fn main_page() -> Result<Vec<u8>, Failure> {
+fn main_page() -> Result<Vec<u8>, CliError> {
     let mut text = page(Arguments::command())?;
     text.extend_from_slice(FILES.as_bytes());
     Ok(text)
 }
 
-fn page(command: Command) -> Result<Vec<u8>, Failure> {
+fn page(command: Command) -> Result<Vec<u8>, CliError> {
     let version = env!("CARGO_PKG_VERSION");
     let command = command.disable_help_subcommand(true);
     let commands = command.has_subcommands();
@@ -123,8 +123,8 @@ fn listed(command: &Command) -> bool {
     command.get_name() != "help"
 }
 
-fn cannot(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(FAILED, format!("cannot write {}: {error}", path.display()))
+fn cannot(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(FAILED, format!("cannot write {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ mod client;
 mod complete;
 #[cfg(feature = "simulator")]
 mod demo;
+mod endpoint;
 mod events;
 pub mod exit;
 mod health;
 mod manual;
-mod place;
 mod reload;
-pub mod run;
-mod serve;
+mod run;
+pub mod signal_loop;
 #[cfg(feature = "simulator")]
 mod simulate;
 mod status;
@@ -32,9 +32,9 @@ use clap::Parser as _;
 use tokio::runtime::Runtime;
 
 use arguments::{Arguments, Command};
-use client::Client;
-use exit::{DONE, FAILED, Failure, USAGE};
-use place::Found;
+use client::ApiClient;
+use endpoint::ClientTarget;
+use exit::{CliError, DONE, FAILED, USAGE};
 
 /// Threads that read the store. A change wakes every waiting reader at once; more threads than
 /// this would serve them no sooner, and each costs about as much memory as a hundred readers.
@@ -56,7 +56,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match runtime() {
         Ok(runtime) => on(runtime, arguments),
-        Err(error) => end(Err(Failure::new(FAILED, format!("no runtime: {error}")))),
+        Err(error) => end(Err(CliError::new(FAILED, format!("no runtime: {error}")))),
     }
 }
 
@@ -77,7 +77,7 @@ pub fn on(runtime: Runtime, arguments: Arguments) -> ExitCode {
 }
 
 /// The exit code of an outcome, its message printed.
-fn end(outcome: Result<u8, Failure>) -> ExitCode {
+fn end(outcome: Result<u8, CliError>) -> ExitCode {
     ExitCode::from(outcome.unwrap_or_else(|failure| {
         if !failure.message.is_empty() {
             // Standard error may be closed too; the exit code still tells.
@@ -88,15 +88,15 @@ fn end(outcome: Result<u8, Failure>) -> ExitCode {
     }))
 }
 
-async fn perform(arguments: Arguments) -> Result<u8, Failure> {
+async fn perform(arguments: Arguments) -> Result<u8, CliError> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let json = arguments.json;
     let client = || {
         let api = arguments.api.as_deref();
-        let found = place::find(api, arguments.config.as_deref(), &environment)?;
-        let Found { place, token, exposed } = found;
+        let found = endpoint::find(api, arguments.config.as_deref(), &environment)?;
+        let ClientTarget { place, token, exposed } = found;
         if exposed {
             // Said, not asked: nobody may be reading.
             writeln!(
@@ -105,7 +105,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
             )
             .ok();
         }
-        Ok::<_, Failure>(Client::new(place, token))
+        Ok::<_, CliError>(ApiClient::new(place, token))
     };
     crate::platform::rlimit::raise_limit();
     crate::platform::core::forbid();
@@ -130,7 +130,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Failure> {
         }
         Command::Run(args) => {
             let (file, level) = (arguments.config.as_deref(), arguments.log_level.as_deref());
-            serve::run(file, environment.clone(), level, args).await
+            run::run(file, environment.clone(), level, args).await
         }
         #[cfg(feature = "simulator")]
         Command::Demo(args) => demo::demo(args, arguments.log_level.as_deref(), out).await,

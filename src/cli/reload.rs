@@ -5,25 +5,25 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::arguments::ReloadArgs;
-use super::client::Client;
-use super::exit::{DONE, FAILED, Failure};
+use super::client::ApiClient;
+use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
 use crate::supervisor::reload::{ReloadSummary, WindowChange, WindowEffect};
 
 /// Asks for a reload and waits for the end of it.
 pub(super) async fn reload(
-    client: &Client,
+    client: &ApiClient,
     args: &ReloadArgs,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let more = if args.accept_drops { "?accept_drops=true" } else { "" };
     let answer: Value = client.post(&format!("/v1/reload{more}")).await?.json()?;
     if json {
         writeln!(out, "{answer}")?;
     } else {
         let applied: ReloadSummary = serde_json::from_value(answer).map_err(|error| {
-            Failure::new(FAILED, format!("an answer is not understood: {error}"))
+            CliError::new(FAILED, format!("an answer is not understood: {error}"))
         })?;
         out.write_all(tell(&applied).as_bytes())?;
     }

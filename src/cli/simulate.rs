@@ -4,9 +4,9 @@ use std::io::Write;
 
 use futures_util::StreamExt as _;
 
-use super::exit::{FAILED, Failure};
-use super::run::{self, Controls};
-use super::serve::start_telemetry;
+use super::exit::{CliError, FAILED};
+use super::run::start_telemetry;
+use super::signal_loop::{self, DaemonControls};
 use crate::env::Env;
 use crate::platform::signals::{Signal, Signals};
 use crate::platform::stdout_closed::stdout_closed;
@@ -25,26 +25,26 @@ pub(super) async fn simulate(
     args: SimulateArgs,
     level: Option<&str>,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     start_telemetry(level.unwrap_or("info"), OutputFormat::Auto)?;
     let listen = args.listen;
     let simulation = Simulation::start(args, Env::real()).await.map_err(|error| {
-        Failure::new(FAILED, format!("cannot listen on {listen}: {error}")).remedy(OTHER_PORT)
+        CliError::new(FAILED, format!("cannot listen on {listen}: {error}")).remedy(OTHER_PORT)
     })?;
     write!(out, "{}", simulation.banner())?;
     out.flush()?;
     let signals = Signals::listen()
-        .map_err(|error| Failure::new(FAILED, format!("cannot listen for signals: {error}")))?;
+        .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     // There is nothing to reload: a terminal that goes away takes it along.
     let signals = signals.map(|_| Signal::Stop);
-    run::run(signals, async |mut controls: Controls| {
+    signal_loop::run(signals, async |mut controls: DaemonControls| {
         let until = async {
             tokio::select! {
                 _ = controls.stop.wait_for(|stop| *stop) => {}
                 () = stdout_closed() => {}
             }
         };
-        simulation.run(until).await.map_err(|error| Failure::new(FAILED, error.to_string()))
+        simulation.run(until).await.map_err(|error| CliError::new(FAILED, error.to_string()))
     })
     .await
 }

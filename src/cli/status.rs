@@ -1,7 +1,7 @@
 //! `status`: the fleet in a table, trouble first; or one window in full. `--watch` redraws it.
 
+mod format;
 mod table;
-mod words;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -14,17 +14,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arguments::StatusArgs;
-use super::client::{Client, encode};
-use super::exit::{DONE, FAILED, Failure, UNAVAILABLE};
+use super::client::{ApiClient, encode};
+use super::exit::{CliError, DONE, FAILED, UNAVAILABLE};
 use super::suggest;
-use super::terminal::{Size, printable, wrapped};
+use super::terminal::{TerminalSize, printable, wrapped};
 use crate::api::model::WindowJson;
 use crate::mirror::clock;
 use crate::mirror::status::{WindowState, WindowStatus};
 use crate::platform::signals;
 use crate::supervisor::reload::{LastReload, ReloadOutcome};
-pub(super) use words::full;
-use words::{span, style, until};
+pub(super) use format::full;
+use format::{span, style, until};
 
 /// How often `--watch` looks again.
 const REDRAW: Duration = Duration::from_secs(2);
@@ -38,33 +38,33 @@ const PAGE: usize = 1000;
 
 /// What of `/v1/status` is shown.
 #[derive(Debug, Deserialize)]
-struct Daemon {
+struct DaemonStatus {
     version: String,
     uptime_s: f64,
-    windows: Counts,
+    windows: StateCounts,
     #[serde(default)]
     last_reload: Option<LastReload>,
     #[serde(default)]
-    clock: Clock,
+    clock: ReportedClock,
 }
 
 /// The daemon's wall clock beside Graph's.
 #[derive(Debug, Default, Deserialize)]
-struct Clock {
+struct ReportedClock {
     skew_s: Option<f64>,
     wrong: bool,
 }
 
 /// Of the whole fleet, whatever is listed.
 #[derive(Clone, Copy, Debug, Deserialize)]
-struct Counts {
+struct StateCounts {
     total: usize,
     unhealthy: usize,
 }
 
 /// A page of windows, as they came.
 #[derive(Debug, Deserialize)]
-struct Page {
+struct WindowList {
     value: Vec<Value>,
     total: usize,
     next: Option<String>,
@@ -72,16 +72,16 @@ struct Page {
 
 /// What one look at the daemon saw.
 #[derive(Debug)]
-enum View {
-    Fleet(Box<Fleet>),
+enum StatusView {
+    Fleet(Box<FleetStatus>),
     Window { value: Value, status: Box<WindowStatus> },
 }
 
 /// The windows that were asked for, and the daemon they belong to.
 #[derive(Debug)]
-struct Fleet {
+struct FleetStatus {
     status: Value,
-    daemon: Daemon,
+    daemon: DaemonStatus,
     value: Vec<Value>,
     windows: Vec<WindowStatus>,
     /// Windows that match, listed or not; `None` where that is not known.
@@ -91,23 +91,23 @@ struct Fleet {
 }
 
 #[derive(Serialize)]
-struct FleetJson<'a> {
+struct FleetStatusJson<'a> {
     status: &'a Value,
     value: &'a [Value],
 }
 
 /// Shows the fleet or a window.
 pub(super) async fn status(
-    client: &Client,
+    client: &ApiClient,
     args: &StatusArgs,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     if args.watch {
         return watch(client, args, out).await;
     }
-    let view = View::fetch(client, args, json).await?;
-    let text = if json { view.json() } else { view.text(Size::of_stdout()) };
+    let view = StatusView::fetch(client, args, json).await?;
+    let text = if json { view.json() } else { view.text(TerminalSize::of_stdout()) };
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(if view.is_healthy() { DONE } else { FAILED })
@@ -115,14 +115,18 @@ pub(super) async fn status(
 
 /// Looks again and again until it is interrupted, and draws anew when the terminal changes its
 /// size. A daemon that restarts is waited for.
-async fn watch(client: &Client, args: &StatusArgs, out: &mut impl Write) -> Result<u8, Failure> {
+async fn watch(
+    client: &ApiClient,
+    args: &StatusArgs,
+    out: &mut impl Write,
+) -> Result<u8, CliError> {
     let mut resizes = signals::resizes()?;
     let mut reached = false;
     loop {
-        let looking = tokio::time::timeout(PATIENCE, View::fetch(client, args, false)).await;
+        let looking = tokio::time::timeout(PATIENCE, StatusView::fetch(client, args, false)).await;
         let silent = || {
             let message = format!("the daemon has not answered for {} s", PATIENCE.as_secs());
-            Failure::new(UNAVAILABLE, message)
+            CliError::new(UNAVAILABLE, message)
         };
         let view = match looking.unwrap_or_else(|_| Err(silent())) {
             Ok(view) => Ok(view),
@@ -132,7 +136,7 @@ async fn watch(client: &Client, args: &StatusArgs, out: &mut impl Write) -> Resu
         reached = true;
         let mut over = std::pin::pin!(tokio::time::sleep(REDRAW));
         loop {
-            let size = Size::of_stdout();
+            let size = TerminalSize::of_stdout();
             let text = match &view {
                 Ok(view) => view.text(size),
                 Err(failure) => fitting_width(&failure.to_string(), size),
@@ -148,7 +152,7 @@ async fn watch(client: &Client, args: &StatusArgs, out: &mut impl Write) -> Resu
 
 /// Puts the text in place of what the terminal shows, or behind what was written before where
 /// there is no terminal.
-fn draw(text: &str, size: Option<Size>, out: &mut impl Write) -> Result<(), Failure> {
+fn draw(text: &str, size: Option<TerminalSize>, out: &mut impl Write) -> Result<(), CliError> {
     let Some(size) = size else {
         out.write_all(text.as_bytes())?;
         return Ok(out.flush()?);
@@ -170,7 +174,7 @@ fn fitting(text: &str, rows: usize) -> String {
 }
 
 /// Lines of text, wrapped where the terminal ends.
-fn fitting_width(text: &str, size: Option<Size>) -> String {
+fn fitting_width(text: &str, size: Option<TerminalSize>) -> String {
     let columns = size.map_or(0, |size| size.columns);
     let lines = text.lines().flat_map(|line| {
         let indent = &line[..line.len() - line.trim_start().len()];
@@ -179,8 +183,8 @@ fn fitting_width(text: &str, size: Option<Size>) -> String {
     lines.map(|line| line + "\n").collect()
 }
 
-impl View {
-    async fn fetch(client: &Client, args: &StatusArgs, json: bool) -> Result<Self, Failure> {
+impl StatusView {
+    async fn fetch(client: &ApiClient, args: &StatusArgs, json: bool) -> Result<Self, CliError> {
         match &args.window {
             Some(name) => {
                 let answer = client.get(&format!("/v1/windows/{}", encode(name))).await?;
@@ -188,7 +192,7 @@ impl View {
                 let status = Box::new(understand(&value)?);
                 Ok(Self::Window { value, status })
             }
-            None => Ok(Self::Fleet(Box::new(Fleet::fetch(client, args, json).await?))),
+            None => Ok(Self::Fleet(Box::new(FleetStatus::fetch(client, args, json).await?))),
         }
     }
 
@@ -202,14 +206,14 @@ impl View {
     fn json(&self) -> String {
         match self {
             Self::Fleet(fleet) => {
-                let fleet = FleetJson { status: &fleet.status, value: &fleet.value };
+                let fleet = FleetStatusJson { status: &fleet.status, value: &fleet.value };
                 serde_json::to_string(&fleet).unwrap_or_default() + "\n"
             }
             Self::Window { value, .. } => format!("{value}\n"),
         }
     }
 
-    fn text(&self, size: Option<Size>) -> String {
+    fn text(&self, size: Option<TerminalSize>) -> String {
         let (now, zone) = (Timestamp::now(), TimeZone::system());
         let columns = size.map(|size| size.columns).filter(|columns| *columns > 0);
         match self {
@@ -219,11 +223,11 @@ impl View {
     }
 }
 
-impl Fleet {
-    async fn fetch(client: &Client, args: &StatusArgs, json: bool) -> Result<Self, Failure> {
+impl FleetStatus {
+    async fn fetch(client: &ApiClient, args: &StatusArgs, json: bool) -> Result<Self, CliError> {
         let status: Value = client.get("/v1/status").await?.json()?;
-        let daemon: Daemon = Deserialize::deserialize(&status)
-            .map_err(|error| Failure::new(FAILED, format!("status not understood: {error}")))?;
+        let daemon: DaemonStatus = Deserialize::deserialize(&status)
+            .map_err(|error| CliError::new(FAILED, format!("status not understood: {error}")))?;
         let filtered = args.trouble || !args.state.is_empty() || args.limit.is_some();
         let limit = args.limit.unwrap_or(usize::MAX);
         // Scripts that ask for everything get it by name, as ever.
@@ -241,7 +245,7 @@ impl Fleet {
         };
         let mut path = list.clone();
         'pages: loop {
-            let page: Page = client.get(&path).await?.json()?;
+            let page: WindowList = client.get(&path).await?.json()?;
             fleet.matching = match (args.trouble, states.is_empty()) {
                 (false, _) => Some(page.total),
                 (true, true) => Some(fleet.daemon.windows.unhealthy),
@@ -277,7 +281,7 @@ impl Fleet {
         if let Some(skew) = self.daemon.clock.skew_s.filter(|_| self.daemon.clock.wrong) {
             lines.extend(wrapped(&wrong_clock(skew), columns.unwrap_or(0), "  "));
         }
-        let Counts { total, unhealthy } = self.daemon.windows;
+        let StateCounts { total, unhealthy } = self.daemon.windows;
         let counts = format!("windows: {total}, healthy: {}", total.saturating_sub(unhealthy));
         if self.filtered {
             lines.push(counts);
@@ -319,20 +323,20 @@ fn reason(last: &LastReload) -> String {
 }
 
 /// The names of every window.
-pub(super) async fn names(client: &Client) -> Result<Vec<String>, Failure> {
+pub(super) async fn names(client: &ApiClient) -> Result<Vec<String>, CliError> {
     #[derive(Deserialize)]
-    struct Named {
+    struct WindowNameJson {
         name: String,
     }
     #[derive(Deserialize)]
-    struct Names {
-        value: Vec<Named>,
+    struct WindowNamesJson {
+        value: Vec<WindowNameJson>,
         next: Option<String>,
     }
     let mut names = Vec::new();
     let mut path = format!("/v1/windows?limit={PAGE}");
     loop {
-        let page: Names = client.get(&path).await?.json()?;
+        let page: WindowNamesJson = client.get(&path).await?.json()?;
         names.extend(page.value.into_iter().map(|window| window.name));
         match page.next {
             Some(next) => path = format!("/v1/windows?limit={PAGE}&page={next}"),
@@ -341,9 +345,9 @@ pub(super) async fn names(client: &Client) -> Result<Vec<String>, Failure> {
     }
 }
 
-fn understand(value: &Value) -> Result<WindowStatus, Failure> {
+fn understand(value: &Value) -> Result<WindowStatus, CliError> {
     WindowJson::deserialize(value).map(WindowStatus::from).map_err(|error| {
-        Failure::new(FAILED, format!("a window's status is not understood: {error}"))
+        CliError::new(FAILED, format!("a window's status is not understood: {error}"))
             .remedy("are command line and daemon of the same version (calmirror --version)?")
     })
 }

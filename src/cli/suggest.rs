@@ -1,22 +1,22 @@
 //! What to say of a window that is not known: the name that was probably meant.
 
-use super::client::{Answer, Client, encode};
-use super::exit::Failure;
+use super::client::{ApiClient, ApiResponse, encode};
+use super::exit::CliError;
 use super::terminal::printable;
 use crate::config::nearest;
 
 /// Windows that are looked at for a similar name, in one answer.
-const MOST: usize = 1000;
+const MAX_SIMILAR: usize = 1000;
 
 /// The answer if it is a success, else its problem: that of an unknown window with a remedy.
 ///
 /// # Errors
 /// The answer's problem as a failure.
 pub(super) async fn known(
-    client: &Client,
+    client: &ApiClient,
     window: &str,
-    answer: Answer,
-) -> Result<Answer, Failure> {
+    answer: ApiResponse,
+) -> Result<ApiResponse, CliError> {
     let unknown = answer.is_unknown_window();
     match answer.success() {
         Err(failure) if unknown => Err(failure.remedy(remedy(client, window).await)),
@@ -25,7 +25,7 @@ pub(super) async fn known(
 }
 
 /// Says which name was probably meant, or where the names are.
-async fn remedy(client: &Client, window: &str) -> String {
+async fn remedy(client: &ApiClient, window: &str) -> String {
     let names = similar(client, window).await;
     match nearest(window, names.iter().map(String::as_str)) {
         Some(name) => format!("did you mean `{}`?", printable(name)),
@@ -35,7 +35,7 @@ async fn remedy(client: &Client, window: &str) -> String {
 
 /// The names of all windows of a small fleet. Of a large one those with the first or the second
 /// half of the name in them, of which a single mistake leaves one as it was.
-async fn similar(client: &Client, window: &str) -> Vec<String> {
+async fn similar(client: &ApiClient, window: &str) -> Vec<String> {
     let (all, complete) = names(client, "").await;
     if complete {
         return all;
@@ -54,19 +54,19 @@ async fn similar(client: &Client, window: &str) -> Vec<String> {
 
 /// The names of windows that have `part` in their name, mailbox or account, and whether these are
 /// all. A daemon that does not answer has none: this only helps.
-pub(super) async fn names(client: &Client, part: &str) -> (Vec<String>, bool) {
+pub(super) async fn names(client: &ApiClient, part: &str) -> (Vec<String>, bool) {
     #[derive(serde::Deserialize)]
-    struct Named {
+    struct SimilarName {
         name: String,
     }
     #[derive(serde::Deserialize)]
-    struct Page {
-        value: Vec<Named>,
+    struct SimilarNames {
+        value: Vec<SimilarName>,
         next: Option<String>,
     }
     let query = if part.is_empty() { String::new() } else { format!("&q={}", encode(part)) };
-    let answer = client.get(&format!("/v1/windows?limit={MOST}{query}")).await;
-    match answer.and_then(Answer::json::<Page>) {
+    let answer = client.get(&format!("/v1/windows?limit={MAX_SIMILAR}{query}")).await;
+    match answer.and_then(ApiResponse::json::<SimilarNames>) {
         Ok(page) => {
             (page.value.into_iter().map(|window| window.name).collect(), page.next.is_none())
         }

@@ -11,9 +11,9 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::arguments::{ResyncArgs, SyncArgs, Which};
-use super::client::{Client, encode};
-use super::exit::{DONE, FAILED, Failure};
+use super::arguments::{ResyncArgs, SyncArgs, WindowSelection};
+use super::client::{ApiClient, encode};
+use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
 use super::{status, suggest};
 use crate::api::model;
@@ -30,7 +30,7 @@ const ABREAST: usize = 16;
 
 /// What the API says of a round that was asked for.
 #[derive(Deserialize)]
-struct Asked {
+struct RequestedRound {
     round: u64,
     #[serde(default)]
     state: Option<model::StrJson<WindowState>>,
@@ -44,33 +44,33 @@ struct Asked {
 
 /// A round now, of each window.
 pub(super) async fn sync(
-    client: &Client,
+    client: &ApiClient,
     args: &SyncArgs,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     ask(client, &args.which, "sync", "", json, out).await
 }
 
 /// A full resync now, of each window.
 pub(super) async fn resync(
-    client: &Client,
+    client: &ApiClient,
     args: &ResyncArgs,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let accept = if args.accept_removals { "&accept_removals=true" } else { "" };
     ask(client, &args.which, "resync", accept, json, out).await
 }
 
 async fn ask(
-    client: &Client,
-    which: &Which,
+    client: &ApiClient,
+    which: &WindowSelection,
     what: &str,
     more: &str,
     json: bool,
     out: &mut impl Write,
-) -> Result<u8, Failure> {
+) -> Result<u8, CliError> {
     let names = if which.all { status::names(client).await? } else { which.windows.clone() };
     let progress = progress(what, names.len());
     let mut answers = stream::iter(names)
@@ -130,9 +130,9 @@ fn progress(what: &str, windows: usize) -> ProgressBar {
 }
 
 /// One line about a round, and whether it did what was asked.
-fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), Failure> {
-    let asked = Asked::deserialize(value)
-        .map_err(|error| Failure::new(FAILED, format!("an answer is not understood: {error}")))?;
+fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), CliError> {
+    let asked = RequestedRound::deserialize(value)
+        .map_err(|error| CliError::new(FAILED, format!("an answer is not understood: {error}")))?;
     let command = status::quoted(name);
     let name = printable(name);
     if over && asked.state == Some(WindowState::Held.into()) {

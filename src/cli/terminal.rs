@@ -6,12 +6,12 @@ use textwrap::{Options, WordSplitter, core::display_width};
 
 /// The size of a terminal. A side that it does not know is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
+pub(super) struct TerminalSize {
     pub(super) columns: usize,
     pub(super) rows: usize,
 }
 
-impl Size {
+impl TerminalSize {
     /// The size of the terminal that standard output leads to; `None` where it leads elsewhere.
     pub(super) fn of_stdout() -> Option<Self> {
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;

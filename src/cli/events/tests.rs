@@ -5,7 +5,7 @@ use super::*;
 use anstream::adapter::strip_str;
 use serde_json::{Value, json};
 
-fn event(subject: &str, start: (&str, &str), end: (&str, &str), more: Value) -> Event {
+fn event(subject: &str, start: (&str, &str), end: (&str, &str), more: Value) -> AgendaEvent {
     let mut value = json!({
         "id": "x", "subject": subject,
         "start": {"dateTime": start.0, "timeZone": start.1},
@@ -66,7 +66,7 @@ fn odd_times_are_placed() {
     let moment = |text: &str| json!({"datetime": text, "timezone": "UTC"});
     let event = |start: &str, end: &str| {
         let event = json!({"subject": "odd", "start": moment(start), "end": moment(end)});
-        serde_json::from_value::<Event>(event).unwrap()
+        serde_json::from_value::<AgendaEvent>(event).unwrap()
     };
     let events = [
         event("2026-11-23T09:00:00.12345678912", "2026-11-23T10:00"),
@@ -86,7 +86,7 @@ fn an_all_day_event_lies_on_its_day_for_everybody() {
     for (own, of) in
         [("Pacific/Niue", "Pacific/Kiritimati"), ("Pacific/Kiritimati", "Pacific/Niue")]
     {
-        let days: Vec<Event> = [("22", "23"), ("23", "24"), ("24", "25")]
+        let days: Vec<AgendaEvent> = [("22", "23"), ("23", "24"), ("24", "25")]
             .map(|(start, end)| {
                 let day = |day| moment(&format!("2026-11-{day}"), of);
                 let event = json!({"subject": format!("the {start}th"), "isAllDay": true, "start": day(start), "end": day(end)});
@@ -128,7 +128,7 @@ async fn an_icalendar_file_is_what_the_daemon_writes() {
     let path = "/v1/windows/room%201/calendar.ics";
     let router = axum::Router::new().route(path, axum::routing::get(answer));
     let serving = tokio::spawn(async { axum::serve(listener, router).await });
-    let client = Client::new(super::super::place::Place::Socket(socket), None);
+    let client = ApiClient::new(super::super::endpoint::Endpoint::Socket(socket), None);
     for (from, to, query) in [
         (None, None, ""),
         (None, Some("2026-12-01T00:00:00Z"), "to=2026-12-01T00%3A00%3A00Z"),
@@ -150,7 +150,7 @@ async fn an_icalendar_file_is_what_the_daemon_writes() {
 
 #[tokio::test]
 async fn a_zone_that_is_none_is_said_to_be_none() {
-    let client = Client::new(super::super::place::Place::Socket("/nowhere".into()), None);
+    let client = ApiClient::new(super::super::endpoint::Endpoint::Socket("/nowhere".into()), None);
     let zone = Some("Mars/Base".to_owned());
     let args = EventsArgs { window: "a".into(), from: None, to: None, zone, ics: false };
     let failure = events(&client, &args, false, &mut Vec::new()).await.unwrap_err();
@@ -205,7 +205,7 @@ async fn every_page_is_asked_for_with_the_same_range() {
     let path = "/v1/windows/room%201/events";
     let router = axum::Router::new().route(path, axum::routing::get(answer));
     let serving = tokio::spawn(async { axum::serve(listener, router).await });
-    let client = Client::new(super::super::place::Place::Socket(socket), None);
+    let client = ApiClient::new(super::super::endpoint::Endpoint::Socket(socket), None);
     let args = EventsArgs {
         window: "room 1".into(),
         from: Some("2026-11-01T00:00:00Z".into()),

@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::words::{span, style, time, until};
+use super::format::{span, style, time, until};
 use crate::cli::terminal::{cut, printable, width, wrapped};
 use crate::mirror::status::WindowStatus;
 
@@ -27,13 +27,13 @@ const NAME: usize = 32;
 /// Between two columns.
 const GAP: usize = 2;
 
-struct Row {
+struct TableRow {
     cells: [(String, Style); 7],
     error: String,
 }
 
 /// Which columns are shown, and how wide.
-struct Layout {
+struct TableLayout {
     /// 0: left out.
     widths: [usize; 7],
     /// Whether errors have a column; else they are under their rows.
@@ -53,9 +53,10 @@ pub(super) fn lines(
     let mut windows: Vec<&WindowStatus> = windows.iter().collect();
     windows.sort_by_key(|w| (w.is_healthy(), !w.state.is_trouble(), &w.name));
     let bold = Style::new().bold();
-    let head = Row { cells: TITLES.map(|title| (title.to_owned(), bold)), error: ERROR.to_owned() };
-    let rows: Vec<Row> = windows.iter().map(|window| row(window, now, zone)).collect();
-    let layout = Layout::of(&head, &rows, columns);
+    let head =
+        TableRow { cells: TITLES.map(|title| (title.to_owned(), bold)), error: ERROR.to_owned() };
+    let rows: Vec<TableRow> = windows.iter().map(|window| row(window, now, zone)).collect();
+    let layout = TableLayout::of(&head, &rows, columns);
     let mut lines = vec![layout.line(&head, Some(bold))];
     for row in &rows {
         lines.push(layout.line(row, None));
@@ -66,8 +67,8 @@ pub(super) fn lines(
     lines
 }
 
-impl Layout {
-    fn of(head: &Row, rows: &[Row], columns: Option<usize>) -> Self {
+impl TableLayout {
+    fn of(head: &TableRow, rows: &[TableRow], columns: Option<usize>) -> Self {
         let mut widths: [usize; 7] = std::array::from_fn(|column| {
             let cells = rows.iter().map(|row| width(&row.cells[column].0));
             cells.max().unwrap_or(0).max(width(&head.cells[column].0))
@@ -92,7 +93,7 @@ impl Layout {
         Self { widths, inline: false }
     }
 
-    fn line(&self, row: &Row, error: Option<Style>) -> String {
+    fn line(&self, row: &TableRow, error: Option<Style>) -> String {
         let mut line = String::new();
         for (column, (cell, style)) in row.cells.iter().enumerate() {
             let room = self.widths[column];
@@ -119,7 +120,7 @@ impl Layout {
     }
 }
 
-fn row(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> Row {
+fn row(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> TableRow {
     let plain = Style::new();
     let error = window.last_error.as_ref();
     let error = error
@@ -138,5 +139,5 @@ fn row(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> Row {
         (window.next_due.map_or("-".into(), |due| until(due.max(now), now)), plain),
         (window.failures.to_string(), plain),
     ];
-    Row { cells, error }
+    TableRow { cells, error }
 }

@@ -8,19 +8,19 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::exit::{Failure, UNAVAILABLE, USAGE};
+use super::exit::{CliError, UNAVAILABLE, USAGE};
 use crate::config::{ClientConfig, Sources};
 
 /// An address of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Endpoint {
     /// A Unix socket.
     Socket(PathBuf),
     /// Host and port.
     Tcp(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(path) => write!(f, "{}", path.display()),
@@ -31,8 +31,8 @@ impl fmt::Display for Place {
 
 /// What a client goes to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) place: Place,
+pub(super) struct ClientTarget {
+    pub(super) place: Endpoint,
     /// What opens the door, where it is not a socket.
     pub(super) token: Option<String>,
     /// Whether the token leaves this machine as clear text, as somebody asked for.
@@ -53,7 +53,7 @@ pub(super) fn find(
     api: Option<&str>,
     config: Option<&Path>,
     environment: &BTreeMap<String, String>,
-) -> Result<Found, Failure> {
+) -> Result<ClientTarget, CliError> {
     let variable =
         |name| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let ClientConfig { socket, listen, token_files } =
@@ -61,28 +61,28 @@ pub(super) fn find(
     let listen = listen.map(reachable);
     let place = match (api.or_else(|| variable("CALMIRROR_API")), socket, listen) {
         (Some(text), ..) => parse(text)?,
-        (None, Some(socket), _) => Place::Socket(socket),
-        (None, None, Some(listen)) => Place::Tcp(listen.to_string()),
+        (None, Some(socket), _) => Endpoint::Socket(socket),
+        (None, None, Some(listen)) => Endpoint::Tcp(listen.to_string()),
         (None, None, None) => {
-            let failure = Failure::new(UNAVAILABLE, "the daemon is configured to serve nowhere")
+            let failure = CliError::new(UNAVAILABLE, "the daemon is configured to serve nowhere")
                 .remedy("set api.socket or api.listen, or say where it is: --api SOCKET-OR-URL");
             return Err(failure);
         }
     };
-    let Place::Tcp(authority) = &place else {
-        return Ok(Found { place, token: None, exposed: false });
+    let Endpoint::Tcp(authority) = &place else {
+        return Ok(ClientTarget { place, token: None, exposed: false });
     };
     let near = is_near(authority);
     let configured = listen.is_some_and(|listen| authority.parse() == Ok(listen));
     if let Some(token) = variable("CALMIRROR_TOKEN") {
-        return Ok(Found { token: Some(token.to_owned()), exposed: !near, place });
+        return Ok(ClientTarget { token: Some(token.to_owned()), exposed: !near, place });
     }
     let read = |file: &PathBuf| {
         let token = String::from_utf8(fs::read(file).ok()?).ok()?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())
     };
     let token = if near || configured { token_files.iter().find_map(read) } else { None };
-    Ok(Found { place, token, exposed: false })
+    Ok(ClientTarget { place, token, exposed: false })
 }
 
 /// Where a daemon that listens on this address is reached from its own machine: one that listens
@@ -116,25 +116,25 @@ fn is_authority(text: &str) -> bool {
         }
 }
 
-fn parse(text: &str) -> Result<Place, Failure> {
+fn parse(text: &str) -> Result<Endpoint, CliError> {
     if let Some(rest) = text.strip_prefix("http://") {
         let authority = rest.trim_end_matches('/');
         if authority.is_empty() || authority.contains(['/', '@', '?', '#']) {
-            let failure = Failure::new(USAGE, format!("not an address of a daemon: {text}"));
+            let failure = CliError::new(USAGE, format!("not an address of a daemon: {text}"));
             return Err(failure.remedy("write it as http://HOST:PORT"));
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
         let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        return Ok(Place::Tcp(authority));
+        return Ok(Endpoint::Tcp(authority));
     }
     if is_authority(text) {
-        return Ok(Place::Tcp(text.to_owned()));
+        return Ok(Endpoint::Tcp(text.to_owned()));
     }
     if text.contains("://") && !text.starts_with("unix://") {
-        let failure = Failure::new(USAGE, format!("not a socket nor an http:// address: {text}"));
+        let failure = CliError::new(USAGE, format!("not a socket nor an http:// address: {text}"));
         return Err(failure.remedy("the daemon serves plain http, at the address in api.listen"));
     }
-    Ok(Place::Socket(text.strip_prefix("unix://").unwrap_or(text).into()))
+    Ok(Endpoint::Socket(text.strip_prefix("unix://").unwrap_or(text).into()))
 }
 
 #[cfg(test)]
@@ -145,22 +145,22 @@ mod tests {
     #[test]
     fn addresses_are_read_and_others_refused() {
         for (text, place) in [
-            ("/run/x.sock", Some(Place::Socket("/run/x.sock".into()))),
-            ("unix:///run/x.sock", Some(Place::Socket("/run/x.sock".into()))),
-            ("x.sock", Some(Place::Socket("x.sock".into()))),
-            ("http://localhost:8380", Some(Place::Tcp("localhost:8380".into()))),
-            ("http://localhost:8380/", Some(Place::Tcp("localhost:8380".into()))),
-            ("http://[::1]:8380", Some(Place::Tcp("[::1]:8380".into()))),
-            ("http://mirror", Some(Place::Tcp("mirror:80".into()))),
-            ("localhost:8380", Some(Place::Tcp("localhost:8380".into()))),
-            ("127.0.0.1:8380", Some(Place::Tcp("127.0.0.1:8380".into()))),
-            ("[::1]:8380", Some(Place::Tcp("[::1]:8380".into()))),
-            ("mirror-1.example.org:80", Some(Place::Tcp("mirror-1.example.org:80".into()))),
-            ("./localhost:8380", Some(Place::Socket("./localhost:8380".into()))),
-            ("/run/x:8380", Some(Place::Socket("/run/x:8380".into()))),
-            ("unix://x:8380", Some(Place::Socket("x:8380".into()))),
-            ("localhost:http", Some(Place::Socket("localhost:http".into()))),
-            ("::1:8380", Some(Place::Socket("::1:8380".into()))),
+            ("/run/x.sock", Some(Endpoint::Socket("/run/x.sock".into()))),
+            ("unix:///run/x.sock", Some(Endpoint::Socket("/run/x.sock".into()))),
+            ("x.sock", Some(Endpoint::Socket("x.sock".into()))),
+            ("http://localhost:8380", Some(Endpoint::Tcp("localhost:8380".into()))),
+            ("http://localhost:8380/", Some(Endpoint::Tcp("localhost:8380".into()))),
+            ("http://[::1]:8380", Some(Endpoint::Tcp("[::1]:8380".into()))),
+            ("http://mirror", Some(Endpoint::Tcp("mirror:80".into()))),
+            ("localhost:8380", Some(Endpoint::Tcp("localhost:8380".into()))),
+            ("127.0.0.1:8380", Some(Endpoint::Tcp("127.0.0.1:8380".into()))),
+            ("[::1]:8380", Some(Endpoint::Tcp("[::1]:8380".into()))),
+            ("mirror-1.example.org:80", Some(Endpoint::Tcp("mirror-1.example.org:80".into()))),
+            ("./localhost:8380", Some(Endpoint::Socket("./localhost:8380".into()))),
+            ("/run/x:8380", Some(Endpoint::Socket("/run/x:8380".into()))),
+            ("unix://x:8380", Some(Endpoint::Socket("x:8380".into()))),
+            ("localhost:http", Some(Endpoint::Socket("localhost:http".into()))),
+            ("::1:8380", Some(Endpoint::Socket("::1:8380".into()))),
             ("http://me@mirror:1", None),
             ("http://mirror:1/v1", None),
             ("https://mirror", None),
@@ -174,8 +174,8 @@ mod tests {
         api: Option<&str>,
         config: &Path,
         environment: &BTreeMap<String, String>,
-    ) -> (Place, Option<String>) {
-        let Found { place, token, .. } = find(api, Some(config), environment).unwrap();
+    ) -> (Endpoint, Option<String>) {
+        let ClientTarget { place, token, .. } = find(api, Some(config), environment).unwrap();
         (place, token)
     }
 
@@ -188,7 +188,7 @@ mod tests {
         let text = format!("[api]\nsocket = '/a.sock'\ntoken_file = '{}'\n", token.display());
         fs::write(&file, text).unwrap();
         let mut environment = BTreeMap::new();
-        let socket = |path: &str| Place::Socket(path.into());
+        let socket = |path: &str| Endpoint::Socket(path.into());
 
         assert_eq!(found(None, &file, &environment), (socket("/a.sock"), None));
 
@@ -210,7 +210,7 @@ mod tests {
 
         fs::write(directory.path().join("conf.d/y.toml"), "[api]\nsocket='rel.sock'").unwrap();
         let relative = directory.path().join("conf.d/rel.sock");
-        assert_eq!(found(None, &file, &environment).0, Place::Socket(relative.clone()));
+        assert_eq!(found(None, &file, &environment).0, Endpoint::Socket(relative.clone()));
 
         // Empty is not set.
         for name in
@@ -219,7 +219,7 @@ mod tests {
             environment.insert(name.into(), String::new());
         }
         let (place, secret) = found(None, &file, &environment);
-        assert_eq!((place, secret), (Place::Socket(relative), None));
+        assert_eq!((place, secret), (Endpoint::Socket(relative), None));
         let (_, secret) = found(Some("http://localhost:1"), &file, &environment);
         assert_eq!(secret.as_deref(), Some("s3cret"));
         let default = find(None, None, &environment).unwrap().place;
@@ -248,7 +248,7 @@ mod tests {
         ] {
             environment.insert("CALMIRROR__API__LISTEN".into(), listen.into());
             let (place, secret) = found(None, &file, &environment);
-            assert_eq!(place, Place::Tcp(reached.into()), "no socket");
+            assert_eq!(place, Endpoint::Tcp(reached.into()), "no socket");
             assert_eq!(secret.as_deref(), Some("other"));
         }
         environment.clear();
@@ -259,7 +259,7 @@ mod tests {
         let off = directory.path().join("off/calmirror.toml");
         fs::create_dir(off.parent().unwrap()).unwrap();
         fs::write(&off, text).unwrap();
-        let there = (Place::Tcp("127.0.0.1:9".into()), Some("s3cret".into()));
+        let there = (Endpoint::Tcp("127.0.0.1:9".into()), Some("s3cret".into()));
         assert_eq!(found(None, &off, &environment), there);
 
         let nowhere = directory.path().join("none/none.toml");
@@ -289,14 +289,14 @@ mod tests {
             ] {
                 let api = format!("http://{authority}");
                 environment.clear();
-                let Found { token, exposed, .. } =
+                let ClientTarget { token, exposed, .. } =
                     find(Some(&api), Some(&file), &environment).unwrap();
                 let shown = near || configured;
                 assert_eq!(token.as_deref(), shown.then_some("s3cret"), "{listen} {authority}");
                 assert!(!exposed, "nobody asked for it");
                 // Who says it, means it, and is told what that means.
                 environment.insert("CALMIRROR_TOKEN".into(), "other".into());
-                let Found { token, exposed, .. } =
+                let ClientTarget { token, exposed, .. } =
                     find(Some(&api), Some(&file), &environment).unwrap();
                 assert_eq!((token.as_deref(), exposed), (Some("other"), !near), "{authority}");
             }

@@ -1,0 +1,92 @@
+//! Running a daemon under the process's signals: what `run`, `demo` and `simulate` have in common.
+
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::{mpsc, watch};
+
+use super::exit::{CliError, DONE, FAILED};
+use crate::platform::signals::Signal;
+
+/// What a running daemon listens to.
+#[derive(Debug)]
+pub struct DaemonControls {
+    /// Becomes `true` when it shall stop in good order.
+    pub stop: watch::Receiver<bool>,
+    /// One message for each asked reload; requests that come while one waits are that one.
+    pub reload: mpsc::Receiver<()>,
+}
+
+/// Runs what `start` makes until it ends by itself or signals end it: the first
+/// [`Signal::Stop`] asks it to stop, a second one leaves it as it is and returns at once.
+///
+/// # Errors
+/// What the daemon ends with.
+pub async fn run<D>(
+    mut signals: impl Stream<Item = Signal> + Unpin,
+    start: impl FnOnce(DaemonControls) -> D,
+) -> Result<u8, CliError>
+where
+    D: Future<Output = Result<(), CliError>>,
+{
+    let (stop, stopped) = watch::channel(false);
+    let (reload, reloads) = mpsc::channel(1);
+    let mut daemon = std::pin::pin!(start(DaemonControls { stop: stopped, reload: reloads }));
+    loop {
+        let signal = tokio::select! {
+            biased;
+            ended = &mut daemon => return ended.map(|()| DONE),
+            Some(signal) = signals.next() => signal,
+        };
+        match signal {
+            Signal::Reload => {
+                // Full means that one is waiting already: it will see the newest files.
+                reload.try_send(()).ok();
+            }
+            Signal::Stop if !stop.send_replace(true) => {}
+            Signal::Stop => {
+                tracing::warn!("stopped at once, as asked twice");
+                return Ok(FAILED);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    #[tokio::test]
+    async fn the_first_stop_is_an_order_and_the_second_the_end() {
+        let obeyed = run(stream::iter([Signal::Stop]), async |mut controls: DaemonControls| {
+            controls.stop.wait_for(|stop| *stop).await.ok();
+            Ok(())
+        });
+        assert_eq!(obeyed.await, Ok(DONE));
+
+        let deaf = run(stream::iter([Signal::Stop, Signal::Stop]), async |_: DaemonControls| {
+            std::future::pending().await
+        });
+        assert_eq!(deaf.await, Ok(FAILED));
+    }
+
+    #[tokio::test]
+    async fn reloads_arrive_and_do_not_pile_up() {
+        let signals = [Signal::Reload, Signal::Reload, Signal::Reload, Signal::Stop];
+        let outcome = run(stream::iter(signals), async |mut controls: DaemonControls| {
+            controls.stop.wait_for(|stop| *stop).await.ok();
+            assert!(controls.reload.try_recv().is_ok());
+            assert!(controls.reload.try_recv().is_err());
+            Ok(())
+        });
+        assert_eq!(outcome.await, Ok(DONE));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_ends_by_itself_says_why() {
+        let failure = CliError::new(74, "the store is in use");
+        let outcome = run(stream::pending(), async |_: DaemonControls| {
+            Err(CliError::new(74, "the store is in use"))
+        });
+        assert_eq!(outcome.await, Err(failure));
+    }
+}
