@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calmirror::env::Env;
-use calmirror::simulator::{Answer, Edit, Mutation, Population, Settings, Simulator};
+use calmirror::simulator::{
+    Edit, Mutation, Population, SimulatedResponse, Simulator, SimulatorSettings,
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -57,7 +59,7 @@ impl Graph {
     pub(crate) async fn start(mailboxes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let simulator = Simulator::new(Settings::new(7, Env::real()));
+        let simulator = Simulator::new(SimulatorSettings::new(7, Env::real()));
         simulator.set_base_url(&format!("http://{address}/v1.0"));
         // Room for every page, so that no figure measures rendering.
         simulator.set_page_cache(4 << 30);
@@ -169,7 +171,7 @@ async fn carry(
     }
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     match shared.simulator.answer(http::Request::from_parts(parts, body)).await {
-        Answer::Response(response) => Ok(response.map(Full::new)),
+        SimulatedResponse::Response(response) => Ok(response.map(Full::new)),
         _ => Err(io::Error::other("no faults are asked for")),
     }
 }

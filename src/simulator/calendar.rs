@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::event::{Form, Item};
+use super::event::{CalendarItem, EventForm};
 
 /// Changes kept; links to older versions are dead (fact 91). Each change keeps an item as it was,
 /// so this bounds the memory of a simulator that runs for days.
@@ -19,20 +19,20 @@ const STREAMS: usize = 256;
 
 /// What an item was before it became what it is at `version`.
 #[derive(Debug)]
-struct Change {
+struct ItemRevision {
     version: u64,
     key: u32,
-    before: Option<Arc<Item>>,
+    before: Option<Arc<CalendarItem>>,
 }
 
 /// A delta stream: everything that follows from one enumeration.
 #[derive(Debug)]
-struct Stream {
+struct DeltaStream {
     number: u32,
     /// The newest generation of its links.
     highest: u32,
     /// In which form it was asked for first: its links remember nothing of it (facts 41, 46).
-    form: Form,
+    form: EventForm,
 }
 
 /// A calendar of a mailbox.
@@ -45,12 +45,12 @@ pub(super) struct Calendar {
     pub(super) gone: bool,
     /// Grows with every change.
     pub(super) version: u64,
-    pub(super) items: BTreeMap<u32, Arc<Item>>,
+    pub(super) items: BTreeMap<u32, Arc<CalendarItem>>,
     next_key: u32,
-    log: VecDeque<Change>,
+    log: VecDeque<ItemRevision>,
     /// The version before the oldest change in the log.
     floor: u64,
-    streams: VecDeque<Stream>,
+    streams: VecDeque<DeltaStream>,
     next_stream: u32,
     /// How many single events and series it was filled with.
     filled: (usize, usize),
@@ -58,7 +58,7 @@ pub(super) struct Calendar {
 
 /// A link that no longer works, and the generations the answer speaks of (fact 93).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Dead {
+pub(super) struct DeadLink {
     pub(super) highest: u32,
 }
 
@@ -81,7 +81,7 @@ impl Calendar {
     }
 
     /// Adds an item made by `make` for its new key and version.
-    pub(super) fn add(&mut self, make: impl FnOnce(u32, u64) -> Item) -> u32 {
+    pub(super) fn add(&mut self, make: impl FnOnce(u32, u64) -> CalendarItem) -> u32 {
         let key = self.next_key;
         self.next_key += 1;
         let item = Arc::new(make(key, self.version + 1));
@@ -95,10 +95,10 @@ impl Calendar {
         &mut self,
         key: u32,
         now: Timestamp,
-        edit: impl FnOnce(&mut Item, u64),
+        edit: impl FnOnce(&mut CalendarItem, u64),
     ) -> bool {
         let Some(item) = self.items.get(&key) else { return false };
-        let mut item = Item::clone(item);
+        let mut item = CalendarItem::clone(item);
         item.change = self.version + 1;
         item.modified = now;
         edit(&mut item, self.version + 1);
@@ -115,13 +115,13 @@ impl Calendar {
         there
     }
 
-    fn put(&mut self, key: u32, item: Option<Arc<Item>>) {
+    fn put(&mut self, key: u32, item: Option<Arc<CalendarItem>>) {
         self.version += 1;
         let before = match item {
             Some(item) => self.items.insert(key, item),
             None => self.items.remove(&key),
         };
-        self.log.push_back(Change { version: self.version, key, before });
+        self.log.push_back(ItemRevision { version: self.version, key, before });
         if self.log.len() > LOG
             && let Some(oldest) = self.log.pop_front()
         {
@@ -130,7 +130,7 @@ impl Calendar {
     }
 
     /// No delta stream ever speaks of the last change. Whether there was one.
-    pub(super) fn hush(&mut self) -> bool {
+    pub(super) fn suppress_last_change(&mut self) -> bool {
         let last = self.log.back().is_some_and(|change| change.version == self.version);
         last && self.log.pop_back().is_some()
     }
@@ -158,7 +158,7 @@ impl Calendar {
     }
 
     /// Everything as it was at `version`.
-    pub(super) fn at(&self, version: u64) -> BTreeMap<u32, Arc<Item>> {
+    pub(super) fn at(&self, version: u64) -> BTreeMap<u32, Arc<CalendarItem>> {
         let mut items = self.items.clone();
         for (key, before) in self.before(version, self.version) {
             match before {
@@ -175,7 +175,7 @@ impl Calendar {
         &self,
         from: u64,
         to: u64,
-    ) -> BTreeMap<u32, (Option<Arc<Item>>, Option<Arc<Item>>)> {
+    ) -> BTreeMap<u32, (Option<Arc<CalendarItem>>, Option<Arc<CalendarItem>>)> {
         let mut later = self.before(to, self.version);
         self.before(from, to)
             .into_iter()
@@ -190,7 +190,7 @@ impl Calendar {
     }
 
     /// What the items changed after `from` up to `to` were at `from`.
-    fn before(&self, from: u64, to: u64) -> BTreeMap<u32, Option<Arc<Item>>> {
+    fn before(&self, from: u64, to: u64) -> BTreeMap<u32, Option<Arc<CalendarItem>>> {
         let mut before = BTreeMap::new();
         let first = self.log.partition_point(|change| change.version <= from);
         for change in self.log.range(first..).take_while(|change| change.version <= to) {
@@ -200,9 +200,9 @@ impl Calendar {
     }
 
     /// Begins a stream; its number and the generation of its first links.
-    pub(super) fn open_stream(&mut self, form: &Form) -> (u32, u32) {
+    pub(super) fn open_stream(&mut self, form: &EventForm) -> (u32, u32) {
         let number = self.next_stream;
-        let stream = Stream { number, highest: 1 + number % 150, form: form.clone() };
+        let stream = DeltaStream { number, highest: 1 + number % 150, form: form.clone() };
         self.next_stream += 1;
         let opened = (stream.number, stream.highest);
         self.streams.push_back(stream);
@@ -213,11 +213,11 @@ impl Calendar {
     }
 
     /// Whether a stream is asked for in the same form as at first.
-    pub(super) fn form_kept(&mut self, number: u32, form: &Form) -> bool {
+    pub(super) fn form_kept(&mut self, number: u32, form: &EventForm) -> bool {
         self.stream(number).is_none_or(|stream| stream.form == *form)
     }
 
-    fn stream(&mut self, number: u32) -> Option<&mut Stream> {
+    fn stream(&mut self, number: u32) -> Option<&mut DeltaStream> {
         let at = self.streams.partition_point(|stream| stream.number < number);
         self.streams.get_mut(at).filter(|stream| stream.number == number)
     }
@@ -229,14 +229,16 @@ impl Calendar {
         generation: u32,
         version: u64,
         kept: usize,
-    ) -> Result<(), Dead> {
+    ) -> Result<(), DeadLink> {
         let floor = self.floor;
-        let Some(stream) = self.stream(number) else { return Err(Dead { highest: generation }) };
+        let Some(stream) = self.stream(number) else {
+            return Err(DeadLink { highest: generation });
+        };
         let age = stream.highest.saturating_sub(generation) as usize;
         if age < kept.max(1) && version >= floor {
             Ok(())
         } else {
-            Err(Dead { highest: stream.highest })
+            Err(DeadLink { highest: stream.highest })
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::env::Env;
 
-use super::{Behaviour, Faults, Settings, Simulator};
+use super::{Behaviour, Faults, Simulator, SimulatorSettings};
 
 /// What `simulate` can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -75,10 +75,10 @@ impl Simulation {
     pub async fn start(args: SimulateArgs, env: Env) -> io::Result<Self> {
         let listener = TcpListener::bind(args.listen).await?;
         let address = listener.local_addr()?;
-        let settings = Settings {
+        let settings = SimulatorSettings {
             behaviour: args.behaviour,
             latency: args.latency / 4..args.latency,
-            ..Settings::new(args.seed, env.clone())
+            ..SimulatorSettings::new(args.seed, env.clone())
         };
         let simulator = Simulator::new(settings);
         let mailboxes = simulator.organisation(args.people, args.rooms, env.now());
@@ -141,7 +141,7 @@ impl Simulation {
             }
             loop {
                 tokio::time::sleep(mutate_every).await;
-                if let Some(mutation) = living.step() {
+                if let Some(mutation) = living.mutate_randomly() {
                     tracing::debug!(edit = mutation.edit.name(), "something changed");
                 }
             }

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::call::{Call, Payload, Reply};
-use super::{Application, Behaviour, Faults, Mutation, Planned, Population, Simulator};
+use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
+use super::{Application, Behaviour, Faults, Mutation, PlannedFault, Population, Simulator};
 
 /// Why the control plane did not do it.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+enum ControlError {
     #[error("the body is not what this request needs")]
     Body(#[source] serde_json::Error),
     #[error("there is no `{0}`")]
@@ -92,7 +92,7 @@ struct Latency {
 
 impl Simulator {
     /// The answer to a request under `/control/`.
-    pub(super) fn control(&self, call: &Call, body: &Bytes) -> http::Response<Bytes> {
+    pub(super) fn control(&self, call: &GraphRequest, body: &Bytes) -> http::Response<Bytes> {
         let (status, value) = match self.controlled(call, body) {
             Ok(value) => (StatusCode::OK, value),
             Err(refused) => {
@@ -103,15 +103,17 @@ impl Simulator {
                     source = deeper.source();
                 }
                 let status = match refused {
-                    Refused::Body(_) => StatusCode::BAD_REQUEST,
-                    Refused::Missing(_) | Refused::Unknown => StatusCode::NOT_FOUND,
-                    Refused::Mutation(_) => StatusCode::CONFLICT,
+                    ControlError::Body(_) => StatusCode::BAD_REQUEST,
+                    ControlError::Missing(_) | ControlError::Unknown => StatusCode::NOT_FOUND,
+                    ControlError::Mutation(_) => StatusCode::CONFLICT,
                 };
                 (status, json!({"error": why}))
             }
         };
-        let reply = Reply::json(status, &value);
-        let Payload::Plain(body) = reply.body else { return http::Response::new(Bytes::new()) };
+        let reply = RenderedResponse::json(status, &value);
+        let ResponsePayload::Plain(body) = reply.body else {
+            return http::Response::new(Bytes::new());
+        };
         let mut response = http::Response::new(body);
         *response.status_mut() = status;
         response
@@ -120,10 +122,10 @@ impl Simulator {
         response
     }
 
-    fn controlled(&self, call: &Call, body: &Bytes) -> Result<Value, Refused> {
+    fn controlled(&self, call: &GraphRequest, body: &Bytes) -> Result<Value, ControlError> {
         let done = json!({});
         let what = call.segments.get(1).map(String::as_str).unwrap_or_default();
-        let truth = |name: &'static str| call.parameter(name).ok_or(Refused::Missing(name));
+        let truth = |name: &'static str| call.parameter(name).ok_or(ControlError::Missing(name));
         match (call.method.clone(), what) {
             (Method::GET, "statistics") => value(&self.statistics()),
             (Method::DELETE, "statistics") => {
@@ -136,7 +138,7 @@ impl Simulator {
                 Ok(done)
             }
             (Method::POST, "faults") => {
-                self.plan(read::<Planned>(body)?);
+                self.plan(read::<PlannedFault>(body)?);
                 Ok(done)
             }
             (Method::DELETE, "faults") => {
@@ -147,7 +149,7 @@ impl Simulator {
             (Method::PUT, "behaviour") => {
                 let behaviour = match read(body)? {
                     BehaviourForm::Named { name } => {
-                        Behaviour::by_name(&name).ok_or(Refused::Missing("behaviour"))?
+                        Behaviour::by_name(&name).ok_or(ControlError::Missing("behaviour"))?
                     }
                     BehaviourForm::Whole(behaviour) => *behaviour,
                 };
@@ -163,7 +165,7 @@ impl Simulator {
                 let form: CalendarForm = read(body)?;
                 let id = self.add_calendar(&form.mailbox, &form.name);
                 if id.is_empty() {
-                    return Err(Refused::Missing("mailbox"));
+                    return Err(ControlError::Missing("mailbox"));
                 }
                 self.set_shared(&form.mailbox, &id, form.shared);
                 Ok(json!({"id": id}))
@@ -172,7 +174,7 @@ impl Simulator {
                 let form: CalendarName = read(body)?;
                 match self.remove_calendar(&form.mailbox, &form.calendar) {
                     true => Ok(done),
-                    false => Err(Refused::Missing("calendar")),
+                    false => Err(ControlError::Missing("calendar")),
                 }
             }
             (Method::POST, "populate") => {
@@ -188,17 +190,18 @@ impl Simulator {
             (Method::POST, "step") => {
                 let count: u32 =
                     call.parameter("count").map_or(Ok(1), str::parse).unwrap_or_default();
-                let steps: Vec<Mutation> = (0..count).filter_map(|_| self.step()).collect();
+                let steps: Vec<Mutation> =
+                    (0..count).filter_map(|_| self.mutate_randomly()).collect();
                 value(&steps)
             }
             (Method::POST, "mutate") => {
-                let id = self.mutate(read(body)?).map_err(Refused::Mutation)?;
+                let id = self.mutate(read(body)?).map_err(ControlError::Mutation)?;
                 Ok(json!({"id": id}))
             }
             (Method::GET, "truth") => {
                 let instant = |name| {
                     let text = truth(name)?;
-                    super::zone::read_instant(text).ok_or(Refused::Missing(name))
+                    super::zone::read_instant(text).ok_or(ControlError::Missing(name))
                 };
                 let (start, end) = (instant("start")?, instant("end")?);
                 let events = self.truth(truth("mailbox")?, call.parameter("calendar"), start, end);
@@ -233,7 +236,7 @@ impl Simulator {
                 self.set_latency(ms(form.min_ms)..ms(form.max_ms.max(form.min_ms)));
                 Ok(done)
             }
-            _ => Err(Refused::Unknown),
+            _ => Err(ControlError::Unknown),
         }
     }
 
@@ -245,14 +248,14 @@ impl Simulator {
     }
 }
 
-fn value<T: serde::Serialize>(of: &T) -> Result<Value, Refused> {
-    serde_json::to_value(of).map_err(Refused::Body)
+fn value<T: serde::Serialize>(of: &T) -> Result<Value, ControlError> {
+    serde_json::to_value(of).map_err(ControlError::Body)
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
-    serde_json::from_slice(body).map_err(Refused::Body)
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ControlError> {
+    serde_json::from_slice(body).map_err(ControlError::Body)
 }
 
-fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Refused> {
+fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, ControlError> {
     if body.is_empty() { Ok(T::default()) } else { read(body) }
 }

@@ -3,36 +3,36 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::call::{Call, Payload, Prefer, Reply};
-use super::event::Form;
-use super::faults::{Fault, Foreign, Unreadable};
+use super::event::EventForm;
+use super::faults::{CorruptItem, Fault, ForeignLink};
 use super::graph::{badly_formed, link_number, read_window};
 use super::ids::{happens, mix};
-use super::link::Token;
-use super::page::{Head, PageKey};
-use super::round::{Extent, Round, render};
-use super::state::State;
+use super::link::LinkToken;
+use super::page_cache::{PageCacheKey, PageHead};
+use super::request::{GraphRequest, PreferHeader, RenderedResponse, ResponsePayload};
+use super::round::{DeltaRound, RoundExtent, render};
+use super::state::SimulatorState;
 use super::stuck;
 
 const UNSUPPORTED: [&str; 5] = ["$orderby", "$filter", "$select", "$expand", "$search"];
 
-impl State {
+impl SimulatorState {
     /// The page size in force for a request: the hint of this very request (facts 40, 41).
-    pub(super) fn page_size(&self, call: &Call) -> usize {
-        let hint = Prefer::read(&call.prefer).ok().and_then(|prefer| prefer.page_size);
+    pub(super) fn page_size(&self, call: &GraphRequest) -> usize {
+        let hint = PreferHeader::read(&call.prefer).ok().and_then(|prefer| prefer.page_size);
         hint.unwrap_or(10).clamp(1, self.behaviour.max_page_size.max(1))
     }
 
     pub(super) fn delta(
         &mut self,
-        call: &Call,
+        call: &GraphRequest,
         mailbox: usize,
         calendar: usize,
-        prefer: &Prefer,
+        prefer: &PreferHeader,
         fault: Option<&Fault>,
-    ) -> Reply {
+    ) -> RenderedResponse {
         if call.query.iter().any(|(name, _)| UNSUPPORTED.contains(&name.as_str())) {
-            return Reply::error(
+            return RenderedResponse::error(
                 StatusCode::BAD_REQUEST,
                 "ErrorInvalidUrlQuery",
                 "The following parameters are not supported with change tracking over the \
@@ -56,11 +56,11 @@ impl State {
     /// Where the request is in its stream; a new stream for one without a link.
     fn position(
         &mut self,
-        call: &Call,
+        call: &GraphRequest,
         mailbox: usize,
         calendar: usize,
-        form: &Form,
-    ) -> Result<Token, Box<Reply>> {
+        form: &EventForm,
+    ) -> Result<LinkToken, Box<RenderedResponse>> {
         let kept = self.behaviour.kept_tokens;
         let here = (mailbox as u32, calendar as u16);
         let Some(text) = call.token() else {
@@ -74,7 +74,7 @@ impl State {
                 return Err(Box::new(badly_formed()));
             };
             let (stream, generation) = this.open_stream(form);
-            return Ok(Token {
+            return Ok(LinkToken {
                 mailbox: here.0,
                 calendar: here.1,
                 start: window.0.as_microsecond(),
@@ -87,7 +87,7 @@ impl State {
                 turn: 0,
             });
         };
-        let token = Token::read(text, self.seed)
+        let token = LinkToken::read(text, self.seed)
             .filter(|token| (token.mailbox, token.calendar) == here)
             .ok_or_else(|| Box::new(badly_formed()))?;
         let damaged = || Box::new(badly_formed());
@@ -99,8 +99,8 @@ impl State {
             self.total.tally.mixed_forms += 1;
         }
         match this.alive(token.stream, token.generation, needed, kept) {
-            Ok(()) => Ok(Token { to: Some(token.to.unwrap_or(this.version)), ..token }),
-            Err(dead) => Err(Box::new(Reply::error(
+            Ok(()) => Ok(LinkToken { to: Some(token.to.unwrap_or(this.version)), ..token }),
+            Err(dead) => Err(Box::new(RenderedResponse::error(
                 StatusCode::GONE,
                 "SyncStateNotFound",
                 &format!(
@@ -113,12 +113,12 @@ impl State {
 
     fn page(
         &mut self,
-        call: &Call,
-        token: Token,
+        call: &GraphRequest,
+        token: LinkToken,
         size: usize,
-        prefer: &Prefer,
+        prefer: &PreferHeader,
         fault: Option<&Fault>,
-    ) -> Reply {
+    ) -> RenderedResponse {
         let (mailbox, calendar) = (token.mailbox as usize, usize::from(token.calendar));
         let place = self.rendering(mailbox, calendar);
         let base = self.base(call);
@@ -133,16 +133,25 @@ impl State {
             return badly_formed();
         };
         let version = this.version;
-        let extent =
-            Extent { window: token.window(), from: token.from, to: token.to.unwrap_or(version) };
+        let extent = RoundExtent {
+            window: token.window(),
+            from: token.from,
+            to: token.to.unwrap_or(version),
+        };
 
         let next_link = |offset: usize, turn: u32| {
-            let token = Token { offset: offset as u32, turn, ..token };
+            let token = LinkToken { offset: offset as u32, turn, ..token };
             format!("{address}?$skiptoken={}", token.write(seed))
         };
         let delta_link = |generation: u32| {
-            let token =
-                Token { from: Some(extent.to), to: None, offset: 0, turn: 0, generation, ..token };
+            let token = LinkToken {
+                from: Some(extent.to),
+                to: None,
+                offset: 0,
+                turn: 0,
+                generation,
+                ..token
+            };
             format!("{address}?$deltatoken={}", token.write(seed))
         };
         let next_tail = |link: String| format!("],\"@odata.nextLink\":\"{link}\"}}");
@@ -153,15 +162,16 @@ impl State {
         let twisted = fault.is_some_and(is_twist);
         if quiet && !twisted && behaviour.duplicates == 0.0 {
             let tail = delta_tail(delta_link(this.next_generation(token.stream)));
-            return page_reply(Payload::Plain((opening + &tail).into()));
+            return page_reply(ResponsePayload::Plain((opening + &tail).into()));
         }
 
         let offset = token.offset as usize;
         let salt = mix(&[extent.salt(place), offset as u64]);
         let round = {
             let this = &*this;
-            self.shelf
-                .round((mailbox, calendar, extent), || Round::build(this, behaviour, extent, place))
+            self.shelf.round((mailbox, calendar, extent), || {
+                DeltaRound::build(this, behaviour, extent, place)
+            })
         };
         if !twisted
             && token.turn < 5
@@ -169,7 +179,7 @@ impl State {
             && happens(behaviour.empty_pages, &[salt, u64::from(token.turn), 3])
         {
             let tail = next_tail(next_link(offset, token.turn + 1));
-            return page_reply(Payload::Plain((opening + &tail).into()));
+            return page_reply(ResponsePayload::Plain((opening + &tail).into()));
         }
 
         let duplicates = behaviour.duplicates;
@@ -190,7 +200,7 @@ impl State {
                     break;
                 }
             }
-            Head::new(raw, next, next >= round.entries.len())
+            PageHead::new(raw, next, next >= round.entries.len())
         };
 
         if let Some(fault) = fault.filter(|fault| is_twist(fault)) {
@@ -205,12 +215,12 @@ impl State {
             };
             let own = if head.last { delta.clone() } else { next.clone() };
             let same = next_link(offset, token.turn + 1);
-            return page_reply(Payload::Plain(
+            return page_reply(ResponsePayload::Plain(
                 twist(&head, fault, &base, [own, next, delta, same]).into(),
             ));
         }
 
-        let key = PageKey {
+        let key = PageCacheKey {
             mailbox,
             calendar,
             extent,
@@ -222,7 +232,7 @@ impl State {
             base: base.clone(),
         };
         let keep = extent.from.is_none();
-        let tail = |head: &Head| {
+        let tail = |head: &PageHead| {
             if head.last {
                 delta_tail(delta_link(this.next_generation(token.stream)))
             } else {
@@ -233,8 +243,8 @@ impl State {
     }
 }
 
-fn page_reply(body: Payload) -> Reply {
-    let mut reply = Reply::text(
+fn page_reply(body: ResponsePayload) -> RenderedResponse {
+    let mut reply = RenderedResponse::text(
         StatusCode::OK,
         "application/json;odata.metadata=minimal;odata.streaming=true;charset=utf-8",
         "",
@@ -262,7 +272,12 @@ fn is_twist(fault: &Fault) -> bool {
 
 /// A page with something wrong about it. The links: the page's own, a next link, a delta link,
 /// and one to this same page.
-fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [String; 4]) -> Vec<u8> {
+fn twist(
+    head: &PageHead,
+    fault: &Fault,
+    base: &str,
+    [own, next, delta, same]: [String; 4],
+) -> Vec<u8> {
     let mut raw = head.raw.to_vec();
     let own_member = if head.last { "@odata.deltaLink" } else { "@odata.nextLink" };
     let comma = if raw.ends_with(b"[") { "" } else { "," };
@@ -285,11 +300,11 @@ fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [Stri
             let path = own.get(scheme.len() + 3 + authority.len()..).unwrap_or_default();
             let host = authority.split(':').next().unwrap_or_default();
             let origin = match how {
-                Foreign::Host => format!("{scheme}://elsewhere.example"),
-                Foreign::Scheme if scheme == "https" => format!("http://{authority}"),
-                Foreign::Scheme => format!("https://{authority}"),
-                Foreign::Port => format!("{scheme}://{host}:4431"),
-                Foreign::UserInfo => format!("{scheme}://{authority}@elsewhere.example"),
+                ForeignLink::Host => format!("{scheme}://elsewhere.example"),
+                ForeignLink::Scheme if scheme == "https" => format!("http://{authority}"),
+                ForeignLink::Scheme => format!("https://{authority}"),
+                ForeignLink::Port => format!("{scheme}://{host}:4431"),
+                ForeignLink::UserInfo => format!("{scheme}://{authority}@elsewhere.example"),
             };
             format!("],\"{own_member}\":\"{origin}{path}\"}}")
         }
@@ -307,18 +322,18 @@ fn twist(head: &Head, fault: &Fault, base: &str, [own, next, delta, same]: [Stri
     raw
 }
 
-fn unreadable(how: Unreadable) -> Value {
+fn unreadable(how: CorruptItem) -> Value {
     let time = json!({"dateTime": "2026-01-05T09:00:00.0000000", "timeZone": "UTC"});
     let kind = "#microsoft.graph.event";
     match how {
-        Unreadable::NotAnObject => json!("event"),
-        Unreadable::NoId => {
+        CorruptItem::NotAnObject => json!("event"),
+        CorruptItem::NoId => {
             json!({"@odata.type": kind, "type": "singleInstance", "start": time, "end": time})
         }
-        Unreadable::NumberId => {
+        CorruptItem::NumberId => {
             json!({"@odata.type": kind, "id": 5, "type": "singleInstance", "start": time, "end": time})
         }
-        Unreadable::BadDate => json!({
+        CorruptItem::BadDate => json!({
             "@odata.type": kind,
             "id": "AAMkADUnreadableAAA=",
             "type": "singleInstance",

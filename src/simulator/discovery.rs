@@ -4,13 +4,13 @@
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::call::{Call, Reply};
+use super::request::{GraphRequest, RenderedResponse};
 
 const DOCUMENT: &str = "openid-configuration";
 
 /// The answer to a request for metadata of the login service; `None` if it is no such request.
 /// No token is needed for it.
-pub(super) fn answer(call: &Call) -> Option<Reply> {
+pub(super) fn answer(call: &GraphRequest) -> Option<RenderedResponse> {
     let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
     let found = match segments.as_slice() {
         [".well-known", DOCUMENT] => configuration(call, "common"),
@@ -22,12 +22,12 @@ pub(super) fn answer(call: &Call) -> Option<Reply> {
     };
     Some(match call.method {
         Method::GET => found,
-        _ => Reply::empty(StatusCode::METHOD_NOT_ALLOWED),
+        _ => RenderedResponse::empty(StatusCode::METHOD_NOT_ALLOWED),
     })
 }
 
 /// OpenID Connect Discovery 1.0, with the members that Microsoft's document has.
-fn configuration(call: &Call, tenant: &str) -> Reply {
+fn configuration(call: &GraphRequest, tenant: &str) -> RenderedResponse {
     let login = call.origin();
     let endpoint = |name: &str| format!("{login}/{tenant}/oauth2/v2.0/{name}");
     let document = json!({
@@ -59,10 +59,10 @@ fn configuration(call: &Call, tenant: &str) -> Reply {
 }
 
 /// Instance discovery: the host that is asked is a login service of its own.
-fn instance(call: &Call) -> Reply {
+fn instance(call: &GraphRequest) -> RenderedResponse {
     let authority = call.parameter("authorization_endpoint").unwrap_or_default();
     let Some(tenant) = authority.split("://").nth(1).and_then(|rest| rest.split('/').nth(1)) else {
-        return Reply::json(
+        return RenderedResponse::json(
             StatusCode::BAD_REQUEST,
             &json!({
                 "error": "invalid_request",
@@ -86,6 +86,6 @@ fn instance(call: &Call) -> Reply {
     }))
 }
 
-fn plain(document: &serde_json::Value) -> Reply {
-    Reply::text(StatusCode::OK, "application/json; charset=utf-8", document.to_string())
+fn plain(document: &serde_json::Value) -> RenderedResponse {
+    RenderedResponse::text(StatusCode::OK, "application/json; charset=utf-8", document.to_string())
 }

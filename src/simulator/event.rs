@@ -11,7 +11,7 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::ids::{Ids, Named, guid, mix, noise};
+use super::ids::{IdTarget, MailboxIds, guid, mix, noise};
 use super::series::Series;
 use super::zone::{Zone, date_of, seven_digits};
 
@@ -23,12 +23,12 @@ const TICKS: u64 = 10_000_000;
 
 /// A body in both forms it can be asked in.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(super) struct EventBody {
     pub(super) html: Box<str>,
     pub(super) text: Box<str>,
 }
 
-impl Body {
+impl EventBody {
     pub(super) fn preview(&self) -> &str {
         let end = self.text.char_indices().nth(255).map_or(self.text.len(), |(at, _)| at);
         &self.text[..end]
@@ -60,9 +60,9 @@ pub(super) struct Attendee {
 
 /// What an event, or an exception, says.
 #[derive(Clone, Debug)]
-pub(super) struct Content {
+pub(super) struct EventContent {
     pub(super) subject: Arc<str>,
-    pub(super) body: Arc<Body>,
+    pub(super) body: Arc<EventBody>,
     pub(super) location: Arc<str>,
     pub(super) organizer: Person,
     /// Whether the mailbox's owner is the organizer.
@@ -78,12 +78,12 @@ pub(super) struct Content {
 
 /// When something takes place, `[start, end)`, local to the zone of its item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct When {
+pub(super) struct LocalSpan {
     pub(super) start: DateTime,
     pub(super) end: DateTime,
 }
 
-impl When {
+impl LocalSpan {
     /// The same length, from another start.
     pub(super) fn starting(self, start: DateTime) -> Self {
         let length = self.end.duration_since(self.start);
@@ -101,13 +101,13 @@ impl When {
 
 /// A single event, or a series with its exceptions.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
+pub(super) struct CalendarItem {
     pub(super) key: u32,
     pub(super) zone: Arc<Zone>,
     /// Of a series: the first occurrence's.
-    pub(super) when: When,
+    pub(super) when: LocalSpan,
     pub(super) all_day: bool,
-    pub(super) content: Content,
+    pub(super) content: EventContent,
     pub(super) created: Timestamp,
     pub(super) modified: Timestamp,
     /// The calendar's version when the item last changed in any way: its change key.
@@ -117,13 +117,13 @@ pub(super) struct Item {
 
 /// What of an item is shown: the item itself (a single event or a master) or one instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(super) enum ItemPart {
     Itself,
     Occurrence(i32),
     Exception(i32),
 }
 
-impl Part {
+impl ItemPart {
     /// The day in the id; 0 for the item itself.
     pub(super) fn day(self) -> i32 {
         match self {
@@ -135,13 +135,13 @@ impl Part {
 
 /// How the client asked to see events.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Form {
+pub(super) struct EventForm {
     pub(super) zone: Zone,
     pub(super) text_body: bool,
     pub(super) immutable: bool,
 }
 
-impl Form {
+impl EventForm {
     pub(super) fn plain() -> Self {
         Self { zone: Zone::utc(), text_body: false, immutable: false }
     }
@@ -149,15 +149,15 @@ impl Form {
 
 /// One mailbox's calendar, as far as rendering needs it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct CalendarContext {
     pub(super) mailbox: u64,
     pub(super) calendar: u16,
 }
 
-impl Place {
-    pub(super) fn id(self, form: &Form, key: u32, day: i32) -> String {
+impl CalendarContext {
+    pub(super) fn id(self, form: &EventForm, key: u32, day: i32) -> String {
         let day = u16::try_from(day).unwrap_or(0);
-        Ids { mailbox: self.mailbox, immutable: form.immutable }.of(Named {
+        MailboxIds { mailbox: self.mailbox, immutable: form.immutable }.of(IdTarget {
             calendar: self.calendar,
             key,
             day,
@@ -175,9 +175,9 @@ impl Place {
     }
 
     /// An occurrence, or an exception, as a delta page carries it (fact 66).
-    pub(super) fn bare(self, item: &Item, part: Part, form: &Form) -> Value {
+    pub(super) fn bare(self, item: &CalendarItem, part: ItemPart, form: &EventForm) -> Value {
         let (kind, change) = match part {
-            Part::Exception(day) => ("exception", item.exception_change(day)),
+            ItemPart::Exception(day) => ("exception", item.exception_change(day)),
             _ => ("occurrence", item.change),
         };
         let (start, end) = times(item, item.when_of(part), form);
@@ -193,7 +193,7 @@ impl Place {
     }
 
     /// What is gone from a view (fact 61).
-    pub(super) fn removed(self, key: u32, day: i32, form: &Form) -> Value {
+    pub(super) fn removed(self, key: u32, day: i32, form: &EventForm) -> Value {
         json!({
             "@odata.type": "#microsoft.graph.event",
             "id": self.id(form, key, day),
@@ -202,10 +202,10 @@ impl Place {
     }
 
     /// An event whole, as every listing shows it.
-    pub(super) fn whole(self, item: &Item, part: Part, form: &Form) -> Value {
+    pub(super) fn whole(self, item: &CalendarItem, part: ItemPart, form: &EventForm) -> Value {
         let id = self.id(form, item.key, part.day());
         let (content, change, modified) = match part {
-            Part::Exception(day) => item.exception(day),
+            ItemPart::Exception(day) => item.exception(day),
             _ => (&item.content, item.change, item.modified),
         };
         let (start, end) = times(item, item.when_of(part), form);
@@ -284,14 +284,14 @@ impl Place {
         if let (Value::Object(event), Value::Object(mut more)) = (&mut event, more) {
             event.append(&mut more);
         }
-        if part != Part::Itself {
+        if part != ItemPart::Itself {
             let original = match part {
                 // An exception remembers where its series had it.
-                Part::Exception(day) => item.occurrence_when(day),
+                ItemPart::Exception(day) => item.occurrence_when(day),
                 _ => item.when_of(part),
             };
             event["type"] = match part {
-                Part::Exception(_) => "exception",
+                ItemPart::Exception(_) => "exception",
                 _ => "occurrence",
             }
             .into();
@@ -306,11 +306,11 @@ impl Place {
 }
 
 /// The instant a start is shown as: all-day events are midnights in any zone (fact 79).
-fn shown_instant(item: &Item, when: When) -> Timestamp {
+fn shown_instant(item: &CalendarItem, when: LocalSpan) -> Timestamp {
     if item.all_day { Zone::utc().instant(when.start) } else { item.zone.instant(when.start) }
 }
 
-fn times(item: &Item, when: When, form: &Form) -> (Value, Value) {
+fn times(item: &CalendarItem, when: LocalSpan, form: &EventForm) -> (Value, Value) {
     let show =
         |shown: DateTime| json!({"dateTime": seven_digits(shown), "timeZone": &*form.zone.name});
     if item.all_day {
@@ -380,13 +380,13 @@ fn attendee(attendee: &Attendee) -> Value {
     })
 }
 
-impl Item {
+impl CalendarItem {
     /// When `part` takes place.
-    pub(super) fn when_of(&self, part: Part) -> When {
+    pub(super) fn when_of(&self, part: ItemPart) -> LocalSpan {
         match part {
-            Part::Itself => self.when,
-            Part::Occurrence(day) => self.occurrence_when(day),
-            Part::Exception(day) => self
+            ItemPart::Itself => self.when,
+            ItemPart::Occurrence(day) => self.occurrence_when(day),
+            ItemPart::Exception(day) => self
                 .series
                 .as_ref()
                 .and_then(|s| s.exceptions.get(&day))
@@ -395,11 +395,11 @@ impl Item {
     }
 
     /// When the series has its occurrence of `day`.
-    pub(super) fn occurrence_when(&self, day: i32) -> When {
+    pub(super) fn occurrence_when(&self, day: i32) -> LocalSpan {
         self.when.starting(date_of(day).to_datetime(self.when.start.time()))
     }
 
-    fn exception(&self, day: i32) -> (&Content, u64, Timestamp) {
+    fn exception(&self, day: i32) -> (&EventContent, u64, Timestamp) {
         match self.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
             Some(e) => (&e.content, e.change, e.modified),
             None => (&self.content, self.change, self.modified),
@@ -411,16 +411,20 @@ impl Item {
     }
 
     /// Whether `[start, end)` of `when` overlaps the window.
-    pub(super) fn overlaps(&self, when: When, window: (Timestamp, Timestamp)) -> bool {
+    pub(super) fn overlaps(&self, when: LocalSpan, window: (Timestamp, Timestamp)) -> bool {
         let (start, end) = when.instants(&self.zone);
         start < window.1 && (end > window.0 || (start == end && start >= window.0))
     }
 
     /// The instances of the item that a view of `window` lists, by start. A single event has one:
     /// itself.
-    pub(super) fn instances(&self, window: (Timestamp, Timestamp)) -> Vec<Part> {
+    pub(super) fn instances(&self, window: (Timestamp, Timestamp)) -> Vec<ItemPart> {
         let Some(series) = &self.series else {
-            return if self.overlaps(self.when, window) { vec![Part::Itself] } else { Vec::new() };
+            return if self.overlaps(self.when, window) {
+                vec![ItemPart::Itself]
+            } else {
+                Vec::new()
+            };
         };
         let length = self.when.end.duration_since(self.when.start);
         let margin = length.saturating_add(SignedDuration::from_hours(48));
@@ -428,11 +432,11 @@ impl Item {
         let last =
             window.1.saturating_add(SignedDuration::from_hours(48)).unwrap_or(Timestamp::MAX);
         let days = series.days(self.when.start.date(), first, last);
-        let mut parts: Vec<(Timestamp, Part)> = days
+        let mut parts: Vec<(Timestamp, ItemPart)> = days
             .into_iter()
             .filter(|day| !series.cancelled.contains(day) && !series.exceptions.contains_key(day))
-            .map(Part::Occurrence)
-            .chain(series.exceptions.keys().copied().map(Part::Exception))
+            .map(ItemPart::Occurrence)
+            .chain(series.exceptions.keys().copied().map(ItemPart::Exception))
             .map(|part| (part, self.when_of(part)))
             .filter(|(_, when)| self.overlaps(*when, window))
             .map(|(part, when)| (self.zone.instant(when.start), part))
@@ -442,14 +446,14 @@ impl Item {
     }
 
     /// Whether the id of `day` names an instance that exists.
-    pub(super) fn instance(&self, day: i32) -> Option<Part> {
+    pub(super) fn instance(&self, day: i32) -> Option<ItemPart> {
         let series = self.series.as_ref()?;
         if series.exceptions.contains_key(&day) {
-            return Some(Part::Exception(day));
+            return Some(ItemPart::Exception(day));
         }
         let at = Zone::utc().instant(date_of(day).to_datetime(jiff::civil::Time::midnight()));
         let exists = series.days(self.when.start.date(), at, at).contains(&day)
             && !series.cancelled.contains(&day);
-        exists.then_some(Part::Occurrence(day))
+        exists.then_some(ItemPart::Occurrence(day))
     }
 }

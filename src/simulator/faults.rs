@@ -71,7 +71,7 @@ pub enum Fault {
     /// A delta page with one more item, which cannot be read.
     UnreadableItem {
         /// What is wrong with it.
-        how: Unreadable,
+        how: CorruptItem,
     },
     /// A delta page that says what cannot be.
     Lie {
@@ -81,7 +81,7 @@ pub enum Fault {
     /// A delta page whose link leads away.
     ForeignLink {
         /// Where to.
-        how: Foreign,
+        how: ForeignLink,
     },
     /// A body of some KiB that inflates to 128 MiB; plain if the client did not ask for gzip.
     Bomb,
@@ -100,7 +100,7 @@ pub enum Fault {
     /// The link is dead (facts 93 to 101). Only for requests with a link.
     DeadLink {
         /// In which words.
-        how: Death,
+        how: DeadLinkAnswer,
     },
     /// 401 `InvalidAuthenticationToken` (fact 150).
     Unauthorized,
@@ -109,7 +109,7 @@ pub enum Fault {
     /// The mailbox cannot be had.
     Mailbox {
         /// In which words.
-        how: Trouble,
+        how: MailboxFault,
     },
     /// Next links are always new, their page is always the same, and no delta link comes, as long
     /// as fewer than `below` items are asked for (facts 172, 173).
@@ -132,14 +132,14 @@ pub enum Fault {
     /// The token endpoint refuses. Only for requests to it.
     SignIn {
         /// In which words.
-        how: Refusal,
+        how: SignInRefusal,
     },
 }
 
 /// What is wrong with an item nobody can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Unreadable {
+pub enum CorruptItem {
     /// It is not an object.
     NotAnObject,
     /// It has no id.
@@ -153,7 +153,7 @@ pub enum Unreadable {
 /// Where a link leads that must not be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Foreign {
+pub enum ForeignLink {
     /// Another host.
     Host,
     /// The same host with another scheme.
@@ -167,7 +167,7 @@ pub enum Foreign {
 /// The words in which a link is said to be dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Death {
+pub enum DeadLinkAnswer {
     /// 410 `SyncStateNotFound`, generations.
     Generation,
     /// 410 `SyncStateNotFound`, root folder.
@@ -193,7 +193,7 @@ pub enum Death {
 /// The words in which a mailbox or calendar is said not to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Trouble {
+pub enum MailboxFault {
     /// 404 `MailboxNotEnabledForRESTAPI` (fact 105).
     NotEnabled,
     /// The same in newer words (fact 106).
@@ -219,7 +219,7 @@ pub enum Trouble {
 /// How a sign-in is refused (facts 147 to 149).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Refusal {
+pub enum SignInRefusal {
     /// 401 `invalid_client`, AADSTS7000215.
     WrongSecret,
     /// 401 `invalid_client`, AADSTS7000222.
@@ -238,7 +238,7 @@ pub enum Refusal {
 
 /// A fault that waits for its requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Planned {
+pub struct PlannedFault {
     /// What happens.
     #[serde(flatten)]
     pub fault: Fault,
@@ -256,7 +256,7 @@ pub struct Planned {
     pub times: Option<u32>,
 }
 
-impl Planned {
+impl PlannedFault {
     /// The fault for the next request, whichever that is.
     pub fn once(fault: Fault) -> Self {
         Self { fault, mailbox: None, path: None, skip: 0, times: Some(1) }
@@ -294,7 +294,7 @@ impl Planned {
 
 /// A fault and how probable it is for a request, in `[0, 1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rate {
+pub struct FaultRate {
     /// What happens.
     #[serde(flatten)]
     pub fault: Fault,
@@ -307,9 +307,9 @@ pub struct Rate {
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
     /// Chance, for every request anew.
-    pub rates: Vec<Rate>,
+    pub rates: Vec<FaultRate>,
     /// What waits for its requests; the first that matches happens.
-    pub planned: Vec<Planned>,
+    pub planned: Vec<PlannedFault>,
 }
 
 impl Faults {
@@ -318,7 +318,8 @@ impl Faults {
     pub fn by_rate(probability: f64) -> Self {
         let faults = Self::passing();
         let each = probability / faults.len() as f64;
-        let rates = faults.into_iter().map(|fault| Rate { fault, probability: each }).collect();
+        let rates =
+            faults.into_iter().map(|fault| FaultRate { fault, probability: each }).collect();
         Self { rates, planned: Vec::new() }
     }
 
@@ -349,25 +350,30 @@ impl Faults {
             Fault::Unauthorized,
         ];
         faults.extend(
-            [Unreadable::NotAnObject, Unreadable::NoId, Unreadable::NumberId, Unreadable::BadDate]
-                .map(|how| Fault::UnreadableItem { how }),
+            [
+                CorruptItem::NotAnObject,
+                CorruptItem::NoId,
+                CorruptItem::NumberId,
+                CorruptItem::BadDate,
+            ]
+            .map(|how| Fault::UnreadableItem { how }),
         );
         faults.extend(
-            [Foreign::Host, Foreign::Scheme, Foreign::Port, Foreign::UserInfo]
+            [ForeignLink::Host, ForeignLink::Scheme, ForeignLink::Port, ForeignLink::UserInfo]
                 .map(|how| Fault::ForeignLink { how }),
         );
         faults.extend(
             [
-                Death::Generation,
-                Death::RootFolder,
-                Death::Invalid,
-                Death::ResyncRequired,
-                Death::ApplyDifferences,
-                Death::UploadDifferences,
-                Death::BadRequest,
-                Death::InvalidDeltaToken,
-                Death::BadlyFormed,
-                Death::InvalidData,
+                DeadLinkAnswer::Generation,
+                DeadLinkAnswer::RootFolder,
+                DeadLinkAnswer::Invalid,
+                DeadLinkAnswer::ResyncRequired,
+                DeadLinkAnswer::ApplyDifferences,
+                DeadLinkAnswer::UploadDifferences,
+                DeadLinkAnswer::BadRequest,
+                DeadLinkAnswer::InvalidDeltaToken,
+                DeadLinkAnswer::BadlyFormed,
+                DeadLinkAnswer::InvalidData,
             ]
             .map(|how| Fault::DeadLink { how }),
         );

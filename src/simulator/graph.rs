@@ -3,16 +3,16 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::call::{Call, Prefer, Reply};
-use super::event::{Form, Item, Part, Place};
+use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::faults::Fault;
-use super::ids::{Ids, mix};
-use super::state::{State, is_delta};
+use super::ids::{MailboxIds, mix};
+use super::request::{GraphRequest, PreferHeader, RenderedResponse};
+use super::state::{SimulatorState, is_delta};
 use super::stuck;
 use super::zone::{Zone, date_of};
 
 /// What a request speaks of once its mailbox is known.
-struct Scope {
+struct RequestScope {
     mailbox: usize,
     /// The calendar the path names, if any.
     calendar: Option<usize>,
@@ -20,30 +20,30 @@ struct Scope {
     rest: usize,
 }
 
-impl State {
+impl SimulatorState {
     /// The answer to an authorised request.
     pub(super) fn graph(
         &mut self,
-        call: &Call,
+        call: &GraphRequest,
         mailbox: Option<usize>,
         fault: Option<&Fault>,
-    ) -> Reply {
+    ) -> RenderedResponse {
         if !call.versioned {
             let version = call.segments.first().map_or("", String::as_str);
-            return Reply::error(
+            return RenderedResponse::error(
                 StatusCode::BAD_REQUEST,
                 "BadRequest",
                 &format!("Invalid version: {version}"),
             );
         }
         if call.method != Method::GET {
-            return Reply::error(
+            return RenderedResponse::error(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "Request_BadRequest",
                 "Specified HTTP method is not allowed for the request target.",
             );
         }
-        let prefer = match Prefer::read(&call.prefer) {
+        let prefer = match PreferHeader::read(&call.prefer) {
             Ok(prefer) => prefer,
             Err(refused) => return *refused,
         };
@@ -62,17 +62,21 @@ impl State {
         reply
     }
 
-    fn scope(&self, call: &Call, mailbox: Option<usize>) -> Result<Scope, Box<Reply>> {
+    fn scope(
+        &self,
+        call: &GraphRequest,
+        mailbox: Option<usize>,
+    ) -> Result<RequestScope, Box<RenderedResponse>> {
         let me = call.segments.first().is_some_and(|s| s.eq_ignore_ascii_case("me"));
         let users = call.segments.first().is_some_and(|s| s.eq_ignore_ascii_case("users"));
         let Some(mailbox) = mailbox else {
             return Err(Box::new(match call.segments.get(1) {
-                _ if me => Reply::error(
+                _ if me => RenderedResponse::error(
                     StatusCode::BAD_REQUEST,
                     "BadRequest",
                     "/me request is only valid with delegated authentication flow.",
                 ),
-                Some(name) if users => Reply::error(
+                Some(name) if users => RenderedResponse::error(
                     StatusCode::NOT_FOUND,
                     "ErrorInvalidUser",
                     &format!("The requested user '{name}' is invalid."),
@@ -96,17 +100,17 @@ impl State {
                 None => return Err(Box::new(not_found())),
             },
         };
-        Ok(Scope { mailbox, calendar, rest })
+        Ok(RequestScope { mailbox, calendar, rest })
     }
 
     fn route(
         &mut self,
-        call: &Call,
-        scope: &Scope,
-        prefer: &Prefer,
+        call: &GraphRequest,
+        scope: &RequestScope,
+        prefer: &PreferHeader,
         fault: Option<&Fault>,
-    ) -> Reply {
-        let Scope { mailbox, calendar, rest } = *scope;
+    ) -> RenderedResponse {
+        let RequestScope { mailbox, calendar, rest } = *scope;
         let view = call.segments.get(rest).is_some_and(|s| s.eq_ignore_ascii_case("calendarview"));
         if view && is_delta(call) && call.segments.len() == rest + 2 {
             let Some(calendar) = calendar.or_else(|| self.calendar(mailbox, None)) else {
@@ -130,10 +134,10 @@ impl State {
         if call.is(&["events", "*", "instances"], rest) {
             return match self.find(call, scope, rest + 1, &prefer.form) {
                 Some((_, item, _)) if self.is_listed_only(&item) => not_found(),
-                Some((place, item, Part::Itself)) if item.series.is_some() => {
+                Some((place, item, ItemPart::Itself)) if item.series.is_some() => {
                     self.list_instances(call, place, &item, prefer)
                 }
-                Some(_) => Reply::error(
+                Some(_) => RenderedResponse::error(
                     StatusCode::BAD_REQUEST,
                     "ErrorInvalidRequest",
                     "The requested item is not a recurring master.",
@@ -144,7 +148,7 @@ impl State {
         if call.segments.len() == rest
             && let Some(calendar) = calendar
         {
-            return Reply::json(StatusCode::OK, &self.calendar_json(mailbox, calendar));
+            return RenderedResponse::json(StatusCode::OK, &self.calendar_json(mailbox, calendar));
         }
         if call.segments.len() == rest {
             let Some(mailbox) = self.mailboxes.get(mailbox) else { return not_found() };
@@ -154,7 +158,7 @@ impl State {
                 "mail": &*mailbox.person.address,
                 "userPrincipalName": &*mailbox.person.address,
             });
-            return Reply::json(StatusCode::OK, &user);
+            return RenderedResponse::json(StatusCode::OK, &user);
         }
         if calendar.is_none() && call.is(&["calendars"], rest) {
             let count = self.mailboxes.get(mailbox).map_or(0, |m| m.calendars.len());
@@ -166,10 +170,10 @@ impl State {
                 "@odata.context": format!("{}/$metadata#users/calendars", self.base(call)),
                 "value": value,
             });
-            return Reply::json(StatusCode::OK, &list);
+            return RenderedResponse::json(StatusCode::OK, &list);
         }
         if calendar.is_none() && call.is(&["events", "delta"], rest) {
-            return Reply::error(
+            return RenderedResponse::error(
                 StatusCode::BAD_REQUEST,
                 "ErrorInvalidRequest",
                 "Change tracking is not supported against 'microsoft.graph.event'.",
@@ -187,7 +191,7 @@ impl State {
             "color": "auto",
             "hexColor": "",
             "isDefaultCalendar": calendar == 0,
-            "changeKey": Ids::calendar(this.version, 0).chars().take(30).collect::<String>(),
+            "changeKey": MailboxIds::calendar(this.version, 0).chars().take(30).collect::<String>(),
             "canShare": !this.shared,
             "canViewPrivateItems": true,
             "canEdit": !this.shared,
@@ -202,17 +206,17 @@ impl State {
     /// The event that a path's segment names, in the calendar of the path, or in any.
     fn find(
         &self,
-        call: &Call,
-        scope: &Scope,
+        call: &GraphRequest,
+        scope: &RequestScope,
         at: usize,
-        form: &Form,
-    ) -> Option<(Place, std::sync::Arc<Item>, Part)> {
+        form: &EventForm,
+    ) -> Option<(CalendarContext, std::sync::Arc<CalendarItem>, ItemPart)> {
         let mailbox = self.mailboxes.get(scope.mailbox)?;
         // Either kind of id is understood whatever the request prefers (fact 46).
         let id = call.segments.get(at)?;
         let named = [form.immutable, !form.immutable]
             .into_iter()
-            .find_map(|immutable| Ids { mailbox: mailbox.number, immutable }.read(id))?;
+            .find_map(|immutable| MailboxIds { mailbox: mailbox.number, immutable }.read(id))?;
         let calendar = mailbox.calendars.get(usize::from(named.calendar)).filter(|c| !c.gone)?;
         let reachable = match scope.calendar {
             Some(calendar) => calendar == usize::from(named.calendar),
@@ -220,16 +224,23 @@ impl State {
         };
         let item = calendar.items.get(&named.key).filter(|_| reachable)?.clone();
         let part = match named.day {
-            0 => Part::Itself,
+            0 => ItemPart::Itself,
             day => item.instance(i32::from(day))?,
         };
         Some((self.rendering(scope.mailbox, usize::from(named.calendar)), item, part))
     }
 
-    fn event(&self, call: &Call, place: Place, item: &Item, part: Part, prefer: &Prefer) -> Reply {
+    fn event(
+        &self,
+        call: &GraphRequest,
+        place: CalendarContext,
+        item: &CalendarItem,
+        part: ItemPart,
+        prefer: &PreferHeader,
+    ) -> RenderedResponse {
         let mut event = place.whole(item, part, &prefer.form);
         let select = call.parameter("$select");
-        if let (Some(series), Part::Itself) = (&item.series, part) {
+        if let (Some(series), ItemPart::Itself) = (&item.series, part) {
             if select.is_some_and(|s| s.contains("cancelledOccurrences")) {
                 let master = place.id(&prefer.form, item.key, 0);
                 event["cancelledOccurrences"] = series
@@ -242,18 +253,18 @@ impl State {
                 event["exceptionOccurrences"] = series
                     .exceptions
                     .keys()
-                    .map(|day| place.whole(item, Part::Exception(*day), &prefer.form))
+                    .map(|day| place.whole(item, ItemPart::Exception(*day), &prefer.form))
                     .collect();
             }
         }
         select_members(&mut event, select);
         event["@odata.context"] =
             format!("{}/$metadata#users('x')/events/$entity", self.base(call)).into();
-        Reply::json(StatusCode::OK, &event)
+        RenderedResponse::json(StatusCode::OK, &event)
     }
 
     /// Where links lead: as set, else as the request came, else to the real Graph.
-    pub(super) fn base(&self, call: &Call) -> std::sync::Arc<str> {
+    pub(super) fn base(&self, call: &GraphRequest) -> std::sync::Arc<str> {
         match &self.base {
             Some(base) => base.clone(),
             None => format!("{}/v1.0", call.origin()).into(),
@@ -261,7 +272,7 @@ impl State {
     }
 
     /// The address of the request's own path, under the base.
-    pub(super) fn own_address(&self, call: &Call) -> String {
+    pub(super) fn own_address(&self, call: &GraphRequest) -> String {
         let path = call.path.get(..5).filter(|p| p.eq_ignore_ascii_case("/v1.0"));
         let path = if path.is_some() { &call.path[5..] } else { &call.path };
         format!("{}{path}", self.base(call))
@@ -269,13 +280,13 @@ impl State {
 }
 
 /// A number for a link as it was asked.
-pub(super) fn link_number(call: &Call) -> u64 {
+pub(super) fn link_number(call: &GraphRequest) -> u64 {
     mix(&[u64::from(crc32fast::hash(call.target.as_bytes())), call.target.len() as u64])
 }
 
 /// 404 for an event or calendar.
-pub(super) fn not_found() -> Reply {
-    Reply::error(
+pub(super) fn not_found() -> RenderedResponse {
+    RenderedResponse::error(
         StatusCode::NOT_FOUND,
         "ErrorItemNotFound",
         "The specified object was not found in the store.",
@@ -283,13 +294,13 @@ pub(super) fn not_found() -> Reply {
 }
 
 /// 400 for a token that is none.
-pub(super) fn badly_formed() -> Reply {
-    Reply::error(StatusCode::BAD_REQUEST, "BadRequest", "Badly formed token.")
+pub(super) fn badly_formed() -> RenderedResponse {
+    RenderedResponse::error(StatusCode::BAD_REQUEST, "BadRequest", "Badly formed token.")
 }
 
-fn no_segment(call: &Call, at: usize) -> Reply {
+fn no_segment(call: &GraphRequest, at: usize) -> RenderedResponse {
     let segment = call.segments.get(at).map(String::as_str).unwrap_or_default();
-    Reply::error(
+    RenderedResponse::error(
         StatusCode::BAD_REQUEST,
         "BadRequest",
         &format!("Resource not found for the segment '{segment}'."),
@@ -307,11 +318,11 @@ pub(super) fn select_members(event: &mut Value, select: Option<&str>) {
 
 /// The window of a request, or why it has none (facts 25, 28, 31).
 pub(super) fn read_window(
-    call: &Call,
+    call: &GraphRequest,
     max_days: Option<u32>,
-) -> Result<(jiff::Timestamp, jiff::Timestamp), Box<Reply>> {
+) -> Result<(jiff::Timestamp, jiff::Timestamp), Box<RenderedResponse>> {
     let invalid = |message: &str| {
-        Box::new(Reply::error(StatusCode::BAD_REQUEST, "ErrorInvalidParameter", message))
+        Box::new(RenderedResponse::error(StatusCode::BAD_REQUEST, "ErrorInvalidParameter", message))
     };
     let (Some(start), Some(end)) = (call.parameter("startdatetime"), call.parameter("enddatetime"))
     else {
@@ -331,7 +342,7 @@ pub(super) fn read_window(
     }
     let seconds = window.1.as_second() - window.0.as_second();
     if let Some(days) = max_days.filter(|days| seconds > i64::from(*days) * 86_400) {
-        return Err(Box::new(Reply::error(
+        return Err(Box::new(RenderedResponse::error(
             StatusCode::BAD_REQUEST,
             "ErrorInvalidRequest",
             &format!(
@@ -344,7 +355,7 @@ pub(super) fn read_window(
 }
 
 /// The start of an instance, for sorting.
-pub(super) fn begins(item: &Item, part: Part) -> jiff::Timestamp {
+pub(super) fn begins(item: &CalendarItem, part: ItemPart) -> jiff::Timestamp {
     let zone: &Zone = &item.zone;
     zone.instant(item.when_of(part).start)
 }

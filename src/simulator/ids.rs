@@ -44,7 +44,7 @@ pub(super) fn noise(parts: &[u64], bytes: usize) -> Vec<u8> {
 
 /// What an id names inside its mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Named {
+pub(super) struct IdTarget {
     /// The calendar, by its place in the mailbox.
     pub(super) calendar: u16,
     /// The item in that calendar, below 2²².
@@ -55,20 +55,20 @@ pub(super) struct Named {
 
 /// The ids of one mailbox, of one of the two kinds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ids {
+pub(super) struct MailboxIds {
     /// The number all ids of the mailbox depend on.
     pub(super) mailbox: u64,
     /// Whether these are the immutable ones.
     pub(super) immutable: bool,
 }
 
-impl Ids {
+impl MailboxIds {
     fn salt(self) -> u64 {
         mix(&[self.mailbox, u64::from(self.immutable), 7])
     }
 
     /// The id of `named`.
-    pub(super) fn of(self, named: Named) -> String {
+    pub(super) fn of(self, named: IdTarget) -> String {
         let salt = self.salt();
         let group = u64::from(named.key >> 2);
         let code = u64::from(named.calendar) << 36 | group << 16 | u64::from(named.day);
@@ -85,14 +85,14 @@ impl Ids {
     }
 
     /// What `id` names, if it is one of these ids.
-    pub(super) fn read(self, id: &str) -> Option<Named> {
+    pub(super) fn read(self, id: &str) -> Option<IdTarget> {
         let at = if self.immutable { 17 } else { 8 } + 48 + 8;
         let masked = URL_SAFE_NO_PAD.decode(id.get(at..at + 8)?).ok()?;
         let mut bytes = [0; 8];
         bytes.get_mut(2..)?.copy_from_slice(&masked);
         let code = u64::from_be_bytes(bytes) ^ (self.salt() & 0xffff_ffff_ffff);
         let variant = VARIANTS.iter().position(|v| Some(v) == id.as_bytes().get(at + 8))?;
-        let named = Named {
+        let named = IdTarget {
             calendar: u16::try_from(code >> 36).ok()?,
             key: (u32::try_from(code >> 16 & 0xf_ffff).ok()? << 2) | u32::try_from(variant).ok()?,
             day: u16::try_from(code & 0xffff).ok()?,
@@ -121,23 +121,23 @@ mod tests {
 
     #[test]
     fn an_id_is_read_back_only_by_its_own_mailbox_and_kind() {
-        let ids = Ids { mailbox: 42, immutable: false };
+        let ids = MailboxIds { mailbox: 42, immutable: false };
         for key in [0, 1, 2, 3, 4, 1000, (1 << 22) - 1] {
             for day in [0, 20_000, u16::MAX] {
-                let named = Named { calendar: 3, key, day };
+                let named = IdTarget { calendar: 3, key, day };
                 let id = ids.of(named);
                 assert_eq!(ids.read(&id), Some(named));
                 assert!((140..170).contains(&id.len()), "{}", id.len());
-                assert_eq!(Ids { mailbox: 43, ..ids }.read(&id), None);
-                assert_eq!(Ids { immutable: true, ..ids }.read(&id), None);
+                assert_eq!(MailboxIds { mailbox: 43, ..ids }.read(&id), None);
+                assert_eq!(MailboxIds { immutable: true, ..ids }.read(&id), None);
             }
         }
     }
 
     #[test]
     fn neighbours_differ_only_by_case_or_by_dash_and_underscore() {
-        let ids = Ids { mailbox: 1, immutable: false };
-        let id = |key| ids.of(Named { calendar: 0, key, day: 0 });
+        let ids = MailboxIds { mailbox: 1, immutable: false };
+        let id = |key| ids.of(IdTarget { calendar: 0, key, day: 0 });
         assert_ne!(id(0), id(1));
         assert_eq!(id(0).to_lowercase(), id(1).to_lowercase());
         assert_ne!(id(2), id(3));
@@ -146,11 +146,11 @@ mod tests {
 
     #[test]
     fn anything_else_names_nothing() {
-        let ids = Ids { mailbox: 1, immutable: false };
+        let ids = MailboxIds { mailbox: 1, immutable: false };
         for id in ["", "x", "AAMk", "é".repeat(80).as_str()] {
             assert_eq!(ids.read(id), None);
         }
-        let id = ids.of(Named { calendar: 0, key: 1, day: 0 });
+        let id = ids.of(IdTarget { calendar: 0, key: 1, day: 0 });
         assert_eq!(ids.read(&id.to_uppercase()), None);
     }
 }

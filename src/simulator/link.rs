@@ -15,7 +15,7 @@ const LENGTH: usize = 183;
 
 /// Where in which stream a link goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Token {
+pub(super) struct LinkToken {
     pub(super) mailbox: u32,
     pub(super) calendar: u16,
     /// Microseconds since 1970.
@@ -33,7 +33,7 @@ pub(super) struct Token {
     pub(super) turn: u32,
 }
 
-impl Token {
+impl LinkToken {
     pub(super) fn window(&self) -> (Timestamp, Timestamp) {
         let instant = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
         (instant(self.start), instant(self.end))
@@ -104,7 +104,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
     use super::*;
 
-    const TOKEN: Token = Token {
+    const TOKEN: LinkToken = LinkToken {
         mailbox: 7,
         calendar: 1,
         start: -5,
@@ -121,8 +121,8 @@ mod tests {
     fn a_token_is_read_back_by_its_own_simulator() {
         let text = TOKEN.write(1);
         assert!((230..270).contains(&text.len()), "{}", text.len());
-        assert_eq!(Token::read(&text, 1), Some(TOKEN));
-        assert_eq!(Token::read(&text, 2), None);
+        assert_eq!(LinkToken::read(&text, 1), Some(TOKEN));
+        assert_eq!(LinkToken::read(&text, 2), None);
     }
 
     #[test]
@@ -132,9 +132,9 @@ mod tests {
             let mut damaged = text.clone().into_bytes();
             damaged[at] = if damaged[at] == b'A' { b'B' } else { b'A' };
             let damaged = String::from_utf8(damaged).unwrap();
-            assert_ne!(Token::read(&damaged, 1), Some(TOKEN), "at {at}");
+            assert_ne!(LinkToken::read(&damaged, 1), Some(TOKEN), "at {at}");
         }
-        assert_eq!(Token::read(&text[..text.len() - 1], 1), None);
-        assert_eq!(Token::read("", 1), None);
+        assert_eq!(LinkToken::read(&text[..text.len() - 1], 1), None);
+        assert_eq!(LinkToken::read("", 1), None);
     }
 }

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::behaviour::{InstanceListing, PrivateEvents};
-use super::call::{Call, Prefer, Reply};
-use super::event::{Form, Item, Part, Place};
+use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::graph::{begins, not_found, read_window, select_members};
-use super::state::State;
+use super::request::{GraphRequest, PreferHeader, RenderedResponse};
+use super::state::SimulatorState;
 
-impl State {
+impl SimulatorState {
     /// Everything a view of the window lists, whole: single events first, then the instances of
     /// series.
     pub(super) fn view(
@@ -18,7 +18,7 @@ impl State {
         mailbox: usize,
         calendar: usize,
         window: (Timestamp, Timestamp),
-    ) -> Vec<(std::sync::Arc<Item>, Part)> {
+    ) -> Vec<(std::sync::Arc<CalendarItem>, ItemPart)> {
         let Some(calendar) =
             self.mailboxes.get(mailbox).and_then(|mailbox| mailbox.calendars.get(calendar))
         else {
@@ -39,7 +39,7 @@ impl State {
         mailbox: usize,
         calendar: usize,
         window: (Timestamp, Timestamp),
-        form: &Form,
+        form: &EventForm,
     ) -> Vec<Value> {
         let place = self.rendering(mailbox, calendar);
         self.view(mailbox, calendar, window)
@@ -50,11 +50,11 @@ impl State {
 
     pub(super) fn list_view(
         &self,
-        call: &Call,
+        call: &GraphRequest,
         mailbox: usize,
         calendar: usize,
-        prefer: &Prefer,
-    ) -> Reply {
+        prefer: &PreferHeader,
+    ) -> RenderedResponse {
         let window = match read_window(call, Some(self.behaviour.max_days)) {
             Ok(window) => window,
             Err(refused) => return *refused,
@@ -67,18 +67,18 @@ impl State {
     }
 
     /// Whether the event cannot be had by its id.
-    pub(super) fn is_listed_only(&self, item: &Item) -> bool {
+    pub(super) fn is_listed_only(&self, item: &CalendarItem) -> bool {
         self.behaviour.private_events == PrivateEvents::ListedOnly
             && item.content.sensitivity == "private"
     }
 
     pub(super) fn list_instances(
         &self,
-        call: &Call,
-        place: Place,
-        item: &Item,
-        prefer: &Prefer,
-    ) -> Reply {
+        call: &GraphRequest,
+        place: CalendarContext,
+        item: &CalendarItem,
+        prefer: &PreferHeader,
+    ) -> RenderedResponse {
         let days = self.behaviour.limited_instances.then_some(self.behaviour.max_days);
         let window = match read_window(call, days) {
             Ok(window) => window,
@@ -86,7 +86,7 @@ impl State {
         };
         let mut parts = item.instances(window);
         if self.behaviour.instances != InstanceListing::Complete {
-            parts.retain(|part| !matches!(part, Part::Exception(_)));
+            parts.retain(|part| !matches!(part, ItemPart::Exception(_)));
         }
         if parts.is_empty() && self.behaviour.instances == InstanceListing::OccurrencesOrNotFound {
             return not_found();
@@ -99,15 +99,15 @@ impl State {
     /// One page of a listing of `count` events.
     fn listing(
         &self,
-        call: &Call,
-        prefer: &Prefer,
+        call: &GraphRequest,
+        prefer: &PreferHeader,
         count: usize,
         event: impl Fn(usize) -> Option<Value>,
-    ) -> Reply {
+    ) -> RenderedResponse {
         let number = |name: &str| call.parameter(name).map(str::parse::<usize>);
         let (top, skip) = match (number("$top"), number("$skip")) {
             (Some(Err(_)) | Some(Ok(0)), _) | (_, Some(Err(_))) => {
-                return Reply::error(
+                return RenderedResponse::error(
                     StatusCode::BAD_REQUEST,
                     "ErrorInvalidUrlQuery",
                     "The query specified in the URI is not valid.",
@@ -141,6 +141,6 @@ impl State {
             page["@odata.nextLink"] =
                 format!("{}?{kept}$skip={}", self.own_address(call), skip + size).into();
         }
-        Reply::json(StatusCode::OK, &page)
+        RenderedResponse::json(StatusCode::OK, &page)
     }
 }

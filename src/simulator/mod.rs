@@ -19,15 +19,14 @@ use serde_json::Value;
 
 use crate::env::Env;
 
-mod answer;
 mod behaviour;
 mod calendar;
-mod call;
 mod command;
 mod control;
 mod delta;
 mod discovery;
 mod event;
+mod fault_response;
 mod faults;
 mod graph;
 mod ids;
@@ -35,40 +34,44 @@ mod lies;
 mod link;
 mod listing;
 mod mutation;
-mod page;
+mod page_cache;
 mod population;
-mod refusal;
+mod random_mutation;
+mod request;
+mod response;
 mod round;
 mod series;
 mod serve;
 mod sign_in;
 mod state;
 mod statistics;
-mod step;
 mod stuck;
 #[cfg(test)]
 mod tests;
 mod zone;
 
-pub use answer::Answer;
 pub use behaviour::{Behaviour, InstanceListing, MasterOnPage, PrivateEvents, Resend};
 pub use command::{SimulateArgs, Simulation};
-pub use faults::{Death, Fault, Faults, Foreign, Planned, Rate, Refusal, Trouble, Unreadable};
+pub use faults::{
+    CorruptItem, DeadLinkAnswer, Fault, FaultRate, Faults, ForeignLink, MailboxFault, PlannedFault,
+    SignInRefusal,
+};
 pub use lies::Lie;
 pub use mutation::{Edit, Mutation, MutationError};
 pub use population::Population;
+pub use response::SimulatedResponse;
 pub use series::Pattern;
 pub use sign_in::Application;
-pub use statistics::{Statistics, Tally};
+pub use statistics::{RequestCounts, Statistics};
 
-use call::Call;
-use event::Form;
-use ids::Ids;
-use state::State;
+use event::EventForm;
+use ids::MailboxIds;
+use request::GraphRequest;
+use state::SimulatorState;
 
 /// What a simulator is made with.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SimulatorSettings {
     /// All chance comes from it.
     pub seed: u64,
     /// How Graph behaves where it is known to behave in several ways.
@@ -79,7 +82,7 @@ pub struct Settings {
     pub env: Env,
 }
 
-impl Settings {
+impl SimulatorSettings {
     /// The calm behaviour, without latency.
     pub fn new(seed: u64, env: Env) -> Self {
         Self { seed, behaviour: Behaviour::calm(), latency: Duration::ZERO..Duration::ZERO, env }
@@ -89,32 +92,32 @@ impl Settings {
 /// A simulated Graph. A cheap handle: clones are the same Graph.
 #[derive(Clone, Debug)]
 pub struct Simulator {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<SimulatorState>>,
 }
 
 impl Simulator {
     /// A Graph without any mailboxes.
-    pub fn new(settings: Settings) -> Self {
-        Self { state: Arc::new(Mutex::new(State::new(settings))) }
+    pub fn new(settings: SimulatorSettings) -> Self {
+        Self { state: Arc::new(Mutex::new(SimulatorState::new(settings))) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SimulatorState> {
         // Tests that fail elsewhere must not fail here as well.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One request, one answer, without a socket. Waits out the latency by tokio's clock.
-    pub async fn answer(&self, request: http::Request<Bytes>) -> Answer {
-        let call = Call::read(&request);
+    pub async fn answer(&self, request: http::Request<Bytes>) -> SimulatedResponse {
+        let call = GraphRequest::read(&request);
         if !call.versioned && call.segments.first().is_some_and(|first| first == "control") {
-            return Answer::Response(self.control(&call, request.body()));
+            return SimulatedResponse::Response(self.control(&call, request.body()));
         }
         if let Some(reply) = discovery::answer(&call) {
-            return Answer::Response(self.state().metadata(&call, reply));
+            return SimulatedResponse::Response(self.state().metadata(&call, reply));
         }
         let ticket = self.state().arrive(&call);
         // Leaves when dropped, also when the client goes away while it waits.
-        let mut visit = Visit { simulator: self, call: &call, ticket };
+        let mut visit = InFlightRequest { simulator: self, call: &call, ticket };
         if !visit.ticket.latency.is_zero() {
             tokio::time::sleep(visit.ticket.latency).await;
         }
@@ -142,7 +145,8 @@ impl Simulator {
         let mut state = self.state();
         let Some(at) = state.mailbox(mailbox) else { return String::new() };
         let owner = &mut state.mailboxes[at];
-        let id = Ids::calendar(owner.number, u16::try_from(owner.calendars.len()).unwrap_or(0));
+        let id =
+            MailboxIds::calendar(owner.number, u16::try_from(owner.calendars.len()).unwrap_or(0));
         owner.calendars.push(calendar::Calendar::new(id.clone(), name.to_owned()));
         id
     }
@@ -193,7 +197,7 @@ impl Simulator {
     }
 
     /// One change somewhere, as the seed has it; `None` only if there are no mailboxes.
-    pub fn step(&self) -> Option<Mutation> {
+    pub fn mutate_randomly(&self) -> Option<Mutation> {
         self.state().step()
     }
 
@@ -207,10 +211,10 @@ impl Simulator {
 
     /// Delta lies: no stream ever speaks of the last change made in a calendar (`None`: the default
     /// one), though everything that is asked anew shows it. Whether there was one to keep quiet.
-    pub fn hush(&self, mailbox: &str, calendar: Option<&str>) -> bool {
+    pub fn suppress_change(&self, mailbox: &str, calendar: Option<&str>) -> bool {
         let mut state = self.state();
         let Some((mailbox, calendar)) = state.place(mailbox, calendar) else { return false };
-        state.mailboxes[mailbox].calendars[calendar].hush()
+        state.mailboxes[mailbox].calendars[calendar].suppress_last_change()
     }
 
     /// What plain `calendarView` would list at this moment, in UTC with HTML bodies. Empty if
@@ -225,7 +229,7 @@ impl Simulator {
         let state = self.state();
         match state.place(mailbox, calendar) {
             Some((mailbox, calendar)) => {
-                state.truth(mailbox, calendar, (start, end), &Form::plain())
+                state.truth(mailbox, calendar, (start, end), &EventForm::plain())
             }
             None => Vec::new(),
         }
@@ -245,9 +249,10 @@ impl Simulator {
             return BTreeSet::new();
         };
         let place = state.rendering(mailbox, calendar);
-        let form = Form { immutable, ..Form::plain() };
-        let id =
-            |(item, part): &(Arc<event::Item>, event::Part)| place.id(&form, item.key, part.day());
+        let form = EventForm { immutable, ..EventForm::plain() };
+        let id = |(item, part): &(Arc<event::CalendarItem>, event::ItemPart)| {
+            place.id(&form, item.key, part.day())
+        };
         state.view(mailbox, calendar, (start, end)).iter().map(id).collect()
     }
 
@@ -289,7 +294,7 @@ impl Simulator {
     }
 
     /// Adds a fault that waits for its requests.
-    pub fn plan(&self, fault: Planned) {
+    pub fn plan(&self, fault: PlannedFault) {
         self.state().faults.planned.push(fault);
     }
 
@@ -362,21 +367,21 @@ impl Simulator {
     pub fn reset_statistics(&self) {
         let mut state = self.state();
         state.statistics = Statistics::default();
-        state.total.tally = Tally::default();
+        state.total.tally = RequestCounts::default();
         for mailbox in &mut state.mailboxes {
-            mailbox.meter.tally = Tally::default();
+            mailbox.meter.tally = RequestCounts::default();
         }
     }
 }
 
 /// A request that is in flight as long as this lives.
-struct Visit<'a> {
+struct InFlightRequest<'a> {
     simulator: &'a Simulator,
-    call: &'a Call,
-    ticket: state::Ticket,
+    call: &'a GraphRequest,
+    ticket: state::RequestTicket,
 }
 
-impl Drop for Visit<'_> {
+impl Drop for InFlightRequest<'_> {
     fn drop(&mut self) {
         self.simulator.state().leave(self.call, &self.ticket);
     }

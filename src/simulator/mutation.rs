@@ -6,10 +6,10 @@ use jiff::civil::{Date, Time};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::event::{Content, Item, Part, When};
-use super::ids::Ids;
+use super::event::{CalendarItem, EventContent, ItemPart, LocalSpan};
+use super::ids::MailboxIds;
 use super::series::{Exception, Pattern, Series};
-use super::state::State;
+use super::state::SimulatorState;
 use super::zone::day_of;
 
 /// A change in one calendar.
@@ -161,7 +161,7 @@ pub enum MutationError {
     NoEvent,
 }
 
-impl State {
+impl SimulatorState {
     /// Does it; returns the id of the event concerned.
     pub(super) fn mutate(&mut self, mutation: &Mutation) -> Result<String, MutationError> {
         let (mailbox, calendar) = self
@@ -170,7 +170,7 @@ impl State {
         let now = self.env.now();
         let zone = self.mailboxes[mailbox].zone.clone();
         let place = self.rendering(mailbox, calendar);
-        let id_of = |key: u32, day: i32| place.id(&super::event::Form::plain(), key, day);
+        let id_of = |key: u32, day: i32| place.id(&super::event::EventForm::plain(), key, day);
         let minutes = |minutes: u32| SignedDuration::from_mins(i64::from(minutes.max(1)));
         let created = match &mutation.edit {
             Edit::CreateSingle { subject, start, minutes: long } => {
@@ -200,10 +200,10 @@ impl State {
         if let Some((subject, start, long, series, all_day)) = created {
             let content = self.content(mailbox, subject, 400);
             let end = start.checked_add(long).unwrap_or(start);
-            let key = self.mailboxes[mailbox].calendars[calendar].add(|key, change| Item {
+            let key = self.mailboxes[mailbox].calendars[calendar].add(|key, change| CalendarItem {
                 key,
                 zone,
-                when: When { start, end },
+                when: LocalSpan { start, end },
                 all_day,
                 content,
                 created: now,
@@ -213,7 +213,7 @@ impl State {
             });
             return Ok(id_of(key, 0));
         }
-        let ids = Ids { mailbox: place.mailbox, immutable: false };
+        let ids = MailboxIds { mailbox: place.mailbox, immutable: false };
         let event = mutation.edit.names().ok_or(MutationError::NoEvent)?;
         let named = ids
             .read(event)
@@ -228,7 +228,7 @@ impl State {
         let part = if of_instance {
             item.instance(i32::from(named.day)).ok_or(MutationError::NoEvent)?
         } else {
-            Part::Itself
+            ItemPart::Itself
         };
         let day = part.day();
         let body = match &mutation.edit {
@@ -244,7 +244,7 @@ impl State {
             this.delete(named.key);
             return Ok(id_of(named.key, 0));
         }
-        if let (Edit::UndoException { .. }, Part::Occurrence(_)) = (&mutation.edit, part) {
+        if let (Edit::UndoException { .. }, ItemPart::Occurrence(_)) = (&mutation.edit, part) {
             return Err(MutationError::NoEvent);
         }
         if let Edit::Respond { attendee, .. } = &mutation.edit
@@ -318,22 +318,22 @@ impl Edit {
 
 /// Changes an item of which everything needed has been checked.
 fn apply(
-    item: &mut Item,
+    item: &mut CalendarItem,
     edit: &Edit,
-    part: Part,
+    part: ItemPart,
     change: u64,
     now: Timestamp,
-    body: Option<Arc<super::event::Body>>,
+    body: Option<Arc<super::event::EventBody>>,
 ) {
     let day = part.day();
     let when = item.when_of(part);
-    let base: Content = match item.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
+    let base: EventContent = match item.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
         Some(exception) => exception.content.clone(),
         None => item.content.clone(),
     };
     let zone = item.zone.clone();
     let all_day = item.all_day;
-    let moved = |when: When, start: Timestamp| {
+    let moved = |when: LocalSpan, start: Timestamp| {
         let start = zone.local(start);
         when.starting(if all_day { start.date().to_datetime(Time::midnight()) } else { start })
     };
@@ -385,7 +385,7 @@ fn apply(
             series.exceptions.insert(day, exception);
         }
         Edit::RenameOccurrence { subject, .. } => {
-            let content = Content { subject: subject.as_str().into(), ..base };
+            let content = EventContent { subject: subject.as_str().into(), ..base };
             series.exceptions.insert(day, Exception { when, content, change, modified: now });
         }
         Edit::UndoException { .. } => {

@@ -6,10 +6,10 @@ use jiff::civil::{Time, Weekday};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::event::{Attendee, Body, Content, Item, When};
+use super::event::{Attendee, CalendarItem, EventBody, EventContent, LocalSpan};
 use super::ids::mix;
 use super::series::{Pattern, Series};
-use super::state::State;
+use super::state::SimulatorState;
 use super::zone::day_of;
 
 /// What to fill a calendar with.
@@ -120,9 +120,9 @@ const SENTENCES: &[&str] = &[
 ];
 
 /// The body that says `text`, and nothing else.
-pub(super) fn body_of(text: &str) -> Arc<Body> {
+pub(super) fn body_of(text: &str) -> Arc<EventBody> {
     let safe = text.replace('&', "&amp;").replace('<', "&lt;");
-    Arc::new(Body {
+    Arc::new(EventBody {
         html: format!(
             "<html>\r\n<head></head>\r\n<body>\r\n<p>{safe}</p>\r\n</body>\r\n</html>\r\n"
         )
@@ -131,9 +131,9 @@ pub(super) fn body_of(text: &str) -> Arc<Body> {
     })
 }
 
-impl State {
+impl SimulatorState {
     /// A body of about `bytes`, one of a few that are shared by everybody.
-    fn body(&mut self, bytes: usize, which: u64) -> Arc<Body> {
+    fn body(&mut self, bytes: usize, which: u64) -> Arc<EventBody> {
         let which = which % 16;
         let body = self.bodies.entry((bytes, which)).or_insert_with(|| {
             let mut rng = fastrand::Rng::with_seed(mix(&[bytes as u64, which]));
@@ -148,13 +148,18 @@ impl State {
                 text.push_str(&format!("{sentence} [{number:08x}]\r\n"));
             }
             html.push_str("</div>\r\n</body>\r\n</html>\r\n");
-            Arc::new(Body { html: html.into(), text: text.into() })
+            Arc::new(EventBody { html: html.into(), text: text.into() })
         });
         body.clone()
     }
 
     /// What an event of that mailbox says, apart from its subject as chance has it.
-    pub(super) fn content(&mut self, mailbox: usize, subject: &str, body_bytes: usize) -> Content {
+    pub(super) fn content(
+        &mut self,
+        mailbox: usize,
+        subject: &str,
+        body_bytes: usize,
+    ) -> EventContent {
         // Not drawn from what picks mutations, so that those can be replayed by name.
         let past = self.mailboxes[mailbox].calendars.iter().map(|calendar| calendar.version).sum();
         let mut rng = fastrand::Rng::with_seed(mix(&[self.seed, mailbox as u64, past, 29]));
@@ -192,7 +197,7 @@ impl State {
         if location.is_empty() && rng.bool() {
             location = ["Café", "Phone", "Main Office", "At home"][rng.usize(..4)].to_owned();
         }
-        Content {
+        EventContent {
             subject: subject.into(),
             body: self.body(body_bytes, rng.u64(..)),
             location: location.into(),
@@ -264,10 +269,10 @@ impl State {
             let age = SignedDuration::from_hours(rng.i64(1..2000));
             let created = plan.around.checked_sub(age).unwrap_or(plan.around);
             let zone = zone.clone();
-            self.mailboxes[mailbox].calendars[calendar].add(|key, change| Item {
+            self.mailboxes[mailbox].calendars[calendar].add(|key, change| CalendarItem {
                 key,
                 zone,
-                when: When { start, end },
+                when: LocalSpan { start, end },
                 all_day,
                 content,
                 created,

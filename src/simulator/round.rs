@@ -9,14 +9,14 @@ use jiff::Timestamp;
 
 use super::behaviour::{Behaviour, MasterOnPage, Resend};
 use super::calendar::Calendar;
-use super::event::{Form, Item, Part, Place};
+use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::ids::{happens, mix};
 
 /// One item of a round.
 #[derive(Clone, Debug)]
-pub(super) enum Entry {
+pub(super) enum RoundEntry {
     /// A single event, a master, or an instance of a series.
-    Present(Arc<Item>, Part),
+    Present(Arc<CalendarItem>, ItemPart),
     /// A tombstone for the item with that key, or for its instance of that day.
     Removed(u32, i32),
 }
@@ -24,24 +24,24 @@ pub(super) enum Entry {
 /// The items of a round in the order they are sent. The flag says that the entry must stand on
 /// the page of the one before it.
 #[derive(Debug, Default)]
-pub(super) struct Round {
-    pub(super) entries: Vec<(Entry, bool)>,
+pub(super) struct DeltaRound {
+    pub(super) entries: Vec<(RoundEntry, bool)>,
     /// So many of the first are older states of what comes later.
     pub(super) stale: usize,
 }
 
 /// What identifies a round, apart from the calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Extent {
+pub(super) struct RoundExtent {
     pub(super) window: (Timestamp, Timestamp),
     /// `None` for an enumeration.
     pub(super) from: Option<u64>,
     pub(super) to: u64,
 }
 
-impl Extent {
+impl RoundExtent {
     /// A number that stands for the round, for chance that is the same when asked again.
-    pub(super) fn salt(&self, place: Place) -> u64 {
+    pub(super) fn salt(&self, place: CalendarContext) -> u64 {
         mix(&[
             place.mailbox,
             u64::from(place.calendar),
@@ -54,26 +54,26 @@ impl Extent {
 }
 
 /// Collects the items of a round.
-struct Builder<'a> {
+struct RoundBuilder<'a> {
     behaviour: &'a Behaviour,
     window: (Timestamp, Timestamp),
     salt: u64,
-    blocks: Vec<Vec<Entry>>,
-    masters: Vec<Entry>,
+    blocks: Vec<Vec<RoundEntry>>,
+    masters: Vec<RoundEntry>,
     /// Older states of what comes later in the round: the last one seen holds (fact 58).
-    stale: Vec<Entry>,
+    stale: Vec<RoundEntry>,
 }
 
-impl Round {
+impl DeltaRound {
     /// The round of `calendar` over `extent`.
     pub(super) fn build(
         calendar: &Calendar,
         behaviour: &Behaviour,
-        extent: Extent,
-        place: Place,
+        extent: RoundExtent,
+        place: CalendarContext,
     ) -> Self {
         let salt = extent.salt(place);
-        let mut round = Builder {
+        let mut round = RoundBuilder {
             behaviour,
             window: extent.window,
             salt,
@@ -90,7 +90,7 @@ impl Round {
 
     /// The entries of the page that begins at `offset`, and where the next one begins. The page
     /// has `size` items, and more where a series may not be cut.
-    pub(super) fn page(&self, offset: usize, size: usize) -> (&[(Entry, bool)], usize) {
+    pub(super) fn page(&self, offset: usize, size: usize) -> (&[(RoundEntry, bool)], usize) {
         let offset = offset.min(self.entries.len());
         let mut end = (offset + size.max(1)).min(self.entries.len());
         while self.entries.get(end).is_some_and(|(_, glued)| *glued) {
@@ -100,7 +100,7 @@ impl Round {
     }
 }
 
-impl Builder<'_> {
+impl RoundBuilder<'_> {
     fn enumerate(&mut self, calendar: &Calendar, to: u64) {
         let items = calendar.at(to);
         for item in items.values() {
@@ -111,14 +111,14 @@ impl Builder<'_> {
             if item.series.is_some() {
                 self.series(item, instances);
             } else {
-                self.blocks.push(vec![Entry::Present(item.clone(), Part::Itself)]);
+                self.blocks.push(vec![RoundEntry::Present(item.clone(), ItemPart::Itself)]);
             }
         }
         if self.behaviour.foreign_tombstones {
             let lately = to.saturating_sub(5);
             for (key, (_, after)) in calendar.touched(lately, to) {
                 if after.is_none() {
-                    self.blocks.push(vec![Entry::Removed(key, 0)]);
+                    self.blocks.push(vec![RoundEntry::Removed(key, 0)]);
                 }
             }
         }
@@ -127,7 +127,7 @@ impl Builder<'_> {
     fn changes(&mut self, calendar: &Calendar, from: u64, to: u64) {
         let touched = calendar.touched(from, to);
         for (key, (before, after)) in &touched {
-            let view = |item: &Option<Arc<Item>>| {
+            let view = |item: &Option<Arc<CalendarItem>>| {
                 item.as_ref().map(|item| item.instances(self.window)).unwrap_or_default()
             };
             let (was, is) = (view(before), view(after));
@@ -136,7 +136,7 @@ impl Builder<'_> {
             match (before, after) {
                 _ if was.is_empty() && is.is_empty() => {
                     if self.behaviour.foreign_tombstones {
-                        self.blocks.push(vec![Entry::Removed(*key, 0)]);
+                        self.blocks.push(vec![RoundEntry::Removed(*key, 0)]);
                     }
                 }
                 (before, Some(after)) if !series => {
@@ -144,15 +144,15 @@ impl Builder<'_> {
                         && !was.is_empty()
                         && happens(self.behaviour.duplicates, &[self.salt, u64::from(*key), 6])
                     {
-                        self.stale.push(Entry::Present(before.clone(), Part::Itself));
+                        self.stale.push(RoundEntry::Present(before.clone(), ItemPart::Itself));
                     }
                     self.blocks.push(vec![if is.is_empty() {
-                        Entry::Removed(*key, 0)
+                        RoundEntry::Removed(*key, 0)
                     } else {
-                        Entry::Present(after.clone(), Part::Itself)
+                        RoundEntry::Present(after.clone(), ItemPart::Itself)
                     }]);
                 }
-                (_, None) if !series => self.blocks.push(vec![Entry::Removed(*key, 0)]),
+                (_, None) if !series => self.blocks.push(vec![RoundEntry::Removed(*key, 0)]),
                 _ => self.changed_series(*key, before.as_ref(), after.as_ref(), &was, is),
             }
         }
@@ -165,20 +165,20 @@ impl Builder<'_> {
     fn changed_series(
         &mut self,
         key: u32,
-        before: Option<&Arc<Item>>,
-        after: Option<&Arc<Item>>,
-        was: &[Part],
-        is: Vec<Part>,
+        before: Option<&Arc<CalendarItem>>,
+        after: Option<&Arc<CalendarItem>>,
+        was: &[ItemPart],
+        is: Vec<ItemPart>,
     ) {
         let gone = || {
             was.iter()
                 .filter(|part| !is.iter().any(|now| now.day() == part.day()))
-                .map(|part| Entry::Removed(key, part.day()))
+                .map(|part| RoundEntry::Removed(key, part.day()))
         };
         let tombstones = self.behaviour.resend == Resend::Tombstones;
         let Some(after) = after.filter(|_| !is.is_empty()) else {
             // Gone, or gone from this view. By seed the instances are named too (fact 65).
-            let mut block = vec![Entry::Removed(key, 0)];
+            let mut block = vec![RoundEntry::Removed(key, 0)];
             if tombstones
                 && (after.is_some() || mix(&[self.salt, u64::from(key)]).is_multiple_of(2))
             {
@@ -191,20 +191,20 @@ impl Builder<'_> {
             self.series(after, is);
             return;
         }
-        let same = |part: &Part| {
+        let same = |part: &ItemPart| {
             before.is_some_and(|before| {
                 was.contains(part)
                     && before.when_of(*part) == after.when_of(*part)
                     && match part {
-                        Part::Exception(day) => {
+                        ItemPart::Exception(day) => {
                             before.exception_change(*day) == after.exception_change(*day)
                         }
                         _ => true,
                     }
             })
         };
-        let mut changed: Vec<Part> = is.iter().copied().filter(|part| !same(part)).collect();
-        let removed: Vec<Entry> = if tombstones { gone().collect() } else { Vec::new() };
+        let mut changed: Vec<ItemPart> = is.iter().copied().filter(|part| !same(part)).collect();
+        let removed: Vec<RoundEntry> = if tombstones { gone().collect() } else { Vec::new() };
         if changed.is_empty() && removed.is_empty() && self.behaviour.master == MasterOnPage::Absent
         {
             // Something has to say that the series was touched.
@@ -215,10 +215,10 @@ impl Builder<'_> {
     }
 
     /// A series: its master as the behaviour has it, and the instances given.
-    fn series(&mut self, item: &Arc<Item>, instances: Vec<Part>) {
-        let master = Entry::Present(item.clone(), Part::Itself);
-        let mut block: Vec<Entry> =
-            instances.into_iter().map(|part| Entry::Present(item.clone(), part)).collect();
+    fn series(&mut self, item: &Arc<CalendarItem>, instances: Vec<ItemPart>) {
+        let master = RoundEntry::Present(item.clone(), ItemPart::Itself);
+        let mut block: Vec<RoundEntry> =
+            instances.into_iter().map(|part| RoundEntry::Present(item.clone(), part)).collect();
         match self.behaviour.master {
             MasterOnPage::Absent => {}
             _ if self.behaviour.split_series => self.masters.push(master),
@@ -237,11 +237,11 @@ impl Builder<'_> {
         if let Some((_, item)) = found
             && let Some(part) = item.instances(self.window).first()
         {
-            self.blocks.push(vec![Entry::Present(item.clone(), *part)]);
+            self.blocks.push(vec![RoundEntry::Present(item.clone(), *part)]);
         }
     }
 
-    fn finish(self) -> Round {
+    fn finish(self) -> DeltaRound {
         let Self { behaviour, salt, mut blocks, mut masters, stale, .. } = self;
         if behaviour.split_series {
             blocks = blocks.into_iter().flatten().map(|entry| vec![entry]).collect();
@@ -252,7 +252,7 @@ impl Builder<'_> {
             rng.shuffle(&mut masters);
         }
         let masters = masters.into_iter().map(|master| vec![master]);
-        let blocks: Vec<Vec<Entry>> = match behaviour.master {
+        let blocks: Vec<Vec<RoundEntry>> = match behaviour.master {
             MasterOnPage::Last => blocks.into_iter().chain(masters).collect(),
             _ => masters.chain(blocks).collect(),
         };
@@ -263,26 +263,28 @@ impl Builder<'_> {
             .chain(blocks)
             .flat_map(|block| block.into_iter().enumerate().map(|(at, entry)| (entry, at > 0)))
             .collect();
-        Round { entries, stale: older }
+        DeltaRound { entries, stale: older }
     }
 }
 
 /// The JSON of one entry, as the behaviour has it.
 pub(super) fn render(
-    entry: &Entry,
-    place: Place,
-    form: &Form,
+    entry: &RoundEntry,
+    place: CalendarContext,
+    form: &EventForm,
     behaviour: &Behaviour,
 ) -> serde_json::Value {
     match entry {
-        Entry::Removed(key, day) => place.removed(*key, *day, form),
-        Entry::Present(item, part @ Part::Occurrence(_)) if !behaviour.whole_occurrences => {
+        RoundEntry::Removed(key, day) => place.removed(*key, *day, form),
+        RoundEntry::Present(item, part @ ItemPart::Occurrence(_))
+            if !behaviour.whole_occurrences =>
+        {
             place.bare(item, *part, form)
         }
-        Entry::Present(item, part @ Part::Exception(_)) if behaviour.bare_exceptions => {
+        RoundEntry::Present(item, part @ ItemPart::Exception(_)) if behaviour.bare_exceptions => {
             place.bare(item, *part, form)
         }
-        Entry::Present(item, part) => {
+        RoundEntry::Present(item, part) => {
             let mut event = place.whole(item, *part, form);
             event["@odata.type"] = "#microsoft.graph.event".into();
             event

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::event::{Content, Item, When};
+use super::event::{CalendarItem, EventContent, LocalSpan};
 use super::zone::{Zone, date_of, day_of};
 
 /// How a series repeats.
@@ -45,8 +45,8 @@ fn weekday(day: i32) -> u8 {
 /// An occurrence that differs from its series.
 #[derive(Clone, Debug)]
 pub(super) struct Exception {
-    pub(super) when: When,
-    pub(super) content: Content,
+    pub(super) when: LocalSpan,
+    pub(super) content: EventContent,
     pub(super) change: u64,
     pub(super) modified: Timestamp,
 }
@@ -122,7 +122,7 @@ impl Series {
     }
 
     /// Graph's `patternedRecurrence`.
-    pub(super) fn json(&self, item: &Item) -> Value {
+    pub(super) fn json(&self, item: &CalendarItem) -> Value {
         let begin = item.when.start.date();
         let (kind, every, on, of_month) = match &self.pattern {
             Pattern::Daily { every } => ("daily", *every, Vec::new(), 0),

@@ -17,12 +17,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{Answer, Simulator};
+use super::{SimulatedResponse, Simulator};
 
 /// Bodies of requests are read up to here.
 const LONGEST_REQUEST: usize = 4 << 20;
 
-type Body = UnsyncBoxBody<Bytes, io::Error>;
+type ServeBody = UnsyncBoxBody<Bytes, io::Error>;
 
 impl Simulator {
     /// Serves HTTP/1.1 on `listener` until `shutdown` resolves; connections still open then are
@@ -45,7 +45,7 @@ impl Simulator {
                     Ok((socket, _)) => {
                         let nodelay = socket.set_nodelay(true);
                         tracing::trace!(?nodelay, "connection accepted");
-                        connections.spawn(self.clone().converse(socket));
+                        connections.spawn(self.clone().serve_connection(socket));
                     }
                     // Out of descriptors, or a client that left in the queue: neither is the end.
                     Err(error) => {
@@ -62,7 +62,7 @@ impl Simulator {
         }
     }
 
-    async fn converse(self, socket: TcpStream) {
+    async fn serve_connection(self, socket: TcpStream) {
         let service = service_fn(move |request| {
             let simulator = self.clone();
             async move { simulator.carry(request).await }
@@ -76,7 +76,10 @@ impl Simulator {
     }
 
     /// One request from the socket, one answer to it. An error ends the connection.
-    async fn carry(&self, request: http::Request<Incoming>) -> io::Result<http::Response<Body>> {
+    async fn carry(
+        &self,
+        request: http::Request<Incoming>,
+    ) -> io::Result<http::Response<ServeBody>> {
         let (parts, body) = request.into_parts();
         let body = Limited::new(body, LONGEST_REQUEST)
             .collect()
@@ -85,13 +88,13 @@ impl Simulator {
             .to_bytes();
         let answer = self.answer(http::Request::from_parts(parts, body)).await;
         Ok(match answer {
-            Answer::Response(response) => response.map(whole),
-            Answer::Slow { response, every } => response.map(|body| slow(body, every)),
-            Answer::Endless { response } => response.map(|body| {
+            SimulatedResponse::Response(response) => response.map(whole),
+            SimulatedResponse::Slow { response, every } => response.map(|body| slow(body, every)),
+            SimulatedResponse::Endless { response } => response.map(|body| {
                 let piece = if body.is_empty() { Bytes::from_static(b" ") } else { body };
                 streamed(stream::repeat_with(move || Ok(piece.clone())))
             }),
-            Answer::Truncated { response, after } => {
+            SimulatedResponse::Truncated { response, after } => {
                 let length = response.body().len();
                 let mut response = response.map(|body| {
                     let cut = stream::once(async {
@@ -105,19 +108,19 @@ impl Simulator {
                 response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
                 response
             }
-            Answer::Reset => {
+            SimulatedResponse::Reset => {
                 return Err(io::Error::new(io::ErrorKind::ConnectionReset, "reset on purpose"));
             }
-            Answer::Stall => std::future::pending().await,
+            SimulatedResponse::Stall => std::future::pending().await,
         })
     }
 }
 
-fn whole(body: Bytes) -> Body {
+fn whole(body: Bytes) -> ServeBody {
     Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-fn slow(body: Bytes, every: Duration) -> Body {
+fn slow(body: Bytes, every: Duration) -> ServeBody {
     let piece = body.len().div_ceil(100).max(1);
     streamed(stream::unfold(body, move |mut rest| async move {
         if rest.is_empty() {
@@ -129,6 +132,6 @@ fn slow(body: Bytes, every: Duration) -> Body {
     }))
 }
 
-fn streamed(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+fn streamed(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> ServeBody {
     StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed_unsync()
 }

@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::call::{Call, Reply, pairs};
-use super::faults::Refusal;
+use super::faults::SignInRefusal;
 use super::ids::{guid, noise};
-use super::state::State;
+use super::request::{GraphRequest, RenderedResponse, pairs};
+use super::state::SimulatorState;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
@@ -78,9 +78,14 @@ impl SignIn {
     }
 
     /// The answer of the token endpoint.
-    pub(super) fn answer(&mut self, call: &Call, body: &Bytes, now: Timestamp) -> Reply {
+    pub(super) fn answer(
+        &mut self,
+        call: &GraphRequest,
+        body: &Bytes,
+        now: Timestamp,
+    ) -> RenderedResponse {
         if call.method != http::Method::POST {
-            return Reply::empty(StatusCode::METHOD_NOT_ALLOWED);
+            return RenderedResponse::empty(StatusCode::METHOD_NOT_ALLOWED);
         }
         let text = String::from_utf8_lossy(body);
         let form: BTreeMap<String, String> = pairs(&text).collect();
@@ -95,7 +100,8 @@ impl SignIn {
                     "ext_expires_in": lifetime,
                     "access_token": token,
                 });
-                Reply::json(StatusCode::OK, &answer).header("cache-control", "no-store, no-cache")
+                RenderedResponse::json(StatusCode::OK, &answer)
+                    .header("cache-control", "no-store, no-cache")
             }
             Err((status, error, number, message)) => {
                 self.refusal(status, error, number, &message, now)
@@ -107,7 +113,7 @@ impl SignIn {
         &self,
         tenant: &str,
         form: &BTreeMap<String, String>,
-        call: &Call,
+        call: &GraphRequest,
         now: Timestamp,
     ) -> Result<(), (StatusCode, &'static str, u32, String)> {
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
@@ -197,9 +203,9 @@ impl SignIn {
         number: u32,
         message: &str,
         now: Timestamp,
-    ) -> Reply {
+    ) -> RenderedResponse {
         let trace = guid(&[self.seed, self.given, u64::from(number)]);
-        Reply::json(
+        RenderedResponse::json(
             status,
             &json!({
                 "error": error,
@@ -214,35 +220,35 @@ impl SignIn {
     }
 
     /// A refusal that was asked for.
-    pub(super) fn refuse(&self, how: Refusal, now: Timestamp) -> Reply {
+    pub(super) fn refuse(&self, how: SignInRefusal, now: Timestamp) -> RenderedResponse {
         let bad = StatusCode::BAD_REQUEST;
         let (status, error, number, message) = match how {
-            Refusal::WrongSecret => (
+            SignInRefusal::WrongSecret => (
                 StatusCode::UNAUTHORIZED,
                 "invalid_client",
                 7_000_215,
                 "Invalid client secret provided.",
             ),
-            Refusal::ExpiredSecret => (
+            SignInRefusal::ExpiredSecret => (
                 StatusCode::UNAUTHORIZED,
                 "invalid_client",
                 7_000_222,
                 "The provided client secret keys are expired.",
             ),
-            Refusal::UnknownApplication => {
+            SignInRefusal::UnknownApplication => {
                 (bad, "unauthorized_client", 700_016, "Application was not found in the directory.")
             }
-            Refusal::UnknownTenant => (bad, "invalid_request", 90_002, "Tenant not found."),
-            Refusal::InvalidGrant => {
+            SignInRefusal::UnknownTenant => (bad, "invalid_request", 90_002, "Tenant not found."),
+            SignInRefusal::InvalidGrant => {
                 (bad, "invalid_grant", 700_082, "The refresh token has expired due to inactivity.")
             }
-            Refusal::InteractionRequired => (
+            SignInRefusal::InteractionRequired => (
                 bad,
                 "interaction_required",
                 50_076,
                 "You must use multi-factor authentication to access the resource.",
             ),
-            Refusal::TemporarilyUnavailable => (
+            SignInRefusal::TemporarilyUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
                 90_033,
@@ -296,19 +302,19 @@ fn check_assertion(
     Ok(())
 }
 
-impl Call {
+impl GraphRequest {
     /// Client and secret of HTTP Basic.
     fn basic(&self) -> Option<(String, String)> {
         let decoded = STANDARD.decode(self.basic.as_ref()?).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (client, secret) = text.split_once(':')?;
-        Some((super::call::decode(client, true), super::call::decode(secret, true)))
+        Some((super::request::decode(client, true), super::request::decode(secret, true)))
     }
 }
 
-impl State {
+impl SimulatorState {
     /// Whether a request to Graph carries a token that works.
-    pub(super) fn authorised(&mut self, call: &Call) -> Result<(), Box<Reply>> {
+    pub(super) fn authorised(&mut self, call: &GraphRequest) -> Result<(), Box<RenderedResponse>> {
         let now = self.env.now();
         let message = match &call.bearer {
             None => "Access token is empty.",
@@ -326,8 +332,8 @@ impl State {
 }
 
 /// 401 as Graph writes it.
-pub(super) fn unauthorized(message: &str) -> Reply {
-    Reply::error(StatusCode::UNAUTHORIZED, "InvalidAuthenticationToken", message).header(
+pub(super) fn unauthorized(message: &str) -> RenderedResponse {
+    RenderedResponse::error(StatusCode::UNAUTHORIZED, "InvalidAuthenticationToken", message).header(
         "www-authenticate",
         "Bearer realm=\"\", authorization_uri=\"https://login.microsoftonline.com/common/oauth2/authorize\", client_id=\"00000003-0000-0000-c000-000000000000\"",
     )

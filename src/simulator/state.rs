@@ -16,17 +16,17 @@ use std::io::Write;
 
 use crate::env::Env;
 
-use super::Settings;
-use super::answer::Answer;
+use super::SimulatorSettings;
 use super::behaviour::Behaviour;
 use super::calendar::Calendar;
-use super::call::{Call, Payload, Reply};
-use super::event::{Body, Person, Place};
+use super::event::{CalendarContext, EventBody, Person};
 use super::faults::{Fault, Faults};
-use super::ids::{Ids, guid, mix};
-use super::page::Shelf;
+use super::ids::{MailboxIds, guid, mix};
+use super::page_cache::PageCache;
+use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
+use super::response::SimulatedResponse;
 use super::sign_in::SignIn;
-use super::statistics::{Meter, Statistics};
+use super::statistics::{MailboxCounter, Statistics};
 use super::zone::Zone;
 
 /// Longest pause a client is held to when requests during it are counted.
@@ -42,12 +42,12 @@ pub(super) struct Mailbox {
     pub(super) zone: Arc<Zone>,
     /// The first is the default one.
     pub(super) calendars: Vec<Calendar>,
-    pub(super) meter: Meter,
+    pub(super) meter: MailboxCounter,
 }
 
 /// All of it.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct SimulatorState {
     pub(super) seed: u64,
     pub(super) env: Env,
     pub(super) behaviour: Behaviour,
@@ -61,12 +61,12 @@ pub(super) struct State {
     /// Links that answer 504, and the largest page size for which they do not.
     pub(super) stuck: BTreeMap<u64, (usize, Fault)>,
     pub(super) sign_in: SignIn,
-    pub(super) total: Meter,
+    pub(super) total: MailboxCounter,
     pub(super) statistics: Statistics,
     /// Links answered with a page.
     pub(super) used: BTreeSet<u64>,
-    pub(super) shelf: Shelf,
-    pub(super) bodies: BTreeMap<(usize, u64), Arc<Body>>,
+    pub(super) shelf: PageCache,
+    pub(super) bodies: BTreeMap<(usize, u64), Arc<EventBody>>,
     /// Where links lead, `/v1.0` included.
     pub(super) base: Option<Arc<str>>,
     /// Chance for changes in calendars.
@@ -80,15 +80,15 @@ pub(super) struct State {
 
 /// A request between its arrival and its answer.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct RequestTicket {
     pub(super) mailbox: Option<usize>,
     pub(super) latency: Duration,
-    refusal: Option<Box<Reply>>,
+    refusal: Option<Box<RenderedResponse>>,
 }
 
-impl State {
-    pub(super) fn new(settings: Settings) -> Self {
-        let Settings { seed, behaviour, latency, env } = settings;
+impl SimulatorState {
+    pub(super) fn new(settings: SimulatorSettings) -> Self {
+        let SimulatorSettings { seed, behaviour, latency, env } = settings;
         Self {
             seed,
             env,
@@ -100,10 +100,10 @@ impl State {
             faults: Faults::default(),
             stuck: BTreeMap::new(),
             sign_in: SignIn::new(seed),
-            total: Meter::default(),
+            total: MailboxCounter::default(),
             statistics: Statistics::default(),
             used: BTreeSet::new(),
-            shelf: Shelf::new(),
+            shelf: PageCache::new(),
             bodies: BTreeMap::new(),
             base: None,
             chance: fastrand::Rng::with_seed(mix(&[seed, 1])),
@@ -128,9 +128,11 @@ impl State {
             person: Person { name: name.into(), address: address.into() },
             zone: Arc::new(Zone::any(number)),
             calendars: Vec::new(),
-            meter: Meter::default(),
+            meter: MailboxCounter::default(),
         };
-        mailbox.calendars.push(Calendar::new(Ids::calendar(number, 0), "Calendar".to_owned()));
+        mailbox
+            .calendars
+            .push(Calendar::new(MailboxIds::calendar(number, 0), "Calendar".to_owned()));
         self.mailboxes.push(mailbox);
         at
     }
@@ -158,15 +160,15 @@ impl State {
     }
 
     /// What rendering needs to know of a calendar.
-    pub(super) fn rendering(&self, mailbox: usize, calendar: usize) -> Place {
-        Place {
+    pub(super) fn rendering(&self, mailbox: usize, calendar: usize) -> CalendarContext {
+        CalendarContext {
             mailbox: self.mailboxes.get(mailbox).map_or(0, |m| m.number),
             calendar: u16::try_from(calendar).unwrap_or(0),
         }
     }
 
     /// Counts a request and decides whether it is throttled.
-    pub(super) fn arrive(&mut self, call: &Call) -> Ticket {
+    pub(super) fn arrive(&mut self, call: &GraphRequest) -> RequestTicket {
         let now = self.env.now();
         let latency = if self.latency.is_empty() {
             self.latency.start
@@ -174,7 +176,7 @@ impl State {
             let span = (self.latency.end - self.latency.start).as_micros() as u64;
             self.latency.start + Duration::from_micros(self.weather.u64(..span.max(1)))
         };
-        let mut ticket = Ticket { mailbox: None, latency, refusal: None };
+        let mut ticket = RequestTicket { mailbox: None, latency, refusal: None };
         if is_sign_in(call) {
             self.statistics.token_requests += 1;
             return ticket;
@@ -189,7 +191,7 @@ impl State {
             let recent = mailbox.meter.arrive(now);
             if mailbox.meter.in_flight > self.behaviour.max_concurrent_per_mailbox {
                 ticket.refusal = Some(Box::new(
-                    Reply::error(
+                    RenderedResponse::error(
                         StatusCode::TOO_MANY_REQUESTS,
                         "ApplicationThrottled",
                         "Application is over its MailboxConcurrency limit.",
@@ -198,7 +200,7 @@ impl State {
                 ));
             } else if recent > self.behaviour.max_requests_per_mailbox {
                 ticket.refusal = Some(Box::new(
-                    Reply::error(
+                    RenderedResponse::error(
                         StatusCode::TOO_MANY_REQUESTS,
                         "ApplicationThrottled",
                         "Application is over its MailboxRequests limit.",
@@ -211,7 +213,7 @@ impl State {
     }
 
     /// Forgets a request that is answered, or whose client went away.
-    pub(super) fn leave(&mut self, call: &Call, ticket: &Ticket) {
+    pub(super) fn leave(&mut self, call: &GraphRequest, ticket: &RequestTicket) {
         if is_sign_in(call) {
             return;
         }
@@ -222,7 +224,7 @@ impl State {
     }
 
     /// The mailbox a path speaks of.
-    fn addressed(&self, call: &Call) -> Option<usize> {
+    fn addressed(&self, call: &GraphRequest) -> Option<usize> {
         match call.segments.first().map(|first| first.to_lowercase()).as_deref() {
             Some("users") => self.mailbox(call.segments.get(1)?),
             Some("me") => self.me,
@@ -231,7 +233,12 @@ impl State {
     }
 
     /// The answer to a request.
-    pub(super) fn respond(&mut self, call: &Call, body: &Bytes, ticket: &mut Ticket) -> Answer {
+    pub(super) fn respond(
+        &mut self,
+        call: &GraphRequest,
+        body: &Bytes,
+        ticket: &mut RequestTicket,
+    ) -> SimulatedResponse {
         self.requests += 1;
         let sign_in = is_sign_in(call);
         let fault = self.draw(call, ticket, sign_in);
@@ -252,20 +259,20 @@ impl State {
         self.pause(ticket.mailbox, &mut reply);
         let response = self.finish(call, ticket.mailbox, reply, sign_in);
         let answer = match fault {
-            Some(Fault::Reset) => Answer::Reset,
-            Some(Fault::Stall) => Answer::Stall,
+            Some(Fault::Reset) => SimulatedResponse::Reset,
+            Some(Fault::Stall) => SimulatedResponse::Stall,
             Some(Fault::Truncated) => {
                 let after = response.body().len() / 2;
-                Answer::Truncated { response, after }
+                SimulatedResponse::Truncated { response, after }
             }
             Some(Fault::SlowBody { every }) => {
-                Answer::Slow { response, every: Duration::from_millis(every) }
+                SimulatedResponse::Slow { response, every: Duration::from_millis(every) }
             }
-            Some(Fault::EndlessBody) => Answer::Endless { response },
-            _ => Answer::Response(response),
+            Some(Fault::EndlessBody) => SimulatedResponse::Endless { response },
+            _ => SimulatedResponse::Response(response),
         };
         let status = match &answer {
-            Answer::Response(response) | Answer::Slow { response, .. } => {
+            SimulatedResponse::Response(response) | SimulatedResponse::Slow { response, .. } => {
                 response.status().as_u16()
             }
             _ => 0,
@@ -288,12 +295,21 @@ impl State {
 
     /// The answer to a request for the login service's metadata, which is neither Graph's nor the
     /// token endpoint's: it is not counted, and no fault meets it.
-    pub(super) fn metadata(&mut self, call: &Call, reply: Reply) -> http::Response<Bytes> {
+    pub(super) fn metadata(
+        &mut self,
+        call: &GraphRequest,
+        reply: RenderedResponse,
+    ) -> http::Response<Bytes> {
         self.requests += 1;
         self.finish(call, None, reply, true)
     }
 
-    fn draw(&mut self, call: &Call, ticket: &Ticket, sign_in: bool) -> Option<Fault> {
+    fn draw(
+        &mut self,
+        call: &GraphRequest,
+        ticket: &RequestTicket,
+        sign_in: bool,
+    ) -> Option<Fault> {
         if ticket.refusal.is_some() {
             return None;
         }
@@ -332,7 +348,7 @@ impl State {
     }
 
     /// Remembers until when a mailbox was told to be left alone.
-    fn pause(&mut self, mailbox: Option<usize>, reply: &mut Reply) {
+    fn pause(&mut self, mailbox: Option<usize>, reply: &mut RenderedResponse) {
         let now = self.env.now();
         let Some((_, value)) = reply.headers.iter_mut().find(|(name, _)| *name == "retry-after")
         else {
@@ -355,7 +371,7 @@ impl State {
         self.total.pause_until = None;
     }
 
-    fn count(&mut self, mailbox: Option<usize>, mut count: impl FnMut(&mut Meter)) {
+    fn count(&mut self, mailbox: Option<usize>, mut count: impl FnMut(&mut MailboxCounter)) {
         count(&mut self.total);
         if let Some(mailbox) = mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
             count(&mut mailbox.meter);
@@ -365,14 +381,14 @@ impl State {
     /// Adds what every answer has, and compresses.
     fn finish(
         &mut self,
-        call: &Call,
+        call: &GraphRequest,
         mailbox: Option<usize>,
-        reply: Reply,
+        reply: RenderedResponse,
         sign_in: bool,
     ) -> http::Response<Bytes> {
         let now = self.env.now();
         let request_id = guid(&[self.seed, self.requests, 17]);
-        let Reply { status, mut headers, body } = reply;
+        let RenderedResponse { status, mut headers, body } = reply;
         let date = now.checked_add(self.date_ahead).unwrap_or(now);
         headers.push(("date", http_date(date)));
         headers.push(("request-id", request_id.clone()));
@@ -388,8 +404,8 @@ impl State {
             ));
         }
         let (encoded, gzip, raw) = match body {
-            Payload::Ready { encoded, gzip, raw } => (encoded, gzip, raw),
-            Payload::Plain(body) => {
+            ResponsePayload::Ready { encoded, gzip, raw } => (encoded, gzip, raw),
+            ResponsePayload::Plain(body) => {
                 let body = if status.is_client_error() || status.is_server_error() {
                     with_request_id(&body, &request_id, now)
                 } else {
@@ -424,12 +440,12 @@ impl State {
 }
 
 /// Whether a request is one to the token endpoint.
-pub(super) fn is_sign_in(call: &Call) -> bool {
+pub(super) fn is_sign_in(call: &GraphRequest) -> bool {
     !call.versioned && call.is(&["*", "oauth2", "v2.0", "token"], 0)
 }
 
 /// Whether a request is one of a delta round.
-pub(super) fn is_delta(call: &Call) -> bool {
+pub(super) fn is_delta(call: &GraphRequest) -> bool {
     call.segments.last().is_some_and(|last| {
         let last = last.trim_end_matches("()");
         last.eq_ignore_ascii_case("delta") || last.eq_ignore_ascii_case("microsoft.graph.delta")
@@ -437,7 +453,7 @@ pub(super) fn is_delta(call: &Call) -> bool {
 }
 
 /// Whether a request lists a view.
-fn is_view(call: &Call) -> bool {
+fn is_view(call: &GraphRequest) -> bool {
     call.segments.last().is_some_and(|last| last.eq_ignore_ascii_case("calendarview"))
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// What was asked of one mailbox, or of all of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Tally {
+pub struct RequestCounts {
     /// Requests to Graph, refused ones included.
     pub requests: u64,
     /// The most requests that were in flight together.
@@ -35,9 +35,9 @@ pub struct Tally {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
     /// All mailboxes together, and requests that named none.
-    pub total: Tally,
+    pub total: RequestCounts,
     /// By address.
-    pub mailboxes: BTreeMap<String, Tally>,
+    pub mailboxes: BTreeMap<String, RequestCounts>,
     /// Requests to the token endpoint.
     pub token_requests: u64,
     /// The different `Prefer` headers seen (joined if there were several), at most 1000.
@@ -48,8 +48,8 @@ pub struct Statistics {
 
 /// Counts for one mailbox, with what is needed to count.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
-    pub(super) tally: Tally,
+pub(super) struct MailboxCounter {
+    pub(super) tally: RequestCounts,
     pub(super) in_flight: usize,
     pub(super) pause_until: Option<Timestamp>,
     /// Requests by second, of the last 10 minutes.
@@ -57,7 +57,7 @@ pub(super) struct Meter {
     in_recent: u64,
 }
 
-impl Meter {
+impl MailboxCounter {
     /// Counts a request; says how many the last 10 minutes have seen with it.
     pub(super) fn arrive(&mut self, now: Timestamp) -> u64 {
         let second = now.as_second();

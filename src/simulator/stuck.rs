@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::call::{Payload, Reply};
 use super::faults::Fault;
+use super::request::{RenderedResponse, ResponsePayload};
 
 /// More than any client should read.
 const HUGE: usize = 65 << 20;
@@ -43,13 +43,13 @@ pub(super) fn crowd(page: &mut Vec<u8>) {
 }
 
 /// Makes an answer as large as the fault wants it: white space means nothing.
-pub(super) fn weigh(mut reply: Reply, fault: Option<&Fault>) -> Reply {
-    if let (StatusCode::OK, Some(Fault::HugePage { .. }), Payload::Plain(body)) =
+pub(super) fn weigh(mut reply: RenderedResponse, fault: Option<&Fault>) -> RenderedResponse {
+    if let (StatusCode::OK, Some(Fault::HugePage { .. }), ResponsePayload::Plain(body)) =
         (reply.status, fault, &reply.body)
     {
         let mut heavy = vec![b' '; HUGE];
         heavy.extend_from_slice(body);
-        reply.body = Payload::Plain(Bytes::from(heavy));
+        reply.body = ResponsePayload::Plain(Bytes::from(heavy));
     }
     reply
 }

@@ -12,7 +12,7 @@ use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::window::{Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Fault, Faults, Lie, Mutation, Planned, Refusal, Simulator, Trouble,
+    Behaviour, Fault, Faults, Lie, MailboxFault, Mutation, PlannedFault, SignInRefusal, Simulator,
 };
 use calmirror::store::Store;
 use futures_util::future::BoxFuture;
@@ -163,7 +163,7 @@ impl Life {
 
     /// Something in a calendar changes.
     fn step(&self) {
-        let mutation = self.simulator.step();
+        let mutation = self.simulator.mutate_randomly();
         tracing::debug!(?mutation, "stepped");
         self.look(mutation.as_ref());
     }
@@ -173,32 +173,32 @@ impl Life {
         let mailboxes = self.simulator.mailboxes();
         let whom = mailboxes[rng.usize(0..mailboxes.len())].clone();
         let how = [
-            Trouble::NotEnabled,
-            Trouble::Inactive,
-            Trouble::ResourceNotFound,
-            Trouble::InvalidUser,
-            Trouble::RequestResourceNotFound,
-            Trouble::Empty,
-            Trouble::ItemNotFound,
-            Trouble::AccessDenied,
-            Trouble::DelegatedDenied,
-            Trouble::InsufficientClaims,
+            MailboxFault::NotEnabled,
+            MailboxFault::Inactive,
+            MailboxFault::ResourceNotFound,
+            MailboxFault::InvalidUser,
+            MailboxFault::RequestResourceNotFound,
+            MailboxFault::Empty,
+            MailboxFault::ItemNotFound,
+            MailboxFault::AccessDenied,
+            MailboxFault::DelegatedDenied,
+            MailboxFault::InsufficientClaims,
         ][rng.usize(0..10)];
         let refusal = [
-            Refusal::WrongSecret,
-            Refusal::UnknownTenant,
-            Refusal::InvalidGrant,
-            Refusal::InteractionRequired,
-            Refusal::TemporarilyUnavailable,
+            SignInRefusal::WrongSecret,
+            SignInRefusal::UnknownTenant,
+            SignInRefusal::InvalidGrant,
+            SignInRefusal::InteractionRequired,
+            SignInRefusal::TemporarilyUnavailable,
         ][rng.usize(0..5)];
         // What is told of stays for whoever asks for pages as large.
         let below = rng.usize(4..100);
-        let stuck = |fault| Planned::once(fault).mailbox(&whom).path("delta").times(200);
+        let stuck = |fault| PlannedFault::once(fault).mailbox(&whom).path("delta").times(200);
         let fault = match rng.u8(0..24) {
             0..6 => Fault::Mailbox { how },
             6..8 => {
                 self.simulator.expire_tokens();
-                let planned = Planned::once(Fault::SignIn { how: refusal });
+                let planned = PlannedFault::once(Fault::SignIn { how: refusal });
                 return self.simulator.plan(planned.times(rng.u32(1..4)));
             }
             8 => Fault::ClaimsChallenge,
@@ -213,7 +213,7 @@ impl Life {
             18 => return self.simulator.plan(stuck(Fault::EndlessOld { below })),
             19 if self.lied_to() => {
                 let how = Lie::ALL[rng.usize(0..Lie::ALL.len() - HUGE)];
-                let lie = Planned::once(Fault::Lie { how });
+                let lie = PlannedFault::once(Fault::Lie { how });
                 return self.simulator.plan(lie.path("delta").times(rng.u32(1..4)));
             }
             14.. => Fault::Throttled {
@@ -223,7 +223,7 @@ impl Life {
                     .cloned(),
             },
         };
-        self.simulator.plan(Planned::once(fault).mailbox(&whom).times(rng.u32(1..6)));
+        self.simulator.plan(PlannedFault::once(fault).mailbox(&whom).times(rng.u32(1..6)));
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::window::{BodyFormat, CalendarRef, Completion, Edge, Window};
-use calmirror::simulator::{Behaviour, Population, Settings, Simulator};
+use calmirror::simulator::{Behaviour, Population, Simulator, SimulatorSettings};
 use jiff::SignedDuration;
 
 use crate::rig::{BASE, noon, window};
@@ -21,10 +21,10 @@ pub(crate) fn organisation(
     rng: &mut fastrand::Rng,
     env: &Env,
 ) -> (Simulator, Vec<Tracked>) {
-    let settings = Settings {
+    let settings = SimulatorSettings {
         behaviour: Behaviour::by_seed(seed),
         latency: Duration::from_millis(1)..Duration::from_millis(900),
-        ..Settings::new(seed, env.clone())
+        ..SimulatorSettings::new(seed, env.clone())
     };
     let simulator = Simulator::new(settings);
     simulator.set_base_url(BASE);

@@ -11,7 +11,7 @@ use calmirror::graph::transport::{
 };
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{BodyFormat as Kept, Completion, Edges, Window};
-use calmirror::simulator::{Behaviour, Fault, Planned, Refusal, Simulator};
+use calmirror::simulator::{Behaviour, Fault, PlannedFault, SignInRefusal, Simulator};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
@@ -95,8 +95,8 @@ async fn every_fault_that_passes_costs_a_repetition() {
     ] {
         for resync in [false, true] {
             let what = format!("{fault:?}, resync {resync}");
-            scene.simulator.step();
-            scene.simulator.plan(Planned::once(fault.clone()).path("delta"));
+            scene.simulator.mutate_randomly();
+            scene.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
             assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
             assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{what}");
@@ -109,8 +109,8 @@ async fn every_fault_that_passes_costs_a_repetition() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_body_that_comes_in_time_is_waited_for() {
     let scene = Scene::settled(1502).await;
-    scene.simulator.step();
-    scene.simulator.plan(Planned::once(Fault::SlowBody { every: 500 }).path("delta"));
+    scene.simulator.mutate_randomly();
+    scene.simulator.plan(PlannedFault::once(Fault::SlowBody { every: 500 }).path("delta"));
     let begun = tokio::time::Instant::now();
     assert_eq!(scene.round().await.state, WindowState::Settled);
     let took = begun.elapsed().as_secs();
@@ -124,9 +124,9 @@ async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
     let scene = Scene::settled(1503).await;
     for fault in [Fault::EndlessBody, Fault::Bomb] {
         let what = format!("{fault:?}");
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         let events = scene.rig.fleet.window(MAILBOX).unwrap().events;
-        scene.simulator.plan(Planned::once(fault).path("deltatoken"));
+        scene.simulator.plan(PlannedFault::once(fault).path("deltatoken"));
         let status = scene.round().await;
         assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
         assert_eq!(status.state, WindowState::BackingOff, "{what}");
@@ -171,7 +171,7 @@ async fn nothing_is_read_beyond_the_cap() {
         Arc::new(Meter { graph: Memory(simulator), most: most.clone() })
     })
     .await;
-    scene.simulator.plan(Planned::once(Fault::EndlessBody).path("deltatoken"));
+    scene.simulator.plan(PlannedFault::once(Fault::EndlessBody).path("deltatoken"));
     scene.round().await;
     let most = most.load(std::sync::atomic::Ordering::Relaxed);
     let cap = calmirror::graph::client::MAX_BODY_BYTES;
@@ -206,8 +206,8 @@ async fn a_wait_in_whatever_form_is_kept_and_an_absurd_one_is_capped() {
             let what = format!("{status}, Retry-After {value:?}");
             let scene = Scene::settled(1510 + number).await;
             let retry_after = value.map(str::to_owned);
-            scene.simulator.step();
-            scene.simulator.plan(Planned::once(match status {
+            scene.simulator.mutate_randomly();
+            scene.simulator.plan(PlannedFault::once(match status {
                 429 => Fault::Throttled { retry_after },
                 _ => Fault::Unavailable { retry_after },
             }));
@@ -229,23 +229,23 @@ async fn a_wait_in_whatever_form_is_kept_and_an_absurd_one_is_capped() {
 #[tokio::test(start_paused = true)]
 async fn every_refusal_to_sign_in_is_one_question_and_a_state() {
     for (number, how) in (0..).zip([
-        Refusal::WrongSecret,
-        Refusal::ExpiredSecret,
-        Refusal::UnknownApplication,
-        Refusal::UnknownTenant,
-        Refusal::InvalidGrant,
-        Refusal::InteractionRequired,
-        Refusal::TemporarilyUnavailable,
+        SignInRefusal::WrongSecret,
+        SignInRefusal::ExpiredSecret,
+        SignInRefusal::UnknownApplication,
+        SignInRefusal::UnknownTenant,
+        SignInRefusal::InvalidGrant,
+        SignInRefusal::InteractionRequired,
+        SignInRefusal::TemporarilyUnavailable,
     ]) {
         let scene = Scene::settled(1530 + number).await;
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         scene.simulator.expire_tokens();
-        scene.simulator.plan(Planned::always(Fault::SignIn { how }));
+        scene.simulator.plan(PlannedFault::always(Fault::SignIn { how }));
         let before = scene.simulator.statistics();
         let status = scene.round().await;
         let after = scene.simulator.statistics();
         let error = status.last_error.expect("it is told");
-        if how == Refusal::TemporarilyUnavailable {
+        if how == SignInRefusal::TemporarilyUnavailable {
             assert_eq!(status.state, WindowState::BackingOff, "{how:?}");
         } else {
             assert_eq!(status.state, WindowState::SignInRequired, "{how:?}");
@@ -328,7 +328,7 @@ async fn a_link_dies_by_any_code_in_any_case_under_any_4xx_and_no_location_is_fo
     for (status, body) in deaths {
         for resync in [false, true] {
             let what = format!("{status} {body}, resync {resync}");
-            scene.simulator.step();
+            scene.simulator.mutate_randomly();
             let before = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
             *answer.lock().unwrap() = Some((status, body.clone()));
             let seen = if resync { scene.resync().await } else { scene.round().await };
@@ -379,7 +379,7 @@ async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
         let rig = Rig::start(directory.path(), graph, &env, vec![tracked.clone()]).await;
         let mut rewritten = Vec::new();
         for _ in 0..60 {
-            let Some(mutation) = simulator.step() else { continue };
+            let Some(mutation) = simulator.mutate_randomly() else { continue };
             // A body of our own for whatever was just created.
             if let calmirror::simulator::Edit::Rewrite { event, .. } = &mutation.edit {
                 let edit = calmirror::simulator::Edit::Rewrite {

@@ -10,7 +10,7 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Edit, Fault, Mutation, Pattern, Planned, PrivateEvents, Simulator,
+    Behaviour, Edit, Fault, Mutation, Pattern, PlannedFault, PrivateEvents, Simulator,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -47,7 +47,7 @@ fn edit(simulator: &Simulator, edit: Edit) -> String {
 /// A change of which delta never speaks.
 fn hushed(simulator: &Simulator, change: Edit) -> String {
     let id = edit(simulator, change);
-    assert!(simulator.hush(MAILBOX, None));
+    assert!(simulator.suppress_change(MAILBOX, None));
     id
 }
 
@@ -360,7 +360,7 @@ async fn an_audit_that_fails_is_made_later() {
     let deleted = before.values().find(|e| e["type"] == "singleInstance").unwrap();
     hushed(&simulator, Edit::Delete { event: deleted["id"].as_str().unwrap().to_owned() });
     let plain = Some("calendarView?".to_owned());
-    simulator.plan(Planned { path: plain, ..Planned::always(Fault::BadRequest) });
+    simulator.plan(PlannedFault { path: plain, ..PlannedFault::always(Fault::BadRequest) });
     tokio::time::sleep(30 * HOUR).await;
     let now = status(&rig);
     assert_eq!((now.state, now.audit.at, now.failures), (WindowState::Settled, None, 0));

@@ -14,7 +14,9 @@ use calmirror::mirror::position::WindowId;
 use calmirror::mirror::schedule;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edge, Edges, Window};
-use calmirror::simulator::{Behaviour, Edit, Fault, Mutation, Planned, Refusal, Simulator};
+use calmirror::simulator::{
+    Behaviour, Edit, Fault, Mutation, PlannedFault, SignInRefusal, Simulator,
+};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
@@ -217,7 +219,7 @@ async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
     let wait = until.duration_since(scene.env.now());
     assert!(wait > SignedDuration::ZERO && wait <= SignedDuration::from_mins(10), "{wait:#}");
     // Readers see what they saw, and what happens meanwhile.
-    scene.simulator.step();
+    scene.simulator.mutate_randomly();
     let status = scene.round().await;
     assert_eq!((status.state, status.start), (WindowState::Held, before.start));
     scene.assert_mirrored(before, "while the move is held").await;
@@ -306,7 +308,7 @@ async fn no_pause_is_remembered_for_longer_than_an_hour() {
     let scene = Scene::settled(40).await;
     scene.env.advance_wall_clock(DAY * 3650);
     let pause = Fault::Throttled { retry_after: Some("1800".into()) };
-    scene.simulator.plan(Planned::once(pause));
+    scene.simulator.plan(PlannedFault::once(pause));
     assert_eq!(scene.round().await.state, WindowState::BackingOff);
     scene.env.advance_wall_clock(DAY * -3650);
     // The right pause is over; what was remembered of it lies ten years ahead.
@@ -317,7 +319,7 @@ async fn no_pause_is_remembered_for_longer_than_an_hour() {
     assert!(begun.elapsed() < MINUTE, "{:?}", begun.elapsed());
     // The next one is remembered all the same.
     let pause = Fault::Throttled { retry_after: Some("1800".into()) };
-    scene.simulator.plan(Planned::once(pause));
+    scene.simulator.plan(PlannedFault::once(pause));
     assert_eq!(scene.round().await.state, WindowState::BackingOff);
     let scene = scene.restarted().await;
     let begun = tokio::time::Instant::now();
@@ -333,7 +335,7 @@ async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
         scene.env.advance_wall_clock(DAY * days);
         scene
             .simulator
-            .plan(Planned::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
+            .plan(PlannedFault::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
         let mode = |scene: &Scene| scene.status().segments[0].mode.clone();
         for _ in 0..20 {
             scene.round().await;
@@ -359,7 +361,7 @@ async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
 #[tokio::test(start_paused = true)]
 async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
     let scene = Scene::settled(60).await;
-    let refused = Planned::once(Fault::SignIn { how: Refusal::WrongSecret });
+    let refused = PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret });
     scene.simulator.plan(refused.times(2));
     // A process without a token.
     let scene = scene.restarted().await;

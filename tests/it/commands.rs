@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use calmirror::simulator::{Fault, Planned, Trouble};
+use calmirror::simulator::{Fault, MailboxFault, PlannedFault};
 use serde_json::Value;
 
 use crate::process::{Ground, Outcome, finish};
@@ -37,8 +37,8 @@ async fn exit_codes_tell_healthy_from_ill_from_absent() {
     assert_eq!(status.code, Some(0), "{status:?}");
     assert!(status.out.contains("alice") && status.out.contains("bob"), "{}", status.out);
 
-    let gone = Fault::Mailbox { how: Trouble::AccessDenied };
-    ground.simulator.plan(Planned::always(gone).mailbox("bob@contoso.com"));
+    let gone = Fault::Mailbox { how: MailboxFault::AccessDenied };
+    ground.simulator.plan(PlannedFault::always(gone).mailbox("bob@contoso.com"));
     let synced = ground.cli(&["sync", "bob"]).await;
     assert_eq!(synced.code, Some(1), "{synced:?}");
     assert!(synced.out.contains("bob: round") && synced.out.contains("failed"), "{synced:?}");
@@ -134,7 +134,7 @@ async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
     let mut held = Follower::default();
     for round in 0..4 {
         for _ in 0..10 {
-            ground.simulator.step();
+            ground.simulator.mutate_randomly();
         }
         ground.settle("alice").await;
         ground.settle("bob").await;
@@ -323,7 +323,7 @@ async fn a_reader_that_goes_away_is_no_fault() {
         drop(stdout);
         if arguments.contains(&"--follow") {
             // It notices when it has something to say.
-            ground.simulator.step();
+            ground.simulator.mutate_randomly();
         }
         let code = crate::process::eventually("it ends", async || child.try_wait().unwrap()).await;
         let mut err = String::new();
@@ -340,8 +340,8 @@ async fn a_fleet_is_filtered_and_mistyped_windows_are_recognised() {
     for window in ["alice", "bob", "room-cedar"] {
         ground.settle(window).await;
     }
-    let gone = Fault::Mailbox { how: Trouble::AccessDenied };
-    ground.simulator.plan(Planned::always(gone).mailbox("bob@contoso.com"));
+    let gone = Fault::Mailbox { how: MailboxFault::AccessDenied };
+    ground.simulator.plan(PlannedFault::always(gone).mailbox("bob@contoso.com"));
     assert_eq!(ground.cli(&["sync", "bob"]).await.code, Some(1));
 
     let named = |outcome: &Outcome| -> Vec<String> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::window::{BodyFormat, Completion, Edges, Window};
-use calmirror::simulator::{Answer, Simulator};
+use calmirror::simulator::{SimulatedResponse, Simulator};
 use calmirror::store::{EventQuery, Store};
 use jiff::civil::DateTime;
 use serde_json::Value;
@@ -205,8 +205,12 @@ async fn try_ask(
         .body(Bytes::new())
         .unwrap();
     match simulator.answer(request).await {
-        Answer::Response(response) if response.status() == http::StatusCode::NOT_FOUND => None,
-        Answer::Response(response) => {
+        SimulatedResponse::Response(response)
+            if response.status() == http::StatusCode::NOT_FOUND =>
+        {
+            None
+        }
+        SimulatedResponse::Response(response) => {
             let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
             assert!(response.status().is_success(), "{path}: {answer}");
             answer.as_object_mut().unwrap().remove("@odata.context");
@@ -229,8 +233,12 @@ async fn get(
         .body(Bytes::new())
         .unwrap();
     match simulator.answer(request).await {
-        Answer::Response(response) if response.status() == http::StatusCode::NOT_FOUND => None,
-        Answer::Response(response) => serde_json::from_slice(response.body()).unwrap(),
+        SimulatedResponse::Response(response)
+            if response.status() == http::StatusCode::NOT_FOUND =>
+        {
+            None
+        }
+        SimulatedResponse::Response(response) => serde_json::from_slice(response.body()).unwrap(),
         other => panic!("no event: {other:?}"),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Faults, InstanceListing, Population, PrivateEvents, Settings, Simulator,
+    Behaviour, Faults, InstanceListing, Population, PrivateEvents, Simulator, SimulatorSettings,
 };
 
 use crate::compare::{assert_same, folded, mirror, truth};
@@ -16,10 +16,10 @@ use crate::rig::{BASE, Rig, noon, window};
 const MAILBOX: &str = "alice@contoso.com";
 
 pub(crate) fn simulator(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator {
-    let settings = Settings {
+    let settings = SimulatorSettings {
         behaviour,
         latency: Duration::from_millis(5)..Duration::from_millis(400),
-        ..Settings::new(seed, env.clone())
+        ..SimulatorSettings::new(seed, env.clone())
     };
     let simulator = Simulator::new(settings);
     simulator.set_base_url(BASE);
@@ -58,7 +58,7 @@ async fn live(name: &str, case: Case) {
     simulator.set_faults(Faults::by_rate(case.faults));
     let mut pauses = fastrand::Rng::with_seed(case.seed);
     for step in 1..=case.mutations {
-        simulator.step();
+        simulator.mutate_randomly();
         tokio::time::sleep(Duration::from_millis(pauses.u64(0..20_000))).await;
         if step % 100 == 0 || step == case.mutations {
             simulator.clear_faults();
@@ -186,8 +186,10 @@ async fn a_first_enumeration_removes_nothing() {
         let complete = if number % 2 == 0 { Completion::Master } else { Completion::Exact };
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(number, noon());
-        let simulator =
-            Simulator::new(Settings { behaviour, ..Settings::new(number, env.clone()) });
+        let simulator = Simulator::new(SimulatorSettings {
+            behaviour,
+            ..SimulatorSettings::new(number, env.clone())
+        });
         simulator.set_base_url(BASE);
         simulator.add_mailbox(MAILBOX);
         let plan = Population {

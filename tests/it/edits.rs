@@ -9,7 +9,9 @@ use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::window::{CalendarRef, Completion, Edge, Edges, Window};
-use calmirror::simulator::{Behaviour, Edit, MasterOnPage, Mutation, Pattern, Settings, Simulator};
+use calmirror::simulator::{
+    Behaviour, Edit, MasterOnPage, Mutation, Pattern, Simulator, SimulatorSettings,
+};
 use jiff::Timestamp;
 
 use crate::compare::{Events, assert_same, folded, mirror, truth};
@@ -320,7 +322,8 @@ async fn every_edit(place: Where) {
         }
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(number, noon());
-        let settings = Settings { behaviour, ..Settings::new(number, env.clone()) };
+        let settings =
+            SimulatorSettings { behaviour, ..SimulatorSettings::new(number, env.clone()) };
         let simulator = Simulator::new(settings);
         simulator.set_base_url(BASE);
         simulator.add_mailbox(MAILBOX);

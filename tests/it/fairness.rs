@@ -6,7 +6,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::status::WindowState;
 use calmirror::mirror::window::{CalendarRef, Window};
-use calmirror::simulator::{Fault, Faults, Population, Rate, Settings, Simulator};
+use calmirror::simulator::{Fault, FaultRate, Faults, Population, Simulator, SimulatorSettings};
 
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
@@ -30,9 +30,9 @@ fn plan(singles: usize) -> Population {
 async fn a_great_enumeration_makes_no_idle_window_late() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(7, noon());
-    let simulator = Simulator::new(Settings {
+    let simulator = Simulator::new(SimulatorSettings {
         latency: Duration::from_millis(200)..Duration::from_millis(900),
-        ..Settings::new(7, env.clone())
+        ..SimulatorSettings::new(7, env.clone())
     });
     simulator.set_base_url(BASE);
     let mut windows = Vec::new();
@@ -64,7 +64,7 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
     }
     simulator.reset_statistics();
     let throttled = Fault::Throttled { retry_after: Some("10".to_owned()) };
-    let rates = vec![Rate { fault: throttled, probability: 0.002 }];
+    let rates = vec![FaultRate { fault: throttled, probability: 0.002 }];
     simulator.set_faults(Faults { rates, planned: Vec::new() });
     for (name, calendar) in std::iter::once(("great", &side))
         .chain(["one", "two", "three", "four"].into_iter().zip(&middling))

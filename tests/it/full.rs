@@ -44,7 +44,7 @@ async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_wha
     held.catch_up(&ground.api).await;
     fs::write(&full, "").unwrap();
     let ended = eventually("the daemon meets the full disk", async || {
-        ground.simulator.step();
+        ground.simulator.mutate_randomly();
         daemon.over()
     })
     .await;
@@ -62,7 +62,7 @@ async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_wha
     held.catch_up(&ground.api).await;
     assert_eq!(held.lines, lines, "the cursor holds, and nothing is told that was not written");
     eventually("the window says that the store is full", async || {
-        ground.simulator.step();
+        ground.simulator.mutate_randomly();
         let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
         (answer["state"] == "store_full").then_some(())
     })

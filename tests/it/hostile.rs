@@ -16,8 +16,8 @@ use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{CalendarRef, Completion, Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Death, Edit, Fault, Foreign, Mutation, Pattern, Planned, Population, Resend,
-    Settings, Simulator, Trouble, Unreadable,
+    Behaviour, CorruptItem, DeadLinkAnswer, Edit, Fault, ForeignLink, MailboxFault, Mutation,
+    Pattern, PlannedFault, Population, Resend, Simulator, SimulatorSettings,
 };
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
@@ -143,17 +143,17 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
         let name = format!("{fault:?}");
         // Once: the round asks again and goes on as if nothing had been.
         for resync in [false, true] {
-            scene.simulator.step();
-            scene.simulator.plan(Planned::once(fault.clone()).path("delta"));
+            scene.simulator.mutate_randomly();
+            scene.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
             assert_eq!(status.state, WindowState::Settled, "{name}: {:?}", status.last_error);
             assert!(scene.simulator.faults().planned.is_empty(), "{name} happened");
             scene.assert_exact(&name).await;
         }
         // For as long as it lasts: the round gives up after four repetitions and tells why.
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         let (before, seq) = (scene.mirror().await, scene.seq());
-        scene.simulator.plan(Planned::always(fault.clone()).path("delta"));
+        scene.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
         let requests = scene.simulator.statistics().total.requests;
         let status = scene.round().await;
         assert_eq!(status.state, WindowState::BackingOff, "{name}");
@@ -174,11 +174,11 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
 async fn an_unreadable_item_is_skipped_and_the_round_goes_on() {
     let scene = Scene::ordinary(902).await;
     for how in
-        [Unreadable::NotAnObject, Unreadable::NoId, Unreadable::NumberId, Unreadable::BadDate]
+        [CorruptItem::NotAnObject, CorruptItem::NoId, CorruptItem::NumberId, CorruptItem::BadDate]
     {
         for resync in [false, true] {
-            scene.simulator.step();
-            scene.simulator.plan(Planned::once(Fault::UnreadableItem { how }).path("delta"));
+            scene.simulator.mutate_randomly();
+            scene.simulator.plan(PlannedFault::once(Fault::UnreadableItem { how }).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
             assert_eq!(status.state, WindowState::Settled, "{how:?}: {:?}", status.last_error);
             assert!(scene.simulator.faults().planned.is_empty(), "{how:?} happened");
@@ -196,12 +196,12 @@ async fn a_link_that_leads_away_is_never_followed() {
         seen.lock().unwrap().push(request.uri().clone());
     };
     let scene = Scene::settled(903, Box::new(look)).await;
-    for how in [Foreign::Host, Foreign::Scheme, Foreign::Port, Foreign::UserInfo] {
+    for how in [ForeignLink::Host, ForeignLink::Scheme, ForeignLink::Port, ForeignLink::UserInfo] {
         // On a delta link, in a round; on a next link, in an enumeration.
         for resync in [false, true] {
-            scene.simulator.step();
+            scene.simulator.mutate_randomly();
             let before = scene.mirror().await;
-            scene.simulator.plan(Planned::always(Fault::ForeignLink { how }).path("delta"));
+            scene.simulator.plan(PlannedFault::always(Fault::ForeignLink { how }).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
             assert_eq!(status.state, WindowState::BackingOff, "{how:?}");
             let error = status.last_error.unwrap();
@@ -225,10 +225,10 @@ async fn a_refused_token_costs_one_refresh_and_one_repetition() {
     let scene = Scene::ordinary(904).await;
     for path in ["deltatoken", "skiptoken"] {
         for _ in 0..30 {
-            scene.simulator.step();
+            scene.simulator.mutate_randomly();
         }
         let before = scene.simulator.statistics();
-        scene.simulator.plan(Planned::once(Fault::Unauthorized).path(path));
+        scene.simulator.plan(PlannedFault::once(Fault::Unauthorized).path(path));
         let status = if path == "skiptoken" { scene.resync().await } else { scene.round().await };
         assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{path}");
         let after = scene.simulator.statistics();
@@ -246,7 +246,7 @@ async fn a_refused_token_costs_one_refresh_and_one_repetition() {
     scene.simulator.expire_tokens();
     assert_eq!(scene.round().await.state, WindowState::Settled);
     let before = scene.simulator.statistics();
-    scene.simulator.plan(Planned::always(Fault::Unauthorized).path("delta"));
+    scene.simulator.plan(PlannedFault::always(Fault::Unauthorized).path("delta"));
     assert_eq!(scene.round().await.state, WindowState::SignInRequired);
     let after = scene.simulator.statistics();
     assert_eq!(after.token_requests - before.token_requests, 1);
@@ -259,25 +259,25 @@ async fn a_refused_token_costs_one_refresh_and_one_repetition() {
 async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
     let scene = Scene::ordinary(905).await;
     for how in [
-        Trouble::NotEnabled,
-        Trouble::Inactive,
-        Trouble::ResourceNotFound,
-        Trouble::InvalidUser,
-        Trouble::RequestResourceNotFound,
-        Trouble::Empty,
-        Trouble::ItemNotFound,
-        Trouble::AccessDenied,
-        Trouble::DelegatedDenied,
-        Trouble::InsufficientClaims,
+        MailboxFault::NotEnabled,
+        MailboxFault::Inactive,
+        MailboxFault::ResourceNotFound,
+        MailboxFault::InvalidUser,
+        MailboxFault::RequestResourceNotFound,
+        MailboxFault::Empty,
+        MailboxFault::ItemNotFound,
+        MailboxFault::AccessDenied,
+        MailboxFault::DelegatedDenied,
+        MailboxFault::InsufficientClaims,
     ] {
         for resync in [false, true] {
-            scene.simulator.step();
+            scene.simulator.mutate_randomly();
             let (before, seq) = (scene.mirror().await, scene.seq());
-            scene.simulator.plan(Planned::always(Fault::Mailbox { how }));
+            scene.simulator.plan(PlannedFault::always(Fault::Mailbox { how }));
             let requests = scene.simulator.statistics().total.requests;
             let status = if resync { scene.resync().await } else { scene.round().await };
             let expected = match how {
-                Trouble::InsufficientClaims => WindowState::SignInRequired,
+                MailboxFault::InsufficientClaims => WindowState::SignInRequired,
                 _ => WindowState::Quarantined,
             };
             assert_eq!(status.state, expected, "{how:?}: {:?}", status.last_error);
@@ -291,7 +291,7 @@ async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
         }
     }
     // And with nobody asking, at the latest after the longest wait.
-    scene.simulator.plan(Planned::once(Fault::Mailbox { how: Trouble::AccessDenied }));
+    scene.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
     assert_eq!(scene.round().await.state, WindowState::Quarantined);
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(scene.rig.fleet.window(MAILBOX).unwrap().state, WindowState::Settled);
@@ -329,10 +329,10 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
         [(2, Some("30")), (9, Some("date:60")), (14, Some("2.128")), (20, None)]
     {
         let fault = Fault::Throttled { retry_after: retry_after.map(str::to_owned) };
-        simulator.plan(Planned::once(fault).mailbox(MAILBOX).skip(skip));
+        simulator.plan(PlannedFault::once(fault).mailbox(MAILBOX).skip(skip));
     }
     let fault = Fault::Unavailable { retry_after: Some("45".to_owned()) };
-    simulator.plan(Planned::once(fault).mailbox(MAILBOX).skip(30));
+    simulator.plan(PlannedFault::once(fault).mailbox(MAILBOX).skip(30));
     let graph = Arc::new(Memory(simulator.clone()));
     let rig = Rig::start(directory.path(), graph, &env, windows).await;
     // The other mailbox does not notice.

@@ -12,7 +12,7 @@ use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::status::WindowState;
 use calmirror::mirror::window::{Completion, Edges, Window};
-use calmirror::simulator::{Behaviour, Fault, MasterOnPage, Planned, Simulator};
+use calmirror::simulator::{Behaviour, Fault, MasterOnPage, PlannedFault, Simulator};
 use futures_util::future::BoxFuture;
 
 use crate::compare::{Events, assert_same, folded, mirror, truth};
@@ -81,7 +81,7 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let rows = |rig: &Rig| rig.meters.store.rows.load(Ordering::Relaxed);
     let written = rows(&rig);
     for _ in 0..changes {
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
     }
     let enumerations = scene.enumerations();
     scene.left.store(requests, Ordering::Relaxed);
@@ -148,7 +148,7 @@ async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
         let rig = scene.start(directory.path()).await;
         rig.settle(MAILBOX, 5).await;
         let retry_after = Some("1800".to_owned());
-        scene.simulator.plan(Planned::once(Fault::Throttled { retry_after }));
+        scene.simulator.plan(PlannedFault::once(Fault::Throttled { retry_after }));
         let wait = Some(Duration::from_secs(600));
         let throttled = rig.fleet.sync(MAILBOX, wait).await.unwrap().finished.unwrap();
         assert_eq!(throttled.state, WindowState::BackingOff);

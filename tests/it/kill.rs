@@ -85,7 +85,7 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
         let asked = ground.simulator.statistics().total.requests;
         requests(&ground, &mut daemon, asked + chance.u64(1..20)).await;
         while mutated * kills < MUTATIONS * kill {
-            ground.simulator.step();
+            ground.simulator.mutate_randomly();
             mutated += 1;
             if chance.u8(..4) == 0 {
                 tokio::time::sleep(ms(chance.u64(..30))).await;

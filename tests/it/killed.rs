@@ -3,7 +3,7 @@
 
 use calmirror::mirror::status::WindowStatus;
 use calmirror::mirror::window::{Completion, Edges};
-use calmirror::simulator::{Behaviour, Edit, Fault, MasterOnPage, Mutation, Planned};
+use calmirror::simulator::{Behaviour, Edit, Fault, MasterOnPage, Mutation, PlannedFault};
 
 use crate::compare::{Events, assert_same, truth};
 use crate::process::{Daemon, Ground, eventually};
@@ -42,7 +42,7 @@ impl Scene {
 
     /// Begins a `sync` or `resync` of which the request that fits `stalled` is never answered, and
     /// kills the daemon while it waits for that.
-    async fn kill(mut self, word: &str, stalled: Planned) -> Self {
+    async fn kill(mut self, word: &str, stalled: PlannedFault) -> Self {
         let simulator = &self.ground.simulator;
         simulator.plan(stalled);
         let begun = self.ground.api.post(&format!("/v1/windows/{WINDOW}/{word}")).await;
@@ -56,7 +56,7 @@ impl Scene {
         assert_same("nobody is shown half of it", &shown, &self.before);
         self.daemon.kill().await;
         // What delta is asked from now on is not answered: what was begun must do without.
-        simulator.plan(Planned::once(Fault::Stall).path("deltatoken"));
+        simulator.plan(PlannedFault::once(Fault::Stall).path("deltatoken"));
         self.daemon = self.ground.run().await;
         self
     }
@@ -113,8 +113,8 @@ async fn rows_written(ground: &Ground) -> u64 {
 }
 
 /// A request for one event, which is a master: no other page or listing has it in its path.
-fn a_master() -> Planned {
-    Planned::once(Fault::Stall).path("/events/")
+fn a_master() -> PlannedFault {
+    PlannedFault::once(Fault::Stall).path("/events/")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,7 +142,7 @@ async fn killed_before_a_sweep_it_sweeps_and_tells_each_difference_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_before_a_series_is_complete_it_completes_it_before_it_asks_again() {
     // Its master, or the listing of its instances.
-    for stalled in [a_master(), Planned::once(Fault::Stall).path("/instances")] {
+    for stalled in [a_master(), PlannedFault::once(Fault::Stall).path("/instances")] {
         let scene = Scene::new(53).await;
         let occurrence = scene.some("occurrence", 1).remove(0);
         let series = scene.before[&occurrence]["seriesMasterId"].as_str().unwrap().to_owned();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges, Window};
-use calmirror::simulator::{Behaviour, Fault, Lie, Planned};
+use calmirror::simulator::{Behaviour, Fault, Lie, PlannedFault};
 
 use crate::compare::{Events, assert_same, fits, folded, mirror, truth};
 use crate::converge::simulator;
@@ -70,7 +70,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
     let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
     let quiet = Window { interval: Duration::from_secs(86_400 * 30), ..window(MAILBOX) };
     let graph = Arc::new(Memory(simulator.clone()));
-    let lie_once = Planned::once(Fault::Lie { how: lie }).path("delta");
+    let lie_once = PlannedFault::once(Fault::Lie { how: lie }).path("delta");
     if when == When::First {
         simulator.plan(lie_once.clone());
     }
@@ -93,7 +93,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
     if when != When::First {
         simulator.plan(lie_once);
         for _ in 0..3 {
-            simulator.step();
+            simulator.mutate_randomly();
         }
     }
     let before = seen(&rig).await;

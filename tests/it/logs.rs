@@ -11,7 +11,9 @@ use calmirror::config::{Config, Sources};
 use calmirror::env::Env;
 use calmirror::graph::{Account, Credential, Tokens};
 use calmirror::mirror::status::WindowState;
-use calmirror::simulator::{Fault, Faults, Planned, Refusal, Settings, Simulator, Trouble};
+use calmirror::simulator::{
+    Fault, Faults, MailboxFault, PlannedFault, SignInRefusal, Simulator, SimulatorSettings,
+};
 use futures_util::future::join_all;
 use serde_json::Value;
 
@@ -68,20 +70,21 @@ async fn canary(seed: u64, format: &str) {
     let daemon = ground.run().await;
     join_all(names.map(|name| ground.settle(name))).await;
 
-    let lasting = [Trouble::AccessDenied, Trouble::ItemNotFound, Trouble::InsufficientClaims];
+    let lasting =
+        [MailboxFault::AccessDenied, MailboxFault::ItemNotFound, MailboxFault::InsufficientClaims];
     let lasting = lasting.into_iter().map(|how| Fault::Mailbox { how });
     let more = [Fault::BadRequest, Fault::Bomb, Fault::ClaimsChallenge];
     let all: Vec<Fault> = Faults::passing().into_iter().chain(lasting).chain(more).collect();
     for faults in all.chunks(names.len()) {
         for (name, fault) in names.iter().zip(faults) {
-            ground.simulator.step();
-            let planned = Planned::once(fault.clone()).path("delta");
+            ground.simulator.mutate_randomly();
+            let planned = PlannedFault::once(fault.clone()).path("delta");
             ground.simulator.plan(planned.mailbox(&format!("{name}@contoso.com")));
         }
         join_all(names.map(|name| ground.settle(name))).await;
     }
     // A sign-in that fails, and that is mended.
-    ground.simulator.plan(Planned::once(Fault::SignIn { how: Refusal::WrongSecret }));
+    ground.simulator.plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret }));
     ground.simulator.expire_tokens();
     eventually("the account cannot sign in", async || {
         let status = ground.api.window("w1").await;
@@ -205,7 +208,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         seen.extend([debug(&faults), faults.to_string()]);
     }
     let env = Env::simulated(1, noon());
-    let simulator = Simulator::new(Settings::new(1, env.clone()));
+    let simulator = Simulator::new(SimulatorSettings::new(1, env.clone()));
     for credential in [
         Credential::SecretFile(at("secret")),
         Credential::CertificateFile(at("secret")),
@@ -221,7 +224,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
             scope: "http://127.0.0.1:1/.default".into(),
         };
         seen.push(debug(&account));
-        simulator.plan(Planned::once(Fault::SignIn { how: Refusal::WrongSecret }));
+        simulator.plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret }));
         let transport = Arc::new(Memory(simulator.clone()));
         let tokens = Tokens::new(account, transport, env.clone());
         for _ in 0..2 {
@@ -247,7 +250,8 @@ async fn trouble_is_told_once_with_its_window_and_so_is_its_end() {
     let daemon = with_level(&ground, "warn,calmirror::worker=info").await;
     ground.settle("alice").await;
     ground.simulator.plan(
-        Planned::always(Fault::Mailbox { how: Trouble::AccessDenied }).mailbox("alice@contoso.com"),
+        PlannedFault::always(Fault::Mailbox { how: MailboxFault::AccessDenied })
+            .mailbox("alice@contoso.com"),
     );
     for _ in 0..4 {
         ground.api.post("/v1/windows/alice/sync?wait=30s").await;
@@ -276,7 +280,9 @@ async fn a_failed_sign_in_is_one_line_for_the_account() {
     for name in ["alice", "bob", "carol"] {
         ground.settle(name).await;
     }
-    ground.simulator.plan(Planned::always(Fault::SignIn { how: Refusal::ExpiredSecret }));
+    ground
+        .simulator
+        .plan(PlannedFault::always(Fault::SignIn { how: SignInRefusal::ExpiredSecret }));
     ground.simulator.expire_tokens();
     for name in ["alice", "bob", "carol"] {
         eventually("nobody can sign in", async || {
@@ -307,7 +313,7 @@ async fn at_debug_a_round_is_one_line_of_its_window() {
     let ground = Ground::new(65, &["alice"]).await;
     let daemon = with_level(&ground, "debug").await;
     ground.settle("alice").await;
-    ground.simulator.plan(Planned::once(Fault::Mailbox { how: Trouble::AccessDenied }));
+    ground.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
     ground.api.post("/v1/windows/alice/sync?wait=30s").await;
     ground.settle("alice").await;
     let last = ground.api.window("alice").await.last_round.unwrap().number;

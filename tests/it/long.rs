@@ -10,7 +10,9 @@ use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, WindowState};
 use calmirror::mirror::window::{Completion, Edge, Edges, Window};
-use calmirror::simulator::{Behaviour, Edit, Mutation, Pattern, Population, Settings, Simulator};
+use calmirror::simulator::{
+    Behaviour, Edit, Mutation, Pattern, Population, Simulator, SimulatorSettings,
+};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::compare::{assert_same, folded, mirror, truth};
@@ -30,8 +32,11 @@ fn days(days: i32) -> Edge {
 
 fn graph(seed: u64, behaviour: Behaviour, env: &Env, mailboxes: &[&str]) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(3000);
-    let simulator =
-        Simulator::new(Settings { behaviour, latency, ..Settings::new(seed, env.clone()) });
+    let simulator = Simulator::new(SimulatorSettings {
+        behaviour,
+        latency,
+        ..SimulatorSettings::new(seed, env.clone())
+    });
     simulator.set_base_url(BASE);
     for mailbox in mailboxes {
         simulator.add_mailbox(mailbox);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError, TransportErrorKind};
-use calmirror::simulator::{Answer, Simulator};
+use calmirror::simulator::{SimulatedResponse, Simulator};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 
@@ -16,18 +16,18 @@ impl Transport for Memory {
         Box::pin(async move {
             let reset = || TransportError::new(TransportErrorKind::Reset);
             match self.0.answer(request).await {
-                Answer::Response(response) => Ok(response.map(BodyStream::full)),
-                Answer::Slow { response, every } => {
+                SimulatedResponse::Response(response) => Ok(response.map(BodyStream::full)),
+                SimulatedResponse::Slow { response, every } => {
                     let (parts, body) = response.into_parts();
                     tokio::time::sleep(every * 100).await;
                     Ok(http::Response::from_parts(parts, BodyStream::full(body)))
                 }
-                Answer::Endless { response } => {
+                SimulatedResponse::Endless { response } => {
                     let (parts, body) = response.into_parts();
                     let chunks = stream::repeat_with(move || Ok(body.clone()));
                     Ok(http::Response::from_parts(parts, BodyStream::from_stream(chunks)))
                 }
-                Answer::Truncated { response, after } => {
+                SimulatedResponse::Truncated { response, after } => {
                     let (parts, body) = response.into_parts();
                     let part = body.slice(..after.min(body.len()));
                     let chunks = stream::iter([
@@ -36,8 +36,8 @@ impl Transport for Memory {
                     ]);
                     Ok(http::Response::from_parts(parts, BodyStream::from_stream(chunks)))
                 }
-                Answer::Reset => Err(reset()),
-                Answer::Stall => std::future::pending().await,
+                SimulatedResponse::Reset => Err(reset()),
+                SimulatedResponse::Stall => std::future::pending().await,
             }
         })
     }

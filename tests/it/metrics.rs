@@ -13,7 +13,9 @@ use calmirror::api::{ApiSettings, AppState, BuildInfo, RequestLimits, router, tc
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::window::Window;
-use calmirror::simulator::{Behaviour, Death, Fault, Planned, Population, Settings, Simulator};
+use calmirror::simulator::{
+    Behaviour, DeadLinkAnswer, Fault, PlannedFault, Population, Simulator, SimulatorSettings,
+};
 use calmirror::supervisor::reload::{self, ReloadError, ReloadHandle};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -150,7 +152,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(settled["calmirror_changes_total{change=\"created\"}"], events);
 
     // A request in the air, and a fleet that waits.
-    graph.plan(Planned::once(Fault::Stall).path("delta"));
+    graph.plan(PlannedFault::once(Fault::Stall).path("delta"));
     tokio::time::sleep(Duration::from_secs(80)).await;
     let stalled = scrape(&api).await;
     assert_eq!(stalled["calmirror_graph_requests_in_flight"], 1.0);
@@ -161,13 +163,15 @@ async fn every_documented_metric_is_there_and_moves() {
 
     // Throttled, forbidden, a dead link, a panic, and much that changes.
     let retry_after = Some("17".to_owned());
-    graph.plan(Planned::once(Fault::Throttled { retry_after }).path("delta"));
+    graph.plan(PlannedFault::once(Fault::Throttled { retry_after }).path("delta"));
     rig.fleet.sync(MAILBOX, Some(Duration::from_secs(600))).await.unwrap();
     scrapes.push(scrape(&api).await);
     rig.settle(MAILBOX, 10).await;
-    graph.plan(Planned::once(Fault::DeadLink { how: Death::ResyncRequired }).path("delta"));
+    graph.plan(
+        PlannedFault::once(Fault::DeadLink { how: DeadLinkAnswer::ResyncRequired }).path("delta"),
+    );
     for _ in 0..60 {
-        graph.step();
+        graph.mutate_randomly();
     }
     rig.settle(MAILBOX, 10).await;
     rig.fleet.resync(MAILBOX, false, Some(Duration::from_secs(600))).await.unwrap();
@@ -269,7 +273,7 @@ async fn every_documented_metric_is_there_and_moves() {
 async fn series(windows: usize) -> BTreeSet<String> {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(32, noon());
-    let graph = Simulator::new(Settings::new(32, env.clone()));
+    let graph = Simulator::new(SimulatorSettings::new(32, env.clone()));
     graph.set_base_url(BASE);
     let names: Vec<String> = (0..windows).map(|n| format!("room{n}@contoso.com")).collect();
     let plan = Population {

@@ -9,7 +9,9 @@ use calmirror::env::Env;
 use calmirror::graph::transport::{self, BodyStream, Transport, TransportError};
 use calmirror::mirror::status::WindowState;
 use calmirror::mirror::window::{Edge, Window};
-use calmirror::simulator::{Behaviour, Edit, Fault, Pattern, Planned, Settings, Simulator};
+use calmirror::simulator::{
+    Behaviour, Edit, Fault, Pattern, PlannedFault, Simulator, SimulatorSettings,
+};
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 
@@ -25,8 +27,11 @@ fn days(n: i64) -> SignedDuration {
 fn graph(env: &Env) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(100);
     let behaviour = Behaviour::calm();
-    let simulator =
-        Simulator::new(Settings { behaviour, latency, ..Settings::new(1, env.clone()) });
+    let simulator = Simulator::new(SimulatorSettings {
+        behaviour,
+        latency,
+        ..SimulatorSettings::new(1, env.clone())
+    });
     simulator.set_base_url(BASE);
     simulator.add_mailbox(ALICE);
     simulator
@@ -44,7 +49,7 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
     let tracked = Window { interval: Duration::from_secs(300), page_size: 200, ..window(ALICE) };
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
-    simulator.plan(Planned::always(Fault::UnavailableEmpty).path("alendar"));
+    simulator.plan(PlannedFault::always(Fault::UnavailableEmpty).path("alendar"));
     tokio::time::sleep(Duration::from_secs(6 * 3600)).await;
     simulator.clear_faults();
     tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
@@ -112,7 +117,7 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
     let env = Env::simulated(1, noon());
     let simulator = graph(&env);
     edit(&simulator, single("today", noon() + SignedDuration::from_hours(2)));
-    simulator.plan(Planned::always(Fault::InternalError).path("startDateTime=2020"));
+    simulator.plan(PlannedFault::always(Fault::InternalError).path("startDateTime=2020"));
     let tracked = Window {
         start: Edge::At(at("2020-01-01T00:00:00Z")),
         end: Edge::At(at("2029-01-01T00:00:00Z")),
@@ -209,7 +214,7 @@ async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
     let tracked = Window { interval: Duration::from_secs(300), page_size: 200, ..window(ALICE) };
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
-    simulator.plan(Planned::always(Fault::UnknownError).path("/token"));
+    simulator.plan(PlannedFault::always(Fault::UnknownError).path("/token"));
     simulator.expire_tokens();
     tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
     simulator.clear_faults();
@@ -232,7 +237,7 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
     rig.settle(ALICE, 5).await;
     simulator.kill_tokens(None);
     // The second segment, from its first address.
-    simulator.plan(Planned::always(Fault::InternalError).path("startDateTime=2028"));
+    simulator.plan(PlannedFault::always(Fault::InternalError).path("startDateTime=2028"));
     edit(&simulator, Edit::Delete { event: gone });
     for _ in 0..3 {
         rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();

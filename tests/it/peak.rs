@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use calmirror::mirror::window::{Completion, Edges};
-use calmirror::simulator::{Fault, Lie, Planned};
+use calmirror::simulator::{Fault, Lie, PlannedFault};
 use tokio::time::Instant;
 
 use crate::compare::{assert_same, truth};
@@ -32,7 +32,7 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         let daemon = ground.run().await;
         ground.settle(WINDOW).await;
         let before = peak(&daemon);
-        ground.simulator.plan(Planned::once(fault.clone()).path("deltatoken"));
+        ground.simulator.plan(PlannedFault::once(fault.clone()).path("deltatoken"));
         ground.api.post(&format!("/v1/windows/{WINDOW}/sync?wait=60s")).await;
         assert!(ground.simulator.faults().planned.is_empty(), "{fault:?} happened");
         // Whatever was believed is swept by an enumeration.
@@ -96,7 +96,7 @@ async fn expecting(fault: &Fault, windows: u32) -> (Ground, Daemon, Vec<String>)
     for name in &names {
         ground.settle(name).await;
     }
-    ground.simulator.plan(Planned::once(fault.clone()).path("deltatoken").times(windows));
+    ground.simulator.plan(PlannedFault::once(fault.clone()).path("deltatoken").times(windows));
     (ground, daemon, names)
 }
 

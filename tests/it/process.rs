@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::status::{WindowState, WindowStatus};
-use calmirror::simulator::{Population, Settings, Simulator};
+use calmirror::simulator::{Population, Simulator, SimulatorSettings};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -59,7 +59,7 @@ impl Drop for Ground {
 impl Ground {
     /// A populated mailbox and a window of the same name for each of `mailboxes`.
     pub(crate) async fn new(seed: u64, mailboxes: &[&str]) -> Self {
-        let simulator = Simulator::new(Settings::new(seed, Env::simulated(seed, noon())));
+        let simulator = Simulator::new(SimulatorSettings::new(seed, Env::simulated(seed, noon())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         simulator.set_base_url(&format!("{base}/v1.0"));

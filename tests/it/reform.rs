@@ -19,7 +19,7 @@ use calmirror::graph::transport::{BodyStream, TransportError};
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges};
-use calmirror::simulator::{Population, Settings, Simulator};
+use calmirror::simulator::{Population, Simulator, SimulatorSettings};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
 use calmirror::supervisor::reload::{ReloadError, ReloadHandle, ReloadSummary};
@@ -52,7 +52,7 @@ struct Live {
 /// A Graph with these mailboxes, each with so many single events and series.
 fn graph(seed: u64, mailboxes: &[&str], events: usize) -> (Simulator, Env) {
     let env = Env::simulated(seed, noon());
-    let simulator = Simulator::new(Settings::new(seed, env.clone()));
+    let simulator = Simulator::new(SimulatorSettings::new(seed, env.clone()));
     simulator.set_base_url(BASE);
     for name in mailboxes {
         let address = format!("{name}@contoso.com");
@@ -304,7 +304,7 @@ async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
         live.settled("bob").await;
         live.simulator.set_latency(Duration::from_secs(10)..Duration::from_secs(40));
         for _ in 0..30 {
-            live.simulator.step();
+            live.simulator.mutate_randomly();
         }
         // A round is under way, or its listings are, or it is over.
         live.fleet.sync("alice", None).await.unwrap();
@@ -415,7 +415,7 @@ async fn a_storm_of_reloads_ends_in_the_last_configuration() {
         "complete = \"exact\"",
     ];
     for _ in 0..100 {
-        live.simulator.step();
+        live.simulator.mutate_randomly();
         let mut windows = vec![("keep", "a", "interval = \"30s\"")];
         for name in ["v", "w", "x", "y", "z"] {
             if dice.u8(0..4) > 0 {

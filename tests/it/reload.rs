@@ -535,7 +535,7 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
     }
     let ballast = small.fill();
     eventually("the disk is found to be full", async || {
-        ground.simulator.step();
+        ground.simulator.mutate_randomly();
         let answer = ground.api.post("/v1/windows/kept/sync?wait=30s").await.json();
         (answer["state"] == "store_full").then_some(())
     })

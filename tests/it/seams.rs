@@ -9,7 +9,8 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edge, Edges, Window};
 use calmirror::simulator::{
-    Behaviour, Edit, Fault, Mutation, Pattern, Planned, Settings, Simulator, Trouble,
+    Behaviour, Edit, Fault, MailboxFault, Mutation, Pattern, PlannedFault, Simulator,
+    SimulatorSettings,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -45,8 +46,11 @@ pub(crate) fn tracked() -> Window {
 
 fn graph(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(900);
-    let simulator =
-        Simulator::new(Settings { behaviour, latency, ..Settings::new(seed, env.clone()) });
+    let simulator = Simulator::new(SimulatorSettings {
+        behaviour,
+        latency,
+        ..SimulatorSettings::new(seed, env.clone())
+    });
     simulator.set_base_url(BASE);
     simulator.add_mailbox(ALICE);
     simulator
@@ -115,7 +119,7 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
 
         // Every listing that begins a day before the seam is of the second segment.
         let day = near(-24).strftime("instances?startDateTime=%Y-%m-%d").to_string();
-        simulator.plan(Planned::always(Fault::InternalError).path(&day));
+        simulator.plan(PlannedFault::always(Fault::InternalError).path(&day));
         let start_at = near(50);
         edit(&simulator, Edit::MoveOccurrence { occurrence: occurrence.clone(), start: start_at });
         edit(&simulator, Edit::Delete { event: gone.clone() });
@@ -163,7 +167,9 @@ async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
     assert_eq!(before.len(), 1);
     let cursor = *rig.store.durable().borrow();
 
-    simulator.plan(Planned::always(Fault::Mailbox { how: Trouble::ItemNotFound }).path("/events/"));
+    simulator.plan(
+        PlannedFault::always(Fault::Mailbox { how: MailboxFault::ItemNotFound }).path("/events/"),
+    );
     edit(&simulator, Edit::MoveOccurrence { occurrence: occurrence.clone(), start: near(48) });
     for _ in 0..3 {
         rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
@@ -194,7 +200,7 @@ async fn listed_segments_settle_with_one_listing_each() {
     }
     let rig = start(directory.path(), &simulator, &env, tracked()).await;
     rig.settle(ALICE, 5).await;
-    simulator.plan(Planned::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
+    simulator.plan(PlannedFault::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
     for n in 0..12 {
         // Something new on both sides, without which nothing is endless.
         edit(&simulator, single("more", near(-90 - n)));

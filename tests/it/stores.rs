@@ -239,14 +239,14 @@ async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
     ground.settle("alice").await;
     let ballast = small.fill();
     eventually("the window says that the store is full", async || {
-        ground.simulator.step();
+        ground.simulator.mutate_randomly();
         let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
         (answer["state"] == "store_full").then_some(())
     })
     .await;
     let before = ground.api.events("alice").await;
     for _ in 0..40 {
-        ground.simulator.step();
+        ground.simulator.mutate_randomly();
     }
     let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
     assert_eq!(answer["state"], "store_full");
@@ -287,7 +287,7 @@ async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
     ground.settle("alice").await;
     let full = async |what: &str| {
         eventually(what, async || {
-            ground.simulator.step();
+            ground.simulator.mutate_randomly();
             let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
             (answer["state"] == "store_full").then_some(())
         })

@@ -11,7 +11,9 @@ use calmirror::env::Env;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges, Window};
-use calmirror::simulator::{Behaviour, Edit, Fault, Faults, Mutation, Pattern, Planned, Simulator};
+use calmirror::simulator::{
+    Behaviour, Edit, Fault, Faults, Mutation, Pattern, PlannedFault, Simulator,
+};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
@@ -147,8 +149,8 @@ impl Scene {
 
     /// Into snapshot mode: no page size helps.
     async fn listed(&self) {
-        self.simulator.step();
-        self.simulator.plan(Planned::always(endless(usize::MAX)).path("delta"));
+        self.simulator.mutate_randomly();
+        self.simulator.plan(PlannedFault::always(endless(usize::MAX)).path("delta"));
         let (status, _) = self.healed().await;
         assert_eq!(mode(&status), "snapshot");
     }
@@ -172,10 +174,10 @@ async fn rounds_without_end_end_with_larger_pages() {
     ] {
         let mut scene = Scene::ordinary(seed).await;
         for _ in 0..5 {
-            scene.simulator.step();
+            scene.simulator.mutate_randomly();
         }
         let before = scene.mirror().await;
-        scene.simulator.plan(Planned::always(fault.clone()).path("delta"));
+        scene.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
         if let Some(latency) = latency {
             scene.simulator.set_latency(latency);
         }
@@ -201,7 +203,7 @@ async fn rounds_without_end_end_with_larger_pages() {
         scene = scene.restarted().await;
         scene.simulator.reset_statistics();
         for _ in 0..10 {
-            scene.simulator.step();
+            scene.simulator.mutate_randomly();
         }
         let started = scene.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
         let status = started.finished.unwrap();
@@ -233,7 +235,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         // Whatever happens arrives, and nothing else.
         for _ in 0..6 {
             for _ in 0..20 {
-                scene.simulator.step();
+                scene.simulator.mutate_randomly();
             }
             let (before, seq) = (scene.mirror().await, scene.seq());
             assert_eq!(scene.round().await.state, WindowState::Settled);
@@ -248,13 +250,13 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         // Remembered over a restart.
         scene = scene.restarted().await;
         assert_eq!(mode(&scene.status()), "snapshot");
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         let enumerations = scene.simulator.statistics().total.enumerations;
         assert_eq!(scene.round().await.state, WindowState::Settled);
         scene.assert_exact("after a restart").await;
 
         // A day later delta is tried, in vain: no trouble, another day.
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         let status = scene.wait().await;
         let tried = scene.simulator.statistics().total.enumerations - enumerations;
         assert_eq!(tried, 1, "once");
@@ -269,7 +271,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
 
         // And when the fault is gone it works again, with the pages that were found.
         scene.simulator.clear_faults();
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         let seq = scene.seq();
         let status = scene.wait().await;
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"));
@@ -278,7 +280,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         let (before, told) = (seq, scene.seq() - seq);
         assert!(told < 100, "{told} changes after {before}: a quiet resync");
         scene.simulator.reset_statistics();
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         assert_eq!(scene.round().await.state, WindowState::Settled);
         assert_eq!(scene.page_sizes(), [1000].into());
         assert_eq!(scene.simulator.statistics().total.enumerations, 0);
@@ -368,7 +370,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
                         let slow = Duration::from_secs(10)..Duration::from_secs(25);
                         scene.simulator.set_latency(slow);
                     }
-                    scene.simulator.plan(Planned::always(fault).path("delta"));
+                    scene.simulator.plan(PlannedFault::always(fault).path("delta"));
                 }
                 2 => scene.simulator.set_faults(Faults::by_rate(rng.f64() * 0.3)),
                 3 => {
@@ -376,7 +378,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
                     scene.simulator.set_latency(Duration::ZERO..Duration::from_secs(1));
                 }
                 4 => drop(scene.rig.fleet.sync(MAILBOX, None).await.unwrap()),
-                _ => drop(scene.simulator.step()),
+                _ => drop(scene.simulator.mutate_randomly()),
             }
             tokio::time::sleep(Duration::from_secs(rng.u64(0..7200))).await;
         }
@@ -400,7 +402,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
 async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
     let mut scene = Scene::ordinary(11).await;
     for _ in 0..5 {
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
     }
     scene.round().await;
     let before = scene.mirror().await;
@@ -410,7 +412,7 @@ async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
     scene.simulator.set_behaviour(behaviour);
     scene.simulator.kill_tokens(None);
     // Not every half can be had at once.
-    scene.simulator.plan(Planned::always(Fault::InternalError).path("2026-11-01"));
+    scene.simulator.plan(PlannedFault::always(Fault::InternalError).path("2026-11-01"));
     let status = scene.round().await;
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SegmentTooLong);
     assert_eq!(status.segments.len(), 4);
@@ -430,7 +432,7 @@ async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
     assert_eq!(scene.seq(), seq, "a quiet resync");
     assert_eq!(status.resyncs, 4, "the dead link, two halvings, smaller pages for one piece");
     for _ in 0..30 {
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
     }
     scene.rig.settle(MAILBOX, 5).await;
     scene.assert_exact("followed in halves").await;

@@ -7,7 +7,7 @@ use super::*;
 
 fn plain() -> Simulator {
     let env = Env::simulated(1, at("2026-03-02T08:00:00Z"));
-    let simulator = Simulator::new(Settings::new(1, env));
+    let simulator = Simulator::new(SimulatorSettings::new(1, env));
     simulator.add_mailbox(ALICE);
     simulator
 }
@@ -20,7 +20,7 @@ async fn over_socket(simulator: &Simulator, path: &str, headers: &[(&str, &str)]
         request = request.header(*name, *value);
     }
     let answer = simulator.answer(request.body(Bytes::new()).unwrap()).await;
-    let Answer::Response(response) = answer else { panic!("no response") };
+    let SimulatedResponse::Response(response) = answer else { panic!("no response") };
     let body = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
     (response.status().as_u16(), body)
 }
@@ -111,7 +111,7 @@ async fn endpoints_are_found_by_discovery_without_a_token() {
 async fn nothing_was_modified_before_it_was_created() {
     let simulator = small(1, Behaviour::calm());
     for _ in 0..300 {
-        simulator.step();
+        simulator.mutate_randomly();
     }
     let events =
         simulator.truth(ALICE, None, at("2025-01-01T00:00:00Z"), at("2027-12-01T00:00:00Z"));
@@ -131,7 +131,7 @@ async fn an_organisation_that_lives_for_long_does_not_grow() {
     let mut client = Client { mailbox: "alice@contoso.example", ..Client::new(&simulator, 50) };
     client.round().await;
     for _ in 0..8000 {
-        simulator.step();
+        simulator.mutate_randomly();
     }
     for mailbox in &simulator.state().mailboxes {
         let items = &mailbox.calendars[0].items;

@@ -6,14 +6,14 @@ use super::*;
 
 const ALICE: &str = "alice@contoso.example";
 
-async fn ask(simulator: &Simulator, url: &str, size: usize) -> Answer {
+async fn ask(simulator: &Simulator, url: &str, size: usize) -> SimulatedResponse {
     let prefer = format!("odata.maxpagesize={size}");
     simulator.answer(request(&simulator.access_token(), url, &prefer)).await
 }
 
 async fn response(simulator: &Simulator, url: &str, size: usize) -> http::Response<Bytes> {
     match ask(simulator, url, size).await {
-        Answer::Response(response) => response,
+        SimulatedResponse::Response(response) => response,
         other => panic!("not a plain response: {other:?}"),
     }
 }
@@ -22,7 +22,11 @@ async fn response(simulator: &Simulator, url: &str, size: usize) -> http::Respon
 async fn a_planned_fault_happens_to_its_requests_as_often_as_planned() {
     let simulator = small(1, Behaviour::calm());
     simulator.plan(
-        Planned::once(Fault::InternalError).mailbox(ALICE).path("calendarview").skip(1).times(2),
+        PlannedFault::once(Fault::InternalError)
+            .mailbox(ALICE)
+            .path("calendarview")
+            .skip(1)
+            .times(2),
     );
     let mut statuses = Vec::new();
     for url in [
@@ -59,12 +63,12 @@ async fn every_status_fault_has_its_status_and_retry_after() {
         (Fault::BadRequest, 400, None),
         (Fault::Unauthorized, 401, None),
         (Fault::ClaimsChallenge, 401, None),
-        (Fault::Mailbox { how: Trouble::NotEnabled }, 404, None),
-        (Fault::Mailbox { how: Trouble::Empty }, 404, None),
-        (Fault::Mailbox { how: Trouble::AccessDenied }, 403, None),
+        (Fault::Mailbox { how: MailboxFault::NotEnabled }, 404, None),
+        (Fault::Mailbox { how: MailboxFault::Empty }, 404, None),
+        (Fault::Mailbox { how: MailboxFault::AccessDenied }, 403, None),
         (Fault::NotJson, 200, None),
     ] {
-        simulator.plan(Planned::once(fault.clone()));
+        simulator.plan(PlannedFault::once(fault.clone()));
         let response = response(&simulator, &window_url(ALICE), 10).await;
         assert_eq!(response.status().as_u16(), status, "{fault:?}");
         let header = response.headers().get("retry-after").map(|v| v.to_str().unwrap());
@@ -77,17 +81,17 @@ async fn faults_of_the_connection_are_visible_in_the_answer() {
     let simulator = small(1, Behaviour::calm());
     let url = window_url(ALICE);
     let next = async |fault| {
-        simulator.plan(Planned::once(fault));
+        simulator.plan(PlannedFault::once(fault));
         ask(&simulator, &url, 10).await
     };
-    assert!(matches!(next(Fault::Reset).await, Answer::Reset));
-    assert!(matches!(next(Fault::Stall).await, Answer::Stall));
-    assert!(matches!(next(Fault::EndlessBody).await, Answer::Endless { .. }));
-    let Answer::Truncated { response, after } = next(Fault::Truncated).await else {
+    assert!(matches!(next(Fault::Reset).await, SimulatedResponse::Reset));
+    assert!(matches!(next(Fault::Stall).await, SimulatedResponse::Stall));
+    assert!(matches!(next(Fault::EndlessBody).await, SimulatedResponse::Endless { .. }));
+    let SimulatedResponse::Truncated { response, after } = next(Fault::Truncated).await else {
         panic!("whole")
     };
     assert!(after > 0 && after < response.body().len());
-    let Answer::Slow { every, .. } = next(Fault::SlowBody { every: 7 }).await else {
+    let SimulatedResponse::Slow { every, .. } = next(Fault::SlowBody { every: 7 }).await else {
         panic!("fast")
     };
     assert_eq!(every, Duration::from_millis(7));
@@ -100,7 +104,7 @@ async fn pages_are_twisted_without_losing_an_item() {
     let whole = get(&simulator, &window_url(ALICE), "odata.maxpagesize=5").await.1;
     let items = whole["value"].as_array().unwrap();
     let twisted = async |fault: Fault| -> Value {
-        simulator.plan(Planned::once(fault));
+        simulator.plan(PlannedFault::once(fault));
         get(&simulator, &window_url(ALICE), "odata.maxpagesize=5").await.1
     };
     let links = |page: &Value| {
@@ -110,7 +114,7 @@ async fn pages_are_twisted_without_losing_an_item() {
     assert_eq!(links(&twisted(Fault::NeitherLink).await), [false, false]);
     assert_eq!(links(&twisted(Fault::BothLinks).await), [true, true]);
     for how in
-        [Unreadable::NotAnObject, Unreadable::NoId, Unreadable::NumberId, Unreadable::BadDate]
+        [CorruptItem::NotAnObject, CorruptItem::NoId, CorruptItem::NumberId, CorruptItem::BadDate]
     {
         let page = twisted(Fault::UnreadableItem { how }).await;
         let value = page["value"].as_array().unwrap();
@@ -118,10 +122,10 @@ async fn pages_are_twisted_without_losing_an_item() {
         assert_eq!(value.len(), items.len() + 1);
     }
     for (how, start) in [
-        (Foreign::Host, "https://elsewhere.example/v1.0/users/"),
-        (Foreign::Scheme, "http://graph.example/v1.0/users/"),
-        (Foreign::Port, "https://graph.example:4431/v1.0/users/"),
-        (Foreign::UserInfo, "https://graph.example@elsewhere.example/v1.0/users/"),
+        (ForeignLink::Host, "https://elsewhere.example/v1.0/users/"),
+        (ForeignLink::Scheme, "http://graph.example/v1.0/users/"),
+        (ForeignLink::Port, "https://graph.example:4431/v1.0/users/"),
+        (ForeignLink::UserInfo, "https://graph.example@elsewhere.example/v1.0/users/"),
     ] {
         let page = twisted(Fault::ForeignLink { how }).await;
         assert!(page["@odata.nextLink"].as_str().unwrap().starts_with(start), "{page}");
@@ -135,7 +139,7 @@ async fn links_die_in_every_form_and_only_links() {
     client.round().await;
     for fault in Faults::passing() {
         let Fault::DeadLink { how } = fault else { continue };
-        simulator.plan(Planned::once(fault));
+        simulator.plan(PlannedFault::once(fault));
         assert_eq!(response(&simulator, &window_url(ALICE), 10).await.status(), 200);
         let dead = response(&simulator, &client.link, 10).await;
         assert!([400, 410].contains(&dead.status().as_u16()), "{how:?}");
@@ -145,7 +149,7 @@ async fn links_die_in_every_form_and_only_links() {
 #[tokio::test(start_paused = true)]
 async fn paging_is_endless_until_the_page_is_large_enough() {
     let simulator = small(1, Behaviour::calm());
-    simulator.plan(Planned::always(Fault::EndlessPaging { below: 100 }).mailbox(ALICE));
+    simulator.plan(PlannedFault::always(Fault::EndlessPaging { below: 100 }).mailbox(ALICE));
     let (mut url, mut links, mut pages) = (window_url(ALICE), BTreeSet::new(), BTreeSet::new());
     for _ in 0..20 {
         let (_, page) = get(&simulator, &url, "odata.maxpagesize=5").await;
@@ -162,7 +166,7 @@ async fn a_gateway_timeout_sticks_to_its_link_until_the_page_is_small_enough() {
     let simulator = small(1, Behaviour::calm());
     let (_, page) = get(&simulator, &window_url(ALICE), "odata.maxpagesize=3").await;
     let next = page["@odata.nextLink"].as_str().unwrap();
-    simulator.plan(Planned::once(Fault::StickyGatewayTimeout { above: 10 }).path("skiptoken"));
+    simulator.plan(PlannedFault::once(Fault::StickyGatewayTimeout { above: 10 }).path("skiptoken"));
     for (size, status) in [(100, 504), (50, 504), (11, 504), (10, 200)] {
         assert_eq!(response(&simulator, next, size).await.status().as_u16(), status);
     }
@@ -173,14 +177,16 @@ async fn a_gateway_timeout_sticks_to_its_link_until_the_page_is_small_enough() {
 async fn pages_too_large_to_hold_are_that_large() {
     let simulator = small(1, Behaviour::calm());
     let limit = 64 << 20;
-    simulator.plan(Planned::always(Fault::HugePage { above: 10 }).path("delta"));
+    simulator.plan(PlannedFault::always(Fault::HugePage { above: 10 }).path("delta"));
     assert!(response(&simulator, &window_url(ALICE), 11).await.body().len() > limit);
     assert!(response(&simulator, &window_url(ALICE), 10).await.body().len() < limit);
     simulator.clear_faults();
-    simulator.plan(Planned::once(Fault::Bomb));
+    simulator.plan(PlannedFault::once(Fault::Bomb));
     let mut request = request(&simulator.access_token(), &window_url(ALICE), "");
     request.headers_mut().insert("accept-encoding", "gzip".parse().unwrap());
-    let Answer::Response(response) = simulator.answer(request).await else { panic!("none") };
+    let SimulatedResponse::Response(response) = simulator.answer(request).await else {
+        panic!("none")
+    };
     assert!(response.body().len() < 2 << 20);
     let mut inflated = flate2::read::GzDecoder::new(&response.body()[..]);
     assert_eq!(std::io::copy(&mut inflated, &mut std::io::sink()).unwrap(), 128 << 20);
@@ -193,7 +199,7 @@ async fn rounds_without_end_come_empty_or_with_nothing_new() {
         [(Fault::EndlessEmpty { below: 100 }, 1), (Fault::EndlessOld { below: 100 }, 2)]
     {
         simulator.clear_faults();
-        simulator.plan(Planned::always(fault.clone()).mailbox(ALICE));
+        simulator.plan(PlannedFault::always(fault.clone()).mailbox(ALICE));
         let (mut url, mut links) = (window_url(ALICE), BTreeSet::new());
         let (mut pages, mut ids, mut last) = (BTreeSet::new(), BTreeSet::new(), None);
         for _ in 0..20 {
@@ -216,7 +222,7 @@ async fn rounds_without_end_come_empty_or_with_nothing_new() {
 #[tokio::test(start_paused = true)]
 async fn a_view_may_be_too_large_as_well_and_too_long() {
     let simulator = small(1, Behaviour { max_days: 300, ..Behaviour::calm() });
-    simulator.plan(Planned::always(Fault::HugePage { above: 10 }));
+    simulator.plan(PlannedFault::always(Fault::HugePage { above: 10 }));
     let view = window_url(ALICE).replace("/delta", "");
     assert!(response(&simulator, &view, 11).await.body().len() > 64 << 20);
     assert!(response(&simulator, &view, 10).await.body().len() < 1 << 20);

@@ -58,7 +58,9 @@ async fn the_control_plane_does_what_the_handle_does() {
             .uri(format!("http://localhost/control/{path}"))
             .body(Bytes::from(if body.is_null() { String::new() } else { body.to_string() }))
             .unwrap();
-        let Answer::Response(response) = simulator.answer(request).await else { panic!("none") };
+        let SimulatedResponse::Response(response) = simulator.answer(request).await else {
+            panic!("none")
+        };
         let body: Value = serde_json::from_slice(response.body()).unwrap();
         (response.status().as_u16(), body)
     };
@@ -100,7 +102,7 @@ fn what_chance_did_can_be_done_again_by_name() {
             .collect::<Vec<_>>()
     };
     for _ in 0..100 {
-        let mutation = one.step().unwrap();
+        let mutation = one.mutate_randomly().unwrap();
         let written = serde_json::to_string(&mutation).unwrap();
         other.mutate(serde_json::from_str(&written).unwrap()).unwrap();
         assert_eq!(view(&one), view(&other), "{mutation:?}");

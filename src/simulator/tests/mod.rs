@@ -38,7 +38,8 @@ fn at(text: &str) -> Timestamp {
 
 fn simulator(seed: u64, behaviour: Behaviour) -> Simulator {
     let env = Env::simulated(seed, at("2026-03-02T08:00:00Z"));
-    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(seed, env) });
+    let simulator =
+        Simulator::new(SimulatorSettings { behaviour, ..SimulatorSettings::new(seed, env) });
     simulator.set_base_url("https://graph.example/v1.0");
     simulator
 }
@@ -69,7 +70,7 @@ async fn get(simulator: &Simulator, url: &str, prefer: &str) -> (u16, Value) {
 
 async fn get_with(simulator: &Simulator, token: &str, url: &str, prefer: &str) -> (u16, Value) {
     match simulator.answer(request(token, url, prefer)).await {
-        Answer::Response(response) => {
+        SimulatedResponse::Response(response) => {
             let status = response.status().as_u16();
             (status, serde_json::from_slice(response.body()).unwrap_or(Value::Null))
         }
@@ -207,7 +208,7 @@ async fn converges(name: &str, seed: u64, behaviour: Behaviour, steps: usize) {
     client.round().await;
     client.check(name);
     for step in 0..steps {
-        let mutation = simulator.step().unwrap();
+        let mutation = simulator.mutate_randomly().unwrap();
         if step % 8 == 7 {
             client.round().await;
         }
@@ -295,13 +296,13 @@ async fn pages_alone_suffice(name: &str, seed: u64, behaviour: Behaviour) {
             |event: &Value| ["id", "type", "start", "end"].map(|name| event[name].to_string());
         let mirrored: BTreeSet<_> = mirror.values().map(essence).collect();
         if step % 10 > 0 {
-            simulator.step().unwrap();
+            simulator.mutate_randomly().unwrap();
             continue;
         }
         let truth = simulator.truth("alice@contoso.example", None, at(START), at(END));
         let truth: BTreeSet<_> = truth.iter().map(essence).collect();
         assert_eq!(mirrored, truth, "{name}, step {step}");
-        simulator.step().unwrap();
+        simulator.mutate_randomly().unwrap();
     }
 }
 

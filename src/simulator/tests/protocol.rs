@@ -27,7 +27,7 @@ async fn transcript(seed: u64, behaviour: Behaviour) -> Vec<Bytes> {
     let (mut bodies, mut url) = (Vec::new(), window_url(ALICE));
     for _ in 0..60 {
         match simulator.answer(request(&simulator.access_token(), &url, "")).await {
-            Answer::Response(response) if response.status() == 200 => {
+            SimulatedResponse::Response(response) if response.status() == 200 => {
                 let body: Value = serde_json::from_slice(response.body()).unwrap_or_default();
                 for name in ["@odata.nextLink", "@odata.deltaLink"] {
                     if let Some(link) = body[name].as_str()
@@ -38,10 +38,10 @@ async fn transcript(seed: u64, behaviour: Behaviour) -> Vec<Bytes> {
                 }
                 bodies.push(response.into_body());
             }
-            Answer::Response(response) => bodies.push(response.into_body()),
+            SimulatedResponse::Response(response) => bodies.push(response.into_body()),
             other => bodies.push(format!("{other:?}").into()),
         }
-        simulator.step().unwrap();
+        simulator.mutate_randomly().unwrap();
     }
     bodies
 }
@@ -320,7 +320,7 @@ async fn compressed_pages_say_the_same_as_plain_ones() {
     let mut values = Vec::new();
     // The second time each comes from the shelf.
     for gzip in [false, true, false, true] {
-        let Answer::Response(response) = ask(gzip).await else { panic!("no response") };
+        let SimulatedResponse::Response(response) = ask(gzip).await else { panic!("no response") };
         assert_eq!(response.headers().contains_key("content-encoding"), gzip);
         let mut body = response.body().to_vec();
         if gzip {

@@ -12,7 +12,9 @@ async fn sign_in(simulator: &Simulator, form: &str, basic: Option<&str>) -> (u16
         request = request.header("authorization", format!("Basic {basic}"));
     }
     let request = request.body(Bytes::from(form.to_owned())).unwrap();
-    let Answer::Response(response) = simulator.answer(request).await else { panic!("no answer") };
+    let SimulatedResponse::Response(response) = simulator.answer(request).await else {
+        panic!("no answer")
+    };
     (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
 }
 
@@ -46,7 +48,8 @@ async fn tokens_are_given_to_those_who_may_have_them_and_expire() {
     assert_eq!(body["error_codes"][0], 7_000_215);
     let unknown = format!("{scope}&client_id=other&client_secret=x");
     assert_eq!(sign_in(&simulator, &unknown, None).await.1["error_codes"][0], 700_016);
-    simulator.plan(Planned::once(Fault::SignIn { how: Refusal::TemporarilyUnavailable }));
+    simulator
+        .plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::TemporarilyUnavailable }));
     assert_eq!(sign_in(&simulator, &secret, None).await.0, 503);
     assert_eq!(sign_in(&simulator, &secret, None).await.0, 200);
 }

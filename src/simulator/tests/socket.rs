@@ -43,7 +43,7 @@ fn path() -> String {
 #[tokio::test]
 async fn a_page_comes_over_the_socket_with_links_to_where_it_came_from() {
     let env = Env::simulated(1, at("2026-03-02T08:00:00Z"));
-    let simulator = Simulator::new(Settings::new(1, env));
+    let simulator = Simulator::new(SimulatorSettings::new(1, env));
     simulator.add_mailbox(ALICE);
     let text = exchange(&simulator, &path(), usize::MAX).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
@@ -55,9 +55,9 @@ async fn a_page_comes_over_the_socket_with_links_to_where_it_came_from() {
 #[tokio::test]
 async fn faults_of_the_connection_reach_the_client() {
     let simulator = small(1, Behaviour::calm());
-    simulator.plan(Planned::once(Fault::Reset));
+    simulator.plan(PlannedFault::once(Fault::Reset));
     assert_eq!(exchange(&simulator, &path(), usize::MAX).await.unwrap(), "");
-    simulator.plan(Planned::once(Fault::Truncated));
+    simulator.plan(PlannedFault::once(Fault::Truncated));
     let cut = exchange(&simulator, &path(), usize::MAX).await.unwrap();
     let (head, body) = cut.split_once("\r\n\r\n").unwrap();
     let promised: usize = head
@@ -65,7 +65,7 @@ async fn faults_of_the_connection_reach_the_client() {
         .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
         .unwrap();
     assert!(body.len() < promised, "{} of {promised}", body.len());
-    simulator.plan(Planned::once(Fault::EndlessBody));
+    simulator.plan(PlannedFault::once(Fault::EndlessBody));
     assert!(exchange(&simulator, &path(), 1 << 20).await.unwrap().len() >= 1 << 20);
 }
 

@@ -3,17 +3,17 @@
 
 use super::*;
 
-const DEATHS: [Death; 10] = [
-    Death::Generation,
-    Death::RootFolder,
-    Death::Invalid,
-    Death::ResyncRequired,
-    Death::ApplyDifferences,
-    Death::UploadDifferences,
-    Death::BadRequest,
-    Death::InvalidDeltaToken,
-    Death::BadlyFormed,
-    Death::InvalidData,
+const DEATHS: [DeadLinkAnswer; 10] = [
+    DeadLinkAnswer::Generation,
+    DeadLinkAnswer::RootFolder,
+    DeadLinkAnswer::Invalid,
+    DeadLinkAnswer::ResyncRequired,
+    DeadLinkAnswer::ApplyDifferences,
+    DeadLinkAnswer::UploadDifferences,
+    DeadLinkAnswer::BadRequest,
+    DeadLinkAnswer::InvalidDeltaToken,
+    DeadLinkAnswer::BadlyFormed,
+    DeadLinkAnswer::InvalidData,
 ];
 
 /// Follows the feed from here through one round; the ids it was told were removed, in between
@@ -41,7 +41,8 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
     for how in DEATHS {
         for path in ["deltatoken", "skiptoken"] {
             let what = format!("{how:?} on {path}");
-            let dies = || scene.simulator.plan(Planned::once(Fault::DeadLink { how }).path(path));
+            let dies =
+                || scene.simulator.plan(PlannedFault::once(Fault::DeadLink { how }).path(path));
             // Next links are asked in enumerations.
             let die = async || match path {
                 "skiptoken" => scene.resync().await,
@@ -63,7 +64,7 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
 
             // Something happened meanwhile: that is told, and nothing else.
             for _ in 0..6 {
-                scene.simulator.step();
+                scene.simulator.mutate_randomly();
             }
             let watching = watch(&scene);
             dies();
@@ -88,7 +89,8 @@ async fn an_instance_that_leaves_with_its_series_is_counted_once() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(910, noon());
     let behaviour = Behaviour { resend: Resend::Tombstones, ..Behaviour::calm() };
-    let simulator = Simulator::new(Settings { behaviour, ..Settings::new(910, env.clone()) });
+    let simulator =
+        Simulator::new(SimulatorSettings { behaviour, ..SimulatorSettings::new(910, env.clone()) });
     simulator.set_base_url(BASE);
     simulator.add_mailbox(MAILBOX);
     let mutate = |edit| {
@@ -116,10 +118,10 @@ async fn an_instance_that_leaves_with_its_series_is_counted_once() {
 #[tokio::test(start_paused = true)]
 async fn links_that_go_on_dying_wait_and_hurt_nothing() {
     let scene = Scene::ordinary(908).await;
-    scene.simulator.step();
+    scene.simulator.mutate_randomly();
     let (before, seq) = (scene.mirror().await, scene.seq());
-    let fault = Fault::DeadLink { how: Death::Generation };
-    scene.simulator.plan(Planned::always(fault));
+    let fault = Fault::DeadLink { how: DeadLinkAnswer::Generation };
+    scene.simulator.plan(PlannedFault::always(fault));
     let requests = scene.simulator.statistics().total.requests;
     let status = scene.round().await;
     assert_eq!(status.state, WindowState::BackingOff);

@@ -8,8 +8,8 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn pages_over_the_cap_are_asked_for_smaller() {
     let scene = Scene::ordinary(7).await;
-    scene.simulator.step();
-    scene.simulator.plan(Planned::always(Fault::HugePage { above: 10 }).path("delta"));
+    scene.simulator.mutate_randomly();
+    scene.simulator.plan(PlannedFault::always(Fault::HugePage { above: 10 }).path("delta"));
     let status = scene.round().await;
     assert_eq!(status.state, WindowState::BackingOff);
     assert_eq!(status.last_error.unwrap().kind, "page_stuck");
@@ -32,10 +32,10 @@ async fn pages_that_stick_with_any_error_are_asked_for_smaller() {
     ] {
         let scene = Scene::ordinary(seed).await;
         for _ in 0..5 {
-            scene.simulator.step();
+            scene.simulator.mutate_randomly();
         }
         let before = scene.mirror().await;
-        scene.simulator.plan(Planned::always(fault.clone()).path("delta"));
+        scene.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
         let (status, errors) = scene.healed().await;
         assert_eq!(errors[0], first, "{fault:?}");
         let resync = status.last_resync.as_ref().map(|resync| resync.reason);
@@ -52,8 +52,10 @@ async fn pages_that_stick_with_any_error_are_asked_for_smaller() {
 #[tokio::test(start_paused = true)]
 async fn a_sync_tries_the_next_page_size_at_once() {
     let scene = Scene::ordinary(33).await;
-    scene.simulator.step();
-    scene.simulator.plan(Planned::always(Fault::StickyInternalError { above: 10 }).path("delta"));
+    scene.simulator.mutate_randomly();
+    scene
+        .simulator
+        .plan(PlannedFault::always(Fault::StickyInternalError { above: 10 }).path("delta"));
     let begun = scene.env.now();
     let mut told = Vec::new();
     for _ in 0..3 {
@@ -70,9 +72,9 @@ async fn a_sync_tries_the_next_page_size_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_page_that_is_never_small_enough_is_quarantined() {
     let scene = Scene::ordinary(8).await;
-    scene.simulator.step();
+    scene.simulator.mutate_randomly();
     let before = scene.mirror().await;
-    scene.simulator.plan(Planned::always(Fault::HugePage { above: 0 }));
+    scene.simulator.plan(PlannedFault::always(Fault::HugePage { above: 0 }));
     let mut kinds = Vec::new();
     let status = loop {
         let status = scene.round().await;
@@ -98,11 +100,11 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
 async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     let mut scene = Scene::ordinary(9).await;
     for _ in 0..5 {
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
     }
     let before = scene.mirror().await;
     let fault = Fault::StickyGatewayTimeout { above: 10 };
-    scene.simulator.plan(Planned::always(fault).path("deltatoken"));
+    scene.simulator.plan(PlannedFault::always(fault).path("deltatoken"));
     // Once may be a bad day.
     let asked = scene.requests();
     let status = scene.round().await;
@@ -127,8 +129,8 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     scene.assert_exact("in small pages").await;
     // A refusal that passes is forgotten with the next page.
     for _ in 0..3 {
-        scene.simulator.plan(Planned::once(Fault::GatewayTimeout).path("delta").times(5));
-        scene.simulator.step();
+        scene.simulator.plan(PlannedFault::once(Fault::GatewayTimeout).path("delta").times(5));
+        scene.simulator.mutate_randomly();
         assert_eq!(scene.round().await.last_error.unwrap().kind, "transient");
         assert_eq!(scene.round().await.state, WindowState::Settled);
     }
@@ -139,9 +141,9 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
 #[tokio::test(start_paused = true)]
 async fn who_meets_both_is_listed_at_once() {
     let scene = Scene::ordinary(10).await;
-    scene.simulator.step();
-    scene.simulator.plan(Planned::always(endless(30)).path("delta"));
-    scene.simulator.plan(Planned::always(Fault::HugePage { above: 30 }));
+    scene.simulator.mutate_randomly();
+    scene.simulator.plan(PlannedFault::always(endless(30)).path("delta"));
+    scene.simulator.plan(PlannedFault::always(Fault::HugePage { above: 30 }));
     scene.simulator.reset_statistics();
     let (status, errors) = scene.healed().await;
     // 20 without end, 40 too large; listed: 40 too large, 20.
@@ -151,12 +153,12 @@ async fn who_meets_both_is_listed_at_once() {
     scene.assert_exact("listed").await;
     // Several pages, changes between them: nothing that exists is ever away.
     for _ in 0..5 {
-        scene.simulator.step();
+        scene.simulator.mutate_randomly();
         let simulator = scene.simulator.clone();
         let life = tokio::spawn(async move {
             for _ in 0..6 {
                 tokio::time::sleep(Duration::from_millis(300)).await;
-                simulator.step();
+                simulator.mutate_randomly();
             }
         });
         assert_eq!(scene.round().await.state, WindowState::Settled);

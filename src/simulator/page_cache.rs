@@ -7,15 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-use super::call::Payload;
-use super::round::{Extent, Round};
+use super::request::ResponsePayload;
+use super::round::{DeltaRound, RoundExtent};
 
 /// What a kept page was rendered for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PageKey {
+pub(super) struct PageCacheKey {
     pub(super) mailbox: usize,
     pub(super) calendar: usize,
-    pub(super) extent: Extent,
+    pub(super) extent: RoundExtent,
     pub(super) offset: usize,
     pub(super) size: usize,
     pub(super) zone: Arc<str>,
@@ -26,7 +26,7 @@ pub(super) struct PageKey {
 
 /// Everything of a page up to its link.
 #[derive(Clone, Debug)]
-pub(super) struct Head {
+pub(super) struct PageHead {
     pub(super) raw: Bytes,
     /// A gzip header and deflate blocks up to a byte boundary.
     deflated: Option<Bytes>,
@@ -37,7 +37,7 @@ pub(super) struct Head {
     pub(super) last: bool,
 }
 
-impl Head {
+impl PageHead {
     pub(super) fn new(mut raw: Vec<u8>, next: usize, last: bool) -> Self {
         // A page may be kept for long: without the room it was rendered in.
         raw.shrink_to_fit();
@@ -73,13 +73,13 @@ impl Head {
     }
 
     /// The page with `tail` behind it.
-    pub(super) fn finish(&mut self, tail: &str, gzip: bool) -> Payload {
+    pub(super) fn finish(&mut self, tail: &str, gzip: bool) -> ResponsePayload {
         let raw = (self.raw.len() + tail.len()) as u64;
         if !gzip {
             let mut body = Vec::with_capacity(self.raw.len() + tail.len());
             body.extend_from_slice(&self.raw);
             body.extend_from_slice(tail.as_bytes());
-            return Payload::Ready { encoded: body.into(), gzip: false, raw };
+            return ResponsePayload::Ready { encoded: body.into(), gzip: false, raw };
         }
         self.deflate();
         let head = self.deflated.clone().unwrap_or_default();
@@ -96,7 +96,7 @@ impl Head {
         check.update(tail);
         body.extend_from_slice(&check.finalize().to_le_bytes());
         body.extend_from_slice(&(raw as u32).to_le_bytes());
-        Payload::Ready { encoded: body.into(), gzip: true, raw }
+        ResponsePayload::Ready { encoded: body.into(), gzip: true, raw }
     }
 
     fn weight(&self) -> usize {
@@ -106,17 +106,17 @@ impl Head {
 
 /// Rounds and pages kept, the oldest given up first.
 #[derive(Debug)]
-pub(super) struct Shelf {
-    pages: BTreeMap<PageKey, Head>,
-    page_order: VecDeque<PageKey>,
+pub(super) struct PageCache {
+    pages: BTreeMap<PageCacheKey, PageHead>,
+    page_order: VecDeque<PageCacheKey>,
     weight: usize,
     /// Bytes of pages to keep.
     pub(super) limit: usize,
-    rounds: BTreeMap<(usize, usize, Extent), Arc<Round>>,
-    round_order: VecDeque<(usize, usize, Extent)>,
+    rounds: BTreeMap<(usize, usize, RoundExtent), Arc<DeltaRound>>,
+    round_order: VecDeque<(usize, usize, RoundExtent)>,
 }
 
-impl Shelf {
+impl PageCache {
     pub(super) fn new() -> Self {
         Self {
             pages: BTreeMap::new(),
@@ -131,12 +131,12 @@ impl Shelf {
     /// The page for `key`, made by `make` if it is not kept.
     pub(super) fn page(
         &mut self,
-        key: PageKey,
+        key: PageCacheKey,
         keep: bool,
-        tail: impl FnOnce(&Head) -> String,
+        tail: impl FnOnce(&PageHead) -> String,
         gzip: bool,
-        make: impl FnOnce() -> Head,
-    ) -> Payload {
+        make: impl FnOnce() -> PageHead,
+    ) -> ResponsePayload {
         if let Some(head) = self.pages.get_mut(&key) {
             let tail = tail(head);
             return head.finish(&tail, gzip);
@@ -161,9 +161,9 @@ impl Shelf {
     /// The round for `key`, made by `make` if it is not kept.
     pub(super) fn round(
         &mut self,
-        key: (usize, usize, Extent),
-        make: impl FnOnce() -> Round,
-    ) -> Arc<Round> {
+        key: (usize, usize, RoundExtent),
+        make: impl FnOnce() -> DeltaRound,
+    ) -> Arc<DeltaRound> {
         if let Some(round) = self.rounds.get(&key) {
             return round.clone();
         }
@@ -196,9 +196,10 @@ mod tests {
     fn a_kept_page_with_any_link_is_one_valid_gzip_stream() {
         for length in [0, 1, 100, 5000, 300_000] {
             let raw: Vec<u8> = (0..length).map(|i: u32| (i % 251 * (i % 7)) as u8).collect();
-            let mut head = Head::new(raw.clone(), 0, true);
+            let mut head = PageHead::new(raw.clone(), 0, true);
             for tail in ["", "\"@odata.deltaLink\"}", &"x".repeat(700)] {
-                let Payload::Ready { encoded, gzip: true, raw: size } = head.finish(tail, true)
+                let ResponsePayload::Ready { encoded, gzip: true, raw: size } =
+                    head.finish(tail, true)
                 else {
                     panic!("not compressed")
                 };

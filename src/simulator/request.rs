@@ -4,12 +4,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::event::Form;
+use super::event::EventForm;
 use super::zone::Zone;
 
 /// A request to Graph.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct GraphRequest {
     pub(super) method: Method,
     /// The path as it was sent, for links.
     pub(super) path: String,
@@ -32,7 +32,7 @@ pub(super) struct Call {
     pub(super) versioned: bool,
 }
 
-impl Call {
+impl GraphRequest {
     pub(super) fn read(request: &http::Request<Bytes>) -> Self {
         let uri = request.uri();
         let headers = request.headers();
@@ -170,17 +170,17 @@ pub(super) fn decode(text: &str, plus: bool) -> String {
 
 /// What the `Prefer` header asks for (facts 40 to 50).
 #[derive(Clone, Debug)]
-pub(super) struct Prefer {
+pub(super) struct PreferHeader {
     pub(super) page_size: Option<usize>,
-    pub(super) form: Form,
+    pub(super) form: EventForm,
     /// What the answer confirms having applied.
     pub(super) applied: Vec<String>,
 }
 
-impl Prefer {
+impl PreferHeader {
     /// Reads the header. A time zone nobody knows is an error of the request.
-    pub(super) fn read(header: &str) -> Result<Self, Box<Reply>> {
-        let mut prefer = Self { page_size: None, form: Form::plain(), applied: Vec::new() };
+    pub(super) fn read(header: &str) -> Result<Self, Box<RenderedResponse>> {
+        let mut prefer = Self { page_size: None, form: EventForm::plain(), applied: Vec::new() };
         for preference in header.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
             let value = value.trim().trim_matches('"');
@@ -194,7 +194,7 @@ impl Prefer {
                 "outlook.timezone" => match Zone::named(value) {
                     Some(zone) => prefer.form.zone = zone,
                     None => {
-                        return Err(Box::new(Reply::error(
+                        return Err(Box::new(RenderedResponse::error(
                             StatusCode::BAD_REQUEST,
                             "TimeZoneNotSupportedException",
                             &format!(
@@ -218,15 +218,15 @@ impl Prefer {
 
 /// An answer, not yet compressed and without the headers that every answer has.
 #[derive(Clone, Debug)]
-pub(super) struct Reply {
+pub(super) struct RenderedResponse {
     pub(super) status: StatusCode,
     pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: Payload,
+    pub(super) body: ResponsePayload,
 }
 
 /// The body of a reply.
 #[derive(Clone, Debug)]
-pub(super) enum Payload {
+pub(super) enum ResponsePayload {
     Plain(Bytes),
     /// A body whose compressed form, if the client takes one, is known already.
     Ready {
@@ -236,7 +236,7 @@ pub(super) enum Payload {
     },
 }
 
-impl Reply {
+impl RenderedResponse {
     pub(super) fn json(status: StatusCode, value: &Value) -> Self {
         Self::text(status, "application/json;odata.metadata=minimal", value.to_string())
     }
@@ -245,12 +245,12 @@ impl Reply {
         Self {
             status,
             headers: vec![("content-type", kind.to_owned())],
-            body: Payload::Plain(body.into()),
+            body: ResponsePayload::Plain(body.into()),
         }
     }
 
     pub(super) fn empty(status: StatusCode) -> Self {
-        Self { status, headers: Vec::new(), body: Payload::Plain(Bytes::new()) }
+        Self { status, headers: Vec::new(), body: ResponsePayload::Plain(Bytes::new()) }
     }
 
     /// Graph's form of an error. Its request id is filled in when it is sent.

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{Item, Part};
+use super::event::{CalendarItem, ItemPart};
 use super::mutation::{Edit, Mutation};
 use super::population::{CHORES, MEETINGS};
 use super::series::Pattern;
-use super::state::State;
+use super::state::SimulatorState;
 use super::zone::{date_of, day_of};
 
-impl State {
+impl SimulatorState {
     /// Picks a mutation that is possible, and does it.
     pub(super) fn step(&mut self) -> Option<Mutation> {
         for _ in 0..100 {
@@ -43,7 +43,9 @@ impl State {
         let this = owner.calendars.get(calendar).filter(|calendar| !calendar.gone)?;
         let place = self.rendering(mailbox, calendar);
         let now = self.env.now();
-        let id = |item: &Item, day: i32| place.id(&super::event::Form::plain(), item.key, day);
+        let id = |item: &CalendarItem, day: i32| {
+            place.id(&super::event::EventForm::plain(), item.key, day)
+        };
         let about = |rng: &mut fastrand::Rng| {
             let hours = rng.i64(-30 * 24..180 * 24);
             let quarter = now.as_second().div_euclid(900) * 900 + hours * 3600;
@@ -59,7 +61,7 @@ impl State {
             2 => Pattern::Weekly { every: 1, days: Vec::new() },
             _ => Pattern::Monthly { every: rng.u16(1..3) },
         };
-        let items: Vec<&Arc<Item>> = this.items.values().collect();
+        let items: Vec<&Arc<CalendarItem>> = this.items.values().collect();
         let single = |rng: &mut fastrand::Rng| {
             let singles: Vec<_> = items.iter().filter(|i| i.series.is_none()).collect();
             (!singles.is_empty()).then(|| Arc::clone(singles[rng.usize(..singles.len())]))
@@ -72,7 +74,7 @@ impl State {
             let item = series(rng)?;
             let days = |days: i64| now + SignedDuration::from_hours(24 * days);
             let mut parts = item.instances((days(-40), days(200)));
-            parts.retain(|part| matches!(part, Part::Exception(_)) == exception);
+            parts.retain(|part| matches!(part, ItemPart::Exception(_)) == exception);
             let day = parts.get(rng.usize(..parts.len().max(1)))?.day();
             Some((item, day))
         };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 /// The answer to one request. Whoever carries it to the client also carries its faults.
 #[derive(Debug)]
-pub enum Answer {
+pub enum SimulatedResponse {
     /// A whole response.
     Response(http::Response<Bytes>),
     /// A whole response, its body in a hundred pieces, each after a wait.

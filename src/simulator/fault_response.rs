@@ -5,32 +5,36 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::call::{Call, Payload, Reply};
-use super::faults::{Death, Fault, Trouble};
+use super::faults::{DeadLinkAnswer, Fault, MailboxFault};
 use super::graph::{badly_formed, link_number, not_found};
+use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
 use super::sign_in::unauthorized;
-use super::state::State;
+use super::state::SimulatorState;
 
-impl State {
+impl SimulatorState {
     /// The answer of a fault that comes instead of any other.
-    pub(super) fn refuse(&mut self, call: &Call, fault: &Fault) -> Option<Reply> {
+    pub(super) fn refuse(
+        &mut self,
+        call: &GraphRequest,
+        fault: &Fault,
+    ) -> Option<RenderedResponse> {
         let status = |code| StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
-        let after = |reply: Reply, value: &Option<String>| match value {
+        let after = |reply: RenderedResponse, value: &Option<String>| match value {
             Some(value) => reply.header("retry-after", value.clone()),
             None => reply,
         };
         Some(match fault {
             Fault::Throttled { retry_after } => after(
-                Reply::error(status(429), "TooManyRequests", "Please retry again later."),
+                RenderedResponse::error(status(429), "TooManyRequests", "Please retry again later."),
                 retry_after,
             ),
-            Fault::UnavailableEmpty => Reply::empty(status(503)),
+            Fault::UnavailableEmpty => RenderedResponse::empty(status(503)),
             Fault::Unavailable { retry_after } => after(
-                Reply::error(status(503), "ServiceUnavailable", "Service is not available."),
+                RenderedResponse::error(status(503), "ServiceUnavailable", "Service is not available."),
                 retry_after,
             ),
-            Fault::UnknownError => Reply::error(status(503), "UnknownError", ""),
-            Fault::GatewayTimeout => Reply::error(status(504), "UnknownError", ""),
+            Fault::UnknownError => RenderedResponse::error(status(503), "UnknownError", ""),
+            Fault::GatewayTimeout => RenderedResponse::error(status(504), "UnknownError", ""),
             Fault::StickyGatewayTimeout { above } => {
                 self.stuck.insert(link_number(call), (*above, Fault::GatewayTimeout));
                 return self.refuse(call, &Fault::GatewayTimeout);
@@ -39,24 +43,24 @@ impl State {
                 self.stuck.insert(link_number(call), (*above, Fault::InternalError));
                 return self.refuse(call, &Fault::InternalError);
             }
-            Fault::BadGateway => Reply::text(
+            Fault::BadGateway => RenderedResponse::text(
                 status(502),
                 "text/html",
                 "<html><head><title>502 Bad Gateway</title></head><body>Bad Gateway</body></html>",
             ),
-            Fault::InternalError => Reply::error(
+            Fault::InternalError => RenderedResponse::error(
                 status(500),
                 "ErrorInternalServerError",
                 "An internal server error occurred. The operation failed.",
             ),
-            Fault::RequestTimeout => Reply::empty(status(408)),
-            Fault::BandwidthExceeded => Reply::empty(status(509)),
+            Fault::RequestTimeout => RenderedResponse::empty(status(408)),
+            Fault::BandwidthExceeded => RenderedResponse::empty(status(509)),
             Fault::BadRequest => {
-                Reply::error(status(400), "ErrorInvalidUrlQuery", "The request is not understood.")
+                RenderedResponse::error(status(400), "ErrorInvalidUrlQuery", "The request is not understood.")
             }
-            Fault::NotJson => Reply::text(status(200), "text/html", "<!doctype html><p>Hello"),
+            Fault::NotJson => RenderedResponse::text(status(200), "text/html", "<!doctype html><p>Hello"),
             Fault::Unauthorized => unauthorized("Access token has expired or is not yet valid."),
-            Fault::ClaimsChallenge => Reply::error(
+            Fault::ClaimsChallenge => RenderedResponse::error(
                 status(401),
                 "InvalidAuthenticationToken",
                 "Continuous access evaluation resulted in challenge.",
@@ -77,43 +81,45 @@ impl State {
         })
     }
 
-    fn death(&self, call: &Call, how: Death) -> Reply {
+    fn death(&self, call: &GraphRequest, how: DeadLinkAnswer) -> RenderedResponse {
         let (status, code, message) = match how {
-            Death::Generation => (
+            DeadLinkAnswer::Generation => (
                 StatusCode::GONE,
                 "SyncStateNotFound",
                 "The sync state generation is not found; generation=149;[highest=157][157][155][156].",
             ),
-            Death::RootFolder => {
+            DeadLinkAnswer::RootFolder => {
                 (StatusCode::GONE, "SyncStateNotFound", "The sync state root folder is not found.")
             }
-            Death::Invalid => (StatusCode::GONE, "SyncStateInvalid", "The sync state is invalid."),
-            Death::ResyncRequired => {
+            DeadLinkAnswer::Invalid => {
+                (StatusCode::GONE, "SyncStateInvalid", "The sync state is invalid.")
+            }
+            DeadLinkAnswer::ResyncRequired => {
                 (StatusCode::GONE, "resyncRequired", "Resync required. Replace any local items.")
             }
-            Death::ApplyDifferences => {
+            DeadLinkAnswer::ApplyDifferences => {
                 (StatusCode::GONE, "resyncApplyDifferences", "Resync required.")
             }
-            Death::UploadDifferences => {
+            DeadLinkAnswer::UploadDifferences => {
                 (StatusCode::GONE, "resyncUploadDifferences", "Resync required.")
             }
-            Death::BadRequest => {
+            DeadLinkAnswer::BadRequest => {
                 (StatusCode::BAD_REQUEST, "syncStateNotFound", "The sync state is not found.")
             }
-            Death::InvalidDeltaToken => (
+            DeadLinkAnswer::InvalidDeltaToken => (
                 StatusCode::BAD_REQUEST,
                 "InvalidDeltaToken",
                 "The value '...' of parameter '$deltaToken' is invalid.",
             ),
-            Death::BadlyFormed => return badly_formed(),
-            Death::InvalidData => (
+            DeadLinkAnswer::BadlyFormed => return badly_formed(),
+            DeadLinkAnswer::InvalidData => (
                 StatusCode::BAD_REQUEST,
                 "ErrorInvalidSyncStateData",
                 "The sync state data is corrupted or otherwise invalid.",
             ),
         };
-        let reply = Reply::error(status, code, message);
-        if how == Death::ResyncRequired {
+        let reply = RenderedResponse::error(status, code, message);
+        if how == DeadLinkAnswer::ResyncRequired {
             // A fresh address that must not be trusted (fact 101).
             let path = call.path.clone();
             return reply
@@ -123,41 +129,47 @@ impl State {
     }
 }
 
-fn trouble(how: Trouble) -> Reply {
+fn trouble(how: MailboxFault) -> RenderedResponse {
     let (status, code, message) = match how {
-        Trouble::NotEnabled => {
+        MailboxFault::NotEnabled => {
             (404, "MailboxNotEnabledForRESTAPI", "REST API is not yet supported for this mailbox.")
         }
-        Trouble::Inactive => (
+        MailboxFault::Inactive => (
             404,
             "MailboxNotEnabledForRESTAPI",
             "The mailbox is either inactive, soft-deleted, or is hosted on-premise.",
         ),
-        Trouble::ResourceNotFound => (404, "ResourceNotFound", "Resource could not be discovered."),
-        Trouble::InvalidUser => {
+        MailboxFault::ResourceNotFound => {
+            (404, "ResourceNotFound", "Resource could not be discovered.")
+        }
+        MailboxFault::InvalidUser => {
             (404, "ErrorInvalidUser", "The requested user 'somebody' is invalid.")
         }
-        Trouble::RequestResourceNotFound => {
+        MailboxFault::RequestResourceNotFound => {
             (404, "Request_ResourceNotFound", "Resource does not exist.")
         }
-        Trouble::Empty => return Reply::empty(StatusCode::NOT_FOUND),
-        Trouble::ItemNotFound => return not_found(),
-        Trouble::AccessDenied => (403, "ErrorAccessDenied", "Access to OData is disabled."),
-        Trouble::DelegatedDenied => (
+        MailboxFault::Empty => return RenderedResponse::empty(StatusCode::NOT_FOUND),
+        MailboxFault::ItemNotFound => return not_found(),
+        MailboxFault::AccessDenied => (403, "ErrorAccessDenied", "Access to OData is disabled."),
+        MailboxFault::DelegatedDenied => (
             403,
             "DelegatedCalendarAccessDenied",
             "Access is denied. Check credentials and try again.",
         ),
-        Trouble::InsufficientClaims => {
+        MailboxFault::InsufficientClaims => {
             (403, "insufficient_claims", "Access is blocked by conditional access.")
         }
     };
-    Reply::error(StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND), code, message)
+    RenderedResponse::error(
+        StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND),
+        code,
+        message,
+    )
 }
 
 /// A page of 128 MiB of nothing.
-fn bomb(gzip: bool) -> Reply {
-    let mut reply = Reply::text(StatusCode::OK, "application/json", "");
+fn bomb(gzip: bool) -> RenderedResponse {
+    let mut reply = RenderedResponse::text(StatusCode::OK, "application/json", "");
     let raw: u64 = 128 << 20;
     reply.body = if gzip {
         // Compressed once, however many ask for it.
@@ -170,9 +182,9 @@ fn bomb(gzip: bool) -> Reply {
                 .and_then(|()| encoder.finish());
             written.unwrap_or_default().into()
         });
-        Payload::Ready { encoded: COMPRESSED.clone(), gzip: true, raw }
+        ResponsePayload::Ready { encoded: COMPRESSED.clone(), gzip: true, raw }
     } else {
-        Payload::Ready { encoded: Bytes::from(vec![b' '; raw as usize]), gzip: false, raw }
+        ResponsePayload::Ready { encoded: Bytes::from(vec![b' '; raw as usize]), gzip: false, raw }
     };
     reply
 }
