@@ -21,7 +21,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     c.upserts =
         vec![single("a", 10, "A"), master("M", "S"), bare("o1", "M", 5), bare("o2", "M", 6)];
     c.position = Some(settled("link-1"));
-    c.todo =
+    c.pending =
         vec![PendingEntry::Series { master: id("M"), needs_master: true, needs_listing: false }];
     c.tally.round = Some(3);
     let outcome = store.commit(c).await.unwrap();

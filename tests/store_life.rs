@@ -125,7 +125,7 @@ async fn large_events_are_kept_whole() {
         let big = single("big", 1, &"x".repeat(size));
         let mut c = commit(w);
         c.upserts = vec![big.clone(), single("after", 2, "")];
-        c.todo =
+        c.pending =
             vec![PendingEntry::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }];
         store.commit(c).await.unwrap();
         assert_eq!(store.event(w, &id("big")).await.unwrap().unwrap(), big.content);
@@ -263,7 +263,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     put(&store, b, vec![single("kept", 1, "")]).await;
     let mut c = commit(a);
     c.seen = Some((0, vec![hash("o1")]));
-    c.todo = vec![PendingEntry::Removal { id: hash("o1") }];
+    c.pending = vec![PendingEntry::Removal { id: hash("o1") }];
     c.position = Some(settled("l"));
     store.commit(c).await.unwrap();
     let cursor = store.cursor(*store.durable().borrow());

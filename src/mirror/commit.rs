@@ -27,7 +27,7 @@ pub struct Commit {
     /// Masters to forget if no occurrence in the window names them any more.
     pub orphans: Vec<EventHash>,
     /// To-do entries to write.
-    pub todo: Vec<PendingEntry>,
+    pub pending: Vec<PendingEntry>,
     /// To-do entries to delete.
     pub done: Vec<PendingKey>,
     /// Every to-do entry of the segment is deleted first.
@@ -94,7 +94,7 @@ impl Commit {
             upserts: Vec::new(),
             removals: Vec::new(),
             orphans: Vec::new(),
-            todo: Vec::new(),
+            pending: Vec::new(),
             done: Vec::new(),
             clear_todo: false,
             seen: None,

@@ -231,7 +231,7 @@ impl PendingWork {
                 }
             };
             match entry {
-                Some(entry) => commit.todo.push(entry),
+                Some(entry) => commit.pending.push(entry),
                 None => commit.done.push(key),
             }
         }

@@ -25,7 +25,7 @@ const REMOVAL: usize = 1000;
 /// Roughly how many bytes a commit loads and writes.
 pub(super) fn weight(commit: &Commit) -> usize {
     let upserts: usize = commit.upserts.iter().map(of_item).sum();
-    let todo: usize = commit.todo.iter().map(of_todo).sum();
+    let todo: usize = commit.pending.iter().map(of_todo).sum();
     upserts + todo + commit.removals.len() * REMOVAL + REMOVAL
 }
 
@@ -84,13 +84,13 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
     // there too.
     if !commit.clear_todo {
         let deleted: BTreeSet<PendingKey> = commit.done.iter().copied().collect();
-        let (last, early) = std::mem::take(&mut commit.todo)
+        let (last, early) = std::mem::take(&mut commit.pending)
             .into_iter()
             .partition(|todo| deleted.contains(&todo.key()));
-        commit.todo = last;
+        commit.pending = last;
         let early: Vec<PendingEntry> = early;
         for todo in early {
-            parts.with_room_for(of_todo(&todo)).todo.push(todo);
+            parts.with_room_for(of_todo(&todo)).pending.push(todo);
         }
     }
     parts.done.push(commit);
@@ -161,7 +161,7 @@ mod tests {
             })
             .collect();
         commit.done = vec![PendingKey::Removal(EventId::new("r1").hash())];
-        commit.todo = (0..20)
+        commit.pending = (0..20)
             .map(|n| PendingEntry::Removal { id: EventId::new(format!("r{n}")).hash() })
             .collect();
         commit.position =
@@ -186,7 +186,7 @@ mod tests {
         }
         assert!(last.position.is_some() && last.seen.is_some() && last.tally.round == Some(7));
         assert_eq!(last.done.len(), 1);
-        assert_eq!(last.todo.len(), 1, "added where it is deleted");
+        assert_eq!(last.pending.len(), 1, "added where it is deleted");
         assert!(last.upserts.is_empty() && last.removals.is_empty());
     }
 
@@ -197,7 +197,7 @@ mod tests {
         let count = |of: fn(&Commit) -> usize| parts.iter().map(of).sum::<usize>();
         assert_eq!(count(|part| part.upserts.len()), 48);
         assert_eq!(count(|part| part.removals.len()), 20);
-        assert_eq!(count(|part| part.todo.len()), 20);
+        assert_eq!(count(|part| part.pending.len()), 20);
         let of_series = parts.iter().filter(|part| part.upserts.iter().any(|i| i.master.is_some()));
         assert_eq!(of_series.count(), 1);
         let last_event = parts.iter().rposition(|part| !part.upserts.is_empty()).unwrap();
@@ -212,6 +212,6 @@ mod tests {
         assert_eq!(cut(&tree, large()).unwrap().len(), 1);
         let cleared = Commit { clear_todo: true, ..large() };
         let parts = cut_at(&tree, cleared, 5000).unwrap();
-        assert_eq!(parts.last().unwrap().todo.len(), 20);
+        assert_eq!(parts.last().unwrap().pending.len(), 20);
     }
 }

@@ -109,7 +109,7 @@ fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), Tree
         }
     }
     // Adding wins over deleting, so that nothing still to do is ever lost.
-    for todo in &commit.todo {
+    for todo in &commit.pending {
         let key = keys::todo(window, segment, todo.key());
         let value = record::todo(todo);
         match tree.large(&key)? {

@@ -107,7 +107,7 @@ impl Round {
         commit.done.extend(taken.into_iter().map(PendingKey::Removal));
         let leaves =
             |todo: &PendingEntry| matches!(todo, PendingEntry::Removal { id } if !stays(id));
-        commit.todo.retain(|todo| !leaves(todo));
+        commit.pending.retain(|todo| !leaves(todo));
         self.pending.age();
         self.pending.write(&mut commit);
         commit.orphans.extend(self.masters_seen.keys().copied());

@@ -130,7 +130,7 @@ fn an_idle_round_is_one_lazy_commit_of_the_link() {
     let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("d0")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
-    assert!(commit.lazy && commit.upserts.is_empty() && commit.todo.is_empty());
+    assert!(commit.lazy && commit.upserts.is_empty() && commit.pending.is_empty());
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
 }
 
@@ -141,7 +141,7 @@ fn removals_wait_for_the_delta_link_and_for_the_last_word() {
     let (round, commit) =
         step_page(round, page(vec![], &["a", "b", "stranger"], next("n1")), &known);
     assert!(commit.removals.is_empty() && !commit.lazy);
-    assert_eq!(commit.todo.len(), 2, "unknown ids are ignored quietly");
+    assert_eq!(commit.pending.len(), 2, "unknown ids are ignored quietly");
     assert!(commit.position.as_ref().unwrap().has_pending);
     let (round, _) = round.step(RoundInput::Committed(5), AT);
     // b comes again: it stays.
@@ -169,7 +169,7 @@ fn an_enumerated_occurrence_waits_for_its_master_only() {
     let occurrence = |id| item(id, EventKind::Occurrence, Some("m"), "e1");
     let (round, commit) = step_page(round, page(vec![occurrence("o1")], &[], next("n1")), &[]);
     assert!(commit.upserts.is_empty(), "not shown half");
-    assert_eq!(commit.todo.len(), 2);
+    assert_eq!(commit.pending.len(), 2);
     let (round, _) = round.step(RoundInput::Committed(0), AT);
     let master = item("m", EventKind::Master, None, "e1");
     let (round, commit) =
@@ -466,12 +466,16 @@ fn what_waits_at_the_end_of_a_round_is_of_an_earlier_one_from_then_on() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
     let carried = vec![item("m1", EventKind::Occurrence, Some("m"), "e")];
     let (round, commit) = step_page(round, page(carried, &[], delta("d1")), &[]);
-    assert!(commit.todo.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: false, .. })));
+    assert!(
+        commit.pending.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: false, .. }))
+    );
     let (round, _) = round.step(RoundInput::Committed(5), AT);
     let (_, effect) = round.step(RoundInput::Unavailable, AT);
     let commit = written(effect);
     assert!(matches!(phase(&commit), Phase::Settled { .. }));
-    assert!(commit.todo.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: true, .. })));
+    assert!(
+        commit.pending.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: true, .. }))
+    );
 }
 
 #[test]
@@ -505,7 +509,7 @@ fn what_changes_its_kind_within_the_first_enumeration_leaves_nothing_behind() {
     let became = page(vec![item("x", EventKind::Master, None, "e")], &[], delta("d"));
     let (round, commit) = step_page(round, became, &[("x", StoredKind::Single)]);
     let leaving = PendingKey::Removal(EventId::new("x").hash());
-    assert!(commit.todo.iter().any(|todo| todo.key() == leaving));
+    assert!(commit.pending.iter().any(|todo| todo.key() == leaving));
     let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("x").hash()]);
     let (_, effect) = round.step(RoundInput::Committed(4), AT);
@@ -519,5 +523,5 @@ fn a_single_event_that_becomes_a_series_leaves_an_exact_window() {
     let (_, commit) =
         step_page(round, page(vec![master], &[], delta("d")), &[("x", StoredKind::Single)]);
     let leaving = PendingKey::Removal(EventId::new("x").hash());
-    assert!(commit.todo.iter().any(|todo| todo.key() == leaving));
+    assert!(commit.pending.iter().any(|todo| todo.key() == leaving));
 }

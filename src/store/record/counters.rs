@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::reason::ReasonJson;
+use super::reason::ReasonRecord;
 use super::{from_json, json};
 use crate::mirror::status::{AuditRecord, LastResync};
 use crate::store::error::TreeError;
@@ -27,15 +27,16 @@ impl Counters {
     /// The counters as a sealed value.
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
         let Self { events, rounds, resyncs, last_resync, last_success, audit, .. } = self;
-        json(&CountersJson {
+        json(&CountersRecord {
             events: *events,
             rounds: *rounds,
             resyncs: *resyncs,
-            last_resync: last_resync
-                .as_ref()
-                .map(|LastResync { at, reason }| ResyncJson { at: *at, reason: (*reason).into() }),
+            last_resync: last_resync.as_ref().map(|LastResync { at, reason }| ResyncRecord {
+                at: *at,
+                reason: (*reason).into(),
+            }),
             last_success: *last_success,
-            audit: audit.map(|AuditRecord { since, at, differences }| AuditJson {
+            audit: audit.map(|AuditRecord { since, at, differences }| AuditTimesRecord {
                 since,
                 at,
                 differences,
@@ -47,16 +48,16 @@ impl Counters {
 
     /// Reads what [`Counters::encode`] wrote.
     pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        let stored: CountersJson = from_json(value, "counters")?;
+        let stored: CountersRecord = from_json(value, "counters")?;
         Ok(Self {
             events: stored.events,
             rounds: stored.rounds,
             resyncs: stored.resyncs,
             last_resync: stored
                 .last_resync
-                .map(|ResyncJson { at, reason }| LastResync { at, reason: reason.into() }),
+                .map(|ResyncRecord { at, reason }| LastResync { at, reason: reason.into() }),
             last_success: stored.last_success,
-            audit: stored.audit.map(|AuditJson { since, at, differences }| AuditRecord {
+            audit: stored.audit.map(|AuditTimesRecord { since, at, differences }| AuditRecord {
                 since,
                 at,
                 differences,
@@ -68,13 +69,13 @@ impl Counters {
 }
 
 #[derive(Serialize, Deserialize)]
-struct CountersJson {
+struct CountersRecord {
     events: u64,
     rounds: u64,
     resyncs: u64,
-    last_resync: Option<ResyncJson>,
+    last_resync: Option<ResyncRecord>,
     last_success: Option<Timestamp>,
-    audit: Option<AuditJson>,
+    audit: Option<AuditTimesRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_until: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,13 +83,13 @@ struct CountersJson {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ResyncJson {
+struct ResyncRecord {
     at: Timestamp,
-    reason: ReasonJson,
+    reason: ReasonRecord,
 }
 
 #[derive(Serialize, Deserialize)]
-struct AuditJson {
+struct AuditTimesRecord {
     since: Timestamp,
     at: Option<Timestamp>,
     differences: u64,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::reason::ReasonJson;
+use super::reason::ReasonRecord;
 use super::{from_json, json};
 use crate::mirror::fallback::{Fallback, FoundPageSize};
 use crate::mirror::page::Link;
@@ -17,33 +17,34 @@ use crate::store::error::TreeError;
 pub(in crate::store) fn position(position: &Position) -> Vec<u8> {
     let Position { phase, has_pending: todo, held_until, stall: guard, fallback: remedy } =
         position;
-    json(&PositionJson {
+    json(&PositionRecord {
         phase: phase.into(),
         todo: *todo,
         held_until: *held_until,
         guard: (!guard.is_idle()).then(|| {
             let StallDetector { pages, empty, fingerprint, fruitless_ms, refused } = *guard;
-            GuardJson { pages, empty, fingerprint, fruitless_ms, refused }
+            StallRecord { pages, empty, fingerprint, fruitless_ms, refused }
         }),
         remedy: (!remedy.is_none()).then(|| {
             let Fallback { size, endless, heavy, delta_at } = remedy.clone();
-            let size =
-                size.map(|FoundPageSize { asked, configured }| SizeJson { asked, configured });
-            RemedyJson { size, endless, heavy, delta_at }
+            let size = size
+                .map(|FoundPageSize { asked, configured }| PageSizeRecord { asked, configured });
+            FallbackRecord { size, endless, heavy, delta_at }
         }),
     })
 }
 
 /// Reads what [`position`] wrote.
 pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, TreeError> {
-    let stored: PositionJson<'_> = from_json(value, "position")?;
+    let stored: PositionRecord<'_> = from_json(value, "position")?;
     let guard = stored.guard.map(|guard| {
-        let GuardJson { pages, empty, fingerprint, fruitless_ms, refused } = guard;
+        let StallRecord { pages, empty, fingerprint, fruitless_ms, refused } = guard;
         StallDetector { pages, empty, fingerprint, fruitless_ms, refused }
     });
     let remedy = stored.remedy.map(|remedy| {
-        let RemedyJson { size, endless, heavy, delta_at } = remedy;
-        let size = size.map(|SizeJson { asked, configured }| FoundPageSize { asked, configured });
+        let FallbackRecord { size, endless, heavy, delta_at } = remedy;
+        let size =
+            size.map(|PageSizeRecord { asked, configured }| FoundPageSize { asked, configured });
         Fallback { size, endless, heavy, delta_at }
     });
     Ok(Position {
@@ -56,30 +57,30 @@ pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, TreeErro
 }
 
 #[derive(Serialize, Deserialize)]
-struct PositionJson<'a> {
+struct PositionRecord<'a> {
     #[serde(borrow)]
-    phase: PhaseJson<'a>,
+    phase: PhaseRecord<'a>,
     todo: bool,
     held_until: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    guard: Option<GuardJson>,
+    guard: Option<StallRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<RemedyJson>,
+    remedy: Option<FallbackRecord>,
 }
 
-type LinkJson<'a> = Cow<'a, str>;
+type LinkRecord<'a> = Cow<'a, str>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum PhaseJson<'a> {
-    Enumerating { next: Option<LinkJson<'a>>, reason: ReasonJson, page: u32 },
-    Sweeping { delta: Option<LinkJson<'a>>, reason: ReasonJson },
-    Settled { delta: Option<LinkJson<'a>> },
-    Following { next: LinkJson<'a> },
-    Completing { delta: LinkJson<'a> },
+enum PhaseRecord<'a> {
+    Enumerating { next: Option<LinkRecord<'a>>, reason: ReasonRecord, page: u32 },
+    Sweeping { delta: Option<LinkRecord<'a>>, reason: ReasonRecord },
+    Settled { delta: Option<LinkRecord<'a>> },
+    Following { next: LinkRecord<'a> },
+    Completing { delta: LinkRecord<'a> },
 }
 
-impl<'a> From<&'a Phase> for PhaseJson<'a> {
+impl<'a> From<&'a Phase> for PhaseRecord<'a> {
     fn from(phase: &'a Phase) -> Self {
         let link = |link: &'a Link| Cow::Borrowed(link.as_str());
         match phase {
@@ -98,25 +99,25 @@ impl<'a> From<&'a Phase> for PhaseJson<'a> {
     }
 }
 
-impl From<PhaseJson<'_>> for Phase {
-    fn from(phase: PhaseJson<'_>) -> Self {
-        let link = |link: LinkJson<'_>| Link::new(&*link);
+impl From<PhaseRecord<'_>> for Phase {
+    fn from(phase: PhaseRecord<'_>) -> Self {
+        let link = |link: LinkRecord<'_>| Link::new(&*link);
         match phase {
-            PhaseJson::Enumerating { next, reason, page } => {
+            PhaseRecord::Enumerating { next, reason, page } => {
                 Self::Enumerating { next: next.map(link), reason: reason.into(), page }
             }
-            PhaseJson::Sweeping { delta, reason } => {
+            PhaseRecord::Sweeping { delta, reason } => {
                 Self::Sweeping { delta: delta.map(link), reason: reason.into() }
             }
-            PhaseJson::Settled { delta } => Self::Settled { delta: delta.map(link) },
-            PhaseJson::Following { next } => Self::Following { next: link(next) },
-            PhaseJson::Completing { delta } => Self::Completing { delta: link(delta) },
+            PhaseRecord::Settled { delta } => Self::Settled { delta: delta.map(link) },
+            PhaseRecord::Following { next } => Self::Following { next: link(next) },
+            PhaseRecord::Completing { delta } => Self::Completing { delta: link(delta) },
         }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct GuardJson {
+struct StallRecord {
     pages: u32,
     empty: u32,
     fingerprint: Option<u64>,
@@ -125,8 +126,8 @@ struct GuardJson {
 }
 
 #[derive(Serialize, Deserialize)]
-struct RemedyJson {
-    size: Option<SizeJson>,
+struct FallbackRecord {
+    size: Option<PageSizeRecord>,
     #[serde(default)]
     endless: bool,
     #[serde(default)]
@@ -135,7 +136,7 @@ struct RemedyJson {
 }
 
 #[derive(Serialize, Deserialize)]
-struct SizeJson {
+struct PageSizeRecord {
     asked: u32,
     configured: u32,
 }

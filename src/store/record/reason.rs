@@ -7,7 +7,7 @@ use crate::mirror::status::ResyncReason;
 /// See [`ResyncReason`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum ReasonJson {
+pub(super) enum ReasonRecord {
     New,
     SyncStateNotFound,
     WindowMoved,
@@ -23,7 +23,7 @@ pub(super) enum ReasonJson {
     Seam,
 }
 
-impl From<ResyncReason> for ReasonJson {
+impl From<ResyncReason> for ReasonRecord {
     fn from(reason: ResyncReason) -> Self {
         match reason {
             ResyncReason::New => Self::New,
@@ -43,22 +43,22 @@ impl From<ResyncReason> for ReasonJson {
     }
 }
 
-impl From<ReasonJson> for ResyncReason {
-    fn from(reason: ReasonJson) -> Self {
+impl From<ReasonRecord> for ResyncReason {
+    fn from(reason: ReasonRecord) -> Self {
         match reason {
-            ReasonJson::New => Self::New,
-            ReasonJson::SyncStateNotFound => Self::SyncStateNotFound,
-            ReasonJson::WindowMoved => Self::WindowMoved,
-            ReasonJson::ShapeChanged => Self::ShapeChanged,
-            ReasonJson::Requested => Self::Requested,
-            ReasonJson::RoundStuck => Self::RoundStuck,
-            ReasonJson::PageStuck => Self::PageStuck,
-            ReasonJson::Snapshot => Self::Snapshot,
-            ReasonJson::SegmentTooLong => Self::SegmentTooLong,
-            ReasonJson::DeltaRetry => Self::DeltaRetry,
-            ReasonJson::Confirm => Self::Confirm,
-            ReasonJson::Drift => Self::Drift,
-            ReasonJson::Seam => Self::Seam,
+            ReasonRecord::New => Self::New,
+            ReasonRecord::SyncStateNotFound => Self::SyncStateNotFound,
+            ReasonRecord::WindowMoved => Self::WindowMoved,
+            ReasonRecord::ShapeChanged => Self::ShapeChanged,
+            ReasonRecord::Requested => Self::Requested,
+            ReasonRecord::RoundStuck => Self::RoundStuck,
+            ReasonRecord::PageStuck => Self::PageStuck,
+            ReasonRecord::Snapshot => Self::Snapshot,
+            ReasonRecord::SegmentTooLong => Self::SegmentTooLong,
+            ReasonRecord::DeltaRetry => Self::DeltaRetry,
+            ReasonRecord::Confirm => Self::Confirm,
+            ReasonRecord::Drift => Self::Drift,
+            ReasonRecord::Seam => Self::Seam,
         }
     }
 }

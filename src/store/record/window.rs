@@ -33,33 +33,33 @@ impl WindowRecord {
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
         let Self { name, identity, shape, start, end, edges, edges_at, retired, segment_days } =
             self;
-        json(&WindowJson {
+        json(&WindowRecordJson {
             name: name.clone(),
-            identity: IdentityJson {
+            identity: IdentityRecord {
                 account: identity.account.clone(),
                 tenant: identity.tenant.clone(),
                 mailbox: identity.mailbox.clone(),
                 calendar: match &identity.calendar {
-                    window::CalendarRef::Default => CalendarJson::Default,
-                    window::CalendarRef::Id(id) => CalendarJson::Id(id.clone()),
+                    window::CalendarRef::Default => CalendarRecord::Default,
+                    window::CalendarRef::Id(id) => CalendarRecord::Id(id.clone()),
                 },
                 immutable_ids: identity.immutable_ids,
             },
-            shape: ShapeJson {
+            shape: ShapeRecord {
                 body: match shape.body {
-                    window::BodyFormat::Html => BodyJson::Html,
-                    window::BodyFormat::Text => BodyJson::Text,
-                    window::BodyFormat::None => BodyJson::None,
+                    window::BodyFormat::Html => BodyRecord::Html,
+                    window::BodyFormat::Text => BodyRecord::Text,
+                    window::BodyFormat::None => BodyRecord::None,
                 },
                 time_zone: shape.time_zone.clone(),
                 complete: match shape.complete {
-                    window::Completion::Master => CompletionJson::Master,
-                    window::Completion::Exact => CompletionJson::Exact,
+                    window::Completion::Master => CompletionRecord::Master,
+                    window::Completion::Exact => CompletionRecord::Exact,
                 },
             },
             start: (*start).into(),
             end: (*end).into(),
-            edges: EdgesJson { start: edges.start, end: edges.end },
+            edges: EdgesRecord { start: edges.start, end: edges.end },
             edges_at: *edges_at,
             retired: *retired,
             segment_days: *segment_days,
@@ -68,8 +68,8 @@ impl WindowRecord {
 
     /// Reads what [`WindowRecord::encode`] wrote.
     pub(in crate::store) fn decode(value: &[u8]) -> Result<Self, TreeError> {
-        let stored: WindowJson = from_json(value, "window")?;
-        let WindowJson { identity, shape, edges, .. } = stored;
+        let stored: WindowRecordJson = from_json(value, "window")?;
+        let WindowRecordJson { identity, shape, edges, .. } = stored;
         Ok(Self {
             name: stored.name,
             identity: WindowIdentity {
@@ -77,21 +77,21 @@ impl WindowRecord {
                 tenant: identity.tenant,
                 mailbox: identity.mailbox,
                 calendar: match identity.calendar {
-                    CalendarJson::Default => window::CalendarRef::Default,
-                    CalendarJson::Id(id) => window::CalendarRef::Id(id),
+                    CalendarRecord::Default => window::CalendarRef::Default,
+                    CalendarRecord::Id(id) => window::CalendarRef::Id(id),
                 },
                 immutable_ids: identity.immutable_ids,
             },
             shape: EventShape {
                 body: match shape.body {
-                    BodyJson::Html => window::BodyFormat::Html,
-                    BodyJson::Text => window::BodyFormat::Text,
-                    BodyJson::None => window::BodyFormat::None,
+                    BodyRecord::Html => window::BodyFormat::Html,
+                    BodyRecord::Text => window::BodyFormat::Text,
+                    BodyRecord::None => window::BodyFormat::None,
                 },
                 time_zone: shape.time_zone,
                 complete: match shape.complete {
-                    CompletionJson::Master => window::Completion::Master,
-                    CompletionJson::Exact => window::Completion::Exact,
+                    CompletionRecord::Master => window::Completion::Master,
+                    CompletionRecord::Exact => window::Completion::Exact,
                 },
             },
             start: stored.start.into(),
@@ -105,13 +105,13 @@ impl WindowRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-struct WindowJson {
+struct WindowRecordJson {
     name: Arc<str>,
-    identity: IdentityJson,
-    shape: ShapeJson,
-    start: EdgeJson,
-    end: EdgeJson,
-    edges: EdgesJson,
+    identity: IdentityRecord,
+    shape: ShapeRecord,
+    start: EdgeRecord,
+    end: EdgeRecord,
+    edges: EdgesRecord,
     edges_at: Timestamp,
     #[serde(default)]
     retired: u64,
@@ -124,31 +124,31 @@ fn max_segment_days() -> i64 {
 }
 
 #[derive(Serialize, Deserialize)]
-struct IdentityJson {
+struct IdentityRecord {
     account: Arc<str>,
     tenant: Arc<str>,
     mailbox: Arc<str>,
-    calendar: CalendarJson,
+    calendar: CalendarRecord,
     immutable_ids: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum CalendarJson {
+enum CalendarRecord {
     Default,
     Id(Arc<str>),
 }
 
 #[derive(Serialize, Deserialize)]
-struct ShapeJson {
-    body: BodyJson,
+struct ShapeRecord {
+    body: BodyRecord,
     time_zone: Arc<str>,
-    complete: CompletionJson,
+    complete: CompletionRecord,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum BodyJson {
+enum BodyRecord {
     Html,
     Text,
     None,
@@ -156,19 +156,19 @@ enum BodyJson {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum CompletionJson {
+enum CompletionRecord {
     Master,
     Exact,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum EdgeJson {
+enum EdgeRecord {
     At(Timestamp),
     Relative { years: i32, months: i32, days: i32 },
 }
 
-impl From<window::Edge> for EdgeJson {
+impl From<window::Edge> for EdgeRecord {
     fn from(edge: window::Edge) -> Self {
         match edge {
             window::Edge::At(at) => Self::At(at),
@@ -179,17 +179,17 @@ impl From<window::Edge> for EdgeJson {
     }
 }
 
-impl From<EdgeJson> for window::Edge {
-    fn from(edge: EdgeJson) -> Self {
+impl From<EdgeRecord> for window::Edge {
+    fn from(edge: EdgeRecord) -> Self {
         match edge {
-            EdgeJson::At(at) => Self::At(at),
-            EdgeJson::Relative { years, months, days } => Self::Relative { years, months, days },
+            EdgeRecord::At(at) => Self::At(at),
+            EdgeRecord::Relative { years, months, days } => Self::Relative { years, months, days },
         }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct EdgesJson {
+struct EdgesRecord {
     start: Timestamp,
     end: Timestamp,
 }

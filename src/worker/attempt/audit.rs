@@ -348,7 +348,7 @@ impl Attempt<'_> {
         position.has_pending = true;
         let mut commit = Commit::new(self.id, segment, self.services.env.now());
         let needs_master = self.window.complete == Completion::Master;
-        commit.todo.push(PendingEntry::Series { master, needs_master, needs_listing: true });
+        commit.pending.push(PendingEntry::Series { master, needs_master, needs_listing: true });
         commit.position = Some(position);
         self.services.store.commit(commit).await?;
         Ok(())

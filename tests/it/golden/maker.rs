@@ -137,11 +137,11 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
             position.stall = guard(&["a", "b", "", ""]);
             assert!(!position.stall.page_failed());
             c.position = Some(position);
-            c.todo = todo.into_iter().chain(waiting).collect();
+            c.pending = todo.into_iter().chain(waiting).collect();
         }
         "completing" => {
             c.position = Some(Position::new(Phase::Completing { delta: delta(name, 4) }, true));
-            c.todo = todo.into_iter().chain(waiting).collect();
+            c.pending = todo.into_iter().chain(waiting).collect();
         }
         "enumerating" => {
             let mut position = enumerating(name, ResyncReason::New, 2);
@@ -149,12 +149,12 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
             position.stall = guard(&["a", "b"]);
             c.position = Some(position);
             c.upserts = vec![single(name, "single", instant("2026-11-03T09:00:00Z"))];
-            c.todo = instances(name)
+            c.pending = instances(name)
                 .into_iter()
                 .skip(1)
                 .map(|item| PendingEntry::Waiting { item, earlier: false })
                 .collect();
-            c.todo.push(PendingEntry::Series {
+            c.pending.push(PendingEntry::Series {
                 master: EventId::new(series(name)),
                 needs_master: false,
                 needs_listing: false,

@@ -18,7 +18,7 @@ fn bare_occurrence_without_master() {
     let x = Item { whole: false, ..item("x", EventKind::Exception, Some("m"), "e") };
     let (round, commit) = step_page(round, page(vec![x], &[], delta("d1")), &[]);
     let mut todo: std::collections::BTreeMap<PendingKey, PendingEntry> =
-        commit.todo.into_iter().map(|t| (t.key(), t)).collect();
+        commit.pending.into_iter().map(|t| (t.key(), t)).collect();
     let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert!(matches!(effect, Effect::Instances(_)), "{effect:?}");
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
@@ -29,7 +29,7 @@ fn bare_occurrence_without_master() {
     for done in &commit.done {
         todo.remove(done);
     }
-    todo.extend(commit.todo.into_iter().map(|t| (t.key(), t)));
+    todo.extend(commit.pending.into_iter().map(|t| (t.key(), t)));
     let (_, effect) = round.step(RoundInput::Committed(5), AT);
     assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
     // The next attempt; meanwhile the series got an ordinary occurrence in the window.

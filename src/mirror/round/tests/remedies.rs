@@ -126,7 +126,7 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
     };
     let (round, effect) = list(round, "b").step(RoundInput::Unseen(many(2)), AT);
     let commit = written(effect);
-    assert!(commit.removals.is_empty() && commit.clear_seen && commit.todo.len() == 2);
+    assert!(commit.removals.is_empty() && commit.clear_seen && commit.pending.len() == 2);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
     let (round, effect) = round.step(RoundInput::Committed(100), AT);
     assert!(matches!(effect, Effect::Listing(None)), "at once");

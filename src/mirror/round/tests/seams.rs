@@ -65,7 +65,7 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
     let (_, effect) = round.step(RoundInput::Unseen(rows()), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("b").hash()]);
-    assert_eq!(commit.todo, [PendingEntry::Removal { id: EventId::new("a").hash() }]);
+    assert_eq!(commit.pending, [PendingEntry::Removal { id: EventId::new("a").hash() }]);
     assert!(commit.position.as_ref().unwrap().has_pending && commit.clear_seen);
 }
 
