@@ -155,8 +155,8 @@ impl Daemon {
             config.graph.request_timeout,
         )
         .map_err(|error| StartError::Graph(error.to_string()))?;
-        let meters = Metrics {
-            graph: client.meter(),
+        let metrics = Metrics {
+            graph: client.metrics(),
             store: store.metrics(),
             rounds: Arc::default(),
             readers: ReaderMetrics::default(),
@@ -166,7 +166,7 @@ impl Daemon {
             store: store.clone(),
             client: client.clone(),
             env: env.clone(),
-            meter: meters.rounds.clone(),
+            metrics: metrics.rounds.clone(),
         };
         let accounts = config
             .accounts
@@ -187,7 +187,7 @@ impl Daemon {
             env: env.clone(),
             about: Arc::new(about),
             settings,
-            meters,
+            metrics,
             work: RequestLimits::new(env.clone()),
             stopping: tokio::sync::watch::channel(false).1,
         };

@@ -103,7 +103,7 @@ impl Supervisor {
     pub fn new(services: Services, retention: Duration) -> Self {
         let (retention, _) = watch::channel(retention);
         let (stop, watch) = watch::channel(false);
-        let fleet = Fleet::new(services.env.clone(), watch, services.meter.clone());
+        let fleet = Fleet::new(services.env.clone(), watch, services.metrics.clone());
         let services = Arc::new(services);
         Self {
             services,
@@ -180,7 +180,7 @@ impl Supervisor {
         self.start_workers(posts, attached, &mut BTreeMap::new());
         let Services { store, env, client, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
-        let graph = client.meter();
+        let graph = client.metrics();
         self.workers.spawn(async move {
             let clock = &graph.clock;
             let tend = || maintenance::run(&store, &env, clock, retention.clone(), stop.clone());
@@ -469,7 +469,7 @@ impl Supervisor {
         let Some(running) = self.names.remove(&id) else { return };
         let RunningWorker { member, restarts, .. } = running;
         let restarts = restarts + 1;
-        self.services.meter.restarts.fetch_add(1, Ordering::Relaxed);
+        self.services.metrics.restarts.fetch_add(1, Ordering::Relaxed);
         let chance = self.services.env.random();
         let pause = schedule::backoff(FIRST_RESTART_DELAY, MAX_RESTART_DELAY, restarts, chance);
         member.handle.on_crash(self.services.env.now());

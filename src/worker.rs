@@ -57,7 +57,7 @@ pub struct Services {
     /// Wall clock and chance.
     pub env: Env,
     /// What workers do.
-    pub meter: Arc<RoundMetrics>,
+    pub metrics: Arc<RoundMetrics>,
 }
 
 /// A window's worker.
@@ -130,7 +130,7 @@ impl Worker {
                 continue;
             }
             if !woken {
-                self.services.meter.late.observe(due.elapsed());
+                self.services.metrics.late.observe(due.elapsed());
             }
             // Spans live as long as the round: sleeping windows need none. They are of the highest
             // level, so that whatever is told of a window tells which one it is.
@@ -217,7 +217,7 @@ impl Worker {
             () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
         let done = attempt.done();
-        self.services.meter.took.observe(begun.elapsed());
+        self.services.metrics.took.observe(begun.elapsed());
         let due = match result {
             Ok(()) => {
                 self.rest(&window, begun, done.settled);
@@ -333,7 +333,7 @@ impl Worker {
         worker_state.logged_state = Some(worker_state.state).filter(|state| state.is_trouble());
         let news = worker_state.logged_state != told;
         drop(worker_state);
-        self.services.meter.rounds.add(outcome(done.over), 1);
+        self.services.metrics.rounds.add(outcome(done.over), 1);
         tracing::debug!(
             outcome = outcome(done.over),
             took_ms = took.as_millis(),
@@ -429,7 +429,7 @@ impl Worker {
         let retry_at = later(now, delay);
         let last_error = error.describe(now, retry_at);
         worker_state.record_round(done.round(number, now, begun.elapsed()), &last_error.kind);
-        self.services.meter.rounds.add(&last_error.kind, 1);
+        self.services.metrics.rounds.add(&last_error.kind, 1);
         tracing::debug!(
             outcome = last_error.kind,
             status = last_error.status,

@@ -65,7 +65,7 @@ pub(super) struct AccessPolicy {
     listen: SocketAddr,
     /// Places for requests with wrong tokens.
     waiting: Semaphore,
-    meter: Arc<AccessMetrics>,
+    metrics: Arc<AccessMetrics>,
 }
 
 /// Why a request is not let in.
@@ -87,9 +87,9 @@ impl AccessPolicy {
     pub(super) fn new(
         settings: ApiSettings,
         listen: SocketAddr,
-        meter: Arc<AccessMetrics>,
+        metrics: Arc<AccessMetrics>,
     ) -> Self {
-        Self { settings, listen, waiting: Semaphore::new(MAX_DELAYED), meter }
+        Self { settings, listen, waiting: Semaphore::new(MAX_DELAYED), metrics }
     }
 
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), AccessDenied> {
@@ -123,12 +123,12 @@ impl AccessPolicy {
             AccessDenied::With(problem) => problem,
             AccessDenied::WrongToken => match self.waiting.try_acquire() {
                 Ok(_place) => {
-                    self.meter.refused.add("wrong_token", 1);
+                    self.metrics.refused.add("wrong_token", 1);
                     tokio::time::sleep(WRONG_TOKEN_DELAY).await;
                     Problem::unauthorized()
                 }
                 Err(_) => {
-                    self.meter.refused.add("too_many_attempts", 1);
+                    self.metrics.refused.add("too_many_attempts", 1);
                     Problem::too_many_attempts()
                 }
             },
@@ -389,7 +389,7 @@ mod tests {
             }
         }
         assert_eq!((late, refused), (MAX_DELAYED, 6));
-        let counts: Vec<_> = door.meter.refused.counts().collect();
+        let counts: Vec<_> = door.metrics.refused.counts().collect();
         assert_eq!(counts[..2], [("wrong_token", 64), ("too_many_attempts", 6)]);
         // Without any token there is nothing to be guessed.
         assert_eq!(admit(&door, Method::GET, &[(header::HOST, "localhost")]), 401);

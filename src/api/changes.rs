@@ -154,7 +154,7 @@ impl FeedReader {
         known: bool,
     ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
-        let _waiting = wait.map(|_| self.access.meters.readers.waiting.increment());
+        let _waiting = wait.map(|_| self.access.metrics.readers.waiting.increment());
         let work = self.access.work.clone();
         let mut held = false;
         let (body, cursor) = loop {
@@ -317,7 +317,7 @@ impl FeedReader {
 
     /// A stream of server-sent events from here on, until either side ends it.
     fn stream(self) -> Response {
-        let open = self.access.meters.readers.streams.increment();
+        let open = self.access.metrics.readers.streams.increment();
         let stream = futures_util::stream::unfold((self, open), |(reader, open)| async {
             let (frame, reader) = reader.frame().await?;
             Some((Ok::<_, Infallible>(frame), (reader, open)))

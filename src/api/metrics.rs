@@ -46,10 +46,10 @@ pub(super) async fn read(
     let seq = *access.store.durable().borrow();
     // An operating system that does not say is no reason to say nothing else.
     let footprint = access.store.footprint().await.ok();
-    let skew = access.meters.graph.clock.check(access.env.now()).skew();
+    let skew = access.metrics.graph.clock.check(access.env.now()).skew();
     let scrape = Scrape {
         fleet: FleetSurvey::of(&access.fleet.summaries()),
-        meters: access.meters.clone(),
+        metrics: access.metrics.clone(),
         about: access.about.clone(),
         reloads: access.reloads.counts(),
         reloaded: access.reloads.last(),
@@ -110,7 +110,7 @@ impl FleetSurvey {
 #[derive(Debug)]
 struct Scrape {
     fleet: FleetSurvey,
-    meters: Metrics,
+    metrics: Metrics,
     about: Arc<BuildInfo>,
     reloads: ReloadCounts,
     reloaded: Option<LastReload>,
@@ -170,38 +170,38 @@ impl Scrape {
     }
 
     fn rounds(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
-        let meter = &self.meters.rounds;
-        page.tally("calmirror_rounds_total", "Rounds by outcome", "outcome", &meter.rounds)?;
-        page.seconds("calmirror_round_seconds", "Duration of rounds", &meter.took)?;
+        let metrics = &self.metrics.rounds;
+        page.tally("calmirror_rounds_total", "Rounds by outcome", "outcome", &metrics.rounds)?;
+        page.seconds("calmirror_round_seconds", "Duration of rounds", &metrics.took)?;
         page.seconds(
             "calmirror_round_lateness_seconds",
             "How long after it was due a round began",
-            &meter.late,
+            &metrics.late,
         )?;
         page.counter(
             "calmirror_worker_restarts_total",
             "Workers that panicked or hung and were started again",
-            &meter.restarts,
+            &metrics.restarts,
         )
     }
 
     fn graph(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
-        let meter = &self.meters.graph;
+        let metrics = &self.metrics.graph;
         page.tally(
             "calmirror_graph_requests_total",
             "Requests to Graph by HTTP status of the answer; none: no answer",
             "status",
-            &meter.requests,
+            &metrics.requests,
         )?;
         page.seconds(
             "calmirror_graph_request_seconds",
             "From sending a request to Graph to the end of its answer",
-            &meter.took,
+            &metrics.took,
         )?;
         page.seconds(
             "calmirror_graph_wait_seconds",
             "How long a request waited for its mailbox's pause and the budgets before it was sent",
-            &meter.waited,
+            &metrics.waited,
         )?;
         page.gauge(
             "calmirror_clock_skew_seconds",
@@ -211,40 +211,40 @@ impl Scrape {
         page.gauge(
             "calmirror_graph_requests_in_flight",
             "Requests to Graph that are not answered yet",
-            meter.in_flight.value(),
+            metrics.in_flight.value(),
         )?;
         page.counter(
             "calmirror_throttle_pauses_total",
             "Answers of Graph that made a mailbox pause",
-            &meter.pauses,
+            &metrics.pauses,
         )?;
         page.value(
             "calmirror_throttle_pause_seconds_total",
             "How long mailboxes were made to pause, all together",
             MetricType::Counter,
-            seconds(meter.paused_ms.load(Ordering::Relaxed)),
+            seconds(metrics.paused_ms.load(Ordering::Relaxed)),
         )
     }
 
     fn store(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
-        let (meter, readers) = (&self.meters.store, &self.meters.readers);
-        page.tally("calmirror_changes_total", "Changes in the feed", "change", &meter.changes)?;
+        let (metrics, readers) = (&self.metrics.store, &self.metrics.readers);
+        page.tally("calmirror_changes_total", "Changes in the feed", "change", &metrics.changes)?;
         page.counter(
             "calmirror_store_rows_written_total",
             "Rows of events and series masters written or deleted",
-            &meter.rows,
+            &metrics.rows,
         )?;
         page.gauge("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
         page.tally(
             "calmirror_resyncs_total",
             "Resyncs begun, by reason",
             "reason",
-            &meter.resyncs,
+            &metrics.resyncs,
         )?;
         page.seconds(
             "calmirror_store_commit_seconds",
             "From handing a commit to the writer to its being durable",
-            &meter.commits,
+            &metrics.commits,
         )?;
         page.gauge(
             "calmirror_store_queue_jobs",
@@ -274,7 +274,7 @@ impl Scrape {
             "calmirror_api_refused_total",
             "Requests over TCP with a wrong token, by how they were answered",
             "reason",
-            &self.meters.access.refused,
+            &self.metrics.access.refused,
         )
     }
 

@@ -76,7 +76,7 @@ pub struct AppState {
     /// How it answers.
     pub settings: ApiSettings,
     /// What all rooms count.
-    pub meters: Metrics,
+    pub metrics: Metrics,
     /// Limits what requests take of the process, all together.
     pub work: RequestLimits,
     /// Becomes `true` when the daemon stops, or other settings come into force: held requests and
@@ -209,7 +209,7 @@ pub fn router(access: AppState) -> Router {
 /// The same routes behind the checks of a TCP listener at `listen`: the `Host` a request names,
 /// its token, and whether another site's page sent it.
 pub fn tcp_router(access: AppState, listen: SocketAddr) -> Router {
-    let meter = access.meters.access.clone();
-    let door = Arc::new(auth::AccessPolicy::new(access.settings.clone(), listen, meter));
+    let metrics = access.metrics.access.clone();
+    let door = Arc::new(auth::AccessPolicy::new(access.settings.clone(), listen, metrics));
     router(access).layer(middleware::from_fn_with_state(door, auth::check))
 }

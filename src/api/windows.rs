@@ -70,7 +70,7 @@ pub(super) async fn status(
     }
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
     let about = &access.about;
-    let clock = access.meters.graph.clock.check(access.env.now());
+    let clock = access.metrics.graph.clock.check(access.env.now());
     Ok(Json(StatusJson {
         version: about.version.clone(),
         commit: about.commit.clone(),

@@ -58,7 +58,7 @@ struct ClientInner {
     env: Env,
     /// Milliseconds, so that it can change while requests are under way.
     request_timeout: AtomicU64,
-    meter: Arc<GraphMetrics>,
+    metrics: Arc<GraphMetrics>,
 }
 
 /// Whose calendar is asked for, by whom, and what that has cost.
@@ -117,21 +117,21 @@ impl GraphClient {
         let origin = Origin::of(base_url)?;
         let base = base_url.trim_end_matches('/').to_owned();
         let request_timeout = AtomicU64::new(millis(request_timeout));
-        let meter = Arc::default();
+        let metrics = Arc::default();
         let memory = PageMemory::new(MAX_BODIES_BYTES);
         let shared =
-            ClientInner { transport, base, origin, budgets, memory, env, request_timeout, meter };
+            ClientInner { transport, base, origin, budgets, memory, env, request_timeout, metrics };
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// What its requests come to.
-    pub fn meter(&self) -> Arc<GraphMetrics> {
-        self.shared.meter.clone()
+    pub fn metrics(&self) -> Arc<GraphMetrics> {
+        self.shared.metrics.clone()
     }
 
     /// How the wall clock, which reads `now`, compares with Graph's.
     pub fn clock(&self, now: Timestamp) -> ClockCheck {
-        self.shared.meter.clock.check(now)
+        self.shared.metrics.clock.check(now)
     }
 
     /// The longest that one request takes once it is its turn.
@@ -381,8 +381,8 @@ impl GraphClient {
         target.queued.store(false, Ordering::Relaxed);
         target.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        shared.meter.waited.observe(began - asked_at);
-        let _in_flight = shared.meter.in_flight.increment();
+        shared.metrics.waited.observe(began - asked_at);
+        let _in_flight = shared.metrics.in_flight.increment();
         let deadline = began + self.request_timeout();
         let outcome = async {
             let late = || TransportError::new(TransportErrorKind::Timeout);
@@ -400,7 +400,7 @@ impl GraphClient {
         }
         .await;
         let status = outcome.as_ref().ok().map(|(head, _)| head.status.as_u16());
-        shared.meter.answered(status, began.elapsed());
+        shared.metrics.answered(status, began.elapsed());
         let (head, (body, memory)) = outcome.map_err(GraphError::Carried)?;
         let link = uri.to_string();
         let secrets = [token.expose(), link.as_str()];
@@ -425,7 +425,7 @@ impl GraphClient {
         let error = GraphError::Refused(Box::new(refusal));
         if error.class() == ErrorClass::Throttled {
             let pause = target.budget.throttled(error.retry_after(), shared.env.random());
-            shared.meter.paused(pause);
+            shared.metrics.paused(pause);
         }
         Err(error)
     }
@@ -434,7 +434,7 @@ impl GraphClient {
 impl ClientInner {
     /// Compares the wall clock with an answer's `Date`, and logs when it becomes wrong or right.
     fn read_clock(&self, headers: &HeaderMap) {
-        match self.meter.clock.answered(date(headers), self.env.now()) {
+        match self.metrics.clock.answered(date(headers), self.env.now()) {
             Some(check) if check.is_wrong() => tracing::warn!(
                 skew_s = check.skew().map(|skew| skew.as_secs()),
                 remedy = clock::REMEDY,

@@ -69,7 +69,7 @@ impl SimulatorState {
             let Some(owner) = self.mailboxes.get_mut(mailbox) else {
                 return Err(Box::new(badly_formed()));
             };
-            owner.meter.tally.enumerations += 1;
+            owner.metrics.tally.enumerations += 1;
             let Some(this) = owner.calendars.get_mut(calendar) else {
                 return Err(Box::new(badly_formed()));
             };
@@ -95,7 +95,7 @@ impl SimulatorState {
         let this = owner.calendars.get_mut(calendar).ok_or_else(damaged)?;
         let needed = token.from.or(token.to).unwrap_or(0);
         if !this.form_kept(token.stream, form) {
-            owner.meter.tally.mixed_forms += 1;
+            owner.metrics.tally.mixed_forms += 1;
             self.total.tally.mixed_forms += 1;
         }
         match this.alive(token.stream, token.generation, needed, kept) {

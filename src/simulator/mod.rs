@@ -354,7 +354,7 @@ impl Simulator {
         let mut statistics = state.statistics.clone();
         statistics.total = state.total.tally.clone();
         for mailbox in &state.mailboxes {
-            let tally = &mailbox.meter.tally;
+            let tally = &mailbox.metrics.tally;
             statistics.total.during_pause += tally.during_pause;
             if tally.requests > 0 {
                 statistics.mailboxes.insert(mailbox.person.address.to_string(), tally.clone());
@@ -369,7 +369,7 @@ impl Simulator {
         state.statistics = Statistics::default();
         state.total.tally = RequestCounts::default();
         for mailbox in &mut state.mailboxes {
-            mailbox.meter.tally = RequestCounts::default();
+            mailbox.metrics.tally = RequestCounts::default();
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct Mailbox {
     pub(super) zone: Arc<Zone>,
     /// The first is the default one.
     pub(super) calendars: Vec<Calendar>,
-    pub(super) meter: MailboxCounter,
+    pub(super) metrics: MailboxCounter,
 }
 
 /// All of it.
@@ -128,7 +128,7 @@ impl SimulatorState {
             person: Person { name: name.into(), address: address.into() },
             zone: Arc::new(Zone::any(number)),
             calendars: Vec::new(),
-            meter: MailboxCounter::default(),
+            metrics: MailboxCounter::default(),
         };
         mailbox
             .calendars
@@ -188,8 +188,8 @@ impl SimulatorState {
         self.total.arrive(now);
         ticket.mailbox = self.addressed(call);
         if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
-            let recent = mailbox.meter.arrive(now);
-            if mailbox.meter.in_flight > self.behaviour.max_concurrent_per_mailbox {
+            let recent = mailbox.metrics.arrive(now);
+            if mailbox.metrics.in_flight > self.behaviour.max_concurrent_per_mailbox {
                 ticket.refusal = Some(Box::new(
                     RenderedResponse::error(
                         StatusCode::TOO_MANY_REQUESTS,
@@ -219,7 +219,7 @@ impl SimulatorState {
         }
         self.total.in_flight = self.total.in_flight.saturating_sub(1);
         if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
-            mailbox.meter.in_flight = mailbox.meter.in_flight.saturating_sub(1);
+            mailbox.metrics.in_flight = mailbox.metrics.in_flight.saturating_sub(1);
         }
     }
 
@@ -277,14 +277,16 @@ impl SimulatorState {
             }
             _ => 0,
         };
-        self.count(ticket.mailbox, |meter| *meter.tally.statuses.entry(status).or_default() += 1);
+        self.count(ticket.mailbox, |metrics| {
+            *metrics.tally.statuses.entry(status).or_default() += 1
+        });
         if status == 200 && call.token().is_some() {
             let link = mix(&[
                 u64::from(crc32fast::hash(call.target.as_bytes())),
                 call.target.len() as u64,
             ]);
             if !self.used.insert(link) {
-                self.count(ticket.mailbox, |meter| meter.tally.links_used_again += 1);
+                self.count(ticket.mailbox, |metrics| metrics.tally.links_used_again += 1);
             }
             if self.used.len() > 1_000_000 {
                 self.used.pop_first();
@@ -366,7 +368,7 @@ impl SimulatorState {
         };
         let pause = (seconds.clamp(0.0, LONGEST_PAUSE as f64) * 1000.0) as i64;
         let until = Timestamp::from_millisecond(now.as_millisecond() + pause).unwrap_or(now);
-        self.count(mailbox, |meter| meter.pause_until = meter.pause_until.max(Some(until)));
+        self.count(mailbox, |metrics| metrics.pause_until = metrics.pause_until.max(Some(until)));
         // The pause is the mailbox's, not everybody's.
         self.total.pause_until = None;
     }
@@ -374,7 +376,7 @@ impl SimulatorState {
     fn count(&mut self, mailbox: Option<usize>, mut count: impl FnMut(&mut MailboxCounter)) {
         count(&mut self.total);
         if let Some(mailbox) = mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
-            count(&mut mailbox.meter);
+            count(&mut mailbox.metrics);
         }
     }
 
@@ -423,9 +425,9 @@ impl SimulatorState {
         }
         if !sign_in {
             let sent = encoded.len() as u64;
-            self.count(mailbox, |meter| {
-                meter.tally.bytes_raw += raw;
-                meter.tally.bytes_sent += sent;
+            self.count(mailbox, |metrics| {
+                metrics.tally.bytes_raw += raw;
+                metrics.tally.bytes_sent += sent;
             });
         }
         let mut response = http::Response::new(encoded);

@@ -205,7 +205,7 @@ impl Store {
         let commit = Box::new(Commit { lazy: false, ..commit });
         let began = tokio::time::Instant::now();
         let outcome = self.ask(|reply| WriteJob::Commit { commit, lingering: None, reply }).await?;
-        self.inner.shared.meter.commits.observe(began.elapsed());
+        self.inner.shared.metrics.commits.observe(began.elapsed());
         Ok(outcome)
     }
 
@@ -656,7 +656,7 @@ impl Store {
 
     /// What is written.
     pub fn metrics(&self) -> Arc<StoreMetrics> {
-        self.inner.shared.meter.clone()
+        self.inner.shared.metrics.clone()
     }
 
     /// Jobs that wait for the writer.

@@ -45,7 +45,7 @@ pub(super) struct StoreShared {
     over: watch::Sender<Option<StoreError>>,
     /// Lazy commits that are on their way, by window.
     lingering: Mutex<BTreeMap<WindowId, usize>>,
-    pub(super) meter: Arc<StoreMetrics>,
+    pub(super) metrics: Arc<StoreMetrics>,
 }
 
 impl StoreShared {
@@ -71,7 +71,7 @@ impl StoreShared {
             full: AtomicBool::new(false),
             over: watch::Sender::new(None),
             lingering: Mutex::new(BTreeMap::new()),
-            meter: Arc::default(),
+            metrics: Arc::default(),
         }
     }
 

@@ -324,7 +324,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let slice = purge::drop_slice(tree, window, at, step, last, &mut draft);
                 group.draft.merge(draft);
                 if let Ok((seq, _)) = slice {
-                    self.shared.meter.changes.add("removed", seq - self.last_seq);
+                    self.shared.metrics.changes.add("removed", seq - self.last_seq);
                     if seq > self.last_seq {
                         group.changed.insert(window);
                     }
@@ -393,13 +393,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     /// For the meter. What fails to become durable is counted too: then the store is over.
     fn count(&self, outcome: CommitOutcome, resync: Option<ResyncReason>) {
-        let meter = &self.shared.meter;
+        let metrics = &self.shared.metrics;
         let CommitOutcome { created, updated, removed, events: _ } = outcome;
         for (word, n) in [("created", created), ("updated", updated), ("removed", removed)] {
-            meter.changes.add(word, n.into());
+            metrics.changes.add(word, n.into());
         }
         if let Some(reason) = resync {
-            meter.resyncs.add(reason.as_str(), 1);
+            metrics.resyncs.add(reason.as_str(), 1);
         }
     }
 
@@ -477,7 +477,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             sum.merge(draft.checksum());
             draft.put(keys::SUM.to_vec(), sum.encode());
         }
-        self.shared.meter.rows.fetch_add(draft.rows(), Ordering::Relaxed);
+        self.shared.metrics.rows.fetch_add(draft.rows(), Ordering::Relaxed);
         self.shared.apply(self.group, draft.into_batch())
     }
 

@@ -25,7 +25,7 @@ pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, FleetEntry>>>,
     env: Env,
     stop: watch::Receiver<bool>,
-    meter: Arc<RoundMetrics>,
+    metrics: Arc<RoundMetrics>,
 }
 
 /// A window that is looked after.
@@ -59,8 +59,8 @@ pub struct StartedRound {
 
 impl Fleet {
     /// Of nobody yet.
-    pub(super) fn new(env: Env, stop: watch::Receiver<bool>, meter: Arc<RoundMetrics>) -> Self {
-        Self { windows: Arc::default(), env, stop, meter }
+    pub(super) fn new(env: Env, stop: watch::Receiver<bool>, metrics: Arc<RoundMetrics>) -> Self {
+        Self { windows: Arc::default(), env, stop, metrics }
     }
 
     /// Every window's status, ordered by name.
@@ -85,7 +85,7 @@ impl Fleet {
 
     /// How many workers were restarted because they panicked or got stuck.
     pub fn restarts(&self) -> u64 {
-        self.meter.restarts.load(Ordering::Relaxed)
+        self.metrics.restarts.load(Ordering::Relaxed)
     }
 
     /// A window whose worker holds its thread.

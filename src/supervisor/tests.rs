@@ -101,7 +101,7 @@ impl Ground {
         };
         let tokens = Tokens::new(account, transport, env.clone());
         let mut supervisor = Supervisor::new(
-            Services { store, client, env, meter: Arc::default() },
+            Services { store, client, env, metrics: Arc::default() },
             Duration::from_secs(86_400),
         );
         let post = |name| post(name, window(name), &tokens);
@@ -219,7 +219,7 @@ async fn who_is_not_wanted_at_a_start_has_left_before_anything_else_happens() {
     let Services { store, client, env, .. } = (*ground.supervisor.services).clone();
     let tokens = ground.supervisor.tokens["contoso"].clone();
     assert!(ground.supervisor.drain(Duration::from_secs(30)).await);
-    let services = Services { store: store.clone(), client, env, meter: Arc::default() };
+    let services = Services { store: store.clone(), client, env, metrics: Arc::default() };
     let mut next = Supervisor::new(services, Duration::from_secs(86_400));
     next.start(vec![post("alice", window("alice"), &tokens)]).await.unwrap();
     // Nothing has been dropped yet, and an interrupted start need not be allowed it once more.
@@ -239,7 +239,7 @@ async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     let Services { client, env, .. } = &*supervisor.services;
     let right = env.now();
     env.advance_wall_clock(SignedDuration::from_hours(24 * 3650));
-    client.meter().clock.answered(Some(right), env.now());
+    client.metrics().clock.answered(Some(right), env.now());
     let start = Edge::Relative { years: 0, months: 0, days: -30 };
     let wanted = Window { start, ..window("alice") };
     let expected = schedule::edges(&wanted, right).start;

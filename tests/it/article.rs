@@ -95,7 +95,7 @@ async fn start(
     )
     .unwrap();
     let mut supervisor = Supervisor::new(
-        Services { store: store.clone(), client, env: env.clone(), meter: Arc::default() },
+        Services { store: store.clone(), client, env: env.clone(), metrics: Arc::default() },
         Duration::from_secs(86_400),
     );
     let post = WindowSpec {

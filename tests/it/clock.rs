@@ -152,8 +152,8 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             assert_eq!(status.start, edges, "{when}");
             scene.assert_sober(&when);
             scene.assert_exact(&format!("in the jump, {when}")).await;
-            let meter = &scene.rig.meters.graph.clock;
-            let ClockCheck::Skew(skew) = meter.check(scene.env.now()) else {
+            let metrics = &scene.rig.metrics.graph.clock;
+            let ClockCheck::Skew(skew) = metrics.check(scene.env.now()) else {
                 panic!("nothing is known of the clock, {when}")
             };
             assert!((skew - DAY * days).abs() < SignedDuration::from_secs(5), "{when}: {skew:#}");

@@ -78,7 +78,7 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let rig = scene.start(directory.path()).await;
     let settled = rig.settle(MAILBOX, 5).await;
     let (before, seq) = (seen(&rig).await, *rig.store.durable().borrow());
-    let rows = |rig: &Rig| rig.meters.store.rows.load(Ordering::Relaxed);
+    let rows = |rig: &Rig| rig.metrics.store.rows.load(Ordering::Relaxed);
     let written = rows(&rig);
     for _ in 0..changes {
         scene.simulator.mutate_randomly();

@@ -50,7 +50,7 @@ fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadH
             since: tokio::time::Instant::now(),
         }),
         settings: ApiSettings::default(),
-        meters: rig.meters.clone(),
+        metrics: rig.metrics.clone(),
         work: RequestLimits::new(env.clone()),
         reloads,
         stopping: stopping.subscribe(),

@@ -51,7 +51,7 @@ pub(crate) fn window(mailbox: &str) -> Window {
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
     pub(crate) store: Store,
-    pub(crate) meters: Metrics,
+    pub(crate) metrics: Metrics,
     env: Env,
     stop: oneshot::Sender<()>,
     watching: JoinHandle<()>,
@@ -88,15 +88,16 @@ impl Rig {
             scope: "http://127.0.0.1:1/.default".into(),
         };
         let tokens = Tokens::new(account, transport, env.clone());
-        let meters = Metrics {
-            graph: client.meter(),
+        let metrics = Metrics {
+            graph: client.metrics(),
             store: store.metrics(),
             rounds: Arc::default(),
             readers: ReaderMetrics::default(),
             access: Arc::default(),
         };
-        let meter = meters.rounds.clone();
-        let services = Services { store: store.clone(), client, env: env.clone(), meter };
+        let round_metrics = metrics.rounds.clone();
+        let services =
+            Services { store: store.clone(), client, env: env.clone(), metrics: round_metrics };
         let mut supervisor = Supervisor::new(services, Duration::from_secs(30 * 86_400));
         let posts = windows
             .into_iter()
@@ -121,7 +122,7 @@ impl Rig {
             assert!(supervisor.drain(Duration::from_secs(30)).await, "drained in time");
             closing.close().await.unwrap();
         });
-        Self { fleet, store, meters, env: env.clone(), stop, watching }
+        Self { fleet, store, metrics, env: env.clone(), stop, watching }
     }
 
     /// Drains and closes, as SIGTERM does.

@@ -252,7 +252,7 @@ impl Fixture {
                 since: tokio::time::Instant::now() - Duration::from_secs(3600),
             }),
             settings: self.settings.clone(),
-            meters: crate::metrics::Metrics::default(),
+            metrics: crate::metrics::Metrics::default(),
             work: self.work.clone(),
             stopping: self.stopping.subscribe(),
             reloads: crate::supervisor::reload::channel().0,
