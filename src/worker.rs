@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 use crate::env::Env;
 use crate::graph::{GraphClient, Target};
 use crate::metrics::RoundMetrics;
+use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
 use crate::mirror::round::RoundOutcome;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
@@ -34,13 +35,6 @@ use audit_schedule::AuditSchedule;
 use error::AttemptError;
 use monotonic::MonotonicTime;
 pub use state::{RoundRequest, WindowHandle, WindowSummary};
-
-/// Longest wait of a quarantined window.
-const MAX_QUARANTINE: Duration = Duration::from_secs(6 * 3600);
-/// First wait of a quarantined window.
-const FIRST_QUARANTINE: Duration = Duration::from_secs(15 * 60);
-/// First wait of a window whose account needs a human.
-const FIRST_SIGN_IN_RETRY: Duration = Duration::from_secs(5 * 60);
 
 /// How often a worker looks whether its round gets on.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -204,7 +198,7 @@ impl Worker {
             number,
         );
         if asked.is_some() && self.handle.state() == WindowState::SignInRequired {
-            // Whoever asks for a round may have mended what was refused.
+            // A requested round may mean that the cause of the refusal was mended.
             self.target.tokens.retry_refused();
         }
         let mut stop = self.stop.clone();
@@ -221,7 +215,7 @@ impl Worker {
         let due = match result {
             Ok(()) => {
                 self.rest(&window, begun, done.settled);
-                begun + self.on_success(&window, number, begun, done)
+                self.on_success(&window, number, begun, &done)
             }
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
@@ -232,8 +226,7 @@ impl Worker {
                     let mut worker_state = self.handle.lock();
                     worker_state.asked = worker_state.asked.max(asked);
                 }
-                // From now on, not from the beginning: the attempt itself may have taken long.
-                Instant::now() + self.on_error(&window, number, begun, &done, &error)
+                self.on_error(&window, number, begun, &done, &error)
             }
         };
         self.handle.announce();
@@ -257,191 +250,128 @@ impl Worker {
         let mut worker_state = self.handle.lock();
         worker_state.running = true;
         worker_state.last_heartbeat = Instant::now();
-        worker_state.state = match worker_state.state {
+        worker_state.health.state = match worker_state.health.state {
             WindowState::Settled | WindowState::Following => WindowState::Following,
             other => other,
         };
         (worker_state.rounds + 1, worker_state.asked.take())
     }
 
+    /// Publishes a round that did not fail; answers when the next one is due.
     fn on_success(
         &self,
         window: &Window,
         number: u64,
         begun: Instant,
-        done: AttemptStats,
-    ) -> Duration {
-        let env = &self.services.env;
-        let now = env.now();
+        stats: &AttemptStats,
+    ) -> Instant {
+        let now = self.services.env.now();
         let took = begun.elapsed();
-        let mut worker_state = self.handle.lock();
-        worker_state.running = false;
-        worker_state.rounds = number;
-        if done.over == RoundOutcome::Held {
-            let wait = self.until(window, done.held_until, Duration::ZERO);
-            worker_state.held = Some(Box::new(MonotonicTime::at(Instant::now() + wait, now)));
-        } else {
-            worker_state.held = None;
-        }
-        if done.over == RoundOutcome::Held && done.requests == 0 {
-            worker_state.state = WindowState::Held;
-            worker_state.past.record_idle();
-            // The confirmation is not due yet: nothing was asked, so nothing succeeded.
-            return self.until(window, done.held_until, took);
-        }
-        worker_state.failures = 0;
-        worker_state.last_error = None;
-        worker_state.last_success = Some(MonotonicTime::now(now));
-        worker_state.record_round(done.round(number, now, took), outcome(done.over));
-        let delay = match done.over {
-            RoundOutcome::Settled => {
-                worker_state.state = WindowState::Settled;
-                worker_state.settled_once = true;
-                worker_state.audits.begin(now);
-                schedule::delay(window.interval, window.jitter, env.random())
-            }
-            RoundOutcome::Incomplete => {
-                let delay = schedule::delay(window.interval, window.jitter, env.random());
-                worker_state.state = WindowState::BackingOff;
-                worker_state.last_error = Some(Box::new(LastError {
-                    at: now,
-                    kind: "incomplete".to_owned(),
-                    status: None,
-                    code: None,
-                    message:
-                        "some series could not be completed; the rest of the calendar is up to date"
-                            .to_owned(),
-                    request_id: None,
-                    retry_at: later(now, delay),
-                }));
-                delay
-            }
+        let wait = self.wait_until(window, stats.held_until);
+        let (result, held, asked) = match stats.over {
+            RoundOutcome::Settled => (RoundResult::Settled, false, true),
             RoundOutcome::Held => {
-                worker_state.state = WindowState::Held;
-                self.until(window, done.held_until, took)
+                let asked = stats.requests > 0;
+                (RoundResult::Held { wait, asked }, true, asked)
             }
-            // These are troubles, told by `ill`.
-            RoundOutcome::Stuck(_) | RoundOutcome::Failed => Duration::ZERO,
+            // A stuck or failed round is an error of the attempt.
+            RoundOutcome::Incomplete | RoundOutcome::Stuck(_) | RoundOutcome::Failed => {
+                (RoundResult::Incomplete, false, true)
+            }
         };
-        // Rounds go on between the old edges.
-        let held_move = worker_state.held_move.as_deref().map(|until| took + until.remaining());
-        if held_move.is_some() {
-            worker_state.state = WindowState::Held;
+        let mut state = self.handle.lock();
+        state.running = false;
+        state.rounds = number;
+        state.held = held.then(|| Box::new(MonotonicTime::at(Instant::now() + wait, now)));
+        let pacing = Pacing {
+            interval: window.interval,
+            jitter: window.jitter,
+            took,
+            left: None,
+            held_move: state.held_move.as_deref().map(|until| until.remaining()),
+        };
+        let (health, delay, notice) =
+            state.health.on_result(result, &pacing, || self.services.env.random());
+        state.health = health;
+        let due = Instant::now() + delay;
+        if !asked {
+            // The confirmation is not due yet: nothing was asked, so nothing succeeded.
+            state.past.record_idle();
+            return due;
         }
-        let delay = held_move.map_or(delay, |until| until.min(delay));
-        let told = worker_state.logged_state;
-        worker_state.logged_state = Some(worker_state.state).filter(|state| state.is_trouble());
-        let news = worker_state.logged_state != told;
-        drop(worker_state);
-        self.services.metrics.rounds.add(outcome(done.over), 1);
+        state.last_success = Some(MonotonicTime::now(now));
+        state.record_round(stats.round(number, now, took), outcome(stats.over));
+        state.last_error =
+            (result == RoundResult::Incomplete).then(|| Box::new(incomplete(now, delay)));
+        if result == RoundResult::Settled {
+            state.audits.begin(now);
+        }
+        drop(state);
+        self.services.metrics.rounds.add(outcome(stats.over), 1);
         tracing::debug!(
-            outcome = outcome(done.over),
+            outcome = outcome(stats.over),
             took_ms = took.as_millis(),
-            requests = done.requests,
-            pages = done.pages,
-            created = done.created,
-            updated = done.updated,
-            removed = done.removed,
+            requests = stats.requests,
+            pages = stats.pages,
+            created = stats.created,
+            updated = stats.updated,
+            removed = stats.removed,
             "round over"
         );
-        match done.over {
-            RoundOutcome::Settled | RoundOutcome::Incomplete if held_move.is_some() && news => {
-                tracing::warn!(
-                    "move of the edges that drops most of the window is held until it is confirmed"
-                )
-            }
-            RoundOutcome::Settled if held_move.is_none() && told.is_some() => {
-                tracing::info!("window recovered");
-            }
-            RoundOutcome::Incomplete if held_move.is_none() && news => {
-                tracing::warn!("some series could not be completed, the rest is up to date");
-            }
-            RoundOutcome::Held if news => {
-                tracing::warn!(
-                    "removal too large to believe is held until an enumeration confirms it"
-                );
-            }
-            _ => {}
-        }
-        delay
+        log_notice(notice);
+        due
     }
 
-    /// The delay until a time, counted as all delays from the beginning of the round.
-    fn until(&self, window: &Window, at: Option<Timestamp>, took: Duration) -> Duration {
+    /// How long until a stored time. The wall clock may have been set since it was computed.
+    fn wait_until(&self, window: &Window, at: Option<Timestamp>) -> Duration {
         let now = self.services.env.now();
         let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
-        // The wall clock may have been set since the time was computed.
-        took + wait.min(window.confirm_after)
+        wait.min(window.confirm_after)
     }
 
+    /// Publishes a failed attempt; answers when the next one is due.
     fn on_error(
         &self,
         window: &Window,
         number: u64,
         begun: Instant,
-        done: &AttemptStats,
+        stats: &AttemptStats,
         error: &AttemptError,
-    ) -> Duration {
-        let env = &self.services.env;
-        let chance = env.random();
-        let now = env.now();
-        let mut worker_state = self.handle.lock();
-        worker_state.running = false;
-        worker_state.rounds = number;
-        let state = error.state();
-        // A resync under way shows as such, and is no end of the trouble that it is part of.
-        let first = worker_state.state.is_trouble() && worker_state.state != state;
-        // Another sort of trouble begins the count anew, and so do committed pages: the next attempt
-        // goes on behind them. Not so where it begins with the same pages again.
-        // Nobody was asked, so nothing failed anew, and what is waited for comes no later.
-        let idle = done.requests == 0 && error.is_remembered();
-        let progress = done.pages > 0
-            && matches!(error, AttemptError::Transient(_) | AttemptError::Throttled { .. });
-        worker_state.failures = match worker_state.failures {
-            failures if idle => failures.max(1),
-            _ if first || progress => 1,
-            failures => failures.saturating_add(1),
+    ) -> Instant {
+        let chance = self.services.env.random();
+        let now = self.services.env.now();
+        let failure = RoundFailure {
+            cause: error.cause(|until| self.wait_until(window, until)),
+            remembered: stats.requests == 0 && error.is_remembered(),
+            progress: stats.pages > 0 && error.keeps_progress(),
+            shared: error.is_shared(),
         };
-        let failures = worker_state.failures;
-        let longest = schedule::MAX_BACKOFF.max(window.interval);
-        let delay = match error {
-            AttemptError::Throttled { wait, .. } => {
-                let own = schedule::backoff(schedule::FIRST_RETRY, longest, failures, chance);
-                own.max(*wait)
-            }
-            AttemptError::SignIn(_) => {
-                schedule::backoff(FIRST_SIGN_IN_RETRY, schedule::MAX_BACKOFF, failures, chance)
-            }
-            AttemptError::Stuck { until, .. } => self.until(window, *until, Duration::ZERO),
-            AttemptError::Quarantine(_) | AttemptError::Endless => {
-                schedule::backoff(FIRST_QUARANTINE, MAX_QUARANTINE, failures, chance)
-            }
-            AttemptError::Store(_) | AttemptError::Transient(_) | AttemptError::LinksDie => {
-                schedule::backoff(window.interval, longest, failures, chance)
-            }
+        let mut state = self.handle.lock();
+        state.running = false;
+        state.rounds = number;
+        let pacing = Pacing {
+            interval: window.interval,
+            jitter: window.jitter,
+            took: begun.elapsed(),
+            left: state.next_due.map(MonotonicTime::remaining),
+            held_move: None,
         };
-        let left = worker_state
-            .next_due
-            .map(MonotonicTime::remaining)
-            .filter(|left| idle && !left.is_zero());
-        let delay = left.map_or(delay, |left| left.min(delay));
-        worker_state.state = state;
-        let retry_at = later(now, delay);
-        let last_error = error.describe(now, retry_at);
-        worker_state.record_round(done.round(number, now, begun.elapsed()), &last_error.kind);
+        let (health, delay, notice) =
+            state.health.on_result(RoundResult::Failed(failure), &pacing, || chance);
+        state.health = health;
+        let last_error = error.describe(now, later(now, delay));
+        state.record_round(stats.round(number, now, begun.elapsed()), &last_error.kind);
         self.services.metrics.rounds.add(&last_error.kind, 1);
         tracing::debug!(
             outcome = last_error.kind,
             status = last_error.status,
-            failures,
+            failures = health.failures,
             retry_in_s = delay.as_secs(),
             "round over"
         );
-        // Once, not at each attempt; and not here where it was told for all windows at once.
-        if worker_state.logged_state != Some(state) && !error.is_shared() {
-            worker_state.logged_state = Some(state);
+        if notice.is_some() {
             tracing::warn!(
-                %state,
+                state = %health.state,
                 kind = last_error.kind,
                 status = last_error.status,
                 code = last_error.code,
@@ -451,8 +381,40 @@ impl Worker {
                 "window in trouble"
             );
         }
-        worker_state.last_error = Some(Box::new(last_error));
-        delay
+        state.last_error = Some(Box::new(last_error));
+        Instant::now() + delay
+    }
+}
+
+/// The error shown for a round that could not complete some series.
+fn incomplete(now: Timestamp, delay: Duration) -> LastError {
+    LastError {
+        at: now,
+        kind: "incomplete".to_owned(),
+        status: None,
+        code: None,
+        message: "some series could not be completed; the rest of the calendar is up to date"
+            .to_owned(),
+        request_id: None,
+        retry_at: later(now, delay),
+    }
+}
+
+/// Logs what a round that did not fail has to tell.
+fn log_notice(notice: Option<Notice>) {
+    match notice {
+        Some(Notice::Recovered) => tracing::info!("window recovered"),
+        Some(Notice::Incomplete) => {
+            tracing::warn!("some series could not be completed, the rest is up to date");
+        }
+        Some(Notice::RemovalHeld) => {
+            tracing::warn!("removal too large to believe is held until an enumeration confirms it");
+        }
+        Some(Notice::MoveHeld) => tracing::warn!(
+            "move of the edges that drops most of the window is held until it is confirmed"
+        ),
+        // Logged with the error.
+        Some(Notice::Trouble) | None => {}
     }
 }
 
@@ -475,7 +437,7 @@ fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
 /// Notes a resync in what is published; the store counts it in the same commit.
 fn record_resync(handle: &WindowHandle, at: Timestamp, reason: ResyncReason) {
     let mut worker_state = handle.lock();
-    worker_state.state = WindowState::Enumerating;
+    worker_state.health.state = WindowState::Enumerating;
     worker_state.resync = Some(reason);
     if reason != ResyncReason::New {
         worker_state.resyncs += 1;

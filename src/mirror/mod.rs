@@ -10,6 +10,7 @@ pub mod commit;
 pub mod event;
 pub mod event_time;
 pub mod fallback;
+pub mod health;
 pub mod page;
 mod pending;
 pub mod position;

@@ -365,8 +365,8 @@ impl<'a> Attempt<'a> {
 
     fn publish_enumerating(&self) {
         let mut worker_state = self.handle.lock();
-        if !worker_state.state.is_trouble() {
-            worker_state.state = WindowState::Enumerating;
+        if !worker_state.health.state.is_trouble() {
+            worker_state.health.state = WindowState::Enumerating;
         }
     }
 

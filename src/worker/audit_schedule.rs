@@ -84,7 +84,7 @@ impl Worker {
         let worker_state = self.handle.lock();
         let due = worker_state.audits.is_due(&window, self.services.env.now());
         let suspected = window.audit.is_some() && schedule.is_some_and(|a| !a.suspects.is_empty());
-        worker_state.state == WindowState::Settled
+        worker_state.health.state == WindowState::Settled
             && !worker_state.edges.is_empty()
             && (due || suspected)
     }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use crate::graph::GraphError;
 use crate::mirror::fallback::StallKind;
-use crate::mirror::status::{LastError, WindowState};
+use crate::mirror::health::FailureCause;
+use crate::mirror::status::LastError;
 use crate::store::StoreError;
 
 /// Why an attempt ended early.
@@ -38,17 +39,22 @@ impl From<StoreError> for AttemptError {
 }
 
 impl AttemptError {
-    pub(super) fn state(&self) -> WindowState {
+    /// What the window's health makes of it. `wait` says how long until a stored time.
+    pub(super) fn cause(&self, wait: impl FnOnce(Option<Timestamp>) -> Duration) -> FailureCause {
         match self {
-            Self::Store(StoreError::Full) => WindowState::StoreFull,
-            Self::Throttled { .. }
-            | Self::Transient(_)
-            | Self::LinksDie
-            | Self::Stuck { .. }
-            | Self::Store(_) => WindowState::BackingOff,
-            Self::SignIn(_) => WindowState::SignInRequired,
-            Self::Quarantine(_) | Self::Endless => WindowState::Quarantined,
+            Self::Store(StoreError::Full) => FailureCause::StoreFull,
+            Self::Throttled { wait, .. } => FailureCause::Throttled(*wait),
+            Self::Stuck { until, .. } => FailureCause::Stalled(wait(*until)),
+            Self::Transient(_) | Self::LinksDie | Self::Store(_) => FailureCause::Transient,
+            Self::SignIn(_) => FailureCause::SignIn,
+            Self::Quarantine(_) | Self::Endless => FailureCause::Quarantined,
         }
+    }
+
+    /// Whether the next attempt continues behind the pages that this one committed, instead of
+    /// beginning with the same pages again.
+    pub(super) fn keeps_progress(&self) -> bool {
+        matches!(self, Self::Transient(_) | Self::Throttled { .. })
     }
 
     /// Whether it is known from an earlier attempt: if this one made no request it asked nobody.

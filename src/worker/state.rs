@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::metrics::OTHER;
+use crate::mirror::health::WindowHealth;
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
 use crate::mirror::status::{
@@ -35,7 +36,7 @@ pub struct WindowHandle {
 /// A window's health, in the form that costs least while it sleeps.
 #[derive(Debug)]
 pub(super) struct WorkerState {
-    pub(super) state: WindowState,
+    pub(super) health: WindowHealth,
     pub(super) edges: Edges,
     pub(super) edges_at: Timestamp,
     pub(super) events: u64,
@@ -54,16 +55,12 @@ pub(super) struct WorkerState {
     pub(super) held: Option<Box<MonotonicTime>>,
     /// Until when a move of the edges waits that drops most of the window.
     pub(super) held_move: Option<Box<MonotonicTime>>,
-    pub(super) failures: u32,
     pub(super) resyncs: u64,
     pub(super) last_resync: Option<Box<LastResync>>,
     pub(super) audits: PackedAudit,
     pub(super) last_error: Option<Box<LastError>>,
-    pub(super) settled_once: bool,
     /// See [`WindowStatus::unreadable`].
     pub(super) unreadable: u32,
-    /// The trouble that the log was told of and that is not over.
-    pub(super) logged_state: Option<WindowState>,
     /// The segments in snapshot mode, as bits.
     snapshots: u64,
     /// The longest segment that Graph answers for, in days: at most 1825.
@@ -212,12 +209,17 @@ impl WindowHandle {
         Self {
             window: Mutex::new(window),
             state: Mutex::new(WorkerState {
-                state: if attached.settled {
-                    WindowState::Settled
-                } else if attached.held {
-                    WindowState::Held
-                } else {
-                    WindowState::Enumerating
+                health: WindowHealth {
+                    state: if attached.settled {
+                        WindowState::Settled
+                    } else if attached.held {
+                        WindowState::Held
+                    } else {
+                        WindowState::Enumerating
+                    },
+                    failures: 0,
+                    settled_once: attached.settled_once,
+                    logged: None,
                 },
                 edges: attached.edges,
                 edges_at: attached.edges_at,
@@ -232,14 +234,11 @@ impl WindowHandle {
                 next_due: None,
                 held: None,
                 held_move: None,
-                failures: 0,
                 resyncs: attached.resyncs,
                 last_resync: attached.last_resync.clone().map(Box::new),
                 audits: PackedAudit::of(attached.audit),
                 last_error: None,
-                settled_once: attached.settled_once,
                 unreadable: 0,
-                logged_state: None,
                 snapshots: attached.snapshots,
                 segment_days: u16::try_from(attached.segment_days).unwrap_or(u16::MAX),
             }),
@@ -273,8 +272,8 @@ impl WindowHandle {
         worker_state.resyncs = attached.resyncs;
         worker_state.last_resync = attached.last_resync.clone().map(Box::new);
         worker_state.audits = PackedAudit::of(attached.audit);
-        if !worker_state.state.is_trouble() {
-            worker_state.state =
+        if !worker_state.health.state.is_trouble() {
+            worker_state.health.state =
                 if attached.settled { WindowState::Settled } else { WindowState::Enumerating };
         }
     }
@@ -326,8 +325,7 @@ impl WindowHandle {
         worker_state.rounds += 1;
         let number = worker_state.rounds;
         worker_state.record_round(LastRound::without_counts(number, now), OTHER);
-        worker_state.failures = worker_state.failures.saturating_add(1);
-        worker_state.state = WindowState::BackingOff;
+        worker_state.health = worker_state.health.on_crash();
         drop(worker_state);
         self.announce();
     }
@@ -345,7 +343,7 @@ impl WindowHandle {
 
     /// The window's state alone.
     pub fn state(&self) -> WindowState {
-        self.lock().state
+        self.lock().health.state
     }
 
     /// What is remembered of its rounds.
@@ -357,7 +355,8 @@ impl WindowHandle {
     pub fn summary(&self) -> WindowSummary {
         let window = self.window();
         let worker_state = self.lock();
-        let WorkerState { state, settled_once, events, .. } = *worker_state;
+        let WorkerState { health: WindowHealth { state, settled_once, .. }, events, .. } =
+            *worker_state;
         let stale_s = worker_state.stale_s();
         drop(worker_state);
         let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
@@ -379,7 +378,7 @@ impl WindowHandle {
         let worker_state = &mut *worker_state;
         let held = worker_state.held.as_mut().or(worker_state.held_move.as_mut());
         let held = held
-            .filter(|_| worker_state.state == WindowState::Held)
+            .filter(|_| worker_state.health.state == WindowState::Held)
             .map(|until| until.to_future_wall_time(now));
         WindowStatus {
             name: window.name.to_string(),
@@ -388,7 +387,7 @@ impl WindowHandle {
             calendar: window.calendar.to_string(),
             start: worker_state.edges.start,
             end: worker_state.edges.end,
-            state: worker_state.state,
+            state: worker_state.health.state,
             events: worker_state.events,
             segments: segments
                 .iter()
@@ -411,12 +410,12 @@ impl WindowHandle {
             stale_s: worker_state.stale_s().map(|s| (s * 10.0).round() / 10.0),
             next_due,
             held_until: held,
-            failures: worker_state.failures,
+            failures: worker_state.health.failures,
             resyncs: worker_state.resyncs,
             last_resync: worker_state.last_resync.as_deref().cloned(),
             audit: worker_state.audits.status(&window),
             last_error,
-            settled_once: worker_state.settled_once,
+            settled_once: worker_state.health.settled_once,
             unreadable: worker_state.unreadable,
             interval_s: window.interval.as_secs_f64(),
         }

@@ -1,0 +1,218 @@
+//! What a window's health is after a round, and when its next round is due.
+//!
+//! Pure: the result of the round, the settings and a random number go in; the new health, the delay
+//! and what is worth a log line come out. The worker performs it.
+
+use std::time::Duration;
+
+use super::schedule;
+use super::status::WindowState;
+
+/// The first wait of a quarantined window; doubles up to [`MAX_QUARANTINE`].
+const FIRST_QUARANTINE: Duration = Duration::from_secs(15 * 60);
+/// The longest wait of a quarantined window.
+const MAX_QUARANTINE: Duration = Duration::from_secs(6 * 3600);
+/// The first wait of a window whose account needs an administrator.
+const FIRST_SIGN_IN_RETRY: Duration = Duration::from_secs(5 * 60);
+
+/// The health of a window between two rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowHealth {
+    /// What the window is doing.
+    pub state: WindowState,
+    /// Failed attempts in a row.
+    pub failures: u32,
+    /// Whether the window has settled once since it was created.
+    pub settled_once: bool,
+    /// The trouble that was logged last and has not ended.
+    pub logged: Option<WindowState>,
+}
+
+/// How an attempt at a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoundResult {
+    /// Every segment has a delta link and nothing pending.
+    Settled,
+    /// Some series could not be completed; everything else is up to date.
+    Incomplete,
+    /// A mass removal waits for its confirmation.
+    Held {
+        /// How long it still waits.
+        wait: Duration,
+        /// Whether Graph was asked at all. If not, the confirmation is not due yet.
+        asked: bool,
+    },
+    /// The attempt failed.
+    Failed(RoundFailure),
+}
+
+/// A failed attempt, reduced to what the health depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundFailure {
+    /// What failed.
+    pub cause: FailureCause,
+    /// No request was made: the failure is known from an earlier attempt.
+    pub remembered: bool,
+    /// Pages were committed before the failure, so the next attempt continues behind them.
+    pub progress: bool,
+    /// The account or the store has logged the failure for all its windows.
+    pub shared: bool,
+}
+
+/// What failed, as far as it decides the state and the wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureCause {
+    /// Graph asked for a pause of at least this long.
+    Throttled(Duration),
+    /// The account cannot sign in.
+    SignIn,
+    /// The stream is stuck; its next fallback is due after this wait.
+    Stalled(Duration),
+    /// The mailbox or calendar is gone or forbidden, or no round ends.
+    Quarantined,
+    /// The disk is too full to write.
+    StoreFull,
+    /// Anything else: a passing fault.
+    Transient,
+}
+
+/// What the wait for the next round depends on, besides the result.
+#[derive(Clone, Copy, Debug)]
+pub struct Pacing {
+    /// The window's interval.
+    pub interval: Duration,
+    /// The window's jitter, 0 to 1.
+    pub jitter: f64,
+    /// How long the round took. The interval counts from its beginning.
+    pub took: Duration,
+    /// The rest of the wait that was under way when the round began.
+    pub left: Option<Duration>,
+    /// How long a held move of the edges still waits, if one is held.
+    pub held_move: Option<Duration>,
+}
+
+/// What a transition has to tell the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The window works again.
+    Recovered,
+    /// Some series could not be completed.
+    Incomplete,
+    /// A mass removal is held until an enumeration confirms it.
+    RemovalHeld,
+    /// A move of the edges that would drop most of the window is held.
+    MoveHeld,
+    /// The window is in trouble.
+    Trouble,
+}
+
+impl WindowHealth {
+    /// The health after a round, the wait until the next one (from the end of the round), and what
+    /// to log. `random` yields a number in `[0, 1)`.
+    pub fn on_result(
+        mut self,
+        result: RoundResult,
+        pacing: &Pacing,
+        random: impl FnOnce() -> f64,
+    ) -> (Self, Duration, Option<Notice>) {
+        let interval = |chance| {
+            schedule::delay(pacing.interval, pacing.jitter, chance).saturating_sub(pacing.took)
+        };
+        let (state, delay) = match result {
+            RoundResult::Failed(failure) => return self.on_failure(failure, pacing, random()),
+            RoundResult::Held { wait, asked: false } => {
+                self.state = WindowState::Held;
+                return (self, wait, None);
+            }
+            RoundResult::Held { wait, asked: true } => (WindowState::Held, wait),
+            RoundResult::Settled => (WindowState::Settled, interval(random())),
+            RoundResult::Incomplete => (WindowState::BackingOff, interval(random())),
+        };
+        self.failures = 0;
+        self.settled_once |= result == RoundResult::Settled;
+        // Rounds go on between the old edges while a move is held.
+        self.state = if pacing.held_move.is_some() { WindowState::Held } else { state };
+        let delay = pacing.held_move.map_or(delay, |wait| wait.min(delay));
+        let before = self.logged;
+        self.logged = Some(self.state).filter(|state| state.is_trouble());
+        let changed = self.logged != before;
+        let notice = match (result, pacing.held_move) {
+            (RoundResult::Held { .. }, _) => changed.then_some(Notice::RemovalHeld),
+            (_, Some(_)) => changed.then_some(Notice::MoveHeld),
+            (RoundResult::Incomplete, None) => changed.then_some(Notice::Incomplete),
+            (_, None) => before.map(|_| Notice::Recovered),
+        };
+        (self, delay, notice)
+    }
+
+    fn on_failure(
+        mut self,
+        failure: RoundFailure,
+        pacing: &Pacing,
+        chance: f64,
+    ) -> (Self, Duration, Option<Notice>) {
+        let RoundFailure { cause, remembered, progress, shared } = failure;
+        let state = cause.state();
+        // A resync under way shows as such and does not end the trouble that it is part of.
+        let other_trouble = self.state.is_trouble() && self.state != state;
+        self.failures = match self.failures {
+            // Nothing was asked, so nothing failed again.
+            failures if remembered => failures.max(1),
+            _ if other_trouble || progress => 1,
+            failures => failures.saturating_add(1),
+        };
+        let delay = cause.delay(pacing.interval, self.failures, chance);
+        // Nor does what is being waited for come later.
+        let left = pacing.left.filter(|left| remembered && !left.is_zero());
+        let delay = left.map_or(delay, |left| left.min(delay));
+        self.state = state;
+        // Once for each trouble, not at each attempt.
+        let notice = (self.logged != Some(state) && !shared).then_some(Notice::Trouble);
+        if notice.is_some() {
+            self.logged = Some(state);
+        }
+        (self, delay, notice)
+    }
+
+    /// The health after a worker panicked; another worker takes the window up.
+    #[must_use]
+    pub fn on_crash(self) -> Self {
+        let failures = self.failures.saturating_add(1);
+        Self { state: WindowState::BackingOff, failures, ..self }
+    }
+}
+
+impl FailureCause {
+    /// The state of a window that failed for this cause.
+    fn state(self) -> WindowState {
+        match self {
+            Self::Throttled(_) | Self::Stalled(_) | Self::Transient => WindowState::BackingOff,
+            Self::SignIn => WindowState::SignInRequired,
+            Self::Quarantined => WindowState::Quarantined,
+            Self::StoreFull => WindowState::StoreFull,
+        }
+    }
+
+    /// How long to wait after so many failures in a row.
+    fn delay(self, interval: Duration, failures: u32, chance: f64) -> Duration {
+        let longest = schedule::MAX_BACKOFF.max(interval);
+        match self {
+            Self::Throttled(wait) => {
+                schedule::backoff(schedule::FIRST_RETRY, longest, failures, chance).max(wait)
+            }
+            Self::SignIn => {
+                schedule::backoff(FIRST_SIGN_IN_RETRY, schedule::MAX_BACKOFF, failures, chance)
+            }
+            Self::Stalled(wait) => wait,
+            Self::Quarantined => {
+                schedule::backoff(FIRST_QUARANTINE, MAX_QUARANTINE, failures, chance)
+            }
+            Self::StoreFull | Self::Transient => {
+                schedule::backoff(interval, longest, failures, chance)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
