@@ -100,7 +100,8 @@ impl Calendar {
         let Some(item) = self.items.get(&key) else { return false };
         let mut item = CalendarItem::clone(item);
         item.change = self.version + 1;
-        item.modified = now;
+        // No later modification is shown as an earlier one, also where the clock was set back.
+        item.modified = now.max(item.modified);
         edit(&mut item, self.version + 1);
         self.put(key, Some(Arc::new(item)));
         true

@@ -221,7 +221,7 @@ impl CalendarContext {
             "id": id,
             "changeKey": self.change_key(change),
             "createdDateTime": stamp(item.created, uid),
-            "lastModifiedDateTime": modified_stamp((item.created, uid), (modified, change)),
+            "lastModifiedDateTime": modified_stamp((item.created, uid), modified, change),
             "categories": content.category.iter().collect::<Vec<_>>(),
             "transactionId": uid.is_multiple_of(4).then(|| guid(&[uid])),
             "originalStartTimeZone": zone,
@@ -322,7 +322,7 @@ fn times(item: &CalendarItem, when: LocalSpan, form: &EventForm) -> (Value, Valu
 
 /// The fraction of a second that `stamp` shows, in units of 100 ns.
 fn fraction(salt: u64) -> u64 {
-    mix(&[salt]) % TICKS
+    mix(&[salt]) % (TICKS / 2)
 }
 
 /// An offset timestamp with seven fractional digits made of `salt`.
@@ -330,14 +330,12 @@ fn stamp(at: Timestamp, salt: u64) -> String {
     written(at, fraction(salt))
 }
 
-/// As [`stamp`], for the last modification of what was created at another stamp. It is never
-/// before that one: not within the same second, and not where the clock was set back.
-fn modified_stamp(created: (Timestamp, u64), modified: (Timestamp, u64)) -> String {
-    let earliest = fraction(created.1);
-    if modified.0.as_second() > created.0.as_second() {
-        return stamp(modified.0, modified.1);
-    }
-    written(created.0, earliest + fraction(modified.1) % (TICKS - earliest))
+/// The offset timestamp of an item's change number `change`. Changes within one second are shown
+/// in their order, and none before the creation (`created`, and the salt of its stamp).
+fn modified_stamp(created: (Timestamp, u64), modified: Timestamp, change: u64) -> String {
+    let earliest = fraction(created.1) + 1;
+    let at = modified.max(created.0);
+    written(at, earliest + change % (TICKS - earliest))
 }
 
 fn written(at: Timestamp, fraction: u64) -> String {

@@ -254,7 +254,8 @@ impl SimulatorState {
         }
         let edit = &mutation.edit;
         this.edit(named.key, now, |item, change| {
-            apply(item, edit, part, change, now, body);
+            let at = item.modified;
+            apply(item, edit, part, change, at, body);
         });
         Ok(id_of(named.key, day))
     }
