@@ -1,11 +1,10 @@
 //! One attempt at a round: performs what [`Round`] asks for, segment by segment.
 //!
-//! The only place that retries: the same request at most four times a round, on a new
-//! connection from the second on. Everything else is the next attempt's business, which starts
-//! from what the store holds.
+//! What an attempt cannot do is left to the next one, which starts from what the store holds.
 
 pub(super) mod audit;
 mod barrier;
+mod retry;
 mod segments;
 mod series;
 
@@ -34,6 +33,7 @@ use super::error::AttemptError;
 use super::monotonic::MonotonicTime;
 use super::state::{RoundRequest, WindowHandle};
 use super::{Services, record_resync};
+use retry::RetryBudget;
 use series::ListedIds;
 
 /// A pause that Graph asks for is remembered over a restart, which takes some time itself, if it
@@ -96,8 +96,7 @@ pub(super) struct Attempt<'a> {
     requested: bool,
     /// Requests made to the target before this attempt.
     previous_requests: u64,
-    retries: u32,
-    dead_links: u32,
+    budget: RetryBudget,
     /// Why the last page could not be had.
     error: Option<AttemptError>,
     /// The memory that the last page takes, until it is written.
@@ -136,8 +135,7 @@ impl<'a> Attempt<'a> {
             number,
             requested: false,
             previous_requests: target.requests.load(Ordering::Relaxed),
-            retries: 0,
-            dead_links: 0,
+            budget: RetryBudget::default(),
             error: None,
             memory: Reservation::default(),
             listed_ids: None,
@@ -211,7 +209,7 @@ impl<'a> Attempt<'a> {
         self.handle.lock().cut(days);
         record_resync(self.handle, now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, they are halved");
-        (self.stats.over, self.retries) = (RoundOutcome::Settled, 0);
+        (self.stats.over, self.budget) = (RoundOutcome::Settled, RetryBudget::default());
         Ok(())
     }
 
@@ -395,30 +393,25 @@ impl<'a> Attempt<'a> {
         let before = self.target.answering.load(Ordering::Relaxed);
         self.memory = Reservation::default();
         self.listed_ids = None;
-        let page: Page = loop {
-            match self.ask_page(way, link, edges).await {
-                Ok((page, memory)) => {
-                    self.memory = memory;
-                    break page;
+        let page = match self.fetch_page(way, link, edges).await {
+            Ok((page, memory)) => {
+                self.memory = memory;
+                page
+            }
+            Err(AttemptError::Transient(error)) if error.class() == ErrorClass::LinkDead => {
+                if !self.budget.link_died() {
+                    return self.failed(AttemptError::LinksDie, false);
                 }
-                Err(error) if error.class() == ErrorClass::LinkDead => {
-                    self.dead_links += 1;
-                    if self.dead_links > 1 {
-                        return self.failed(AttemptError::LinksDie, false);
-                    }
-                    tracing::info!(
-                        status = error.status(),
-                        code = error.code(),
-                        "link is dead, enumerating again"
-                    );
-                    return Ok(RoundInput::LinkDead);
-                }
-                Err(error) => {
-                    if let Err(error) = self.retry(error).await {
-                        let refused = self.is_of_the_link(&error, edges).await;
-                        return self.failed(error, refused);
-                    }
-                }
+                tracing::info!(
+                    status = error.status(),
+                    code = error.code(),
+                    "link is dead, enumerating again"
+                );
+                return Ok(RoundInput::LinkDead);
+            }
+            Err(error) => {
+                let refused = self.is_of_the_link(&error, edges).await;
+                return self.failed(error, refused);
             }
         };
         let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
@@ -442,35 +435,29 @@ impl<'a> Attempt<'a> {
         Ok(RoundInput::Page { page, known, took: std::time::Duration::from_micros(took) })
     }
 
-    /// One page, asked for once.
-    async fn ask_page(
-        &self,
-        way: PageSource,
+    /// One page.
+    async fn fetch_page(
+        &mut self,
+        source: PageSource,
         link: Option<&Link>,
         edges: Edges,
-    ) -> Result<(Page, Reservation), GraphError> {
-        let (client, fresh) = (&self.services.client, self.retries > 0);
-        match (way, link) {
-            (PageSource::Delta, Some(link)) => {
-                client.page(self.target, &self.options, PageStart::Link(link), fresh).await
-            }
-            (PageSource::Delta, None) => {
-                client.page(self.target, &self.options, PageStart::Window(edges), fresh).await
-            }
-            (PageSource::Plain, link) => {
-                let asked = client
-                    .calendar_view(self.target, &self.options, edges, None, link, fresh)
-                    .await?;
-                let page = Page {
-                    present: asked.items,
-                    removed: Vec::new(),
-                    unreadable: asked.unreadable,
-                    end: asked.next.map_or(PageEnd::Last, PageEnd::Next),
-                    bytes: 0,
-                };
-                Ok((page, asked.memory))
-            }
+    ) -> Result<(Page, Reservation), AttemptError> {
+        let (client, target, options) = self.request_parts();
+        if source == PageSource::Delta {
+            let start = || link.map_or(PageStart::Window(edges), PageStart::Link);
+            return self.fetch(|fresh| client.page(target, &options, start(), fresh)).await;
         }
+        let listing = self
+            .fetch(|fresh| client.calendar_view(target, &options, edges, None, link, fresh))
+            .await?;
+        let page = Page {
+            present: listing.items,
+            removed: Vec::new(),
+            unreadable: listing.unreadable,
+            end: listing.next.map_or(PageEnd::Last, PageEnd::Next),
+            bytes: 0,
+        };
+        Ok((page, listing.memory))
     }
 
     /// The page cannot be had in this attempt. Whether other means may help is the round's to say.
@@ -488,7 +475,7 @@ impl<'a> Attempt<'a> {
         };
         self.error = Some(error);
         // Other means are another round.
-        (self.retries, self.dead_links) = (0, 0);
+        self.budget = RetryBudget::default();
         Ok(RoundInput::Failed(failure))
     }
 
@@ -500,7 +487,7 @@ impl<'a> Attempt<'a> {
         let AttemptError::Transient(error) = error else { return false };
         let of_a_page = matches!(error.class(), ErrorClass::Transient | ErrorClass::MalformedPage)
             && !error.is_of_account();
-        if !of_a_page || self.retries < schedule::RETRIES {
+        if !of_a_page || !self.budget.is_spent() {
             return false;
         }
         self.probe(edges).await.is_ok()
@@ -517,16 +504,11 @@ impl<'a> Attempt<'a> {
     /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
     /// series: it is believed once the calendar has answered after it.
     async fn probe(&mut self, edges: Edges) -> Result<(), AttemptError> {
-        let day = first_day(edges);
-        loop {
-            let fresh = self.retries > 0;
-            let client = &self.services.client;
-            let ask = RequestOptions { page_size: 1, ..self.options.clone() };
-            match client.calendar_view(self.target, &ask, day, Some("id"), None, fresh).await {
-                Ok(_) => return Ok(()),
-                Err(error) => self.retry(error).await?,
-            }
-        }
+        let (client, target, options) = self.request_parts();
+        let (day, options) = (first_day(edges), RequestOptions { page_size: 1, ..options });
+        self.fetch(|fresh| client.calendar_view(target, &options, day, Some("id"), None, fresh))
+            .await
+            .map(drop)
     }
 
     async fn commit(&mut self, mut commit: Commit) -> Result<RoundInput, AttemptError> {
@@ -562,42 +544,6 @@ impl<'a> Attempt<'a> {
         commit.tally.paused_until = now.checked_add(wait).ok();
         self.services.store.commit(commit).await?;
         Ok(())
-    }
-
-    /// Waits before the same request is made again, or gives the attempt up.
-    async fn retry(&mut self, error: GraphError) -> Result<(), AttemptError> {
-        match error.class() {
-            ErrorClass::Throttled => {
-                let wait = error.retry_after().unwrap_or_default();
-                if wait > REMEMBERED_PAUSE_MIN {
-                    self.remember_pause(wait).await?;
-                }
-                Err(AttemptError::Throttled { error, wait })
-            }
-            ErrorClass::SignIn => Err(AttemptError::SignIn(error)),
-            ErrorClass::Quarantine(_)
-            | ErrorClass::NotFound
-            | ErrorClass::SegmentTooLong
-            | ErrorClass::TooLarge => Err(AttemptError::Quarantine(error)),
-            ErrorClass::Transient | ErrorClass::MalformedPage
-                if self.retries < schedule::RETRIES && !*self.stop.borrow() =>
-            {
-                let wait = schedule::retry(self.retries, self.services.env.random());
-                self.retries += 1;
-                tracing::debug!(
-                    kind = error.kind(),
-                    status = error.status(),
-                    retries = self.retries,
-                    "same request again"
-                );
-                tokio::time::sleep(wait).await;
-                Ok(())
-            }
-            ErrorClass::Transient
-            | ErrorClass::MalformedPage
-            | ErrorClass::ForeignLink
-            | ErrorClass::LinkDead => Err(AttemptError::Transient(error)),
-        }
     }
 }
 

@@ -193,16 +193,11 @@ impl Attempt<'_> {
         next: Option<&Link>,
     ) -> Result<(Vec<(EventHash, Option<Item>)>, bool, Option<Link>), AttemptError> {
         let page_size = select.map_or(self.options.page_size, |_| PAGE_SIZE);
-        let ask = RequestOptions { page_size, ..self.options.clone() };
-        let listing = loop {
-            let client = &self.services.client;
-            let fresh = self.retries > 0;
-            let asked = client.calendar_view(self.target, &ask, edges, select, next, fresh);
-            match asked.await {
-                Ok(listing) => break listing,
-                Err(error) => self.retry(error).await?,
-            }
-        };
+        let (client, target, options) = self.request_parts();
+        let options = RequestOptions { page_size, ..options };
+        let listing = self
+            .fetch(|fresh| client.calendar_view(target, &options, edges, select, next, fresh))
+            .await?;
         let nameless = listing.unreadable.iter().any(|unread| unread.id.is_none());
         let unread = listing.unreadable.into_iter().filter_map(|u| Some((u.id?.hash(), None)));
         let read = listing.items.into_iter().map(|item| (item.id.hash(), Some(item)));
@@ -326,18 +321,18 @@ impl Attempt<'_> {
     }
 
     async fn event(&mut self, id: &EventId) -> Result<Option<Item>, AttemptError> {
-        loop {
-            let asked =
-                self.services.client.event(self.target, &self.options, id, self.retries > 0);
-            match asked.await {
-                Ok(found) => return Ok(found),
+        let (client, target, options) = self.request_parts();
+        let (client, target, options) = (&client, &target, &options);
+        let read = |fresh| async move {
+            match client.event(target, options, id, fresh).await {
                 Err(error @ GraphError::Malformed(_)) => {
                     tracing::debug!(kind = error.kind(), "event could not be read");
-                    return Ok(None);
+                    Ok(None)
                 }
-                Err(error) => self.retry(error).await?,
+                answer => answer,
             }
-        }
+        };
+        self.fetch(read).await
     }
 
     /// Puts a series on the to-do, where the next round finds it before it asks anything else.

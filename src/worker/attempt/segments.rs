@@ -18,6 +18,7 @@ use crate::mirror::round::{Effect, Retain, Round, RoundInput, RoundOutcome};
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
+use super::retry::RetryBudget;
 use super::barrier::{NextSegment, ParkedRound, SegmentBarrier};
 use super::{Attempt, AttemptError};
 
@@ -243,7 +244,7 @@ impl Attempt<'_> {
     ) -> Result<Drive, AttemptError> {
         let (mut asked, mut anew) = (false, false);
         // Each segment's link may die once, and its requests be made again.
-        (self.retries, self.dead_links) = (0, 0);
+        self.budget = RetryBudget::default();
         self.listed_ids = None;
         let before = round.fallback().clone();
         self.options.page_size = before.page_size(self.window.page_size);

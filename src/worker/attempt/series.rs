@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::{Attempt, AttemptError};
-use crate::graph::{self, ErrorClass, GraphError, RequestOptions};
+use crate::graph;
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::RoundInput;
 use crate::mirror::series::{self, ListedInstances, PresenceRequest, SeriesMember, ViewRequest};
 use crate::mirror::window::{Completion, Edges};
-use crate::mirror::{audit, schedule, stall};
+use crate::mirror::{audit, stall};
 use crate::store::SeriesRow;
 
 /// More instances than this no series has within a segment; a listing that yields more is lying.
@@ -96,25 +96,20 @@ impl Attempt<'_> {
         id: &EventId,
         edges: Edges,
     ) -> Result<RoundInput, AttemptError> {
-        let mut missed = false;
-        loop {
-            match self.services.client.event(self.target, &self.options, id, self.retries > 0).await
-            {
-                Ok(Some(found)) => return Ok(RoundInput::Master(Some(found))),
-                Ok(None) if missed => return Ok(RoundInput::Master(None)),
-                // What it takes with it never comes again, so it is said twice, and in between
-                // the calendar was there.
-                Ok(None) => {
-                    self.probe(edges).await?;
-                    missed = true;
-                }
-                Err(error) => {
-                    if self.retry_or_leave(error).await? {
-                        return Ok(RoundInput::Unavailable);
-                    }
-                }
+        let (client, target, options) = self.request_parts();
+        // A series that is gone takes its instances with it for good. So the answer has to come
+        // twice, and in between the calendar has to answer.
+        for missed in [false, true] {
+            let found =
+                self.fetch_for_series(|fresh| client.event(target, &options, id, fresh)).await?;
+            match found {
+                Some(Some(master)) => return Ok(RoundInput::Master(Some(master))),
+                Some(None) if missed => break,
+                Some(None) => self.probe(edges).await?,
+                None => return Ok(RoundInput::Unavailable),
             }
         }
+        Ok(RoundInput::Master(None))
     }
 
     /// A series' listing, and the mirror's rows of it.
@@ -230,14 +225,11 @@ impl Attempt<'_> {
         for stretch in edges.cut(longest) {
             let mut next: Option<Link> = None;
             loop {
-                let listing = match self.listing_page(source, stretch, next.as_ref()).await {
-                    Ok(Some(listing)) => listing,
+                let listing = match self.listing_page(source, stretch, next.as_ref()).await? {
+                    Some(Some(listing)) => listing,
                     // Only the master can tell whether the series is gone.
-                    Ok(None) => return Ok(Err(SeriesOutcome::NotFound)),
-                    Err(error) => match self.retry_or_leave(error).await? {
-                        true => return Ok(Err(SeriesOutcome::Unavailable)),
-                        false => continue,
-                    },
+                    Some(None) => return Ok(Err(SeriesOutcome::NotFound)),
+                    None => return Ok(Err(SeriesOutcome::Unavailable)),
                 };
                 pages += 1;
                 let before = present.events.len();
@@ -297,28 +289,34 @@ impl Attempt<'_> {
         }
     }
 
-    /// One page of a listing, asked for once; `None` if there is no such series.
+    /// One page of a listing. `None`: it cannot be had now; `Some(None)`: there is no such series.
     async fn listing_page(
-        &self,
+        &mut self,
         source: ListingSource<'_>,
         edges: Edges,
         next: Option<&Link>,
-    ) -> Result<Option<graph::ListPage>, GraphError> {
-        let (client, fresh) = (&self.services.client, self.retries > 0);
-        match source {
+    ) -> Result<Option<Option<graph::ListPage>>, AttemptError> {
+        let (client, target, mut options) = self.request_parts();
+        let select = match source {
             ListingSource::Instances(master) => {
-                client.instances(self.target, &self.options, master, edges, next, fresh).await
+                return self
+                    .fetch_for_series(|fresh| {
+                        client.instances(target, &options, master, edges, next, fresh)
+                    })
+                    .await;
             }
-            ListingSource::View(_) => client
-                .calendar_view(self.target, &self.options, edges, None, next, fresh)
-                .await
-                .map(Some),
+            ListingSource::View(_) => None,
             ListingSource::All => {
-                let ask = RequestOptions { page_size: VIEW_PAGE_SIZE, ..self.options.clone() };
-                let select = Some(audit::SELECT);
-                client.calendar_view(self.target, &ask, edges, select, next, fresh).await.map(Some)
+                options.page_size = VIEW_PAGE_SIZE;
+                Some(audit::SELECT)
             }
-        }
+        };
+        let page = self
+            .fetch_for_series(|fresh| {
+                client.calendar_view(target, &options, edges, select, next, fresh)
+            })
+            .await?;
+        Ok(page.map(Some))
     }
 
     pub(super) async fn rows(
@@ -329,32 +327,5 @@ impl Attempt<'_> {
         let rows = self.services.store.series(self.id, segment, master.hash()).await?;
         let row = |SeriesRow { id, kind, span }| SeriesMember { id, kind, span };
         Ok(rows.into_iter().map(row).collect())
-    }
-
-    /// Like [`Self::retry`], for what concerns one series only: a fault that stays is no reason
-    /// to keep the rest of the calendar waiting. True: leave it on the to-do.
-    async fn retry_or_leave(&mut self, error: GraphError) -> Result<bool, AttemptError> {
-        let lasting = matches!(
-            error.class(),
-            ErrorClass::MalformedPage
-                | ErrorClass::TooLarge
-                | ErrorClass::LinkDead
-                | ErrorClass::NotFound
-                | ErrorClass::Quarantine(_)
-                | ErrorClass::SegmentTooLong
-        );
-        if lasting
-            || (error.class() == ErrorClass::Transient
-                && !error.is_of_account()
-                && self.retries >= schedule::RETRIES)
-        {
-            tracing::debug!(
-                kind = error.kind(),
-                status = error.status(),
-                "series cannot be completed now"
-            );
-            return Ok(true);
-        }
-        self.retry(error).await.map(|()| false)
     }
 }

@@ -1,0 +1,158 @@
+//! The retry budget of a round, and sending a request until it is answered or the budget is spent.
+//!
+//! This is the only place that repeats a request: at most [`RETRIES`] times a round, on a new
+//! connection from the second time on.
+
+use std::time::Duration;
+
+use crate::graph::{ErrorClass, GraphClient, GraphError, RequestOptions, Target};
+use crate::mirror::schedule::{self, RETRIES};
+
+use super::{Attempt, AttemptError, REMEMBERED_PAUSE_MIN};
+
+/// What a round may still repeat.
+#[derive(Debug, Default)]
+pub(super) struct RetryBudget {
+    used: u32,
+    link_died: bool,
+}
+
+impl RetryBudget {
+    /// Whether a request was repeated already. Repeated requests use a new connection (fact 125).
+    pub(super) fn is_retry(&self) -> bool {
+        self.used > 0
+    }
+
+    /// Whether nothing may be repeated any more.
+    pub(super) fn is_spent(&self) -> bool {
+        self.used >= RETRIES
+    }
+
+    /// Takes one repetition; answers how long to wait before it. `random` is in `[0, 1)`.
+    fn spend(&mut self, random: f64) -> Duration {
+        let wait = schedule::retry(self.used, random);
+        self.used += 1;
+        wait
+    }
+
+    /// A link died. True for the first one: the enumeration may begin again in this round.
+    pub(super) fn link_died(&mut self) -> bool {
+        !std::mem::replace(&mut self.link_died, true)
+    }
+}
+
+impl<'a> Attempt<'a> {
+    /// What a request is made with.
+    pub(super) fn request_parts(&self) -> (&'a GraphClient, &'a Target, RequestOptions) {
+        (&self.services.client, self.target, self.options.clone())
+    }
+
+    /// Sends a request and repeats it after passing faults. `send` is told whether to use a new
+    /// connection.
+    pub(super) async fn fetch<T, F>(&mut self, send: impl Fn(bool) -> F) -> Result<T, AttemptError>
+    where
+        F: Future<Output = Result<T, GraphError>>,
+    {
+        loop {
+            match send(self.budget.is_retry()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.retry(error).await?,
+            }
+        }
+    }
+
+    /// As [`Self::fetch`], for a request about one series. `None`: the fault stays with the series,
+    /// which remains pending; the rest of the calendar does not wait for it.
+    pub(super) async fn fetch_for_series<T, F>(
+        &mut self,
+        send: impl Fn(bool) -> F,
+    ) -> Result<Option<T>, AttemptError>
+    where
+        F: Future<Output = Result<T, GraphError>>,
+    {
+        loop {
+            match send(self.budget.is_retry()).await {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) if self.is_of_the_series(&error) => {
+                    tracing::debug!(
+                        kind = error.kind(),
+                        status = error.status(),
+                        "series cannot be completed now"
+                    );
+                    return Ok(None);
+                }
+                Err(error) => self.retry(error).await?,
+            }
+        }
+    }
+
+    /// Whether an error says nothing about the rest of the calendar.
+    fn is_of_the_series(&self, error: &GraphError) -> bool {
+        match error.class() {
+            ErrorClass::MalformedPage
+            | ErrorClass::TooLarge
+            | ErrorClass::LinkDead
+            | ErrorClass::NotFound
+            | ErrorClass::Quarantine(_)
+            | ErrorClass::SegmentTooLong => true,
+            ErrorClass::Transient => !error.is_of_account() && self.budget.is_spent(),
+            ErrorClass::Throttled | ErrorClass::SignIn | ErrorClass::ForeignLink => false,
+        }
+    }
+
+    /// Waits before the same request is made again, or gives the attempt up.
+    async fn retry(&mut self, error: GraphError) -> Result<(), AttemptError> {
+        match error.class() {
+            ErrorClass::Throttled => {
+                let wait = error.retry_after().unwrap_or_default();
+                if wait > REMEMBERED_PAUSE_MIN {
+                    self.remember_pause(wait).await?;
+                }
+                Err(AttemptError::Throttled { error, wait })
+            }
+            ErrorClass::SignIn => Err(AttemptError::SignIn(error)),
+            ErrorClass::Quarantine(_)
+            | ErrorClass::NotFound
+            | ErrorClass::SegmentTooLong
+            | ErrorClass::TooLarge => Err(AttemptError::Quarantine(error)),
+            ErrorClass::Transient | ErrorClass::MalformedPage
+                if !self.budget.is_spent() && !*self.stop.borrow() =>
+            {
+                let wait = self.budget.spend(self.services.env.random());
+                tracing::debug!(
+                    kind = error.kind(),
+                    status = error.status(),
+                    retries = self.budget.used,
+                    "repeating the request"
+                );
+                tokio::time::sleep(wait).await;
+                Ok(())
+            }
+            ErrorClass::Transient
+            | ErrorClass::MalformedPage
+            | ErrorClass::ForeignLink
+            | ErrorClass::LinkDead => Err(AttemptError::Transient(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_spent_after_four_retries_that_wait_longer_each_time() {
+        let mut budget = RetryBudget::default();
+        assert!(!budget.is_retry());
+        let waits: Vec<u64> = (0..RETRIES).map(|_| budget.spend(1.0).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8]);
+        assert!(budget.is_retry() && budget.is_spent());
+    }
+
+    #[test]
+    fn one_link_may_die_in_a_round() {
+        let mut budget = RetryBudget::default();
+        assert!(budget.link_died());
+        assert!(!budget.link_died());
+    }
+}
