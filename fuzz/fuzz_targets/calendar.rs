@@ -1,16 +1,15 @@
-//! Whatever events look like, the calendar that they make is made of content lines that any reader
-//! can take: short, without control characters, in balanced components, each event with a UID of
-//! its own.
+//! For any events, the rendered calendar consists of content lines that every reader accepts:
+//! short, without control characters, in balanced components. Each event has its own UID.
 #![no_main]
 
 use std::collections::BTreeSet;
 
-use calmirror::api::ics::{Series, events_of};
+use calmirror::api::ics::{SeriesMode, events_of};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
 fuzz_target!(|data: &[u8]| {
-    // Pieces of the input are values of members of events, whole objects, or texts.
+    // Each piece of the input, as JSON or else as text, is an event and a value of event members.
     let mut window = Vec::new();
     for (index, piece) in data.split(|byte| *byte == 0).enumerate() {
         let text = String::from_utf8_lossy(piece);
@@ -18,16 +17,16 @@ fuzz_target!(|data: &[u8]| {
         window.push(value.clone());
         window.extend(events(index, &value));
     }
-    // A window has each id once.
+    // A window contains each id once.
     let mut ids = BTreeSet::new();
     window.retain(|event| ids.insert(event["id"].as_str().map(str::to_owned)));
     let window: Vec<Vec<u8>> = window.iter().map(|event| event.to_string().into()).collect();
-    for series in [Series::Own, Series::Linked] {
+    for series in [SeriesMode::Own, SeriesMode::Linked] {
         check(&events_of(&window, series), series);
     }
 });
 
-/// A single event and an exception whose members are what was found.
+/// A single event and an exception that have `value` in most of their members.
 fn events(index: usize, value: &Value) -> [Value; 2] {
     let moment = json!({"dateTime": "2026-11-23T08:00:00", "timeZone": "UTC"});
     let person = json!({"emailAddress": {"name": value, "address": value}, "status": value});
@@ -62,7 +61,7 @@ fn check(calendar: &str, series: Series) {
             ("BEGIN", "VEVENT") => assert!(!std::mem::replace(&mut inside, true)),
             ("END", "VEVENT") => assert!(std::mem::replace(&mut inside, false)),
             ("BEGIN" | "END", _) => panic!("{line}"),
-            ("UID", uid) if series == Series::Own => {
+            ("UID", uid) if series == SeriesMode::Own => {
                 assert!(uids.insert(uid.to_owned()), "twice: {line}");
             }
             _ => assert!(inside),

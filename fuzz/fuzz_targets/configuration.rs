@@ -1,4 +1,4 @@
-//! Any file is a configuration or a list of faults, and each fault can be printed.
+//! Any file gives a configuration or a list of diagnostics, and both can be printed.
 #![no_main]
 
 use std::collections::BTreeMap;

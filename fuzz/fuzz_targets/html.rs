@@ -1,5 +1,5 @@
-//! Whatever an HTML body is, its text ends, is no longer than the body allows, and is the same
-//! again when it is written as HTML.
+//! For any HTML body, its text is no longer than the body allows, has no trailing white space, and
+//! stays the same, except for white space, when it is written as HTML and extracted again.
 #![no_main]
 
 use calmirror::api::ics::text_of_html;

@@ -1,5 +1,4 @@
-//! A link that is admitted leads to the configured origin, also in the eyes of a parser that had no
-//! part in admitting it.
+//! An admitted link leads to the configured origin, also according to an independent URL parser.
 #![no_main]
 
 use calmirror::graph::origin::Origin;
@@ -18,6 +17,6 @@ fuzz_target!(|link: &str| {
         assert_eq!(url.port_or_known_default(), Some(443));
         assert!(url.username().is_empty() && url.password().is_none());
     }
-    // An address out of a configuration file is refused or understood.
+    // An address of a configuration file is refused or parsed, without a panic.
     let _ = Origin::of(link);
 });

@@ -1,19 +1,19 @@
-//! Whatever Graph sends, reading it ends in items or an error, and an item that is kept is JSON
-//! which can be completed, bared and compared.
+//! Parsing any response of Graph gives items or an error, and an item that is kept is JSON that
+//! can be completed, stripped to a stub and compared.
 #![no_main]
 
 use bytes::Bytes;
 use calmirror::graph::wire;
-use calmirror::mirror::event::{Members, complete, same};
-use calmirror::mirror::page::{Item, Kind};
+use calmirror::mirror::event::{JsonMembers, complete, same_json};
+use calmirror::mirror::page::{EventKind, Item};
 use calmirror::mirror::series;
-use calmirror::mirror::window::Body;
+use calmirror::mirror::window::BodyFormat;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
     let bytes = Bytes::copy_from_slice(data);
-    for body in [Body::Html, Body::None] {
+    for body in [BodyFormat::Html, BodyFormat::None] {
         let page = wire::page(&bytes, body).map(|page| page.present);
         let listing = wire::listing(&bytes, body).map(|listing| listing.items);
         let event = wire::event(&bytes, body).map(|event| vec![event]);
@@ -28,13 +28,13 @@ fn check(items: &[Item]) {
         let value: Value =
             serde_json::from_slice(&item.content).expect("an item that is kept is JSON");
         assert_eq!(value["id"].as_str().map(str::as_bytes), Some(item.id.as_str().as_bytes()));
-        assert!(same(&item.content, &item.content), "an item is the same as itself");
-        if item.kind == Kind::Occurrence {
-            let bare = series::bare(item.clone());
-            for master in items.iter().filter(|other| other.kind == Kind::Master) {
-                let members = Members::parse(&master.content).expect("an item is an object");
+        assert!(same_json(&item.content, &item.content), "an item is the same as itself");
+        if item.kind == EventKind::Occurrence {
+            let stub = series::strip_to_stub(item.clone());
+            for master in items.iter().filter(|other| other.kind == EventKind::Master) {
+                let members = JsonMembers::parse(&master.content).expect("an item is an object");
                 let whole =
-                    complete(&members, &master.id, &bare.content, &item.id, item.span.start)
+                    complete(&members, &master.id, &stub.content, &item.id, item.span.start)
                         .expect("an occurrence is an object");
                 serde_json::from_slice::<Value>(&whole).expect("a completed occurrence is JSON");
             }

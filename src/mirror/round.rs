@@ -190,6 +190,15 @@ pub enum PageFailure {
     Other,
 }
 
+/// What comes next: something to do, or the end of the round.
+#[derive(Debug)]
+pub enum Step {
+    /// Perform the effect, and step again with its result.
+    Do(Effect),
+    /// The round is over.
+    End(RoundEnd),
+}
+
 /// What has to be done next.
 #[derive(Debug)]
 pub enum Effect {
@@ -216,13 +225,29 @@ pub enum Effect {
     AwaitSegments,
     /// Write.
     Commit(Box<Commit>),
-    /// The round is over.
-    Over(RoundOutcome),
+}
+
+impl Effect {
+    /// Whether Graph is asked which events exist. What it answers, the other segments may not know.
+    pub fn asks_for_members(&self) -> bool {
+        match self {
+            Self::Page(_)
+            | Self::Listing(_)
+            | Self::Instances(_)
+            | Self::View(_)
+            | Self::Presence(_) => true,
+            Self::Master(_)
+            | Self::Rows(_)
+            | Self::Unseen
+            | Self::AwaitSegments
+            | Self::Commit(_) => false,
+        }
+    }
 }
 
 /// How a round ended, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RoundOutcome {
+pub enum RoundEnd {
     /// Delta link stored (or listed whole), to-do empty.
     Settled,
     /// The same, but some series could not be completed now.
@@ -311,8 +336,8 @@ impl Round {
     }
 
     /// One step. `at` is the wall-clock time that changes carry.
-    pub fn step(mut self, input: RoundInput, at: Timestamp) -> (Self, Effect) {
-        let effect = match input {
+    pub fn step(mut self, input: RoundInput, at: Timestamp) -> (Self, Step) {
+        let step = match input {
             RoundInput::Start => self.next_effect(at),
             RoundInput::Page { page, known, took } => {
                 if self.stall.observe(&page, took, &mut self.ids_seen) {
@@ -343,13 +368,13 @@ impl Round {
                 }
                 match self.after_commit {
                     AfterCommit::Continue => self.next_effect(at),
-                    AfterCommit::Hold => Effect::Over(RoundOutcome::Held),
-                    AfterCommit::Stall(ailment) => Effect::Over(RoundOutcome::Stuck(ailment)),
-                    AfterCommit::Fail => Effect::Over(RoundOutcome::Failed),
+                    AfterCommit::Hold => Step::End(RoundEnd::Held),
+                    AfterCommit::Stall(ailment) => Step::End(RoundEnd::Stuck(ailment)),
+                    AfterCommit::Fail => Step::End(RoundEnd::Failed),
                     AfterCommit::Settle if !self.pending.has_series() => {
-                        Effect::Over(RoundOutcome::Settled)
+                        Step::End(RoundEnd::Settled)
                     }
-                    AfterCommit::Settle => Effect::Over(RoundOutcome::Incomplete),
+                    AfterCommit::Settle => Step::End(RoundEnd::Incomplete),
                 }
             }
             // Whoever confirms a removal goes on confirming it, and a trial is still one.
@@ -360,18 +385,11 @@ impl Round {
                 _ => self.restart(ResyncReason::SyncStateNotFound, at),
             },
         };
-        if matches!(
-            effect,
-            Effect::Page(_)
-                | Effect::Listing(_)
-                | Effect::Instances(_)
-                | Effect::View(_)
-                | Effect::Presence(_)
-        ) {
+        if matches!(&step, Step::Do(effect) if effect.asks_for_members()) {
             // What is learned now the others may not know.
             self.retained = None;
         }
-        (self, effect)
+        (self, step)
     }
 
     /// Whether the other segments have to look before anything leaves.
@@ -380,7 +398,7 @@ impl Round {
     }
 
     /// Begins the enumeration anew. Rows stay: readers go on seeing the last good mirror.
-    fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Effect {
+    fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Step {
         self.masters_seen.clear();
         self.listed_out.clear();
         self.pending = PendingWork::default();
@@ -395,36 +413,38 @@ impl Round {
         commit.clear_seen = true;
         // Ordinary life in snapshot mode is no resync.
         commit.tally.resync = Some(reason).filter(|r| *r != ResyncReason::Snapshot);
-        Effect::Commit(Box::new(commit))
+        Step::Do(Effect::Commit(Box::new(commit)))
     }
 
-    fn next_effect(&mut self, at: Timestamp) -> Effect {
+    fn next_effect(&mut self, at: Timestamp) -> Step {
         let longest = self.context.confirm_after;
         if self.held_until.is_some_and(|until| clock::waits(until, longest, at)) {
-            return Effect::Over(match self.phase.enumeration() {
-                Some(ResyncReason::RoundStuck) => RoundOutcome::Stuck(StallKind::NoProgress),
-                Some(ResyncReason::PageStuck) => RoundOutcome::Stuck(StallKind::PageTooLarge),
-                _ => RoundOutcome::Held,
+            return Step::End(match self.phase.enumeration() {
+                Some(ResyncReason::RoundStuck) => RoundEnd::Stuck(StallKind::NoProgress),
+                Some(ResyncReason::PageStuck) => RoundEnd::Stuck(StallKind::PageTooLarge),
+                _ => RoundEnd::Held,
             });
         }
         self.held_until = None;
         match &self.phase {
-            Phase::Enumerating { next, .. } if self.is_listing() => Effect::Listing(next.clone()),
-            Phase::Enumerating { next, .. } => Effect::Page(next.clone()),
-            Phase::Following { next } => Effect::Page(Some(next.clone())),
+            Phase::Enumerating { next, .. } if self.is_listing() => {
+                Step::Do(Effect::Listing(next.clone()))
+            }
+            Phase::Enumerating { next, .. } => Step::Do(Effect::Page(next.clone())),
+            Phase::Following { next } => Step::Do(Effect::Page(Some(next.clone()))),
             Phase::Settled { delta } => {
                 let delta = delta.clone();
                 // What an earlier round left is worked off before Graph is asked again.
                 match self.pending() {
                     Some(effect) => effect,
-                    None if delta.is_some() => Effect::Page(delta),
+                    None if delta.is_some() => Step::Do(Effect::Page(delta)),
                     None if self.fallback.is_delta_due(at) => {
                         self.restart(ResyncReason::DeltaRetry, at)
                     }
                     // Nothing is written before the first page.
                     None => {
                         self.phase = Phase::start(ResyncReason::Snapshot);
-                        Effect::Listing(None)
+                        Step::Do(Effect::Listing(None))
                     }
                 }
             }
@@ -440,15 +460,15 @@ impl Round {
                 // The first enumeration found an empty mirror: there is nothing to sweep, and no
                 // list of what it saw.
                 (ResyncReason::New, None, _) => self.leave_and_settle(at),
-                (_, None, None) => Effect::Unseen,
+                (_, None, None) => Step::Do(Effect::Unseen),
                 (_, None, Some(rows)) => self.sweep_slice(rows, at),
             },
         }
     }
 
-    fn finish(&mut self, mut commit: Commit) -> Effect {
+    fn finish(&mut self, mut commit: Commit) -> Step {
         commit.position = Some(self.position());
-        Effect::Commit(Box::new(commit))
+        Step::Do(Effect::Commit(Box::new(commit)))
     }
 
     fn position(&self) -> Position {

@@ -23,7 +23,7 @@ use crate::mirror::fallback::Fallback;
 use crate::mirror::page::{Link, Page, PageEnd};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::round::{
-    Effect, PageFailure, Retain, Round, RoundInput, RoundOutcome, SegmentContext, is_mass_removal,
+    Effect, PageFailure, Retain, Round, RoundEnd, RoundInput, SegmentContext, is_mass_removal,
 };
 use crate::mirror::status::{LastRound, ResyncReason, WindowState};
 use crate::mirror::window::{self, Edges, Window};
@@ -43,7 +43,7 @@ const REMEMBERED_PAUSE_MIN: Duration = Duration::from_secs(30);
 /// What a finished round did.
 #[derive(Debug)]
 pub(super) struct AttemptStats {
-    pub(super) over: RoundOutcome,
+    pub(super) over: RoundEnd,
     /// The segments that settled, as bits.
     pub(super) settled: u64,
     /// Until when a held removal waits.
@@ -140,7 +140,7 @@ impl<'a> Attempt<'a> {
             memory: Reservation::default(),
             listed_ids: None,
             stats: AttemptStats {
-                over: RoundOutcome::Settled,
+                over: RoundEnd::Settled,
                 settled: 0,
                 held_until: None,
                 requests: 0,
@@ -183,7 +183,7 @@ impl<'a> Attempt<'a> {
                 error => return Err(error),
             }
         }
-        if let RoundOutcome::Stuck(ailment) = self.stats.over {
+        if let RoundEnd::Stuck(ailment) = self.stats.over {
             let fault = match self.error.take() {
                 Some(AttemptError::Transient(error) | AttemptError::Quarantine(error)) => {
                     Some(error)
@@ -209,7 +209,7 @@ impl<'a> Attempt<'a> {
         self.handle.lock().cut(days);
         record_resync(self.handle, now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, they are halved");
-        (self.stats.over, self.budget) = (RoundOutcome::Settled, RetryBudget::default());
+        (self.stats.over, self.budget) = (RoundEnd::Settled, RetryBudget::default());
         Ok(())
     }
 
@@ -337,8 +337,6 @@ impl<'a> Attempt<'a> {
                 RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 0 }
             }
             Effect::Commit(commit) => self.commit(*commit).await?,
-            // The round is over: there is nothing to perform.
-            Effect::Over(_) => RoundInput::Start,
         })
     }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{Effect, Round};
+use super::{Effect, Round, Step};
 use crate::mirror::page::{EventHash, EventKind};
 use crate::mirror::pending::{PendingSeries, ViewPurpose};
 use crate::mirror::series::{
@@ -30,7 +30,7 @@ impl Round {
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         let mut exceptions = self.absent(&listing, &rows);
         exceptions.retain(|row| row.kind == EventKind::Exception);
         let starts = exceptions.iter().map(|row| row.span.start);
@@ -41,7 +41,7 @@ impl Round {
                 let master = series.master.clone();
                 let ids = exceptions.iter().map(|row| row.id).collect();
                 let edges = series::widen(Edges { start, end }, 1);
-                Effect::View(Box::new(ViewRequest { master, ids, only: true, edges }))
+                Step::Do(Effect::View(Box::new(ViewRequest { master, ids, only: true, edges })))
             }
             _ => self.confirm_absence(listing, rows, at),
         }
@@ -53,13 +53,13 @@ impl Round {
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         let ids: BTreeSet<EventHash> =
             self.absent(&listing, &rows).iter().map(|row| row.id).collect();
         match self.pending.current() {
             Some(series) if !ids.is_empty() => {
                 series.inquiry.question = Some(ViewPurpose::Absence(listing, rows, ids.clone()));
-                Effect::Presence(Box::new(PresenceRequest { master: None, ids }))
+                Step::Do(Effect::Presence(Box::new(PresenceRequest { master: None, ids })))
             }
             _ => self.complete(Some((listing, rows)), at),
         }
@@ -72,7 +72,7 @@ impl Round {
     }
 
     /// The master is not found, or is no master any more; the mirror's rows of the series.
-    pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
+    pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
         let enumerating = self.phase.enumeration().is_some();
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
@@ -100,16 +100,16 @@ impl Round {
         self.view_as_listing(rows, at)
     }
 
-    fn ask_presence(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
+    fn ask_presence(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let ids = rows.iter().map(|row| row.id).collect();
         series.inquiry.question = Some(ViewPurpose::Presence(rows));
         let master = Some(series.master.clone());
-        Effect::Presence(Box::new(PresenceRequest { master, ids }))
+        Step::Do(Effect::Presence(Box::new(PresenceRequest { master, ids })))
     }
 
     /// Asks for the series' instances in the whole segment, by way of the plain view.
-    pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Effect {
+    pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         series.inquiry.question = Some(ViewPurpose::Listing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
@@ -119,7 +119,7 @@ impl Round {
             only: false,
             edges: series::widen(self.context.edges, 1),
         };
-        Effect::View(Box::new(request))
+        Step::Do(Effect::View(Box::new(request)))
     }
 
     /// The plain view has answered.
@@ -128,7 +128,7 @@ impl Round {
         viewed: ListedInstances,
         rows: Vec<SeriesMember>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match series.inquiry.question.take() {
             Some(ViewPurpose::Exceptions(mut listing)) => {
@@ -147,7 +147,7 @@ impl Round {
     }
 
     /// Whether the segment has any of the events that were asked for.
-    pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Effect {
+    pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Step {
         let edges = series::widen(self.context.edges, 1);
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match series.inquiry.question.take() {
@@ -156,7 +156,7 @@ impl Round {
             Some(ViewPurpose::Absence(listing, _, ids)) if present => {
                 series.inquiry.question = Some(ViewPurpose::Anywhere(listing));
                 let master = series.master.clone();
-                Effect::View(Box::new(ViewRequest { master, ids, only: true, edges }))
+                Step::Do(Effect::View(Box::new(ViewRequest { master, ids, only: true, edges })))
             }
             Some(ViewPurpose::Absence(listing, rows, _)) => self.confirmed(listing, rows, at),
             Some(ViewPurpose::Exceptions(_) | ViewPurpose::Anywhere(_) | ViewPurpose::Listing)
@@ -172,7 +172,7 @@ impl Round {
         listing: ListedInstances,
         rows: Vec<SeriesMember>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         let absent = self.absent(&listing, &rows);
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);

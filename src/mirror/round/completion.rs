@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Effect, Round, deleted};
+use super::{Effect, Round, Step, deleted};
 use crate::mirror::commit::Commit;
 use crate::mirror::page::{EventKind, Item};
 use crate::mirror::pending::{SeriesFindings, completable};
@@ -12,7 +12,7 @@ use crate::mirror::window::Completion;
 
 impl Round {
     /// What the next series on the to-do needs.
-    pub(super) fn pending(&mut self) -> Option<Effect> {
+    pub(super) fn pending(&mut self) -> Option<Step> {
         let series = self.pending.current()?;
         let master = series.master.clone();
         if series.needs_master
@@ -27,13 +27,13 @@ impl Round {
             && self.phase.enumeration().is_none()
             && series.fetched.is_none();
         Some(if series.needs_master || !series.needs_listing || bare {
-            Effect::Master(master)
+            Step::Do(Effect::Master(master))
         } else {
-            Effect::Instances(master)
+            Step::Do(Effect::Instances(master))
         })
     }
 
-    pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Effect {
+    pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match found {
             // Something else under that id, or another id: a server in confusion. Later.
@@ -50,17 +50,17 @@ impl Round {
                 if series.inquiry.unlisted {
                     self.view_as_listing(Vec::new(), at)
                 } else if series.needs_listing {
-                    Effect::Instances(series.master.clone())
+                    Step::Do(Effect::Instances(series.master.clone()))
                 } else {
                     self.complete(None, at)
                 }
             }
             // No series any more.
-            Some(_) => Effect::Rows(series.master.clone()),
+            Some(_) => Step::Do(Effect::Rows(series.master.clone())),
             // Gone, or a private series of another mailbox.
             None => {
                 series.inquiry.missing = true;
-                Effect::Rows(series.master.clone())
+                Step::Do(Effect::Rows(series.master.clone()))
             }
         }
     }
@@ -69,14 +69,14 @@ impl Round {
         &mut self,
         found: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match found {
             Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
             // Only the master, asked for by its id, can tell whether the series is gone.
             None if !series.inquiry.found => {
                 series.inquiry.unlisted = true;
-                Effect::Master(series.master.clone())
+                Step::Do(Effect::Master(series.master.clone()))
             }
             // The master exists and cannot be listed (fact 196).
             None => {
@@ -88,7 +88,7 @@ impl Round {
 
     /// A series cannot be made whole in this run: what came and can be shown is shown, nobody
     /// leaves, and the series stays on the list.
-    pub(super) fn unavailable(&mut self, at: Timestamp) -> Effect {
+    pub(super) fn unavailable(&mut self, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         series.deferred = true;
@@ -112,7 +112,7 @@ impl Round {
         upserts.extend(master);
         let mut commit = self.commit(at);
         commit.upserts = upserts;
-        Effect::Commit(Box::new(commit))
+        Step::Do(Effect::Commit(Box::new(commit)))
     }
 
     /// Everything a series needs is at hand: it is applied in one commit.
@@ -120,7 +120,7 @@ impl Round {
         &mut self,
         listing: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         let Some((hash, mut series)) = self.pending.take_current() else {
             return self.next_effect(at);
         };
@@ -159,7 +159,7 @@ impl Round {
         self.removed += commit.removals.len();
         self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
-        Effect::Commit(Box::new(commit))
+        Step::Do(Effect::Commit(Box::new(commit)))
     }
 
     /// What a series no longer has here leaves with the round's other removals.
@@ -183,7 +183,7 @@ impl Round {
     }
 
     /// The series is no more: its rows leave, and what was a series may now be a single event.
-    pub(super) fn remove_series(&mut self, rows: &[SeriesMember], at: Timestamp) -> Effect {
+    pub(super) fn remove_series(&mut self, rows: &[SeriesMember], at: Timestamp) -> Step {
         let Some((hash, series)) = self.pending.take_current() else { return self.next_effect(at) };
         // Counted as one: a series ended, however many occurrences it had.
         let count = usize::from(!rows.is_empty());
@@ -203,6 +203,6 @@ impl Round {
         commit.done = series.keys(hash);
         self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
-        Effect::Commit(Box::new(commit))
+        Step::Do(Effect::Commit(Box::new(commit)))
     }
 }

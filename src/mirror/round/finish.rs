@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{
-    AfterCommit, Effect, PageFailure, Round, RoundOutcome, SWEEP_SLICE, deleted, is_mass_removal,
+    AfterCommit, Effect, PageFailure, Round, RoundEnd, SWEEP_SLICE, Step, deleted, is_mass_removal,
 };
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
@@ -17,12 +17,12 @@ use crate::mirror::stall::StallDetector;
 use crate::mirror::status::ResyncReason;
 
 impl Round {
-    pub(super) fn sweep_slice(&mut self, mut rows: Vec<Removal>, at: Timestamp) -> Effect {
+    pub(super) fn sweep_slice(&mut self, mut rows: Vec<Removal>, at: Timestamp) -> Step {
         if let Some(effect) = self.doubt_listing(&rows, at) {
             return effect;
         }
         if self.waits_for_segments() && !(rows.is_empty() && self.pending.removals().is_empty()) {
-            return Effect::AwaitSegments;
+            return Step::Do(Effect::AwaitSegments);
         }
         if let Some(withheld) = &self.retained {
             let stay = rows.extract_if(.., |row| withheld.has(&row.id));
@@ -38,7 +38,7 @@ impl Round {
         if rows.len() > SWEEP_SLICE {
             commit.removals = rows.split_off(rows.len() - SWEEP_SLICE);
             self.sweep = Some(rows);
-            return Effect::Commit(Box::new(commit));
+            return Step::Do(Effect::Commit(Box::new(commit)));
         }
         commit.removals = rows;
         let swept: BTreeSet<EventHash> = commit.removals.iter().map(|r| r.id).collect();
@@ -49,7 +49,7 @@ impl Round {
     /// While several pages are listed one after the other, what leaves ahead of the next page
     /// draws an event from behind it that then stands on none (fact 38). So what a listing of
     /// several pages lacks leaves only if the next one, made at once, lacks it too.
-    fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Effect> {
+    fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Step> {
         let Phase::Sweeping { reason, .. } = self.phase else { return None };
         if !self.is_listing() || self.stall.pages == 0 || self.removal_approved {
             return None;
@@ -73,9 +73,9 @@ impl Round {
     }
 
     /// Nothing is left to do but what leaves.
-    pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Effect {
+    pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Step {
         if self.waits_for_segments() && !self.pending.removals().is_empty() {
-            return Effect::AwaitSegments;
+            return Step::Do(Effect::AwaitSegments);
         }
         let removals = self.tombstones();
         self.settle(self.commit(at), removals, at)
@@ -87,13 +87,13 @@ impl Round {
         mut commit: Commit,
         removals: Vec<Removal>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         if self.too_many(commit.removals.len() + removals.len()) {
             // What came is shown all the same.
             return match self.hold_removals(at) {
-                Effect::Commit(mut held) => {
+                Step::Do(Effect::Commit(mut held)) => {
                     held.upserts = commit.upserts;
-                    Effect::Commit(held)
+                    Step::Do(Effect::Commit(held))
                 }
                 other => other,
             };
@@ -124,27 +124,27 @@ impl Round {
         self.phase = Phase::Settled { delta };
         self.after_commit = AfterCommit::Settle;
         commit.position = Some(self.position());
-        Effect::Commit(Box::new(commit))
+        Step::Do(Effect::Commit(Box::new(commit)))
     }
 
     /// Too large to believe: nothing leaves, and one more enumeration has to agree.
-    pub(super) fn hold_removals(&mut self, at: Timestamp) -> Effect {
+    pub(super) fn hold_removals(&mut self, at: Timestamp) -> Step {
         self.restart_later(ResyncReason::Confirm, AfterCommit::Hold, at)
     }
 
     /// Begins anew, but not before `confirm_after` is over.
-    fn restart_later(&mut self, reason: ResyncReason, after: AfterCommit, at: Timestamp) -> Effect {
-        let mut effect = self.restart(reason, at);
+    fn restart_later(&mut self, reason: ResyncReason, after: AfterCommit, at: Timestamp) -> Step {
+        let mut step = self.restart(reason, at);
         self.held_until = at.checked_add(self.context.confirm_after).ok();
-        if let Effect::Commit(commit) = &mut effect {
+        if let Step::Do(Effect::Commit(commit)) = &mut step {
             commit.position = Some(self.position());
         }
         self.after_commit = after;
-        effect
+        step
     }
 
     /// A page cannot be had in this attempt.
-    pub(super) fn on_page_failure(&mut self, failure: PageFailure, at: Timestamp) -> Effect {
+    pub(super) fn on_page_failure(&mut self, failure: PageFailure, at: Timestamp) -> Step {
         match failure {
             // A trial, and what it stands in for works.
             _ if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) => {
@@ -163,12 +163,12 @@ impl Round {
                 self.after_commit = AfterCommit::Fail;
                 self.finish(self.commit(at))
             }
-            PageFailure::Other => Effect::Over(RoundOutcome::Failed),
+            PageFailure::Other => Step::End(RoundEnd::Failed),
         }
     }
 
     /// The stream is stuck: the next remedy, if there is one.
-    pub(super) fn next_fallback(&mut self, ailment: StallKind, at: Timestamp) -> Effect {
+    pub(super) fn next_fallback(&mut self, ailment: StallKind, at: Timestamp) -> Step {
         if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) {
             self.fallback.postpone_delta(at);
             return self.restart(ResyncReason::Snapshot, at);
@@ -188,7 +188,7 @@ impl Round {
                 self.after_commit = AfterCommit::Fail;
                 effect
             }
-            None => Effect::Over(RoundOutcome::Failed),
+            None => Step::End(RoundEnd::Failed),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Effect, Round};
+use super::{Round, Step};
 use crate::mirror::commit::{Commit, StoredKind};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Page, PageEnd};
 use crate::mirror::pending::agree;
@@ -19,7 +19,7 @@ impl Round {
         page: Page,
         known: &BTreeMap<EventHash, StoredKind>,
         at: Timestamp,
-    ) -> Effect {
+    ) -> Step {
         let mut commit = self.commit(at);
         let exact = self.context.complete == Completion::Exact;
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();

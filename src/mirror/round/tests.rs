@@ -79,16 +79,16 @@ fn step_page(round: Round, page: Page, known: &[(&str, StoredKind)]) -> (Round, 
     (round, written(effect))
 }
 
-fn written(effect: Effect) -> Commit {
+fn written(effect: Step) -> Commit {
     match effect {
-        Effect::Commit(commit) => *commit,
+        Step::Do(Effect::Commit(commit)) => *commit,
         other => panic!("expected a commit, got {other:?}"),
     }
 }
 
 /// What a listing lacks is asked for once more, and is in no view either.
-fn nowhere(round: Round, effect: Effect) -> (Round, Effect) {
-    assert!(matches!(effect, Effect::Presence(_)), "{effect:?}");
+fn nowhere(round: Round, effect: Step) -> (Round, Step) {
+    assert!(matches!(effect, Step::Do(Effect::Presence(_))), "{effect:?}");
     round.step(RoundInput::Presence(false), AT)
 }
 
@@ -108,7 +108,7 @@ fn phase(commit: &Commit) -> &Phase {
 fn the_first_enumeration_commits_page_by_page_and_settles() {
     let round = Round::resume(place(Completion::Master), None, Vec::new(), 0);
     let (round, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Effect::Page(None)));
+    assert!(matches!(effect, Step::Do(Effect::Page(None))));
     let (round, commit) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
     assert_eq!(ids(&commit.upserts), ["a"]);
     assert_eq!(
@@ -117,18 +117,18 @@ fn the_first_enumeration_commits_page_by_page_and_settles() {
     );
     assert!(commit.seen.is_none(), "nothing to sweep the first time");
     let (round, effect) = round.step(RoundInput::Committed(1), AT);
-    assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
+    assert!(matches!(effect, Step::Do(Effect::Page(Some(ref l))) if *l == link("n1")));
     let (round, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     let (_, effect) = round.step(RoundInput::Committed(2), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
 }
 
 #[test]
 fn an_idle_round_is_one_lazy_commit_of_the_link() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
     let (round, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("d0")));
+    assert!(matches!(effect, Step::Do(Effect::Page(Some(ref l))) if *l == link("d0")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
     assert!(commit.lazy && commit.upserts.is_empty() && commit.pending.is_empty());
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
@@ -157,7 +157,7 @@ fn a_restart_between_pages_still_knows_the_removals() {
     let position = Some(Position::new(Phase::Following { next: link("n1") }, true));
     let round = Round::resume(place(Completion::Master), position, todo, 5);
     let (round, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Effect::Page(Some(ref l)) if *l == link("n1")));
+    assert!(matches!(effect, Step::Do(Effect::Page(Some(ref l))) if *l == link("n1")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
     assert!(!commit.lazy, "it changes something");
@@ -194,7 +194,7 @@ fn a_master_that_never_came_is_fetched_once_at_the_end() {
     let (round, commit) = step_page(round, page(occurrences, &[], delta("d")), &[]);
     assert!(matches!(phase(&commit), Phase::Sweeping { .. }));
     let (round, effect) = round.step(RoundInput::Committed(0), AT);
-    assert!(matches!(effect, Effect::Master(ref id) if id.as_str() == "m"));
+    assert!(matches!(effect, Step::Do(Effect::Master(ref id)) if id.as_str() == "m"));
     let master = item("m", EventKind::Master, None, "e");
     let (round, effect) = round.step(RoundInput::Master(Some(master)), AT);
     let commit = written(effect);
@@ -203,7 +203,7 @@ fn a_master_that_never_came_is_fetched_once_at_the_end() {
     // Nothing is swept: there are no lists of what the first enumeration saw.
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d")) });
     let (_, effect) = round.step(RoundInput::Committed(2), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
     assert!(matches!(phase(&commit), Phase::Completing { .. }));
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
     // The master came with the round, so only membership is asked.
-    assert!(matches!(effect, Effect::Instances(ref id) if id.as_str() == "m"));
+    assert!(matches!(effect, Step::Do(Effect::Instances(ref id)) if id.as_str() == "m"));
     let listed = Item { whole: true, ..item("o1", EventKind::Occurrence, Some("m"), "e2") };
     let rows = vec![row("o1"), row("ghost")];
     let (round, effect) = round.step(RoundInput::Instances(Some((vec![listed].into(), rows))), AT);
@@ -228,7 +228,7 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
     let (round, effect) = round.step(RoundInput::Committed(8), AT);
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d1")) });
     let (_, effect) = round.step(RoundInput::Committed(8), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn occurrences_newer_than_their_master_have_it_fetched() {
     let newer = item("o1", EventKind::Occurrence, Some("m"), "e2");
     let (round, _) = step_page(round, page(vec![master, newer], &[], delta("d1")), &[]);
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Master(_)));
+    assert!(matches!(effect, Step::Do(Effect::Master(_))));
 }
 
 #[test]
@@ -248,12 +248,18 @@ fn a_tombstone_for_a_master_only_marks_the_series() {
     let (round, commit) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
     assert!(commit.removals.is_empty());
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Master(_)));
+    assert!(matches!(effect, Step::Do(Effect::Master(_))));
     let (round, effect) = round.step(RoundInput::Master(None), AT);
-    assert!(matches!(effect, Effect::Rows(_)), "only its absence says that the series is gone");
+    assert!(
+        matches!(effect, Step::Do(Effect::Rows(_))),
+        "only its absence says that the series is gone"
+    );
     let rows = vec![row("o1")];
     let (round, effect) = round.step(RoundInput::SeriesGone(rows), AT);
-    assert!(matches!(effect, Effect::Presence(_)), "and a private series is absent too (fact 180)");
+    assert!(
+        matches!(effect, Step::Do(Effect::Presence(_))),
+        "and a private series is absent too (fact 180)"
+    );
     let (_, effect) = round.step(RoundInput::Presence(false), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("o1").hash()]);
 }
@@ -269,7 +275,7 @@ fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
     assert!(commit.position.unwrap().has_pending, "not settled before the to-do is empty");
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
+    assert!(matches!(effect, Step::End(RoundEnd::Incomplete)));
 }
 
 #[test]
@@ -282,7 +288,7 @@ fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
     let position = Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, true));
     let round = Round::resume(place(Completion::Master), position, todo, 9);
     let (_, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Effect::Master(_)));
+    assert!(matches!(effect, Step::Do(Effect::Master(_))));
 }
 
 #[test]
@@ -293,7 +299,7 @@ fn a_dead_link_begins_an_enumeration_and_keeps_every_row() {
     assert!(commit.removals.is_empty() && commit.clear_todo && commit.clear_seen);
     assert_eq!(commit.tally.resync, Some(ResyncReason::SyncStateNotFound));
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Page(None)));
+    assert!(matches!(effect, Step::Do(Effect::Page(None))));
     let unreadable = UnreadableItem { id: Some(EventId::new("odd")), why: "start" };
     let mut carried = page(vec![single("a")], &[], delta("d1"));
     carried.unreadable.push(unreadable);
@@ -301,7 +307,7 @@ fn a_dead_link_begins_an_enumeration_and_keeps_every_row() {
     let (number, seen) = commit.seen.clone().unwrap();
     assert_eq!((number, seen.len()), (0, 2), "what could not be read is not swept either");
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Unseen));
+    assert!(matches!(effect, Step::Do(Effect::Unseen)));
     let ghost = Removal { id: EventId::new("ghost").hash(), reason: RemovalReason::Deleted };
     let (_, effect) = round.step(RoundInput::Unseen(vec![ghost]), AT);
     let commit = written(effect);
@@ -332,15 +338,15 @@ fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
     assert!(commit.removals.is_empty(), "upserts go on, nothing leaves");
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
     let (_, effect) = round.step(RoundInput::Committed(39), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Held)));
+    assert!(matches!(effect, Step::End(RoundEnd::Held)));
     // It waits, whoever asks and however often the process starts; then it enumerates.
     let resumed = |at| {
         let round =
             Round::resume(place(Completion::Master), commit.position.clone(), Vec::new(), 39);
         round.step(RoundInput::Start, at).1
     };
-    assert!(matches!(resumed(AT), Effect::Over(RoundOutcome::Held)));
-    assert!(matches!(resumed(hour(1)), Effect::Page(None)));
+    assert!(matches!(resumed(AT), Step::End(RoundEnd::Held)));
+    assert!(matches!(resumed(hour(1)), Step::Do(Effect::Page(None))));
     // The enumeration that confirms is believed, and so are few removals and the smaller half.
     for (reason, events, n) in [
         (ResyncReason::Confirm, 39, 20),
@@ -371,7 +377,7 @@ fn a_large_sweep_is_judged_as_a_whole_and_written_in_slices() {
         }
     }
     assert_eq!(removed, 900);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
 }
 
 #[test]
@@ -382,7 +388,7 @@ fn exact_occurrences_wait_for_the_listing() {
     let (round, commit) = step_page(round, page(vec![master, bare], &[], delta("d")), &[]);
     assert!(commit.upserts.is_empty());
     let (round, effect) = round.step(RoundInput::Committed(0), AT);
-    assert!(matches!(effect, Effect::Instances(_)));
+    assert!(matches!(effect, Step::Do(Effect::Instances(_))));
     let whole = Item { whole: true, ..item("o1", EventKind::Occurrence, Some("m"), "e") };
     let (_, effect) = round.step(RoundInput::Instances(Some((vec![whole].into(), Vec::new()))), AT);
     let commit = written(effect);
@@ -397,7 +403,7 @@ fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
     let carried = item("o1", EventKind::Occurrence, Some("m"), "e");
     let (round, _) = step_page(round, page(vec![master, carried], &[], delta("d1")), &[]);
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Instances(_)));
+    assert!(matches!(effect, Step::Do(Effect::Instances(_))));
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
@@ -405,7 +411,7 @@ fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(written(effect).position.unwrap().has_pending);
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
+    assert!(matches!(effect, Step::End(RoundEnd::Incomplete)));
 }
 
 #[test]
@@ -441,9 +447,9 @@ fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
         5,
     );
     let (round, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Effect::Master(_)));
+    assert!(matches!(effect, Step::Do(Effect::Master(_))));
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
-    assert!(matches!(effect, Effect::Page(Some(_))), "it is shown no more, and waits");
+    assert!(matches!(effect, Step::Do(Effect::Page(Some(_)))), "it is shown no more, and waits");
     // The series comes again, whole, and without the occurrence that waits.
     let resent = vec![
         item("m", EventKind::Master, None, "e2"),
@@ -451,7 +457,7 @@ fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
     ];
     let (round, _) = step_page(round, page(resent.clone(), &[], delta("d1")), &[]);
     let (round, effect) = round.step(RoundInput::Committed(5), AT);
-    assert!(matches!(effect, Effect::Instances(_)));
+    assert!(matches!(effect, Step::Do(Effect::Instances(_))));
     let rows = vec![row("m1")];
     let listed = ListedInstances::from(resent[1..].to_vec());
     let (round, effect) = round.step(RoundInput::Instances(Some((listed, rows))), AT);
@@ -503,7 +509,10 @@ fn what_changes_its_kind_within_the_first_enumeration_leaves_nothing_behind() {
     let (round, commit) = step_page(round, became, &[("m", StoredKind::Master { etag: None })]);
     assert!(commit.upserts.is_empty(), "before the occurrences have left");
     let (_, effect) = round.step(RoundInput::Committed(5), AT);
-    assert!(matches!(effect, Effect::Master(ref id) if *id == EventId::new("m")), "{effect:?}");
+    assert!(
+        matches!(effect, Step::Do(Effect::Master(ref id)) if *id == EventId::new("m")),
+        "{effect:?}"
+    );
 
     let round = second(Completion::Exact);
     let became = page(vec![item("x", EventKind::Master, None, "e")], &[], delta("d"));
@@ -513,7 +522,7 @@ fn what_changes_its_kind_within_the_first_enumeration_leaves_nothing_behind() {
     let (round, effect) = round.step(RoundInput::Committed(5), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("x").hash()]);
     let (_, effect) = round.step(RoundInput::Committed(4), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)), "{effect:?}");
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)), "{effect:?}");
 }
 
 #[test]

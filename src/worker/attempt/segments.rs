@@ -14,12 +14,12 @@ use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{PendingEntry, SegmentIndex};
-use crate::mirror::round::{Effect, Retain, Round, RoundInput, RoundOutcome};
+use crate::mirror::round::{Effect, Retain, Round, RoundEnd, RoundInput, Step};
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
-use super::retry::RetryBudget;
 use super::barrier::{NextSegment, ParkedRound, SegmentBarrier};
+use super::retry::RetryBudget;
 use super::{Attempt, AttemptError};
 
 /// Steps over the seams in one attempt. More there are only while events leave faster than rounds
@@ -43,7 +43,7 @@ struct Drive {
 
 enum DriveOutcome {
     /// To its end.
-    Over(RoundOutcome),
+    Over(RoundEnd),
     /// To its removals.
     Parked(Box<Round>),
 }
@@ -82,7 +82,7 @@ impl Attempt<'_> {
             return Err(error);
         }
         for _ in 0..MAX_STEPS {
-            if self.stats.over > RoundOutcome::Incomplete {
+            if self.stats.over > RoundEnd::Incomplete {
                 // Somebody could not look. The removals are in the to-do.
                 return Ok(());
             }
@@ -99,7 +99,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        self.stats.over = self.stats.over.max(RoundOutcome::Incomplete);
+        self.stats.over = self.stats.over.max(RoundEnd::Incomplete);
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl Attempt<'_> {
         if edges.is_empty() {
             return self.clear_window().await;
         }
-        let mut over = RoundOutcome::Settled;
+        let mut over = RoundEnd::Settled;
         for _ in 0..2 {
             let pages = self.stats.pages;
             let (round, _) = self.open(0, edges, false).await?;
@@ -117,7 +117,7 @@ impl Attempt<'_> {
                 over = end;
             }
             // A run that only ended what an earlier one had begun has not asked Graph yet.
-            if over != RoundOutcome::Settled || self.stats.pages != pages {
+            if over != RoundEnd::Settled || self.stats.pages != pages {
                 break;
             }
         }
@@ -141,7 +141,7 @@ impl Attempt<'_> {
         commit.tally.success = Some(now);
         commit.lazy = true;
         self.services.store.submit(commit).await?;
-        self.end(0, RoundOutcome::Settled);
+        self.end(0, RoundEnd::Settled);
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Attempt<'_> {
                 looks.began(segment, turn);
             }
             match course.outcome {
-                DriveOutcome::Over(RoundOutcome::Settled) if !begins && !again => {}
+                DriveOutcome::Over(RoundEnd::Settled) if !begins && !again => {}
                 DriveOutcome::Over(over) => {
                     self.end(segment, over);
                     break;
@@ -196,7 +196,7 @@ impl Attempt<'_> {
         match course.outcome {
             // Where nothing may leave it would only come back here.
             DriveOutcome::Parked(_) if all => {}
-            DriveOutcome::Over(RoundOutcome::Settled) if !begins && !all => {
+            DriveOutcome::Over(RoundEnd::Settled) if !begins && !all => {
                 self.start_segment(segment, looks).await?
             }
             DriveOutcome::Over(over) => self.end(segment, over),
@@ -242,7 +242,7 @@ impl Attempt<'_> {
         mut round: Round,
         mut input: RoundInput,
     ) -> Result<Drive, AttemptError> {
-        let (mut asked, mut anew) = (false, false);
+        let (mut requested, mut restarted) = (false, false);
         // Each segment's link may die once, and its requests be made again.
         self.budget = RetryBudget::default();
         self.listed_ids = None;
@@ -258,45 +258,37 @@ impl Attempt<'_> {
                 }
                 _ => false,
             };
-            let (next, effect) = if large {
+            let (next, step) = if large {
                 self.services.env.compute(move || round.step(input, now)).await
             } else {
                 round.step(input, now)
             };
             round = next;
-            if let Effect::Over(over) = effect {
-                self.stats.held_until = self.stats.held_until.max(round.held_until());
-                self.publish_fallback(segment, &before, round.fallback());
-                if over == RoundOutcome::Failed {
-                    return Err(self.error.take().unwrap_or(AttemptError::Endless));
+            let effect = match step {
+                Step::Do(Effect::AwaitSegments) => {
+                    self.publish_fallback(segment, &before, round.fallback());
+                    let outcome = DriveOutcome::Parked(Box::new(round));
+                    return Ok(Drive { outcome, requested, restarted });
                 }
-                return Ok(Drive {
-                    outcome: DriveOutcome::Over(over),
-                    requested: asked,
-                    restarted: anew,
-                });
-            }
-            if matches!(effect, Effect::AwaitSegments) {
-                self.publish_fallback(segment, &before, round.fallback());
-                let came = DriveOutcome::Parked(Box::new(round));
-                return Ok(Drive { outcome: came, requested: asked, restarted: anew });
-            }
-            asked |= matches!(
-                effect,
-                Effect::Page(_)
-                    | Effect::Listing(_)
-                    | Effect::Instances(_)
-                    | Effect::View(_)
-                    | Effect::Presence(_)
-            );
-            anew |= matches!(effect, Effect::Page(None) | Effect::Listing(None));
+                Step::Do(effect) => effect,
+                Step::End(end) => {
+                    self.stats.held_until = self.stats.held_until.max(round.held_until());
+                    self.publish_fallback(segment, &before, round.fallback());
+                    if end == RoundEnd::Failed {
+                        return Err(self.error.take().unwrap_or(AttemptError::Endless));
+                    }
+                    return Ok(Drive { outcome: DriveOutcome::Over(end), requested, restarted });
+                }
+            };
+            requested |= effect.asks_for_members();
+            restarted |= matches!(effect, Effect::Page(None) | Effect::Listing(None));
             input = self.perform(&round, segment, edges, effect).await?;
         }
     }
 
-    fn end(&mut self, segment: SegmentIndex, over: RoundOutcome) {
+    fn end(&mut self, segment: SegmentIndex, over: RoundEnd) {
         self.stats.over = self.stats.over.max(over);
-        if over == RoundOutcome::Settled {
+        if over == RoundEnd::Settled {
             self.stats.settled |= 1 << segment;
         }
     }

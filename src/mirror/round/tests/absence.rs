@@ -1,4 +1,4 @@
-//! What one answer lacks is asked for once more, elsewhere, before it leaves.
+//! Events missing from one response are requested in another way before they are removed.
 
 use super::*;
 use crate::mirror::series;
@@ -8,8 +8,9 @@ fn exception(id: &str, day: i64) -> SeriesMember {
     SeriesMember { id: EventId::new(id).hash(), kind: EventKind::Exception, span }
 }
 
-/// A round in which the delta carried these of the series "m", up to its first question.
-fn touched(complete: Completion, carried: Vec<Item>) -> (Round, Effect) {
+/// A round in which the delta carried these items of series "m", up to its first request about the
+/// series.
+fn touched(complete: Completion, carried: Vec<Item>) -> (Round, Step) {
     let round = Round::resume(place(complete), settled(), Vec::new(), 9);
     let (round, _) = step_page(round, page(carried, &[], delta("d1")), &[]);
     round.step(RoundInput::Committed(9), AT)
@@ -19,17 +20,17 @@ fn master() -> Item {
     item("m", EventKind::Master, None, "e2")
 }
 
-fn asked(effect: Effect) -> ViewRequest {
+fn asked(effect: Step) -> ViewRequest {
     match effect {
-        Effect::View(request) => *request,
+        Step::Do(Effect::View(request)) => *request,
         other => panic!("expected a view, got {other:?}"),
     }
 }
 
-fn asked_presence(effect: Effect) -> PresenceRequest {
+fn asked_presence(effect: Step) -> PresenceRequest {
     match effect {
-        Effect::Presence(request) => *request,
-        other => panic!("expected a question, got {other:?}"),
+        Step::Do(Effect::Presence(request)) => *request,
+        other => panic!("expected a presence request, got {other:?}"),
     }
 }
 
@@ -37,13 +38,13 @@ fn settles(round: Round) {
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(phase(&written(effect)), Phase::Settled { .. }));
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
 }
 
 #[test]
 fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_too() {
     let (round, effect) = touched(Completion::Master, vec![master()]);
-    assert!(matches!(effect, Effect::Instances(_)));
+    assert!(matches!(effect, Step::Do(Effect::Instances(_))));
     let rows = vec![row("o"), exception("x", 10), exception("y", 20), row("ghost")];
     let listed = vec![item("o", EventKind::Occurrence, Some("m"), "e2")];
     let (round, effect) =
@@ -57,7 +58,7 @@ fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_
     let (round, effect) = round.step(RoundInput::Viewed(viewed.into(), rows), AT);
     let request = asked_presence(effect);
     let unfound = ["y", "ghost"].map(|id| EventId::new(id).hash());
-    assert_eq!(request.ids, unfound.into(), "they may just have moved, or become exceptions");
+    assert_eq!(request.ids, unfound.into(), "they may have moved, or become exceptions");
     assert_eq!(request.master, None);
     let (round, effect) = round.step(RoundInput::Presence(false), AT);
     let commit = written(effect);
@@ -121,21 +122,21 @@ fn a_view_that_cannot_be_had_removes_nothing() {
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
     assert!(written(effect).removals.is_empty());
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(written(effect).position.unwrap().has_pending, "it stays on the list");
+    assert!(written(effect).position.unwrap().has_pending, "the series stays pending");
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
+    assert!(matches!(effect, Step::End(RoundEnd::Incomplete)));
 }
 
 /// A series whose master and listing are not found.
 fn private(carried: Vec<Item>) -> Round {
     let (round, effect) = touched(Completion::Master, carried);
     let (round, effect) = match effect {
-        Effect::Instances(_) => round.step(RoundInput::Instances(None), AT),
+        Step::Do(Effect::Instances(_)) => round.step(RoundInput::Instances(None), AT),
         effect => (round, effect),
     };
-    assert!(matches!(effect, Effect::Master(_)), "{effect:?}");
+    assert!(matches!(effect, Step::Do(Effect::Master(_))), "{effect:?}");
     let (round, effect) = round.step(RoundInput::Master(None), AT);
-    assert!(matches!(effect, Effect::Rows(_)));
+    assert!(matches!(effect, Step::Do(Effect::Rows(_))));
     round
 }
 
@@ -198,7 +199,7 @@ fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it(
 fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
     let (round, _) = touched(Completion::Master, vec![master()]);
     let (round, effect) = round.step(RoundInput::Instances(None), AT);
-    assert!(matches!(effect, Effect::Master(_)));
+    assert!(matches!(effect, Step::Do(Effect::Master(_))));
     let (round, effect) = round.step(RoundInput::Master(Some(master())), AT);
     assert!(!asked(effect).only);
     let x = item("x", EventKind::Exception, Some("m"), "e2");

@@ -1,5 +1,4 @@
-//! What cannot be known is not guessed: occurrences without a master, words of
-//! yesterday.
+//! Incomplete information is not guessed: occurrences without a master, and outdated items.
 
 use super::*;
 
@@ -20,9 +19,9 @@ fn bare_occurrence_without_master() {
     let mut todo: std::collections::BTreeMap<PendingKey, PendingEntry> =
         commit.pending.into_iter().map(|t| (t.key(), t)).collect();
     let (round, effect) = round.step(RoundInput::Committed(5), AT);
-    assert!(matches!(effect, Effect::Instances(_)), "{effect:?}");
+    assert!(matches!(effect, Step::Do(Effect::Instances(_))), "{effect:?}");
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
-    assert!(matches!(effect, Effect::Unseen), "{effect:?}");
+    assert!(matches!(effect, Step::Do(Effect::Unseen)), "{effect:?}");
     let (round, effect) = round.step(RoundInput::Unseen(Vec::new()), AT);
     let commit = written(effect);
     assert!(matches!(phase(&commit), Phase::Settled { .. }));
@@ -31,18 +30,18 @@ fn bare_occurrence_without_master() {
     }
     todo.extend(commit.pending.into_iter().map(|t| (t.key(), t)));
     let (_, effect) = round.step(RoundInput::Committed(5), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Incomplete)));
+    assert!(matches!(effect, Step::End(RoundEnd::Incomplete)));
     // The next attempt; meanwhile the series got an ordinary occurrence in the window.
     let round =
         Round::resume(place(Completion::Master), commit.position, todo.into_values().collect(), 5);
     let (round, effect) = round.step(RoundInput::Start, AT);
     let (round, effect) = match effect {
-        Effect::Master(_) => {
+        Step::Do(Effect::Master(_)) => {
             round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT)
         }
         effect => (round, effect),
     };
-    assert!(matches!(effect, Effect::Instances(_)), "{effect:?}");
+    assert!(matches!(effect, Step::Do(Effect::Instances(_))), "{effect:?}");
     let listed = vec![
         Item { whole: true, ..item("x", EventKind::Exception, Some("m"), "e") },
         Item { whole: true, ..item("o", EventKind::Occurrence, Some("m"), "e") },
@@ -70,14 +69,14 @@ fn what_an_earlier_round_carried_is_not_shown_where_it_now_lies_outside() {
     let (round, _) = round.step(RoundInput::Start, AT);
     let (round, effect) =
         round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT);
-    assert!(matches!(effect, Effect::Instances(_)), "{effect:?}");
+    assert!(matches!(effect, Step::Do(Effect::Instances(_))), "{effect:?}");
     let edge = 24 * 365;
     let span = Span { start: hour(edge + 5), end: hour(edge + 6) };
     let listed =
         vec![Item { whole: true, span, ..item("o", EventKind::Occurrence, Some("m"), "e") }];
     let (_, effect) = round.step(RoundInput::Instances(Some((listed.into(), Vec::new()))), AT);
     let commit = written(effect);
-    assert!(!ids(&commit.upserts).contains(&"o"), "outside of the window");
+    assert!(!ids(&commit.upserts).contains(&"o"), "o lies outside the window");
 }
 
 #[test]

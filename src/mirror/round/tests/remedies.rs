@@ -1,9 +1,9 @@
-//! Rounds that would not end and pages that cannot be had: larger pages, smaller ones, listings, and
-//! delta tried again.
+//! Stuck rounds and pages that cannot be fetched: larger pages, smaller pages, snapshot mode, and
+//! delta retries.
 
 use super::*;
 
-/// A segment in snapshot mode since `AT`, with nothing to do.
+/// A segment in snapshot mode since `AT`, without pending work.
 fn listed(phase: Phase) -> Option<Position> {
     let mut remedy = Fallback::default();
     while !remedy.is_snapshot() {
@@ -16,7 +16,7 @@ fn resumed(position: Option<Position>) -> Round {
     Round::resume(place(Completion::Master), position, Vec::new(), 100)
 }
 
-fn started(position: Option<Position>, at: Timestamp) -> (Round, Effect) {
+fn started(position: Option<Position>, at: Timestamp) -> (Round, Step) {
     resumed(position).step(RoundInput::Start, at)
 }
 
@@ -32,13 +32,13 @@ fn a_round_that_would_not_end_waits_and_enumerates_in_larger_pages() {
     assert_eq!(commit.tally.resync, Some(ResyncReason::RoundStuck));
     assert_eq!(round.fallback().page_size(200), 400);
     let (_, effect) = round.step(RoundInput::Committed(100), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Stuck(StallKind::NoProgress))));
-    // Whoever asks, and however often the process starts: not before its time.
+    assert!(matches!(effect, Step::End(RoundEnd::Stuck(StallKind::NoProgress))));
+    // Neither a requested round nor a restart shortens the wait.
     let (_, effect) = started(commit.position.clone(), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Stuck(StallKind::NoProgress))));
+    assert!(matches!(effect, Step::End(RoundEnd::Stuck(StallKind::NoProgress))));
     let (round, effect) = started(commit.position, hour(1));
-    assert!(matches!(effect, Effect::Page(None)));
-    // What helped is remembered when it has helped.
+    assert!(matches!(effect, Step::Do(Effect::Page(None))));
+    // The page size that helped is kept once a page has succeeded.
     let (_, commit) = step_page(round, page(vec![single("a")], &[], delta("d1")), &[]);
     assert_eq!(commit.position.unwrap().fallback.page_size(200), 400);
 }
@@ -49,7 +49,7 @@ fn a_guard_is_stored_with_every_page_and_forgotten_with_the_round() {
     let (_, commit) = step_page(round, page(vec![single("a")], &[], next("n1")), &[]);
     // As after a crash: the next page is the same.
     let (round, effect) = started(commit.position, AT);
-    assert!(matches!(effect, Effect::Page(Some(_))));
+    assert!(matches!(effect, Step::Do(Effect::Page(Some(_)))));
     let (_, stuck) = step_page(round, page(vec![single("a")], &[], next("n2")), &[]);
     assert_eq!(*phase(&stuck), Phase::start(ResyncReason::RoundStuck));
     let (round, _) = started(settled(), AT);
@@ -67,7 +67,7 @@ fn a_page_over_the_cap_has_smaller_ones_asked_for() {
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::PageStuck));
     assert_eq!(round.fallback().page_size(200), 100);
     let (_, effect) = round.step(RoundInput::Committed(100), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Stuck(StallKind::PageTooLarge))));
+    assert!(matches!(effect, Step::End(RoundEnd::Stuck(StallKind::PageTooLarge))));
 }
 
 #[test]
@@ -76,42 +76,42 @@ fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
         |position| started(position, AT).0.step(RoundInput::Failed(PageFailure::Refused), AT);
     let (round, effect) = refused(settled());
     let first = written(effect);
-    assert_eq!(*phase(&first), settled().unwrap().phase, "only remembered");
-    assert!(matches!(
-        round.step(RoundInput::Committed(100), AT).1,
-        Effect::Over(RoundOutcome::Failed)
-    ));
-    // The second, after a restart.
+    assert_eq!(*phase(&first), settled().unwrap().phase, "the failure is only recorded");
+    assert!(matches!(round.step(RoundInput::Committed(100), AT).1, Step::End(RoundEnd::Failed)));
+    // The second failure, after a restart.
     let (_, effect) = refused(first.position.clone());
     assert_eq!(*phase(&written(effect)), Phase::start(ResyncReason::PageStuck));
-    // A page in between: it was the day, not the link.
+    // A page in between resets the count.
     let (round, _) = started(first.position, AT);
     let (_, commit) = step_page(round, page(vec![single("a")], &[], next("n")), &[]);
     let (_, effect) = refused(commit.position);
     assert!(matches!(phase(&written(effect)), Phase::Following { .. }));
-    // Anything else that fails is for the next attempt.
+    // Other failures are left to the next attempt.
     let (_, effect) = started(settled(), AT).0.step(RoundInput::Failed(PageFailure::Other), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Failed)));
+    assert!(matches!(effect, Step::End(RoundEnd::Failed)));
 }
 
 #[test]
 fn a_snapshot_round_lists_compares_and_has_no_link_to_go_on_from() {
     let (round, effect) = started(listed(Phase::Settled { delta: None }), AT);
-    assert!(matches!(effect, Effect::Listing(None)), "nothing is written before the first page");
+    assert!(
+        matches!(effect, Step::Do(Effect::Listing(None))),
+        "nothing is written before the first page"
+    );
     let (round, commit) = step_page(round, page(vec![single("a")], &[], PageEnd::Last), &[]);
     assert_eq!(ids(&commit.upserts), ["a"]);
     assert!(commit.seen.is_some());
     let sweeping = Phase::Sweeping { delta: None, reason: ResyncReason::Snapshot };
     assert_eq!(*phase(&commit), sweeping);
     let (round, effect) = round.step(RoundInput::Committed(100), AT);
-    assert!(matches!(effect, Effect::Unseen));
+    assert!(matches!(effect, Step::Do(Effect::Unseen)));
     let (round, effect) = round.step(RoundInput::Unseen(many(1)), AT);
     let commit = written(effect);
-    assert_eq!(gone(&commit).len(), 1, "one page is of one moment");
+    assert_eq!(gone(&commit).len(), 1, "a single page is consistent");
     assert_eq!(*phase(&commit), Phase::Settled { delta: None });
-    assert_eq!(commit.tally.resync, None, "ordinary life");
+    assert_eq!(commit.tally.resync, None, "a snapshot round is not counted as a resync");
     let (_, effect) = round.step(RoundInput::Committed(99), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
     let list = |round: Round, last: &str| {
         let (round, _) = step_page(round, page(vec![single("a")], &[], next("n")), &[]);
         let (round, effect) = round.step(RoundInput::Committed(100), AT);
-        assert!(matches!(effect, Effect::Listing(Some(_))));
+        assert!(matches!(effect, Step::Do(Effect::Listing(Some(_)))));
         let (round, _) = step_page(round, page(vec![single(last)], &[], PageEnd::Last), &[]);
         round.step(RoundInput::Committed(100), AT).0
     };
@@ -129,8 +129,8 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
     assert!(commit.removals.is_empty() && commit.clear_seen && commit.pending.len() == 2);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
     let (round, effect) = round.step(RoundInput::Committed(100), AT);
-    assert!(matches!(effect, Effect::Listing(None)), "at once");
-    // One of them was only overlooked.
+    assert!(matches!(effect, Step::Do(Effect::Listing(None))), "the next listing starts at once");
+    // One of the two is in the second listing.
     let (_, effect) = list(round, "g0").step(RoundInput::Unseen(many(2).split_off(1)), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("g1").hash()]);
@@ -153,11 +153,11 @@ fn a_listed_occurrence_needs_its_master_only_when_the_stored_one_is_of_another_d
         assert!(round.ids_to_look_up(&listing).contains(&EventId::new("m").hash()));
         let (round, commit) = step_page(round, listing, &[("m", known.clone())]);
         assert_eq!(commit.upserts.len(), usize::from(shown), "{etag} {known:?}");
-        assert!(commit.upserts.iter().all(|item| !item.whole), "bare, as from any other request");
+        assert!(commit.upserts.iter().all(|item| !item.whole), "stubs, as from any other request");
         let (_, effect) = round.step(RoundInput::Committed(100), AT);
-        assert_eq!(matches!(effect, Effect::Master(_)), !shown);
+        assert_eq!(matches!(effect, Step::Do(Effect::Master(_))), !shown);
     }
-    // Exact windows want them as they are listed.
+    // Exact windows keep occurrences as listed.
     let position = listed(Phase::Settled { delta: None });
     let round = Round::resume(place(Completion::Exact), position, Vec::new(), 9);
     let (round, _) = round.step(RoundInput::Start, AT);
@@ -172,9 +172,9 @@ fn delta_is_tried_again_after_a_day_and_kept_if_it_works() {
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::DeltaRetry));
     assert_eq!(commit.tally.resync, Some(ResyncReason::DeltaRetry));
-    assert!(round.fallback().is_snapshot(), "until it has worked");
+    assert!(round.fallback().is_snapshot(), "snapshot mode until delta has worked");
     let (round, effect) = round.step(RoundInput::Committed(100), tomorrow);
-    assert!(matches!(effect, Effect::Page(None)));
+    assert!(matches!(effect, Step::Do(Effect::Page(None))));
     let (round, _) = step_page(round, page(vec![single("a")], &[], delta("d")), &[]);
     let (round, _) = round.step(RoundInput::Committed(100), tomorrow);
     let (round, effect) = round.step(RoundInput::Unseen(Vec::new()), tomorrow);
@@ -191,7 +191,7 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
         round.step(RoundInput::Committed(100), tomorrow).0
     };
     let failures = [PageFailure::TooLarge, PageFailure::Refused, PageFailure::Other];
-    let mut ended: Vec<(Round, Effect)> =
+    let mut ended: Vec<(Round, Step)> =
         failures.map(|how| trial().step(RoundInput::Failed(how), tomorrow)).into();
     let (round, _) = step_page(trial(), page(vec![single("a")], &[], next("n1")), &[]);
     let again = RoundInput::Page {
@@ -205,11 +205,14 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
         assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
         assert_eq!(commit.tally.resync, None);
         let (_, effect) = round.step(RoundInput::Committed(100), tomorrow);
-        assert!(matches!(effect, Effect::Listing(None)), "listed at once, no waiting");
+        assert!(matches!(effect, Step::Do(Effect::Listing(None))), "the listing starts at once");
         let (_, effect) = started(commit.position, hour(47));
-        assert!(matches!(effect, Effect::Listing(None)), "another day");
+        assert!(
+            matches!(effect, Step::Do(Effect::Listing(None))),
+            "delta is not due before another day"
+        );
     }
-    // A link that dies costs a repetition, as ever.
+    // A dead link causes a repetition, as usual.
     let (_, effect) = trial().step(RoundInput::LinkDead, tomorrow);
     assert_eq!(*phase(&written(effect)), Phase::start(ResyncReason::DeltaRetry));
 }
@@ -218,9 +221,9 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
 fn whatever_begins_anew_in_snapshot_mode_is_listed() {
     for reason in [ResyncReason::Requested, ResyncReason::WindowMoved, ResyncReason::Confirm] {
         let (_, effect) = started(listed(Phase::start(reason)), AT);
-        assert!(matches!(effect, Effect::Listing(None)), "{reason:?}");
+        assert!(matches!(effect, Step::Do(Effect::Listing(None))), "{reason:?}");
     }
-    // A large removal is not believed here either.
+    // A mass removal is not accepted in snapshot mode either.
     let sweeping = Phase::Sweeping { delta: None, reason: ResyncReason::Snapshot };
     let (_, effect) = resumed(listed(sweeping)).step(RoundInput::Unseen(many(60)), AT);
     let commit = written(effect);
@@ -238,17 +241,17 @@ fn when_even_the_listing_does_not_work_nothing_is_left_to_try() {
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::RoundStuck));
     assert!(commit.position.unwrap().held_until.is_none());
     let (_, effect) = round.step(RoundInput::Committed(100), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Failed)));
-    // Pages shrink to the smallest before that.
+    assert!(matches!(effect, Step::End(RoundEnd::Failed)));
+    // Pages shrink to the smallest size before that.
     let mut position = listed(Phase::Settled { delta: None });
     let mut sizes = Vec::new();
     let last = loop {
         let (round, _) = started(position, hour(1));
         let (round, effect) = round.step(RoundInput::Failed(PageFailure::TooLarge), AT);
-        let Effect::Commit(commit) = effect else { break effect };
+        let Step::Do(Effect::Commit(commit)) = effect else { break effect };
         sizes.push(round.fallback().page_size(200));
         position = commit.position;
     };
     assert_eq!(sizes, [500, 250, 125, 62, 31, 15, 10]);
-    assert!(matches!(last, Effect::Over(RoundOutcome::Failed)));
+    assert!(matches!(last, Step::End(RoundEnd::Failed)));
 }

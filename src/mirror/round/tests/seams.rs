@@ -1,4 +1,4 @@
-//! Windows of several segments: what leaves waits until the others have looked.
+//! Windows of several segments: removals wait for the other segments.
 
 use super::*;
 
@@ -24,24 +24,24 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, commit) = step_page(round, news, &known);
     assert_eq!((ids(&commit.upserts), commit.removals.len()), (vec!["c"], 0));
     let (round, effect) = round.step(RoundInput::Committed(51), AT);
-    assert!(matches!(effect, Effect::AwaitSegments));
-    // b may have moved to where a segment could not look.
+    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
+    // b may have moved to a segment that could not be listed.
     let (round, effect) = round.step(withheld(&["b"]), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
     assert_eq!(commit.done, [PendingKey::Removal(EventId::new("a").hash())]);
-    assert!(commit.position.as_ref().unwrap().has_pending, "b stays on the list");
+    assert!(commit.position.as_ref().unwrap().has_pending, "the removal of b stays pending");
     let (_, effect) = round.step(RoundInput::Committed(50), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Settled)));
-    // The next round asks first, and then lets it go.
+    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
+    // The next round requests a page first and then removes b.
     let left = vec![PendingEntry::Removal { id: EventId::new("b").hash() }];
     let round = resumed(Phase::Settled { delta: Some(link("d1")) }, left);
     let (round, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Effect::Page(Some(_))));
+    assert!(matches!(effect, Step::Do(Effect::Page(Some(_)))));
     let (round, commit) = step_page(round, page(vec![], &[], delta("d2")), &[]);
     assert!(commit.removals.is_empty() && !commit.lazy);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
-    assert!(matches!(effect, Effect::AwaitSegments));
+    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
     let (_, effect) = round.step(withheld(&[]), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()]);
 }
@@ -51,17 +51,17 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
     let sweeping =
         Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
     let (round, effect) = resumed(sweeping.clone(), Vec::new()).step(RoundInput::Start, AT);
-    assert!(matches!(effect, Effect::Unseen));
+    assert!(matches!(effect, Step::Do(Effect::Unseen)));
     let (_, effect) = round.step(RoundInput::Unseen(Vec::new()), AT);
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d1")) });
 
     let (round, _) = resumed(sweeping, Vec::new()).step(RoundInput::Start, AT);
     let rows = || vec![removal("a"), removal("b")];
     let (round, effect) = round.step(RoundInput::Unseen(rows()), AT);
-    assert!(matches!(effect, Effect::AwaitSegments));
-    // Found anew: others may have taken over some of them meanwhile.
+    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
+    // Queried again, because other segments may have taken over some of the rows meanwhile.
     let (round, effect) = round.step(withheld(&["a"]), AT);
-    assert!(matches!(effect, Effect::Unseen));
+    assert!(matches!(effect, Step::Do(Effect::Unseen)));
     let (_, effect) = round.step(RoundInput::Unseen(rows()), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("b").hash()]);
@@ -73,19 +73,19 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
 fn a_window_that_empties_segment_by_segment_is_not_believed() {
     let sweeping =
         Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
-    // 30 are left of the 60 that the window had; the other half has gone in this attempt.
+    // 30 of the window's 60 events are left; the other half was removed in this attempt.
     let place = SegmentContext { seams: true, ..place(Completion::Master) };
     let round = Round::resume(place, Some(Position::new(sweeping, false)), Vec::new(), 30);
     let (round, _) = round.step(RoundInput::Start, AT);
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
-    assert!(matches!(effect, Effect::AwaitSegments));
+    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
     let grant = RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 30 };
     let (round, effect) = round.step(grant, AT);
-    assert!(matches!(effect, Effect::Unseen));
+    assert!(matches!(effect, Step::Do(Effect::Unseen)));
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
     assert!(gone(&written(effect)).is_empty());
     let (_, effect) = round.step(RoundInput::Committed(30), AT);
-    assert!(matches!(effect, Effect::Over(RoundOutcome::Held)));
+    assert!(matches!(effect, Step::End(RoundEnd::Held)));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
     let (round, _) =
         step_page(round, page(vec![], &["a"], delta("d1")), &[("a", StoredKind::Single)]);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
-    assert!(matches!(effect, Effect::AwaitSegments));
+    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
     let (_, effect) = round.step(RoundInput::Retained { stay: Retain::All, gone: 0 }, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
