@@ -1,11 +1,11 @@
-//! Who may come in over TCP: the right `Host`, a token, and no pages of other sites.
+//! Access checks of the TCP listener: the right `Host`, a token, no pages of other sites.
 //!
-//! A page in a browser can send requests to any address. The `Host` check keeps out those whose
-//! name was pointed here (DNS rebinding), the `Origin` check those that would use a password the
-//! browser remembers (or the open demo) to change something.
+//! A page in a browser can send requests to any address. The `Host` check refuses pages whose name
+//! was pointed here (DNS rebinding). The `Origin` check refuses pages that would change something
+//! with a password the browser remembers, or through the open demo.
 //!
-//! A wrong token is answered after [`DELAY`], and at most [`WAITING`] such requests wait: tokens
-//! are tried at 64 a second at most, over all connections of the listener.
+//! A wrong token is answered after [`WRONG_TOKEN_DELAY`], and at most [`MAX_DELAYED`] such requests
+//! wait. So at most 64 tokens a second can be tried, over all connections of the listener.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -25,24 +25,23 @@ use super::ApiSettings;
 use super::problem::Problem;
 use crate::metrics::AccessMetrics;
 
-/// How long a wrong token waits for its answer.
+/// How long the response to a wrong token is delayed.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_secs(1);
 
-/// Requests with wrong tokens that wait at the same time; more are refused at once.
+/// Requests with wrong tokens that wait at the same time; further ones are refused at once.
 const MAX_DELAYED: usize = 64;
 
-/// A token, kept as its SHA-256 so that nothing can show it.
+/// A token, stored as its SHA-256 so that it cannot be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
-    /// Keeps a token. White space around it (a file's last newline) does not belong to it.
+    /// Hashes a token without the white space around it, such as a file's last newline.
     pub fn new(token: &str) -> Self {
         Self(Sha256::digest(token.trim()).into())
     }
 
-    /// Whether `token` is it; takes the same time however much of it is right. An empty one never
-    /// is, whatever was kept.
+    /// Whether `token` matches, compared in constant time. An empty `token` never matches.
     fn admits(&self, token: &str) -> bool {
         if token.is_empty() {
             return false;
@@ -58,22 +57,22 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// What a TCP listener asks of requests.
+/// The access rules of a TCP listener.
 #[derive(Debug)]
 pub(super) struct AccessPolicy {
     settings: ApiSettings,
     listen: SocketAddr,
-    /// Places for requests with wrong tokens.
+    /// Permits for requests with wrong tokens.
     waiting: Semaphore,
     metrics: Arc<AccessMetrics>,
 }
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Debug)]
 enum AccessDenied {
-    /// At once.
+    /// Refused at once.
     With(Problem),
-    /// It showed a token, and it is none of ours.
+    /// The token matches none of the configured ones.
     WrongToken,
 }
 
@@ -117,7 +116,7 @@ impl AccessPolicy {
         }
     }
 
-    /// The answer to a refused request, when it is due.
+    /// The response to a refused request, after its delay.
     async fn refuse(&self, refused: AccessDenied) -> Problem {
         match refused {
             AccessDenied::With(problem) => problem,
@@ -135,9 +134,9 @@ impl AccessPolicy {
         }
     }
 
-    /// Whether the name of a `Host` is this listener's: a loopback name or address, a configured name, the
-    /// address listened on, or any address where all are listened on. The port does not matter: a forwarded one
-    /// differs, and a rebound name is caught by the name.
+    /// Whether the name of a `Host` belongs to this listener: a loopback name or address, a
+    /// configured name, the listen address, or any address when listening on all. The port is
+    /// ignored: a forwarded port differs, and the name alone detects DNS rebinding.
     fn is_here(&self, name: &str) -> bool {
         let is = |own: &str| name.eq_ignore_ascii_case(own);
         if is("localhost") || self.settings.hosts.iter().any(|own| is(own)) {
@@ -150,7 +149,7 @@ impl AccessPolicy {
     }
 }
 
-/// The middleware in front of the routes.
+/// The access-check middleware in front of the routes.
 pub(super) async fn check(
     State(door): State<Arc<AccessPolicy>>,
     request: Request,
@@ -162,8 +161,9 @@ pub(super) async fn check(
     }
 }
 
-/// What a request names as its host: the authority of a request in absolute form, which comes
-/// before `Host` (RFC 9112, 3.2.2), else `Host`. `None` unless there is exactly one `Host`.
+/// The host that a request names: the authority of a request in absolute form, which takes
+/// precedence over `Host` (RFC 9112, 3.2.2), else `Host`. `None` unless there is exactly one
+/// `Host`.
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -176,8 +176,8 @@ fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     }
 }
 
-/// The name or address of `name[:port]`, an IPv6 address without its brackets. `None` where it is
-/// anything else, with user information for example.
+/// The name or address of `name[:port]`, an IPv6 address without its brackets. `None` for anything
+/// else, such as a host with user information.
 fn name_of(host: &str) -> Option<&str> {
     let (name, rest) = match host.strip_prefix('[') {
         Some(rest) => {
@@ -202,7 +202,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A bearer token, or the password of Basic.
+/// The bearer token, or the password of Basic.
 fn credential(headers: &HeaderMap) -> Option<String> {
     let (scheme, value) = text(headers, header::AUTHORIZATION)?.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn without_configured_tokens_nobody_comes_in() {
-        // Nor where one was kept that is empty.
+        // An empty configured token admits no request either.
         let empty = Some(TokenHash::new(" \n"));
         let empty =
             ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
@@ -391,9 +391,9 @@ mod tests {
         assert_eq!((late, refused), (MAX_DELAYED, 6));
         let counts: Vec<_> = door.metrics.refused.counts().collect();
         assert_eq!(counts[..2], [("wrong_token", 64), ("too_many_attempts", 6)]);
-        // Without any token there is nothing to be guessed.
+        // A request without a token is no guess, so it is not delayed.
         assert_eq!(admit(&door, Method::GET, &[(header::HOST, "localhost")]), 401);
-        // The places are free again.
+        // The permits are free again.
         assert_eq!(door.refuse(AccessDenied::WrongToken).await.into_response().status(), 401);
     }
 

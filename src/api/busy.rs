@@ -1,11 +1,11 @@
-//! When somebody is busy: the events of a window as merged intervals, for booking screens.
+//! Busy times: the events of a window merged into intervals, for booking screens.
 //!
-//! At every instant the strongest of the states there counts: `oof`, then `busy`, `tentative`,
-//! `workingElsewhere`. What is not listed is free. A state that is not known makes busy, so that
-//! nobody is booked over it; cancelled events and those without length make nothing.
+//! At every instant the strongest state counts: `oof`, then `busy`, `tentative`,
+//! `workingElsewhere`. Time outside the intervals is free. An unknown state counts as busy, to
+//! prevent double booking. Cancelled events and events without length are ignored.
 //!
-//! It is one answer however many the events: they are read some thousands at a time, and what
-//! moved between two reads is looked up in the feed.
+//! The result is one response, however many events there are. They are read in batches, and events
+//! that change between two batches are looked up in the feed.
 
 use std::collections::BTreeMap;
 
@@ -28,16 +28,16 @@ use crate::store::{EventQuery, Store};
 /// Events read from the store at a time, if they are not too large together.
 const BATCH: usize = 2000;
 
-/// How often the feed is read to its end after several looks: what changes once more while it is
-/// read stands behind that end.
+/// How many times the feed is read to its end after reading several batches: an event that changes
+/// again during a pass moves behind the end of that pass.
 const CATCH_UP_EVERY: usize = 3;
 
-/// Weakest first.
+/// The states, weakest first.
 const STATES: [&str; 4] = ["workingElsewhere", "tentative", "busy", "oof"];
-/// Where what is not known stands.
+/// The index of the state that unknown states count as.
 const BUSY: usize = 2;
 
-/// A stretch of one state.
+/// An interval of one state.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Interval {
@@ -53,7 +53,7 @@ struct BusyAnswer {
     to: Timestamp,
     complete: bool,
     as_of: Option<Timestamp>,
-    /// Events whose times are not understood, and which are therefore not in it.
+    /// Events left out because their times are not understood.
     unplaced: usize,
 }
 
@@ -112,7 +112,7 @@ async fn merging(
             None => break,
         }
     }
-    // One look sees everything as it is at one time. Several do not.
+    // A single read is one snapshot. Several are not, so later changes are applied.
     if query.after.is_some() {
         let (mut after, mut laps) = (began, 0);
         while laps < CATCH_UP_EVERY {
@@ -129,20 +129,20 @@ async fn merging(
     Ok(merging)
 }
 
-/// Events on their way to being merged.
+/// The placed events, to be merged.
 #[derive(Default)]
 struct IntervalMerger {
     from: Timestamp,
     to: Timestamp,
     times: TimeReader,
     placed: BTreeMap<EventHash, Placement>,
-    /// Events that not even have an id.
+    /// Events without an id.
     strays: usize,
 }
 
-/// Where an event stands, if it makes anything.
+/// Where an event lies in the range; `Nowhere` if its times are not understood.
 enum Placement {
-    /// From, to, and the place of its state in [`STATES`].
+    /// From, to, and the index of its state in [`STATES`].
     At(Timestamp, Timestamp, usize),
     Nowhere,
 }
@@ -155,7 +155,7 @@ impl IntervalMerger {
         }
     }
 
-    /// What is now known of an event, in the place of what was; `None` where it is gone.
+    /// Replaces what is known of an event; `None` if the event is gone.
     fn put(&mut self, id: EventHash, event: Option<&[u8]>) {
         match event.and_then(|event| self.place(event)) {
             Some(placed) => self.placed.insert(id, placed),
@@ -176,14 +176,14 @@ impl IntervalMerger {
         (start < end).then_some(Placement::At(start, end, state))
     }
 
-    /// Events whose times are not understood.
+    /// Counts events whose times are not understood.
     fn unplaced(&self) -> usize {
         let nowhere = self.placed.values().filter(|placed| matches!(placed, Placement::Nowhere));
         nowhere.count() + self.strays
     }
 
     fn merge(self) -> Vec<Interval> {
-        // At each instant, how many events of each state begin less how many end.
+        // Per instant and state: the number of events that begin minus the number that end.
         let mut edges: BTreeMap<Timestamp, [i32; 4]> = BTreeMap::new();
         for placed in self.placed.into_values() {
             let Placement::At(start, end, state) = placed else { continue };

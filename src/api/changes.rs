@@ -1,9 +1,10 @@
-//! The feed: NDJSON slice by slice, or a server-sent event stream.
+//! The change feed, as NDJSON slices or as a server-sent event stream.
 //!
-//! At least once, in order, no gap. An answer has at most `limit` lines and ends early once it has
-//! [`ANSWER_BYTES`]; an answer without lines means that there is nothing more now. Its end is found
-//! before its head is sent, so that the head has the cursor to go on from, and its lines are read
-//! as the reader takes them. What changes meanwhile leaves the answer for a place behind its end.
+//! Delivery is at least once, in order, without gaps. A response has at most `limit` lines and ends
+//! early after [`ANSWER_BYTES`]; a response without lines means that the feed has nothing more for
+//! now. The end is found before the head is sent, so that the head can carry the next cursor; the
+//! lines are read as the reader takes them. An event that changes meanwhile moves behind that end
+//! and leaves the response.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -31,13 +32,13 @@ use crate::store::Change;
 /// Changes read from the store at a time, if they are not too large together.
 const BATCH: usize = 500;
 
-/// A stream that has nothing to say says where it is this often, so that it is not taken for dead.
+/// How often an idle stream sends its position, so that clients do not take it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Where to go on from, known before the body.
+/// The cursor to continue from, known before the body.
 const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
 
-/// One line of the feed, but for the event at its end.
+/// One line of the feed, without the event at its end.
 #[derive(Serialize)]
 struct ChangeLine<'a> {
     cursor: &'a str,
@@ -50,7 +51,7 @@ struct ChangeLine<'a> {
     reason: Option<&'static str>,
 }
 
-/// `GET /v1/changes`. Which form it has depends on `Accept`, whatever the answer.
+/// `GET /v1/changes`. The format depends on `Accept`, so every response varies by it.
 pub(super) async fn read(
     access: State<Arc<AppState>>,
     query: RawQuery,
@@ -92,7 +93,7 @@ async fn negotiated(
     }
 }
 
-/// Whether the client names streams, and not only to say that it takes none (`q=0`).
+/// Whether the client accepts event streams; `q=0` refuses them.
 fn accepts_events(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     accepted.flat_map(|accept| accept.split(',')).any(|range| {
@@ -106,7 +107,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether there is a window of that name, running or on its way out.
+/// Whether a window of that name is running or still in the store.
 async fn is_known(access: &AppState, name: &str) -> Result<bool, Problem> {
     if access.fleet.id(name).is_some() {
         return Ok(true);
@@ -119,34 +120,34 @@ async fn is_known(access: &AppState, name: &str) -> Result<bool, Problem> {
 /// One reader of the feed.
 struct FeedReader {
     access: Arc<AppState>,
-    /// Only changes of windows of this name. By name and not by number: a window that became
-    /// another one under its old name still has the removals of the old one in the feed.
+    /// Only changes of windows of this name. Not by id: when a window is replaced by another one of
+    /// the same name, the feed still holds the removals of the old one.
     window: Option<Arc<str>>,
     place: FeedPosition,
     durable: watch::Receiver<Seq>,
     stopping: watch::Receiver<bool>,
 }
 
-/// How a change is written.
+/// The format of a change.
 #[derive(Clone, Copy)]
 enum LineFormat {
-    /// A line.
+    /// An NDJSON line.
     Line,
     /// A server-sent event.
     Frame,
 }
 
-/// What [`Reader::stretch`] read.
+/// The outcome of [`FeedReader::stretch`].
 struct ChangeBatch {
     lines: usize,
-    /// Where to go on from.
+    /// The cursor to continue from.
     cursor: String,
-    /// Whether that is the end.
+    /// Whether the end was reached.
     at_end: bool,
 }
 
 impl FeedReader {
-    /// An NDJSON answer; held up to `wait` until there is at least one line.
+    /// An NDJSON response; held for up to `wait` until there is at least one line.
     async fn answer(
         mut self,
         limit: usize,
@@ -158,19 +159,19 @@ impl FeedReader {
         let work = self.access.work.clone();
         let mut held = false;
         let (body, cursor) = loop {
-            // Marked as seen before reading, so that what comes meanwhile wakes the wait below.
+            // Marked as seen before reading, so that a later change ends the wait below.
             self.durable.borrow_and_update();
             let before = self.place.cursor(&self.access.store, self.place.seq);
             let (bytes, reader, stretch) = self.first(&work, limit).await?;
             self = reader;
             if held && *self.stopping.borrow() {
-                // Other rules are in force by now: what came since is told by those.
+                // Settings may have changed: later changes are reported under the new ones.
                 break (Body::empty(), before);
             }
             held = true;
             if bytes.is_empty() {
                 match until {
-                    // The removals of a window that is gone may still be told; more will not come.
+                    // The feed may still hold removals of a dropped window, but gets no new ones.
                     _ if !known => return Err(self.unknown()),
                     Some(until) if self.moved_before(until).await => continue,
                     _ => break (Body::empty(), stretch.cursor),
@@ -191,7 +192,7 @@ impl FeedReader {
         Ok(response)
     }
 
-    /// The first lines of an answer; none only where there is nothing to read.
+    /// Reads the first lines of a response; none only if the feed has nothing to read.
     async fn first(
         mut self,
         work: &RequestLimits,
@@ -211,7 +212,7 @@ impl FeedReader {
         Ok((bytes, reader, stretch?))
     }
 
-    /// The body that begins with `first`, and the cursor behind its end.
+    /// The body that starts with `first`, and the cursor after its end.
     async fn rest(
         self,
         work: &RequestLimits,
@@ -240,7 +241,7 @@ impl FeedReader {
         self.stretch_to(text, limit, form, Seq::MAX).await
     }
 
-    /// The same, of changes up to `end`.
+    /// As [`FeedReader::stretch`], for changes up to `end`.
     async fn stretch_to(
         &mut self,
         text: &mut Vec<u8>,
@@ -276,8 +277,8 @@ impl FeedReader {
         Ok(ChangeBatch { lines, cursor, at_end: read.at_end || seq == end })
     }
 
-    /// Writes a change without a line's end. The event is put in as it is stored, but on one
-    /// line: an end of line in JSON can only be white space between its parts.
+    /// Writes a change without a line end. The event is copied as stored, with line ends replaced
+    /// by spaces: in JSON, a line end can only be white space between tokens.
     fn line(&self, body: &mut Vec<u8>, cursor: &str, change: &Change) {
         let line = ChangeLine {
             cursor,
@@ -291,7 +292,7 @@ impl FeedReader {
         // Strings and numbers always serialize, and a Vec takes every byte.
         serde_json::to_writer(&mut *body, &line).ok();
         if let Some(event) = &change.event {
-            // In the place of the brace that closes the line.
+            // Replaces the closing brace of the line.
             body.pop();
             body.extend_from_slice(b",\"event\":");
             let event = shown(event.clone(), self.access.settings.mask_private);
@@ -301,7 +302,7 @@ impl FeedReader {
         }
     }
 
-    /// Waits for something new to read; `false` when the time is up or the daemon stops.
+    /// Waits for new changes; `false` on timeout or when the daemon stops.
     async fn moved_before(&mut self, until: Instant) -> bool {
         let moved = timeout_at(until, self.moved()).await;
         moved.unwrap_or(false)
@@ -315,7 +316,7 @@ impl FeedReader {
         }
     }
 
-    /// A stream of server-sent events from here on, until either side ends it.
+    /// A stream of server-sent events from this position, until either side ends it.
     fn stream(self) -> Response {
         let open = self.access.metrics.readers.streams.increment();
         let stream = futures_util::stream::unfold((self, open), |(reader, open)| async {
@@ -330,7 +331,7 @@ impl FeedReader {
     }
 
     /// The next frames of the stream; `None` ends it. An id without data moves the reader's
-    /// `Last-Event-ID` and is not an event, so a quiet window's reader does not grow old.
+    /// `Last-Event-ID` without an event, so the cursor of a quiet window's reader does not expire.
     async fn frame(mut self) -> Option<(Bytes, Self)> {
         let work = self.access.work.clone();
         loop {
@@ -341,13 +342,13 @@ impl FeedReader {
                 let stretch = reader.stretch(&mut frames, BATCH, LineFormat::Frame).await;
                 (frames, (reader, stretch))
             };
-            // An error ends the stream; the client comes again and gets it as a problem.
+            // An error ends the stream. The client reconnects and gets it as a problem.
             let (frames, (reader, stretch)) = work.slice(reading).await.ok()?;
             self = reader;
             let stretch = stretch.ok()?;
             if *self.stopping.borrow() {
-                // After reading: other rules may be in force by now, and what came since is told
-                // by those.
+                // Checked after reading: settings may have changed, and later changes are reported
+                // under the new ones.
                 return None;
             }
             if !frames.is_empty() {
@@ -363,23 +364,23 @@ impl FeedReader {
         }
     }
 
-    /// 404: no window has the name, and the feed knows none.
+    /// 404: neither the fleet nor the store has a window of that name.
     fn unknown(&self) -> Problem {
         Problem::unknown_window(self.window.as_deref().unwrap_or_default())
     }
 }
 
-/// The lines of an answer behind its first slice.
+/// The lines of a response after its first slice.
 struct RemainingLines {
     reader: FeedReader,
-    /// The last seq that belongs to the answer.
+    /// The last seq of the response.
     end: Seq,
 }
 
 impl SliceProducer for RemainingLines {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let mut lines = Vec::new();
-        // As many as there are: how many that may be is decided.
+        // A full batch: `end` already bounds the number of lines.
         self.reader.stretch_to(&mut lines, BATCH, LineFormat::Line, self.end).await?;
         Ok(lines)
     }

@@ -1,9 +1,11 @@
-//! Content codings: which one an answer has (RFC 9110, 12.5.3), and how much compressing may cost.
+//! Content codings: selects the coding of each response (RFC 9110, 12.5.3) and bounds the cost of
+//! compression.
 //!
-//! A coding is chosen before the request is answered, so that a request whose answer nobody could
-//! read does nothing. Each coder holds up to about a megabyte for as long as its reader takes, so
-//! there are at most [`CODERS`] of them; other answers go out as they are. A coder is fed in small
-//! pieces and pauses between them, so that compressing never holds a thread of the runtime.
+//! The coding is chosen before the request is handled, so that a request without an acceptable
+//! coding has no effect. A compressor uses up to about a megabyte until its reader has taken the
+//! response, so there are at most [`MAX_COMPRESSORS`]; further responses are sent uncompressed, or
+//! wait if the client refuses that. A compressor gets its input in small pieces with pauses, so
+//! that it never blocks a runtime thread.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,16 +20,16 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Answers that are compressed at the same time.
+/// Responses compressed at the same time.
 const MAX_COMPRESSORS: usize = 8;
 
-/// Bytes that a coder is fed at a time.
+/// Bytes passed to a compressor at a time.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// Bytes after which a coder's task lets others run.
+/// Bytes after which a compressor's task yields.
 pub(super) const YIELD_BYTES: usize = 128 << 10;
 
-/// The coders in use.
+/// Permits for compressors.
 #[derive(Clone, Debug)]
 pub(super) struct CompressorPool(Arc<Semaphore>);
 
@@ -37,7 +39,7 @@ impl Default for CompressorPool {
     }
 }
 
-/// What `Accept-Encoding` says of the codings that are spoken here, weights in thousandths.
+/// The weights in `Accept-Encoding` of the supported codings, in thousandths.
 #[derive(Debug, PartialEq, Eq)]
 struct AcceptedCodings {
     zstd: u16,
@@ -65,12 +67,12 @@ impl AcceptedCodings {
         Self {
             zstd: find(&["zstd"]).or(any).unwrap_or(0),
             gzip: find(&["gzip", "x-gzip"]).or(any).unwrap_or(0),
-            // Acceptable unless it is refused, and then the last choice.
+            // Acceptable unless refused; the last choice if not listed.
             identity: find(&["identity"]).or(any.filter(|any| *any == 0)).unwrap_or(1),
         }
     }
 
-    /// The coding of the answer; `None` where none is acceptable.
+    /// The coding of the response; `None` if none is acceptable.
     fn best(&self) -> Option<&'static str> {
         let codings = [("identity", self.identity), ("gzip", self.gzip), ("zstd", self.zstd)];
         let best = codings.into_iter().filter(|(_, weight)| *weight > 0);
@@ -78,15 +80,15 @@ impl AcceptedCodings {
     }
 }
 
-/// `q=0.5`, in thousandths. A weight that is none counts as 1.
+/// Parses `q=0.5`, in thousandths. An invalid weight counts as 1.
 fn weight(parameter: &str) -> Option<u16> {
     let text = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="))?;
     let weight: f64 = text.trim().parse().ok()?;
-    // In range, so the conversion is exact enough.
+    // Clamped to 0..=1000, so the conversion is exact enough.
     Some((weight.clamp(0.0, 1.0) * 1000.0) as u16)
 }
 
-/// Chooses the coding of an answer; outside of the compressor, which then has one choice.
+/// Chooses the coding of a response. Runs outside the compressor, which then sees one choice.
 pub(super) async fn choose(
     State(CompressorPool(coders)): State<CompressorPool>,
     mut request: Request,
@@ -108,7 +110,7 @@ pub(super) async fn choose(
     let response = next.run(request).await;
     let (mut head, body) = response.into_parts();
     let coded = head.headers.contains_key(header::CONTENT_ENCODING);
-    // Streams of events are never compressed: a coder would hold them back.
+    // Server-sent events are never compressed: a compressor would delay them.
     if accepted.identity == 0 && !coded && !body.is_end_stream() {
         return refused();
     }
@@ -124,7 +126,7 @@ pub(super) async fn choose(
     }
 }
 
-/// 406 without content: whatever it said would be in a coding that was refused.
+/// 406 without content: any content would be in a refused coding.
 fn refused() -> Response {
     let headers = [
         (header::ACCEPT_ENCODING, HeaderValue::from_static("zstd, gzip, identity")),
@@ -133,12 +135,12 @@ fn refused() -> Response {
     (StatusCode::NOT_ACCEPTABLE, headers).into_response()
 }
 
-/// Hands a body over to the compressor in pieces.
+/// Passes a body to the compressor in pieces.
 pub(super) async fn pace(response: Response) -> Response {
     response.map(|body| Body::new(PacedBody { body, rest: Bytes::new(), run: 0 }))
 }
 
-/// A compressed body and the coder that it keeps.
+/// A compressed body and its compressor permit.
 struct CompressedBody {
     body: Body,
     _coder: OwnedSemaphorePermit,
@@ -164,11 +166,11 @@ impl HttpBody for CompressedBody {
     }
 }
 
-/// A body in pieces of at most [`PIECE`], which is pending once after each [`STRIDE`].
+/// A body in pieces of at most [`PIECE_BYTES`] that is pending once after each [`YIELD_BYTES`].
 struct PacedBody {
     body: Body,
     rest: Bytes,
-    /// Bytes since it was pending.
+    /// Bytes since the body was last pending.
     run: usize,
 }
 

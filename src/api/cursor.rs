@@ -1,33 +1,32 @@
-//! Where a reader is in the feed, as text.
+//! Positions in the feed, as cursor text.
 //!
-//! A cursor of the store stands for one seq, and dies once tombstones after it were trimmed.
-//! A reader who began at the beginning holds nothing that was removed before it began, so what
-//! must be kept for it is only what came since then: until it has caught up to where the feed
-//! ended at that time, its cursor is that end's cursor, `~`, and the seq it has reached. Without
-//! this, nobody could read a large and old feed from the beginning in more than one request.
+//! A store cursor names one seq, and expires once tombstones after it are trimmed. A reader that
+//! started at the beginning holds no events removed before it started, so it needs only later
+//! tombstones. Until it reaches the end that the feed had at its start, its cursor is the cursor of
+//! that end, `~`, and the seq it has reached. Otherwise a large and old feed could only be read
+//! from the beginning in a single request.
 //!
-//! Tombstones may be trimmed while a reader reads. So the cursor it came with is looked at again
-//! after reading, and after the cursors it leaves with were made: if that one still holds,
-//! nothing was missed.
+//! Tombstones may be trimmed during a read. So the incoming cursor is checked again after reading,
+//! and after the outgoing cursors were made: if it is still valid, nothing was missed.
 
 use super::problem::Problem;
 use crate::mirror::change::Seq;
 use crate::store::{FeedError, Store};
 
-/// A reader's place in the feed.
+/// A reader's position in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FeedPosition {
-    /// The last seq it has.
+    /// The last seq the reader has.
     pub(super) seq: Seq,
-    /// The store's cursor that must hold, or something may be missing.
+    /// The store cursor that must stay valid; otherwise changes may have been missed.
     guard: String,
-    /// The end of the feed when it began at the beginning, while `seq` is below it. `guard` is
-    /// then that end's cursor.
+    /// For a reader that started at the beginning: the end of the feed at that time, while `seq` is
+    /// below it. `guard` is then the cursor of that end.
     began: Option<Seq>,
 }
 
 impl FeedPosition {
-    /// Reads `after`: absent is the beginning, `now` the durable end.
+    /// Parses `after`: absent is the beginning, `now` the durable end.
     pub(super) fn parse(store: &Store, after: Option<&str>) -> Result<Self, Problem> {
         let end = *store.durable().borrow();
         match after {
@@ -47,7 +46,7 @@ impl FeedPosition {
         }
     }
 
-    /// The cursor of this reader once it has reached `seq`.
+    /// The reader's cursor once it has reached `seq`.
     pub(super) fn cursor(&self, store: &Store, seq: Seq) -> String {
         match self.began {
             Some(began) if seq < began => format!("{}~{seq}", self.guard),
@@ -55,7 +54,7 @@ impl FeedPosition {
         }
     }
 
-    /// Whether everything up to now was really there to be read.
+    /// Checks that no change read so far was missed.
     pub(super) fn check(&self, store: &Store) -> Result<(), Problem> {
         Ok(store.seq(&self.guard).map(drop)?)
     }

@@ -1,23 +1,23 @@
-//! `ETag` and `If-None-Match` (RFC 9110, 8.8.3 and 13.1.2): a reader that has the same already
-//! need not be sent it again, and mostly it need not even be read.
+//! `ETag` and `If-None-Match` (RFC 9110, 8.8.3 and 13.1.2): a response that the reader already has
+//! is not sent again, and in most cases not even computed.
 //!
-//! Tags are weak: an answer of the same tag says the same of the calendar, though its cursor, or
-//! how stale it is, may have moved; the cursor of the one that is kept still holds. They are of
-//! one running of the daemon.
+//! Tags are weak: two responses with the same tag have the same calendar content, though cursor and
+//! staleness may differ; the cursor of the cached one remains valid. Tags hold for one run of the
+//! daemon.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-/// The tag of one answer.
+/// The tag of one response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ETag(String);
 
 impl ETag {
-    /// The tag of everything that decides what an answer says.
+    /// The tag of everything that determines the content of a response.
     pub(super) fn of(what: &impl Serialize) -> Self {
-        // What is hashed are numbers, strings and shapes of ours, which always serialize.
+        // Numbers, strings and types of this crate, which always serialize.
         Self::of_bytes(&serde_json::to_vec(what).unwrap_or_default())
     }
 
@@ -36,7 +36,7 @@ impl ETag {
         Self(text)
     }
 
-    /// Whether the reader has it already.
+    /// Whether the reader already has this version.
     pub(super) fn is_held(&self, headers: &HeaderMap) -> bool {
         let own = self.0.trim_start_matches("W/");
         headers
@@ -48,12 +48,12 @@ impl ETag {
             .any(|held| held == "*" || held.trim_start_matches("W/") == own)
     }
 
-    /// 304: what the reader has is still so.
+    /// 304: the reader's version is current.
     pub(super) fn not_modified(&self) -> Response {
         self.put_on(StatusCode::NOT_MODIFIED.into_response())
     }
 
-    /// The answer with its tag. Whoever keeps it asks each time whether it is still so.
+    /// Adds the tag to a response. Caches must revalidate it for each request.
     pub(super) fn put_on(&self, mut response: Response) -> Response {
         let headers = response.headers_mut();
         if let Ok(tag) = HeaderValue::from_str(&self.0) {
@@ -64,22 +64,22 @@ impl ETag {
     }
 }
 
-/// A tag of many parts, none of which is kept.
+/// Builds a tag from many parts without storing them.
 pub(super) struct ETagBuilder(Sha256);
 
 impl ETagBuilder {
-    /// The tag of an answer of this kind, still without parts.
+    /// Starts the tag of a response of this kind.
     pub(super) fn new(kind: &str) -> Self {
         Self(Sha256::new_with_prefix(kind))
     }
 
     /// Adds the next part.
     pub(super) fn add(&mut self, part: &impl Serialize) {
-        // As of `Tag::of`. No text of one part goes on in the next: each is a whole JSON value.
+        // Serializes as in `ETag::of`. Parts cannot run together: each is a complete JSON value.
         self.0.update(serde_json::to_vec(part).unwrap_or_default());
     }
 
-    /// The tag of what was added.
+    /// The tag of all parts added.
     pub(super) fn done(self) -> ETag {
         ETag::of_digest(self.0.finalize().as_slice())
     }

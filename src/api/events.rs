@@ -1,10 +1,10 @@
-//! The events of a window. Bodies are put together from the store's bytes, never re-encoded.
+//! The events of a window. Bodies are assembled from the store's bytes, never re-encoded.
 //!
-//! A page is sent slice by slice as its reader takes it, and still shows the window as it was at
-//! one moment: where the window changes between two slices, the page ends before the second one
-//! and `next` goes on from there. Every page carries the cursor taken before the first page was
-//! read: what changes while a reader pages stands in the feed after it, so pages + changes after
-//! it = the mirror.
+//! A page is sent slice by slice as its reader takes it, and still shows the window at one moment:
+//! if the window changes between two slices, the page ends before the second one and `next`
+//! continues from there. Every page carries the cursor taken before the first page was read.
+//! Changes made while a reader pages are in the feed after that cursor, so the pages plus the
+//! changes after it are the mirror.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
     let store = &ask.access.store;
     let mask = ask.access.settings.mask_private;
     let asked = (from, to, limit, parameters.text("page"));
-    // A kept answer keeps its cursor too. Once removals were trimmed that cursor may no longer
-    // hold, so the floor of the feed is part of the tag.
+    // A cached response keeps its cursor. Trimming removals can invalidate that cursor, so the
+    // feed's lowest valid seq is part of the tag.
     let version = store.version(window);
     let tag = ETag::of(&("events", (&version, store.min_seq()), mask, status.settled_once, asked));
     if let Some(answer) = ask.held(&tag) {
@@ -47,7 +47,7 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
     }
     let (cursor, after) = match page {
         Some(key) => {
-            // Pages of two different stores do not make one mirror.
+            // Pages of two different stores must not be combined into one mirror.
             store.seq(&key.cursor)?;
             (key.cursor, Some((key.start, key.id)))
         }
@@ -93,16 +93,16 @@ fn json_of(body: Body) -> Response {
     ([(header::CONTENT_TYPE, kind)], body).into_response()
 }
 
-/// A page being written.
+/// Writes one page.
 struct EventPageWriter {
     access: Arc<AppState>,
-    /// Goes on after the last event that was written.
+    /// Continues after the last event written.
     query: EventQuery,
     /// Events that may still be written.
     limit: usize,
     /// Bytes of events written so far.
     bytes: usize,
-    /// What the window looked like before the first slice was read.
+    /// The window's version before the first slice was read.
     version: String,
     cursor: String,
     status: WindowStatus,
@@ -129,7 +129,7 @@ impl SliceProducer for EventPageWriter {
         if first {
             slice.extend_from_slice(b"{\"value\":[");
         }
-        // The store answers once what it read is durable, and says so after the version moved.
+        // The store returns only durable events, and the version changes before they are durable.
         let same = store.version(self.query.window) == self.version;
         if !first && !same {
             self.end(&mut slice, true);
@@ -159,7 +159,7 @@ impl SliceProducer for EventPageWriter {
 }
 
 impl EventPageWriter {
-    /// Writes what stands behind the events.
+    /// Writes the members after the events.
     fn end(&mut self, slice: &mut Vec<u8>, more: bool) {
         let last = self.query.after.take().filter(|_| more);
         let next = last.map(|(start, id)| PageToken { start, id, cursor: self.cursor.clone() });
@@ -170,13 +170,13 @@ impl EventPageWriter {
             "next": next.map(|key| key.encode()),
         });
         slice.extend_from_slice(b"],");
-        // The tail is an object; without its brace it goes on where the array ended.
+        // The tail is an object. Without its opening brace it continues after the array.
         slice.extend_from_slice(tail.to_string().trim_start_matches('{').as_bytes());
         self.step = EventPageStep::Over;
     }
 }
 
-/// Where the next page goes on: after `(start, id)`, with the first page's cursor.
+/// The position after which the next page starts, `(start, id)`, with the first page's cursor.
 #[derive(Debug, PartialEq)]
 struct PageToken {
     start: Timestamp,
@@ -207,7 +207,7 @@ impl PageToken {
                 cursor: String::from_utf8(cursor.to_vec()).ok()?,
             })
         };
-        key().ok_or_else(|| Problem::bad_parameter("page", "not a key that an answer's next gave"))
+        key().ok_or_else(|| Problem::bad_parameter("page", "must be the next of a previous page"))
     }
 }
 

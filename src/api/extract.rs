@@ -1,4 +1,4 @@
-//! A request for something of one window: what all those routes read in the same way, and refuse
+//! Extracts requests for one window. All routes of a window read them the same way and reject them
 //! in the same order: a malformed path, an unknown parameter, an unknown window.
 
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use super::query::{Parameters, Range};
 use crate::mirror::position::WindowId;
 use crate::mirror::status::WindowStatus;
 
-/// What a path names.
+/// The parameters of a path.
 #[derive(Deserialize)]
 struct WindowPath {
     name: String,
     id: Option<String>,
 }
 
-/// See the module.
+/// A request for one window.
 pub(super) struct WindowRequest {
     pub(super) access: Arc<AppState>,
-    /// The window's name, of which there need not be a window.
+    /// The window's name; it may be unknown.
     pub(super) name: String,
-    /// The event's id, on routes of one event.
+    /// The event's id, on routes for one event.
     pub(super) id: Option<String>,
     query: Option<String>,
     headers: HeaderMap,
@@ -48,7 +48,7 @@ impl FromRequestParts<Arc<AppState>> for WindowRequest {
 }
 
 impl WindowRequest {
-    /// The parameters, of which these are known.
+    /// Parses the query; only `known` parameters are accepted.
     pub(super) fn parameters(&self, known: &[&'static str]) -> Result<Parameters, Problem> {
         Parameters::parse(self.query.as_deref(), known)
     }
@@ -58,14 +58,14 @@ impl WindowRequest {
         parameters.range(self.access.env.now())
     }
 
-    /// The window's number in the store, and its status.
+    /// The window's id in the store, and its status.
     pub(super) fn window(&self) -> Result<(WindowId, WindowStatus), Problem> {
         let fleet = &self.access.fleet;
         let both = || Some((fleet.id(&self.name)?, fleet.window(&self.name)?));
         both().ok_or_else(|| Problem::unknown_window(&self.name))
     }
 
-    /// 304 for who has the answer of this tag already.
+    /// 304 if the client already has the response with this tag.
     pub(super) fn held(&self, tag: &ETag) -> Option<Response> {
         tag.is_held(&self.headers).then(|| tag.not_modified())
     }

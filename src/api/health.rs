@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it is ready to be asked.
+//! Liveness and readiness of the process.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::AppState;
 use super::problem::Problem;
 use super::query::Parameters;
 
-/// `GET /healthz`: 200 while the process lives and serves.
+/// `GET /healthz`: 200 while the process runs and serves requests.
 pub(super) async fn healthz(
     State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
@@ -23,8 +23,8 @@ pub(super) async fn healthz(
     Ok(Json(json!({ "status": "ok" })))
 }
 
-/// `GET /readyz`: 200 while configuration, store and API are up; with `settled=1` only once
-/// every window that is not in trouble has settled.
+/// `GET /readyz`: 200 while configuration, store and API are up; with `settled=1` only once every
+/// window has settled, except windows in a trouble state.
 pub(super) async fn readyz(
     State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,

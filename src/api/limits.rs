@@ -1,10 +1,10 @@
-//! What requests may take of the process: blocking threads, time and memory.
+//! Limits the blocking threads, time and memory that requests use.
 //!
-//! Reading the store and rendering run on the runtime's blocking threads, at most [`TURNS`]
-//! requests at a time, so that the runtime's own threads always answer `/healthz` and the workers
-//! always find a blocking thread. Answers leave in slices of about [`SLICE_BYTES`]. All slices that
-//! readers have not taken yet share one budget, [`BUDGET`]; turns and bytes are handed out in the
-//! order of the requests. A computation that does not end costs its turn and nothing else.
+//! Store reads and rendering run on the runtime's blocking threads, for at most [`MAX_CONCURRENT`]
+//! requests at a time. So the runtime's own threads always answer `/healthz`, and the workers
+//! always find a blocking thread. Responses are sent in slices of about [`SLICE_BYTES`]. All slices
+//! not yet read by clients share one budget, [`BUDGET`]. Turns (permits to compute) and bytes are
+//! granted in request order. A computation that never ends costs only its turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,33 +22,32 @@ use super::coding::CompressorPool;
 use super::problem::Problem;
 use crate::env::Env;
 
-/// Requests that compute at the same time. Each takes a blocking thread and, while it reads the
-/// store, a second one; the process has 32.
+/// Requests that compute at the same time. Each takes a blocking thread, and a second one while it
+/// reads the store; the process has 32.
 pub(super) const MAX_CONCURRENT: usize = 8;
 
-/// How many bytes a slice of an answer has, but for the last event or window in it.
+/// Target size of a response slice; the last event or window in it may exceed this.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
 
-/// Bytes of slices that were made and not taken by their readers, over all answers.
+/// Bytes of slices produced but not yet read, over all responses.
 pub(super) const BUDGET: usize = 48 << 20;
 
-/// Bytes of answers that cannot be made in slices, over all of them.
+/// Bytes of responses that cannot be sliced, over all of them.
 const WHOLE_BUDGET: usize = 32 << 20;
 
-/// Requests for such answers that compute, or wait for their bytes, at the same time.
+/// Requests for such responses that compute, or wait for their bytes, at the same time.
 const MAX_WHOLE_ANSWERS: usize = 4;
 
-/// How long a request waits for its turn, or for the first bytes of its answer.
+/// How long a request waits for its turn, or for the first bytes of its response.
 pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a single turn may take before its request is given up.
+/// How long a single turn may take before its request is abandoned.
 pub(super) const MAX_TURN: Duration = Duration::from_secs(30);
 
-/// How long an answer that has begun may go on once the daemon stops or other settings are in
-/// force.
+/// How long a started response may continue after the daemon stops or new settings take effect.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// See the module. Clones share the same limits.
+/// The limits described in the module docs. Clones share them.
 #[derive(Clone, Debug)]
 pub struct RequestLimits {
     env: Env,
@@ -59,24 +58,24 @@ pub struct RequestLimits {
     pub(super) coders: CompressorPool,
 }
 
-/// Produces an answer slice by slice.
+/// Produces a response slice by slice.
 pub(super) trait SliceProducer: Send + 'static {
-    /// The next slice, on a blocking thread; empty where there is nothing yet.
+    /// Produces the next slice, on a blocking thread; empty if no bytes are ready yet.
     ///
     /// # Errors
-    /// Before the first slice left, the answer is this problem; later the answer is cut off.
+    /// Before the first slice is sent, the problem is the response. Later, the response is cut off.
     fn next(&mut self) -> impl Future<Output = Result<Vec<u8>, Problem>> + Send;
 
-    /// Whether the last slice was made.
+    /// Whether the last slice was produced.
     fn is_over(&self) -> bool;
 }
 
-/// An answer ended early: the connection is closed, so that its reader notices.
+/// Aborts a response: the connection is closed, so that the reader notices.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer was cut off")]
+#[error("the response was cut off")]
 struct AnswerCutOff;
 
-/// Bytes that count against a budget until they are dropped.
+/// Bytes charged to a budget until they are dropped.
 struct BudgetedBytes {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
@@ -89,7 +88,7 @@ impl AsRef<[u8]> for BudgetedBytes {
 }
 
 impl RequestLimits {
-    /// Limits of their own.
+    /// Creates a new set of limits.
     pub fn new(env: Env) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
@@ -102,10 +101,10 @@ impl RequestLimits {
         }
     }
 
-    /// Drives a computation on a blocking thread when it is its turn.
+    /// Runs a computation on a blocking thread once it gets a turn.
     ///
     /// # Errors
-    /// 503 where its turn does not come or does not end in time; 500 where it panics.
+    /// 503 if it does not get a turn, or does not finish, in time; 500 if it panics.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -115,7 +114,7 @@ impl RequestLimits {
         self.take(&Arc::new(turn), work).await
     }
 
-    /// Drives a computation within a turn. The thread keeps the turn for as long as it runs.
+    /// Runs a computation within a turn. The thread holds the turn as long as it runs.
     async fn take<T: Send + 'static>(
         &self,
         turn: &Arc<OwnedSemaphorePermit>,
@@ -128,29 +127,29 @@ impl RequestLimits {
         });
         match timeout(MAX_TURN, self.env.block_on_external(thread)).await {
             Ok(Ok(done)) => Ok(done),
-            // A panic is logged where it happens.
+            // The panic hook has logged it.
             Ok(Err(_)) => Err(Problem::internal()),
             Err(_) => {
                 tracing::error!(
                     limit_s = MAX_TURN.as_secs(),
                     turns_left = self.turns.available_permits(),
-                    "request given up, its thread still computes"
+                    "request abandoned, its thread is still computing"
                 );
                 Err(Problem::too_slow())
             }
         }
     }
 
-    /// Makes one slice of an answer and whatever comes with it.
+    /// Produces one slice of a response and the value that `make` returns with it.
     ///
     /// # Errors
-    /// As [`Work::run`].
+    /// As [`RequestLimits::run`].
     pub(super) async fn slice<T: Send + 'static>(
         &self,
         make: impl Future<Output = (Vec<u8>, T)> + Send + 'static,
     ) -> Result<(Bytes, T), Problem> {
-        // On a task of its own: a body that is not polled, because its reader takes nothing, must
-        // not keep a turn or its place in a line.
+        // In its own task: a body is not polled while its reader takes nothing, and must not hold a
+        // turn or a queue position meanwhile.
         let mut task = JoinSet::new();
         task.spawn(self.clone().make(make));
         match task.join_next().await {
@@ -163,7 +162,7 @@ impl RequestLimits {
         self,
         make: impl Future<Output = (Vec<u8>, T)> + Send + 'static,
     ) -> Result<(Bytes, T), Problem> {
-        // Nothing is computed before there is room for it.
+        // Reserve the bytes before computing.
         let mut permit = permits(&self.bytes, SLICE_BYTES).await;
         let turn =
             timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
@@ -173,7 +172,7 @@ impl RequestLimits {
         match bytes.len().min(BUDGET / 4) {
             0 => return Ok((Bytes::new(), with)),
             length if length > SLICE_BYTES => {
-                // With the turn, so that few large slices wait for their share.
+                // Still holding the turn, so that only few large slices wait for their share.
                 permit.merge(permits(&self.bytes, length - SLICE_BYTES).await);
             }
             length => drop(permit.split(SLICE_BYTES - length)),
@@ -181,11 +180,11 @@ impl RequestLimits {
         Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
     }
 
-    /// A body that is made slice by slice, as its reader takes it. The first slice is made here,
-    /// so that what goes wrong before it is still a problem.
+    /// A body produced slice by slice as its reader takes it. The first slice is produced here, so
+    /// that an earlier failure can still be reported as a problem.
     ///
     /// # Errors
-    /// As [`Work::run`], and what the first slice fails with.
+    /// As [`RequestLimits::run`], and the error of the first slice.
     pub(super) async fn body(
         &self,
         source: impl SliceProducer,
@@ -196,7 +195,7 @@ impl RequestLimits {
         Ok(self.body_after(first, source, stopping))
     }
 
-    /// The same where the first slice is there already.
+    /// As [`RequestLimits::body`], for a first slice that was already produced.
     pub(super) fn body_after(
         &self,
         first: Bytes,
@@ -204,7 +203,7 @@ impl RequestLimits {
         stopping: watch::Receiver<bool>,
     ) -> Body {
         if source.is_over() {
-            // Of known length.
+            // Its length is known.
             return Body::from(first);
         }
         let sending = BodyProducer { work: self.clone(), source, cut: cut(stopping) };
@@ -218,12 +217,12 @@ impl RequestLimits {
             Some(match made {
                 Ok((bytes, source)) => (Ok(bytes), Some(BodyProducer { work, source, cut })),
                 Err(problem) => {
-                    tracing::debug!(reason = problem.detail(), "answer cut off");
+                    tracing::debug!(reason = problem.detail(), "response cut off");
                     (Err(AnswerCutOff), None)
                 }
             })
         });
-        // A compressor may ask once more after the end.
+        // A compressor may poll again after the end.
         let slices = stream::once(std::future::ready(Ok(first))).chain(rest).fuse();
         Body::from_stream(slices.filter(|slice| {
             let empty = slice.as_ref().is_ok_and(Bytes::is_empty);
@@ -231,7 +230,7 @@ impl RequestLimits {
         }))
     }
 
-    /// The next slice that is not empty.
+    /// Produces the next slice that is not empty.
     async fn next<S: SliceProducer>(&self, mut source: S) -> Result<(Bytes, S), Problem> {
         loop {
             let make = async move {
@@ -249,11 +248,11 @@ impl RequestLimits {
         }
     }
 
-    /// An answer that has to be made whole: computed when it is its turn, and held until its
-    /// reader has taken it.
+    /// Produces a response that cannot be sliced. It is computed within a turn and charged to the
+    /// budget until its reader has taken it.
     ///
     /// # Errors
-    /// As [`Work::run`], and what the computation fails with.
+    /// As [`RequestLimits::run`], and the error of the computation.
     pub(super) async fn whole<T: Send + 'static>(
         &self,
         make: impl Future<Output = Result<(Vec<u8>, T), Problem>> + Send + 'static,
@@ -276,24 +275,24 @@ impl RequestLimits {
         permits(&self.turns, MAX_CONCURRENT).await
     }
 
-    /// Bytes of the budget that are not in use.
+    /// Unused bytes of the budget.
     #[cfg(test)]
     pub(super) fn bytes_left(&self) -> usize {
         self.bytes.available_permits()
     }
 }
 
-/// A body on its way.
+/// The state of a body being streamed.
 struct BodyProducer<S> {
     work: RequestLimits,
     source: S,
     cut: BoxFuture<'static, ()>,
 }
 
-/// Resolves when an answer that has begun has to end.
+/// Resolves when a started response must end.
 fn cut(mut stopping: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
     async move {
-        // Where the sender is gone without a word, nothing has changed.
+        // A dropped sender is not a stop signal.
         if stopping.wait_for(|stopping| *stopping).await.map(drop).is_err() {
             std::future::pending::<()>().await;
         }
@@ -302,12 +301,12 @@ fn cut(mut stopping: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
-/// The same bytes in no more memory than they need. Shrinking in place keeps up to twice as much.
+/// Copies the bytes if much capacity is unused. Shrinking in place can keep up to twice as much.
 fn exactly(bytes: Vec<u8>) -> Vec<u8> {
     if bytes.capacity() > bytes.len() + bytes.len() / 8 { bytes.as_slice().to_vec() } else { bytes }
 }
 
-/// Waits in line for permits.
+/// Waits in FIFO order for permits.
 async fn permits(of: &Arc<Semaphore>, count: usize) -> OwnedSemaphorePermit {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     match of.clone().acquire_many_owned(count).await {

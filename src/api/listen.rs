@@ -1,7 +1,7 @@
-//! Binding and serving: first bound, then served, so that the daemon can say READY in between.
+//! Binds and serves the listeners, in two steps so that the daemon can report READY in between.
 //!
-//! A socket file that nobody answers on is replaced, one that answers is left alone. Shutdown
-//! closes the listener, lets requests under way finish for [`DRAIN`], then cuts them.
+//! A stale socket file is replaced; a socket in use is left alone. Shutdown closes the listener,
+//! lets running requests finish for [`DRAIN_TIMEOUT`], then aborts them.
 
 use std::convert::Infallible;
 use std::fs;
@@ -28,90 +28,90 @@ use tower::ServiceExt as _;
 use super::problem::Problem;
 use super::slow_client::MinRateStream;
 
-/// How long requests under way may go on after shutdown.
+/// How long running requests may continue after shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take over its request's head.
+/// How long a client may take to send a request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Open connections of one listener, if there are file descriptors for as many.
+/// Open connections per listener, if the file descriptor limit allows that many.
 const MAX_CONNECTIONS: usize = 8192;
 
-/// Connections beyond those of one listener that are told so; more are closed without a word.
+/// Connections beyond that limit that get a 503 response; further ones are just closed.
 const MAX_REFUSALS: usize = 64;
 
-/// What the kernel holds for one TCP reader, bytes (it counts its own share twice). Left to
-/// itself it would hold megabytes, and tell of a slow reader's progress after minutes only.
+/// Kernel send buffer per TCP reader, bytes (the kernel doubles it for its own overhead). The
+/// default would buffer megabytes, and show a slow reader's progress only after minutes.
 const SEND_BUFFER: u32 = 128 << 10;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// The longest head of a request, bytes; a longer one is answered 431.
+/// The longest request head, bytes; a longer one is answered with 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// The socket file's mode: owner and group.
+/// The mode of the socket file: read and write for owner and group.
 const MODE: u32 = 0o660;
 
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another daemon answers there.
+    /// Another daemon answers on the socket.
     #[error("{0}: another process is serving on this socket")]
     InUse(PathBuf),
-    /// Something else has the name.
+    /// The path exists and is not a socket.
     #[error("{0}: exists and is not a socket")]
     NotASocket(PathBuf),
-    /// Something has the name under which the socket is made.
-    #[error("{0}: exists and is no socket of this user; it is in the way of making the socket")]
+    /// The temporary name of the new socket is taken.
+    #[error("{0}: exists and is not a socket of this user; remove it to let the socket be created")]
     Leftover(PathBuf),
     /// The configured group is not in the group file.
-    #[error("{0}: no such group in /etc/group; a numeric id is taken as well")]
+    #[error("{0}: no such group in /etc/group; a numeric id is accepted too")]
     UnknownGroup(String),
-    /// The file could not be made.
-    #[error("cannot make the socket {path}")]
+    /// The socket file could not be created or changed.
+    #[error("cannot create the socket {path}")]
     Socket {
-        /// Where.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The address could not be had.
+    /// The TCP address could not be bound.
     #[error("cannot listen on {address}")]
     Address {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// A bound Unix socket; its file is removed when it is dropped, if it is still this one.
+/// A bound Unix socket. Dropping it removes its file, if the file is still this socket's.
 #[derive(Debug)]
 pub struct UnixEndpoint {
     listener: Option<UnixListener>,
     path: PathBuf,
     /// Device and inode of the file.
     file: (u64, u64),
-    /// The file's group unless another is configured.
+    /// The file's group if none is configured.
     group: u32,
 }
 
 impl UnixEndpoint {
-    /// Where it is.
+    /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How the group of the file can change while it is served.
+    /// A handle that can change the file's group while the socket is served.
     pub fn owner(&self) -> UnixOwner {
         UnixOwner { path: self.path.clone(), group: self.group }
     }
 }
 
-/// Changes the group of a socket's file while it is served.
+/// Changes the group of a socket file while the socket is served.
 #[derive(Clone, Debug)]
 pub struct UnixOwner {
     path: PathBuf,
@@ -124,14 +124,14 @@ impl UnixOwner {
         &self.path
     }
 
-    /// From now on the file is of `group` (a name or number), or of the daemon's own.
+    /// Gives the file to `group` (a name or number), or back to the daemon's own group.
     ///
     /// # Errors
-    /// See [`BindError`]; the file stays as it was.
+    /// See [`BindError`]; the file is unchanged.
     pub fn set_group(&self, group: Option<&str>) -> Result<(), BindError> {
         let group = group.map(find_group).transpose()?.unwrap_or(self.group);
         let change = || {
-            // Where nothing is to be changed, nothing is asked for that may be forbidden.
+            // chown may be forbidden, so it is called only if the group differs.
             if fs::symlink_metadata(&self.path)?.gid() == group {
                 return Ok(());
             }
@@ -146,13 +146,13 @@ impl Drop for UnixEndpoint {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
         if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "socket file not removed");
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket file");
         }
     }
 }
 
 /// Binds the Unix socket at `path`, mode 0660, owned by `group` (a name or number) if given.
-/// The last directory of the path is made if it does not exist.
+/// Creates the last directory of the path if it does not exist.
 ///
 /// # Errors
 /// See [`BindError`]; nothing is left behind.
@@ -167,8 +167,8 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixEndpoint, BindE
         }
         _ => {}
     }
-    // Made under another name first: it appears complete with its rights, and takes the place
-    // of a stale one in the same instant.
+    // Created under a temporary name: the rename publishes it with its final permissions, and
+    // replaces a stale socket atomically.
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
@@ -183,7 +183,7 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixEndpoint, BindE
         }
         let listener = UnixListener::bind(&new)?;
         let own = fs::symlink_metadata(&new)?.gid();
-        // A hardened unit forbids it, and there it may not be needed.
+        // Only if the group differs: a hardened unit forbids chown.
         if let Some(group) = group.filter(|group| *group != own) {
             rustix::fs::chown(&new, None, Some(rustix::fs::Gid::from_raw(group)))?;
         }
@@ -194,25 +194,25 @@ pub fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixEndpoint, BindE
         Ok(UnixEndpoint { listener: Some(listener), path: path.to_owned(), file, group: own })
     };
     bind().map_err(|source| {
-        // Best effort: the error that matters is the first one.
+        // Best effort: the first error is the one to report.
         fs::remove_file(&new).ok();
         BindError::Socket { path: path.to_owned(), source }
     })
 }
 
-/// Whether a socket lies at `new` that a start of ours did not get to rename.
+/// Whether `new` is a socket that an earlier start created but did not rename.
 ///
 /// # Errors
-/// [`BindError::Leftover`] where something else lies there: it is not ours to remove.
+/// [`BindError::Leftover`] if `new` is anything else, which must not be removed.
 fn is_leftover(new: &Path) -> Result<bool, BindError> {
-    // Where it cannot even be looked at, making the socket says why.
+    // If it cannot be examined, creating the socket reports the reason.
     let Ok(found) = fs::symlink_metadata(new) else { return Ok(false) };
     let ours = found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw();
     if ours { Ok(true) } else { Err(BindError::Leftover(new.to_owned())) }
 }
 
-/// The number of a group. Only numbers and the group file are known: groups of a directory
-/// service have to be given by number.
+/// The id of a group. Only numbers and the group file are supported: groups of a directory service
+/// have to be given by number.
 fn find_group(group: &str) -> Result<u32, BindError> {
     if let Ok(number) = group.parse() {
         return Ok(number);
@@ -227,7 +227,7 @@ fn find_group(group: &str) -> Result<u32, BindError> {
     found.ok_or_else(|| BindError::UnknownGroup(group.to_owned()))
 }
 
-/// Binds a TCP address; within a runtime.
+/// Binds a TCP address; must be called within a runtime.
 ///
 /// # Errors
 /// [`BindError::Address`].
@@ -238,7 +238,7 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
         socket.set_reuseaddr(true)?;
-        // Connections inherit it.
+        // Accepted connections inherit the buffer size.
         socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -246,8 +246,8 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
     bind().map_err(|source| BindError::Address { address, source })
 }
 
-/// Serves on the socket until `shutdown`, then removes its file. Each request is answered by the
-/// router of its moment.
+/// Serves the socket until `shutdown`, then removes its file. Each request uses the router that is
+/// current when it arrives.
 pub async fn serve_unix(
     mut door: UnixEndpoint,
     router: watch::Receiver<Router>,
@@ -258,7 +258,7 @@ pub async fn serve_unix(
     }
 }
 
-/// Serves what should be a [`super::tcp_router`] until `shutdown`, otherwise as [`serve_unix`].
+/// Serves TCP until `shutdown`, as [`serve_unix`]; `router` should be a [`super::tcp_router`].
 pub async fn serve_tcp(
     listener: impl Listener,
     router: watch::Receiver<Router>,
@@ -275,8 +275,8 @@ async fn serve<L: Listener>(
     serve_most(listener, router, shutdown, connection_limit()).await;
 }
 
-/// How many connections one of two listeners may have: of the files this process may open, the
-/// store and Graph need some as well.
+/// The connection limit of each of the two listeners. The store and the Graph client need some of
+/// the process's file descriptors too.
 fn connection_limit() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
@@ -324,7 +324,7 @@ async fn serve_most<L: Listener>(
     }
 }
 
-/// One connection, to its end or, once stopped, to the end of its request.
+/// Serves one connection to its end or, after a stop, to the end of the current request.
 async fn serve_connection<I>(
     io: I,
     router: watch::Receiver<Router>,
@@ -361,13 +361,13 @@ async fn serve_connection<I>(
     }
 }
 
-/// Bytes of a request's head. The HTTP library looks at its own limit only where a head does not
-/// arrive at once.
+/// Bytes of a request's head. The HTTP library checks its own limit only if the head arrives in
+/// several parts.
 fn head_bytes<B>(request: &hyper::Request<B>) -> usize {
     let uri = request.uri();
     let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
     let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
-    // A space on both sides of the target, the version, and the line ends.
+    // Both spaces around the target, the version, and the line ends.
     let first = request.method().as_str().len() + authority + path + " HTTP/1.1\r\n\r\n".len() + 1;
     let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     first + request.headers().iter().map(line).sum::<usize>()

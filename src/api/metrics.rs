@@ -1,9 +1,9 @@
-//! `GET /metrics`: what all rooms have counted, and the fleet at a glance, as Prometheus text.
+//! `GET /metrics`: the counters of all modules and a survey of the fleet, as Prometheus text.
 //!
-//! The same series are there from the first scrape on, whatever has happened and however many
-//! windows there are: no label has a value that comes from outside. Gauges of the fleet are
-//! counted when they are asked for, so that nothing is kept per window. The list for people, with
-//! what to watch, is `docs/monitoring/README.md`.
+//! The set of series is the same from the first scrape on, whatever happens and however many
+//! windows there are: no label value comes from outside. Fleet gauges are computed at each scrape,
+//! so that nothing is kept per window. `docs/monitoring/README.md` describes the metrics and what
+//! to watch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,10 +30,10 @@ use crate::store::Footprint;
 use crate::supervisor::reload::{LastReload, ReloadCounts, ReloadOutcome};
 use crate::worker::WindowSummary;
 
-/// The text form that everything reads.
+/// The text format that every scraper reads.
 const KIND: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Upper ends of the staleness histogram, seconds: from the shortest interval to a lost week.
+/// Upper bounds of the staleness histogram, seconds: from the shortest interval to a week.
 const STALE: [f64; 11] =
     [10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
@@ -44,7 +44,7 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     let seq = *access.store.durable().borrow();
-    // An operating system that does not say is no reason to say nothing else.
+    // The scrape must not fail if the operating system does not report it.
     let footprint = access.store.footprint().await.ok();
     let skew = access.metrics.graph.clock.check(access.env.now()).skew();
     let scrape = Scrape {
@@ -62,12 +62,12 @@ pub(super) async fn read(
     let mut registry = Registry::default();
     registry.register_collector(Box::new(scrape));
     let mut text = String::new();
-    // A String takes every character.
+    // Writing to a String cannot fail.
     encode_registry(&mut text, &registry).ok();
     Ok(([(header::CONTENT_TYPE, KIND)], text).into_response())
 }
 
-/// The fleet, counted.
+/// Totals over the fleet.
 #[derive(Debug, Default)]
 struct FleetSurvey {
     states: [u64; WindowState::ALL.len()],
@@ -77,7 +77,7 @@ struct FleetSurvey {
     stale_max: f64,
     stale_sum: f64,
     stale_count: u64,
-    /// By the ends of [`STALE`], and what is beyond.
+    /// Windows per bucket of [`STALE`], and beyond the last one.
     stale: [u64; STALE.len() + 1],
 }
 
@@ -106,7 +106,7 @@ impl FleetSurvey {
     }
 }
 
-/// Everything of one moment.
+/// All values of one scrape.
 #[derive(Debug)]
 struct Scrape {
     fleet: FleetSurvey,
@@ -145,13 +145,13 @@ impl Scrape {
         )?;
         page.gauge(
             "calmirror_windows_unsettled",
-            "Windows whose first enumeration is not over",
+            "Windows whose first enumeration has not finished",
             fleet.unsettled,
         )?;
-        page.gauge("calmirror_events", "Events that readers see", fleet.events)?;
+        page.gauge("calmirror_events", "Events visible to readers", fleet.events)?;
         page.gauge(
             "calmirror_window_staleness_max_seconds",
-            "Longest time since a window's last success; windows without any success not counted",
+            "Longest time since a window's last success; windows that never succeeded are not counted",
             fleet.stale_max,
         )?;
         page.0
@@ -175,12 +175,12 @@ impl Scrape {
         page.seconds("calmirror_round_seconds", "Duration of rounds", &metrics.took)?;
         page.seconds(
             "calmirror_round_lateness_seconds",
-            "How long after it was due a round began",
+            "Delay between a round's due time and its start",
             &metrics.late,
         )?;
         page.counter(
             "calmirror_worker_restarts_total",
-            "Workers that panicked or hung and were started again",
+            "Workers restarted after a panic or a hang",
             &metrics.restarts,
         )
     }
@@ -189,38 +189,38 @@ impl Scrape {
         let metrics = &self.metrics.graph;
         page.tally(
             "calmirror_graph_requests_total",
-            "Requests to Graph by HTTP status of the answer; none: no answer",
+            "Requests to Graph by HTTP status of the response; none: no response",
             "status",
             &metrics.requests,
         )?;
         page.seconds(
             "calmirror_graph_request_seconds",
-            "From sending a request to Graph to the end of its answer",
+            "Time from sending a request to Graph to the end of its response",
             &metrics.took,
         )?;
         page.seconds(
             "calmirror_graph_wait_seconds",
-            "How long a request waited for its mailbox's pause and the budgets before it was sent",
+            "Time a request waited for its mailbox's pause and the budgets before it was sent",
             &metrics.waited,
         )?;
         page.gauge(
             "calmirror_clock_skew_seconds",
-            "Seconds that the wall clock is ahead of Graph's; 0 while Graph has not told its time",
+            "Seconds the wall clock is ahead of Graph's; 0 before Graph's time is known",
             self.skew_s,
         )?;
         page.gauge(
             "calmirror_graph_requests_in_flight",
-            "Requests to Graph that are not answered yet",
+            "Requests to Graph awaiting a response",
             metrics.in_flight.value(),
         )?;
         page.counter(
             "calmirror_throttle_pauses_total",
-            "Answers of Graph that made a mailbox pause",
+            "Graph responses that paused a mailbox",
             &metrics.pauses,
         )?;
         page.value(
             "calmirror_throttle_pause_seconds_total",
-            "How long mailboxes were made to pause, all together",
+            "Total time for which mailboxes were paused",
             MetricType::Counter,
             seconds(metrics.paused_ms.load(Ordering::Relaxed)),
         )
@@ -237,42 +237,38 @@ impl Scrape {
         page.gauge("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
         page.tally(
             "calmirror_resyncs_total",
-            "Resyncs begun, by reason",
+            "Resyncs started, by reason",
             "reason",
             &metrics.resyncs,
         )?;
         page.seconds(
             "calmirror_store_commit_seconds",
-            "From handing a commit to the writer to its being durable",
+            "Time from handing a commit to the writer until it is durable",
             &metrics.commits,
         )?;
-        page.gauge(
-            "calmirror_store_queue_jobs",
-            "Jobs that wait for the writer",
-            self.queue as u64,
-        )?;
+        page.gauge("calmirror_store_queue_jobs", "Jobs waiting for the writer", self.queue as u64)?;
         if let Some(Footprint { bytes, free, damaged }) = self.footprint {
             page.gauge(
                 "calmirror_store_size_bytes",
-                "What the store's directory takes on disk",
+                "Disk space used by the store's directory",
                 bytes,
             )?;
             page.gauge(
                 "calmirror_store_free_bytes",
-                "What is free on the store's file system",
+                "Free space on the store's file system",
                 free,
             )?;
             page.gauge(
                 "calmirror_store_damaged",
-                "Damaged stores that were moved aside and still lie in the store's directory",
+                "Damaged stores moved aside and still in the store's directory",
                 damaged,
             )?;
         }
         let kinds = [("stream", readers.streams.value()), ("wait", readers.waiting.value())];
-        page.gauges("calmirror_feed_readers", "Readers that wait for changes", "kind", kinds)?;
+        page.gauges("calmirror_feed_readers", "Readers waiting for changes", "kind", kinds)?;
         page.tally(
             "calmirror_api_refused_total",
-            "Requests over TCP with a wrong token, by how they were answered",
+            "Requests over TCP with a wrong token, by outcome",
             "reason",
             &self.metrics.access.refused,
         )
@@ -287,7 +283,7 @@ impl Scrape {
             "outcome",
             [("applied", applied), ("refused", refused), ("failed", failed)],
         )?;
-        // What runs was read when the daemon started, if not later.
+        // Before the first reload, the configuration is the one read at the start.
         let last = self.reloaded.as_ref();
         page.gauge(
             "calmirror_reload_last_success",
@@ -307,7 +303,7 @@ impl Scrape {
         page.0
             .encode_descriptor(
                 "calmirror_build_info",
-                "What is running; always 1",
+                "Build of the running daemon; always 1",
                 None,
                 MetricType::Gauge,
             )?
@@ -330,7 +326,7 @@ impl Scrape {
         for (name, help, value) in [
             ("process_resident_memory_bytes", "Resident memory", resident),
             ("process_open_fds", "Open file descriptors", descriptors),
-            ("process_max_fds", "Open file descriptors at most", most_descriptors),
+            ("process_max_fds", "Maximum number of open file descriptors", most_descriptors),
         ] {
             if let Some(value) = value {
                 page.gauge(name, help, value)?;
@@ -344,11 +340,11 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// Where metrics are written to.
+/// Writes metrics in the older text format.
 ///
-/// The library writes OpenMetrics, which leaves `_total` out of a counter's family; the older
-/// text form, which everything reads, wants it there. So counters are written under their full
-/// name and as the library writes gauges, which adds nothing to it.
+/// The library writes OpenMetrics, which omits `_total` from the name of a counter family; the
+/// older text format, which every scraper reads, requires it. So counters are written like gauges,
+/// whose name the library does not extend, under their full name.
 struct MetricsWriter<'a>(DescriptorEncoder<'a>);
 
 impl MetricsWriter<'_> {

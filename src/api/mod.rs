@@ -1,8 +1,9 @@
-//! The HTTP API: what programs see of the mirror (`docs/api.md`).
+//! The HTTP API of the mirror (`docs/api.md`).
 //!
-//! Reads go to the store, statuses and commands to the fleet; Graph is not known here. The same
-//! routes are served on the Unix socket, where the file's mode decides who may ask, and over TCP,
-//! where every request needs a token. Errors are RFC 9457 problems. Request bodies are never read.
+//! Reads go to the store; statuses and commands go to the fleet. Nothing here calls Graph. The same
+//! routes are served on the Unix socket, where the file mode controls access, and over TCP, where
+//! requests need a token unless `open_loopback` applies. Errors are RFC 9457 problems. Request
+//! bodies are never read.
 
 mod auth;
 mod busy;
@@ -60,32 +61,32 @@ use crate::supervisor::{Fleet, FleetError, StartedRound};
 use crate::worker::WindowSummary;
 use problem::Problem;
 
-/// Everything the API reaches for.
+/// The state that all routes share.
 #[derive(Clone)]
 pub struct AppState {
     /// The mirror and its feed.
     pub store: Store,
     /// The running windows.
     pub fleet: Arc<dyn FleetApi>,
-    /// Asks for a reload of the configuration.
+    /// Requests reloads of the configuration.
     pub reloads: ReloadHandle,
     /// The wall clock.
     pub env: Env,
-    /// What is running.
+    /// Version and start time of the daemon.
     pub about: Arc<BuildInfo>,
-    /// How it answers.
+    /// Access and masking settings.
     pub settings: ApiSettings,
-    /// What all rooms count.
+    /// The counters of the whole process.
     pub metrics: Metrics,
-    /// Limits what requests take of the process, all together.
+    /// Limits shared by all requests.
     pub work: RequestLimits,
-    /// Becomes `true` when the daemon stops, or other settings come into force: held requests and
-    /// streams end then, and tell nothing that came later. It has to move
-    /// no later than the shutdown handed to [`serve_unix`] and [`serve_tcp`] resolves.
+    /// Becomes `true` when the daemon stops or new settings take effect. Held requests and streams
+    /// then end without reporting later changes. It must change no later than the shutdown passed
+    /// to [`serve_unix`] and [`serve_tcp`] resolves.
     pub stopping: watch::Receiver<bool>,
 }
 
-/// What is running, for `/v1/status`.
+/// The build and the start time, for `/v1/status`.
 #[derive(Clone, Debug)]
 pub struct BuildInfo {
     /// The version of calmirror.
@@ -94,39 +95,39 @@ pub struct BuildInfo {
     pub commit: String,
     /// The target triple it was built for.
     pub target: String,
-    /// When the daemon started, by the wall clock.
+    /// When the daemon started, on the wall clock.
     pub started: Timestamp,
-    /// The same, by the clock that nobody sets.
+    /// The same moment on the monotonic clock.
     pub since: Instant,
 }
 
-/// How the API answers.
+/// Access and masking settings of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiSettings {
-    /// Over TCP, may do everything.
+    /// Grants full access over TCP.
     pub token: Option<TokenHash>,
-    /// Over TCP, may only read.
+    /// Grants read access over TCP.
     pub read_token: Option<TokenHash>,
-    /// Over TCP, names of this machine in small letters, beside loopback and the address
-    /// listened on.
+    /// Names of this machine accepted over TCP, in lower case, besides loopback and the listen
+    /// address.
     pub hosts: Vec<String>,
-    /// Of private and confidential events readers get time and busy state only.
+    /// Readers get only time and busy state of private and confidential events.
     pub mask_private: bool,
-    /// TCP needs no token where it listens on loopback; for the demo.
+    /// TCP needs no token while listening on loopback; for the demo.
     pub open_loopback: bool,
 }
 
-/// The running windows as the API needs them: [`Fleet`], or a double in tests.
+/// The running windows as the API needs them: [`Fleet`], or a test double.
 pub trait FleetApi: Send + Sync {
-    /// Every window at a glance, ordered by name.
+    /// A summary of every window, ordered by name.
     fn summaries(&self) -> Vec<WindowSummary>;
     /// One window's status.
     fn window(&self, name: &str) -> Option<WindowStatus>;
-    /// What is remembered of a window's rounds.
+    /// The recorded rounds of a window.
     fn rounds(&self, name: &str) -> Option<PastRounds>;
-    /// The number under which the store keeps a window.
+    /// The id of a window in the store.
     fn id(&self, name: &str) -> Option<WindowId>;
-    /// Starts a round now; with `wait` also waits for its end.
+    /// Starts a round now; with `wait`, also waits for its end.
     fn sync<'a>(
         &'a self,
         name: &'a str,
@@ -171,7 +172,7 @@ impl FleetApi for Fleet {
     }
 }
 
-/// The routes, without a check of who asks: for the Unix socket.
+/// The routes without access checks, for the Unix socket.
 pub fn router(access: AppState) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
@@ -196,7 +197,7 @@ pub fn router(access: AppState) -> Router {
             Problem::method_not_allowed(&method, uri.path())
         })
         .layer(middleware::map_response(coding::pace))
-        // Never server-sent events: a compressor would hold them back.
+        // Server-sent events are excluded: a compressor would delay them.
         .layer(
             CompressionLayer::new()
                 .quality(CompressionLevel::Fastest)
@@ -206,8 +207,8 @@ pub fn router(access: AppState) -> Router {
         .with_state(Arc::new(access))
 }
 
-/// The same routes behind the checks of a TCP listener at `listen`: the `Host` a request names,
-/// its token, and whether another site's page sent it.
+/// The same routes behind the checks of a TCP listener at `listen`: the request's `Host`, its
+/// token, and whether a page of another site sent it.
 pub fn tcp_router(access: AppState, listen: SocketAddr) -> Router {
     let metrics = access.metrics.access.clone();
     let door = Arc::new(auth::AccessPolicy::new(access.settings.clone(), listen, metrics));

@@ -1,8 +1,7 @@
-//! The JSON of the API (`docs/api.md`): what programs send and read, shared by the server and the
-//! CLI.
+//! The JSON of the API (`docs/api.md`), shared by the server and the CLI.
 //!
-//! Its member names are a contract. They are written here and nowhere else: neither the words of
-//! `mirror` nor what the store keeps on disk changes with them.
+//! The member names are a contract, defined only here. The type names of `mirror` and the format on
+//! disk can change independently of them.
 
 use std::fmt;
 
@@ -14,15 +13,15 @@ use crate::mirror::status::{
     SegmentStatus, WindowState, WindowStatus,
 };
 
-/// A value that JSON names by one word.
+/// A value that JSON represents as one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StrJson<T>(pub T);
 
-/// What has a word for each of its values.
+/// An enum with a word for each value.
 pub trait StrEnum: Copy {
     /// The word.
     fn word(self) -> &'static str;
-    /// The value of a word.
+    /// The value that a word names, if any.
     fn named(word: &str) -> Option<Self>;
 }
 
@@ -60,7 +59,7 @@ impl<'de, T: StrEnum> Deserialize<'de> for StrJson<T> {
             }
             fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
                 T::named(word).map(StrJson).ok_or_else(|| {
-                    E::custom(format_args!("{word:?} is unknown, the daemon has another version"))
+                    E::custom(format_args!("unknown word {word:?}, the daemon has another version"))
                 })
             }
         }
@@ -70,7 +69,7 @@ impl<'de, T: StrEnum> Deserialize<'de> for StrJson<T> {
 
 /// A window: see [`WindowStatus`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at WindowStatus")]
+#[expect(missing_docs, reason = "documented at WindowStatus")]
 pub struct WindowJson {
     pub name: String,
     pub account: String,
@@ -103,7 +102,7 @@ pub struct WindowJson {
 
 /// A segment: see [`SegmentStatus`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at SegmentStatus")]
+#[expect(missing_docs, reason = "documented at SegmentStatus")]
 pub struct SegmentJson {
     pub start: Timestamp,
     pub end: Timestamp,
@@ -114,7 +113,7 @@ pub struct SegmentJson {
 
 /// A finished round: see [`LastRound`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at LastRound")]
+#[expect(missing_docs, reason = "documented at LastRound")]
 pub struct RoundJson {
     pub number: u64,
     pub at: Timestamp,
@@ -128,7 +127,7 @@ pub struct RoundJson {
 
 /// A resync: see [`LastResync`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at LastResync")]
+#[expect(missing_docs, reason = "documented at LastResync")]
 pub struct ResyncStatusJson {
     pub at: Timestamp,
     pub reason: StrJson<ResyncReason>,
@@ -136,7 +135,7 @@ pub struct ResyncStatusJson {
 
 /// A failure: see [`LastError`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at LastError")]
+#[expect(missing_docs, reason = "documented at LastError")]
 pub struct ErrorJson {
     pub at: Timestamp,
     pub kind: String,
@@ -149,16 +148,16 @@ pub struct ErrorJson {
 
 /// Drift audits: see [`AuditStatus`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at AuditStatus")]
+#[expect(missing_docs, reason = "documented at AuditStatus")]
 pub struct AuditStatusJson {
     pub at: Option<Timestamp>,
     pub differences: u64,
     pub next_due: Option<Timestamp>,
 }
 
-/// A remembered round: see [`PastRound`].
+/// A recorded round: see [`PastRound`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at PastRound")]
+#[expect(missing_docs, reason = "documented at PastRound")]
 pub struct PastRoundJson {
     #[serde(flatten)]
     pub round: RoundJson,
@@ -166,9 +165,9 @@ pub struct PastRoundJson {
     pub resync: Option<StrJson<ResyncReason>>,
 }
 
-/// What is remembered of a window's rounds: see [`PastRounds`].
+/// The recorded rounds of a window: see [`PastRounds`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "said at PastRounds")]
+#[expect(missing_docs, reason = "documented at PastRounds")]
 pub struct PastRoundsJson {
     pub value: Vec<PastRoundJson>,
     pub quiet: u64,
@@ -193,7 +192,7 @@ impl From<StrJson<Self>> for ResyncReason {
 }
 
 /// Converts between two structs in both directions, member by member. A member that only one of
-/// the two has does not compile.
+/// them has is a compile error.
 macro_rules! twins {
     ($model:ident, $word:ident {
         same: [$($same:ident),*],

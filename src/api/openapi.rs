@@ -1,5 +1,5 @@
-//! The API's own description, OpenAPI 3.1, kept by hand beside the routes. A test holds the two
-//! together: what is served is described, what is described is served.
+//! Serves the API's description, OpenAPI 3.1, maintained by hand. A test checks that every route
+//! served is described and every route described is served.
 
 use axum::extract::RawQuery;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -9,7 +9,7 @@ use super::etag::ETag;
 use super::problem::Problem;
 use super::query::Parameters;
 
-/// The document.
+/// The OpenAPI document.
 pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /openapi.json`.

@@ -1,5 +1,5 @@
-//! Errors as RFC 9457 `application/problem+json`, one constructor for each thing that can be
-//! wrong. Details name what was asked, never contents, tokens or links.
+//! Errors as RFC 9457 `application/problem+json`, with one constructor for each kind of error.
+//! Details name the request, never contents, tokens or links.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -12,10 +12,10 @@ use crate::store::{FeedError, StoreError};
 use crate::supervisor::FleetError;
 use crate::supervisor::reload::ReloadError;
 
-/// Where `type` points; the last part names the problem and never changes.
+/// The base of `type`; the last part names the problem and never changes.
 const TYPES: &str = "https://calmirror.dev/problems/";
 
-/// One problem, ready to be answered.
+/// One problem, ready to be sent.
 #[derive(Debug)]
 pub(super) struct Problem {
     slug: &'static str,
@@ -23,11 +23,11 @@ pub(super) struct Problem {
     status: StatusCode,
     detail: String,
     parameter: Option<String>,
-    /// Of a configuration.
+    /// Faults of a refused configuration.
     faults: Vec<Diagnostic>,
-    /// The answer challenges the client to show a token.
+    /// Whether the response challenges the client to send a token.
     challenge: bool,
-    /// Seconds after which it is worth asking again.
+    /// Seconds after which the client should retry.
     retry_after: Option<u16>,
 }
 
@@ -62,12 +62,12 @@ impl Problem {
         }
     }
 
-    /// What is wrong, for logs.
+    /// The detail text, for logs.
     pub(super) fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// 400, naming the query parameter at fault.
+    /// 400, naming the invalid query parameter.
     pub(super) fn bad_parameter(parameter: &str, detail: impl Into<String>) -> Self {
         let mut problem =
             Self::new(StatusCode::BAD_REQUEST, "bad-parameter", "Bad parameter", detail);
@@ -75,19 +75,19 @@ impl Problem {
         problem
     }
 
-    /// 404: no such route.
+    /// 404: the path matches no route.
     pub(super) fn not_found(path: &str) -> Self {
         let detail = format!("nothing is served at {path}");
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
     }
 
-    /// 404: no window of that name.
+    /// 404: no window has that name.
     pub(super) fn unknown_window(name: &str) -> Self {
         let detail = format!("no window is named {name:?}");
         Self::new(StatusCode::NOT_FOUND, "unknown-window", "Unknown window", detail)
     }
 
-    /// 404: no event of that id in the window.
+    /// 404: the window has no event with that id.
     pub(super) fn unknown_event(window: &str) -> Self {
         let detail = format!("window {window:?} holds no event of that id");
         Self::new(StatusCode::NOT_FOUND, "unknown-event", "Unknown event", detail)
@@ -100,9 +100,9 @@ impl Problem {
         Self::new(status, "method-not-allowed", "Method not allowed", detail)
     }
 
-    /// 401, with the challenge that makes browsers ask for a password.
+    /// 401, with the challenge that makes browsers prompt for a password.
     pub(super) fn unauthorized() -> Self {
-        let detail = "over TCP every request needs the token, as Authorization: Bearer or as the \
+        let detail = "over TCP every request needs a token, as Authorization: Bearer or as the \
                       password of HTTP Basic";
         let mut problem =
             Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail);
@@ -110,33 +110,33 @@ impl Problem {
         problem
     }
 
-    /// 403: the reading token asked for more than reading.
+    /// 403: the request needs more than the read token.
     pub(super) fn read_only_token() -> Self {
-        let detail = "this token may only read: show the one of api.token_file";
+        let detail = "this token is read-only: use the one in api.token_file";
         Self::new(StatusCode::FORBIDDEN, "read-only-token", "Read-only token", detail)
     }
 
-    /// 403: a page of another site sent it.
+    /// 403: a page of another site sent the request.
     pub(super) fn foreign_origin() -> Self {
-        let detail = "pages of other sites may not ask for this";
+        let detail = "pages of other sites may not send this request";
         Self::new(StatusCode::FORBIDDEN, "foreign-origin", "Foreign origin", detail)
     }
 
-    /// 421: `Host` names something this listener is not (a defence against DNS rebinding).
+    /// 421: `Host` does not name this listener (a defence against DNS rebinding).
     pub(super) fn wrong_host() -> Self {
-        let detail = "the Host header names neither a loopback address nor the address listened on: \
-                      names of this machine are listed in api.hosts";
+        let detail = "the Host header names neither a loopback address nor the listen address: \
+                      add this machine's names to api.hosts";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong-host", "Wrong host", detail)
     }
 
-    /// 410: what was missed can no longer be told change by change.
+    /// 410: the feed no longer has all changes after the cursor.
     pub(super) fn snapshot_required() -> Self {
-        let detail = "the cursor is older than the kept removals or belongs to another store: \
-                      read the events anew and go on from the cursor that comes with them";
+        let detail = "the cursor is older than the retained removals or belongs to another store: \
+                      read the events again and continue from the cursor in that response";
         Self::new(StatusCode::GONE, "snapshot-required", "Snapshot required", detail)
     }
 
-    /// 503: the store cannot be read or written any more.
+    /// 503: the store can no longer be read or written.
     pub(super) fn store_failed(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "store-failed", "Store failed", detail)
@@ -148,63 +148,63 @@ impl Problem {
         Self::new(status, "stopping", "Stopping", "the daemon is stopping")
     }
 
-    /// 400: no `Host`, several, or one that is no host (RFC 9112, 3.2).
+    /// 400: no `Host`, several, or an invalid one (RFC 9112, 3.2).
     pub(super) fn bad_host() -> Self {
         let detail = "a request needs one Host header that is a name or an address, with or \
                       without a port";
         Self::new(StatusCode::BAD_REQUEST, "bad-host", "Bad host", detail)
     }
 
-    /// 429: wrong tokens come faster than they are answered.
+    /// 429: wrong tokens arrive faster than they are answered.
     pub(super) fn too_many_attempts() -> Self {
-        let detail = "too many requests with wrong tokens wait for their answer";
+        let detail = "too many requests with wrong tokens are pending";
         let status = StatusCode::TOO_MANY_REQUESTS;
         let problem = Self::new(status, "too-many-attempts", "Too many attempts", detail);
         Self { retry_after: Some(1), ..problem }
     }
 
-    /// 431: more than a request's head may have.
+    /// 431: the request head exceeds the limit.
     pub(super) fn head_too_long() -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let detail = "the head of a request may have 64 KiB";
+        let detail = "a request head may have at most 64 KiB";
         Self::new(status, "head-too-long", "Request head too long", detail)
     }
 
-    /// 500: a bug met while the answer was made.
+    /// 500: a bug prevented the response.
     pub(super) fn internal() -> Self {
-        let detail = "the answer could not be made: the log of the daemon says where it failed";
+        let detail = "the response could not be computed: see the daemon's log";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
     }
 
-    /// 503: other requests keep the daemon busy.
+    /// 503: other requests occupy the daemon.
     pub(super) fn busy() -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let detail = "other requests were not done in time: come again";
+        let detail = "other requests keep the daemon busy: try again later";
         Self { retry_after: Some(5), ..Self::new(status, "busy", "Busy", detail) }
     }
 
-    /// 503: the answer takes longer to make than any should.
+    /// 503: computing the response exceeded its time limit.
     pub(super) fn too_slow() -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let detail = "making the answer took too long: ask for less at a time";
+        let detail = "computing the response took too long: request less at a time";
         Self::new(status, "too-slow", "Too slow", detail)
     }
 
-    /// 503: as many connections as there may be.
+    /// 503: the connection limit is reached.
     pub(super) fn too_many_connections() -> Self {
-        let detail = "as many connections are open as there may be: close some, or come again";
+        let detail = "the connection limit is reached: close some connections, or try again later";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "too-many-connections", "Too many connections", detail)
     }
 
-    /// The configuration was not reloaded: 422 where it is to blame, else 503.
+    /// The configuration was not reloaded: 422 if the configuration is the cause, else 503.
     pub(super) fn not_reloaded(refusal: ReloadError) -> Self {
         let detail = refusal.to_string();
         let (unprocessable, unavailable) =
             (StatusCode::UNPROCESSABLE_ENTITY, StatusCode::SERVICE_UNAVAILABLE);
         match refusal {
             ReloadError::Faults(faults) => {
-                let title = "Configuration at fault";
+                let title = "Invalid configuration";
                 let slug = "configuration-faults";
                 Self { faults, ..Self::new(unprocessable, slug, title, detail) }
             }
@@ -219,7 +219,7 @@ impl Problem {
         }
     }
 
-    /// 503: not everything asked of readiness holds yet.
+    /// 503: a readiness condition is not met yet.
     pub(super) fn not_ready(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(status, "not-ready", "Not ready", detail)
@@ -269,7 +269,7 @@ impl From<FeedError> for Problem {
         match error {
             FeedError::SnapshotRequired => Self::snapshot_required(),
             FeedError::Malformed => {
-                Self::bad_parameter("after", "not a cursor of this API, nor \"now\"")
+                Self::bad_parameter("after", "neither a cursor of this API nor \"now\"")
             }
             FeedError::Store(error) => error.into(),
         }

@@ -1,5 +1,5 @@
-//! Query parameters: every route says which it knows; unknown, repeated and malformed ones are
-//! refused by name, so that a misspelt `form=` is not taken for "everything".
+//! Query parameters. Each route declares the ones it knows; unknown, repeated and malformed ones
+//! are rejected by name, so that a misspelt `form=` is not read as "everything".
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,26 +9,26 @@ use jiff::Timestamp;
 use super::problem::Problem;
 use crate::config::edge;
 
-/// What an answer holds at most unless asked otherwise.
+/// Items per response if the request sets no `limit`.
 pub(super) const DEFAULT_LIMIT: usize = 1000;
 
-/// An answer of events or changes ends here, and says where to go on.
+/// A response of events or changes ends after this many bytes and says where to continue.
 pub(super) const ANSWER_BYTES: usize = 8 << 20;
-/// What an answer holds at most.
+/// The largest `limit`.
 pub(super) const MAX_LIMIT: usize = 10_000;
 
-/// The longest a request is held; longer waits are cut to it.
+/// The longest time a request is held; longer waits are clamped to it.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(300);
 
 /// The decoded parameters of one request.
 #[derive(Debug)]
 pub(super) struct Parameters(BTreeMap<&'static str, String>);
 
-/// `from` and `to`, each if given; the second is later.
+/// `from` and `to`, if given; `to` is later than `from`.
 pub(super) type Range = (Option<Timestamp>, Option<Timestamp>);
 
 impl Parameters {
-    /// Decodes a query string in which only `known` names may stand, each once.
+    /// Decodes a query string that may contain only `known` names, each at most once.
     pub(super) fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, Problem> {
         let mut parameters = BTreeMap::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -36,8 +36,8 @@ impl Parameters {
             let name = decode(name, true).unwrap_or_else(|| name.to_owned());
             let Some(known) = known.iter().find(|k| **k == name) else {
                 let detail = match known {
-                    [] => format!("unknown parameter {name:?}: none is taken here"),
-                    _ => format!("unknown parameter {name:?}: taken are {}", known.join(", ")),
+                    [] => format!("unknown parameter {name:?}: this route has none"),
+                    _ => format!("unknown parameter {name:?}: known are {}", known.join(", ")),
                 };
                 return Err(Problem::bad_parameter(&name, detail));
             };
@@ -52,7 +52,7 @@ impl Parameters {
         Ok(Self(parameters))
     }
 
-    /// A parameter as it came.
+    /// A parameter's decoded text.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -66,7 +66,7 @@ impl Parameters {
         }
     }
 
-    /// `wait`, cut to [`MAX_WAIT`].
+    /// `wait`, clamped to [`MAX_WAIT`].
     pub(super) fn wait(&self) -> Result<Option<Duration>, Problem> {
         let Some(text) = self.text("wait") else { return Ok(None) };
         match humantime::parse_duration(text) {
@@ -75,7 +75,7 @@ impl Parameters {
         }
     }
 
-    /// A yes or no; absent is no.
+    /// A boolean; false if absent.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Problem> {
         match self.text(name) {
             None | Some("0" | "false") => Ok(false),
@@ -95,7 +95,7 @@ impl Parameters {
         edge(text).map(|edge| Some(edge.resolve(now))).map_err(|_| bad())
     }
 
-    /// `from` and `to`, in this order.
+    /// `from` and `to`; `to` must be later.
     pub(super) fn range(&self, now: Timestamp) -> Result<Range, Problem> {
         let (from, to) = (self.time("from", now)?, self.time("to", now)?);
         if let (Some(from), Some(to)) = (from, to)
@@ -107,7 +107,7 @@ impl Parameters {
     }
 }
 
-/// Undoes percent-encoding; `None` where it is malformed or not UTF-8.
+/// Decodes percent-encoding; `None` if it is malformed or not UTF-8.
 fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

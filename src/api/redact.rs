@@ -1,11 +1,11 @@
-//! What readers get of private and confidential events when `mask_private` is set: when, and
-//! whether it makes busy; nothing of what or who. The store keeps them whole.
+//! Masks private and confidential events when `mask_private` is set: readers get the time and the
+//! busy state, but no content or people. The store keeps the full events.
 
 use bytes::Bytes;
 
 use crate::mirror::event::JsonMembers;
 
-/// The members that are left, in this order.
+/// The members that are kept, in this order.
 const KEPT: [&str; 9] = [
     "@odata.etag",
     "id",
@@ -18,13 +18,13 @@ const KEPT: [&str; 9] = [
     "isCancelled",
 ];
 
-/// The event as a reader may see it: itself, unless `mask` is set and it is private or
-/// confidential (or cannot be told not to be).
+/// The event as a reader may see it: unchanged, unless `mask` is set and it is private or
+/// confidential. With `mask`, an event that does not parse becomes `{}`.
 pub(super) fn shown(event: Bytes, mask: bool) -> Bytes {
     if mask { reduce(&event).unwrap_or(event) } else { event }
 }
 
-/// Whether an event is what [`shown`] left of it. An event that merely has no subject is not.
+/// Whether [`shown`] reduced this event. An event that merely has no subject is not reduced.
 pub(super) fn is_reduced(event: &JsonMembers<'_>) -> bool {
     event.get("subject").is_none() && is_hidden(event)
 }

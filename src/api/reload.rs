@@ -1,4 +1,4 @@
-//! The configuration taken anew on request.
+//! Reloads the configuration on request.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use super::problem::Problem;
 use super::query::Parameters;
 use crate::supervisor::reload::ReloadSummary;
 
-/// `POST /v1/reload`: waits for its turn and for the end, and tells what changed or why nothing
-/// did; `accept_drops=true` where most of the fleet is meant to go.
+/// `POST /v1/reload`: waits for earlier reloads and for its own end, and returns what changed or
+/// why nothing did; `accept_drops=true` allows dropping most of the fleet.
 pub(super) async fn reload(
     State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,

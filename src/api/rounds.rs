@@ -1,4 +1,4 @@
-//! What rounds did, and rounds and resyncs on request.
+//! Lists past rounds, and starts rounds and resyncs on request.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -11,7 +11,7 @@ use super::model;
 use super::problem::Problem;
 use crate::supervisor::StartedRound;
 
-/// `GET /v1/windows/{name}/rounds`: those of which there is something to tell.
+/// `GET /v1/windows/{name}/rounds`: the recent rounds in which something happened.
 pub(super) async fn past(ask: WindowRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let past = ask.access.fleet.rounds(&ask.name);
@@ -21,13 +21,13 @@ pub(super) async fn past(ask: WindowRequest) -> Result<Response, Problem> {
     Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(past).into_response())))
 }
 
-/// `POST /v1/windows/{name}/sync`: a round now.
+/// `POST /v1/windows/{name}/sync`: starts a round now.
 pub(super) async fn sync(ask: WindowRequest) -> Result<(StatusCode, Json<Value>), Problem> {
     let wait = ask.parameters(&["wait"])?.wait()?;
     Ok(answer(ask.access.fleet.sync(&ask.name, wait).await?))
 }
 
-/// `POST /v1/windows/{name}/resync`: a full resync now; `accept_removals=true` ends a hold.
+/// `POST /v1/windows/{name}/resync`: starts a full resync now; `accept_removals=true` ends a hold.
 pub(super) async fn resync(ask: WindowRequest) -> Result<(StatusCode, Json<Value>), Problem> {
     let parameters = ask.parameters(&["wait", "accept_removals"])?;
     let wait = parameters.wait()?;
@@ -35,7 +35,7 @@ pub(super) async fn resync(ask: WindowRequest) -> Result<(StatusCode, Json<Value
     Ok(answer(ask.access.fleet.resync(&ask.name, accept_removals, wait).await?))
 }
 
-/// 200 with how it went once it is over, else 202.
+/// 200 with the outcome if the round has finished, else 202.
 fn answer(started: StartedRound) -> (StatusCode, Json<Value>) {
     let StartedRound { window, round, finished } = started;
     match finished {

@@ -1,9 +1,9 @@
-//! A connection that is given up when its reader takes too little of what is sent to it.
+//! A connection that is closed when its client reads too slowly.
 //!
-//! What an answer holds is bounded, and a stream is read from the store only as its reader takes
-//! it; but a reader that takes nothing, or next to nothing, would keep even that for ever. So a
-//! connection has patience, which runs out while a write waits, comes back with every byte that
-//! is taken, and by itself while there is nothing to be taken.
+//! Buffered data per response is bounded, and a stream reads the store only as its client reads.
+//! But a client that reads nothing, or next to nothing, would hold even that forever. So every
+//! connection has a time allowance. It runs down while a write waits. It is restored by every byte
+//! the client takes, and by time during which no write waits.
 
 use std::io;
 use std::pin::Pin;
@@ -13,21 +13,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long a reader may take nothing of what is sent to it.
+/// How long a client may take nothing of what is sent to it.
 pub(super) const STALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// How much it has to take on the average of that time, bytes a second. A mobile line whose
-/// allowance is used up still does 8 KiB/s.
+/// The rate a client must sustain over that time, bytes a second. A throttled mobile connection
+/// still reaches 8 KiB/s.
 const MIN_RATE: u32 = 6 << 10;
 
-/// A connection whose writes fail once its patience is at its end.
+/// A connection whose writes fail once its time allowance is used up.
 pub(super) struct MinRateStream<I> {
     io: I,
-    /// How long a write might still wait when the last one had waited; at most [`STALL`].
+    /// Allowance left at `since`; at most [`STALL_LIMIT`].
     left: Duration,
-    /// When that was.
+    /// When `left` was last updated.
     since: Instant,
-    /// Runs while a write waits. Boxed: few connections ever need it.
+    /// Runs while a write waits. Boxed, because few connections need it.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -36,8 +36,8 @@ impl<I> MinRateStream<I> {
         Self { io, left: STALL_LIMIT, since: Instant::now(), waiting: None }
     }
 
-    /// Lets the result of a write through, which took so many bytes, and turns waiting for too
-    /// long into an error.
+    /// Passes a write result through, or fails it once it has waited too long. `taken` gives the
+    /// bytes written.
     fn judge<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -52,7 +52,7 @@ impl<I> MinRateStream<I> {
                 / MIN_RATE;
             let left = match self.waiting.take() {
                 Some(waiting) => waiting.deadline().saturating_duration_since(now),
-                // It was not the reader that let us wait.
+                // The client did not block this write.
                 None => self.left + now.saturating_duration_since(self.since),
             };
             (self.left, self.since) = (STALL_LIMIT.min(left.saturating_add(earned)), now);
@@ -61,7 +61,7 @@ impl<I> MinRateStream<I> {
         let left = STALL_LIMIT.min(self.left + now.saturating_duration_since(self.since));
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(now + left)));
         ready!(waiting.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes too little")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly")))
     }
 }
 
@@ -119,8 +119,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// Writes without end to a reader that takes so many bytes every so many seconds; tells how
-    /// long that went well, at most an hour.
+    /// Writes endlessly to a client that reads `bytes` every `every` seconds. Returns how many
+    /// seconds the connection lasted, at most an hour.
     async fn reading(bytes: usize, every: u64) -> u64 {
         let (mut reader, writer) = tokio::io::duplex(64 << 10);
         let mut writer = MinRateStream::new(writer);
@@ -155,16 +155,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_may_be_slow_but_not_too_slow() {
         for (bytes, every, went) in [
-            // Standing still.
+            // No progress.
             (1, 40_000, 30..31),
             // A byte a second, a tenth of the rate, and nearly the rate.
             (1, 1, 30..31),
             (600, 1, 30..36),
             (5 << 10, 1, 150..200),
-            // Somewhat more than the rate, at once or in gulps.
+            // Slightly above the rate, steadily or in bursts.
             (7 << 10, 1, 3600..3601),
             (140 << 10, 20, 3600..3601),
-            // A gulp that comes too late.
+            // A burst that comes too late.
             (64 << 10, 31, 30..31),
         ] {
             let after = reading(bytes, every).await;

@@ -1,11 +1,10 @@
-//! `GET /`: the page for people, and the files it is made of (`docs/page.md`).
+//! `GET /`: the web page and the files it consists of (`docs/page.md`).
 //!
-//! Everything it needs is in the binary: it works without any network but the daemon. It asks the
-//! same routes as every other reader and knows nothing they do not say. What comes of a calendar
-//! is foreign text, so the policy that goes with each file lets nothing run, load or be sent but
-//! these files and this API, and no script turns a string into markup. Files carry an `ETag` of
-//! their content and are asked for anew each time, so that an update of the daemon is an update of
-//! the page.
+//! All files are in the binary, so the page needs no network but the daemon. It uses the same
+//! routes as every other reader and no other data. Calendar content is untrusted text, so each file
+//! carries a policy under which only these files run and load, only this API receives data, and no
+//! script turns a string into markup. Files carry an `ETag` of their content and are revalidated
+//! each time, so that an update of the daemon updates the page.
 
 use axum::Router;
 use axum::extract::{Path, RawQuery};
@@ -20,8 +19,8 @@ use super::problem::Problem;
 use super::query::Parameters;
 use crate::mirror::zone::iana;
 
-/// What the page may do: run its own scripts, show its own style and icon, ask this API. Strings
-/// never become markup (`require-trusted-types-for`), and no other page may frame it.
+/// What the page may do: run its own scripts, show its own style and icon, call this API. Strings
+/// never become markup (`require-trusted-types-for`), and no page may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'; require-trusted-types-for 'script'; \
@@ -40,7 +39,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-/// The name of the file that is served at `/`.
+/// The file served at `/`.
 const INDEX: &str = "index.html";
 
 macro_rules! files {
@@ -49,7 +48,7 @@ macro_rules! files {
     };
 }
 
-/// All of them.
+/// All files of the page.
 const FILES: &[Asset] = &files![
     "index.html" HTML,
     "icon.svg" SVG,
@@ -94,8 +93,8 @@ async fn file(
     serve(&name, &headers).ok_or_else(|| Problem::not_found(&format!("/page/{name}")))
 }
 
-/// `GET /page/zone/{name}`: the IANA zone a Windows zone stands for, which browsers do not know;
-/// `null` where there is none.
+/// `GET /page/zone/{name}`: the IANA name of a Windows time zone, which browsers do not know;
+/// `null` if there is none.
 async fn zone(
     path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
@@ -105,7 +104,7 @@ async fn zone(
     Ok(Json(json!({ "iana": iana(&name) })))
 }
 
-/// A file, or 304 if the client has it.
+/// A file, or 304 if the client already has it.
 fn serve(name: &str, asked: &HeaderMap) -> Option<Response> {
     let file = FILES.iter().find(|file| file.name == name)?;
     let headers = [
@@ -162,14 +161,13 @@ mod tests {
         assert_eq!(ask("/", Some("\"other\"")).await.0, StatusCode::OK);
     }
 
-    /// A file that is named nowhere is dead weight; one that is named but not there is a page
-    /// that does not load.
+    /// A file that no other file names is dead weight; a missing file breaks the page.
     #[tokio::test]
     async fn files_name_each_other_and_nothing_else() {
         let mut named = vec![INDEX.to_owned()];
         for file in FILES {
             let text = std::str::from_utf8(file.content).unwrap();
-            assert!(!text.contains("https://"), "{} reaches out", file.name);
+            assert!(!text.contains("https://"), "{} refers to another site", file.name);
             for (mark, end) in [("\"/page/", '"'), (" from \"./", '"')] {
                 named.extend(
                     text.split(mark)

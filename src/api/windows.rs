@@ -1,4 +1,4 @@
-//! The daemon's status, and windows.
+//! The daemon's status, the list of windows, and single windows.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -39,12 +39,12 @@ pub(super) struct StatusJson {
     last_reload: Option<LastReload>,
 }
 
-/// The wall clock beside Graph's.
+/// The wall clock compared with Graph's.
 #[derive(Serialize)]
 struct ClockJson {
-    /// Seconds that the wall clock is ahead; none while no answer of Graph has told its time.
+    /// Seconds the wall clock is ahead; none before the first Graph response with a time.
     skew_s: Option<i64>,
-    /// It differs so much that it decides nothing: no edges of windows move.
+    /// Whether the difference is too large to trust the clock; window edges do not move then.
     wrong: bool,
 }
 
@@ -88,8 +88,8 @@ pub(super) async fn status(
     }))
 }
 
-/// `GET /v1/windows`: those that match `q` and `state`, by name or trouble first. A page goes on
-/// after the key of the last window of the page before, wherever that one is by now.
+/// `GET /v1/windows`: the windows that match `q` and `state`, by name or trouble first. A page
+/// continues after the key of the last window of the previous page, wherever that window is by now.
 pub(super) async fn list(
     State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
@@ -129,23 +129,23 @@ pub(super) async fn list(
     Ok(tag.put_on((kind, work.body(page, stopping).await?).into_response()))
 }
 
-/// Which windows are listed, and how.
+/// Selects and orders the listed windows.
 struct WindowFilter {
     access: Arc<AppState>,
-    /// In small letters.
+    /// The search text, in lower case.
     wanted: String,
     states: Option<Vec<WindowState>>,
     order: ListOrder,
 }
 
-/// The windows of a page, and whether there are more.
+/// The windows of a page, and whether more follow.
 struct SelectedKeys {
     keys: Vec<SortKey>,
     more: bool,
 }
 
 impl WindowFilter {
-    /// The next windows after a key, and how many match on all pages.
+    /// The next windows after a key, and the number of matches on all pages.
     fn keys(&self, after: Option<&SortKey>, limit: usize) -> (SelectedKeys, usize) {
         let mut briefs = self.access.fleet.summaries();
         briefs.retain(|brief| {
@@ -173,14 +173,14 @@ impl WindowFilter {
     }
 }
 
-/// A page of windows being written.
+/// Writes one page of windows.
 struct WindowPageWriter {
     selection: WindowFilter,
-    /// Those that are not written yet.
+    /// The windows not written yet.
     keys: VecDeque<SortKey>,
-    /// The last of the page if there are more windows behind it.
+    /// The last window of the page, if more windows follow.
     next: Option<SortKey>,
-    /// Windows that match, on this page and all others.
+    /// Matching windows, on all pages.
     total: usize,
     begun: bool,
     /// Whether a window was written.
@@ -199,12 +199,12 @@ impl SliceProducer for WindowPageWriter {
                 let next = self.next.as_ref().map(|key| key.encode(self.selection.order));
                 let tail = json!({ "total": self.total, "next": next }).to_string();
                 slice.extend_from_slice(b"],");
-                // The tail is an object; without its brace it goes on where the array ended.
+                // The tail is an object. Without its opening brace it continues after the array.
                 slice.extend_from_slice(tail.trim_start_matches('{').as_bytes());
                 self.over = true;
                 break;
             };
-            // One that left since has no status any more.
+            // A window dropped meanwhile has no status.
             if let Some(status) = self.selection.access.fleet.window(&key.name) {
                 if std::mem::replace(&mut self.wrote, true) {
                     slice.push(b',');
@@ -221,12 +221,12 @@ impl SliceProducer for WindowPageWriter {
     }
 }
 
-/// In which order windows are listed.
+/// The order of the listed windows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ListOrder {
     /// By name.
     Name,
-    /// Those that somebody should look at first.
+    /// Windows that need attention first.
     Trouble,
 }
 
@@ -240,7 +240,7 @@ impl ListOrder {
     }
 }
 
-/// Where a window stands in a list.
+/// The sort key of a window in the list.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct SortKey {
     rank: u8,
@@ -253,7 +253,7 @@ impl SortKey {
         Self { rank, name: brief.window.name.clone() }
     }
 
-    /// The order's letter, the rank, the name.
+    /// The letter of the order, the rank, the name.
     fn encode(&self, order: ListOrder) -> String {
         let letter = if order == ListOrder::Name { b'n' } else { b't' };
         URL_SAFE_NO_PAD.encode([&[letter, self.rank], self.name.as_bytes()].concat())
@@ -267,13 +267,14 @@ impl SortKey {
             let name = std::str::from_utf8(name).ok().filter(|_| same)?;
             Some(Self { rank, name: name.into() })
         };
-        let detail = "not a key that an answer's next gave for this order";
+        let detail = "must be the next of a previous page with the same order";
         key().ok_or_else(|| Problem::bad_parameter("page", detail))
     }
 }
 
-/// What needs a person comes first, then what heals by itself, then what is late, then what was
-/// never complete. Windows of normal life are all alike, so that rounds do not move them about.
+/// Windows that need a person come first, then windows that recover by themselves, then late ones,
+/// then windows that have never settled. All normal windows rank the same, so that rounds do not
+/// reorder them.
 fn rank(brief: &WindowSummary) -> u8 {
     match brief.state {
         WindowState::SignInRequired => 0,
@@ -299,12 +300,12 @@ pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
     Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(status).into_response())))
 }
 
-/// A status without what grows by itself.
+/// The status without its staleness, which changes with time alone.
 fn timeless(status: &WindowJson) -> WindowJson {
     WindowJson { stale_s: None, ..status.clone() }
 }
 
-/// States, separated by commas.
+/// Parses states separated by commas.
 fn parse_states(text: &str) -> Result<Vec<WindowState>, Problem> {
     let state = |text: &str| WindowState::ALL.into_iter().find(|state| state.as_str() == text);
     text.split(',').map(state).collect::<Option<_>>().ok_or_else(|| {

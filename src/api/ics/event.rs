@@ -1,4 +1,4 @@
-//! One event of Graph as a `VEVENT`.
+//! Writes a Graph event as a `VEVENT`.
 //!
 //! | iCalendar | Graph |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | `CLASS` | `sensitivity` |
 //! | `CONFERENCE` (RFC 7986) | `onlineMeeting/joinUrl`, else `onlineMeetingUrl` (facts 86, 201) |
 //!
-//! Events that are masked have no subject: their summary is their busy state.
+//! Masked events have no subject: their summary is their busy state.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -23,10 +23,10 @@ use crate::api::redact::is_reduced;
 use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::{EventTime, TimeReader};
 
-/// Descriptions are cut here, bytes. The JSON has all of it.
+/// The length at which descriptions are cut, bytes. The JSON API has the full text.
 const DESCRIPTION: usize = 64 << 10;
 
-/// Writes an event; `None` where its times or its shape are not understood.
+/// Writes an event; `None` if its times or its structure are not understood.
 pub(super) fn write(
     out: &mut String,
     event: &[u8],
@@ -43,7 +43,7 @@ pub(super) fn write(
     };
     let all_day = event["isAllDay"] == true;
     let shows = text("/showAs").unwrap_or("busy");
-    // What a mask has left has not even a subject.
+    // A masked event has no subject.
     let masked = is_reduced(&members);
 
     ContentLine::new(out, "BEGIN").value("VEVENT");
@@ -52,7 +52,7 @@ pub(super) fn write(
         SeriesMode::Linked => ContentLine::new(out, "UID").text(&identity.uid),
     }
     put(out, "DTSTART", when.start, all_day);
-    // An event without length has no end (RFC 5545, 3.8.2.2: it would have to be later).
+    // An event without length gets no DTEND, which would have to be later (RFC 5545, 3.8.2.2).
     let (start, end) = (when.start, when.end);
     if if all_day { end.civil.date() > start.civil.date() } else { end.at > start.at } {
         put(out, "DTEND", end, all_day);
@@ -77,7 +77,7 @@ pub(super) fn write(
     if let Some(created) = time("/createdDateTime") {
         ContentLine::new(out, "CREATED").value(&stamp(created));
     }
-    // Some readers cannot do without a summary, so an event without subject has an empty one.
+    // Some clients require a summary, so an event without a subject has an empty one.
     let summary = if masked { busy_word(shows) } else { text("/subject").unwrap_or_default() };
     ContentLine::new(out, "SUMMARY").text(summary);
     ContentLine::new(out, "TRANSP").value(if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
@@ -183,8 +183,8 @@ fn priority(importance: &str) -> Option<&'static str> {
     }
 }
 
-/// The body as text, else its preview; with the link by which an online meeting is joined, if the
-/// text does not have it.
+/// The body as text, else its preview. The join link of an online meeting is appended if the text
+/// does not contain it.
 fn description(event: &Value, join: Option<&str>) -> Option<String> {
     let content = event.pointer("/body/content").and_then(Value::as_str).unwrap_or_default();
     let body = match event.pointer("/body/contentType").and_then(Value::as_str) {
@@ -225,7 +225,7 @@ fn invited(out: &mut String, attendee: &Value) {
     person(line, &attendee["emailAddress"]);
 }
 
-/// Ends a line with somebody's name and address.
+/// Ends a line with the name and address of a person.
 fn person(line: ContentLine<'_>, email: &Value) {
     let line = match email["name"].as_str().filter(|name| !name.trim().is_empty()) {
         Some(name) => line.quoted("CN", name),

@@ -1,13 +1,13 @@
-//! HTML bodies as plain text: what a person reads, without markup.
+//! Converts HTML bodies to plain text.
 //!
 //! The tokenizer is `html5gum`, which follows the HTML standard and resolves character references.
-//! The layout is ours: a block element begins a line, `<pre>` keeps its white space, and a link
-//! keeps its target: `text <https://…>`. One pass over the tokens, which ends when the text is
-//! long enough.
+//! The layout is done here: a block element begins a line, `<pre>` keeps its white space, and a
+//! link keeps its target: `text <https://…>`. A pass over the tokens ends when the text is long
+//! enough.
 //!
-//! A hidden element without an end tag would hide the rest of the body. Only scripts and styles
-//! may do that: of the others, the start tag is ignored and the body is read again, at most once
-//! for each name.
+//! A hidden element without an end tag would hide the rest of the body. Only scripts and styles may
+//! do that. For the others, the start tag is ignored and the body is read again, at most once per
+//! element name.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,9 +17,9 @@ use html5gum::{StartTag, State, Token, Tokenizer};
 /// Elements whose content is not shown.
 const UNSHOWN: [&[u8]; 8] =
     [b"iframe", b"noembed", b"noframes", b"noscript", b"script", b"style", b"template", b"title"];
-/// Those of them that hide all that follows where they do not end, and whose content is no markup.
+/// Hidden elements whose content is not markup, and which hide the rest if they do not end.
 const CODE: [&[u8]; 2] = [b"script", b"style"];
-/// Elements that begin and end on a line of their own.
+/// Elements that start and end a line.
 const BLOCKS: [&[u8]; 28] = [
     b"address",
     b"article",
@@ -52,10 +52,10 @@ const BLOCKS: [&[u8]; 28] = [
 ];
 /// Elements that keep their white space.
 const PREFORMATTED: [&[u8]; 3] = [b"pre", b"textarea", b"xmp"];
-/// Beginnings of link targets that mean something outside the page.
+/// Prefixes of link targets that are meaningful outside the page.
 const SCHEMES: [&str; 4] = ["http://", "https://", "mailto:", "tel:"];
 
-/// For each name, how many elements hide their content. Those of a name that is not in it all do.
+/// Per element name, how many elements hide their content. Other names are unlimited.
 type HiddenCounts = BTreeMap<Vec<u8>, usize>;
 
 /// The text of an HTML document or fragment. Stops soon after `enough` bytes of text.
@@ -64,7 +64,7 @@ pub(super) fn text(html: &str, enough: usize) -> String {
     loop {
         let mut layout = read(html, enough, &limits);
         match layout.hidden.take() {
-            // The limit of each name is set once: up to that start tag, the next pass is the same.
+            // Each name is limited once: the next pass is identical up to that start tag.
             Some((name, before)) if !CODE.contains(&name.as_slice()) => {
                 limits.insert(name, before);
             }
@@ -73,7 +73,7 @@ pub(super) fn text(html: &str, enough: usize) -> String {
     }
 }
 
-/// One pass.
+/// Runs one pass over the tokens.
 fn read(html: &str, enough: usize, limits: &HiddenCounts) -> TextLayout {
     let mut layout = TextLayout::default();
     let mut tokens = Tokenizer::new(html);
@@ -100,17 +100,17 @@ fn read(html: &str, enough: usize, limits: &HiddenCounts) -> TextLayout {
 #[derive(Default)]
 struct TextLayout {
     out: String,
-    /// White space was read and is written before the next character.
+    /// White space was read, and is written before the next character.
     space: bool,
-    /// The element that hides what is read, until it ends, and how many of its name did so before.
+    /// The open element that hides its content, and how many of its name did so before.
     hidden: Option<(Vec<u8>, usize)>,
-    /// How many elements of each name have hidden something.
+    /// Per element name, how many elements have hidden their content.
     hid: BTreeMap<Vec<u8>, usize>,
     /// Open elements that keep their white space.
     preformatted: usize,
-    /// The first line end of such an element is not part of its text.
+    /// The next text follows the start of such an element: its first line end is skipped.
     begins: bool,
-    /// The target of the open link, and where its text begins.
+    /// The target of the open link, and the offset of its text.
     link: Option<(String, usize)>,
 }
 
@@ -144,7 +144,7 @@ impl TextLayout {
         }
     }
 
-    /// How the content of an element that has just begun is read, if not as markup.
+    /// The tokenizer state for the content of a newly opened element, if it is not plain markup.
     fn state_within(&self, name: &[u8]) -> Option<State> {
         if self.hidden.as_ref().is_some_and(|(hidden, _)| hidden != name && !CODE.contains(&name)) {
             // Inside a hidden element only its own end tag matters.
@@ -182,7 +182,7 @@ impl TextLayout {
         if self.hidden.is_some() {
             return;
         }
-        // The tokenizer has made every line end a single line feed.
+        // The tokenizer normalizes every line end to a line feed.
         let first = std::mem::take(&mut self.begins);
         let text = if first { text.strip_prefix('\n').unwrap_or(text) } else { text };
         for c in text.chars() {
@@ -210,7 +210,7 @@ impl TextLayout {
         }
     }
 
-    /// Writes the target of the open link, unless its text is the target.
+    /// Writes the target of the open link, unless the link's text is the target.
     fn end_link(&mut self) {
         let Some((target, from)) = self.link.take() else { return };
         let shown = self.out.get(from..).unwrap_or_default().trim();
@@ -229,7 +229,7 @@ impl TextLayout {
         self.out.push('>');
     }
 
-    /// The lines without white space at their ends, and at most one empty line in a row.
+    /// Trims line ends and collapses consecutive empty lines.
     fn finish(mut self) -> String {
         self.end_link();
         let mut lines = Vec::new();
@@ -243,7 +243,7 @@ impl TextLayout {
     }
 }
 
-/// A link's target as it stands between angle brackets, if it means something outside the page.
+/// A link's target for use in angle brackets, if it is meaningful outside the page.
 fn target(href: &str) -> Option<String> {
     let href = href.trim();
     let is_known = SCHEMES.iter().any(|scheme| begins(href, scheme));
@@ -256,7 +256,7 @@ fn target(href: &str) -> Option<String> {
     is_known.then(|| href.chars().filter_map(encoded).collect())
 }
 
-/// Whether a link leads into the web.
+/// Whether a link is an HTTP or HTTPS URL.
 pub(super) fn is_web(link: &str) -> bool {
     begins(link, "http://") || begins(link, "https://")
 }

@@ -1,17 +1,17 @@
-//! What an event is called in a calendar: its `UID`, and which instance of its series it is.
+//! The identity of an event in a calendar: its `UID`, and which instance of its series it is.
 //!
-//! Both are decided over the whole window, not over the part that is asked for, so that an event
-//! has the same name in every answer. [`Survey`] reads the window once and keeps a few numbers
-//! for each event; [`Identities`] keeps only what cannot be told from an event alone:
+//! Both are decided over the whole window, not over the requested range, so that an event has the
+//! same identity in every response. [`IdentitySurvey`] reads the window once and keeps a few
+//! numbers per event; [`Identities`] keeps only what a single event does not reveal:
 //!
 //! * Several events may have one `iCalUId` (fact 199). All but the oldest, by `createdDateTime` and
-//!   then id, get `/` and eight hexadecimal digits of the SHA-256 of their id. A series is one event
-//!   here, by the id of its master. So do those whose `iCalUId` ends like a UID that is made here: in
-//!   `/` and such digits, or in `/` and an original start.
-//! * The original start of an exception. Of an all-day series it is the creator's midnight as an
-//!   instant, and zones reach from -12 to +14 hours, so that two days may be meant (fact 198). The
-//!   other instances of the series decide: a day that one of them has is not the exception's.
-//!   They also tell whether the series is one of days, which the exception need not be any more.
+//!   then id, get `/` and eight hexadecimal digits of the SHA-256 of their id. A series counts as
+//!   one event, with the id of its master. The same suffix is added to an `iCalUId` that ends like
+//!   a UID made here: in `/` and such digits, or in `/` and an original start.
+//! * The original start of an exception. In an all-day series it is midnight in the creator's zone
+//!   as an instant. Zones range from -12 to +14 hours, so two days are possible (fact 198). The
+//!   other instances of the series decide: a day that one of them has is not the exception's. They
+//!   also show whether the series is all-day; the exception itself may no longer be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,20 +29,20 @@ use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::zone;
 
-/// The beginning of every `iCalUId` that Exchange made (MS-OXOCAL 2.2.1.27), in hexadecimal.
+/// The prefix of every `iCalUId` made by Exchange (MS-OXOCAL 2.2.1.27), in hexadecimal.
 const GLOBAL_ID: &str = "040000008200E00074C5B7101A82E008";
-/// The offsets of the zones in use, hours east of Greenwich.
+/// The zone offsets in use, hours east of Greenwich.
 const WESTMOST: i64 = -12;
 const EASTMOST: i64 = 14;
 
-/// When an instance takes place by the rule of its series.
+/// When an instance takes place according to the rule of its series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum OriginalStart {
     Day(Date),
     At(Timestamp),
 }
 
-/// As iCalendar writes it.
+/// The iCalendar format.
 impl fmt::Display for OriginalStart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -52,14 +52,14 @@ impl fmt::Display for OriginalStart {
     }
 }
 
-/// What an event is called.
+/// The identity of an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EventIdentity {
-    /// The same for all instances of a series, and for nothing else.
+    /// Shared by all instances of a series, and by no other event.
     pub(super) uid: String,
-    /// Of an instance of a series.
+    /// The original start of an instance; none for a single event.
     pub(super) slot: Option<OriginalStart>,
-    /// Set where another instance of the series has the same slot.
+    /// Set if another instance of the series has the same slot.
     again: Option<String>,
 }
 
@@ -74,15 +74,15 @@ impl EventIdentity {
     }
 }
 
-/// The members of an event that its identity is made of.
+/// The members of an event that determine its identity.
 struct IdentityMembers {
     id: EventId,
-    /// The series of an instance, else the event itself.
+    /// The series of an instance, or the event itself.
     owner: EventId,
     /// Graph's UID, without the day of an instance.
     uid: String,
     kind: InstanceKind,
-    /// `createdDateTime`; where it is missing, later than all others.
+    /// `createdDateTime`; if it is missing, later than all others.
     created: Timestamp,
 }
 
@@ -92,23 +92,23 @@ enum InstanceKind {
     Exception(ExceptionStart),
 }
 
-/// What an exception says of its original start.
+/// The members of an exception that determine its original start.
 struct ExceptionStart {
     original: Timestamp,
-    /// The day that starts at that instant in the zone that the event names.
+    /// The day that starts at that instant in the event's named zone.
     named: Option<Date>,
-    /// Where it takes place now.
+    /// The day on which it takes place now.
     own: Date,
     all_day: bool,
 }
 
 impl IdentityMembers {
-    /// `None` where the event is none.
+    /// `None` if the object is not an event.
     fn read(event: &JsonMembers<'_>, times: &mut TimeReader) -> Option<Self> {
         let text = |name: &str| event.get(name).and_then(string).filter(|text| !text.is_empty());
         let id = EventId::new(text("id")?);
         if is_reduced(event) {
-            // Of a masked event the id is all that is shown.
+            // The id is the only identity that a masked event shows.
             let (owner, uid) = (id.clone(), carried(id.as_str()));
             return Some(Self {
                 id,
@@ -142,7 +142,7 @@ impl IdentityMembers {
         let is_single = matches!(kind, InstanceKind::Single);
         let series = text("seriesMasterId").filter(|_| !is_single).map(EventId::new);
         let owner = series.unwrap_or_else(|| id.clone());
-        // What differs only in what a line cannot carry would be one UID.
+        // UIDs that differ only in characters that a line cannot carry must count as equal.
         let given = |name: &str| text(name).map(|uid| carried(&uid)).filter(|uid| !uid.is_empty());
         let uid = match (given("uid"), given("iCalUId")) {
             (Some(uid), _) => uid,
@@ -173,15 +173,15 @@ fn without_day(mut uid: String) -> String {
     uid
 }
 
-/// The day whose midnight an instant is in a zone. UTC names no zone: it stands there unless
-/// another one was asked for.
+/// The day whose midnight in the zone `name` is `at`. UTC is ignored: Graph reports it unless
+/// another zone was requested.
 fn named(name: &str, at: Timestamp) -> Option<Date> {
     let zone = zone::find(name).filter(|zone| *zone != TimeZone::UTC)?;
     let local = zone.to_datetime(at);
     (local.time() == Time::midnight()).then(|| local.date())
 }
 
-/// The days whose midnight an instant is somewhere, likeliest first.
+/// The days whose midnight in some zone is `at`, likeliest first.
 fn days(at: Timestamp) -> Vec<Date> {
     let utc = |hours| at.checked_add(SignedDuration::from_hours(hours)).ok();
     let (Some(first), Some(last)) = (utc(WESTMOST), utc(EASTMOST)) else { return Vec::new() };
@@ -195,7 +195,7 @@ fn days(at: Timestamp) -> Vec<Date> {
             let midnight = zone.to_timestamp(DateTime::from_parts(day, Time::midnight())).ok()?;
             let east = midnight.duration_since(at);
             let hours = |hours| SignedDuration::from_hours(hours);
-            // West of Hawaii the date line is near, and most people live on its other side.
+            // West of Hawaii the date line is near; most people live on its other side.
             let is_rare = east < hours(-10);
             (hours(WESTMOST) <= east && east <= hours(EASTMOST)).then_some((is_rare, day))
         })
@@ -205,13 +205,13 @@ fn days(at: Timestamp) -> Vec<Date> {
 }
 
 impl ExceptionStart {
-    /// The slot, where `is_taken` tells which ones other instances have.
+    /// Chooses the slot; `is_taken` says whether another instance has a slot.
     fn slot(
         &self,
         series_has_days: Option<bool>,
         is_taken: impl Fn(OriginalStart) -> bool,
     ) -> OriginalStart {
-        // Every offset in use is a multiple of a quarter of an hour.
+        // Every offset in use is a multiple of 15 minutes.
         let may_be_midnight = self.original.as_second() % (15 * 60) == 0;
         if !series_has_days.unwrap_or(self.all_day && may_be_midnight) {
             return OriginalStart::At(self.original);
@@ -225,22 +225,22 @@ impl ExceptionStart {
     }
 }
 
-/// The identities of a window while it is being read.
+/// Collects the identities of a window while it is read.
 #[derive(Default)]
 pub(super) struct IdentitySurvey {
-    /// Every owner of a UID, both hashed.
+    /// Every owner of a UID. UID and owner are hashed.
     owners: BTreeMap<(EventHash, EventHash), (Timestamp, EventId)>,
     /// The slots of occurrences, by series, and the occurrence that has each.
     taken: BTreeMap<(EventHash, OriginalStart), EventHash>,
-    /// Occurrences whose slot another one has, as while an id changes.
+    /// Occurrences whose slot another occurrence has, as happens while an id changes.
     again: BTreeSet<EventHash>,
-    /// By series, how many days may be meant, original start and id: so that the clear ones come
-    /// first, and the order in which they were read decides nothing.
+    /// Keyed by series, number of possible days, original start and id: unambiguous exceptions come
+    /// first, and the read order has no effect.
     exceptions: BTreeMap<(EventHash, usize, Timestamp, EventHash), ExceptionStart>,
 }
 
 impl IdentitySurvey {
-    /// Takes note of an event, as readers see it.
+    /// Adds an event, as readers see it.
     pub(super) fn add(&mut self, event: &JsonMembers<'_>, times: &mut TimeReader) {
         let Some(traits) = IdentityMembers::read(event, times) else { return };
         let owner = traits.owner.hash();
@@ -252,7 +252,7 @@ impl IdentitySurvey {
         match traits.kind {
             InstanceKind::Single => {}
             InstanceKind::Occurrence(slot) => {
-                // The least id keeps it, so that the order of reading decides nothing.
+                // The smallest id keeps the slot, so that the read order has no effect.
                 let id = traits.id.hash();
                 let keeper = self.taken.entry((owner, slot)).or_insert(id);
                 if *keeper != id {
@@ -268,7 +268,7 @@ impl IdentitySurvey {
         }
     }
 
-    /// What has to be known of the window.
+    /// Reduces the survey to the identities that depend on other events.
     pub(super) fn finish(self) -> Identities {
         let Self { owners, taken, again, exceptions } = self;
         let mut taken: BTreeSet<(EventHash, OriginalStart)> = taken.into_keys().collect();
@@ -295,19 +295,19 @@ impl IdentitySurvey {
     }
 }
 
-/// What cannot be told from an event alone; see the module.
+/// The identities that a single event does not reveal; see the module docs.
 #[derive(Default)]
 pub(super) struct Identities {
-    /// The owner, among several of one UID, that keeps it.
+    /// For each UID with several owners, the owner that keeps it.
     shared: BTreeMap<EventHash, EventHash>,
-    /// The slots of exceptions, and whether another instance has the same.
+    /// The slots of exceptions, and whether another instance has the same slot.
     slots: BTreeMap<EventHash, (OriginalStart, bool)>,
-    /// Occurrences whose slot another one has.
+    /// Occurrences whose slot another occurrence has.
     again: BTreeSet<EventHash>,
 }
 
 impl Identities {
-    /// What an event is called; `None` where it is none.
+    /// The identity of an event; `None` if the object is not an event.
     pub(super) fn of(
         &self,
         event: &JsonMembers<'_>,
@@ -323,7 +323,7 @@ impl Identities {
             InstanceKind::Occurrence(slot) => (Some(slot), self.again.contains(&id.hash())),
             InstanceKind::Exception(exception) => {
                 let known = self.slots.get(&id.hash()).copied();
-                // It came after the window was read.
+                // The event appeared after the survey.
                 let (slot, again) =
                     known.unwrap_or_else(|| (exception.slot(None, |_| false), false));
                 (Some(slot), again)
@@ -333,7 +333,7 @@ impl Identities {
     }
 }
 
-/// Whether a UID ends in `/` and [`eight`] digits or a [`Slot`], like those that are made here.
+/// Whether a UID ends like those made here: in `/` and [`eight`] digits or an [`OriginalStart`].
 fn looks_made(uid: &str) -> bool {
     let digits =
         |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());

@@ -1,7 +1,7 @@
-//! Content lines (RFC 5545, 3.1): written character by character, at most 75 octets each without
-//! the line end, never broken within a character or an escape.
+//! Writes content lines (RFC 5545, 3.1): at most 75 octets each without the line end, never broken
+//! within a character or an escape.
 //!
-//! One pass over the value, so the time is proportional to its length whatever it contains.
+//! Makes one pass over the value, so the time is proportional to its length for any content.
 
 /// The longest line, in octets, without its CRLF.
 const MAX_OCTETS: usize = 75;
@@ -30,7 +30,7 @@ impl<'a> ContentLine<'a> {
         self
     }
 
-    /// Adds a parameter whose value is text: quoted, and encoded as RFC 6868 says.
+    /// Adds a parameter whose value is text: quoted, and encoded as in RFC 6868.
     pub(super) fn quoted(mut self, name: &str, text: &str) -> Self {
         for part in [";", name, "=\""] {
             self.all(part);
@@ -45,13 +45,13 @@ impl<'a> ContentLine<'a> {
                 c => self.one(c),
             }
         }
-        // A backslash means nothing here, but ical.js takes one before the quote for an escape.
+        // A backslash is not special here, but ical.js reads one before the quote as an escape.
         self.unit(if last == Some('\\') { " \"" } else { "\"" });
         self
     }
 
-    /// Ends the line with a value of no type that has escapes: a time, a number, a URI. White
-    /// space cannot stand in any of them and is left out.
+    /// Ends the line with a value of a type without escapes: a time, a number, a URI. White space
+    /// is invalid in all of them and is omitted.
     pub(super) fn value(mut self, value: &str) {
         self.unit(":");
         for c in characters(value).filter(|c| !c.is_whitespace()) {
@@ -96,11 +96,11 @@ impl<'a> ContentLine<'a> {
         self.unit(c.encode_utf8(&mut [0; 4]));
     }
 
-    /// Writes at most four octets, which stay on one physical line.
+    /// Writes a unit of at most four octets that must not be split over lines.
     fn unit(&mut self, unit: &str) {
         if unit.len() > self.room {
             self.out.push_str("\r\n ");
-            // The space that marks the continuation counts.
+            // The continuation space counts.
             self.room = MAX_OCTETS - 1;
         }
         self.room -= unit.len();
@@ -108,13 +108,13 @@ impl<'a> ContentLine<'a> {
     }
 }
 
-/// A text as a reader of its line has it.
+/// The text as a reader of the line decodes it.
 pub(super) fn carried(text: &str) -> String {
     characters(text).collect()
 }
 
-/// The characters of a text that a line can carry: every kind of line end is `\n`, control
-/// characters and noncharacters are left out.
+/// The characters of a text as a line can carry them: every kind of line end becomes `\n`; control
+/// characters and noncharacters are omitted.
 fn characters(text: &str) -> impl Iterator<Item = char> {
     let mut rest = text.chars().peekable();
     std::iter::from_fn(move || {

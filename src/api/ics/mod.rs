@@ -1,15 +1,15 @@
-//! A window as an iCalendar object (RFC 5545), for any calendar program to subscribe to.
+//! A window as an iCalendar object (RFC 5545) that calendar programs can subscribe to.
 //!
-//! A series is its instances: no rule has to be computed by two programs alike. Each of them has a
-//! `UID` of its own, because many readers show only one event of those that share a `UID` without
-//! a master; `?series=linked` writes the series' `UID` with `RECURRENCE-ID` instead. Times are
-//! instants in UTC, whatever the window's `time_zone`; all-day events are dates. So no `VTIMEZONE`
-//! is needed, and none can be wrong.
+//! A series is written as its instances, so clients need not evaluate recurrence rules as Graph
+//! does. Each instance has its own `UID`, because many clients show only one of several events that
+//! share a `UID` without a master; `?series=linked` writes the series' `UID` with `RECURRENCE-ID`
+//! instead. Times are instants in UTC, whatever the window's `time_zone`; all-day events are dates.
+//! So no `VTIMEZONE` is needed, and none can be wrong.
 //!
-//! The window is read twice: once for what the events are called (`identity`), and once to write
-//! those that are asked for. It is written page by page and never held whole. An event that moves while it is written
-//! stands in it once, and none is missing that was there all along: what changed meanwhile is
-//! looked at in the feed at the end.
+//! The window is read twice: first to decide the `UID`s (`identity`), then to write the requested
+//! events. It is written page by page and never held whole. An event that moves meanwhile appears
+//! once, and no event that exists throughout is missing: at the end, changes since the start are
+//! read from the feed.
 
 mod event;
 mod html;
@@ -43,25 +43,25 @@ use crate::store::{EventQuery, StoreError};
 /// Events read from the store at a time.
 const BATCH: usize = 500;
 
-/// Bytes of events read at a time for what the events are called; only a few numbers of each are
-/// kept.
+/// Bytes of events read at a time for their identities; only a few numbers per event are kept.
 const SURVEY_BYTES: usize = 512 << 10;
 
 /// How the instances of a series are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum SeriesMode {
-    /// Each with a `UID` of its own, `{series uid}/{original start}`.
+    /// Each with its own `UID`, `{series uid}/{original start}`.
     Own,
     /// With the series' `UID` and `RECURRENCE-ID`, without a master.
     Linked,
 }
 
-/// The text of an HTML body: its beginning, soon ending after `enough` bytes.
+/// The text of an HTML body, cut soon after `enough` bytes.
 pub fn text_of_html(html: &str, enough: usize) -> String {
     html::text(html, enough)
 }
 
-/// `VEVENT`s of what is an event with times, of a window that has these JSON objects.
+/// The `VEVENT`s of a window with these JSON objects; objects that are not events with times are
+/// skipped.
 pub fn events_of(window: &[impl AsRef<[u8]>], series: SeriesMode) -> String {
     let (mut survey, mut times) = (IdentitySurvey::default(), TimeReader::default());
     for event in window {
@@ -112,17 +112,17 @@ pub(super) async fn calendar(ask: WindowRequest) -> Result<Response, Problem> {
     Ok(tag.put_on(response))
 }
 
-/// A calendar being written.
+/// Writes one calendar.
 struct CalendarWriter {
     access: Arc<AppState>,
     name: String,
     query: EventQuery,
-    /// Where the feed ended before the first page was read.
+    /// The end of the feed before the first page was read.
     began: Seq,
     series: SeriesMode,
     times: TimeReader,
     identities: Identities,
-    /// What stands in it already.
+    /// The events already written.
     written: BTreeSet<EventHash>,
     step: CalendarStep,
 }
@@ -132,7 +132,7 @@ enum CalendarStep {
     /// The identities read so far, and the event after which reading continues.
     Survey(IdentitySurvey, Option<(Timestamp, EventId)>),
     Events,
-    /// What changed meanwhile, after this seq.
+    /// Reads later changes, after this seq.
     Changes(Seq),
     Tail,
     Over,
@@ -161,7 +161,7 @@ impl SliceProducer for CalendarWriter {
 }
 
 impl CalendarWriter {
-    /// Reads one stretch of the whole window, whatever part of it is asked for.
+    /// Surveys one batch of the whole window, whatever range is requested.
     async fn survey(
         &mut self,
         mut survey: IdentitySurvey,
@@ -213,7 +213,7 @@ impl CalendarWriter {
         Ok(())
     }
 
-    /// Whether an event takes place in the time asked for.
+    /// Whether an event overlaps the requested range.
     fn overlaps(&mut self, event: &[u8]) -> bool {
         let when = JsonMembers::parse(event).ok().and_then(|members| self.times.event(&members));
         let EventQuery { from, to, .. } = self.query;
@@ -232,7 +232,7 @@ impl CalendarWriter {
         let event = shown(event, self.access.settings.mask_private);
         let written = event::write(text, &event, &self.identities, self.series, &mut self.times);
         if written.is_none() {
-            // Its times or its shape are not understood here; the JSON has it.
+            // Its times or its structure are not understood here; the JSON API still has it.
             tracing::debug!(window = %self.name, "event left out of a calendar");
         }
     }
@@ -245,10 +245,10 @@ pub(super) fn id_of(event: &[u8]) -> Option<EventHash> {
     Some(EventId::new(id).hash())
 }
 
-/// What stands before the events.
+/// The lines before the events.
 fn head(status: &WindowStatus) -> String {
     let mut head = String::new();
-    // Programs that heed it come again about as often as there can be anything new.
+    // Clients that honour it refresh about as often as the window can change.
     let seconds = status.interval_s.clamp(60.0, 86_400.0).round();
     let often = format!("PT{seconds}S");
     ContentLine::new(&mut head, "BEGIN").value("VCALENDAR");

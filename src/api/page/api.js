@@ -1,5 +1,5 @@
-// The daemon's API as the page uses it. Nothing is cached here and nothing is retried, except
-// that a broken stream is taken up again where it was.
+// The page's client for the daemon's API. It caches nothing and retries nothing, except that a
+// broken stream resumes at its cursor.
 
 import * as connection from "./connection.js";
 
@@ -10,7 +10,7 @@ export class Refusal extends Error {
   }
 }
 
-// A request that takes longer is given up and made again.
+// A request that takes longer is aborted; the view repeats it.
 const PATIENCE_MS = 20_000;
 
 async function refuse(answer) {
@@ -18,7 +18,7 @@ async function refuse(answer) {
   try {
     detail = (await answer.json()).detail ?? detail;
   } catch {
-    // Not a problem document; the status has to do.
+    // Not a problem document: use the status text.
   }
   throw new Refusal(answer.status, detail);
 }
@@ -51,13 +51,13 @@ export async function windows({ q, state, page }, limit, signal) {
   return list;
 }
 
-// Remembers when a window was told, so that its age counts on from there.
+// Records when a window was received, so that its age keeps counting from there.
 function received(window) {
   window.received = Date.now();
   return window;
 }
 
-// The IANA zone behind a Windows zone's name, or null.
+// The IANA name of a Windows time zone, or null.
 export async function ianaZone(name) {
   try {
     return (await get(`/page/zone/${encodeURIComponent(name)}`)).iana;
@@ -66,8 +66,8 @@ export async function ianaZone(name) {
   }
 }
 
-// All events of a window between two instants, and the cursor from which changes make up for what
-// moved meanwhile. Never from the browser's cache: pages kept from two walks do not belong together.
+// All events of a window between two instants, and the cursor of the changes made meanwhile. It
+// bypasses the browser's cache: cached pages of two different listings do not belong together.
 export async function events(name, from, to, signal) {
   const found = [];
   let page = null;
@@ -81,19 +81,20 @@ export async function events(name, from, to, signal) {
   }
 }
 
-// Resolves when something changed anywhere after this was asked, or nothing did for `seconds`.
-// One line at most is transferred: this only wakes.
+// Resolves at the next change in any window, or after `seconds` without one. It transfers at most
+// one line, because it only wakes the caller.
 export async function changed(seconds, signal) {
   const answer = await fetch(`/v1/changes?after=now&limit=1&wait=${seconds}s`, { signal });
   if (!answer.ok) await refuse(answer);
   await answer.text();
 }
 
-// A stream that is silent for so long is dead: the daemon says something every 15 s.
+// A stream that is silent for this long is dead: the daemon sends something every 15 s.
 const SILENCE_MS = 40_000;
 
-// Reads the changes of a window from `cursor` on and hands each over, until `signal` ends it; an
-// interruption is made up for. Returns when the cursor is too old (410): a new snapshot is needed.
+// Passes each change of a window after `cursor` to `take`, until `signal` aborts; it reconnects
+// after an interruption. Returns when the window is unknown (404) or the cursor is too old (410):
+// a new snapshot is needed.
 export async function follow(name, cursor, take, signal) {
   let patience = 250;
   while (!signal.aborted) {
@@ -156,7 +157,7 @@ async function* frames(body) {
   }
 }
 
-// Waits, but not beyond the signal.
+// Waits, but at most until the signal aborts.
 export function pause(ms, signal) {
   return new Promise((resolve) => {
     const over = () => {

@@ -1,5 +1,5 @@
-// Shows what the address asks for and keeps it fresh: one view runs at a time, ends when the
-// address changes or the page is hidden, and begins anew when it fails.
+// Shows the view that the address names and keeps it fresh. One view runs at a time; it ends when
+// the address changes or the page is hidden, and restarts when it fails.
 
 import * as api from "./api.js";
 import * as calendar from "./calendar.js";
@@ -17,10 +17,10 @@ const main = document.getElementById("main");
 
 let place = null;
 let running = new AbortController();
-// A new view was asked for: its heading takes the focus as soon as it is there.
+// A new view was requested: its heading gets the focus as soon as it exists.
 let arriving = false;
 
-// What the page shows is put into place; what was there and stays keeps its focus.
+// Renders the content into the page; elements that stay keep their focus.
 function show(content, { busy = false } = {}) {
   const wanted = h("main", null, content);
   morph(main, wanted);
@@ -42,7 +42,7 @@ connection.watch((state) => {
   before = alive;
 });
 
-// Over everything: how long the daemon has not answered.
+// Updates the banner that says how long the daemon has not answered.
 function notice({ alive, why, heard }) {
   const away = document.getElementById("away");
   away.hidden = alive !== false;
@@ -52,14 +52,14 @@ function notice({ alive, why, heard }) {
   away.textContent = `${said}. What is shown is ${ago} old, from ${moment(heard)}. The page goes on by itself as soon as it can.`;
 }
 
-// Ages go on whether or not there are answers.
+// Ages keep counting with or without responses.
 setInterval(() => {
   if (document.hidden) return;
   notice(connection.look());
   tick();
 }, 1000);
 
-// One view, until it is over.
+// Runs one view until `signal` aborts.
 async function run(view, here, signal) {
   let patience = 300;
   connection.begin();
@@ -76,7 +76,7 @@ async function run(view, here, signal) {
         connection.heard();
         show(refused(error, here));
       } else {
-        // The daemon is away, or the network, or a proxy says so; what was shown stays.
+        // The daemon or the network is down, or a proxy says so; the shown content stays.
         if (![api.Refusal, TypeError].some((kind) => error instanceof kind) && !["AbortError", "TimeoutError"].includes(error.name)) console.error(error);
         connection.lost(error instanceof api.Refusal ? error.message : null);
         if (main.querySelector("#title") === null || arriving) show(view.recall(here) ?? unseen(view.title(here)));
@@ -106,7 +106,7 @@ function lost() {
     h("p", null, "This address means nothing. ", h("a", { href: "#/" }, "All windows")));
 }
 
-// Begins what the address asks for.
+// Starts the view that the address names.
 function navigate() {
   const before = place;
   place = route.parse(location.hash);
@@ -126,7 +126,7 @@ function navigate() {
   const title = view.title(place);
   if (!same && before) arriving = true;
   if (before && !connection.isAlive()) {
-    // What is known is all there is.
+    // The daemon does not answer: show what was seen before.
     show(view.recall(place) ?? unseen(title));
   } else if (!same && before) {
     show(view.recall(place) ?? h("div", null, h("h1", { id: "title", tabindex: "-1" }, title)), { busy: true });
@@ -136,7 +136,7 @@ function navigate() {
   if (!document.hidden) run(view, place, running.signal);
 }
 
-// A hidden page holds no connection: browsers allow six to a host, over all their tabs.
+// A hidden page holds no connection: browsers allow six per host across all tabs.
 document.addEventListener("visibilitychange", () => {
   running.abort();
   if (document.hidden || place === null) return;
@@ -144,7 +144,7 @@ document.addEventListener("visibilitychange", () => {
   run(VIEWS[place.view], place, running.signal);
 });
 
-// Typing searches after a moment, and does not fill the history.
+// Searches 200 ms after the last keystroke, without adding history entries.
 let typing = 0;
 document.addEventListener("input", ({ target }) => {
   if (target.id !== "q") return;
@@ -166,7 +166,7 @@ async function about() {
     const { version, commit } = await api.status();
     document.getElementById("about").textContent = `calmirror ${version} (${commit})`;
   } catch {
-    // It is a footnote.
+    // The footer is not essential.
   }
 }
 

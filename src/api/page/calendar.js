@@ -9,11 +9,11 @@ import { h, tell } from "./markup.js";
 import * as route from "./route.js";
 import { many } from "./words.js";
 
-// All-day events are days, not instants; they are asked for a good half day wider.
+// All-day events are days, not instants, so the requested range is 14 h wider on both sides.
 const MARGIN_MS = 14 * 3_600_000;
-// A day shows at most so many; beyond that a page helps nobody.
+// A day shows at most this many events; more would not be usable on a page.
 const MOST = 300;
-// How long something that changed is marked.
+// How long a changed event is highlighted.
 const FRESH_MS = 4000;
 
 export function title({ name, span, date }) {
@@ -29,8 +29,7 @@ function daysOf({ span, date }) {
   return span === "week" ? dates.weekOf(date) : dates.weeksOf(date).flat();
 }
 
-// What was seen last of each window's events, by window and days; beyond some the oldest is
-// forgotten.
+// The events seen last, by window and days; beyond MOST_SEEN the oldest entry is dropped.
 const seen = new Map();
 const MOST_SEEN = 24;
 
@@ -43,7 +42,7 @@ function remember(place, from, to, shown) {
   if (seen.size > MOST_SEEN) seen.delete(seen.keys().next().value);
 }
 
-// What can be shown before the daemon answers, or while it does not; null: nothing.
+// The content to show before the daemon answers, or while it does not; null if there is none.
 export function recall(place) {
   const days = daysOf(place);
   const [from, to] = rangeOf(days);
@@ -52,7 +51,7 @@ export function recall(place) {
   if (whole) return render(place, days, whole.shown);
   const window = mine.at(-1)?.shown.window ?? head.windowSeen(place.name);
   if (window === null) return null;
-  // Of days that were never loaded as a whole: what is known of them.
+  // These days were never loaded completely: show the events that are known.
   const events = new Map(mine.flatMap((one) => [...one.shown.events]));
   return render(place, days, { window, complete: window.settled_once, partial: true, events, fresh: new Map() });
 }
@@ -72,7 +71,7 @@ export async function run(place, show, signal) {
   head.remember(window);
   remember(place, from, to, shown);
   await draw();
-  // One drawing for what comes at once.
+  // One redraw for changes that arrive together.
   let drawing = 0;
   const soon = (ms) => {
     drawing ||= setTimeout(() => {
@@ -80,7 +79,7 @@ export async function run(place, show, signal) {
       draw();
     }, ms);
   };
-  // The line of now, and how the window is.
+  // Redraw on resize, and every 5 s for the current time and the window's state.
   const resized = () => soon(50);
   addEventListener("resize", resized);
   const clock = setInterval(async () => {
@@ -89,7 +88,7 @@ export async function run(place, show, signal) {
       head.remember(shown.window);
       shown.complete ||= shown.window.settled_once;
     } catch {
-      // The stream says whether the daemon is there.
+      // The change stream detects whether the daemon answers.
     }
     soon(0);
   }, 5000);
@@ -162,7 +161,8 @@ function barTime({ event: one, start, end, first, last }) {
   return first === last ? "all day" : `${dates.shortDay(first)} – ${dates.shortDay(last)}, all day`;
 }
 
-// One event: a link to its details. Looks say how it occupies; words for those who do not see them.
+// One event: a link to its details. Its style shows the availability, and hidden words say the
+// same to screen readers.
 function link(place, block, clock) {
   const { event: one } = block;
   const looks = ["event", event.showAs(one), one.isCancelled && "cancelled", event.isMasked(one) && "masked", block.fresh && "fresh"];
@@ -201,7 +201,7 @@ function column(place, day, blocks, today) {
     h("h3", { id: `day-${day}` }, place.span === "day" ? dates.longDay(day) : h("a", { href: route.calendar(place.name, "day", day) }, dates.longDay(day)),
       day === today && h("span", { class: "badge" }, " today")),
     day === today && h("div", { class: "now", "aria-hidden": "true", style: { "--top": nowMinutes() } }),
-    // Where the days stand below each other there is no row of bars.
+    // A narrow screen stacks the days and has no row of bars.
     bars.length > 0 && h("ul", { class: "stacked" }, bars.slice(0, MOST).map((block) => h("li", { key: block.event.id }, link(place, block, time(block))))),
     placed.length === 0 && bars.length === 0 && h("p", { class: "free" }, "Nothing is on"),
     placed.length > 0 && h("ol", null, placed.slice(0, MOST).map(({ block, top, bottom, column: number, columns: all }) =>
@@ -212,8 +212,8 @@ function column(place, day, blocks, today) {
 
 const nowMinutes = () => dates.minutesOf(Date.now());
 
-// How many lines fit into a day of a month: what its style (calendar.css, "Month") leaves of the
-// screen for each of so many weeks, without the number and the padding.
+// How many lines fit into a day of a month with that many weeks: the height that its style
+// (calendar.css, "Month") gives to a week, without the day's number and the padding.
 function linesOf(weeks) {
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const row = (Math.max(34 * rem, innerHeight - 14.5 * rem) - 2.4 * rem) / weeks;
@@ -244,8 +244,8 @@ function month(place, blocks) {
     h("tbody", null, weeks.map((week) => h("tr", { key: week[0] }, week.map(cell))))));
 }
 
-// A calendar of hours opens where days begin, once, and with no short event half hidden under the
-// heads; after that the reader scrolls.
+// Scrolls a new grid of hours to the morning, once, so that no short event is half hidden under
+// the heads; after that the user scrolls.
 const opened = new WeakSet();
 function scrollToMorning() {
   const grid = document.querySelector(".grid");

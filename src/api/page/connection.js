@@ -1,7 +1,7 @@
-// Whether the daemon answers, and since when it does not. A page whose daemon is gone must not look
-// like one that is up to date.
+// Tracks whether the daemon answers, and since when it does not. A page without a daemon must not
+// look up to date.
 
-// Views ask every few seconds, so a daemon that is silent for longer does not answer.
+// Views send a request every few seconds, so a daemon that is silent for longer does not answer.
 const SILENCE_MS = 15_000;
 
 const state = { alive: null, why: null, heard: performance.timeOrigin, asked: Date.now() };
@@ -18,16 +18,16 @@ function become(alive, why) {
   for (const watcher of watchers) watcher(state);
 }
 
-// The daemon answered.
+// Records a response of the daemon.
 export function heard() {
   state.heard = Date.now();
   become(true, null);
 }
 
-// It does not, or it answers that it cannot (`why`).
+// Records that the daemon does not answer, or answers that it cannot (`why`).
 export const lost = (why = null) => become(false, why);
 
-// A view begins to ask: what was silent because nobody asked is not dead.
+// Records the start of a view: silence before it, when there were no requests, does not count.
 export const begin = () => (state.asked = Date.now());
 
 // Called every second while the page is shown.

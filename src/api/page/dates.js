@@ -1,4 +1,4 @@
-// Days are "YYYY-MM-DD" in the reader's zone, instants milliseconds. The zone is the browser's.
+// Dates and times. Days are "YYYY-MM-DD" in the browser's zone, instants are milliseconds.
 
 export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const locale = navigator.language || "en";
@@ -18,7 +18,7 @@ export function dayOf(instant) {
 
 export const today = () => dayOf(Date.now());
 
-// The instant a day begins in the reader's zone.
+// The instant at which a day begins in the browser's zone.
 export function startOf(day) {
   const [year, month, date] = day.split("-").map(Number);
   return new Date(year, month - 1, date).getTime();
@@ -37,7 +37,7 @@ export function addMonths(day, count) {
 
 const weekday = (day) => new Date(`${day}T00:00:00Z`).getUTCDay();
 
-// 0 is Sunday; as the reader's locale has it, Monday where the browser does not know.
+// The first day of the week in the user's locale, 0 for Sunday; Monday if the browser lacks it.
 function firstWeekday() {
   try {
     const known = new Intl.Locale(locale);
@@ -52,7 +52,7 @@ export function weekOf(day) {
   return Array.from({ length: 7 }, (_, number) => addDays(first, number));
 }
 
-// The whole weeks that hold a day's month.
+// The whole weeks that contain the month of a day.
 export function weeksOf(day) {
   const first = `${day.slice(0, 7)}-01`;
   const weeks = [weekOf(first)];
@@ -62,7 +62,7 @@ export function weeksOf(day) {
   return weeks;
 }
 
-// Minutes since the day began, as the clock on the wall shows them.
+// Minutes since midnight on the local clock.
 export function minutesOf(instant) {
   const date = new Date(instant);
   return date.getHours() * 60 + date.getMinutes();
@@ -89,7 +89,7 @@ export const numberOf = (day) => String(Number(day.slice(8)));
 const hourFormat = new Intl.DateTimeFormat(locale, { hour: "numeric", timeZone: "UTC" });
 export const hour = (number) => hourFormat.format(number * 3_600_000);
 
-// How long, in the coarsest unit that says enough.
+// A duration in the coarsest useful unit.
 export function lasting(seconds) {
   if (seconds < 100) return `${Math.max(0, Math.round(seconds))} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
@@ -97,7 +97,7 @@ export function lasting(seconds) {
   return `${Math.round(seconds / 86_400)} d`;
 }
 
-// How far a zone's clocks are ahead of UTC at an instant, milliseconds.
+// How far a zone is ahead of UTC at an instant, in milliseconds.
 function ahead(format, instant) {
   const parts = Object.fromEntries(format.formatToParts(instant).map(({ type, value }) => [type, Number(value)]));
   const shown = Date.UTC(parts.year, parts.month - 1, parts.day, parts.hour, parts.minute, parts.second);
@@ -106,8 +106,8 @@ function ahead(format, instant) {
 
 const formats = new Map([["UTC", null]]);
 
-// Learns zones by the names Graph gives them; Windows names are asked of the daemon. One that
-// nobody knows is taken for UTC.
+// Loads zones by the names that Graph uses; `ask` resolves Windows names through the daemon. An
+// unknown zone counts as UTC.
 export async function learn(names, ask) {
   for (const name of new Set(names)) {
     if (formats.has(name)) continue;
@@ -130,12 +130,12 @@ function formatIn(timeZone) {
   }
 }
 
-// The instant of Graph's {"dateTime", "timeZone"}; NaN where it is none.
+// The instant of Graph's {"dateTime", "timeZone"}; NaN if it is invalid.
 export function instantOf(when) {
   const civil = Date.parse(`${String(when?.dateTime).slice(0, 19)}Z`);
   const format = formats.get(when?.timeZone ?? "UTC");
   if (!format || Number.isNaN(civil)) return civil;
-  // Twice, because the difference may change between the guess and the instant.
+  // Computed twice, because the offset may change between the guess and the instant.
   const guess = civil - ahead(format, civil);
   return civil - ahead(format, guess);
 }

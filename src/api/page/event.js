@@ -1,5 +1,5 @@
-// One event in a dialog. Its contents are what somebody wrote: shown as text, never as markup, and
-// links in them are not links here.
+// Shows one event in a dialog. Its contents are untrusted: they are shown as text, never as markup,
+// and links in them are not links here.
 
 import * as api from "./api.js";
 import * as dates from "./dates.js";
@@ -9,7 +9,7 @@ import * as route from "./route.js";
 const dialog = document.getElementById("event");
 let place = () => null;
 let shown = null;
-// Whether the step back leads to the same calendar without the event.
+// Whether the previous history entry is the same calendar without the event.
 let stepped = false;
 
 const SHOW_AS = { free: "free", tentative: "tentative", busy: "busy", oof: "out of office", workingElsewhere: "working elsewhere", unknown: "busy" };
@@ -19,7 +19,7 @@ export const showAsWord = (event) => SHOW_AS[showAs(event)];
 
 const isPrivate = (event) => event.sensitivity === "private" || event.sensitivity === "confidential";
 
-// Whether the daemon keeps the contents back (`mask_private`).
+// Whether the daemon masks the contents (`mask_private`).
 export const isMasked = (event) => isPrivate(event) && !("subject" in event);
 
 export function subject(event) {
@@ -27,7 +27,7 @@ export function subject(event) {
   return event.subject?.trim() || "(no subject)";
 }
 
-// `here` tells the place that is shown now.
+// `here` returns the place that is shown now.
 export function begin(here) {
   place = here;
   dialog.addEventListener("close", () => {
@@ -42,7 +42,7 @@ export function begin(here) {
   });
 }
 
-// Opens or closes what the place asks for; `step`: it differs from the place before by the event alone.
+// Opens or closes the dialog for a place; `step`: only the event differs from the previous place.
 export function show(now, step) {
   if (!now?.id) {
     if (dialog.open) dialog.close();
@@ -53,7 +53,7 @@ export function show(now, step) {
   load();
 }
 
-// A change from the feed, which may be of the event that is open.
+// Handles a change from the feed: reloads the open event if it is the one that changed.
 export function changed(change) {
   if (shown && change.window === shown.name && change.id === shown.id) load();
 }

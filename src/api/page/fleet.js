@@ -1,5 +1,5 @@
-// The fleet: how many windows are how, and a page of them, those in trouble first. The daemon
-// searches, sorts and pages, so that a hundred thousand windows are as light as forty.
+// The fleet: the number of windows by state, and a page of windows, those in trouble first. The
+// daemon searches, sorts and pages, so that 100,000 windows are as light as forty.
 
 import * as api from "./api.js";
 import { lasting } from "./dates.js";
@@ -12,7 +12,7 @@ const ROWS = 50;
 
 export const title = () => "Windows";
 
-// What was seen last, of each search and filter; beyond a few the oldest is forgotten.
+// The lists seen last, by search and filter; beyond MOST_SEEN the oldest entry is dropped.
 const seen = new Map();
 const MOST_SEEN = 20;
 const keyOf = ({ q, state, page }) => JSON.stringify([q, state, page]);
@@ -24,8 +24,8 @@ function remember(place, status, list) {
   for (const window of list.value) health.remember(window);
 }
 
-// What can be shown before the daemon answers, or while it does not; null: nothing. Of a search
-// that was never made, those of the windows seen last that match.
+// The content to show before the daemon answers, or while it does not; null if there is none. A
+// search that is new shows the matching windows of the list seen last.
 export function recall(place) {
   const exact = seen.get(keyOf(place));
   if (exact) return render(place, exact.status, exact.list);
@@ -39,19 +39,19 @@ export function recall(place) {
   return render(place, last.status, { value, total: value.length, next: null });
 }
 
-// Fetches what is shown and renders it, again and again until `signal`.
+// Fetches and renders the list repeatedly until `signal` aborts.
 export async function run(place, show, signal) {
   let total = null;
   for (;;) {
     const began = performance.now();
-    // Asked before what is shown, so that nothing falls between.
+    // Requested before the list, so that no change in between is missed.
     const moved = api.changed(25, signal).catch(() => api.pause(2000, signal));
     const [status, list] = await Promise.all([api.status(signal), api.windows(place, ROWS, signal)]);
     remember(place, status, list);
     show(render(place, status, list));
     if (total !== null && total !== list.total && place.q) tell(found(list.total));
     total = list.total;
-    // States move without a change in the feed. A daemon that takes long is asked less often.
+    // States change without a change in the feed. A slow daemon gets fewer requests.
     const took = performance.now() - began;
     await api.pause(Math.max(400, took * 4), signal);
     await Promise.race([moved, api.pause(Math.max(2500, took * 10), signal)]);
@@ -100,8 +100,8 @@ function filters(place, { windows }) {
     some.map((state) => chip(STATES[state][0], state, windows[state], STATES[state][2]))));
 }
 
-// The roles are said because a narrow screen lays the table out as cards, and browsers forget
-// tables that are laid out otherwise.
+// The roles are explicit because a narrow screen lays the table out as cards, and browsers drop
+// the table semantics of another layout.
 function table(list) {
   const head = ["Window", "State", "Last success", "Next round", "Events", "Last round"];
   return h("div", { key: "table", class: "sheet" }, h("table", { class: "fleet", role: "table" },

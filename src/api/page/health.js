@@ -1,4 +1,4 @@
-// One window: how it is, where it stands, what its rounds did.
+// One window: its state, its details and the results of its rounds.
 
 import * as api from "./api.js";
 import * as dates from "./dates.js";
@@ -8,17 +8,17 @@ import { condition, count, ending, many, reason, remedy, since, until } from "./
 
 export const title = ({ name }) => name;
 
-// What was seen of each window last.
+// The last known state of each window.
 const seen = new Map();
 
-// Remembers a window that another view was told of.
+// Remembers a window that a view received.
 export function remember(window, past = seen.get(window.name)?.past ?? null) {
   seen.set(window.name, { window, past });
 }
 
 export const windowSeen = (name) => seen.get(name)?.window ?? null;
 
-// What can be shown before the daemon answers, or while it does not; null: nothing.
+// The content to show before the daemon answers, or while it does not; null if there is none.
 export function recall({ name }) {
   const known = seen.get(name);
   return known ? render({ name }, known) : null;
@@ -34,7 +34,7 @@ export async function run(place, show, signal) {
   for (;;) {
     const began = performance.now();
     const window = await api.window(place.name, signal);
-    // Asked for only when another round is over.
+    // Requested only when another round has ended.
     const over = `${window.last_round?.number} ${window.last_error?.at}`;
     if (over !== known) past = await api.rounds(place.name, signal);
     known = over;
@@ -46,7 +46,7 @@ export async function run(place, show, signal) {
   }
 }
 
-// The head of everything about a window: its name, how it is, and the ways to look at it.
+// The heading of all views of a window: its name, its state and the tabs.
 export function heading(place, window, current) {
   const [word, meaning, tone] = condition(window);
   const day = place.date ?? dates.today();
@@ -64,7 +64,7 @@ export function heading(place, window, current) {
   ];
 }
 
-// What state it is in, since when, what happens next and what to do about it; then the last failure.
+// The state of the window, its last success, what happens next, what to do, and the last failure.
 function standing(window) {
   const [word, meaning, tone] = condition(window);
   const error = window.last_error;
@@ -107,7 +107,7 @@ function facts(window) {
     ]));
 }
 
-// Those in which something happened, and between them how many were quiet.
+// The rounds with changes, and between them the number of rounds without any.
 function rounds({ last_round: last }, past) {
   if (past === null) return null;
   const { value, quiet } = past;

@@ -1,13 +1,13 @@
-// Where events stand in a calendar. Pure: no elements, no clock.
+// Computes where events are placed in a calendar. Pure: no elements, no clock.
 
 import { addDays, dayOf, instantOf, minutesOf } from "./dates.js";
 
 const DAY_MS = 86_400_000;
-// Shorter events are drawn as long as this, and stand beside others accordingly.
+// Shorter events are drawn, and placed beside others, as if they were this long.
 const LEAST_MIN = 30;
 
-// What a calendar has to know of an event: its days (both inclusive, in the reader's zone; an
-// all-day event's are the same everywhere), and whether it is drawn as a bar over days.
+// The layout data of an event: its first and last day (inclusive, in the browser's zone; those of
+// an all-day event are the same in every zone), and whether it is drawn as a bar over days.
 export function blockOf(event) {
   const start = instantOf(event.start);
   const end = Math.max(start, instantOf(event.end));
@@ -23,13 +23,13 @@ export function blockOf(event) {
 
 export const isOn = (block, day) => block.first <= day && day <= block.last;
 
-// Bars first, then by start; longer before shorter; then by id, so that nothing jumps about.
+// Bars first, then by start; longer before shorter; then by id, so that the order is stable.
 export function order(a, b) {
   return b.bar - a.bar || a.start - b.start || b.end - a.end || (a.event.id < b.event.id ? -1 : 1);
 }
 
-// Bars over consecutive days in as few lanes as they need: each with its first and last column
-// and its lane.
+// Places bars over consecutive days in as few lanes as possible: each gets its first and last
+// column and its lane.
 export function lanes(blocks, days) {
   const free = [];
   const placed = [];
@@ -45,8 +45,8 @@ export function lanes(blocks, days) {
   return { placed, lanes: free.length };
 }
 
-// A day's timed events side by side where they overlap: each with top and bottom in minutes of
-// the day, its column, and how many columns its neighbours need.
+// Places a day's timed events, side by side where they overlap: each gets its top and bottom in
+// minutes of the day, its column, and the number of columns of its group.
 export function columns(blocks, day) {
   const placed = blocks
     .filter((block) => !block.bar && isOn(block, day))

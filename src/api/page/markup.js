@@ -1,13 +1,13 @@
-// Elements from values, and one tree made to look like another. Text is only ever text.
+// Creates elements, and updates one tree to match another. Text is never parsed as markup.
 
-// An element. `props`: attributes by name (`false` and `null` leave one out), `style` as an object
-// of CSS properties, `key` to know the element again among its siblings.
+// Creates an element. `props`: attributes by name (`false` and `null` leave one out), `style` as an
+// object of CSS properties, `key` to identify the element among its siblings.
 export function h(tag, props, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name === "style") {
-      // Not the attribute, which the policy forbids.
+      // Not the attribute, which the Content-Security-Policy forbids.
       for (const [property, set] of Object.entries(value)) element.style.setProperty(property, set);
     } else if (name === "key") {
       element.dataset.key = value;
@@ -19,8 +19,8 @@ export function h(tag, props, ...children) {
   return element;
 }
 
-// Makes the children of `old` those of `wanted` with as few moves as needed, so that focus,
-// selection and scroll positions of what stays survive a change beside it.
+// Updates the children of `old` to match `wanted` with as few moves as possible, so that elements
+// that stay keep their focus, selection and scroll position.
 export function morph(old, wanted) {
   const keyed = new Map();
   for (const child of old.children) if (child.dataset.key) keyed.set(child.dataset.key, child);
@@ -58,7 +58,7 @@ function alter(old, wanted) {
     if (name !== "style" && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   if (old.style.cssText !== wanted.style.cssText) old.style.cssText = wanted.style.cssText;
-  // What somebody is typing in stays theirs.
+  // An input with the focus keeps the user's text.
   if (old.nodeName === "INPUT") {
     if (document.activeElement !== old) old.value = wanted.value;
     return;
@@ -66,7 +66,7 @@ function alter(old, wanted) {
   morph(old, wanted);
 }
 
-// Tells a screen reader, politely. Saying the same twice says it twice.
+// Announces a text to screen readers, politely. A repeated text is announced again.
 export function tell(text) {
   const told = document.getElementById("told");
   told.textContent = told.textContent === text ? `${text}\u00a0` : text;

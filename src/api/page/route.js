@@ -1,4 +1,4 @@
-// The address says what is shown, so that back, forward and bookmarks work:
+// The address determines what is shown, so that back, forward and bookmarks work:
 //   #/?q=…&state=…&page=…                 the fleet
 //   #/windows/NAME                        a window's health
 //   #/windows/NAME/week/2026-11-22[/ID]   its calendar (day, week, month), and one event of it
@@ -7,7 +7,7 @@ import { isDate, today } from "./dates.js";
 
 export const SPANS = ["day", "week", "month"];
 
-// What an address asks for; null where it makes no sense.
+// The place that an address names; null if it is invalid.
 export function parse(hash) {
   const text = hash.replace(/^#\/?/, "");
   const cut = text.indexOf("?");

@@ -1,10 +1,10 @@
-// What things are called, for people.
+// Texts for the user.
 
 import { isAlive } from "./connection.js";
 import { lasting } from "./dates.js";
 import { h } from "./markup.js";
 
-// Each state: its word, what it means, and its tone (colour never says it alone).
+// Each state: its word, its meaning, and its tone (never shown by colour alone).
 export const STATES = {
   settled: ["settled", "everything is here and fresh", "good"],
   following: ["following", "asking for changes now", "good"],
@@ -20,7 +20,7 @@ export const TROUBLE = Object.keys(STATES).filter((state) => STATES[state][2] ==
 
 const command = (...words) => h("code", null, words.join(" "));
 
-// A name as a shell takes it for one word.
+// A name, quoted so that a shell reads it as one word.
 const quoted = (name) => (/^[A-Za-z0-9@._+:][A-Za-z0-9@._+:-]*$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
 
 const NOTHING_TO_DO = "There is nothing to do.";
@@ -37,7 +37,7 @@ const REMEDIES = {
   store_full: () => "Make space on the disk of the store; everything goes on by itself.",
 };
 
-// What to do about a window as it is: text and commands.
+// What to do about a window in its current state: text and commands.
 export function remedy(window) {
   const name = quoted(window.name);
   if (STATES[window.state]?.[2] !== "bad" && isStale(window)) {
@@ -48,21 +48,21 @@ export function remedy(window) {
 
 export const isStale = (window) => window.stale_s !== null && window.stale_s > 3 * window.interval_s;
 
-// How a window is, in a word and a tone.
+// The state of a window: its word, meaning and tone.
 export function condition(window) {
   const [word, meaning, tone] = STATES[window.state] ?? [window.state, "", "busy"];
   if (tone !== "bad" && isStale(window)) return [`${word}, stale`, "no round has succeeded for more than three intervals", "bad"];
   return [word, meaning, tone];
 }
 
-// A window's last success, as an age that counts on while the page is shown.
+// A window's last success, as an age that keeps counting while the page is shown.
 export function since({ stale_s: stale, received }) {
   if (stale === null || stale === undefined) return "never";
   const at = received - stale * 1000;
   return h("span", { "data-since": at }, age(at));
 }
 
-// How far away a time is; it counts down.
+// The time left until an instant; it counts down.
 export function until(time) {
   if (!time) return "–";
   const at = Date.parse(time);
@@ -77,7 +77,7 @@ function remaining(at) {
   return seconds < 1 ? "now" : `in ${lasting(seconds)}`;
 }
 
-// Lets every age on the page be that of this moment.
+// Updates every age on the page.
 export function tick() {
   for (const [name, text] of [["since", age], ["until", remaining]]) {
     for (const element of document.querySelectorAll(`[data-${name}]`)) {
@@ -93,7 +93,7 @@ export const many = (number, one, more = `${one}s`) => `${count(number)} ${numbe
 
 const NOTHING = "no change";
 
-// What a round did, short.
+// What a round changed, in short.
 export function outcome(round) {
   const parts = [["+", round.created], ["~", round.updated], ["−", round.removed]].filter(([, number]) => number > 0);
   return parts.length === 0 ? NOTHING : parts.map(([sign, number]) => `${sign}${count(number)}`).join(" ");

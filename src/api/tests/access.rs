@@ -1,4 +1,4 @@
-//! Who may ask, and what of private events is shown.
+//! Access checks, and the masking of private events.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Busy time of windows that take more than one look.
+//! Busy time of windows that take more than one slice to read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +13,7 @@ fn event(id: &str, hour: i64) -> Value {
     json!({"id": id, "showAs": "busy", "start": moment(hour), "end": moment(hour + 1)})
 }
 
-// Two threads: in simulated time nobody else moves while one of them reads.
+// Two threads: in simulated time no other task runs while one of them reads.
 #[test]
 fn an_event_that_moves_while_it_is_read_is_in_it_once() {
     const EVENTS: i64 = 4300;
@@ -21,7 +21,8 @@ fn an_event_that_moves_while_it_is_read_is_in_it_once() {
     let reading = runtime();
     let fixture = reading.block_on(Fixture::new());
     let alice = fixture.id("alice");
-    // An hour each, with an hour between them, and one that goes to and fro between both ends.
+    // Events of an hour with an hour between them, and one that moves back and forth between both
+    // ends.
     let mut events: Vec<Value> = (1..=EVENTS).map(|n| event(&format!("e{n}"), n * 2)).collect();
     events.push(event("moving", 0));
     reading.block_on(fixture.put(alice, &events));
@@ -32,7 +33,7 @@ fn an_event_that_moves_while_it_is_read_is_in_it_once() {
             for turn in (1..).take_while(|_| !over.load(Ordering::Relaxed)) {
                 let there = event("moving", (turn % 2) * (EVENTS + 1) * 2);
                 moving.block_on(fixture.put(alice, &[there]));
-                // What changes with every commit is never at rest in the feed.
+                // An event that changes with every commit keeps moving in the feed.
                 for n in 1..=3 {
                     let mut renamed = event(&format!("e{n}"), n * 2);
                     renamed["subject"] = json!(turn);

@@ -1,4 +1,4 @@
-//! The feed: answers, held requests, streams.
+//! The feed: responses, long polls, streams.
 
 use super::*;
 
@@ -33,7 +33,7 @@ async fn a_reader_from_the_beginning_gets_everything_once_in_small_steps() {
     let expected =
         ["created e1", "created e2", "created e3", "created e4", "created e5", "removed e0"];
     assert_eq!(told(&all), expected);
-    // Each line's own cursor goes on right after it.
+    // Each line's own cursor continues right after it.
     let cursor = all[2]["cursor"].as_str().unwrap();
     let (rest, _) = fixture.changes(&format!("/v1/changes?after={cursor}")).await;
     assert_eq!(told(&rest), &expected[3..]);
@@ -54,11 +54,11 @@ async fn trimming_spares_readers_on_their_way_from_the_beginning() {
     tokio::time::advance(Duration::from_secs(10)).await;
     assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
 
-    // It saw c, and can no longer be told that c left.
+    // The reader saw c, and its removal can no longer be sent.
     let (status, _, body) = fixture.ask("GET", &format!("/v1/changes?after={early}")).await;
     assert_eq!(status, StatusCode::GONE, "{body}");
     assert!(body.contains("https://calmirror.dev/problems/snapshot-required"), "{body}");
-    // It began after c had left.
+    // The reader began after c was removed.
     let (lines, _) = fixture.changes(&format!("/v1/changes?after={halfway}")).await;
     assert_eq!(told(&lines), ["created b", "created d"]);
 }
@@ -77,7 +77,7 @@ async fn a_stream_whose_reader_slept_over_a_trim_ends() {
     fixture.write(alice, &[("c", 11, "")], &[]).await;
     tokio::time::advance(Duration::from_secs(10)).await;
     assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
-    // It has b, and can no longer be told that b left.
+    // The reader holds b, and its removal can no longer be sent.
     let next = stream.next().await;
     assert!(next.is_none(), "{next:?}");
 }
@@ -97,7 +97,11 @@ async fn a_window_is_told_by_name_even_after_it_was_dropped() {
     assert_eq!(told(&lines), ["removed r"]);
     assert_eq!(lines[0]["reason"], "window_dropped");
     let uri = format!("/v1/changes?window=room%20a%2Fb&after={cursor}&wait=1m");
-    assert_eq!(fixture.ask("GET", &uri).await.0, StatusCode::NOT_FOUND, "nothing more will come");
+    assert_eq!(
+        fixture.ask("GET", &uri).await.0,
+        StatusCode::NOT_FOUND,
+        "no further change is possible"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +133,7 @@ async fn a_held_request_ends_with_its_time_or_with_the_daemon() {
     assert!(begun.elapsed().as_secs() < 32);
 }
 
-/// `stopping` also tells that other settings are in force, such as `mask_private`.
+/// `stopping` also signals that settings such as `mask_private` have changed.
 #[tokio::test(start_paused = true)]
 async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
     let fixture = Fixture::new().await;
@@ -141,13 +145,13 @@ async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
     let ((lines, cursor), frame, ()) = tokio::join!(biased; fixture.changes("/v1/changes?after=now&wait=5m"), stream.next(), async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         fixture.write(alice, &[("a", 9, "")], &[]).await;
-        // Before those that were woken have read.
+        // Before the waiting readers have read.
         fixture.stopping.send_replace(true);
     });
     assert_eq!((lines, cursor), (vec![], end.clone()));
     assert!(frame.is_none(), "{frame:?}");
     let (lines, _) = fixture.changes(&format!("/v1/changes?after={end}")).await;
-    assert_eq!(told(&lines), ["created a"], "it comes with the next question");
+    assert_eq!(told(&lines), ["created a"], "the next request returns it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,11 +179,11 @@ async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
     assert!(first.ends_with("\n\n"), "{first}");
     let quiet = next().await.unwrap();
     let id = quiet.strip_prefix("id: ").unwrap().trim_end();
-    assert_eq!(quiet, format!("id: {id}\n\n"), "a sign of life moves the id and tells nothing");
+    assert_eq!(quiet, format!("id: {id}\n\n"), "a keep-alive moves the id without an event");
     fixture.write(alice, &[("b", 10, "")], &[]).await;
     assert!(next().await.unwrap().contains(r#""id":"b""#));
     fixture.stopping.send_replace(true);
-    assert_eq!(next().await, None, "the daemon's end is the stream's");
+    assert_eq!(next().await, None, "the stream ends with the daemon");
 
     fixture.stopping.send_replace(false);
     let resumed = open(Some(id)).await.next().await.unwrap().unwrap();

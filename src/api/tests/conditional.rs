@@ -1,8 +1,8 @@
-//! What is not sent again, what is sent smaller, and what is sent at once.
+//! Conditional requests, compression, and immediate delivery.
 
 use super::*;
 
-/// Routes that have a tag.
+/// Routes with an entity tag.
 const TAGGED: [&str; 7] = [
     "/v1/windows",
     "/v1/windows/alice",
@@ -46,7 +46,7 @@ async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
         let (status, ..) = fixture.ask_with("GET", uri, &[("if-none-match", "\"other\"")]).await;
         assert_eq!(status, StatusCode::OK, "{uri}");
     }
-    // The same event once more is no change.
+    // Writing the same event again is no change.
     fixture.put(alice, &[event("a", "one")]).await;
     assert_eq!(tags(&fixture).await, first);
 
@@ -57,7 +57,7 @@ async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
     for ((uri, first), second) in TAGGED.into_iter().zip(&first).zip(&second) {
         assert_ne!(first, second, "{uri}");
     }
-    // Another question has another tag, and so has another way of answering.
+    // Another query has another tag, and so has another representation.
     let (_, headers, _) = fixture.ask("GET", "/v1/windows/alice/events?limit=11").await;
     assert_ne!(headers["etag"], second[2]);
     let mut calendars = std::collections::BTreeSet::from([second[5].clone()]);
@@ -72,7 +72,7 @@ async fn what_is_the_same_is_not_sent_again_and_what_is_not_is() {
     }
 }
 
-/// A window in which nothing happens, while removals of another one are trimmed.
+/// A window without changes, while removals of another window are trimmed.
 #[tokio::test(start_paused = true)]
 async fn nobody_is_told_to_keep_a_cursor_that_no_longer_holds() {
     let fixture = Fixture::new().await;
@@ -93,7 +93,11 @@ async fn nobody_is_told_to_keep_a_cursor_that_no_longer_holds() {
     fixture.write(room, &[("s", 10, "")], &[]).await;
     let (status, ..) = fixture.ask_with("GET", uri, &[("if-none-match", &tag)]).await;
     assert_eq!(status, StatusCode::NOT_MODIFIED);
-    assert_eq!(fixture.ask("GET", &after(&kept)).await.0, StatusCode::OK, "it still holds");
+    assert_eq!(
+        fixture.ask("GET", &after(&kept)).await.0,
+        StatusCode::OK,
+        "the cursor is still valid"
+    );
 
     tokio::time::advance(Duration::from_secs(10)).await;
     assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
@@ -102,7 +106,7 @@ async fn nobody_is_told_to_keep_a_cursor_that_no_longer_holds() {
     assert_eq!(status, StatusCode::OK);
     let fresh: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(fixture.ask("GET", &after(&fresh)).await.0, StatusCode::OK);
-    // A walk that began before goes on to no cursor that would hold.
+    // A listing that began before would lead to an invalid cursor.
     let (status, ..) = fixture.ask_with("GET", &page, &[("if-none-match", &page_tag)]).await;
     assert_eq!(status, StatusCode::GONE);
 }

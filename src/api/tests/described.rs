@@ -1,4 +1,4 @@
-//! The OpenAPI document says what is served, and what is served is in it.
+//! The OpenAPI document and the served routes match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ pub(super) fn document() -> Value {
     serde_json::from_str(super::super::openapi::DOCUMENT).unwrap()
 }
 
-/// Every route of the router by its text, with its method: axum cannot list them.
+/// Every route with its method, from the router's source, because axum cannot list them.
 fn routes() -> BTreeSet<(String, String)> {
     let source = include_str!("../mod.rs");
     let mut routes = BTreeSet::new();
@@ -36,7 +36,8 @@ fn every_route_is_described_and_every_description_is_of_a_route() {
     assert_eq!(described, routes());
 }
 
-/// The parameters of the document are the ones that are taken, by the answer to one that is not.
+/// The parameters in the document are the accepted ones, as listed in the response to an unknown
+/// parameter.
 #[tokio::test(start_paused = true)]
 async fn the_parameters_described_are_those_that_are_taken() {
     let fixture = Fixture::new().await;
@@ -49,7 +50,7 @@ async fn the_parameters_described_are_those_that_are_taken() {
             assert_eq!(status, StatusCode::BAD_REQUEST, "{uri}: {body}");
             let detail: Value = serde_json::from_str(&body).unwrap();
             let detail = detail["detail"].as_str().unwrap();
-            let taken: BTreeSet<&str> = match detail.split_once("taken are ") {
+            let taken: BTreeSet<&str> = match detail.split_once("known are ") {
                 Some((_, names)) => names.split(", ").collect(),
                 None => BTreeSet::new(),
             };
@@ -62,7 +63,7 @@ async fn the_parameters_described_are_those_that_are_taken() {
     }
 }
 
-/// Objects have the members that the document says, no fewer and no more.
+/// Objects have exactly the members in the document.
 #[tokio::test(start_paused = true)]
 async fn answers_have_the_members_described() {
     let fixture = Fixture::new().await;
@@ -103,7 +104,7 @@ async fn answers_have_the_members_described() {
     }
 }
 
-/// A generated client types what has a form, and has the members of events.
+/// Formats of parameters and the members of events are typed, for generated clients.
 #[test]
 fn parameters_have_forms_and_events_their_members() {
     let document = document();

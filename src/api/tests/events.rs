@@ -36,7 +36,8 @@ async fn pages_and_the_changes_after_them_make_the_mirror() {
     assert_eq!(ids(&first["value"]), ["a", "b"]);
     assert_eq!(first["complete"], true);
     assert_eq!(first["as_of"], "2026-11-21T11:59:00Z");
-    // Between the pages one that was read leaves, one changes, and one comes before the key.
+    // Between the pages one event already read is removed, one changes, and one is created before
+    // the key.
     fixture.write(alice, &[("b", 10, r#","x":1"#), ("0", 8, "")], &["a"]).await;
     let next = first["next"].as_str().unwrap();
     let second = fixture.get(&format!("/v1/windows/alice/events?limit=2&page={next}")).await;

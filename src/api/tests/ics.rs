@@ -1,4 +1,4 @@
-//! Windows as calendars, and when somebody is busy.
+//! Windows as calendars, and busy times.
 
 use super::*;
 use crate::api::ics::{SeriesMode, events_of};
@@ -104,7 +104,7 @@ fn everything() -> Vec<Value> {
     ]
 }
 
-/// Lines put together again.
+/// Joins folded lines.
 fn unfolded(text: &str) -> String {
     text.replace("\r\n ", "").replace("\r\n", "\n")
 }
@@ -138,7 +138,7 @@ fn each_member_is_told_for_what_it_is() {
         let text = unfolded(&events_of(&[&event], SeriesMode::Own));
         assert!(text.contains(has) && !text.contains(lacks), "{event}: {text}");
     }
-    // An instance of a series of which a mask has left the times.
+    // An instance of a series after masking, which leaves its times.
     let instance = json!({"type": "occurrence", "seriesMasterId": "m", "sensitivity": "private"});
     let mut masked = timed("a", start, later, instance);
     masked.as_object_mut().unwrap().remove("subject");
@@ -152,7 +152,7 @@ fn each_member_is_told_for_what_it_is() {
     assert_eq!(description, Some("ж".repeat(32 << 10) + "…"));
 }
 
-/// The identity of every event in a calendar, and nothing else of it.
+/// The UID and RECURRENCE-ID lines of all events in a calendar.
 async fn identities(fixture: &Fixture, query: &str) -> Vec<String> {
     let uri = format!("/v1/windows/alice/calendar.ics{query}");
     let (status, _, body) = fixture.ask("GET", &uri).await;
@@ -168,7 +168,7 @@ async fn instances_of_a_series_have_their_own_uid_unless_they_are_to_be_linked()
     let range = "from=2026-11-24&to=2026-11-28";
     let series =
         "040000008200E00074C5B7101A82E0080000000080CD3F1A52DED701000000000000000010000000AB";
-    // Two series have one UID; they were made at the same time, and `m` comes before `n`.
+    // Two series have one UID and the same creation time; `m` comes before `n`.
     let other = format!("{series}/1b16b1df");
     let own = identities(&fixture, &format!("?{range}")).await;
     assert_eq!(
@@ -196,7 +196,8 @@ async fn instances_of_a_series_have_their_own_uid_unless_they_are_to_be_linked()
     assert!(body.contains("must be own or linked"), "{body}");
 }
 
-/// An event has the same UID in every answer, also where the older event of that UID is outside.
+/// An event has the same UID in every response, even if the older event with that UID is out of
+/// range.
 #[tokio::test(start_paused = true)]
 async fn a_uid_does_not_depend_on_the_range() {
     let fixture = Fixture::new().await;
@@ -245,11 +246,11 @@ async fn an_online_meeting_can_be_joined_from_the_calendar() {
         "{body}"
     );
     assert!(body.contains(&format!("DESCRIPTION:Join the meeting <{link}>\n")), "{body}");
-    // An event without a subject has an empty one.
+    // An event without a subject gets an empty one.
     assert!(body.contains("\nSUMMARY:\n"), "{body}");
 }
 
-/// Each of these subjects and bodies once made the calendar endless, or panicked.
+/// Each of these subjects and bodies once caused an endless calendar or a panic.
 #[tokio::test(start_paused = true)]
 async fn texts_of_many_octets_a_character_end() {
     let fixture = Fixture::new().await;
@@ -324,7 +325,7 @@ async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
     let response = router(fixture.access()).oneshot(request).await.unwrap();
     let mut stream = response.into_body().into_data_stream();
     let mut body = Vec::new();
-    // The head and the first five hundred.
+    // The header and the first five hundred events.
     for _ in 0..2 {
         body.extend_from_slice(&stream.next().await.unwrap().unwrap());
     }
@@ -341,12 +342,12 @@ async fn an_event_that_moves_while_it_is_written_stands_in_the_calendar_once() {
     assert_eq!(uids.len(), 1201);
     uids.sort_unstable();
     uids.dedup();
-    assert_eq!(uids.len(), 1201, "each once");
+    assert_eq!(uids.len(), 1201, "each event appears once");
     assert!(body.ends_with("END:VEVENT\r\nEND:VCALENDAR\r\n"));
 }
 
-/// Whatever times Graph's answers may have to enter the mirror, the calendar and busy times place
-/// the event, at the same instants.
+/// Every form of time that the mirror accepts is placed by the calendar and the busy times, at the
+/// same instants.
 #[tokio::test(start_paused = true)]
 async fn every_time_that_enters_the_mirror_is_placed() {
     let fixture = Fixture::new().await;
@@ -390,8 +391,8 @@ async fn every_time_that_enters_the_mirror_is_placed() {
         );
         assert_eq!(span.start, at(at_utc), "{name}");
     }
-    // Half an hour in the night in which clocks are set back, and a day whose midnight has an
-    // offset: its date is as written.
+    // Half an hour in the night when clocks are set back, and a day whose midnight has an offset:
+    // its date stays as written.
     let berlin = |time: &str| json!({"dateTime": time, "timeZone": "W. Europe Standard Time"});
     let night = json!({"id": "night", "subject": "night", "start": berlin("2026-10-25T02:45:00"), "end": berlin("2026-10-25T02:15:00")});
     let day = json!({"id": "day", "subject": "day", "isAllDay": true,

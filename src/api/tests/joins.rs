@@ -1,4 +1,4 @@
-//! Snapshot and feed join without gap or repeat, however reads and writes interleave.
+//! Snapshot and feed join without gap or repetition, however reads and writes interleave.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What happens between two reads.
+/// A step between two reads.
 #[derive(Clone, Debug)]
 enum Step {
-    /// An event gets these hours and this subject.
+    /// An event gets this day and this subject.
     Put { id: u8, day: u8, subject: u8 },
-    /// It leaves.
+    /// The event is removed.
     Remove { id: u8 },
-    /// The next page of the snapshot is read.
+    /// The next page of the snapshot is read, or of the feed after the snapshot's end.
     Page,
-    /// Tombstones are trimmed, at most up to what the reader has.
+    /// After the snapshot's end a page of the feed is read.
     Restful,
 }
 
@@ -89,7 +89,7 @@ async fn run(steps: Vec<Step>, limit: usize) {
             Step::Page | Step::Restful => {}
         }
     }
-    assert!(seen.is_sorted(), "pages are in order, and no key comes twice: {seen:?}");
+    assert!(seen.is_sorted(), "pages are out of order: {seen:?}");
     assert!(seen.windows(2).all(|pair| pair[0] != pair[1]));
     assert_eq!(mirror, truth);
 }
@@ -110,7 +110,7 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_is_told_all_or_that_it_cannot_be_told() {
-    // Trimming goes on beside readers: whoever is answered has missed nothing.
+    // Trimming runs beside readers: a reader that gets a response has missed nothing.
     let fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     let mut truth = Mirror::new();
@@ -130,7 +130,7 @@ async fn a_reader_is_told_all_or_that_it_cannot_be_told() {
         apply(&mut mirror, &lines);
         readers.push((mirror, cursor));
         tokio::time::advance(Duration::from_secs(60)).await;
-        // Only what is older than five rounds is trimmed.
+        // Only tombstones older than five rounds are trimmed.
         let before = fixture.env.now() - jiff::SignedDuration::from_secs(300);
         let trim = fixture.store.trim(before);
         let at = usize::from(round) * 7 % readers.len();

@@ -1,4 +1,4 @@
-//! Sockets, their rights, and what connections may cost.
+//! Sockets, their permissions, and limits of connections.
 
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 use super::*;
@@ -43,7 +43,7 @@ async fn a_socket_that_has_the_wanted_group_is_left_alone() {
         (about.gid(), about.ctime(), about.ctime_nsec())
     };
     let before = about();
-    // The clock of files ticks every few milliseconds.
+    // File times have a resolution of a few milliseconds.
     tokio::time::sleep(Duration::from_millis(50)).await;
     door.owner().set_group(Some(&before.0.to_string())).unwrap();
     door.owner().set_group(None).unwrap();
@@ -54,12 +54,12 @@ async fn a_socket_that_has_the_wanted_group_is_left_alone() {
 async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
-    // The standard library's listener leaves its file behind: nobody answers there.
+    // The standard library's listener leaves its file behind, without a process behind it.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let door = bind_unix(&path, None).unwrap();
     assert!(matches!(bind_unix(&path, None), Err(BindError::InUse(_))));
-    assert!(path.exists(), "refusing takes nothing away");
+    assert!(path.exists(), "the socket in use was removed");
     drop(door);
 }
 
@@ -83,7 +83,7 @@ async fn only_a_socket_of_ours_makes_way_for_a_new_one() {
     let new = directory.path().join("api.sock.new");
     let target = directory.path().join("precious");
     fs::write(&target, "precious").unwrap();
-    // A file, a link to one, a directory.
+    // A file, a link to a file, a directory.
     for make in [
         &(|| fs::write(&new, "mine").unwrap()) as &dyn Fn(),
         &|| std::os::unix::fs::symlink(&target, &new).unwrap(),
@@ -93,12 +93,16 @@ async fn only_a_socket_of_ours_makes_way_for_a_new_one() {
         let kind = fs::symlink_metadata(&new).unwrap().file_type();
         let refused = bind_unix(&path, None);
         assert!(matches!(&refused, Err(BindError::Leftover(at)) if *at == new), "{refused:?}");
-        assert_eq!(fs::symlink_metadata(&new).unwrap().file_type(), kind, "it was touched");
+        assert_eq!(
+            fs::symlink_metadata(&new).unwrap().file_type(),
+            kind,
+            "the obstacle was changed"
+        );
         assert!(!path.exists());
         if kind.is_dir() { fs::remove_dir(&new).unwrap() } else { fs::remove_file(&new).unwrap() }
     }
     assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
-    // What a start leaves that was killed in between.
+    // The socket left by a start that was killed in between.
     drop(std::os::unix::net::UnixListener::bind(&new).unwrap());
     drop(bind_unix(&path, None).unwrap());
     assert!(!new.exists());
@@ -147,14 +151,14 @@ async fn a_request_under_way_is_finished_after_shutdown() {
     assert!(!path.exists());
 }
 
-/// A listener over a socket that serves `router` to at most so many connections.
+/// Serves `router` on a socket to at most `room` connections.
 async fn serving(router: Router, room: usize) -> (tempfile::TempDir, PathBuf, JoinSet<()>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let mut server = JoinSet::new();
     server.spawn(async move {
-        // The way to a new router has to stay open.
+        // The sender has to stay open.
         let (_router, router) = watch::channel(router);
         serve_most(listener, router, std::future::pending(), room).await;
     });
@@ -185,9 +189,9 @@ async fn one_connection_too_many_is_told_so() {
     let answer = ask(&mut third).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("application/problem+json") && answer.contains("too-many-connections"));
-    assert_eq!(third.read(&mut [0]).await.unwrap(), 0, "and closed");
+    assert_eq!(third.read(&mut [0]).await.unwrap(), 0, "the connection is closed");
     drop(first);
-    // The place is free as soon as the listener has noticed.
+    // The slot is free as soon as the listener has noticed the close.
     loop {
         let mut stream = UnixStream::connect(&path).await.unwrap();
         if ask(&mut stream).await.starts_with("HTTP/1.1 200") {
@@ -206,7 +210,7 @@ async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
     let mut answer = [0; 15];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
-    // At once, or in two parts.
+    // In one part, or in two.
     for (bytes, parts, expected) in
         [(65_536, 1, "200"), (65_537, 1, "431"), (70_000, 1, "431"), (70_000, 2, "431")]
     {
@@ -227,7 +231,7 @@ async fn a_head_that_is_too_long_is_refused_and_a_body_is_not_read() {
     }
     let mut stream = UnixStream::connect(&path).await.unwrap();
     let long = head(128);
-    // The answer may come, and the connection close, before all of it was taken.
+    // The response may arrive, and the connection close, before the whole request is taken.
     stream.write_all(long.as_bytes()).await.ok();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.ok();
@@ -257,7 +261,7 @@ async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
         assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
     }
-    // Nor one of a connection too many.
+    // A response to an excess connection has the header too.
     let mut second = UnixStream::connect(&path).await.unwrap();
     let answer = ask(&mut second).await;
     assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
@@ -284,7 +288,7 @@ async fn who_says_nothing_or_dribbles_is_closed() {
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
     assert!(begun.elapsed() <= HEAD_TIMEOUT + Duration::from_secs(2), "{:?}", begun.elapsed());
 
-    // So is one that had an answer and keeps the connection for nothing.
+    // An idle connection is closed too, even after a response.
     let begun = tokio::time::Instant::now();
     let mut idle = UnixStream::connect(&path).await.unwrap();
     assert!(ask(&mut idle).await.starts_with("HTTP/1.1 200"));
@@ -315,9 +319,12 @@ async fn a_reader_that_stops_reading_is_cut_off() {
     let mut stream = UnixStream::connect(&path).await.unwrap();
     let begun = tokio::time::Instant::now();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    // It never reads. Its end is the stream's.
+    // The client never reads. The channel closes when the stream is dropped.
     assert!((&mut ended.1).await.is_err());
     assert_eq!(begun.elapsed().as_secs(), 30);
     let produced = produced.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(produced < 64, "{produced} pieces of 64 KiB were made for somebody who reads none");
+    assert!(
+        produced < 64,
+        "{produced} chunks of 64 KiB were produced for a client that reads nothing"
+    );
 }

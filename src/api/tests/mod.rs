@@ -1,4 +1,4 @@
-//! The routes over a real store and a fleet that answers as told, in paused time.
+//! The routes over a real store and a test fleet, in paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
 
@@ -41,7 +41,7 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// A fleet that has the statuses it was given and finishes every round at once.
+/// A fleet with preset statuses that finishes every round at once.
 #[derive(Default)]
 struct Double {
     windows: Mutex<Vec<(WindowStatus, WindowId)>>,
@@ -218,7 +218,7 @@ impl Fixture {
         self.store.commit(commit).await.unwrap();
     }
 
-    /// Writes events as Graph would send them.
+    /// Writes events as Graph sends them.
     async fn put(&self, window: WindowId, events: &[Value]) {
         let mut commit = Commit::new(window, 0, self.env.now());
         for event in events {
@@ -286,7 +286,7 @@ impl Fixture {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// The lines of an answer of the feed, and its cursor.
+    /// The lines of a feed response, and its cursor.
     async fn changes(&self, uri: &str) -> (Vec<Value>, String) {
         let (status, headers, body) = self.ask("GET", uri).await;
         assert_eq!(status, StatusCode::OK, "{uri}: {body}");
@@ -299,7 +299,7 @@ fn ids(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap()).collect()
 }
 
-/// What a line says, in short: `created a`, `removed b`.
+/// The lines in short form: `created a`, `removed b`.
 fn told(lines: &[Value]) -> Vec<String> {
     let word = |value: &Value| value.as_str().unwrap().to_owned();
     lines.iter().map(|line| format!("{} {}", word(&line["change"]), word(&line["id"]))).collect()

@@ -1,9 +1,9 @@
-//! What is wrong with a request, and how it is told.
+//! Faulty requests and the problems they get.
 
 use super::described::document;
 use super::*;
 
-/// Every route with its methods and the query parameters of each, as described.
+/// Every route with its methods and the query parameters of each, from the API description.
 fn described() -> Vec<(String, String, Vec<String>)> {
     let mut operations = Vec::new();
     for (path, methods) in document()["paths"].as_object().unwrap() {
@@ -21,7 +21,7 @@ fn filled(path: &str) -> String {
     path.replace("{name}", "alice").replace("{id}", "a")
 }
 
-/// The problem that an answer is, with its headers.
+/// The problem in a response, with the status and the headers.
 async fn problem(
     fixture: &Fixture,
     method: &str,
@@ -36,7 +36,7 @@ async fn problem(
     (status.as_u16(), headers, problem)
 }
 
-/// Values that no route takes for a parameter of this name.
+/// Values that every route rejects for a parameter of this name.
 fn malformed(name: &str) -> Vec<String> {
     let long = "9".repeat(30_000);
     let mut values = match name {
@@ -64,9 +64,9 @@ fn malformed(name: &str) -> Vec<String> {
         "state" => vec!["", "happy", "settled,", ",", "SETTLED", &long],
         "series" => vec!["", "rule", "own,linked", &long],
         "order" => vec!["", "age", "name,trouble", &long],
-        // Any text is one.
+        // Any text is valid.
         "q" | "window" => vec![],
-        other => panic!("say what is malformed of {other}"),
+        other => panic!("add malformed values of {other}"),
     };
     values.extend(["%", "%2", "%zz", "%FF", "%C3%28"]);
     values.into_iter().map(str::to_owned).collect()
@@ -97,7 +97,7 @@ async fn whatever_is_malformed_is_refused_by_name_on_every_route() {
         assert_eq!((status, &problem["parameter"]), (400, &json!("Limit")), "{method} {uri}");
     }
     assert!(tried > 150, "{tried}");
-    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "nothing was begun");
+    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "a faulty request started a round");
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,7 +117,7 @@ async fn a_name_that_is_none_is_refused_on_every_route() {
         ] {
             let uri = path.replace("{name}", name).replace("{id}", "a");
             if uri == "/v1/windows/" {
-                // The list's address with a slash too many.
+                // The list's path with an additional slash.
                 continue;
             }
             let (told, _, problem) = problem(&fixture, &method, &uri, &[]).await;
@@ -149,10 +149,10 @@ async fn a_method_that_is_not_taken_is_refused_on_every_route() {
             assert_eq!(headers["allow"], taken.join(","), "{method} {path}");
         }
     }
-    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "nothing was begun");
+    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "a faulty request started a round");
 }
 
-/// Pages of other sites get nothing out of it: no answer says that they may read it.
+/// Pages of other sites cannot read responses: no response permits it.
 #[tokio::test(start_paused = true)]
 async fn no_answer_tells_a_browser_that_other_sites_may_read_it() {
     let mut fixture = Fixture::new().await;
@@ -185,7 +185,7 @@ async fn no_answer_tells_a_browser_that_other_sites_may_read_it() {
     }
 }
 
-/// Bodies are never read: neither what stands in them nor how long they are makes a difference.
+/// Bodies are never read: neither their content nor their length makes a difference.
 #[tokio::test(start_paused = true)]
 async fn a_body_makes_no_difference() {
     let fixture = Fixture::new().await;
@@ -195,8 +195,8 @@ async fn a_body_makes_no_difference() {
         ("/v1/windows/nobody/sync", 404),
     ] {
         for kind in ["application/json", "text/plain", "no kind at all"] {
-            // One that would never end, and that fails whoever reads it.
-            let body = futures_util::stream::iter([Err::<Bytes, _>("somebody read it")])
+            // A body that never ends and that fails when read.
+            let body = futures_util::stream::iter([Err::<Bytes, _>("the body was read")])
                 .chain(futures_util::stream::pending());
             let request = Request::post(uri)
                 .header("content-type", kind)

@@ -1,4 +1,4 @@
-//! What rounds did, and rounds on request.
+//! Recorded rounds, and requested rounds.
 
 use super::*;
 

@@ -57,7 +57,7 @@ async fn windows_are_found_and_those_in_trouble_come_first() {
         let whole = fixture.get(&format!("/v1/windows?{query}")).await;
         assert_eq!(names(&whole), expected, "{query}");
         assert_eq!((&whole["total"], &whole["next"]), (&json!(expected.len()), &Value::Null));
-        // In small pages the same, in the same order.
+        // Small pages give the same windows in the same order.
         let (mut all, mut page) = (Vec::new(), String::new());
         loop {
             let list = fixture.get(&format!("/v1/windows?{query}&limit=2{page}")).await;

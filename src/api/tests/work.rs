@@ -1,4 +1,4 @@
-//! What requests may take of the process: turns, bytes, and answers in slices.
+//! Resource limits of requests: turns, bytes, and responses in slices.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,7 @@ const COMPUTING: [&str; 6] = [
     "/v1/changes",
 ];
 
-/// Routes that answer whatever other requests do.
+/// Routes that respond regardless of other requests.
 const PROMPT: [&str; 8] = [
     "/healthz",
     "/readyz",
@@ -51,17 +51,17 @@ async fn requests_wait_in_line_for_a_turn_and_health_does_not() {
     for uri in COMPUTING {
         assert_eq!(fixture.ask("GET", uri).await.0, StatusCode::OK, "{uri}");
     }
-    assert_eq!(fixture.work.bytes_left(), BUDGET, "nothing is kept of a refused request");
+    assert_eq!(fixture.work.bytes_left(), BUDGET, "a refused request holds bytes");
 }
 
-/// What is read before an answer begins is the store's as well.
+/// Reads before a response begins also take a turn.
 #[tokio::test(start_paused = true)]
 async fn looking_for_a_window_and_for_the_end_of_an_answer_takes_a_turn() {
     let fixture = Fixture::new().await;
     large(&fixture, 20).await;
     let request = Request::get("/v1/changes").body(Body::empty()).unwrap();
     let asking = router(fixture.access()).oneshot(request);
-    // All turns are taken as soon as the first slice was read.
+    // All turns are taken as soon as the first slice is read.
     let taking = async {
         while fixture.work.bytes_left() == BUDGET {
             tokio::task::yield_now().await;
@@ -78,8 +78,8 @@ async fn looking_for_a_window_and_for_the_end_of_an_answer_takes_a_turn() {
     assert_eq!(fixture.ask("GET", "/v1/changes").await.0, StatusCode::OK);
 }
 
-/// A handler that never ends, for more requests than there are cores, turns and threads of the
-/// runtime together.
+/// A handler that never ends, for more requests than cores, turns and threads of the runtime
+/// together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn computations_that_never_end_leave_everything_else_alive() {
     let fixture = Fixture::new().await;
@@ -118,17 +118,21 @@ async fn computations_that_never_end_leave_everything_else_alive() {
         assert_eq!(answer.status(), StatusCode::OK);
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
-    // What workers do goes on: they find blocking threads, and write.
+    // Workers continue: they get blocking threads, and write.
     fixture.write(alice, &[("b", 10, "")], &[]).await;
     assert!(fixture.store.event(alice, &EventId::new("b")).await.unwrap().is_some());
-    assert_eq!(spinning.load(Ordering::Relaxed), MAX_CONCURRENT, "more than the turns compute");
+    assert_eq!(
+        spinning.load(Ordering::Relaxed),
+        MAX_CONCURRENT,
+        "more requests compute than there are turns"
+    );
     end.store(true, Ordering::Relaxed);
     for request in requests {
         assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
     }
 }
 
-/// A source whose slices take as long as they are told to.
+/// A source whose slices wait for a permit.
 struct Gated(Arc<Semaphore>);
 
 impl SliceProducer for Gated {
@@ -142,8 +146,8 @@ impl SliceProducer for Gated {
     }
 }
 
-/// A compressor polls the next slice before it hands over the last one, and then is not polled
-/// again until its reader has taken that.
+/// A compressor polls the next slice before it hands over the last one, and is then not polled
+/// until its reader has taken that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
     let work = RequestLimits::new(Env::real());
@@ -154,26 +158,26 @@ async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
         let body = work.body(Gated(gate.clone()), stopping.clone()).await.unwrap();
         let mut stream = body.into_data_stream();
         assert_eq!(stream.next().await.unwrap().unwrap().len(), 100);
-        // Begun, and left alone.
+        // Polled once, then left alone.
         assert!(futures_util::FutureExt::now_or_never(stream.next()).is_none());
         gate.add_permits(1);
         bodies.push(stream);
     }
     let turns = tokio::time::timeout(Duration::from_secs(20), work.take_all_turns()).await;
-    assert!(turns.is_ok(), "turns are kept by slices that nobody waits for");
+    assert!(turns.is_ok(), "slices without a waiting reader keep turns");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_computation_that_panics_is_told_and_its_turn_is_free_again() {
     let fixture = Fixture::new().await;
-    let panics = async { std::panic::resume_unwind(Box::new("as a bug does")) };
+    let panics = async { std::panic::resume_unwind(Box::new("as a bug would")) };
     let told = fixture.work.run::<()>(panics).await.unwrap_err();
     let response = axum::response::IntoResponse::into_response(told);
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     drop(fixture.work.take_all_turns().await);
 }
 
-/// So many events of about 8 KiB each.
+/// Writes `count` events of about 8 KiB each.
 async fn large(fixture: &Fixture, count: usize) {
     let events: Vec<Value> = (0..count).map(|i| event(i, "as it was")).collect();
     fixture.put(fixture.id("alice"), &events).await;
@@ -184,7 +188,7 @@ fn event(i: usize, subject: &str) -> Value {
     json!({"id": format!("e{i:04}"), "subject": subject, "start": moment(i % 24), "end": moment(i % 24), "body": "x".repeat(8 << 10)})
 }
 
-/// The body of an answer, still to be taken.
+/// Starts a request and returns the headers and the body stream.
 async fn open(fixture: &Fixture, uri: &str) -> (HeaderMap, axum::body::BodyDataStream) {
     let request = Request::get(uri).body(Body::empty()).unwrap();
     let response = router(fixture.access()).oneshot(request).await.unwrap();
@@ -193,7 +197,7 @@ async fn open(fixture: &Fixture, uri: &str) -> (HeaderMap, axum::body::BodyDataS
     (head.headers, body.into_data_stream())
 }
 
-/// Takes an answer until more than a slice of it is there; what is there is returned.
+/// Reads a response until at least `bytes` are there, and returns them.
 async fn begin(stream: &mut axum::body::BodyDataStream, bytes: usize) -> Vec<u8> {
     let mut text = Vec::new();
     while text.len() < bytes {
@@ -223,7 +227,7 @@ async fn answers_that_nobody_takes_hold_a_slice_each() {
             open_answers.push((first, stream));
         }
         let held = BUDGET - fixture.work.bytes_left();
-        // A slice ends with the event that makes it full, of which there is one too many each.
+        // The event that fills a slice exceeds its size.
         assert!(held <= 20 * 2 * (SLICE_BYTES + (16 << 10)), "{uri}: {held} bytes are held");
         drop(open_answers);
         assert_eq!(fixture.work.bytes_left(), BUDGET, "{uri}");
@@ -237,7 +241,8 @@ async fn a_page_ends_where_the_window_changes_while_it_is_sent() {
     large(&fixture, 100).await;
     let (_, mut stream) = open(&fixture, "/v1/windows/alice/events").await;
     let begun = begin(&mut stream, 16 << 10).await;
-    // An event that was sent moves behind the others, one that was not leaves, one changes.
+    // An event already sent moves behind the others; of those not yet sent, one is removed and one
+    // changes.
     let mut moved = event(0, "moved");
     moved["start"]["dateTime"] = "2026-12-01T00:00:00".into();
     moved["end"]["dateTime"] = "2026-12-01T01:00:00".into();
@@ -247,7 +252,7 @@ async fn a_page_ends_where_the_window_changes_while_it_is_sent() {
     let sent = page["value"].as_array().unwrap().len();
     assert!((1..50).contains(&sent), "{sent} events");
     assert!(page["value"].as_array().unwrap().iter().all(|event| event["subject"] == "as it was"));
-    // Pages and the changes after the cursor make the mirror.
+    // The pages and the changes after the cursor together equal the mirror.
     let mut mirror = std::collections::BTreeMap::new();
     let mut next = Some(page);
     let mut cursor = None;
@@ -288,7 +293,8 @@ async fn the_cursor_of_an_answer_is_fixed_before_its_lines_are_read() {
         let (headers, mut stream) = open(&fixture, &format!("/v1/changes{query}")).await;
         let cursor = headers["x-calmirror-cursor"].to_str().unwrap().to_owned();
         let begun = begin(&mut stream, 16 << 10).await;
-        // Two that were not sent change and leave: they leave the answer, and stand behind it.
+        // Two events not yet sent change and are removed: they leave this response and come after
+        // its cursor.
         fixture.put(alice, &[event(index(&changed), "changed")]).await;
         fixture.write(alice, &[], &[&gone]).await;
         let text = finish(begun, stream).await;
@@ -335,7 +341,7 @@ async fn an_answer_that_would_lack_a_trimmed_removal_is_cut_off() {
     while let Some(piece) = stream.next().await {
         failed |= piece.is_err();
     }
-    assert!(failed, "the answer ends as if it were whole");
+    assert!(failed, "the response ends as if it were complete");
 }
 
 #[tokio::test(start_paused = true)]
@@ -366,8 +372,8 @@ async fn a_fleet_is_listed_in_slices() {
     assert_eq!((all["total"].as_u64(), all["next"].as_str()), (Some(302), None));
     let (_, mut stream) = open(&fixture, "/v1/windows?limit=200").await;
     let first = begin(&mut stream, 1).await;
-    assert!(BUDGET - fixture.work.bytes_left() < 2 * SLICE_BYTES, "more than a slice is held");
-    // One that leaves meanwhile is left out, and nothing else is.
+    assert!(BUDGET - fixture.work.bytes_left() < 2 * SLICE_BYTES, "more than one slice is held");
+    // A window removed meanwhile is left out, and nothing else is.
     fixture.fleet.windows.lock().unwrap().retain(|(status, _)| status.name != "w190");
     let page: Value = serde_json::from_str(&finish(first, stream).await).unwrap();
     assert_eq!(page["value"].as_array().unwrap().len(), 199);
@@ -389,8 +395,8 @@ async fn what_could_be_read_in_no_coding_is_not_done() {
         assert_eq!(headers["vary"], "accept-encoding", "{refused}");
         assert!(!headers.contains_key("content-type"), "{refused}");
     }
-    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "it was done nevertheless");
-    // Everything but a stream can be had without identity, however short, and so can problems.
+    assert!(fixture.fleet.asked.lock().unwrap().is_empty(), "a refused request took effect");
+    // Everything except a stream can be sent without identity, however short, and so can problems.
     for (uri, accept, expected) in [
         ("/healthz", "*/*", StatusCode::OK),
         ("/v1/windows/alice/events", "*/*", StatusCode::OK),

@@ -1,4 +1,4 @@
-//! What a person reads of a body, and how long that takes.
+//! The text extracted from HTML bodies, and the time it takes.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn markup_becomes_what_a_person_reads() {
         ("&#xD83D;&", "\u{fffd}&"),
         ("日本<b>語</b>", "日本語"),
         ("", ""),
-        // Entities with and without their semicolon, and twice encoded ones.
+        // Entities with and without a semicolon, and double-encoded ones.
         (
             "Caf&eacute; &rarr; &check; &trade; &euro; &amp;lt; &copy &NotEqualTilde;",
             "Café → ✓ ™ € &lt; © ≂̸",
@@ -62,7 +62,7 @@ fn an_element_that_never_ends_hides_nothing() {
             assert_eq!(text(&html), expected, "{html}");
         }
     }
-    // Neither of these is an end.
+    // Neither of these end tags is real.
     for name in ["noscript", "template"] {
         let html = format!("a<{name}>b<!-- </{name}> --><i title='</{name}>'>c</i>");
         assert_eq!(text(&html), "abc", "{html}");
@@ -100,7 +100,7 @@ fn links_keep_their_targets() {
 
 #[test]
 fn a_hostile_body_takes_no_longer_than_its_length() {
-    // Each of these would take minutes if any of them were looked at again for every sign.
+    // Each of these would take minutes if the input were rescanned for every character.
     for unit in [
         "<",
         "</",

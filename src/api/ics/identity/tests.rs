@@ -1,4 +1,4 @@
-//! What events are called, in whatever order a window is read.
+//! Tests of event identities, with windows read in both directions.
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn event(id: &str, start: &str, more: Value) -> Value {
     event
 }
 
-/// The own UIDs of events that are a window, in their order.
+/// The own UIDs of a window's events, in order.
 fn uids(window: &[Value]) -> Vec<String> {
     let texts: Vec<String> = window.iter().map(Value::to_string).collect();
     let members = || texts.iter().map(|text| JsonMembers::parse(text.as_bytes()).unwrap());
@@ -28,7 +28,7 @@ fn uids(window: &[Value]) -> Vec<String> {
         members().map(uid).collect()
     };
     let (first, second) = (name(&forwards.finish()), name(&backwards.finish()));
-    assert_eq!(first, second, "the order in which a window is read decides nothing");
+    assert_eq!(first, second, "the read order must not matter");
     first
 }
 
@@ -46,7 +46,7 @@ fn of_events_with_one_uid_the_oldest_keeps_it() {
         event("e", "2026-11-02T09:00:00", json!({"iCalUId": null})),
         event("f", "2026-11-02T09:00:00", json!({"iCalUId": "v", "uid": "w"})),
     ];
-    // The first eight digits of what `sha256sum` says of the ids.
+    // The first eight digits of the ids' `sha256sum`.
     assert_eq!(uids(&window), ["u", "u/2e7d2c03", "u/ca978112", "u/18ac3e73", "e", "w"]);
 }
 
@@ -79,12 +79,12 @@ fn no_uid_of_graph_is_one_that_is_made_here() {
     let made = uids(&window);
     assert_eq!(made.iter().collect::<BTreeSet<_>>().len(), window.len(), "{made:?}");
     window.extend(made.iter().enumerate().map(|(index, uid)| single(&format!("z{index}"), uid)));
-    // A day, and one behind a UID that is itself shared.
+    // A UID that ends in a day, and one that extends a shared UID.
     window.extend([single("d", "s/20261103"), single("e", &format!("u/{}", eight("b")))]);
     let all = uids(&window);
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), window.len(), "{all:#?}");
-    assert_eq!(all[..made.len()], made, "what was there keeps its UIDs");
-    // What merely looks similar is as Graph says.
+    assert_eq!(all[..made.len()], made, "existing events keep their UIDs");
+    // A UID that is only similar is kept.
     for uid in
         ["https://a.example/12345", "a/0123456g", "a/20261103T09000Z", "20261103", "1b16b1df"]
     {
@@ -153,7 +153,7 @@ fn an_instance_that_became_all_day_keeps_its_time() {
     let window = [
         event("1", "2026-11-02T08:00:00", timed),
         event("x", "2026-11-03T00:00:00", exception("m", "2026-11-03T08:00:00Z")),
-        // Alone in the window: what cannot be a midnight is a time.
+        // The only instance in the window: a start that cannot be a midnight is a time.
         event("y", "2026-11-03T00:00:00", exception("n", "2026-11-03T08:05:00Z")),
         event("z", "2026-11-03T00:00:00", exception("o", "2026-11-03T08:00:00Z")),
     ];
@@ -171,7 +171,7 @@ fn two_instances_with_one_original_start_have_two_uids() {
     let two = uids(&[instance("1", "occurrence"), instance("x", "exception")]);
     assert_eq!(two[0], "m/20261102T080000Z");
     assert_eq!(two[1], format!("m/20261102T080000Z/{}", eight(&EventId::new("x"))));
-    // Neither of which says when it was to be; and three while ids change.
+    // Three instances without an original start share a slot, as while ids change.
     let nowhere = |id, kind: &str| {
         let mut event = instance(id, kind);
         event["originalStart"] = Value::Null;
