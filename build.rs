@@ -1,4 +1,4 @@
-//! Tells the program what it was built from: the commit, where there is one, and the target.
+//! Passes the commit, if known, and the target triple to the program.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ fn main() {
     let target = std::env::var("TARGET").unwrap_or_else(|_| "unknown".to_owned());
     println!("cargo::rustc-env=CALMIRROR_TARGET={target}");
     println!("cargo::rerun-if-env-changed=CALMIRROR_COMMIT");
-    // Where HEAD and its log are differs between a clone and a worktree; only git knows.
+    // The paths of HEAD and its log differ between a clone and a worktree, so ask git.
     for name in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", name]) {
             println!("cargo::rerun-if-changed={path}");
@@ -19,7 +19,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 }
 
-/// What git answers; `None` without git, outside a repository, or where it fails.
+/// The output of git; `None` without git, outside a repository, or if the command fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();

@@ -1,8 +1,8 @@
-//! The two things no computation can make up: what time it is, and chance.
+//! Provides the wall clock and randomness as values.
 //!
-//! Everything that needs either is handed a [`World`]. In production that is the system clock and
-//! a seed from the operating system; in simulation the wall clock is derived from tokio's
-//! (pausable) clock and chance from one seed, so that a whole daemon replays exactly.
+//! Code that needs either takes an [`Env`]. In production it uses the system clock and a seed from
+//! the operating system. In simulation the wall clock follows tokio's (pausable) clock and all
+//! randomness comes from one seed, so a whole daemon can be replayed exactly.
 
 use std::future::Future;
 use std::pin::pin;
@@ -27,12 +27,12 @@ enum WallClock {
 }
 
 impl Env {
-    /// The machine's own clock, and entropy seeded by the operating system.
+    /// The system clock, and entropy seeded by the operating system.
     pub fn real() -> Self {
         Self { clock: WallClock::System, entropy: Arc::new(Mutex::new(fastrand::Rng::new())) }
     }
 
-    /// A wall clock that reads `start` now and follows tokio's clock, and entropy from `seed`.
+    /// A wall clock that reads `start` now and then follows tokio's clock, and entropy from `seed`.
     pub fn simulated(seed: u64, start: Timestamp) -> Self {
         Self {
             clock: WallClock::Simulated { at: Arc::new(Mutex::new(start)), since: Instant::now() },
@@ -40,7 +40,7 @@ impl Env {
         }
     }
 
-    /// The wall-clock time.
+    /// The current wall-clock time.
     pub fn now(&self) -> Timestamp {
         match &self.clock {
             WallClock::System => Timestamp::now(),
@@ -51,8 +51,8 @@ impl Env {
         }
     }
 
-    /// Sets a simulated wall clock forward or back, as an administrator would; tokio's clock
-    /// goes on as if nothing had been. The machine's own clock is left alone.
+    /// Moves a simulated wall clock forward or back, as an administrator would. Tokio's clock is
+    /// not affected. Has no effect on the system clock.
     pub fn advance_wall_clock(&self, by: SignedDuration) {
         if let WallClock::Simulated { at, .. } = &self.clock {
             let mut at = at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,17 +70,17 @@ impl Env {
         self.with(|rng| rng.u64(..))
     }
 
-    /// A random (version 4) UUID, for `client-request-id`, assertions and the like.
+    /// A random (version 4) UUID, for example for `client-request-id` and assertions.
     pub fn uuid(&self) -> uuid::Uuid {
         self.with(|rng| uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid())
     }
 
-    /// Waits for what another thread does: the store's writer, a read of the disk.
+    /// Waits for work that another thread does, such as the store's writer or a disk read.
     ///
-    /// In simulation nobody else moves meanwhile, tokio's clock included, which knows nothing of
-    /// other threads. So the course of a simulated daemon does not depend on how fast they are,
-    /// and the same seed is the same course. Whatever `work` waits for must then happen on another
-    /// thread than the runtime's only one.
+    /// In simulation this blocks the runtime's only thread, so no other task runs and tokio's
+    /// clock, which does not know other threads, does not advance. A simulated daemon therefore
+    /// does not depend on the speed of other threads, and the same seed gives the same run. `work`
+    /// must then wait only for threads other than the runtime's.
     pub async fn block_on_external<F: Future>(&self, work: F) -> F::Output {
         match self.clock {
             WallClock::System => work.await,
@@ -88,25 +88,25 @@ impl Env {
         }
     }
 
-    /// Does a computation that may take long on another thread than the runtime's.
+    /// Runs a long computation on the blocking thread pool.
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self.block_on_external(tokio::task::spawn_blocking(work)).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime shuts down, and this task with it.
+                // The runtime is shutting down, and this task with it.
                 Err(_) => std::future::pending().await,
             },
         }
     }
 
     fn with<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
-        // A generator cannot be left half-advanced, so a poisoned lock is still good.
+        // The generator is never left half-advanced, so a poisoned lock is still usable.
         draw(&mut self.entropy.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Runs a future on this thread and nothing else.
+/// Runs only this future on the current thread.
 fn block_on<F: Future>(work: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -115,7 +115,7 @@ fn block_on<F: Future>(work: F) -> F::Output {
         }
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    // Tokio's budget would make it yield to a scheduler that is not there.
+    // Tokio's cooperative budget would make the future yield to a scheduler that does not run.
     let mut work = pin!(tokio::task::unconstrained(work));
     loop {
         match work.as_mut().poll(&mut Context::from_waker(&waker)) {

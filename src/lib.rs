@@ -1,9 +1,9 @@
 //! An exact, always fresh local copy of Outlook / Microsoft 365 calendar windows.
 //!
-//! `docs/ARCHITECTURE.md` is the map of this crate. In short, imports point only downwards:
-//! `cli` and `api` touch people and programs, `daemon`, `supervisor` and `worker` move,
-//! `graph`, `store`, `config` and `platform` each know one foreign world, `world` holds the wall
-//! clock and entropy as values, and `mirror` is the protocol as arithmetic.
+//! `docs/ARCHITECTURE.md` describes the structure. In short, imports point only downwards:
+//! `cli` and `api` serve people and programs; `daemon`, `supervisor` and `worker` run the tasks;
+//! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
+//! wall clock and entropy as values; `mirror` is the protocol as pure computation.
 
 pub mod api;
 pub mod cli;

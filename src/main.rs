@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Many small allocations, made by one thread and freed by another: with the system's own
-/// allocator a further window costs more memory, and a round more time (docs/figures.md).
+/// The daemon makes many small allocations on one thread and frees them on another. With the
+/// system allocator each window costs more memory and each round more time (docs/figures.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,9 +1,9 @@
-//! What the rooms count, as values they are handed or hand out: there is no global registry.
+//! Counters, gauges and histograms of the daemon, passed as values. There is no global registry.
 //!
-//! Each room fills in its own meter; `api/metrics.rs` shows them all at `/metrics`. What a meter
-//! counts by is a closed set of words, each shown from the beginning and in a fixed order, so that
-//! the number of series never depends on how many windows there are. What it refuses: a meter per
-//! window, mailbox or account.
+//! Each module updates its own metrics; `api/metrics.rs` serves them all at `/metrics`. Label
+//! values come from closed sets. Every value is exported from the start and in a fixed order, so
+//! the number of series does not depend on the number of windows. There are no metrics per window,
+//! mailbox or account.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use crate::mirror::clock::ClockCheck;
 use crate::mirror::status::ResyncReason;
 
-/// A word that a tally does not know is counted under this one.
+/// The label value that counts everything outside the closed set of a [`CounterSet`].
 pub const OTHER: &str = "other";
 
-/// Counts by one of a closed set of words.
+/// One counter for each label value of a closed set.
 #[derive(Debug)]
 pub struct CounterSet {
     counts: Vec<(&'static str, AtomicU64)>,
@@ -32,13 +32,13 @@ impl CounterSet {
         Self { counts, other: AtomicU64::new(0) }
     }
 
-    /// Counts `n` more under `word`.
+    /// Adds `n` to the counter of `word`, or of [`OTHER`] if the set does not contain `word`.
     pub fn add(&self, word: &str, n: u64) {
         let known = self.counts.iter().find(|(known, _)| *known == word);
         known.map_or(&self.other, |(_, count)| count).fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Every word with its count, always in the same order, [`OTHER`] last.
+    /// Every label value with its count, always in the same order, [`OTHER`] last.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let known = self.counts.iter().map(|(word, count)| (*word, count));
         let all = known.chain(std::iter::once((OTHER, &self.other)));
@@ -46,24 +46,24 @@ impl CounterSet {
     }
 }
 
-/// How many there are of something at this moment.
+/// A number that rises and falls. Clones share the value.
 #[derive(Clone, Debug, Default)]
 pub struct Gauge(Arc<AtomicU64>);
 
 impl Gauge {
-    /// One more, until the answer is dropped.
+    /// Adds one until the returned guard is dropped.
     pub fn increment(&self) -> GaugeGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
         GaugeGuard(self.clone())
     }
 
-    /// How many there are.
+    /// The current value.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// See [`Level::enter`].
+/// Decrements its [`Gauge`] when dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 
@@ -73,7 +73,7 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// Durations, in seconds.
+/// A histogram of durations, in seconds.
 #[derive(Debug)]
 pub struct LatencyHistogram(pub(crate) Histogram);
 
@@ -82,43 +82,43 @@ impl LatencyHistogram {
         Self(Histogram::new(bounds.iter().copied()))
     }
 
-    /// Counts one more.
+    /// Records one duration.
     pub fn observe(&self, took: Duration) {
         self.0.observe(took.as_secs_f64());
     }
 }
 
-/// From an answer out of memory to one that hardly comes.
+/// Seconds: from a response served from memory to one that almost times out.
 const REQUEST_BOUNDS: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0];
-/// From an idle round to a huge calendar.
+/// Seconds: from an idle round to the enumeration of a huge calendar.
 const ROUND_BOUNDS: [f64; 10] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
-/// From what a busy machine does to what a budget that is too small does.
+/// Seconds: from the delays of a busy machine to those of a request budget that is too small.
 const WAIT_BOUNDS: [f64; 10] = [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
-/// From a fast disk to one that people should look at.
+/// Seconds: from a fast disk to one that needs attention.
 const COMMIT_BOUNDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
-/// Answers worth telling apart, as text; `none` is no answer at all.
+/// The HTTP statuses with a counter of their own; `none` means that there was no response.
 const STATUSES: [&str; 21] = [
     "200", "400", "401", "403", "404", "405", "408", "409", "410", "412", "413", "414", "423",
     "429", "500", "501", "502", "503", "504", "509", "none",
 ];
 
-/// Graph's clock, as the `Date` of its newest answer shows it.
+/// Graph's clock, according to the `Date` header of its latest response.
 #[derive(Debug, Default)]
 pub struct GraphClock(Mutex<LastAnswer>);
 
 #[derive(Debug, Default)]
 struct LastAnswer {
     answered: bool,
-    /// The newest `Date`, and when it came by the monotonic clock.
+    /// The latest `Date`, and when it arrived by the monotonic clock.
     date: Option<(Timestamp, Instant)>,
-    /// Whether the log says that the wall clock is wrong.
+    /// Whether the last check that was logged found the wall clock wrong.
     logged: bool,
 }
 
 impl GraphClock {
-    /// An answer came, at the wall-clock time `now`. Answers the comparison where the log is to
-    /// say it: the wall clock has become wrong by it, or right again.
+    /// Records a response received at the wall-clock time `now`. Returns the comparison if it has
+    /// to be logged: the wall clock has become wrong, or right again.
     pub fn answered(&self, date: Option<Timestamp>, now: Timestamp) -> Option<ClockCheck> {
         let mut seen = self.seen();
         seen.answered = true;
@@ -129,13 +129,13 @@ impl GraphClock {
         news.then_some(check)
     }
 
-    /// How the wall clock, which reads `now`, compares with Graph's at this moment.
+    /// Compares the wall clock, which reads `now`, with Graph's clock.
     pub fn check(&self, now: Timestamp) -> ClockCheck {
         self.seen().check(now)
     }
 
     fn seen(&self) -> MutexGuard<'_, LastAnswer> {
-        // Every change is whole, so a poisoned lock is still good.
+        // No update leaves the value inconsistent, so a poisoned lock is still usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,7 +146,7 @@ impl LastAnswer {
             None if self.answered => ClockCheck::Unchecked,
             None => ClockCheck::Unknown,
             Some((date, came)) => {
-                // The monotonic clock carries Graph's on: a jump of the wall clock shows at once.
+                // The monotonic clock extrapolates Graph's, so a wall clock jump shows at once.
                 let theirs = date.checked_add(came.elapsed()).unwrap_or(Timestamp::MAX);
                 ClockCheck::Skew(now.duration_since(theirs))
             }
@@ -157,19 +157,19 @@ impl LastAnswer {
 /// Requests to Graph.
 #[derive(Debug)]
 pub struct GraphMetrics {
-    /// What its clock shows.
+    /// Graph's clock.
     pub clock: GraphClock,
-    /// By status.
+    /// Requests by HTTP status.
     pub requests: CounterSet,
-    /// From sending one to the end of its answer.
+    /// From sending a request to the end of its response.
     pub took: LatencyHistogram,
-    /// How long each waited for its mailbox's pause, and for its turn, before it was sent.
+    /// How long a request waited for its mailbox's pause and for its turn before it was sent.
     pub waited: LatencyHistogram,
-    /// Answers that made a mailbox pause.
+    /// Responses that made a mailbox pause.
     pub pauses: AtomicU64,
-    /// For how long, milliseconds, all together.
+    /// Total length of these pauses, milliseconds.
     pub paused_ms: AtomicU64,
-    /// Sent and not yet answered.
+    /// Requests sent and not yet answered.
     pub in_flight: Gauge,
 }
 
@@ -188,13 +188,13 @@ impl Default for GraphMetrics {
 }
 
 impl GraphMetrics {
-    /// An answer, or that there was none.
+    /// Records the end of a request. `status` is `None` if there was no response.
     pub fn answered(&self, status: Option<u16>, took: Duration) {
         self.requests.add(status.map_or_else(|| "none".to_owned(), |s| s.to_string()).as_str(), 1);
         self.took.observe(took);
     }
 
-    /// A mailbox pauses.
+    /// Records that a mailbox pauses.
     pub fn paused(&self, pause: Duration) {
         self.pauses.fetch_add(1, Ordering::Relaxed);
         let ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
@@ -202,16 +202,17 @@ impl GraphMetrics {
     }
 }
 
-/// What is written.
+/// Writes of the store.
 #[derive(Debug)]
 pub struct StoreMetrics {
-    /// From handing a commit over to its being durable; lazy ones not, nobody waits for them.
+    /// From submitting a commit until it is durable. Lazy commits are not measured, because no
+    /// caller waits for them.
     pub commits: LatencyHistogram,
-    /// Entries of the feed, by `created`, `updated` and `removed`.
+    /// Feed entries, by `created`, `updated` and `removed`.
     pub changes: CounterSet,
     /// Rows of events and series masters put or deleted.
     pub rows: AtomicU64,
-    /// Resyncs begun, by reason.
+    /// Resyncs started, by reason.
     pub resyncs: CounterSet,
 }
 
@@ -226,7 +227,7 @@ impl Default for StoreMetrics {
     }
 }
 
-/// How a round can end: as it should, or with a kind of trouble.
+/// The outcomes of a round: the three regular ones, then the kinds of errors.
 pub const OUTCOMES: [&str; 18] = [
     "settled",
     "incomplete",
@@ -248,16 +249,16 @@ pub const OUTCOMES: [&str; 18] = [
     "store",
 ];
 
-/// What workers do.
+/// Rounds and workers.
 #[derive(Debug)]
 pub struct RoundMetrics {
-    /// By outcome.
+    /// Rounds by outcome.
     pub rounds: CounterSet,
-    /// From beginning to end, whatever the outcome.
+    /// Duration of a round, whatever the outcome.
     pub took: LatencyHistogram,
-    /// How long after it was due each round began; of those somebody asked for, none.
+    /// How long after its due time a round started. Rounds on request are not measured.
     pub late: LatencyHistogram,
-    /// Workers that panicked or hung and were started again.
+    /// Workers restarted because they panicked or hung.
     pub restarts: AtomicU64,
 }
 
@@ -272,19 +273,19 @@ impl Default for RoundMetrics {
     }
 }
 
-/// Readers of the feed that are connected and wait for more.
+/// Connected readers that follow the feed.
 #[derive(Clone, Debug, Default)]
 pub struct ReaderMetrics {
     /// Server-sent event streams.
     pub streams: Gauge,
-    /// Held requests.
+    /// Requests that are held until there is a change.
     pub waiting: Gauge,
 }
 
-/// Requests over TCP that were not let in.
+/// Requests over TCP that the access check refused.
 #[derive(Debug)]
 pub struct AccessMetrics {
-    /// By reason.
+    /// Refused requests by reason.
     pub refused: CounterSet,
 }
 
@@ -294,18 +295,18 @@ impl Default for AccessMetrics {
     }
 }
 
-/// All of a daemon's meters.
+/// All metrics of a daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     /// Requests to Graph.
     pub graph: Arc<GraphMetrics>,
-    /// What is written.
+    /// Writes of the store.
     pub store: Arc<StoreMetrics>,
-    /// What workers do.
+    /// Rounds and workers.
     pub rounds: Arc<RoundMetrics>,
-    /// Who reads.
+    /// Readers of the feed.
     pub readers: ReaderMetrics,
-    /// Who is kept out.
+    /// Refused requests.
     pub access: Arc<AccessMetrics>,
 }
 

@@ -1,4 +1,4 @@
-//! The command line's form.
+//! Defines the command line: commands, options and their help.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use clap_complete::engine::ArgValueCompleter;
 use super::complete;
 use crate::mirror::status::WindowState;
 
-/// What `--version` says: version, commit, target.
+/// The output of `--version`: version, commit, target.
 pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
@@ -29,41 +29,41 @@ pub const TARGET: &str = env!("CALMIRROR_TARGET");
 #[derive(Debug, Parser)]
 #[command(name = "calmirror", version = VERSION, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Arguments {
-    // The variables are read where files are: one that is empty counts as not set.
-    /// The configuration [default: $CALMIRROR_CONFIG, else /etc/calmirror/calmirror.toml].
+    // Environment variables are read with the files, not by clap: an empty one counts as unset.
+    /// Configuration file [default: $CALMIRROR_CONFIG, else /etc/calmirror/calmirror.toml].
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Where the daemon is: its socket, HOST:PORT or http://HOST:PORT [default: $CALMIRROR_API,
+    /// Address of the daemon: its socket, HOST:PORT or http://HOST:PORT [default: $CALMIRROR_API,
     /// else as configured].
     ///
-    /// Over HTTP $CALMIRROR_TOKEN is shown, else the configured token file, that one only to the
-    /// configured address and to loopback.
+    /// Over HTTP the client sends $CALMIRROR_TOKEN, else the token from the configured token file.
+    /// The latter is sent only to the configured address and to loopback.
     #[arg(long, global = true, value_name = "SOCKET-OR-URL", value_hint = ValueHint::FilePath)]
     pub api: Option<String>,
 
-    /// Log level of the daemon; tracing directives are accepted [default: as configured].
+    /// Log level of the daemon, or tracing directives [default: as configured].
     #[arg(long, global = true, value_name = "L", value_parser = log_level)]
     pub log_level: Option<String>,
 
-    /// For scripts: JSON instead of tables and sentences.
+    /// Print JSON, for scripts.
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  calmirror demo                          try it: a simulated organisation, nothing else needed
-  calmirror check                         is the configuration right?
-  calmirror status                        is everything fresh?
-  calmirror events alice                  what is on this week
-  calmirror changes --follow --state f    every change, once seen never missed
+  calmirror demo                          try it with a simulated organisation, no setup needed
+  calmirror check                         is the configuration valid?
+  calmirror status                        is everything up to date?
+  calmirror events alice                  the events of the next seven days
+  calmirror changes --follow --state f    all changes, none lost across restarts
 
-Exit codes: 0 done, 1 unhealthy or failed, 64 usage, 69 daemon not reached, 74 store,
+Exit codes: 0 done, 1 unhealthy or failed, 64 usage, 69 daemon unreachable, 74 store,
 77 permission or sign-in, 78 configuration.";
 
 /// The commands.
@@ -73,12 +73,12 @@ pub enum Command {
     #[command(after_help = "Example:\n  calmirror --config ./calmirror.toml run")]
     Run(RunArgs),
 
-    /// Run the daemon with a simulated Graph and a small, living organisation.
+    /// Run the daemon with a simulated Graph and a small organisation whose calendars change.
     #[command(after_help = "Example:\n  calmirror demo\n  calmirror demo --listen 127.0.0.1:9000")]
     #[cfg(feature = "simulator")]
     Demo(DemoArgs),
 
-    /// Run the simulated Graph alone, to develop against it.
+    /// Run only the simulated Graph, for development against it.
     #[command(
         after_help = "Example:\n  calmirror simulate --people 100 --mutate-every 1s --faults 0.05"
     )]
@@ -89,16 +89,16 @@ pub enum Command {
     #[command(after_help = "Example:\n  calmirror check --explain")]
     Check(CheckArgs),
 
-    /// Show the fleet, or one window; exit 0 only if all is healthy.
+    /// Show the fleet, or one window; exit 0 only if every window shown is healthy.
     #[command(
         after_help = "Examples:\n  calmirror status\n  calmirror status alice\n  calmirror status --trouble --limit 20\n  calmirror status --state held,quarantined\n  calmirror status --json | jq '.value[] | select(.failures > 0)'"
     )]
     Status(StatusArgs),
 
-    /// Exit 0 if the daemon lives and serves, else 69.
+    /// Exit 0 if the daemon is running and serving, else 69.
     Health,
 
-    /// Show what is on: an agenda by day.
+    /// Show the events of a window as an agenda by day.
     #[command(
         after_help = "Examples:\n  calmirror events alice\n  calmirror events alice --from 2026-11-01 --to 2026-12-01\n  calmirror events alice --from -7d --json | jq .subject\n  calmirror events alice --zone Asia/Tokyo\n  calmirror events alice --ics > alice.ics"
     )]
@@ -110,29 +110,29 @@ pub enum Command {
     )]
     Changes(ChangesArgs),
 
-    /// Take the changed configuration, as SIGHUP does, and tell what changed or what is wrong.
+    /// Reload the configuration, as SIGHUP does, and report what changed or what is wrong.
     #[command(
         after_help = "Examples:\n  calmirror check && calmirror reload\n  calmirror reload --accept-drops"
     )]
     Reload(ReloadArgs),
 
-    /// Start a round now, wait for it and report.
+    /// Start a round now, wait for it and report the result.
     #[command(after_help = "Examples:\n  calmirror sync alice\n  calmirror sync --all")]
     Sync(SyncArgs),
 
-    /// Enumerate everything again now, wait for it and report.
+    /// Enumerate everything again now, wait for it and report the result.
     #[command(
         after_help = "Examples:\n  calmirror resync alice\n  calmirror resync alice --accept-removals"
     )]
     Resync(ResyncArgs),
 
-    /// Print what lets a shell complete this command line, names of windows included.
+    /// Print a script that makes a shell complete this command line, including window names.
     #[command(
         after_help = "Examples:\n  source <(calmirror completions bash)\n  calmirror completions bash > /etc/bash_completion.d/calmirror\n  calmirror completions zsh > /usr/local/share/zsh/site-functions/_calmirror\n  calmirror completions fish > ~/.config/fish/completions/calmirror.fish"
     )]
     Completions(CompletionsArgs),
 
-    /// Print the manual page, or write it and one for each command into a directory.
+    /// Print the manual page, or write it and one page per command into a directory.
     #[command(
         after_help = "Examples:\n  calmirror man | man -l -\n  calmirror man /usr/local/share/man/man1"
     )]
@@ -142,7 +142,7 @@ pub enum Command {
 /// `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// Start even if the configuration drops most of the windows of the store.
+    /// Start even if the configuration drops most of the windows in the store.
     #[arg(long)]
     pub accept_drops: bool,
 }
@@ -159,7 +159,7 @@ pub struct ReloadArgs {
 #[cfg(feature = "simulator")]
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Where the API is served without a token; loopback only.
+    /// Address where the API is served without a token; loopback only.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -168,16 +168,16 @@ pub struct DemoArgs {
     )]
     pub listen: std::net::SocketAddr,
 
-    /// Every demo of the same seed has the same people and the same calendars.
+    /// Seed of the demo; the same seed gives the same people and calendars.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
-    /// Keep everything in this directory [default: a temporary one].
+    /// Directory for all files of the demo, which is kept [default: a temporary one].
     #[arg(long, value_name = "DIRECTORY")]
     pub dir: Option<std::path::PathBuf>,
 }
 
-/// A number of things, at least one.
+/// Parses a number, at least 1.
 fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("write a whole number, at least 1".to_owned()),
@@ -189,12 +189,12 @@ fn log_level(text: &str) -> Result<String, String> {
     crate::config::level(text).map_err(|wrong| wrong.to_string())
 }
 
-/// An address that only this machine reaches.
+/// Parses an address, which must be a loopback address.
 #[cfg(feature = "simulator")]
 fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
     let address = text.parse::<std::net::SocketAddr>().map_err(|error| error.to_string())?;
     if !address.ip().is_loopback() {
-        return Err("the demo asks nobody for a token: 127.0.0.1 or [::1] only".to_owned());
+        return Err("the demo serves without a token: use 127.0.0.1 or [::1]".to_owned());
     }
     Ok(address)
 }
@@ -202,7 +202,7 @@ fn loopback(text: &str) -> Result<std::net::SocketAddr, String> {
 /// `check`.
 #[derive(Args, Debug)]
 pub struct CheckArgs {
-    /// Say where each value came from.
+    /// Print each value and where it comes from.
     #[arg(long)]
     pub explain: bool,
 }
@@ -210,7 +210,7 @@ pub struct CheckArgs {
 /// `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// One window instead of the fleet.
+    /// Show this window instead of the fleet.
     #[arg(add = ArgValueCompleter::new(complete::windows))]
     pub window: Option<String>,
 
@@ -228,7 +228,7 @@ pub struct StatusArgs {
     #[arg(long, conflicts_with = "window")]
     pub trouble: bool,
 
-    /// At most so many windows, those in trouble first.
+    /// At most this many windows, those in trouble first.
     #[arg(long, value_name = "N", value_parser = count, conflicts_with = "window")]
     pub limit: Option<usize>,
 
@@ -244,20 +244,20 @@ pub struct EventsArgs {
     #[arg(add = ArgValueCompleter::new(complete::windows))]
     pub window: String,
 
-    /// From when: a time, a date, or relative to today such as -7d [default: today].
+    /// Start: a time, a date, or relative to today such as -7d [default: today].
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     pub from: Option<String>,
 
-    /// Until when, exclusive [default: seven days after --from].
+    /// End, exclusive, in the same form [default: seven days after --from].
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     pub to: Option<String>,
 
-    /// In which zone days begin and times are shown, by its IANA or Windows name [default: $TZ,
-    /// else the system's].
+    /// Time zone of days and times, by its IANA or Windows name [default: $TZ, else the
+    /// system's].
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,
 
-    /// Print an iCalendar file instead; everything the window holds unless told otherwise.
+    /// Print an iCalendar file, of the whole window unless --from or --to is given.
     #[arg(long, conflicts_with_all = ["json", "zone"])]
     pub ics: bool,
 }
@@ -265,7 +265,7 @@ pub struct EventsArgs {
 /// `changes`.
 #[derive(Args, Debug)]
 pub struct ChangesArgs {
-    /// Only changes after this cursor; `now` for from here [default: from the beginning].
+    /// Only changes after this cursor; `now` for those from now on [default: from the beginning].
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<String>,
 
@@ -273,18 +273,18 @@ pub struct ChangesArgs {
     #[arg(long, value_name = "W", add = ArgValueCompleter::new(complete::windows))]
     pub window: Option<String>,
 
-    /// Go on and wait for what comes.
+    /// Keep running and wait for further changes.
     #[arg(long, short)]
     pub follow: bool,
 
-    /// Remember the cursor in this file, and go on from it.
+    /// Store the cursor in this file, and resume from it.
     ///
-    /// It is written after the lines, so that a crash repeats lines and never loses one.
+    /// The cursor is written after the lines, so a crash may repeat lines but never loses one.
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
 }
 
-/// Which windows a round is asked of.
+/// The windows of a `sync` or `resync`.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub struct WindowSelection {
@@ -300,7 +300,7 @@ pub struct WindowSelection {
 /// `sync`.
 #[derive(Args, Debug)]
 pub struct SyncArgs {
-    /// Of which.
+    /// The selected windows.
     #[command(flatten)]
     pub which: WindowSelection,
 }
@@ -308,11 +308,11 @@ pub struct SyncArgs {
 /// `resync`.
 #[derive(Args, Debug)]
 pub struct ResyncArgs {
-    /// Of which.
+    /// The selected windows.
     #[command(flatten)]
     pub which: WindowSelection,
 
-    /// Believe a removal that was held for being too large.
+    /// Accept a removal that was held because it is too large.
     #[arg(long)]
     pub accept_removals: bool,
 }
@@ -320,14 +320,15 @@ pub struct ResyncArgs {
 /// `completions`.
 #[derive(Args, Debug)]
 pub struct CompletionsArgs {
-    /// For which shell.
+    /// The shell.
     pub shell: clap_complete::Shell,
 }
 
 /// `man`.
 #[derive(Args, Debug)]
 pub struct ManArgs {
-    /// Where to write calmirror.1 and its kin [default: calmirror.1 alone, to standard output].
+    /// Directory for calmirror.1 and the pages of the commands [default: only calmirror.1, to
+    /// standard output].
     pub directory: Option<PathBuf>,
 }
 

@@ -1,8 +1,8 @@
-//! `changes`: the feed as NDJSON, one answer after the other, each printed whole.
+//! `changes`: prints the feed as NDJSON, response by response.
 //!
-//! With `--state` the cursor is remembered only after the lines were written and flushed, and by
-//! a rename: a crash at any instant repeats lines and loses none. Whether the file can be used is
-//! found out before anything is asked.
+//! With `--state` the cursor is stored only after the lines are written and flushed, and by a
+//! rename: a crash at any moment may repeat lines but loses none. The state file is checked before
+//! the first request.
 
 use std::fs;
 use std::io::Write;
@@ -17,19 +17,20 @@ use super::exit::{CliError, DONE, FAILED, UNAVAILABLE};
 use super::suggest;
 use super::terminal::escaped_json;
 
-/// How long a following request is held by the daemon.
+/// How long the daemon holds a request with `--follow`.
 const WAIT: &str = "30s";
 
-/// How long a follower waits before it knocks again at a daemon that restarts: the first time,
-/// then twice as long each time, and at most.
+/// How long a follower waits before it tries a restarting daemon again: the first wait, which
+/// doubles each time, and the longest.
 const FIRST_RECONNECT: Duration = Duration::from_secs(1);
 const MAX_RECONNECT: Duration = Duration::from_secs(30);
 
-/// Whatever is longer is no cursor, bytes.
+/// The longest valid cursor, bytes.
 const MAX_CURSOR_BYTES: usize = 256;
 
-/// Prints the feed; to `aside` what a follower is waiting for. Unless it is to be `exact`, what a
-/// terminal would act on is escaped, which gives other bytes of the same value.
+/// Prints the feed to `out`, and to `aside` that a follower waits for the daemon. Unless `exact` is
+/// set, characters that a terminal would act on are escaped: the bytes differ, the JSON value does
+/// not.
 pub(super) async fn changes(
     client: &ApiClient,
     args: &ChangesArgs,
@@ -48,10 +49,10 @@ pub(super) async fn changes(
             Ok(answer) => answer.status == StatusCode::SERVICE_UNAVAILABLE,
             Err(failure) => failure.exit == UNAVAILABLE,
         };
-        // Once there, a follower outlives the daemon's restarts.
+        // After the first response, a follower keeps running while the daemon restarts.
         if absent && reached && args.follow {
             if !away {
-                // Nobody may be reading it.
+                // Standard error may be closed.
                 writeln!(aside, "calmirror: {}; waiting for it", away_because(answer)).ok();
                 away = true;
             }
@@ -63,7 +64,7 @@ pub(super) async fn changes(
         if answer.status == StatusCode::GONE {
             return Err(too_old(args));
         }
-        // Of all that is asked only this can be wrong.
+        // Only the cursor from the state file can make the request invalid.
         if let (StatusCode::BAD_REQUEST, Some(file)) = (answer.status, &args.state)
             && remembered.is_some()
             && remembered == after
@@ -120,23 +121,23 @@ fn too_old(args: &ChangesArgs) -> CliError {
     };
     CliError::new(
         FAILED,
-        "the cursor is older than the removals still kept, or of another store: changes in \
-         between cannot be told",
+        "the cursor is older than the removals still kept, or from another store: the changes \
+         since then are not available",
     )
-    .remedy(format!("forget what you have, {start_over}: it begins with everything there is"))
+    .remedy(format!("discard your copy, {start_over}: the feed then starts with all events"))
 }
 
-/// Why a follower has to wait.
+/// Why a follower waits for the daemon.
 fn away_because(answer: Result<ApiResponse, CliError>) -> String {
     match answer.and_then(ApiResponse::success) {
         Err(failure) => failure.message,
-        // Only what is no success makes it wait.
-        Ok(_) => "the daemon is away".to_owned(),
+        // Unreachable: a follower does not wait after a success.
+        Ok(_) => "the daemon is unavailable".to_owned(),
     }
 }
 
-/// The cursor in the file; `None` where there is no file yet, or an empty one. A new file can be
-/// made in its place.
+/// The cursor in the file; `None` if the file does not exist or is empty. Also checks that a new
+/// file can be created in the same directory.
 fn recall(file: &Path) -> Result<Option<String>, CliError> {
     let text = match fs::read(file) {
         Ok(text) => text,
@@ -152,7 +153,7 @@ fn recall(file: &Path) -> Result<Option<String>, CliError> {
     Ok(std::str::from_utf8(text).ok().filter(|cursor| !cursor.is_empty()).map(str::to_owned))
 }
 
-/// Where a file stands.
+/// The directory of a file.
 fn directory(file: &Path) -> &Path {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -173,14 +174,14 @@ fn remember(file: &Path, cursor: &str) -> Result<(), CliError> {
 
 fn unusable(file: &Path, error: &std::io::Error) -> CliError {
     CliError::new(FAILED, format!("cannot use the state file {}: {error}", file.display()))
-        .remedy("name a file that you may read, in a directory that you may write to")
+        .remedy("use a file that you can read, in a directory that you can write to")
 }
 
 fn damaged(file: &Path) -> CliError {
     let file = file.display();
-    CliError::new(FAILED, format!("what stands in the state file {file} is no cursor")).remedy(
-        "if it is the right file, remove it, and forget what you have: the feed then begins with \
-         everything there is",
+    CliError::new(FAILED, format!("the state file {file} does not contain a cursor")).remedy(
+        "if it is the right file, remove it, and discard your copy: the feed then starts with \
+         all events",
     )
 }
 
@@ -204,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn a_state_file_that_cannot_be_used_is_found_out_before_anything_is_asked() {
         let directory = tempfile::tempdir().unwrap();
-        // Nobody answers there.
+        // No daemon listens on this socket.
         let place = super::super::endpoint::Endpoint::Socket(directory.path().join("none.sock"));
         let client = ApiClient::new(place, None);
         let file = directory.path().join("cursor");
@@ -220,7 +221,7 @@ mod tests {
             fs::write(&file, text).unwrap();
             let failure = refused(&file).await;
             assert_eq!(failure.exit, FAILED);
-            assert!(failure.message.ends_with("is no cursor"), "{failure}");
+            assert!(failure.message.ends_with("does not contain a cursor"), "{failure}");
         }
         for file in [directory.path().join("none/cursor"), directory.path().to_owned()] {
             assert_eq!(refused(&file).await.exit, FAILED);
@@ -244,7 +245,7 @@ mod tests {
         };
         let failure = ask(args(Some(&state), None)).await;
         assert_eq!(failure, damaged(&state));
-        // One from the command line did not.
+        // A cursor from the command line is a usage error instead.
         fs::remove_file(&state).unwrap();
         assert_eq!(ask(args(Some(&state), Some("flipped"))).await.exit, USAGE);
         serving.abort();
@@ -259,12 +260,12 @@ mod tests {
         assert_eq!(path(&args, Some("c~1")), "/v1/changes?after=c~1&window=room%20a%2Fb&wait=30s");
     }
 
-    /// A feed of three lines, two of them a request, behind a socket.
+    /// Serves a feed of three lines on a socket: two lines in the first response, then one.
     async fn feed(directory: &Path) -> (ApiClient, tokio::task::JoinHandle<()>) {
         feed_of(directory, false).await
     }
 
-    /// With `more` there is a fourth.
+    /// As [`feed`]; with `more` the feed has a fourth line.
     async fn feed_of(directory: &Path, more: bool) -> (ApiClient, tokio::task::JoinHandle<()>) {
         use axum::extract::RawQuery;
         use axum::http::StatusCode;
@@ -300,7 +301,7 @@ mod tests {
         ChangesArgs { after, window: None, follow: false, state }
     }
 
-    /// A reader that goes away in the middle.
+    /// An output whose reader has gone.
     struct OutputClosed;
 
     impl Write for OutputClosed {
@@ -356,14 +357,14 @@ mod tests {
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":3}\n");
         serving.abort();
         assert!(serving.await.is_err());
-        // Away for minutes, which is several knocks, and back with more.
+        // The daemon is away for minutes, which is several attempts, and returns with another line.
         tokio::time::sleep(Duration::from_secs(200)).await;
         std::fs::remove_file(directory.path().join("api.sock")).unwrap();
         let (_, serving) = feed_of(directory.path(), true).await;
         let back = tokio::time::Instant::now();
         assert_eq!(heard.recv().await.unwrap(), "{\"seq\":4}\n");
         assert!(back.elapsed() <= MAX_RECONNECT, "{:?}", back.elapsed());
-        // However often it knocked, it said so once.
+        // It reports the wait once, whatever the number of attempts.
         let mut said = String::new();
         while let Ok(part) = aside.try_recv() {
             said.push_str(&part);
@@ -377,7 +378,7 @@ mod tests {
         serving.abort();
     }
 
-    /// Sends on what is written to it.
+    /// A writer that sends each write to a channel.
     struct ErrorLine(tokio::sync::mpsc::UnboundedSender<String>);
 
     impl Write for ErrorLine {

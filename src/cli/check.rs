@@ -1,4 +1,4 @@
-//! `check`: the whole configuration, every fault at once; then what it means.
+//! `check`: validates the whole configuration, prints every fault, or the effective windows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use crate::daemon::Loader;
 use crate::env::Env;
 use crate::mirror::window::Window;
 
-/// How a daemon reads the configuration anew.
+/// The function with which the daemon reloads its configuration.
 pub(super) fn loader(
     file: Option<&Path>,
     environment: BTreeMap<String, String>,
@@ -31,7 +31,7 @@ pub(super) fn loader(
 /// Loads the configuration as `run` does.
 ///
 /// # Errors
-/// Every fault, one a line, with [`CONFIGURATION`].
+/// All faults, one per line, with [`CONFIGURATION`].
 pub(super) fn load(
     file: Option<&Path>,
     environment: BTreeMap<String, String>,
@@ -47,7 +47,7 @@ pub(super) fn load(
     })
 }
 
-/// Validates and shows.
+/// Validates the configuration and prints the result.
 pub(super) fn check(
     file: Option<&Path>,
     environment: BTreeMap<String, String>,
@@ -70,7 +70,7 @@ pub(super) fn check(
             Ok(DONE)
         }
         Err(Diagnostics(faults)) => {
-            // The faults are what was asked for: they go where answers go.
+            // The faults are the requested output, so they go to `out`.
             if json {
                 let faults: Vec<_> = faults.iter().map(fault).collect();
                 writeln!(out, "{}", json!({ "valid": false, "faults": faults }))?;
@@ -85,12 +85,12 @@ pub(super) fn check(
     }
 }
 
-/// What is valid but hardly meant, a line each.
+/// The warnings (valid but probably unintended), one per line.
 fn warnings(config: &Config) -> String {
     config.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
 }
 
-/// The effective windows.
+/// The table of the effective windows.
 fn windows(config: &Config, now: Timestamp) -> String {
     let mut rows = vec![
         ["WINDOW", "MAILBOX", "CALENDAR", "FROM", "UNTIL", "EVERY", "SEGMENTS"].map(str::to_owned),
@@ -129,7 +129,7 @@ fn row(window: &Window, now: Timestamp) -> [String; 7] {
     ]
 }
 
-/// Each value and where it came from.
+/// Each value and where it comes from.
 fn explain(config: &Config) -> String {
     let mut text = String::new();
     let explained = config.explain();

@@ -1,4 +1,4 @@
-//! A client of the daemon's API, over its Unix socket or TCP: one connection a request.
+//! A client of the daemon's API over its Unix socket or TCP, with one connection per request.
 
 use std::time::Duration;
 
@@ -21,41 +21,39 @@ use crate::config::Diagnostic;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take: the longest wait the API grants, and time to send it.
+/// How long a response may take: the longest wait that the API grants, plus time to send it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6 * 60);
 
-/// Speaks to one daemon.
+/// A client of one daemon.
 #[derive(Clone)]
 pub(super) struct ApiClient {
     place: Endpoint,
     token: Option<String>,
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(super) struct ApiResponse {
-    /// Its status.
     pub(super) status: StatusCode,
     /// `X-Calmirror-Cursor`.
     pub(super) cursor: Option<String>,
-    /// Its body.
     pub(super) body: Bytes,
 }
 
-/// Why there was no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
     #[error("cannot connect")]
     Connect(#[source] std::io::Error),
-    #[error("took longer than {} s", .0.as_secs())]
+    #[error("timed out after {} s", .0.as_secs())]
     Late(Duration),
-    #[error("the conversation broke off")]
+    #[error("the connection failed")]
     Conversation(#[from] hyper::Error),
-    #[error("not a request")]
+    #[error("invalid request")]
     Request(#[from] http::Error),
 }
 
-/// What of a problem a person is told.
+/// The members of a problem response that are shown.
 #[derive(Deserialize)]
 struct ProblemDetails {
     title: String,
@@ -70,15 +68,16 @@ impl ApiClient {
         Self { place, token }
     }
 
-    /// Asks with GET.
+    /// Sends a GET request.
     ///
     /// # Errors
-    /// [`UNAVAILABLE`] where there was no whole answer; an answer of any status is none.
+    /// [`UNAVAILABLE`] if there is no complete response, [`PERMISSION`] if the socket may not be
+    /// opened. A response with an error status is not an error here.
     pub(super) async fn get(&self, path: &str) -> Result<ApiResponse, CliError> {
         self.ask(Method::GET, path).await
     }
 
-    /// Asks with POST, without a body. Errors as [`Client::get`].
+    /// Sends a POST request without a body. Errors as [`Self::get`].
     pub(super) async fn post(&self, path: &str) -> Result<ApiResponse, CliError> {
         self.ask(Method::POST, path).await
     }
@@ -122,7 +121,7 @@ impl ApiClient {
             let response = sender.send_request(request).await?;
             let (head, body) = response.into_parts();
             let body = body.collect().await?.to_bytes();
-            // Closing our side ends the connection that is driven below.
+            // Dropping the sender ends the connection that is driven below.
             drop(sender);
             let cursor = head.headers.get("x-calmirror-cursor");
             let cursor = cursor.and_then(|cursor| cursor.to_str().ok()).map(str::to_owned);
@@ -143,10 +142,10 @@ impl ApiClient {
             && error.kind() == std::io::ErrorKind::PermissionDenied
         {
             return CliError::new(PERMISSION, message)
-                .remedy("become a member of the socket's group (api.socket_group), or use sudo");
+                .remedy("join the socket's group (api.socket_group), or use sudo");
         }
         CliError::new(UNAVAILABLE, message).remedy(
-            "is it running (systemctl status calmirror)? Elsewhere: --api SOCKET-OR-URL or $CALMIRROR_API",
+            "is it running (systemctl status calmirror)? If it is elsewhere, set --api SOCKET-OR-URL or $CALMIRROR_API",
         )
     }
 }
@@ -161,13 +160,13 @@ async fn connect<S>(
 }
 
 impl ApiResponse {
-    /// Whether it says that there is no window of the name that was asked for.
+    /// Whether the response says that the requested window does not exist.
     pub(super) fn is_unknown_window(&self) -> bool {
         let named = |bytes: &[u8]| bytes.windows(14).any(|part| part == b"unknown-window");
         self.status == StatusCode::NOT_FOUND && named(&self.body)
     }
 
-    /// The answer if it is a success, else its problem as a failure.
+    /// The response itself if it is a success, else its problem as an error.
     pub(super) fn success(self) -> Result<Self, CliError> {
         if self.status.is_success() {
             return Ok(self);
@@ -188,7 +187,7 @@ impl ApiResponse {
             StatusCode::BAD_REQUEST => CliError::new(USAGE, message),
             StatusCode::UNPROCESSABLE_ENTITY => CliError::new(CONFIGURATION, message),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CliError::new(PERMISSION, message)
-                .remedy("set $CALMIRROR_TOKEN, or let api.token_file be readable (it is shown to api.listen and to loopback alone)"),
+                .remedy("set $CALMIRROR_TOKEN, or make api.token_file readable (it is sent only to api.listen and to loopback)"),
             StatusCode::SERVICE_UNAVAILABLE
                 if self.body.windows(12).any(|w| w == b"store-failed") =>
             {
@@ -198,17 +197,17 @@ impl ApiResponse {
         })
     }
 
-    /// The body as JSON of a successful answer.
+    /// Parses the JSON body of a successful response.
     pub(super) fn json<T: DeserializeOwned>(self) -> Result<T, CliError> {
         let answer = self.success()?;
         serde_json::from_slice(&answer.body).map_err(|error| {
-            CliError::new(FAILED, format!("the daemon's answer is not understood: {error}"))
-                .remedy("are command line and daemon of the same version (calmirror --version)?")
+            CliError::new(FAILED, format!("cannot parse the response: {error}"))
+                .remedy("are this program and the daemon the same version (calmirror --version)?")
         })
     }
 }
 
-/// Percent-encodes a name for a path or a parameter.
+/// Percent-encodes text for a path or a query parameter.
 pub(super) fn encode(text: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(text.len() + 8);
@@ -231,7 +230,7 @@ mod tests {
     use axum::http::HeaderMap;
     use axum::routing::{get, post};
 
-    /// A daemon's stand-in that says what it was asked.
+    /// A substitute for the daemon that echoes request headers.
     fn stand_in() -> Router {
         let problem = r#"{"title":"Unknown window","detail":"no window is named \"\u001b[2Jx\""}"#;
         let told = |headers: HeaderMap| async move {

@@ -1,8 +1,8 @@
-//! What shells ask when somebody presses Tab.
+//! Shell completion.
 //!
 //! The shell's script runs this program with `$CALMIRROR_COMPLETE` set and the words of the command
-//! line; `clap_complete` answers. Names of windows come from the daemon that the command line is
-//! for. They are a help and no more: a daemon that does not answer at once has none.
+//! line; `clap_complete` prints the candidates. Window names come from the daemon that the command
+//! line addresses. If it does not answer within [`ANSWER_TIMEOUT`], none are offered.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -21,29 +21,29 @@ use super::exit::{DONE, FAILED};
 use super::terminal::printable;
 use super::{endpoint, suggest};
 
-/// Says for which shell the words of a command line are to be completed.
+/// The environment variable that names the shell and requests completion.
 pub(super) const VARIABLE: &str = "CALMIRROR_COMPLETE";
 
-/// Longer than this nobody waits for a Tab.
+/// How long completion waits for the daemon.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The shells there is a script for.
+/// The supported shells.
 pub(super) const SHELLS: Shells<'static> =
     Shells(&[&BashCompleter, &Elvish, &Fish, &Powershell, &Zsh]);
 
-/// Answers a shell if one asks; `None` where the command line is to be carried out.
+/// Answers a shell's completion request; `None` if there is none and the command is to be run.
 pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
     let completing = CompleteEnv::with_factory(Arguments::command).var(VARIABLE).shells(SHELLS);
     let here = std::env::current_dir().ok();
     match completing.try_complete(arguments.iter().cloned(), here.as_deref()) {
         Ok(false) => None,
         Ok(true) => Some(ExitCode::from(DONE)),
-        // What is printed here would stand in the middle of the line that somebody types.
+        // No message: it would appear in the middle of the line that the user types.
         Err(_) => Some(ExitCode::from(FAILED)),
     }
 }
 
-/// The windows whose names begin so.
+/// The windows whose names start with `current`.
 pub(super) fn windows(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(begun) = current.to_str() else { return Vec::new() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -60,7 +60,7 @@ pub(super) fn windows(current: &OsStr) -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// A client of the daemon that the command line names, or the configuration.
+/// A client of the daemon that the command line or the configuration names.
 fn client() -> Option<ApiClient> {
     let words: Vec<OsString> =
         std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
@@ -83,8 +83,8 @@ fn client() -> Option<ApiClient> {
     Some(ApiClient::new(found.place, found.token))
 }
 
-/// Bash cuts words at `@` and `:`, which addresses have; the script puts them together again, and
-/// quotes what a name has of the shell's own characters.
+/// Bash splits words at `@` and `:`, which addresses contain. The script joins them again and
+/// quotes characters of a name that are special to the shell.
 struct BashCompleter;
 
 const BASH: &str = r#"_calmirror() {

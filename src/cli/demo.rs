@@ -1,5 +1,5 @@
-//! `demo`: the whole product in one process. A simulated Graph with a small, living organisation,
-//! the daemon on it over real HTTP, and a running commentary of what the mirror sees.
+//! `demo`: the whole product in one process. It runs a simulated Graph with a small organisation
+//! whose calendars change, runs the daemon against it over real HTTP, and prints the changes.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -37,14 +37,14 @@ use crate::supervisor::Fleet;
 
 const PEOPLE: usize = 30;
 const ROOMS: usize = 10;
-/// Often enough to watch, seldom enough to read.
+/// Frequent enough to watch, slow enough to read.
 const MUTATE_EVERY: Duration = Duration::from_millis(700);
-/// Of the requests, so many fail: one in fifty.
+/// The fraction of requests that fail: one in fifty.
 const FAULTS: f64 = 0.02;
 const INTERVAL: &str = "3s";
-/// The store's page cache. The store on disk is larger; a page that is not cached is read again.
+/// The store's page cache. The store on disk is larger; pages not in the cache are read from disk.
 const CACHE_BYTES: u64 = 8 << 20;
-/// Rendered pages that the simulated Graph keeps.
+/// Bytes of rendered pages that the simulated Graph caches.
 const PAGES_BYTES: usize = 4 << 20;
 
 const BOLD: Style = Style::new().bold();
@@ -54,10 +54,10 @@ const YELLOW: Style = AnsiColor::Yellow.on_default();
 const RED: Style = AnsiColor::Red.on_default();
 const CYAN: Style = AnsiColor::Cyan.on_default();
 
-/// Runs the demo until it is interrupted, or nobody reads on.
+/// Runs the demo until it is interrupted or standard output is closed.
 ///
 /// # Errors
-/// Where a directory, a port or the store cannot be had.
+/// If the directory, a port or the store cannot be used.
 pub(super) async fn demo(
     args: &DemoArgs,
     level: Option<&str>,
@@ -96,7 +96,7 @@ pub(super) async fn demo(
     writeln!(out, "{DIM}config{DIM:#}  {}", file.display())?;
 
     let transport = HttpTransport::new()
-        .map_err(|error| CliError::new(FAILED, format!("cannot speak HTTP: {}", chain(&error))))?;
+        .map_err(|error| CliError::new(FAILED, format!("cannot set up HTTP: {}", chain(&error))))?;
     let options = DaemonOptions {
         config,
         load: check::loader(Some(&file), BTreeMap::new(), &env),
@@ -110,8 +110,7 @@ pub(super) async fn demo(
     };
     let signals = Signals::listen()
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
-    // A new configuration is asked for with `calmirror reload`; a terminal that goes away takes the
-    // demo along.
+    // SIGHUP stops the demo, because the terminal has gone; `calmirror reload` reloads it.
     let signals = signals.map(|_| Signal::Stop);
     signal_loop::run(signals, async |mut controls: DaemonControls| {
         // The simulated Graph outlives the daemon, so that its last requests are answered.
@@ -132,7 +131,7 @@ pub(super) async fn demo(
             }
             commands(&file, &mailboxes, out)?;
             simulator.set_faults(Faults::by_rate(FAULTS));
-            writeln!(out, "{DIM}what changes from here on (Ctrl-C ends it):{DIM:#}")?;
+            writeln!(out, "{DIM}changes from here on (Ctrl-C stops the demo):{DIM:#}")?;
             tell(&fleet, &store, out).await
         };
         let told = tokio::select! {
@@ -152,7 +151,7 @@ pub(super) async fn demo(
     .await
 }
 
-/// As a daemon's start is refused; another port is named otherwise here.
+/// The error of a failed start, as for `run`, but with the demo's own remedy for a taken port.
 fn refused(error: &StartError) -> CliError {
     let failure = super::run::refused(error);
     match error {
@@ -165,7 +164,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-/// Where the demo lives: `--dir`, which stays, or a temporary directory, which does not.
+/// The demo's directory: `--dir`, which is kept, or a temporary one, which is removed at the end.
 fn directory(wanted: Option<&Path>) -> Result<(Option<tempfile::TempDir>, PathBuf), CliError> {
     match wanted {
         Some(path) => {
@@ -180,7 +179,7 @@ fn directory(wanted: Option<&Path>) -> Result<(Option<tempfile::TempDir>, PathBu
     }
 }
 
-/// A configuration like any other: only the addresses say that Graph is simulated.
+/// Writes an ordinary configuration: only its addresses show that Graph is simulated.
 fn write_configuration(
     directory: &Path,
     simulation: &Simulation,
@@ -206,7 +205,7 @@ path = "store"
 [graph]
 base_url = "http://{address}/v1.0"
 login_url = "http://{address}"
-max_concurrent = 4              # few pages in memory at a time; the demo's fleet is small
+max_concurrent = 4              # keeps few pages in memory; the demo's fleet is small
 
 [api]
 socket = "api.sock"
@@ -234,7 +233,7 @@ account = "demo"
     Ok(file)
 }
 
-/// Waits until every window has settled once, telling how far it is.
+/// Waits until every window has settled once, then prints how long it took.
 async fn settle(fleet: &Fleet, begun: Instant, out: &mut impl Write) -> Result<(), CliError> {
     loop {
         let windows = fleet.windows();
@@ -269,7 +268,7 @@ fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(
     Ok(())
 }
 
-/// The feed as a story, and windows that come into trouble and out of it.
+/// Prints the changes of the feed, and each window that gets into trouble or recovers.
 async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), CliError> {
     let mut durable = store.durable();
     let mut seq = *durable.borrow_and_update();
@@ -293,7 +292,7 @@ async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), 
             }
         }
         if changes.at_end {
-            // A timeout is a look at the states; an error means that the store is closing.
+            // After a timeout only the states are checked; an error means the store is closing.
             let moved = tokio::time::timeout(Duration::from_millis(500), durable.changed()).await;
             if matches!(moved, Ok(Err(_))) {
                 return Ok(());
@@ -302,7 +301,7 @@ async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), 
     }
 }
 
-/// Changes of one kind in one window with one subject, which one edit of a series brings, told as one.
+/// Groups changes with the same window, kind and subject, which one edit of a series causes.
 fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
     let mut groups: Vec<(&Change, String, usize)> = Vec::new();
     for change in changes {
@@ -318,7 +317,7 @@ fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
     groups.into_iter().map(|(change, _, count)| (change, count)).collect()
 }
 
-/// When an event begins, and what it is about.
+/// The start and the subject of an event.
 fn told(change: &Change) -> (String, String) {
     let Some(event) =
         change.event.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok())

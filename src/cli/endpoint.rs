@@ -1,6 +1,7 @@
-//! Where the daemon is and what opens its door: `--api`, else as configured, else the usual
-//! socket. Reads only what it needs of the configuration and forgives the rest: a client must
-//! work for users who may not read every secret the daemon has.
+//! Finds the daemon's address and token: from `--api`, else as configured, else the usual socket.
+//!
+//! Reads only the keys it needs and ignores faults in the rest of the configuration: a client must
+//! work for users who may not read all of the daemon's secrets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,26 +30,25 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What a client goes to.
+/// The daemon that a client connects to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClientTarget {
     pub(super) place: Endpoint,
-    /// What opens the door, where it is not a socket.
+    /// The token, if the address is not a socket.
     pub(super) token: Option<String>,
-    /// Whether the token leaves this machine as clear text, as somebody asked for.
+    /// Whether the token from `$CALMIRROR_TOKEN` leaves this machine as clear text.
     pub(super) exposed: bool,
 }
 
-/// Finds the daemon and, where it is not on a socket, the token. A variable that is empty counts
-/// as not set.
+/// Finds the daemon and, if it is not on a socket, the token. An empty variable counts as unset.
 ///
-/// `$CALMIRROR_TOKEN` goes wherever `--api` says. A configured token file is meant for the daemon
-/// of that configuration: it is shown to the configured address and to this machine, to nobody
-/// else.
+/// `$CALMIRROR_TOKEN` is sent to whatever address `--api` names. A configured token file belongs to
+/// the daemon of that configuration: its token is sent only to the configured address and to
+/// loopback.
 ///
 /// # Errors
-/// Where `--api` is neither a socket nor an `http://` address, or the daemon is configured to
-/// serve nowhere.
+/// If `--api` is neither a socket nor an `http://` address, or no socket and no address is
+/// configured.
 pub(super) fn find(
     api: Option<&str>,
     config: Option<&Path>,
@@ -65,7 +65,7 @@ pub(super) fn find(
         (None, None, Some(listen)) => Endpoint::Tcp(listen.to_string()),
         (None, None, None) => {
             let failure = CliError::new(UNAVAILABLE, "the daemon is configured to serve nowhere")
-                .remedy("set api.socket or api.listen, or say where it is: --api SOCKET-OR-URL");
+                .remedy("set api.socket or api.listen, or name its address: --api SOCKET-OR-URL");
             return Err(failure);
         }
     };
@@ -85,8 +85,8 @@ pub(super) fn find(
     Ok(ClientTarget { place, token, exposed: false })
 }
 
-/// Where a daemon that listens on this address is reached from its own machine: one that listens
-/// on all addresses also listens on loopback.
+/// The address at which a daemon listening on `listen` is reached from its own machine: loopback
+/// if it listens on all addresses.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let loopback: IpAddr = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -96,15 +96,15 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(loopback, listen.port())
 }
 
-/// Whether what is sent there stays on this machine.
+/// Whether data sent to `authority` stays on this machine.
 fn is_near(authority: &str) -> bool {
     let (host, _) = authority.rsplit_once(':').unwrap_or((authority, ""));
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Whether the text is `HOST:PORT`. Sockets have a path; one in the working directory whose name
-/// ends like a port is written `./NAME`.
+/// Whether the text is `HOST:PORT` and not the path of a socket. A socket in the working directory
+/// whose name ends like a port is written `./NAME`.
 fn is_authority(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -120,7 +120,7 @@ fn parse(text: &str) -> Result<Endpoint, CliError> {
     if let Some(rest) = text.strip_prefix("http://") {
         let authority = rest.trim_end_matches('/');
         if authority.is_empty() || authority.contains(['/', '@', '?', '#']) {
-            let failure = CliError::new(USAGE, format!("not an address of a daemon: {text}"));
+            let failure = CliError::new(USAGE, format!("not a daemon address: {text}"));
             return Err(failure.remedy("write it as http://HOST:PORT"));
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
@@ -131,7 +131,8 @@ fn parse(text: &str) -> Result<Endpoint, CliError> {
         return Ok(Endpoint::Tcp(text.to_owned()));
     }
     if text.contains("://") && !text.starts_with("unix://") {
-        let failure = CliError::new(USAGE, format!("not a socket nor an http:// address: {text}"));
+        let failure =
+            CliError::new(USAGE, format!("neither a socket nor an http:// address: {text}"));
         return Err(failure.remedy("the daemon serves plain http, at the address in api.listen"));
     }
     Ok(Endpoint::Socket(text.strip_prefix("unix://").unwrap_or(text).into()))
@@ -169,7 +170,7 @@ mod tests {
         }
     }
 
-    /// What is found, and what opens it.
+    /// The address and the token found.
     fn found(
         api: Option<&str>,
         config: &Path,
@@ -199,8 +200,7 @@ mod tests {
         let (_, secret) = found(Some("http://localhost:1"), &file, &environment);
         assert_eq!(secret.as_deref(), Some("s3cret"));
 
-        // What the daemon does not look at, the client does not either; what it cannot read it
-        // forgives.
+        // The client ignores files that the daemon ignores, and tolerates files it cannot parse.
         let hidden = "[api]\nsocket='/hidden.sock'";
         fs::write(directory.path().join("conf.d/.z.toml"), hidden).unwrap();
         fs::write(directory.path().join("conf.d/z.toml~"), hidden).unwrap();
@@ -212,7 +212,7 @@ mod tests {
         let relative = directory.path().join("conf.d/rel.sock");
         assert_eq!(found(None, &file, &environment).0, Endpoint::Socket(relative.clone()));
 
-        // Empty is not set.
+        // An empty variable counts as unset.
         for name in
             ["CALMIRROR__API__SOCKET", "CALMIRROR_TOKEN", "CALMIRROR_API", "CALMIRROR_CONFIG"]
         {
@@ -293,8 +293,8 @@ mod tests {
                     find(Some(&api), Some(&file), &environment).unwrap();
                 let shown = near || configured;
                 assert_eq!(token.as_deref(), shown.then_some("s3cret"), "{listen} {authority}");
-                assert!(!exposed, "nobody asked for it");
-                // Who says it, means it, and is told what that means.
+                assert!(!exposed, "the variable is not set");
+                // The variable's token is sent anywhere, and is reported as exposed.
                 environment.insert("CALMIRROR_TOKEN".into(), "other".into());
                 let ClientTarget { token, exposed, .. } =
                     find(Some(&api), Some(&file), &environment).unwrap();

@@ -1,4 +1,4 @@
-//! `events`: what is on, as an agenda by day in the user's time zone.
+//! `events`: prints a window's events as an agenda by day in the user's time zone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ use crate::mirror::zone;
 /// Days shown unless `--to` says otherwise.
 const DAYS: i64 = 7;
 
-/// An answer of the API, events as they came.
+/// A page of events from the API; the events are kept as raw JSON.
 #[derive(Debug, Deserialize)]
 struct EventList {
     value: Vec<Box<RawValue>>,
@@ -30,7 +30,7 @@ struct EventList {
     next: Option<String>,
 }
 
-/// What of an event the agenda shows.
+/// The members of an event that the agenda shows.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AgendaEvent {
@@ -50,7 +50,7 @@ struct Location {
     display_name: Option<String>,
 }
 
-/// A line of the agenda: all-day events first, then by time.
+/// A line of the agenda. The order is all-day events first, then by start.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AgendaLine {
     timed: bool,
@@ -58,7 +58,7 @@ struct AgendaLine {
     text: String,
 }
 
-/// Shows a window's events.
+/// Prints a window's events.
 pub(super) async fn events(
     client: &ApiClient,
     args: &EventsArgs,
@@ -86,8 +86,8 @@ pub(super) async fn events(
     if to <= from {
         return Err(CliError::new(USAGE, "--to: must be later than --from"));
     }
-    // All-day events are days, and a day of another zone may be over before ours begins: the
-    // agenda asks for a day more on both sides and shows what lies on our days.
+    // An all-day event is a day, and a day in another zone may end before ours begins. The agenda
+    // requests one more day on both sides and shows the events that fall on our days.
     let wider = |at: &Zoned, days: i64| match json {
         true => at.timestamp(),
         false => at.checked_add(days.days()).unwrap_or_else(|_| at.clone()).timestamp(),
@@ -108,7 +108,7 @@ pub(super) async fn events(
         complete &= page.complete;
         for event in page.value {
             if json {
-                // An end of line in JSON can only be white space between its parts.
+                // A line break in JSON can only be white space between tokens.
                 writeln!(out, "{}", event.get().replace(['\n', '\r'], " "))?;
             } else {
                 all.push(event);
@@ -125,18 +125,18 @@ pub(super) async fn events(
         let unshown = all.len() - events.len();
         out.write_all(agenda(&events, &from, &to).as_bytes())?;
         if unshown > 0 {
-            writeln!(out, "\n{unshown} more cannot be shown here; --json has them")?;
+            writeln!(out, "\n{unshown} more events cannot be shown here; --json prints them")?;
         }
     }
     if !complete {
         let mut notes = anstream::stderr();
-        writeln!(notes, "calmirror: this window has not settled yet: there may be more")?;
+        writeln!(notes, "calmirror: this window has not settled yet: events may be missing")?;
     }
     out.flush()?;
     Ok(DONE)
 }
 
-/// Prints the window as the daemon writes it for calendar programs.
+/// Prints the window as the iCalendar file that the daemon serves.
 async fn calendar(
     client: &ApiClient,
     window: &str,
@@ -154,7 +154,7 @@ async fn calendar(
     let answer = client.get(&path).await?;
     let answer = suggest::known(client, window, answer).await?;
     match std::str::from_utf8(&answer.body) {
-        // For people, who look at it; a file gets every byte.
+        // A terminal gets printable text; a file or pipe gets the exact bytes.
         Ok(text) if TerminalSize::of_stdout().is_some() => {
             let lines: Vec<_> = text.lines().map(printable).collect();
             writeln!(out, "{}", lines.join("\n"))?;
@@ -167,16 +167,17 @@ async fn calendar(
 
 fn find_zone(name: &str) -> Result<TimeZone, CliError> {
     zone::find(name).ok_or_else(|| {
-        let failure = CliError::new(USAGE, format!("--zone: no such zone: {}", printable(name)));
+        let failure =
+            CliError::new(USAGE, format!("--zone: unknown time zone: {}", printable(name)));
         failure.remedy("write a name such as Europe/Berlin, America/New_York or UTC")
     })
 }
 
 fn out_of_calendar(error: &jiff::Error) -> CliError {
-    CliError::new(USAGE, format!("no such day: {error}"))
+    CliError::new(USAGE, format!("date out of range: {error}"))
 }
 
-/// A time as people say it: days are their own days, relative to their own midnight.
+/// Parses a time option. Dates and relative times are in the user's zone and count from midnight.
 fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError> {
     let zone = today.time_zone();
     if text == "now" || text == "today" {
@@ -216,7 +217,7 @@ fn distance(text: &str) -> Option<Span> {
     }
 }
 
-/// The events by day, each on every day it touches between `from` and `to`.
+/// The agenda of the events, each listed on every day between `from` and `to` that it touches.
 fn agenda(events: &[AgendaEvent], from: &Zoned, to: &Zoned) -> String {
     let own = from.time_zone();
     let mut days: BTreeMap<Date, Vec<AgendaLine>> = BTreeMap::new();
@@ -259,21 +260,21 @@ fn agenda(events: &[AgendaEvent], from: &Zoned, to: &Zoned) -> String {
     }
     if text.is_empty() {
         let form = "%Y-%m-%d %H:%M";
-        writeln!(text, "nothing from {} to {}", from.strftime(form), to.strftime(form)).ok();
+        writeln!(text, "no events from {} to {}", from.strftime(form), to.strftime(form)).ok();
     }
     if unplaced > 0 {
-        writeln!(text, "\nnot shown, for times that are not understood here: {unplaced}").ok();
+        writeln!(text, "\nnot shown because their times cannot be read: {unplaced}").ok();
     }
     text
 }
 
-/// What of the event lies on `day`.
+/// The hours of the event on `day`.
 fn hours(start: &Zoned, end: &Zoned, day: Date) -> String {
     let ends_today = end.date() == day || start == end;
     match (start.date() == day, ends_today) {
         (true, true) => format!("{}–{}", start.strftime("%H:%M"), end.strftime("%H:%M")),
         (true, false) => match day.tomorrow() {
-            // Ending at the very midnight is ending that day.
+            // An event that ends at midnight ends on `day`.
             Ok(next) if end.date() == next && end.hour() == 0 && end.minute() == 0 => {
                 format!("{}–24:00", start.strftime("%H:%M"))
             }
@@ -297,8 +298,8 @@ fn title(event: &AgendaEvent) -> String {
     text
 }
 
-/// Start and end in the user's zone. All-day events are days, not times: they lie on the same
-/// days everywhere.
+/// Start and end in the user's zone. All-day events are days, not times: they are on the same days
+/// in every zone.
 fn place(event: &AgendaEvent, times: &mut TimeReader, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
     let when = times.when(Some(event.start.get()), Some(event.end.get())).ok()?;
     let at = |moment: EventTime| match event.is_all_day {

@@ -1,4 +1,4 @@
-//! How the program ends: exit codes, and the failure that carries one.
+//! Exit codes, and the error type that carries one.
 
 use std::fmt;
 use std::io;
@@ -8,41 +8,41 @@ use serde_json::json;
 
 use crate::config::Diagnostic;
 
-/// Done.
+/// Success.
 pub const DONE: u8 = 0;
-/// Done but unhealthy, or failed.
+/// Unhealthy, or failed.
 pub const FAILED: u8 = 1;
-/// The command line is wrong.
+/// The command line is invalid.
 pub const USAGE: u8 = 64;
 /// The daemon cannot be reached.
 pub const UNAVAILABLE: u8 = 69;
 /// The store cannot be opened or written.
 pub const STORE: u8 = 74;
-/// Not permitted, or a sign-in is needed.
+/// Permission denied, or a sign-in is required.
 pub const PERMISSION: u8 = 77;
-/// The configuration is at fault.
+/// The configuration is invalid.
 pub const CONFIGURATION: u8 = 78;
 
-/// Why a command ends early: what a person reads on standard error, and the exit code.
+/// The error of a command: the message for standard error, and the exit code.
 #[derive(Debug, PartialEq)]
 pub struct CliError {
     /// One of the constants above.
     pub exit: u8,
-    /// What went wrong; nothing is printed where it is empty.
+    /// What went wrong. If it is empty, nothing is printed.
     pub message: String,
     /// What to do about it.
     pub remedy: Option<String>,
-    /// Every fault of the configuration, where that is what went wrong.
+    /// All faults of the configuration, if that is the reason.
     pub faults: Vec<Diagnostic>,
 }
 
 impl CliError {
-    /// A failure without a known remedy.
+    /// An error without a remedy.
     pub fn new(exit: u8, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), remedy: None, faults: Vec::new() }
     }
 
-    /// The same failure as a line of a log in JSON, in the form of the lines before it.
+    /// The error as a line of the JSON log, in the same form as other lines.
     pub fn log_line(&self, now: Timestamp) -> String {
         let mut line = json!({
             "timestamp": now,
@@ -60,7 +60,7 @@ impl CliError {
         line.to_string()
     }
 
-    /// The same failure with a remedy.
+    /// Sets the remedy.
     #[must_use]
     pub fn remedy(self, remedy: impl Into<String>) -> Self {
         Self { remedy: Some(remedy.into()), ..self }
@@ -81,7 +81,7 @@ impl fmt::Display for CliError {
 }
 
 impl From<io::Error> for CliError {
-    /// Output that nobody reads any more (`calmirror events alice | head`) is no failure.
+    /// A closed output pipe (`calmirror events alice | head`) is not an error.
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(DONE, ""),

@@ -1,11 +1,11 @@
-//! `health`: for a container's HEALTHCHECK.
+//! `health`: checks that the daemon serves, for a container's HEALTHCHECK.
 
 use std::io::Write;
 
 use super::client::ApiClient;
 use super::exit::{CliError, DONE, UNAVAILABLE};
 
-/// Exit 0 if the daemon lives and serves, else 69.
+/// Returns 0 if the daemon is running and serving, else an error with exit code 69.
 pub(super) async fn health(
     client: &ApiClient,
     json: bool,

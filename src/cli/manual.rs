@@ -1,5 +1,5 @@
-//! `completions` and `man`: the command line for shells and for `man`, made from the same
-//! definition that parses it.
+//! `completions` and `man`: completion scripts and manual pages, generated from the definition that
+//! also parses the command line.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,40 +15,40 @@ use super::exit::{CliError, DONE, FAILED};
 const FILES: &str = r#".SH FILES
 .TP
 /etc/calmirror/calmirror.toml
-The configuration, and every key's reference: the installed example names and explains each of them.
+The configuration. The installed example lists and explains every key.
 .TP
 /etc/calmirror/conf.d/*.toml
-More of it, in the order of their names.
+Further configuration files, read in the order of their names.
 .TP
 /var/lib/calmirror
 The store.
 .TP
 /run/calmirror/api.sock
-The API.
+The socket of the API.
 .SH ENVIRONMENT
 .TP
 CALMIRROR_CONFIG, CALMIRROR_API
-As \-\-config and \-\-api.
+Defaults of \-\-config and \-\-api.
 .TP
 CALMIRROR_TOKEN
-The token for the API over TCP, shown to whatever address \-\-api names.
+The token for the API over TCP, sent to whatever address \-\-api names.
 .TP
 CALMIRROR__SECTION__KEY
-A key of the configuration, over all files: CALMIRROR__DEFAULTS__INTERVAL=1m.
+Sets a key of the configuration and overrides all files, for example CALMIRROR__DEFAULTS__INTERVAL=1m.
 .TP
 NO_COLOR
-No colours, whatever the terminal.
+Disables colours on any terminal.
 .SH SIGNALS
-SIGTERM and SIGINT end the daemon in good order, a second one at once. SIGHUP reloads the configuration.
+SIGTERM and SIGINT stop the daemon gracefully, a second one at once. SIGHUP reloads the configuration.
 "#;
 
-/// What a file of zsh's `fpath` ends with: the file is the function `_calmirror`, which is called
+/// The end of a file in zsh's `fpath`. Zsh loads the file as the function `_calmirror` and calls it
 /// for the first completion.
 const ZSH_AUTOLOAD: &str = r#"
 if [ "${funcstack[1]}" = "_calmirror" ]; then _clap_dynamic_completer_calmirror "$@"; fi
 "#;
 
-/// Prints what makes a shell ask this program for completions.
+/// Prints the script that makes a shell ask this program for completions.
 pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let shell = args.shell.to_string();
     let Some(completer) = SHELLS.completer(&shell) else {
@@ -62,7 +62,7 @@ pub(super) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Resul
     Ok(DONE)
 }
 
-/// Prints the manual page, or writes one for each command.
+/// Prints the manual page, or writes it and one page per command into a directory.
 pub(super) fn man(args: &ManArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let Some(directory) = &args.directory else {
         out.write_all(&main_page()?)?;
@@ -84,7 +84,7 @@ pub(super) fn man(args: &ManArgs, out: &mut impl Write) -> Result<u8, CliError> 
     Ok(DONE)
 }
 
-/// Everything on one page but the options of the commands.
+/// The main page: everything except the options of the commands.
 fn main_page() -> Result<Vec<u8>, CliError> {
     let mut text = page(Arguments::command())?;
     text.extend_from_slice(FILES.as_bytes());
@@ -107,18 +107,18 @@ fn page(command: Command) -> Result<Vec<u8>, CliError> {
         man.render_subcommands_section(&mut text)?;
     }
     if let Some((_, examples)) = examples.split_once(":\n") {
-        // As it stands, line by line.
+        // Unchanged, line by line.
         writeln!(text, ".SH EXAMPLES\n.nf\n{}\n.fi", literal(examples))?;
     }
     Ok(text)
 }
 
-/// Text in which `man` finds nothing to interpret.
+/// Escapes everything that `man` would interpret.
 fn literal(text: &str) -> String {
     text.replace('\\', "\\e").replace('-', "\\-").replace("\n.", "\n\\&.").replace("\n'", "\n\\&'")
 }
 
-/// Help has no page.
+/// Whether the command has a page; `help` has none.
 fn listed(command: &Command) -> bool {
     command.get_name() != "help"
 }
@@ -147,7 +147,7 @@ mod tests {
             assert_eq!(told, listed(command), "{}", command.get_name());
         }
         assert!(main.contains("/etc/calmirror/calmirror.toml"));
-        assert!(main.contains("calmirror changes \\-\\-follow"), "examples stand as they are");
+        assert!(main.contains("calmirror changes \\-\\-follow"), "examples are unchanged");
     }
 
     #[test]

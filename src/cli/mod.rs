@@ -1,5 +1,5 @@
-//! The command line. `run`, `demo`, `check` and `simulate` do their work here; every other
-//! command is a client of the API. The only room, with `main`, that prints.
+//! The command line. `run`, `demo`, `check` and `simulate` run in this process; the other commands
+//! are clients of the API. Apart from `main`, only this module prints.
 
 pub mod arguments;
 mod changes;
@@ -36,11 +36,12 @@ use client::ApiClient;
 use endpoint::ClientTarget;
 use exit::{CliError, DONE, FAILED, USAGE};
 
-/// Threads that read the store. A change wakes every waiting reader at once; more threads than
-/// this would serve them no sooner, and each costs about as much memory as a hundred readers.
+/// The most blocking threads, which read the store. A change wakes all waiting readers at once.
+/// More threads would not serve them sooner, and each costs as much memory as about a hundred
+/// readers.
 const BLOCKING: usize = 32;
 
-/// Parses the command line, does what it says, and tells how it went.
+/// Parses the command line, runs the command, and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some(code) = complete::answer(&arguments) {
@@ -49,38 +50,38 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(refusal) => {
-            // Help and version are answers, not refusals; nobody may be reading either.
+            // clap reports help and version as errors too. Writing fails if the output is closed.
             refusal.print().ok();
             return ExitCode::from(if refusal.use_stderr() { USAGE } else { DONE });
         }
     };
     match runtime() {
         Ok(runtime) => on(runtime, arguments),
-        Err(error) => end(Err(CliError::new(FAILED, format!("no runtime: {error}")))),
+        Err(error) => end(Err(CliError::new(FAILED, format!("cannot start the runtime: {error}")))),
     }
 }
 
-/// The runtime of the program.
+/// Builds the runtime of the program.
 ///
 /// # Errors
-/// Where the system has no threads to give.
+/// If the system cannot start its threads.
 pub fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING).build()
 }
 
-/// Does what a command line says on a runtime, and ends the runtime.
+/// Runs a parsed command on a runtime, and shuts the runtime down.
 pub fn on(runtime: Runtime, arguments: Arguments) -> ExitCode {
     let code = end(runtime.block_on(perform(arguments)));
-    // Threads that still compute or read end with the process.
+    // Blocking threads that are still busy end with the process.
     runtime.shutdown_background();
     code
 }
 
-/// The exit code of an outcome, its message printed.
+/// Prints the message of a failed command, and returns the exit code.
 fn end(outcome: Result<u8, CliError>) -> ExitCode {
     ExitCode::from(outcome.unwrap_or_else(|failure| {
         if !failure.message.is_empty() {
-            // Standard error may be closed too; the exit code still tells.
+            // Standard error may be closed too; the exit code still reports the failure.
             let text = terminal::printable_lines(&failure.to_string());
             writeln!(anstream::stderr(), "calmirror: {text}").ok();
         }
@@ -98,10 +99,10 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         let found = endpoint::find(api, arguments.config.as_deref(), &environment)?;
         let ClientTarget { place, token, exposed } = found;
         if exposed {
-            // Said, not asked: nobody may be reading.
+            // Only a warning: standard error may be closed.
             writeln!(
                 anstream::stderr(),
-                "calmirror: warning: $CALMIRROR_TOKEN goes to {place} as clear text; a tunnel to its loopback would hide it"
+                "calmirror: warning: $CALMIRROR_TOKEN goes to {place} as clear text; use a tunnel to its loopback address instead"
             )
             .ok();
         }
@@ -109,7 +110,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
     };
     crate::platform::rlimit::raise_limit();
     crate::platform::core::forbid();
-    // Strips colours where nobody would see them, or nobody wants them (NO_COLOR).
+    // Strips colours if the output is not a terminal or NO_COLOR is set.
     let out = &mut anstream::stdout();
     match &arguments.command {
         Command::Status(args) => status::status(&client()?, args, json, out).await,

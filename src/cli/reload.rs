@@ -1,4 +1,4 @@
-//! `reload`: as SIGHUP, but tells what changed, or why nothing did.
+//! `reload`: reloads the configuration, as SIGHUP does, and reports what changed or why not.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
 use crate::supervisor::reload::{ReloadSummary, WindowChange, WindowEffect};
 
-/// Asks for a reload and waits for the end of it.
+/// Requests a reload, waits until it ends and prints the result.
 pub(super) async fn reload(
     client: &ApiClient,
     args: &ReloadArgs,
@@ -23,7 +23,7 @@ pub(super) async fn reload(
         writeln!(out, "{answer}")?;
     } else {
         let applied: ReloadSummary = serde_json::from_value(answer).map_err(|error| {
-            CliError::new(FAILED, format!("an answer is not understood: {error}"))
+            CliError::new(FAILED, format!("cannot parse the response: {error}"))
         })?;
         out.write_all(tell(&applied).as_bytes())?;
     }
@@ -31,7 +31,7 @@ pub(super) async fn reload(
     Ok(DONE)
 }
 
-/// What changed, a line for each window.
+/// What changed, one line per window.
 fn tell(applied: &ReloadSummary) -> String {
     let mut lines: Vec<String> =
         applied.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
@@ -54,7 +54,7 @@ fn line(change: &WindowChange) -> String {
     };
     let effect = match change.change {
         WindowEffect::Added | WindowEffect::Removed | WindowEffect::Retimed => "",
-        WindowEffect::Replaced => ": another calendar, its events come anew",
+        WindowEffect::Replaced => ": another calendar, all its events are replaced",
         WindowEffect::Resynced => ": is enumerated again",
     };
     let keys = match change.keys.as_slice() {

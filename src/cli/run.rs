@@ -1,4 +1,4 @@
-//! `run`: the daemon in the foreground, from the configuration to the exit code.
+//! `run`: runs the daemon in the foreground, from loading the configuration to the exit code.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -24,17 +24,18 @@ use crate::platform::signals::Signals;
 use crate::platform::telemetry::{OutputFormat, Telemetry};
 use crate::store::{OpenFault, StoreError};
 
-/// How often a start that takes long asks for twice as much.
+/// How often a slow start extends the service manager's timeout, each time by twice this.
 const EXTENSION: Duration = Duration::from_secs(15);
 
-/// No store is so large, and no disk so slow, that opening it takes longer.
+/// For how long a slow start extends the timeout: longer than the largest store on the slowest
+/// disk takes to open.
 const OPENING: Duration = Duration::from_secs(3600);
 
-/// Runs until signals or the store end it. `level` overrides the configured one. Where logs are in
-/// JSON, what it ends with is their last line.
+/// Runs the daemon until a signal or a store failure ends it. `level` overrides the configured
+/// level. If logs are in JSON, the final error is logged as their last line.
 ///
 /// # Errors
-/// What kept it from starting, or the store's failure, as an exit code with its reason.
+/// Why the daemon could not start, or the store's failure, with the exit code.
 pub(super) async fn run(
     file: Option<&Path>,
     environment: BTreeMap<String, String>,
@@ -45,7 +46,7 @@ pub(super) async fn run(
     let ended = serve(file, environment, level, args).await;
     match (ended, format(configured).resolve()) {
         (Err(failure), OutputFormat::Json) if !failure.message.is_empty() => {
-            // A log that cannot be written is lost; the exit code still tells.
+            // A log line that cannot be written is lost; the exit code still reports the failure.
             writeln!(std::io::stderr(), "{}", failure.log_line(Timestamp::now())).ok();
             Err(CliError::new(failure.exit, ""))
         }
@@ -65,7 +66,7 @@ async fn serve(
     let config = check::load(file, environment, env.now())?;
     let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
     without_huge_pages();
-    // From the first line on that anybody can see it has started.
+    // Before the first log line: once the start is visible, signals must be handled.
     let signals = Signals::listen()
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     tracing::info!(
@@ -83,12 +84,12 @@ async fn serve(
         tracing::warn!(%warning, "configuration");
     }
     let transport = HttpTransport::new()
-        .map_err(|error| CliError::new(FAILED, format!("cannot speak TLS: {}", chain(&error))))?;
+        .map_err(|error| CliError::new(FAILED, format!("cannot set up TLS: {}", chain(&error))))?;
     let about = about(&env);
     let options = DaemonOptions {
         config,
         load,
-        // What was said on the command line holds for as long as it runs.
+        // A level from the command line applies until the process ends; reloads do not change it.
         telemetry: level.is_none().then_some(telemetry),
         env,
         transport: Arc::new(transport),
@@ -100,7 +101,7 @@ async fn serve(
     foreground(options, signals, Notify::new(&told, std::process::id())).await
 }
 
-/// Starts a daemon and keeps it until signals or the store end it.
+/// Starts a daemon and runs it until a signal or a store failure ends it.
 ///
 /// # Errors
 /// As [`run`].
@@ -114,7 +115,7 @@ async fn foreground(
         let starting = patiently(Daemon::start(options), &notify);
         let Some(started) = unless_stopped(starting, stop.clone()).await else {
             notify.stopping();
-            tracing::info!("stopped before it served");
+            tracing::info!("stopped before serving");
             return Ok(());
         };
         let mut daemon = started.map_err(|error| refused(&error))?;
@@ -123,14 +124,14 @@ async fn foreground(
         daemon.announce(notify);
         let hangups = async {
             while reload.recv().await.is_some() {
-                // How it went is logged where it is performed.
+                // The daemon logs the result.
                 drop(reloads.ask(false).await);
             }
             std::future::pending::<()>().await;
         };
         let until = async {
             tokio::select! {
-                // An error means that the sender is gone, which is an end too.
+                // An error means that the sender is gone, which also ends the daemon.
                 _ = stop.wait_for(|stop| *stop) => {}
                 () = hangups => {}
             }
@@ -140,8 +141,8 @@ async fn foreground(
     .await
 }
 
-/// Waits for a start and keeps the service manager patient meanwhile: a large store that was not
-/// closed is read whole. Not for ever: what is not open after [`OPENING`] will not be.
+/// Waits for a start and extends the service manager's timeout meanwhile: a large store that was
+/// not closed is read completely. After [`OPENING`] the timeout is no longer extended.
 async fn patiently<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
     let mut start = std::pin::pin!(start);
     for _ in 0..OPENING.as_secs() / EXTENSION.as_secs() {
@@ -153,26 +154,26 @@ async fn patiently<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
     start.await
 }
 
-/// Waits for a start; `None`: told to stop meanwhile. A store that is still being opened is left as
-/// it is, which does it no more harm than any other end of the process.
+/// Waits for a start; `None` if a stop is requested first. Opening the store is then abandoned,
+/// which does no more harm than any other end of the process.
 pub(super) async fn unless_stopped<T>(
     start: impl Future<Output = T>,
     mut stop: watch::Receiver<bool>,
 ) -> Option<T> {
     tokio::select! {
         started = start => Some(started),
-        // An error means that the sender is gone, which is an end too.
+        // An error means that the sender is gone, which also ends the start.
         _ = stop.wait_for(|stop| *stop) => None,
     }
 }
 
-/// Starts the logs.
+/// Starts logging.
 pub(super) fn start_telemetry(level: &str, format: OutputFormat) -> Result<Telemetry, CliError> {
     Telemetry::start(level, format)
         .map_err(|error| CliError::new(CONFIGURATION, format!("log.level: {}", chain(&error))))
 }
 
-/// What is running.
+/// Version and start time of this process, for `/v1/status`.
 pub(super) fn about(env: &Env) -> BuildInfo {
     BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -202,7 +203,7 @@ pub(super) fn refused(error: &StartError) -> CliError {
         | StartError::Bind(
             BindError::UnknownGroup(_) | BindError::NotASocket(_) | BindError::Leftover(_),
         ) => CONFIGURATION,
-        // Another process, or an address that is not there yet: that may pass by itself.
+        // Another process uses it, or the address does not exist yet: a later start may succeed.
         StartError::Bind(_) => FAILED,
     };
     let failure = CliError::new(exit, chain(error));
@@ -214,7 +215,7 @@ pub(super) fn refused(error: &StartError) -> CliError {
     }
 }
 
-/// What to do where the API cannot be served.
+/// The remedy for a listener that cannot be opened.
 fn bind_remedy(error: &BindError) -> String {
     use std::io::ErrorKind;
     match error {
@@ -226,25 +227,25 @@ fn bind_remedy(error: &BindError) -> String {
             format!("remove it (rm {}), or set another api.socket", path.display())
         }
         BindError::UnknownGroup(_) => {
-            "make the group (groupadd --system NAME), or set another api.socket_group".to_owned()
+            "create the group (groupadd --system NAME), or set another api.socket_group".to_owned()
         }
         BindError::Socket { path, source } => {
             let directory = path.parent().unwrap_or(path).display();
             match source.kind() {
                 ErrorKind::NotFound | ErrorKind::NotADirectory => format!(
-                    "make its directory (mkdir -p {directory}) and give it to the daemon's user, or set another api.socket"
+                    "create its directory (mkdir -p {directory}) with the daemon's user as owner, or set another api.socket"
                 ),
                 ErrorKind::PermissionDenied => format!(
-                    "let the daemon's user write to {directory} and be a member of api.socket_group, or set another api.socket"
+                    "allow the daemon's user to write to {directory}, add it to api.socket_group, or set another api.socket"
                 ),
-                _ => format!("look at {directory}, or set another api.socket"),
+                _ => format!("check {directory}, or set another api.socket"),
             }
         }
         BindError::Address { address, source } => match source.kind() {
             ErrorKind::AddrInUse => {
                 let port = address.port();
                 format!(
-                    "another program has it (ss -ltnp 'sport = :{port}'): stop that, or set another api.listen"
+                    "another program uses it (ss -ltnp 'sport = :{port}'): stop that program, or set another api.listen"
                 )
             }
             ErrorKind::AddrNotAvailable => {
@@ -264,11 +265,11 @@ pub(super) fn failed(error: &StoreError) -> CliError {
     let failure = CliError::new(STORE, chain(error));
     match error {
         StoreError::Full => failure.remedy(OpenFault::Full.remedy()),
-        _ => failure.remedy("start it again: what it had acknowledged is still there"),
+        _ => failure.remedy("start it again: everything it had acknowledged is still there"),
     }
 }
 
-/// An error and what it came from, in one line.
+/// An error and its sources, in one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -354,7 +355,7 @@ mod tests {
         };
         let long = EXTENSION * 2 + Duration::from_secs(1);
         let mut start = std::pin::pin!(patiently(tokio::time::sleep(long), &notify));
-        // Each asks for twice the time until the next.
+        // Each extension is twice the time until the next one.
         for at in 0..3 {
             let waited = Duration::from_secs(1);
             assert!(tokio::time::timeout(waited, &mut start).await.is_err() || at == 2);

@@ -1,4 +1,5 @@
-//! Running a daemon under the process's signals: what `run`, `demo` and `simulate` have in common.
+//! Runs a daemon and turns the process's signals into stops and reloads. Used by `run`, `demo` and
+//! `simulate`.
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, watch};
@@ -6,20 +7,20 @@ use tokio::sync::{mpsc, watch};
 use super::exit::{CliError, DONE, FAILED};
 use crate::platform::signals::Signal;
 
-/// What a running daemon listens to.
+/// The stop and reload requests for a running daemon.
 #[derive(Debug)]
 pub struct DaemonControls {
-    /// Becomes `true` when it shall stop in good order.
+    /// Becomes `true` when the daemon is to stop gracefully.
     pub stop: watch::Receiver<bool>,
-    /// One message for each asked reload; requests that come while one waits are that one.
+    /// One message per reload request; requests that arrive while one is pending are merged.
     pub reload: mpsc::Receiver<()>,
 }
 
-/// Runs what `start` makes until it ends by itself or signals end it: the first
-/// [`Signal::Stop`] asks it to stop, a second one leaves it as it is and returns at once.
+/// Runs the future that `start` returns until it ends by itself or signals end it. The first
+/// [`Signal::Stop`] asks it to stop; a second one abandons it and returns at once.
 ///
 /// # Errors
-/// What the daemon ends with.
+/// The error that the daemon ends with.
 pub async fn run<D>(
     mut signals: impl Stream<Item = Signal> + Unpin,
     start: impl FnOnce(DaemonControls) -> D,
@@ -38,12 +39,12 @@ where
         };
         match signal {
             Signal::Reload => {
-                // Full means that one is waiting already: it will see the newest files.
+                // If the channel is full, a pending request will read the newest files.
                 reload.try_send(()).ok();
             }
             Signal::Stop if !stop.send_replace(true) => {}
             Signal::Stop => {
-                tracing::warn!("stopped at once, as asked twice");
+                tracing::warn!("stopped at once by a second signal");
                 return Ok(FAILED);
             }
         }

@@ -1,4 +1,4 @@
-//! `simulate`: the simulated Graph alone, on a port.
+//! `simulate`: runs only the simulated Graph, on a port.
 
 use std::io::Write;
 
@@ -13,14 +13,14 @@ use crate::platform::stdout_closed::stdout_closed;
 use crate::platform::telemetry::OutputFormat;
 use crate::simulator::{SimulateArgs, Simulation};
 
-/// What to do where a port is taken.
+/// The remedy for a taken port.
 pub(super) const OTHER_PORT: &str =
-    "name another, or port 0 for any that is free: --listen 127.0.0.1:0";
+    "choose another port, or port 0 for any free one: --listen 127.0.0.1:0";
 
-/// Serves until it is interrupted, or nobody reads what it printed any more.
+/// Serves until it is interrupted or standard output is closed.
 ///
 /// # Errors
-/// Where the address cannot be had.
+/// If logging cannot be set up or the address cannot be used.
 pub(super) async fn simulate(
     args: SimulateArgs,
     level: Option<&str>,
@@ -35,7 +35,7 @@ pub(super) async fn simulate(
     out.flush()?;
     let signals = Signals::listen()
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
-    // There is nothing to reload: a terminal that goes away takes it along.
+    // There is nothing to reload: SIGHUP stops it, because the terminal has gone.
     let signals = signals.map(|_| Signal::Stop);
     signal_loop::run(signals, async |mut controls: DaemonControls| {
         let until = async {

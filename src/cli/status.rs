@@ -1,4 +1,5 @@
-//! `status`: the fleet in a table, trouble first; or one window in full. `--watch` redraws it.
+//! `status`: prints the fleet as a table, windows in trouble first, or one window in full.
+//! `--watch` redraws it.
 
 mod format;
 mod table;
@@ -26,17 +27,17 @@ use crate::supervisor::reload::{LastReload, ReloadOutcome};
 pub(super) use format::full;
 use format::{span, style, until};
 
-/// How often `--watch` looks again.
+/// How often `--watch` fetches the status again.
 const REDRAW: Duration = Duration::from_secs(2);
 
-/// How long `--watch` shows what it has while it waits for an answer: a table that stays must not
-/// look like one that is up to date.
+/// How long `--watch` keeps showing the last table while it waits for a response: an old table must
+/// not look up to date.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The most windows that one answer of the API lists.
+/// The most windows that one API response lists.
 const PAGE: usize = 1000;
 
-/// What of `/v1/status` is shown.
+/// The members of `/v1/status` that are shown.
 #[derive(Debug, Deserialize)]
 struct DaemonStatus {
     version: String,
@@ -48,21 +49,21 @@ struct DaemonStatus {
     clock: ReportedClock,
 }
 
-/// The daemon's wall clock beside Graph's.
+/// The daemon's wall clock compared with Graph's.
 #[derive(Debug, Default, Deserialize)]
 struct ReportedClock {
     skew_s: Option<f64>,
     wrong: bool,
 }
 
-/// Of the whole fleet, whatever is listed.
+/// Counts of the whole fleet, whatever the filter.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct StateCounts {
     total: usize,
     unhealthy: usize,
 }
 
-/// A page of windows, as they came.
+/// A page of windows; the windows are kept as raw JSON.
 #[derive(Debug, Deserialize)]
 struct WindowList {
     value: Vec<Value>,
@@ -70,23 +71,23 @@ struct WindowList {
     next: Option<String>,
 }
 
-/// What one look at the daemon saw.
+/// The fetched status of the fleet or of a window.
 #[derive(Debug)]
 enum StatusView {
     Fleet(Box<FleetStatus>),
     Window { value: Value, status: Box<WindowStatus> },
 }
 
-/// The windows that were asked for, and the daemon they belong to.
+/// The requested windows, and the status of their daemon.
 #[derive(Debug)]
 struct FleetStatus {
     status: Value,
     daemon: DaemonStatus,
     value: Vec<Value>,
     windows: Vec<WindowStatus>,
-    /// Windows that match, listed or not; `None` where that is not known.
+    /// The number of matching windows, listed or not; `None` if it is not known.
     matching: Option<usize>,
-    /// Whether less than the whole fleet was asked for.
+    /// Whether a filter or a limit was given.
     filtered: bool,
 }
 
@@ -96,7 +97,7 @@ struct FleetStatusJson<'a> {
     value: &'a [Value],
 }
 
-/// Shows the fleet or a window.
+/// Prints the status of the fleet or of a window.
 pub(super) async fn status(
     client: &ApiClient,
     args: &StatusArgs,
@@ -113,8 +114,8 @@ pub(super) async fn status(
     Ok(if view.is_healthy() { DONE } else { FAILED })
 }
 
-/// Looks again and again until it is interrupted, and draws anew when the terminal changes its
-/// size. A daemon that restarts is waited for.
+/// Fetches and draws the status until interrupted. Redraws when the terminal changes its size.
+/// Waits for a daemon that restarts.
 async fn watch(
     client: &ApiClient,
     args: &StatusArgs,
@@ -150,20 +151,20 @@ async fn watch(
     }
 }
 
-/// Puts the text in place of what the terminal shows, or behind what was written before where
-/// there is no terminal.
+/// Replaces the content of the terminal with the text. Without a terminal, appends the text to the
+/// output.
 fn draw(text: &str, size: Option<TerminalSize>, out: &mut impl Write) -> Result<(), CliError> {
     let Some(size) = size else {
         out.write_all(text.as_bytes())?;
         return Ok(out.flush()?);
     };
-    // Home, and clear from there on. Not through `out`, which takes it for a colour.
+    // Home, and clear from there on. Not through `out`, which would strip it like a colour.
     std::io::stdout().write_all(b"\x1b[H\x1b[J")?;
     out.write_all(fitting(text, size.rows).as_bytes())?;
     Ok(out.flush()?)
 }
 
-/// As many lines as the terminal has rows for: trouble stands first.
+/// The first lines of the text, as many as the terminal has rows. Windows in trouble come first.
 fn fitting(text: &str, rows: usize) -> String {
     let count = text.lines().count();
     if rows < 4 || count < rows {
@@ -173,7 +174,7 @@ fn fitting(text: &str, rows: usize) -> String {
     format!("{}\n… and {} more lines\n", shown.join("\n"), count - shown.len())
 }
 
-/// Lines of text, wrapped where the terminal ends.
+/// The text with its lines wrapped to the width of the terminal.
 fn fitting_width(text: &str, size: Option<TerminalSize>) -> String {
     let columns = size.map_or(0, |size| size.columns);
     let lines = text.lines().flat_map(|line| {
@@ -227,10 +228,10 @@ impl FleetStatus {
     async fn fetch(client: &ApiClient, args: &StatusArgs, json: bool) -> Result<Self, CliError> {
         let status: Value = client.get("/v1/status").await?.json()?;
         let daemon: DaemonStatus = Deserialize::deserialize(&status)
-            .map_err(|error| CliError::new(FAILED, format!("status not understood: {error}")))?;
+            .map_err(|error| CliError::new(FAILED, format!("cannot parse the status: {error}")))?;
         let filtered = args.trouble || !args.state.is_empty() || args.limit.is_some();
         let limit = args.limit.unwrap_or(usize::MAX);
-        // Scripts that ask for everything get it by name, as ever.
+        // JSON of the whole fleet is ordered by name: scripts rely on it.
         let order = if json && !filtered { "name" } else { "trouble" };
         let states = args.state.join(",");
         let states = if states.is_empty() { states } else { format!("&state={states}") };
@@ -253,7 +254,7 @@ impl FleetStatus {
             };
             for value in page.value {
                 let window = understand(&value)?;
-                // In this order those behind it are healthy too.
+                // Unhealthy windows come first, so all windows after a healthy one are healthy.
                 if fleet.windows.len() == limit || args.trouble && window.is_healthy() {
                     break 'pages;
                 }
@@ -268,7 +269,7 @@ impl FleetStatus {
         Ok(fleet)
     }
 
-    /// Two or three lines about the fleet, then the table.
+    /// A few lines about the fleet, then the table.
     fn text(&self, now: Timestamp, zone: &TimeZone, columns: Option<usize>) -> String {
         let version = printable(&self.daemon.version);
         let mut lines = vec![format!("calmirror {version}, up {}", span(self.daemon.uptime_s))];
@@ -290,7 +291,7 @@ impl FleetStatus {
             lines.push(format!("{counts}, events: {events}"));
         }
         if self.windows.is_empty() && self.filtered {
-            lines.push("no window is like that".to_owned());
+            lines.push("no window matches".to_owned());
         }
         lines.extend(table::lines(&self.windows, now, zone, columns));
         let left = self.matching.map_or(0, |all| all.saturating_sub(self.windows.len()));
@@ -301,7 +302,7 @@ impl FleetStatus {
     }
 }
 
-/// What a wall clock that differs from Graph's means, and what to do about it.
+/// The consequence of a wall clock that differs from Graph's, and the remedy.
 fn wrong_clock(skew_s: f64) -> String {
     let way = if skew_s > 0.0 { "ahead of" } else { "behind" };
     let by = span(skew_s.abs());
@@ -311,10 +312,10 @@ fn wrong_clock(skew_s: f64) -> String {
     )
 }
 
-/// Why a reload changed nothing: of several faults the first, which is where to begin.
+/// Why a reload changed nothing. Of several faults only the first is named.
 fn reason(last: &LastReload) -> String {
     match last.faults.as_slice() {
-        // One fault is the message itself.
+        // A single fault is already in the message.
         [first, _, ..] => {
             format!("{}, the first: {first} (calmirror check shows them all)", last.message)
         }
@@ -322,7 +323,7 @@ fn reason(last: &LastReload) -> String {
     }
 }
 
-/// The names of every window.
+/// The names of all windows.
 pub(super) async fn names(client: &ApiClient) -> Result<Vec<String>, CliError> {
     #[derive(Deserialize)]
     struct WindowNameJson {
@@ -347,12 +348,12 @@ pub(super) async fn names(client: &ApiClient) -> Result<Vec<String>, CliError> {
 
 fn understand(value: &Value) -> Result<WindowStatus, CliError> {
     WindowJson::deserialize(value).map(WindowStatus::from).map_err(|error| {
-        CliError::new(FAILED, format!("a window's status is not understood: {error}"))
-            .remedy("are command line and daemon of the same version (calmirror --version)?")
+        CliError::new(FAILED, format!("cannot parse a window's status: {error}"))
+            .remedy("are this program and the daemon the same version (calmirror --version)?")
     })
 }
 
-/// Everything about one window, a line each.
+/// All details of one window, one per line.
 fn details(
     window: &WindowStatus,
     now: Timestamp,
@@ -419,16 +420,16 @@ fn details(
         let until = window.held_until.or(window.next_due);
         let until = until.map_or("the next enumeration".to_owned(), moment);
         let held = format!(
-            "held: more than half of the events would leave. None does before {until}; what Graph lists then, between the edges of that time, is believed."
+            "held: more than half of the events would be removed. None is removed before {until}; what Graph lists then, between the edges of that time, is accepted."
         );
         let command = format!("calmirror resync {} --accept-removals", quoted(&window.name));
         writeln!(text, "\n{}", wrapped(&held, columns, "").join("\n")).ok();
-        writeln!(text, "To believe it now: {command}").ok();
+        writeln!(text, "To accept it now: {command}").ok();
     }
     text
 }
 
-/// A name as a shell takes it for one word.
+/// Quotes a name so that a shell reads it as one word.
 pub(super) fn quoted(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@._+:-".contains(c);
     let name = printable(name);
@@ -487,13 +488,13 @@ mod tests {
                 "bob",
                 json!({"state": "quarantined", "failures": 12, "last_error": {
                 "at": "2026-11-21T09:00:00Z", "kind": "forbidden", "status": 403, "code": "ErrorAccessDenied",
-                "message": "access is denied by an application access policy;\u{1b}[31m ask whoever administers the tenant",
+                "message": "access is denied by an application access policy;\u{1b}[31m ask the administrator of the tenant",
                 "request_id": "5a1c", "retry_at": "2026-11-21T12:00:00Z"}}),
             ),
         ]
     }
 
-    /// The table as a terminal of so many columns shows it, or a pipe.
+    /// The table for a terminal with `columns` columns, or for a pipe.
     fn shown(windows: &[WindowStatus], columns: Option<usize>) -> String {
         let now = at("2026-11-21T10:00:00Z");
         let lines = table::lines(windows, now, &TimeZone::UTC, columns);
@@ -510,7 +511,7 @@ mod tests {
         let shown = shown(&fleet(), None);
         assert_eq!(shown.lines().count(), fleet().len() + 1);
         let bob = shown.lines().find(|line| line.starts_with("bob")).unwrap();
-        assert!(bob.ends_with(" ask whoever administers the tenant"), "{bob}");
+        assert!(bob.ends_with(" ask the administrator of the tenant"), "{bob}");
     }
 
     #[test]
@@ -524,7 +525,7 @@ mod tests {
                 assert!(width(line) <= columns, "{columns}: {} columns in {line:?}", width(line));
             }
             let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(words.contains("ask whoever administers the tenant"), "{columns}: {shown}");
+            assert!(words.contains("ask the administrator of the tenant"), "{columns}: {shown}");
             assert!(shown.contains("bob") && shown.contains("quarantined"), "{columns}: {shown}");
         }
     }
@@ -564,7 +565,7 @@ mod tests {
             strip_str(&details(&window, now, &TimeZone::UTC, None)).to_string()
         };
         let held = shown("it's mine", "held");
-        assert!(held.contains("None does before 2026-11-21 10:08:00 (in 8m 0s)"), "{held}");
+        assert!(held.contains("None is removed before 2026-11-21 10:08:00 (in 8m 0s)"), "{held}");
         let command = r"calmirror resync 'it'\''s mine' --accept-removals";
         assert!(held.ends_with(&format!("{command}\n")), "{held}");
         assert!(shown("alice", "held").contains(" resync alice --accept-removals\n"));
@@ -607,6 +608,6 @@ mod tests {
         let text = "a\nb\nc\nd\ne\n";
         assert_eq!(fitting(text, 6), text);
         assert_eq!(fitting(text, 5), "a\nb\nc\n… and 2 more lines\n");
-        assert_eq!(fitting(text, 0), text, "a screen that does not know its size");
+        assert_eq!(fitting(text, 0), text, "a terminal that does not know its size");
     }
 }

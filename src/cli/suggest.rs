@@ -1,17 +1,17 @@
-//! What to say of a window that is not known: the name that was probably meant.
+//! Suggests the name that was probably meant when a window is unknown.
 
 use super::client::{ApiClient, ApiResponse, encode};
 use super::exit::CliError;
 use super::terminal::printable;
 use crate::config::nearest;
 
-/// Windows that are looked at for a similar name, in one answer.
+/// The most windows that one response lists when searching for a similar name.
 const MAX_SIMILAR: usize = 1000;
 
-/// The answer if it is a success, else its problem: that of an unknown window with a remedy.
+/// The response if it is a success.
 ///
 /// # Errors
-/// The answer's problem as a failure.
+/// The response's problem; for an unknown window with a remedy.
 pub(super) async fn known(
     client: &ApiClient,
     window: &str,
@@ -24,7 +24,7 @@ pub(super) async fn known(
     }
 }
 
-/// Says which name was probably meant, or where the names are.
+/// Names the window that was probably meant, or the command that lists the names.
 async fn remedy(client: &ApiClient, window: &str) -> String {
     let names = similar(client, window).await;
     match nearest(window, names.iter().map(String::as_str)) {
@@ -33,8 +33,8 @@ async fn remedy(client: &ApiClient, window: &str) -> String {
     }
 }
 
-/// The names of all windows of a small fleet. Of a large one those with the first or the second
-/// half of the name in them, of which a single mistake leaves one as it was.
+/// The names of all windows of a small fleet. In a large fleet only the first ones, and names that
+/// contain the first or the second half of `window`: a single typo leaves one half intact.
 async fn similar(client: &ApiClient, window: &str) -> Vec<String> {
     let (all, complete) = names(client, "").await;
     if complete {
@@ -52,8 +52,8 @@ async fn similar(client: &ApiClient, window: &str) -> Vec<String> {
     found
 }
 
-/// The names of windows that have `part` in their name, mailbox or account, and whether these are
-/// all. A daemon that does not answer has none: this only helps.
+/// The names of windows whose name, mailbox or account contains `part`, and whether the list is
+/// complete. Empty if the daemon does not answer, because suggestions are optional.
 pub(super) async fn names(client: &ApiClient, part: &str) -> (Vec<String>, bool) {
     #[derive(serde::Deserialize)]
     struct SimilarName {

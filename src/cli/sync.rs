@@ -1,4 +1,4 @@
-//! `sync` and `resync`: asks for rounds, waits for them, and reports each in a line.
+//! `sync` and `resync`: requests rounds, waits for them, and reports each in one line.
 
 use std::io::Write;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use super::{status, suggest};
 use crate::api::model;
 use crate::mirror::status::{LastRound, WindowState};
 
-/// The longest wait the API grants.
+/// The longest wait that the API grants.
 const WAIT: &str = "5m";
 
-/// How often a progress bar moves while nothing else does.
+/// How often the progress bar is redrawn without progress.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Windows asked at a time.
+/// Windows requested concurrently.
 const ABREAST: usize = 16;
 
-/// What the API says of a round that was asked for.
+/// The response of the API to a requested round.
 #[derive(Deserialize)]
 struct RequestedRound {
     round: u64,
@@ -42,7 +42,7 @@ struct RequestedRound {
     last_error: Option<model::ErrorJson>,
 }
 
-/// A round now, of each window.
+/// Starts a round of each window.
 pub(super) async fn sync(
     client: &ApiClient,
     args: &SyncArgs,
@@ -52,7 +52,7 @@ pub(super) async fn sync(
     ask(client, &args.which, "sync", "", json, out).await
 }
 
-/// A full resync now, of each window.
+/// Starts a full resync of each window.
 pub(super) async fn resync(
     client: &ApiClient,
     args: &ResyncArgs,
@@ -87,7 +87,7 @@ async fn ask(
     while let Some((name, answer)) = answers.next().await {
         let answer = match answer {
             Ok(answer) => answer,
-            // One unknown window does not keep the others from being told of.
+            // One unknown window must not prevent the reports of the others.
             Err(failure) if failure.exit == FAILED => {
                 let line = format!("{}: {failure}", printable(&name));
                 progress.suspend(|| writeln!(anstream::stderr(), "{line}"))?;
@@ -116,7 +116,7 @@ async fn ask(
     Ok(exit)
 }
 
-/// How far it is, on a terminal's standard error; nothing anywhere else.
+/// A progress bar on standard error, if that is a terminal.
 fn progress(what: &str, windows: usize) -> ProgressBar {
     let windows = windows.try_into().unwrap_or(u64::MAX);
     let bar = ProgressBar::new(windows).with_finish(ProgressFinish::AndClear);
@@ -129,36 +129,36 @@ fn progress(what: &str, windows: usize) -> ProgressBar {
     bar
 }
 
-/// One line about a round, and whether it did what was asked.
+/// One line about a round, and whether the request succeeded.
 fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), CliError> {
     let asked = RequestedRound::deserialize(value)
-        .map_err(|error| CliError::new(FAILED, format!("an answer is not understood: {error}")))?;
+        .map_err(|error| CliError::new(FAILED, format!("cannot parse the response: {error}")))?;
     let command = status::quoted(name);
     let name = printable(name);
     if over && asked.state == Some(WindowState::Held.into()) {
-        // The last round that is told of is another one if this one asked nothing.
+        // `last_round` is an earlier round if this one made no request.
         let done = asked.last_round.filter(|round| round.number == asked.round);
         let done = done.map(|round| format!("{}; ", report(&round.into()))).unwrap_or_default();
         let until = asked
             .held_until
             .map_or("the next round".to_owned(), |until| status::full(until, &TimeZone::system()));
         let line = format!(
-            "{name}: {done}held: more than half of the events would leave, none does before {until}; \
-             to let them go now: calmirror resync {command} --accept-removals"
+            "{name}: {done}held: more than half of the events would be removed, none is removed \
+             before {until}; to accept it now: calmirror resync {command} --accept-removals"
         );
         return Ok((line, false));
     }
     Ok(match (over, asked.last_round, asked.last_error) {
-        (false, ..) => (format!("{name}: round {} is still under way", asked.round), true),
+        (false, ..) => (format!("{name}: round {} is still running", asked.round), true),
         (true, _, Some(error)) => {
             (format!("{name}: round {} failed: {}", asked.round, printable(&error.message)), false)
         }
         (true, Some(round), None) => (format!("{name}: {}", report(&round.into())), true),
-        (true, None, None) => (format!("{name}: round {} is over", asked.round), true),
+        (true, None, None) => (format!("{name}: round {} has ended", asked.round), true),
     })
 }
 
-/// A finished round in words.
+/// A finished round as text.
 pub(super) fn report(round: &LastRound) -> String {
     let LastRound { number, took_ms, requests, created, updated, removed, .. } = round;
     let plural = if *requests == 1 { "" } else { "s" };
@@ -194,7 +194,7 @@ mod tests {
                 "alice: round 983 failed: the mailbox is gone",
                 false,
             ),
-            (false, json!({"round": 984}), "alice: round 984 is still under way", true),
+            (false, json!({"round": 984}), "alice: round 984 is still running", true),
         ] {
             assert_eq!(tell("alice", over, &value), Ok((line.to_owned(), done)));
         }
@@ -210,10 +210,10 @@ mod tests {
         };
         let until = status::full("2026-11-21T10:10:00Z".parse().unwrap(), &TimeZone::system());
         let held = format!(
-            "held: more than half of the events would leave, none does before {until}; \
-             to let them go now: calmirror resync 'it is mine' --accept-removals"
+            "held: more than half of the events would be removed, none is removed \
+             before {until}; to accept it now: calmirror resync 'it is mine' --accept-removals"
         );
-        // Round 982 asked nothing: what round 981 did is not told as if it were its own.
+        // Round 982 made no request: the result of round 981 is not reported as its own.
         let told = tell("it is mine", true, &value(982)).unwrap();
         assert_eq!(told, (format!("it is mine: {held}"), false));
         let (line, _) = tell("it is mine", true, &value(981)).unwrap();

@@ -1,10 +1,10 @@
-//! What a terminal shows: its size, text that cannot command it, and lines that fit into it.
+//! Terminal output: the terminal's size, text without control characters, and lines that fit.
 
 use std::io;
 
 use textwrap::{Options, WordSplitter, core::display_width};
 
-/// The size of a terminal. A side that it does not know is 0.
+/// The size of a terminal. An unknown dimension is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TerminalSize {
     pub(super) columns: usize,
@@ -12,7 +12,7 @@ pub(super) struct TerminalSize {
 }
 
 impl TerminalSize {
-    /// The size of the terminal that standard output leads to; `None` where it leads elsewhere.
+    /// The size of the terminal of standard output; `None` if that is not a terminal.
     pub(super) fn of_stdout() -> Option<Self> {
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
         Some(Self { columns: size.ws_col.into(), rows: size.ws_row.into() })
@@ -20,8 +20,8 @@ impl TerminalSize {
 }
 
 /// Whether a terminal acts on the character instead of showing it: control characters, line and
-/// paragraph separators, and those that change the direction of the text around them
-/// (Unicode's `Bidi_Control`), which make a line read as another one.
+/// paragraph separators, and characters that change the text direction (Unicode's `Bidi_Control`),
+/// which can make a line look like another one.
 pub(super) fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || is_bidi_control(c)
 }
@@ -30,8 +30,8 @@ fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Text of others for one line of a terminal: characters that change the direction are left out,
-/// other control characters become spaces.
+/// Makes untrusted text safe for one line of a terminal: characters that change the text direction
+/// are removed, other control characters become spaces.
 pub(super) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         c if is_bidi_control(c) => None,
@@ -41,13 +41,13 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().filter_map(shown).collect()
 }
 
-/// Text of several lines, each [`printable`].
+/// Applies [`printable`] to each line of a text.
 pub(super) fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// JSON of the same value, in which every character that a terminal acts on is escaped. Lines stay
-/// lines: outside of texts JSON has no other control characters than white space.
+/// Escapes every character of a JSON text that a terminal acts on; the value stays the same. Line
+/// breaks are kept: outside strings, JSON has no control characters except white space.
 pub(super) fn escaped_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -63,12 +63,12 @@ pub(super) fn escaped_json(text: &str) -> String {
     out
 }
 
-/// How many columns the text takes.
+/// The number of columns that the text takes.
 pub(super) fn width(text: &str) -> usize {
     display_width(text)
 }
 
-/// As much of the text as fits into `columns`, the cut marked.
+/// The text, cut to `columns` with a trailing `…` if it is too wide.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -83,9 +83,9 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     out + "…"
 }
 
-/// The text in lines of at most `columns` (0: one line), those after the first indented.
+/// The text wrapped into lines of at most `columns` (0: one line), indented after the first.
 pub(super) fn wrapped(text: &str, columns: usize, indent: &str) -> Vec<String> {
-    // A line that has no room for words is not worth wrapping.
+    // Do not wrap if a line has no room for words.
     if columns <= width(indent) + 10 {
         return vec![text.to_owned()];
     }

@@ -1,16 +1,16 @@
-//! No core dumps: memory holds tokens and contents of calendars.
+//! Disables core dumps: memory contains tokens and calendar contents.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Forbids core files, also where cores go to a program and their size limit is not heeded
-/// (`core(5)`), and reading this process's memory for processes of the same user.
+/// Disables core files, also where cores are piped to a program that ignores the size limit
+/// (`core(5)`). Also keeps other processes of the same user from reading this process's memory.
 pub fn forbid() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::warn!(%error, "core files not forbidden");
+        tracing::warn!(%error, "cannot disable core files");
     }
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "memory of the process not protected");
+        tracing::warn!(%error, "cannot protect the process's memory");
     }
 }
 
@@ -27,7 +27,7 @@ mod tests {
         let limit = getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
-        // What the metrics read of it is still to be had.
+        // The metrics can still read the process's figures.
         assert!(crate::platform::resources::resources().descriptors.is_some());
     }
 }

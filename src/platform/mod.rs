@@ -1,4 +1,4 @@
-//! The operating system as the daemon meets it: signals, the service manager, and where logs go.
+//! Interfaces to the operating system: signals, the service manager, process limits and logs.
 
 pub mod core;
 pub mod notify;

@@ -1,8 +1,8 @@
-//! What a service manager is told: ready, reloading, stopping, alive, and a line of status
-//! (`sd_notify(3)`).
+//! Notifies the service manager (`sd_notify(3)`): ready, reloading, stopping, watchdog, and a
+//! status line.
 //!
-//! Without `$NOTIFY_SOCKET` nobody is told anything. A message that cannot be sent is lost: the
-//! manager draws its own conclusions, and no daemon ends because nobody listens to it.
+//! Without `$NOTIFY_SOCKET` nothing is sent. A message that cannot be sent is lost: it is up to
+//! the manager to react to the missing message, and the daemon keeps running.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The manager's receiving end is full only while the manager itself is in trouble.
+/// The manager's socket buffer is full only while the manager itself has a problem.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a status line is renewed where no watchdog asks for more.
+/// How often the status line is updated, unless the watchdog needs it more often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Tells the service manager. Cheap to clone.
+/// Sends notifications to the service manager. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Notify {
     socket: Option<Arc<str>>,
@@ -28,8 +28,8 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// As the environment of the process with this id says: `NOTIFY_SOCKET`, a path or an abstract
-    /// name after `@`; `WATCHDOG_USEC`, unless `WATCHDOG_PID` means another process.
+    /// Reads the environment of the process with the id `process`: `NOTIFY_SOCKET`, a path or an
+    /// abstract name after `@`; `WATCHDOG_USEC`, unless `WATCHDOG_PID` names another process.
     pub fn new(environment: &BTreeMap<String, String>, process: u32) -> Self {
         let socket = environment.get("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let ours = match environment.get("WATCHDOG_PID") {
@@ -45,60 +45,60 @@ impl Notify {
         Self { socket: socket.map(|name| name.as_str().into()), watchdog }
     }
 
-    /// Whether anybody listens.
+    /// Whether there is a notification socket.
     pub fn is_heard(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// How often [`Notify::alive`] is wanted: twice within the watchdog's time, and not so seldom
-    /// that the status line grows old.
+    /// How often to call [`Notify::alive`]: twice within the watchdog's time, and often enough to
+    /// keep the status line up to date.
     pub fn interval(&self) -> Duration {
         self.watchdog.map_or(STATUS_INTERVAL, |watchdog| (watchdog / 2).min(STATUS_INTERVAL))
     }
 
-    /// Starting, or a reload, is over.
+    /// Reports that the start or a reload has finished.
     pub fn ready(&self, status: &str) {
         self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// Starting or stopping takes longer: nothing is wrong for so long from now.
+    /// Extends the manager's timeout for starting or stopping: `by` from now.
     pub fn extend(&self, by: Duration, status: &str) {
         let usec = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
         self.send(&[NotifyState::ExtendTimeoutUsec(usec), NotifyState::Status(status)]);
     }
 
-    /// A reload begins. The time stands in the same datagram: the manager tells by it whether this
-    /// is the reload it has asked for.
+    /// Reports that a reload begins. The same datagram contains the time, by which the manager
+    /// recognizes the reload that it requested.
     pub fn reloading(&self) {
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         self.send(&states);
     }
 
-    /// The process is about to end.
+    /// Reports that the process is about to end.
     pub fn stopping(&self) {
         self.try_send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Whoever calls this is alive, and how things are.
+    /// Resets the watchdog, if there is one, and updates the status line.
     pub fn alive(&self, status: &str) {
         let mut states = vec![NotifyState::Status(status)];
         states.extend(self.watchdog.map(|_| NotifyState::Watchdog));
         self.try_send(&states);
     }
 
-    /// How things are, without a word on whether whoever calls this is well.
+    /// Updates the status line without resetting the watchdog.
     pub fn status(&self, status: &str) {
         self.send(&[NotifyState::Status(status)]);
     }
 
-    /// Sends what can wait a moment.
+    /// Sends a message, and waits up to [`SEND_TIMEOUT`] for the manager.
     fn send(&self, states: &[NotifyState<'_>]) {
         self.deliver(states, Some(SEND_TIMEOUT));
     }
 
-    /// Sends what is repeated, or is no more than a hint, without waiting: the caller's loop must
-    /// turn, and a stop must not take longer, while the manager does not read.
+    /// Sends a message that is repeated anyway or only a hint, without waiting. A manager that does
+    /// not read must not block the caller's loop or delay a stop.
     fn try_send(&self, states: &[NotifyState<'_>]) {
         self.deliver(states, None);
     }
@@ -107,12 +107,12 @@ impl Notify {
         let Some(socket) = &self.socket else { return };
         let mut message = String::new();
         for state in states {
-            // One assignment a line; a line break in a status would begin another one. Writing to
-            // a String cannot fail.
+            // One assignment per line: a line break in a status would start another assignment.
+            // Writing to a String cannot fail.
             writeln!(message, "{}", state.to_string().replace(char::is_control, " ")).ok();
         }
         if let Err(error) = deliver(socket, &message, patience) {
-            tracing::debug!(%error, "the service manager was not told");
+            tracing::debug!(%error, "cannot notify the service manager");
         }
     }
 }
@@ -175,7 +175,7 @@ mod tests {
         let place = path.display().to_string();
         let notify = Notify::new(&environment(&[("NOTIFY_SOCKET", &place)]), 7);
         let begun = tokio::time::Instant::now();
-        // More than the socket holds.
+        // More than the socket buffer holds.
         for _ in 0..1000 {
             notify.alive("up");
         }
@@ -204,7 +204,7 @@ mod tests {
 
     fn monotonic() -> u64 {
         let NotifyState::MonotonicUsec(usec) = NotifyState::monotonic_usec_now().unwrap() else {
-            unreachable!("it is what it is called")
+            unreachable!("monotonic_usec_now returns MonotonicUsec")
         };
         u64::try_from(usec).unwrap()
     }
@@ -223,7 +223,7 @@ mod tests {
             Notify::new(&environment(&[("NOTIFY_SOCKET", "")]), 7),
             Notify::new(&environment(&[("NOTIFY_SOCKET", "/nowhere/notify")]), 7),
         ] {
-            silent.ready("nobody hears this, and nothing happens");
+            silent.ready("this message goes nowhere");
         }
     }
 

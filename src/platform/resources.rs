@@ -1,6 +1,6 @@
-//! What this process takes of the machine, as Linux tells it.
+//! Reads the resource usage of this process from `/proc`.
 
-/// What this process takes. What the system does not tell is absent.
+/// The resource usage of this process. A figure that the system does not provide is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Resources {
     /// Resident memory, bytes.
@@ -9,50 +9,50 @@ pub struct Resources {
     pub cpu_s: Option<f64>,
     /// Open file descriptors.
     pub descriptors: Option<u64>,
-    /// How many it may have open.
+    /// The limit of open file descriptors.
     pub most_descriptors: Option<u64>,
 }
 
-/// The kernel tells times in hundredths of a second, whatever it counts in itself.
+/// The kernel reports times in hundredths of a second, whatever its internal tick rate.
 const TICKS: f64 = 100.0;
 
-/// Looks it up. The files are the kernel's own: reading them waits for nothing.
+/// Reads the current usage. Reading files of `/proc` does not block.
 pub fn resources() -> Resources {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}"));
     let files = std::fs::read_dir("/proc/self/fd").ok();
     Resources {
         resident: read("status").ok().as_deref().and_then(resident),
         cpu_s: read("stat").ok().as_deref().and_then(cpu_s),
-        // The directory that is being read is one of them.
+        // The count includes the descriptor of the directory that is being read.
         descriptors: files.map(|files| files.count().saturating_sub(1) as u64),
         most_descriptors: read("limits").ok().as_deref().and_then(most_descriptors),
     }
 }
 
-/// Asks the kernel for small pages only, from here on. With huge pages the allocator keeps memory
-/// resident of which little is used. A kernel that refuses costs memory, nothing else.
+/// Disables transparent huge pages for this process. With huge pages the allocator keeps memory
+/// resident of which little is used. If the kernel refuses, only memory usage suffers.
 pub fn without_huge_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "huge pages stay enabled");
+        tracing::debug!(%error, "cannot disable transparent huge pages");
     }
 }
 
-/// Of `/proc/self/status`.
+/// Parses `/proc/self/status`.
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
 
-/// Of `/proc/self/stat`: the fields 14 and 15. The second one is the program's name, in which
-/// anything may stand.
+/// Parses fields 14 and 15 of `/proc/self/stat`. Field 2 is the program's name, which may contain
+/// any character.
 fn cpu_s(stat: &str) -> Option<f64> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
     Some((ticks()? + ticks()?) / TICKS)
 }
 
-/// Of `/proc/self/limits`: the limit in force. None is no limit.
+/// Parses the soft limit of `/proc/self/limits`. `None` where it is unlimited.
 fn most_descriptors(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()

@@ -1,7 +1,7 @@
-//! Signals as a stream of the two things they can mean, and the end of a stop that does not end.
+//! Turns signals into a stream of stop and reload requests, and limits how long a stop may take.
 //!
-//! They are taken by a thread of their own. However busy the runtime is, SIGTERM ends the process
-//! within [`LONGEST_STOP`], and a second one at once.
+//! A thread of its own receives the signals. However busy the runtime is, SIGTERM ends the process
+//! within [`MAX_STOP`], and a second one almost at once.
 
 use std::io;
 use std::pin::Pin;
@@ -14,26 +14,26 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::{Handle, Signals as Taken};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// How long a stop may take. After it the process exits as it is; the store survives that as it
-/// survives a kill.
+/// How long a stop may take. After that the process exits without cleanup; the store survives this
+/// as it survives a kill.
 pub const MAX_STOP: Duration = Duration::from_secs(10);
 
-/// How long the runtime may take to obey a second SIGTERM.
+/// How long the runtime may take to act on a second SIGTERM.
 const SECOND_STOP_GRACE: Duration = Duration::from_millis(500);
 
-/// The exit code of a process that was ended here.
+/// The exit code after a stop that exceeded its limit.
 const FAILED: i32 = 1;
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: stop in good order. A second one: stop at once.
+    /// SIGTERM or SIGINT: stop gracefully. A second one: stop at once.
     Stop,
-    /// SIGHUP: take the new configuration.
+    /// SIGHUP: reload the configuration.
     Reload,
 }
 
-/// The process's signals from now on. While it lives, none of them ends the process by itself.
+/// A stream of the process's signals. While it lives, none of them ends the process directly.
 pub struct Signals {
     signals: UnboundedReceiver<Signal>,
     thread: Handle,
@@ -43,7 +43,7 @@ impl Signals {
     /// Listens for SIGTERM, SIGINT and SIGHUP.
     ///
     /// # Errors
-    /// Where the handlers cannot be installed, or the thread cannot be started.
+    /// If the handlers cannot be installed or the thread cannot be started.
     pub fn listen() -> io::Result<Self> {
         let taken = Taken::new([SIGTERM, SIGINT, SIGHUP])?;
         let thread = taken.handle();
@@ -59,10 +59,10 @@ impl Drop for Signals {
     }
 }
 
-/// An item each time the terminal changes its size. Needs a tokio runtime.
+/// Yields an item each time the terminal changes its size. Needs a tokio runtime.
 ///
 /// # Errors
-/// Where the handler cannot be installed.
+/// If the handler cannot be installed.
 pub fn resizes() -> io::Result<impl Stream<Item = ()> + Unpin> {
     Ok(signal_hook_tokio::Signals::new([SIGWINCH])?.map(|_| ()))
 }
@@ -75,12 +75,12 @@ impl Stream for Signals {
     }
 }
 
-/// Passes signals on until the stream is dropped.
+/// Forwards signals until the stream is dropped.
 fn take(mut taken: Taken, told: &UnboundedSender<Signal>) {
     let mut stops = 0;
     for number in taken.forever() {
         let signal = if number == SIGHUP { Signal::Reload } else { Signal::Stop };
-        // The stream may be gone: the process is ending then.
+        // The stream is gone if the process is ending.
         told.send(signal).ok();
         if signal == Signal::Stop {
             stops += 1;
@@ -89,21 +89,18 @@ fn take(mut taken: Taken, told: &UnboundedSender<Signal>) {
     }
 }
 
-/// Ends the process unless it ends by itself before.
+/// Ends the process after `limit`, unless it ends by itself before.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the limit holds when no task of the runtime is polled any more"
+    reason = "the limit must hold even if the runtime no longer polls any task"
 )]
 fn end_after(limit: Duration) {
     let ending = Builder::new().name("stop".to_owned()).spawn(move || {
         std::thread::sleep(limit);
-        tracing::error!(
-            limit_s = limit.as_secs_f64(),
-            "stop takes too long, process ends as it is"
-        );
+        tracing::error!(limit_s = limit.as_secs_f64(), "shutdown takes too long, exiting now");
         signal_hook::low_level::exit(FAILED);
     });
     if let Err(error) = ending {
-        tracing::warn!(%error, "stop has no time limit");
+        tracing::warn!(%error, "cannot limit the time of the shutdown");
     }
 }

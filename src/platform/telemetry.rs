@@ -1,10 +1,11 @@
-//! Logs: to standard error, as text for people or JSON for machines, or to systemd's journal with
-//! fields of its own, at a level that can change while running. A log that cannot be written is
-//! lost; it never stops or panics anything. Many lines of one kind become few (`quota`).
+//! Sets up logging: text or JSON on standard error, or systemd's journal with structured fields.
 //!
-//! What it refuses, whatever level is asked for: the detail of other people's code. The storage
-//! engine logs whole batches (events, links) and HTTP libraries log addresses; no configuration
-//! may bring promise 7 (discreet) down.
+//! The level can change at run time. A line that cannot be written is lost; this never causes a
+//! panic or a stop. Repeated lines are limited (`log_throttle`).
+//!
+//! Detailed logs of libraries are never written, whatever the level. The storage engine logs whole
+//! batches (events, links) and HTTP libraries log addresses; no configuration may break promise 7
+//! (discreet).
 
 mod log_throttle;
 
@@ -23,23 +24,23 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use log_throttle::LogThrottle;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// [`Format::Journald`] under systemd, [`Format::Text`] on a terminal, else [`Format::Json`].
+    /// [`Self::Journald`] under systemd, [`Self::Text`] on a terminal, else [`Self::Json`].
     #[default]
     Auto,
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// The journal's own protocol: every field of a line is one of the entry, as `CALMIRROR_…`.
-    /// Where there is no journal, [`Format::Text`].
+    /// The journal's native protocol: each field of a line becomes a journal field `CALMIRROR_…`.
+    /// Falls back to [`Self::Text`] if the journal cannot be reached.
     Journald,
 }
 
 impl OutputFormat {
-    /// The format that is used: [`Format::Auto`] depends on where standard error leads.
+    /// The effective format: [`Self::Auto`] depends on what standard error is connected to.
     #[must_use]
     pub fn resolve(self) -> Self {
         match self {
@@ -52,24 +53,24 @@ impl OutputFormat {
 /// Why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// Neither a level nor tracing directives.
+    /// The text is neither a level nor tracing directives.
     #[error("{level:?} is neither a log level nor tracing directives")]
     Level {
-        /// What was given.
+        /// The given text.
         level: String,
-        /// Why it is not.
+        /// The parse error.
         #[source]
         source: ParseError,
     },
-    /// Somebody in this process has already set up logging.
+    /// Logging has already been set up in this process.
     #[error("logging is set up already")]
     Already,
-    /// The subscriber is gone.
+    /// The subscriber no longer exists.
     #[error("logging is no longer running")]
     Gone,
 }
 
-/// The running logs.
+/// A handle to the running logging.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -80,7 +81,7 @@ impl Telemetry {
     /// (`info,calmirror::worker=debug`).
     ///
     /// # Errors
-    /// See [`TelemetryError`].
+    /// If `level` cannot be parsed or logging is set up already.
     pub fn start(level: &str, format: OutputFormat) -> Result<Self, TelemetryError> {
         let filter = parse(level)?;
         let format = format.resolve();
@@ -104,34 +105,35 @@ impl Telemetry {
             let place = panic.location().map(ToString::to_string);
             tracing::error!(place, reason = told_of(panic.payload()), "panicked");
         }));
-        // A thread and no task: there may be no runtime, and it has to tell of a busy one. It has
-        // nothing to finish, so nobody waits for it. Without it the counts are told never.
+        // A thread instead of a task: there may be no runtime, and the reports must not depend on a
+        // busy one. It has nothing to finish, so it is not joined. Without it suppressed lines are
+        // never reported.
         let telling = move || log_throttle::report_loop(&quota, &woken);
         if let Err(error) = std::thread::Builder::new().name("log-quota".into()).spawn(telling) {
-            tracing::warn!(%error, "lines that are left out will not be counted");
+            tracing::warn!(%error, "suppressed log lines will not be reported");
         }
         Ok(telemetry)
     }
 
-    /// Changes the level from now on.
+    /// Changes the level.
     ///
     /// # Errors
-    /// See [`TelemetryError`]; the old level stays.
+    /// If `level` cannot be parsed or logging has ended. The old level then stays.
     pub fn set_level(&self, level: &str) -> Result<(), TelemetryError> {
         self.filter.reload(parse(level)?).map_err(|_| TelemetryError::Gone)
     }
 }
 
-/// What may be told of a panic. Only text that stands in the code: what was made of values may be
-/// made of an event's content, as when a text is cut in the middle of a character.
+/// The part of a panic message that may be logged: only a constant text from the code. A formatted
+/// message may contain an event's content, for example after slicing inside a character.
 fn told_of(payload: &dyn Any) -> &'static str {
-    payload.downcast_ref::<&'static str>().copied().unwrap_or("see the place")
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("message withheld")
 }
 
-/// Whether `level` is one, for the validation of a configuration.
+/// Checks a level or tracing directives, for the validation of a configuration.
 ///
 /// # Errors
-/// [`TelemetryError::Level`].
+/// [`TelemetryError::Level`] if `level` is neither.
 pub fn check_level(level: &str) -> Result<(), TelemetryError> {
     parse(level).map(drop)
 }
@@ -142,15 +144,15 @@ fn parse(level: &str) -> Result<EnvFilter, TelemetryError> {
         .map_err(|source| TelemetryError::Level { level: level.to_owned(), source })
 }
 
-/// How lines are written, with what that takes.
+/// The output of log lines, with its settings.
 enum LineOutput {
     Text { colours: bool },
     Json,
     Journal(Box<tracing_journald::Layer>),
 }
 
-/// Lines of a shape into `writer`: of what `filter` wants, all that is [`fit`], and of many of a
-/// kind a few.
+/// Builds the subscriber: events that pass `filter`, [`fit`] and the throttle go to `writer` in the
+/// given shape.
 fn subscriber<W>(
     filter: EnvFilter,
     shape: LineOutput,
@@ -163,7 +165,7 @@ where
     let (filter, handle) = reload::Layer::new(filter);
     let layer = fmt::layer().with_writer(writer).log_internal_errors(false);
     let layer: Box<dyn Layer<_> + Send + Sync> = match shape {
-        // The list of spans has the innermost one too.
+        // The list of spans includes the current one.
         LineOutput::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_ansi(false).boxed()
         }
@@ -174,7 +176,7 @@ where
     (subscriber, Telemetry { filter: handle })
 }
 
-/// Names of fields as administrators look for them, and priorities as journalctl colours them.
+/// Sets the field names that administrators search for, and the priorities that journalctl colours.
 fn fields(layer: tracing_journald::Layer) -> tracing_journald::Layer {
     layer
         .with_field_prefix(Some("CALMIRROR".to_owned()))
@@ -186,8 +188,8 @@ fn fields(layer: tracing_journald::Layer) -> tracing_journald::Layer {
         })
 }
 
-/// Whether an event may be logged at any level: of our own code everything, of the storage
-/// engine what is odd, of other libraries what they mean operators to read.
+/// Whether an event may be logged, whatever the configured level: everything of our own code,
+/// warnings of the storage engine, and `info` and above of other libraries.
 fn fit(event: &Metadata<'_>) -> bool {
     let of = |name: &str| {
         let rest = event.target().strip_prefix(name);
@@ -203,11 +205,11 @@ fn fit(event: &Metadata<'_>) -> bool {
     *event.level() <= most
 }
 
-/// Where standard error leads.
+/// What standard error is connected to.
 struct OutputTarget {
-    /// To the journal.
+    /// The journal.
     journal: bool,
-    /// To a person.
+    /// A terminal.
     terminal: bool,
 }
 
@@ -230,8 +232,8 @@ impl OutputTarget {
     }
 }
 
-/// Whether systemd's `JOURNAL_STREAM`, device and inode, names this file. Programs started by a
-/// service inherit the variable, but perhaps another standard error.
+/// Whether systemd's `JOURNAL_STREAM` (device and inode) names this file. Programs started by a
+/// service inherit the variable, but may have another standard error.
 fn leads_to(named: Option<&OsStr>, file: (u64, u64)) -> bool {
     let named = named.and_then(OsStr::to_str).and_then(|named| named.split_once(':'));
     named.is_some_and(|(device, inode)| (device.parse(), inode.parse()) == (Ok(file.0), Ok(file.1)))
@@ -241,7 +243,7 @@ fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
-/// Standard error, where a write that fails is a write that is lost.
+/// Standard error; ignores write errors.
 struct LossyStderr;
 
 impl Write for LossyStderr {
@@ -262,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    /// What was logged, to read afterwards.
+    /// A buffer that collects log lines.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -333,10 +335,10 @@ mod tests {
         assert_eq!(told("asked for"), 100);
         assert!(woken.try_recv().is_ok() && woken.try_recv().is_err(), "woken once");
         quota.report_suppressed();
-        assert_eq!(told("was not logged"), 0, "its minute is not over");
+        assert_eq!(told("lines suppressed"), 0, "its minute is not over");
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
         storm();
-        assert_eq!(told("window in trouble"), 30, "before the last storm was told of");
+        assert_eq!(told("window in trouble"), 30, "before the last storm was reported");
         quota.report_suppressed();
         assert_eq!(told("\"like\":\"window in trouble\",\"lines\":39970"), 1);
         storm();
@@ -345,14 +347,14 @@ mod tests {
         quota.report_suppressed();
         tokio::time::advance(std::time::Duration::from_secs(61)).await;
         quota.report_suppressed();
-        assert_eq!(told("was not logged"), 2);
+        assert_eq!(told("lines suppressed"), 2);
     }
 
     #[test]
     fn a_panic_tells_no_content() {
         let text = "événement secret".to_owned();
         let cut = std::panic::catch_unwind(|| text[..1].len()).unwrap_err();
-        assert_eq!(told_of(&*cut), "see the place");
+        assert_eq!(told_of(&*cut), "message withheld");
         let said = std::panic::catch_unwind(|| std::panic::panic_any("as written")).unwrap_err();
         assert_eq!(told_of(&*said), "as written");
     }

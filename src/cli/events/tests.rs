@@ -1,4 +1,4 @@
-//! Times as people say them, and the agenda that comes of events.
+//! Tests of time options and of the agenda.
 
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 use super::*;
@@ -60,7 +60,7 @@ fn the_agenda_stands_in_the_users_own_days() {
     insta::assert_snapshot!(strip_str(&agenda).to_string());
 }
 
-/// The agenda reads times as the mirror does.
+/// The agenda reads times in the same way as the mirror.
 #[test]
 fn odd_times_are_placed() {
     let moment = |text: &str| json!({"datetime": text, "timezone": "UTC"});
@@ -75,12 +75,12 @@ fn odd_times_are_placed() {
     let agenda = agenda(&events, &berlin("2026-11-23T00:00"), &berlin("2026-11-24T00:00"));
     let agenda = strip_str(&agenda).to_string();
     assert!(agenda.contains("10:00–11:00") && agenda.contains("15:00–16:00"), "{agenda}");
-    assert!(!agenda.contains("not understood"), "{agenda}");
+    assert!(!agenda.contains("not shown"), "{agenda}");
 }
 
 #[test]
 fn an_all_day_event_lies_on_its_day_for_everybody() {
-    // Days of a window at the far east, read at the far west, and the other way about.
+    // All-day events of the easternmost zone read in the westernmost, and the other way round.
     let moment =
         |day: &str, zone| json!({"dateTime": format!("{day}T00:00:00.0000000"), "timeZone": zone});
     for (own, of) in
@@ -154,13 +154,13 @@ async fn a_zone_that_is_none_is_said_to_be_none() {
     let zone = Some("Mars/Base".to_owned());
     let args = EventsArgs { window: "a".into(), from: None, to: None, zone, ics: false };
     let failure = events(&client, &args, false, &mut Vec::new()).await.unwrap_err();
-    assert_eq!((failure.exit, &*failure.message), (USAGE, "--zone: no such zone: Mars/Base"));
+    assert_eq!((failure.exit, &*failure.message), (USAGE, "--zone: unknown time zone: Mars/Base"));
 }
 
 #[test]
 fn an_empty_agenda_says_of_when() {
     let agenda = agenda(&[], &berlin("2026-11-23T00:00"), &berlin("2026-11-24T00:00"));
-    assert_eq!(agenda, "nothing from 2026-11-23 00:00 to 2026-11-24 00:00\n");
+    assert_eq!(agenda, "no events from 2026-11-23 00:00 to 2026-11-24 00:00\n");
 }
 
 #[test]
@@ -199,7 +199,7 @@ async fn every_page_is_asked_for_with_the_same_range() {
                 "{\"value\":[{\"id\":\"1\"},{ \"id\" :\n\"2\"}],\"complete\":true,\"next\":\"k-1\"}"
             }
             "k-1" => r#"{"value":[{"id":"3"}],"complete":true,"cursor":"c","next":null}"#,
-            other => panic!("no page was given the key {other}"),
+            other => panic!("no page has the key {other}"),
         }
     };
     let path = "/v1/windows/room%201/events";

@@ -1,4 +1,4 @@
-//! Times, lengths of time and states as `status` writes them.
+//! Formats times, durations and states for `status`.
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ pub(super) fn style(state: WindowState) -> Style {
     }
 }
 
-/// A time of the last day by the clock, others with their date.
+/// A recent time (less than 20 hours ago) without its date, other times with it.
 pub(super) fn time(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     let recent = now.duration_since(at).as_hours() < 20;
     let form = if recent { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
@@ -30,15 +30,15 @@ pub(in crate::cli) fn full(at: Timestamp, zone: &TimeZone) -> String {
     at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// How far away a time is.
+/// The distance of a time from now.
 pub(super) fn until(at: Timestamp, now: Timestamp) -> String {
     let seconds = at.duration_since(now).as_secs_f64();
     if seconds >= 0.0 { format!("in {}", span(seconds)) } else { format!("{} ago", span(-seconds)) }
 }
 
-/// A length of time in its two largest units.
+/// A duration in its two largest units.
 pub(super) fn span(seconds: f64) -> String {
-    // Whole seconds are enough for a person.
+    // Whole seconds are precise enough here.
     #[expect(clippy::cast_possible_truncation, reason = "a float cast saturates")]
     let whole = seconds.max(0.0) as i64;
     match (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60) {

@@ -1,8 +1,8 @@
-//! The table of the fleet: a line for each window, trouble first, as wide as the terminal.
+//! Lays out the table of the fleet: one line per window, trouble first, as wide as the terminal.
 //!
-//! An error has a column of its own where the whole of it fits, else it is wrapped under its row:
-//! its end says what to do. A terminal that is too narrow for the other columns shows fewer of
-//! them. Where there is no terminal nothing is cut or wrapped.
+//! Errors have a column of their own if they fit completely, else each is wrapped below its row.
+//! They are not cut, because the end of an error says what to do. A terminal that is too narrow for
+//! the other columns shows fewer of them. Without a terminal nothing is cut or wrapped.
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
@@ -15,16 +15,16 @@ use crate::mirror::status::WindowStatus;
 const TITLES: [&str; 7] = ["WINDOW", "STATE", "EVENTS", "LAST SUCCESS", "STALE", "DUE", "FAILURES"];
 const ERROR: &str = "LAST ERROR";
 
-/// Columns of numbers, which are aligned to the right.
+/// Columns of numbers, which are right-aligned.
 const NUMBERS: [usize; 2] = [2, 6];
 
-/// In this order columns are left out where a terminal is too narrow. Window and state stay.
+/// The order in which columns are left out if a terminal is too narrow. Window and state stay.
 const EXPENDABLE: [usize; 5] = [6, 3, 2, 5, 4];
 
-/// Columns are left out before a name is cut below this.
+/// Columns are left out before names are cut to less than this width.
 const NAME: usize = 32;
 
-/// Between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
 
 struct TableRow {
@@ -34,13 +34,13 @@ struct TableRow {
 
 /// Which columns are shown, and how wide.
 struct TableLayout {
-    /// 0: left out.
+    /// The width of each column; 0 if it is left out.
     widths: [usize; 7],
-    /// Whether errors have a column; else they are under their rows.
+    /// Whether errors have a column; else they are below their rows.
     inline: bool,
 }
 
-/// The table's lines, for a terminal of so many columns or, `None`, for a program.
+/// The lines of the table for a terminal with `columns` columns; `None` means no terminal.
 pub(super) fn lines(
     windows: &[WindowStatus],
     now: Timestamp,

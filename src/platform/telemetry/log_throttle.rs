@@ -1,9 +1,9 @@
-//! So many lines of a kind a minute, and then how many more there were.
+//! Limits each log statement to 30 lines a minute and reports how many were suppressed.
 //!
-//! When Graph is out of order every window says so; twenty thousand lines say no more than thirty.
-//! A kind is one place in the code, at `info` and above: what somebody turned `debug` on for is
-//! never left out. The rest of a kind is counted, and told in one line when its minute is over.
-//! What this refuses: to leave anything out without saying so.
+//! When Graph fails, every window logs it; twenty thousand lines say no more than thirty. The limit
+//! is per log statement in the code, at `info` and above; `debug` and `trace` are never suppressed.
+//! Further lines are counted and reported in one line when the minute is over, so no line is
+//! suppressed without a report.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,37 +17,37 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Lines of a kind in a minute: enough to see what a few windows have in common.
+/// Lines per log statement and minute: enough to see what a few windows have in common.
 const MAX_LINES: u32 = 30;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// See the module. Clones share the counts.
+/// The filter layer that suppresses lines. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(super) struct LogThrottle {
     kinds: Arc<Mutex<BTreeMap<&'static str, ThrottleWindow>>>,
-    /// Told when the first line is left out, so that somebody tells of it later.
+    /// Wakes [`report_loop`] when the first line of a minute is suppressed.
     wake: Sender<()>,
 }
 
-/// The minute of a kind.
+/// The current minute of a log statement.
 #[derive(Debug)]
 struct ThrottleWindow {
     began: Instant,
     told: u32,
     untold: u64,
-    /// What the first line that was left out said.
+    /// The message of the first suppressed line.
     like: String,
 }
 
 impl LogThrottle {
-    /// A quota, and what wakes whoever is to call [`Quota::tell`] a minute later.
+    /// A throttle, and the receiver for [`report_loop`].
     pub(super) fn new() -> (Self, Receiver<()>) {
         let (wake, woken) = channel();
         (Self { kinds: Arc::default(), wake }, woken)
     }
 
-    /// Tells of what was left out, and forgets all minutes that are over. Answers whether there is
-    /// more to tell of, later.
+    /// Logs how many lines were suppressed in the minutes that are over, and removes these minutes.
+    /// Returns whether suppressed lines remain to be reported.
     pub(super) fn report_suppressed(&self) -> bool {
         let mut over = Vec::new();
         let mut later = false;
@@ -61,14 +61,14 @@ impl LogThrottle {
             }
             false
         });
-        // Not under the lock: these are lines too.
+        // Not under the lock: these lines pass through the throttle too.
         for (like, lines) in over {
-            tracing::warn!(like, lines, "more of the same was not logged");
+            tracing::warn!(like, lines, "repeated log lines suppressed");
         }
         later
     }
 
-    /// Whether one more line of this kind may be told.
+    /// Whether one more line of the log statement `kind` may be written.
     fn allows(&self, kind: &'static str, message: impl FnOnce() -> String) -> bool {
         let mut kinds = self.kinds();
         let fresh =
@@ -83,7 +83,7 @@ impl LogThrottle {
         }
         if spell.untold == 0 {
             spell.like = message();
-            // Nobody listens in a test that calls `tell` itself.
+            // A test that calls `report_suppressed` itself may have dropped the receiver.
             self.wake.send(()).ok();
         }
         spell.untold += 1;
@@ -91,12 +91,12 @@ impl LogThrottle {
     }
 
     fn kinds(&self) -> MutexGuard<'_, BTreeMap<&'static str, ThrottleWindow>> {
-        // Every change is whole, so a poisoned lock is still good.
+        // No update leaves the map inconsistent, so a poisoned lock is still usable.
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Tells of what was left out, a minute after the first of it, for as long as anybody logs.
+/// Reports suppressed lines a minute after the first one, until the last [`LogThrottle`] is gone.
 pub(super) fn report_loop(quota: &LogThrottle, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
         loop {
@@ -115,7 +115,7 @@ impl<S: Subscriber> Layer<S> for LogThrottle {
     }
 }
 
-/// The message of an event, which is constant.
+/// The constant message of an event.
 struct Message(String);
 
 impl Message {
