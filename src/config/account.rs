@@ -1,4 +1,4 @@
-//! Accounts: who signs in, and with what.
+//! Accounts: the tenant, the application and its credential.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
 
-/// An application's registration in a tenant, or a token that somebody else renews.
+/// An application registered in a tenant, or an access token that another program renews.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountConfig {
     /// The name in `[account.NAME]`.
@@ -20,14 +20,14 @@ pub struct AccountConfig {
     pub tenant: Arc<str>,
     /// The application's id; empty if a token file makes it unnecessary.
     pub client_id: String,
-    /// What proves it.
+    /// The credential to sign in with.
     pub credential: CredentialConfig,
 }
 
-/// Where the proof is. It names secrets and never holds one, so that it may be shown.
+/// Where the credential is. It names secrets and never holds one, so it may be shown.
 ///
-/// Files were found readable, private and not empty when the configuration was loaded; they are
-/// read when they are used, and may have changed by then.
+/// When the configuration is loaded, files are checked to be readable, private and not empty. They
+/// are read again at each use and may have changed by then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialConfig {
     /// A file with the client secret.
@@ -36,15 +36,15 @@ pub enum CredentialConfig {
     SecretEnv(String),
     /// A PEM file with the certificate and its private key.
     CertificateFile(PathBuf),
-    /// A file with an access token that somebody else renews.
+    /// A file with an access token that another program renews.
     AccessTokenFile(PathBuf),
 }
 
-/// The keys of which an account has exactly one.
+/// An account sets exactly one of these keys.
 const CREDENTIALS: [&str; 4] =
     ["client_secret_file", "client_secret_env", "certificate_file", "access_token_file"];
 
-/// Reads one account; `None` if anything is wrong with it.
+/// Reads one account; returns `None` after an error.
 pub(super) fn account(
     name: &str,
     table: &LayeredTable,
@@ -67,10 +67,7 @@ pub(super) fn account(
     if let Some("common" | "organizations" | "consumers") = tenant.as_deref() {
         reader.fault(
             "tenant",
-            Issue::new(
-                "a daemon cannot sign in to a tenant yet to be chosen",
-                "write the tenant's id or domain",
-            ),
+            Issue::new("a daemon needs a specific tenant", "write the tenant's id or domain"),
         );
         return None;
     }
@@ -101,12 +98,12 @@ pub(super) fn account(
     })
 }
 
-/// Whether it has the form of Entra's ids: `00000000-0000-0000-0000-000000000000`.
+/// Whether the text has the form of an Entra id: `00000000-0000-0000-0000-000000000000`.
 pub(super) fn is_guid(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
 
-/// An id or a domain: it becomes a part of addresses.
+/// Reads an id or a domain. It becomes a part of URLs, so its characters are restricted.
 fn identifier(written: RawValue<'_>) -> Result<String, Issue> {
     let text = written.text()?;
     if text.len() > 255 || !text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
@@ -149,12 +146,12 @@ fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credent
     }
 }
 
-/// Where systemd keeps the credentials of the unit.
+/// The directory of the systemd unit's credentials.
 pub(super) fn credentials_directory(sources: &Sources) -> Option<&Path> {
     sources.environment.get("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()).map(Path::new)
 }
 
-/// A variable's name. What is written is never quoted: people paste secrets here.
+/// Reads the name of a variable. Errors never quote the text, because people paste secrets here.
 fn variable(written: RawValue<'_>, sources: &Sources) -> Result<String, Issue> {
     let name = written.text()?;
     match sources.environment.get(name).map(|secret| secret.trim().is_empty()) {

@@ -1,8 +1,8 @@
-//! What a client wants of the configuration: where the daemon serves, and where tokens are.
+//! The part of the configuration that a client needs: where the daemon listens and where tokens
+//! are.
 //!
-//! Read by the same rules as the daemon's own ([`super::Config::load`]), but forgiving: who asks may not
-//! be allowed to read every file, and whatever else is wrong is the daemon's matter. No secret is
-//! looked at.
+//! It follows the rules of [`super::Config::load`] but ignores errors. The client's user may not be
+//! allowed to read every file, and other errors concern only the daemon. Secrets are not read.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use super::reader::TableReader;
 use super::sections::{LogFormat, listen, log_format, socket};
 use super::sources::Sources;
 
-/// Where the daemon serves unless configured otherwise.
+/// The daemon's default socket.
 const DEFAULT_SOCKET: &str = "/run/calmirror/api.sock";
 
 impl LogFormat {
-    /// The configured form of log lines, as far as it can be read: what is wrong elsewhere in a
-    /// configuration has to be logged in some form.
+    /// The configured log format, or `Auto` if it cannot be read. Errors elsewhere in the
+    /// configuration must be logged in some format.
     pub fn readable(sources: &Sources) -> Self {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::readable(sources, &mut faults);
@@ -30,19 +30,19 @@ impl LogFormat {
     }
 }
 
-/// Of `[api]` what can be read.
+/// The part of `[api]` that a client uses.
 #[derive(Debug)]
 pub struct ClientConfig {
-    /// `None` where none is wanted.
+    /// `None` if the socket is `off`.
     pub socket: Option<PathBuf>,
     /// The TCP address, if there is one.
     pub listen: Option<SocketAddr>,
-    /// Where tokens are; the one that may do more first.
+    /// The files with tokens; the token with more rights first.
     pub token_files: Vec<PathBuf>,
 }
 
 impl ClientConfig {
-    /// Reads what can be read.
+    /// Reads what can be read and ignores errors.
     pub fn find(sources: &Sources) -> Self {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::readable(sources, &mut faults);

@@ -1,4 +1,4 @@
-//! Microsoft's clouds, and addresses of one's own (facts 134, 135).
+//! Microsoft's clouds, and validation of custom addresses (facts 134, 135).
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use http::Uri;
 
 use super::diagnostic::Issue;
 
-/// Where Graph and its sign-in are.
+/// The addresses of Graph and its sign-in in one cloud.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cloud {
     pub(super) name: &'static str,
@@ -14,7 +14,7 @@ pub(super) struct Cloud {
     pub(super) login: &'static str,
 }
 
-/// All of them; the first is the default.
+/// All clouds; the first is the default.
 pub(super) const CLOUDS: [Cloud; 4] = [
     Cloud {
         name: "global",
@@ -38,20 +38,21 @@ pub(super) const CLOUDS: [Cloud; 4] = [
     },
 ];
 
-/// The version of Graph that is spoken.
+/// The version of Graph that the daemon uses.
 pub(super) const VERSION: &str = "/v1.0";
 
-/// How the path of an address of Graph ends.
+/// The versions with which the path of a Graph address may end.
 pub(super) const VERSIONS: [&str; 2] = [VERSION, "/beta"];
 
-/// An address without its trailing slash, and its origin. `https`, or `http` to this very machine
-/// (promise 7); no user, no query. What is refused is not quoted: it might hold a password.
+/// Returns an address without its trailing slash, and its origin. Requires `https`, or `http` to
+/// loopback (promise 7); rejects user info, queries and fragments. Errors do not quote the text,
+/// because it may contain a password.
 pub(super) fn address(text: &str) -> Result<(String, String), Issue> {
     let uri: Uri = text.trim().parse().map_err(|_| {
         Issue::new("not an address", "write it like https://graph.microsoft.com/v1.0")
     })?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(Issue::new("not a whole address", "begin it with https:// and the host"));
+        return Err(Issue::new("not a complete address", "begin it with https:// and the host"));
     };
     if authority.as_str().contains('@') {
         return Err(Issue::new(
@@ -86,7 +87,7 @@ fn loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
 

@@ -1,23 +1,24 @@
-//! What is wrong with a configuration, said so that a person can mend it.
+//! Configuration errors and warnings, worded so that a person can fix them.
 //!
-//! A fault names the place (file and line, or the environment variable), the key, the problem and
-//! the remedy. Faults are collected, never thrown one at a time. They quote what somebody wrote
-//! only where it cannot be a secret: of an account's values, nothing but numbers and durations.
+//! A diagnostic names the location (file and line, or the environment variable), the key, the
+//! problem and the remedy. Diagnostics are collected, not returned one at a time. They quote a
+//! configured value only if it cannot be a secret: of an account's values, only numbers and
+//! durations.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that is wrong, or (among the warnings) merely unwise.
+/// An error, or a warning about a valid but questionable setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
-    /// The file it stands in; `None` for the environment and for what no single place causes.
+    /// The file; `None` for the environment and for a problem without a single location.
     pub file: Option<PathBuf>,
     /// The line in that file, from 1.
     pub line: Option<usize>,
     /// The path of the key, such as `graph.max_concurrent` or `window[alice].start`; the variable's
-    /// name if the environment is at fault; empty if a whole file is.
+    /// name if the value is from the environment; empty if the problem is a whole file.
     pub key: String,
     /// What is wrong.
     pub problem: String,
@@ -41,12 +42,12 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Everything that is wrong, ordered by file and line; never empty as an error.
+/// All errors, ordered by file and line; never empty when returned as an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl fmt::Display for Diagnostics {
-    /// One fault a line.
+    /// One error per line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, fault) in self.0.iter().enumerate() {
             if index > 0 {
@@ -60,7 +61,7 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// A problem and its remedy, before it is known where they belong.
+/// A problem and its remedy, not yet attached to a location.
 #[derive(Debug)]
 pub struct Issue {
     pub(super) problem: String,

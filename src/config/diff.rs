@@ -1,7 +1,6 @@
-//! What a reload has to do: the difference between two configurations.
+//! Computes what a reload has to do: the difference between two configurations.
 //!
-//! Windows are told apart by name. Secrets are not compared: they are read again whenever they
-//! are needed.
+//! Windows are matched by name. Secrets are not compared: they are read again at each use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,50 +9,50 @@ use super::Config;
 use super::origin::EffectiveValue;
 use crate::mirror::window::Window;
 
-/// What changes from one configuration to the next.
+/// The differences between two configurations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ConfigDiff {
     /// Windows that are new.
     pub added: Vec<Arc<Window>>,
     /// Windows that are gone.
     pub removed: Vec<Arc<Window>>,
-    /// Windows that are set otherwise.
+    /// Windows whose settings differ.
     pub changed: Vec<ChangedWindow>,
-    /// Windows that need not notice.
+    /// How many windows do not change.
     pub unchanged: usize,
-    /// Accounts that sign in otherwise, or are new or gone; by name.
+    /// Accounts that are new, gone, or have different settings; by name.
     pub accounts: Vec<Arc<str>>,
     /// Keys outside of accounts and windows that differ and take effect at once.
     pub settings: Vec<&'static str>,
-    /// Keys that differ and cannot change while the daemon runs.
+    /// Keys that differ but cannot change while the daemon runs.
     pub refused: Vec<&'static str>,
 }
 
-/// A window that is set otherwise.
+/// A window whose settings differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChangedWindow {
-    /// As it was.
+    /// The old settings.
     pub old: Arc<Window>,
-    /// As it shall be.
+    /// The new settings.
     pub new: Arc<Window>,
-    /// What that asks for: the most of what its keys do.
+    /// The strongest effect of the changed keys.
     pub effect: ReloadEffect,
-    /// The keys that differ. One whose account moved to another tenant differs in `tenant`.
+    /// The keys that differ; `tenant` if the window's account moved to another tenant.
     pub keys: Vec<&'static str>,
 }
 
-/// What a change of a window asks for.
+/// What a changed window requires; a later variant is stronger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReloadEffect {
-    /// The next rounds come at other times or ask otherwise; nothing else.
+    /// Only the schedule or the request options of the next rounds change.
     Retimed,
     /// The window is enumerated again.
     Resynced,
-    /// Another stream of ids under the old name: the old events leave first.
+    /// The name refers to another stream of ids: the old events are removed first.
     Replaced,
 }
 
-/// Compares two configurations, in the order of the windows' names.
+/// Compares two configurations. Windows are ordered by name.
 pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     let mut difference = ConfigDiff {
         accounts: accounts(old, new),
@@ -83,7 +82,7 @@ pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
 }
 
 impl ConfigDiff {
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to apply; `refused` does not count.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty()
             && self.removed.is_empty()
@@ -92,7 +91,7 @@ impl ConfigDiff {
             && self.settings.is_empty()
     }
 
-    /// How many windows' events leave: those that are gone, and those that become others.
+    /// How many windows drop their events: the removed and the replaced ones.
     pub fn drops(&self) -> usize {
         let replaced =
             self.changed.iter().filter(|changed| changed.effect == ReloadEffect::Replaced);
@@ -100,7 +99,7 @@ impl ConfigDiff {
     }
 }
 
-/// The keys in which two windows of one name differ, and what that asks for.
+/// The keys in which two windows of one name differ, and their strongest effect.
 fn compare(old: &Window, new: &Window, moved: bool) -> (ReloadEffect, Vec<&'static str>) {
     use ReloadEffect::{Replaced, Resynced, Retimed};
     let keys = [
@@ -157,8 +156,8 @@ fn live(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
     ]
 }
 
-/// What is opened or decided once. Another Graph would make every stored link one to a foreign
-/// origin, so it is a matter for another store.
+/// The keys that are applied only at startup. With another Graph address, every stored link would
+/// point to a foreign origin, so another address needs another store.
 fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
     let written = |config: &Config| {
         config.explained.iter().any(|one: &EffectiveValue| one.key == "graph.base_url")

@@ -1,4 +1,4 @@
-//! Reading an edge: an instant, a date, or a distance from today.
+//! Parses an edge: an instant, a date, or a distance from today.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -7,13 +7,13 @@ use jiff::tz::TimeZone;
 use super::diagnostic::Issue;
 use crate::mirror::window::Edge;
 
-/// Farther than this no edge is believed to be meant, in years.
+/// Edges farther away are rejected as mistakes, in years.
 const MAX_YEARS: i64 = 200;
 
-/// RFC 3339, a date (its midnight in UTC), `now`, or a distance such as `-120d` or `+1y6mo`.
+/// Parses RFC 3339, a date (its midnight in UTC), `now`, or a distance such as `-120d` or `+1y6mo`.
 ///
 /// # Errors
-/// What is wrong with it, and how to write it.
+/// The problem, and the accepted forms.
 pub fn edge(text: &str) -> Result<Edge, Issue> {
     let text = text.trim();
     if text == "now" {
@@ -38,7 +38,7 @@ pub fn edge(text: &str) -> Result<Edge, Issue> {
     }
 }
 
-/// One or more of number and unit.
+/// Parses one or more pairs of number and unit.
 fn relative(text: &str, sign: i64) -> Result<Edge, Issue> {
     let unreadable = || {
         Issue::new(
@@ -79,7 +79,7 @@ fn relative(text: &str, sign: i64) -> Result<Edge, Issue> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
 

@@ -1,7 +1,6 @@
-//! One file of a configuration, parsed with spans, so that every value has its line.
+//! Parses one configuration file and keeps the line of every value.
 //!
-//! What has no place in the raw shape is refused here: unknown sections and keys, tables where
-//! values belong, text that is not TOML.
+//! Rejects unknown sections and keys, tables in place of values, and text that is not TOML.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,23 +16,23 @@ use super::keys::Section;
 use super::layers::LayeredTable;
 use super::origin::{DiagnosticSink, ValueOrigin};
 
-/// A value and its line; an account's values stand under `account` and its name.
+/// A value and its line.
 pub(super) type Leaf = (ValueKind, usize);
 
-/// One file, taken apart.
+/// One parsed file.
 pub(super) struct ConfigFile {
     pub(super) path: Arc<Path>,
-    /// `graph`, `account.contoso`, …
+    /// Values by table: `graph`, `account.contoso`, …
     pub(super) tables: BTreeMap<String, BTreeMap<String, Leaf>>,
-    /// The lines where accounts begin.
+    /// The line where each account begins.
     pub(super) accounts: BTreeMap<String, usize>,
-    /// Tables of which something was refused.
+    /// The tables with a rejected key or value.
     pub(super) refused: BTreeSet<String>,
     pub(super) windows: Vec<LayeredTable>,
 }
 
 impl ConfigFile {
-    /// Reads one; `None` if it cannot be read or is not TOML.
+    /// Reads a file; returns `None` if it cannot be read or is not TOML.
     pub(super) fn read(path: &Path, report: &mut DiagnosticSink) -> Option<Self> {
         let path: Arc<Path> = Arc::from(path);
         let text = match std::fs::read(&path).map(String::from_utf8) {
@@ -59,12 +58,12 @@ impl ConfigFile {
         let mut last = 0;
         for error in &errors {
             let line = error.span().map_or(1, |span| lines.at(span.start));
-            // What follows in the same line is mostly the echo of the first mistake.
+            // Further errors on the same line mostly follow from the first.
             if line > last {
                 let origin = ValueOrigin::File { path: path.clone(), line };
                 let wrong = Issue::new(
                     format!("not TOML: {}", error.message().replace('\n', ", ")),
-                    "mend the line; texts stand in quotes, tables in [brackets]",
+                    "fix the line; strings need quotes, table names [brackets]",
                 );
                 report.fault(&origin, "", wrong);
             }
@@ -173,7 +172,7 @@ impl ConfigFile {
         self.windows.push(table);
     }
 
-    /// What identifies a window best to people, else its number in the file.
+    /// What best identifies a window to people; otherwise its number in the file.
     fn label(&self, table: &DeTable<'_>) -> String {
         ["name", "mailbox", "mailboxes_file"]
             .into_iter()
@@ -209,7 +208,7 @@ impl ConfigFile {
     }
 }
 
-/// A plain value, or a list of texts. TOML's own dates are taken as the text they were written as.
+/// Converts a plain value or a list of strings. TOML dates become strings.
 fn leaf(value: DeValue<'_>) -> Result<ValueKind, Issue> {
     Ok(match value {
         DeValue::String(text) => ValueKind::String(text.into_owned()),
@@ -234,12 +233,12 @@ fn leaf(value: DeValue<'_>) -> Result<ValueKind, Issue> {
     })
 }
 
-/// Reads a default of [`super::keys`].
+/// Parses a default of [`super::keys`].
 pub(super) fn default(text: &'static str) -> Option<ValueKind> {
     DeValue::parse(text).ok().and_then(|value| leaf(value.into_inner()).ok())
 }
 
-/// Names of accounts are keys of tables, and parts of variables' names.
+/// Checks an account name. It becomes a table key and a part of environment variables' names.
 pub(super) fn account_name(name: &str) -> Result<(), Issue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 200 || !name.chars().all(plain) {
@@ -251,7 +250,7 @@ pub(super) fn account_name(name: &str) -> Result<(), Issue> {
     Ok(())
 }
 
-/// Finds the line of a byte.
+/// Finds the line of a byte offset.
 struct LineIndex(Vec<usize>);
 
 impl LineIndex {

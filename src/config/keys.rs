@@ -1,12 +1,12 @@
-//! The raw shape of a configuration: every section, its keys, and their defaults.
+//! The sections of a configuration, their keys and defaults.
 //!
-//! A default is written as TOML would write it and is read exactly like something a person wrote,
-//! so that there is one way to read a value. Each default's reason is in `config/calmirror.toml`;
-//! a test holds the two together. What is not in these tables is unknown, and refused.
+//! A default is written as TOML and read exactly like a configured value, so that there is one way
+//! to read a value. The reason for each default is in `config/calmirror.toml`; a test keeps the two
+//! in agreement. Keys that are not in these tables are rejected as unknown.
 
 use super::diagnostic::Issue;
 
-/// A key and its default, as TOML; `None` where absence means something or is a fault.
+/// A key and its default, as TOML; `None` if an absent key has a meaning or is an error.
 #[derive(Debug)]
 pub(super) struct ConfigKey {
     pub(super) name: &'static str,
@@ -21,7 +21,7 @@ const fn unset(name: &'static str) -> ConfigKey {
     ConfigKey { name, default: None }
 }
 
-/// What kind of table a key stands in.
+/// A section: a kind of table in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
     Store,
@@ -95,7 +95,7 @@ const ACCOUNT: &[ConfigKey] = &[
     unset("access_token_file"),
 ];
 
-/// A window has these, and every key of `[defaults]`.
+/// The keys of a window, in addition to every key of `[defaults]`.
 const WINDOW: &[ConfigKey] = &[
     unset("name"),
     unset("account"),
@@ -104,7 +104,7 @@ const WINDOW: &[ConfigKey] = &[
     set("calendar", r#""default""#),
 ];
 
-/// Ways to sign in that are planned: named, so that nobody hunts for a typing mistake.
+/// Planned sign-in methods. They have their own error, so that users do not look for a typo.
 const PLANNED: [&str; 4] =
     ["federated_token_file", "managed_identity", "device_code", "access_token_command"];
 
@@ -123,7 +123,7 @@ impl Section {
         }
     }
 
-    /// The section of that name, or what to write instead.
+    /// The section of that name, or an error that suggests what to write.
     pub(super) fn find(name: &str) -> Result<Self, Issue> {
         SECTIONS.into_iter().find(|section| section.name() == name).ok_or_else(|| {
             let home = SECTIONS.into_iter().find(|section| section.key(name).is_some());
@@ -135,7 +135,7 @@ impl Section {
         })
     }
 
-    /// How the table is opened in the file.
+    /// The line that opens the table in the file.
     pub(super) fn header(self) -> &'static str {
         match self {
             Self::Store => "[store]",
@@ -149,7 +149,7 @@ impl Section {
         }
     }
 
-    /// Every key it may have.
+    /// Every key that the section may have.
     pub(super) fn keys(self) -> impl Iterator<Item = &'static ConfigKey> + Clone {
         let (own, inherited): (&[ConfigKey], &[ConfigKey]) = match self {
             Self::Store => (STORE, &[]),
@@ -169,7 +169,7 @@ impl Section {
         self.keys().find(|key| key.name == name)
     }
 
-    /// That a key of that name may stand here, or what to write instead.
+    /// Checks that the section may have a key of that name; the error suggests what to write.
     pub(super) fn check(self, name: &str) -> Result<(), Issue> {
         if self.key(name).is_some() {
             return Ok(());
@@ -182,7 +182,7 @@ impl Section {
         }
         if self == Self::Account && ["client_secret", "access_token"].contains(&name) {
             return Err(Issue::new(
-                "secrets do not stand in the configuration",
+                "secrets do not belong in the configuration",
                 format!("put it into a file of mode 0600 and name that with {name}_file"),
             ));
         }
@@ -195,7 +195,7 @@ impl Section {
     }
 }
 
-/// What somebody probably meant: the nearest of the known names, or all of them if none is near.
+/// Suggests the nearest of the known names, or lists all of them if none is near.
 pub(super) fn suggest<'a>(
     written: &str,
     known: impl Iterator<Item = &'a str> + Clone,
@@ -207,7 +207,7 @@ pub(super) fn suggest<'a>(
     }
 }
 
-/// The known name that was probably meant; `None` if none is near.
+/// The known name that was probably intended; `None` if none is near.
 pub fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
     let near = known

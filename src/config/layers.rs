@@ -1,8 +1,8 @@
-//! The layers of a configuration, laid over one another.
+//! Merges the layers of a configuration.
 //!
-//! Tables merge key by key, files in their order, the environment last; through it all every value
-//! keeps its origin. `[[window]]` entries are kept aside and only ever append. Variables of our
-//! prefix that have no place are refused here.
+//! Tables merge key by key: files in their order, then the environment; the last value wins. Every
+//! value keeps its origin. `[[window]]` entries are not merged: those of all files are
+//! concatenated. Variables with our prefix that match no key are rejected here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,24 +17,24 @@ use super::keys::Section;
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::sources::{CONF_D, Sources, conf_d};
 
-/// Before the names of settings in the environment: `CALMIRROR__SECTION__KEY`.
+/// The prefix of settings in the environment: `CALMIRROR__SECTION__KEY`.
 const PREFIX: &str = "CALMIRROR";
 
-/// Between the names of sections and keys in the environment.
+/// Separates sections and keys in the environment.
 const SEPARATOR: &str = "__";
 
-/// One table as it was written, each value with its origin.
+/// One merged table; each value has its origin.
 #[derive(Debug, Default)]
 pub(super) struct LayeredTable {
-    /// What comes before its keys in names: `graph`, `account.contoso`, `window[alice]`.
+    /// The prefix of its keys in messages: `graph`, `account.contoso`, `window[alice]`.
     pub(super) path: String,
     pub(super) origin: ValueOrigin,
     pub(super) values: BTreeMap<String, (ValueKind, ValueOrigin)>,
-    /// Whether something in it was refused already, so that what seems missing may not be.
+    /// Whether an entry was already rejected. A key that seems missing may be that entry, mistyped.
     pub(super) refused: bool,
 }
 
-/// All layers, laid over one another.
+/// All layers, merged.
 #[derive(Debug)]
 pub(super) struct Layers {
     sections: BTreeMap<&'static str, LayeredTable>,
@@ -43,14 +43,14 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Reads everything, or nothing if any of it is not even TOML: what is missing then would only
-    /// raise faults of its own.
+    /// Reads everything. Returns `None` if a file cannot be read or is not TOML, because the values
+    /// missing from it would cause further errors.
     pub(super) fn read(sources: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
         let (layers, whole) = Self::readable(sources, report);
         whole.then_some(layers)
     }
 
-    /// Of everything what can be read, and whether that is all.
+    /// Reads what can be read; the flag says whether that is everything.
     pub(super) fn readable(sources: &Sources, report: &mut DiagnosticSink) -> (Self, bool) {
         let mut paths = vec![sources.file.clone()];
         paths.extend(conf_d(&sources.file, report));
@@ -67,7 +67,7 @@ impl Layers {
         (Self::merge(files, variables, report), whole)
     }
 
-    /// A section's table, empty if nobody wrote one.
+    /// Removes and returns a section's table; empty if the section is not configured.
     pub(super) fn take(&mut self, section: Section) -> LayeredTable {
         self.sections.remove(section.name()).unwrap_or_default()
     }
@@ -98,7 +98,7 @@ impl Layers {
         let merged = match builder.add_source(environment).build() {
             Ok(merged) => merged.cache.into_table().unwrap_or_default(),
             Err(error) => {
-                let remedy = "look at the environment's CALMIRROR__ variables";
+                let remedy = "check the environment's CALMIRROR__ variables";
                 report.fault(&ValueOrigin::Default, "", Issue::new(error.to_string(), remedy));
                 Map::new()
             }
@@ -124,9 +124,8 @@ impl Layers {
     }
 }
 
-/// What is wrong with a file of the configuration that every user of the machine can change: it
-/// says where secrets are sent and which calendars are read. Of what cannot be looked at there is
-/// nothing to say here.
+/// Reports a configuration file that every user of the machine can change: it decides where secrets
+/// are sent and which calendars are read. A file that cannot be inspected is not reported here.
 pub(super) fn world_writable(path: &Path) -> Option<Issue> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
     (mode & 0o002 != 0).then(|| {
@@ -135,7 +134,7 @@ pub(super) fn world_writable(path: &Path) -> Option<Issue> {
     })
 }
 
-/// Values with the origins that their layers gave them.
+/// Builds a table whose values have the origins recorded by their layers.
 fn table(
     path: String,
     header: Option<ValueOrigin>,
@@ -164,7 +163,7 @@ fn table(
     LayeredTable { path, origin, values, refused: false }
 }
 
-/// A place in the files, in the form in which it passes through the layering.
+/// A position in the files, in the form in which it passes through the merge.
 #[derive(Clone, Copy)]
 struct SourceMark {
     file: usize,
@@ -221,7 +220,7 @@ impl Source for Layer {
     }
 }
 
-/// The variables that are ours and have a place; the others of our prefix are faults.
+/// The variables that match a key; others with our prefix are errors.
 fn variables(
     environment: &BTreeMap<String, String>,
     report: &mut DiagnosticSink,

@@ -1,12 +1,12 @@
-//! What somebody configured, as one validated value.
+//! Reads, validates and resolves the configuration.
 //!
 //! A configuration is one TOML file, the files of `conf.d` beside it, and the environment
-//! ([`Sources`]). [`Config::load`] reads them all and answers with a [`Config`] in which everything
-//! is resolved, or with every fault at once, each with its place and its remedy. Nobody else needs
-//! to know the files' form, and nothing that a `Config` holds is a secret: it knows where secrets
-//! are, and that they were there when it was loaded.
+//! ([`Sources`]). [`Config::load`] reads them all. It returns a [`Config`] in which everything is
+//! resolved, or every error at once, each with its location and remedy. The rest of the crate does
+//! not depend on the format of the files. A `Config` never holds a secret: it names the files and
+//! variables that hold secrets, and loading checks that they are present.
 //!
-//! Refused: unknown keys, files of secrets that others can read, plain `http` to other machines
+//! Rejected: unknown keys, secret files that others can read, plain `http` to other machines
 //! (promise 7). Not done here: reading the process's environment, the clock, or a secret for use.
 
 mod account;
@@ -53,7 +53,7 @@ use origin::DiagnosticSink;
 use settings::WindowSettings;
 use windows::WindowCollector;
 
-/// Everything that was configured, valid and resolved.
+/// The validated and resolved configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `[store]`
@@ -68,21 +68,21 @@ pub struct Config {
     pub log: LogConfig,
     /// `[account.*]` by name.
     pub accounts: BTreeMap<Arc<str>, AccountConfig>,
-    /// Every window, in the order in which they are written; names are unique.
+    /// Every window, in the order of the configuration; names are unique.
     pub windows: Vec<Arc<Window>>,
-    /// What is valid but hardly meant.
+    /// Settings that are valid but probably unintended.
     pub warnings: Vec<Diagnostic>,
     /// The main file.
     pub file: PathBuf,
-    /// See [`Config::explain`].
+    /// The values that [`Config::explain`] returns.
     pub explained: Vec<EffectiveValue>,
 }
 
 impl Config {
-    /// Reads and validates everything. `now` is what relative edges are judged by.
+    /// Reads and validates everything. Relative edges are resolved against `now`.
     ///
     /// # Errors
-    /// Every fault there is, unless a file cannot be read or is not TOML: then those first.
+    /// All errors. If a file cannot be read or is not TOML, values are not validated.
     pub fn load(sources: &Sources, now: Timestamp) -> Result<Self, Diagnostics> {
         let mut report = DiagnosticSink::default();
         let config = Self::read(sources, now, &mut report);
@@ -100,13 +100,13 @@ impl Config {
         }
     }
 
-    /// Every effective value and where it came from: all sections and accounts, `[defaults]`, and
-    /// of each `[[window]]` what it sets itself.
+    /// Every effective value and its origin: all sections, accounts and `[defaults]`, and for each
+    /// `[[window]]` the keys that it sets itself.
     pub fn explain(&self) -> &[EffectiveValue] {
         &self.explained
     }
 
-    /// What makes the window's ids a stream of their own.
+    /// The settings that identify the window's stream of ids.
     pub fn identity(&self, window: &Window) -> WindowIdentity {
         WindowIdentity {
             account: window.account.clone(),
@@ -149,7 +149,7 @@ impl Config {
         if load > graph.max_concurrent as f64 {
             let wrong = Issue::new(
                 format!(
-                    "{} windows at their intervals keep about {load:.0} requests under way, and {} are allowed",
+                    "{} windows at their intervals keep about {load:.0} requests in flight, but only {} are allowed",
                     windows.len(),
                     graph.max_concurrent
                 ),
@@ -178,7 +178,7 @@ fn graph_origin(report: &DiagnosticSink) -> ValueOrigin {
     set.map_or(ValueOrigin::Default, |one| one.origin.clone())
 }
 
-/// Warns of what is there and does nothing.
+/// Warns about a configuration without windows and about accounts that no window uses.
 fn advise(
     layers: &Layers,
     accounts: &BTreeMap<Arc<str>, AccountConfig>,
@@ -190,7 +190,7 @@ fn advise(
         report.warn(&ValueOrigin::Default, "window", wrong);
         return;
     }
-    // An account whose windows are at fault is not idle.
+    // After an error the list of windows is incomplete, so an account may only look unused.
     if report.faults.is_empty() {
         for name in accounts.keys() {
             let origin =

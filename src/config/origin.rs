@@ -1,4 +1,4 @@
-//! Where an effective value came from, and what is gathered while a configuration is read.
+//! Origins of effective values, and the sink for diagnostics while a configuration is read.
 
 use std::fmt;
 use std::path::Path;
@@ -9,10 +9,10 @@ use super::diagnostic::{Diagnostic, Issue};
 /// Where an effective value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ValueOrigin {
-    /// Nobody set it.
+    /// The key is not configured.
     #[default]
     Default,
-    /// A file's line, from 1.
+    /// A line of a file.
     File {
         /// The file.
         path: Arc<Path>,
@@ -38,14 +38,14 @@ impl fmt::Display for ValueOrigin {
 pub struct EffectiveValue {
     /// The path of the key, such as `graph.max_concurrent` or `window[alice].start`.
     pub key: String,
-    /// The value as it was written. Secrets have no key, so none is ever here: only the names of
-    /// the files and variables that hold them.
+    /// The value as it was written. No key holds a secret, so this shows only the names of the
+    /// files and variables that hold secrets.
     pub value: String,
-    /// Who set it.
+    /// Where the value was set.
     pub origin: ValueOrigin,
 }
 
-/// What gathers while a configuration is read: faults, warnings, explanations.
+/// Collects errors, warnings and effective values while a configuration is read.
 #[derive(Debug, Default)]
 pub(super) struct DiagnosticSink {
     pub(super) faults: Vec<Diagnostic>,
@@ -58,12 +58,12 @@ impl DiagnosticSink {
         self.faults.push(located(origin, key, wrong));
     }
 
-    /// A fault of a file as a whole, of no line of it.
+    /// Reports an error of a whole file.
     pub(super) fn file_fault(&mut self, path: &Path, wrong: Issue) {
         self.faults.push(of_file(path, wrong));
     }
 
-    /// A warning about a file as a whole.
+    /// Reports a warning about a whole file.
     pub(super) fn file_warning(&mut self, path: &Path, wrong: Issue) {
         self.warnings.push(of_file(path, wrong));
     }
@@ -81,7 +81,7 @@ fn located(origin: &ValueOrigin, key: &str, Issue { problem, remedy }: Issue) ->
     let (file, line, key) = match origin {
         ValueOrigin::Default => (None, None, key),
         ValueOrigin::File { path, line } => (Some(path.to_path_buf()), Some(*line), key),
-        // The variable is what the person who mends it has to look for.
+        // The user has to look for the variable's name.
         ValueOrigin::Environment(variable) => (None, None, variable.as_str()),
     };
     Diagnostic { file, line, key: key.to_owned(), problem, remedy }

@@ -1,7 +1,8 @@
-//! Reading one table, key by key: types, bounds, defaults, explanations.
+//! Reads one table key by key: types, bounds, defaults, effective values.
 //!
-//! A reader never stops at a fault: it notes it and answers `None`. So `None` for a key that has a
-//! default means that a fault was noted, and whoever needs the value can only give up quietly.
+//! A reader does not stop at an error: it records the error and returns `None`. `None` for a key
+//! with a default therefore means that an error was recorded, and the caller can give up without
+//! reporting another one.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -15,19 +16,19 @@ use super::keys::{Section, suggest};
 use super::layers::LayeredTable;
 use super::origin::{DiagnosticSink, EffectiveValue, ValueOrigin};
 
-/// Longer than anybody means, short enough that no clock overflows when it is added.
+/// Longer than any sensible setting, and short enough that adding it to a clock does not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-/// A table being read.
+/// Reads one table.
 pub(super) struct TableReader<'a> {
     section: Section,
     table: &'a LayeredTable,
-    /// Whether absent keys take their defaults; a window's take those of `[defaults]`.
+    /// Whether absent keys take their defaults. A window's keys take those of `[defaults]` instead.
     defaults: bool,
     pub(super) report: &'a mut DiagnosticSink,
 }
 
-/// A value as it was written, and where.
+/// A value as it was written, and its origin.
 #[derive(Clone, Copy)]
 pub(super) struct RawValue<'a> {
     kind: &'a ValueKind,
@@ -44,7 +45,7 @@ impl<'a> TableReader<'a> {
         Self { section, table, defaults, report }
     }
 
-    /// How the key is called in faults.
+    /// The key's name in messages.
     pub(super) fn name(&self, key: &str) -> String {
         let path = match self.table.path.as_str() {
             "" => self.section.name(),
@@ -56,37 +57,37 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// Whether somebody wrote the key.
+    /// Whether the key is configured.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.values.contains_key(key)
     }
 
-    /// Where the key stands, or its table if nobody wrote it.
+    /// The origin of the key, or of its table if the key is absent.
     pub(super) fn origin(&self, key: &str) -> ValueOrigin {
         self.table.values.get(key).map_or(&self.table.origin, |(_, origin)| origin).clone()
     }
 
-    /// Notes a fault at the key.
+    /// Reports an error at the key.
     pub(super) fn fault(&mut self, key: &str, wrong: Issue) {
         let origin = self.origin(key);
         self.report.fault(&origin, &self.name(key), wrong);
     }
 
-    /// Notes that the key is missing, unless something in its table was refused: that is likely to
-    /// be it, mistyped.
+    /// Reports that the key is missing. If an entry of the table was rejected, nothing is reported:
+    /// that entry is probably the key, mistyped.
     pub(super) fn missing(&mut self, key: &str, problem: &str, remedy: impl Into<String>) {
         if !self.table.refused {
             self.fault(key, Issue::new(problem, remedy));
         }
     }
 
-    /// Notes a warning at the key.
+    /// Reports a warning at the key.
     pub(super) fn warn(&mut self, key: &str, wrong: Issue) {
         let origin = self.origin(key);
         self.report.warn(&origin, &self.name(key), wrong);
     }
 
-    /// The key's value, read by `read`; `None` if it is absent and has no default, or is wrong.
+    /// The key's value, converted by `read`; `None` if it is invalid, or absent without a default.
     pub(super) fn take<T>(
         &mut self,
         key: &'static str,
@@ -119,7 +120,7 @@ impl<'a> TableReader<'a> {
 }
 
 impl<'a> RawValue<'a> {
-    /// A text that is not empty.
+    /// A string that is not empty.
     pub(super) fn text(self) -> Result<&'a str, Issue> {
         match self.kind {
             ValueKind::String(text) if text.trim().is_empty() => {
@@ -129,16 +130,16 @@ impl<'a> RawValue<'a> {
             ValueKind::Array(_) => {
                 Err(Issue::new("a list or a table, not a single value", "write one value"))
             }
-            _ => Err(Issue::new("not a text", "put it into quotes")),
+            _ => Err(Issue::new("not a string", "put it in quotes")),
         }
     }
 
-    /// A list of texts; in the environment separated by commas.
+    /// A list of strings; in the environment separated by commas.
     pub(super) fn texts(self) -> Result<Vec<&'a str>, Issue> {
         if let Some(text) = self.variable() {
             return Ok(text.split(',').map(str::trim).collect());
         }
-        let wrong = || Issue::new("not a list of texts", "write it like [\"one\", \"another\"]");
+        let wrong = || Issue::new("not a list of strings", "write it like [\"one\", \"another\"]");
         let ValueKind::Array(values) = self.kind else { return Err(wrong()) };
         let text = |value: &'a Value| match &value.kind {
             ValueKind::String(text) => Ok(text.as_str()),
@@ -147,7 +148,7 @@ impl<'a> RawValue<'a> {
         values.iter().map(text).collect()
     }
 
-    /// The environment knows only texts.
+    /// The trimmed value of an environment variable. Variables have only string values.
     fn variable(self) -> Option<&'a str> {
         match (self.kind, self.origin) {
             (ValueKind::String(text), ValueOrigin::Environment(_)) => Some(text.trim()),
@@ -178,7 +179,7 @@ impl<'a> RawValue<'a> {
         }
     }
 
-    /// A share, 0 to 1.
+    /// A fraction from 0 to 1.
     pub(super) fn share(self) -> Result<f64, Issue> {
         let number = match (self.kind, self.variable()) {
             (ValueKind::Float(number), _) => Some(*number),
@@ -189,10 +190,10 @@ impl<'a> RawValue<'a> {
         };
         number
             .filter(|number| (0.0..=1.0).contains(number))
-            .ok_or_else(|| Issue::new("not a share", "write 0.0 to 1.0, without quotes"))
+            .ok_or_else(|| Issue::new("not a fraction", "write 0.0 to 1.0, without quotes"))
     }
 
-    /// A duration of at least `least`, as people write them: `90s`, `5m`, `1h 30m`.
+    /// A duration of at least `least`, such as `90s`, `5m` or `1h 30m`.
     pub(super) fn duration(self, least: Duration) -> Result<Duration, Issue> {
         let text = match self.kind {
             ValueKind::I64(number) => {
@@ -223,7 +224,7 @@ impl<'a> RawValue<'a> {
         self.duration(least).map(Some)
     }
 
-    /// One of a few words.
+    /// One of a fixed set of words.
     pub(super) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Result<T, Issue> {
         let text = self.text()?;
         choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
@@ -232,7 +233,7 @@ impl<'a> RawValue<'a> {
         })
     }
 
-    /// A path; a relative one is meant from the directory of the file it is written in.
+    /// A path. A relative one in a file is resolved against the directory of that file.
     pub(super) fn path(self) -> Result<PathBuf, Issue> {
         let path = Path::new(self.text()?);
         Ok(match self.origin {

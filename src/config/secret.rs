@@ -1,7 +1,7 @@
-//! What is asked of a file that holds a secret, before anybody needs the secret.
+//! Checks files with secrets when the configuration is loaded.
 //!
-//! Secrets are read when they are used, so that a rotated file needs no restart; nothing here keeps
-//! or returns one. A secret that others can read is refused, not warned about.
+//! Secrets are read when they are used, so that a rotated file needs no restart. This module does
+//! not keep or return a secret. A secret that others can read is an error, not a warning.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,19 +10,19 @@ use std::path::{Component, Path};
 
 use super::diagnostic::Issue;
 
-/// No secret, key or certificate is larger.
+/// The maximum size of a secret, key or certificate.
 const MAX_SECRET_BYTES: u64 = 1 << 20;
 
-/// Where container engines mount secrets, each into the one container that may have it; their
-/// modes say nothing (Docker's are 0444). Kubernetes projects service-account tokens below
-/// `/var/run/secrets`, which is the same directory only where `/var/run` is a link.
+/// Directories where container engines mount secrets, each only into the container that may read
+/// it. The files' modes mean nothing there (Docker's are 0444). Kubernetes projects service-account
+/// tokens below `/var/run/secrets`, which is the same directory only where `/var/run` is a link.
 const MOUNTED: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
-/// A token of fewer bytes can be guessed by trying.
+/// A token with fewer bytes can be guessed by trying.
 const MIN_TOKEN_BYTES: usize = 16;
 
-/// What a secret's file holds, without the white space around it: of any kind where the file is
-/// text, so that nobody who reads it as text finds less in it than was found here.
+/// The content of a secret's file without the white space around it. If the content is text, all
+/// Unicode white space is trimmed, so that a consumer that reads it as text finds the same secret.
 pub fn trimmed(content: &[u8]) -> &[u8] {
     match std::str::from_utf8(content) {
         Ok(text) => text.trim().as_bytes(),
@@ -31,15 +31,15 @@ pub fn trimmed(content: &[u8]) -> &[u8] {
 }
 
 /// Whether the file is below a directory whose files only this process can reach, so that its mode
-/// does not matter. Judged by the path as it is written, which must not lead out again.
+/// does not matter. Only the path as written is examined; it must not contain `..`.
 fn is_mounted(path: &Path, credentials: Option<&Path>) -> bool {
     let mounted = credentials.into_iter().chain(MOUNTED.iter().map(Path::new));
     let climbs = path.components().any(|part| part == Component::ParentDir);
     !climbs && mounted.into_iter().any(|folder| path.starts_with(folder))
 }
 
-/// What is unwise about the token in `path`, and whether it equals the one in `other`. A file that
-/// cannot be read has no weakness here: [`check`] reports it.
+/// Weaknesses of the token in `path`, and whether it equals the one in `other`. A file that cannot
+/// be read has none here: [`check`] reports it.
 pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Issue> {
     let read = |path: &Path| std::fs::read(path).ok();
     let Some(content) = read(path) else { return Vec::new() };
@@ -56,15 +56,15 @@ pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Issue> {
     }
     let same = other.and_then(read).is_some_and(|other| trimmed(&other) == token);
     if same {
-        let problem = "the same token as in token_file: programs that shall only read may do all";
+        let problem = "the same token as in token_file: read-only clients get full access";
         wrong.push(Issue::new(problem, remedy));
     }
     wrong
 }
 
-/// That the file exists, can be read, holds something, and is for its owner alone. Files below
-/// `credentials`, systemd's `$CREDENTIALS_DIRECTORY`, are kept by systemd with modes of its own;
-/// so are those of container engines.
+/// Checks that the file exists, is readable, is not empty, and is accessible only to its owner. The
+/// mode is not checked below `credentials` (systemd's `$CREDENTIALS_DIRECTORY`) or where container
+/// engines mount secrets, because they set modes of their own.
 pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Issue> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| {

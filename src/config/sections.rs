@@ -23,14 +23,15 @@ pub struct StoreConfig {
     pub path: PathBuf,
 }
 
-/// `[graph]`, the cloud resolved to addresses.
+/// `[graph]`, with the cloud resolved to addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphConfig {
-    /// Where Graph's version begins, without a trailing slash: `https://graph.microsoft.com/v1.0`.
+    /// Graph's address with its version, without a trailing slash:
+    /// `https://graph.microsoft.com/v1.0`.
     pub base_url: String,
-    /// Where tokens are, without a trailing slash: `https://login.microsoftonline.com`.
+    /// The sign-in address, without a trailing slash: `https://login.microsoftonline.com`.
     pub login_url: String,
-    /// What tokens are asked for: the origin of `base_url` and `/.default` (fact 135).
+    /// The scope of tokens: the origin of `base_url` and `/.default` (fact 135).
     pub scope: String,
     /// Requests in flight over all mailboxes, at least 1.
     pub max_concurrent: usize,
@@ -47,16 +48,16 @@ pub struct ApiConfig {
     pub socket: Option<PathBuf>,
     /// The group that may use the socket.
     pub socket_group: Option<String>,
-    /// TCP as well.
+    /// The TCP address, if TCP is used.
     pub listen: Option<SocketAddr>,
-    /// Names by which clients may reach it over TCP, in small letters, beside loopback and the
-    /// address listened on.
+    /// Host names under which clients reach the API over TCP, in lower case, in addition to
+    /// loopback and the address listened on.
     pub hosts: Vec<String>,
-    /// The token that may do everything; there is one if there is `listen`.
+    /// The file with the token for full access; required with `listen`.
     pub token_file: Option<PathBuf>,
-    /// The token that may only read.
+    /// The file with the token for reading only.
     pub read_token_file: Option<PathBuf>,
-    /// Of private and confidential events readers get time and busy state only.
+    /// Whether readers see only time and busy state of private and confidential events.
     pub mask_private: bool,
 }
 
@@ -70,16 +71,16 @@ pub struct FeedConfig {
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// A level or tracing directives, known to be readable.
+    /// A level or tracing directives, already validated.
     pub level: String,
-    /// The form of lines.
+    /// The format of log lines.
     pub format: LogFormat,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Journald under systemd, text on a terminal, else JSON.
+    /// Journald under systemd, text on a terminal, JSON otherwise.
     Auto,
     /// For people.
     Text,
@@ -89,15 +90,15 @@ pub enum LogFormat {
     Journald,
 }
 
-/// A request that takes longer than this is lost, whatever anybody configures.
+/// A request that takes longer than this is lost, so a longer timeout is rejected.
 const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Readers shall have a chance to come back after a night's or a weekend's outage: less than an
-/// hour is a mistake of units.
+/// Readers must be able to resume after an outage of a night or a weekend. Less than an hour is
+/// probably a wrong unit.
 const MIN_RETENTION: Duration = Duration::from_secs(3600);
 
-/// A Unix socket's path has room for 107 bytes on Linux, and the daemon makes the socket under
-/// its name and `.new` first.
+/// The path of a Unix socket has at most 107 bytes on Linux, and the daemon first creates the
+/// socket under this path with `.new` appended.
 const MAX_SOCKET_PATH: usize = 107 - ".new".len();
 
 pub(super) fn store(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<StoreConfig> {
@@ -163,13 +164,13 @@ pub(super) fn api(
         reader.fault("listen", Issue::new("a TCP address without a token", remedy));
     }
     if token_file.is_some() && token_file == read_token_file {
-        let remedy = "name another file: who may only read must not hold the token that may do all";
+        let remedy = "name another file: read-only clients must not hold the token for full access";
         reader.fault("read_token_file", Issue::new("the same file as token_file", remedy));
     }
     for (key, file, other) in
         [("token_file", &token_file, &None), ("read_token_file", &read_token_file, &token_file)]
     {
-        // One file for both is refused above.
+        // The same file for both is rejected above.
         let Some(file) = file.as_deref().filter(|file| Some(*file) != other.as_deref()) else {
             continue;
         };
@@ -184,7 +185,7 @@ pub(super) fn api(
         reader.warn("listen", Issue::new(problem, remedy));
     }
     if socket == Some(None) && !reader.has("listen") {
-        let remedy = "set api.listen or a socket, or no program can ask for anything";
+        let remedy = "set api.listen or a socket; otherwise no client can connect";
         reader.warn("socket", Issue::new("the daemon would listen nowhere", remedy));
     }
     Some(ApiConfig {
@@ -198,7 +199,7 @@ pub(super) fn api(
     })
 }
 
-/// A name or IPv4 address as it stands in `Host`, without the port.
+/// A host name or IPv4 address as in the `Host` header, without the port.
 fn host(text: &str) -> Result<String, Issue> {
     let fits = |label: &str| {
         (1..=63).contains(&label.len())
@@ -216,14 +217,14 @@ pub(super) fn listen(written: RawValue<'_>) -> Result<SocketAddr, Issue> {
     written.text()?.trim().parse().map_err(|_| Issue::new("not an address and port", remedy))
 }
 
-/// `None`: none is wanted.
+/// `None` if the socket is `off`.
 pub(super) fn socket(written: RawValue<'_>) -> Result<Option<PathBuf>, Issue> {
     if written.text()? == "off" {
         return Ok(None);
     }
     let path = written.path()?;
     if path.as_os_str().len() > MAX_SOCKET_PATH {
-        let problem = format!("a socket's path may have {MAX_SOCKET_PATH} bytes, not more");
+        let problem = format!("a socket's path has at most {MAX_SOCKET_PATH} bytes");
         return Err(Issue::new(problem, "choose a shorter one"));
     }
     Ok(Some(path))
@@ -251,11 +252,11 @@ pub(super) fn log_format(written: RawValue<'_>) -> Result<LogFormat, Issue> {
     ])
 }
 
-/// A level, or directives, as [`LogConfig::level`] has them. To tracing a mistyped level is the name
-/// of a target, and nothing else is ever logged: so a single word must be a level.
+/// Validates a level or directives for [`LogConfig::level`]. Tracing takes a mistyped level for the
+/// name of a target and then logs nothing else, so a single word must be a level.
 ///
 /// # Errors
-/// What is wrong with it, and the levels there are.
+/// The problem, and the known levels.
 pub fn level(text: &str) -> Result<String, Issue> {
     const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
     let text = text.trim();

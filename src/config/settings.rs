@@ -1,4 +1,4 @@
-//! What `[defaults]` sets for every window, and each window may set for itself.
+//! The settings that `[defaults]` sets for every window and that each window may override.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use crate::mirror::window::{BodyFormat, Completion, Edge};
 
-/// Faster than once a second is no interval but a loop.
+/// The shortest interval; below a second the daemon would loop.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A move is a whole enumeration, and a hold or an audit is one more look: not every minute.
+/// A move is a whole enumeration and an audit is an extra read, so neither may run every minute.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The settings of a window other than which calendar it is.
+/// A window's settings other than the identity of its calendar.
 #[derive(Clone, Debug)]
 pub(super) struct WindowSettings {
     pub(super) interval: Duration,
     pub(super) jitter: f64,
-    /// `None` if what is written is no edge: then nothing can be said about the window's length.
+    /// `None` if the configured edge is invalid; the window's length is then not checked.
     pub(super) start: Option<Edge>,
-    /// See `start`.
+    /// As for `start`.
     pub(super) end: Option<Edge>,
     pub(super) move_every: Duration,
     pub(super) page_size: u32,
@@ -39,7 +39,7 @@ pub(super) struct WindowSettings {
 }
 
 impl WindowSettings {
-    /// What `[defaults]` says; where it is wrong, what it would be had nobody written it.
+    /// The settings of `[defaults]`; built-in defaults replace invalid ones.
     pub(super) fn defaults(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<Self> {
         let nothing = LayeredTable::default();
         let mut unsaid = DiagnosticSink::default();
@@ -48,7 +48,7 @@ impl WindowSettings {
         Self::read(&mut TableReader::new(Section::Defaults, table, report), Some(&shipped))
     }
 
-    /// What the table says, over `base`; `None` only if there is no base to fall back on.
+    /// Reads the table's settings over `base`; `None` only without a base.
     pub(super) fn read(reader: &mut TableReader<'_>, base: Option<&Self>) -> Option<Self> {
         Some(Self {
             interval: reader
@@ -101,7 +101,7 @@ fn edge_of(reader: &mut TableReader<'_>, key: &'static str, base: Option<Edge>) 
     if reader.has(key) { written } else { written.or(base) }
 }
 
-/// A zone that Outlook knows: by its Windows name, or by an IANA one.
+/// A time zone that Outlook knows, by its Windows name or an IANA name.
 fn time_zone(written: RawValue<'_>) -> Result<Arc<str>, Issue> {
     let name = written.text()?;
     if localzone::win_zone_to_iana(name, None).is_some() || TimeZone::get(name).is_ok() {

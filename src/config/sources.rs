@@ -1,4 +1,4 @@
-//! Where a configuration is written: one file, the files of `conf.d` beside it, the environment.
+//! The sources of a configuration: one file, the files of `conf.d` beside it, the environment.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
 
-/// Looked at when neither `--config` nor `$CALMIRROR_CONFIG` names a file.
+/// Used if neither `--config` nor `$CALMIRROR_CONFIG` names a file.
 pub(super) const DEFAULT_FILE: &str = "/etc/calmirror/calmirror.toml";
 
-/// The directory beside the main file whose `*.toml` belong to it.
+/// The directory beside the main file whose `*.toml` files belong to the configuration.
 pub(super) const CONF_D: &str = "conf.d";
 
-/// Where to read from. The environment is a value, so that nothing here depends on the process.
+/// Where to read from. The environment is passed as a value, so nothing here depends on the
+/// process.
 #[derive(Clone)]
 pub struct Sources {
     /// The main file; `conf.d/*.toml` beside it belongs to it.
@@ -23,7 +24,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The file named on the command line, else by `$CALMIRROR_CONFIG`, else
+    /// The file named on the command line, otherwise by `$CALMIRROR_CONFIG`, otherwise
     /// `/etc/calmirror/calmirror.toml`.
     pub fn find(cli: Option<&Path>, environment: BTreeMap<String, String>) -> Self {
         let named = environment.get("CALMIRROR_CONFIG").filter(|file| !file.is_empty());
@@ -36,13 +37,13 @@ impl Sources {
 }
 
 impl fmt::Debug for Sources {
-    /// Without the environment's values, among which are secrets.
+    /// Omits the environment's values, because some are secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
-/// The files of `conf.d` beside the main one, by name; hidden ones are not looked at.
+/// The files of `conf.d` beside the main file, ordered by name; hidden files are skipped.
 pub(super) fn conf_d(main: &Path, report: &mut DiagnosticSink) -> Vec<PathBuf> {
     let folder = main.with_file_name(CONF_D);
     let unreadable = |error: &std::io::Error, report: &mut DiagnosticSink| {

@@ -1,6 +1,6 @@
-//! Tests of the room as a whole: files in, a configuration or its faults out.
+//! Tests of the whole module: files in, a configuration or its errors out.
 
-#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod example;
 mod faults;
@@ -15,10 +15,10 @@ use jiff::Timestamp;
 
 use super::{Config, Diagnostic, Diagnostics, Sources};
 
-/// Every test's today.
+/// The current time of every test.
 const NOW: &str = "2026-11-22T10:00:00Z";
 
-/// An account that is right, once [`Lab::new`] wrote its secret; five lines.
+/// A valid account, once [`Lab::new`] has written its secret; five lines.
 const ACCOUNT: &str = r#"[account.contoso]
 tenant = "contoso.com"
 client_id = "11111111-1111-1111-1111-111111111111"
@@ -26,7 +26,7 @@ client_secret_file = "contoso.secret"
 
 "#;
 
-/// A directory with a configuration in it.
+/// A directory with a configuration.
 struct Lab {
     dir: tempfile::TempDir,
     environment: BTreeMap<String, String>,
@@ -39,7 +39,7 @@ impl Lab {
         lab
     }
 
-    /// With this as its main file.
+    /// A lab with this text as its main file.
     fn with(main: &str) -> Self {
         let lab = Self::new();
         lab.write("calmirror.toml", main);
@@ -69,17 +69,17 @@ impl Lab {
         Config::load(&sources, NOW.parse::<Timestamp>().unwrap())
     }
 
-    /// A configuration that must be right.
+    /// Loads a configuration that must be valid.
     fn config(&self) -> Config {
         self.load().unwrap_or_else(|faults| panic!("{faults}"))
     }
 
-    /// As people read it, the directory left out.
+    /// The text without the path of the directory.
     fn plain(&self, text: &impl ToString) -> String {
         text.to_string().replace(&format!("{}/", self.dir.path().display()), "")
     }
 
-    /// The faults of a configuration that must be wrong.
+    /// The errors of a configuration; empty if it is valid.
     fn faults(&self) -> Vec<String> {
         match self.load() {
             Ok(_) => Vec::new(),
@@ -87,7 +87,7 @@ impl Lab {
         }
     }
 
-    /// The warnings of a configuration that must be right.
+    /// The warnings of a configuration that must be valid.
     fn warnings(&self) -> Vec<String> {
         self.shown(&self.config().warnings)
     }

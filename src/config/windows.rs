@@ -1,7 +1,7 @@
-//! From `[[window]]` entries to windows: one each, or one for each line of a `mailboxes_file`.
+//! Turns `[[window]]` entries into windows: one each, or one per line of a `mailboxes_file`.
 //!
-//! Strings that the windows of an entry have in common are shared between them, and a mailbox that
-//! is its own name is one string, so that a hundred thousand rooms cost little.
+//! The windows of an entry share their common strings, and a window named after its mailbox uses
+//! one string for both, so that a hundred thousand rooms cost little memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,35 +19,36 @@ use super::settings::WindowSettings;
 use crate::mirror::schedule;
 use crate::mirror::window::{CalendarRef, Edge, Edges, MAX_SEGMENT_DAYS, Window};
 
-/// A name may have this many characters.
+/// The maximum length of a name, in characters.
 const MAX_NAME_CHARS: usize = 200;
 
-/// A window is cut into at most this many segments ([`Edges::segments`]).
+/// The maximum number of segments of a window ([`Edges::segments`]).
 const MAX_SEGMENTS: i64 = 64;
 
-/// A window that will run empty is warned about so many days before.
+/// A window that will become empty causes a warning this many days before.
 const SOON: i64 = 30;
 
-/// Of one mailboxes file, so many wrong lines are told; the rest is mostly the same mistake.
+/// At most this many wrong lines of a mailboxes file are reported; further ones are mostly the same
+/// mistake.
 const MAX_LINES: usize = 100;
 
-/// Gathers windows and remembers what they must not share.
+/// Collects windows and detects duplicates.
 pub(super) struct WindowCollector<'a> {
     settings: WindowSettings,
     accounts: &'a BTreeMap<Arc<str>, AccountConfig>,
-    /// Accounts that are wrong: a window that names one is not to blame.
+    /// Accounts with errors: a window that names one causes no further error.
     faulty: Vec<String>,
     now: Timestamp,
-    // Only looked up, never walked.
+    // Only looked up, never iterated.
     names: HashMap<Arc<str>, ValueOrigin>,
     streams: HashMap<StreamKey, Arc<str>>,
     pub(super) all: Vec<Arc<Window>>,
 }
 
-/// What two windows of different names would have in common if they were the same by mistake.
+/// Two windows of different names that agree in all of this are probably a mistake.
 type StreamKey = (Arc<str>, String, CalendarRef, Timestamp, Timestamp);
 
-/// One entry, read but for its mailboxes.
+/// A parsed entry, except for its mailboxes.
 struct WindowEntry {
     account: Arc<str>,
     calendar: CalendarRef,
@@ -88,7 +89,7 @@ impl<'a> WindowCollector<'a> {
         }
         let Some(entry) = self.entry(&mut reader) else { return };
         if many && reader.has("mailbox") {
-            let wrong = Issue::new("beside a mailboxes_file", "keep one of the two");
+            let wrong = Issue::new("set together with mailboxes_file", "keep one of the two");
             reader.fault("mailbox", wrong);
         } else if many {
             let template = name.unwrap_or_else(|| "{mailbox}".to_owned());
@@ -165,14 +166,14 @@ impl<'a> WindowCollector<'a> {
             .flatten()
     }
 
-    /// The edges that would be asked for now, if they make a window.
+    /// The edges that a request would use now; `None` after an error.
     fn edges(&self, reader: &mut TableReader<'_>, settings: &WindowSettings) -> Option<Edges> {
         let (start, end) = (settings.start?, settings.end?);
         let stated = Edges { start: start.resolve(self.now), end: end.resolve(self.now) };
         let key = if reader.has("end") || !reader.has("start") { "end" } else { "start" };
         let closing = start.is_relative() && !end.is_relative();
         if stated.is_empty() && closing {
-            // It was a window once: a daemon that starts again must not stop for its sake.
+            // The window was valid once. A restart must not fail because of it.
             let wrong = Issue::new(
                 format!("the start has moved past the end ({}): the window is empty", stated.end),
                 "move the end, or remove the window",
@@ -233,14 +234,14 @@ impl<'a> WindowCollector<'a> {
         });
         if text == "me" && !delegated {
             return Err(Issue::new(
-                "an application that signs in by itself has no \"me\"",
+                "an application without a user has no \"me\"",
                 "write a user id or address, or use an account with an access_token_file",
             ));
         }
         Ok(())
     }
 
-    /// One window for each mailbox in the file.
+    /// Adds one window for each mailbox in the file.
     fn many(
         &mut self,
         reader: &mut TableReader<'_>,
@@ -249,7 +250,7 @@ impl<'a> WindowCollector<'a> {
         file: &PathBuf,
     ) {
         if !template.contains("{mailbox}") {
-            let wrong = Issue::new("all windows would have one name", "write {mailbox} into it");
+            let wrong = Issue::new("all windows would have the same name", "put {mailbox} into it");
             reader.fault("name", wrong);
             return;
         }
@@ -343,7 +344,7 @@ impl<'a> WindowCollector<'a> {
         self.names.insert(name.clone(), origin.clone());
         let stream = (
             entry.account.clone(),
-            // Addresses and ids of users are the same in any case of letters.
+            // Addresses and ids of users are case-insensitive.
             mailbox.to_lowercase(),
             entry.calendar.clone(),
             entry.edges.start,
@@ -379,7 +380,7 @@ impl<'a> WindowCollector<'a> {
         }));
     }
 
-    /// Requests under way on average if every idle round takes a second.
+    /// The average number of requests in flight if every idle round takes a second.
     pub(super) fn load(&self) -> f64 {
         self.all
             .iter()
@@ -393,13 +394,13 @@ impl<'a> WindowCollector<'a> {
     }
 }
 
-/// Whole days.
+/// The length in whole days.
 fn days(edges: &Edges) -> i64 {
     (edges.end.as_second() - edges.start.as_second()) / (24 * 3600)
 }
 
-/// What is odd about a mailbox that can be asked for: Graph answers 404 for all but addresses
-/// (user principal names) and object ids. A `me` that is not refused is meant.
+/// A warning about a mailbox that is neither an address (user principal name) nor an object id:
+/// Graph answers 404 for all others. A `me` that was not rejected before is intentional.
 fn doubtful(mailbox: &str) -> Option<Issue> {
     let address = mailbox.split_once('@').is_some_and(|(user, domain)| {
         !user.is_empty() && !domain.is_empty() && !domain.contains('@')
@@ -412,7 +413,7 @@ fn doubtful(mailbox: &str) -> Option<Issue> {
     })
 }
 
-/// A line without its comment. A `#` inside an address (a guest's `#EXT#`) is no comment.
+/// Strips the comment from a line. A `#` inside an address (a guest's `#EXT#`) starts no comment.
 fn bare(line: &str) -> &str {
     let line = line.trim();
     if line.starts_with('#') {
@@ -433,9 +434,9 @@ fn check_name(name: &str) -> Result<(), Issue> {
     if name.contains('/') || name.chars().any(char::is_control) {
         return Err(Issue::new("the window's name has a \"/\" or a control character", remedy));
     }
-    // Programs that resolve paths would take these out of addresses.
+    // Programs that resolve paths would remove these from URLs.
     if name == "." || name == ".." || name.trim() != name || name.is_empty() {
-        let problem = "the window's name is empty, dots, or has spaces at its ends";
+        let problem = "the window's name is empty, \".\" or \"..\", or has spaces at its ends";
         return Err(Issue::new(problem, remedy));
     }
     Ok(())

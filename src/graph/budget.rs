@@ -1,10 +1,10 @@
-//! How much may be asked at once: over everything, and of one mailbox.
+//! Limits concurrent requests: over all mailboxes, and to each mailbox.
 //!
-//! Graph allows an application four requests at a time and 10,000 in ten minutes a mailbox
-//! (facts 112, 113), and counts what is sent while it throttles (fact 119). A [`MailboxBudget`]
-//! is shared by all windows of a mailbox: requests wait there first, then for the overall
-//! budget, first come, first served at both. Nobody holds an overall permit while its mailbox
-//! pauses, so one mailbox in trouble never slows another.
+//! Graph allows an application four concurrent requests and 10,000 requests in ten minutes per
+//! mailbox (facts 112, 113), and counts what is sent while it throttles (fact 119). A
+//! [`MailboxBudget`] is shared by all windows of a mailbox. Requests wait there first, then for the
+//! overall budget; both are first come, first served. No request holds an overall permit while its
+//! mailbox pauses, so one throttled mailbox never slows another.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 use super::retry_after::MAX_WAIT;
 
-/// Graph's 10,000 in ten minutes, with room for requests we do not count, such as repetitions
-/// inside the HTTP library.
+/// Graph's 10,000 in ten minutes, less a margin for requests that are not counted here, such as
+/// repetitions inside the HTTP library.
 const MAX_IN_TEN_MINUTES: u32 = 9_900;
-/// Ten whole minutes, and the one under way.
+/// Ten full minutes, and the current one.
 const MINUTES: usize = 11;
 
 /// The budgets of a daemon. Cheap to clone; clones share everything.
@@ -32,22 +32,22 @@ pub struct Budgets {
 #[derive(Debug)]
 struct OverallBudget {
     requests: PermitPool,
-    /// Minutes are counted from here.
+    /// The start of minute 0.
     epoch: Instant,
 }
 
-/// Mailboxes that somebody tracks, by account and name.
+/// The mailboxes in use, by account and name.
 #[derive(Debug)]
 struct MailboxBudgets {
-    /// Permits over all of them, and of each.
+    /// Permits over all mailboxes, and of each one.
     all: usize,
     each: usize,
     known: BTreeMap<(Box<str>, Box<str>), Weak<MailboxBudget>>,
-    /// Once so many are known the forgotten ones are cleared away.
+    /// When this many are known, unused ones are removed.
     clear_at: usize,
 }
 
-/// What one mailbox may be asked. Shared by its windows, and small while idle.
+/// The limits of one mailbox. Shared by its windows, and small while idle.
 #[derive(Debug)]
 pub struct MailboxBudget {
     overall: Arc<OverallBudget>,
@@ -57,17 +57,17 @@ pub struct MailboxBudget {
 
 #[derive(Debug, Default)]
 struct RequestLedger {
-    /// Nothing is sent before.
+    /// No request is sent before.
     paused_until: Option<Instant>,
-    /// Throttled answers since the last good one.
+    /// Throttled answers since the last successful one.
     throttled: u8,
-    /// The minute that `counts` ends with.
+    /// The last minute in `counts`.
     minute: u32,
-    /// Requests a minute; the minute `m` counts at `m % MINUTES`.
+    /// Requests per minute; the minute `m` is at `m % MINUTES`.
     counts: [u16; MINUTES],
 }
 
-/// Leave to send one request; held until its answer is read.
+/// Permission to send one request; held until its answer is read.
 #[derive(Debug)]
 pub struct Permit<'a> {
     _mailbox: Option<PoolPermit<'a>>,
@@ -78,7 +78,7 @@ pub struct Permit<'a> {
 #[derive(Debug)]
 struct PermitPool {
     permits: Semaphore,
-    /// Permits that are held and shall not come back.
+    /// Held permits to be removed when they are returned.
     surplus: AtomicUsize,
 }
 
@@ -94,16 +94,17 @@ impl PermitPool {
     }
 
     async fn acquire(&self) -> Option<PoolPermit<'_>> {
-        // The semaphores are never closed; without a permit there would be no limit, no fault.
+        // The semaphores are never closed. Without a permit there would be no limit, but no error.
         let permit = self.permits.acquire().await.ok()?;
         Some(PoolPermit { pool: self, permit: Some(permit) })
     }
 
-    /// From `old` permits to `new` ones. What is held beyond is not cut off: it does not come back.
+    /// Changes the permits from `old` to `new`. Permits held beyond `new` are removed when
+    /// returned.
     fn resize(&self, old: usize, new: usize) {
         if new < old {
             self.surplus.fetch_add(old - new, Ordering::Relaxed);
-            // Those at hand go at once.
+            // Free permits are removed at once.
             while self.settle() {
                 if self.permits.forget_permits(1) == 0 {
                     self.surplus.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +119,7 @@ impl PermitPool {
         }
     }
 
-    /// Takes one off the surplus, if there is any.
+    /// Reduces the surplus by one; `false` if there is none.
     fn settle(&self) -> bool {
         let less = |surplus: usize| surplus.checked_sub(1);
         self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
@@ -136,8 +137,8 @@ impl Drop for PoolPermit<'_> {
 }
 
 impl Budgets {
-    /// At most `overall` requests at a time, and at most `per_mailbox` to one mailbox. Zero is
-    /// taken for one.
+    /// At most `overall` concurrent requests, and at most `per_mailbox` to one mailbox. Zero counts
+    /// as one.
     pub fn new(overall: usize, per_mailbox: usize) -> Self {
         let (all, each) = (permits(overall), permits(per_mailbox));
         let mailboxes = MailboxBudgets { all, each, known: BTreeMap::new(), clear_at: 0 };
@@ -150,7 +151,7 @@ impl Budgets {
         }
     }
 
-    /// Changes both, for what waits now and from now on. Requests under way are not cut off.
+    /// Changes both limits for waiting and later requests. Requests in flight are not aborted.
     pub fn resize(&self, overall: usize, per_mailbox: usize) {
         let (all, each) = (permits(overall), permits(per_mailbox));
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,8 +164,8 @@ impl Budgets {
         (mailboxes.all, mailboxes.each) = (all, each);
     }
 
-    /// The budget of a mailbox: the same one for as long as somebody holds it, and however the
-    /// letter case of the address.
+    /// The budget of a mailbox: the same one as long as it is in use, in any letter case of the
+    /// address.
     pub fn mailbox(&self, account: &str, mailbox: &str) -> Arc<MailboxBudget> {
         let key = (account.into(), mailbox.to_lowercase().into());
         let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +191,7 @@ fn permits(n: usize) -> usize {
 }
 
 impl MailboxBudget {
-    /// Waits until one more request may be sent, and counts it. May be dropped at any moment.
+    /// Waits until one more request may be sent, and counts it. May be dropped at any time.
     pub async fn acquire(&self) -> Permit<'_> {
         let mailbox = self.requests.acquire().await;
         loop {
@@ -200,21 +201,21 @@ impl MailboxBudget {
                 continue;
             }
             let overall = self.overall.requests.acquire().await;
-            // A pause may have begun meanwhile: then the overall permit goes back.
+            // A pause may have begun meanwhile; then the overall permit is returned.
             if self.ledger(|ledger, overall| ledger.book(overall.epoch)) {
                 return Permit { _mailbox: mailbox, _overall: overall };
             }
         }
     }
 
-    /// An answer that was no throttling.
+    /// Records a successful answer, which resets the back-off.
     pub fn answered(&self) {
         self.ledger(|ledger, _| ledger.throttled = 0);
     }
 
-    /// An answer that was throttling: nothing is sent for the larger of what it asked for and
-    /// our own back-off (1 s doubling to an hour, of which `chance` in `[0, 1)` takes up to half).
-    /// Answers how long that is.
+    /// Records a throttled answer: no request is sent for the longer of `retry_after` and our own
+    /// back-off (1 s doubling to an hour, of which `chance` in `[0, 1)` takes up to half). Returns
+    /// the length of that pause.
     pub fn throttled(&self, retry_after: Option<Duration>, chance: f64) -> Duration {
         self.ledger(|ledger, _| {
             let doubled = Duration::from_secs(1 << ledger.throttled.min(12)).min(MAX_WAIT);
@@ -227,25 +228,25 @@ impl MailboxBudget {
         })
     }
 
-    /// Goes on with a pause that an earlier process was asked for.
+    /// Resumes a pause that Graph requested from an earlier process.
     pub fn pause(&self, left: Duration) {
         let until = Instant::now() + left.min(MAX_WAIT);
         self.ledger(|ledger, _| ledger.paused_until = ledger.paused_until.max(Some(until)));
     }
 
-    /// When requests may be sent again, if they may not now.
+    /// When requests may be sent again; `None` if they may be sent now.
     pub fn paused_until(&self) -> Option<Instant> {
         self.ledger(|ledger, overall| ledger.open_at(overall.epoch)).err()
     }
 
     fn ledger<T>(&self, work: impl FnOnce(&mut RequestLedger, &OverallBudget) -> T) -> T {
-        // Every change of a ledger is whole, so a poisoned lock is still good.
+        // No change of a ledger is left incomplete, so a poisoned lock is still usable.
         work(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), &self.overall)
     }
 }
 
 impl RequestLedger {
-    /// Counts a request, if it may be sent now.
+    /// Counts a request if it may be sent now.
     fn book(&mut self, epoch: Instant) -> bool {
         let open = self.open_at(epoch).is_ok();
         if open {
@@ -254,7 +255,7 @@ impl RequestLedger {
         open
     }
 
-    /// Whether a request may be sent now, or else when that is worth asking again.
+    /// `Ok` if a request may be sent now; otherwise the time of the next check.
     fn open_at(&mut self, epoch: Instant) -> Result<(), Instant> {
         let now = Instant::now();
         match self.paused_until {
@@ -262,7 +263,7 @@ impl RequestLedger {
             _ => self.paused_until = None,
         }
         let minute = u32::try_from(now.duration_since(epoch).as_secs() / 60).unwrap_or(u32::MAX);
-        // Minutes that passed without a request count nothing.
+        // Minutes without a request count zero.
         for passed in (self.minute.saturating_add(1)..=minute).take(MINUTES) {
             self.counts[passed as usize % MINUTES] = 0;
         }
@@ -385,7 +386,7 @@ mod tests {
         for (n, at) in sent.iter().enumerate().skip(10_000) {
             assert!(*at - sent[n - 10_000] > Duration::from_secs(600));
         }
-        // And no more is withheld than the minute's grain explains.
+        // And the delay is no longer than the granularity of a minute explains.
         assert!(sent[29_999] - sent[0] < Duration::from_secs(3 * 12 * 60));
     }
 
@@ -396,7 +397,7 @@ mod tests {
         let mut held = join_all((0..3).map(|_| a.acquire())).await;
         held.push(b.acquire().await);
         budgets.resize(2, 1);
-        // Two too many are under way: whoever comes waits until both, and one more, are over.
+        // Two too many are in flight: a new request waits until both, and one more, have ended.
         for _ in 0..3 {
             assert!(budgets.mailbox("x", "c").acquire().now_or_never().is_none());
             held.remove(0);
@@ -412,7 +413,7 @@ mod tests {
         let fifth = b.acquire().now_or_never();
         assert!(fifth.is_some());
         assert!(c.acquire().now_or_never().is_none(), "a sixth request overall");
-        // Smaller and larger again before anybody is done: nothing is lost, nothing is won.
+        // Shrinking and growing again before a request ends neither loses nor gains permits.
         budgets.resize(1, 1);
         budgets.resize(5, 4);
         drop((four, fifth));

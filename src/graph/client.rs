@@ -1,10 +1,10 @@
-//! Questions to Graph, one HTTP request each.
+//! Sends requests to Graph, one HTTP request at a time.
 //!
-//! A [`Client`] builds the request (the same `Prefer` every time, facts 41 and 46), waits for
-//! the mailbox's budget, sends it with the account's token to the configured origin and nowhere
-//! else, and reads the answer under a cap and a timeout. It repeats a request exactly once, when
-//! the access token was refused and another could be had (fact 150). Every other failure is the
-//! caller's to judge: a [`GraphError`] says what it asks for.
+//! A [`GraphClient`] builds the request (with the same `Prefer` every time, facts 41 and 46), waits
+//! for the mailbox's budget, sends it with the account's token to the configured origin only, and
+//! reads the answer under a cap and a timeout. It repeats a request exactly once, if the access
+//! token was refused and another one is available (fact 150). The caller handles every other
+//! failure by the class of its [`GraphError`].
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -33,16 +33,16 @@ use crate::mirror::window::{BodyFormat, CalendarRef, Edges};
 
 /// The largest decoded body that is read.
 pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
-/// The decoded bytes that all answers being read and worked on may take together.
+/// The decoded bytes that all answers being read and processed may take together.
 const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
-/// Larger bodies are parsed on another thread than the runtime's.
+/// Larger bodies are parsed outside the runtime's threads.
 const INLINE_PARSE_MAX: usize = 128 * 1024;
-/// The most of an error's body that is looked at.
+/// The largest part of an error's body that is read.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-/// How long an error's body is waited for.
+/// How long to wait for an error's body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks Graph. Cheap to clone.
+/// The client for Graph. Cheap to clone.
 #[derive(Clone)]
 pub struct GraphClient {
     shared: Arc<ClientInner>,
@@ -50,42 +50,42 @@ pub struct GraphClient {
 
 struct ClientInner {
     transport: Arc<dyn Transport>,
-    /// Without a slash at the end.
+    /// Without a trailing slash.
     base: String,
     origin: Origin,
     budgets: Budgets,
     memory: PageMemory,
     env: Env,
-    /// Milliseconds, so that it can change while requests are under way.
+    /// Milliseconds; atomic, so that it can change while requests are in flight.
     request_timeout: AtomicU64,
     metrics: Arc<GraphMetrics>,
 }
 
-/// Whose calendar is asked for, by whom, and what that has cost.
+/// The calendar to read, the account's tokens, and counters of the requests made.
 #[derive(Debug)]
 pub struct Target {
     /// User id or address, or `me`.
     pub mailbox: Arc<str>,
-    /// Which of the mailbox's calendars.
+    /// The calendar of the mailbox.
     pub calendar: CalendarRef,
     /// The account's token.
     pub tokens: Arc<Tokens>,
-    /// What the mailbox may be asked.
+    /// The mailbox's budget.
     pub budget: Arc<MailboxBudget>,
     /// HTTP requests made for this target so far.
     pub requests: AtomicU64,
-    /// Microseconds that good answers to them took, waits of our own not counted.
+    /// Microseconds that successful requests took, without the wait for the budget.
     pub answering: AtomicU64,
-    /// Whether a request waits for its turn, which may take as long as it takes.
+    /// Whether a request waits for the budget, which may take any time.
     pub queued: AtomicBool,
 }
 
-/// How things are asked for; the same on every request of a window.
+/// The options of a request; the same for every request of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestOptions {
     /// The `odata.maxpagesize` hint (facts 40-42).
     pub page_size: u32,
-    /// How bodies are asked for and kept.
+    /// The format in which bodies are requested and kept.
     pub body: BodyFormat,
     /// `outlook.timezone`, a Windows or IANA name.
     pub time_zone: Arc<str>,
@@ -93,12 +93,12 @@ pub struct RequestOptions {
     pub immutable_ids: bool,
 }
 
-/// Where a page begins.
+/// Where a page starts.
 #[derive(Clone, Copy, Debug)]
 pub enum PageStart<'a> {
     /// A new round over these edges.
     Window(Edges),
-    /// A link Graph gave.
+    /// A link from Graph.
     Link(&'a Link),
 }
 
@@ -106,7 +106,7 @@ impl GraphClient {
     /// A client for `base_url`, such as `https://graph.microsoft.com/v1.0`.
     ///
     /// # Errors
-    /// When `base_url` is neither `https` nor `http` to loopback, or no plain address.
+    /// If `base_url` is neither `https` nor `http` to loopback, or is not a plain address.
     pub fn new(
         transport: Arc<dyn Transport>,
         base_url: &str,
@@ -124,32 +124,32 @@ impl GraphClient {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// What its requests come to.
+    /// The metrics of its requests.
     pub fn metrics(&self) -> Arc<GraphMetrics> {
         self.shared.metrics.clone()
     }
 
-    /// How the wall clock, which reads `now`, compares with Graph's.
+    /// Compares the wall clock, which reads `now`, with Graph's.
     pub fn clock(&self, now: Timestamp) -> ClockCheck {
         self.shared.metrics.clock.check(now)
     }
 
-    /// The longest that one request takes once it is its turn.
+    /// The maximum time of one request, without the wait for the budget.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.shared.request_timeout.load(Ordering::Relaxed))
     }
 
-    /// How long one request may take, from the next one on.
+    /// Sets the maximum time of one request, starting with the next one.
     pub fn set_request_timeout(&self, timeout: Duration) {
         self.shared.request_timeout.store(millis(timeout), Ordering::Relaxed);
     }
 
-    /// What may be asked at once.
+    /// The budgets of all requests.
     pub fn budgets(&self) -> &Budgets {
         &self.shared.budgets
     }
 
-    /// What is needed to ask for one window. Windows of one mailbox share its budget.
+    /// The target of one window. Windows of one mailbox share its budget.
     pub fn target(
         &self,
         tokens: &Arc<Tokens>,
@@ -167,10 +167,11 @@ impl GraphClient {
         }
     }
 
-    /// One page of a delta round, and the memory that it takes: to be kept as long as the page.
+    /// One page of a delta round, and its memory reservation, which must be kept as long as the
+    /// page.
     ///
     /// # Errors
-    /// Every class but `NotFound`.
+    /// Every class except `NotFound`.
     pub async fn page(
         &self,
         target: &Target,
@@ -188,17 +189,17 @@ impl GraphClient {
         let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
         let kept = ask.body;
         let page = self.parse(body, move |body| wire::page(body, kept)).await?;
-        // A link that could not be followed must not become a position.
+        // A link that cannot be followed must not become a position.
         if let PageEnd::Next(link) | PageEnd::Delta(link) = &page.end {
             self.follow(link)?;
         }
         Ok((page, memory))
     }
 
-    /// One event by its id; `None` when there is none.
+    /// One event by its id; `None` if it does not exist.
     ///
     /// # Errors
-    /// Every class but `NotFound`.
+    /// Every class except `NotFound`.
     pub async fn event(
         &self,
         target: &Target,
@@ -219,10 +220,10 @@ impl GraphClient {
         }
     }
 
-    /// One page of a series' occurrences and exceptions; `None` when there is no such series.
+    /// One page of a series' occurrences and exceptions; `None` if the series does not exist.
     ///
     /// # Errors
-    /// Every class but `NotFound`.
+    /// Every class except `NotFound`.
     pub async fn instances(
         &self,
         target: &Target,
@@ -248,10 +249,10 @@ impl GraphClient {
         }
     }
 
-    /// One page of the plain view, of all members or of those in `select` (comma-separated).
+    /// One page of the plain view, with all members or with those in `select` (comma-separated).
     ///
     /// # Errors
-    /// Every class but `NotFound`.
+    /// Every class except `NotFound`.
     pub async fn calendar_view(
         &self,
         target: &Target,
@@ -290,7 +291,7 @@ impl GraphClient {
         Ok(ListPage { memory, ..listing })
     }
 
-    /// Reads a body. A large one takes a while, so that is done on another thread.
+    /// Parses a body. A large one takes a while and is parsed on another thread.
     async fn parse<T: Send + 'static>(
         &self,
         body: Bytes,
@@ -304,7 +305,7 @@ impl GraphClient {
         parsed.map_err(GraphError::Malformed)
     }
 
-    /// The address of something below the target's calendar.
+    /// The address of a resource below the target's calendar.
     fn calendar(&self, target: &Target, below: &str) -> Result<String, GraphError> {
         let mut url = self.shared.base.clone();
         if &*target.mailbox == "me" {
@@ -323,17 +324,17 @@ impl GraphClient {
         Ok(url)
     }
 
-    /// An address of our own making.
+    /// Checks an address that this client built.
     fn first(&self, url: &str) -> Result<Uri, GraphError> {
         self.shared.origin.admit(url).map_err(GraphError::Link)
     }
 
-    /// A link, byte for byte, if it leads to the configured origin.
+    /// Checks that a link leads to the configured origin; it is requested byte for byte.
     fn follow(&self, link: &Link) -> Result<Uri, GraphError> {
         self.shared.origin.admit(link.as_str()).map_err(GraphError::Link)
     }
 
-    /// Asks, and once more if the token was refused.
+    /// Sends a request, and repeats it once if the token was refused.
     async fn get(
         &self,
         target: &Target,
@@ -352,7 +353,7 @@ impl GraphClient {
         }
     }
 
-    /// One HTTP request.
+    /// Sends one HTTP request.
     async fn get_once(
         &self,
         target: &Target,
@@ -392,7 +393,7 @@ impl GraphClient {
             let body = if head.status.is_success() {
                 body.read_within(MAX_BODY_BYTES, &shared.memory, deadline).await?
             } else {
-                // The status says enough; what it says more must not cost the whole timeout.
+                // The status is enough; reading the details must not take the whole timeout.
                 let body = timeout(ERROR_BODY_TIMEOUT, body.read_start(MAX_ERROR_BYTES)).await;
                 (body.unwrap_or_default(), Reservation::default())
             };
@@ -419,7 +420,7 @@ impl GraphClient {
             target.budget.answered();
             return Ok((body, memory));
         }
-        // A date is to be waited for by the clock of the one who names it.
+        // A date in `Retry-After` is relative to the server's clock.
         let now = date(&head.headers).unwrap_or_else(|| shared.env.now());
         let refusal = ErrorResponse::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
@@ -446,7 +447,7 @@ impl ClientInner {
     }
 }
 
-/// The time at which an answer was made, by the clock of the one who made it.
+/// When an answer was made, by the server's clock.
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let date = headers.get(DATE)?.to_str().ok()?;
     DateTimeParser::new().parse_timestamp(date).ok()
@@ -454,7 +455,7 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
 
 impl std::fmt::Debug for GraphClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("origin", &self.shared.origin).finish_non_exhaustive()
+        f.debug_struct("GraphClient").field("origin", &self.shared.origin).finish_non_exhaustive()
     }
 }
 
@@ -462,15 +463,15 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Every preference in one header (fact 50), on every request, links included (facts 41, 46).
+/// Every preference in one header (fact 50), on every request including links (facts 41, 46).
 fn prefer(ask: &RequestOptions) -> Result<HeaderValue, GraphError> {
-    // Bodies that are dropped come shorter as text.
+    // Bodies that are dropped are smaller as text.
     let body = match ask.body {
         BodyFormat::Html => "html",
         BodyFormat::Text | BodyFormat::None => "text",
     };
     if ask.time_zone.contains(['"', '\\']) {
-        return Err(GraphError::Unaskable("time_zone is no name of a zone"));
+        return Err(GraphError::Unaskable("time_zone is not the name of a zone"));
     }
     let mut prefer = format!(
         "odata.maxpagesize={}, outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"",
@@ -480,19 +481,19 @@ fn prefer(ask: &RequestOptions) -> Result<HeaderValue, GraphError> {
         prefer.push_str(", IdType=\"ImmutableId\"");
     }
     HeaderValue::try_from(prefer)
-        .map_err(|_| GraphError::Unaskable("time_zone is no name of a zone"))
+        .map_err(|_| GraphError::Unaskable("time_zone is not the name of a zone"))
 }
 
-/// `?startDateTime=…&endDateTime=…` in `Z` form (facts 23, 26, 28).
+/// Appends `?startDateTime=…&endDateTime=…` in `Z` form (facts 23, 26, 28).
 fn between(url: &str, edges: Edges) -> String {
     let encoded = |at: jiff::Timestamp| percent_encoded(&at.to_string(), b"");
     format!("{url}?startDateTime={}&endDateTime={}", encoded(edges.start), encoded(edges.end))
 }
 
-/// One segment of a path. `.` and `..` would climb out of it, in whatever encoding.
+/// Appends one segment of a path. `.` and `..` are rejected: in any encoding they leave the path.
 fn push_segment(url: &mut String, segment: &str) -> Result<(), GraphError> {
     if matches!(segment, "" | "." | "..") {
-        return Err(GraphError::Unaskable("an id or address that no path can hold"));
+        return Err(GraphError::Unaskable("an id or address that cannot be part of a path"));
     }
     url.push_str(&percent_encoded(segment, b"@="));
     Ok(())

@@ -1,9 +1,9 @@
-//! What went wrong with a question to Graph, and what that asks for.
+//! Errors of requests to Graph, and how to react to them.
 //!
-//! A [`GraphError`] answers questions; nobody above looks at a status code. Classification is by
-//! status first and error code second (fact 128), code and message in any letter case, and bodies
-//! may be empty or no JSON at all. Nothing of an answer reaches a person but its code, its
-//! request id and a tamed form of its message: no links, tokens, quoted values or addresses.
+//! A [`GraphError`] says by its class how to react; callers do not interpret status codes.
+//! Classification uses the status first and the error code second (fact 128). Codes and messages
+//! match in any letter case; bodies may be empty or not JSON. Of an answer only the code, the
+//! request id and a sanitized message are shown: no links, tokens, quoted values or addresses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::retry_after;
 use super::transport::{TransportError, TransportErrorKind};
 use super::wire::{TOO_MANY_ITEMS, WireError, without_bom};
 
-/// Codes that mean that the link is dead, in any letter case, under any 4xx (facts 93-99).
+/// Codes of a dead link, in any letter case, under any 4xx (facts 93-99).
 const DEAD_LINK_CODES: [&str; 7] = [
     "syncstatenotfound",
     "syncstateinvalid",
@@ -29,28 +29,29 @@ const DEAD_LINK_CODES: [&str; 7] = [
     "errorinvalidsyncstatedata",
 ];
 
-/// What an error asks for.
+/// How to react to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
     /// The link is dead: enumerate the segment again.
     LinkDead,
-    /// The segment is longer than Graph answers for: halve it.
+    /// The segment is longer than Graph accepts: halve it.
     SegmentTooLong,
-    /// A person has to do something about the account.
+    /// A person has to fix the account.
     SignIn,
-    /// Gone, forbidden or refused: keep the mirror and ask again slowly.
+    /// The target is gone, or Graph denies or rejects the request: keep the mirror and retry
+    /// slowly.
     Quarantine(Quarantine),
     /// Too many requests: the mailbox pauses.
     Throttled,
-    /// Bad luck: the same request again later.
+    /// A temporary failure: repeat the same request later.
     Transient,
-    /// An answer that is no page: as [`Class::Transient`].
+    /// The answer is not a page: as [`ErrorClass::Transient`].
     MalformedPage,
-    /// A body over the cap, or with too many items: ask for smaller pages.
+    /// The body is over the cap, or has too many items: request smaller pages.
     TooLarge,
-    /// A link that leads elsewhere; it was not followed.
+    /// A link outside the configured origin; it was not followed.
     ForeignLink,
-    /// The event asked for by its id does not exist.
+    /// The event requested by its id does not exist.
     NotFound,
 }
 
@@ -59,36 +60,36 @@ pub enum ErrorClass {
 pub enum Quarantine {
     /// 403: access is denied.
     Forbidden,
-    /// 404: the mailbox or calendar is gone, or looks gone.
+    /// 404: the mailbox or calendar is gone, or appears gone.
     Gone,
-    /// Graph does not understand or support what we ask.
+    /// Graph does not understand or support the request.
     Refused,
 }
 
-/// Why a question to Graph got no usable answer.
+/// Why a request to Graph gave no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
     /// Graph answered with an error.
     #[error("{0}")]
     Refused(Box<ErrorResponse>),
-    /// Graph was not reached, or its answer did not arrive whole.
-    #[error("graph could not be asked")]
+    /// Graph was not reached, or its answer did not arrive completely.
+    #[error("the request to graph failed")]
     Carried(#[source] TransportError),
-    /// The answer arrived but is not what was asked for.
+    /// The answer arrived but does not have the expected form.
     #[error("graph's answer could not be read")]
     Malformed(#[source] WireError),
     /// A link or an address that must not be followed.
     #[error("a link was not followed")]
     Link(#[source] OriginError),
-    /// There is no token to ask with.
+    /// There is no access token.
     #[error("{0}")]
     Token(TokenFault),
-    /// The question itself cannot be put into a request.
+    /// The parameters cannot be put into a request.
     #[error("the request cannot be made: {0}")]
     Unaskable(&'static str),
 }
 
-/// An error answer of Graph, reduced to what is safe to keep and show.
+/// An error answer of Graph, reduced to what is safe to store and show.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("graph answered {status}{}{}", code.as_deref().map(|c| format!(" {c}")).unwrap_or_default(),
     message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
@@ -102,28 +103,28 @@ pub struct ErrorResponse {
     token_refused: bool,
 }
 
-/// Why an account has no token. Cheap to clone: a whole fleet is told the same.
+/// Why an account has no token. Cheap to clone: every window of the account gets a copy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("account {account}: {message}")]
 pub struct TokenFault {
     /// The account's name in the configuration.
     pub(super) account: Arc<str>,
-    /// What happened and, where a person is needed, what to do about it.
+    /// What happened, and what to do about it if a person is needed.
     pub(super) message: Arc<str>,
-    /// Whether only a person can help.
+    /// Whether a person has to act.
     pub(super) needs_person: bool,
-    /// The token endpoint's status, where it answered.
+    /// The token endpoint's status, if it answered.
     pub(super) status: Option<u16>,
     /// The token endpoint's error code.
     pub(super) code: Option<Arc<str>>,
-    /// How long the token endpoint asks to be left alone, or we leave it.
+    /// How long to wait: as the token endpoint asks, or as our own back-off demands.
     pub(super) retry_after: Option<Duration>,
-    /// Whether it was found out earlier: the token endpoint was not asked for this answer.
+    /// Whether this is a remembered failure, returned without a request to the token endpoint.
     pub(super) remembered: bool,
 }
 
 impl GraphError {
-    /// What the error asks for.
+    /// How to react to the error.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Refused(refusal) => refusal.class,
@@ -140,17 +141,17 @@ impl GraphError {
         }
     }
 
-    /// Whether it concerns every window of the account, whose tokens have told of it.
+    /// Whether it concerns every window of the account; the account's [`super::Tokens`] logs it.
     pub fn is_of_account(&self) -> bool {
         matches!(self, Self::Token(_))
     }
 
-    /// Whether it was found out earlier, and nobody was asked anew.
+    /// Whether it is a remembered failure, returned without a request.
     pub fn is_remembered(&self) -> bool {
         matches!(self, Self::Token(fault) if fault.remembered)
     }
 
-    /// How long the other side asks to be left alone; never more than an hour.
+    /// How long Graph or the sign-in asks to wait; never more than an hour.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
@@ -159,7 +160,7 @@ impl GraphError {
         }
     }
 
-    /// The HTTP status, where there was an answer with one that is an error.
+    /// The HTTP status of an error answer.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Refused(refusal) => Some(refusal.status),
@@ -185,7 +186,7 @@ impl GraphError {
         }
     }
 
-    /// One word for the status, the log and the metrics.
+    /// One word for status, log and metrics.
     pub fn kind(&self) -> &'static str {
         match self.class() {
             ErrorClass::LinkDead => "link_dead",
@@ -203,7 +204,7 @@ impl GraphError {
         }
     }
 
-    /// One sentence for a person, with the nearest cause; no secrets, links or contents.
+    /// One sentence for people, with the nearest cause; no secrets, links or contents.
     pub fn message(&self) -> String {
         match self {
             Self::Carried(cause) => format!("{self}: {cause}"),
@@ -219,20 +220,20 @@ impl GraphError {
     }
 }
 
-/// What had been asked, as far as it changes what an answer means.
+/// What was requested, as far as it changes the meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestKind {
     /// The first URL of a view.
     Start,
-    /// One of Graph's links.
+    /// A link from Graph.
     Link,
     /// An event or the instances of a series, by id.
     Event,
 }
 
 impl ErrorResponse {
-    /// Classifies an error answer. `body` may be a beginning only; `secrets` are never let
-    /// through, wherever the answer echoes them.
+    /// Classifies an error answer. `body` may be truncated. A text of the answer that echoes one of
+    /// `secrets` is dropped.
     pub(super) fn read(
         asked: RequestKind,
         status: StatusCode,
@@ -268,7 +269,7 @@ impl ErrorResponse {
     }
 }
 
-/// What an error body said.
+/// The contents of an error body.
 #[derive(Default)]
 struct ErrorBody {
     /// The code, then those of the inner errors.
@@ -284,7 +285,7 @@ impl ErrorBody {
         let Ok(Value::Object(root)) = serde_json::from_slice::<Value>(without_bom(body)) else {
             return said;
         };
-        // `{"error": {…}}` as documented, or the error without its wrapping.
+        // `{"error": {…}}` as documented, or the error without that wrapper.
         let mut error = match root.get("error") {
             Some(Value::Object(error)) => Some(error),
             _ => Some(&root),
@@ -340,7 +341,7 @@ impl ErrorBody {
     }
 }
 
-/// A code or an id: short, of harmless characters, or nothing.
+/// Accepts a code or an id that is short and has only harmless characters.
 pub(super) fn word(text: &str, secrets: &[&str]) -> Option<Box<str>> {
     let harmless = !text.is_empty()
         && text.len() <= 64
@@ -349,8 +350,8 @@ pub(super) fn word(text: &str, secrets: &[&str]) -> Option<Box<str>> {
     harmless.then(|| text.into())
 }
 
-/// A message fit for people and logs: one line, at most 200 characters, without quoted values,
-/// links, addresses and anything long enough to be a token.
+/// Makes a message safe for people and logs: one line, at most 200 characters, without quoted
+/// values, links, addresses and anything long enough to be a token.
 pub(super) fn sanitize(message: &str, secrets: &[&str]) -> Option<Box<str>> {
     const LONGEST: usize = 200;
     if leaks(message, secrets) {
@@ -359,7 +360,7 @@ pub(super) fn sanitize(message: &str, secrets: &[&str]) -> Option<Box<str>> {
     let mut tamed = String::new();
     let mut quoted = false;
     for word in message.split_whitespace() {
-        // A quote opens at the start of a word; an apostrophe inside one ("can't") opens nothing.
+        // A quote opens at the start of a word; an apostrophe inside one ("can't") does not.
         let opens = word.starts_with(['\'', '"', '(', '[']) && !quoted;
         let bare = word.trim_end_matches(['.', ',', ';', ':']);
         quoted = (quoted || opens) && !bare.ends_with(['\'', '"', ')', ']']);
@@ -385,13 +386,13 @@ pub(super) fn sanitize(message: &str, secrets: &[&str]) -> Option<Box<str>> {
     (!tamed.is_empty()).then(|| tamed.into())
 }
 
-/// Whether the text repeats a secret, or a telling part of one.
+/// Whether the text contains a secret, or a characteristic part of one.
 fn leaks(text: &str, secrets: &[&str]) -> bool {
     let long = |part: &&str| part.len() >= 8;
     secrets.iter().any(|secret| {
         text.contains(secret)
             || secret.split(['?', '&', '=', '\'', '/']).filter(long).any(|part| {
-                // Hosts and path words of a link are no secret.
+                // Hosts and path words of a link are not secret.
                 part.bytes().any(|b| b.is_ascii_digit()) && text.contains(part)
             })
     })

@@ -1,10 +1,10 @@
-//! One event out of a page: its members as raw JSON, and the few of them that we look at.
+//! Parses one item of a page: its members as raw JSON, and a few of them typed.
 //!
-//! An item is never trusted: whatever shape it has, it becomes an [`Entry`], and what cannot be
-//! read is named and skipped without losing the page (fact 61, 75-77). Of what can be read every
-//! member is kept byte for byte and in order, unknown ones too, except `OData` annotations, which
-//! describe the request rather than the event (`@odata.etag` stays), and the body where the
-//! window does not want it.
+//! An item is never trusted: any shape becomes a [`PageEntry`]. An unreadable item is reported and
+//! skipped without losing the page (fact 61, 75-77). Of a readable item every member is kept byte
+//! for byte and in order, including unknown ones. Exceptions are `OData` annotations, which
+//! describe the request and not the event (`@odata.etag` is kept), and the body if the window does
+//! not want it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,9 +19,9 @@ use crate::mirror::event_time::TimeReader;
 use crate::mirror::page::{EventId, EventKind, Item, Span, UnreadableItem};
 use crate::mirror::window::BodyFormat;
 
-/// More members than any event has; a bound on the work a hostile item can cause.
+/// More members than any event has; bounds the work that a hostile item can cause.
 const MAX_MEMBERS: usize = 1000;
-/// Deeper than any event nests, and shallower than what JSON readers refuse (128).
+/// Deeper than any event nests, and below the limit of JSON parsers (128).
 const MAX_DEPTH: usize = 100;
 
 /// An item of a page's `value`.
@@ -31,21 +31,21 @@ pub(super) enum PageEntry {
     Unreadable(UnreadableItem),
 }
 
-/// How the item came, which decides what "whole" means.
+/// How the item was requested, which decides whether it is `whole`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ItemSource {
     /// In a delta page, where occurrences are bare (fact 66).
     Delta,
-    /// Listed, or asked for by its id: everything is there.
+    /// In a listing, or by its id: every requested member is present.
     Listed,
 }
 
-/// Reads items, one after the other, out of a page's `value`.
+/// Reads the items of a page's `value`, one after the other.
 pub(super) struct Items<'de> {
     source: ItemSource,
     body: BodyFormat,
     times: TimeReader,
-    /// The members of the item at hand; kept for its room.
+    /// The members of the current item; the buffer is reused.
     members: Vec<(Cow<'de, str>, &'de str)>,
 }
 
@@ -55,7 +55,7 @@ impl Items<'_> {
     }
 }
 
-/// Takes one element apart: names and values, without looking into the values.
+/// Splits one element into names and values, without parsing the values.
 impl<'de> DeserializeSeed<'de> for &mut Items<'de> {
     type Value = PageEntry;
 
@@ -122,7 +122,7 @@ fn no_object() -> PageEntry {
     nameless("the item is not an object")
 }
 
-/// The members that are looked at, as raw JSON.
+/// The members that are parsed, as raw JSON.
 #[derive(Default)]
 struct ItemMembers<'a> {
     id: Option<&'a str>,
@@ -132,14 +132,14 @@ struct ItemMembers<'a> {
     start: Option<&'a str>,
     end: Option<&'a str>,
     all_day: Option<&'a str>,
-    /// Even `null`: a bare item has no such member.
+    /// True even for `null`: a bare item has no such member.
     has_subject: bool,
     etag: Option<&'a str>,
     removed: Option<&'a str>,
 }
 
 impl Items<'_> {
-    /// Reads the item at hand.
+    /// Reads the current item.
     fn read(&mut self) -> PageEntry {
         last_wins(&mut self.members);
         let mut looked = ItemMembers::default();
@@ -160,7 +160,7 @@ impl Items<'_> {
                 }
                 _ => continue,
             };
-            // `null` and absent are the same to what we look at.
+            // For these members `null` and absent mean the same.
             *place = (*raw != "null").then_some(*raw);
         }
         let id = match looked.id.map(text) {
@@ -199,17 +199,17 @@ impl ItemMembers<'_> {
             Some("occurrence") => EventKind::Occurrence,
             Some("exception") => EventKind::Exception,
             Some("seriesMaster") => EventKind::Master,
-            // Absent, or a word of the future: what the other members make it.
+            // Absent, or an unknown word: the other members decide.
             _ if master.is_some() => EventKind::Occurrence,
             _ if self.recurrence.is_some() => EventKind::Master,
             _ => EventKind::Single,
         };
-        // A listing may have been asked for without `seriesMasterId`; a delta page was not.
+        // A listing may be requested without `seriesMasterId`; a delta page never is.
         let kind = match kind {
             EventKind::Occurrence if master.is_none() && source == ItemSource::Delta => {
                 return Err("an occurrence without seriesMasterId");
             }
-            // Whole as it is, it can stand alone.
+            // It is complete, so it becomes a single event.
             EventKind::Exception if master.is_none() && source == ItemSource::Delta => {
                 EventKind::Single
             }
@@ -224,7 +224,7 @@ impl ItemMembers<'_> {
         };
         let span = match (self.span(times), kind) {
             (Ok(span), _) => span,
-            // A master's dates are the first occurrence's and mean nothing here (fact 67).
+            // A master's dates are those of the first occurrence and mean nothing here (fact 67).
             (Err(_), EventKind::Master) => {
                 Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH }
             }
@@ -259,7 +259,7 @@ fn text(raw: &str) -> Result<Cow<'_, str>, NoText> {
     serde_json::from_str::<JsonText<'_>>(raw).map(|JsonText(text)| text).map_err(|_| NoText)
 }
 
-/// Leaves each name once, with the value that came last, where it came first.
+/// Keeps each name once, with the last value at the first position.
 fn last_wins(members: &mut Vec<(Cow<'_, str>, &str)>) {
     let mut at = 1;
     while at < members.len() {
@@ -275,7 +275,7 @@ fn last_wins(members: &mut Vec<(Cow<'_, str>, &str)>) {
     }
 }
 
-/// The object again, from the members that are kept.
+/// Builds the object from the members that are kept.
 fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, &'static str> {
     let kept = |name: &str| match name {
         "@odata.etag" => true,
@@ -289,20 +289,20 @@ fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, 
     object.push(b'{');
     for (name, raw) in members() {
         if is_deep(raw) {
-            return Err("the item nests too deep");
+            return Err("the item is nested too deeply");
         }
         if object.len() > 1 {
             object.push(b',');
         }
         match name {
-            // Without an escape in the page it needs none here.
+            // A name without an escape in the page needs none here.
             Cow::Borrowed(name) => {
                 object.push(b'"');
                 object.extend_from_slice(name.as_bytes());
                 object.push(b'"');
             }
             Cow::Owned(name) => {
-                serde_json::to_writer(&mut object, name).map_err(|_| "a name is no text")?;
+                serde_json::to_writer(&mut object, name).map_err(|_| "a name is not a string")?;
             }
         }
         object.push(b':');
@@ -312,10 +312,10 @@ fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, 
     Ok(object.into())
 }
 
-/// Whether the value nests beyond [`DEEPEST`].
+/// Whether the value nests deeper than [`MAX_DEPTH`].
 fn is_deep(raw: &str) -> bool {
     let opens = |b: &u8| matches!(b, b'{' | b'[');
-    // Counting is fast and settles all but the strangest values.
+    // Counting is fast and decides all but the strangest values.
     if !raw.starts_with(['{', '['])
         || raw.as_bytes().iter().filter(|b| opens(b)).count() <= MAX_DEPTH
     {
@@ -340,14 +340,14 @@ fn is_deep(raw: &str) -> bool {
     false
 }
 
-/// Copies a raw value; halves of surrogate pairs that stand alone become U+FFFD.
+/// Copies a raw value; unpaired surrogates become U+FFFD.
 ///
-/// Exchange cuts previews by UTF-16 units and may leave half an emoji behind. Every JSON reader
-/// would refuse the whole event for it.
+/// Exchange cuts previews by UTF-16 units and may leave half an emoji. Every JSON parser would
+/// reject the whole event because of it.
 fn copy_paired(text: &str, to: &mut Vec<u8>) {
     let raw = text.as_bytes();
     let (mut copied, mut at) = (0, 0);
-    // Escapes stand in strings only, so a backslash always begins one.
+    // Escapes occur only in strings, so a backslash always starts one.
     while let Some(next) = text.get(at..).and_then(|rest| rest.find('\\')) {
         at += next;
         let unit = |at: usize| match raw.get(at..at + 6) {

@@ -1,14 +1,13 @@
-//! The Graph edge: the only room that knows HTTP.
+//! Access to Microsoft Graph; no other module sends requests to it.
 //!
-//! [`client::Client`] asks one question at a time and answers with what the protocol looks at
-//! (`mirror::page`) or with a [`error::GraphError`] that says what to do about it. Below it lie
-//! the [`transport`] seam (the real one is reqwest, a simulated one needs no socket), the
-//! [`wire`] shapes over raw JSON, the [`budget`]s that keep a mailbox within Graph's limits, and
-//! [`auth`], which keeps one access token an account.
+//! [`client::GraphClient`] sends one request at a time. It returns what the protocol needs
+//! (`mirror::page`) or an [`error::GraphError`] that says how to react. It is built on
+//! [`transport`] (reqwest, or a simulated transport without sockets), [`wire`] (parsing of raw
+//! JSON), [`budget`] (Graph's limits per mailbox) and [`auth`] (one access token per account).
 //!
-//! What this room refuses: to follow a link to any origin but the configured one, to follow a
-//! redirect, to send a token anywhere else, to repeat a request (but once, after a refused
-//! token), and to show a token, a secret, a link or the contents of an event to anybody.
+//! Excluded by design: following a link to any origin but the configured one, following a redirect,
+//! sending a token anywhere else, repeating a request (except once, after a refused token), and
+//! showing a token, a secret, a link or the contents of an event.
 
 pub mod auth;
 pub mod budget;

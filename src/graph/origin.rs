@@ -1,10 +1,10 @@
-//! The one origin that may be asked and may see a token.
+//! Checks that an address leads to the configured origin, the only one that may see a token.
 //!
-//! Links come from the network and are followed byte for byte, so the check is textual first:
-//! scheme, host and port must be spelled as configured (letter case and the default port apart),
-//! without user information, percent signs or anything else that parsers disagree about. What
-//! passes is parsed once more with the parser that will open the connection, and must mean the
-//! same there. Only `https` is accepted, and plain `http` to loopback.
+//! Links come from the network and are requested byte for byte, so they are first checked as text:
+//! scheme, host and port must be spelled as configured (except for letter case and the default
+//! port), without user information, percent signs or anything else that parsers disagree about. A
+//! link that passes is parsed again by the parser that opens the connection, and must have the same
+//! meaning there. Only `https` is accepted, and plain `http` to loopback.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -20,16 +20,16 @@ pub struct Origin {
     port: u16,
 }
 
-/// A link or address that is not to be followed. Does not say which: links are secrets.
+/// A link or address that must not be requested. Does not show it, because links are secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    /// It is no absolute `http` or `https` address in plain visible ASCII.
+    /// It is not an absolute `http` or `https` address in plain visible ASCII.
     #[error("not a usable address")]
     Malformed,
-    /// It names a user.
+    /// It contains user information.
     #[error("the address carries user information")]
     UserInfo,
-    /// Plain `http` to something other than loopback.
+    /// Plain `http` to a host other than loopback.
     #[error("plain http is for loopback only")]
     Insecure,
     /// It points to another scheme, host or port.
@@ -41,7 +41,7 @@ impl Origin {
     /// The origin of a configured address.
     ///
     /// # Errors
-    /// Every fault of [`OriginError`] but `Foreign`.
+    /// Every [`OriginError`] except `Foreign`.
     pub fn of(address: &str) -> Result<Self, OriginError> {
         let origin = Self::read(address)?;
         if origin.https || is_loopback(&origin.host) {
@@ -51,15 +51,15 @@ impl Origin {
         }
     }
 
-    /// The link, ready to be requested, if it leads to this origin and nowhere else.
+    /// Returns the link, ready to be requested, if it leads to this origin.
     ///
     /// # Errors
-    /// Anything that is wrong with the link; it must not be followed then.
+    /// Any fault of the link; it must not be requested then.
     pub fn admit(&self, link: &str) -> Result<Uri, OriginError> {
         if Self::read(link)? != *self {
             return Err(OriginError::Foreign);
         }
-        // The second opinion: the parser that will open the connection.
+        // Check again with the parser that opens the connection.
         let url = reqwest::Url::parse(link).map_err(|_| OriginError::Malformed)?;
         let agree = url.scheme() == if self.https { "https" } else { "http" }
             && url.host_str() == Some(self.host.as_str())
@@ -72,10 +72,10 @@ impl Origin {
         link.parse().map_err(|_| OriginError::Malformed)
     }
 
-    /// The textual check.
+    /// Parses an address and checks it as text.
     fn read(address: &str) -> Result<Self, OriginError> {
-        // No spaces, controls, non-ASCII; no fragment, and no backslash, which some parsers
-        // take for a slash.
+        // No spaces, control characters or non-ASCII; no fragment; no backslash, which some parsers
+        // read as a slash.
         if !address.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#') {
             return Err(OriginError::Malformed);
         }
@@ -138,7 +138,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Whether a host, as a URI spells it, is this machine itself.
+/// Whether a host, spelled as in a URI, is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<Ipv4Addr>().is_ok_and(|a| a.is_loopback())

@@ -1,16 +1,16 @@
-//! How much memory decoded answers may take, all requests in flight together.
+//! Limits the memory of decoded answers over all requests in flight.
 //!
-//! A single answer is limited by its cap. This is the limit of their sum: each answer reserves
-//! what it decodes, in pieces of [`UNIT`], and keeps the reservation until what was made of it is
-//! written. An answer that finds the budget exhausted waits for others to finish. Answers that
-//! wait for each other would wait forever, so one at a time may exceed the budget, by no more than
-//! its own cap. The sum is therefore at most the budget and one answer.
+//! A single answer is limited by its cap. This module limits their sum: each answer reserves what
+//! it decodes, in pieces of [`UNIT`], and keeps the reservation until its results are written. An
+//! answer waits while the budget is exhausted. Answers that wait for each other would deadlock, so
+//! one answer at a time may exceed the budget, by at most its own cap. The sum is therefore at most
+//! the budget plus one answer.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes that are reserved at a time.
+/// Bytes reserved at a time.
 const UNIT: usize = 64 * 1024;
 
 /// The memory of a client's answers. Cheap to clone; clones share it.
@@ -22,13 +22,13 @@ pub(super) struct PageMemory {
 }
 
 impl PageMemory {
-    /// A budget of so many bytes.
+    /// A budget of `bytes`.
     pub(super) fn new(bytes: usize) -> Self {
         let units = (bytes / UNIT).min(Semaphore::MAX_PERMITS);
         Self { budget: Arc::new(Semaphore::new(units)), excess: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Raises a reservation to so many bytes, waiting for memory if there is none.
+    /// Raises a reservation to `bytes`; waits while no memory is available.
     pub(super) async fn reserve(&self, reservation: &mut Reservation, bytes: usize) {
         if bytes <= reservation.bytes || reservation.excess.is_some() {
             return;
@@ -52,12 +52,12 @@ impl PageMemory {
     }
 }
 
-/// Memory that an answer takes; given back when this is dropped.
+/// Memory reserved for an answer; released on drop.
 #[derive(Debug, Default)]
 pub struct Reservation {
     budget: Option<OwnedSemaphorePermit>,
     excess: Option<OwnedSemaphorePermit>,
-    /// What `budget` covers.
+    /// The bytes that `budget` covers.
     bytes: usize,
 }
 
@@ -79,13 +79,13 @@ mod tests {
         memory.reserve(first, 6 * UNIT).await;
         memory.reserve(second, 4 * UNIT).await;
         assert_eq!(memory.budget.available_permits(), 0);
-        // The third exceeds the budget, as far as it likes; the others wait.
+        // The third exceeds the budget without a limit; the others wait.
         memory.reserve(third, UNIT).await;
         memory.reserve(third, 100 * UNIT).await;
         assert!(timeout(SOON, memory.reserve(fourth, 1)).await.is_err());
         assert!(timeout(SOON, memory.reserve(first, 7 * UNIT)).await.is_err());
         memory.reserve(first, 6 * UNIT).await;
-        // With the excess free the next one takes it, with memory free that.
+        // The next one takes the excess once it is free, or memory once that is free.
         *third = Reservation::default();
         memory.reserve(first, 7 * UNIT).await;
         *second = Reservation::default();

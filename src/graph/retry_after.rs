@@ -1,17 +1,17 @@
-//! How long an answer asks us to wait: `Retry-After` as Graph really sends it.
+//! Parses `Retry-After` as Graph sends it.
 //!
-//! Seconds, seconds with a fraction, or an HTTP date (fact 117). What cannot be read counts as
-//! absent, and nothing is believed beyond an hour.
+//! The value is seconds, seconds with a fraction, or an HTTP date (fact 117). An unreadable value
+//! counts as absent. Waits are limited to an hour.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
-/// Nobody is made to wait longer than this.
+/// The longest wait.
 pub const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// The wait that a header's value asks for at the wall-clock time `now`.
+/// The wait that a header's value requests at the wall-clock time `now`.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if value.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
@@ -19,7 +19,7 @@ pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
         return Some(Duration::try_from_secs_f64(seconds).map_or(MAX_WAIT, |d| d.min(MAX_WAIT)));
     }
     let at = DateTimeParser::new().parse_timestamp(value).ok()?;
-    // A date that has passed asks for no wait.
+    // A date in the past requests no wait.
     let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
     Some(wait.min(MAX_WAIT))
 }

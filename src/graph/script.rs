@@ -1,4 +1,4 @@
-//! A transport for tests that answers from a script and remembers what it was asked.
+//! A transport for tests that answers from a script and records the requests.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,20 +22,20 @@ use super::transport::{BodyStream, Transport, TransportError, TransportErrorKind
 use crate::env::Env;
 use crate::mirror::window::{self, Edges};
 
-/// What comes back for one request.
+/// The answer to one request.
 pub(super) enum ScriptedResponse {
     Reply {
         status: u16,
         headers: Vec<(&'static str, String)>,
         body: Bytes,
     },
-    /// Nothing arrives.
+    /// The request fails.
     Fault(TransportErrorKind),
-    /// The head arrives, then some of the body, then a fault.
+    /// The head arrives, then a part of the body, then an error.
     Broken(u16, &'static str, TransportErrorKind),
     /// The head arrives, then an endless body.
     Endless,
-    /// Nothing ever happens.
+    /// No answer ever arrives.
     Silence,
     /// The head arrives, the body never does.
     Headless(u16),
@@ -61,13 +61,13 @@ impl ScriptedResponse {
     }
 }
 
-/// Answers token requests and others from a list each, in order.
+/// Answers token requests and other requests from one list each, in order.
 #[derive(Default)]
 pub(super) struct Script {
     tokens: Mutex<VecDeque<ScriptedResponse>>,
     others: Mutex<VecDeque<ScriptedResponse>>,
     asked: Mutex<Vec<http::Request<Bytes>>>,
-    /// How long the token endpoint thinks.
+    /// How long the token endpoint takes to answer.
     pub(super) token_delay: Duration,
 }
 
@@ -94,7 +94,7 @@ impl Script {
         urls.filter(|url| !url.contains("/oauth2/")).collect()
     }
 
-    /// How often the token endpoint was asked.
+    /// The number of requests to the token endpoint.
     pub(super) fn sign_ins(&self) -> usize {
         self.asked().len() - self.urls().len()
     }
@@ -112,8 +112,7 @@ impl Transport for Script {
                 tokio::time::sleep(self.token_delay).await;
             }
             let queue = if sign_in { &self.tokens } else { &self.others };
-            let answer =
-                queue.lock().unwrap().pop_front().expect("a request that was not foreseen");
+            let answer = queue.lock().unwrap().pop_front().expect("an unexpected request");
             let head = |status: u16| http::Response::builder().status(status);
             let (head, body) = match answer {
                 ScriptedResponse::Reply { status, headers, body } => {
@@ -161,7 +160,7 @@ pub(super) fn account(credential: Credential) -> Account {
     }
 }
 
-/// Tokens from the script, proved with a secret that every machine has: the search path.
+/// Tokens from the script. The secret is a variable that every machine has: the search path.
 pub(super) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
     Tokens::new(account(Credential::SecretEnv("PATH".into())), script.clone(), env())
 }

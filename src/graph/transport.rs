@@ -1,10 +1,9 @@
-//! The seam between asking and the network: a request goes in, a status, headers and a body that
-//! is read in chunks come out.
+//! The interface to the network: a request in; a status, headers and a body in chunks out.
 //!
-//! [`HttpTransport`] is the real one. It follows no redirect, repeats nothing, talks to loopback
-//! without a proxy, and never shows an address in an error. Everything above it (budgets,
-//! tokens, classification, timeouts over whole requests) works the same over any other
-//! [`Transport`].
+//! [`HttpTransport`] is the real implementation. It follows no redirects, repeats nothing, connects
+//! to loopback without a proxy, and shows at most the host of an address in an error. Everything
+//! above it (budgets, tokens, classification, timeouts over whole requests) works the same over any
+//! other [`Transport`].
 
 use std::error::Error;
 use std::fmt;
@@ -28,26 +27,26 @@ mod unreachable;
 
 pub use unreachable::{ConnectFailure, UnreachableHost};
 
-/// How long a connection may take to be made.
+/// The maximum time to set up a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections idle for longer are closed on our side, before a middlebox forgets them (fact 126).
+/// Idle connections are closed after this time, before a middlebox forgets them (fact 126).
 const POOL_IDLE: Duration = Duration::from_secs(60);
-/// A dead HTTP/2 connection is found out by a ping after this long, not by a request's timeout.
+/// A ping after this time finds a dead HTTP/2 connection before a request times out.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Bytes of a piece of a body while it is read.
+/// The size of a piece of a body while it is read.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Decoded bytes after which the reader of a body lets other tasks run.
+/// Decoded bytes after which reading a body yields to other tasks.
 const YIELD_EVERY: usize = 1024 * 1024;
 
-/// HTTP/2 puts every request to a host on one connection, which carries about a hundred at a
-/// time; so many clients take turns, and carry the 256 requests that are the default at most.
+/// HTTP/2 puts all requests to a host on one connection, which carries about a hundred at a time.
+/// This many clients take turns and carry up to 256 requests, the default limit.
 const FAR_CONNECTIONS: usize = 3;
 
-/// Something that carries a request to where its URI points and brings the answer back.
+/// Sends a request to the host in its URI and returns the answer.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends one request, once. Status codes are not errors here. A request whose extensions
-    /// hold [`FreshConnection`] travels on a new connection.
+    /// Sends one request, once. Status codes are not errors here. A request with the extension
+    /// [`FreshConnection`] uses a new connection.
     fn send(
         &self,
         request: http::Request<Bytes>,
@@ -58,36 +57,37 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug)]
 pub struct FreshConnection;
 
-/// A body, read in chunks, already decoded.
+/// A body that is read in decoded chunks.
 pub struct BodyStream(BoxStream<'static, Result<Bytes, TransportError>>);
 
 impl BodyStream {
-    /// A body that yields what the stream yields.
+    /// A body with the chunks of a stream.
     pub fn from_stream(
         chunks: impl Stream<Item = Result<Bytes, TransportError>> + Send + 'static,
     ) -> Self {
         Self(chunks.boxed())
     }
 
-    /// A body known as a whole.
+    /// A body that is already complete.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self(stream::once(async move { Ok(bytes) }).boxed())
     }
 
-    /// Reads the body to its end, but no more than `cap` bytes.
+    /// Reads the whole body, at most `cap` bytes.
     ///
     /// # Errors
-    /// [`Fault::TooLarge`] as soon as the body is known to be larger, or what the network says.
+    /// [`TransportErrorKind::TooLarge`] as soon as the body exceeds `cap`, or a network error.
     pub async fn read(self, cap: usize) -> Result<Bytes, TransportError> {
         self.collect(cap, None).await.map(|(bytes, _)| bytes)
     }
 
-    /// The same until a deadline; the bytes are reserved in `memory` before they are kept. Waiting
-    /// for memory moves the deadline: it is not the server that is slow.
+    /// Like [`BodyStream::read`], but until a deadline, and the bytes are reserved in `memory`
+    /// before they are kept. Waiting for memory extends the deadline, because it is not the server
+    /// that is slow.
     ///
     /// # Errors
-    /// As [`Body::read`], and [`Fault::Timeout`].
+    /// As [`BodyStream::read`], and [`TransportErrorKind::Timeout`].
     pub(super) async fn read_within(
         self,
         cap: usize,
@@ -125,14 +125,14 @@ impl BodyStream {
                 memory.reserve(&mut reservation, len).await;
                 *deadline += asked.elapsed();
             }
-            // A compressed body is always ready: without this its decoding would keep the thread.
+            // A compressed body is always ready; without this, decoding would block the thread.
             since_yield += chunk.len();
             if since_yield >= YIELD_EVERY {
                 since_yield = 0;
                 tokio::task::yield_now().await;
             }
             if pieces.len == 0 && first.is_empty() {
-                // A body in one piece is not copied.
+                // A body in one chunk is not copied.
                 first = chunk;
                 continue;
             }
@@ -142,7 +142,7 @@ impl BodyStream {
         Ok((if pieces.len == 0 { first } else { pieces.join() }, reservation))
     }
 
-    /// Reads at most `cap` bytes of a body whose rest nobody needs; a fault ends it early.
+    /// Reads at most `cap` bytes and drops the rest of the body; an error ends reading early.
     pub(super) async fn read_start(mut self, cap: usize) -> Bytes {
         let mut start = BytesMut::new();
         while start.len() < cap
@@ -154,8 +154,8 @@ impl BodyStream {
     }
 }
 
-/// A body as it is read, in pieces of equal size. One buffer that doubles would be copied each
-/// time, and would leave its smaller selves behind in the allocator.
+/// A body being read, in pieces of equal size. A single buffer would be copied at each doubling and
+/// would leave its smaller versions behind in the allocator.
 #[derive(Default)]
 struct ChunkBuffer {
     pieces: Vec<Vec<u8>>,
@@ -200,18 +200,18 @@ impl Stream for BodyStream {
 
 impl fmt::Debug for BodyStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Body")
+        f.write_str("BodyStream")
     }
 }
 
-/// What went wrong on the way.
+/// The kind of a transport error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportErrorKind {
     /// TLS cannot be set up on this machine.
     Tls,
     /// No connection could be made.
     Connect,
-    /// The answer did not come in time.
+    /// The answer did not arrive in time.
     Timeout,
     /// The connection ended before the answer did.
     Reset,
@@ -221,35 +221,34 @@ pub enum TransportErrorKind {
     TooLarge,
 }
 
-/// A request that got no whole answer. Neither `Display` nor `Debug` shows more of an address
-/// than its host.
+/// A request without a complete answer. `Display` and `Debug` show at most the host of an address.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", unreached.as_ref().map_or_else(|| fault.sentence().to_owned(), |at| at.to_string()))]
 pub struct TransportError {
     fault: TransportErrorKind,
-    /// Of [`Fault::Connect`]: which host, and why.
+    /// For [`TransportErrorKind::Connect`]: which host, and why.
     unreached: Option<Box<UnreachableHost>>,
     #[source]
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl TransportError {
-    /// An error without further cause.
+    /// An error without a further cause.
     pub fn new(fault: TransportErrorKind) -> Self {
         Self { fault, unreached: None, source: None }
     }
 
-    /// What went wrong.
+    /// The kind of error.
     pub fn kind(&self) -> TransportErrorKind {
         self.fault
     }
 
-    /// Which host was not reached and why, where no connection could be made.
+    /// Which host was not reached and why, if no connection could be made.
     pub fn unreached(&self) -> Option<&UnreachableHost> {
         self.unreached.as_deref()
     }
 
-    /// The error of a request to `uri`, which goes through one of `proxies` if any is for it.
+    /// The error of a request to `uri`, which uses one of `proxies` if any matches.
     fn of_request(error: reqwest::Error, uri: &Uri, proxies: Option<&Matcher>) -> Self {
         let unreached = error.is_connect().then(|| {
             let found = UnreachableHost::read(&error, error.is_timeout(), uri, proxies);
@@ -276,12 +275,12 @@ impl TransportError {
 }
 
 impl TransportErrorKind {
-    /// What went wrong, as a sentence's end.
+    /// The error as the end of a sentence.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Tls => "tls cannot be set up; are root certificates (ca-certificates) installed?",
             Self::Connect => "no connection could be made",
-            Self::Timeout => "the answer did not come in time",
+            Self::Timeout => "the answer did not arrive in time",
             Self::Reset => "the connection ended before the answer did",
             Self::Body => "the answer's body could not be read",
             Self::TooLarge => "the answer is larger than the cap",
@@ -289,7 +288,7 @@ impl TransportErrorKind {
     }
 }
 
-/// Whether the peer went away, whatever wraps that news.
+/// Whether the peer ended the connection, at any depth of the error chain.
 fn broke_off(error: &reqwest::Error) -> bool {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
@@ -305,7 +304,7 @@ fn broke_off(error: &reqwest::Error) -> bool {
             && (hyper.is_incomplete_message()
                 || hyper.is_closed()
                 || hyper.is_canceled()
-                // A body cut short; from the decompressor the same kind means damage.
+                // A truncated body; from the decompressor the same kind means corrupt data.
                 || hyper.source().and_then(io_kind) == Some(UnexpectedEof))
         {
             return true;
@@ -317,10 +316,10 @@ fn broke_off(error: &reqwest::Error) -> bool {
 
 /// The network, by reqwest: rustls with the system's roots, HTTP/1.1 or HTTP/2 over TLS, gzip.
 ///
-/// The proxy of the environment is honoured for everything but loopback.
+/// Uses the proxy of the environment for everything except loopback.
 #[derive(Debug)]
 pub struct HttpTransport {
-    /// For the rest of the world; none where TLS cannot be set up, which loopback can do without.
+    /// For all other hosts; `None` if TLS cannot be set up, which loopback does not need.
     far: Option<HttpClients>,
     /// For loopback.
     near: HttpClients,
@@ -328,7 +327,7 @@ pub struct HttpTransport {
     proxies: Matcher,
 }
 
-/// Clients that keep their connections, and one that makes a new one for every request.
+/// Clients that keep their connections, and one that opens a new one for every request.
 #[derive(Debug)]
 struct HttpClients {
     kept: Vec<reqwest::Client>,
@@ -337,11 +336,11 @@ struct HttpClients {
 }
 
 impl HttpTransport {
-    /// Sets up the clients; connects to nothing. On a machine without root certificates only
-    /// loopback can be asked, and everything else is [`Fault::Tls`].
+    /// Sets up the clients without connecting. On a machine without root certificates only loopback
+    /// works; requests to other hosts fail with [`TransportErrorKind::Tls`].
     ///
     /// # Errors
-    /// [`Fault::Tls`] when not even plain connections can be set up.
+    /// [`TransportErrorKind::Tls`] if not even plain connections can be set up.
     pub fn new() -> Result<Self, TransportError> {
         let near = HttpClients::new(1, |client| client.no_proxy())
             .or_else(|_| HttpClients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
@@ -372,7 +371,7 @@ impl HttpClients {
                 source: Some(Box::new(error.without_url())),
             })
         };
-        // Without room for an idle connection the pool is off: nothing is shared either.
+        // Without room for idle connections the pool is off, so no connection is shared.
         Ok(Self {
             kept: (0..kept).map(|_| build(usize::MAX)).collect::<Result<_, _>>()?,
             fresh: build(0)?,
@@ -382,7 +381,7 @@ impl HttpClients {
 
     fn pick(&self, fresh: bool) -> &reqwest::Client {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        // Never empty; if it were, a new connection each time would still be right.
+        // Never empty; if it were, a new connection each time would still be correct.
         let kept = self.kept.get(turn % self.kept.len().max(1));
         kept.filter(|_| !fresh).unwrap_or(&self.fresh)
     }

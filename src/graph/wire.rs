@@ -1,8 +1,8 @@
-//! Bytes in, what the protocol looks at out: pages, listings and single events.
+//! Parses answers into pages, listings and single events.
 //!
-//! A body is read once. Items stay raw JSON (see `item.rs`); only a handful of their members are
-//! typed. What is wrong with an item costs that item; what is wrong with the page (no JSON, no
-//! `value`, neither link or both) costs the page. No input makes this panic.
+//! A body is parsed once. Items stay raw JSON (see `item.rs`); only a few of their members are
+//! typed. A bad item costs only that item. A bad page (not JSON, no `value`, neither link or both)
+//! costs the page. No input causes a panic.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -19,10 +19,10 @@ use crate::mirror::event::JsonText;
 use crate::mirror::page::{EventId, Item, Link, Page, PageEnd, UnreadableItem};
 use crate::mirror::window::BodyFormat;
 
-/// The most items of a page that are read. What is made of an item takes more memory than its
-/// bytes, so a page of many small ones is too large long before the cap of a body is reached.
+/// The maximum number of items of a page. A parsed item takes more memory than its bytes, so a page
+/// of many small items is too large long before its body reaches the cap.
 const MAX_ITEMS: usize = 50_000;
-/// The error of a page with more items: it is too large, and has to be asked for in smaller pages.
+/// The error of a page with more items. It counts as too large: smaller pages are requested.
 pub(super) const TOO_MANY_ITEMS: WireError = WireError("the page has more than 50,000 items");
 
 /// What is wrong with an answer. Names members, never values.
@@ -33,20 +33,20 @@ pub struct WireError(pub(super) &'static str);
 /// One page of a plain list: `calendarView` or a series' instances.
 #[derive(Debug)]
 pub struct ListPage {
-    /// The memory that the answer takes, until this is dropped.
+    /// The memory of the answer, reserved until this is dropped.
     pub memory: Reservation,
-    /// Events in the order Graph sent them, each id once (the last word wins).
+    /// Events in the order Graph sent them, each id once (the last entry wins).
     pub items: Vec<Item>,
     /// Items that could not be read.
     pub unreadable: Vec<UnreadableItem>,
-    /// Where the next page is, if there is one.
+    /// The next page, if there is one.
     pub next: Option<Link>,
 }
 
-/// Reads a page of a delta round.
+/// Parses a page of a delta round.
 ///
 /// # Errors
-/// When it is not JSON, has no `value`, or not exactly one of the two links (fact 55).
+/// If it is not JSON, has no `value`, or does not have exactly one of the two links (fact 55).
 pub fn page(bytes: &Bytes, body: BodyFormat) -> Result<Page, WireError> {
     let Envelope { entries, next, delta } = Envelope::read(bytes, ItemSource::Delta, body)?;
     let end = match (next, delta) {
@@ -59,38 +59,38 @@ pub fn page(bytes: &Bytes, body: BodyFormat) -> Result<Page, WireError> {
     Ok(Page { present, removed, unreadable, end, bytes: bytes.len() })
 }
 
-/// Reads a page of a plain list.
+/// Parses a page of a plain list.
 ///
 /// # Errors
-/// When it is not JSON or has no `value`.
+/// If it is not JSON or has no `value`.
 pub fn listing(bytes: &Bytes, body: BodyFormat) -> Result<ListPage, WireError> {
     let Envelope { entries, next, .. } = Envelope::read(bytes, ItemSource::Listed, body)?;
-    // A plain list has no tombstones; one that came all the same is not an event.
+    // A plain list has no tombstones; an unexpected one is not an event.
     let PageItems { present, unreadable, .. } = entries;
     Ok(ListPage { memory: Reservation::default(), items: present, unreadable, next })
 }
 
-/// Reads an event asked for by its id.
+/// Parses an event that was requested by its id.
 ///
 /// # Errors
-/// When it is not JSON or not a readable event.
+/// If it is not JSON or not a readable event.
 pub fn event(bytes: &Bytes, body: BodyFormat) -> Result<Item, WireError> {
     let text = utf8(bytes);
     let mut items = Items::new(ItemSource::Listed, body);
     match parse(&text, &mut items).map_err(|_| WireError("the answer is not json"))? {
         PageEntry::Present(item) => Ok(item),
-        PageEntry::Removed(_) => Err(WireError("a tombstone where an event was asked for")),
+        PageEntry::Removed(_) => Err(WireError("a tombstone instead of the requested event")),
         PageEntry::Unreadable(unreadable) => Err(WireError(unreadable.why)),
     }
 }
 
-/// One broken character must not stop a round for ever, so it is replaced.
+/// Replaces broken characters, so that one of them does not block a round forever.
 fn utf8(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(without_bom(bytes))
 }
 
-/// A body without the byte order mark that some of Graph's servers put before it, which is not
-/// JSON (fact 200).
+/// Strips the byte order mark that some of Graph's servers put before a body; it is not JSON (fact
+/// 200).
 pub(super) fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
@@ -111,7 +111,7 @@ struct PageItems {
 }
 
 impl PageItems {
-    /// Within a page the last word on an id wins (fact 58).
+    /// Within a page the last entry of an id wins (fact 58).
     fn of(entries: Vec<PageEntry>) -> Self {
         let mut seen: HashMap<EventId, Option<Arc<str>>> = HashMap::with_capacity(entries.len());
         let mut sorted = Self::default();
@@ -135,7 +135,7 @@ impl PageItems {
             }
         }
         if contradicted > 0 {
-            tracing::debug!(contradicted, "ids stand twice on a page, the last word counts");
+            tracing::debug!(contradicted, "ids repeated on a page, keeping the last entries");
         }
         sorted.present.reverse();
         sorted.removed.reverse();
@@ -144,7 +144,7 @@ impl PageItems {
     }
 }
 
-/// A page: its items and its links.
+/// A page's items and links.
 struct Envelope {
     entries: PageItems,
     next: Option<Link>,
@@ -199,7 +199,7 @@ impl<'de> Visitor<'de> for EnvelopeVisitor<'_, 'de> {
     }
 }
 
-/// An absent, null or empty link is none.
+/// An absent, null or empty link counts as none.
 fn link<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Link>, A::Error> {
     let text = map.next_value::<Option<JsonText<'de>>>()?.map(|JsonText(text)| text);
     Ok(text.filter(|text| !text.is_empty()).map(Link::new))

@@ -1,4 +1,4 @@
-//! The installed example is the reference: it is valid, whole, and states the true defaults.
+//! The installed example is the reference: it is valid, complete, and states the actual defaults.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::config::keys::SECTIONS;
 
 const EXAMPLE: &str = include_str!("../../../config/calmirror.toml");
 
-/// Every setting in it, set or commented out: section, key and value.
+/// Every setting in the example, set or commented out: section, key and value.
 fn settings() -> Vec<(String, String, String)> {
     let mut section = String::new();
     let mut settings = Vec::new();
@@ -29,13 +29,13 @@ fn settings() -> Vec<(String, String, String)> {
 fn it_is_valid_as_it_is() {
     let lab = Lab::with(EXAMPLE);
     let config = lab.config();
-    assert_eq!(config.warnings.len(), 1, "only that there is no window");
+    assert_eq!(config.warnings.len(), 1, "only the warning about having no window");
     assert_eq!(config.store, Lab::with("").config().store);
 }
 
 #[test]
 fn it_is_valid_with_everything_uncommented() {
-    // An account signs in in one way.
+    // An account has one credential.
     let others = ["client_secret_env", "certificate_file", "access_token_file"];
     let lab = Lab::new();
     let text: String = EXAMPLE
@@ -62,7 +62,7 @@ fn it_has_every_key_and_no_other() {
     let settings = settings();
     for section in SECTIONS {
         for key in section.keys() {
-            // A window's inherited keys stand under [defaults].
+            // A window's inherited keys are listed under [defaults].
             let inherited = SECTIONS
                 .iter()
                 .any(|other| other.name() == "defaults" && other.key(key.name).is_some());

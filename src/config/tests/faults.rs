@@ -1,17 +1,17 @@
-//! What is wrong is said with file, line, key and remedy, and all at once.
+//! Errors have file, line, key and remedy, and are all reported at once.
 
 use proptest::prelude::*;
 
 use super::{ACCOUNT, Lab};
 use crate::config::keys::SECTIONS;
 
-/// Loads the text and compares every fault.
+/// Loads the text and compares every error.
 #[track_caller]
 fn check(text: &str, expected: &[&str]) {
     assert_eq!(Lab::with(text).faults(), expected, "of\n{text}");
 }
 
-/// The same, after a good account; the text begins at line 6.
+/// The same, after a valid account; the text begins at line 6.
 #[track_caller]
 fn check_window(text: &str, expected: &[&str]) {
     check(&format!("{ACCOUNT}{text}"), expected);
@@ -89,7 +89,7 @@ fn every_line_that_is_not_toml_is_told() {
 #[test]
 fn values_are_held_to_their_types_and_bounds() {
     for (text, fault) in [
-        ("[store]\npath = 5", "store.path: not a text; put it into quotes"),
+        ("[store]\npath = 5", "store.path: not a string; put it in quotes"),
         ("[store]\npath = \" \"", "store.path: empty; write a value, or remove the line"),
         (
             "[graph]\nmax_concurrent = 0",
@@ -138,7 +138,7 @@ fn values_are_held_to_their_types_and_bounds() {
         ),
         (
             "[api]\nhosts = \"mirror.example.org\"",
-            "api.hosts: not a list of texts; write it like [\"one\", \"another\"]",
+            "api.hosts: not a list of strings; write it like [\"one\", \"another\"]",
         ),
         (
             "[api]\nhosts = [\"mirror.example.org:8380\"]",
@@ -173,11 +173,11 @@ fn values_are_held_to_their_types_and_bounds() {
         ("[defaults]\ninterval = \"999ms\"", "defaults.interval: too short; write at least 1s"),
         (
             "[defaults]\njitter = 1.1",
-            "defaults.jitter: not a share; write 0.0 to 1.0, without quotes",
+            "defaults.jitter: not a fraction; write 0.0 to 1.0, without quotes",
         ),
         (
             "[defaults]\njitter = nan",
-            "defaults.jitter: not a share; write 0.0 to 1.0, without quotes",
+            "defaults.jitter: not a fraction; write 0.0 to 1.0, without quotes",
         ),
         (
             "[defaults]\nstart = \"yesterday\"",
@@ -225,7 +225,7 @@ fn a_socket_path_must_fit_the_system() {
     assert_eq!(
         faults,
         [
-            "calmirror.toml:2: api.socket: a socket's path may have 103 bytes, not more; choose a shorter one"
+            "calmirror.toml:2: api.socket: a socket's path has at most 103 bytes; choose a shorter one"
         ]
     );
 }
@@ -253,7 +253,7 @@ fn an_account_signs_in_in_exactly_one_way() {
     check(
         "[account.a]\ntenant = \"common\"\nclient_id = \"a b\"\nclient_secret_file = \"contoso.secret\"\n",
         &[
-            "calmirror.toml:2: account.a.tenant: a daemon cannot sign in to a tenant yet to be chosen; write the tenant's id or domain",
+            "calmirror.toml:2: account.a.tenant: a daemon needs a specific tenant; write the tenant's id or domain",
             "calmirror.toml:3: account.a.client_id: neither an id nor a domain; write letters, digits, `-`, `.` and `_` only",
         ],
     );
@@ -288,7 +288,7 @@ fn secrets_are_private_files_and_never_shown() {
             "calmirror.toml:12: account.f.access_token_file: blank is empty; write the secret into it",
         ]
     );
-    // Systemd gives its credentials modes of its own.
+    // Systemd sets the modes of its credentials itself.
     let folder = lab.dir.path().to_str().unwrap().to_owned();
     let faults = lab.set("CREDENTIALS_DIRECTORY", &folder).faults();
     assert_eq!(faults.len(), 4, "{faults:?}");
@@ -297,7 +297,7 @@ fn secrets_are_private_files_and_never_shown() {
     for (key, fault) in [
         (
             "client_secret",
-            "account.a.client_secret: secrets do not stand in the configuration; put it into a file of mode 0600 and name that with client_secret_file",
+            "account.a.client_secret: secrets do not belong in the configuration; put it into a file of mode 0600 and name that with client_secret_file",
         ),
         (
             "client_secret_env",
@@ -325,7 +325,7 @@ fn one_token_cannot_be_both() {
     assert_eq!(
         lab.faults(),
         [
-            "calmirror.toml:3: api.read_token_file: the same file as token_file; name another file: who may only read must not hold the token that may do all"
+            "calmirror.toml:3: api.read_token_file: the same file as token_file; name another file: read-only clients must not hold the token for full access"
         ]
     );
 }
@@ -351,14 +351,14 @@ fn windows_name_an_account_and_a_mailbox() {
         "[[window]]\naccount = \"contoso\"\n[[window]]\naccount = \"contoso\"\nmailbox = \"me\"\n[[window]]\naccount = \"contoso\"\nmailbox = \"a b\"\n",
         &[
             "calmirror.toml:6: window[1].mailbox: missing; write the user's id or address, or name a mailboxes_file",
-            "calmirror.toml:10: window[me].mailbox: an application that signs in by itself has no \"me\"; write a user id or address, or use an account with an access_token_file",
+            "calmirror.toml:10: window[me].mailbox: an application without a user has no \"me\"; write a user id or address, or use an account with an access_token_file",
             "calmirror.toml:13: window[a b].mailbox: not a mailbox; write one user id or address, and nothing else",
         ],
     );
-    // The account is at fault, not those who name it.
+    // The error is reported for the account, not for the windows that name it.
     check(
         "[account.a]\ntenant = \"t\"\nclient_id = 5\naccess_token_file = \"contoso.secret\"\n[[window]]\nmailbox = \"a@b\"\naccount = \"a\"\n",
-        &["calmirror.toml:3: account.a.client_id: not a text; put it into quotes"],
+        &["calmirror.toml:3: account.a.client_id: not a string; put it in quotes"],
     );
 }
 
@@ -378,8 +378,8 @@ fn names_are_unique_and_fit_an_address() {
     for (name, problem) in [
         ("a/b", "the window's name has a \"/\" or a control character"),
         ("a\\u0007", "the window's name has a \"/\" or a control character"),
-        ("..", "the window's name is empty, dots, or has spaces at its ends"),
-        (" a", "the window's name is empty, dots, or has spaces at its ends"),
+        ("..", "the window's name is empty, \".\" or \"..\", or has spaces at its ends"),
+        (" a", "the window's name is empty, \".\" or \"..\", or has spaces at its ends"),
         (&"é".repeat(201), "the window's name is longer than 200"),
     ] {
         let faults = Lab::with(&format!("{ACCOUNT}{}", named(name))).faults();
@@ -391,7 +391,7 @@ fn names_are_unique_and_fit_an_address() {
         Lab::with(&format!("{ACCOUNT}{}", named(&"é".repeat(200)))).config().windows.len(),
         1
     );
-    // A default name too.
+    // A default name is checked too.
     let text = format!(
         "[[window]]\nmailbox = \"a@b\"\ncalendar = \"{}\"\naccount = \"contoso\"\n",
         "c".repeat(200)
@@ -423,7 +423,7 @@ fn a_window_ends_after_it_starts() {
         Lab::with(&format!("{ACCOUNT}{window}end = \"2026-10-24\"\n")).config().windows.len(),
         1
     );
-    // An edge that cannot be read is not also in the wrong place.
+    // An invalid edge does not also cause an error about its position.
     check_window(
         &format!("{window}start = \"2025-1-1\"\nend = \"2026-01-01\"\n"),
         &[
@@ -484,7 +484,7 @@ fn a_file_that_cannot_be_read_is_one_fault() {
     );
 }
 
-/// Any key of any section, with any text or number for a value.
+/// Any key of any section, with any string or number as its value.
 fn any_setting() -> impl Strategy<Value = String> {
     let keys: Vec<String> = SECTIONS
         .iter()
@@ -504,7 +504,7 @@ fn any_setting() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Whatever is written, the answer is a configuration or faults that say where and what to do.
+    /// Any text gives a configuration, or errors with a location and a remedy.
     #[test]
     fn nothing_that_is_written_stops_the_reading(setting in any_setting()) {
         if let Err(faults) = Lab::with(&setting).load() {

@@ -1,4 +1,4 @@
-//! Layers: the file, `conf.d`, the environment; where values come from; what a reload would do.
+//! Layers: the file, `conf.d`, the environment; origins of values; the effects of a reload.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ fn conf_d_merges_tables_and_appends_windows_in_name_order() {
     lab.write("conf.d/10.toml", &format!("[graph]\nmax_concurrent = 10\n{}", window("c")));
     lab.write("conf.d/10.toml~", "not TOML");
     lab.write("conf.d/.hidden.toml", "not TOML");
-    // Each file's relative paths are its own.
+    // Relative paths are resolved per file.
     lab.write("conf.d/30.toml", "[account.contoso]\nclient_secret_file = \"../contoso.secret\"\n");
     let config = lab.config();
     assert_eq!((config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox), (20, 1));
@@ -167,7 +167,7 @@ fn every_effective_value_is_explained() {
     assert_eq!(find("account.contoso.client_secret_file"), "contoso.secret (calmirror.toml:4)");
     assert_eq!(find("defaults.jitter"), "0.2 (default)");
     assert_eq!(find("window[a@b].interval"), "1m (calmirror.toml:9)");
-    // What a window does not set itself is explained once, with the defaults.
+    // Keys that a window does not set itself are explained once, with the defaults.
     assert!(config.explain().iter().all(|one| one.key != "window[a@b].jitter"));
     assert!(config.explain().iter().filter(|one| one.origin == ValueOrigin::Default).count() > 15);
 }
@@ -212,7 +212,7 @@ fn a_reload_is_a_difference_by_name() {
     assert_eq!(difference.drops(), 1);
     assert_eq!(diff(&new, &new), ConfigDiff { unchanged: 3, ..ConfigDiff::default() });
 
-    // Another tenant is another stream of ids, though no window says so.
+    // Another tenant is another stream of ids, although no window names the tenant.
     let moved = lab.set("CALMIRROR__ACCOUNT__CONTOSO__TENANT", "fabrikam.com").config();
     let difference = diff(&new, &moved);
     assert_eq!((difference.changed.len(), difference.unchanged, difference.drops()), (3, 0, 3));

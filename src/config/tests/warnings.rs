@@ -1,11 +1,12 @@
-//! What is valid but hardly meant is a warning with file, line, key and remedy, and no fault.
+//! A valid but probably unintended setting is a warning with file, line, key and remedy, not an
+//! error.
 
 use super::{ACCOUNT, Lab};
 
-/// A window that gives no warning, so that only what a test writes does.
+/// A window without warnings of its own.
 const WINDOW: &str = "[[window]]\naccount = \"contoso\"\nmailbox = \"alice@contoso.com\"\n";
 
-/// The warnings of this text after a good account and a good window; it begins at line 9.
+/// The warnings of this text after a valid account and a valid window; it begins at line 9.
 fn warnings(text: &str) -> Vec<String> {
     Lab::with(&format!("{ACCOUNT}{WINDOW}{text}")).warnings()
 }
@@ -45,7 +46,7 @@ fn one_token_for_reading_and_writing_is_questioned() {
     assert_eq!(
         lab.warnings(),
         [
-            "calmirror.toml:12: api.read_token_file: the same token as in token_file: programs that shall only read may do all; write a random one: openssl rand -hex 32 > r"
+            "calmirror.toml:12: api.read_token_file: the same token as in token_file: read-only clients get full access; write a random one: openssl rand -hex 32 > r"
         ]
     );
     lab.secret("r", &LONG.replace('0', "1"), 0o600);

@@ -1,4 +1,4 @@
-//! Windows: what they inherit, where their names come from, many at once, and what is advised.
+//! Windows: inherited settings, names, many windows from one entry, and warnings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,9 +107,9 @@ fn a_mailboxes_file_must_be_there_and_names_must_differ() {
     assert_eq!(
         lab.faults(),
         [
-            "calmirror.toml:9: window[room].name: all windows would have one name; write {mailbox} into it",
+            "calmirror.toml:9: window[room].name: all windows would have the same name; put {mailbox} into it",
             "calmirror.toml:11: window[rooms.txt].mailboxes_file: rooms.txt cannot be read: No such file or directory (os error 2); make it a file that the daemon's user may read",
-            "calmirror.toml:16: window[a@b].mailbox: beside a mailboxes_file; keep one of the two",
+            "calmirror.toml:16: window[a@b].mailbox: set together with mailboxes_file; keep one of the two",
         ]
     );
     let lab = Lab::with(&format!("{ACCOUNT}{ROOMS}"));
@@ -152,7 +152,7 @@ fn what_is_hardly_meant_is_warned_about() {
     assert_eq!(
         lab.shown(&lab.config().warnings),
         [
-            "calmirror.toml:2: graph.max_concurrent: 3 windows at their intervals keep about 3 requests under way, and 2 are allowed; raise graph.max_concurrent or the intervals"
+            "calmirror.toml:2: graph.max_concurrent: 3 windows at their intervals keep about 3 requests in flight, but only 2 are allowed; raise graph.max_concurrent or the intervals"
         ]
     );
     let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-11-22T12:00:00Z\"\n"));
@@ -162,7 +162,7 @@ fn what_is_hardly_meant_is_warned_about() {
             "calmirror.toml:9: window[a@b].end: the start moves and the end does not: in 30 days the window is empty; make both relative or neither, or remove the window in time"
         ]
     );
-    // What became empty as days passed is no reason to stop the others.
+    // A window that became empty as time passed must not stop the others.
     let lab = Lab::with(&format!("{ACCOUNT}{WINDOW}end = \"2026-10-01\"\n"));
     assert_eq!(
         lab.shown(&lab.config().warnings),
@@ -176,7 +176,7 @@ fn what_is_hardly_meant_is_warned_about() {
     let lab = Lab::with("[api]\nsocket = \"off\"\n");
     assert_eq!(
         lab.shown(&lab.config().warnings)[0],
-        "calmirror.toml:2: api.socket: the daemon would listen nowhere; set api.listen or a socket, or no program can ask for anything"
+        "calmirror.toml:2: api.socket: the daemon would listen nowhere; set api.listen or a socket; otherwise no client can connect"
     );
 }
 

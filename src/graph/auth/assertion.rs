@@ -1,7 +1,7 @@
-//! The signed statement that stands for a certificate (fact 138).
+//! Signs the assertion that proves possession of a certificate's key (fact 138).
 //!
-//! A JWT with PS256 and `x5t#S256`, for the token endpoint alone, valid for ten minutes and
-//! made anew for every token. Only RSA keys can sign one.
+//! A JWT with PS256 and `x5t#S256`, for the token endpoint alone, valid for ten minutes and created
+//! for each token request. Only RSA keys can sign one.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -18,7 +18,7 @@ use super::secret::Secret;
 /// Microsoft asks for five to ten minutes.
 const VALID_SECONDS: i64 = 600;
 
-/// Why no assertion could be made. Shows nothing of the file.
+/// Why no assertion could be created. Shows nothing of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AssertionError {
     #[error("it holds no certificate")]
@@ -68,7 +68,7 @@ pub(super) fn sign(
         .map_err(|_| AssertionError::UnfitKey)
 }
 
-/// The key alone as PEM: the library takes a file's first section only, whichever that is.
+/// The key alone as PEM, because the library reads only the first section of a file.
 fn encoding_key(key: &PrivateKeyDer<'_>) -> Result<EncodingKey, AssertionError> {
     let label = match key {
         PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",

@@ -1,5 +1,5 @@
-//! What an account proves itself with, and how it is read: anew for every token, so that a
-//! rotated file counts from the next one on.
+//! An account's credential. It is read for every token request, so that a rotated file takes effect
+//! with the next one.
 
 use std::fs;
 use std::io;
@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::assertion::{self, AssertionError};
 use super::secret::{AccessToken, Secret};
 
-/// Larger than any secret, token or certificate chain; what is larger is the wrong file.
+/// Larger than any secret, token or certificate chain; a larger file is the wrong one.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
-/// What an account proves itself with. Holds where the secret is, never the secret.
+/// An account's credential. Holds the location of the secret, never the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// A file with the client secret.
@@ -24,11 +24,11 @@ pub enum Credential {
     SecretEnv(String),
     /// A PEM file with an RSA private key and its certificate.
     CertificateFile(PathBuf),
-    /// A file with an access token that somebody else keeps fresh.
+    /// A file with an access token that another program renews.
     AccessTokenFile(PathBuf),
 }
 
-/// What was read.
+/// What a credential yields.
 #[derive(Debug)]
 pub(super) enum Proof {
     Secret(Secret),
@@ -36,7 +36,7 @@ pub(super) enum Proof {
     Token(AccessToken),
 }
 
-/// A credential that could not be read. Names files and variables, never what they hold.
+/// A credential that could not be read. Names files and variables, never their contents.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CredentialError {
     #[error("{key} {path} cannot be read", path = path.display())]
@@ -48,16 +48,16 @@ pub(super) enum CredentialError {
     },
     #[error("{key} {path} is larger than any credential", path = path.display())]
     TooLarge { key: &'static str, path: PathBuf },
-    #[error("{key} {path} is empty or no plain text", path = path.display())]
+    #[error("{key} {path} is empty or not plain text", path = path.display())]
     NoText { key: &'static str, path: PathBuf },
-    #[error("the environment variable {name} is not set or no plain text")]
+    #[error("the environment variable {name} is not set or not plain text")]
     Variable { name: String },
     #[error("certificate_file {path} cannot be used: {source}", path = path.display())]
     Certificate { path: PathBuf, source: AssertionError },
 }
 
 impl Credential {
-    /// The configuration's key for it.
+    /// The credential's key in the configuration.
     pub fn key(&self) -> &'static str {
         match self {
             Self::SecretFile(_) => "client_secret_file",
@@ -67,7 +67,7 @@ impl Credential {
         }
     }
 
-    /// When the file was last written; tells a rotated one from the one that failed.
+    /// When the file was last modified; distinguishes a rotated file from the one that failed.
     pub(super) fn stamp(&self) -> Option<SystemTime> {
         match self {
             Self::SecretEnv(_) => None,
@@ -77,7 +77,7 @@ impl Credential {
         }
     }
 
-    /// Reads the credential; an assertion is made for `audience`, at the wall-clock time `now`.
+    /// Reads the credential. An assertion is created for `audience`, at the wall-clock time `now`.
     pub(super) fn read(
         &self,
         audience: &str,
@@ -117,7 +117,7 @@ fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError>
     fs::read(path).map_err(read)
 }
 
-/// A file's text without the line end that editors add.
+/// A file's text without the newline that editors add.
 fn read_line(key: &'static str, path: &Path) -> Result<String, CredentialError> {
     let bytes = read_file(key, path)?;
     let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();

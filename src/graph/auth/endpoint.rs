@@ -1,7 +1,7 @@
-//! What the token endpoint answers, and what that means (facts 136, 147-149).
+//! Interprets the answers of the token endpoint (facts 136, 147-149).
 //!
-//! The decision is by status and by `error`, as Microsoft asks; the AADSTS number is only shown
-//! and used to word a remedy. Of the description nothing else is kept: it names users and apps.
+//! The status and `error` decide, as Microsoft asks; the AADSTS number is only shown and used to
+//! choose a remedy. Nothing else of the description is kept, because it names users and apps.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use super::secret::AccessToken;
 use crate::graph::retry_after;
 use crate::graph::wire::without_bom;
 
-/// What a token without a stated life is believed to live; Microsoft's shortest is an hour.
+/// The lifetime of a token that states none; Microsoft's shortest is an hour.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
-/// The shortest life and the shortest renewal time that are believed. Shorter ones would cost a
-/// token request for each request to Graph; if such a token has really expired, Graph refuses it
-/// and it is renewed then.
+/// The shortest accepted lifetime and renewal time. Shorter ones would cost a token request for
+/// each request to Graph; if such a token has really expired, Graph refuses it and it is renewed
+/// then.
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
-/// A token as it was granted.
+/// A granted token.
 #[derive(Debug)]
 pub(super) struct Grant {
     pub(super) token: AccessToken,
-    /// How long it lives from the moment it was asked for.
+    /// The lifetime, counted from the request.
     pub(super) life: Duration,
-    /// When the endpoint wants it renewed, from the same moment.
+    /// When the endpoint wants it renewed, counted from the request.
     pub(super) refresh_in: Option<Duration>,
 }
 
@@ -41,7 +41,8 @@ pub(super) struct Denial {
     pub(super) number: Option<String>,
     pub(super) needs_person: bool,
     pub(super) retry_after: Option<Duration>,
-    /// How far this machine's clock is ahead of the endpoint's `Date`, in seconds; negative: behind.
+    /// How far this machine's clock is ahead of the endpoint's `Date`, in seconds; negative if
+    /// behind.
     pub(super) ahead_s: Option<i64>,
 }
 
@@ -53,14 +54,14 @@ struct GrantJson {
     refresh_in: Option<LenientSeconds>,
 }
 
-/// A number, or a number in a string as some endpoints write it.
+/// A number, or a number in a string as some endpoints send it.
 struct LenientSeconds(Duration);
 
 impl<'de> Deserialize<'de> for LenientSeconds {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-        // Longer than a week is no life of a token and would only be noticed by a refusal.
+        // No token lives longer than a week; a false value would only be noticed by a refusal.
         let seconds = seconds.unwrap_or_default().clamp(0.0, 7.0 * 86_400.0);
         Ok(Self(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
     }
@@ -73,7 +74,7 @@ struct DenialJson {
     error_description: serde_json::Value,
 }
 
-/// Reads an answer of the token endpoint.
+/// Interprets an answer of the token endpoint.
 pub(super) fn read(
     status: StatusCode,
     headers: &HeaderMap,
@@ -121,7 +122,7 @@ pub(super) fn read(
     })
 }
 
-/// What an endpoint states; zero, a negative number and what is no number state nothing.
+/// A stated duration; zero, negative and non-numeric values count as not stated.
 fn stated(seconds: Option<LenientSeconds>) -> Option<Duration> {
     seconds.map(|s| s.0).filter(|s| !s.is_zero()).map(|s| s.max(MIN_LIFETIME))
 }
@@ -134,7 +135,7 @@ fn number(description: &str) -> Option<String> {
 }
 
 impl Denial {
-    /// What happened and what to do about it, for a person. `key` is the credential's key.
+    /// What happened and what to do about it, for people. `key` is the credential's key.
     pub(super) fn sentence(&self, key: &str) -> String {
         let said = match (&self.code, &self.number) {
             (Some(code), Some(number)) => format!("{code}, {number}"),
@@ -142,7 +143,7 @@ impl Denial {
             (None, _) => format!("status {}", self.status),
         };
         if !self.needs_person {
-            return format!("the token endpoint has no token now ({said})");
+            return format!("the token endpoint grants no token now ({said})");
         }
         let remedy = match (self.number.as_deref(), self.code.as_deref()) {
             (Some("AADSTS7000222"), _) => {
@@ -151,7 +152,7 @@ impl Denial {
             (Some("AADSTS7000215"), _) => {
                 format!("{key} holds a wrong secret; put the secret's value there, not its id")
             }
-            // The assertion is not valid at the endpoint's time: it was dated by a wrong clock.
+            // The assertion is not valid at the endpoint's time: a wrong clock dated it.
             (Some("AADSTS700024"), _) => self.wrong_clock(),
             (Some("AADSTS700016"), _) => "check client_id and tenant: no such application".into(),
             (Some("AADSTS90002"), _) => "check tenant: there is no such tenant".into(),
@@ -170,8 +171,8 @@ impl Denial {
         format!("sign-in was refused ({said}); {remedy}")
     }
 
-    /// What to do about a clock that the endpoint disagrees with. Less than a minute is not worth
-    /// a figure: the answer has been on its way.
+    /// The remedy for a clock that differs from the endpoint's. Less than a minute is not shown,
+    /// because the answer took time to arrive.
     fn wrong_clock(&self) -> String {
         let by = self.ahead_s.filter(|s| s.abs() >= 60).map(|ahead| {
             let length = humantime::format_duration(Duration::from_secs(ahead.unsigned_abs()));

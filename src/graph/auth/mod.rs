@@ -1,14 +1,14 @@
-//! One access token an account, however many windows read with it.
+//! Keeps one access token per account, shared by all its windows.
 //!
-//! [`Tokens`] asks the token endpoint once while everybody waits or goes on with the token at
-//! hand, renews it 5 minutes before it expires or when the endpoint asked for that (fact 152),
-//! and remembers a failure, so that a fleet does not hammer the endpoint: a refused sign-in for
-//! 15 minutes, until the credential's file is written anew or until [`Tokens::forget`]; a
-//! passing fault for a back-off of its own. A renewal that fails costs nothing while the token at
-//! hand still lives. Nor does a token that Graph refused to one window: the others are served with
-//! it until there is a newer one.
+//! [`Tokens`] sends one request at a time to the token endpoint; other callers wait, or use the
+//! current token while it is valid. A token is renewed 5 minutes before it expires, or when the
+//! endpoint asks for it (fact 152). Failures are remembered, so that a fleet does not hammer the
+//! endpoint: a refused sign-in for 15 minutes, until the credential's file is rewritten, or until
+//! [`Tokens::forget`]; a temporary fault for a back-off of its own. A failed renewal has no effect
+//! while the current token is valid. A token that Graph refuses for one window stays in use for the
+//! others until a newer one is granted.
 //!
-//! Secrets are read for the request that needs them and kept nowhere.
+//! Secrets are read for the request that needs them and are not kept.
 
 mod assertion;
 mod credential;
@@ -34,36 +34,36 @@ use crate::env::Env;
 use credential::Proof;
 use endpoint::{Denial, Grant};
 
-/// How long before its end a token is renewed.
+/// How long before its expiry a token is renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(5 * 60);
 /// How long a refused sign-in is remembered.
 const REFUSAL_KEPT: Duration = Duration::from_secs(15 * 60);
-/// A sign-in that was refused within so long is not tried again, whoever asks for a round.
+/// A sign-in that was refused within this time is not repeated, even if a round is requested.
 const REFUSAL_FRESH: Duration = Duration::from_secs(1);
-/// The longest back-off after a passing fault.
+/// The longest back-off after a temporary fault.
 const MAX_BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// How long the token endpoint may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The most of the token endpoint's answer that is read.
+/// The largest answer of the token endpoint that is read.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-/// Renewals forced by refusals within [`FORCED_WITHIN`]; beyond, another token is no help.
+/// Renewals forced by refusals within [`FORCED_WITHIN`]; beyond, another token does not help.
 const MAX_FORCED: u32 = 10;
 const FORCED_WITHIN: Duration = Duration::from_secs(60);
 
-/// One `[account.*]`, resolved.
+/// One resolved `[account.*]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// The directory.
+    /// The tenant's id or domain.
     pub tenant: String,
-    /// The application.
+    /// The application's id.
     pub client_id: String,
-    /// What it proves itself with.
+    /// The credential to sign in with.
     pub credential: Credential,
-    /// Where tokens are granted: `{login_url}/{tenant}/oauth2/v2.0/token` (fact 134).
+    /// The sign-in address: `{login_url}/{tenant}/oauth2/v2.0/token` grants tokens (fact 134).
     pub login_url: String,
-    /// What the token is for: Graph's host and `/.default` (fact 135).
+    /// The scope of the token: Graph's host and `/.default` (fact 135).
     pub scope: String,
 }
 
@@ -73,7 +73,7 @@ pub struct Tokens {
     transport: Arc<dyn Transport>,
     env: Env,
     held: Mutex<CachedToken>,
-    /// Held while the endpoint is asked: one at a time.
+    /// Held during a request to the endpoint: one at a time.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -81,11 +81,11 @@ struct CachedToken {
     account: Arc<Account>,
     token: Option<LiveToken>,
     failure: Option<SignInFailure>,
-    /// Passing faults since the last grant.
+    /// Temporary faults since the last grant.
     faults: u32,
-    /// Whether the log was told that there is no token, and if so whether a person is needed.
+    /// Set once a missing token is logged; the value says whether a person is needed.
     told: Option<bool>,
-    /// When the first of the forced renewals that count was asked for, and how many were.
+    /// When the counted forced renewals began, and how many there were.
     forced: Option<(Instant, u32)>,
 }
 
@@ -94,7 +94,7 @@ struct LiveToken {
     token: AccessToken,
     renew_at: Option<Instant>,
     ends_at: Option<Instant>,
-    /// Of the file the token itself came from.
+    /// When the credential's file was modified; used if the file holds the token itself.
     stamp: Option<SystemTime>,
 }
 
@@ -107,7 +107,7 @@ struct SignInFailure {
 }
 
 impl Tokens {
-    /// Nothing is asked or read before the first token is needed.
+    /// Requests and reads nothing before the first token is needed.
     pub fn new(account: Account, transport: Arc<dyn Transport>, env: Env) -> Arc<Self> {
         let name = account.name.clone();
         Arc::new(Self {
@@ -124,8 +124,8 @@ impl Tokens {
         &self.name
     }
 
-    /// The account was set otherwise: from here on it signs in so. Of the same account nothing
-    /// is forgotten; tokens of another one would be somebody else's.
+    /// Replaces the account's settings; the next sign-in uses them. If they are the same, nothing
+    /// is forgotten; otherwise the current token is dropped, because it belongs to the old ones.
     pub fn reconfigure(&self, account: Account) {
         let mut held = self.held();
         if *held.account != account {
@@ -133,17 +133,17 @@ impl Tokens {
         }
     }
 
-    /// A token that is good as far as we know. May be dropped at any moment.
+    /// A token that is valid as far as known. May be dropped at any time.
     ///
     /// # Errors
-    /// [`Class::SignIn`](super::Class::SignIn) when a person is needed, else transient; both
-    /// from memory while they are fresh.
+    /// [`ErrorClass::SignIn`](super::ErrorClass::SignIn) if a person is needed, otherwise
+    /// transient; both are remembered for a while.
     pub async fn token(&self) -> Result<AccessToken, GraphError> {
         match self.at_hand() {
             TokenAvailability::Good(token) => return Ok(token),
             TokenAvailability::Failed(fault) => return Err(GraphError::Token(fault)),
             TokenAvailability::Due(token) => {
-                // Somebody is renewing it: what is at hand still lives.
+                // Another caller is renewing it; the current token is still valid.
                 let Ok(_asking) = self.asking.try_lock() else { return Ok(token) };
                 return match self.at_hand() {
                     TokenAvailability::Good(token) => Ok(token),
@@ -160,13 +160,13 @@ impl Tokens {
         }
     }
 
-    /// A token to try after Graph refused one: a newer one if somebody has it already, else one
-    /// that is asked for now. A token file is read again, and may well hold the same token.
-    /// The refused token stays at hand until another is granted: it may be good for others.
+    /// A token to try after Graph refused one: a newer one if there is one already, otherwise one
+    /// that is requested now. A token file is read again and may hold the same token. The refused
+    /// token stays in use until another is granted, because it may work for others.
     ///
     /// # Errors
-    /// As [`Tokens::token`]; and [`Class::SignIn`](super::Class::SignIn) for this caller alone
-    /// when too many were refused within a minute.
+    /// As [`Tokens::token`]; and [`ErrorClass::SignIn`](super::ErrorClass::SignIn) for this caller
+    /// alone if too many were refused within a minute.
     pub async fn refresh(&self, refused: &AccessToken) -> Result<AccessToken, GraphError> {
         let _asking = self.asking.lock().await;
         match self.at_hand() {
@@ -180,11 +180,11 @@ impl Tokens {
         self.ask().await
     }
 
-    /// Whether the token at hand, which lives but was refused, may be replaced now.
+    /// Checks whether the current token, which is valid but was refused, may be replaced now.
     fn allow_forced(&self) -> Result<(), GraphError> {
         let mut held = self.held();
         let now = Instant::now();
-        // What kept it from being replaced a moment ago would again.
+        // The failure that kept it from being replaced a moment ago would occur again.
         if let Some(fault) = self.remembered(&mut held, now) {
             return Err(GraphError::Token(fault));
         }
@@ -199,8 +199,8 @@ impl Tokens {
         if count <= MAX_FORCED {
             return Ok(());
         }
-        // Not remembered as a failure: whom Graph lets in with this token is not concerned.
-        let fault = self.fault("graph refuses every token it is shown");
+        // Not remembered as a failure: windows that Graph accepts with this token are not affected.
+        let fault = self.fault("graph refuses every token");
         if count == MAX_FORCED + 1 {
             let (account, reason) = (&self.name, &fault.message);
             tracing::error!(%account, %reason, "sign-in failed");
@@ -209,9 +209,9 @@ impl Tokens {
         Err(GraphError::Token(TokenFault { needs_person: true, retry_after, ..fault }))
     }
 
-    /// A person asks for a round: a sign-in that was refused is tried again with the next request,
-    /// unless it was refused within the last second. So a fleet of windows that are all asked for a
-    /// round does not ask the token endpoint as often.
+    /// Called when a person requests a round: the next request repeats a refused sign-in, unless it
+    /// was refused within the last second. So a request for a whole fleet of windows does not reach
+    /// the token endpoint once per window.
     pub fn retry_refused(&self) {
         let fresh = |failure: &SignInFailure| failure.at.elapsed() < REFUSAL_FRESH;
         let refused = |failure: &SignInFailure| failure.fault.needs_person && !fresh(failure);
@@ -220,8 +220,8 @@ impl Tokens {
         }
     }
 
-    /// Forgets a remembered failure: the next token is asked for at once. The token at hand is
-    /// kept, but one from a file is read again.
+    /// Forgets a remembered failure: the next token is requested at once. The current token is
+    /// kept, but a token file is read again.
     pub fn forget(&self) {
         let mut held = self.held();
         held.failure = None;
@@ -233,7 +233,7 @@ impl Tokens {
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, CachedToken> {
-        // Every change is whole, so a poisoned lock is still good.
+        // No change is left incomplete, so a poisoned lock is still usable.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -247,7 +247,7 @@ impl Tokens {
             && !(from_file && live.stamp != credential.stamp())
         {
             let token = live.token.clone();
-            // A renewal that failed is not tried again before its time.
+            // A failed renewal is not repeated before its back-off ends.
             let failed = held.failure.as_ref().is_some_and(|f| now < f.until);
             return match live.renew_at {
                 Some(at) if now >= at && !failed => TokenAvailability::Due(token),
@@ -258,7 +258,7 @@ impl Tokens {
             .map_or(TokenAvailability::Nothing, TokenAvailability::Failed)
     }
 
-    /// The last failure, if it still keeps us from asking; else it is forgotten.
+    /// The last failure while it is still valid; after that it is forgotten.
     fn remembered(&self, held: &mut CachedToken, now: Instant) -> Option<TokenFault> {
         let failure = held.failure.as_ref()?;
         let rewritten =
@@ -271,7 +271,7 @@ impl Tokens {
         Some(TokenFault { retry_after, remembered: true, ..failure.fault.clone() })
     }
 
-    /// Asks for a token and remembers what came of it. The caller holds `asking`.
+    /// Requests a token and stores the outcome. The caller holds `asking`.
     async fn ask(&self) -> Result<AccessToken, GraphError> {
         let began = Instant::now();
         let account = self.held().account.clone();
@@ -279,17 +279,17 @@ impl Tokens {
         let outcome = self.grant(&account).await;
         let mut held = self.held();
         if !Arc::ptr_eq(&held.account, &account) {
-            // Set otherwise meanwhile: what this one was granted or refused is worth nothing now.
+            // The settings changed meanwhile, so the outcome is not stored.
             return outcome.map(|grant| grant.token).map_err(GraphError::Token);
         }
         match outcome {
             Ok(grant) => {
                 let Grant { token, life, refresh_in } = grant;
                 let (renew_at, ends_at) = match life {
-                    // From a file: until it is refused or written anew.
+                    // From a file: valid until it is refused or the file is rewritten.
                     Duration::MAX => (None, None),
                     life => {
-                        // A short life is used up to its half at least.
+                        // A short-lived token is used for at least half of its life.
                         let early = life.saturating_sub(RENEW_BEFORE).max(life / 2);
                         let early = refresh_in.map_or(early, |at| at.min(early));
                         (Some(began + early), Some(began + life))
@@ -309,7 +309,7 @@ impl Tokens {
                 } else {
                     let doubled = Duration::from_secs(1 << held.faults.min(9));
                     held.faults += 1;
-                    // Up to half is left to chance, so that accounts do not march in step.
+                    // Up to half of it is random, so that accounts do not retry in step.
                     let own = doubled.min(MAX_BACKOFF);
                     let own = own.mul_f64(1.0 - self.env.random() / 2.0);
                     own.max(fault.retry_after.unwrap_or_default())
@@ -318,7 +318,7 @@ impl Tokens {
                 let at = Instant::now();
                 let failure = SignInFailure { fault: fault.clone(), at, until: at + kept, stamp };
                 let (account, reason) = (&self.name, &fault.message);
-                // Once, not at each attempt.
+                // Logged once, not at each attempt.
                 match held.told.replace(fault.needs_person) {
                     told if told == Some(fault.needs_person) => {
                         tracing::debug!(%account, %reason, "still no token");
@@ -326,7 +326,7 @@ impl Tokens {
                     _ if fault.needs_person => {
                         tracing::error!(%account, %reason, "sign-in failed");
                     }
-                    _ => tracing::warn!(%account, %reason, "no token now"),
+                    _ => tracing::warn!(%account, %reason, "no token available"),
                 }
                 held.failure = Some(failure);
                 Err(GraphError::Token(fault))
@@ -365,7 +365,7 @@ impl Tokens {
         }
         let unusable = |_| TokenFault {
             needs_person: true,
-            ..self.fault("login_url and tenant make no usable address")
+            ..self.fault("login_url and tenant do not form a usable address")
         };
         let uri = Origin::of(&endpoint)
             .and_then(|origin| origin.admit(&endpoint))
@@ -432,10 +432,10 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// What there is without asking.
+/// What is available without a request.
 enum TokenAvailability {
     Good(AccessToken),
-    /// Lives, but is to be renewed.
+    /// Valid, but due for renewal.
     Due(AccessToken),
     Failed(TokenFault),
     Nothing,

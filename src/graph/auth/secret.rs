@@ -1,11 +1,11 @@
-//! Values that must not be seen: they have no `Display`, and `Debug` shows nothing of them.
+//! Values that must not be shown: they have no `Display`, and `Debug` shows nothing of them.
 
 use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderValue;
 
-/// A secret, an assertion, or whatever else is only ever sent to the token endpoint.
+/// A secret or an assertion; it is only sent to the token endpoint.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Secret(Box<str>);
 
@@ -26,12 +26,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// An access token. Only the origin of Graph may see it.
+/// An access token. Only Graph's origin may see it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessToken(Arc<str>);
 
 impl AccessToken {
-    /// Wraps a token if it can stand in a header: visible ASCII, not empty.
+    /// Wraps a token if it fits into a header: visible ASCII, not empty.
     pub(super) fn new(token: &str) -> Option<Self> {
         let sendable = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
         sendable.then(|| Self(token.into()))
@@ -44,7 +44,7 @@ impl AccessToken {
         Some(value)
     }
 
-    /// The token itself, to look whether an answer echoes it.
+    /// The token itself, to check whether an answer echoes it.
     pub(in crate::graph) fn expose(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! One token an account, whatever happens at the endpoint and to the files.
+//! One token per account, whatever the endpoint answers and whatever happens to the files.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +18,7 @@ use crate::graph::script::{self, Script, ScriptedResponse, granted, reply};
 use crate::graph::transport::TransportErrorKind;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
-/// Of the certificate in the fixtures: SHA-256 of its DER, base64url.
+/// SHA-256 of the DER of the fixtures' certificate, base64url.
 const THUMBPRINT: &str = "Fqo3kNK7ke-OkHBTceUWlYGamr56u09XLSxcBChgY14";
 
 fn seconds(n: u64) -> Duration {
@@ -49,7 +49,7 @@ fn field(script: &Script, n: usize, name: &str) -> String {
     form(script, n).into_iter().find(|(n, _)| n == name).unwrap().1
 }
 
-/// Writes a file, and dates it so that it differs from what stood there.
+/// Writes a file with a modification time that differs from the previous one.
 fn write(path: &Path, text: &str, day: u64) {
     fs::write(path, text).unwrap();
     let at = SystemTime::UNIX_EPOCH + seconds(day * 86_400);
@@ -83,7 +83,7 @@ async fn a_certificate_signs_an_assertion_for_the_endpoint_alone() {
     let certificate = read("certificate.pem");
     let until = certificate.find("-----BEGIN PRIVATE").unwrap();
     let pkcs1 = dir.path().join("pkcs1.pem");
-    // The other form of the key, and before the certificate.
+    // The other form of the key, placed before the certificate.
     fs::write(&pkcs1, read("key_pkcs1.pem") + &certificate[..until]).unwrap();
     let mut ids = Vec::new();
     for file in [format!("{FIXTURES}/certificate.pem").into(), pkcs1] {
@@ -100,7 +100,7 @@ async fn a_certificate_signs_an_assertion_for_the_endpoint_alone() {
             let key = DecodingKey::from_rsa_pem(read("public_key.pem").as_bytes()).unwrap();
             let mut rules = Validation::new(Algorithm::PS256);
             rules.set_audience(&["https://login.example/tenant-1/oauth2/v2.0/token"]);
-            // The clock of the test is not the library's.
+            // The library does not use the test's clock.
             rules.validate_exp = false;
             let jwt = jsonwebtoken::decode::<Value>(&assertion, &key, &rules).unwrap();
             assert_eq!(jwt.header.x5t_s256.as_deref(), Some(THUMBPRINT));
@@ -182,10 +182,10 @@ async fn a_token_is_renewed_in_time() {
         // Five minutes before its end.
         (1, "b"),
         (49, "b"),
-        // A short one at its half.
+        // A short-lived one at half of its life.
         (1, "c"),
         (999, "c"),
-        // One whose renewal was asked for then.
+        // One with a requested renewal time, at that time.
         (1, "d"),
     ] {
         tokio::time::advance(seconds(wait)).await;
@@ -345,7 +345,7 @@ async fn a_graph_that_refuses_every_token_does_not_make_us_hammer_the_endpoint()
         assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), ErrorClass::SignIn);
     }
     assert_eq!(script.sign_ins(), 11);
-    // Whoever was not refused goes on with the token at hand, unasked.
+    // Windows that were not refused keep using the current token, without a request.
     assert_eq!(tokens.token().await.unwrap(), token);
     assert_eq!(script.sign_ins(), 11);
     tokio::time::advance(seconds(60)).await;
@@ -369,7 +369,7 @@ async fn a_window_that_is_refused_takes_the_token_from_nobody() {
     });
     assert_eq!(trouble.unwrap_err().class(), ErrorClass::SignIn);
     assert_eq!((meanwhile.as_str(), text(&tokens).await.as_str()), ("a", "a"));
-    // The refusal is remembered for whoever would force another.
+    // The refusal is remembered for the next forced renewal.
     assert_eq!(tokens.refresh(&token).await.unwrap_err().class(), ErrorClass::SignIn);
     assert_eq!(script.sign_ins(), 2);
     tokio::time::advance(seconds(900)).await;
@@ -389,11 +389,11 @@ async fn a_token_file_is_read_again_when_it_is_rewritten_or_its_token_refused() 
     assert_eq!(text(&tokens).await, "a");
     write(&file, "b\n", 2);
     assert_eq!(text(&tokens).await, "b");
-    // Rewritten within the clock's grain, and refused.
+    // Rewritten within the granularity of file times, and refused.
     write(&file, "c\n", 2);
     let refused = tokens.token().await.unwrap();
     assert_eq!(tokens.refresh(&refused).await.unwrap().expose(), "c");
-    // One blip of Graph's is not a dead account.
+    // A single refusal by Graph does not fail the account.
     let same = tokens.token().await.unwrap();
     assert_eq!(tokens.refresh(&same).await.unwrap().expose(), "c");
     assert_eq!(text(&tokens).await, "c");

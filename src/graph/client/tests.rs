@@ -1,4 +1,4 @@
-//! What is asked, and what every answer means.
+//! Requests to Graph, and the meaning of every answer.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -34,7 +34,7 @@ fn room(client: &GraphClient, script: &Arc<Script>) -> Target {
     target(client, script, "room-7", CalendarRef::Default)
 }
 
-/// What one page request from a link comes to after these answers.
+/// The outcome of one page request from a link, with these answers.
 async fn follow(
     answers: impl IntoIterator<Item = ScriptedResponse>,
 ) -> (Arc<Script>, Result<Page, GraphError>) {
@@ -380,7 +380,7 @@ async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
     assert!(lines.contains("0b3f-77") && !lines.contains("canary"), "{lines}");
 }
 
-/// What was logged.
+/// The captured log.
 struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
 
 impl std::io::Write for Lines {
@@ -416,10 +416,10 @@ async fn answers_that_are_worked_on_share_one_memory() {
     let (link, ask) = (Link::new(LINK), ask());
     let asking = || client.page(&target, &ask, PageStart::Link(&link), false);
     let first = asking().await.unwrap();
-    // One answer may exceed what all of them share.
+    // One answer may exceed the shared budget.
     let second = asking().await.unwrap();
     let third = tokio::time::timeout(Duration::from_secs(3600), asking()).await;
-    assert!(third.is_err(), "there is no memory left, and the wait for it is no timeout");
+    assert!(third.is_err(), "there is no memory left, and waiting for it is not a timeout");
     drop(first);
     asking().await.unwrap();
     drop(second);

@@ -1,4 +1,4 @@
-//! What every answer means, and what of it is shown.
+//! The class of every answer, and what is shown of it.
 #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 
 use super::*;

@@ -1,4 +1,4 @@
-//! The real transport against a server of a few lines on a port of its own.
+//! The real transport against a small server on a port of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,14 +21,14 @@ use crate::graph::script::{account, ask, edges};
 use crate::graph::{Budgets, Credential, ErrorClass, GraphClient, PageStart, Tokens};
 use crate::mirror::window::CalendarRef;
 
-/// What the server does once it has read a request.
+/// What the server does after it has read a request.
 #[derive(Clone)]
 enum Deed {
     /// Writes this and keeps the connection.
     Write(Vec<u8>),
     /// Writes this and closes.
     Close(Vec<u8>),
-    /// Writes this and then nothing, for ever.
+    /// Writes this and then nothing more.
     Stall(Vec<u8>),
 }
 
@@ -107,7 +107,7 @@ fn get(server: &Server, path: &str) -> http::Request<Bytes> {
     http::Request::get(format!("{}{path}", server.base)).body(Bytes::new()).unwrap()
 }
 
-/// Sends one request and reads the answer whole.
+/// Sends one request and reads the whole answer.
 async fn fetch(server: &Server) -> Result<(http::StatusCode, Bytes), TransportError> {
     let transport = HttpTransport::new().unwrap();
     let (head, body) = transport.send(get(server, "/canary?$token=canary")).await?.into_parts();
@@ -175,7 +175,7 @@ async fn nobody_listening_is_no_connection() {
     );
 }
 
-/// What is said of a request to `https://graph.example/` through that proxy.
+/// The error of a request to `https://graph.example/` through that proxy.
 async fn through_proxy(proxy: &str) -> String {
     let far = HttpClients::new(1, |client| {
         client.proxy(reqwest::Proxy::all(proxy).unwrap()).tls_certs_only([])
@@ -212,7 +212,7 @@ async fn a_proxy_that_is_not_there_or_refuses_is_named() {
     );
     assert_eq!(through_proxy(&forbids.base).await, expected);
 
-    // It says yes, but then speaks no TLS.
+    // It accepts the tunnel but does not speak TLS.
     let babbles = server("200 OK").await;
     let said = through_proxy(&babbles.base).await;
     assert!(said.contains("graph.example"), "{said}");
@@ -279,7 +279,7 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
         ),
         (Other.into(), ConnectFailure::Other, "no connection to graph.microsoft.com could be made"),
     ] {
-        // Connectors wrap an error in others of their own.
+        // Connectors wrap errors in errors of their own.
         let error = io::Error::other(error);
         let unreached = UnreachableHost::read(&error, false, &uri, None);
         assert_eq!(unreached.obstacle(), obstacle);
@@ -321,7 +321,7 @@ async fn a_redirect_is_an_answer_and_not_followed() {
 
 #[tokio::test]
 async fn a_body_is_read_no_further_than_the_cap() {
-    // A hundred megabytes in a tenth of one.
+    // A hundred megabytes, compressed to a tenth of one.
     let bomb = gzipped(&vec![b' '; 100 << 20]);
     assert_eq!(
         fault(Deed::Close(answer("content-encoding: gzip\r\n", &bomb))).await,
@@ -365,7 +365,7 @@ async fn waiting_for_our_own_memory_is_no_timeout() {
     };
     let (read, ()) = tokio::join!(read, free);
     assert_eq!(&*read.unwrap().0, b"abc");
-    // A server that is silent is one.
+    // Waiting for a silent server is a timeout.
     let silent = BodyStream::from_stream(stream::pending());
     let read = silent.read_within(10, &memory, Instant::now() + limit).await;
     assert_eq!(read.unwrap_err().kind(), TransportErrorKind::Timeout);
@@ -388,7 +388,7 @@ async fn a_body_that_never_ends_is_given_up_by_the_client() {
     let target = client.target(&tokens, &"me".into(), CalendarRef::Default);
     let error = client.page(&target, &ask(), PageStart::Window(edges()), false).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient);
-    assert_eq!(error.message(), "graph could not be asked: the answer did not come in time");
+    assert_eq!(error.message(), "the request to graph failed: the answer did not arrive in time");
     assert!(
         server.last.lock().unwrap().to_ascii_lowercase().contains("authorization: bearer t\r\n")
     );

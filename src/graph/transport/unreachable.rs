@@ -1,7 +1,7 @@
-//! Why no connection could be made: one cause, one message, one remedy.
+//! Explains why no connection could be made: one cause, one message, one remedy.
 //!
-//! The cause is read from the types in the error's chain, never from their texts. A message names
-//! the host that has to be looked at – the one asked for, or the proxy – and never a link.
+//! The cause is determined by the types in the error's chain, never by their texts. A message names
+//! the host to check (the requested one, or the proxy) and never a link.
 
 use std::error::Error;
 use std::fmt;
@@ -18,10 +18,10 @@ use super::CONNECT_TIMEOUT;
 /// The error of a `CONNECT` through a proxy. Its module is private; its type is not.
 type TunnelError = <Tunnel<HttpConnector> as tower::Service<Uri>>::Error;
 
-/// What kept a connection from being made.
+/// Why a connection could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFailure {
-    /// Nothing listens at the port, or a firewall refuses.
+    /// Nothing listens on the port, or a firewall rejects the connection.
     Refused,
     /// There is no route to the address.
     NoRoute,
@@ -31,7 +31,7 @@ pub enum ConnectFailure {
     TimedOut,
     /// The connection ended while it was being set up.
     BrokeOff,
-    /// The certificate leads to no authority that is trusted.
+    /// The certificate's authority is not trusted.
     UnknownAuthority,
     /// The certificate is for another name.
     WrongName,
@@ -39,11 +39,11 @@ pub enum ConnectFailure {
     Expired,
     /// The certificate is not valid yet, by this machine's clock.
     NotYetValid,
-    /// The certificate is not accepted for another reason.
+    /// The certificate is rejected for another reason.
     BadCertificate,
-    /// TLS could not be agreed on.
+    /// The TLS handshake failed.
     Handshake,
-    /// The proxy wants a user and a password, or others (407).
+    /// The proxy requires a user and a password, or different ones (407).
     ProxyWantsPassword,
     /// The proxy did not connect us to the host.
     ProxyRefused,
@@ -55,16 +55,16 @@ pub enum ConnectFailure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreachableHost {
     obstacle: ConnectFailure,
-    /// The host and port that were asked for.
+    /// The requested host and port.
     host: Box<str>,
-    /// The proxy's host and port, where the way leads through one.
+    /// The proxy's host and port, if a proxy is used.
     proxy: Option<Box<str>>,
-    /// Whether it is the proxy that was not reached.
+    /// Whether the proxy itself was not reached.
     at_proxy: bool,
 }
 
 impl UnreachableHost {
-    /// Reads the chain of an error that a connector made on the way to `uri`.
+    /// Determines the cause from the chain of a connector's error for a request to `uri`.
     pub(super) fn read(
         error: &(dyn Error + 'static),
         timed_out: bool,
@@ -96,19 +96,19 @@ impl UnreachableHost {
         found
     }
 
-    /// Why.
+    /// Why the host was not reached.
     pub fn obstacle(&self) -> ConnectFailure {
         self.obstacle
     }
 
-    /// Names the lack of an address where a resolver failed, which only reqwest can tell.
+    /// Sets the cause to a name without an address, which only reqwest can tell.
     pub(super) fn without_name(mut self) -> Self {
         self.obstacle = ConnectFailure::UnknownName;
         self
     }
 }
 
-/// The next error of a chain. An I/O error hides the error that it carries from `source`.
+/// The next error of a chain. The `source` of an I/O error skips the error that it carries.
 fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(carried) => Some(carried),
@@ -116,7 +116,7 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     }
 }
 
-/// What one error of a chain says by its own type.
+/// The cause that one error of a chain indicates by its type.
 fn obstacle(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(match tls {
@@ -150,7 +150,7 @@ fn obstacle(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
     })
 }
 
-/// Host and port; the port only where it is not that of HTTPS.
+/// Host and port; the port is omitted if it is that of HTTPS.
 fn place(uri: &Uri) -> Box<str> {
     let host = uri.host().unwrap_or("the host");
     match uri.port_u16().filter(|port| *port != 443) {
@@ -187,7 +187,7 @@ impl fmt::Display for UnreachableHost {
         match (self.obstacle, self.proxy.as_deref()) {
             (ConnectFailure::ProxyWantsPassword, proxy) => write!(
                 f,
-                "the proxy {} wants a user name and password, or other ones (407); \
+                "the proxy {} wants a user name and password, or different ones (407); \
                  put them into the address in HTTPS_PROXY",
                 proxy.unwrap_or("of the environment")
             ),
@@ -208,12 +208,12 @@ impl fmt::Display for UnreachableHost {
             ),
             (ConnectFailure::BrokeOff, Some(proxy)) => write!(
                 f,
-                "the connection to {host} through the proxy {proxy} ended while it was made; \
+                "the connection to {host} through the proxy {proxy} ended while it was set up; \
                  check that the proxy allows that host"
             ),
             (ConnectFailure::BrokeOff, None) => write!(
                 f,
-                "the connection to {host} ended while it was made; check the firewall, and \
+                "the connection to {host} ended while it was set up; check the firewall, and \
                  whether HTTPS_PROXY has to name a proxy"
             ),
             (ConnectFailure::Refused, _) => {
@@ -247,10 +247,16 @@ impl fmt::Display for UnreachableHost {
                 write!(f, "the certificate of {host} is not valid yet; check this machine's clock")
             }
             (ConnectFailure::BadCertificate, _) => {
-                write!(f, "the certificate of {host} was not accepted; check what answers there")
+                write!(
+                    f,
+                    "the certificate of {host} was not accepted; check which server answers there"
+                )
             }
             (ConnectFailure::Handshake, _) => {
-                write!(f, "TLS with {host} failed; check the address, and what answers there")
+                write!(
+                    f,
+                    "TLS with {host} failed; check the address, and which server answers there"
+                )
             }
             (ConnectFailure::Other, _) => write!(f, "no connection to {host} could be made"),
         }

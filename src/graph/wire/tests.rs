@@ -1,4 +1,4 @@
-//! What pages turn into, whatever they look like.
+//! Parsing of pages in every form.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,14 +18,14 @@ fn read(text: &str) -> Result<Page, WireError> {
     page(&Bytes::copy_from_slice(text.as_bytes()), BodyFormat::Html)
 }
 
-/// The page with these items and a delta link.
+/// A page with these items and a delta link.
 fn items(items: &str) -> Page {
     read(&format!(r#"{{"value":[{items}],"@odata.deltaLink":"https://x/d"}}"#)).unwrap()
 }
 
 const DATES: &str = r#""start":{"dateTime":"2026-03-02T08:00:00","timeZone":"UTC"},"end":{"dateTime":"2026-03-02T09:00:00","timeZone":"UTC"}"#;
 
-/// One item with usable dates and these members besides.
+/// One item with usable dates and these members.
 fn item(members: &str) -> Item {
     let page = items(&format!("{{{members},{DATES}}}"));
     assert_eq!(page.unreadable, []);
@@ -103,7 +103,7 @@ fn a_page_ends_with_exactly_one_link() {
     let delta = r#"{"value":[],"@odata.deltaLink":"https://x/d"}"#;
     assert_eq!(read(delta).unwrap().end, PageEnd::Delta(Link::new("https://x/d")));
     assert!(read(&format!("\u{feff}{delta}")).is_ok());
-    // Null and empty are none; an escape is no other link.
+    // Null and empty links count as absent; an escaped link is the same link.
     let next = r#"{"@odata.nextLink":"https:\/\/x\/n","@odata.deltaLink":null,"value":[]}"#;
     assert_eq!(read(next).unwrap().end, PageEnd::Next(Link::new("https://x/n")));
     for bad in [
@@ -216,7 +216,7 @@ fn what_cannot_be_read_is_named_and_skipped() {
         ),
         (
             format!(r#"{{{some_id},{DATES},"x":{}1{}}}"#, "[".repeat(101), "]".repeat(101)),
-            "the item nests too deep",
+            "the item is nested too deeply",
         ),
         (
             format!(
@@ -227,7 +227,7 @@ fn what_cannot_be_read_is_named_and_skipped() {
         ),
     ] {
         assert_eq!(why(&item), expected, "{item}");
-        // Its neighbours are not touched.
+        // Its neighbours are not affected.
         let page = items(&format!(r#"{{"id":"1","@removed":{{}}}},{item},{{"id":"2",{DATES}}}"#));
         assert_eq!((page.present.len(), page.removed.len(), page.unreadable.len()), (1, 1, 1));
     }
@@ -321,7 +321,7 @@ fn nothing_shows_links_or_contents() {
     assert!(!format!("{page:?}").contains("next-7f3a"));
 }
 
-/// JSON values of every shape, strings with awkward characters included.
+/// JSON values of every shape, including strings with awkward characters.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -367,7 +367,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         let bytes = Bytes::from(bytes);
-        // Whatever comes of it is fine, as long as something does.
+        // Any result is fine.
         let _ = (page(&bytes, BodyFormat::Html).is_ok(), listing(&bytes, BodyFormat::None).is_ok(), event(&bytes, BodyFormat::Text).is_ok());
     }
 
@@ -391,7 +391,7 @@ proptest! {
         let page = read(&text).unwrap();
         let mut ids: Vec<_> = page.present.iter().map(|i| &i.id).chain(&page.removed).collect();
         ids.sort();
-        prop_assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "an id stands twice");
+        prop_assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "an id occurs twice");
         prop_assert!(ids.len() + page.unreadable.len() <= values.len());
         for item in &page.present {
             let sent = values.iter().rev().find(|v| v["id"] == item.id.as_str()).unwrap();
@@ -413,7 +413,8 @@ proptest! {
     }
 }
 
-/// `cargo test --release -- --ignored a_page_is_read_fast`: at most twice as long as the plainest way.
+/// `cargo test --release -- --ignored a_page_is_read_fast`: at most twice the time of plain
+/// parsing.
 #[test]
 #[ignore = "measures; only means something in an optimised build on a quiet machine"]
 fn a_page_is_read_fast() {
