@@ -1,10 +1,10 @@
-//! Whether what stands in the tree hangs together.
+//! Checks the consistency of the tree.
 //!
-//! sled passes over damage in the middle of its log in silence: the rows in there are simply
-//! gone. But a row, its feed entry, its place in the index and its window's counters lie in
-//! different places, so a hole in one of them shows in the others. Small stores are looked at
-//! whole in every opening (64 MiB take less than a second), large ones at random places, and
-//! whole once a reader has met something wrong.
+//! sled silently skips damage in the middle of its log: the rows in it are missing. But a row, its
+//! feed entry, its index entry and its window's counters lie in different places, so a hole in one
+//! of them shows in the others. Small stores are checked completely at every opening (64 MiB take
+//! less than a second). Large ones are checked at random places, and completely once a reader has
+//! found damage.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use crate::env::Env;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
 
-/// Bytes on disk up to which a store is looked at whole.
+/// Bytes on disk up to which a store is checked completely.
 pub(super) const SMALL: u64 = 64 << 20;
-/// Places that are looked at in a large one.
+/// Places checked in a large store.
 const PLACES: usize = 32;
-/// Rows and changes looked at in one place.
+/// Rows and changes checked at one place.
 const AT_ONCE: usize = 32;
 
-/// Looks at the store, whole if it is small or `suspect`.
+/// Checks the store, completely if it is small or `suspect`.
 pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeError> {
     if suspect || tree.0.size_on_disk()? <= SMALL {
         return whole(tree);
@@ -76,7 +76,7 @@ fn whole(tree: &Tree) -> Result<(), TreeError> {
             keys::RowClass::Index => {
                 let (_, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
                 let event = keys::event(window.ok_or(TreeError::Damaged("index"))?, id);
-                tree.get(&event)?.ok_or(TreeError::Damaged("index without its event"))?;
+                tree.get(&event)?.ok_or(TreeError::Damaged("index (event missing)"))?;
             }
             keys::RowClass::Position => {
                 record::from_position(&value)?;
@@ -88,10 +88,10 @@ fn whole(tree: &Tree) -> Result<(), TreeError> {
         }
     }
     if sum != tree.sum()? {
-        return Err(TreeError::Damaged("feed that lost something"));
+        return Err(TreeError::Damaged("feed (wrong checksum)"));
     }
     for window in shown.keys().filter(|window| !windows.contains_key(window)) {
-        tree.dropping(*window)?.ok_or(TreeError::Damaged("event of no window"))?;
+        tree.dropping(*window)?.ok_or(TreeError::Damaged("event (window missing)"))?;
     }
     for (id, record) in windows {
         let named = tree.get(&keys::name(&record.name))?.ok_or(TreeError::Damaged("name"))?;
@@ -99,13 +99,13 @@ fn whole(tree: &Tree) -> Result<(), TreeError> {
         if record::from_number(&named)? != u64::from(id.0)
             || shown.get(&id).copied().unwrap_or(0) != events
         {
-            return Err(TreeError::Damaged("window that lost something"));
+            return Err(TreeError::Damaged("window (wrong name or event count)"));
         }
     }
     Ok(())
 }
 
-/// Whether everything that a row implies is there.
+/// Checks that everything a row implies exists.
 fn row(tree: &Tree, window: WindowId, id: EventHash, row: &EventRow) -> Result<(), TreeError> {
     if !row.is_shown() {
         return Ok(());
@@ -124,11 +124,11 @@ fn row(tree: &Tree, window: WindowId, id: EventHash, row: &EventRow) -> Result<(
     if told && found && joined && complete {
         Ok(())
     } else {
-        Err(TreeError::Damaged("event that lost something"))
+        Err(TreeError::Damaged("event (change, index or master missing)"))
     }
 }
 
-/// Whether what a change speaks of is there.
+/// Checks that the row or tombstone of a change exists.
 fn change(tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), TreeError> {
     let seq = keys::seq_of(key).ok_or(TreeError::Damaged("change"))?;
     let FeedEntry { window, id, gone, .. } = FeedEntry::decode(value)?;
@@ -136,5 +136,5 @@ fn change(tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), TreeError> {
         None => tree.row(window, id)?.is_some_and(|stored| stored.row.seq == seq),
         Some(_) => tree.tombstone(window, id)? == Some(seq) && tree.get(&keys::age(seq))?.is_some(),
     };
-    if whole { Ok(()) } else { Err(TreeError::Damaged("change that lost something")) }
+    if whole { Ok(()) } else { Err(TreeError::Damaged("change (event or tombstone missing)")) }
 }

@@ -1,7 +1,7 @@
-//! What is going to be written: an ordered set of keys, each put or deleted once.
+//! The writes of a batch: an ordered set of keys, each put or deleted once.
 //!
-//! A draft becomes one atomic batch. Values above 64 KiB are split over several keys, because
-//! sled keeps items above about 128 KiB in files of their own and never syncs those.
+//! A `WriteBatch` becomes one atomic sled batch. Values above 64 KiB are split over several keys,
+//! because sled keeps items above about 128 KiB in separate files and never syncs those.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ const CHUNK: usize = 64 * 1024;
 const INLINE: u8 = 0;
 const SPLIT: u8 = 1;
 
-/// Writes that belong together.
+/// Writes that are applied together.
 #[derive(Debug, Default)]
 pub(super) struct WriteBatch {
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -35,24 +35,24 @@ impl WriteBatch {
         self.writes.insert(key, None);
     }
 
-    /// Puts a change into the feed.
+    /// Adds a change to the feed.
     pub(super) fn put_change(&mut self, seq: Seq, entry: &FeedEntry) {
         self.sum.add(seq);
         self.put(keys::feed(seq), entry.encode());
     }
 
-    /// Takes a change that is there out of the feed.
+    /// Deletes an existing change from the feed.
     pub(super) fn delete_change(&mut self, seq: Seq) {
         self.sum.remove(seq);
         self.delete(keys::feed(seq));
     }
 
-    /// What the changes put and deleted do to the feed's sum.
+    /// The effect of the added and deleted changes on the feed's checksum.
     pub(super) fn checksum(&self) -> FeedChecksum {
         self.sum
     }
 
-    /// Puts a value that may be large, over one that had `old` chunks.
+    /// Puts a value that may be large in place of one with `old` further chunks.
     pub(super) fn put_large(&mut self, key: Vec<u8>, value: &[u8], old: u16) {
         let (first, rest) = value.split_at(value.len().min(CHUNK));
         let rest: Vec<&[u8]> = rest.chunks(CHUNK).collect();
@@ -75,7 +75,7 @@ impl WriteBatch {
         self.put(key, head);
     }
 
-    /// Deletes a value that had `chunks` chunks.
+    /// Deletes a value with `chunks` further chunks.
     pub(super) fn delete_large(&mut self, key: Vec<u8>, chunks: u16) {
         for number in 1..=chunks {
             self.delete(keys::chunk(&key, number));
@@ -83,14 +83,14 @@ impl WriteBatch {
         self.delete(key);
     }
 
-    /// Adds another draft's writes; the keys of the two are different or its writes win.
+    /// Adds the writes of another batch; they win if both have the same key.
     pub(super) fn merge(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.sum.merge(other.sum);
         self.writes.extend(other.writes);
     }
 
-    /// Roughly how large the batch becomes.
+    /// Rough size of the batch in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -100,12 +100,12 @@ impl WriteBatch {
         self.writes.is_empty()
     }
 
-    /// How many rows of events are put or deleted.
+    /// Number of event rows that are put or deleted.
     pub(super) fn rows(&self) -> u64 {
         self.writes.keys().filter(|key| keys::event_of(key).is_some()).count() as u64
     }
 
-    /// The batch.
+    /// The sled batch.
     pub(super) fn into_batch(self) -> sled::Batch {
         let mut batch = sled::Batch::default();
         for (key, value) in self.writes {
@@ -118,7 +118,7 @@ impl WriteBatch {
     }
 }
 
-/// Splits the head of a large value into the number of further chunks and the first part.
+/// The number of further chunks of a large value, and the offset of its first part in the head.
 pub(super) fn head(value: &[u8]) -> Option<(u16, usize)> {
     match value {
         [INLINE, ..] => Some((0, 1)),

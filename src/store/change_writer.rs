@@ -1,4 +1,4 @@
-//! Giving out seqs: from what a reader saw and will see of a row to rows, indexes and feed entries.
+//! Assigns seqs: turns changes of rows into rows, index entries and feed entries.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,26 +14,26 @@ use crate::mirror::commit::CommitOutcome;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
-/// Events longer than this stand in an index of their own, so that looking for what overlaps an
-/// instant has to look back only this far. Microseconds; a day of 25 hours still fits.
+/// Events longer than this are also in an index of their own, so that a search for events that
+/// overlap an instant looks back only this far. Microseconds; a day of 25 hours still fits.
 pub(super) const LONG_EVENT: i64 = 26 * 3600 * 1_000_000;
 
-/// One row on its way from what it was to what it will be.
+/// One row before and after a commit.
 pub(super) struct RowChange {
     pub(super) old: Option<StoredRow>,
     pub(super) new: Option<EventRow>,
-    /// Why it leaves, if it leaves.
+    /// The reason, if the row is removed.
     pub(super) reason: RemovalReason,
 }
 
 impl RowChange {
-    /// What it was.
+    /// The row before the commit.
     pub(super) fn old(&self) -> Option<&EventRow> {
         self.old.as_ref().map(|s| &s.row)
     }
 }
 
-/// Gives out seqs and writes rows, indexes and feed entries.
+/// Assigns seqs and writes rows, index entries and feed entries.
 pub(super) struct ChangeWriter<'a> {
     pub(super) draft: &'a mut WriteBatch,
     pub(super) tree: &'a Tree,
@@ -46,7 +46,7 @@ pub(super) struct ChangeWriter<'a> {
 }
 
 impl ChangeWriter<'_> {
-    /// Judges a row once: `same` says whether a reader sees no difference.
+    /// Writes a changed row; `same` says whether a reader sees no difference.
     pub(super) fn settle(
         &mut self,
         id: EventHash,
@@ -92,7 +92,7 @@ impl ChangeWriter<'_> {
         self.seq
     }
 
-    /// Puts a tombstone in the place of a row's feed entry.
+    /// Replaces a row's feed entry by a tombstone.
     pub(super) fn write_tombstone(&mut self, id: EventHash, row: &EventRow, reason: RemovalReason) {
         self.draft.delete_change(row.seq);
         self.seq += 1;
@@ -105,7 +105,7 @@ impl ChangeWriter<'_> {
         self.draft.put(keys::age(self.seq), self.at.to_be_bytes().to_vec());
     }
 
-    /// Replaces a row and what points to it.
+    /// Replaces a row and its index entries.
     pub(super) fn write(&mut self, id: EventHash, old: Option<&StoredRow>, new: Option<&EventRow>) {
         if old.map(|s| &s.row) == new {
             return;

@@ -1,7 +1,7 @@
-//! The rows of a commit: what each was before, and what it becomes.
+//! Applies a commit to rows: what each was before, and what it becomes.
 //!
-//! The rows concerned are loaded into slots, changed there, and in the end each slot is judged once,
-//! by what a reader saw before and sees after; whatever looks the same gets no seq and no feed entry.
+//! The affected rows are loaded into slots and changed there. At the end each slot is compared
+//! once, by what a reader saw before and sees after. A row that looks the same gets no seq.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ fn show(masters: &MasterCache<'_>, row: &EventRow) -> Bytes {
     render::show(row, master.and_then(|hash| masters.get(&hash)))
 }
 
-/// A commit being worked in.
+/// A commit being applied.
 pub(super) struct CommitApplier<'a> {
     tree: &'a Tree,
     commit: &'a Commit,
@@ -39,12 +39,12 @@ pub(super) struct CommitApplier<'a> {
     slots: BTreeMap<EventHash, RowChange>,
     /// Ids that the commit itself carries.
     carried: BTreeSet<EventHash>,
-    /// Masters that give their occurrences something else than before.
+    /// Masters whose occurrences look different than before.
     changed: BTreeSet<EventHash>,
 }
 
 impl<'a> CommitApplier<'a> {
-    /// Nothing is loaded yet.
+    /// Starts without loaded rows.
     pub(super) fn new(tree: &'a Tree, commit: &'a Commit, record: &'a WindowRecord) -> Self {
         Self {
             tree,
@@ -56,7 +56,7 @@ impl<'a> CommitApplier<'a> {
         }
     }
 
-    /// Whether the commit would be refused: whether every bare occurrence has its master.
+    /// Refuses the commit if a bare occurrence has no master.
     pub(super) fn check(mut self) -> Result<(), PlanError> {
         for item in &self.commit.upserts {
             self.upsert(item)?;
@@ -64,7 +64,7 @@ impl<'a> CommitApplier<'a> {
         self.masters().map(drop)
     }
 
-    /// Writes what the commit makes of rows, and of the feed.
+    /// Applies the commit to the rows and the feed.
     pub(super) fn run(mut self, feed: &mut ChangeWriter<'_>) -> Result<(), PlanError> {
         let commit = self.commit;
         for item in &commit.upserts {
@@ -72,12 +72,12 @@ impl<'a> CommitApplier<'a> {
         }
         let mut orphans = commit.orphans.clone();
         for removal in &commit.removals {
-            // An id is in one of the two lists. If it is in both, the event is kept.
+            // An id is in only one of the two lists. If it is in both, the event is kept.
             if !self.carried.contains(&removal.id) && self.remove(removal.id, removal.reason)? {
                 orphans.push(removal.id);
             }
         }
-        // The last instance takes its master along, unless that has just come.
+        // The last instance takes its master along, unless this commit carries the master.
         let left = self.slots.values().filter(|slot| slot.new.is_none());
         let left = left.filter_map(|slot| slot.old()?.master.as_ref().map(EventId::hash));
         orphans.extend(left.filter(|master| !self.carried.contains(master)));
@@ -119,15 +119,15 @@ impl<'a> CommitApplier<'a> {
         let slot = self.load(id)?;
         let mut row = EventRow::of(item, bit);
         if let Some(old) = slot.old() {
-            // Each segment is a stream of its own. An old state of an event may arrive from one
-            // after a newer state from another, and the first may never deliver the newer one, if
-            // the event has moved. Within a stream the order of arrival counts.
+            // Each segment is a stream of its own. One stream may deliver an old state of an event
+            // after another delivered a newer one, and it may never deliver the newer one if the
+            // event has moved. Within a stream the order of arrival counts.
             if old.segments & !bit != 0 && event::is_older(&row.content, &old.content) {
                 row = old.clone();
             }
             row.segments |= old.segments | bit;
             row.seq = old.seq;
-            // Equal as JSON is equal: the bytes that are there stay.
+            // Equal JSON: keep the stored bytes.
             if event::same_json(&old.content, &row.content) {
                 row.content = old.content.clone();
             }
@@ -136,7 +136,8 @@ impl<'a> CommitApplier<'a> {
         Ok(())
     }
 
-    /// Lets go of a row; tells whether it is a master, which goes only when nothing names it.
+    /// Removes the segment from a row. Returns whether the row is a master, which is deleted only
+    /// when no instance refers to it.
     fn remove(&mut self, id: EventHash, reason: RemovalReason) -> Result<bool, TreeError> {
         let (bit, retired) = (record::bit(self.commit.segment), self.record.retired);
         let slot = self.load(id)?;
@@ -154,8 +155,8 @@ impl<'a> CommitApplier<'a> {
         Ok(false)
     }
 
-    /// Takes along the occurrences of masters that changed. Those whose master turns into
-    /// something else keep what readers saw of them, until their removal is known.
+    /// Loads the occurrences of changed masters. If a master turns into another kind of event, its
+    /// occurrences keep what readers saw of them until their removal is known.
     fn follow_masters(&mut self) -> Result<(), TreeError> {
         let mut ended = Vec::new();
         for (id, slot) in &self.slots {
@@ -190,7 +191,7 @@ impl<'a> CommitApplier<'a> {
         Ok(())
     }
 
-    /// Deletes masters that no instance names any more.
+    /// Deletes masters that no instance refers to any more.
     fn forget(&mut self, orphans: &[EventHash]) -> Result<(), TreeError> {
         for &orphan in orphans {
             let named = |row: &EventRow| row.master.as_ref().is_some_and(|m| m.hash() == orphan);
@@ -207,7 +208,7 @@ impl<'a> CommitApplier<'a> {
         Ok(())
     }
 
-    /// The masters that the slots need, as they were and as they will be.
+    /// The masters that the slots need, before and after the commit.
     fn masters(&self) -> Result<(RowCache, RowCache), PlanError> {
         let (mut old, mut new) = (RowCache::new(), RowCache::new());
         let mut stored = BTreeMap::<EventHash, Option<EventRow>>::new();

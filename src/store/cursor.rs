@@ -1,10 +1,10 @@
-//! What a reader keeps: an opaque name for "everything up to this seq of this store".
+//! Cursors: opaque names for "everything up to this seq of this store".
 //!
-//! A cursor binds the opening of the store (the incarnation) that gave its seq out. A store that
-//! was rolled back, or copied and run on, gives the next seqs in another incarnation, so a cursor
-//! of the other history is recognised. It also carries the floor of the time it was made at: a
-//! reader on its way from the beginning stands below the floor for a while, and misses nothing as
-//! long as no further tombstone is trimmed.
+//! A cursor names the opening of the store (the incarnation) that assigned its seq. A store that
+//! was rolled back, or copied and run separately, assigns the next seqs in another incarnation, so
+//! a cursor of the other history is recognised. A cursor also carries the lowest valid seq at the
+//! time it was made: a reader that starts from the beginning is below it for a while, and misses
+//! nothing as long as no further tombstone is trimmed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,32 +14,32 @@ use crate::mirror::change::Seq;
 
 const VERSION: u8 = 1;
 
-/// One opening of the store that gave out seqs.
+/// One opening of the store that assigned seqs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Incarnation {
     /// Random.
     pub(super) id: u64,
-    /// The first seq it gave out, or would have.
+    /// The first seq it assigned, or would have assigned.
     pub(super) first: Seq,
 }
 
-/// Every opening of this store, in order. The last is the running one.
+/// Every opening of this store, in order. The last is the current one.
 #[derive(Clone, Debug)]
 pub(super) struct Incarnations(pub(super) Vec<Incarnation>);
 
 impl Incarnations {
-    /// The running one's random name.
+    /// The random id of the current incarnation.
     pub(super) fn current(&self) -> u64 {
         self.0.last().map_or(0, |i| i.id)
     }
 
-    /// The incarnation that gave out a seq; 0, "before the first", belongs to the first.
+    /// The incarnation that assigned a seq; seq 0 ("before the first") belongs to the first.
     fn of(&self, seq: Seq) -> u64 {
         let given = self.0.iter().rev().find(|i| i.first <= seq);
         given.or(self.0.first()).map_or(0, |i| i.id)
     }
 
-    /// The cursor that stands for a seq, made while `floor` is the floor.
+    /// The cursor for a seq, made while `floor` is the lowest valid seq.
     pub(super) fn cursor(&self, seq: Seq, floor: Seq) -> String {
         let mut bytes = Vec::with_capacity(27);
         bytes.push(VERSION);
@@ -50,11 +50,11 @@ impl Incarnations {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The seq a cursor stands for.
+    /// The seq of a cursor.
     ///
     /// # Errors
-    /// [`FeedError::Malformed`] for what is no cursor, [`FeedError::SnapshotRequired`] for one that
-    /// this store never gave (its end now being `durable`) or cannot go on from any more.
+    /// [`FeedError::Malformed`] if it is not a cursor, [`FeedError::SnapshotRequired`] if this
+    /// store, whose last seq is `durable`, never issued it or cannot continue from it.
     pub(super) fn seq(&self, cursor: &str, durable: Seq, floor: Seq) -> Result<Seq, FeedError> {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| FeedError::Malformed)?;
         let (body, sum) = bytes.split_last_chunk::<2>().ok_or(FeedError::Malformed)?;
@@ -120,7 +120,7 @@ mod tests {
         assert!(required(store.seq(&store.cursor(4, 0), 9, 5)));
         assert_eq!(store.seq(&store.cursor(5, 0), 9, 5).unwrap(), 5);
         assert_eq!(store.seq(&store.cursor(0, 0), 9, 5).unwrap(), 0);
-        // On its way from the beginning, and nothing was trimmed since.
+        // The reader started from the beginning, and nothing was trimmed since.
         assert_eq!(store.seq(&store.cursor(2, 5), 9, 5).unwrap(), 2);
         assert!(required(store.seq(&store.cursor(2, 5), 9, 6)));
     }

@@ -1,10 +1,10 @@
-//! The directory of a store: private, free of symbolic links, and readable to the last byte.
+//! Prepares the directory of a store: private, free of symbolic links, and completely readable.
 //!
 //! sled takes a segment that it cannot read for the torn end of its log and overwrites it, so one
 //! transient read error during opening would cost the store. Every file is therefore read
-//! completely before sled sees the directory; an error there leaves everything as it is. What a
-//! small store holds is kept in memory meanwhile, so that it can be put back if a read fails
-//! inside sled later.
+//! completely before sled sees the directory. An error there changes nothing. The content of a
+//! small store is kept in memory meanwhile, so that it can be restored if a read inside sled fails
+//! later.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
@@ -22,11 +22,11 @@ use super::error::OpenFault;
 const BLOCK: usize = 1 << 20;
 /// sled's own directory.
 const DIRECTORY: &str = "store";
-/// It, and the files beside it.
+/// sled's directory and the files beside it.
 const ENTRIES: [&str; 5] = ["watermark", "watermark.new", "suspect", "reserve", DIRECTORY];
 
-/// Options to open a file of the store: private if it is created, never a symbolic link, and never
-/// waiting for the other end of a pipe.
+/// Options to open a file of the store: private if created, never through a symbolic link, and
+/// never blocking on a pipe.
 pub(super) fn file_options() -> OpenOptions {
     let mut options = File::options();
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -35,11 +35,11 @@ pub(super) fn file_options() -> OpenOptions {
     options
 }
 
-/// Makes the directory if it is missing and checks who else may enter it.
+/// Creates the directory if it is missing and checks its permissions and entries.
 ///
 /// # Errors
-/// [`OpenFault::Exposed`], [`OpenFault::SymbolicLink`] and [`OpenFault::NotAFile`], and errors of the
-/// operating system.
+/// [`OpenFault::Exposed`], [`OpenFault::SymbolicLink`] and [`OpenFault::NotAFile`], and errors of
+/// the operating system.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     create(path).map_err(OpenFault::of)?;
     let about = fs::metadata(path).map_err(OpenFault::of)?;
@@ -51,7 +51,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
         tracing::warn!(
             path = %path.display(),
             mode = %format_args!("{mode:04o}"),
-            "store.path is open to its group; chmod g= closes it"
+            "store.path is open to its group, `chmod g=` closes it"
         );
     }
     for name in ENTRIES {
@@ -65,12 +65,12 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
             _ => {}
         }
     }
-    // sled opens by name, and would follow a link or wait at a pipe.
+    // sled opens files by name: it would follow a link or block on a pipe.
     let dir = path.join(DIRECTORY);
     if dir.try_exists().map_err(OpenFault::of)? { walk(&dir, &mut |_, _| Ok(())) } else { Ok(()) }
 }
 
-/// Takes the permissions of others away; answers the mode that is left.
+/// Removes the permissions of other users; returns the remaining mode.
 fn close_to_others(path: &Path, about: &Metadata) -> Result<u32, OpenFault> {
     let mode = about.mode() & 0o7777;
     if mode & 0o007 == 0 {
@@ -86,12 +86,12 @@ fn close_to_others(path: &Path, about: &Metadata) -> Result<u32, OpenFault> {
         path = %path.display(),
         from = %format_args!("{mode:04o}"),
         to = %format_args!("{closed:04o}"),
-        "store.path was open to other users and was closed to them"
+        "store.path was open to other users, their permissions were removed"
     );
     Ok(closed)
 }
 
-/// Makes the directory and its parents with mode 0700, durably.
+/// Creates the directory and its parents with mode 0700, durably.
 fn create(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -110,7 +110,7 @@ fn create(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes sled's directory (0700) if it is missing, and everything in it private (0700, 0600).
+/// Creates sled's directory if it is missing, and makes everything in it private (0700, 0600).
 ///
 /// # Errors
 /// As [`prepare`].
@@ -155,16 +155,16 @@ fn walk(
     Ok(())
 }
 
-/// Keeps other processes from opening the store of a directory, until the file is dropped.
+/// Keeps other processes from opening the store of a directory until the returned file is dropped.
 ///
 /// # Errors
-/// [`OpenFault::Locked`] where another process is opening it.
+/// [`OpenFault::Locked`] if another process is opening it.
 pub(super) fn lock(path: &Path) -> Result<File, OpenFault> {
     let directory = File::open(path).map_err(OpenFault::of)?;
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFault::Locked),
-        // Not every file system locks directories; the lock of the tree is still to come.
+        // Not every file system locks directories; the tree's own lock is taken later.
         Err(error) => tracing::debug!(%error, "directory of the store cannot be locked"),
     }
     Ok(directory)
@@ -173,10 +173,10 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenFault> {
 /// Whether another process has the store open.
 ///
 /// # Errors
-/// Where the operating system does not say.
+/// If the operating system does not report it.
 pub(super) fn is_locked(dir: &Path) -> io::Result<bool> {
     match file_options().read(true).open(dir.join("db")) {
-        // sled takes the same lock a moment later; this one ends with the file.
+        // sled takes the same lock a moment later; this one is released with the file.
         Ok(db) => Ok(flock(&db, FlockOperation::NonBlockingLockExclusive)
             == Err(rustix::io::Errno::WOULDBLOCK)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -184,17 +184,17 @@ pub(super) fn is_locked(dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// What the files of a store held before sled saw them, as far as they were kept.
+/// The contents of a store's files before sled opened them, if they were kept.
 pub(super) struct FileImage {
-    /// None for a store that is too large to keep.
+    /// `None` if the store is too large to keep.
     files: Option<Vec<(PathBuf, Vec<u8>)>>,
 }
 
-/// Reads every file of sled's directory completely; keeps them if they are at most `keep` bytes
-/// together.
+/// Reads every file of sled's directory completely. Keeps the contents if they have at most `keep`
+/// bytes together.
 ///
 /// # Errors
-/// As [`prepare`], and every error of reading.
+/// As [`prepare`], and any read error.
 pub(super) fn read(dir: &Path, keep: u64) -> Result<FileImage, OpenFault> {
     let mut size = 0;
     walk(dir, &mut |_, about| {
@@ -222,7 +222,7 @@ pub(super) fn read(dir: &Path, keep: u64) -> Result<FileImage, OpenFault> {
     Ok(FileImage { files })
 }
 
-/// Reads a file from its beginning to its end.
+/// Reads a file from beginning to end.
 fn read_file(file: &impl FileExt, block: &mut [u8], mut part: impl FnMut(&[u8])) -> io::Result<()> {
     let mut at = 0;
     loop {
@@ -244,10 +244,10 @@ impl FileImage {
         self.files.is_some()
     }
 
-    /// Puts the files back as they were, if they were kept.
+    /// Restores the files if they were kept.
     ///
     /// # Errors
-    /// Where another process has the store open, or the operating system refuses.
+    /// If another process has the store open, or the operating system refuses.
     pub(super) fn restore(&self, dir: &Path) -> io::Result<()> {
         let Some(files) = &self.files else { return Ok(()) };
         let _lock = match file_options().read(true).open(dir.join("db")) {
@@ -259,7 +259,7 @@ impl FileImage {
             Err(e) => return Err(e),
         };
         for (path, bytes) in files {
-            // Over the blocks that are there, which takes no space on a disk that is full.
+            // Overwrites existing blocks, which needs no space on a full disk.
             let file = file_options().write(true).create(true).truncate(false).open(path)?;
             file.write_all_at(bytes, 0)?;
             file.set_len(bytes.len() as u64)?;
@@ -281,10 +281,10 @@ pub(super) fn is_snapshot(name: &OsStr) -> bool {
     name.to_string_lossy().starts_with("snap.")
 }
 
-/// Asks the system whether writing would be allowed, without writing.
+/// Asks the operating system whether the store may be written, without writing.
 ///
 /// # Errors
-/// Where it would not.
+/// If it may not.
 pub(super) fn probe(path: &Path, dir: &Path) -> Result<(), OpenFault> {
     use rustix::fs::{Access, access};
     let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
@@ -310,7 +310,7 @@ mod tests {
 
     use super::*;
 
-    /// Ten bytes, of which one cannot be read.
+    /// Ten bytes, one of which cannot be read.
     struct Failing {
         at: u64,
         interrupted: Cell<bool>,

@@ -1,18 +1,17 @@
-//! Refusing to write before the disk is full.
+//! Refuses writes before the disk is full.
 //!
-//! sled never recovers from a full disk without being opened again. So a little space is kept
-//! free: below it commits are refused, reading goes on, and writing goes on by itself once there
-//! is space again.
+//! sled does not recover from a full disk until it is opened again. So some space is kept free:
+//! below it, commits are refused and reading goes on. Writing resumes once there is space again.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Bytes that the engine takes for one that is written, while much is written at once.
+/// Bytes that sled takes for each byte written, under heavy writing.
 const AMPLIFICATION: u64 = 3;
-/// What has to be free for the little that a start writes.
+/// Bytes that must be free for a start, which writes little.
 const START: u64 = 4 << 20;
-/// Of large disks, this part is kept free as well: 0.5 %.
+/// On large disks 1/200 of the disk (0.5 %) is kept free.
 const SHARE: u64 = 200;
 
 /// Watches the free space of a file system.
@@ -25,27 +24,27 @@ pub(super) struct DiskSpace<P> {
 /// Free and total bytes of the file system that holds `path`.
 ///
 /// # Errors
-/// Where the operating system does not say.
+/// If the operating system does not report it.
 pub(super) fn free(path: &Path) -> io::Result<(u64, u64)> {
     let fs = rustix::fs::statvfs(path)?;
     Ok((fs.f_bavail.saturating_mul(fs.f_frsize), fs.f_blocks.saturating_mul(fs.f_frsize)))
 }
 
-/// What a store's directory takes, and what is left.
+/// Disk usage of a store's directory, and the space left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// Bytes of all its files, damaged stores that were moved aside included.
+    /// Bytes of all its files, including damaged stores that were moved aside.
     pub bytes: u64,
     /// Bytes free on its file system.
     pub free: u64,
-    /// Damaged stores that were moved aside and still lie there.
+    /// Number of damaged stores that were moved aside and are still there.
     pub damaged: u64,
 }
 
 /// Measures the directory of a store.
 ///
 /// # Errors
-/// Where the operating system does not say.
+/// If the operating system does not report it.
 pub(super) fn footprint(path: &Path) -> io::Result<Footprint> {
     let mut damaged = 0;
     for entry in path.read_dir()? {
@@ -55,14 +54,14 @@ pub(super) fn footprint(path: &Path) -> io::Result<Footprint> {
     Ok(Footprint { bytes: bytes(path)?, free: free(path)?.0, damaged })
 }
 
-/// Bytes on disk of all files below a directory; what vanishes meanwhile counts nothing.
+/// Bytes on disk of all files below a directory; files that vanish meanwhile are not counted.
 fn bytes(path: &Path) -> io::Result<u64> {
     let mut sum = 0;
     for entry in path.read_dir()?.flatten() {
         let Ok(about) = entry.metadata() else { continue };
         sum += match about.is_dir() {
             true => bytes(&entry.path()).unwrap_or_default(),
-            // The engine's file has holes.
+            // sled's file has holes.
             false => about.blocks() * 512,
         };
     }
@@ -70,15 +69,16 @@ fn bytes(path: &Path) -> io::Result<u64> {
 }
 
 impl<P: FnMut() -> io::Result<(u64, u64)>> DiskSpace<P> {
-    /// Keeps `min_free` bytes and 0.5 % free, as told by `probe` (free and total bytes).
+    /// Keeps `min_free` bytes or 0.5 % of the disk free, whichever is more. `probe` returns free
+    /// and total bytes.
     pub(super) fn new(min_free: u64, probe: P) -> Self {
         Self { min_free, probe, full: false }
     }
 
-    /// Whether about so many bytes of commits may be written. Asks the system each time: another
+    /// Whether about `bytes` bytes of commits may be written. Asks the system each time: another
     /// program can take everything within a second.
     pub(super) fn allows(&mut self, bytes: usize) -> bool {
-        // Where the system does not say, writing itself will.
+        // If the system does not report it, the write itself will fail.
         let full = self.min_free > 0
             && (self.probe)().is_ok_and(|(free, total)| {
                 free < self.min_free.max(total / SHARE).saturating_add(taken(bytes))
@@ -86,21 +86,21 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> DiskSpace<P> {
         if full != self.full {
             self.full = full;
             if full {
-                tracing::error!("too little disk space, store not written");
+                tracing::error!("too little disk space, writes to the store are refused");
             } else {
-                tracing::info!("disk space again, store written");
+                tracing::info!("enough disk space again, writes to the store resume");
             }
         }
         !full
     }
 
-    /// Whether so many bytes, without which a daemon cannot start, may be taken of what is kept free.
+    /// Whether a start may take `bytes` bytes of the space that is kept free.
     pub(super) fn allows_start(&mut self, bytes: usize) -> bool {
         self.min_free == 0 || (self.probe)().is_ok_and(|(free, _)| free >= START + taken(bytes))
     }
 }
 
-/// What the engine takes for so many bytes, about.
+/// Rough number of bytes that sled takes for `bytes` written.
 fn taken(bytes: usize) -> u64 {
     (bytes as u64).saturating_mul(AMPLIFICATION)
 }
@@ -117,7 +117,7 @@ mod tests {
         let mut space = DiskSpace::new(500, || Ok((free.get(), 2000)));
         assert!(space.allows(1));
         free.set(499);
-        assert!(!space.allows(1), "looked at again each time");
+        assert!(!space.allows(1), "probed again each time");
         assert!(!space.allows(1));
         free.set(503);
         assert!(space.allows(1));

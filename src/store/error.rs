@@ -1,4 +1,4 @@
-//! What can go wrong with the store, and what to do about it.
+//! Errors of the store, and what to do about them.
 
 use std::borrow::Cow;
 use std::io;
@@ -14,16 +14,16 @@ use crate::mirror::position::WindowId;
 pub struct OpenError {
     /// The directory.
     pub path: PathBuf,
-    /// What was wrong.
+    /// The reason.
     #[source]
     pub why: OpenFault,
 }
 
-/// See [`OpenError`].
+/// The reason of an [`OpenError`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenFault {
-    /// Another process has it.
+    /// Another process has the store open.
     #[error("is in use by another process")]
     Locked,
     /// The disk is full.
@@ -32,7 +32,7 @@ pub enum OpenFault {
     /// The file system is mounted read-only.
     #[error("the file system is read-only")]
     ReadOnly,
-    /// The process may not read or write it.
+    /// The process may not read or write the store.
     #[error("permission denied")]
     PermissionDenied,
     /// Other users may enter the directory, and the daemon may not change that.
@@ -43,13 +43,13 @@ pub enum OpenFault {
         /// Its permission bits.
         mode: u32,
     },
-    /// A symbolic link is where a file of the store belongs.
+    /// A symbolic link is in the place of a file of the store.
     #[error("{} is a symbolic link", .0.display())]
     SymbolicLink(PathBuf),
-    /// A pipe, a directory or the like is where a file of the store belongs.
+    /// A pipe, a directory or the like is in the place of a file of the store.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// It was written by a newer version of this program.
+    /// The store was written by a newer version of this program.
     #[error("was written by a newer version (format {found}, this one knows {known})")]
     NewerFormat {
         /// The format of the store.
@@ -57,7 +57,7 @@ pub enum OpenFault {
         /// The newest format this program reads.
         known: u32,
     },
-    /// A record in it was written by another version of this program and cannot be read.
+    /// A record was written by another version of this program and cannot be read.
     #[error("holds an unknown {0}, which another version wrote")]
     UnknownRecord(&'static str),
     /// The operating system refused for another reason.
@@ -66,7 +66,7 @@ pub enum OpenFault {
 }
 
 impl OpenFault {
-    /// One sentence that says how to get on.
+    /// One sentence that says what to do.
     pub fn remedy(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Locked => "stop the other process, or give this one a store.path of its own",
@@ -77,42 +77,42 @@ impl OpenFault {
             }
             Self::Exposed { path, .. } => {
                 return Cow::Owned(format!(
-                    "chmod o= {path}, as its owner; or set store.path to a directory in it, which \
-                     is made with mode 0700",
+                    "run chmod o= {path} as its owner, or set store.path to a directory in it, \
+                     which is created with mode 0700",
                     path = path.display()
                 ));
             }
             Self::NotAFile(_) => "remove it, or set store.path to a directory of its own",
             Self::SymbolicLink(_) => {
-                "put the file itself in its place, or set store.path to where it is"
+                "replace the link with the file itself, or set store.path to where the file is"
             }
             Self::NewerFormat { .. } | Self::UnknownRecord(_) => {
-                "run the newer version again, or move the store away to begin a new one"
+                "run the version that wrote it, or move the store away to start with a new one"
             }
-            Self::Io(_) => "mend what the operating system complains of; the store was not changed",
+            Self::Io(_) => "fix what the operating system reports; the store was not changed",
         })
     }
 
-    /// Whether the place is at fault and not the store.
+    /// Whether the configured directory is at fault, not the store.
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Exposed { .. } | Self::SymbolicLink(_) | Self::NotAFile(_))
     }
 
-    /// What an error of the operating system means here.
+    /// Classifies an error of the operating system.
     pub(super) fn of(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::PermissionDenied => Self::PermissionDenied,
             io::ErrorKind::WouldBlock => Self::Locked,
-            // The one sign sled gives of another process's lock is this text.
+            // This text is sled's only sign that another process holds the lock.
             _ if error.to_string().contains("could not acquire lock") => Self::Locked,
             _ => Self::Io(error),
         }
     }
 }
 
-/// Why the store did not do what was asked.
+/// Why a request to the store failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -128,7 +128,7 @@ pub enum StoreError {
     /// The window is unknown or is being dropped. Nothing was written.
     #[error("window {} is not in the store", .0.0)]
     UnknownWindow(WindowId),
-    /// A bare occurrence came without its master, and the store has none. Nothing was written.
+    /// A bare occurrence came without its master, which is not stored either. Nothing was written.
     #[error("the master of occurrence {0:?} is missing")]
     MissingMaster(EventHash),
 }
@@ -139,7 +139,7 @@ pub enum FeedError {
     /// Older than the kept tombstones, or of no incarnation of this store: start from a snapshot.
     #[error("the cursor is older than the kept removals or belongs to another store")]
     SnapshotRequired,
-    /// Not a cursor at all.
+    /// Not a cursor.
     #[error("malformed cursor")]
     Malformed,
     /// The store cannot be read.
@@ -150,25 +150,25 @@ pub enum FeedError {
 /// Why something in the tree could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TreeError {
-    /// sled said so.
+    /// sled returned an error.
     #[error("the tree cannot be used")]
     Sled(#[from] sled::Error),
     /// The file could not be synced.
     #[error("the file cannot be synced")]
     Sync(#[source] io::Error),
-    /// A value is not what was written there; names the kind, never the content.
+    /// A value is not what was written. Names the kind of value, never its content.
     #[error("damaged {0}")]
     Damaged(&'static str),
-    /// A value is what was written there, in a layout that a newer format introduced.
+    /// An intact value in a layout that a newer format introduced.
     #[error("{0} of format {1}, which a newer version wrote")]
     Newer(&'static str, u8),
-    /// A value is what was written there, and this version cannot read it.
+    /// An intact value that this version cannot read.
     #[error("unknown {0}, which another version wrote")]
     Unknown(&'static str),
 }
 
 impl TreeError {
-    /// Whether the bytes on disk are wrong, as opposed to the disk being in trouble.
+    /// Whether the bytes on disk are wrong, as opposed to a failing disk.
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
@@ -183,7 +183,7 @@ impl TreeError {
         }
     }
 
-    /// What the callers of the store are told.
+    /// The error for callers of the store.
     pub(super) fn to_store_error(&self) -> StoreError {
         match self {
             Self::Sled(sled::Error::Io(e)) | Self::Sync(e)

@@ -1,9 +1,9 @@
-//! Reading the feed: entries in the order of their seqs, joined with what the events look like now.
+//! Reads the feed: entries in seq order, joined with the current content of their events.
 //!
-//! An entry of a living event names the event's latest change, so the row that stands there now
-//! is what that change led to. The feed is read in slices; an entry that moves to a later seq
-//! between two of them is beyond the end that was fixed at the start, and comes next time.
-//! [`reach`] finds out how far an answer of a given size goes without holding it.
+//! The entry of an existing event is its latest change, so the current row is the result of that
+//! change. The feed is read in slices. An entry that moves to a later seq between two slices is
+//! beyond the end that was fixed at the start, and is delivered by a later read. [`reach`] finds
+//! how far a response of a given size goes without building it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::mirror::change::Seq;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
-/// Entries looked at under one guard.
+/// Entries read under one lock.
 const SLICE: usize = 512;
-/// Bytes of events gathered for one answer, but for the last of them.
+/// Bytes of events gathered for one answer, not counting the last event.
 pub(super) const ANSWER_BYTES: usize = 4 << 20;
 /// The same for an answer that is one of many slices.
 pub(super) const SLICE_BYTES: usize = 32 << 10;
-/// Entries looked at for one answer: with a window to filter by, most may be others'.
+/// Entries read for one answer: with a window filter, most may belong to other windows.
 const MAX_ENTRIES_SCANNED: usize = 65_536;
 
 /// Which changes are wanted.
@@ -40,23 +40,23 @@ pub(super) enum FeedFilter {
     Named(Arc<str>),
 }
 
-/// What one slice found.
+/// The result of one slice.
 #[derive(Default)]
 struct FeedSlice {
     /// Seq, entry and the window's name.
     found: Vec<(Seq, FeedEntry, Arc<str>)>,
-    /// The rows of the living, in the same order.
+    /// The rows of the entries that are not removals, in the same order.
     living: ResultPage,
-    /// Entries looked at.
+    /// Entries read.
     looked: usize,
-    /// The seq up to which everything was looked at.
+    /// The seq up to which everything was read.
     seq: Seq,
     /// Whether there is more below the end.
     more: bool,
 }
 
-/// Reads at most `limit` changes after a seq, and no more than the one with which their events
-/// have `enough` bytes. Blocking; answers what to wait for as well.
+/// Reads at most `limit` changes after a seq, and stops after the change with which their events
+/// reach `enough` bytes. Blocking. Also returns the group that must be durable first.
 pub(super) fn changes(
     shared: &StoreShared,
     after: Seq,
@@ -88,7 +88,7 @@ pub(super) fn changes(
             let at = instant(entry.at);
             let (reason, id, event) = match entry.gone {
                 Some(gone) => (Some(gone.reason), gone.id, None),
-                // `look` put one row there for every living entry.
+                // `look` added one row for every entry that is not a removal.
                 None => match shown.next() {
                     Some((event, row)) => (None, row.id.clone(), Some(event)),
                     None => continue,
@@ -124,7 +124,7 @@ fn look(
         let Some(name) = wanted.name(tree, &entry, names)? else { continue };
         if entry.gone.is_none() {
             let stored = tree.row(entry.window, entry.id)?;
-            let stored = stored.ok_or(TreeError::Damaged("change without its event"))?;
+            let stored = stored.ok_or(TreeError::Damaged("change (event missing)"))?;
             slice.living.add(tree, entry.window, stored.row)?;
         }
         slice.found.push((seq, entry, name));
@@ -133,7 +133,7 @@ fn look(
 }
 
 impl FeedFilter {
-    /// The name of an entry's window if the entry is wanted.
+    /// The name of an entry's window if the filter accepts the entry.
     fn name(
         &self,
         tree: &Tree,
@@ -152,8 +152,8 @@ impl FeedFilter {
     }
 }
 
-/// The seq up to which at most `limit` changes after a seq go that have about `bytes` bytes
-/// together, but for the last of them. Blocking; answers what to wait for as well.
+/// The seq up to which there are at most `limit` changes after a seq with about `bytes` bytes in
+/// all, not counting the last one. Blocking. Also returns the group that must be durable first.
 pub(super) fn reach(
     shared: &StoreShared,
     after: Seq,
@@ -202,7 +202,7 @@ struct FeedReach {
     full: bool,
 }
 
-/// Bytes of the event of an entry, roughly. `masters` keeps the sizes of series masters.
+/// Rough number of bytes of an entry's event. `masters` caches the sizes of series masters.
 fn size(
     tree: &Tree,
     entry: &FeedEntry,
@@ -212,7 +212,7 @@ fn size(
         return Ok(0);
     }
     let stored = tree.row(entry.window, entry.id)?;
-    let row = stored.ok_or(TreeError::Damaged("change without its event"))?.row;
+    let row = stored.ok_or(TreeError::Damaged("change (event missing)"))?.row;
     let Some(master) = row.master.as_ref().filter(|_| row.is_bare()) else {
         return Ok(row.content.len());
     };
@@ -238,7 +238,7 @@ fn name_of(
     }
     let record = match tree.window(window)? {
         Some(record) => record,
-        None => tree.dropping(window)?.ok_or(TreeError::Damaged("change of no window"))?,
+        None => tree.dropping(window)?.ok_or(TreeError::Damaged("change (window missing)"))?,
     };
     names.insert(window, record.name.clone());
     Ok(record.name)

@@ -1,8 +1,8 @@
-//! The names under which everything is kept: one byte for the kind, then big-endian numbers and
-//! hashes, so that byte order is the order things are read in.
+//! The keys of the tree: one byte for the kind, then big-endian numbers and hashes, so that byte
+//! order is the order in which things are read.
 //!
-//! One tree holds it all, because only writes to one tree are atomic together. Text stands only
-//! at the end of a key, so no key is a prefix of another kind's.
+//! One tree holds everything, because only writes to one tree are atomic together. Text appears
+//! only at the end of a key, so that no key is a prefix of a key of another kind.
 
 use crate::mirror::change::Seq;
 use crate::mirror::page::EventHash;
@@ -10,11 +10,11 @@ use crate::mirror::position::{PendingKey, SegmentIndex, WindowId};
 
 /// Layout version of keys and records.
 pub(super) const SCHEMA: &[u8] = b"m/schema";
-/// The last seq given out.
+/// The last assigned seq.
 pub(super) const LAST_SEQ: &[u8] = b"m/last_seq";
-/// The next window's number.
+/// The number of the next window.
 pub(super) const NEXT_WINDOW: &[u8] = b"m/next_window";
-/// The sum of all changes' seqs.
+/// The checksum of the seqs of all changes.
 pub(super) const SUM: &[u8] = b"m/sum";
 /// The highest seq of a trimmed tombstone.
 pub(super) const FLOOR: &[u8] = b"m/floor";
@@ -35,7 +35,7 @@ const FEED: u8 = b'f';
 const TOMBSTONE: u8 = b'x';
 const AGE: u8 = b'y';
 
-/// Length of an event's own key; its chunks' keys are longer.
+/// Length of an event's key; the keys of its chunks are longer.
 pub(super) const EVENT_LEN: usize = 1 + 4 + 16;
 
 /// A key under construction.
@@ -104,7 +104,7 @@ pub(super) fn all_dropping() -> Vec<u8> {
     vec![DROPPING]
 }
 
-/// The window a record's key names.
+/// The window in the key of a record.
 pub(super) fn window_of(key: &[u8]) -> Option<WindowId> {
     array(key, 1).map(|b| WindowId(u32::from_be_bytes(b)))
 }
@@ -124,12 +124,12 @@ pub(super) fn positions(window: WindowId) -> Vec<u8> {
     of_window(POSITION, window, &[])
 }
 
-/// The segment a position's key names.
+/// The segment in the key of a position.
 pub(super) fn position_segment(key: &[u8]) -> Option<SegmentIndex> {
     key.get(5).copied()
 }
 
-/// A to-do entry.
+/// A pending entry.
 pub(super) fn todo(window: WindowId, segment: SegmentIndex, todo: PendingKey) -> Vec<u8> {
     let (kind, first, second) = match todo {
         PendingKey::Series(master) => (TODO_SERIES, master, None),
@@ -147,7 +147,7 @@ const TODO_SERIES: u8 = 0;
 const TODO_WAITING: u8 = 1;
 const TODO_REMOVAL: u8 = 2;
 
-/// What a to-do key names; none for a chunk's key.
+/// The pending entry of a key; `None` for the key of a chunk.
 pub(super) fn todo_of(key: &[u8]) -> Option<PendingKey> {
     let first = EventHash(array(key, 7)?);
     match (*key.get(6)?, key.len()) {
@@ -158,7 +158,7 @@ pub(super) fn todo_of(key: &[u8]) -> Option<PendingKey> {
     }
 }
 
-/// All to-do entries of a segment.
+/// All pending entries of a segment.
 pub(super) fn todos(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
     of_window(TODO, window, &[&[segment]])
 }
@@ -173,7 +173,7 @@ pub(super) fn events(window: WindowId) -> Vec<u8> {
     of_window(EVENT, window, &[])
 }
 
-/// The event a row's key names; none for a chunk's key.
+/// The event in the key of a row; `None` for the key of a chunk.
 pub(super) fn event_of(key: &[u8]) -> Option<EventHash> {
     (key.len() == EVENT_LEN && key.first() == Some(&EVENT))
         .then(|| array(key, 5).map(EventHash))
@@ -195,7 +195,7 @@ pub(super) fn long(window: WindowId, start: i64, id: EventHash) -> Vec<u8> {
     of_window(LONG, window, &[&sortable(start), &id.0])
 }
 
-/// Where in the index by start an instant begins.
+/// The first possible key at or after an instant in the index by start.
 pub(super) fn time_from(window: WindowId, start: i64) -> Vec<u8> {
     of_window(TIME, window, &[&sortable(start)])
 }
@@ -205,7 +205,7 @@ pub(super) fn time_end(window: WindowId) -> Vec<u8> {
     of_window(TIME, window, &[&[0xff; 25]])
 }
 
-/// Where in the index of long events an instant begins.
+/// The first possible key at or after an instant in the index of long events.
 pub(super) fn long_from(window: WindowId, start: i64) -> Vec<u8> {
     of_window(LONG, window, &[&sortable(start)])
 }
@@ -225,22 +225,22 @@ pub(super) fn instances(window: WindowId, master: EventHash) -> Vec<u8> {
     of_window(SERIES, window, &[&master.0])
 }
 
-/// The instance a series key names.
+/// The instance in the key of a series entry.
 pub(super) fn instance_of(key: &[u8]) -> Option<EventHash> {
     array(key, 21).map(EventHash)
 }
 
-/// Part of the list of ids that a page of an enumeration carried.
+/// Part of a seen list: the ids that one page of an enumeration carried.
 pub(super) fn seen(window: WindowId, segment: SegmentIndex, page: u32, part: u16) -> Vec<u8> {
     of_window(SEEN, window, &[&[segment], &page.to_be_bytes(), &part.to_be_bytes()])
 }
 
-/// The list of one page.
+/// The seen list of one page.
 pub(super) fn seen_page(window: WindowId, segment: SegmentIndex, page: u32) -> Vec<u8> {
     of_window(SEEN, window, &[&[segment], &page.to_be_bytes()])
 }
 
-/// All lists of a segment.
+/// All seen lists of a segment.
 pub(super) fn seen_all(window: WindowId, segment: SegmentIndex) -> Vec<u8> {
     of_window(SEEN, window, &[&[segment]])
 }
@@ -255,12 +255,12 @@ pub(super) fn all_feed() -> Vec<u8> {
     vec![FEED]
 }
 
-/// The seq that a change's or an age's key names.
+/// The seq in the key of a change or an age.
 pub(super) fn seq_of(key: &[u8]) -> Option<Seq> {
     array(key, 1).map(u64::from_be_bytes)
 }
 
-/// Where the tombstone of an id stands in the feed.
+/// The seq of the tombstone of an id.
 pub(super) fn tombstone(window: WindowId, id: EventHash) -> Vec<u8> {
     of_window(TOMBSTONE, window, &[&id.0])
 }
@@ -275,12 +275,12 @@ pub(super) fn ages() -> Vec<u8> {
     vec![AGE]
 }
 
-/// The prefixes of what a window keeps beside its rows and its feed entries.
+/// The prefixes of what is left of a window once its shown events have been removed.
 pub(super) fn leftovers(window: WindowId) -> [Vec<u8>; 7] {
     [POSITION, TODO, SEEN, SERIES, TIME, LONG, EVENT].map(|kind| of_window(kind, window, &[]))
 }
 
-/// What stands under a key, as far as an audit looks at it.
+/// The kind of a value, as far as an audit distinguishes it.
 pub(super) enum RowClass {
     /// A row or one of its chunks.
     Event,
@@ -288,17 +288,17 @@ pub(super) enum RowClass {
     Change,
     /// A live window's record.
     Window,
-    /// A place in an index by start.
+    /// An entry of an index by start.
     Index,
     /// A segment's position.
     Position,
-    /// Anything else that carries a checksum.
+    /// Another value that starts with a checksum.
     Sealed,
-    /// What carries none.
+    /// A value whose checksum an audit does not check.
     Other,
 }
 
-/// What stands under a key.
+/// The kind of the value under a key.
 pub(super) fn class(key: &[u8]) -> RowClass {
     match key.first() {
         Some(&EVENT) => RowClass::Event,
@@ -337,7 +337,7 @@ mod tests {
 
         #[test]
         fn windows_do_not_mix(a in any::<u32>(), b in any::<u32>(), x in hash(), y in hash()) {
-            // As good as never equal; rejecting half of all cases would be too many of many.
+            // Practically never equal. Rejecting `a > b` as well would reject half of all cases.
             prop_assume!(a != b);
             let (a, b) = (a.min(b), a.max(b));
             prop_assert!(event(WindowId(a), x) < event(WindowId(b), y));

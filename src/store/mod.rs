@@ -1,19 +1,20 @@
-//! The durable mirror and its feed: the only room that knows sled.
+//! The durable mirror and its change feed. Only this module uses sled.
 //!
-//! A store is a directory that one process has open. In it stands, per window, every event as
-//! Graph sent it, where each segment's round stands, and one feed over all windows with an entry
-//! per living event (its latest change) and per removal. One thread writes ([`Store::commit`]
-//! answers when the commit is durable); readers see whole commits only, and only what no crash can
-//! take back.
+//! A store is a directory that one process has open. It holds, for each window, every event as
+//! Graph sent it and the position of each segment, and one feed over all windows. The feed has one
+//! entry per existing event (its latest change) and one per removal. One thread writes:
+//! [`Store::commit`] returns when the commit is durable. Readers see only whole commits that no
+//! crash can take back.
 //!
-//! What it refuses: to answer before it is durable, to go on after a failed write, to touch a
-//! store that is locked, full, read-only or newer, and to delete one that is damaged.
+//! The store does not answer before a write is durable and does not continue after a failed write.
+//! It does not touch a store that is locked, full, read-only or of a newer format, and never
+//! deletes a damaged one.
 //!
-//! The files, from the bottom: `keys`, `record`, `row` and `draft` (what is written), `tree`
-//! (reading it), `parts`, `plan`, `work`, `settle`, `attach` and `removal` (from a wish to a batch), `writer` (the
-//! thread), `shared` (what writer and readers agree on), `query`, `look`, `feed` and `cursor` (what
-//! readers get), `directory`, `open`, `watermark` and `audit` (beginning), `space` and `reserve` (full
-//! disks).
+//! Files, from the bottom up: `keys`, `record`, `row` and `batch` (what is written); `tree`
+//! (reading the tree); `parts`, `plan`, `commit_applier`, `change_writer`, `register` and `purge`
+//! (from a request to a batch); `writer` (the thread); `shared` (state of writer and readers);
+//! `query`, `render`, `feed` and `cursor` (what readers get); `directory`, `open`, `watermark` and
+//! `audit` (opening); `disk_space` and `reserve` (full disks).
 
 mod audit;
 mod batch;
@@ -71,19 +72,19 @@ use crate::mirror::page::{EventHash, EventId, Item, Span};
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
 use crate::mirror::window::{Edges, WindowIdentity};
 
-/// Commits that may wait for the writer; whoever brings one more waits itself.
+/// Jobs that may be queued for the writer. Sending another one waits.
 const QUEUE: usize = 1024;
-/// Rows looked at under one guard.
+/// Rows read under one lock.
 const SLICE: usize = 512;
 
-/// The store. Clones are handles to the same one.
+/// A handle to the store. Clones share the same store.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Dropped first, so that the writer comes to an end even if nobody closed the store.
+    /// Dropped before the thread is joined, so that the writer stops without `close` too.
     jobs: Option<mpsc::Sender<WriteJob>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     shared: Arc<StoreShared>,
@@ -100,7 +101,7 @@ impl Drop for Inner {
 impl Inner {
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A panic of the writer was told when it happened.
+        // A panic of the writer was reported when it happened.
         thread.map(|t| t.join().ok());
         self.shared.release();
     }
@@ -116,7 +117,7 @@ impl Store {
     /// Opens or creates a store. Blocking: seconds for a large one, longer after a crash.
     ///
     /// # Errors
-    /// Where the store must not be touched; [`OpenFault::remedy`] says what to do.
+    /// If the store cannot be opened; [`OpenFault::remedy`] says what to do.
     pub fn open(options: &StoreOptions, env: &Env) -> Result<(Self, OpenReport), OpenError> {
         let opened = open::open(options, env)?;
         let shared = Arc::new(StoreShared::new(
@@ -151,12 +152,12 @@ impl Store {
                         ending.fail(&error::TreeError::Damaged("tree"));
                         None
                     });
-                // Whichever lets go of the tree last meets sled's own last sync: see `release`.
+                // The last handle dropped runs sled's final sync, which may panic: see `release`.
                 let Writer { tree, jobs, .. } = writer;
                 drop((catch_unwind(AssertUnwindSafe(|| drop(tree))), jobs));
                 ending.release();
                 open::await_release(&ending.path);
-                // Whoever closes may have left.
+                // The caller of `close` may have given up.
                 closing.map(|reply| reply.send(()).ok());
             })
             .map_err(|e| OpenError { path: options.path.clone(), why: OpenFault::Io(e) })?;
@@ -169,18 +170,18 @@ impl Store {
         Ok((Self { inner: Arc::new(inner) }, opened.opening))
     }
 
-    /// Writes what waits, stops the writer and closes the store. Every later call on any handle
-    /// answers [`StoreError::Closed`]; the directory can be opened again.
+    /// Writes what is queued, stops the writer and closes the store. Every later call on any handle
+    /// returns [`StoreError::Closed`]. The directory can then be opened again.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] where the store had failed before.
+    /// The reason, if the store had failed before.
     pub async fn close(&self) -> Result<(), StoreError> {
         let (reply, closed) = oneshot::channel();
         let closing = async {
             if let Some(jobs) = &self.inner.jobs
                 && jobs.send(WriteJob::Close { reply }).await.is_ok()
             {
-                // The reply is dropped unsent only by a writer that failed, which shows below.
+                // Only a writer that failed drops the reply unsent; the failure is returned below.
                 closed.await.ok();
             }
         };
@@ -196,11 +197,11 @@ impl Store {
         self.inner.shared.ended().await
     }
 
-    /// Writes a commit; answers when it is durable.
+    /// Writes a commit and returns when it is durable.
     ///
     /// # Errors
-    /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`]
-    /// mean that nothing of this commit was written; after the others the store is over.
+    /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`] mean
+    /// that nothing of this commit was written. After any other error the store cannot be used.
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
         let commit = Box::new(Commit { lazy: false, ..commit });
         let began = tokio::time::Instant::now();
@@ -209,14 +210,14 @@ impl Store {
         Ok(outcome)
     }
 
-    /// Hands a lazy commit over and does not wait for it. It rides with the next commit that
-    /// somebody waits for, or with the next [`Store::flush`]; until it is durable,
-    /// [`Store::position`] of its window waits. While the disk is full it does not linger: what
-    /// cannot be written must not look settled.
+    /// Hands over a lazy commit without waiting for it. It is written with the next commit that a
+    /// caller waits for, or with the next [`Store::flush`]. Until it is durable,
+    /// [`Store::position`] of its window waits. While the disk is full the commit is not deferred:
+    /// a write that fails must not look settled.
     ///
     /// # Errors
-    /// Where the store is over, and [`StoreError::Full`]. That a commit was refused later shows in
-    /// the position, which is then the old one.
+    /// If the store can no longer be used, and [`StoreError::Full`]. If the commit is refused
+    /// later, the position of its segment stays the old one.
     pub async fn submit(&self, commit: Commit) -> Result<(), StoreError> {
         if self.inner.shared.is_full() {
             return self.commit(commit).await.map(drop);
@@ -227,17 +228,17 @@ impl Store {
         self.inner.shared.env.block_on_external(self.send(job)).await
     }
 
-    /// How long at most what was submitted may linger: [`Store::flush`] is due this often.
+    /// The longest time a submitted commit may stay deferred: call [`Store::flush`] this often.
     pub fn max_defer(&self) -> Duration {
         self.inner.linger
     }
 
-    /// Makes every wanted window known, in one go, and tells how each stands (same order).
+    /// Registers all wanted windows at once; returns the stored state of each, in the same order.
     ///
-    /// A new name gets a new window without positions. Another identity under a name gets a new
-    /// window that `replaces` the old one, whose name is free at once and which is left to
-    /// [`Store::drop_window`]. Other configured edges, or else another shape, send all segments
-    /// back to the first page; this is counted as a resync here. Rows are kept.
+    /// A new name gets a new window without positions. A different identity under a known name gets
+    /// a new window that `replaces` the old one; the old window frees its name at once and is left
+    /// to [`Store::drop_window`]. Changed configured edges, or else a changed shape, send all
+    /// segments back to the first page; the resync is counted here. Rows are kept.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -249,12 +250,12 @@ impl Store {
         self.replace_windows(wanted, Vec::new(), at).await
     }
 
-    /// As [`Store::attach`]; before that, in the same go, `leaving` windows free their names.
-    /// From here on they are being dropped, which [`Store::drop_window`] has to end.
+    /// Like [`Store::register`], but first frees the names of the `leaving` windows, in the same
+    /// write. Those windows are then being dropped; [`Store::drop_window`] has to finish that.
     ///
     /// # Errors
-    /// See [`StoreError`]; after [`StoreError::Full`] nothing was changed. The first call after an
-    /// opening, a start, may take of the space that is kept free.
+    /// See [`StoreError`]; after [`StoreError::Full`] nothing was changed. The first call after
+    /// opening (a daemon's start) may use the disk space that is kept free.
     pub async fn replace_windows(
         &self,
         wanted: Vec<WindowRegistration>,
@@ -264,8 +265,7 @@ impl Store {
         self.ask(|reply| WriteJob::Attach { wanted, leaving, at, reply }).await
     }
 
-    /// Names and numbers of all windows the store knows, ordered by number; those being dropped
-    /// are marked.
+    /// Names and numbers of all windows, ordered by number; the flag marks those being dropped.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -273,7 +273,7 @@ impl Store {
         self.look(|tree| tree.windows()).await
     }
 
-    /// Names of all windows that are not being dropped, and what they are.
+    /// Names and identities of all windows that are not being dropped.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -281,8 +281,8 @@ impl Store {
         self.look(|tree| tree.identities()).await
     }
 
-    /// Edges moved: writes them and resets every segment to enumerate for that reason (counted
-    /// as a resync here).
+    /// Writes moved edges and resets every segment to enumerate for that reason (counted as a
+    /// resync here).
     ///
     /// # Errors
     /// [`StoreError::UnknownWindow`], and see [`StoreError`].
@@ -295,9 +295,9 @@ impl Store {
         self.ask(|reply| WriteJob::Move { window, edges, at, reply }).await
     }
 
-    /// Graph does not answer for segments as long as they are: from now on they have at most so
-    /// many days ([`Edges::cut`]), and every segment is reset to enumerate for that reason (counted
-    /// as a resync here). Rows keep the segments that held them.
+    /// Cuts a window into segments of at most `days` days ([`Edges::cut`]), because Graph does not
+    /// answer for longer ones, and resets every segment to enumerate for that reason (counted as a
+    /// resync here). Rows keep the segments that held them.
     ///
     /// # Errors
     /// [`StoreError::UnknownWindow`], and see [`StoreError`].
@@ -305,9 +305,9 @@ impl Store {
         self.ask(|reply| WriteJob::Cut { window, days, at, reply }).await
     }
 
-    /// Every event of a window leaves the feed with `window_dropped`, then its rows are deleted;
-    /// in slices. After an interruption the rest is done by calling again; a window that is not
-    /// there is dropped already.
+    /// Drops a window in slices: writes a `window_dropped` removal for every event to the feed,
+    /// then deletes the rows. After an interruption, calling again does the rest. A window that is
+    /// not in the store counts as dropped.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -319,8 +319,8 @@ impl Store {
         Ok(())
     }
 
-    /// Tombstones written before `before` leave, oldest first, and the feed's floor rises with
-    /// them. Answers how many.
+    /// Deletes tombstones written before `before`, oldest first, and raises the feed's lowest valid
+    /// seq ([`Store::min_seq`]) accordingly. Returns how many were deleted.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -335,7 +335,7 @@ impl Store {
         }
     }
 
-    /// Where a segment stands. Waits for a lazy commit of that window to be durable first.
+    /// The position of a segment. Waits until lazy commits of that window are durable.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -358,7 +358,7 @@ impl Store {
             .await
     }
 
-    /// A segment's to-do.
+    /// The pending entries of a segment.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -371,7 +371,7 @@ impl Store {
         self.look(move |tree| tree.todos(window, segment)).await
     }
 
-    /// What is known of ids, in the same order.
+    /// What the store knows of each id, in the same order.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -383,7 +383,7 @@ impl Store {
         self.look(move |tree| ids.into_iter().map(|id| tree.known(window, id)).collect()).await
     }
 
-    /// A stored row as an item (masters too).
+    /// A stored row as an item, masters included.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -404,9 +404,9 @@ impl Store {
         self.look(move |tree| tree.series(window, segment, master)).await
     }
 
-    /// Rows of the segment (masters not) that stand in none of its seen lists: `left_window`
-    /// where they lie outside `edges` or another segment still holds them, else `deleted`. Rows that only segments hold which the
-    /// window has no more count as anybody's.
+    /// Rows of the segment, masters excluded, that are in none of its seen lists. The reason is
+    /// `left_window` if the row lies outside `edges` or another segment still holds it, else
+    /// `deleted`. Rows held only by retired segments are treated as belonging to every segment.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -452,7 +452,7 @@ impl Store {
             .await
     }
 
-    /// How many events of a window lie outside `edges`, and how many it has.
+    /// How many events of a window lie outside `edges`, and how many it has in all.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -481,8 +481,8 @@ impl Store {
             .await
     }
 
-    /// Rows that a segment holds (masters not), after a hash, and the hash to go on after if there
-    /// may be more.
+    /// Rows that a segment holds, masters excluded, after a hash. Also returns the hash to continue
+    /// after if there may be more.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -509,8 +509,8 @@ impl Store {
         .await
     }
 
-    /// Events of a window. What is on one page is of one moment; of a window that is not there
-    /// there are none.
+    /// Events of a window. A page shows one state of the tree. A window that is not in the store
+    /// has no events.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -518,8 +518,8 @@ impl Store {
         self.inner
             .shared
             .read(move |shared| {
-                // Before looking: what is written meanwhile may be seen here and comes again
-                // after the cursor; the other way about it would be missed.
+                // Taken before reading: a change written meanwhile may be on the page already and
+                // is delivered again after the cursor. A seq taken afterwards could skip it.
                 let seq = shared.durable_seq();
                 let ((gathered, more), group) = shared.look(|tree| query::gather(tree, &query))?;
                 Ok((query::answer(&gathered, more, seq), group))
@@ -527,7 +527,7 @@ impl Store {
             .await
     }
 
-    /// One event, complete. Masters are no events.
+    /// One complete event. A master is not an event.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -539,7 +539,7 @@ impl Store {
                 let (gathered, group) = shared.look(|tree| {
                     let mut gathered = query::ResultPage::default();
                     let stored = tree.row(window, id.hash())?;
-                    // The key is only a hash: the id decides.
+                    // The key is only a hash, so compare the id.
                     if let Some(stored) = stored.filter(|s| s.row.is_shown() && s.row.id == id) {
                         gathered.add(tree, window, stored.row)?;
                     }
@@ -550,8 +550,8 @@ impl Store {
             .await
     }
 
-    /// At most `limit` changes after `after`, of one window or all. With a window, an answer may
-    /// hold fewer, or none, before the end: `seq` has moved on all the same.
+    /// At most `limit` changes after `after`, of one window or of all. With a window, a page may
+    /// hold fewer changes, or none, before the end of the feed; `seq` advances all the same.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -568,8 +568,8 @@ impl Store {
             .await
     }
 
-    /// As [`Store::changes`], of all windows or of those that have or had a name, and only some
-    /// 32 KiB of them: one slice of an answer.
+    /// Like [`Store::changes`], for all windows or for those that have or had a name, limited to
+    /// about 32 KiB: one slice of a response.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -586,9 +586,9 @@ impl Store {
             .await
     }
 
-    /// How far the changes of [`Store::changes_named`] go that are at most `limit` and have about
-    /// `bytes` bytes together, but for the last: a seq. What changes later leaves this range, and
-    /// nothing comes into it.
+    /// The seq up to which there are at most `limit` changes of [`Store::changes_named`] with about
+    /// `bytes` bytes in all, not counting the last one. Later changes can move entries out of this
+    /// range, but not into it.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -608,25 +608,25 @@ impl Store {
         self.inner.shared.durable()
     }
 
-    /// A name for what readers see of a window: as long as it is the same, the events are. Taken
-    /// before reading, never after.
+    /// An opaque version of what readers see of a window: while it is the same, the events are the
+    /// same. Take it before reading, never after.
     pub fn version(&self, window: WindowId) -> String {
         let changed = self.inner.shared.last_changed(window);
         format!("{}-{:x}-{changed:x}", self.incarnation(), window.0)
     }
 
-    /// The newest removal that is told no more: cursors made before it was trimmed, and standing
-    /// below it, hold no longer.
+    /// The highest seq of a trimmed tombstone. A cursor below it that was made before the tombstone
+    /// was trimmed is no longer valid.
     pub fn min_seq(&self) -> Seq {
         self.inner.shared.min_seq()
     }
 
-    /// The cursor that stands for `seq`.
+    /// The cursor for `seq`.
     pub fn cursor(&self, seq: Seq) -> String {
         self.inner.shared.incarnations.cursor(seq, self.inner.shared.min_seq())
     }
 
-    /// The seq a cursor stands for.
+    /// The seq of a cursor.
     ///
     /// # Errors
     /// See [`FeedError`].
@@ -635,40 +635,40 @@ impl Store {
         shared.incarnations.seq(cursor, shared.durable_seq(), shared.min_seq())
     }
 
-    /// This opening's random name, for `/v1/status`.
+    /// The random id of this opening, for `/v1/status`.
     pub fn incarnation(&self) -> String {
         format!("{:016x}", self.inner.shared.incarnations.current())
     }
 
-    /// Writes what lingers and waits until it is durable. What lingered on a full disk is given
-    /// up instead; the next [`Store::submit`] tells.
+    /// Writes the deferred commits and waits until they are durable. On a full disk they are
+    /// dropped instead; the next [`Store::submit`] reports the error.
     ///
     /// # Errors
-    /// Where the store is over.
+    /// If the store can no longer be used.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let shared = &self.inner.shared;
         if !shared.any_deferred() {
-            // Nobody need be woken for nothing.
+            // Nothing is deferred: do not wake the writer.
             return shared.over().map_or(Ok(()), Err);
         }
         self.ask(|reply| WriteJob::Flush { reply }).await
     }
 
-    /// What is written.
+    /// Metrics of what is written.
     pub fn metrics(&self) -> Arc<StoreMetrics> {
         self.inner.shared.metrics.clone()
     }
 
-    /// Jobs that wait for the writer.
+    /// Jobs waiting for the writer.
     pub fn queue(&self) -> usize {
         self.inner.jobs.as_ref().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
     }
 
-    /// What the store's directory takes. Looks at its files, on a thread that may block; an error
-    /// concerns nobody but who asks.
+    /// The disk usage of the store's directory. Reads file metadata on a blocking thread. An error
+    /// does not affect the store.
     ///
     /// # Errors
-    /// Where the operating system does not say.
+    /// If the operating system does not report it.
     pub async fn footprint(&self) -> std::io::Result<Footprint> {
         let path = self.inner.shared.path.clone();
         let measured = tokio::task::spawn_blocking(move || disk_space::footprint(&path));
@@ -676,7 +676,7 @@ impl Store {
         measured.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
     }
 
-    /// Waits for a lazy commit of a window, if one is on its way.
+    /// Waits until lazy commits of a window, if any, are durable.
     async fn wait_for_deferred(&self, window: WindowId) -> Result<(), StoreError> {
         if self.inner.shared.is_deferred(window) { self.flush().await } else { Ok(()) }
     }
@@ -710,12 +710,12 @@ impl Store {
         answer.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Why the writer does not answer.
+    /// The reason why the writer does not answer.
     fn gone(&self) -> StoreError {
         self.inner.shared.over().unwrap_or(StoreError::Closed)
     }
 
-    /// One short look at the tree, answered once what it saw is durable.
+    /// One short read of the tree; returns when what it saw is durable.
     async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&tree::Tree) -> Result<T, error::TreeError> + Send + 'static,

@@ -1,8 +1,8 @@
-//! Opening: telling apart what must not be touched from what is damaged, and rebuilding the latter.
+//! Opens a store: leaves alone what must not be touched, and replaces what is damaged.
 //!
-//! A store that is locked, full, read-only, unreadable or of a newer format is left as it is. One
-//! that is damaged gets a second chance without sled's snapshot (which is only a shortcut), then
-//! is moved aside, never deleted, and a new one begins: everything in it can be had again.
+//! A store that is locked, full, read-only, unreadable or of a newer format is left unchanged. A
+//! damaged store is opened again without sled's snapshot, which is only a shortcut. If that fails,
+//! it is moved aside, never deleted, and a new one is created: everything can be fetched again.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,10 +24,10 @@ use super::{OpenReport, StoreOptions, audit, directory};
 use crate::env::Env;
 use crate::mirror::change::Seq;
 
-/// An opened store, nothing running yet.
+/// An opened store whose writer has not started yet.
 pub(super) struct OpenedTree {
     pub(super) tree: Tree,
-    /// The tree's file, to sync it.
+    /// The tree's file, for syncing.
     pub(super) file: File,
     pub(super) incarnations: Incarnations,
     pub(super) last_seq: Seq,
@@ -35,15 +35,15 @@ pub(super) struct OpenedTree {
     pub(super) opening: OpenReport,
 }
 
-/// Where it is noted that damage was met while running: the next opening then looks at everything.
+/// The file that marks damage found while running. The next opening then audits the whole store.
 pub(super) fn suspicion(path: &Path) -> PathBuf {
     path.join("suspect")
 }
 
-/// Notes damage that was met while running.
+/// Marks the store because damage was found while running.
 ///
 /// # Errors
-/// Where the operating system refuses.
+/// If the operating system refuses.
 pub(super) fn suspect(path: &Path) -> io::Result<()> {
     let options = &mut directory::file_options();
     options.write(true).create(true).truncate(false).open(suspicion(path)).map(drop)
@@ -60,8 +60,8 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     let path = &options.path;
     let dir = path.join("store");
     directory::prepare(path)?;
-    // Held until this opening is over: no other process may open the store before a failed opening
-    // has put its files back.
+    // Held until this opening has ended: no other process may open the store before a failed
+    // opening has restored its files.
     let _opening = directory::lock(path)?;
     let found = Watermark::read(path).map_err(OpenFault::of)?;
     let mark = match found {
@@ -69,7 +69,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
         WatermarkFile::Mark(mark) => Some(mark),
         WatermarkFile::Nothing => None,
         WatermarkFile::Unreadable => {
-            tracing::warn!("watermark is unreadable, the store is opened without it");
+            tracing::warn!("watermark is unreadable, opening the store without it");
             None
         }
     };
@@ -82,7 +82,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     let suspect = suspicion(path).try_exists().map_err(OpenFault::of)?;
     let existed = dir.join("db").try_exists().map_err(OpenFault::of)?;
     if mark.is_some() && !existed {
-        tracing::warn!("store is gone, a new one begins");
+        tracing::warn!("store is missing, creating a new one");
     }
     if options.min_free_bytes > 0 {
         SpaceReserve::of(path).release().map_err(OpenFault::of)?;
@@ -93,14 +93,14 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     if let Err(OpenAttemptError::Damaged(what)) = &opened
         && image.is_kept()
     {
-        // A read that failed inside sled looks the same, and sled has overwritten what it could
-        // not read.
-        tracing::warn!(reason = %what, "store looks damaged, put back as it was and opened again");
+        // A failed read inside sled looks the same, and sled has overwritten what it could not
+        // read.
+        tracing::warn!(reason = %what, "store looks damaged, restoring its files to open it again");
         put_back(path, &dir, &image)?;
         opened = open_checked(options, &dir, mark, true, env);
     }
     if let Err(OpenAttemptError::Damaged(what)) = &opened {
-        tracing::warn!(reason = %what, "store is damaged, opened again without its snapshot");
+        tracing::warn!(reason = %what, "store is damaged, opening it again without its snapshot");
         put_back(path, &dir, &image)?;
         drop_snapshots(&dir).map_err(OpenFault::of)?;
         opened = open_checked(options, &dir, mark, true, env);
@@ -108,18 +108,18 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     if let Err(OpenAttemptError::Damaged(what)) = &opened {
         put_back(path, &dir, &image)?;
         let aside = move_aside(path, &dir, env.now()).map_err(OpenFault::of)?;
-        tracing::error!(reason = %what, "store is damaged, moved aside, a new one begins");
+        tracing::error!(reason = %what, "store is damaged, moved aside, creating a new one");
         moved_aside = Some(aside);
         directory::make_private(&dir)?;
         opened = open_checked(options, &dir, None, false, env);
     }
     let locked = matches!(opened, Err(OpenAttemptError::Leave(OpenFault::Locked)));
     if matches!(opened, Err(OpenAttemptError::Leave(_))) && !locked && moved_aside.is_none() {
-        // sled may have begun to recover before the error was met. It has not where another process
-        // has the tree: then the image is of the past.
+        // sled may have started recovery before the error occurred. It has not if another process
+        // holds the tree; the image is then outdated.
         await_release(path);
         if let Err(error) = image.restore(&dir) {
-            tracing::warn!(%error, "store could not be put back as it was");
+            tracing::warn!(%error, "files of the store could not be restored");
         }
     }
     let (tree, last_seq) = opened.map_err(left)?;
@@ -130,14 +130,14 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     .map_err(left)
 }
 
-/// Undoes what sled did to a small store, and sees whether all of it can still be read.
+/// Undoes what sled did to a small store, and checks that all files can still be read.
 fn put_back(path: &Path, dir: &Path, image: &directory::FileImage) -> Result<(), OpenFault> {
     await_release(path);
     image.restore(dir).map_err(OpenFault::of)?;
     directory::read(dir, 0).map(drop)
 }
 
-/// What is said where nothing can be moved aside any more.
+/// The error to return when no further attempt is made.
 fn left(refused: OpenAttemptError) -> OpenFault {
     match refused {
         OpenAttemptError::Leave(why) => why,
@@ -147,9 +147,9 @@ fn left(refused: OpenAttemptError) -> OpenFault {
 
 /// Why a tree was not opened.
 enum OpenAttemptError {
-    /// Nothing may be touched.
+    /// The store must not be touched.
     Leave(OpenFault),
-    /// It is not what was written.
+    /// The content is not what was written.
     Damaged(String),
 }
 
@@ -170,8 +170,8 @@ impl From<TreeError> for OpenAttemptError {
     }
 }
 
-/// Waits until this process's own lock on a closed tree is gone: sled's threads let go of the
-/// file a moment after the tree is dropped. Gives up after two seconds.
+/// Waits until this process's own lock on a closed tree is gone: sled's threads release the file a
+/// moment after the tree is dropped. Gives up after two seconds.
 pub(super) fn await_release(path: &Path) {
     use rustix::fs::{FlockOperation, flock};
     const WAIT: Duration = Duration::from_millis(5);
@@ -194,8 +194,8 @@ fn open_checked(
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(options.cache_bytes)
-        // sled's own flusher rewrites segments without end even if nothing is committed. Without
-        // it every page that is replaced cleans another one, which keeps the file as small.
+        // sled's own flusher keeps rewriting segments even if nothing is committed. Without it,
+        // every replaced page cleans another one, which keeps the file as small.
         .flush_every_ms(None)
         .use_compression(false);
     on_a_quiet_thread(move || {
@@ -205,8 +205,9 @@ fn open_checked(
     })
 }
 
-/// Runs what may panic, without the panic being printed. sled panics on damage, and also on
-/// errors of the system, whose text it then shows: those are no reason to touch anything.
+/// Runs `work`, which may panic, without printing the panic. sled panics on damage and also on
+/// errors of the operating system. The text of such a panic contains the error, and it is no reason
+/// to touch the store.
 fn on_a_quiet_thread<T: Send>(
     work: impl FnOnce() -> Result<T, OpenAttemptError> + Send,
 ) -> Result<T, OpenAttemptError> {
@@ -239,7 +240,7 @@ fn on_a_quiet_thread<T: Send>(
     })
 }
 
-/// The invariants. Answers the last seq.
+/// Checks the invariants of the store; returns the last seq.
 fn check(
     tree: &Tree,
     mark: Option<Watermark>,
@@ -249,7 +250,7 @@ fn check(
     match tree.get(keys::SCHEMA)? {
         // Nothing was ever written, or the very first opening was interrupted.
         None if tree.0.is_empty() && mark.is_none() => return Ok(0),
-        None => return Err(OpenAttemptError::Damaged("store without its schema".to_owned())),
+        None => return Err(OpenAttemptError::Damaged("the schema record is missing".to_owned())),
         Some(schema) => {
             let found = u32::try_from(record::from_number(&schema)?).unwrap_or(u32::MAX);
             if found > FORMAT {
@@ -262,20 +263,20 @@ fn check(
     }
     let last_seq = tree.number(keys::LAST_SEQ)?;
     if mark.is_some_and(|mark| mark.seq > last_seq) {
-        return Err(OpenAttemptError::Damaged("store that is behind its watermark".to_owned()));
+        return Err(OpenAttemptError::Damaged("the store is behind its watermark".to_owned()));
     }
-    // The last change given out is there until its tombstone is trimmed.
+    // The change with the last assigned seq exists until its tombstone is trimmed.
     let last =
         tree.0.scan_prefix(keys::all_feed()).next_back().transpose().map_err(TreeError::from)?;
     let newest = last.and_then(|(key, _)| keys::seq_of(&key)).unwrap_or(0);
     if newest != last_seq && (newest > last_seq || tree.number(keys::FLOOR)? != last_seq) {
-        return Err(OpenAttemptError::Damaged("feed without its end".to_owned()));
+        return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
     }
     audit::audit(tree, suspect, env)?;
     Ok(last_seq)
 }
 
-/// Draws this opening's incarnation and makes everything so far durable.
+/// Creates this opening's incarnation and makes everything so far durable.
 fn begin(
     path: &Path,
     dir: &Path,
@@ -295,7 +296,7 @@ fn begin(
         let (id, first) = (u64::from_be_bytes(*id), u64::from_be_bytes(*first));
         incarnations.push(Incarnation { id, first });
     }
-    // One that gave out nothing need not be remembered. The first is: it owns "the beginning".
+    // An incarnation without seqs is dropped, except the first: it owns "the beginning".
     if incarnations.len() > 1 && incarnations.last().is_some_and(|i| i.first > last_seq) {
         incarnations.pop();
     }
@@ -312,7 +313,7 @@ fn begin(
         sync(path, dir).map_err(TreeError::Sync)
     };
     let file = durable().map_err(trouble)?;
-    // sled creates its files for everybody.
+    // sled does not create its files private.
     directory::make_private(dir)?;
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }
         .write(path)
@@ -326,7 +327,7 @@ fn begin(
     Ok(OpenedTree { tree, file, incarnations, last_seq, floor, opening })
 }
 
-/// Syncs the files that sled creates and never syncs, and the directories they are in.
+/// Syncs the files that sled creates but never syncs, and their directories.
 fn sync(path: &Path, dir: &Path) -> io::Result<File> {
     let db = File::options().read(true).write(true).open(dir.join("db"))?;
     db.sync_all()?;

@@ -1,10 +1,10 @@
-//! Cutting a commit that is too large for one batch.
+//! Splits a commit that is too large for one batch.
 //!
 //! The parts are written one after the other, each as a batch of its own, and become durable
-//! together. Everything that says that the page was processed (the position, settled to-do
-//! entries, the seen list) goes with the last part: after a crash in between, the page is
-//! asked for again and its events are found as they are. A series is never cut, so that no reader
-//! sees half of one. Removals come after all events, so that nothing that exists is ever absent.
+//! together. Everything that marks the page as processed (the position, settled pending entries,
+//! the seen list) goes with the last part: after a crash in between, the page is requested again
+//! and its events are found unchanged. A series is never split, so that no reader sees half of one.
+//! Removals come after all events, so that an existing event is never absent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,12 +14,12 @@ use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::{EventHash, EventId, Item};
 use crate::mirror::position::{PendingEntry, PendingKey};
 
-/// About the most bytes in one part. A series is one part however large it is: a few thousand
+/// Most bytes, roughly, in one part. A series is one part however large it is: a few thousand
 /// instances at most.
 const PART: usize = 4 << 20;
-/// What an item takes beside its content: keys, feed entry, index.
+/// Bytes an item takes beside its content: keys, feed entry, index.
 const BESIDE: usize = 300;
-/// What a removal loads and writes, about: the row is not known yet.
+/// Rough bytes a removal loads and writes: the row is not known yet.
 const REMOVAL: usize = 1000;
 
 /// Roughly how many bytes a commit loads and writes.
@@ -40,14 +40,14 @@ fn of_todo(todo: &PendingEntry) -> usize {
     }
 }
 
-/// What is never cut: a series or a single event, and removals that belong to it.
+/// A unit that is never split: a series or a single event, and the removals that belong to it.
 #[derive(Default)]
 struct CommitUnit {
     upserts: Vec<Item>,
     removals: Vec<Removal>,
 }
 
-/// Cuts a commit into parts that are to be written in this order; nearly always there is one.
+/// Splits a commit into parts that must be written in this order; nearly always there is only one.
 pub(super) fn cut(tree: &Tree, commit: Commit) -> Result<Vec<Commit>, TreeError> {
     cut_at(tree, commit, PART)
 }
@@ -80,8 +80,8 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
     for removal in removals {
         parts.with_room_for(REMOVAL).removals.push(removal);
     }
-    // Adding wins over deleting only within a commit: what is deleted in the last part is added
-    // there too.
+    // Adding wins over deleting only within one commit, so entries that the last part deletes are
+    // also added there.
     if !commit.clear_todo {
         let deleted: BTreeSet<PendingKey> = commit.done.iter().copied().collect();
         let (last, early) = std::mem::take(&mut commit.pending)
@@ -106,7 +106,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// The part that takes so many bytes more.
+    /// The part with room for `size` more bytes.
     fn with_room_for(&mut self, size: usize) -> &mut Commit {
         if self.done.is_empty() || self.size + size > self.most {
             self.done.push(self.like.clone());

@@ -1,7 +1,7 @@
-//! From a commit to the writes it means.
+//! Plans a commit: turns it into the writes of a batch.
 //!
-//! Only the writer thread plans: it alone sees a settled tree. Rows are `work`; here is the rest: the
-//! position, the to-do, the seen list and the counters.
+//! Only the writer thread plans: only it has a stable view of the tree. `commit_applier` handles
+//! rows, this module the position, the pending entries, the seen list and the counters.
 
 use jiff::Timestamp;
 
@@ -18,20 +18,20 @@ use crate::mirror::clock::{self, MAX_PAUSE};
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 
-/// What a commit means.
+/// The writes and the outcome of a commit.
 pub(super) struct CommitPlan {
     pub(super) draft: WriteBatch,
     pub(super) outcome: CommitOutcome,
-    /// The last seq it gave out.
+    /// The last assigned seq.
     pub(super) last_seq: Seq,
 }
 
 /// Why a commit was not planned.
 #[derive(Debug)]
 pub(super) enum PlanError {
-    /// It alone is at fault.
+    /// The commit is refused; the store is intact.
     Told(StoreError),
-    /// The store is.
+    /// The store has failed.
     Fault(TreeError),
 }
 
@@ -41,7 +41,7 @@ impl<F: Into<TreeError>> From<F> for PlanError {
     }
 }
 
-/// Plans a commit on top of what the tree holds and the last seq given out.
+/// Plans a commit on top of the tree and the last assigned seq.
 pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<CommitPlan, PlanError> {
     let record = known(tree, commit)?;
     let mut draft = WriteBatch::default();
@@ -75,7 +75,7 @@ pub(super) fn plan(tree: &Tree, last_seq: Seq, commit: &Commit) -> Result<Commit
     Ok(CommitPlan { draft, outcome, last_seq: seq })
 }
 
-/// Whether a commit would be refused.
+/// Checks whether a commit would be refused.
 pub(super) fn check(tree: &Tree, commit: &Commit) -> Result<(), PlanError> {
     let record = known(tree, commit)?;
     CommitApplier::new(tree, commit, &record).check()
@@ -86,7 +86,7 @@ fn known(tree: &Tree, commit: &Commit) -> Result<WindowRecord, PlanError> {
     tree.window(commit.window)?.ok_or_else(unknown)
 }
 
-/// A segment that was given up and holds rows again is one more segment.
+/// A retired segment that holds rows again is no longer retired.
 fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut WriteBatch) {
     let bit = record::bit(commit.segment);
     if record.retired & bit != 0 && !commit.upserts.is_empty() {
@@ -108,7 +108,7 @@ fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), Tree
             draft.delete_large(key, old.chunks);
         }
     }
-    // Adding wins over deleting, so that nothing still to do is ever lost.
+    // Adding wins over deleting, so that no pending work is ever lost.
     for todo in &commit.pending {
         let key = keys::todo(window, segment, todo.key());
         let value = record::todo(todo);
@@ -138,7 +138,7 @@ fn seen(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), Tree
     Ok(())
 }
 
-/// Writes the window's counters if they changed, and tells how many events readers see.
+/// Writes the window's counters if they changed; returns how many events readers see.
 fn count(
     tree: &Tree,
     commit: &Commit,
@@ -161,7 +161,7 @@ fn count(
         audit.at = Some(commit.at);
         audit.differences += differences;
     }
-    // A pause stored under a wrong clock must not outlast those that follow.
+    // A pause stored under a wrong clock must not outlast later ones.
     let goes_on = |until: &Timestamp| clock::waits(*until, MAX_PAUSE, commit.at);
     new.paused_until = commit.tally.paused_until.max(new.paused_until.filter(goes_on));
     if let Some(reason) = commit.tally.resync.filter(|r| *r != ResyncReason::New) {

@@ -1,7 +1,7 @@
-//! What leaves in slices: windows that are dropped, tombstones that have grown old.
+//! Deletes in slices: dropped windows and old tombstones.
 //!
-//! Each slice is one small batch that leaves the store whole, so that both can be interrupted
-//! at any instant and simply begun again.
+//! Each slice is one small batch that leaves the store consistent, so both can be interrupted at
+//! any time and started again.
 
 use std::sync::Arc;
 
@@ -17,21 +17,22 @@ use crate::mirror::commit::CommitOutcome;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::WindowId;
 
-/// Rows or tombstones a slice takes.
+/// Rows or tombstones per slice.
 const SLICE: usize = 256;
 
-/// How far the dropping of a window has come.
+/// The next step of dropping a window.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PurgeProgress {
     /// Free the name.
     Mark,
-    /// Bury the instances after this one. Masters stay: what is still shown needs them.
+    /// Write tombstones for the events after this one and delete their rows. Masters stay: events
+    /// that are still shown need them.
     Bury(Option<EventHash>),
-    /// Delete what is left, a kind at a time.
+    /// Delete what is left, one kind of key at a time.
     Clear(usize),
 }
 
-/// Plans one slice; answers the last seq given out and the next step.
+/// Plans one slice; returns the last assigned seq and the next step.
 pub(super) fn drop_slice(
     tree: &Tree,
     window: WindowId,
@@ -83,13 +84,12 @@ pub(super) fn drop_slice(
     }
 }
 
-/// Plans the trimming of the oldest tombstones, as far as they were written before `before`, as
-/// seen at `now` (both microseconds). Answers how many leave, the new floor, and whether there may
-/// be more.
+/// Plans the trimming of the oldest tombstones written before `before`, as seen at `now` (both
+/// microseconds). Returns how many leave, the new lowest valid seq, and whether there may be more.
 ///
-/// Seqs decide the order: a tombstone behind a younger one waits for it. The time of one that lies
-/// ahead of `now` was read from a wrong clock and says nothing: it leaves with the next one behind
-/// it that is old enough, since it was written earlier.
+/// Tombstones leave in seq order: one behind a younger one waits for it. A time ahead of `now` came
+/// from a wrong clock and is ignored: such a tombstone leaves with the next one behind it that is
+/// old enough, since it was written earlier.
 pub(super) fn trim_slice(
     tree: &Tree,
     before: i64,

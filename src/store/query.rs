@@ -1,7 +1,7 @@
-//! Reading a window's events: what overlaps an interval, in order, page by page.
+//! Reads a window's events: those that overlap an interval, in order, page by page.
 //!
-//! A page is gathered in one look at the tree, so that an event that moves between two batches
-//! is never missed or shown twice, and completed afterwards.
+//! A page is gathered in one read of the tree, so that an event that moves between two batches is
+//! never missed or shown twice. It is completed afterwards.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as At;
@@ -21,22 +21,22 @@ use crate::mirror::change::Seq;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
 
-/// Rows on their way to a reader, with the masters that complete them.
+/// The rows of a page, with the masters that complete them.
 #[derive(Default)]
 pub(super) struct ResultPage {
     pub(super) rows: Vec<EventRow>,
-    /// Which of `masters` completes the row in the same place.
+    /// For each row, the index in `masters` of the master that completes it.
     of: Vec<Option<usize>>,
     masters: Vec<EventRow>,
-    /// Where a master stands in `masters`, if it is there at all. The same series can stand in
-    /// several windows.
+    /// The index of a master in `masters`; `None` if the store has no row of it. The same series
+    /// can occur in several windows.
     asked: BTreeMap<(WindowId, EventId), Option<usize>>,
-    /// What readers are shown, roughly, in bytes.
+    /// Rough size of the shown events in bytes.
     pub(super) bytes: usize,
 }
 
 impl ResultPage {
-    /// Adds a row, and its master unless it is there.
+    /// Adds a row, and its master unless it was added before.
     pub(super) fn add(
         &mut self,
         tree: &Tree,
@@ -63,7 +63,7 @@ impl ResultPage {
         Ok(())
     }
 
-    /// What readers see, in the same order. Each master is cut into its members once.
+    /// The events as readers see them, in the same order. Each master is parsed once.
     pub(super) fn show(&self) -> Vec<Bytes> {
         let masters: Vec<Option<MasterMembers<'_>>> =
             self.masters.iter().map(MasterMembers::of).collect();
@@ -72,7 +72,7 @@ impl ResultPage {
     }
 }
 
-/// Gathers a page, and tells whether there is more after it.
+/// Gathers a page; returns whether there is more after it.
 pub(super) fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeError> {
     let limit = query.limit.max(1);
     let from = query.from.map_or(i64::MIN, micros);
@@ -80,7 +80,7 @@ pub(super) fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, boo
     let after = query.after.as_ref().map(|(start, id)| (micros(*start), id));
     let resume = after.map_or(i64::MIN, |(start, _)| start);
     let mut gathered = ResultPage::default();
-    // Long events that began too early for the look back, then everything else.
+    // Long events that start before the look-back, then everything else.
     let near = from.saturating_sub(LONG_EVENT);
     let mut ranges: Vec<(RangeInclusive<i64>, bool)> = Vec::new();
     if near > i64::MIN && resume < near {
@@ -116,7 +116,7 @@ pub(super) fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, boo
     Ok((gathered, more))
 }
 
-/// A page being filled: events of one start are put in the order of their ids before they go on.
+/// A page being filled. Events with the same start are sorted by id before they are added.
 struct ResultPageBuilder<'a> {
     tree: &'a Tree,
     query: &'a EventQuery,
@@ -127,7 +127,7 @@ struct ResultPageBuilder<'a> {
 }
 
 impl ResultPageBuilder<'_> {
-    /// Takes the next event; tells whether the page is full and there is more.
+    /// Takes the next event; returns whether the page is full and there is more.
     fn meet(&mut self, start: i64, id: EventHash) -> Result<bool, TreeError> {
         if self.tie.first().is_some_and(|(at, _)| *at != start) && self.close()? {
             return Ok(true);
@@ -136,10 +136,10 @@ impl ResultPageBuilder<'_> {
         Ok(false)
     }
 
-    /// Ends a run of equal starts.
+    /// Adds the events of one start; returns whether the page is full and there is more.
     fn close(&mut self) -> Result<bool, TreeError> {
         let mut tie = std::mem::take(&mut self.tie);
-        // Only ids are kept of a tie, which may be a whole window of all-day events.
+        // Only ids are kept of such events: they may be a whole window of all-day events.
         let mut ids: Vec<(EventId, EventHash, Option<EventRow>)> = Vec::with_capacity(tie.len());
         let single = tie.len() == 1;
         let start = tie.first().map_or(0, |(start, _)| *start);
@@ -172,7 +172,7 @@ impl ResultPageBuilder<'_> {
     }
 }
 
-/// The answer to a reader.
+/// The page as a reader gets it.
 pub(super) fn answer(gathered: &ResultPage, more: bool, seq: Seq) -> Events {
     let last = gathered.rows.last().filter(|_| more);
     let next = last.map(|row| (instant(row.start), row.id.clone()));

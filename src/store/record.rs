@@ -1,14 +1,14 @@
-//! The values of the store: each begins with the number of the format that introduced its layout
-//! and a CRC-32 of what follows.
+//! Encodes and decodes the values of the store. Each value begins with the number of the format
+//! that introduced its layout and a CRC-32 of the rest.
 //!
-//! Events, to-do entries and changes are packed by hand because there are many of them; what
-//! there is one of per window is JSON. Both have types of their own here: the types of `mirror` and
-//! of the API may be renamed without a change of what lies on disk, and what lies on disk is read
-//! for ever.
+//! Events, pending entries and changes are packed by hand because there are many of them. Records
+//! that exist once per window or segment are JSON. Both have types of their own here, so that types
+//! of `mirror` and of the API can be renamed without changing what is on disk. What is on disk must
+//! stay readable forever.
 //!
-//! A value whose checksum does not hold is damage. One whose checksum holds and that cannot be
-//! read was written by another version of this program: it is not damage, and nothing may be
-//! rebuilt because of it. Whatever a later format changes, it keeps the two fields in front.
+//! A value with a wrong checksum is damaged. A value with a correct checksum that cannot be read
+//! was written by another version of this program: it is not damage, and nothing may be rebuilt
+//! because of it. Later formats may change everything but these two leading fields.
 //!
 //! JSON is read tolerantly (unknown members are ignored, missing optional ones have a default), so
 //! a new optional member needs no new format. A new variant of an enumeration does need one.
@@ -33,12 +33,12 @@ use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::{PendingEntry, PendingKey, SegmentIndex, WindowId};
 
-/// The newest layout of values that this version writes and reads. A value says which format
-/// introduced its layout, so that a store may hold values of several.
+/// The newest layout of values that this version writes and reads. Each value carries the number of
+/// its layout, so a store may hold values of several layouts.
 const LAYOUT: u8 = 1;
 const SEAL: usize = 5;
 
-/// Closes a value: layout, CRC-32, payload.
+/// Seals a payload: layout, CRC-32, payload.
 pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(SEAL + payload.len());
     out.push(LAYOUT);
@@ -47,7 +47,7 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Opens what [`seal`] closed.
+/// Checks a sealed value and returns its payload; `what` names the value in errors.
 pub(super) fn unseal<'a>(value: &'a [u8], what: &'static str) -> Result<&'a [u8], TreeError> {
     match value.split_at_checked(SEAL) {
         Some(([layout, crc @ ..], payload)) if *crc == crc32fast::hash(payload).to_be_bytes() => {
@@ -63,7 +63,7 @@ pub(super) fn unseal<'a>(value: &'a [u8], what: &'static str) -> Result<&'a [u8]
 
 /// A sealed JSON value.
 pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    // Our own records have string keys and finite numbers: they always serialize.
+    // Our records have string keys and finite numbers, so they always serialize.
     seal(&serde_json::to_vec(value).unwrap_or_default())
 }
 
@@ -86,12 +86,12 @@ pub(super) fn from_number(value: &[u8]) -> Result<u64, TreeError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| TreeError::Unknown("number"))
 }
 
-/// Microseconds since 1970, as the store keeps instants.
+/// Microseconds since 1970, the store's form of an instant.
 pub(super) fn micros(at: Timestamp) -> i64 {
     at.as_microsecond()
 }
 
-/// The instant of microseconds that [`micros`] gave.
+/// The instant of a value from [`micros`].
 pub(super) fn instant(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
         Timestamp::MIN
@@ -100,7 +100,7 @@ pub(super) fn instant(micros: i64) -> Timestamp {
     })
 }
 
-/// A to-do entry's value; what the key says already is not repeated.
+/// The value of a pending entry, without what its key already contains.
 pub(super) fn todo(todo: &PendingEntry) -> Vec<u8> {
     match todo {
         PendingEntry::Series { master, needs_master, needs_listing } => {
@@ -108,7 +108,7 @@ pub(super) fn todo(todo: &PendingEntry) -> Vec<u8> {
             out.extend_from_slice(master.as_str().as_bytes());
             seal(&out)
         }
-        // No segment shows it; the first one's bit tells that an earlier round carried it.
+        // No segment holds a waiting item; segment 0's bit means that an earlier round carried it.
         PendingEntry::Waiting { item, earlier } => EventRow::of(item, u64::from(*earlier)).encode(),
         PendingEntry::Removal { .. } => seal(&[]),
     }
@@ -118,12 +118,12 @@ pub(super) fn todo(todo: &PendingEntry) -> Vec<u8> {
 pub(super) fn from_todo(key: PendingKey, value: &Bytes) -> Result<PendingEntry, TreeError> {
     match key {
         PendingKey::Series(_) => {
-            let Some((flags, id)) = unseal(value, "to-do")?.split_first() else {
-                return Err(TreeError::Unknown("to-do"));
+            let Some((flags, id)) = unseal(value, "pending entry")?.split_first() else {
+                return Err(TreeError::Unknown("pending entry"));
             };
             Ok(PendingEntry::Series {
                 master: EventId::new(
-                    std::str::from_utf8(id).map_err(|_| TreeError::Unknown("to-do"))?,
+                    std::str::from_utf8(id).map_err(|_| TreeError::Unknown("pending entry"))?,
                 ),
                 needs_master: flags & 1 != 0,
                 needs_listing: flags & 2 != 0,
@@ -137,7 +137,7 @@ pub(super) fn from_todo(key: PendingKey, value: &Bytes) -> Result<PendingEntry, 
     }
 }
 
-/// One entry of the feed. The content is the event row's own.
+/// One entry of the feed. The content of the event is in its row.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct FeedEntry {
     pub(super) window: WindowId,
@@ -145,11 +145,11 @@ pub(super) struct FeedEntry {
     pub(super) kind: ChangeKind,
     /// Microseconds.
     pub(super) at: i64,
-    /// Set for removals: neither the row nor, perhaps, the window is there any more.
+    /// Set for removals: the row no longer exists, and perhaps neither does the window.
     pub(super) gone: Option<TombstoneEntry>,
 }
 
-/// What a tombstone remembers.
+/// What a tombstone keeps of a removed event.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TombstoneEntry {
     pub(super) reason: RemovalReason,
@@ -180,7 +180,7 @@ impl FeedEntry {
         seal(&out)
     }
 
-    /// Reads what [`Entry::encode`] wrote.
+    /// Reads what [`FeedEntry::encode`] wrote.
     pub(super) fn decode(value: &[u8]) -> Result<Self, TreeError> {
         let mut input = RecordReader(unseal(value, "change")?);
         let entry = (|| {
@@ -210,10 +210,9 @@ impl FeedEntry {
     }
 }
 
-/// Which changes stand in the feed, in a few bytes: how many, and their mixed seqs together.
+/// A checksum of the changes in the feed: their number and the XOR of their mixed seqs.
 ///
-/// Kept where the last seq is kept, far from the changes themselves, so that a hole in the feed
-/// shows.
+/// Stored beside the last seq, away from the changes themselves, so that a hole in the feed shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FeedChecksum {
     count: u64,
@@ -221,30 +220,30 @@ pub(super) struct FeedChecksum {
 }
 
 impl FeedChecksum {
-    /// Takes a change in.
+    /// Adds a change.
     pub(super) fn add(&mut self, seq: Seq) {
         self.count = self.count.wrapping_add(1);
         self.mixed ^= mix(seq);
     }
 
-    /// Takes a change out.
+    /// Removes a change.
     pub(super) fn remove(&mut self, seq: Seq) {
         self.count = self.count.wrapping_sub(1);
         self.mixed ^= mix(seq);
     }
 
-    /// Takes over what another one took in and out.
+    /// Adds the additions and removals of another checksum.
     pub(super) fn merge(&mut self, other: Self) {
         self.count = self.count.wrapping_add(other.count);
         self.mixed ^= other.mixed;
     }
 
-    /// The sum as a sealed value.
+    /// The checksum as a sealed value.
     pub(super) fn encode(self) -> Vec<u8> {
         seal(&[self.count.to_be_bytes(), self.mixed.to_be_bytes()].concat())
     }
 
-    /// Reads what [`Sum::encode`] wrote.
+    /// Reads what [`FeedChecksum::encode`] wrote.
     pub(super) fn decode(value: &[u8]) -> Result<Self, TreeError> {
         match unseal(value, "sum")?.as_chunks::<8>() {
             ([count, mixed], []) => {
@@ -255,8 +254,8 @@ impl FeedChecksum {
     }
 }
 
-/// Spreads a number over all 64 bits (the finalizer of SplitMix64), so that sets that differ in
-/// a few neighbours do not mix to the same.
+/// Spreads a seq over all 64 bits (the finalizer of SplitMix64), so that sets that differ in a few
+/// neighbouring seqs get different checksums.
 fn mix(seq: Seq) -> u64 {
     let mut z = seq.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -264,7 +263,7 @@ fn mix(seq: Seq) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The ids of a page of an enumeration, in values of bounded size.
+/// The ids of a page of an enumeration, as values of bounded size.
 pub(super) fn seen_parts(ids: &[EventHash]) -> impl Iterator<Item = Vec<u8>> {
     ids.chunks(4096).map(|part| seal(&part.iter().flat_map(|id| id.0).collect::<Vec<u8>>()))
 }
@@ -284,14 +283,14 @@ pub(super) fn bit(segment: SegmentIndex) -> u64 {
     1 << (segment & 63)
 }
 
-/// Appends a text with its length.
+/// Appends a text, preceded by its length.
 pub(super) fn text(out: &mut Vec<u8>, text: &str) {
-    // Texts come out of pages of at most 64 MiB: their length fits.
+    // Texts come from pages of at most 64 MiB, so the length fits.
     out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-/// What is left to read.
+/// The unread rest of a packed value.
 pub(super) struct RecordReader<'a>(pub(super) &'a [u8]);
 
 impl<'a> RecordReader<'a> {
@@ -351,7 +350,7 @@ mod tests {
             flipped[at] ^= if at == 0 { 1 } else { 0x10 };
             assert!(matches!(from_number(&flipped), Err(TreeError::Damaged("number"))), "{at}");
         }
-        // A layout of which not even the checksum holds says nothing.
+        // With a wrong checksum the layout number means nothing.
         newer[7] ^= 1;
         assert!(matches!(from_number(&newer), Err(TreeError::Damaged("number"))));
         assert!(matches!(from_number(&seal(b"short")), Err(TreeError::Unknown("number"))));

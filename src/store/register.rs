@@ -1,7 +1,8 @@
-//! Windows becoming known, changing, and beginning again.
+//! Registers windows, changes them, and resets their segments.
 //!
-//! A reset keeps every row, so that the resync it begins is quiet: only positions, to-do and seen
-//! lists go. It is counted here, in the same batch; the round that follows does not count it again.
+//! A reset keeps every row, so that the resync that follows reports only real changes: it resets
+//! positions and deletes pending entries and seen lists. The resync is counted here, in the same
+//! batch; the following round does not count it again.
 
 use jiff::Timestamp;
 
@@ -15,8 +16,8 @@ use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::status::{LastResync, ResyncReason};
 use crate::mirror::window::{Edges, MAX_SEGMENT_DAYS};
 
-/// Makes one wanted window known. `next` is the number a new one gets; `leaving` finds a window
-/// of that name that is still being dropped.
+/// Registers one wanted window. `next` is the number of the next new window; `leaving` finds the
+/// windows of a name that are still being dropped.
 pub(super) fn register(
     tree: &Tree,
     wanted: &WindowRegistration,
@@ -36,7 +37,7 @@ pub(super) fn register(
         Some((id, record)) if record.identity == wanted.identity => {
             let mut attached = known_as(tree, id, record, wanted, at, draft)?;
             attached.replaces = leaving(&wanted.name);
-            // What is remembered of a segment outlives whatever was reset.
+            // The fallback of a segment survives a reset.
             let listed = |(_, p): &(SegmentIndex, Position)| p.fallback.is_snapshot();
             let listed = tree.positions(id)?.into_iter().filter(listed);
             attached.snapshots = listed.fold(0, |bits, (index, _)| bits | record::bit(index));
@@ -44,8 +45,8 @@ pub(super) fn register(
             Ok(attached)
         }
         other => {
-            // All that ever had the name and are not gone yet: ids of the one that is to come may
-            // stand in any of them.
+            // All windows that had this name and still exist: the new window may get ids that are
+            // in any of them.
             let mut replaces = leaving(&wanted.name);
             if let Some((old, record)) = other {
                 mark_dropping(old, &record, draft);
@@ -104,14 +105,14 @@ fn known_as(
     Ok(attached(id, &record, counters, Some(reason), false))
 }
 
-/// Whether every segment has a delta link (or is listed whole) and an empty to-do.
+/// Whether every segment has a delta link (or is listed completely) and no pending entries.
 pub(super) fn all_settled(record: &WindowRecord, positions: &[(SegmentIndex, Position)]) -> bool {
     positions.len() >= record.edges.cut(record.segment_days).len()
         && positions.iter().all(|(_, p)| matches!(p.phase, Phase::Settled { .. }) && !p.has_pending)
 }
 
-/// Whether a window has settled once. 0.1 did not write it: there a window had settled if audits
-/// were counted and no segment was in its first enumeration.
+/// Whether a window has ever settled. Version 0.1 did not store this; its windows count as settled
+/// if audits were counted and no segment is in its first enumeration.
 pub(super) fn settled_before(counters: &Counters, positions: &[(SegmentIndex, Position)]) -> bool {
     let is_first = |p: &Position| p.phase.enumeration() == Some(ResyncReason::New);
     counters
@@ -119,7 +120,7 @@ pub(super) fn settled_before(counters: &Counters, positions: &[(SegmentIndex, Po
         .unwrap_or_else(|| counters.audit.is_some() && !positions.iter().any(|(_, p)| is_first(p)))
 }
 
-/// Moves a window's edges and begins again; none if the window is not known.
+/// Moves a window's edges and resets its segments; `None` if the window is not known.
 pub(super) fn move_edges(
     tree: &Tree,
     id: WindowId,
@@ -134,8 +135,7 @@ pub(super) fn move_edges(
     Ok(Some(()))
 }
 
-/// Cuts a window into segments of at most so many days and begins again; none if the window is
-/// not known.
+/// Cuts a window into segments of at most `days` days and resets them; `None` if it is not known.
 pub(super) fn cut(
     tree: &Tree,
     id: WindowId,
@@ -150,7 +150,7 @@ pub(super) fn cut(
     Ok(Some(()))
 }
 
-/// Sends every segment back to the first page of an enumeration, rows untouched.
+/// Resets every segment to the first page of an enumeration; rows are not touched.
 fn reset(
     tree: &Tree,
     id: WindowId,
@@ -201,7 +201,7 @@ fn clear(
     Ok(())
 }
 
-/// Frees a window's name and marks it as being dropped.
+/// Frees a window's name and marks the window as being dropped.
 pub(super) fn mark_dropping(id: WindowId, record: &WindowRecord, draft: &mut WriteBatch) {
     draft.delete(keys::name(&record.name));
     draft.delete(keys::window(id));

@@ -1,4 +1,4 @@
-//! What readers see of a row: bare occurrences completed from their master.
+//! Renders rows for readers: completes bare occurrences from their master.
 
 use bytes::Bytes;
 
@@ -6,14 +6,14 @@ use super::row::EventRow;
 use crate::mirror::event::{self, JsonMembers};
 use crate::mirror::page::{EventId, EventKind};
 
-/// A master, cut into its members once for all of its occurrences.
+/// A master, parsed once for all of its occurrences.
 pub(super) struct MasterMembers<'a> {
     id: &'a EventId,
     members: JsonMembers<'a>,
 }
 
 impl<'a> MasterMembers<'a> {
-    /// Cuts a master; none if the row is not one, or not a JSON object.
+    /// Parses a master; `None` if the row is not a master or not a JSON object.
     pub(super) fn of(row: &'a EventRow) -> Option<Self> {
         let members =
             JsonMembers::parse(&row.content).ok().filter(|_| row.kind == EventKind::Master)?;
@@ -21,8 +21,8 @@ impl<'a> MasterMembers<'a> {
     }
 }
 
-/// What readers see of a row. One that cannot be completed is shown as it is: that the master is
-/// there is the writer's promise, and content that is not JSON never got here.
+/// What readers see of a row. A row that cannot be completed is shown as it is: the writer
+/// guarantees that the master exists, and content that is not JSON is never stored.
 pub(super) fn show(row: &EventRow, master: Option<&MasterMembers<'_>>) -> Bytes {
     match master.filter(|_| row.is_bare()) {
         None => row.content.clone(),

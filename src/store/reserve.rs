@@ -1,9 +1,9 @@
-//! Disk space that is held back for the next opening.
+//! Holds disk space back for the next opening.
 //!
 //! sled writes while it opens: a snapshot of its page table, and a segment. On a disk that other
-//! programs have filled this fails, and readers would get nothing until somebody makes space. A
-//! file beside the store therefore keeps a little space allocated. It is emptied before an opening
-//! that finds less than that free, and filled again by the writer.
+//! programs have filled this fails, and readers would get nothing until space is freed. A file
+//! beside the store therefore keeps a little space allocated. It is emptied before an opening that
+//! finds less than that free, and filled again by the writer.
 
 use std::fs::File;
 use std::io;
@@ -17,12 +17,12 @@ use super::{directory, disk_space};
 
 /// Bytes that are always held: segments and the batches of a start.
 const BASE: u64 = 16 << 20;
-/// Of sled's file, this part is held as well. Snapshots took 0.1 to 1 % of it when measured.
+/// 1/32 of the size of sled's file is held as well. Snapshots took 0.1 to 1 % of it when measured.
 const SHARE: u64 = 32;
 /// Less than this is not worth a file.
 const LEAST: u64 = 1 << 20;
 
-/// The file of a store.
+/// The reserve file of a store.
 #[derive(Clone, Debug)]
 pub(super) struct SpaceReserve {
     file: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct SpaceReserve {
 }
 
 impl SpaceReserve {
-    /// The file of the store in this directory.
+    /// The reserve file of the store in this directory.
     pub(super) fn of(path: &Path) -> Self {
         Self { file: path.join("reserve"), db: path.join("store/db") }
     }
@@ -40,10 +40,10 @@ impl SpaceReserve {
         BASE + std::fs::metadata(&self.db).map_or(0, |db| db.len() / SHARE)
     }
 
-    /// Gives the space back if an opening may need it.
+    /// Frees the space if an opening may need it.
     ///
     /// # Errors
-    /// Where the operating system refuses.
+    /// If the operating system refuses.
     pub(super) fn release(&self) -> io::Result<()> {
         let (free, _) = disk_space::free(self.file.parent().unwrap_or(&self.file))?;
         if free >= self.wanted() {
@@ -51,7 +51,7 @@ impl SpaceReserve {
         }
         match directory::file_options().write(true).truncate(true).open(&self.file) {
             Ok(file) => {
-                tracing::warn!("too little disk space, the reserve is used for opening the store");
+                tracing::warn!("too little disk space, using the reserve to open the store");
                 file.sync_all()
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -59,11 +59,11 @@ impl SpaceReserve {
         }
     }
 
-    /// Allocates what an opening may need, or as much of it as there is.
+    /// Allocates what an opening may need, or as much of it as is free.
     pub(super) fn hold(&self) {
         if let Err(error) = self.allocate() {
-            // Not every file system allocates ahead; the store works without.
-            tracing::debug!(%error, "no disk space is held for the next opening");
+            // Not every file system can preallocate; the store works without it.
+            tracing::debug!(%error, "no disk space could be reserved for the next opening");
         }
     }
 
@@ -72,7 +72,7 @@ impl SpaceReserve {
             directory::file_options().write(true).create(true).truncate(false).open(&self.file)?;
         let about = file.metadata()?;
         let mut wanted = self.wanted();
-        // Grown in steps of an eighth, so that a growing store is not followed byte by byte.
+        // Grows in steps of an eighth, so that not every change of the store resizes the file.
         if about.len() + wanted / 8 >= wanted && about.blocks() * 512 >= about.len() {
             return Ok(());
         }
@@ -106,7 +106,7 @@ mod tests {
         db.set_len(1 << 30).unwrap();
         reserve.hold();
         assert_eq!(held().len(), BASE + (32 << 20));
-        // There is space: nothing is given back.
+        // There is enough space: nothing is freed.
         reserve.release().unwrap();
         assert_eq!(held().len(), BASE + (32 << 20));
     }

@@ -1,4 +1,4 @@
-//! An event as the store keeps it: what the protocol looks at, packed, then the JSON as it came.
+//! Event rows: the packed fields that the protocol uses, then the JSON as Graph sent it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct EventRow {
     pub(super) end: i64,
     pub(super) all_day: bool,
     pub(super) whole: bool,
-    /// The change that readers last saw of it; 0 for masters.
+    /// The seq of its latest change; 0 for masters.
     pub(super) seq: Seq,
     /// The segments that hold it, as bits.
     pub(super) segments: u64,
@@ -31,7 +31,7 @@ pub(super) struct EventRow {
 }
 
 impl EventRow {
-    /// An item, held by `segments`.
+    /// The row of an item held by `segments`.
     pub(super) fn of(item: &Item, segments: u64) -> Self {
         Self {
             id: item.id.clone(),
@@ -62,17 +62,17 @@ impl EventRow {
         }
     }
 
-    /// When it takes place.
+    /// Start and end of the event.
     pub(super) fn span(&self) -> Span {
         Span { start: instant(self.start), end: instant(self.end) }
     }
 
-    /// Whether readers are shown it.
+    /// Whether readers see it.
     pub(super) fn is_shown(&self) -> bool {
         self.kind != EventKind::Master
     }
 
-    /// Whether it needs its master to be shown.
+    /// Whether its master is needed to show it.
     pub(super) fn is_bare(&self) -> bool {
         !self.whole && matches!(self.kind, EventKind::Occurrence | EventKind::Exception)
     }
@@ -106,7 +106,7 @@ impl EventRow {
         seal(&out)
     }
 
-    /// Reads what [`Row::encode`] wrote, without copying the content.
+    /// Reads what [`EventRow::encode`] wrote, without copying the content.
     pub(super) fn decode(value: &Bytes) -> Result<Self, TreeError> {
         let payload = unseal(value, "event")?;
         let mut input = RecordReader(payload);
@@ -145,7 +145,7 @@ impl EventRow {
 
 impl fmt::Debug for EventRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // As an item, which keeps its content to itself.
+        // Printed as an item, which omits its content.
         f.debug_struct("Row")
             .field("item", &self.item())
             .field("seq", &self.seq)

@@ -1,8 +1,8 @@
-//! What the writer thread and the readers have in common.
+//! State shared by the writer thread and the readers.
 //!
-//! Readers look at the tree under a guard that the writer takes to apply a batch, so that no
-//! look sees half of one; and what they saw is told only once it is durable, so that nothing told
-//! can be taken back by a crash.
+//! Readers read the tree under a lock that the writer takes to apply a batch, so no read sees half
+//! a batch. A result is returned only when everything it saw is durable, so a crash cannot take
+//! back what a reader was given.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,11 +20,10 @@ use crate::metrics::StoreMetrics;
 use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
 
-/// Places in which the last changes of windows are kept: several windows may share one, so that it
-/// costs nothing to have many.
+/// Slots for the last changes of windows. Windows may share a slot, so that many cost nothing.
 const PLACES: usize = 8192;
 
-/// See the module.
+/// State shared by the writer thread and the readers.
 pub(super) struct StoreShared {
     pub(super) path: PathBuf,
     pub(super) env: Env,
@@ -33,23 +32,23 @@ pub(super) struct StoreShared {
     tree: RwLock<Option<Tree>>,
     /// The number of the group whose batch was applied last.
     applied: AtomicU64,
-    /// The number of the last group that is durable.
+    /// The number of the last durable group.
     durable_group: watch::Sender<u64>,
     durable: watch::Sender<Seq>,
     floor: AtomicU64,
-    /// The seq of the last change of the windows of each place since this opening.
+    /// For each slot, the seq of the last change of its windows since this opening.
     changed: Box<[AtomicU64]>,
-    /// Whether there was too little space for the last group that wanted to write.
+    /// Whether the last group was refused for lack of disk space.
     full: AtomicBool,
     /// Set once the store can no longer be used.
     over: watch::Sender<Option<StoreError>>,
-    /// Lazy commits that are on their way, by window.
+    /// Lazy commits that are not durable yet, by window.
     lingering: Mutex<BTreeMap<WindowId, usize>>,
     pub(super) metrics: Arc<StoreMetrics>,
 }
 
 impl StoreShared {
-    /// The common part of a store that was just opened.
+    /// The shared state of a store that was just opened.
     pub(super) fn new(
         path: PathBuf,
         env: Env,
@@ -77,7 +76,7 @@ impl StoreShared {
 
     // === for the writer ===
 
-    /// Applies a batch of a group, unseen by readers until it is whole.
+    /// Applies a batch of a group; readers see all of it or nothing.
     pub(super) fn apply(&self, group: u64, batch: sled::Batch) -> Result<(), TreeError> {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else { return Ok(()) };
@@ -85,8 +84,8 @@ impl StoreShared {
         Ok(tree.0.apply_batch(batch)?)
     }
 
-    /// Says that a group is durable, and the last seq with it. The seq first: who has an answer
-    /// that waited for the group finds all of it in the feed.
+    /// Publishes a durable group and its last seq. The seq is published first: a caller whose
+    /// answer waited for the group finds all of it in the feed.
     pub(super) fn publish(&self, group: u64, seq: Seq) {
         self.durable.send_if_modified(|durable| {
             let news = *durable != seq;
@@ -96,26 +95,27 @@ impl StoreShared {
         self.durable_group.send_replace(group);
     }
 
-    /// Says that a window looks different since `seq`. Done after the batch was applied and
-    /// before its seq is published: who reads the old version may get newer events with it and
-    /// asks again in vain, but never takes old events for new ones.
+    /// Records that the visible content of a window changed at `seq`. Called after the batch is
+    /// applied and before its seq is published: a reader may get newer events with the old version,
+    /// and then asks once more in vain, but never takes old events for new ones.
     pub(super) fn changed(&self, window: WindowId, seq: Seq) {
         if let Some(place) = self.changed.get(place(window)) {
             place.fetch_max(seq, Ordering::AcqRel);
         }
     }
 
-    /// Raises the floor. Done before the batch that does it, so that no cursor slips below.
+    /// Raises the lowest valid seq. Called before the trimming batch is applied, so that no cursor
+    /// below it is accepted in between.
     pub(super) fn raise_min_seq(&self, floor: Seq) {
         self.floor.fetch_max(floor, Ordering::AcqRel);
     }
 
-    /// Says whether there was space for a group.
+    /// Records whether there was enough disk space for a group.
     pub(super) fn note_space(&self, enough: bool) {
         self.full.store(!enough, Ordering::Release);
     }
 
-    /// Ends the store for everybody; the first reason stands.
+    /// Ends the store for all handles; the first reason is kept.
     pub(super) fn end(&self, why: StoreError) {
         self.over.send_if_modified(|over| {
             let first = over.is_none();
@@ -126,19 +126,19 @@ impl StoreShared {
         });
     }
 
-    /// Lets go of the tree. Waits for readers that are looking at it.
+    /// Drops the tree. Waits for running reads.
     pub(super) fn release(&self) {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
-        // sled panics if its last sync fails. Nothing is lost by that: what was answered was
-        // synced before.
+        // sled panics if its final sync fails. Nothing is lost: what was answered was synced
+        // before.
         if catch_unwind(AssertUnwindSafe(|| drop(tree))).is_err() {
             tracing::warn!("store was not closed cleanly");
         }
     }
 
-    // === for everybody ===
+    // === for writer and readers ===
 
-    /// The last durable seq, to watch.
+    /// Watches the last durable seq.
     pub(super) fn durable(&self) -> watch::Receiver<Seq> {
         self.durable.subscribe()
     }
@@ -153,22 +153,22 @@ impl StoreShared {
         self.floor.load(Ordering::Acquire)
     }
 
-    /// A seq that moves whenever a window looks different; now and then also when it does not.
+    /// A seq that changes with the visible content of a window, and sometimes without a change.
     pub(super) fn last_changed(&self, window: WindowId) -> Seq {
         self.changed.get(place(window)).map_or(0, |place| place.load(Ordering::Acquire))
     }
 
-    /// Whether the last group that wanted to write was refused for want of space.
+    /// Whether the last group was refused for lack of disk space.
     pub(super) fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
     }
 
-    /// Why the store is over, if it is.
+    /// Why the store can no longer be used; `None` while it can.
     pub(super) fn over(&self) -> Option<StoreError> {
         self.over.borrow().clone()
     }
 
-    /// Resolves when the store is over.
+    /// Resolves when the store can no longer be used.
     pub(super) async fn ended(&self) -> StoreError {
         let mut over = self.over.subscribe();
         match over.wait_for(Option::is_some).await {
@@ -177,22 +177,22 @@ impl StoreShared {
         }
     }
 
-    /// Damage or trouble found while reading: the store is over, and where its bytes are wrong
-    /// the next opening is told to look closely.
+    /// Ends the store after a fault. If the bytes on disk are wrong, also marks the store as
+    /// suspect, so that the next opening audits all of it.
     pub(super) fn fail(&self, fault: &TreeError) -> StoreError {
         let why = fault.to_store_error();
         if fault.is_damage() {
-            tracing::error!(reason = %fault, "store is damaged, restart rebuilds it");
+            tracing::error!(reason = %fault, "store is damaged, a restart rebuilds it");
             if let Err(error) = super::open::suspect(&self.path) {
-                tracing::warn!(%error, "suspicion could not be noted");
+                tracing::warn!(%error, "store could not be marked as suspect");
             }
         }
         self.end(why.clone());
         why
     }
 
-    /// One look at the tree that no batch interrupts; keep it short. Answers the number of the
-    /// group whose batch it may have seen.
+    /// Reads the tree while no batch is applied; keep it short. Also returns the number of the last
+    /// group that the read may have seen.
     pub(super) fn look<T>(
         &self,
         look: impl FnOnce(&Tree) -> Result<T, TreeError>,
@@ -205,7 +205,7 @@ impl StoreShared {
         look(tree).map(|value| (value, applied)).map_err(|fault| self.fail(&fault))
     }
 
-    /// Reads on a thread that may block, and answers once all that was read is durable.
+    /// Reads on a blocking thread and returns when everything that was read is durable.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Self) -> Result<(T, u64), StoreError> + Send + 'static,
@@ -230,19 +230,19 @@ impl StoreShared {
         self.env.block_on_external(reading).await
     }
 
-    /// Notes a lazy commit that is on its way, until the answer is dropped.
+    /// Records a lazy commit that is not durable yet, until the returned value is dropped.
     pub(super) fn defer(self: &Arc<Self>, window: WindowId) -> DeferredCommit {
         let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         *lingering.entry(window).or_default() += 1;
         DeferredCommit { shared: self.clone(), window }
     }
 
-    /// Whether a lazy commit of any window is on its way.
+    /// Whether any window has a lazy commit that is not durable yet.
     pub(super) fn any_deferred(&self) -> bool {
         !self.lingering.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Whether a lazy commit of a window is on its way.
+    /// Whether a window has a lazy commit that is not durable yet.
     pub(super) fn is_deferred(&self, window: WindowId) -> bool {
         let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         lingering.contains_key(&window)
@@ -253,7 +253,7 @@ fn place(window: WindowId) -> usize {
     usize::try_from(window.0).unwrap_or(0) % PLACES
 }
 
-/// A lazy commit on its way.
+/// A lazy commit that is not durable yet.
 pub(super) struct DeferredCommit {
     shared: Arc<StoreShared>,
     window: WindowId,
@@ -299,7 +299,7 @@ mod tests {
         tokio::spawn(async move { shared.read(|s| s.look(|tree| tree.number(KEY))).await })
     }
 
-    /// Lets a read get as far as it can while the writer stands still.
+    /// Lets a read get as far as it can while the writer does nothing.
     async fn let_it_look(shared: &Arc<StoreShared>) {
         while shared.durable_group.receiver_count() == 0 {
             tokio::task::yield_now().await;
@@ -342,7 +342,7 @@ mod tests {
         assert!(matches!(read.await, Err(StoreError::Failed(_))));
         let note = super::super::open::suspicion(dir.path());
         assert_eq!(note.symlink_metadata().unwrap().mode() & 0o777, 0o600);
-        // Wherever somebody else may want the note to be written.
+        // The mark must not be written through a symbolic link.
         std::fs::remove_file(&note).unwrap();
         let target = dir.path().join("elsewhere");
         std::os::unix::fs::symlink(&target, &note).unwrap();

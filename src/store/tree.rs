@@ -1,7 +1,7 @@
-//! Reading the tree: every kind of value by its key, checked.
+//! Reads the tree: every kind of value by its key, with its checksum verified.
 //!
-//! Says nothing about durability or about half-applied batches: that is `reader`'s business.
-//! The writer thread reads here too, being the only one with a settled view.
+//! Does not deal with durability or half-applied batches: `shared` does. The writer thread reads
+//! here directly, because only it has a stable view.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,32 +24,32 @@ use crate::mirror::window::WindowIdentity;
 #[derive(Clone, Debug)]
 pub(super) struct Tree(pub(super) sled::Db);
 
-/// A value that may have been split.
+/// A value that may be split into chunks.
 pub(super) struct LargeValue {
-    /// Put together again.
+    /// The whole value.
     pub(super) value: Bytes,
-    /// Chunks beside the first.
+    /// Number of chunks after the first.
     pub(super) chunks: u16,
 }
 
-/// A row and where it stands.
+/// A row and the number of its further chunks.
 pub(super) struct StoredRow {
     pub(super) row: EventRow,
     pub(super) chunks: u16,
 }
 
 impl Tree {
-    /// A value as it stands.
+    /// The stored bytes of a key.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, TreeError> {
         Ok(self.0.get(key)?)
     }
 
-    /// A number of the `m/` keys; 0 if never written.
+    /// A number of the `m/` keys; 0 if it was never written.
     pub(super) fn number(&self, key: &[u8]) -> Result<u64, TreeError> {
         self.get(key)?.map_or(Ok(0), |v| record::from_number(&v))
     }
 
-    /// The sum of all changes' seqs, as it was kept.
+    /// The stored checksum of the feed.
     pub(super) fn sum(&self) -> Result<FeedChecksum, TreeError> {
         self.get(keys::SUM)?.map_or(Ok(FeedChecksum::default()), |v| FeedChecksum::decode(&v))
     }
@@ -93,7 +93,7 @@ impl Tree {
             .collect()
     }
 
-    /// A value that may have been split.
+    /// A value that may be split into chunks.
     pub(super) fn large(&self, key: &[u8]) -> Result<Option<LargeValue>, TreeError> {
         self.get(key)?.map(|head| self.joined(key, head)).transpose()
     }
@@ -120,10 +120,10 @@ impl Tree {
         self.large(&keys::event(window, id))?.map(stored).transpose()
     }
 
-    /// What is known of an id.
+    /// What the store knows of an id.
     pub(super) fn known(&self, window: WindowId, id: EventHash) -> Result<StoredKind, TreeError> {
         let Some(StoredRow { row, .. }) = self.row(window, id)? else {
-            // Whole occurrences need no master, so it may never have been stored.
+            // Full occurrences need no master, so the master may never have been stored.
             let named = !self.instances(window, id)?.is_empty();
             return Ok(if named { StoredKind::Master { etag: None } } else { StoredKind::Unknown });
         };
@@ -154,7 +154,7 @@ impl Tree {
         Ok(series)
     }
 
-    /// Every window's name and number, and whether it is being dropped; by number.
+    /// Every window's name and number, and whether it is being dropped; ordered by number.
     pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, TreeError> {
         let mut windows = Vec::new();
         for (prefix, leaving) in [(keys::windows(), false), (keys::all_dropping(), true)] {
@@ -178,7 +178,7 @@ impl Tree {
         Ok(identities)
     }
 
-    /// At most `limit` rows of a window in the order of their hashes, after one of them.
+    /// At most `limit` rows of a window in hash order, after a given hash.
     pub(super) fn rows(
         &self,
         window: WindowId,
@@ -203,7 +203,7 @@ impl Tree {
         Ok(rows)
     }
 
-    /// The instances of a series, by hash.
+    /// The instances of a series, in hash order.
     pub(super) fn instances(
         &self,
         window: WindowId,
@@ -214,7 +214,7 @@ impl Tree {
             .collect()
     }
 
-    /// The keys below a prefix.
+    /// The keys with a prefix.
     pub(super) fn keys(
         &self,
         prefix: &[u8],
@@ -222,7 +222,7 @@ impl Tree {
         self.0.scan_prefix(prefix).keys().map(|key| Ok(key?))
     }
 
-    /// A segment's to-do.
+    /// The pending entries of a segment.
     pub(super) fn todos(
         &self,
         window: WindowId,
@@ -231,7 +231,7 @@ impl Tree {
         let mut todos = Vec::new();
         for entry in self.0.scan_prefix(keys::todos(window, segment)) {
             let (key, value) = entry?;
-            // Chunks are read with what they are chunks of.
+            // Chunks are read with their value.
             if let Some(todo) = keys::todo_of(&key) {
                 todos.push(record::from_todo(todo, &self.joined(&key, value)?.value)?);
             }
@@ -258,7 +258,7 @@ impl Tree {
         self.get(&keys::feed(seq))?.map(|v| FeedEntry::decode(&v)).transpose()
     }
 
-    /// Where the tombstone of an id stands in the feed.
+    /// The seq of the tombstone of an id.
     pub(super) fn tombstone(
         &self,
         window: WindowId,

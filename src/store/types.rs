@@ -1,4 +1,4 @@
-//! What is asked of the store and what it answers.
+//! Types of the store's requests and answers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::mirror::window::{Edge, Edges, EventShape, WindowIdentity};
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// The directory; made 0700 if it does not exist, and closed to others if they may enter it.
+    /// The directory. Created with mode 0700 if missing; permissions of other users are removed.
     pub path: PathBuf,
     /// Bytes of sled's page cache.
     pub cache_bytes: u64,
-    /// How long a lazy commit may wait for company; at most 30 s.
+    /// How long a lazy commit may be deferred to share a flush; at most 30 s.
     pub linger: Duration,
-    /// Bytes of disk that are kept free (and 0.5 % of the disk): below, commits answer
+    /// Bytes of disk that are kept free (at least 0.5 % of the disk). Below that, commits return
     /// [`StoreError::Full`](super::StoreError::Full). 0 never refuses, and holds no space for the
     /// next opening.
     pub min_free_bytes: u64,
 }
 
 impl StoreOptions {
-    /// The usual ones for a directory: 256 MiB of cache, 5 s of linger, 64 MiB kept free.
+    /// The defaults for a directory: 256 MiB of cache, 5 s of deferral, 64 MiB kept free.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -41,27 +41,27 @@ impl StoreOptions {
     }
 }
 
-/// What opening found.
+/// The result of opening.
 #[derive(Clone, Debug)]
 pub struct OpenReport {
-    /// Where a damaged store was moved, if it was: everything is then enumerated again.
+    /// Where a damaged store was moved, if there was one: everything is then enumerated again.
     pub moved_aside: Option<PathBuf>,
 }
 
-/// A window as the configuration wants it.
+/// A window as configured.
 #[derive(Clone, Debug)]
 pub struct WindowRegistration {
     /// Its name.
     pub name: Arc<str>,
-    /// What it is.
+    /// What the window mirrors.
     pub identity: WindowIdentity,
-    /// What its events look like.
+    /// The settings that decide what its events look like.
     pub shape: EventShape,
     /// Its configured start.
     pub start: Edge,
     /// Its configured end.
     pub end: Edge,
-    /// The edges these mean today (a relative end already asked `move_every` further).
+    /// The edges that `start` and `end` resolve to now (a relative end `move_every` later).
     pub edges: Edges,
 }
 
@@ -70,34 +70,34 @@ pub struct WindowRegistration {
 pub struct RegisteredWindow {
     /// Its number.
     pub id: WindowId,
-    /// The edges in force: the stored ones unless the window is new or its configured edges changed.
+    /// In force: the stored edges, unless the window is new or its configured edges changed.
     pub edges: Edges,
     /// When they were computed.
     pub edges_at: Timestamp,
-    /// Set when attaching began a resync (its segments' positions were reset).
+    /// Set if registering started a resync (its segments' positions were reset).
     pub resync: Option<ResyncReason>,
-    /// Windows that had the same name before and are not gone yet: their events must leave first,
-    /// as ids of theirs may come again.
+    /// Windows that had the same name before and still exist: their events must be removed first,
+    /// because their ids may occur again.
     pub replaces: Vec<WindowId>,
-    /// Events readers see.
+    /// Events that readers see.
     pub events: u64,
     /// The number of its last round.
     pub rounds: u64,
     /// Resyncs counted so far.
     pub resyncs: u64,
-    /// The last of them.
+    /// The last resync.
     pub last_resync: Option<LastResync>,
     /// When a round last succeeded.
     pub last_success: Option<Timestamp>,
-    /// How it stands with its drift audits; none before it first settled.
+    /// The state of its drift audits; `None` before it first settled.
     pub audit: Option<AuditRecord>,
-    /// Until when Graph last wanted its mailbox left alone; usually long over.
+    /// The end of the last pause that Graph requested for its mailbox; usually in the past.
     pub paused_until: Option<Timestamp>,
-    /// Whether every segment had a delta link and an empty to-do when last written.
+    /// Whether every segment had a delta link and no pending entries when last written.
     pub settled: bool,
-    /// Whether that was so at any time since the window began: readers have had all of it.
+    /// Whether that was ever the case since the window was created: readers have had all of it.
     pub settled_once: bool,
-    /// Whether a removal too large to believe waits for its confirmation.
+    /// Whether an implausibly large removal waits for confirmation.
     pub held: bool,
     /// The segments in snapshot mode, as bits.
     pub snapshots: u64,
@@ -112,22 +112,22 @@ pub struct SeriesRow {
     pub id: EventHash,
     /// Occurrence or exception.
     pub kind: EventKind,
-    /// When it takes place.
+    /// Start and end of the instance.
     pub span: Span,
 }
 
-/// What an audit looks at of a row.
+/// The part of a row that an audit checks.
 #[derive(Clone, Debug)]
 pub struct AuditRow {
     /// The event.
     pub id: EventHash,
-    /// What is compared.
+    /// The compared digest.
     pub sketch: EventDigest,
     /// The series it belongs to.
     pub master: Option<EventId>,
 }
 
-/// What a reader asks of a window.
+/// A reader's query for events of a window.
 #[derive(Clone, Debug)]
 pub struct EventQuery {
     /// The window.
@@ -136,23 +136,22 @@ pub struct EventQuery {
     pub from: Option<Timestamp>,
     /// See `from`.
     pub to: Option<Timestamp>,
-    /// At most so many.
+    /// The most events to return.
     pub limit: usize,
-    /// No more once they have so many bytes, but at least one.
+    /// Stop once the events have this many bytes, but return at least one.
     pub bytes: usize,
-    /// Go on after this (start, id).
+    /// Continue after this (start, id).
     pub after: Option<(Timestamp, EventId)>,
 }
 
-/// What a reader gets.
+/// A page of events.
 #[derive(Clone, Debug)]
 pub struct Events {
     /// Complete events, ordered by (start, id).
     pub value: Vec<Bytes>,
-    /// Set when there may be more: the key to go on after.
+    /// Set if there may be more: the key to continue after.
     pub next: Option<(Timestamp, EventId)>,
-    /// Everything up to this seq is reflected, and perhaps something later: changes are to be
-    /// read from here on.
+    /// Everything up to this seq is included, and perhaps later changes: read changes from here on.
     pub seq: Seq,
 }
 
@@ -175,12 +174,12 @@ pub struct Change {
     pub event: Option<Bytes>,
 }
 
-/// A stretch of the feed.
+/// A page of the feed.
 #[derive(Clone, Debug)]
 pub struct Changes {
     /// Oldest first.
     pub value: Vec<Change>,
-    /// The seq up to which everything (of the window asked for) is contained: where to go on.
+    /// The seq up to which all changes (of the requested window) are included; continue from here.
     pub seq: Seq,
     /// Whether `seq` was the durable end of the feed.
     pub at_end: bool,

@@ -1,10 +1,9 @@
-//! A small file beside the store that says how far it had got.
+//! A small file beside the store that records a lower bound of its last durable seq.
 //!
-//! sled opens a file that lost its tail without a word. So the last seq of the first durable group
-//! after an opening is written here before readers are shown it, and again every few seconds of
-//! writing; a store that is found to be behind it is damaged.
-//! The file also carries the format, so that an older program leaves a newer store alone without
-//! opening it.
+//! sled silently opens a file that lost its tail. So the last seq of the first durable group after
+//! an opening is written here before readers see it, and again every few seconds of writing. A
+//! store that is behind its watermark is damaged. The file also carries the format, so that an
+//! older program leaves a newer store alone without opening it.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -19,7 +18,7 @@ use crate::mirror::change::Seq;
 /// The format of the whole store that this program writes.
 pub(super) const FORMAT: u32 = 1;
 
-/// How far a store had got at least.
+/// A lower bound of a store's last seq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Watermark {
     pub(super) format: u32,
@@ -27,16 +26,16 @@ pub(super) struct Watermark {
     pub(super) incarnation: u64,
 }
 
-/// What stands in the file.
+/// The content of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WatermarkFile {
-    /// There is none.
+    /// There is no file.
     Nothing,
-    /// It cannot be read: it guards nothing.
+    /// The file cannot be read and protects nothing.
     Unreadable,
-    /// A newer program wrote it.
+    /// A newer program wrote the file.
     Newer(u32),
-    /// It can.
+    /// A readable watermark.
     Mark(Watermark),
 }
 
@@ -48,7 +47,7 @@ impl Watermark {
     /// Reads the file of a store's directory.
     ///
     /// # Errors
-    /// Where the operating system refuses; a missing or garbled file is no error.
+    /// If the operating system refuses; a missing or garbled file is no error.
     pub(super) fn read(dir: &Path) -> io::Result<WatermarkFile> {
         let mut bytes = Vec::new();
         match directory::file_options().read(true).open(path(dir)) {
@@ -56,7 +55,7 @@ impl Watermark {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(WatermarkFile::Nothing),
             Err(e) => return Err(e),
         };
-        // Whatever else a newer format changes, it keeps `format`.
+        // Newer formats may change everything but `format`.
         #[derive(Deserialize)]
         struct Format {
             format: u32,
@@ -73,7 +72,7 @@ impl Watermark {
     /// Replaces the file, durably.
     ///
     /// # Errors
-    /// Where the operating system refuses; the old file is then still there.
+    /// If the operating system refuses; the old file then still exists.
     pub(super) fn write(self, dir: &Path) -> io::Result<()> {
         let new = dir.join("watermark.new");
         let mut file =

@@ -1,17 +1,17 @@
-//! The one thread that writes.
+//! The writer: the only thread that writes to the tree.
 //!
-//! What waits is written as a group: each run of commits of different windows is one atomic
-//! batch, then all of it is flushed, then synced (sled's flush alone does not reach the disk's
-//! own cache), then published, then answered. Nothing is answered before it is durable. Any error
-//! of these steps ends the store: a failed sync cannot be tried again.
+//! Queued jobs are written as a group. Each run of commits of different windows is one atomic
+//! batch. The whole group is then flushed, synced (sled's flush alone does not reach the disk's own
+//! cache), published and answered, in this order. No job is answered before it is durable. Any
+//! error of these steps ends the store, because a failed sync cannot be retried.
 //!
-//! Where too little disk space is left (`space`) a group is refused whole, and nothing has happened;
-//! only windows that are as the store knows them are still attached, and, so that a daemon starts,
-//! those that the first group of an opening wants.
+//! If disk space is short (`disk_space`), the whole group is refused and nothing is written. Only
+//! two kinds of registrations are still done: those that change nothing and, so that a daemon can
+//! start, those of the first group after an opening.
 //!
 //! A commit that is too large for one batch is written in parts (`parts`).
 //!
-//! Lazy commits wait here without a clock: whoever sent one sends [`Job::Flush`] when it has
+//! Lazy commits wait here without a timer: the daemon sends [`WriteJob::Flush`] when they have
 //! waited long enough.
 
 use std::collections::BTreeSet;
@@ -44,13 +44,13 @@ use crate::mirror::position::WindowId;
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
-/// The most commits in one batch. 256 of them took 4 ms to be durable; more only wait longer.
+/// Most commits in one batch. 256 took 4 ms to become durable; more only wait longer.
 const COMMITS: usize = 256;
-/// About the most bytes in one batch of several commits.
+/// Most bytes, roughly, in one batch of several commits.
 const BYTES: usize = 1 << 20;
-/// Windows made known in one batch.
+/// Windows registered in one batch.
 const WINDOWS: usize = 1024;
-/// What a window that becomes known takes, about; one slice of dropping or trimming; a reset.
+/// Rough bytes written for registering a window, one slice of dropping or trimming, and a reset.
 const WINDOW: usize = 600;
 const SLICE: usize = 256 << 10;
 const RESET: usize = 64 << 10;
@@ -60,15 +60,15 @@ const WATERMARK: Duration = Duration::from_secs(2);
 type JobReply<T> = oneshot::Sender<Result<T, StoreError>>;
 type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
-/// What the writer is asked to do.
+/// A request to the writer.
 pub(super) enum WriteJob {
-    /// Write a commit; `lingering` is set for lazy ones.
+    /// Write a commit; `lingering` is set for a lazy one.
     Commit {
         commit: Box<Commit>,
         lingering: Option<DeferredCommit>,
         reply: JobReply<CommitOutcome>,
     },
-    /// Make windows known.
+    /// Free the names of the `leaving` windows, then register the wanted ones.
     Attach {
         wanted: Vec<WindowRegistration>,
         leaving: Vec<WindowId>,
@@ -79,55 +79,55 @@ pub(super) enum WriteJob {
     Move { window: WindowId, edges: Edges, at: Timestamp, reply: JobReply<()> },
     /// Cut a window into shorter segments.
     Cut { window: WindowId, days: i64, at: Timestamp, reply: JobReply<()> },
-    /// One slice of dropping a window; answers the next step.
+    /// One slice of dropping a window; the reply is the next step.
     Drop {
         window: WindowId,
         at: Timestamp,
         step: PurgeProgress,
         reply: JobReply<Option<PurgeProgress>>,
     },
-    /// One slice of trimming; answers how many left and whether there may be more.
+    /// One slice of trimming; the reply is how many left and whether there may be more.
     Trim { before: Timestamp, reply: JobReply<(u64, bool)> },
-    /// Write what lingers.
+    /// Write the deferred commits.
     Flush { reply: JobReply<()> },
-    /// Write what lingers and stop.
+    /// Write the deferred commits and stop.
     Close { reply: oneshot::Sender<()> },
 }
 
-/// See the module.
+/// The state of the writer thread.
 pub(super) struct Writer<P> {
     pub(super) shared: Arc<StoreShared>,
     pub(super) tree: Tree,
-    /// The tree's file, to sync it.
+    /// The tree's file, for syncing.
     pub(super) file: File,
     pub(super) jobs: mpsc::Receiver<WriteJob>,
     pub(super) space: DiskSpace<P>,
     pub(super) last_seq: Seq,
     pub(super) group: u64,
     pub(super) lingering: Vec<WriteJob>,
-    /// The watermark, and when this opening last wrote it.
+    /// The seq of the watermark, and when this opening last wrote it.
     pub(super) marked: (Seq, Option<Instant>),
-    /// Held for the next opening, unless nothing is to be.
+    /// Disk space held for the next opening; `None` if no space is to be kept free.
     pub(super) reserve: Option<SpaceReserve>,
-    /// Whether it is held again since the opening.
+    /// Whether the reserve was allocated again since the opening.
     pub(super) reserved: bool,
 }
 
-/// A group on its way.
+/// A group of jobs being written.
 struct CommitGroup {
     draft: WriteBatch,
-    /// The windows that the draft's commits are of.
+    /// Windows that have a commit in `draft`.
     windows: BTreeSet<WindowId>,
-    /// The windows that readers will see something else of.
+    /// Windows whose visible content changes.
     changed: BTreeSet<WindowId>,
     answers: Vec<JobAnswer>,
-    /// Released when the group is durable.
+    /// The lazy commits of the group; dropped after the group was answered.
     lingering: Vec<DeferredCommit>,
 }
 
 impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
-    /// Works until closed, or until nobody can send any more. Answers whom to tell that the
-    /// store is closed, once everything of it has been dropped.
+    /// Runs until the store is closed or all senders are gone. Returns the reply to send once
+    /// everything of the store has been dropped.
     pub(super) fn run(&mut self) -> Option<oneshot::Sender<()>> {
         let mut closing = None;
         while closing.is_none() {
@@ -166,11 +166,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         closing
     }
 
-    /// Writes what lingers and what is urgent, in this order, as one group.
+    /// Writes the deferred commits, then the urgent jobs, as one group.
     fn write(&mut self, urgent: Vec<WriteJob>) {
         let mut jobs = std::mem::take(&mut self.lingering);
         jobs.extend(urgent);
-        // Windows are attached before anything else, from what an opening may use.
+        // Registrations come first at a start and may use the disk space that the opening freed.
+        // The reserve is therefore allocated again with the first other job.
         if !self.reserved && !jobs.iter().all(|job| matches!(job, WriteJob::Attach { .. })) {
             self.reserved = true;
             self.reserve.iter().for_each(SpaceReserve::hold);
@@ -186,7 +187,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         }
         if jobs.iter().any(|job| !matches!(job, WriteJob::Flush { .. })) {
             let enough = self.space.allows(jobs.iter().map(weight).sum());
-            // Before anybody is answered, so that the next to submit knows.
+            // Before the jobs are answered, so that the next `submit` sees it.
             self.shared.note_space(enough);
             if !enough {
                 jobs = self.refuse_for_space(jobs);
@@ -205,11 +206,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         };
         let done = self.perform(jobs, &mut group).and_then(|()| self.make_durable(&mut group));
         if done.is_ok() {
-            // Before readers are shown it: what they saw is known to be missing if it is lost.
+            // Before publishing: if readers saw the group and it is then lost, the watermark shows
+            // that.
             self.mark(false);
         }
         let failed = done.err().map(|fault| {
-            tracing::error!(reason = %fault, "store cannot be written");
+            tracing::error!(reason = %fault, "store write failed");
             self.shared.fail(&fault)
         });
         if failed.is_none() {
@@ -224,12 +226,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         drop(group.lingering);
     }
 
-    /// Answers what cannot be written for want of space; the jobs that can be done all the same.
+    /// Refuses jobs for lack of disk space; returns the jobs that can still be done.
     fn refuse_for_space(&mut self, jobs: Vec<WriteJob>) -> Vec<WriteJob> {
         let mut possible = Vec::new();
         for job in jobs {
             match job {
-                // Nothing lingers any more, which is all that was asked.
+                // The deferred commits are refused as well, so nothing is left to flush.
                 WriteJob::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
                 WriteJob::Attach { ref wanted, ref leaving, at, .. }
                     if self.starts_with(&job) || self.changes_nothing(wanted, leaving, at) =>
@@ -242,13 +244,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         possible
     }
 
-    /// Whether a daemon cannot start without this, and there is space for it in what is kept free:
-    /// the first group of an opening is its start's, every later one a reload's.
+    /// Whether a daemon needs this job to start and the space that is kept free suffices for it.
+    /// The first group after an opening belongs to a start, every later one to a reload.
     fn starts_with(&mut self, job: &WriteJob) -> bool {
         self.group == 0 && self.space.allows_start(weight(job))
     }
 
-    /// Whether the windows are as the store knows them.
+    /// Whether the registrations would change nothing.
     fn changes_nothing(
         &self,
         wanted: &[WindowRegistration],
@@ -259,7 +261,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         let (mut next, none) = (0, |_: &str| Vec::new());
         leaving.is_empty()
             && wanted.iter().all(|wanted| {
-                // A fault is met again, and told, where the windows are attached.
+                // A fault occurs again in `attach` and is reported there.
                 register::register(&self.tree, wanted, at, &mut next, none, &mut draft).is_err()
                     || draft.is_empty()
             })
@@ -273,7 +275,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     fault = Some(e);
                 }
             } else {
-                // Still owed an answer: the failure of the group.
+                // Not executed; answered with the failure of the group.
                 defer_failure(job, group);
             }
         }
@@ -348,14 +350,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             WriteJob::Flush { reply } => settle(group, reply, Ok(())),
             WriteJob::Close { reply } => {
-                // Never grouped; dropping the reply tells as much.
+                // `run` never puts this job into a group; the dropped reply signals an error.
                 drop(reply);
                 Ok(())
             }
         }
     }
 
-    /// Plans a commit into the group's batch; the parts of a large one into batches of their own.
+    /// Plans a commit into the group's batch; a large one in parts, each in a batch of its own.
     fn commit(
         &mut self,
         commit: Commit,
@@ -365,13 +367,13 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         let mut all = CommitOutcome::default();
         let parts = parts::cut(&self.tree, commit)?;
         if parts.len() > 1 {
-            // A refusal must not come after a part was written. A series is in one part, so that
-            // none of them depends on another here.
+            // Checks all parts first: the commit must not be refused after a part was written. No
+            // part depends on another one here, because a series is never split.
             parts.iter().try_for_each(|part| plan::check(&self.tree, part))?;
         }
         for (number, part) in parts.into_iter().enumerate() {
             if number > 0 {
-                // A part is planned on top of what the one before it wrote.
+                // A part is planned on top of what the previous part wrote.
                 self.apply(group)?;
                 group.windows.insert(window);
             }
@@ -391,7 +393,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         Ok(all)
     }
 
-    /// For the meter. What fails to become durable is counted too: then the store is over.
+    /// Updates the metrics, also for changes that do not become durable: then the store has failed.
     fn count(&self, outcome: CommitOutcome, resync: Option<ResyncReason>) {
         let metrics = &self.shared.metrics;
         let CommitOutcome { created, updated, removed, events: _ } = outcome;
@@ -440,7 +442,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         Ok(all)
     }
 
-    /// Begins a window's rounds anew, in a batch of its own.
+    /// Resets a window's segments, in a batch of its own.
     fn reset(
         &mut self,
         group: &mut CommitGroup,
@@ -487,8 +489,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         self.file.sync_data().map_err(TreeError::Sync)
     }
 
-    /// Writes the watermark: for the first change of this opening, then every few seconds, and when
-    /// the store is closed.
+    /// Writes the watermark: for the first change after the opening, then at most every
+    /// [`WATERMARK`], and when the store is closed.
     fn mark(&mut self, closing: bool) {
         let (seq, at) = self.marked;
         let recent = at.is_some_and(|at| at.elapsed() < WATERMARK);
@@ -499,7 +501,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         let mark = Watermark { format: watermark::FORMAT, seq: self.last_seq, incarnation };
         match mark.write(&self.shared.path) {
             Ok(()) => self.marked = (self.last_seq, Some(Instant::now())),
-            // An old watermark guards less, but guards.
+            // An old watermark protects less, but still protects.
             Err(error) => tracing::warn!(%error, "watermark could not be written"),
         }
         self.reserve.iter().for_each(SpaceReserve::hold);
@@ -519,12 +521,12 @@ fn weight(job: &WriteJob) -> usize {
 
 fn answer<T: Send + 'static>(reply: JobReply<T>, value: Result<T, StoreError>) -> JobAnswer {
     Box::new(move |failed| {
-        // Whoever asked may have left.
+        // The caller may have given up.
         reply.send(failed.map_or(value, |why| Err(why.clone()))).ok();
     })
 }
 
-/// Notes the answer to a job and hands its fault on.
+/// Queues the reply to a job and returns its fault.
 fn settle<T: Send + 'static>(
     group: &mut CommitGroup,
     reply: JobReply<T>,
@@ -538,17 +540,17 @@ fn settle<T: Send + 'static>(
     fault.map_or(Ok(()), Err)
 }
 
-/// Notes a job that was not reached because the group failed.
+/// Queues the reply to a job that was not executed because the group failed.
 fn defer_failure(job: WriteJob, group: &mut CommitGroup) {
     group.answers.push(Box::new(move |failed| {
         refuse(job, failed.unwrap_or(&StoreError::Closed));
     }));
 }
 
-/// Answers a job without doing it.
+/// Answers a job without executing it.
 fn refuse(job: WriteJob, why: &StoreError) {
     let why = why.clone();
-    // Whoever asked may have left.
+    // The caller may have given up.
     match job {
         WriteJob::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
         WriteJob::Attach { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! What the store counts for a window.
+//! The counters of a window, as they are stored.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,10 +16,10 @@ pub(in crate::store) struct Counters {
     pub(in crate::store) resyncs: u64,
     pub(in crate::store) last_resync: Option<LastResync>,
     pub(in crate::store) last_success: Option<Timestamp>,
-    /// None before the window first settled.
+    /// `None` before the window first settled.
     pub(in crate::store) audit: Option<AuditRecord>,
     pub(in crate::store) paused_until: Option<Timestamp>,
-    /// Whether every segment has been settled at the same time once; none where 0.1 wrote it last.
+    /// Whether all segments were ever settled at the same time; `None` if 0.1 wrote it last.
     pub(in crate::store) settled_once: Option<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! Where a segment's round is: the link to continue from, and what is remembered of the segment.
+//! The stored position of a segment: its phase, link, stall counters and fallback.
 
 use std::borrow::Cow;
 

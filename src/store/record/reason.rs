@@ -1,10 +1,10 @@
-//! The reasons for a resync, as they are written.
+//! The reasons for a resync, as they are stored.
 
 use serde::{Deserialize, Serialize};
 
 use crate::mirror::status::ResyncReason;
 
-/// See [`ResyncReason`].
+/// The stored form of [`ResyncReason`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ReasonRecord {

@@ -1,4 +1,4 @@
-//! What the store keeps of a window: its settings, and where its edges are.
+//! The stored record of a window: its settings and its edges.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{from_json, json};
 use crate::mirror::window::{self, EventShape, MAX_SEGMENT_DAYS, WindowIdentity};
 use crate::store::error::TreeError;
 
-/// What the store keeps of a window.
+/// The stored record of a window: its settings and its edges.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::store) struct WindowRecord {
     pub(in crate::store) name: Arc<str>,
@@ -22,7 +22,7 @@ pub(in crate::store) struct WindowRecord {
     /// In force.
     pub(in crate::store) edges: window::Edges,
     pub(in crate::store) edges_at: Timestamp,
-    /// Segments that the window once had and has no more, as bits: they hold no row.
+    /// Segments that the window no longer has, as bits. Their bits in rows do not count.
     pub(in crate::store) retired: u64,
     /// The longest segment that Graph answers for, in days.
     pub(in crate::store) segment_days: i64,
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::store::record::tests::{sealed, text};
 
-    /// As 0.1 wrote it.
+    /// As version 0.1 wrote it.
     const FIXED: &str = r#"{"name":"alice","identity":{"account":"contoso","tenant":"t","mailbox":"alice@contoso.com","calendar":"default","immutable_ids":false},"shape":{"body":"html","time_zone":"UTC","complete":"master"},"start":{"at":"2026-10-01T00:00:00Z"},"end":{"at":"2027-02-01T00:00:00Z"},"edges":{"start":"2026-10-01T00:00:00Z","end":"2027-02-01T00:00:00Z"},"edges_at":"2026-11-02T12:00:00.5Z","retired":0,"segment_days":1825}"#;
     const RELATIVE: &str = r#"{"name":"b","identity":{"account":"a","tenant":"t","mailbox":"m","calendar":{"id":"AAMk="},"immutable_ids":true},"shape":{"body":"none","time_zone":"W. Europe Standard Time","complete":"exact"},"start":{"relative":{"years":0,"months":-1,"days":-3}},"end":{"relative":{"years":2,"months":0,"days":0}},"edges":{"start":"2026-10-01T00:00:00Z","end":"2027-02-01T00:00:00Z"},"edges_at":"2026-11-02T12:00:00Z","retired":6,"segment_days":500}"#;
 
