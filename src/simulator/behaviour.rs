@@ -1,11 +1,11 @@
-//! How this Graph behaves where Graph's behaviour is known in more than one reading.
+//! Selects among the variants of behaviour that Graph is known to show.
 //!
-//! Nothing here is a fault: every combination is a Graph that works, and from every one of them a
+//! None of them is a fault: every combination is a Graph that works. With every one of them, a
 //! client that reconciles series through the master and its `/instances` reaches the same truth.
 
 use serde::{Deserialize, Serialize};
 
-/// Where a series master stands among the items of a round (facts 67, 68).
+/// Where a round places a series master among its items (facts 67, 68).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MasterOnPage {
@@ -13,19 +13,19 @@ pub enum MasterOnPage {
     First,
     /// After its instances; with `split_series`, at the very end of the round.
     Last,
-    /// Never: it has to be fetched by id.
+    /// Nowhere: the client has to fetch it by id.
     Absent,
 }
 
-/// What a delta round carries of a series that changed (facts 65, 69).
+/// What a delta round contains of a changed series (facts 65, 69).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resend {
-    /// The whole series as it is now, without tombstones for occurrences that left.
+    /// The whole current series, without tombstones for occurrences that left the view.
     Whole,
-    /// The items that changed, and a tombstone for each that left.
+    /// The items that changed, and a tombstone for each item that left the view.
     Tombstones,
-    /// Only the items whose own content changed, and no tombstone but the master's.
+    /// Only the items whose own content changed, and no tombstone except the master's.
     ChangedOnly,
 }
 
@@ -45,53 +45,53 @@ pub enum InstanceListing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrivateEvents {
-    /// Like all others.
+    /// Like all other events.
     Readable,
-    /// Delta pages and plain listings contain them. By id, and in a series' listing, they are
-    /// not found.
+    /// Delta pages and plain views contain them. Requests for the event by id, or for its
+    /// instances, answer 404.
     ListedOnly,
 }
 
-/// One reading of Graph. Probabilities are per page, in `[0, 1]`.
+/// One variant of Graph. Probabilities are per page, in `[0, 1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Behaviour {
-    /// Where masters stand.
+    /// Where a round places masters.
     pub master: MasterOnPage,
-    /// What comes of a changed series.
+    /// What a round contains of a changed series.
     pub resend: Resend,
-    /// Whether a series may be cut at a page's end (fact 70). If not, it is expanded whole on one
-    /// page, even past the page size (fact 42).
+    /// Whether a page may end inside a series (fact 70). If not, the whole series is on one page,
+    /// even beyond the page size (fact 42).
     pub split_series: bool,
-    /// Whether exceptions come bare, like occurrences (fact 73).
+    /// Whether exceptions are bare, like occurrences (fact 73).
     pub bare_exceptions: bool,
-    /// Whether occurrences come whole in delta pages, as the documentation has it (fact 66).
+    /// Whether occurrences in delta pages are whole, as documented (fact 66).
     pub whole_occurrences: bool,
     /// What the listing of a series' instances contains.
     pub instances: InstanceListing,
     /// How events with the sensitivity `private` are shown.
     pub private_events: PrivateEvents,
-    /// Whether a series' instances may be listed over 1825 days only, like a view (fact 31).
+    /// Whether the listing of a series' instances is limited to `max_days`, like a view (fact 31).
     pub limited_instances: bool,
-    /// Whether events outside the window that were merely created or edited, and events deleted
-    /// before an enumeration, come as tombstones (facts 62, 64).
+    /// Whether there are tombstones for events outside the window that were only created or
+    /// edited, and for events deleted before an enumeration (facts 62, 64).
     pub foreign_tombstones: bool,
     /// The probability that a page repeats an item of the round, and that a round replays an
     /// unchanged item (fact 58).
     pub duplicates: f64,
-    /// The probability that an empty page with a next link comes first (fact 56).
+    /// The probability that an empty page with a next link precedes a page (fact 56).
     pub empty_pages: f64,
-    /// Whether items come in no order (fact 59).
+    /// Whether items are in random order (fact 59).
     pub shuffle: bool,
-    /// How many generations of a stream's links still work (facts 91, 95); at least 1.
+    /// How many of the newest generations of a stream's links work (facts 91, 95); at least 1.
     pub kept_tokens: usize,
-    /// The largest page size the hint is honoured for.
+    /// The largest page size; a larger hint is reduced to it.
     pub max_page_size: usize,
-    /// The longest window there is a view of, in days (fact 31).
+    /// The longest window that a view accepts, in days (fact 31).
     pub max_days: u32,
-    /// Requests in flight for one mailbox before it is throttled (fact 112).
+    /// How many requests a mailbox may have in flight; more are throttled (fact 112).
     pub max_concurrent_per_mailbox: usize,
-    /// Requests for one mailbox in any 10 minutes before it is throttled (fact 112).
+    /// How many requests a mailbox accepts in any 10 minutes; more are throttled (fact 112).
     pub max_requests_per_mailbox: u64,
 }
 
@@ -102,7 +102,7 @@ impl Default for Behaviour {
 }
 
 impl Behaviour {
-    /// What is most commonly reported, without any nastiness: a good first acquaintance.
+    /// The most commonly reported behaviour, without the difficult variants: a good start.
     pub fn calm() -> Self {
         Self {
             master: MasterOnPage::First,
@@ -125,7 +125,7 @@ impl Behaviour {
         }
     }
 
-    /// Any reading, with any amount of nastiness, as `seed` has it.
+    /// A random mixture of variants, chosen by `seed`.
     pub fn by_seed(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x6265_6861_7669_6f75);
         Self {
@@ -154,7 +154,7 @@ impl Behaviour {
     }
 
     /// Every combination of `master`, `resend`, `split_series` and `bare_exceptions`, each with a
-    /// name such as `last-tombstones-split-bare`; otherwise calm.
+    /// name such as `last-tombstones-split-bare`; the other members are calm.
     pub fn all() -> Vec<(String, Self)> {
         let mut all = Vec::new();
         for (master_name, master) in [

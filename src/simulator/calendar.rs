@@ -1,8 +1,8 @@
-//! One calendar: what is in it, what was in it, and which delta streams follow it.
+//! One calendar: its items, the log of its changes, and its delta streams.
 //!
-//! The log keeps, for every change, the item as it was before. So the calendar at any version
-//! still in the log can be looked at, and a delta round is a comparison of two versions that
-//! needs no memory of its own.
+//! For every change the log keeps the previous state of the item. The calendar can therefore be
+//! reconstructed at any version still in the log, and a delta round compares two versions and
+//! needs no state of its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use jiff::Timestamp;
 
 use super::event::{CalendarItem, EventForm};
 
-/// Changes kept; links to older versions are dead (fact 91). Each change keeps an item as it was,
-/// so this bounds the memory of a simulator that runs for days.
+/// Number of changes in the log; links to older versions are dead (fact 91). Each change keeps an
+/// old state of an item, so this bounds the memory of a simulator that runs for days.
 const LOG: usize = 1_000;
-/// Streams followed at the same time; the oldest die (fact 91).
+/// Number of live streams; beyond it the oldest stream dies (fact 91).
 const STREAMS: usize = 256;
 
-/// What an item was before it became what it is at `version`.
+/// The state of an item before the change that led to `version`.
 #[derive(Debug)]
 struct ItemRevision {
     version: u64,
@@ -25,13 +25,13 @@ struct ItemRevision {
     before: Option<Arc<CalendarItem>>,
 }
 
-/// A delta stream: everything that follows from one enumeration.
+/// A delta stream: one enumeration and the rounds that follow it.
 #[derive(Debug)]
 struct DeltaStream {
     number: u32,
     /// The newest generation of its links.
     highest: u32,
-    /// In which form it was asked for first: its links remember nothing of it (facts 41, 46).
+    /// The form of its first request; its links do not contain it (facts 41, 46).
     form: EventForm,
 }
 
@@ -40,10 +40,10 @@ struct DeltaStream {
 pub(super) struct Calendar {
     pub(super) id: String,
     pub(super) name: String,
-    /// Whether its events are found only under the calendar itself.
+    /// Whether its events are found only under the calendar's own path.
     pub(super) shared: bool,
     pub(super) gone: bool,
-    /// Grows with every change.
+    /// Incremented by every change.
     pub(super) version: u64,
     pub(super) items: BTreeMap<u32, Arc<CalendarItem>>,
     next_key: u32,
@@ -52,11 +52,11 @@ pub(super) struct Calendar {
     floor: u64,
     streams: VecDeque<DeltaStream>,
     next_stream: u32,
-    /// How many single events and series it was filled with.
+    /// The numbers of single events and series after it was filled.
     filled: (usize, usize),
 }
 
-/// A link that no longer works, and the generations the answer speaks of (fact 93).
+/// A link that no longer works, with the newest generation for the error message (fact 93).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DeadLink {
     pub(super) highest: u32,
@@ -80,7 +80,7 @@ impl Calendar {
         }
     }
 
-    /// Adds an item made by `make` for its new key and version.
+    /// Adds the item that `make` creates for a new key and version. Returns the key.
     pub(super) fn add(&mut self, make: impl FnOnce(u32, u64) -> CalendarItem) -> u32 {
         let key = self.next_key;
         self.next_key += 1;
@@ -89,8 +89,7 @@ impl Calendar {
         key
     }
 
-    /// Replaces an item by what `edit` makes of it, with a new change key. `false` if there is
-    /// none.
+    /// Applies `edit` to an item, with a new change key. `false` if the item does not exist.
     pub(super) fn edit(
         &mut self,
         key: u32,
@@ -100,14 +99,14 @@ impl Calendar {
         let Some(item) = self.items.get(&key) else { return false };
         let mut item = CalendarItem::clone(item);
         item.change = self.version + 1;
-        // No later modification is shown as an earlier one, also where the clock was set back.
+        // A later modification never has an earlier time, even if the clock was set back.
         item.modified = now.max(item.modified);
         edit(&mut item, self.version + 1);
         self.put(key, Some(Arc::new(item)));
         true
     }
 
-    /// Deletes an item. `false` if there is none.
+    /// Deletes an item. `false` if it does not exist.
     pub(super) fn delete(&mut self, key: u32) -> bool {
         let there = self.items.contains_key(&key);
         if there {
@@ -130,14 +129,14 @@ impl Calendar {
         }
     }
 
-    /// No delta stream ever speaks of the last change. Whether there was one.
+    /// Hides the last change from all delta streams. Returns whether there was one.
     pub(super) fn suppress_last_change(&mut self) -> bool {
         let last = self.log.back().is_some_and(|change| change.version == self.version);
         last && self.log.pop_back().is_some()
     }
 
-    /// Forgets the past: what is there now has always been there. For filling a calendar before
-    /// anybody looks.
+    /// Clears the log and the streams, as if the current items had always been there. Used after
+    /// filling a calendar.
     pub(super) fn settle(&mut self) {
         self.filled = self.count();
         self.log.clear();
@@ -145,20 +144,20 @@ impl Calendar {
         self.streams.clear();
     }
 
-    /// How many single events and series there are now.
+    /// The current numbers of single events and series.
     fn count(&self) -> (usize, usize) {
         let series = self.items.values().filter(|item| item.series.is_some()).count();
         (self.items.len() - series, series)
     }
 
-    /// Whether there are so many single events, and so many series, that chance adds no more.
-    /// Without this bound a simulated organisation grows for as long as it runs.
+    /// Whether random changes must add no more single events, and no more series. Without this
+    /// limit a simulated organisation grows for as long as it runs.
     pub(super) fn crowded(&self) -> (bool, bool) {
         let (singles, series) = self.count();
         (singles > (self.filled.0 * 2).max(60), series > (self.filled.1 * 3 / 2).max(8))
     }
 
-    /// Everything as it was at `version`.
+    /// All items as they were at `version`.
     pub(super) fn at(&self, version: u64) -> BTreeMap<u32, Arc<CalendarItem>> {
         let mut items = self.items.clone();
         for (key, before) in self.before(version, self.version) {
@@ -170,7 +169,7 @@ impl Calendar {
         items
     }
 
-    /// The items touched after `from` up to `to`, as they were at `from` and as they were at `to`.
+    /// The items changed after `from` and up to `to`, with their states at `from` and at `to`.
     #[expect(clippy::type_complexity, reason = "a pair of states by key, used in one place")]
     pub(super) fn touched(
         &self,
@@ -190,7 +189,7 @@ impl Calendar {
             .collect()
     }
 
-    /// What the items changed after `from` up to `to` were at `from`.
+    /// The states at `from` of the items changed after `from` and up to `to`.
     fn before(&self, from: u64, to: u64) -> BTreeMap<u32, Option<Arc<CalendarItem>>> {
         let mut before = BTreeMap::new();
         let first = self.log.partition_point(|change| change.version <= from);
@@ -200,7 +199,7 @@ impl Calendar {
         before
     }
 
-    /// Begins a stream; its number and the generation of its first links.
+    /// Opens a stream. Returns its number and the generation of its first links.
     pub(super) fn open_stream(&mut self, form: &EventForm) -> (u32, u32) {
         let number = self.next_stream;
         let stream = DeltaStream { number, highest: 1 + number % 150, form: form.clone() };
@@ -213,7 +212,7 @@ impl Calendar {
         opened
     }
 
-    /// Whether a stream is asked for in the same form as at first.
+    /// Whether `form` is the form of the stream's first request.
     pub(super) fn form_kept(&mut self, number: u32, form: &EventForm) -> bool {
         self.stream(number).is_none_or(|stream| stream.form == *form)
     }
@@ -223,7 +222,7 @@ impl Calendar {
         self.streams.get_mut(at).filter(|stream| stream.number == number)
     }
 
-    /// Whether a link of that stream, generation and version still works.
+    /// Checks that a link of that stream, generation and version still works.
     pub(super) fn alive(
         &mut self,
         number: u32,
@@ -243,7 +242,7 @@ impl Calendar {
         }
     }
 
-    /// The next generation of a stream's links.
+    /// Starts the next generation of a stream's links and returns it.
     pub(super) fn next_generation(&mut self, number: u32) -> u32 {
         match self.stream(number) {
             Some(stream) => {
@@ -254,7 +253,7 @@ impl Calendar {
         }
     }
 
-    /// Makes every link given so far a dead one.
+    /// Makes every link issued so far dead.
     pub(super) fn kill_streams(&mut self) {
         self.streams.clear();
     }

@@ -1,4 +1,4 @@
-//! `calmirror simulate`: the simulator alone, to develop against.
+//! `calmirror simulate`: runs the simulator alone, for development.
 
 use std::future::Future;
 use std::io;
@@ -12,32 +12,32 @@ use crate::env::Env;
 
 use super::{Behaviour, Faults, Simulator, SimulatorSettings};
 
-/// What `simulate` can be told.
+/// The options of `calmirror simulate`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SimulateArgs {
-    /// Where to listen; port 0 takes any free one
+    /// Address to listen on; port 0 picks a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     pub listen: SocketAddr,
-    /// All chance comes from it: the same seed is the same organisation
+    /// Seed of all random choices; the same seed gives the same organisation
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How many people have mailboxes
+    /// Number of people with a mailbox
     #[arg(long, default_value_t = 10)]
     pub people: usize,
-    /// How many rooms have mailboxes
+    /// Number of rooms with a mailbox
     #[arg(long, default_value_t = 3)]
     pub rooms: usize,
-    /// How often something changes somewhere; 0s for never
+    /// Interval between random changes to calendars; 0s for none
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     pub mutate_every: Duration,
-    /// How probable it is that a request fails, from 0.0 to 1.0
+    /// Probability that a request fails, from 0.0 to 1.0
     #[arg(long, value_name = "PROBABILITY", default_value_t = 0.0, value_parser = probability)]
     pub faults: f64,
-    /// How Graph behaves where it is seen to behave in several ways: calm, nasty, a number, or a
-    /// name such as last-tombstones-split-bare
+    /// Variant of Graph's behaviour: calm, nasty, a number, or a name such as
+    /// last-tombstones-split-bare
     #[arg(long, value_name = "NAME", default_value = "calm", value_parser = behaviour)]
     pub behaviour: Behaviour,
-    /// The longest an answer takes
+    /// Maximum latency of a response
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub latency: Duration,
 }
@@ -51,13 +51,13 @@ fn probability(text: &str) -> Result<f64, String> {
 
 fn behaviour(name: &str) -> Result<Behaviour, String> {
     Behaviour::by_name(name).ok_or_else(|| {
-        "known are calm, nasty, any number, and {first|last|absent}-{whole|tombstones|changed}-\
+        "expected calm, nasty, a number, or {first|last|absent}-{whole|tombstones|changed}-\
          {glued|split}-{full|bare}"
             .to_owned()
     })
 }
 
-/// A simulator that listens, but does not answer yet.
+/// A simulator that is bound to its address, but does not answer yet.
 #[derive(Debug)]
 pub struct Simulation {
     listener: TcpListener,
@@ -68,7 +68,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// Makes the organisation and binds the address.
+    /// Binds the address and creates the organisation.
     ///
     /// # Errors
     /// If the address cannot be bound.
@@ -88,21 +88,21 @@ impl Simulation {
         Ok(Self { listener, address, mailboxes, mutate_every: args.mutate_every, simulator })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The Graph that it is.
+    /// The simulator that it serves.
     pub fn simulator(&self) -> &Simulator {
         &self.simulator
     }
 
-    /// What to tell whoever started it: where it is, and a configuration that uses it.
+    /// The text to print at the start: the address, and a configuration that mirrors it.
     pub fn banner(&self) -> String {
         let mut address = self.address;
         if address.ip().is_unspecified() {
-            // Every interface: the client on this machine uses loopback.
+            // It listens on every interface; a client on this machine uses loopback.
             address.set_ip(match address {
                 SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                 SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
@@ -128,10 +128,10 @@ impl Simulation {
         banner
     }
 
-    /// Answers, and lets things happen, until `shutdown` resolves.
+    /// Serves requests and makes random changes until `shutdown` resolves.
     ///
     /// # Errors
-    /// If no connection can be accepted any more.
+    /// Those of [`Simulator::serve`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let Self { listener, simulator, mutate_every, .. } = self;
         let living = simulator.clone();
@@ -142,7 +142,7 @@ impl Simulation {
             loop {
                 tokio::time::sleep(mutate_every).await;
                 if let Some(mutation) = living.mutate_randomly() {
-                    tracing::debug!(edit = mutation.edit.name(), "something changed");
+                    tracing::debug!(edit = mutation.edit.name(), "calendar changed");
                 }
             }
         };

@@ -1,5 +1,5 @@
-//! The control plane over HTTP: everything the [`Simulator`] can be told, under `/control/`, in
-//! JSON. It needs no token and is never throttled or faulty; it belongs on a loopback address.
+//! The control plane: most methods of [`Simulator`] over HTTP, in JSON, under `/control/`. It
+//! needs no token, is never throttled and has no faults. Keep it on a loopback address.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
 use super::{Application, Behaviour, Faults, Mutation, PlannedFault, Population, Simulator};
 
-/// Why the control plane did not do it.
+/// Why the control plane refused a request.
 #[derive(Debug, thiserror::Error)]
 enum ControlError {
-    #[error("the body is not what this request needs")]
+    #[error("invalid request body")]
     Body(#[source] serde_json::Error),
-    #[error("there is no `{0}`")]
+    #[error("missing or unknown `{0}`")]
     Missing(&'static str),
     #[error("the change is not possible")]
     Mutation(#[source] super::MutationError),
@@ -91,7 +91,7 @@ struct Latency {
 }
 
 impl Simulator {
-    /// The answer to a request under `/control/`.
+    /// Answers a request under `/control/`.
     pub(super) fn control(&self, call: &GraphRequest, body: &Bytes) -> http::Response<Bytes> {
         let (status, value) = match self.controlled(call, body) {
             Ok(value) => (StatusCode::OK, value),
@@ -240,7 +240,7 @@ impl Simulator {
         }
     }
 
-    /// The wall clock, at the hour.
+    /// The current time, rounded down to the hour.
     fn now(&self) -> Timestamp {
         let now = self.state().env.now();
         let past = SignedDuration::from_secs(now.as_second().rem_euclid(3600));

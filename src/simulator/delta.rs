@@ -1,4 +1,4 @@
-//! `calendarView/delta`: from the first request to the delta link, page by page.
+//! Answers `calendarView/delta`, from the first request to the delta link, page by page.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use super::stuck;
 const UNSUPPORTED: [&str; 5] = ["$orderby", "$filter", "$select", "$expand", "$search"];
 
 impl SimulatorState {
-    /// The page size in force for a request: the hint of this very request (facts 40, 41).
+    /// The page size of a request, from the hint in that request (facts 40, 41).
     pub(super) fn page_size(&self, call: &GraphRequest) -> usize {
         let hint = PreferHeader::read(&call.prefer).ok().and_then(|prefer| prefer.page_size);
         hint.unwrap_or(10).clamp(1, self.behaviour.max_page_size.max(1))
@@ -53,7 +53,7 @@ impl SimulatorState {
         self.page(call, token, size, prefer, fault)
     }
 
-    /// Where the request is in its stream; a new stream for one without a link.
+    /// The position of the request in its stream. A request without a link opens a new stream.
     fn position(
         &mut self,
         call: &GraphRequest,
@@ -157,7 +157,7 @@ impl SimulatorState {
         let next_tail = |link: String| format!("],\"@odata.nextLink\":\"{link}\"}}");
         let delta_tail = |link: String| format!("],\"@odata.deltaLink\":\"{link}\"}}");
 
-        // A quiet round costs next to nothing (fact 57).
+        // A round without changes costs almost nothing (fact 57).
         let quiet = extent.from == Some(extent.to);
         let twisted = fault.is_some_and(is_twist);
         if quiet && !twisted && behaviour.duplicates == 0.0 {
@@ -187,7 +187,7 @@ impl SimulatorState {
             let (entries, next) = round.page(offset, size);
             let entries = entries.get(..most).unwrap_or(entries);
             let mut raw = opening.clone().into_bytes();
-            // Only what holds may come again: the last word on an item must be the true one.
+            // Only current states may be repeated: the last state of an item must be the true one.
             let current = round.entries.get(round.stale..next).unwrap_or_default();
             let again = (!current.is_empty() && most >= size && happens(duplicates, &[salt, 4]))
                 .then(|| &current[(mix(&[salt, 5]) % current.len() as u64) as usize]);
@@ -207,7 +207,7 @@ impl SimulatorState {
             let (most, endless) = stuck::shown(fault, token.turn, size);
             let head = render_page(most);
             let next = next_link(head.next, 0);
-            // Only a delta link that is shown makes a generation.
+            // Only a delta link that is sent starts a generation.
             let ends = head.last && !endless;
             let delta = match ends || *fault == Fault::BothLinks {
                 true => delta_link(this.next_generation(token.stream)),
@@ -253,7 +253,7 @@ fn page_reply(body: ResponsePayload) -> RenderedResponse {
     reply
 }
 
-/// Whether a fault is one that changes a page instead of replacing the answer.
+/// Whether a fault changes a page instead of replacing the response.
 fn is_twist(fault: &Fault) -> bool {
     matches!(
         fault,
@@ -270,8 +270,8 @@ fn is_twist(fault: &Fault) -> bool {
     )
 }
 
-/// A page with something wrong about it. The links: the page's own, a next link, a delta link,
-/// and one to this same page.
+/// Renders a page with the fault applied. The links are the page's own, a next link, a delta
+/// link, and a link to the same page.
 fn twist(
     head: &PageHead,
     fault: &Fault,

@@ -1,5 +1,5 @@
-//! What Microsoft's client libraries ask before they sign in: where a tenant's endpoints are, and
-//! which hosts are the same login service.
+//! Metadata that Microsoft's client libraries request before they sign in: a tenant's endpoints,
+//! and the hosts that belong to the same login service.
 
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -8,8 +8,8 @@ use super::request::{GraphRequest, RenderedResponse};
 
 const DOCUMENT: &str = "openid-configuration";
 
-/// The answer to a request for metadata of the login service; `None` if it is no such request.
-/// No token is needed for it.
+/// Answers a request for metadata of the login service, which needs no token; `None` for any
+/// other request.
 pub(super) fn answer(call: &GraphRequest) -> Option<RenderedResponse> {
     let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
     let found = match segments.as_slice() {
@@ -26,7 +26,7 @@ pub(super) fn answer(call: &GraphRequest) -> Option<RenderedResponse> {
     })
 }
 
-/// OpenID Connect Discovery 1.0, with the members that Microsoft's document has.
+/// The document of OpenID Connect Discovery 1.0, with the members that Microsoft's has.
 fn configuration(call: &GraphRequest, tenant: &str) -> RenderedResponse {
     let login = call.origin();
     let endpoint = |name: &str| format!("{login}/{tenant}/oauth2/v2.0/{name}");
@@ -58,7 +58,7 @@ fn configuration(call: &GraphRequest, tenant: &str) -> RenderedResponse {
     plain(&document)
 }
 
-/// Instance discovery: the host that is asked is a login service of its own.
+/// Instance discovery: the requested host is the only host of its login service.
 fn instance(call: &GraphRequest) -> RenderedResponse {
     let authority = call.parameter("authorization_endpoint").unwrap_or_default();
     let Some(tenant) = authority.split("://").nth(1).and_then(|rest| rest.split('/').nth(1)) else {

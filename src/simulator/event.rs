@@ -1,7 +1,7 @@
-//! What an event says, and its JSON as Graph writes it, odd members and sentinels included.
+//! Events, and their JSON as Graph writes it, including unusual members and sentinel values.
 //!
-//! Items are immutable: every change makes a new one, so that the past can be kept for the price
-//! of a pointer. Times are local to the event's own zone, as people mean them.
+//! Items are immutable: every change creates a new one, so that an old state costs one pointer.
+//! Times are local to the event's own zone.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use super::ids::{IdTarget, MailboxIds, guid, mix, noise};
 use super::series::Series;
 use super::zone::{Zone, date_of, seven_digits};
 
-/// The time Graph writes where there is none (fact 78).
+/// The value Graph writes for a missing time (fact 78).
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// Units of 100 ns in a second.
 const TICKS: u64 = 10_000_000;
 
-/// A body in both forms it can be asked in.
+/// A body in both formats that a client can request.
 #[derive(Debug)]
 pub(super) struct EventBody {
     pub(super) html: Box<str>,
@@ -35,7 +35,7 @@ impl EventBody {
     }
 }
 
-/// Somebody with an address.
+/// A name with an email address.
 #[derive(Clone, Debug)]
 pub(super) struct Person {
     pub(super) name: Arc<str>,
@@ -48,7 +48,7 @@ impl Person {
     }
 }
 
-/// Somebody invited, and what they answered.
+/// An attendee and their response.
 #[derive(Clone, Debug)]
 pub(super) struct Attendee {
     pub(super) who: Person,
@@ -58,7 +58,7 @@ pub(super) struct Attendee {
     pub(super) answered: Option<Timestamp>,
 }
 
-/// What an event, or an exception, says.
+/// The content of an event or exception.
 #[derive(Clone, Debug)]
 pub(super) struct EventContent {
     pub(super) subject: Arc<str>,
@@ -76,7 +76,7 @@ pub(super) struct EventContent {
     pub(super) cancelled: bool,
 }
 
-/// When something takes place, `[start, end)`, local to the zone of its item.
+/// The time of an event, `[start, end)`, local to the zone of its item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LocalSpan {
     pub(super) start: DateTime,
@@ -84,14 +84,14 @@ pub(super) struct LocalSpan {
 }
 
 impl LocalSpan {
-    /// The same length, from another start.
+    /// The same length at another start.
     pub(super) fn starting(self, start: DateTime) -> Self {
         let length = self.end.duration_since(self.start);
         Self { start, end: start.checked_add(length).unwrap_or(DateTime::MAX) }
     }
 
-    /// Both ends as instants. What begins in the hour that a clock skips begins an hour later, and
-    /// does not end before.
+    /// Both ends as instants. A start in a skipped hour is an hour later; if the end would then be
+    /// before the start, the span keeps its length.
     pub(super) fn instants(self, zone: &Zone) -> (Timestamp, Timestamp) {
         let (start, end) = (zone.instant(self.start), zone.instant(self.end));
         let length = self.end.duration_since(self.start);
@@ -104,18 +104,18 @@ impl LocalSpan {
 pub(super) struct CalendarItem {
     pub(super) key: u32,
     pub(super) zone: Arc<Zone>,
-    /// Of a series: the first occurrence's.
+    /// Of a series: the time of the first occurrence.
     pub(super) when: LocalSpan,
     pub(super) all_day: bool,
     pub(super) content: EventContent,
     pub(super) created: Timestamp,
     pub(super) modified: Timestamp,
-    /// The calendar's version when the item last changed in any way: its change key.
+    /// The calendar's version at the item's last change of any kind: its change key.
     pub(super) change: u64,
     pub(super) series: Option<Series>,
 }
 
-/// What of an item is shown: the item itself (a single event or a master) or one instance.
+/// The item itself (a single event or a master), or one of its instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ItemPart {
     Itself,
@@ -133,7 +133,7 @@ impl ItemPart {
     }
 }
 
-/// How the client asked to see events.
+/// The representation of events that the client requests.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct EventForm {
     pub(super) zone: Zone,
@@ -147,7 +147,7 @@ impl EventForm {
     }
 }
 
-/// One mailbox's calendar, as far as rendering needs it.
+/// The identity of a mailbox's calendar, for rendering.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CalendarContext {
     pub(super) mailbox: u64,
@@ -174,7 +174,7 @@ impl CalendarContext {
         format!("W/\"{}\"", self.change_key(change))
     }
 
-    /// An occurrence, or an exception, as a delta page carries it (fact 66).
+    /// A bare occurrence or exception, as in a delta page (fact 66).
     pub(super) fn bare(self, item: &CalendarItem, part: ItemPart, form: &EventForm) -> Value {
         let (kind, change) = match part {
             ItemPart::Exception(day) => ("exception", item.exception_change(day)),
@@ -192,7 +192,7 @@ impl CalendarContext {
         })
     }
 
-    /// What is gone from a view (fact 61).
+    /// The tombstone of an item that left a view (fact 61).
     pub(super) fn removed(self, key: u32, day: i32, form: &EventForm) -> Value {
         json!({
             "@odata.type": "#microsoft.graph.event",
@@ -201,7 +201,7 @@ impl CalendarContext {
         })
     }
 
-    /// An event whole, as every listing shows it.
+    /// A whole event, as in every listing.
     pub(super) fn whole(self, item: &CalendarItem, part: ItemPart, form: &EventForm) -> Value {
         let id = self.id(form, item.key, part.day());
         let (content, change, modified) = match part {
@@ -286,7 +286,7 @@ impl CalendarContext {
         }
         if part != ItemPart::Itself {
             let original = match part {
-                // An exception remembers where its series had it.
+                // An exception keeps the time of its original occurrence.
                 ItemPart::Exception(day) => item.occurrence_when(day),
                 _ => item.when_of(part),
             };
@@ -305,7 +305,7 @@ impl CalendarContext {
     }
 }
 
-/// The instant a start is shown as: all-day events are midnights in any zone (fact 79).
+/// The instant shown for a start: all-day events start at midnight in any zone (fact 79).
 fn shown_instant(item: &CalendarItem, when: LocalSpan) -> Timestamp {
     if item.all_day { Zone::utc().instant(when.start) } else { item.zone.instant(when.start) }
 }
@@ -320,18 +320,18 @@ fn times(item: &CalendarItem, when: LocalSpan, form: &EventForm) -> (Value, Valu
     (show(form.zone.local(start)), show(form.zone.local(end)))
 }
 
-/// The fraction of a second that `stamp` shows, in units of 100 ns.
+/// The fraction of a second in a [`stamp`], in units of 100 ns.
 fn fraction(salt: u64) -> u64 {
     mix(&[salt]) % (TICKS / 2)
 }
 
-/// An offset timestamp with seven fractional digits made of `salt`.
+/// A UTC timestamp with seven fractional digits derived from `salt`.
 fn stamp(at: Timestamp, salt: u64) -> String {
     written(at, fraction(salt))
 }
 
-/// The offset timestamp of an item's change number `change`. Changes within one second are shown
-/// in their order, and none before the creation (`created`, and the salt of its stamp).
+/// The timestamp of an item's change number `change`. Changes within one second are shown in
+/// their order, and none before the creation (`created`: its time and the salt of its stamp).
 fn modified_stamp(created: (Timestamp, u64), modified: Timestamp, change: u64) -> String {
     let earliest = fraction(created.1) + 1;
     let at = modified.max(created.0);
@@ -343,7 +343,7 @@ fn written(at: Timestamp, fraction: u64) -> String {
     format!("{}.{fraction:07}Z", seconds.trim_end_matches('Z'))
 }
 
-/// `iCalUId`: Exchange's GlobalObjectId in hexadecimal, the day of an instance inside.
+/// `iCalUId`: Exchange's GlobalObjectId in hexadecimal, which contains the day of an instance.
 fn global_uid(uid: u64, day: i32) -> String {
     let date = date_of(day);
     let (year, month, day) =
@@ -379,7 +379,7 @@ fn attendee(attendee: &Attendee) -> Value {
 }
 
 impl CalendarItem {
-    /// When `part` takes place.
+    /// The time of `part`.
     pub(super) fn when_of(&self, part: ItemPart) -> LocalSpan {
         match part {
             ItemPart::Itself => self.when,
@@ -392,7 +392,7 @@ impl CalendarItem {
         }
     }
 
-    /// When the series has its occurrence of `day`.
+    /// The time of the series' occurrence of `day`, ignoring exceptions.
     pub(super) fn occurrence_when(&self, day: i32) -> LocalSpan {
         self.when.starting(date_of(day).to_datetime(self.when.start.time()))
     }
@@ -414,8 +414,8 @@ impl CalendarItem {
         start < window.1 && (end > window.0 || (start == end && start >= window.0))
     }
 
-    /// The instances of the item that a view of `window` lists, by start. A single event has one:
-    /// itself.
+    /// The instances of the item that a view of `window` lists, sorted by start. A single event has
+    /// one instance: itself.
     pub(super) fn instances(&self, window: (Timestamp, Timestamp)) -> Vec<ItemPart> {
         let Some(series) = &self.series else {
             return if self.overlaps(self.when, window) {
@@ -443,7 +443,7 @@ impl CalendarItem {
         parts.into_iter().map(|(_, part)| part).collect()
     }
 
-    /// Whether the id of `day` names an instance that exists.
+    /// The instance of `day`, if it exists.
     pub(super) fn instance(&self, day: i32) -> Option<ItemPart> {
         let series = self.series.as_ref()?;
         if series.exceptions.contains_key(&day) {

@@ -1,4 +1,4 @@
-//! The words in which Graph fails when it is asked to.
+//! The responses of faults, with Graph's statuses, codes and messages.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use super::sign_in::unauthorized;
 use super::state::SimulatorState;
 
 impl SimulatorState {
-    /// The answer of a fault that comes instead of any other.
+    /// The response of a fault that replaces the regular response; `None` for any other fault.
     pub(super) fn refuse(
         &mut self,
         call: &GraphRequest,
@@ -120,7 +120,7 @@ impl SimulatorState {
         };
         let reply = RenderedResponse::error(status, code, message);
         if how == DeadLinkAnswer::ResyncRequired {
-            // A fresh address that must not be trusted (fact 101).
+            // A link to another host, which a client must not follow (fact 101).
             let path = call.path.clone();
             return reply
                 .header("location", format!("https://elsewhere.example{path}?$deltatoken="));
@@ -167,12 +167,12 @@ fn trouble(how: MailboxFault) -> RenderedResponse {
     )
 }
 
-/// A page of 128 MiB of nothing.
+/// A body of 128 MiB of spaces.
 fn bomb(gzip: bool) -> RenderedResponse {
     let mut reply = RenderedResponse::text(StatusCode::OK, "application/json", "");
     let raw: u64 = 128 << 20;
     reply.body = if gzip {
-        // Compressed once, however many ask for it.
+        // Compressed once for all requests.
         static COMPRESSED: LazyLock<Bytes> = LazyLock::new(|| {
             let mut encoder =
                 flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -1,20 +1,20 @@
-//! What can go wrong, when it is asked to: by probability, or planned for a mailbox or a path.
+//! Faults to inject: with a probability, or planned for a mailbox or a path.
 //!
-//! Faults are apart from the [`Behaviour`](super::Behaviour): a Graph without faults is still odd,
-//! but every answer of it is right.
+//! Faults are separate from the [`Behaviour`](super::Behaviour): a Graph without faults may behave
+//! unusually, but all its responses are correct.
 
 use serde::{Deserialize, Serialize};
 
 use super::lies::Lie;
 
-/// One way to fail. Where a fault does not fit the request it was drawn for (a twisted link on an
-/// answer without links), it does nothing.
+/// One kind of failure. A fault that does not fit the request it was drawn for (such as a foreign
+/// link for a response without links) has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "fault", deny_unknown_fields)]
 pub enum Fault {
     /// 429 `TooManyRequests` (facts 117, 118, 120).
     Throttled {
-        /// The header's value as it is sent; `date:5` is an HTTP date 5 s ahead. `None`: no header.
+        /// The value of the header; `date:5` is an HTTP date 5 s ahead. `None`: no header.
         retry_after: Option<String>,
     },
     /// 503 with an empty body (fact 122).
@@ -26,17 +26,17 @@ pub enum Fault {
     },
     /// 503 `UnknownError` (fact 121).
     UnknownError,
-    /// 502 with a page of HTML (fact 128).
+    /// 502 with an HTML page (fact 128).
     BadGateway,
     /// 504 `UnknownError`.
     GatewayTimeout,
-    /// 504 that stays with a link as long as it is asked for more than `above` items (fact 121).
+    /// 504 that a link keeps while the requested page size is more than `above` (fact 121).
     StickyGatewayTimeout {
         /// The largest page size that works.
         above: usize,
     },
-    /// 500 that stays with a link as long as it is asked for more than `above` items, as where one
-    /// item is damaged (fact 197).
+    /// 500 that a link keeps while the requested page size is more than `above`, as with a damaged
+    /// item (fact 197).
     StickyInternalError {
         /// The largest page size that works.
         above: usize,
@@ -47,96 +47,96 @@ pub enum Fault {
     RequestTimeout,
     /// 509 without a body.
     BandwidthExceeded,
-    /// 400 with a code nobody expects.
+    /// 400 with an unexpected code.
     BadRequest,
-    /// The connection ends without an answer (fact 126).
+    /// The connection closes without a response (fact 126).
     Reset,
-    /// No answer ever comes.
+    /// The request never gets a response.
     Stall,
-    /// The connection ends in the middle of the body.
+    /// The connection closes in the middle of the body.
     Truncated,
-    /// The body comes in a hundred pieces.
+    /// The body is sent in a hundred pieces.
     SlowBody {
-        /// Milliseconds before each piece.
+        /// The delay before each piece, in milliseconds.
         every: u64,
     },
     /// The body never ends.
     EndlessBody,
-    /// 200, and a body that is not JSON.
+    /// 200 with a body that is not JSON.
     NotJson,
     /// A delta page without any link.
     NeitherLink,
     /// A delta page with both links.
     BothLinks,
-    /// A delta page with one more item, which cannot be read.
+    /// A delta page with an additional item that cannot be parsed.
     UnreadableItem {
-        /// What is wrong with it.
+        /// What is wrong with the item.
         how: CorruptItem,
     },
-    /// A delta page that says what cannot be.
+    /// A delta page with impossible content.
     Lie {
         /// Which lie.
         how: Lie,
     },
-    /// A delta page whose link leads away.
+    /// A delta page whose link leads to another origin.
     ForeignLink {
-        /// Where to.
+        /// Which origin.
         how: ForeignLink,
     },
-    /// A body of some KiB that inflates to 128 MiB; plain if the client did not ask for gzip.
+    /// A body of some KiB that inflates to 128 MiB; plain if the client does not accept gzip.
     Bomb,
-    /// A page of more than 64 MiB, of a delta round or a view, as long as it is asked for more
-    /// than `above` items.
+    /// A page of more than 64 MiB, of a delta round or a view, while the requested page size is
+    /// more than `above`.
     HugePage {
         /// The largest page size that works.
         above: usize,
     },
-    /// A delta page with 100,000 more events, 48 MB, as long as it is asked for more than `above`
-    /// items.
+    /// A delta page with 100,000 additional events (48 MB), while the requested page size is more
+    /// than `above`.
     CrowdedPage {
         /// The largest page size that works.
         above: usize,
     },
     /// The link is dead (facts 93 to 101). Only for requests with a link.
     DeadLink {
-        /// In which words.
+        /// Which response.
         how: DeadLinkAnswer,
     },
     /// 401 `InvalidAuthenticationToken` (fact 150).
     Unauthorized,
     /// 401 with a claims challenge (fact 151).
     ClaimsChallenge,
-    /// The mailbox cannot be had.
+    /// The mailbox or calendar is not available.
     Mailbox {
-        /// In which words.
+        /// Which response.
         how: MailboxFault,
     },
-    /// Next links are always new, their page is always the same, and no delta link comes, as long
-    /// as fewer than `below` items are asked for (facts 172, 173).
+    /// Every page is the same and has a new next link, and there is no delta link, while the
+    /// requested page size is less than `below` (facts 172, 173).
     EndlessPaging {
         /// The smallest page size that works.
         below: usize,
     },
-    /// Next links are always new and every page is empty, as long as fewer than `below` items are
-    /// asked for (facts 56, 175).
+    /// Every page is empty and has a new next link, while the requested page size is less than
+    /// `below` (facts 56, 175).
     EndlessEmpty {
         /// The smallest page size that works.
         below: usize,
     },
-    /// Next links are always new and pages bring ids of the same page, never quite the same ones
-    /// twice in a row, as long as fewer than `below` items are asked for.
+    /// Every page has a new next link and ids of the same page, but never the same set twice in a
+    /// row, while the requested page size is less than `below`.
     EndlessOld {
         /// The smallest page size that works.
         below: usize,
     },
-    /// The token endpoint refuses. Only for requests to it.
+    /// The token endpoint refuses the request. Only for requests to the token endpoint.
     SignIn {
-        /// In which words.
+        /// Which response.
         how: SignInRefusal,
     },
 }
 
-/// What is wrong with an item nobody can read.
+/// What is wrong with an item that cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CorruptItem {
@@ -146,11 +146,11 @@ pub enum CorruptItem {
     NoId,
     /// Its id is a number.
     NumberId,
-    /// Its start is no date.
+    /// Its start is not a date.
     BadDate,
 }
 
-/// Where a link leads that must not be followed.
+/// The origin of a link that must not be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForeignLink {
@@ -160,11 +160,11 @@ pub enum ForeignLink {
     Scheme,
     /// The same host with another port.
     Port,
-    /// The right host as the user part of another.
+    /// Another host, with the right host as user information.
     UserInfo,
 }
 
-/// The words in which a link is said to be dead.
+/// The response for a dead link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLinkAnswer {
@@ -190,13 +190,13 @@ pub enum DeadLinkAnswer {
     InvalidData,
 }
 
-/// The words in which a mailbox or calendar is said not to be there.
+/// The response for a mailbox or calendar that is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MailboxFault {
     /// 404 `MailboxNotEnabledForRESTAPI` (fact 105).
     NotEnabled,
-    /// The same in newer words (fact 106).
+    /// The same with a newer message (fact 106).
     Inactive,
     /// 404 `ResourceNotFound` (fact 107).
     ResourceNotFound,
@@ -236,28 +236,28 @@ pub enum SignInRefusal {
     TemporarilyUnavailable,
 }
 
-/// A fault that waits for its requests.
+/// A fault planned for the requests that match it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlannedFault {
-    /// What happens.
+    /// The fault.
     #[serde(flatten)]
     pub fault: Fault,
-    /// Only to that mailbox (address or object id).
+    /// Only for that mailbox (address or object id).
     #[serde(default)]
     pub mailbox: Option<String>,
-    /// Only where the path and query, links included, contain that, whatever its case.
+    /// Only for requests whose path and query, including links, contain this text in any case.
     #[serde(default)]
     pub path: Option<String>,
-    /// How many matching requests pass first.
+    /// How many matching requests pass before the fault.
     #[serde(default)]
     pub skip: u32,
-    /// How many times it happens; `None`: until cleared.
+    /// How many requests get the fault; `None`: all until cleared.
     #[serde(default)]
     pub times: Option<u32>,
 }
 
 impl PlannedFault {
-    /// The fault for the next request, whichever that is.
+    /// The fault for the next request of any kind.
     pub fn once(fault: Fault) -> Self {
         Self { fault, mailbox: None, path: None, skip: 0, times: Some(1) }
     }
@@ -279,7 +279,7 @@ impl PlannedFault {
         Self { path: Some(part.to_owned()), ..self }
     }
 
-    /// That many times.
+    /// For that many requests.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
         Self { times: Some(times), ..self }
@@ -292,29 +292,29 @@ impl PlannedFault {
     }
 }
 
-/// A fault and how probable it is for a request, in `[0, 1]`.
+/// A fault with its probability.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FaultRate {
-    /// What happens.
+    /// The fault.
     #[serde(flatten)]
     pub fault: Fault,
-    /// How often.
+    /// The probability per request, in `[0, 1]`.
     pub probability: f64,
 }
 
-/// All that is to go wrong.
+/// All faults to inject.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// Chance, for every request anew.
+    /// Random faults, drawn for every request.
     pub rates: Vec<FaultRate>,
-    /// What waits for its requests; the first that matches happens.
+    /// Planned faults; a request gets the first that matches.
     pub planned: Vec<PlannedFault>,
 }
 
 impl Faults {
-    /// The weather of a bad day: with `probability` a request meets one of the faults that pass by
-    /// themselves, dead links among them.
+    /// Random transient faults: with `probability` a request draws one of [`Faults::passing`],
+    /// which include dead links.
     pub fn by_rate(probability: f64) -> Self {
         let faults = Self::passing();
         let each = probability / faults.len() as f64;
@@ -323,8 +323,8 @@ impl Faults {
         Self { rates, planned: Vec::new() }
     }
 
-    /// One of each fault that goes away when the request is made again, or the round is begun
-    /// anew, without the client's having to change its ways.
+    /// One of each transient fault: it goes away when the request is repeated or the round is
+    /// started again, and the client does not have to change its requests.
     pub fn passing() -> Vec<Fault> {
         let after = |text: &str| Some(text.to_owned());
         let mut faults = vec![
@@ -380,9 +380,9 @@ impl Faults {
         faults
     }
 
-    /// The fault for a request, if any: a planned one, else by chance. `is_mailbox` says whether
-    /// a name is the request's mailbox, `fits` whether a fault can happen to the request at all.
-    /// The token endpoint meets only refusals, and what is planned for its path.
+    /// Draws the fault for a request, if any: a planned one, else a random one. `is_mailbox` says
+    /// whether a name is the request's mailbox, `fits` whether a fault applies to the request. The
+    /// token endpoint gets only sign-in refusals and faults planned for its path.
     pub(super) fn draw(
         &mut self,
         rng: &mut fastrand::Rng,

@@ -1,4 +1,4 @@
-//! Graph's paths: which request is answered by what, and the words of its refusals.
+//! Routes requests by Graph's paths, and refuses the others with Graph's own messages.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,17 +11,17 @@ use super::state::{SimulatorState, is_delta};
 use super::stuck;
 use super::zone::{Zone, date_of};
 
-/// What a request speaks of once its mailbox is known.
+/// The mailbox and calendar that a request's path addresses.
 struct RequestScope {
     mailbox: usize,
     /// The calendar the path names, if any.
     calendar: Option<usize>,
-    /// The first segment after that.
+    /// The index of the first segment after them.
     rest: usize,
 }
 
 impl SimulatorState {
-    /// The answer to an authorised request.
+    /// Answers an authorised request.
     pub(super) fn graph(
         &mut self,
         call: &GraphRequest,
@@ -203,7 +203,8 @@ impl SimulatorState {
         })
     }
 
-    /// The event that a path's segment names, in the calendar of the path, or in any.
+    /// The event that segment `at` of the path names, in the path's calendar. A path without a
+    /// calendar reaches every calendar that is not shared.
     fn find(
         &self,
         call: &GraphRequest,
@@ -212,7 +213,7 @@ impl SimulatorState {
         form: &EventForm,
     ) -> Option<(CalendarContext, std::sync::Arc<CalendarItem>, ItemPart)> {
         let mailbox = self.mailboxes.get(scope.mailbox)?;
-        // Either kind of id is understood whatever the request prefers (fact 46).
+        // Both kinds of id are accepted, whichever the request prefers (fact 46).
         let id = call.segments.get(at)?;
         let named = [form.immutable, !form.immutable]
             .into_iter()
@@ -263,7 +264,7 @@ impl SimulatorState {
         RenderedResponse::json(StatusCode::OK, &event)
     }
 
-    /// Where links lead: as set, else as the request came, else to the real Graph.
+    /// The base address of links: the one set, else the one the client used, else Graph's own.
     pub(super) fn base(&self, call: &GraphRequest) -> std::sync::Arc<str> {
         match &self.base {
             Some(base) => base.clone(),
@@ -271,7 +272,7 @@ impl SimulatorState {
         }
     }
 
-    /// The address of the request's own path, under the base.
+    /// The address of the request's own path, under the base address.
     pub(super) fn own_address(&self, call: &GraphRequest) -> String {
         let path = call.path.get(..5).filter(|p| p.eq_ignore_ascii_case("/v1.0"));
         let path = if path.is_some() { &call.path[5..] } else { &call.path };
@@ -279,7 +280,7 @@ impl SimulatorState {
     }
 }
 
-/// A number for a link as it was asked.
+/// A hash of the request's path and query, which identifies a link.
 pub(super) fn link_number(call: &GraphRequest) -> u64 {
     mix(&[u64::from(crc32fast::hash(call.target.as_bytes())), call.target.len() as u64])
 }
@@ -293,7 +294,7 @@ pub(super) fn not_found() -> RenderedResponse {
     )
 }
 
-/// 400 for a token that is none.
+/// 400 for an invalid token.
 pub(super) fn badly_formed() -> RenderedResponse {
     RenderedResponse::error(StatusCode::BAD_REQUEST, "BadRequest", "Badly formed token.")
 }
@@ -307,7 +308,7 @@ fn no_segment(call: &GraphRequest, at: usize) -> RenderedResponse {
     )
 }
 
-/// Keeps what `$select` names, and what is never left out.
+/// Keeps the members that `$select` names, and those that Graph never leaves out.
 pub(super) fn select_members(event: &mut Value, select: Option<&str>) {
     let (Some(select), Value::Object(members)) = (select, event) else { return };
     let wanted: Vec<&str> = select.split(',').map(str::trim).collect();
@@ -316,7 +317,7 @@ pub(super) fn select_members(event: &mut Value, select: Option<&str>) {
     });
 }
 
-/// The window of a request, or why it has none (facts 25, 28, 31).
+/// The window of a request, or the error if it is missing or invalid (facts 25, 28, 31).
 pub(super) fn read_window(
     call: &GraphRequest,
     max_days: Option<u32>,

@@ -1,17 +1,17 @@
-//! Ids as Exchange makes them: long, opaque, and alike enough to punish any normalising.
+//! Ids like Exchange's: long, opaque, and so similar that a client that normalises them breaks.
 //!
-//! An id is not stored but computed, and read back: it carries the calendar, the item and, for an
-//! instance of a series, the day, masked by the mailbox's own number. Four items in a row differ
-//! in one character only, `q`, `Q`, `-` or `_` (fact 48). With `IdType="ImmutableId"` the same
-//! things have other ids (fact 46).
+//! Ids are not stored but computed and decoded: an id contains the calendar, the item and, for an
+//! instance of a series, the day, masked with the mailbox's own number. Four consecutive items
+//! differ only in one character, `q`, `Q`, `-` or `_` (fact 48). With `IdType="ImmutableId"` the
+//! same items have other ids (fact 46).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// The characters in which four neighbouring items differ.
+/// The characters that distinguish four neighbouring items.
 const VARIANTS: [u8; 4] = [b'q', b'Q', b'-', b'_'];
 
-/// One of the numbers that look random and are a function of `parts`.
+/// A pseudo-random number that is a function of `parts`.
 pub(super) fn mix(parts: &[u64]) -> u64 {
     let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
     for part in parts {
@@ -20,7 +20,7 @@ pub(super) fn mix(parts: &[u64]) -> u64 {
     hash
 }
 
-/// Whether something that happens with `probability` happens to the thing named by `parts`.
+/// A pseudo-random decision with `probability` that is a function of `parts`.
 pub(super) fn happens(probability: f64, parts: &[u64]) -> bool {
     probability > 0.0 && (mix(parts) >> 11) as f64 / (1u64 << 53) as f64 <= probability
 }
@@ -33,7 +33,7 @@ fn scramble(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// `bytes` numbers from 0 to 255 that are a function of `parts`.
+/// `bytes` pseudo-random bytes that are a function of `parts`.
 pub(super) fn noise(parts: &[u64], bytes: usize) -> Vec<u8> {
     let start = mix(parts);
     (0..bytes.div_ceil(8) as u64)
@@ -45,7 +45,7 @@ pub(super) fn noise(parts: &[u64], bytes: usize) -> Vec<u8> {
 /// What an id names inside its mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct IdTarget {
-    /// The calendar, by its place in the mailbox.
+    /// The index of the calendar in the mailbox.
     pub(super) calendar: u16,
     /// The item in that calendar, below 2²².
     pub(super) key: u32,
@@ -53,12 +53,12 @@ pub(super) struct IdTarget {
     pub(super) day: u16,
 }
 
-/// The ids of one mailbox, of one of the two kinds.
+/// Encodes and decodes the ids of one mailbox, of one of the two kinds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MailboxIds {
-    /// The number all ids of the mailbox depend on.
+    /// The number that all ids of the mailbox depend on.
     pub(super) mailbox: u64,
-    /// Whether these are the immutable ones.
+    /// Whether the ids are immutable.
     pub(super) immutable: bool,
 }
 
@@ -84,7 +84,7 @@ impl MailboxIds {
         id
     }
 
-    /// What `id` names, if it is one of these ids.
+    /// The target of `id`; `None` if the id is not of this mailbox and kind.
     pub(super) fn read(self, id: &str) -> Option<IdTarget> {
         let at = if self.immutable { 17 } else { 8 } + 48 + 8;
         let masked = URL_SAFE_NO_PAD.decode(id.get(at..at + 8)?).ok()?;
@@ -100,7 +100,7 @@ impl MailboxIds {
         (self.of(named) == id).then_some(named)
     }
 
-    /// A calendar's id; calendars have no immutable ones (fact 47).
+    /// A calendar's id; calendars have no immutable ids (fact 47).
     pub(super) fn calendar(mailbox: u64, calendar: u16) -> String {
         format!(
             "AAMkAD{}AAA=",

@@ -1,44 +1,44 @@
-//! A Graph that lies: pages that are good JSON, or nearly, and say what cannot be.
+//! Delta pages with impossible content in valid, or almost valid, JSON.
 //!
-//! A lie concerns what stands on the page (its first event, where it concerns one), so that what a
-//! client had before is at stake; where the page is empty it makes something up.
+//! A lie that alters an event alters the first one of the page, so that data the client already
+//! has is at stake; if the page has none, the lie invents one. The other lies add invented items.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// What is said that cannot be.
+/// The impossible content of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lie {
-    /// Every id on the page has its letters in the other case.
+    /// Every id on the page has the case of its letters swapped.
     OtherCase,
-    /// The first event stands there twice: as another state with another etag, then as it is.
+    /// The first event twice: an older state with another etag, then the current one.
     Twice,
     /// A tombstone for the first event, then the event.
     RemovedAndThere,
-    /// An event, then a tombstone of the same id, which nobody ever heard of.
+    /// An invented event, then a tombstone with the same id.
     ThereAndRemoved,
     /// An occurrence that is its own master.
     OwnMaster,
-    /// Two occurrences, each the other's master.
+    /// Two occurrences, each with the other as its master.
     Circle,
-    /// An occurrence of a master that is not there.
+    /// An occurrence of a master that does not exist.
     Orphan,
     /// The first event's dates do not parse.
     BadDates,
     /// The first event ends before it starts.
     Backwards,
-    /// The first event's start is in a zone nobody knows.
+    /// The first event's start is in an unknown time zone.
     BadZone,
     /// An event whose id is empty.
     EmptyId,
     /// An event whose id has 5,000 characters.
     LongId,
-    /// Nulls, numbers, strings and lists where events belong.
+    /// Null, a number, a string, a list and a boolean in place of events.
     NoObjects,
-    /// The first event carries a value nested a hundred thousand deep.
+    /// The first event has a value nested 100,000 levels deep.
     Deep,
-    /// An event whose members stand there twice, with other values, and ids that disagree.
+    /// An event that has all members twice, with two different ids.
     DoubleMembers,
     /// Ten thousand events.
     TenThousand,
@@ -47,7 +47,7 @@ pub enum Lie {
 }
 
 impl Lie {
-    /// All of them.
+    /// All lies.
     pub const ALL: [Self; 17] = [
         Self::OtherCase,
         Self::Twice,
@@ -68,7 +68,7 @@ impl Lie {
         Self::SixtyMebibytes,
     ];
 
-    /// The page up to the end of its items, `head`, with the lie told.
+    /// Applies the lie to `head`, the page up to the end of its items.
     pub(super) fn tell(self, head: &[u8]) -> Vec<u8> {
         let text = [head, b"]}"].concat();
         let Ok(Value::Object(mut page)) = serde_json::from_slice(&text) else {
@@ -119,7 +119,7 @@ impl Lie {
                     }
                     _ => item["start"]["timeZone"] = "Middle Earth Standard Time".into(),
                 }
-                // Dates of masters mean nothing.
+                // The dates of a master have no effect.
                 if item["type"] == "seriesMaster" {
                     item["type"] = "singleInstance".into();
                 }

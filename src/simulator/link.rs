@@ -1,6 +1,6 @@
-//! The tokens inside next links and delta links: opaque to clients, and nothing but a position.
+//! The tokens of next links and delta links. Opaque to clients, they contain only a position.
 //!
-//! A token is bound to its mailbox, calendar and window, and a changed character is noticed.
+//! A token is bound to its mailbox, calendar and window, and a checksum detects any change to it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,12 +8,12 @@ use jiff::Timestamp;
 
 use super::ids::noise;
 
-/// What every token begins with.
+/// The prefix of every token.
 const PREFIX: &str = "R0usmc";
-/// Bytes of a token before encoding; about 250 characters after it (fact 37).
+/// Bytes of a token before encoding; about 250 characters after encoding (fact 37).
 const LENGTH: usize = 183;
 
-/// Where in which stream a link goes on.
+/// The position in a stream at which a link continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkToken {
     pub(super) mailbox: u32,
@@ -23,13 +23,13 @@ pub(super) struct LinkToken {
     pub(super) end: i64,
     pub(super) stream: u32,
     pub(super) generation: u32,
-    /// The version the client has; `None` while it enumerates.
+    /// The version the client has; `None` during an enumeration.
     pub(super) from: Option<u64>,
     /// The version the round leads to; `None` in a delta link.
     pub(super) to: Option<u64>,
-    /// How many items of the round came before.
+    /// How many items of the round precede it.
     pub(super) offset: u32,
-    /// How many pages in a row did not move on.
+    /// How many pages in a row had the same offset.
     pub(super) turn: u32,
 }
 
@@ -39,7 +39,7 @@ impl LinkToken {
         (instant(self.start), instant(self.end))
     }
 
-    /// The token as it stands in a link.
+    /// Encodes the token for a link.
     pub(super) fn write(&self, seed: u64) -> String {
         let mut bytes = Vec::with_capacity(LENGTH);
         bytes.extend_from_slice(&self.mailbox.to_le_bytes());
@@ -55,13 +55,13 @@ impl LinkToken {
         bytes.resize(LENGTH - 4, 0);
         let check = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&check.to_le_bytes());
-        // The mask depends on the check, so that neighbouring positions look unlike each other.
+        // The mask depends on the checksum, so that tokens of neighbouring positions differ widely.
         mask(&mut bytes[..LENGTH - 4], seed, check);
         let text = URL_SAFE_NO_PAD.encode(&bytes);
         format!("{PREFIX}{}.{}.{}", &text[..36], &text[36..120], &text[120..])
     }
 
-    /// Reads a token; `None` if it is damaged or none of ours.
+    /// Decodes a token; `None` if it is damaged or was not issued with `seed`.
     pub(super) fn read(text: &str, seed: u64) -> Option<Self> {
         let text = text.strip_prefix(PREFIX)?.replace('.', "");
         let mut bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|b| b.len() == LENGTH)?;

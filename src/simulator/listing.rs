@@ -1,4 +1,4 @@
-//! Plain listings: `calendarView` and a series' `instances`, paged by `$skip` (facts 38, 60, 72).
+//! Answers the listings `calendarView` and `instances`, paged by `$skip` (facts 38, 60, 72).
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use super::request::{GraphRequest, PreferHeader, RenderedResponse};
 use super::state::SimulatorState;
 
 impl SimulatorState {
-    /// Everything a view of the window lists, whole: single events first, then the instances of
+    /// All items that a view of the window lists: single events first, then the instances of
     /// series.
     pub(super) fn view(
         &self,
@@ -33,7 +33,7 @@ impl SimulatorState {
         view
     }
 
-    /// What plain `calendarView` lists in that form.
+    /// The events that the plain `calendarView` lists, in `form`.
     pub(super) fn truth(
         &self,
         mailbox: usize,
@@ -66,7 +66,7 @@ impl SimulatorState {
         })
     }
 
-    /// Whether the event cannot be had by its id.
+    /// Whether the event cannot be fetched by its id.
     pub(super) fn is_listed_only(&self, item: &CalendarItem) -> bool {
         self.behaviour.private_events == PrivateEvents::ListedOnly
             && item.content.sensitivity == "private"

@@ -1,12 +1,12 @@
-//! Our own Microsoft Graph for calendars, with its token endpoint.
+//! A simulated Microsoft Graph for calendars, with its token endpoint.
 //!
 //! It is stateful (mailboxes, calendars, events and series that change), deterministic (the same
-//! seed and the same calls give the same bytes) and as nasty as Graph has been seen to be: see
-//! [`Behaviour`] for the ways in which Graph is odd and right, [`Fault`] for the ways in which it
-//! fails. It shares no code with the client it is there to test. `docs/simulator.md` describes it
-//! as a tool of its own.
+//! seed and the same calls give the same bytes) and as difficult as Graph is known to be:
+//! [`Behaviour`] selects among unusual but correct behaviours, [`Fault`] makes requests fail. It
+//! shares no code with the client that it tests. `docs/simulator.md` describes it as a standalone
+//! tool.
 //!
-//! It refuses what Graph refuses, and everything it does not know, with Graph's own words.
+//! It refuses what Graph refuses, and every request it does not know, with Graph's own messages.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -69,44 +69,44 @@ use ids::MailboxIds;
 use request::GraphRequest;
 use state::SimulatorState;
 
-/// What a simulator is made with.
+/// The settings of a new [`Simulator`].
 #[derive(Clone, Debug)]
 pub struct SimulatorSettings {
-    /// All chance comes from it.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// How Graph behaves where it is known to behave in several ways.
+    /// Which of Graph's known variants of behaviour to simulate.
     pub behaviour: Behaviour,
-    /// How long each answer takes, by tokio's clock; `ZERO..ZERO` for not at all.
+    /// The delay before each response, on tokio's clock; `ZERO..ZERO` for none.
     pub latency: Range<Duration>,
     /// The wall clock.
     pub env: Env,
 }
 
 impl SimulatorSettings {
-    /// The calm behaviour, without latency.
+    /// [`Behaviour::calm`], without latency.
     pub fn new(seed: u64, env: Env) -> Self {
         Self { seed, behaviour: Behaviour::calm(), latency: Duration::ZERO..Duration::ZERO, env }
     }
 }
 
-/// A simulated Graph. A cheap handle: clones are the same Graph.
+/// A handle to a simulated Graph. Clones are cheap and share the same state.
 #[derive(Clone, Debug)]
 pub struct Simulator {
     state: Arc<Mutex<SimulatorState>>,
 }
 
 impl Simulator {
-    /// A Graph without any mailboxes.
+    /// Creates a Graph without mailboxes.
     pub fn new(settings: SimulatorSettings) -> Self {
         Self { state: Arc::new(Mutex::new(SimulatorState::new(settings))) }
     }
 
     fn state(&self) -> MutexGuard<'_, SimulatorState> {
-        // Tests that fail elsewhere must not fail here as well.
+        // A test that panicked while holding the lock must not fail here as well.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One request, one answer, without a socket. Waits out the latency by tokio's clock.
+    /// Answers one request without a socket, after the latency on tokio's clock.
     pub async fn answer(&self, request: http::Request<Bytes>) -> SimulatedResponse {
         let call = GraphRequest::read(&request);
         if !call.versioned && call.segments.first().is_some_and(|first| first == "control") {
@@ -116,7 +116,7 @@ impl Simulator {
             return SimulatedResponse::Response(self.state().metadata(&call, reply));
         }
         let ticket = self.state().arrive(&call);
-        // Leaves when dropped, also when the client goes away while it waits.
+        // Dropping it ends the request, also when the client disconnects during the latency.
         let mut visit = InFlightRequest { simulator: self, call: &call, ticket };
         if !visit.ticket.latency.is_zero() {
             tokio::time::sleep(visit.ticket.latency).await;
@@ -124,15 +124,15 @@ impl Simulator {
         self.state().respond(&call, request.body(), &mut visit.ticket)
     }
 
-    /// The address that links are rendered with, `/v1.0` included, such as
-    /// `http://127.0.0.1:8081/v1.0`. Until it is set, the request's own address or `Host` is used.
+    /// Sets the base address of rendered links, including `/v1.0`, such as
+    /// `http://127.0.0.1:8081/v1.0`. Until it is set, links use the address the client used.
     pub fn set_base_url(&self, base: &str) {
         let mut state = self.state();
         state.base = Some(base.trim_end_matches('/').into());
     }
 
-    /// Adds a mailbox with an empty default calendar, unless there is one of that address.
-    /// Returns its object id; address and object id both address all calls.
+    /// Adds a mailbox with an empty default calendar, unless the address exists already.
+    /// Returns its object id. All calls accept the address or the object id.
     pub fn add_mailbox(&self, address: &str) -> String {
         let mut state = self.state();
         let name = address.split('@').next().unwrap_or(address);
@@ -140,7 +140,7 @@ impl Simulator {
         state.mailboxes[at].object_id.clone()
     }
 
-    /// Adds a calendar to a mailbox; returns its id, empty if there is no such mailbox.
+    /// Adds a calendar to a mailbox. Returns its id, or an empty string for an unknown mailbox.
     pub fn add_calendar(&self, mailbox: &str, name: &str) -> String {
         let mut state = self.state();
         let Some(at) = state.mailbox(mailbox) else { return String::new() };
@@ -151,7 +151,7 @@ impl Simulator {
         id
     }
 
-    /// Deletes a calendar (not the default one); whether there was one.
+    /// Deletes a calendar other than the default one. Returns whether it existed.
     pub fn remove_calendar(&self, mailbox: &str, calendar: &str) -> bool {
         let mut state = self.state();
         let Some((mailbox, calendar)) = state.place(mailbox, Some(calendar)) else { return false };
@@ -162,8 +162,8 @@ impl Simulator {
         found
     }
 
-    /// Says whether events of a calendar are found only under the calendar's own path, as with
-    /// calendars shared by others; whether there is such a calendar.
+    /// Sets whether events of a calendar are found only under the calendar's own path, as with
+    /// calendars that other users share. Returns whether the calendar exists.
     pub fn set_shared(&self, mailbox: &str, calendar: &str, shared: bool) -> bool {
         let mut state = self.state();
         let Some((mailbox, calendar)) = state.place(mailbox, Some(calendar)) else { return false };
@@ -171,7 +171,7 @@ impl Simulator {
         true
     }
 
-    /// The mailbox that `/me` means; `None` makes `/me` an error, as for application tokens.
+    /// Sets the mailbox behind `/me`; `None` makes `/me` an error, as for application tokens.
     pub fn set_me(&self, mailbox: Option<&str>) {
         let mut state = self.state();
         state.me = mailbox.and_then(|mailbox| state.mailbox(mailbox));
@@ -182,8 +182,8 @@ impl Simulator {
         self.state().mailboxes.iter().map(|m| m.person.address.to_string()).collect()
     }
 
-    /// Fills a calendar (`None`: the default one) as if it had always been so: links given
-    /// before are dead. Does nothing if there is no such calendar.
+    /// Fills a calendar (`None`: the default one) and clears its history: links issued before are
+    /// dead. Does nothing if the calendar does not exist.
     pub fn populate(&self, mailbox: &str, calendar: Option<&str>, plan: Population) {
         let mut state = self.state();
         if let Some((mailbox, calendar)) = state.place(mailbox, calendar) {
@@ -191,34 +191,35 @@ impl Simulator {
         }
     }
 
-    /// Adds people and rooms with believable names and calendars; returns their addresses.
+    /// Adds people and rooms with realistic names and calendars. Returns their addresses.
     pub fn organisation(&self, people: usize, rooms: usize, around: Timestamp) -> Vec<String> {
         self.state().organisation(people, rooms, around)
     }
 
-    /// One change somewhere, as the seed has it; `None` only if there are no mailboxes.
+    /// Makes one random change. Returns `None` if there are no mailboxes, or if no possible change
+    /// was found in 100 attempts.
     pub fn mutate_randomly(&self) -> Option<Mutation> {
         self.state().step()
     }
 
-    /// A change of one's own; returns the id of the event or instance concerned.
+    /// Makes the given change. Returns the id of the changed event or instance.
     ///
     /// # Errors
-    /// If what it speaks of does not exist, or is not of the type needed.
+    /// If the calendar, event or instance does not exist, or has the wrong type for the edit.
     pub fn mutate(&self, mutation: Mutation) -> Result<String, MutationError> {
         self.state().mutate(&mutation)
     }
 
-    /// Delta lies: no stream ever speaks of the last change made in a calendar (`None`: the default
-    /// one), though everything that is asked anew shows it. Whether there was one to keep quiet.
+    /// Makes delta lie: no stream reports the last change made in a calendar (`None`: the default
+    /// one), but views, listings and new enumerations show it. Returns whether there was a change.
     pub fn suppress_change(&self, mailbox: &str, calendar: Option<&str>) -> bool {
         let mut state = self.state();
         let Some((mailbox, calendar)) = state.place(mailbox, calendar) else { return false };
         state.mailboxes[mailbox].calendars[calendar].suppress_last_change()
     }
 
-    /// What plain `calendarView` would list at this moment, in UTC with HTML bodies. Empty if
-    /// there is no such calendar.
+    /// The events that the plain `calendarView` would list now, in UTC with HTML bodies. Empty if
+    /// the calendar does not exist.
     pub fn truth(
         &self,
         mailbox: &str,
@@ -235,7 +236,7 @@ impl Simulator {
         }
     }
 
-    /// The ids that plain `calendarView` would list at this moment, of either kind.
+    /// The ids that the plain `calendarView` would list now; `immutable` selects the kind of id.
     pub fn listed(
         &self,
         mailbox: &str,
@@ -256,56 +257,56 @@ impl Simulator {
         state.view(mailbox, calendar, (start, end)).iter().map(id).collect()
     }
 
-    /// The behaviour in force.
+    /// The current behaviour.
     pub fn behaviour(&self) -> Behaviour {
         self.state().behaviour.clone()
     }
 
-    /// Behaves differently from now on.
+    /// Replaces the behaviour, for all later requests.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         let mut state = self.state();
         state.behaviour = behaviour;
         state.shelf.clear();
     }
 
-    /// Answers say another time in `Date` from now on than its clock shows: so much later.
+    /// Sets how far the `Date` header of later responses is ahead of the simulator's clock.
     pub fn set_date_ahead(&self, by: SignedDuration) {
         self.state().date_ahead = by;
     }
 
-    /// Answers after another latency from now on.
+    /// Sets the latency of later requests.
     pub fn set_latency(&self, latency: Range<Duration>) {
         self.state().latency = latency;
     }
 
-    /// How many bytes of rendered pages are kept for the next client that asks the same.
+    /// Sets how many bytes of rendered pages are cached for identical requests.
     pub fn set_page_cache(&self, bytes: usize) {
         self.state().shelf.limit = bytes;
     }
 
-    /// What is to go wrong, as it stands: planned faults that happened are gone from it.
+    /// The current fault settings. They do not include planned faults that are used up.
     pub fn faults(&self) -> Faults {
         self.state().faults.clone()
     }
 
-    /// Replaces everything that is to go wrong.
+    /// Replaces all fault settings.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
     }
 
-    /// Adds a fault that waits for its requests.
+    /// Adds a fault for the requests that match it.
     pub fn plan(&self, fault: PlannedFault) {
         self.state().faults.planned.push(fault);
     }
 
-    /// Nothing goes wrong any more; links that were stuck work again.
+    /// Removes all faults. Links with a sticky fault work again.
     pub fn clear_faults(&self) {
         let mut state = self.state();
         state.faults = Faults::default();
         state.stuck.clear();
     }
 
-    /// Every link given so far, of that mailbox or of all, is dead from now on.
+    /// Makes every link issued so far dead, for one mailbox or (`None`) for all.
     pub fn kill_tokens(&self, mailbox: Option<&str>) {
         let mut state = self.state();
         let only = mailbox.map(|mailbox| state.mailbox(mailbox));
@@ -316,29 +317,29 @@ impl Simulator {
         }
     }
 
-    /// A fresh access token, without asking the token endpoint.
+    /// Issues an access token without a request to the token endpoint.
     pub fn access_token(&self) -> String {
         let mut state = self.state();
         let now = state.env.now();
         state.sign_in.grant(now)
     }
 
-    /// Accepts an access token of one's own making until `until`.
+    /// Accepts `token` as an access token until `until`.
     pub fn accept_token(&self, token: &str, until: Timestamp) {
         self.state().sign_in.accept(token, until);
     }
 
-    /// Every access token given so far has expired.
+    /// Expires every access token issued so far.
     pub fn expire_tokens(&self) {
         self.state().sign_in.expire();
     }
 
-    /// How long access tokens given from now on live, in whole seconds.
+    /// Sets the lifetime of access tokens issued from now on, in whole seconds.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
         self.state().sign_in.lifetime = lifetime;
     }
 
-    /// Registers an application. Until there is one, every sign-in with any secret is good.
+    /// Registers an application. Until there is one, any client signs in with any secret.
     pub fn add_application(&self, application: Application) {
         self.state().sign_in.applications.push(application);
     }
@@ -348,7 +349,7 @@ impl Simulator {
         self.state().sign_in.applications = applications;
     }
 
-    /// What clients did so far.
+    /// The counts since the start or the last reset.
     pub fn statistics(&self) -> Statistics {
         let state = self.state();
         let mut statistics = state.statistics.clone();
@@ -363,7 +364,7 @@ impl Simulator {
         statistics
     }
 
-    /// Counts from zero again.
+    /// Resets all counts to zero.
     pub fn reset_statistics(&self) {
         let mut state = self.state();
         state.statistics = Statistics::default();
@@ -374,7 +375,7 @@ impl Simulator {
     }
 }
 
-/// A request that is in flight as long as this lives.
+/// Counts a request as in flight until dropped.
 struct InFlightRequest<'a> {
     simulator: &'a Simulator,
     call: &'a GraphRequest,

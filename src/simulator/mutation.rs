@@ -1,4 +1,4 @@
-//! Named changes to calendars. Whatever they need is checked before anything is changed.
+//! Named changes to calendars. All preconditions are checked before anything is changed.
 
 use std::sync::Arc;
 
@@ -20,69 +20,68 @@ pub struct Mutation {
     /// The calendar's id; `None` for the default one.
     #[serde(default)]
     pub calendar: Option<String>,
-    /// What happens there.
+    /// The change itself.
     #[serde(flatten)]
     pub edit: Edit,
 }
 
-/// What happens in a calendar. Events are named by their (default) ids, instances by theirs.
+/// A change to a calendar. Events and instances are named by their default ids.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "edit")]
 pub enum Edit {
-    /// A new single event.
+    /// Creates a single event.
     CreateSingle {
-        /// What it is about.
+        /// The subject.
         subject: String,
-        /// When it begins.
+        /// The start.
         start: Timestamp,
-        /// How long it takes.
+        /// The length in minutes.
         minutes: u32,
     },
-    /// A new event of whole days, in the mailbox's own time zone.
+    /// Creates an all-day event in the mailbox's own time zone.
     CreateAllDay {
-        /// What it is about.
+        /// The subject.
         subject: String,
-        /// Its first day.
+        /// The first day.
         date: Date,
-        /// How many days.
+        /// The number of days.
         days: u16,
     },
-    /// A new series in the mailbox's own time zone.
+    /// Creates a series in the mailbox's own time zone.
     CreateSeries {
-        /// What it is about.
+        /// The subject.
         subject: String,
-        /// When the first occurrence begins.
+        /// The start of the first occurrence.
         start: Timestamp,
-        /// How long each takes.
+        /// The length of each occurrence in minutes.
         minutes: u32,
-        /// How it repeats.
+        /// The pattern.
         repeats: Pattern,
         /// The last day; `None` for an endless series.
         until: Option<Date>,
-        /// Whether it takes whole days; then `minutes` is rounded up to days.
+        /// Whether occurrences are all-day; `minutes` is then rounded up to days.
         #[serde(default)]
         all_day: bool,
     },
-    /// Another subject, of a single event or a series.
+    /// Changes the subject of a single event or a series.
     Rename {
         /// The event or master.
         event: String,
         /// The new subject.
         subject: String,
     },
-    /// Another body, of a single event or a series.
+    /// Changes the body of a single event or a series.
     Rewrite {
         /// The event or master.
         event: String,
         /// The new text.
         text: String,
     },
-    /// Another time for a single event; of a series, the whole of it. A series' exceptions and
-    /// cancellations are lost.
+    /// Moves a single event or a whole series. A series loses its exceptions and cancellations.
     Move {
         /// The event or master.
         event: String,
-        /// When it, or the first occurrence, begins.
+        /// The new start of the event or of the first occurrence.
         start: Timestamp,
     },
     /// Deletes a single event or a whole series.
@@ -95,54 +94,54 @@ pub enum Edit {
         /// The instance.
         occurrence: String,
     },
-    /// Makes an occurrence an exception at another time.
+    /// Turns an occurrence into an exception at another time.
     MoveOccurrence {
         /// The instance.
         occurrence: String,
-        /// When it begins now.
+        /// The new start.
         start: Timestamp,
     },
-    /// Makes an occurrence an exception with another subject.
+    /// Turns an occurrence into an exception with another subject.
     RenameOccurrence {
         /// The instance.
         occurrence: String,
         /// The new subject.
         subject: String,
     },
-    /// Makes an exception an ordinary occurrence again.
+    /// Turns an exception back into an ordinary occurrence.
     UndoException {
         /// The instance.
         occurrence: String,
     },
-    /// Another last day, or none, for a series.
+    /// Changes or removes the last day of a series.
     SetEnd {
         /// The master.
         event: String,
-        /// The last day.
+        /// The new last day; `None` for an endless series.
         until: Option<Date>,
     },
-    /// Another pattern for a series. Its exceptions and cancellations are lost.
+    /// Changes the pattern of a series, which loses its exceptions and cancellations.
     SetPattern {
         /// The master.
         event: String,
-        /// How it repeats now.
+        /// The new pattern.
         repeats: Pattern,
     },
-    /// A new change key and nothing else anybody sees.
+    /// Gives an event a new change key and modification time, and no other change.
     Touch {
         /// The event or master.
         event: String,
     },
-    /// An attendee answers.
+    /// Records an attendee's response.
     Respond {
         /// The event or master.
         event: String,
-        /// Which attendee, by position.
+        /// The index of the attendee.
         attendee: usize,
         /// `accepted`, `declined` or `tentativelyAccepted`.
         response: String,
     },
-    /// The organizer cancels; the event stays, marked (fact 74).
+    /// Cancels a meeting as its organizer; the event stays and is marked (fact 74).
     CancelMeeting {
         /// The event or master.
         event: String,
@@ -157,12 +156,12 @@ pub enum MutationError {
     #[error("no such mailbox or calendar")]
     NoCalendar,
     /// The event or instance does not exist, or is of another type than the mutation needs.
-    #[error("no such event, or not of the type needed")]
+    #[error("no such event, or an event of the wrong type")]
     NoEvent,
 }
 
 impl SimulatorState {
-    /// Does it; returns the id of the event concerned.
+    /// Applies a mutation. Returns the id of the changed event.
     pub(super) fn mutate(&mut self, mutation: &Mutation) -> Result<String, MutationError> {
         let (mailbox, calendar) = self
             .place(&mutation.mailbox, mutation.calendar.as_deref())
@@ -262,7 +261,7 @@ impl SimulatorState {
 }
 
 impl Edit {
-    /// What it is called, in one word.
+    /// The name of the edit, as in its JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::CreateSingle { .. } => "create_single",
@@ -284,7 +283,7 @@ impl Edit {
         }
     }
 
-    /// The event or instance that must exist already.
+    /// The id of the existing event or instance that the edit changes, if any.
     fn names(&self) -> Option<&str> {
         match self {
             Self::CreateSingle { .. } | Self::CreateAllDay { .. } | Self::CreateSeries { .. } => {
@@ -317,7 +316,7 @@ impl Edit {
     }
 }
 
-/// Changes an item of which everything needed has been checked.
+/// Applies an edit to an item, with all preconditions checked.
 fn apply(
     item: &mut CalendarItem,
     edit: &Edit,

@@ -1,5 +1,5 @@
-//! A page's bytes. What costs time – rendering and compressing the items – is done once and kept;
-//! the link, new in every answer, is put behind it without compressing anything again.
+//! Caches the bytes of pages. The expensive part, rendering and compressing the items, is done
+//! once; the link, new in every response, is appended without compressing the items again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use super::request::ResponsePayload;
 use super::round::{DeltaRound, RoundExtent};
 
-/// What a kept page was rendered for.
+/// The parameters that a cached page was rendered for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PageCacheKey {
     pub(super) mailbox: usize,
@@ -24,14 +24,14 @@ pub(super) struct PageCacheKey {
     pub(super) base: Arc<str>,
 }
 
-/// Everything of a page up to its link.
+/// A page up to its link.
 #[derive(Clone, Debug)]
 pub(super) struct PageHead {
     pub(super) raw: Bytes,
     /// A gzip header and deflate blocks up to a byte boundary.
     deflated: Option<Bytes>,
     check: crc32fast::Hasher,
-    /// Where the next page begins.
+    /// The offset of the next page.
     pub(super) next: usize,
     /// Whether the round ends with this page.
     pub(super) last: bool,
@@ -39,12 +39,12 @@ pub(super) struct PageHead {
 
 impl PageHead {
     pub(super) fn new(mut raw: Vec<u8>, next: usize, last: bool) -> Self {
-        // A page may be kept for long: without the room it was rendered in.
+        // A page may be cached for a long time, so it gives up its spare capacity.
         raw.shrink_to_fit();
         Self { raw: raw.into(), deflated: None, check: crc32fast::Hasher::new(), next, last }
     }
 
-    /// Compresses, once.
+    /// Compresses the page if that was not done before.
     fn deflate(&mut self) {
         if self.deflated.is_some() {
             return;
@@ -72,7 +72,7 @@ impl PageHead {
         self.deflated = Some(out.into());
     }
 
-    /// The page with `tail` behind it.
+    /// The page followed by `tail`.
     pub(super) fn finish(&mut self, tail: &str, gzip: bool) -> ResponsePayload {
         let raw = (self.raw.len() + tail.len()) as u64;
         if !gzip {
@@ -85,7 +85,7 @@ impl PageHead {
         let head = self.deflated.clone().unwrap_or_default();
         let mut body = Vec::with_capacity(head.len() + tail.len() + 16);
         body.extend_from_slice(&head);
-        // One stored block, the stream's last (RFC 1951, 3.2.4). A link is far below 64 KiB.
+        // One stored block, the last of the stream (RFC 1951, 3.2.4). A link is far below 64 KiB.
         let length = u16::try_from(tail.len()).unwrap_or(u16::MAX);
         let tail = &tail.as_bytes()[..usize::from(length)];
         body.push(1);
@@ -104,13 +104,13 @@ impl PageHead {
     }
 }
 
-/// Rounds and pages kept, the oldest given up first.
+/// Cached rounds and pages; the oldest are evicted first.
 #[derive(Debug)]
 pub(super) struct PageCache {
     pages: BTreeMap<PageCacheKey, PageHead>,
     page_order: VecDeque<PageCacheKey>,
     weight: usize,
-    /// Bytes of pages to keep.
+    /// Bytes of pages to cache.
     pub(super) limit: usize,
     rounds: BTreeMap<(usize, usize, RoundExtent), Arc<DeltaRound>>,
     round_order: VecDeque<(usize, usize, RoundExtent)>,
@@ -128,7 +128,7 @@ impl PageCache {
         }
     }
 
-    /// The page for `key`, made by `make` if it is not kept.
+    /// The page for `key`, made by `make` if it is not cached; `keep` caches a new page.
     pub(super) fn page(
         &mut self,
         key: PageCacheKey,
@@ -158,7 +158,7 @@ impl PageCache {
         payload
     }
 
-    /// The round for `key`, made by `make` if it is not kept.
+    /// The round for `key`, made by `make` if it is not cached.
     pub(super) fn round(
         &mut self,
         key: (usize, usize, RoundExtent),
@@ -178,7 +178,7 @@ impl PageCache {
         round
     }
 
-    /// Forgets everything; after a change of behaviour.
+    /// Drops everything; for a change of behaviour.
     pub(super) fn clear(&mut self) {
         let limit = self.limit;
         *self = Self { limit, ..Self::new() };

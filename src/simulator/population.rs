@@ -1,4 +1,4 @@
-//! People, rooms, and what fills their calendars.
+//! Creates people and rooms, and fills their calendars.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use super::zone::day_of;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Population {
-    /// Single events.
+    /// The number of single events.
     pub singles: usize,
-    /// Series, of all patterns; some endless, some older than `spread_days`.
+    /// The number of series, of all patterns; some endless, some older than `spread_days`.
     pub series: usize,
-    /// Single events of whole days.
+    /// The number of all-day single events.
     pub all_day: usize,
-    /// About how long bodies are, in bytes of HTML.
+    /// The approximate length of bodies, in bytes of HTML.
     pub body_bytes: usize,
-    /// The middle of it all.
+    /// The middle of the days that events are spread over.
     pub around: Timestamp,
-    /// How many days to either side events are spread.
+    /// How many days before and after `around` events are spread over.
     pub spread_days: u32,
 }
 
@@ -119,7 +119,7 @@ const SENTENCES: &[&str] = &[
     "Dial in from the link below if you are travelling.",
 ];
 
-/// The body that says `text`, and nothing else.
+/// A body with nothing but `text`.
 pub(super) fn body_of(text: &str) -> Arc<EventBody> {
     let safe = text.replace('&', "&amp;").replace('<', "&lt;");
     Arc::new(EventBody {
@@ -132,7 +132,7 @@ pub(super) fn body_of(text: &str) -> Arc<EventBody> {
 }
 
 impl SimulatorState {
-    /// A body of about `bytes`, one of a few that are shared by everybody.
+    /// A body of about `bytes`, one of 16 of that size that all mailboxes share.
     fn body(&mut self, bytes: usize, which: u64) -> Arc<EventBody> {
         let which = which % 16;
         let body = self.bodies.entry((bytes, which)).or_insert_with(|| {
@@ -153,14 +153,14 @@ impl SimulatorState {
         body.clone()
     }
 
-    /// What an event of that mailbox says, apart from its subject as chance has it.
+    /// The content of an event of that mailbox: random, except for the subject.
     pub(super) fn content(
         &mut self,
         mailbox: usize,
         subject: &str,
         body_bytes: usize,
     ) -> EventContent {
-        // Not drawn from what picks mutations, so that those can be replayed by name.
+        // Not drawn from the generator that picks mutations, so that they can be replayed by name.
         let past = self.mailboxes[mailbox].calendars.iter().map(|calendar| calendar.version).sum();
         let mut rng = fastrand::Rng::with_seed(mix(&[self.seed, mailbox as u64, past, 29]));
         let owner = self.mailboxes[mailbox].person.clone();
@@ -214,7 +214,7 @@ impl SimulatorState {
         }
     }
 
-    /// Fills a calendar, as if it had always been so.
+    /// Fills a calendar and clears its history.
     pub(super) fn populate(&mut self, mailbox: usize, calendar: usize, plan: &Population) {
         let mut rng = self.chance.fork();
         let zone = self.mailboxes[mailbox].zone.clone();
@@ -225,7 +225,7 @@ impl SimulatorState {
             let in_series = number >= plan.singles && !all_day;
             let mut offset = rng.i64(-spread..=spread);
             if in_series {
-                // Most series began some time ago, some before any window.
+                // Series begin in the past, some before any window.
                 offset = -rng.i64(0..spread.min(300) * 3);
             }
             let mut date =
@@ -284,7 +284,7 @@ impl SimulatorState {
         self.mailboxes[mailbox].calendars[calendar].settle();
     }
 
-    /// People and rooms with believable names and calendars; their addresses.
+    /// Adds people and rooms with realistic names and calendars. Returns their addresses.
     pub(super) fn organisation(
         &mut self,
         people: usize,

@@ -1,7 +1,7 @@
-//! Chance at work in the calendars.
+//! Makes random changes to calendars.
 //!
-//! What chance picked is returned as the same [`Mutation`] that, applied to a like simulator,
-//! would do the same again.
+//! Each change is returned as a [`Mutation`]; applied to an identical simulator, it makes the same
+//! change.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::state::SimulatorState;
 use super::zone::{date_of, day_of};
 
 impl SimulatorState {
-    /// Picks a mutation that is possible, and does it.
+    /// Picks a possible mutation and applies it.
     pub(super) fn step(&mut self) -> Option<Mutation> {
         for _ in 0..100 {
             let Some(mutation) = self.pick() else { continue };
@@ -116,7 +116,7 @@ impl SimulatorState {
             6 => Edit::Rewrite { event: id(&*single(rng)?, 0), text: subject(rng) },
             7 => Edit::Move { event: id(&*single(rng)?, 0), start: about(rng) },
             8 => {
-                // Out of, or into, the windows anybody is likely to look at.
+                // Out of, or back into, the usual windows.
                 let item = single(rng)?;
                 let there = item.zone.instant(item.when.start);
                 let far = (there - now).total(jiff::Unit::Hour).unwrap_or(0.0).abs() > 24.0 * 900.0;
@@ -135,7 +135,7 @@ impl SimulatorState {
             13 | 14 => {
                 let (item, day) = instance(rng, false)?;
                 let start = item.zone.instant(item.occurrence_when(day).start);
-                // Mostly by hours, sometimes out of sight.
+                // Mostly by hours, sometimes out of the window.
                 let hours =
                     if rng.u8(..5) == 0 { 24 * rng.i64(-300..300) } else { rng.i64(-30..30) };
                 Edit::MoveOccurrence {
@@ -194,7 +194,7 @@ impl SimulatorState {
                     }
                 }
             }
-            // Whole series go seldom, or there would be none left.
+            // Whole series are rarely deleted, or none would be left.
             _ if rng.u8(..3) == 0 => Edit::Delete { event: id(&*series(rng)?, 0) },
             _ => Edit::Touch { event: id(&*series(rng)?, 0) },
         };

@@ -1,4 +1,4 @@
-//! A request, read: path, query, preferences. And the words of a reply, before it is sent.
+//! Parses requests (path, query, preferences), and represents responses before they are sent.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 use super::event::EventForm;
 use super::zone::Zone;
 
-/// A request to Graph.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct GraphRequest {
     pub(super) method: Method,
-    /// The path as it was sent, for links.
+    /// The path as sent, for links.
     pub(super) path: String,
     /// Its segments after `/v1.0`, decoded.
     pub(super) segments: Vec<String>,
-    /// Names in lower case, values decoded, in the order sent.
+    /// Query parameters in the order sent: names in lower case, values decoded.
     pub(super) query: Vec<(String, String)>,
-    /// Path and query as they were sent.
+    /// Path and query as sent.
     pub(super) target: String,
     pub(super) bearer: Option<String>,
     /// The credentials of HTTP Basic, still encoded.
@@ -26,7 +26,7 @@ pub(super) struct GraphRequest {
     pub(super) prefer: String,
     pub(super) gzip: bool,
     pub(super) client_request_id: Option<String>,
-    /// Scheme and authority under which the client sees this server, if the request says so.
+    /// Scheme and authority that the client used, if the request contains them.
     pub(super) origin: Option<String>,
     /// Whether the path began with `/v1.0`.
     pub(super) versioned: bool,
@@ -72,17 +72,17 @@ impl GraphRequest {
         }
     }
 
-    /// Where the client sees this server; Graph's own address if the request does not say.
+    /// Scheme and authority that the client used; Graph's own if the request has none.
     pub(super) fn origin(&self) -> &str {
         self.origin.as_deref().unwrap_or("https://graph.microsoft.com")
     }
 
-    /// The host of that address, with its port.
+    /// The host of the origin, with its port.
     pub(super) fn host(&self) -> &str {
         self.origin().split_once("://").map_or("", |(_, host)| host)
     }
 
-    /// The value of a query parameter, its name in lower case.
+    /// The value of a query parameter; `name` is in lower case.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -92,7 +92,7 @@ impl GraphRequest {
         self.parameter("$skiptoken").or_else(|| self.parameter("$deltatoken"))
     }
 
-    /// Whether the path, from its first segment on, is that, whatever its case; `*` fits any.
+    /// Whether the segments from index `from` on match `pattern` in any case; `*` matches any.
     pub(super) fn is(&self, pattern: &[&str], from: usize) -> bool {
         let rest = self.segments.get(from..).unwrap_or_default();
         rest.len() == pattern.len()
@@ -103,9 +103,9 @@ impl GraphRequest {
     }
 }
 
-/// Scheme and authority that the client asked, by `Host` and by what a proxy in front adds:
+/// Scheme and authority that the client used, from `Host` and the headers that a proxy adds:
 /// `Forwarded` (RFC 7239), else `X-Forwarded-Proto` and `X-Forwarded-Host`. Of several proxies the
-/// first one counts, which is the one that the client asked.
+/// first one counts, which is the one the client connected to.
 fn seen_origin(headers: &HeaderMap) -> Option<String> {
     let first = |name: &str| {
         let value = headers.get(name)?.to_str().ok()?;
@@ -128,7 +128,7 @@ fn seen_origin(headers: &HeaderMap) -> Option<String> {
     (!authority.as_str().contains('@')).then(|| format!("{scheme}://{authority}"))
 }
 
-/// What the `Authorization` header carries, if it is of that scheme.
+/// The credentials of the `Authorization` header, if it has the scheme `wanted`.
 fn authorization(headers: &HeaderMap, wanted: &str) -> Option<String> {
     let (scheme, rest) = headers.get("authorization")?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case(wanted).then(|| rest.trim().to_owned())
@@ -140,7 +140,7 @@ fn joined(headers: &HeaderMap, name: &str) -> String {
     values.join(", ")
 }
 
-/// The pairs of a query or form, decoded.
+/// The decoded pairs of a query or form.
 pub(super) fn pairs(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
     text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -148,7 +148,7 @@ pub(super) fn pairs(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
     })
 }
 
-/// Undoes percent-encoding; in queries and forms a plus is a space (fact 28).
+/// Decodes percent-encoding; with `plus`, for queries and forms, a plus is a space (fact 28).
 pub(super) fn decode(text: &str, plus: bool) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -168,17 +168,17 @@ pub(super) fn decode(text: &str, plus: bool) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What the `Prefer` header asks for (facts 40 to 50).
+/// The parsed `Prefer` header (facts 40 to 50).
 #[derive(Clone, Debug)]
 pub(super) struct PreferHeader {
     pub(super) page_size: Option<usize>,
     pub(super) form: EventForm,
-    /// What the answer confirms having applied.
+    /// The preferences that the response confirms as applied.
     pub(super) applied: Vec<String>,
 }
 
 impl PreferHeader {
-    /// Reads the header. A time zone nobody knows is an error of the request.
+    /// Parses the header. An unknown time zone makes the request invalid.
     pub(super) fn read(header: &str) -> Result<Self, Box<RenderedResponse>> {
         let mut prefer = Self { page_size: None, form: EventForm::plain(), applied: Vec::new() };
         for preference in header.split(',').map(str::trim).filter(|p| !p.is_empty()) {
@@ -216,7 +216,7 @@ impl PreferHeader {
     }
 }
 
-/// An answer, not yet compressed and without the headers that every answer has.
+/// A response, not yet compressed and without the headers common to all responses.
 #[derive(Clone, Debug)]
 pub(super) struct RenderedResponse {
     pub(super) status: StatusCode,
@@ -224,11 +224,11 @@ pub(super) struct RenderedResponse {
     pub(super) body: ResponsePayload,
 }
 
-/// The body of a reply.
+/// The body of a response.
 #[derive(Clone, Debug)]
 pub(super) enum ResponsePayload {
     Plain(Bytes),
-    /// A body whose compressed form, if the client takes one, is known already.
+    /// A body that is already compressed if the client accepts gzip.
     Ready {
         encoded: Bytes,
         gzip: bool,
@@ -253,7 +253,7 @@ impl RenderedResponse {
         Self { status, headers: Vec::new(), body: ResponsePayload::Plain(Bytes::new()) }
     }
 
-    /// Graph's form of an error. Its request id is filled in when it is sent.
+    /// An error in Graph's format. Its request id is filled in when it is sent.
     pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Self {
         let error = json!({"error": {
             "code": code,

@@ -1,35 +1,35 @@
-//! What a client meets when it asks.
+//! The outcome of a request, including connection faults.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// The answer to one request. Whoever carries it to the client also carries its faults.
+/// The response to one request. The transport that delivers it also performs its faults.
 #[derive(Debug)]
 pub enum SimulatedResponse {
     /// A whole response.
     Response(http::Response<Bytes>),
-    /// A whole response, its body in a hundred pieces, each after a wait.
+    /// A whole response with its body in a hundred pieces, each after a delay.
     Slow {
-        /// What comes in the end.
+        /// The response.
         response: http::Response<Bytes>,
-        /// The wait before each piece.
+        /// The delay before each piece.
         every: Duration,
     },
-    /// The head of a response, then its body again and again without an end.
+    /// The head of a response, then its body repeated without end.
     Endless {
-        /// Head, and what to repeat.
+        /// The head, and the body to repeat.
         response: http::Response<Bytes>,
     },
-    /// The head of a response, which promises the whole body, then only so much of it.
+    /// The head of a response, which announces the whole body, then only a part of the body.
     Truncated {
-        /// What would have come.
+        /// The whole response.
         response: http::Response<Bytes>,
-        /// Bytes of the body before the connection ends.
+        /// Bytes of the body before the connection closes.
         after: usize,
     },
-    /// The connection ends without an answer.
+    /// The connection closes without a response.
     Reset,
-    /// Nothing, ever.
+    /// The request never gets a response.
     Stall,
 }

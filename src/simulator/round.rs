@@ -1,7 +1,7 @@
-//! What a delta round consists of, and how it is cut into pages.
+//! Builds the items of a delta round and splits them into pages.
 //!
-//! A round is a function of the calendar's log, the window, two versions and the [`Behaviour`]:
-//! asked again it is the same again, and changes made meanwhile belong to the next one.
+//! A round is a function of the calendar's log, the window, two versions and the [`Behaviour`]: a
+//! repeated request gets the same round, and changes made meanwhile belong to the next one.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ pub(super) enum RoundEntry {
     Removed(u32, i32),
 }
 
-/// The items of a round in the order they are sent. The flag says that the entry must stand on
-/// the page of the one before it.
+/// The items of a round in the order they are sent. The flag says that an entry must be on the
+/// same page as the previous one.
 #[derive(Debug, Default)]
 pub(super) struct DeltaRound {
     pub(super) entries: Vec<(RoundEntry, bool)>,
-    /// So many of the first are older states of what comes later.
+    /// How many of the first entries are older states of later ones.
     pub(super) stale: usize,
 }
 
-/// What identifies a round, apart from the calendar.
+/// The identity of a round within its calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RoundExtent {
     pub(super) window: (Timestamp, Timestamp),
@@ -40,7 +40,7 @@ pub(super) struct RoundExtent {
 }
 
 impl RoundExtent {
-    /// A number that stands for the round, for chance that is the same when asked again.
+    /// A hash of the round's identity, so that random choices repeat for the same round.
     pub(super) fn salt(&self, place: CalendarContext) -> u64 {
         mix(&[
             place.mailbox,
@@ -60,12 +60,12 @@ struct RoundBuilder<'a> {
     salt: u64,
     blocks: Vec<Vec<RoundEntry>>,
     masters: Vec<RoundEntry>,
-    /// Older states of what comes later in the round: the last one seen holds (fact 58).
+    /// Older states of items that follow later in the round: the last state counts (fact 58).
     stale: Vec<RoundEntry>,
 }
 
 impl DeltaRound {
-    /// The round of `calendar` over `extent`.
+    /// Builds the round of `calendar` over `extent`.
     pub(super) fn build(
         calendar: &Calendar,
         behaviour: &Behaviour,
@@ -88,8 +88,8 @@ impl DeltaRound {
         round.finish()
     }
 
-    /// The entries of the page that begins at `offset`, and where the next one begins. The page
-    /// has `size` items, and more where a series may not be cut.
+    /// The entries of the page at `offset`, and the offset of the next page. The page has `size`
+    /// items, or more where a series must not be split.
     pub(super) fn page(&self, offset: usize, size: usize) -> (&[(RoundEntry, bool)], usize) {
         let offset = offset.min(self.entries.len());
         let mut end = (offset + size.max(1)).min(self.entries.len());
@@ -161,7 +161,7 @@ impl RoundBuilder<'_> {
         }
     }
 
-    /// What is sent of a series that had the instances `was` and has the instances `is`.
+    /// Adds what is sent of a series that had the instances `was` and has the instances `is`.
     fn changed_series(
         &mut self,
         key: u32,
@@ -177,7 +177,8 @@ impl RoundBuilder<'_> {
         };
         let tombstones = self.behaviour.resend == Resend::Tombstones;
         let Some(after) = after.filter(|_| !is.is_empty()) else {
-            // Gone, or gone from this view. By seed the instances are named too (fact 65).
+            // The series was deleted or left this view. With `Tombstones` its instances may get
+            // tombstones too; for a deleted series the seed decides (fact 65).
             let mut block = vec![RoundEntry::Removed(key, 0)];
             if tombstones
                 && (after.is_some() || mix(&[self.salt, u64::from(key)]).is_multiple_of(2))
@@ -207,14 +208,14 @@ impl RoundBuilder<'_> {
         let removed: Vec<RoundEntry> = if tombstones { gone().collect() } else { Vec::new() };
         if changed.is_empty() && removed.is_empty() && self.behaviour.master == MasterOnPage::Absent
         {
-            // Something has to say that the series was touched.
+            // Without a master, an occurrence has to show that the series changed.
             changed.extend(is.first());
         }
         self.blocks.push(removed);
         self.series(after, changed);
     }
 
-    /// A series: its master as the behaviour has it, and the instances given.
+    /// Adds a series: its master where the behaviour places it, and the given instances.
     fn series(&mut self, item: &Arc<CalendarItem>, instances: Vec<ItemPart>) {
         let master = RoundEntry::Present(item.clone(), ItemPart::Itself);
         let mut block: Vec<RoundEntry> =
@@ -228,7 +229,7 @@ impl RoundBuilder<'_> {
         self.blocks.push(block);
     }
 
-    /// Sends something again that did not change.
+    /// Adds an item that did not change.
     fn replay(&mut self, calendar: &Calendar, to: u64, touched: impl Fn(u32) -> bool) {
         let items = calendar.at(to);
         let Some(last) = items.keys().next_back() else { return };
@@ -267,7 +268,7 @@ impl RoundBuilder<'_> {
     }
 }
 
-/// The JSON of one entry, as the behaviour has it.
+/// The JSON of one entry under the given behaviour.
 pub(super) fn render(
     entry: &RoundEntry,
     place: CalendarContext,

@@ -1,4 +1,4 @@
-//! Recurrence: on which days a series takes place, and what became of single occurrences.
+//! Recurrence: the days of a series, and its exceptions and cancelled occurrences.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,11 +19,11 @@ pub enum Pattern {
         /// At least 1.
         every: u16,
     },
-    /// On some days of every `every`th week; weeks begin on Sunday.
+    /// On given days of every `every`th week; weeks begin on Sunday.
     Weekly {
         /// At least 1.
         every: u16,
-        /// Days of the week, 0 for Sunday. If empty, the day of the series' start.
+        /// Days of the week, 0 for Sunday. If empty, the weekday of the series' start.
         days: Vec<u8>,
     },
     /// On the day of the month on which the series begins (the month's last if it is shorter),
@@ -51,13 +51,13 @@ pub(super) struct Exception {
     pub(super) modified: Timestamp,
 }
 
-/// What makes an item a series.
+/// The recurrence of an item that is a series.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) pattern: Pattern,
     /// The last day an occurrence may fall on; `None` for an endless series.
     pub(super) until: Option<i32>,
-    /// By the day the series has the occurrence on.
+    /// By the original day of the occurrence.
     pub(super) exceptions: BTreeMap<i32, Exception>,
     pub(super) cancelled: BTreeSet<i32>,
 }

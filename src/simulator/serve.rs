@@ -1,4 +1,4 @@
-//! The simulator on a socket: HTTP/1.1, faults of the connection included.
+//! Serves the simulator on a socket over HTTP/1.1, including connection faults.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::{SimulatedResponse, Simulator};
 
-/// Bodies of requests are read up to here.
+/// Maximum size of a request body, in bytes.
 const LONGEST_REQUEST: usize = 4 << 20;
 
 type ServeBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -29,14 +29,14 @@ impl Simulator {
     /// cut off.
     ///
     /// # Errors
-    /// If no connection can be accepted any more.
+    /// None: a failed accept is logged and repeated.
     pub async fn serve(
         self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let mut shutdown = pin!(shutdown);
-        // Dropped on return, and every connection with it.
+        // Dropped on return, which closes every connection.
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -47,7 +47,7 @@ impl Simulator {
                         tracing::trace!(?nodelay, "connection accepted");
                         connections.spawn(self.clone().serve_connection(socket));
                     }
-                    // Out of descriptors, or a client that left in the queue: neither is the end.
+                    // Out of descriptors, or a client that left the queue: both are temporary.
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -55,7 +55,7 @@ impl Simulator {
                 },
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended {
-                        tracing::error!(%error, "a connection's task failed");
+                        tracing::error!(%error, "connection task failed");
                     }
                 }
             }
@@ -71,11 +71,11 @@ impl Simulator {
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(socket), service)
             .await;
-        // Clients that go away and faults that cut the connection end here too.
+        // Client disconnects and connection faults also end here.
         tracing::trace!(?ended, "connection ended");
     }
 
-    /// One request from the socket, one answer to it. An error ends the connection.
+    /// Answers one request from the socket. An error closes the connection.
     async fn carry(
         &self,
         request: http::Request<Incoming>,
@@ -98,7 +98,7 @@ impl Simulator {
                 let length = response.body().len();
                 let mut response = response.map(|body| {
                     let cut = stream::once(async {
-                        // What came before is on its way only once there is nothing to add.
+                        // Yield first: hyper sends the previous piece only while no more is ready.
                         tokio::task::yield_now().await;
                         Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut short"))
                     });

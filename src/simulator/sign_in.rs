@@ -1,4 +1,4 @@
-//! The token endpoint, and which access tokens Graph accepts.
+//! The token endpoint, and the check of access tokens.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,12 +30,12 @@ pub struct Application {
     pub client_secret: Option<String>,
 }
 
-/// Applications and tokens.
+/// Registered applications and issued tokens.
 #[derive(Debug)]
 pub(super) struct SignIn {
     seed: u64,
     given: u64,
-    /// While empty, everybody may sign in with any secret.
+    /// While empty, any client signs in with any secret.
     pub(super) applications: Vec<Application>,
     pub(super) lifetime: Duration,
     tokens: BTreeMap<String, Timestamp>,
@@ -52,7 +52,7 @@ impl SignIn {
         }
     }
 
-    /// A new access token.
+    /// Issues an access token.
     pub(super) fn grant(&mut self, now: Timestamp) -> String {
         self.given += 1;
         let body = URL_SAFE_NO_PAD.encode(noise(&[self.seed, self.given, 19], 600));
@@ -65,19 +65,19 @@ impl SignIn {
         token
     }
 
-    /// Accepts `token` from now on.
+    /// Accepts `token` until `until`.
     pub(super) fn accept(&mut self, token: &str, until: Timestamp) {
         self.tokens.insert(token.to_owned(), until);
     }
 
-    /// Makes every access token an expired one.
+    /// Expires every access token.
     pub(super) fn expire(&mut self) {
         for until in self.tokens.values_mut() {
             *until = Timestamp::MIN;
         }
     }
 
-    /// The answer of the token endpoint.
+    /// Answers a request to the token endpoint.
     pub(super) fn answer(
         &mut self,
         call: &GraphRequest,
@@ -219,7 +219,7 @@ impl SignIn {
         )
     }
 
-    /// A refusal that was asked for.
+    /// The response of a sign-in fault.
     pub(super) fn refuse(&self, how: SignInRefusal, now: Timestamp) -> RenderedResponse {
         let bad = StatusCode::BAD_REQUEST;
         let (status, error, number, message) = match how {
@@ -259,7 +259,7 @@ impl SignIn {
     }
 }
 
-/// Whether an assertion says what a certificate's should (fact 138). Its signature is not looked at.
+/// Checks the header and claims of a certificate's assertion (fact 138), but not its signature.
 fn check_assertion(
     text: &str,
     client: &str,
@@ -303,7 +303,7 @@ fn check_assertion(
 }
 
 impl GraphRequest {
-    /// Client and secret of HTTP Basic.
+    /// Client id and secret from HTTP Basic.
     fn basic(&self) -> Option<(String, String)> {
         let decoded = STANDARD.decode(self.basic.as_ref()?).ok()?;
         let text = String::from_utf8(decoded).ok()?;
@@ -313,7 +313,7 @@ impl GraphRequest {
 }
 
 impl SimulatorState {
-    /// Whether a request to Graph carries a token that works.
+    /// Checks that a request to Graph has a valid access token.
     pub(super) fn authorised(&mut self, call: &GraphRequest) -> Result<(), Box<RenderedResponse>> {
         let now = self.env.now();
         let message = match &call.bearer {
@@ -331,7 +331,7 @@ impl SimulatorState {
     }
 }
 
-/// 401 as Graph writes it.
+/// 401 in Graph's format.
 pub(super) fn unauthorized(message: &str) -> RenderedResponse {
     RenderedResponse::error(StatusCode::UNAUTHORIZED, "InvalidAuthenticationToken", message).header(
         "www-authenticate",

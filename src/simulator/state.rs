@@ -1,7 +1,7 @@
-//! Everything the simulator knows, behind one lock, and the way of a request through it.
+//! The simulator's state, behind one lock, and the handling of requests.
 //!
-//! A request is met twice: when it arrives (it is counted, and may be throttled) and, after the
-//! latency, when it is answered.
+//! A request is handled in two steps: on arrival it is counted and may be throttled, and after the
+//! latency it is answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use super::sign_in::SignIn;
 use super::statistics::{MailboxCounter, Statistics};
 use super::zone::Zone;
 
-/// Longest pause a client is held to when requests during it are counted.
+/// Longest `Retry-After` during which requests are counted, in seconds.
 const LONGEST_PAUSE: i64 = 3600;
 
-/// Somebody's, or a room's, mailbox.
+/// The mailbox of a person or a room.
 #[derive(Debug)]
 pub(super) struct Mailbox {
-    /// What all its ids depend on.
+    /// The number that all its ids depend on.
     pub(super) number: u64,
     pub(super) object_id: String,
     pub(super) person: Person,
@@ -45,7 +45,7 @@ pub(super) struct Mailbox {
     pub(super) metrics: MailboxCounter,
 }
 
-/// All of it.
+/// The state of a simulator.
 #[derive(Debug)]
 pub(super) struct SimulatorState {
     pub(super) seed: u64,
@@ -58,7 +58,7 @@ pub(super) struct SimulatorState {
     /// The mailbox behind `/me`.
     pub(super) me: Option<usize>,
     pub(super) faults: Faults,
-    /// Links that answer 504, and the largest page size for which they do not.
+    /// Links with a sticky fault: the largest page size that works, and the fault.
     pub(super) stuck: BTreeMap<u64, (usize, Fault)>,
     pub(super) sign_in: SignIn,
     pub(super) total: MailboxCounter,
@@ -67,18 +67,18 @@ pub(super) struct SimulatorState {
     pub(super) used: BTreeSet<u64>,
     pub(super) shelf: PageCache,
     pub(super) bodies: BTreeMap<(usize, u64), Arc<EventBody>>,
-    /// Where links lead, `/v1.0` included.
+    /// The base address of links, including `/v1.0`.
     pub(super) base: Option<Arc<str>>,
-    /// Chance for changes in calendars.
+    /// The generator for changes to calendars.
     pub(super) chance: fastrand::Rng,
-    /// Chance for faults and latencies.
+    /// The generator for faults and latencies.
     pub(super) weather: fastrand::Rng,
     requests: u64,
-    /// How far the `Date` of answers is ahead of `world`.
+    /// How far the `Date` header of responses is ahead of `env`.
     pub(super) date_ahead: SignedDuration,
 }
 
-/// A request between its arrival and its answer.
+/// A request between its arrival and its response.
 #[derive(Debug)]
 pub(super) struct RequestTicket {
     pub(super) mailbox: Option<usize>,
@@ -137,12 +137,12 @@ impl SimulatorState {
         at
     }
 
-    /// The mailbox with that address or object id.
+    /// The index of the mailbox with that address or object id.
     pub(super) fn mailbox(&self, name: &str) -> Option<usize> {
         self.names.get(name).or_else(|| self.names.get(&name.to_lowercase())).copied()
     }
 
-    /// The calendar with that id, or the default one, of a mailbox.
+    /// The index of a mailbox's calendar with that id, or of the default one.
     pub(super) fn calendar(&self, mailbox: usize, calendar: Option<&str>) -> Option<usize> {
         let calendars = &self.mailboxes.get(mailbox)?.calendars;
         let at = match calendar {
@@ -152,14 +152,14 @@ impl SimulatorState {
         (!calendars.get(at)?.gone).then_some(at)
     }
 
-    /// Both by name.
+    /// The indexes of a mailbox and its calendar, by name.
     pub(super) fn place(&self, mailbox: &str, calendar: Option<&str>) -> Option<(usize, usize)> {
         let mailbox = self.mailbox(mailbox)?;
         let calendar = calendar.filter(|id| !id.eq_ignore_ascii_case("default"));
         Some((mailbox, self.calendar(mailbox, calendar)?))
     }
 
-    /// What rendering needs to know of a calendar.
+    /// The identity of a calendar, for rendering.
     pub(super) fn rendering(&self, mailbox: usize, calendar: usize) -> CalendarContext {
         CalendarContext {
             mailbox: self.mailboxes.get(mailbox).map_or(0, |m| m.number),
@@ -212,7 +212,7 @@ impl SimulatorState {
         ticket
     }
 
-    /// Forgets a request that is answered, or whose client went away.
+    /// Ends a request that was answered, or whose client disconnected.
     pub(super) fn leave(&mut self, call: &GraphRequest, ticket: &RequestTicket) {
         if is_sign_in(call) {
             return;
@@ -223,7 +223,7 @@ impl SimulatorState {
         }
     }
 
-    /// The mailbox a path speaks of.
+    /// The mailbox that a path addresses.
     fn addressed(&self, call: &GraphRequest) -> Option<usize> {
         match call.segments.first().map(|first| first.to_lowercase()).as_deref() {
             Some("users") => self.mailbox(call.segments.get(1)?),
@@ -232,7 +232,7 @@ impl SimulatorState {
         }
     }
 
-    /// The answer to a request.
+    /// Answers a request.
     pub(super) fn respond(
         &mut self,
         call: &GraphRequest,
@@ -295,8 +295,8 @@ impl SimulatorState {
         answer
     }
 
-    /// The answer to a request for the login service's metadata, which is neither Graph's nor the
-    /// token endpoint's: it is not counted, and no fault meets it.
+    /// Completes a response with the login service's metadata, which belongs to neither Graph nor
+    /// the token endpoint: it is not counted and has no faults.
     pub(super) fn metadata(
         &mut self,
         call: &GraphRequest,
@@ -349,7 +349,7 @@ impl SimulatorState {
         fault
     }
 
-    /// Remembers until when a mailbox was told to be left alone.
+    /// Records the pause that a `Retry-After` of the response sets for the mailbox.
     fn pause(&mut self, mailbox: Option<usize>, reply: &mut RenderedResponse) {
         let now = self.env.now();
         let Some((_, value)) = reply.headers.iter_mut().find(|(name, _)| *name == "retry-after")
@@ -361,7 +361,7 @@ impl SimulatorState {
                 let ahead: i64 = ahead.parse().unwrap_or(0);
                 let at = Timestamp::from_second(now.as_second() + ahead).unwrap_or(now);
                 *value = http_date(at);
-                // A date knows no fractions: the pause is what the header says.
+                // An HTTP date has no fractions: the pause is what the header says.
                 at.duration_since(now).as_secs_f64()
             }
             None => value.parse().unwrap_or(0.0),
@@ -369,7 +369,7 @@ impl SimulatorState {
         let pause = (seconds.clamp(0.0, LONGEST_PAUSE as f64) * 1000.0) as i64;
         let until = Timestamp::from_millisecond(now.as_millisecond() + pause).unwrap_or(now);
         self.count(mailbox, |metrics| metrics.pause_until = metrics.pause_until.max(Some(until)));
-        // The pause is the mailbox's, not everybody's.
+        // The pause applies to the mailbox, not to all of them.
         self.total.pause_until = None;
     }
 
@@ -380,7 +380,7 @@ impl SimulatorState {
         }
     }
 
-    /// Adds what every answer has, and compresses.
+    /// Adds the headers common to all responses, and compresses the body.
     fn finish(
         &mut self,
         call: &GraphRequest,
@@ -441,12 +441,12 @@ impl SimulatorState {
     }
 }
 
-/// Whether a request is one to the token endpoint.
+/// Whether a request goes to the token endpoint.
 pub(super) fn is_sign_in(call: &GraphRequest) -> bool {
     !call.versioned && call.is(&["*", "oauth2", "v2.0", "token"], 0)
 }
 
-/// Whether a request is one of a delta round.
+/// Whether a request belongs to a delta round.
 pub(super) fn is_delta(call: &GraphRequest) -> bool {
     call.segments.last().is_some_and(|last| {
         let last = last.trim_end_matches("()");
@@ -475,7 +475,7 @@ fn with_request_id(body: &Bytes, id: &str, now: Timestamp) -> Bytes {
     }
 }
 
-/// The form of a date in HTTP headers.
+/// Formats a date for HTTP headers.
 fn http_date(at: Timestamp) -> String {
     at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }

@@ -1,29 +1,29 @@
-//! What clients did, counted: the simulator's witness stand.
+//! Counts what clients do.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// What was asked of one mailbox, or of all of them.
+/// Request counts of one mailbox, or of all of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RequestCounts {
-    /// Requests to Graph, refused ones included.
+    /// Requests to Graph, including refused ones.
     pub requests: u64,
-    /// The most requests that were in flight together.
+    /// The most requests that were in flight at the same time.
     pub max_concurrent: usize,
-    /// Requests made before a `Retry-After` (held below 1 h) was over.
+    /// Requests made before a `Retry-After` (at most 1 h) had passed.
     pub during_pause: u64,
     /// The most requests in any 10 minutes.
     pub max_in_10_minutes: u64,
-    /// First pages of enumerations asked for: how many enumerations were started.
+    /// Enumerations started, that is, requests for a first page.
     pub enumerations: u64,
-    /// Links asked again after they had been answered with a page.
+    /// Repeated requests for a link that had already been answered with a page.
     pub links_used_again: u64,
-    /// Requests with a link that asked for another zone, body or kind of ids than the first
-    /// request of the stream: such a mirror would mix them.
+    /// Requests with a link for another zone, body format or kind of ids than the first request of
+    /// the stream. A mirror that sends them mixes representations.
     pub mixed_forms: u64,
-    /// Answers by status; 0 counts resets, stalls and bodies cut short.
+    /// Responses by status; 0 counts resets, stalls, and truncated and endless bodies.
     pub statuses: BTreeMap<u16, u64>,
     /// Bytes of bodies before compression.
     pub bytes_raw: u64,
@@ -34,19 +34,19 @@ pub struct RequestCounts {
 /// Everything counted since the start or the last reset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
-    /// All mailboxes together, and requests that named none.
+    /// All mailboxes together, and requests that address no mailbox.
     pub total: RequestCounts,
-    /// By address.
+    /// The counts by mailbox address.
     pub mailboxes: BTreeMap<String, RequestCounts>,
     /// Requests to the token endpoint.
     pub token_requests: u64,
     /// The different `Prefer` headers seen (joined if there were several), at most 1000.
     pub prefer: BTreeSet<String>,
-    /// Requests that carried a token to this server which it had not given.
+    /// Requests with a token that this server did not issue.
     pub unknown_tokens: u64,
 }
 
-/// Counts for one mailbox, with what is needed to count.
+/// The counts of one mailbox, with the state needed to keep them.
 #[derive(Debug, Default)]
 pub(super) struct MailboxCounter {
     pub(super) tally: RequestCounts,
@@ -58,7 +58,7 @@ pub(super) struct MailboxCounter {
 }
 
 impl MailboxCounter {
-    /// Counts a request; says how many the last 10 minutes have seen with it.
+    /// Counts a request. Returns the number of requests in the last 10 minutes, including this one.
     pub(super) fn arrive(&mut self, now: Timestamp) -> u64 {
         let second = now.as_second();
         while let Some((first, count)) = self.recent.front().copied()

@@ -1,7 +1,7 @@
-//! Streams that get stuck: rounds that never end (facts 172, 173), and pages too large to be had.
+//! Faults that stall a stream: rounds that never end (facts 172, 173), and pages too large to read.
 //!
-//! Every such fault depends on the page size that is asked for, as it does in life, so that a
-//! client that changes its ways can get out of it, or cannot.
+//! Each depends on the requested page size, as with the real Graph: a client may escape by changing
+//! the page size, unless the size that works is out of its reach.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -9,16 +9,16 @@ use http::StatusCode;
 use super::faults::Fault;
 use super::request::{RenderedResponse, ResponsePayload};
 
-/// More than any client should read.
+/// More bytes than any client should read.
 const HUGE: usize = 65 << 20;
 
-/// How many of a page's items a fault shows, and whether the page leads to itself again.
+/// How many items of a page a fault shows, and whether the next link leads to the same page.
 pub(super) fn shown(fault: &Fault, turn: u32, size: usize) -> (usize, bool) {
     match fault {
         Fault::EndlessPaging { .. } => (usize::MAX, true),
         Fault::EndlessEmpty { .. } => (0, true),
-        // Never the same twice in a row, and never anything new: on every second page of a
-        // round only its first items.
+        // Never the same page twice in a row, and never a new item: every second page of a round
+        // has only the first half of the items.
         Fault::EndlessOld { .. } if turn % 2 == 1 => (size / 2, true),
         Fault::EndlessOld { .. } => (usize::MAX, true),
         _ => (usize::MAX, false),
@@ -42,7 +42,7 @@ pub(super) fn crowd(page: &mut Vec<u8>) {
     page.extend_from_slice(events.as_bytes());
 }
 
-/// Makes an answer as large as the fault wants it: white space means nothing.
+/// Pads the body to the size that the fault needs, with white space, which has no meaning in JSON.
 pub(super) fn weigh(mut reply: RenderedResponse, fault: Option<&Fault>) -> RenderedResponse {
     if let (StatusCode::OK, Some(Fault::HugePage { .. }), ResponsePayload::Plain(body)) =
         (reply.status, fault, &reply.body)

@@ -1,7 +1,7 @@
-//! Time zones and the forms of time on Graph's wire.
+//! Time zones and Graph's time formats.
 //!
-//! The zones in which this organisation lives are written as POSIX rules, so that the simulator
-//! gives the same answers on a machine with another, or no, time zone database.
+//! The zones of the simulated organisation are POSIX rules, so that the simulator gives the same
+//! responses on a machine with another time zone database, or none.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ const KNOWN: [(&str, &str, &str); 8] = [
     ("AUS Eastern Standard Time", "Australia/Sydney", "AEST-10AEDT,M10.1.0,M4.1.0/3"),
 ];
 
-/// A time zone under the name somebody gave it.
+/// A time zone with the name that was used to select it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Zone {
-    /// The name that answers show.
+    /// The name shown in responses.
     pub(super) name: Arc<str>,
     tz: TimeZone,
 }
@@ -34,7 +34,7 @@ impl Zone {
         Self { name: "UTC".into(), tz: TimeZone::UTC }
     }
 
-    /// The zone called `name` by Windows or IANA; `None` if there is none.
+    /// The zone with the Windows or IANA name `name`; `None` if it is unknown.
     pub(super) fn named(name: &str) -> Option<Self> {
         let known = KNOWN.iter().find(|(windows, iana, _)| {
             name.eq_ignore_ascii_case(windows) || name.eq_ignore_ascii_case(iana)
@@ -53,13 +53,13 @@ impl Zone {
         Some(Self { name: name.into(), tz })
     }
 
-    /// One of the zones people of this organisation live in.
+    /// One of the zones of the simulated organisation, selected by `number`.
     pub(super) fn any(number: u64) -> Self {
         let (name, _, _) = KNOWN[(number % KNOWN.len() as u64) as usize];
         Self::named(name).unwrap_or_else(Self::utc)
     }
 
-    /// The instant of a local time; in a gap or fold as RFC 5545 has it.
+    /// The instant of a local time; in a gap or fold as RFC 5545 defines it.
     pub(super) fn instant(&self, local: DateTime) -> Timestamp {
         self.tz.to_timestamp(local).unwrap_or(Timestamp::UNIX_EPOCH)
     }
@@ -76,7 +76,7 @@ pub(super) fn day_of(date: Date) -> i32 {
     i32::try_from(hours / 24).unwrap_or(0)
 }
 
-/// The date `day` days after 1970-01-01, held within what a calendar can show.
+/// The date `day` days after 1970-01-01; the last possible date if that is out of range.
 pub(super) fn date_of(day: i32) -> Date {
     jiff::civil::date(1970, 1, 1)
         .checked_add(SignedDuration::from_hours(i64::from(day) * 24))
@@ -97,8 +97,8 @@ pub(super) fn seven_digits(local: DateTime) -> String {
     )
 }
 
-/// A date in a query, as Graph reads it: ISO 8601, an offset honoured, none meaning UTC, bare
-/// dates accepted (facts 26, 28 to 30).
+/// Parses a date of a query like Graph: ISO 8601; an offset is honoured, without one it is UTC;
+/// bare dates are accepted (facts 26, 28 to 30).
 pub(super) fn read_instant(text: &str) -> Option<Timestamp> {
     if text.contains([' ', '[', '\'']) {
         return None;

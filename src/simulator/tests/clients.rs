@@ -1,5 +1,5 @@
-//! What Microsoft's own client libraries rely on: discovery, addresses as they asked them, dates
-//! that make sense; and a simulator that can run for days.
+//! Tests what Microsoft's own client libraries rely on (discovery, links with the requested
+//! address, consistent dates), and that the simulator can run for days.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ fn plain() -> Simulator {
     simulator
 }
 
-/// An answer to a request as it comes over a socket: a path, and the address in headers.
+/// Answers a request as received from a socket: a path, and the address in headers.
 async fn over_socket(simulator: &Simulator, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
     let mut request = http::Request::get(path)
         .header("authorization", format!("Bearer {}", simulator.access_token()));
@@ -118,7 +118,7 @@ async fn nothing_was_modified_before_it_was_created() {
     assert!(events.len() > 100);
     for event in events {
         let (created, modified) = (&event["createdDateTime"], &event["lastModifiedDateTime"]);
-        // Both have seven digits and are UTC: their order is that of their texts.
+        // Both have seven digits and are UTC, so they sort as texts.
         assert!(created.as_str() <= modified.as_str(), "{created} {modified}");
     }
 }
@@ -140,7 +140,7 @@ async fn an_organisation_that_lives_for_long_does_not_grow() {
         assert!(items.len() - series <= 100, "{} single events", items.len() - series);
     }
     assert_eq!(addresses.len(), 3);
-    // More happened than is remembered: the link is dead, as with Graph.
+    // More changed than the log keeps: the link is dead, as with Graph.
     let (status, body) = get(&simulator, &client.link, "").await;
     assert_eq!((status, code(&body)), (410, "SyncStateNotFound"));
 }

@@ -1,4 +1,4 @@
-//! Every fault is seen where it should be, and only there.
+//! Tests that every fault appears where it should, and only there.
 
 use std::time::Duration;
 

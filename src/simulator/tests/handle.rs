@@ -1,5 +1,5 @@
-//! What whoever holds the simulator can see and do: statistics, limits, the control plane, chance
-//! repeated by name, and made-up organisations.
+//! Tests the handle: statistics, limits, the control plane, the replay of random changes by name,
+//! and generated organisations.
 
 use serde_json::json;
 
@@ -26,7 +26,7 @@ async fn statistics_tell_what_clients_did() {
     let tally = &statistics.mailboxes[ALICE];
     assert_eq!(tally.requests, 7);
     assert_eq!(tally.max_concurrent, 3);
-    assert_eq!(tally.during_pause, 1, "one came before Retry-After was over");
+    assert_eq!(tally.during_pause, 1, "one request came before Retry-After had passed");
     assert_eq!(tally.enumerations, 4);
     assert_eq!(tally.links_used_again, 1);
     assert_eq!(tally.max_in_10_minutes, 7);

@@ -1,5 +1,5 @@
-//! The simulator against a client of its own, which is as simple as can be and knows nothing of
-//! how the simulator is made: upsert, tombstone, and a series is what a listing says it is.
+//! Tests the simulator with a minimal client that knows nothing of its internals: the client
+//! upserts, applies tombstones, and takes a series from its listing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may fail loudly")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ mod protocol;
 mod sign_in;
 mod socket;
 
-// Wide enough for everything to happen at its edges, narrow enough for a quick test.
+// Wide enough for changes at its edges, narrow enough for a fast test.
 const START: &str = "2026-02-20T00:00:00Z";
 const END: &str = "2026-03-20T00:00:00Z";
 
@@ -44,7 +44,7 @@ fn simulator(seed: u64, behaviour: Behaviour) -> Simulator {
     simulator
 }
 
-/// One mailbox with a small, varied calendar.
+/// Two mailboxes, the first with a small, varied calendar.
 fn small(seed: u64, behaviour: Behaviour) -> Simulator {
     let simulator = simulator(seed, behaviour);
     simulator.add_mailbox("alice@contoso.example");
@@ -84,7 +84,7 @@ fn window_url(mailbox: &str) -> String {
     )
 }
 
-/// A mirror as simple as can be.
+/// A minimal mirror.
 struct Client {
     simulator: Simulator,
     token: String,
@@ -161,7 +161,7 @@ impl Client {
         }
     }
 
-    /// Replaces a series by what Graph lists of it.
+    /// Replaces a series with Graph's listing of it.
     async fn series(&mut self, master: &str) {
         let known = |event: &Value| event["seriesMasterId"] == master;
         self.events.retain(|_, event| !known(event));
@@ -173,7 +173,7 @@ impl Client {
         loop {
             let (status, body) = get_with(&self.simulator, &self.token, &url, "").await;
             if status != 200 {
-                // Gone, or not a series at all.
+                // It is gone, or not a series.
                 assert!(status == 404 || status == 400, "{body}");
                 return;
             }
@@ -243,7 +243,7 @@ async fn a_simple_client_reaches_the_truth_without_masters() {
 
 #[tokio::test(start_paused = true)]
 async fn however_nasty_a_simple_client_reaches_the_truth() {
-    // Its listings of series have to be whole, since it asks no plain view.
+    // The listings of series have to be complete, since this client reads no plain view.
     let listed = |behaviour: Behaviour| Behaviour {
         instances: InstanceListing::Complete,
         private_events: PrivateEvents::Readable,
@@ -256,8 +256,8 @@ async fn however_nasty_a_simple_client_reaches_the_truth() {
     converges("nasty", 1, listed(Behaviour::by_name("nasty").unwrap()), 200).await;
 }
 
-/// A client that believes what the pages say and lists nothing: a re-sent series replaces what
-/// was there (`whole`), or tombstones take away what left.
+/// Runs a client that uses only delta pages and no listings: a re-sent series replaces the stored
+/// one (`whole`), or tombstones remove the items that left.
 async fn pages_alone_suffice(name: &str, seed: u64, behaviour: Behaviour) {
     let whole = behaviour.resend == Resend::Whole;
     let simulator = small(seed, behaviour);

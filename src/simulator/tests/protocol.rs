@@ -1,4 +1,4 @@
-//! The promises of the protocol, one by one.
+//! Tests the guarantees of the protocol, one by one.
 
 use std::io::Read;
 
@@ -20,7 +20,7 @@ fn series(simulator: &Simulator, start: &str, until: Option<&str>) -> String {
     )
 }
 
-/// Every body of an enumeration and some rounds.
+/// All bodies of an enumeration and some rounds.
 async fn transcript(seed: u64, behaviour: Behaviour) -> Vec<Bytes> {
     let simulator = small(seed, behaviour);
     simulator.set_faults(Faults::by_rate(0.2));
@@ -66,7 +66,7 @@ async fn only_the_newest_generations_of_links_work() {
         links.push(client.link.clone());
     }
     for (age, link) in links.iter().enumerate() {
-        // Asking makes a generation too, so each link is tried on the same state.
+        // A request with a live link starts a generation too, so only the first two are checked.
         let (status, body) = get(&simulator, link, "").await;
         if age < 2 {
             assert_eq!((status, code(&body)), (410, "SyncStateNotFound"));
@@ -113,7 +113,7 @@ async fn links_are_bound_to_their_mailbox_and_calendar_and_window() {
         assert_eq!(status, 400, "{wrong}");
         assert_eq!(body["error"]["message"], "Badly formed token.");
     }
-    // Dates sent with a token are ignored: an event outside the sealed window stays outside.
+    // Dates sent with a token are ignored: an event outside the token's window stays outside.
     edit(
         &simulator,
         Edit::CreateSingle {
@@ -318,7 +318,7 @@ async fn compressed_pages_say_the_same_as_plain_ones() {
     };
     let value = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap()["value"].clone();
     let mut values = Vec::new();
-    // The second time each comes from the shelf.
+    // The second response of each kind comes from the page cache.
     for gzip in [false, true, false, true] {
         let SimulatedResponse::Response(response) = ask(gzip).await else { panic!("no response") };
         assert_eq!(response.headers().contains_key("content-encoding"), gzip);

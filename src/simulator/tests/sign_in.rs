@@ -1,4 +1,4 @@
-//! The token endpoint: who is given a token, and for how long.
+//! Tests the token endpoint: which clients get a token, and for how long.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

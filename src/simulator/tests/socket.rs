@@ -1,4 +1,4 @@
-//! The same over a real socket. These tests wait for bytes, never for time.
+//! Tests the simulator over a real socket. The tests wait for bytes, never for time.
 
 use std::future::pending;
 
@@ -9,7 +9,7 @@ use super::*;
 
 const ALICE: &str = "alice@contoso.example";
 
-/// What comes back until the connection ends, or (for bodies without an end) `enough` is there.
+/// The bytes received until the connection closes or (for endless bodies) there are `enough`.
 async fn exchange(simulator: &Simulator, path: &str, enough: usize) -> std::io::Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
