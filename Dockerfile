@@ -1,23 +1,23 @@
-# calmirror in a container: one static program on an empty file system, as nobody in particular.
+# calmirror in a container: one static program on an empty file system, run as an unprivileged user.
 #
 #   docker build -t calmirror .
 #   docker run --read-only --cap-drop all -v ./etc:/etc/calmirror:ro \
 #       -v calmirror:/var/lib/calmirror calmirror
 #
-# ./etc holds calmirror.toml. Mounted is the directory, so that a reload sees a file that an editor
-# put in the place of the old one.
+# ./etc contains calmirror.toml. The directory is mounted instead of the file, so that a reload sees
+# a file that an editor has replaced.
 #
-# The builder is any Debian-like image with Rust and a C compiler; where no registry is at hand,
-# one made on the spot (tests/packaging/container.sh does it). Its glibc is linked in, so it has
-# to be 2.34 or newer: from there on, looking up names needs nothing from the file system.
+# The builder is any Debian-like image with Rust and a C compiler; without a registry, a locally
+# made one works too (see tests/packaging/container.sh). Its glibc is linked statically and has to
+# be 2.34 or newer: from that version on, name lookups load nothing from the file system.
 ARG BUILDER=docker.io/library/rust:1-slim-trixie
 
 FROM ${BUILDER} AS build
 WORKDIR /src
 COPY . .
-# What `--version` tells; the context has no .git.
+# The commit shown by `--version`; the build context has no .git.
 ARG COMMIT=unknown
-# More for cargo, such as a faster build of a test.
+# Additional flags for cargo, for example for a faster test build.
 ARG CARGO_FLAGS=
 RUN set -eu; \
     target=$(rustc -vV | sed -n 's/^host: //p'); \
@@ -38,7 +38,7 @@ COPY --from=build /image/ /
 COPY --from=build --chown=65532:65532 /own/ /
 USER 65532:65532
 ENV PATH=/usr/bin
-# The store, to be kept; and the socket, which other containers may share.
+# The persistent store, and the socket, which other containers may share.
 VOLUME ["/var/lib/calmirror", "/run/calmirror"]
 HEALTHCHECK --interval=30s --timeout=10s --start-period=2m CMD ["/usr/bin/calmirror", "health"]
 # Reload: docker kill --signal HUP, or docker exec … calmirror reload.

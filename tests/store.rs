@@ -1,4 +1,4 @@
-//! The store's promises, kept against the real sled on a real file system.
+//! The store's guarantees, tested with the real sled on a real file system.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod store_kit;
@@ -38,7 +38,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     let o1 = store.event(w, &id("o1")).await.unwrap().unwrap();
     assert_eq!(json(&o1)["subject"], "S");
     assert_eq!(json(&o1)["recurrence"], serde_json::Value::Null);
-    assert!(store.event(w, &id("M")).await.unwrap().is_none(), "a master is no event");
+    assert!(store.event(w, &id("M")).await.unwrap().is_none(), "a master is listed as an event");
     assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
     let known = store.known(w, vec![hash("M"), hash("o1"), hash("a"), hash("?")]).await.unwrap();
     assert_eq!(
@@ -74,7 +74,7 @@ async fn an_event_stands_in_the_feed_once() {
     assert_eq!(feed(&store).await, ["3 updated a", "4 removed b"]);
     step(&store, vec![single("b", 2, "1")], vec![removal("?", RemovalReason::Deleted)]).await;
     assert_eq!(feed(&store).await, ["3 updated a", "5 created b"]);
-    // The same again, members in another order: nothing.
+    // The same content with members in another order: no change.
     let outcome = step(&store, vec![reordered("a", 1, "2")], vec![]).await;
     assert_eq!((outcome.created, outcome.updated, outcome.events), (0, 0, 2));
     assert_eq!(*store.durable().borrow(), 5);
@@ -90,14 +90,14 @@ async fn a_changed_master_changes_its_occurrences() {
     c.upserts =
         vec![master("M", "1"), bare("o1", "M", 5), bare("o2", "M", 6), exception("x", "M", 7, "X")];
     store.commit(c).await.unwrap();
-    // Only its own members differ: nobody sees anything.
+    // Only members that occurrences do not use differ: no visible change.
     let mut c = commit(w);
     let mut own = master("M", "1");
     own.content = String::from_utf8(own.content.to_vec()).unwrap().replace("W/1", "W/2").into();
     c.upserts = vec![own];
     let outcome = store.commit(c).await.unwrap();
     assert_eq!((outcome.updated, *store.durable().borrow()), (0, 3));
-    // What occurrences have from it differs; one of them comes along and one leaves.
+    // Members that occurrences use differ; one occurrence is in the commit too, and one is removed.
     let mut c = commit(w);
     c.upserts = vec![master("M", "2"), bare("o1", "M", 5)];
     let outcome = store.commit(c).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_changed_master_changes_its_occurrences() {
     let o2 = store.event(w, &id("o2")).await.unwrap().unwrap();
     assert_eq!(json(&o2)["subject"], "2");
     assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
-    // Forgotten only when nothing names it any more.
+    // The master is only forgotten when no occurrence refers to it.
     let mut c = commit(w);
     c.removals = vec![removal("o1", RemovalReason::Deleted), removal("o2", RemovalReason::Deleted)];
     c.orphans = vec![hash("M")];
@@ -155,10 +155,11 @@ async fn attaching_tells_what_changed() {
     assert_eq!((again.replaces, again.events), (vec![w], 0));
     assert_ne!(again.id, w);
     assert!(store.position(again.id, 0).await.unwrap().is_none());
-    // Interrupted before the old one was dropped: told again.
+    // Interrupted before the old one was dropped: it is reported again.
     let told = store.register(vec![other.clone()], at(11)).await.unwrap().remove(0);
     assert_eq!((told.id, told.replaces), (again.id, vec![w]));
-    // The first one comes back before that: it waits for both, as its ids stand in the older.
+    // The first window comes back before that. It waits for both, as the older one still has its
+    // ids.
     let back = store.register(vec![moved.clone()], at(11)).await.unwrap().remove(0);
     assert_eq!(back.replaces, vec![w, again.id]);
     let again = store.register(vec![other.clone()], at(11)).await.unwrap().remove(0);
@@ -242,7 +243,7 @@ async fn a_window_that_settled_once_has_settled_for_good() {
         let attached = store.register(vec![wanted("alice")], at(0)).await.unwrap().remove(0);
         assert_eq!((attached.settled_once, attached.held), (settled_once, held), "{position:?}");
     }
-    // Another shape begins again; what readers have is still all of it.
+    // Another shape starts a resync; readers still have the complete set.
     let mut other = wanted("alice");
     other.shape.time_zone = "Europe/Berlin".into();
     let attached = store.register(vec![other], at(0)).await.unwrap().remove(0);
@@ -259,7 +260,7 @@ async fn only_a_start_takes_of_the_space_that_is_kept_free() {
     let w = store.register(vec![wanted("a")], at(0)).await.unwrap().remove(0).id;
     let mut reshaped = wanted("a");
     reshaped.shape.time_zone = "Europe/Berlin".into();
-    // What a reload may ask for.
+    // Every request of a reload is refused.
     for (wanted, leaving) in
         [(vec![wanted("a"), wanted("b")], vec![]), (vec![reshaped], vec![]), (vec![], vec![w])]
     {
@@ -267,7 +268,7 @@ async fn only_a_start_takes_of_the_space_that_is_kept_free() {
         assert!(matches!(told, Err(StoreError::Full)), "{told:?}");
     }
     assert_eq!(store.windows().await.unwrap(), [("a".into(), w, false)]);
-    // What changes nothing takes nothing.
+    // A request that changes nothing needs no space.
     let again = store.register(vec![wanted("a")], at(1)).await.unwrap().remove(0);
     assert_eq!((again.id, again.resyncs), (w, 0));
     store.close().await.unwrap();

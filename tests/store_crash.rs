@@ -1,5 +1,5 @@
-//! Killed at any instant, the store holds everything it ever answered for, and no commit by halves
-//! but one that is too large for one batch: of that whole events, and not the position behind it.
+//! Killed at any instant, the store holds every acknowledged commit and no partial commit, except
+//! one that is too large for one batch: that one may leave whole events without the position.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod store_kit;
@@ -18,20 +18,20 @@ use store_kit::*;
 
 const KILLS: usize = 20;
 const LARGE_KILLS: usize = 6;
-/// Events of 60 KB in a large commit: 9 MB, which are cut into three parts and a last one.
+/// Events of 60 KB in a large commit: 9 MB, which are split into three parts and a last one.
 const LARGE: usize = 150;
 const WINDOWS: usize = 3;
 const DIR: &str = "CALMIRROR_TEST_CRASH_DIR";
-/// How many bytes a child writes before it dies.
+/// The number of bytes a child writes before it dies.
 const LIFE: &str = "CALMIRROR_TEST_CRASH_LIFE";
 
-/// What the n-th commit of every window does: one event changes, one comes, one leaves.
+/// The upserts of every window's n-th commit: one event changes, one is created, one is removed.
 fn upserts(n: usize) -> Vec<Item> {
     let subject = n.to_string();
     vec![single("always", 1, &subject), lasting(&format!("n{n}"), 2, 30, &subject.repeat(500))]
 }
 
-/// What stands in a window after n commits.
+/// The ids in a window after n commits.
 fn expected(n: usize) -> Vec<String> {
     let mut ids: Vec<String> = (n.saturating_sub(5) + 1..=n).map(|n| format!("n{n}")).collect();
     if n > 0 {
@@ -51,7 +51,7 @@ async fn reached(store: &Store, window: WindowId) -> usize {
     }
 }
 
-/// Runs with the store of the directory that the parent says.
+/// Runs with the store in the directory that the parent names.
 fn run_child(work: impl AsyncFnOnce(Store)) {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -67,7 +67,7 @@ fn run_child(work: impl AsyncFnOnce(Store)) {
     });
 }
 
-/// Starts one of the children; what it says.
+/// Starts one of the children and returns its output.
 fn spawn(
     name: &str,
     dir: &Path,
@@ -122,7 +122,7 @@ async fn what_was_answered_survives_a_kill() {
         let mut lived = 0;
         for line in lines {
             let line = line.unwrap();
-            // What still comes through the pipe after the kill was answered before it.
+            // A line that arrives after the kill was acknowledged before it.
             let Some((_, at)) = line.split_once("at ") else { continue };
             let (w, n) = at.split_once(' ').unwrap();
             answered[w.parse::<usize>().unwrap()] = n.parse().unwrap();
@@ -132,7 +132,7 @@ async fn what_was_answered_survives_a_kill() {
             }
         }
         child.wait().unwrap();
-        assert!(lived >= life, "killed, not ended");
+        assert!(lived >= life, "the child ended before the kill");
 
         let store = open(&dir);
         let mut windows = Vec::new();
@@ -141,7 +141,7 @@ async fn what_was_answered_survives_a_kill() {
             let reached = reached(&store, window).await;
             assert!(
                 reached >= *answered,
-                "kill {kill}: {answered} was answered, {reached} is there"
+                "kill {kill}: {answered} was acknowledged, {reached} is stored"
             );
             let mut held = ids(&events(&store, window).await);
             held.sort();
@@ -154,7 +154,7 @@ async fn what_was_answered_survives_a_kill() {
     }
 }
 
-/// What the n-th large commit does: every event changes, one comes, one leaves.
+/// The n-th large commit: every event changes, one is created, one is removed.
 fn large(window: WindowId, n: usize) -> calmirror::mirror::commit::Commit {
     let subject = format!("{n:0>60000}");
     let mut c = commit(window);
@@ -180,7 +180,7 @@ fn child_of_large_commits() {
     });
 }
 
-/// Kills this process once it has written so many bytes.
+/// Kills this process once it has written this many bytes.
 fn die_after(bytes: u64) {
     let written = || {
         let io = std::fs::read_to_string("/proc/self/io").unwrap();
@@ -195,7 +195,7 @@ fn die_after(bytes: u64) {
     rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
 }
 
-/// Which commit each event of a window was last written by.
+/// The number of the commit that last wrote each event of a window.
 async fn numbers(store: &Store, window: WindowId) -> BTreeMap<String, usize> {
     let events = events(store, window).await;
     let number = |event| json(event)["subject"].as_str().unwrap().parse().unwrap();
@@ -207,7 +207,7 @@ async fn a_commit_in_parts_that_a_kill_interrupts_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let mut dice = fastrand::Rng::with_seed(11);
     let (mut kill, mut answered, mut torn) = (0, 0, 0);
-    // Where it strikes is up to the machine, too.
+    // The place of the kill also depends on the machine.
     while kill < LARGE_KILLS || torn == 0 {
         kill += 1;
         assert!(kill < 10 * LARGE_KILLS, "no kill came between two parts");
@@ -223,7 +223,7 @@ async fn a_commit_in_parts_that_a_kill_interrupts_is_resumed() {
                 answered = n.parse().unwrap();
             }
         }
-        assert_eq!(child.wait().unwrap().signal(), Some(9), "killed, not ended");
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "the child ended before the kill");
 
         let store = open(&dir);
         let window = attach(&store, "w").await;
@@ -231,7 +231,7 @@ async fn a_commit_in_parts_that_a_kill_interrupts_is_resumed() {
         assert!((answered..=begun).contains(&reached), "kill {kill}: {answered} {reached} {begun}");
         assert_eq!(fold(&store, None).await, mirror(&store, &[window]).await, "kill {kill}");
         let mut numbers = numbers(&store, window).await;
-        // Removals come last: nothing that exists was absent.
+        // Removals come last: an existing event was never missing.
         assert!(reached == 0 || numbers.remove(&format!("n{reached}")) == Some(reached));
         let came = numbers.remove(&format!("n{}", reached + 1)).is_some();
         let newer = numbers.values().filter(|n| **n == reached + 1).count();
@@ -240,7 +240,7 @@ async fn a_commit_in_parts_that_a_kill_interrupts_is_resumed() {
         assert!(reached == 0 || numbers.len() == LARGE, "kill {kill}");
         torn += usize::from(newer > 0);
 
-        // The page is asked for again; what was written of it stays as it is.
+        // The page is committed again; rows already written stay unchanged.
         let outcome = store.commit(large(window, reached + 1)).await.unwrap();
         let new = LARGE - numbers.len() + usize::from(!came);
         assert_eq!((outcome.created as usize, outcome.updated as usize), (new, older));

@@ -1,9 +1,8 @@
-//! The store and its machine: a disk with transient faults, writing while idle, and the memory that
-//! a huge commit takes. Each of these is a matter of a whole process, so the test starts children
-//! of its own.
+//! The store and its machine: a disk with transient faults, writes while idle, and the memory of a
+//! huge commit. Each of these concerns a whole process, so the tests start child processes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "children tell what they found")]
-#![allow(clippy::disallowed_methods, reason = "an idle process is watched for real time")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "children print their results")]
+#![allow(clippy::disallowed_methods, reason = "an idle process is observed in real time")]
 
 mod store_kit;
 
@@ -24,7 +23,7 @@ const EVENTS: usize = 600;
 /// Events of 4 KB in one commit: 48 MB.
 const LARGE: usize = 12_000;
 
-/// Runs one of the children below; what it printed.
+/// Runs one of the children below and returns its output.
 fn run(child: &str, dir: &Path, environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", child, "--nocapture"])
@@ -35,7 +34,7 @@ fn run(child: &str, dir: &Path, environment: &[(&str, &str)]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What a child said under this name.
+/// The value that a child printed under this name.
 fn said<'a>(text: &'a str, name: &str) -> &'a str {
     let found = text.split_once(&format!("{name}=")).map(|(_, rest)| rest);
     found.and_then(|rest| rest.lines().next()).unwrap_or_else(|| panic!("no {name} in: {text}"))
@@ -66,7 +65,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Writes rows of about 2 KB, a few a commit.
+/// Writes rows of about 2 KB, a few per commit.
 async fn fill(store: &Store, from: usize, to: usize) {
     let w = attach(store, "alice").await;
     for n in (from..to).step_by(20) {
@@ -106,7 +105,7 @@ async fn a_read_that_fails_once_while_opening_costs_nothing() {
     let store = open_at(&good);
     fill(&store, 0, EVENTS / 2).await;
     store.close().await.unwrap();
-    // With a snapshot, and a log that goes on after it.
+    // A store with a snapshot and a log that continues after it.
     let store = open_at(&good);
     fill(&store, EVENTS / 2, EVENTS).await;
     let held = fold(&store, None).await;
@@ -146,19 +145,17 @@ async fn a_read_that_fails_once_while_opening_costs_nothing() {
         store.close().await.unwrap();
         fs::remove_dir_all(&dir).unwrap();
     }
-    println!(
-        "refused {refused} (changed all the same: {changed:?}), opened {opened}, lost {lost:?}"
-    );
-    assert!(lost.is_empty(), "stores lost to a fault of read {lost:?}");
+    println!("refused {refused} (changed anyway: {changed:?}), opened {opened}, lost {lost:?}");
+    assert!(lost.is_empty(), "stores lost by a fault in read {lost:?}");
     assert!(
         changed.is_empty(),
-        "refused, but the store was changed by a fault of read {changed:?}"
+        "refused, but the store was changed by a fault in read {changed:?}"
     );
     assert!(refused > 0 && opened > 0, "refused {refused}, opened {opened}");
 }
 
-/// What a small store held is kept while it is opened, to be put back if that fails. Not over what
-/// another process has made of it since.
+/// Opening keeps the content of a small store, to restore it on failure. It must not overwrite what
+/// another process has written since.
 #[tokio::test]
 async fn what_another_process_wrote_while_we_opened_is_not_put_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -177,7 +174,7 @@ async fn what_another_process_wrote_while_we_opened_is_not_put_back() {
     let text = run("child_opens", &path, &environment);
     assert_eq!(said(&text, "refused"), "is in use by another process");
     expected.extend_from_slice(b"written by another process");
-    assert!(fs::read(&db).unwrap() == expected, "put back over what another process wrote");
+    assert!(fs::read(&db).unwrap() == expected, "another process's writes were overwritten");
 }
 
 #[test]
@@ -210,8 +207,9 @@ fn child_commits() {
     });
 }
 
-/// Space is looked for before writing; others can take it in between. Whichever write meets that:
-/// what was answered is there when the store is opened again, and it is not taken for damaged.
+/// Space is checked before a write, but other processes can take it in between. Whichever write
+/// fails, acknowledged commits are there when the store is opened again, and the store does not
+/// count as damaged.
 #[tokio::test]
 async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_answered() {
     let dir = tempfile::tempdir().unwrap();
@@ -248,7 +246,7 @@ async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_an
         let there = |n| held.contains_key(&("alice".to_owned(), format!("e{n}")));
         assert!(
             (0..answered.max(EVENTS / 2)).all(there),
-            "write {write}: {answered} were answered"
+            "write {write}: {answered} were acknowledged"
         );
         store.close().await.unwrap();
         fs::remove_dir_all(&dir).unwrap();
@@ -257,8 +255,8 @@ async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_an
     assert!(refused > 0 && ended > 0, "refused {refused}, ended {ended}");
 }
 
-/// A store that is put back to before its newest change must not pass for the newest one, however
-/// soon after an opening the change was.
+/// A store restored to a state before its newest change must be recognised as old, even if that
+/// change was made right after an opening.
 #[tokio::test]
 async fn the_first_change_of_an_opening_is_known_to_be_missing() {
     let dir = tempfile::tempdir().unwrap();
@@ -270,12 +268,12 @@ async fn the_first_change_of_an_opening_is_known_to_be_missing() {
     let store = open_at(&now);
     fill(&store, 40, 60).await;
     let cursor = store.cursor(*store.durable().borrow());
-    // What a reader was shown by now, the store that lost it has to miss.
+    // Readers were shown this change, so its absence must be detected.
     fs::copy(now.join("watermark"), before.join("watermark")).unwrap();
     store.close().await.unwrap();
     let options = StoreOptions { min_free_bytes: 0, ..StoreOptions::new(&before) };
     let (store, opening) = Store::open(&options, &Env::real()).unwrap();
-    assert!(opening.moved_aside.is_some(), "rolled back without a word");
+    assert!(opening.moved_aside.is_some(), "the rollback was not detected");
     assert!(matches!(store.seq(&cursor), Err(FeedError::SnapshotRequired)));
     store.close().await.unwrap();
 }
@@ -317,7 +315,11 @@ fn child_idles() {
 fn an_idle_store_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let text = run("child_idles", dir.path(), &[]);
-    assert_eq!(said(&text, "flusher"), "false", "a thread syncs and cleans without end");
+    assert_eq!(
+        said(&text, "flusher"),
+        "false",
+        "a background thread syncs and cleans periodically"
+    );
     // The line above goes through a pipe before the measurement begins.
     assert_eq!(said(&text, "written"), "0");
 }
@@ -352,7 +354,7 @@ fn child_commits_a_huge_page() {
             .collect();
         c.position = Some(settled("after"));
         drop(page);
-        // The peak so far was while the page was made.
+        // Resets the peak, which so far includes making the page.
         fs::write("/proc/self/clear_refs", "5").ok();
         let peak = || {
             let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -372,7 +374,7 @@ fn child_commits_a_huge_page() {
     });
 }
 
-/// Events in the feed.
+/// The number of events in the feed.
 async fn fold_count(store: &Store) -> usize {
     let (mut after, mut count) = (0, 0);
     loop {
@@ -387,17 +389,17 @@ async fn fold_count(store: &Store) -> usize {
 #[test]
 fn a_huge_commit_is_not_held_in_memory_again() {
     let dir = tempfile::tempdir().unwrap();
-    // What is free goes back to the system at once: glibc keeps some 30 MiB of it in pieces, more or
-    // less as it happens.
+    // Free memory returns to the system at once: otherwise glibc keeps about 30 MiB in fragments,
+    // varying between runs.
     let environment = [("MALLOC_TRIM_THRESHOLD_", "0")];
     let text = run("child_commits_a_huge_page", dir.path(), &environment);
     for name in ["created", "events", "again"] {
         assert_eq!(said(&text, name), LARGE.to_string(), "{name}");
     }
     assert_eq!(said(&text, "settled"), "true");
-    // 56 to 62 MiB were measured: parts in several stages, the engine's cache (16 MiB) and its page
-    // table. It does not grow with the page: 61 to 64 MiB for one of 96 and of 192 MB.
+    // Measured: 56 to 62 MiB for parts in several stages, the engine's cache (16 MiB) and its page
+    // table. It does not grow with the page: 61 to 64 MiB for pages of 96 and 192 MB.
     let more: u64 = said(&text, "more").parse().unwrap();
     println!("{more} MiB more");
-    assert!(more < 80, "{more} MiB more for a page of 48 MB that was in memory already");
+    assert!(more < 80, "{more} MiB more for a page of 48 MB that is already in memory");
 }

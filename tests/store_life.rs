@@ -1,4 +1,4 @@
-//! The store at work: reading in pieces, writing from many tasks, lingering, dropping, trimming.
+//! The store in use: paged reads, writes from many tasks, deferred writes, dropping, trimming.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod store_kit;
@@ -56,15 +56,19 @@ async fn pages_and_changes_end_where_they_get_large() {
     }
     let query = EventQuery { bytes: 4 << 20, ..all(w) };
     let page = store.events(query.clone()).await.unwrap();
-    assert_eq!(ids(&page.value), ["e0", "e1"], "the one with which it got too large is the last");
+    assert_eq!(
+        ids(&page.value),
+        ["e0", "e1"],
+        "the event that exceeds the byte limit is the last one"
+    );
     let rest = store.events(EventQuery { after: page.next, ..query.clone() }).await.unwrap();
     assert_eq!(ids(&rest.value), ["e2", "e3"]);
     let one = store.events(EventQuery { bytes: 0, ..query }).await.unwrap();
-    assert_eq!(ids(&one.value), ["e0"], "never none");
+    assert_eq!(ids(&one.value), ["e0"], "a page has at least one event");
     let changes = store.changes(0, None, 1000).await.unwrap();
     assert_eq!((changes.value.len(), changes.at_end), (2, false));
     let changes = store.changes(changes.seq, None, 1000).await.unwrap();
-    assert_eq!(changes.value.len(), 2, "the rest");
+    assert_eq!(changes.value.len(), 2, "the remaining changes");
     store.close().await.unwrap();
 }
 
@@ -129,7 +133,7 @@ async fn large_events_are_kept_whole() {
             vec![PendingEntry::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }];
         store.commit(c).await.unwrap();
         assert_eq!(store.event(w, &id("big")).await.unwrap().unwrap(), big.content);
-        assert_eq!(events(&store, w).await.len(), 2, "chunks are no events");
+        assert_eq!(events(&store, w).await.len(), 2, "chunks are listed as events");
         let todo = store.todo(w, 0).await.unwrap();
         assert_eq!(
             todo,
@@ -163,12 +167,16 @@ async fn many_tasks_write_and_read_at_once() {
         tasks.push(tokio::spawn(async move {
             for n in 0..30 {
                 let mut c = commit(w);
-                // Two events that always say the same.
+                // Both events always have the same content.
                 c.upserts = vec![single("a", 1, &n.to_string()), single("b", 1, &n.to_string())];
                 c.position = Some(settled(&n.to_string()));
                 store.commit(c).await.unwrap();
                 let both = events(&store, w).await;
-                assert_eq!(json(&both[0])["subject"], json(&both[1])["subject"], "half a commit");
+                assert_eq!(
+                    json(&both[0])["subject"],
+                    json(&both[1])["subject"],
+                    "a partial commit is visible"
+                );
             }
         }));
     }
@@ -229,10 +237,10 @@ async fn what_was_submitted_lingers_but_is_never_stale() {
         store.submit(c)
     };
     let begun = tokio::time::Instant::now();
-    // Nobody waits for it, and whoever asks sees it.
+    // Submitting does not wait, and the position is visible at once.
     lazy(a, "1").await.unwrap();
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("1")));
-    // It stays in order with what comes after it, of its own window and of others.
+    // It stays in order with later commits of its own window and of others.
     lazy(a, "2").await.unwrap();
     lazy(a, "3").await.unwrap();
     put(&store, b, vec![single("x", 1, "")]).await;
@@ -242,9 +250,9 @@ async fn what_was_submitted_lingers_but_is_never_stale() {
     c.position = Some(settled("5"));
     store.commit(c).await.unwrap();
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("5")));
-    // Closing writes what lingers.
+    // Closing writes deferred commits.
     lazy(a, "6").await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(1), "nothing of this waits");
+    assert!(begun.elapsed() < Duration::from_secs(1), "a submitted commit was waited for");
     store.close().await.unwrap();
     drop(store);
     let store = Store::open(&options(&dir), &env).unwrap().0;
@@ -277,10 +285,13 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     store.durable().wait_for(|seq| *seq > 701 + 200).await.unwrap();
     dropping.abort();
     assert_eq!(store.windows().await.unwrap()[0], ("a".into(), a, true));
-    // What is left of it is still complete.
+    // Its remaining events are still complete.
     assert!(fold(&store, None).await.values().all(|e| e["subject"] != serde_json::Value::Null));
     let refused = store.commit(commit(a)).await;
-    assert!(matches!(refused, Err(StoreError::UnknownWindow(_))), "no new life in it");
+    assert!(
+        matches!(refused, Err(StoreError::UnknownWindow(_))),
+        "a window being dropped accepts a commit"
+    );
     store.close().await.unwrap();
 
     let store = open(&dir);
@@ -303,7 +314,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     store.close().await.unwrap();
 }
 
-/// Written under a clock that was ahead, and under one that was behind.
+/// Tombstones written under a clock that was ahead, and under one that was behind.
 #[tokio::test]
 async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighbours() {
     let dir = tempfile::tempdir().unwrap();
@@ -319,18 +330,23 @@ async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighb
         store.commit(c).await.unwrap();
     };
     let years_ahead = at(1000) + jiff::SignedDuration::from_hours(10 * 365 * 24);
-    // More of them than are looked at in one slice.
+    // More of them than one slice of trimming covers.
     for n in 0..count {
         remove(n, years_ahead).await;
     }
     remove(count, at(500)).await;
-    // The next one is young; behind it stands one from a clock that was behind, and one ahead.
+    // The next one is young; after it come one from a clock that was behind, and one from a clock
+    // that was ahead.
     remove(count + 1, at(900)).await;
     remove(count + 2, at(1)).await;
     remove(count + 3, years_ahead).await;
-    assert_eq!(store.trim(at(400)).await.unwrap(), 0, "how old they are is not known yet");
+    assert_eq!(store.trim(at(400)).await.unwrap(), 0, "tombstones of unknown age were trimmed");
     assert_eq!(store.trim(at(600)).await.unwrap(), 601);
-    assert_eq!(store.trim(at(600)).await.unwrap(), 0, "what is younger by order stays");
+    assert_eq!(
+        store.trim(at(600)).await.unwrap(),
+        0,
+        "a tombstone after a younger one was trimmed"
+    );
     assert_eq!(store.trim(at(950)).await.unwrap(), 2);
     assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
     store.close().await.unwrap();
@@ -355,12 +371,13 @@ async fn old_tombstones_leave_and_old_cursors_are_told() {
     assert_eq!(store.trim(at(25)).await.unwrap(), 2);
     assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
     assert_eq!(store.seq(&late).unwrap(), 602);
-    // From the beginning always, and on from there although the way leads below the floor.
+    // Reading from the beginning is always possible, and so is continuing from there, although
+    // these cursors lie below the minimal seq.
     let begun = store.changes(store.seq(&store.cursor(0)).unwrap(), None, 100).await.unwrap();
     assert!(begun.seq < 602);
     assert_eq!(store.seq(&store.cursor(begun.seq)).unwrap(), begun.seq);
     assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
-    // What comes again has no tombstone to trim.
+    // An event that is created again has no tombstone to trim.
     put(&store, w, vec![single("e2", 1, "")]).await;
     assert_eq!(store.trim(at(99)).await.unwrap(), 0);
     assert_eq!(store.changes(602, None, 9).await.unwrap().value[0].kind, ChangeKind::Created);
@@ -382,7 +399,7 @@ async fn cursors_mean_the_same_after_restarts() {
             assert_eq!(&store.cursor(*seq), cursor);
         }
         let w = attach(&store, "a").await;
-        // Every other opening gives out nothing.
+        // Every other opening assigns no seq.
         if n % 2 == 1 {
             put(&store, w, vec![single(&n.to_string(), 1, ""), single("x", n, "")]).await;
         }
@@ -427,7 +444,7 @@ async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told
     store.close().await.unwrap();
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
     let store = Store::open(&options, &Env::real()).unwrap().0;
-    // Nobody has noticed yet.
+    // The full disk has not been detected yet.
     store.submit(lazy("2")).await.unwrap();
     store.flush().await.unwrap();
     assert_eq!(store.position(w, 0).await.unwrap(), Some(settled("1")));
@@ -485,8 +502,8 @@ async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
     store.close().await.unwrap();
 }
 
-/// What another segment still holds is nobody's removal: it only leaves this segment, does not
-/// count as one that has to be believed, and readers go on seeing it.
+/// An event that another segment still holds is not removed: it only leaves this segment, does not
+/// count towards a mass removal, and stays visible to readers.
 #[tokio::test]
 async fn what_another_segment_holds_leaves_this_one_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -504,7 +521,7 @@ async fn what_another_segment_holds_leaves_this_one_only() {
         store.commit(c).await.unwrap();
     }
     let seq = store.changes(0, None, 10).await.unwrap().seq;
-    // The first segment is enumerated again and finds nothing of it.
+    // The first segment is enumerated again without any event.
     let mut unseen = store.unseen(w, 0, edges).await.unwrap();
     unseen.sort_by_key(|r| r.id != hash("only0"));
     assert_eq!(
@@ -516,15 +533,15 @@ async fn what_another_segment_holds_leaves_this_one_only() {
     assert_eq!(store.commit(c).await.unwrap().removed, 1);
     assert_eq!(ids(&events(&store, w).await), ["only1", "seam"]);
     assert_eq!(store.changes(seq, None, 10).await.unwrap().value.len(), 1);
-    // The other one, for which nobody else holds it any more.
+    // The other segment is the only holder now.
     let mut unseen = store.unseen(w, 1, edges).await.unwrap();
     unseen.sort_by_key(|r| r.id != hash("only1"));
     assert_eq!(unseen, ["only1", "seam"].map(|id| removal(id, RemovalReason::Deleted)));
     store.close().await.unwrap();
 }
 
-/// An event that moved from the first segment into the second, whose own stream is ahead: what the
-/// first still tells of it is of yesterday, and then it lets go.
+/// An event moved from the first segment into the second, whose stream is ahead. An older version
+/// in the first segment's stream is ignored, and then the first segment removes the event.
 #[tokio::test]
 async fn a_segment_that_is_behind_does_not_bring_yesterdays_event_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -545,7 +562,7 @@ async fn a_segment_that_is_behind_does_not_bring_yesterdays_event_back() {
     assert_eq!(told(0, 5).await, modified(5));
     assert_eq!(told(1, 7).await, modified(7));
     assert_eq!(told(0, 6).await, modified(7), "late");
-    // Nobody else holds it: the order of the stream counts, whatever the clock says.
+    // With a single holder the order of the stream counts, whatever the modification times say.
     let mut c = commit(w);
     c.removals = vec![removal("x", RemovalReason::LeftWindow)];
     store.commit(c).await.unwrap();

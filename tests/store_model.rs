@@ -1,4 +1,4 @@
-//! Any sequence of commits and restarts: the store against a model small enough to be believed.
+//! Any sequence of commits and restarts: the store against a simple model.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod store_kit;
@@ -23,7 +23,7 @@ struct Step {
     restart: bool,
 }
 
-/// What an id becomes.
+/// An item of a commit.
 #[derive(Clone, Debug)]
 struct Spec {
     id: u8,
@@ -34,7 +34,7 @@ struct Spec {
     reordered: bool,
 }
 
-/// Ids 0 and 1 may be masters or, as happens, become single instances.
+/// Ids 0 and 1 may be masters, or become single instances.
 fn name(id: u8) -> String {
     if id < 2 { format!("M/{id}+") } else { format!("i{id}") }
 }
@@ -89,7 +89,7 @@ struct Held {
 
 type Rows = BTreeMap<String, Held>;
 
-/// What a reader sees of a row, worked out from parsed JSON.
+/// The visible content of a row, built from parsed JSON.
 fn look(rows: &Rows, held: &Held) -> Value {
     let own: Value = serde_json::from_slice(&held.item.content).unwrap();
     if held.item.whole {
@@ -110,7 +110,7 @@ fn look(rows: &Rows, held: &Held) -> Value {
     all
 }
 
-/// Applies a step to the model; false where the store must refuse it.
+/// Applies a step to the model. Returns false if the store must refuse it.
 fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
     let old = rows.clone();
     let mut new = rows.clone();
@@ -128,7 +128,7 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
         } else {
             held.segments &= !bit;
             if held.segments == 0 {
-                // The last instance takes its master along, unless that has just come.
+                // The last instance removes its master too, unless the commit contains the master.
                 let master = held.item.master.as_ref().map(|m| m.as_str().to_owned());
                 forget.extend(master.filter(|m| items.iter().all(|i| i.id.as_str() != m)));
                 new.remove(&name(removed));
@@ -138,7 +138,7 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
     let is_master =
         |rows: &Rows, id: &str| rows.get(id).is_some_and(|h| h.item.kind == EventKind::Master);
     let carried: BTreeSet<&str> = items.iter().map(|i| i.id.as_str()).collect();
-    // Those whose master is one no more keep their look.
+    // Stubs whose master is no longer a master keep their visible content.
     let ended: Vec<String> = new
         .iter()
         .filter(|(_, h)| !h.item.whole)
@@ -173,7 +173,7 @@ fn expected(model: &[Rows]) -> Mirror {
     mirror
 }
 
-/// No id twice in a commit.
+/// Removes repeated ids from a commit.
 fn tidy(step: &mut Step) {
     let mut met = BTreeSet::new();
     step.upserts.retain(|spec| met.insert(spec.id));
@@ -207,7 +207,7 @@ async fn check(mut steps: Vec<Step>) {
             assert_eq!(outcome.events, shown.count() as u64);
             let changes = outcome.created + outcome.updated + outcome.removed;
             assert_eq!(*store.durable().borrow(), before + u64::from(changes));
-            // Again: nothing.
+            // The same commit again: no change.
             let again = store.commit(commit).await.unwrap();
             assert_eq!((again.created, again.updated, again.removed), (0, 0, 0));
             assert_eq!(*store.durable().borrow(), before + u64::from(changes));
@@ -215,13 +215,13 @@ async fn check(mut steps: Vec<Step>) {
             assert!(matches!(outcome, Err(StoreError::MissingMaster(_))), "{outcome:?}");
             assert_eq!(*store.durable().borrow(), before);
         }
-        // A reader that follows has what is there, and each change shows something else.
+        // A following reader has the current state, and each change differs from what it held.
         let changes = store.changes(store.seq(&after).unwrap(), None, 1000).await.unwrap();
         let unseen = |c: &calmirror::store::Change| {
             let key = (c.window.to_string(), c.id.as_str().to_owned());
             c.event.as_ref().map(json).as_ref() != reader.get(&key)
         };
-        assert!(changes.value.iter().all(unseen), "a change that changes nothing");
+        assert!(changes.value.iter().all(unseen), "a change without a difference");
         store_kit::apply(&mut reader, &changes.value);
         after = store.cursor(changes.seq);
         assert_eq!(reader, expected(&model));
@@ -241,7 +241,7 @@ async fn verify(store: &Store, windows: &[WindowId], reader: &Mirror) {
     assert_eq!(fold(store, Some(windows[1])).await, one);
     let mut met = BTreeSet::new();
     for change in store.changes(0, None, 1000).await.unwrap().value {
-        assert!(met.insert((change.window, change.id)), "an id stands in the feed once");
+        assert!(met.insert((change.window, change.id)), "an id is in the feed twice");
     }
 }
 

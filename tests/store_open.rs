@@ -1,5 +1,5 @@
-//! Opening: what must not be touched is left alone, what is damaged is rebuilt, and readers of
-//! another history are told so.
+//! Opening: unusable stores are left alone, damaged ones are rebuilt, and cursors of another
+//! history are rejected.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod store_kit;
@@ -16,7 +16,7 @@ use store_kit::*;
 
 const EVENTS: usize = 300;
 
-/// A store with something in it, closed; answers what a reader held and its cursor.
+/// Builds and closes a store with events. Returns a reader's copy and its cursor.
 async fn built(dir: &tempfile::TempDir) -> (Mirror, String) {
     let store = open(dir);
     let w = attach(&store, "alice").await;
@@ -43,7 +43,7 @@ fn refused(dir: &tempfile::TempDir) -> OpenFault {
     Store::open(&options(dir), &Env::real()).unwrap_err().why
 }
 
-/// Every file below a directory with its bytes.
+/// Every file below a directory, with its content.
 fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(path).unwrap() {
@@ -69,9 +69,12 @@ fn drop_snapshots(dir: &tempfile::TempDir) {
     }
 }
 
-/// The store was moved aside, an empty one began, and the reader must start again.
+/// Asserts that the store was moved aside, an empty one was made, and the reader must start again.
 async fn assert_rebuilt(store: &Store, opening: &OpenReport, cursor: &str) {
-    assert!(opening.moved_aside.as_ref().unwrap().join("db").exists(), "moved, never deleted");
+    assert!(
+        opening.moved_aside.as_ref().unwrap().join("db").exists(),
+        "the damaged store was deleted"
+    );
     assert!(store.windows().await.unwrap().is_empty());
     assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
     let w = attach(store, "alice").await;
@@ -110,10 +113,10 @@ async fn a_newer_store_is_left_alone() {
     let before = files(dir.path());
     let why = refused(&dir);
     assert!(matches!(why, OpenFault::NewerFormat { found: 2, .. }), "{why:?}");
-    assert!(files(dir.path()) == before, "nothing is touched");
+    assert!(files(dir.path()) == before, "the store was changed");
 }
 
-/// Puts a value of another version under the key of the first window's position.
+/// Writes a value in another layout under the key of the first window's position.
 fn overwrite_position(dir: &tempfile::TempDir, layout: u8, json: &[u8]) -> Vec<u8> {
     let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
     let mut value = vec![layout];
@@ -134,7 +137,7 @@ async fn a_record_of_another_version_is_not_damage() {
     assert!(matches!(refused(&dir), OpenFault::UnknownRecord("position")));
     overwrite_position(&dir, 2, b"not even json");
     assert!(matches!(refused(&dir), OpenFault::NewerFormat { found: 2, known: 1 }));
-    // With the record back, everything is there.
+    // With the old record restored, everything is there.
     overwrite_position(&dir, 1, &old[5..]);
     let (store, opening) = try_open(&dir);
     assert_eq!(opening.moved_aside, None);
@@ -172,7 +175,7 @@ async fn a_damaged_snapshot_is_done_without() {
     let dir = tempfile::tempdir().unwrap();
     let (held, cursor) = built(&dir).await;
     for damage in [|b: &mut Vec<u8>| b.clear(), |b: &mut Vec<u8>| b[20] ^= 1] {
-        // The snapshot is written by opening.
+        // Opening writes the snapshot.
         open(&dir).close().await.unwrap();
         let all = snapshots(&dir);
         assert!(!all.is_empty());
@@ -195,7 +198,7 @@ async fn flipped_bits_are_never_served() {
     let (held, cursor) = built(&good).await;
     drop_snapshots(&good);
     let bytes = fs::read(good.path().join("store/db")).unwrap();
-    // sled preallocates: the bytes that count come first.
+    // sled preallocates: the used bytes come first.
     let used = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
     let mut rebuilt = 0;
     for n in 0..12 {
@@ -210,7 +213,7 @@ async fn flipped_bits_are_never_served() {
             assert_rebuilt(&store, &opening, &cursor).await;
             store.close().await.unwrap();
         } else if let Ok(changes) = store.changes(0, None, 10 * EVENTS).await {
-            // Dead space was hit: then everything is as it was.
+            // The flip hit unused space: then everything is unchanged.
             let mut mirror = Mirror::new();
             apply(&mut mirror, &changes.value);
             let differ: Vec<_> = held
@@ -227,7 +230,7 @@ async fn flipped_bits_are_never_served() {
             );
             store.close().await.unwrap();
         } else {
-            // Met only while reading: the next opening looks at everything.
+            // The damage was only found while reading: the next opening verifies everything.
             store.failed().await;
             drop(store);
             let (store, opening) = try_open(&dir);
@@ -236,7 +239,7 @@ async fn flipped_bits_are_never_served() {
             store.close().await.unwrap();
         }
     }
-    assert!(rebuilt > 0, "some of the damage was real");
+    assert!(rebuilt > 0, "no flip hit used space");
 }
 
 #[tokio::test]
@@ -277,7 +280,7 @@ async fn a_copy_that_ran_on_knows_what_it_never_gave() {
     let mut cursors = Vec::new();
     for dir in [&dir, &copied] {
         let store = open(dir);
-        assert!(store.seq(&cursor).is_ok(), "what both share");
+        assert!(store.seq(&cursor).is_ok(), "a cursor from before the copy is invalid");
         let w = attach(&store, "alice").await;
         let mut c = commit(w);
         c.removals = vec![removal("e0", RemovalReason::Deleted)];
@@ -320,7 +323,7 @@ async fn a_store_that_another_process_is_opening_is_left_alone() {
     assert_eq!(files(dir.path()), before);
     drop(opening);
     let store = open(&dir);
-    // Opened, it is nobody's business but the tree's own lock.
+    // After opening only the lock of the tree is held.
     fs::File::open(dir.path()).unwrap().try_lock().unwrap();
     assert_eq!(fold(&store, None).await, held);
     store.close().await.unwrap();
@@ -336,13 +339,17 @@ fn what_is_no_file_is_refused_and_holds_nothing_up() {
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
         let options = calmirror::store::StoreOptions { min_free_bytes: 1, ..options(&dir) };
         let (tell, told) = std::sync::mpsc::channel();
-        // Whoever waits at the other end of a pipe waits for ever.
+        // Opening a pipe for reading would block until a writer opens it.
         std::thread::spawn(move || tell.send(Store::open(&options, &Env::real())));
         let told = told.recv_timeout(std::time::Duration::from_secs(20));
-        let why = told.unwrap_or_else(|_| panic!("{name} holds the opening up")).unwrap_err().why;
+        let why = told.unwrap_or_else(|_| panic!("{name} blocks the opening")).unwrap_err().why;
         assert!(matches!(&why, OpenFault::NotAFile(path) if *path == fifo), "{name}: {why:?}");
         assert!(why.is_configuration() && !why.remedy().is_empty());
-        assert_eq!(files_named(dir.path()), [name.split('/').next().unwrap()], "nothing was made");
+        assert_eq!(
+            files_named(dir.path()),
+            [name.split('/').next().unwrap()],
+            "a file was created"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
-//! The client that does the least: it follows delta links and throws the pages away.
+//! A minimal client: it follows delta links and discards the pages.
 //!
-//! It runs in a process of its own, as the daemon does, over the same HTTP client, and tells its
-//! own processor time: what receiving alone costs, and what can be reached at all.
+//! It runs as a separate process, as the daemon does, with the same HTTP client, and reports its
+//! own processor time: the cost of receiving alone, and the highest rate possible.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::graph::{END, Graph, START, mailbox};
 use crate::process;
 
-/// Set for the process that is to be a bare client; holds its [`Task`].
+/// Set for the process that is to be the bare client; contains its [`Task`].
 const TASK: &str = "CALMIRROR_FIGURES_BARE";
 
-/// What a bare client is to download.
+/// The downloads of a bare client.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
     origin: String,
@@ -26,7 +26,7 @@ struct Task {
     page_size: u32,
 }
 
-/// What it did.
+/// The result of a bare client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) took: Duration,
@@ -36,7 +36,7 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
 }
 
-/// Enumerates so many mailboxes, all at once, in a process of its own.
+/// Enumerates this many mailboxes concurrently, in a separate process.
 pub(crate) async fn download(graph: &Graph, mailboxes: usize, page_size: u32) -> Outcome {
     let task = Task { origin: graph.origin(), token: graph.token(), mailboxes, page_size };
     let child = tokio::task::spawn_blocking(move || {
@@ -51,7 +51,7 @@ pub(crate) async fn download(graph: &Graph, mailboxes: usize, page_size: u32) ->
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Is the bare client, if this process was started to be one.
+/// Runs the bare client if this process was started as one.
 pub(crate) fn be() -> bool {
     let Ok(task) = std::env::var(TASK) else { return false };
     let task: Task = serde_json::from_str(&task).unwrap();
@@ -103,7 +103,7 @@ async fn follow(task: Arc<Task>, transport: Arc<HttpTransport>, number: usize) -
     (pages, bytes)
 }
 
-/// Where a mailbox's enumeration begins.
+/// The first link of a mailbox's enumeration.
 pub(crate) fn first_link(origin: &str, number: usize) -> String {
     let encoded = |at: &str| at.replace(':', "%3A");
     format!(
@@ -114,7 +114,7 @@ pub(crate) fn first_link(origin: &str, number: usize) -> String {
     )
 }
 
-/// The next link, which stands at a page's very end.
+/// The next link, which is at the very end of a page.
 pub(crate) fn next_link(page: &[u8]) -> Option<String> {
     let tail = &page[page.len().saturating_sub(4096)..];
     let tail = String::from_utf8_lossy(tail);

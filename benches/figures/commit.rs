@@ -1,5 +1,5 @@
-//! `store commit`: how many rounds a second become durable, and how long each waits, when so many
-//! wait at the same time; beside what the disk itself can sync.
+//! `store commit`: the number of durable rounds per second and the latency of each, with many
+//! rounds waiting at once, compared with the disk's own sync rate.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -17,12 +17,12 @@ use crate::daemon::directory;
 use crate::query::{item, wanted};
 use crate::table::{Row, Table, ms, quantile};
 
-/// What it is asked for by.
+/// The name to select this figure by.
 pub(crate) const NAME: &str = "store commit";
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Rounds that wait at the same time.
 const WAITING: [usize; 3] = [1, 64, 256];
-/// What 450,000 windows at the default interval of five minutes bring.
+/// The rounds per second of 450,000 windows at the default interval of five minutes.
 const NEEDED: f64 = 1500.0;
 
 pub(crate) async fn run(table: &mut Table) {
@@ -44,7 +44,7 @@ pub(crate) async fn run(table: &mut Table) {
             let rate = times.len() as f64 / PATIENCE.as_secs_f64();
             times.sort_unstable();
             let [half, slow] = [0.5, 0.99].map(|share| ms(quantile(&times, share).unwrap()));
-            // One after the other, each round waits for the disk; the limit is for a fleet.
+            // A single writer waits for the disk each time; the limit is for a fleet.
             let fleet = waiting == most;
             table.row(Row {
                 figure: format!("{NAME}: {what}, {waiting} waiting"),
@@ -59,7 +59,7 @@ pub(crate) async fn run(table: &mut Table) {
     store.close().await.unwrap();
 }
 
-/// Every window commits one round after the other; how long each took.
+/// Every window commits one round after the other. Returns their latencies.
 async fn rounds(store: &Store, windows: &[WindowId], events: usize) -> Vec<Duration> {
     let until = Instant::now() + PATIENCE;
     let tasks: Vec<_> = windows
@@ -88,7 +88,7 @@ async fn rounds(store: &Store, windows: &[WindowId], events: usize) -> Vec<Durat
     all
 }
 
-/// Other content each turn of the same events, and the link that follows.
+/// New content of the same events each turn, and the following link.
 fn round(window: WindowId, events: usize, turn: usize) -> Commit {
     let mut commit = Commit::new(window, 0, at());
     commit.upserts = (0..events)
@@ -99,7 +99,7 @@ fn round(window: WindowId, events: usize, turn: usize) -> Commit {
     commit
 }
 
-/// How often a second the disk takes 4 KiB for good.
+/// The number of durable 4 KiB writes per second that the disk achieves.
 fn syncs(directory: &Path) -> f64 {
     let mut file = File::create(directory.join("sync")).unwrap();
     let began = Instant::now();

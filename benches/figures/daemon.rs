@@ -1,5 +1,5 @@
-//! The daemon under test: the built binary in a process of its own, with a configuration file
-//! and a store on the disk, asked over its Unix socket.
+//! The daemon under test: the built binary as a separate process, with a configuration file and a
+//! store on disk, queried over its Unix socket.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,16 +23,16 @@ pub(crate) const TENANT: &str = "00000000-0000-0000-0000-000000000000";
 /// The account of every window.
 pub(crate) const ACCOUNT: &str = "bench";
 
-/// A directory on the disk that holds the build, gone when dropped.
+/// A directory on the disk that holds the build, removed when dropped.
 pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("figures-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// What a daemon is to mirror.
+/// The settings of a daemon.
 pub(crate) struct Setup<'a> {
-    /// `http://…` of Graph.
+    /// The origin of Graph: `http://…`.
     pub(crate) origin: String,
-    /// So many mailboxes, one window each.
+    /// The number of mailboxes, with one window each.
     pub(crate) mailboxes: usize,
     /// `interval`.
     pub(crate) interval: &'a str,
@@ -40,14 +40,14 @@ pub(crate) struct Setup<'a> {
     pub(crate) page_size: u32,
 }
 
-/// A running daemon; killed when dropped.
+/// A running daemon, killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
     api: Api,
 }
 
 impl Daemon {
-    /// Starts one in `directory` and waits until it serves.
+    /// Starts a daemon in `directory` and waits until it serves.
     pub(crate) async fn start(directory: &Path, setup: &Setup<'_>) -> Self {
         let file = configure(directory, setup);
         let log = fs::File::create(directory.join("log")).unwrap();
@@ -75,22 +75,22 @@ impl Daemon {
         daemon
     }
 
-    /// Its processor time so far.
+    /// The daemon's processor time so far.
     pub(crate) fn cpu(&self) -> Duration {
         process::cpu(self.child.id())
     }
 
-    /// Its resident memory, bytes.
+    /// The daemon's resident memory, bytes.
     pub(crate) fn resident(&self) -> u64 {
         process::resident(self.child.id())
     }
 
-    /// Bytes it has caused to be written to disks.
+    /// Bytes the daemon has written to disks.
     pub(crate) fn written(&self) -> u64 {
         process::written(self.child.id())
     }
 
-    /// A request to its API; panics unless the answer is 200.
+    /// Makes a GET request to the API. Panics unless the status is 200.
     pub(crate) async fn get(&mut self, path: &str) -> Bytes {
         self.api.get(path).await
     }
@@ -100,12 +100,12 @@ impl Daemon {
         serde_json::from_slice(&self.get(path).await).unwrap()
     }
 
-    /// A POST to its API, whose answer has to be 200 and JSON.
+    /// Makes a POST request to the API. Panics unless the response is 200 and JSON.
     pub(crate) async fn post(&mut self, path: &str) -> Value {
         serde_json::from_slice(&self.api.ask(http::Method::POST, path).await).unwrap()
     }
 
-    /// Waits until every window has settled; looks so often.
+    /// Waits until every window is settled, polling at this interval.
     pub(crate) async fn settle(&mut self, every: Duration) {
         loop {
             let status = self.json("/v1/status").await;
@@ -119,13 +119,13 @@ impl Daemon {
         }
     }
 
-    /// Events over all windows, as the daemon counts them.
+    /// The number of events over all windows, as the daemon counts them.
     pub(crate) async fn events(&mut self) -> u64 {
         let windows = self.json("/v1/windows?limit=10000").await;
         windows["value"].as_array().unwrap().iter().map(|w| w["events"].as_u64().unwrap()).sum()
     }
 
-    /// Asks it to stop and waits for that.
+    /// Stops the daemon and waits for its end.
     pub(crate) async fn stop(mut self) {
         let kill = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(kill.success());
@@ -141,13 +141,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // After an orderly stop there is nobody to kill.
+        // After an orderly stop the process is already gone.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-/// Writes the file that names the mailboxes of these numbers.
+/// Writes the file that lists the mailboxes with these numbers.
 pub(crate) fn write_mailboxes(directory: &Path, numbers: std::ops::Range<usize>) {
     let mut mailboxes = String::new();
     for number in numbers {
@@ -192,7 +192,7 @@ account = "{ACCOUNT}"
     file
 }
 
-/// One connection to the API, kept.
+/// One persistent connection to the API.
 struct Api {
     path: PathBuf,
     sender: Option<http1::SendRequest<Empty<Bytes>>>,
@@ -204,7 +204,7 @@ impl Api {
         let Ok((sender, connection)) = http1::handshake(TokioIo::new(stream)).await else {
             return false;
         };
-        // Ends with the connection.
+        // This task ends with the connection.
         tokio::spawn(connection);
         self.sender = Some(sender);
         true

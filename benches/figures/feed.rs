@@ -1,5 +1,5 @@
-//! `feed`: how fast a reader that knows nothing gets everything, and what a thousand who wait
-//! cost and are told when.
+//! `feed`: the speed of reading the whole feed from its beginning, and the memory and latency of a
+//! thousand waiting readers.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -17,13 +17,13 @@ use crate::graph::{Graph, mailbox};
 use crate::query;
 use crate::table::{Row, Table, ms, note, quantile};
 
-/// What it is asked for by.
+/// The name to select this figure by.
 pub(crate) const NAME: &str = "feed";
-/// Windows of 10,000 events of 1.5 KB that are caught up with.
+/// Windows of 10,000 events of 1.5 KB that are read from the beginning.
 const WINDOWS: usize = 10;
-/// Those who wait for changes.
+/// The number of waiting readers.
 const READERS: usize = 1000;
-/// Changes they are told of.
+/// The number of changes sent to them.
 const CHANGES: usize = 40;
 
 pub(crate) async fn run(table: &mut Table) {
@@ -31,16 +31,16 @@ pub(crate) async fn run(table: &mut Table) {
     readers(table).await;
 }
 
-/// From the beginning of the feed to its end, beside a file of the same bytes.
+/// Reads the feed from its beginning to its end, and a file with the same bytes as the baseline.
 async fn catch_up(table: &mut Table) {
     let directory = directory();
     query::fill(directory.path(), WINDOWS).await;
-    // Nobody listens there: the windows rest as they are.
+    // Nothing listens at this address, so the windows do not change.
     let origin = "http://127.0.0.1:9".to_owned();
     let setup = Setup { origin, mailboxes: WINDOWS, interval: "7d", page_size: 200 };
     let mut daemon = Daemon::start(directory.path(), &setup).await;
     let path = directory.path().join("feed");
-    // The first time fills the caches, and the file.
+    // The first pass fills the caches and writes the file.
     let mut file = File::create(&path).unwrap();
     whole(&mut daemon, |body| file.write_all(body).unwrap()).await;
     file.sync_all().unwrap();
@@ -60,7 +60,7 @@ async fn catch_up(table: &mut Table) {
     daemon.stop().await;
 }
 
-/// Reads the feed from its beginning to its end, answer by answer: entries, bytes, time.
+/// Reads the feed from its beginning to its end. Returns the entries, the bytes and the time.
 async fn whole(daemon: &mut Daemon, mut take: impl FnMut(&[u8])) -> (usize, usize, Duration) {
     let began = Instant::now();
     let (mut entries, mut bytes, mut after) = (0, 0, String::new());
@@ -78,7 +78,7 @@ async fn whole(daemon: &mut Daemon, mut take: impl FnMut(&[u8])) -> (usize, usiz
     }
 }
 
-/// The lines of a file, read through a buffer of the size of a socket's.
+/// Counts the lines of a file, read through a buffer of the size of a socket's.
 fn lines(path: &Path) -> (usize, Duration) {
     let began = Instant::now();
     let (mut file, mut buffer, mut lines) = (File::open(path).unwrap(), vec![0; 64 << 10], 0);
@@ -91,8 +91,8 @@ fn lines(path: &Path) -> (usize, Duration) {
     }
 }
 
-/// A thousand event streams, one change after the other: memory of each, and how long after a
-/// change's own time stamp, which is from before it is durable, the last of them has it.
+/// A thousand event streams and one change after the other: memory per stream, and the delay from a
+/// change's time stamp, which precedes its durability, to the last stream's receipt.
 async fn readers(table: &mut Table) {
     let graph = Graph::start(1).await;
     graph.populate(1);
@@ -103,7 +103,7 @@ async fn readers(table: &mut Table) {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (send, mut arrivals) = mpsc::unbounded_channel();
     let mut readers = JoinSet::new();
-    // One first: what is made once is not a reader's.
+    // The first reader is excluded: it pays for shared initialisation.
     readers.spawn(read(directory.path().join("api.sock"), send.clone()));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = daemon.resident();
@@ -123,7 +123,7 @@ async fn readers(table: &mut Table) {
         last.push(delays[READERS - 1]);
     }
     let each = (daemon.resident() - before) as f64 / (READERS - 1) as f64 / 1024.0;
-    note(format_args!("{NAME}: {READERS} readers were told of {CHANGES} changes"));
+    note(format_args!("{NAME}: {READERS} readers received {CHANGES} changes"));
     table.row(Row {
         figure: format!("{NAME}: memory per waiting reader, of {READERS}"),
         measured: format!("{each:.1} KiB"),
@@ -145,7 +145,7 @@ async fn readers(table: &mut Table) {
     daemon.stop().await;
 }
 
-/// One stream; sends for each change how long after its time stamp it was here whole.
+/// Reads one stream. Sends for each change the delay from its time stamp to its complete receipt.
 async fn read(socket: PathBuf, send: mpsc::UnboundedSender<Duration>) {
     let mut stream = UnixStream::connect(socket).await.unwrap();
     let request = "GET /v1/changes?after=now HTTP/1.1\r\nhost: calmirror\r\naccept: text/event-stream\r\n\r\n";
@@ -167,7 +167,7 @@ async fn read(socket: PathBuf, send: mpsc::UnboundedSender<Duration>) {
     }
 }
 
-/// The time stamp of a change, if there is one.
+/// The time stamp of the first change in the text.
 fn stamp(seen: &[u8]) -> Option<Timestamp> {
     let text = std::str::from_utf8(seen).ok()?;
     text.split_once("\"at\":\"")?.1.split_once('"')?.0.parse().ok()

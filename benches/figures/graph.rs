@@ -1,5 +1,5 @@
-//! The simulated Graph on a socket, as the figures need it: with gzip taken or not, and every
-//! request for a delta page noted with its time.
+//! The simulated Graph on a socket, for the figures: with or without gzip, and with a time stamp of
+//! every delta request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// Edges of every window, wide around what the calendars hold.
+/// The start of every window; the window extends beyond the calendars' events.
 pub(crate) const START: &str = "2026-01-01T00:00:00Z";
-/// See [`START`].
+/// The end of every window.
 pub(crate) const END: &str = "2027-01-01T00:00:00Z";
-/// The middle of it.
+/// The middle of the window.
 const AROUND: &str = "2026-07-01T12:00:00Z";
 
-/// A running simulated Graph; ends with this process or when dropped.
+/// A running simulated Graph, stopped when dropped.
 pub(crate) struct Graph {
     shared: Arc<Shared>,
     serving: JoinHandle<()>,
@@ -49,19 +49,19 @@ pub(crate) struct Arrival {
     pub(crate) at: Timestamp,
 }
 
-/// The address of the mailbox with that number.
+/// The address of the mailbox with this number.
 pub(crate) fn mailbox(number: usize) -> String {
     format!("m{number:05}@contoso.example")
 }
 
 impl Graph {
-    /// A Graph of that many mailboxes with empty calendars.
+    /// Starts a Graph with this many mailboxes with empty calendars.
     pub(crate) async fn start(mailboxes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let simulator = Simulator::new(SimulatorSettings::new(7, Env::real()));
         simulator.set_base_url(&format!("http://{address}/v1.0"));
-        // Room for every page, so that no figure measures rendering.
+        // A cache for every page, so that no figure measures rendering.
         simulator.set_page_cache(4 << 30);
         for number in 0..mailboxes {
             simulator.add_mailbox(&mailbox(number));
@@ -104,17 +104,17 @@ impl Graph {
         self.shared.simulator.mutate(mutation).unwrap();
     }
 
-    /// Whether answers are compressed for clients that take that.
+    /// Sets whether responses are compressed for clients that accept it.
     pub(crate) fn set_gzip(&self, gzip: bool) {
         self.shared.gzip.store(gzip, Ordering::Relaxed);
     }
 
-    /// How long every answer takes.
+    /// Sets the latency of every response.
     pub(crate) fn set_latency(&self, latency: std::ops::Range<Duration>) {
         self.shared.simulator.set_latency(latency);
     }
 
-    /// `http://127.0.0.1:…`.
+    /// The origin: `http://127.0.0.1:…`.
     pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.shared.address)
     }
@@ -124,12 +124,12 @@ impl Graph {
         self.shared.simulator.access_token()
     }
 
-    /// Requests for delta pages so far.
+    /// The number of delta requests so far.
     pub(crate) fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
-    /// The requests noted since the last call, in the order they came.
+    /// The delta requests since the last call, in order of arrival.
     pub(crate) fn take_arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut self.shared.arrivals.lock().unwrap())
     }
@@ -142,7 +142,7 @@ impl Drop for Graph {
 }
 
 async fn serve(shared: Arc<Shared>, listener: TcpListener) {
-    // Dropped with this task, and every connection with it.
+    // All connections are dropped with this task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((socket, _)) = listener.accept().await else { return };
@@ -150,7 +150,7 @@ async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         let shared = shared.clone();
         connections.spawn(async move {
             let service = service_fn(|request| carry(&shared, request));
-            // A client that went away is no matter.
+            // A client may close its connection.
             http1::Builder::new().serve_connection(TokioIo::new(socket), service).await.ok();
         });
         while connections.try_join_next().is_some() {}
@@ -172,11 +172,11 @@ async fn carry(
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     match shared.simulator.answer(http::Request::from_parts(parts, body)).await {
         SimulatedResponse::Response(response) => Ok(response.map(Full::new)),
-        _ => Err(io::Error::other("no faults are asked for")),
+        _ => Err(io::Error::other("no faults are planned")),
     }
 }
 
-/// The mailbox whose delta stream a path asks for.
+/// The number of the mailbox whose delta stream a path requests.
 fn asked(path: &str) -> Option<usize> {
     let (before, _) = path.split_once("@contoso.example/calendarView/delta")?;
     before.strip_prefix("/v1.0/users/m")?.parse().ok()

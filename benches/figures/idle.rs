@@ -1,7 +1,7 @@
-//! `fleet idle`: 20,000 windows at 60 s, nothing happening: what watching costs.
+//! `fleet idle`: 20,000 windows at 60 s without changes, which shows the cost of polling.
 //!
-//! The fleet settles once, then the daemon starts again, as after an update: its first rounds
-//! spread over the interval, and a minute of that is measured.
+//! The fleet settles once, then the daemon restarts, as after an update: its first rounds are
+//! spread over the interval, and one minute of that is measured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use crate::daemon::{Daemon, Setup, directory};
 use crate::graph::{Arrival, Graph, mailbox};
 use crate::table::{Row, Table, ms, note, quantile};
 
-/// What it is asked for by.
+/// The name to select this figure by.
 pub(crate) const NAME: &str = "fleet idle";
 const WINDOWS: usize = 20_000;
 const FEW: usize = 2_000;
 const BUSY: usize = 4_000;
 const QUIET: usize = 200;
 const MINUTE: Duration = Duration::from_secs(60);
-/// Windows whose due times are read from the API, and how often each.
+/// Windows whose due times are read from the API, and the interval of reading each.
 const SAMPLE: usize = 500;
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -60,7 +60,7 @@ pub(crate) async fn run(table: &mut Table) {
     written(table, &graph).await;
 }
 
-/// Bytes written in a minute without a round, by a store that has taken many links before.
+/// Measures the bytes written in a minute without a round, by a store that took many links before.
 async fn written(table: &mut Table, graph: &Graph) {
     let directory = directory();
     let setup =
@@ -84,12 +84,12 @@ async fn written(table: &mut Table, graph: &Graph) {
     daemon.stop().await;
 }
 
-/// What watching a settled fleet cost.
+/// The measured cost of watching a settled fleet.
 struct Watched {
     rounds: u64,
     cpu: Duration,
     resident: u64,
-    /// How late rounds began, sorted.
+    /// The delays of rounds, sorted.
     lateness: Vec<Duration>,
 }
 
@@ -102,7 +102,7 @@ async fn watch(graph: &Graph, windows: usize, interval: &str, span: Duration) ->
     note(format_args!("{NAME}: {windows} settled in {:.0} s", began.elapsed().as_secs_f64()));
     daemon.stop().await;
     let mut daemon = Daemon::start(directory.path(), &setup).await;
-    // What a start costs is no idling.
+    // Startup does not count as idling.
     tokio::time::sleep(Duration::from_secs(2)).await;
     graph.take_arrivals();
     let (began, since, requests, cpu) =
@@ -111,14 +111,14 @@ async fn watch(graph: &Graph, windows: usize, interval: &str, span: Duration) ->
     let (until, cpu) = (Timestamp::now(), daemon.cpu() - cpu);
     let rounds = graph.requests() - requests;
     let resident = daemon.resident();
-    // Rounds due at the very end still come.
+    // Rounds due at the very end still arrive.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let lateness = lateness(&due, &graph.take_arrivals(), since, until);
     daemon.stop().await;
     Watched { rounds, cpu, resident, lateness }
 }
 
-/// Reads `next_due` of a sample over and over, a few windows at a time.
+/// Polls `next_due` of a sample, a few windows at a time.
 async fn due_times(
     daemon: &mut Daemon,
     windows: usize,
@@ -140,7 +140,7 @@ async fn due_times(
     due
 }
 
-/// From the time a round was due to its request at Graph.
+/// The delays between a round's due time and its request at Graph.
 fn lateness(
     due: &BTreeMap<usize, BTreeSet<Timestamp>>,
     arrivals: &[Arrival],
@@ -151,13 +151,13 @@ fn lateness(
     for arrival in arrivals {
         asked.entry(arrival.mailbox).or_default().push(arrival.at);
     }
-    // Two clocks are read one after the other: a request may seem to come a little early.
+    // The two clocks are read one after the other, so a request may seem a little early.
     let grain = SignedDuration::from_millis(5);
     let mut late = Vec::new();
     for (mailbox, times) in due {
         for at in times.iter().filter(|at| (since + grain..until).contains(*at)) {
             let came = asked.get(mailbox).and_then(|t| t.iter().find(|t| **t + grain >= *at));
-            // One that never came is as late as can be told.
+            // A missing request counts with the longest delay observable.
             let came = came.copied().unwrap_or(until + SignedDuration::from_secs(2));
             late.push(Duration::try_from(came.duration_since(*at)).unwrap_or_default());
         }
@@ -166,7 +166,8 @@ fn lateness(
     late
 }
 
-/// The most rounds a second: more windows at the shortest interval than can be served.
+/// Measures the highest rate of rounds, with more windows at the shortest interval than can be
+/// served.
 async fn most(table: &mut Table, graph: &Graph) {
     let directory = directory();
     let setup = Setup { origin: graph.origin(), mailboxes: BUSY, interval: "1s", page_size: 200 };

@@ -1,4 +1,4 @@
-//! `fleet initial`: 200 mailboxes of 500 events of 3 KB each, from nothing into a durable store.
+//! `fleet initial`: 200 mailboxes of 500 events of 3 KB each, from an empty store to a durable one.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::graph::Graph;
 use crate::stages;
 use crate::table::{Row, Table, ms, note};
 
-/// What it is asked for by.
+/// The name to select this figure by.
 pub(crate) const NAME: &str = "fleet initial";
 const MAILBOXES: usize = 200;
 const EVENTS: usize = 500;
 const ALL: f64 = (MAILBOXES * EVENTS) as f64;
 /// The daemon's default.
 const PAGE_SIZE: u32 = 200;
-/// Graph's pace: 500 events take 42 pages of about 1.5 s, a good minute.
+/// Graph's pace: 500 events take 42 pages of about 1.5 s, just over a minute.
 const SLOW_PAGE_SIZE: u32 = 12;
 const SLOW: std::ops::Range<Duration> = Duration::from_millis(1450)..Duration::from_millis(1550);
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(table: &mut Table) {
     });
 }
 
-/// From the first request to the moment all windows have settled.
+/// Measures from the first request until all windows are settled.
 async fn mirror(graph: &Graph, page_size: u32) -> Mirrored {
     let directory = directory();
     graph.take_arrivals();
@@ -72,8 +72,9 @@ async fn mirror(graph: &Graph, page_size: u32) -> Mirrored {
     daemon.settle(Duration::from_millis(20)).await;
     let settled = jiff::Timestamp::now();
     let cpu = daemon.cpu();
-    let first = graph.take_arrivals().first().map(|arrival| arrival.at).expect("it asked");
-    assert_eq!(daemon.events().await, (MAILBOXES * EVENTS) as u64, "all events are there");
+    let first =
+        graph.take_arrivals().first().map(|arrival| arrival.at).expect("the daemon made a request");
+    assert_eq!(daemon.events().await, (MAILBOXES * EVENTS) as u64, "events are missing");
     daemon.stop().await;
     let took = settled.duration_since(first).unsigned_abs();
     Mirrored { took, cpu }

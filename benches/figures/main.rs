@@ -1,17 +1,17 @@
-//! The figures of `docs/figures.md`, measured: `cargo bench`, or `cargo bench -- NAME` for those
+//! Measures the figures of `docs/figures.md`: `cargo bench`, or `cargo bench -- NAME` for those
 //! whose name contains it.
 //!
-//! Each figure stands beside a baseline of the same run, so that what a slow or busy machine does
-//! to one it does to the other. The daemon is the built binary in a process of its own; Graph is
-//! the simulator in this one. Nothing here decides whether a build is good: what is over its limit
-//! is said, and is a reason to look.
+//! Each figure is compared with a baseline of the same run, so that a slow or busy machine affects
+//! both alike. The daemon is the built binary as a separate process; Graph is the simulator in this
+//! process. A figure over its limit is reported as a reason to investigate; it does not fail the
+//! run.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a bench that cannot go on has nothing better to do than to say so"
+    reason = "a benchmark that cannot continue panics"
 )]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a table is what a bench is for")]
-#![allow(clippy::disallowed_methods, reason = "what is measured here is the machine's own time")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints a table")]
+#![allow(clippy::disallowed_methods, reason = "real time is measured")]
 
 mod bare;
 mod commit;

@@ -1,5 +1,5 @@
-//! `page parse`: a page of 200 events through `graph::wire`, beside serde_json's own reading of
-//! the same bytes into a `Value`.
+//! `page parse`: a page of 200 events through `graph::wire`, compared with serde_json reading the
+//! same bytes into a `Value`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::process;
 use crate::stages;
 use crate::table::{Row, Table};
 
-/// What it is asked for by.
+/// The name to select this figure by.
 pub(crate) const NAME: &str = "page parse";
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(table: &mut Table) {
     });
 }
 
-/// Megabytes a second of processor time.
+/// Megabytes per second of processor time.
 fn rate(bytes: usize, work: impl Fn()) -> f64 {
     let (began, before) = (Instant::now(), process::thread_cpu());
     let mut times = 0;

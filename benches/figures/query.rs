@@ -1,8 +1,8 @@
 //! `query`: a month and a day of a window of 10,000 events, over the daemon's Unix socket, on a
 //! store of a million events.
 //!
-//! The store is filled by commits of this process and then opened by the daemon, whose Graph does
-//! not answer: what is measured is reading.
+//! This process fills the store by commits, then the daemon opens it. Graph does not respond, so
+//! that only reads are measured.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,19 +23,19 @@ use crate::daemon::{ACCOUNT, Daemon, Setup, TENANT, directory};
 use crate::graph::{END, START, mailbox};
 use crate::table::{Row, Table, ms, note, quantile};
 
-/// What it is asked for by.
+/// The name to select this figure by.
 pub(crate) const NAME: &str = "query";
 /// Events in each window.
 const EVENTS: usize = 10_000;
-/// How many events the store holds, unless [`SIZE`] says otherwise.
+/// The number of events in the store, unless [`SIZE`] is set.
 const ALL: usize = 1_000_000;
-/// Another number of events.
+/// The variable with another number of events.
 const SIZE: &str = "CALMIRROR_FIGURES_EVENTS";
-/// Bytes of each.
+/// Bytes of each event.
 const BYTES: usize = 1500;
 /// Events of one commit.
 const PAGE: usize = 500;
-/// Windows that are looked at again and again.
+/// The number of windows that are read repeatedly.
 const WARM: usize = 10;
 /// Windows filled at the same time.
 const WRITERS: usize = 16;
@@ -48,7 +48,7 @@ pub(crate) async fn run(table: &mut Table) {
     fill(directory.path(), windows).await;
     let filled = began.elapsed().as_secs_f64();
     note(format_args!("{NAME}: filled a store of {} events in {filled:.0} s", windows * EVENTS));
-    // Nobody listens there: the windows rest as they are.
+    // Nothing listens at this address, so the windows do not change.
     let origin = "http://127.0.0.1:9".to_owned();
     let setup = Setup { origin, mailboxes: windows, interval: "7d", page_size: 200 };
     let began = Instant::now();
@@ -62,7 +62,7 @@ pub(crate) async fn run(table: &mut Table) {
     }
     floor.sort_unstable();
     let floor = quantile(&floor, 0.5).unwrap();
-    // A few windows that are looked at again and again; and all of them, more than is kept in memory.
+    // A few windows read repeatedly, then all of them, which exceed the memory of the cache.
     let few = WARM.min(windows);
     for (what, days, limits) in [("a month", 30, [5.0, 20.0]), ("a day", 1, [1.0, 5.0])] {
         let (rows, _) = ask(&mut daemon, few, days, 1).await;
@@ -88,8 +88,8 @@ pub(crate) async fn run(table: &mut Table) {
     daemon.stop().await;
 }
 
-/// Asks each of so many windows for its own stretch of so many days, again and again: rows of the
-/// first answer, and how long half and 99 of 100 answers took.
+/// Reads each window's own period of `days` repeatedly. Returns the rows of the first response, and
+/// the 50th and 99th percentile of the response times.
 async fn ask(
     daemon: &mut Daemon,
     windows: usize,
@@ -182,7 +182,7 @@ pub(crate) fn wanted(mailbox: &str) -> WindowRegistration {
     }
 }
 
-/// A single event of half an hour; `number` of 10,000 spread evenly over a year.
+/// A single event of half an hour; the numbers up to 10,000 spread evenly over a year.
 pub(crate) fn item(name: &str, number: usize, turn: usize, bytes: usize) -> Item {
     let step = Duration::from_secs(365 * 86_400) / EVENTS as u32;
     let start = edges().start + step * number as u32;

@@ -1,6 +1,6 @@
-//! `reload`: what taking a changed configuration costs. 100,000 mailboxes of one file, parsed and
-//! compared; and a running daemon with 20,000 windows of which a hundred change. What looking at
-//! all of that daemon's windows costs, a scrape of its metrics, is taken along.
+//! `reload`: the cost of applying a changed configuration. A file of 100,000 mailboxes is parsed
+//! and compared; then a running daemon with 20,000 windows changes a hundred of them. A scrape of
+//! that daemon's metrics, which reads all windows, is measured too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,11 +16,11 @@ use crate::daemon::{Daemon, Setup, directory, write_mailboxes};
 use crate::graph::Graph;
 use crate::table::{Row, Table, ms, quantile};
 
-/// What it is asked for by.
+/// The name to select this figure by.
 pub(crate) const NAME: &str = "reload";
 const MAILBOXES: usize = 100_000;
 const WINDOWS: usize = 20_000;
-/// So many windows leave, and as many come.
+/// The number of windows removed, and the number added.
 const CHANGED: usize = 50;
 /// Scrapes of the metrics.
 const SCRAPES: u32 = 200;
@@ -68,7 +68,7 @@ async fn apply(table: &mut Table) {
         Setup { origin: graph.origin(), mailboxes: WINDOWS, interval: "6h", page_size: 200 };
     let mut daemon = Daemon::start(directory.path(), &setup).await;
     daemon.settle(Duration::from_millis(500)).await;
-    // No round is due by itself soon, so that what is asked is asked for the reload.
+    // No round is due soon, so that only the reload causes requests.
     for what in ["nothing", "a hundred"] {
         let first = if what == "nothing" { 0 } else { CHANGED };
         write_mailboxes(directory.path(), first..WINDOWS + first);
@@ -98,7 +98,7 @@ async fn apply(table: &mut Table) {
     daemon.stop().await;
 }
 
-/// What `/metrics` costs while nothing else happens.
+/// Measures `/metrics` while nothing else happens.
 async fn scrape(table: &mut Table, daemon: &mut Daemon) {
     let [metrics, healthz] = [time(daemon, "/metrics").await, time(daemon, "/healthz").await];
     let [half, slow] = [0.5, 0.99].map(|share| ms(quantile(&metrics.took, share).unwrap()));
@@ -112,7 +112,7 @@ async fn scrape(table: &mut Table, daemon: &mut Daemon) {
     });
 }
 
-/// What asking for something [`SCRAPES`] times took and cost.
+/// The times and the processor time of [`SCRAPES`] requests.
 struct Timed {
     /// Sorted.
     took: Vec<Duration>,
@@ -132,7 +132,7 @@ async fn time(daemon: &mut Daemon, path: &str) -> Timed {
     Timed { took, cpu: daemon.cpu() - cpu }
 }
 
-/// A configuration whose windows are all in one file.
+/// A configuration with all windows in one file.
 fn configure(directory: &Path) -> std::path::PathBuf {
     let secret = directory.join("secret");
     fs::write(&secret, "s3cret").unwrap();

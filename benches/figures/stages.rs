@@ -1,5 +1,5 @@
-//! Where an enumeration's processor time goes, room by room: the same pages through
-//! `graph::wire`, `mirror::round` and `store`, one after the other, alone in this process.
+//! The processor time of an enumeration by module: the same pages through `graph::wire`,
+//! `mirror::round` and `store`, one after the other, alone in this process.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use crate::graph::{Graph, mailbox};
 use crate::table::{Row, Table, ms};
 use crate::{process, query};
 
-/// Mailboxes looked at: enough to measure, few enough to hold.
+/// The number of mailboxes sampled: enough to measure, few enough for memory.
 const SAMPLE: usize = 60;
 
-/// Splits what `mailboxes` cost.
+/// Splits the cost of `mailboxes` by stage.
 pub(crate) async fn run(table: &mut Table, graph: &Graph, mailboxes: usize, page_size: u32) {
     let mut pages = Vec::new();
     for number in 0..SAMPLE.min(mailboxes) {
@@ -63,7 +63,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (done, process::thread_cpu() - before)
 }
 
-/// One window's enumeration through the state machine, as far as its commits.
+/// Runs one window's enumeration through the state machine and returns its commits.
 fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
     let place = SegmentContext {
         window: WindowId(number),
@@ -92,13 +92,13 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
                 RoundInput::Committed(events)
             }
             Effect::Over(_) => return commits,
-            other => panic!("single events ask for nothing else: {other:?}"),
+            other => panic!("single events need no other effect: {other:?}"),
         };
         (round, effect) = round.step(input, at);
     }
 }
 
-/// Processor time of this process while the windows' commits become durable.
+/// Processor time of this process until the windows' commits are durable.
 async fn commit(rounds: Vec<Vec<Commit>>) -> Duration {
     let directory = directory();
     let (store, _) =

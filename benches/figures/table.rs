@@ -1,38 +1,39 @@
-//! The table: one row a figure, printed as soon as it is measured.
+//! The table: one row per figure, printed as soon as it is measured.
 
 use std::fmt::Display;
 use std::time::Duration;
 
-/// Which figures were asked for, and what became of them.
+/// The selected figures, and the number of figures over their limit.
 pub(crate) struct Table {
     wanted: Vec<String>,
     over: usize,
 }
 
-/// One figure against what it is measured beside.
+/// One figure with its baseline.
 #[derive(Default)]
 pub(crate) struct Row {
-    /// What is measured.
+    /// The name of the measurement.
     pub(crate) figure: String,
     /// Its value.
     pub(crate) measured: String,
-    /// What stands beside it, from the same run.
+    /// The baseline from the same run.
     pub(crate) baseline: String,
-    /// Measured against baseline.
+    /// The value divided by the baseline.
     pub(crate) ratio: Option<f64>,
-    /// What is promised; empty where nothing is.
+    /// The limit; empty if there is none.
     pub(crate) limit: String,
-    /// Whether the promise is kept, where there is one.
+    /// Whether the limit is kept, if there is one.
     pub(crate) kept: Option<bool>,
 }
 
 impl Table {
-    /// A table of the figures whose names contain one of `wanted`; of all, if that is empty.
+    /// A table of the figures whose names contain one of `wanted`, or of all figures if that is
+    /// empty.
     pub(crate) fn new(wanted: Vec<String>) -> Self {
         Self { wanted, over: 0 }
     }
 
-    /// Whether a figure was asked for.
+    /// Whether a figure is selected.
     pub(crate) fn wants(&self, figure: &str) -> bool {
         self.wanted.is_empty() || self.wanted.iter().any(|wanted| figure.contains(wanted.as_str()))
     }
@@ -61,7 +62,7 @@ impl Table {
         line([row.figure, row.measured, row.baseline, ratio, row.limit, verdict.to_owned()]);
     }
 
-    /// How many figures are over their limit.
+    /// The number of figures over their limit.
     pub(crate) fn over(&self) -> usize {
         self.over
     }
@@ -78,14 +79,14 @@ pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// The value below which `share` of `sorted` lie; none of none.
+/// The value below which `share` of `sorted` lies; `None` if it is empty.
 pub(crate) fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let last = sorted.len().checked_sub(1)?;
     let at = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, last + 1) - 1;
     sorted.get(at).copied()
 }
 
-/// Says on standard error what is going on; the table stays clean.
+/// Prints progress on standard error, apart from the table.
 pub(crate) fn note(what: impl Display) {
     eprintln!("# {what}");
 }

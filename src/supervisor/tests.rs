@@ -1,4 +1,4 @@
-//! What the supervisor tells the service manager, and what it does with workers in trouble.
+//! Messages to the service manager, and the handling of failing workers.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::os::unix::net::UnixDatagram;
@@ -17,7 +17,7 @@ use crate::graph::{Account, Budgets, Credential, GraphClient, Transport};
 use crate::mirror::window::{CalendarRef, Completion, Edge};
 use crate::store::{Store, StoreOptions};
 
-/// A Graph that never answers.
+/// A Graph that never responds.
 struct Silence;
 
 impl Transport for Silence {
@@ -68,12 +68,12 @@ struct Ground {
 }
 
 impl Ground {
-    /// Two windows whose Graph is silent, and a service manager that listens.
+    /// Two windows with a silent Graph, and a service manager's socket.
     async fn new() -> Self {
         Self::with(|options| options).await
     }
 
-    /// The same, on a store of its own kind.
+    /// The same with other store options.
     async fn with(change: impl FnOnce(StoreOptions) -> StoreOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
@@ -88,7 +88,7 @@ impl Ground {
             Duration::from_secs(100),
         )
         .unwrap();
-        // With a secret a sign-in is asked for, and never answered: rounds go on for ever.
+        // With a secret a sign-in is requested that never gets a response, so rounds never end.
         let secret = directory.path().join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
         let account = Account {
@@ -138,7 +138,7 @@ async fn the_watchdog_is_fed_by_the_loop_and_by_nothing_else() {
     let mut ground = Ground::new().await;
     assert_eq!(ground.heard(), "READY=1\nSTATUS=2 windows: 2 enumerating\n");
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(ground.heard(), "", "nobody turns the loop");
+    assert_eq!(ground.heard(), "", "messages without the supervisor's loop");
     let turning = ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(5)));
     turning.await.unwrap();
     for _ in 0..3 {
@@ -160,7 +160,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     let stuck = supervisor.workers.spawn(async { Ok(WorkerExit::Stuck) });
     supervisor.names.insert(stuck.id(), running);
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
-    assert_eq!(supervisor.names.len(), 2, "another worker took the window up");
+    assert_eq!(supervisor.names.len(), 2, "the window has no new worker");
     assert_eq!(supervisor.fleet.restarts(), 1);
     let summary = supervisor.fleet.summary();
     assert!(summary.ends_with("; restarted workers: 1"), "{summary}");
@@ -169,24 +169,24 @@ async fn a_stuck_worker_is_restarted_and_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_janitor_that_panics_is_not_missed() {
-    // Of a period of nothing there is no clock: a bug in the janitor, as far as it is concerned.
+    // A zero period makes the timer panic, which simulates a bug in the maintenance task.
     let linger = Duration::ZERO;
     let mut ground = Ground::with(|options| StoreOptions { linger, ..options }).await;
-    // No longer: nobody reads what the manager is told.
+    // Not longer, because this test does not read the manager's socket.
     ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(10))).await.unwrap();
-    assert_eq!(ground.supervisor.workers.len(), 3, "two workers, and who tends the store");
+    assert_eq!(ground.supervisor.workers.len(), 3, "two workers and the store's maintenance task");
     ground.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_holds_its_thread_starves_the_watchdog() {
     let ground = Ground::new().await;
-    // Their tasks run for the first time, and then this test lets them run no more.
+    // The workers' tasks run once; after this the test does not yield to them.
     tokio::task::yield_now().await;
     ground.heard();
     ground.supervisor.heartbeat();
     assert!(ground.heard().contains("WATCHDOG=1"));
-    // The clock moves at its first poll; nobody else is scheduled, as if a worker did not let go.
+    // The first poll moves the clock without running other tasks, as if a worker held its thread.
     let past = tokio::time::advance(HUNG_AFTER + Duration::from_secs(1)).now_or_never();
     assert!(past.is_none());
     ground.supervisor.heartbeat();
@@ -199,7 +199,7 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
     let tokens = supervisor.tokens["contoso"].clone();
-    // Carol's worker is stopped before it has done anything at all.
+    // Carol's worker is stopped before it has run at all.
     for mailbox in ["carol", "dave"] {
         let window = Window { mailbox: mailbox.into(), ..window("alice") };
         let begun = vec![post(mailbox, window, &tokens)];
@@ -209,7 +209,7 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
     let known = supervisor.services.store.windows().await.unwrap();
     let names: Vec<&str> = known.iter().map(|(name, ..)| &**name).collect();
-    assert_eq!(names, ["bob", "alice"], "nothing is left of what left: {known:?}");
+    assert_eq!(names, ["bob", "alice"], "removed windows are still stored: {known:?}");
     ground.end().await;
 }
 
@@ -222,15 +222,16 @@ async fn who_is_not_wanted_at_a_start_has_left_before_anything_else_happens() {
     let services = Services { store: store.clone(), client, env, metrics: Arc::default() };
     let mut next = Supervisor::new(services, Duration::from_secs(86_400));
     next.start(vec![post("alice", window("alice"), &tokens)]).await.unwrap();
-    // Nothing has been dropped yet, and an interrupted start need not be allowed it once more.
+    // The events are not removed yet, but an interrupted start needs no second permission for the
+    // drop.
     let known: Vec<_> = store.identities().await.unwrap().into_keys().collect();
     assert_eq!(known, ["alice".into()]);
     assert!(next.drain(Duration::from_secs(30)).await);
     store.close().await.unwrap();
 }
 
-/// A window that is configured anew under a wrong clock gets the edges of Graph's time: with those
-/// of the wrong one everything would leave it.
+/// A window reconfigured under a wrong clock gets edges by Graph's time: edges by the wrong clock
+/// would remove all its events.
 #[tokio::test(start_paused = true)]
 async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     let mut ground = Ground::new().await;

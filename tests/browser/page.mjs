@@ -1,11 +1,11 @@
-// The page in a real browser, against the API. Run by tests/packaging/browser.sh.
+// Tests the page in a real browser, against the API. Run by tests/packaging/browser.sh.
 //
 //   node page.mjs PROGRAM SCRATCH MODULES CHROMIUM
 //
-// CALMIRROR_SCREENSHOTS   a directory for pictures of every view
-// CALMIRROR_WINDOWS       how many windows the large fleet has (100000)
-// CALMIRROR_ONLY          a pattern of what to look at: fleet, calendars, live, dead, months, states, rounds, keyboard, forms, masked, large
-// CALMIRROR_PAGE          a directory whose files are shown instead of the daemon's, to try something
+// CALMIRROR_SCREENSHOTS   a directory for screenshots of every view
+// CALMIRROR_WINDOWS       the number of windows of the large fleet (100000)
+// CALMIRROR_ONLY          a pattern of the checks to run: fleet, calendars, live, dead, months, states, rounds, keyboard, forms, masked, large
+// CALMIRROR_PAGE          a directory with files that replace the daemon's page, for experiments
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -22,9 +22,9 @@ const DAY = 86_400_000;
 const WHERE = { light: { viewport: { width: 1280, height: 860 } }, dark: { viewport: { width: 1280, height: 860 }, colorScheme: "dark" }, phone: { viewport: { width: 390, height: 844 } } };
 
 const browser = await chromium.launch({ executablePath: chrome, args: ["--no-sandbox", "--disable-gpu", "--disable-quic"] });
-// What a browser says when something is wrong: the policy violated, a script that fails.
+// Errors that the browser reports: a violated policy, a failing script.
 const complaints = [];
-// While the daemon is away, failing requests are as they should be.
+// Failing requests are expected while the daemon is down.
 let away = false;
 
 async function open(rig, hash, options = {}) {
@@ -50,7 +50,7 @@ async function open(rig, hash, options = {}) {
   return page;
 }
 
-// The daemon's head with another body.
+// The daemon's response headers with another body.
 async function instead(route) {
   const name = new URL(route.request().url()).pathname.replace(/^\/(page\/)?/, "") || "index.html";
   const response = await route.fetch().catch(() => null);
@@ -67,21 +67,21 @@ async function go(page, hash) {
   await ready(page);
 }
 
-// Closes an event. The page takes the step back by itself, a moment later: whoever goes somewhere
-// else meanwhile is brought back from there.
+// Closes an event. The page goes back in history a moment later, which would undo a navigation made
+// meanwhile.
 async function escape(page, address) {
   await page.keyboard.press("Escape");
   await until("the dialog closes", async () => (await page.locator("dialog[open]").count()) === 0);
   await until("the address is the calendar's again", () => page.url().endsWith(address));
 }
 
-// ---- what a zone's days are, worked out apart from the page
+// ---- the days of a zone, computed independently of the page
 
 const civil = (zone, instant) => new Date(instant).toLocaleString("sv-SE", { timeZone: zone });
 const dayIn = (zone, instant) => civil(zone, instant).slice(0, 10);
 const plus = (day, count) => new Date(Date.parse(day) + count * DAY).toISOString().slice(0, 10);
 
-// The days an event is on, first and last.
+// The first and the last day of an event.
 function daysOf(zone, event) {
   const [start, end] = [event.start, event.end].map(({ dateTime }) => Date.parse(`${dateTime.slice(0, 19)}Z`));
   if (event.isAllDay) return [event.start.dateTime.slice(0, 10), plus(event.end.dateTime.slice(0, 10), -1)];
@@ -128,7 +128,7 @@ async function fleet(rig) {
   await page.waitForSelector(".empty");
   await page.fill("#q", "");
 
-  // Trouble comes first, in words.
+  // Failing windows come first, with their state in words.
   const victim = names.at(-1);
   await rig.control("faults", { fault: "mailbox", how: "access_denied", mailbox: victim });
   await until("trouble comes first", async () => (await page.locator("table.fleet tbody tr").first().textContent()).includes(victim), 15_000);
@@ -189,7 +189,7 @@ async function calendars(rig, name, day) {
   }
 }
 
-// Overlapping events stand beside each other: no two share a place.
+// Overlapping events are placed side by side: no two overlap on the page.
 async function beside(page) {
   const boxes = await page.evaluate(() => [...document.querySelectorAll(".column")].map((column) => [...column.querySelectorAll("ol a.event")].map((link) => {
     const { x, y, right, bottom } = link.getBoundingClientRect();
@@ -253,7 +253,7 @@ async function live(rig, name, day) {
   check("a bookmark of an event opens it", true);
   await escape(page, `/week/${day}`);
 
-  // The daemon dies, something changes, it comes back.
+  // The daemon is killed, the calendar changes, the daemon comes back.
   await page.reload();
   await page.waitForSelector(".grid");
   away = true;
@@ -268,7 +268,7 @@ async function live(rig, name, day) {
   check(`a page outlives kill -9 of its daemon: what was shown stayed, and ${((Date.now() - back) / 1000).toFixed(1)} s after the restart it shows what changed meanwhile`,
     kept > 0 && (await page.locator("#live-word").textContent()) === "Live");
 
-  // Another store under the same address: cursors of the old one mean nothing there.
+  // Another store at the same address: cursors of the old one are invalid there.
   const fleetPage = await open(rig, "");
   away = true;
   await rig.kill();
@@ -279,7 +279,7 @@ async function live(rig, name, day) {
   check("the fleet outlives it as well", true);
   await fleetPage.context().close();
 
-  // A hidden page lets go of its connection, a shown one takes it up again.
+  // A hidden page closes its connection, a visible one opens it again.
   await page.evaluate(() => {
     Object.defineProperty(document, "hidden", { value: true, configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
@@ -297,8 +297,8 @@ async function live(rig, name, day) {
   await page.context().close();
 }
 
-// A page whose daemon is gone says so and since when, does not look alive, keeps every view, and
-// goes on by itself.
+// A page without its daemon says so and since when, does not look live, keeps every view, and
+// continues by itself.
 async function dead(rig, name, day) {
   const page = await open(rig, "");
   await page.waitForSelector("table.fleet tbody tr");
@@ -347,7 +347,7 @@ async function dead(rig, name, day) {
   await until("the missing days are loaded", async () => (await page.locator(".notice[data-key=partial]").count()) === 0, 20_000);
   check("when the daemon is back the page goes on by itself", (await page.locator("#live-word").textContent()) === "Live");
 
-  // A daemon that hangs accepts connections and says nothing.
+  // A hanging daemon accepts connections and does not respond.
   await go(page, "#/");
   rig.daemon.kill("SIGSTOP");
   await page.waitForSelector("#away:not([hidden])", { timeout: 30_000 });
@@ -358,7 +358,7 @@ async function dead(rig, name, day) {
   await page.context().close();
 }
 
-// Weeks of a month are of one height, filled with what fits; "+N" leads to the day.
+// Weeks of a month have equal heights and show the events that fit; "+N" leads to the day.
 async function months(rig, name, day) {
   for (const height of [700, 900, 1500]) {
     const page = await open(rig, at(name, "month", day), { viewport: { width: 1280, height } });
@@ -381,7 +381,7 @@ async function months(rig, name, day) {
   }
 }
 
-// Of each state its health says since when, until when and what to do.
+// The health view of each state says since when, until when and what to do.
 async function states(rig, name, day) {
   const page = await open(rig, "");
   let pretended = {};
@@ -407,7 +407,7 @@ async function states(rig, name, day) {
   await page.context().close();
 }
 
-// What the daemon remembers of a window's rounds, and that a screen reader hears of it.
+// The recorded rounds of a window, also for a screen reader.
 async function rounds(rig, name, day) {
   const page = await open(rig, at(name, "health", day));
   const path = `/v1/windows/${encodeURIComponent(name)}/rounds`;
@@ -429,7 +429,7 @@ async function rounds(rig, name, day) {
   await page.context().close();
 }
 
-// From the fleet to an event and back with nothing but keys.
+// From the fleet to an event and back with the keyboard only.
 async function keyboard(rig, name, day) {
   const page = await open(rig, "");
   await page.waitForSelector("table.fleet tbody tr");
@@ -482,7 +482,8 @@ async function keyboard(rig, name, day) {
   const took = await inside();
   for (let step = 0; step < 4; step += 1) {
     await page.keyboard.press("Tab");
-    // Between its last and its first stands the browser's own, which is the body here.
+    // Between the dialog's last and first element the browser's own controls have the focus; here
+    // that is the body.
     if (!(await inside()) && (await focused()).tag !== "BODY") fail("the focus leaves the dialog for what is below it");
   }
   check("the dialog takes and keeps the focus", took);
@@ -496,7 +497,7 @@ async function keyboard(rig, name, day) {
   await page.context().close();
 }
 
-// Every view in every form: nothing sticks out, nothing a checker of accessibility objects to.
+// Every view in every form: nothing overflows, and the accessibility checker finds nothing.
 async function forms(rig, name, day, victim) {
   const views = { fleet: "#/", trouble: at(victim, "health", day), health: at(name, "health", day), day: at(name, "day", day), week: at(name, "week", day), month: at(name, "month", day) };
   let passes = 0;
@@ -532,7 +533,7 @@ async function forms(rig, name, day, victim) {
 }
 
 async function accessible(page, what) {
-  // What has been scrolled away under the heads is out of reach, which axe takes for too small.
+  // Content scrolled away under the headers is unreachable, which axe reports as too small.
   await page.evaluate(() => document.querySelector(".grid")?.scrollTo(0, 0));
   await page.evaluate(axe);
   const { violations, passes } = await page.evaluate(() => globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
@@ -542,7 +543,7 @@ async function accessible(page, what) {
   return passes.length;
 }
 
-// Private events when the daemon keeps them back.
+// Private events when the daemon masks them.
 async function masked(rig, name, day) {
   const first = monday(day);
   const events = await rig.events(name, Date.parse(first), Date.parse(first) + 60 * DAY);
@@ -611,7 +612,8 @@ try {
   const name = windows.reduce((most, one) => (one.events > most.events ? one : most)).name;
   const day = plus(new Date().toISOString().slice(0, 10), 3);
 
-  // What the simulated organisation may lack: whole days over the week's end, and more than a day of hours.
+  // Events that the simulated organisation may lack: all-day ones over a weekend, and one of more
+  // than 24 hours.
   const week = monday(day);
   await rig.control("mutate", { mailbox: name, edit: "create_all_day", subject: "Offsite", date: plus(week, 5), days: 3 });
   await rig.control("mutate", { mailbox: name, edit: "create_all_day", subject: "Holiday", date: plus(week, 1), days: 1 });
@@ -641,7 +643,7 @@ try {
   }
   await rig.stop();
 
-  // Most of them are unknown to the simulated Graph: a fleet with all the trouble there is.
+  // Most of these mailboxes are unknown to the simulated Graph: a fleet with many failing windows.
   const count = Number(process.env.CALMIRROR_WINDOWS ?? 100_000);
   if (wants(large) && count > 0) {
     await many.simulate("--people", "0", "--rooms", "0", "--mutate-every", "0s");

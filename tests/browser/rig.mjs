@@ -1,5 +1,5 @@
-// What the page is tested against: the simulated Graph and the daemon, as processes of their own,
-// and an answer of the API for everything the page says.
+// The page's test environment: the simulated Graph and the daemon as separate processes, and the
+// API to compare the page with.
 
 import { spawn } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -21,7 +21,8 @@ export const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// Until `look` gives something true; that, or a failure that says what was waited for.
+// Polls until `look` returns something truthy and returns it, or fails with the name of the
+// condition.
 export async function until(what, look, ms = 10_000) {
   const end = Date.now() + ms;
   for (;;) {
@@ -137,13 +138,13 @@ ${extra}
     if (!answer.ok) fail(`${path}: ${answer.status}`);
   }
 
-  // All events of a window between two instants, as the API has them.
+  // All events of a window between two instants, from the API.
   async events(name, from, to) {
     const query = `from=${new Date(from).toISOString()}&to=${new Date(to).toISOString()}&limit=10000`;
     return (await this.api(`/v1/windows/${encodeURIComponent(name)}/events?${query}`)).value;
   }
 
-  // When the change comes in the feed: what a reader beside the page would see.
+  // Waits until another reader of the feed sees the change. Returns that time.
   async feed(after, wanted) {
     for (let cursor = after; ; ) {
       const answer = await this.ask(`/v1/changes?after=${cursor}&wait=20s`);

@@ -1,5 +1,5 @@
-//! A day, or several, in the life of a daemon: everything happens at once, then peace, then the
-//! comparison.
+//! One or several days of a daemon: everything happens at once, then the faults stop, then mirror
+//! and truth are compared.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -26,12 +26,12 @@ use crate::memory::Memory;
 use crate::organisation::{Tracked, organisation};
 use crate::rig::{Rig, noon};
 
-/// Things that happen in the course of a day.
+/// The number of random steps in a day.
 const HAPPENINGS: u32 = 100;
-/// The last of all lies are as large as they get: other tests tell them.
+/// The last lies are huge; other tests cover them.
 const HUGE: usize = 2;
 
-/// What a day came to. The same seed comes to the same.
+/// The result of a day. The same seed gives the same result.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Outcome {
     windows: u64,
@@ -41,8 +41,8 @@ pub(crate) struct Outcome {
     changes: u64,
     resyncs: u64,
     restarts: u64,
-    /// Hash of every request in order, of the whole feed with its seqs and times, and of the
-    /// events that readers see at the end.
+    /// Hash of every request in order, of the whole feed with its seqs and times, and of the final
+    /// events.
     pub(crate) digest: u64,
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Graph, and a digest of all it was asked.
+/// Graph, with a digest of all requests.
 struct Tape {
     graph: Memory,
     digest: Arc<Mutex<DefaultHasher>>,
@@ -92,13 +92,13 @@ impl Transport for Tape {
     }
 }
 
-/// The daemon, its readers, and what they are about.
+/// The daemon, its readers, and the state of the test.
 struct Life {
     seed: u64,
     directory: TempDir,
     /// The daemon's clock.
     env: Env,
-    /// Graph's.
+    /// Graph's clock.
     right: Env,
     simulator: Simulator,
     tracked: Vec<Tracked>,
@@ -136,7 +136,7 @@ impl Life {
         self.start().await
     }
 
-    /// Readers are told nothing false: what the calendar lists is noted as it changes.
+    /// Records the ids that calendars list now, to detect false removals later.
     fn look(&self, concerned: Option<&Mutation>) {
         for Tracked { window, calendar } in &self.tracked {
             let here = concerned.is_none_or(|mutation| {
@@ -156,19 +156,19 @@ impl Life {
         }
     }
 
-    /// Whether this is a life among liars: what they say is believed until it is asked anew.
+    /// Whether Graph lies with this seed. Lies are accepted until the next enumeration.
     fn lied_to(&self) -> bool {
         self.seed.is_multiple_of(5)
     }
 
-    /// Something in a calendar changes.
+    /// Makes a random change in a calendar.
     fn step(&self) {
         let mutation = self.simulator.mutate_randomly();
         tracing::debug!(?mutation, "stepped");
         self.look(mutation.as_ref());
     }
 
-    /// Trouble that stays for some requests, to one mailbox or to all.
+    /// Plans a fault that lasts for some requests, for one mailbox or for all.
     fn trouble(&self, rng: &mut fastrand::Rng) {
         let mailboxes = self.simulator.mailboxes();
         let whom = mailboxes[rng.usize(0..mailboxes.len())].clone();
@@ -191,7 +191,7 @@ impl Life {
             SignInRefusal::InteractionRequired,
             SignInRefusal::TemporarilyUnavailable,
         ][rng.usize(0..5)];
-        // What is told of stays for whoever asks for pages as large.
+        // Endless paging persists for requests with a page size this large.
         let below = rng.usize(4..100);
         let stuck = |fault| PlannedFault::once(fault).mailbox(&whom).path("delta").times(200);
         let fault = match rng.u8(0..24) {
@@ -227,13 +227,13 @@ impl Life {
     }
 }
 
-/// A disk of memory where there is one: what survives a power cut is for other tests.
+/// A directory in memory where available; other tests cover power cuts.
 fn directory() -> TempDir {
     let memory = PathBuf::from("/dev/shm");
     tempfile::tempdir_in(&memory).or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// Lives through a seed; panics unless it ends in the truth.
+/// Plays a seed; panics unless the mirror ends up exact.
 pub(crate) async fn live(seed: u64) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(seed);
     let env = Env::simulated(seed, noon());
@@ -254,7 +254,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
     let mailboxes = simulator.mailboxes();
     let mut process = life.start().await;
     let mut leapt = false;
-    // Seeds differ in temper as well.
+    // The rates of restarts and clock jumps depend on the seed.
     let (restarts, leaps) = (rng.u8(0..3), rng.u8(0..4) == 0);
     for _ in 0..HAPPENINGS {
         match rng.u8(0..32) {
@@ -264,7 +264,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
                 );
             }
             2 => simulator.expire_tokens(),
-            // In mid-round, whatever is under way.
+            // A restart in mid-round.
             3 | 4 if restarts > 0 => {
                 let crash = rng.u8(0..3) < restarts;
                 process = life.restart(process, crash).await;
@@ -277,7 +277,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
             7 => simulator.clear_faults(),
             8 | 9 => life.trouble(&mut rng),
             10 => {
-                // Graph is another tomorrow; the links of today mean nothing to it.
+                // Graph changes its behaviour, and all links die.
                 simulator.set_behaviour(Behaviour::by_seed(rng.u64(..)));
                 simulator.kill_tokens(None);
             }
@@ -297,7 +297,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
                 life.env.advance_wall_clock(-by);
             }
             12 if leaps => {
-                // The clocks of both are set.
+                // Both clocks are set.
                 let by = SignedDuration::from_secs(rng.i64(-7200..3 * 86_400));
                 life.env.advance_wall_clock(by);
                 life.right.advance_wall_clock(by);
@@ -317,7 +317,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
 }
 
 impl Life {
-    /// The faults have stopped: mirror, feed, readers and truth are one.
+    /// After the faults have stopped, asserts that mirror, feed, readers and truth agree.
     async fn judge(&self, process: &Process, leapt: bool) -> Outcome {
         let Self { seed, simulator, .. } = self;
         let store = &process.rig.store;
@@ -328,7 +328,7 @@ impl Life {
             }
             process.rig.settle(&window.name, 60).await;
         }
-        // Before we ask as well.
+        // Taken before the requests of the comparison.
         let statistics = simulator.statistics();
         for Tracked { window, calendar } in &self.tracked {
             let what = format!("seed {seed}, {}", window.name);
@@ -347,7 +347,7 @@ impl Life {
                 assert_same(&format!("follower and mirror, {what}"), &followed.events, &mirrored);
                 if !self.lied_to() && never_flickers(window) {
                     let lies = &followed.lies;
-                    assert!(lies.is_empty(), "removals that were none, {what}: {lies:#?}");
+                    assert!(lies.is_empty(), "false removals, {what}: {lies:#?}");
                 }
                 outcome.changes += followed.changes;
             });
@@ -359,26 +359,26 @@ impl Life {
         }
         for (mailbox, tally) in &statistics.mailboxes {
             let what = format!("seed {seed}, {mailbox}");
-            // A process that starts anew knows nothing of a pause that its forerunner was told
-            // of, and Graph's clock is not to be set back within one.
+            // A new process does not know of a pause announced to the previous one, and a pause is
+            // not kept if Graph's clock is set during it.
             if self.restarts == 0 && !leapt {
-                assert_eq!(tally.during_pause, 0, "asked during a pause, {what}");
+                assert_eq!(tally.during_pause, 0, "requests during a pause, {what}");
             }
             assert!(tally.max_concurrent <= 3, "{} at once, {what}", tally.max_concurrent);
             assert!(leapt || tally.max_in_10_minutes < 10_000, "{what}");
-            assert_eq!(tally.mixed_forms, 0, "a stream was asked in two forms, {what}");
+            assert_eq!(tally.mixed_forms, 0, "a stream was requested in two forms, {what}");
         }
         assert_eq!(statistics.unknown_tokens, 0, "seed {seed}");
         outcome.requests = statistics.total.requests;
         let answered = statistics.total.statuses.get(&200).copied().unwrap_or_default();
-        // Among the answers are those of the token endpoint.
+        // The token endpoint's responses are included.
         outcome.failures = outcome.requests.saturating_sub(answered);
         self.hash_feed(store).await;
         outcome.digest = self.digest.lock().unwrap().finish();
         outcome
     }
 
-    /// Adds every entry of the feed to the digest: what was committed, and in which order.
+    /// Adds every entry of the feed to the digest: the commits and their order.
     async fn hash_feed(&self, store: &Store) {
         let mut after = 0;
         loop {
@@ -396,8 +396,8 @@ impl Life {
     }
 }
 
-/// Whether what the calendar listed all the time is in the mirror all the time: edges that move
-/// let go.
+/// Whether an event that the calendar lists throughout must stay in the mirror throughout: moving
+/// edges drop events.
 fn never_flickers(window: &Window) -> bool {
     !window.start.is_relative()
 }

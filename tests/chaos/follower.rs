@@ -1,5 +1,5 @@
-//! A reader that lives through it all: it follows the feed from the beginning, commit by commit,
-//! and believes what it is told.
+//! A reader for the whole run: it follows the feed from the beginning, commit by commit, and
+//! applies every change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -11,20 +11,20 @@ use tokio::task::JoinHandle;
 
 use crate::compare::Events;
 
-/// What a reader has made of the feed of one window.
+/// A reader's copy of one window's feed.
 #[derive(Default)]
 pub(crate) struct Followed {
     pub(crate) events: Events,
     /// Ids that the calendar lists now.
     pub(crate) listed: BTreeSet<String>,
-    /// Ids that it listed once and then no more: their removal may have been true.
+    /// Ids that were listed and then disappeared: their removal may be correct.
     pub(crate) once_absent: BTreeSet<String>,
-    /// Ids that were said to be deleted although they had been there all the time.
+    /// Ids reported as deleted although they were listed throughout.
     pub(crate) lies: BTreeSet<String>,
     pub(crate) changes: u64,
 }
 
-/// Followers of all windows. Clones are the same ones.
+/// Followers of all windows. Clones share their state.
 #[derive(Clone, Default)]
 pub(crate) struct Followers {
     shared: Arc<Mutex<Shared>>,
@@ -52,7 +52,7 @@ impl Shared {
                 ChangeKind::Removed => {
                     let deleted = change.reason == Some(RemovalReason::Deleted);
                     if deleted && !followed.once_absent.contains(&id) {
-                        tracing::error!(at = %change.at, seq = change.seq, "a removal that was none");
+                        tracing::error!(at = %change.at, seq = change.seq, "a false removal");
                         followed.lies.insert(id.clone());
                     }
                     followed.events.remove(&id);
@@ -80,7 +80,7 @@ impl Followers {
         })
     }
 
-    /// The calendar lists these now.
+    /// Sets the ids that the calendar lists now.
     pub(crate) fn listed(&self, window: &Arc<str>, now: BTreeSet<String>) {
         self.with(window, |followed| {
             let before = std::mem::replace(&mut followed.listed, now);
@@ -88,7 +88,7 @@ impl Followers {
         });
     }
 
-    /// Looks at, or tells, one of them.
+    /// Calls `look` with the copy of one window.
     pub(crate) fn with<T>(&self, window: &Arc<str>, look: impl FnOnce(&mut Followed) -> T) -> T {
         look(self.shared.lock().unwrap().windows.entry(window.clone()).or_default())
     }

@@ -1,17 +1,17 @@
-//! Compressed days under everything that Graph is known to do, by seed.
+//! Days in simulated time under every known behaviour of Graph, by seed.
 //!
-//! `cargo test --test chaos` plays 200 of them. A longer run is
-//! `cargo test --release --test chaos -- --seeds 10000`. A seed that fails prints itself, and
-//! `cargo test --test chaos -- --seed 17` replays it exactly: simulated time, simulated chance,
-//! and a store that answers before anybody else moves. The first seeds are played twice to see
-//! that it is so. `RUST_LOG=calmirror=debug` tells the story.
+//! `cargo test --test chaos` plays 200 seeds. A longer run is `cargo test --release --test chaos --
+//! --seeds 10000`. A failing seed is printed, and `cargo test --test chaos -- --seed 17` replays it
+//! exactly: time and randomness are simulated, and the store completes each job before any other
+//! task runs. The first seeds are played twice to verify this. `RUST_LOG=calmirror=debug` logs the
+//! details.
 //!
 //! `--digests FILE` writes a line for each seed with a hash of its requests, its feed and its final
 //! events: two builds that behave alike write the same file.
 //!
-//! The harness is our own because a seed is an argument and the seeds share the processors.
+//! The harness is custom because the seed is an argument and seeds run in parallel.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a harness speaks to its terminal")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a harness prints to its terminal")]
 
 #[path = "../it/compare.rs"]
 #[allow(dead_code, reason = "shared with the other tests")]
@@ -32,12 +32,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-/// Seeds of an ordinary `cargo test`.
+/// The number of seeds in a plain `cargo test`.
 const SEEDS: u64 = 200;
-/// So many of them are played twice.
+/// The number of seeds that are played twice.
 const TWICE: u64 = 3;
 
-/// What is to be played.
+/// The seeds to play.
 #[derive(Debug, PartialEq)]
 struct Plan {
     first: u64,
@@ -46,19 +46,19 @@ struct Plan {
     digests: Option<PathBuf>,
 }
 
-/// Why nothing is played.
+/// The reason for playing no seed.
 #[derive(Debug, PartialEq)]
 enum Otherwise {
-    /// Only the name is asked for, as test runners do.
+    /// Only the name is requested, as test runners do.
     List,
-    /// Other tests are asked for.
+    /// Other tests are requested.
     Nothing,
-    /// It cannot be understood.
+    /// The arguments are invalid.
     Usage(String),
 }
 
 fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> {
-    // What waits for the disk leaves its processor to somebody else.
+    // One thread more than processors, because threads wait for the disk.
     let threads = thread::available_parallelism().map_or(2, |n| n.get() + 1);
     let mut plan = Plan { first: 1, seeds: SEEDS, threads, digests: None };
     while let Some(argument) = arguments.next() {
@@ -74,7 +74,7 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> 
             "--digests" => plan.digests = arguments.next().map(PathBuf::from),
             "--list" => return Err(Otherwise::List),
             "--ignored" => return Err(Otherwise::Nothing),
-            // What test runners say to every test.
+            // Options that test runners pass to every test.
             "--test-threads" | "--format" | "--color" | "--skip" => drop(arguments.next()),
             "--exact" | "--nocapture" | "--no-capture" | "--quiet" | "-q" | "--include-ignored"
             | "--show-output" => {}
@@ -90,7 +90,7 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> 
     Ok(plan)
 }
 
-/// Plays a seed on a thread of that name; what it came to, unless it failed.
+/// Plays a seed on a thread of that name. Returns the result, or `None` if it failed.
 fn play(seed: u64) -> Option<day::Outcome> {
     let playing = thread::Builder::new().name(format!("seed {seed}")).spawn(move || {
         tokio::runtime::Builder::new_current_thread()
@@ -112,7 +112,9 @@ fn main() -> ExitCode {
         }
         Err(Otherwise::Nothing) => return ExitCode::SUCCESS,
         Err(Otherwise::Usage(why)) => {
-            eprintln!("{why}; known: --seeds N, --first N, --seed N, --threads N, --digests FILE");
+            eprintln!(
+                "{why}; known options: --seeds N, --first N, --seed N, --threads N, --digests FILE"
+            );
             return ExitCode::from(64);
         }
     };
@@ -144,7 +146,9 @@ fn main() -> ExitCode {
                         }
                         (outcome, again) => {
                             if outcome.is_some() && again.is_some() {
-                                eprintln!("seed {seed} went two ways: {outcome:?}, {again:?}");
+                                eprintln!(
+                                    "seed {seed} is not reproducible: {outcome:?}, {again:?}"
+                                );
                             }
                             eprintln!(
                                 "seed {seed} failed; replay it: \
@@ -170,7 +174,7 @@ fn main() -> ExitCode {
     }
     let failed = failed.into_inner().unwrap();
     if failed.is_empty() {
-        println!("chaos: {} of {} seeds ended in the truth", plan.seeds, plan.seeds);
+        println!("chaos: {} of {} seeds passed", plan.seeds, plan.seeds);
         return ExitCode::SUCCESS;
     }
     println!("chaos: {} of {} seeds failed: {failed:?}", failed.len(), plan.seeds);

@@ -1,4 +1,4 @@
-//! Who there is, and which windows are tracked: small, and of every kind.
+//! The mailboxes and tracked windows of a seed: few, but of every kind.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use jiff::SignedDuration;
 
 use crate::rig::{BASE, noon, window};
 
-/// A tracked window and the calendar it is about; `None` is the default one.
+/// A tracked window and its calendar; `None` is the default calendar.
 pub(crate) struct Tracked {
     pub(crate) window: Window,
     pub(crate) calendar: Option<String>,
 }
 
-/// Mailboxes, calendars, and a window or two on each of them.
+/// Mailboxes, calendars, and one or two windows on each of them.
 pub(crate) fn organisation(
     seed: u64,
     rng: &mut fastrand::Rng,
@@ -64,12 +64,12 @@ fn any_window(person: &str, calendar: Option<&str>, rng: &mut fastrand::Rng) -> 
     let days = |days: i64| SignedDuration::from_hours(24 * days);
     let ordinary = window(person);
     let (start, end) = match rng.u8(0..8) {
-        // Moving with the days.
+        // Edges that move with the days.
         0 | 1 => {
             let relative = |days| Edge::Relative { years: 0, months: 0, days };
             (relative(-rng.i32(5..40)), relative(rng.i32(20..100)))
         }
-        // Longer than Graph answers for, a seam near today.
+        // Longer than Graph's limit, with a segment boundary near today.
         2 => {
             let seam = noon() + days(rng.i64(-20..20));
             (Edge::At(seam - days(1825)), Edge::At(seam + days(rng.i64(40..100))))

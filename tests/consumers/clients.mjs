@@ -1,13 +1,13 @@
 // Microsoft's JavaScript clients against the simulated Graph, as clients.py does with Python's:
 // clients.mjs CREDENTIAL ORIGIN CONTROL MAILBOX TENANT PEM. CREDENTIAL is secret or certificate;
-// ORIGIN is the TLS proxy. Tokens are msal-node's, requests those of the Graph client.
+// ORIGIN is the TLS proxy. Tokens come from msal-node, requests from the Graph client.
 import { X509Certificate, createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
 const [credential, origin, control, mailbox, tenant, pem] = process.argv.slice(2);
-// The packages are in the directory that this is run in.
+// The packages are in the working directory.
 const require = createRequire(join(process.cwd(), "x.js"));
 const { ConfidentialClientApplication } = require("@azure/msal-node");
 const { Client } = require("@microsoft/microsoft-graph-client");

@@ -1,5 +1,5 @@
-"""Microsoft's and others' Python clients against the simulated Graph: each enumerates a window,
-applies one incremental round, and must have the events that the simulator says there are.
+"""Python clients of Microsoft and others against the simulated Graph: each enumerates a window,
+applies one incremental round, and must have the events that the simulator lists.
 
 clients.py LIBRARY CONTROL MAILBOX TENANT PEM, where LIBRARY is msal-secret, msal-certificate,
 msgraph-sdk or O365. The addresses are Microsoft's own; HTTPS_PROXY leads to the simulator."""
@@ -34,7 +34,7 @@ def truth():
 
 
 def change():
-    """Two events more, one less, one renamed."""
+    """Adds two events, removes one, renames one."""
     singles = [event["id"] for event in truth().values() if event["type"] == "singleInstance"]
     start = (today + datetime.timedelta(days=3, hours=9)).strftime("%Y-%m-%dT%H:%M:%SZ")
     for edit in (
@@ -53,7 +53,7 @@ def compare(what, ids):
 
 
 def fold(events, items):
-    """Applies (id, type, removed) of a delta round. Masters are no instances."""
+    """Applies (id, type, removed) of a delta round. Masters are not instances."""
     for identity, kind, removed in items:
         if removed:
             events.discard(identity)
@@ -62,7 +62,7 @@ def fold(events, items):
 
 
 def by_requests(get):
-    """Delta rounds with a function that GETs a URL as JSON; answers the ids after each round."""
+    """Runs delta rounds with a function that GETs a URL as JSON. Yields the ids after each round."""
     events, link = set(), f"{BASE}/users/{mailbox}/calendarView/delta?" + urllib.parse.urlencode(WINDOW)
     while True:
         while True:

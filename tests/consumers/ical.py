@@ -1,9 +1,9 @@
 """Reads windows as JSON and as iCalendar in both forms, and compares them event by event.
 
-The parser is the `icalendar` of PyPI; what an event has to look like is worked out here anew. For
-other readers it leaves in DIRECTORY each calendar, and beside it the starts of the events that a
-reader has to show: NAME.ics, NAME.linked.ics, NAME.starts.
-usage: ical.py SOCKET DIRECTORY [--odd]    odd events: only what they are called, and when they are
+The parser is the `icalendar` of PyPI; the expected form of an event is computed here independently.
+For other readers it writes each calendar to DIRECTORY, with the starts of the events that a reader
+has to show: NAME.ics, NAME.linked.ics, NAME.starts.
+usage: ical.py SOCKET DIRECTORY [--odd]    for odd events only their names and times are compared
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def events(name):
 
 
 class Text(html.parser.HTMLParser):
-    """The text of a document; white space does not count."""
+    """The text of a document; white space is ignored."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ INSTANCES = ("occurrence", "exception")
 
 
 def carried(text):
-    """What iCalendar can carry of a text."""
+    """The part of a text that iCalendar can represent."""
     text = re.sub("\r\n|[\r\x85\u2028\u2029]", "\n", text)
     return re.sub("[\0-\x08\x0b-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]", "", text)
 
@@ -112,7 +112,7 @@ def owner(event):
 
 
 def uid(event):
-    """Graph's, the same for all instances of a series."""
+    """Graph's UID, which is the same for all instances of a series."""
     given = carried(event["iCalUId"] or "")
     if event["type"] in INSTANCES and given.startswith("040000008200E00074C5B7101A82E008"):
         given = given[:32] + "00000000" + given[40:]
@@ -120,7 +120,7 @@ def uid(event):
 
 
 def uids(window):
-    """By owner: Graph's UID, which only the oldest owner keeps as it is."""
+    """The UID by owner: Graph's, which only the oldest owner keeps unchanged."""
     owners = {}
     for event in window:
         key = (uid(event), owner(event))
@@ -135,7 +135,7 @@ def uids(window):
 
 
 def originals(window):
-    """When instances of series take place by their rule, by id."""
+    """The starts of instances according to their series' rule, by id."""
     days = {owner(e) for e in window if e["type"] == "occurrence" and e["isAllDay"]}
     taken = {(owner(e), instant(e["start"], e["isAllDay"])) for e in window if e["type"] == "occurrence"}
     found = {}
@@ -156,7 +156,7 @@ def originals(window):
 
 
 def written(at):
-    """A start as iCalendar writes it."""
+    """A start in iCalendar's form."""
     return at.strftime("%Y%m%dT%H%M%SZ" if isinstance(at, datetime) else "%Y%m%d")
 
 
@@ -181,7 +181,7 @@ ROLES = {"required": "REQ-PARTICIPANT", "optional": "OPT-PARTICIPANT", "resource
 
 
 def called(event, names, found, linked):
-    """Its UID and its RECURRENCE-ID."""
+    """An event's UID and RECURRENCE-ID."""
     name = names[uid(event), owner(event)]
     original = found.get(event["id"])
     if linked or original is None:
@@ -193,7 +193,7 @@ def when(event):
     all_day = event["isAllDay"]
     start, end = instant(event["start"], all_day), instant(event["end"], all_day)
     if end < start:
-        # The second time that the clock shows it.
+        # The second time that the clock shows this time.
         end = instant(event["end"], all_day, fold=1)
     return {
         "start": start,
@@ -269,7 +269,7 @@ def read(entry, odd):
 
 
 def compare(name, raw, window, linked, odd):
-    """A calendar and the events that it has to hold."""
+    """Compares a calendar with the events that it has to contain."""
     assert raw.endswith(b"END:VCALENDAR\r\n"), raw[-80:]
     assert all(len(line) <= 75 for line in raw.split(b"\r\n")), "folded"
     calendar = icalendar.Calendar.from_ical(raw)
@@ -292,7 +292,7 @@ def compare(name, raw, window, linked, odd):
             assert shape[member] == wanted[member], (name, member, shape[member], wanted[member])
     assert not entries, f"{name}: {len(entries)} more in the calendar than in the window"
     if linked:
-        # All instances of a series have one UID, and no other series has it.
+        # All instances of a series have the same UID, and no other series has it.
         masters = {(owner(e), names[uid(e), owner(e)]) for e in window if e["type"] in INSTANCES}
         assert len(masters) == len({id for id, _ in masters}) == len({name for _, name in masters})
 

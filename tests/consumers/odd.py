@@ -1,6 +1,6 @@
-"""A Graph of one mailbox, full of events that are hard to write as iCalendar: prints its port.
+"""A Graph with one mailbox of events that are hard to write as iCalendar. Prints its port.
 
-Each of them is a shape that has been seen, or that somebody could send. usage: odd.py
+Each event has a form that was observed or is possible. usage: odd.py
 """
 
 import http.server
@@ -31,7 +31,7 @@ count = 0
 
 
 def event(day, hour=9, **more):
-    """A whole event, an hour long on a day of June 2026."""
+    """A full event of one hour on a day of June 2026."""
     global count
     count += 1
     date = f"2026-06-{day:02}"
@@ -74,12 +74,14 @@ def master(**more):
 
 def window():
     items = [event(1 + index % 27, index % 22) for index in range(300)]
-    # Copies: one iCalUId for several events, of one time and of different ones; and none at all.
+    # Copies: one iCalUId for several events, at the same time and at different times, and no
+    # iCalUId at all.
     for index in range(20):
         shared = {"iCalUId": f"copy-{index // 3}\x07" if index % 2 else f"copy-{index // 3}"}
         items.append(event(3 + index % 20, 4, createdDateTime=f"2026-01-{1 + index % 4:02}T00:00:00Z", **shared))
         items.append(event(4, 7, iCalUId=None))
-    # All-day series of creators everywhere, of which one day is moved, renamed, or is an hour.
+    # All-day series created in different time zones, with one day moved, renamed, or turned into an
+    # hour.
     midnights = [
         "09T23:00", "10T08:00", "10T10:00", "09T12:00", "09T11:00", "09T10:15", "09T10:00", "10T00:00", "09T18:30",
     ]
@@ -89,13 +91,13 @@ def window():
             change = {"isAllDay": True} | change
             items += [series, *(occurrence(series, day) for day in (8, 9, 11, 12))]
             items.append(exception(series, change.pop("day"), f"2026-06-{midnight}:00Z", **change))
-    # Series of hours, of which one became a day; without a UID; two with the same.
+    # Series with times, of which one instance became all-day; without a UID; two with the same UID.
     for index in range(10):
         shared = {"iCalUId": None if index % 3 == 0 else f"{GLOBAL}07EA0601{index // 2:032X}"}
         series = master(**shared)
         items += [series, *(occurrence(series, day) for day in (14, 15, 17))]
         items.append(exception(series, 16, "2026-06-16T09:00:00Z", isAllDay=bool(index % 2)))
-    # In the night in which clocks are set back, and events without length.
+    # In the night when clocks are set back, and events without duration.
     for start, end in (("02:45", "02:15"), ("02:15", "02:15"), ("01:00", "03:00")):
         moment = lambda time: {"dateTime": f"2026-10-25T{time}:00", "timeZone": "W. Europe Standard Time"}
         items.append(event(1, start=moment(start), end=moment(end)))

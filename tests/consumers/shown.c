@@ -1,10 +1,10 @@
-/* Prints the start of every event that libical reads of a calendar, one a line; fails where it marks
- * a line as wrong, other than an empty summary, which it reads as none.  usage: shown FILE */
+/* Prints the start of every event that libical reads from a calendar, one per line. Fails if libical
+ * marks a line as wrong, except for an empty summary, which it reads as none. usage: shown FILE */
 #include <libical/ical.h>
 #include <stdio.h>
 #include <string.h>
 
-/* How many lines of a component are wrong. */
+/* The number of wrong lines of a component. */
 static int wrong(icalcomponent *component)
 {
     int count = 0;

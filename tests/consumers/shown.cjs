@@ -1,5 +1,5 @@
-// Prints the start of every event that a reader shows of a calendar, one a line, sorted.
-// usage: node shown.cjs READER FILE    with the readers in $NODE_PATH, and TZ=UTC
+// Prints the start of every event that a reader shows of a calendar, one per line, sorted.
+// usage: node shown.cjs READER FILE, with the readers in $NODE_PATH, and TZ=UTC
 const fs = require("fs");
 const [, , reader, file] = process.argv;
 const text = fs.readFileSync(file, "utf8");

@@ -1,6 +1,7 @@
 <?php
-// Prints the start of every event that sabre/vobject shows of a calendar, one a line, sorted: the
-// objects that a server keeps, expanded.  usage: php shown.php FILE
+// Prints the start of every event that sabre/vobject shows of a calendar, one per line, sorted: the
+// objects that a server keeps, expanded.
+// usage: php shown.php FILE
 error_reporting(E_ALL & ~E_DEPRECATED);
 require 'Sabre/VObject/autoload.php';
 

@@ -1,4 +1,4 @@
-"""Prints the start of every event that a reader shows of a calendar, one a line, sorted.
+"""Prints the start of every event that a reader shows of a calendar, one per line, sorted.
 
 usage: shown.py READER FILE
 """
@@ -9,7 +9,7 @@ import warnings
 from datetime import datetime, timezone
 
 warnings.filterwarnings("ignore")
-# A reader has the name of a file beside this one.
+# A reader module has the same name as a file beside this one.
 sys.path.pop(0)
 FROM, TO = (datetime(year, 1, 1, tzinfo=timezone.utc) for year in (2020, 2040))
 

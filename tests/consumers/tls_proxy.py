@@ -1,7 +1,7 @@
-"""A TLS proxy of a few lines in front of the simulated Graph: tls_proxy.py CERTIFICATE KEY BACKEND.
+"""A minimal TLS proxy in front of the simulated Graph: tls_proxy.py CERTIFICATE KEY BACKEND.
 
-Answers TLS directly, and TLS inside a CONNECT to any host, as a proxy that inspects traffic does.
-`Host` goes through as it was sent; `X-Forwarded-Proto: https` is added. Prints its port."""
+Accepts TLS directly, and TLS inside a CONNECT to any host, as a proxy that inspects traffic does.
+`Host` is passed on unchanged; `X-Forwarded-Proto: https` is added. Prints its port."""
 import http.client
 import socket
 import socketserver
@@ -14,7 +14,7 @@ context.load_cert_chain(certificate, key)
 
 
 def head(stream):
-    """The first line and the headers of a message; no line at the end of the stream."""
+    """The first line and the headers of a message; the line is empty at the end of the stream."""
     line = stream.readline().decode("latin-1").strip()
     headers = []
     while header := stream.readline().decode("latin-1").strip():
@@ -25,7 +25,7 @@ def head(stream):
 
 class Connection(socketserver.StreamRequestHandler):
     def handle(self):
-        # The first byte of a TLS handshake is 22. Nothing is read that TLS needs.
+        # The first byte of a TLS handshake is 22. Peeking leaves it for TLS.
         if self.request.recv(1, socket.MSG_PEEK) != b"\x16":
             while self.read_line().strip():
                 pass

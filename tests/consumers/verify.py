@@ -1,6 +1,6 @@
-"""Compares copies that consumers keep with the mirror itself: verify.py SOCKET COPY.SQLITE...
+"""Compares consumers' copies with the mirror itself: verify.py SOCKET COPY.SQLITE...
 
-Ends with 1 and says what differs if a copy is not the mirror, event by event, as JSON values.
+Compares event by event, as JSON values. Exits with 1 and prints the differences if there are any.
 """
 
 import importlib.util

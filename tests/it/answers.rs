@@ -1,5 +1,5 @@
-//! Every row of the table of answers, through the whole fleet: what the window is said to be, what
-//! it costs Graph, what its readers see meanwhile, and that it is exact again afterwards.
+//! Every row of the table of Graph responses, through the whole fleet: the window's status, the
+//! requests made, what readers see meanwhile, and that the mirror is exact afterwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::rig::{Rig, noon, window};
 const MAILBOX: &str = "alice@contoso.com";
 const LONG: Duration = Duration::from_secs(8 * 3600);
 
-/// One settled window whose rounds are the test's.
+/// One settled window whose rounds are started by the test.
 struct Scene {
     simulator: Simulator,
     rig: Rig,
@@ -48,16 +48,16 @@ impl Scene {
     }
 
     async fn round(&self) -> WindowStatus {
-        self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.expect("a round ends")
+        self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.expect("the round ends")
     }
 
     async fn resync(&self) -> WindowStatus {
         let started = self.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
-        started.finished.expect("a round ends")
+        started.finished.expect("the round ends")
     }
 
     async fn assert_exact(&self, when: &str) {
-        // Whatever waits for its next remedy gets it.
+        // Lets enough time pass for the next fallback to be tried.
         tokio::time::sleep(Duration::from_secs(3700)).await;
         let status = self.rig.settle(MAILBOX, 6).await;
         let edges = Edges { start: status.start, end: status.end };
@@ -87,7 +87,7 @@ async fn every_fault_that_passes_costs_a_repetition() {
         Fault::Reset,
         Fault::Stall,
         Fault::Truncated,
-        // A hundred pieces: too slow for the request's timeout.
+        // A hundred chunks: longer than the request's timeout.
         Fault::SlowBody { every: 1100 },
         Fault::NotJson,
         Fault::NeitherLink,
@@ -98,7 +98,7 @@ async fn every_fault_that_passes_costs_a_repetition() {
             scene.simulator.mutate_randomly();
             scene.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
-            assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
+            assert!(scene.simulator.faults().planned.is_empty(), "{what} did not happen");
             assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{what}");
             scene.assert_exact(&what).await;
         }
@@ -114,7 +114,10 @@ async fn a_slow_body_that_comes_in_time_is_waited_for() {
     let begun = tokio::time::Instant::now();
     assert_eq!(scene.round().await.state, WindowState::Settled);
     let took = begun.elapsed().as_secs();
-    assert!((49..60).contains(&took), "it came in 50 s, and was not asked for again: {took} s");
+    assert!(
+        (49..60).contains(&took),
+        "expected one response of 50 s without a repetition: {took} s"
+    );
     scene.assert_exact("after a slow body").await;
     scene.rig.stop().await;
 }
@@ -128,17 +131,17 @@ async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
         let events = scene.rig.fleet.window(MAILBOX).unwrap().events;
         scene.simulator.plan(PlannedFault::once(fault).path("deltatoken"));
         let status = scene.round().await;
-        assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
+        assert!(scene.simulator.faults().planned.is_empty(), "{what} did not happen");
         assert_eq!(status.state, WindowState::BackingOff, "{what}");
-        let error = status.last_error.expect("it is told");
+        let error = status.last_error.expect("the status has an error");
         assert_eq!(error.kind, "page_stuck", "{what}");
-        assert_eq!(status.events, events, "{what}: the mirror is kept");
+        assert_eq!(status.events, events, "{what}: the mirror changed");
         scene.assert_exact(&what).await;
     }
     scene.rig.stop().await;
 }
 
-/// Counts what is read of each body.
+/// Records the largest number of bytes read of one body.
 struct Meter {
     graph: Memory,
     most: Arc<std::sync::atomic::AtomicUsize>,
@@ -175,13 +178,13 @@ async fn nothing_is_read_beyond_the_cap() {
     scene.round().await;
     let most = most.load(std::sync::atomic::Ordering::Relaxed);
     let cap = calmirror::graph::client::MAX_BODY_BYTES;
-    // The chunk that crosses it is the last.
+    // Reading stops after the chunk that crosses the cap.
     assert!((cap..cap + (4 << 20)).contains(&most), "{most} bytes were read");
     scene.assert_exact("after a body without end").await;
     scene.rig.stop().await;
 }
 
-/// What stands in `Retry-After`, and how long at least and at most nothing may be asked.
+/// Values of `Retry-After` with the shortest and the longest acceptable wait, in seconds.
 const RETRY_AFTER: [(Option<&str>, u64, u64); 10] = [
     (Some("17"), 16, 40),
     (Some("2.128"), 1, 40),
@@ -192,7 +195,7 @@ const RETRY_AFTER: [(Option<&str>, u64, u64); 10] = [
     (Some("0"), 0, 40),
     (Some("soon"), 0, 40),
     (Some(""), 0, 40),
-    // Nobody is made to wait longer than an hour.
+    // A wait is capped at one hour.
     (Some("999999999"), 3599, 4400),
 ];
 
@@ -244,13 +247,13 @@ async fn every_refusal_to_sign_in_is_one_question_and_a_state() {
         let before = scene.simulator.statistics();
         let status = scene.round().await;
         let after = scene.simulator.statistics();
-        let error = status.last_error.expect("it is told");
+        let error = status.last_error.expect("the status has an error");
         if how == SignInRefusal::TemporarilyUnavailable {
             assert_eq!(status.state, WindowState::BackingOff, "{how:?}");
         } else {
             assert_eq!(status.state, WindowState::SignInRequired, "{how:?}");
             assert_eq!(after.token_requests - before.token_requests, 1, "{how:?}");
-            // Asking again within a quarter of an hour does not hammer the endpoint.
+            // Another round within 15 minutes requests no token.
             scene.round().await;
             assert_eq!(scene.simulator.statistics().token_requests, after.token_requests);
         }
@@ -262,11 +265,11 @@ async fn every_refusal_to_sign_in_is_one_question_and_a_state() {
     }
 }
 
-/// A Graph that answers requests with a link by an error of the test's making, once.
+/// A Graph that answers one request with a link by an error of the test's choice.
 struct Scripted {
     graph: Memory,
     answer: Arc<std::sync::Mutex<Option<(u16, String)>>>,
-    /// Hosts that were asked.
+    /// Hosts that received requests.
     hosts: Arc<std::sync::Mutex<std::collections::BTreeSet<String>>>,
 }
 
@@ -332,17 +335,17 @@ async fn a_link_dies_by_any_code_in_any_case_under_any_4xx_and_no_location_is_fo
             let before = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
             *answer.lock().unwrap() = Some((status, body.clone()));
             let seen = if resync { scene.resync().await } else { scene.round().await };
-            assert!(answer.lock().unwrap().is_none(), "{what} was said");
+            assert!(answer.lock().unwrap().is_none(), "{what} was not sent");
             assert_eq!(seen.state, WindowState::Settled, "{what}: {:?}", seen.last_error);
             assert_eq!(seen.resyncs, before + 1 + u64::from(resync), "{what}");
             assert_eq!(seen.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound, "{what}");
             scene.assert_exact(&what).await;
         }
     }
-    // What is no death: a 400 of another kind.
+    // A 400 of another kind does not mean a dead link.
     *answer.lock().unwrap() = Some((400, error("ErrorInvalidParameter", "No.")));
     assert_eq!(scene.round().await.state, WindowState::Quarantined);
-    assert_eq!(hosts.lock().unwrap().len(), 1, "only Graph was asked");
+    assert_eq!(hosts.lock().unwrap().len(), 1, "a request went to another host");
     scene.rig.stop().await;
 }
 
@@ -350,7 +353,7 @@ fn error(code: &str, message: &str) -> String {
     serde_json::json!({"error": {"code": code, "message": message}}).to_string()
 }
 
-/// Whether any file below a directory holds these bytes.
+/// Whether any file below a directory contains these bytes.
 fn holds(directory: &std::path::Path, bytes: &[u8]) -> bool {
     std::fs::read_dir(directory).unwrap().any(|entry| {
         let path = entry.unwrap().path();
@@ -380,7 +383,7 @@ async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
         let mut rewritten = Vec::new();
         for _ in 0..60 {
             let Some(mutation) = simulator.mutate_randomly() else { continue };
-            // A body of our own for whatever was just created.
+            // Gives each newly created event a body of our own.
             if let calmirror::simulator::Edit::Rewrite { event, .. } = &mutation.edit {
                 let edit = calmirror::simulator::Edit::Rewrite {
                     event: event.clone(),
@@ -389,9 +392,10 @@ async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
                 rewritten.push(calmirror::simulator::Mutation { edit, ..mutation });
             }
         }
-        // Last of all: no later change has the last word. What was deleted meanwhile stays so.
+        // These edits come last, so that no later change overwrites them. Events deleted meanwhile
+        // stay deleted.
         rewritten.retain(|ours| simulator.mutate(ours.clone()).is_ok());
-        assert!(!rewritten.is_empty(), "some body is ours");
+        assert!(!rewritten.is_empty(), "no body of our own was written");
         rig.settle(MAILBOX, 6).await;
         rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
         let status = rig.settle(MAILBOX, 6).await;
@@ -406,10 +410,10 @@ async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
         assert_eq!(statistics.prefer.iter().filter(ours).count(), 1, "{:?}", statistics.prefer);
         rig.stop().await;
         let shown = mirrored.values().any(|event| event.to_string().contains(SECRET));
-        assert_eq!(shown, body != Kept::None, "{body:?}: what readers see");
+        assert_eq!(shown, body != Kept::None, "{body:?}: visible to readers");
         let kept = holds(&directory.path().join("store"), SECRET.as_bytes());
         let listed = real.values().any(|event| event.to_string().contains(SECRET));
-        assert_eq!(listed, body != Kept::None, "{body:?}: what Graph lists in this form");
-        assert_eq!(kept, listed, "{body:?}: what the store's files hold");
+        assert_eq!(listed, body != Kept::None, "{body:?}: listed by Graph in this form");
+        assert_eq!(kept, listed, "{body:?}: present in the store's files");
     }
 }

@@ -1,5 +1,5 @@
-//! The exchange that Microsoft's own article on delta queries for events documents, byte for
-//! byte: five events over three pages of two, then a round with a tombstone and a new event.
+//! The exchange documented in Microsoft's own article on delta queries for events, byte for byte:
+//! five events over three pages of two, then a round with a tombstone and a new event.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -114,14 +114,14 @@ async fn start(
     (store, supervisor, id)
 }
 
-/// The window that the article asks for.
+/// The window that the article requests.
 fn december() -> Window {
     Window {
         name: "me".into(),
         page_size: 2,
         start: Edge::At("2016-12-01T00:00:00Z".parse().unwrap()),
         end: Edge::At("2016-12-30T00:00:00Z".parse().unwrap()),
-        // The article asks twice; nobody asks by itself here.
+        // The article has two rounds; no further round starts here.
         interval: Duration::from_secs(86_400),
         ..rig::window("me")
     }
@@ -156,7 +156,7 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
     let article = Arc::new(Article { asked: Mutex::default(), answers: ARTICLE });
     let (store, supervisor, id) = start(directory.path(), &article, &env, december()).await;
     let fleet = supervisor.fleet();
-    // The first round ends by itself: five events, in order, and the stored link.
+    // The first round starts without a request: five events, in order, and the stored link.
     let first = first_round(&fleet).await;
     assert_eq!((first.requests, first.pages, first.created), (3, 3, 5));
     let expected = |pages: &[&str]| {
@@ -174,7 +174,8 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
         "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcMDNGg0J1E"
     );
 
-    // The second: its tombstone names an event the mirror never had, and one event is new.
+    // The second round: its tombstone names an event that the mirror never had, and one event is
+    // new.
     let second = fleet.sync("me", Some(Duration::from_secs(60))).await.unwrap().finished.unwrap();
     let round = second.last_round.unwrap();
     assert_eq!((round.requests, round.created, round.updated, round.removed), (1, 1, 0, 0));
@@ -211,7 +212,7 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
         "https://graph.microsoft.com/v1.0/me/calendarView/delta?$deltatoken=R0usmcFuQtZdtpk4"
     );
 
-    // Every request asked alike, links included, and carried the token.
+    // Every request, links included, has the same `Prefer` header and carries the token.
     let requests = std::mem::take(&mut *article.asked.lock().unwrap());
     assert_eq!(requests.len(), 4);
     for request in &requests {
@@ -226,8 +227,8 @@ async fn the_documented_exchange_leaves_exactly_what_the_article_implies() {
     store.close().await.unwrap();
 }
 
-/// Three single events as somebody meets them who begins with a calendar of their own: one of
-/// them all day, in a zone that is asked for by its Windows name, over a change to summer time.
+/// Three typical single events of a first calendar: one of them all-day, in a zone requested by its
+/// Windows name, across a change to summer time.
 #[tokio::test(start_paused = true)]
 async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
     let directory = tempfile::tempdir().unwrap();
@@ -253,7 +254,7 @@ async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
     let prefer = article.asked.lock().unwrap()[0].headers()["prefer"].to_str().unwrap().to_owned();
     assert!(prefer.contains(r#"outlook.timezone="W. Europe Standard Time""#), "{prefer}");
 
-    // Instants are right on both sides of the change: 01:30+01:00 to 03:30+02:00 is one hour.
+    // Instants are correct on both sides of the change: 01:30+01:00 to 03:30+02:00 is one hour.
     let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
     for (from, to, found) in [
         ("2020-03-29T00:30:00Z", "2020-03-29T00:31:00Z", vec!["Quarterly figures"]),

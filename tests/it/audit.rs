@@ -1,4 +1,4 @@
-//! Drift audits: what delta never said is found, believed after two looks, and repaired.
+//! Drift audits: changes that delta omitted are found, confirmed by a second listing, and repaired.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn edit(simulator: &Simulator, edit: Edit) -> String {
     simulator.mutate(mutation).unwrap()
 }
 
-/// A change of which delta never speaks.
+/// Makes a change that delta never reports.
 fn hushed(simulator: &Simulator, change: Edit) -> String {
     let id = edit(simulator, change);
     assert!(simulator.suppress_change(MAILBOX, None));
@@ -79,7 +79,7 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, complete: Completion, wha
     mirrored
 }
 
-/// The feed after a seq, by id: the last word.
+/// The last change of every event in the feed after a seq.
 async fn feed(rig: &Rig, after: u64) -> BTreeMap<String, ChangeKind> {
     let changes = rig.store.changes(after, None, 10_000).await.unwrap();
     changes.value.iter().map(|change| (change.id.as_str().to_owned(), change.kind)).collect()
@@ -128,23 +128,24 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
     hushed(&simulator, Edit::MoveOccurrence { occurrence: instances[1].clone(), start });
     let subject = "by itself".to_owned();
     hushed(&simulator, Edit::RenameOccurrence { occurrence: instances[2].clone(), subject });
-    hushed(&simulator, series("never heard of"));
+    hushed(&simulator, series("never reported"));
 
-    // Rounds alone learn nothing of it.
+    // Rounds alone do not detect the changes.
     tokio::time::sleep(3 * HOUR).await;
     let id = rig.fleet.id(MAILBOX).unwrap();
     assert_same("before the audit", &mirror(&rig.store, id).await, &before);
     let due = status(&rig).audit.next_due.expect("audits are on");
     let found = audited(&rig).await;
     let late = found.audit.at.unwrap().duration_since(due).as_secs();
-    // The round on which it is due, another one, and the second look.
-    assert!((3240..8500).contains(&late), "{what}: two looks with a round between, in {late} s");
+    // The round that starts the audit, one more round, and the second listing.
+    assert!((3240..8500).contains(&late), "{what}: two listings with a round between, in {late} s");
     let after = assert_true(&rig, &simulator, complete, what).await;
-    assert_eq!(status(&rig).resyncs, 0, "{what}: in place");
+    assert_eq!(status(&rig).resyncs, 0, "{what}: repaired without a resync");
     let differing = before.keys().chain(after.keys()).collect::<std::collections::BTreeSet<_>>();
     let differing: Vec<_> =
         differing.into_iter().filter(|id| before.get(*id) != after.get(*id)).collect();
-    // An occurrence whose master alone changed is repaired with it, but not a difference itself.
+    // An occurrence that differs only by its master is repaired with the master, but is not counted
+    // as a difference.
     let compared = |event: Option<&Value>| {
         event.map(|event| {
             let own = event["type"] != "occurrence";
@@ -157,7 +158,8 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
         .filter(|id| compared(before.get(**id)) != compared(after.get(**id)))
         .count();
     assert_eq!(found.audit.differences, counted as u64, "{what}");
-    // Exactly what readers see differ stands in the feed, whatever else was fetched for it.
+    // The feed contains exactly the events whose visible content differs, whatever else was
+    // fetched.
     let feed = feed(&rig, seq).await;
     assert_eq!(feed.keys().collect::<Vec<_>>(), differing, "{what}");
     assert_eq!(feed[&created], ChangeKind::Created);
@@ -166,7 +168,7 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
     assert_eq!(feed[&left], ChangeKind::Removed);
     assert_eq!(feed[&deleted], ChangeKind::Removed);
 
-    // The next one finds nothing and writes nothing.
+    // The next audit finds nothing and writes nothing.
     let seq = *rig.store.durable().borrow();
     let again = audited(&rig).await;
     assert_eq!(again.audit.differences, found.audit.differences, "{what}");
@@ -186,8 +188,8 @@ async fn what_delta_never_said_is_found_and_repaired() {
     }
 }
 
-/// Private events of another mailbox are listed, but not found by their ids: what delta never said
-/// of them is repaired too.
+/// Private events of another mailbox are listed but cannot be fetched by id. Changes of them that
+/// delta omitted are repaired too.
 #[tokio::test(start_paused = true)]
 async fn events_that_only_listings_have_are_repaired() {
     let directory = tempfile::tempdir().unwrap();
@@ -210,15 +212,15 @@ async fn events_that_only_listings_have_are_repaired() {
     rig.stop().await;
 }
 
-/// A calendar in which something happens all the time: every look differs from the mirror, and
-/// every difference is explained by the next round.
+/// A calendar that changes continuously: every listing differs from the mirror, and the next round
+/// explains every difference.
 #[tokio::test(start_paused = true)]
 async fn what_the_next_round_explains_is_no_difference() {
     for seed in [1, 2] {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(seed, noon());
         let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
-        // Seconds from the round's last page to the listing's.
+        // Seconds pass between the round's last page and the listing's.
         simulator.set_latency(Duration::from_secs(2)..Duration::from_secs(3));
         let tracked =
             Window { audit: Some(HOUR), interval: Duration::from_secs(600), ..window(MAILBOX) };
@@ -236,7 +238,8 @@ async fn what_the_next_round_explains_is_no_difference() {
                 looks += 1;
                 tokio::time::sleep(Duration::from_secs(wait.unsigned_abs() - 5)).await;
             } else {
-                // Ids that never come back: what differs twice would differ twice on its own.
+                // Ids are not reused: independent changes of one event would look like a repeated
+                // difference.
                 living.push_back(edit(&simulator, single("new", "2026-11-10")));
                 let subject = format!("name {looks}");
                 edit(&simulator, Edit::Rename { event: living[living.len() / 2].clone(), subject });
@@ -252,7 +255,7 @@ async fn what_the_next_round_explains_is_no_difference() {
     }
 }
 
-/// What an audit costs: its own pages and nothing else, when it is due, and nothing if it is off.
+/// The cost of an audit: one listing when it is due, and nothing if audits are off.
 #[tokio::test(start_paused = true)]
 async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
     for audit in [None, Some(7 * 24 * HOUR)] {
@@ -282,7 +285,7 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
         }
         let rounds = status(&rig).last_round.unwrap().number - first;
         let asked = simulator.statistics().total.requests - rounds;
-        assert_eq!(ended.len() as u64, asked, "a listing of one page for each audit");
+        assert_eq!(ended.len() as u64, asked, "one listing of one page per audit");
         assert_eq!(differences, 0);
         assert_eq!(*rig.store.durable().borrow(), seq, "an audit without differences is quiet");
         match audit {
@@ -300,8 +303,8 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
     }
 }
 
-/// Much at once is not repaired one by one: the window is enumerated again, and a removal too
-/// large to believe is held as ever.
+/// Large drift is not repaired event by event: the window is enumerated again, and a mass removal
+/// is held as usual.
 #[tokio::test(start_paused = true)]
 async fn much_drift_is_a_resync_whose_removals_are_judged() {
     let directory = tempfile::tempdir().unwrap();
@@ -329,7 +332,7 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     for event in &ids {
         hushed(&simulator, Edit::Delete { event: event.clone() });
     }
-    assert!(ids.len() * 2 > before.len() + 30, "more than half");
+    assert!(ids.len() * 2 > before.len() + 30, "the removal must exceed half of the events");
     let seq = *rig.store.durable().borrow();
     audited(&rig).await;
     let mut held = false;
@@ -338,7 +341,10 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
         let now = status(&rig);
         held |= now.state == WindowState::Held;
         if now.state == WindowState::Held {
-            assert!(feed(&rig, seq).await.is_empty(), "nothing leaves while it is held");
+            assert!(
+                feed(&rig, seq).await.is_empty(),
+                "an event was removed while the window is held"
+            );
         }
     }
     assert!(held);
@@ -347,7 +353,7 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     rig.stop().await;
 }
 
-/// An audit that cannot be made leaves the mirror and the rounds alone, and is made later.
+/// A failed audit leaves the mirror and the rounds alone, and is repeated later.
 #[tokio::test(start_paused = true)]
 async fn an_audit_that_fails_is_made_later() {
     let directory = tempfile::tempdir().unwrap();
@@ -364,7 +370,7 @@ async fn an_audit_that_fails_is_made_later() {
     tokio::time::sleep(30 * HOUR).await;
     let now = status(&rig);
     assert_eq!((now.state, now.audit.at, now.failures), (WindowState::Settled, None, 0));
-    assert!(simulator.statistics().total.statuses[&400] < 10, "tried again ever more slowly");
+    assert!(simulator.statistics().total.statuses[&400] < 10, "the retries do not slow down");
     simulator.clear_faults();
     assert_eq!(audited(&rig).await.audit.differences, 1);
     assert_true(&rig, &simulator, Completion::Master, "later").await;

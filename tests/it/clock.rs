@@ -1,7 +1,7 @@
-//! Wall clocks that are wrong for a while: through the whole fleet in paused time, where Graph's
-//! clock is right all the time, and with the real binary, whose clock a preloaded library shifts.
-//! Whatever the clock shows and for how long: when it is right again the mirror is what plain
-//! `calendarView` lists between the right edges, and nothing waits for a time that was never meant.
+//! Wrong wall clocks: through the whole fleet in paused time, where Graph's clock is always right,
+//! and with the real binary, whose clock a preloaded library shifts. However wrong the clock was:
+//! once it is right again, the mirror equals what plain `calendarView` lists between the right
+//! edges, and nothing waits for a time computed from the wrong clock.
 
 mod process;
 
@@ -26,7 +26,7 @@ use crate::memory::Memory;
 use crate::rig::{Rig, noon, window};
 
 const MAILBOX: &str = "alice@contoso.com";
-/// Longer than any round takes, whatever it waits for.
+/// Longer than any round takes, including its waits.
 const LONG: Duration = Duration::from_secs(8 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -40,9 +40,9 @@ struct Scene {
     rig: Rig,
     id: WindowId,
     window: Window,
-    /// The daemon's.
+    /// The daemon's clock.
     env: Env,
-    /// Graph's.
+    /// Graph's clock.
     right: Env,
     directory: TempDir,
 }
@@ -65,7 +65,7 @@ impl Scene {
         scene
     }
 
-    /// As by SIGTERM, and begun again.
+    /// Stops as by SIGTERM and starts again.
     async fn restarted(self) -> Self {
         let Self { simulator, rig, id, window, env, right, directory } = self;
         rig.stop().await;
@@ -76,12 +76,12 @@ impl Scene {
 
     async fn round(&self) -> WindowStatus {
         let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
-        started.finished.expect("a round ends")
+        started.finished.expect("the round ends")
     }
 
     async fn succeeded(&self) {
         let status = self.round().await;
-        // The next round may be under way already.
+        // The next round may be in progress already.
         let well = matches!(status.state, WindowState::Settled | WindowState::Following);
         assert!(well && status.last_error.is_none(), "{status:?}");
     }
@@ -99,7 +99,7 @@ impl Scene {
         self.simulator.statistics().total.requests
     }
 
-    /// Mirror, feed and truth are one, between the edges of today.
+    /// Asserts that mirror, feed and truth agree between the edges by Graph's clock.
     async fn assert_exact(&self, when: &str) {
         let status = self.status();
         let edges = Edges { start: status.start, end: status.end };
@@ -115,7 +115,7 @@ impl Scene {
         assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
     }
 
-    /// What is said of times is near the daemon's clock, whatever that shows.
+    /// Asserts that the times in the status are consistent with the daemon's clock.
     fn assert_sober(&self, when: &str) {
         let (status, now) = (self.status(), self.env.now());
         let hour = SignedDuration::from_hours(1);
@@ -136,7 +136,7 @@ async fn seconds(seconds: u64) {
 async fn a_clock_that_jumps_and_returns_moves_nothing() {
     for (seed, days) in (1..).zip(JUMPS) {
         let mut scene = Scene::settled(seed).await;
-        // The process may start again in the jump, after it, or in neither.
+        // The process restarts in the jump, after it, both, or not at all.
         for restarts in [[false, false], [true, false], [false, true], [true, true]] {
             let when = format!("{days} days, restarts {restarts:?}");
             let (seq, edges) = (*scene.rig.store.durable().borrow(), scene.status().start);
@@ -144,7 +144,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             if restarts[0] {
                 scene = scene.restarted().await;
             }
-            // Several rounds, also those that somebody asks for.
+            // Several rounds, also requested ones.
             scene.round().await;
             seconds(200).await;
             let status = scene.round().await;
@@ -154,7 +154,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             scene.assert_exact(&format!("in the jump, {when}")).await;
             let metrics = &scene.rig.metrics.graph.clock;
             let ClockCheck::Skew(skew) = metrics.check(scene.env.now()) else {
-                panic!("nothing is known of the clock, {when}")
+                panic!("the clock's error is unknown, {when}")
             };
             assert!((skew - DAY * days).abs() < SignedDuration::from_secs(5), "{when}: {skew:#}");
             scene.env.advance_wall_clock(DAY * -days);
@@ -166,7 +166,11 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             assert_eq!(scene.round().await.state, WindowState::Settled, "{when}");
             scene.assert_sober(&when);
             scene.assert_exact(&when).await;
-            assert_eq!(*scene.rig.store.durable().borrow(), seq, "nothing is told, {when}");
+            assert_eq!(
+                *scene.rig.store.durable().borrow(),
+                seq,
+                "the feed has new entries, {when}"
+            );
         }
         scene.rig.stop().await;
     }
@@ -178,7 +182,7 @@ async fn edges_of_a_window_that_was_made_under_a_wrong_clock_come_back() {
         let scene = Scene::settled(seed).await;
         let Scene { simulator, rig, window, env, right, .. } = scene;
         rig.stop().await;
-        // A store as a clock that was wrong at its first start leaves it.
+        // A store from a first start under a wrong clock.
         let directory = tempfile::tempdir().unwrap();
         env.advance_wall_clock(DAY * days);
         let graph = Arc::new(Memory(simulator.clone()));
@@ -192,7 +196,7 @@ async fn edges_of_a_window_that_was_made_under_a_wrong_clock_come_back() {
         if days == 8 {
             scene = scene.restarted().await;
         }
-        // What leaves may have to be confirmed.
+        // Removals may have to be confirmed.
         scene.round().await;
         tokio::time::sleep(scene.window.confirm_after + MINUTE * 2).await;
         scene.rig.settle(MAILBOX, 5).await;
@@ -205,30 +209,30 @@ async fn edges_of_a_window_that_was_made_under_a_wrong_clock_come_back() {
 async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
     let scene = Scene::settled(20).await;
     let before = Edges { start: scene.status().start, end: scene.status().end };
-    // Both clocks: nothing but the size of the step speaks against it.
+    // Both clocks jump, so only the size of the step is suspicious.
     let jump = async |by| {
         scene.env.advance_wall_clock(by);
         scene.right.advance_wall_clock(by);
-        // The first answer says that Graph's clock has jumped as well.
+        // The first response shows that Graph's clock has jumped as well.
         scene.round().await;
     };
     jump(DAY * 3650).await;
     let status = scene.round().await;
     assert_eq!(status.state, WindowState::Held);
-    let until = status.held_until.expect("held until a time");
+    let until = status.held_until.expect("the status has a time to hold until");
     let wait = until.duration_since(scene.env.now());
     assert!(wait > SignedDuration::ZERO && wait <= SignedDuration::from_mins(10), "{wait:#}");
-    // Readers see what they saw, and what happens meanwhile.
+    // Readers keep the old edges, and changes still arrive.
     scene.simulator.mutate_randomly();
     let status = scene.round().await;
     assert_eq!((status.state, status.start), (WindowState::Held, before.start));
     scene.assert_mirrored(before, "while the move is held").await;
-    // The clock returns: as if nothing had been.
+    // The clock returns: the hold ends without a trace.
     jump(DAY * -3650).await;
     assert_eq!(scene.round().await.state, WindowState::Settled);
     scene.assert_exact("the clock has returned").await;
 
-    // It stays: after `confirm_after`, and no sooner, the edges move.
+    // The jump persists: the edges move after `confirm_after`, and no sooner.
     jump(DAY * 3650).await;
     assert_eq!(scene.round().await.state, WindowState::Held);
     seconds(590).await;
@@ -237,7 +241,7 @@ async fn a_move_that_drops_most_of_a_window_is_held_and_confirmed() {
     scene.rig.settle(MAILBOX, 5).await;
     scene.assert_exact("ten years later").await;
 
-    // Back at once for those who say so.
+    // The edges move back at once when the removals are accepted.
     jump(DAY * -3650).await;
     let started = scene.rig.fleet.resync(MAILBOX, true, Some(LONG)).await.unwrap();
     assert_eq!(started.finished.unwrap().state, WindowState::Settled);
@@ -283,7 +287,7 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
             let status = scene.round().await;
             assert_eq!(status.state, WindowState::Held, "{when}");
             assert_eq!(status.held_until, status.next_due, "{when}");
-            // Who asks for a round is told that it is held; nobody is asked.
+            // A requested round reports the hold and makes no request.
             let requests = scene.requests();
             let status = scene.round().await;
             assert_eq!((status.state, scene.requests()), (WindowState::Held, requests), "{when}");
@@ -311,13 +315,13 @@ async fn no_pause_is_remembered_for_longer_than_an_hour() {
     scene.simulator.plan(PlannedFault::once(pause));
     assert_eq!(scene.round().await.state, WindowState::BackingOff);
     scene.env.advance_wall_clock(DAY * -3650);
-    // The right pause is over; what was remembered of it lies ten years ahead.
+    // The real pause is over; the recorded one ends ten years ahead.
     seconds(3600).await;
     let scene = scene.restarted().await;
     let begun = tokio::time::Instant::now();
     scene.succeeded().await;
     assert!(begun.elapsed() < MINUTE, "{:?}", begun.elapsed());
-    // The next one is remembered all the same.
+    // The next pause is remembered as usual.
     let pause = Fault::Throttled { retry_after: Some("1800".into()) };
     scene.simulator.plan(PlannedFault::once(pause));
     assert_eq!(scene.round().await.state, WindowState::BackingOff);
@@ -368,12 +372,12 @@ async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
     assert_eq!(scene.round().await.state, WindowState::SignInRequired);
     let first = scene.status();
     seconds(2).await;
-    // Refused anew: the endpoint was asked.
+    // Refused again, by a new request to the endpoint.
     let status = scene.round().await;
     assert_eq!(status.state, WindowState::SignInRequired);
-    assert!(scene.simulator.faults().planned.is_empty(), "the token endpoint is asked at once");
+    assert!(scene.simulator.faults().planned.is_empty(), "no token request was made");
     assert!(status.last_error.unwrap().at > first.last_error.unwrap().at);
-    // The same answer again and again within a second asks nobody and lengthens no wait.
+    // Rounds within a second reuse the refusal: they make no request and lengthen no wait.
     let status = scene.status();
     let (failures, due, requests) = (status.failures, status.next_due.unwrap(), scene.requests());
     for _ in 0..5 {
@@ -382,7 +386,7 @@ async fn a_round_asked_for_tries_a_refused_sign_in_at_once() {
         assert!(status.next_due.unwrap() <= due, "{:?} and {due}", status.next_due);
     }
     assert_eq!(scene.requests(), requests);
-    // Mended: the next round that is asked for succeeds.
+    // With the sign-in fixed the next requested round succeeds.
     seconds(2).await;
     let status = scene.round().await;
     assert_eq!((status.state, status.last_error), (WindowState::Settled, None));

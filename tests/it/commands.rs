@@ -1,5 +1,5 @@
-//! The command line against a running daemon: exit codes, shapes for scripts, and a feed that is
-//! resumed without a gap and without a repetition.
+//! The command line against a running daemon: exit codes, JSON output, and resuming the feed
+//! without a gap or a repetition.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ async fn exit_codes_tell_healthy_from_ill_from_absent() {
     {
         let outcome = ground.cli(arguments).await;
         assert_eq!(outcome.code, Some(69), "{arguments:?}: {outcome:?}");
-        assert!(outcome.err.contains("api.sock"), "says where it looked: {}", outcome.err);
+        assert!(outcome.err.contains("api.sock"), "does not name the endpoint: {}", outcome.err);
     }
     let daemon = ground.run().await;
     ground.settle("alice").await;
@@ -50,7 +50,7 @@ async fn exit_codes_tell_healthy_from_ill_from_absent() {
     assert_eq!(
         ground.cli(&["health"]).await.code,
         Some(0),
-        "a window in trouble is no dead daemon"
+        "a failing window does not make the daemon unhealthy"
     );
     let unknown = ground.cli(&["status", "eve"]).await;
     assert_eq!(unknown.code, Some(1));
@@ -91,7 +91,7 @@ async fn scripts_get_the_documented_shapes() {
         "last_resync",
         "last_error",
     ] {
-        assert!(window.get(member).is_some(), "a window has {member}");
+        assert!(window.get(member).is_some(), "the window has no member {member}");
     }
     assert_eq!(window["start"], "2026-10-01T00:00:00Z");
 
@@ -120,7 +120,7 @@ async fn scripts_get_the_documented_shapes() {
     assert_eq!(agenda.code, Some(0));
     for event in mirrored.values().take(5) {
         let subject = event["subject"].as_str().unwrap();
-        assert!(agenda.out.contains(subject), "{subject} is on");
+        assert!(agenda.out.contains(subject), "{subject} is missing from the agenda");
     }
     daemon.stop().await;
 }
@@ -141,11 +141,11 @@ async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
         let before = held.lines;
         let told = lines(&ground.cli(&["changes", "--state", state]).await);
         told.iter().for_each(|line| held.apply(line));
-        assert!(held.lines > before, "something happened");
+        assert!(held.lines > before, "no change arrived");
         let again = ground.cli(&["changes", "--state", state]).await;
-        assert_eq!((again.code, &*again.out), (Some(0), ""), "nothing is told twice");
+        assert_eq!((again.code, &*again.out), (Some(0), ""), "a change was repeated");
         if round == 1 {
-            // The cursor outlives the daemon that gave it.
+            // The cursor stays valid across a restart of the daemon.
             daemon.stop().await;
             daemon = ground.run().await;
         }
@@ -154,12 +154,12 @@ async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
         assert_eq!(held.of(name), ground.api.events(name).await, "{name}");
     }
 
-    // One window alone, and from here on.
+    // One window only, then from the current position only.
     let alice = lines(&ground.cli(&["changes", "--window", "alice"]).await);
     assert!(!alice.is_empty() && alice.iter().all(|line| line["window"] == "alice"));
     assert_eq!(lines(&ground.cli(&["changes", "--after", "now"]).await).len(), 0);
 
-    // A cursor of nobody's is told so, with what to do.
+    // A cursor of another store is rejected, and nothing is printed.
     fs::write(ground.path("cursor"), "of-another-store").unwrap();
     let strange = ground.cli(&["changes", "--state", state]).await;
     assert!(matches!(strange.code, Some(1 | 64)), "{strange:?}");
@@ -174,7 +174,7 @@ async fn a_reader_that_has_had_enough_is_no_failure() {
     ground.settle("alice").await;
     ground.settle("bob").await;
     let all = ground.cli(&["changes"]).await;
-    assert!(all.out.len() > 2 * 65536, "more than a pipe holds: {}", all.out.len());
+    assert!(all.out.len() > 2 * 65536, "must exceed a pipe's buffer: {}", all.out.len());
     let script = r#"{ "$0" --config "$1" changes; echo "exit $?" >&2; } | head -n 1"#;
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", script, env!("CARGO_BIN_EXE_calmirror")]).arg(&ground.config);
@@ -251,7 +251,7 @@ async fn a_start_is_one_line_with_what_it_starts() {
     {
         assert_eq!(line[field], ground.path(path).display().to_string(), "{field}");
     }
-    assert_eq!(line["listen"], Value::Null, "there is none");
+    assert_eq!(line["listen"], Value::Null, "no listener is configured");
     daemon.stop().await;
 }
 
@@ -308,24 +308,26 @@ async fn a_reader_that_goes_away_is_no_fault() {
         &["completions", "bash"],
         &["man"],
         &["demo", "--listen", "127.0.0.1:0"],
-        // Of what it says, this is the last: it has to look.
+        // This command prints nothing more, so it has to poll its stdout to notice.
         &["simulate", "--listen", "127.0.0.1:0", "--mutate-every", "0s"],
     ] {
         let (stdout, theirs) = std::io::pipe().unwrap();
         let mut command = ground.command();
         command.args(arguments).stdout(theirs).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // The command holds the writing end too, until it goes.
+        // `Command` also holds the writing end until it is dropped.
         drop(command);
-        // Some of the answer, and no more: `| head -1`.
+        // Read part of the output, then close the pipe, as `| head -1` does.
         let mut stdout = stdout;
         assert!(stdout.read(&mut [0; 16]).unwrap() > 0, "{arguments:?}");
         drop(stdout);
         if arguments.contains(&"--follow") {
-            // It notices when it has something to say.
+            // It notices the closed pipe at its next write.
             ground.simulator.mutate_randomly();
         }
-        let code = crate::process::eventually("it ends", async || child.try_wait().unwrap()).await;
+        let code =
+            crate::process::eventually("the command ends", async || child.try_wait().unwrap())
+                .await;
         let mut err = String::new();
         child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
         assert_eq!((code.code(), &*err), (Some(0), ""), "{arguments:?}");
@@ -364,7 +366,7 @@ async fn a_fleet_is_filtered_and_mistyped_windows_are_recognised() {
             (names.iter().map(|n| (*n).to_owned()).collect(), Some(code)),
             "{arguments:?}"
         );
-        // People get the same windows. Nothing is cut where there is no terminal.
+        // The text output lists the same windows and is not cut without a terminal.
         let told = ground.cli(arguments).await;
         assert_eq!(told.code, Some(code), "{told:?}");
         for window in ["alice", "bob", "room-cedar"] {
@@ -395,7 +397,7 @@ async fn a_fleet_is_filtered_and_mistyped_windows_are_recognised() {
     let outcome = ground.cli(&["status", "quite another"]).await;
     assert!(outcome.err.contains("calmirror status lists the windows"), "{outcome:?}");
 
-    // What a shell asks when somebody presses Tab.
+    // The request that a shell makes for Tab completion.
     let tab = async |words: &[&str]| {
         let mut command = ground.command();
         let index = (words.len() - 1).to_string();

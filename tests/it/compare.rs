@@ -1,5 +1,5 @@
-//! The two comparisons that matter: the whole mirror with plain `calendarView`, and the folded
-//! feed with the mirror.
+//! The two essential comparisons: the whole mirror with plain `calendarView`, and the folded feed
+//! with the mirror.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(crate) fn by_id(events: impl IntoIterator<Item = Value>) -> Events {
     events.into_iter().map(|event| (event["id"].as_str().unwrap().to_owned(), event)).collect()
 }
 
-/// What readers of a window see, paged through.
+/// The events that readers of a window see, read page by page.
 pub(crate) async fn mirror(store: &Store, window: WindowId) -> Events {
     let mut all = Vec::new();
     let mut after = None;
@@ -35,11 +35,11 @@ pub(crate) async fn mirror(store: &Store, window: WindowId) -> Events {
     }
     let read = all.len();
     let events = by_id(all);
-    assert_eq!(read, events.len(), "an event was listed twice");
+    assert_eq!(read, events.len(), "an event is listed twice");
     events
 }
 
-/// The feed from its beginning, folded over an empty set.
+/// The feed from its beginning, applied to an empty set.
 pub(crate) async fn folded(store: &Store, window: WindowId) -> Events {
     let mut events = Events::new();
     let mut after = 0;
@@ -65,7 +65,7 @@ pub(crate) async fn folded(store: &Store, window: WindowId) -> Events {
     }
 }
 
-/// What plain `calendarView` lists, in the form the window keeps.
+/// The events that plain `calendarView` lists, in the form that the window keeps.
 pub(crate) async fn truth(
     simulator: &Simulator,
     mailbox: &str,
@@ -91,7 +91,8 @@ pub(crate) async fn truth(
     events
 }
 
-/// What plain `calendarView` lists when it is asked as the window asks, in the form it keeps.
+/// The events that plain `calendarView` lists with the window's own request options, in the form
+/// that it keeps.
 pub(crate) async fn truth_as_asked(
     simulator: &Simulator,
     window: &Window,
@@ -137,17 +138,18 @@ pub(crate) async fn truth_as_asked(
     events
 }
 
-/// An occurrence whose master cannot be had by id: the mirror has completed it from a master that
-/// a page carried, or has it as listed, and these differ in what a master cannot give.
+/// Members that may differ in an occurrence whose master cannot be fetched by id. The mirror either
+/// completed it from a master on a page or keeps the listed form, and a master cannot supply these
+/// members.
 const EITHER_FORM: [&str; 3] = ["iCalUId", "OccurrenceId", "originalStart"];
-/// The member of an expected event that says so.
+/// The member that marks such an expected event.
 const LISTED_ONLY: &str = "@listedOnly";
 
 fn mark_listed_only(event: &mut Value) {
     event.as_object_mut().unwrap().insert(LISTED_ONLY.to_owned(), true.into());
 }
 
-/// Whether an event is the expected one, in either form where there are two.
+/// Whether an event matches the expected one; an event marked [`LISTED_ONLY`] may have either form.
 pub(crate) fn fits(event: &Value, expected: &Value) -> bool {
     if expected.get(LISTED_ONLY).is_none() {
         return event == expected;
@@ -160,10 +162,10 @@ pub(crate) fn fits(event: &Value, expected: &Value) -> bool {
     without(event) == without(expected)
 }
 
-/// Makes of a listed occurrence what its master makes of a bare one.
+/// Turns a listed occurrence into the form that completing a stub from its master gives.
 fn fill(event: &mut Value, master: &Value) {
     let own = event.as_object_mut().unwrap();
-    // What an occurrence has of its own that its master cannot give it.
+    // Members of the listed occurrence that the master cannot supply.
     for name in ["iCalUId", "OccurrenceId"] {
         match master.get(name) {
             Some(value) => own.insert(name.to_owned(), value.clone()),
@@ -179,12 +181,12 @@ fn fill(event: &mut Value, master: &Value) {
     own.insert("originalStart".to_owned(), Value::String(start.to_string()));
 }
 
-/// An answer of Graph, asked in the window's form.
+/// A response of Graph with the window's request options.
 async fn ask(simulator: &Simulator, window: &Window, calendar: Option<&str>, path: &str) -> Value {
     try_ask(simulator, window, calendar, path).await.unwrap_or_else(|| panic!("{path}: not found"))
 }
 
-/// The same; none where Graph does not find it.
+/// The same, or `None` if Graph does not find it.
 async fn try_ask(
     simulator: &Simulator,
     window: &Window,
@@ -216,11 +218,11 @@ async fn try_ask(
             answer.as_object_mut().unwrap().remove("@odata.context");
             Some(answer)
         }
-        other => panic!("no answer: {other:?}"),
+        other => panic!("no response: {other:?}"),
     }
 }
 
-/// An event as `GET …/events/{id}` gives it; none where it is not found.
+/// An event as `GET …/events/{id}` returns it, or `None` if it is not found.
 async fn get(
     simulator: &Simulator,
     mailbox: &str,
@@ -243,12 +245,12 @@ async fn get(
     }
 }
 
-/// Fails with the first difference only: contents are long.
+/// Panics at the first difference only, because contents are long.
 pub(crate) fn assert_same(what: &str, left: &Events, right: &Events) {
     for (id, event) in left {
         match right.get(id) {
             None => panic!(
-                "{what}: {} {id} {} stands only on the left",
+                "{what}: {} {id} {} exists only on the left",
                 event["type"], event["subject"]
             ),
             Some(other) if !fits(event, other) => {
@@ -267,7 +269,7 @@ pub(crate) fn assert_same(what: &str, left: &Events, right: &Events) {
     for (id, event) in right {
         assert!(
             left.contains_key(id),
-            "{what}: {} {id} {} stands only on the right",
+            "{what}: {} {id} {} exists only on the right",
             event["type"],
             event["subject"]
         );

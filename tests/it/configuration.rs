@@ -1,5 +1,5 @@
-//! A configuration that is wrong in many ways: all of them are told at once, where they are and
-//! what to do, by `check` and by `run` alike.
+//! A configuration with many faults: `check` and `run` report all of them at once, with places and
+//! remedies.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -69,11 +69,11 @@ async fn every_fault_is_told_at_once_by_check_and_by_run() {
     let json = ground.cli(&["check", "--json"]).await;
     assert_eq!(json.code, Some(78));
     let json: Value = serde_json::from_str(&json.out).unwrap();
-    assert_eq!(last["faults"], json["faults"], "run tells what check tells");
+    assert_eq!(last["faults"], json["faults"], "run reports other faults than check");
     let text = fs::read_to_string(&ground.config).unwrap();
     ground.configure(&text.replace("format = \"json\"", "format = \"text\""));
     let run = ground.cli(&["run"]).await;
-    assert!(run.err.contains(&checked.out), "and in the form of the log: {}", run.err);
+    assert!(run.err.contains(&checked.out), "run reports them in the log's format: {}", run.err);
     let faults = json["faults"].as_array().unwrap();
     assert_eq!(faults.len(), checked.out.lines().count());
     for fault in faults {
@@ -83,7 +83,7 @@ async fn every_fault_is_told_at_once_by_check_and_by_run() {
             assert!(!fault[name].as_str().unwrap().is_empty(), "{fault}");
         }
     }
-    assert!(!ground.path("store").exists(), "nothing was begun");
+    assert!(!ground.path("store").exists(), "the store was created");
     assert!(!ground.path("api.sock").exists());
     assert_eq!(ground.simulator.statistics().total.requests, 0);
 }

@@ -1,4 +1,4 @@
-//! After any history, under every reading of Graph: mirror, feed and truth are the same.
+//! After any history, with every behaviour of Graph, mirror, feed and truth are the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ struct Case {
     faults: f64,
 }
 
-/// Mutates, follows, and compares everything: on the way now and then, and at the end.
+/// Mutates the calendar and runs rounds. Compares everything now and then, and at the end.
 async fn live(name: &str, case: Case) {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(case.seed, noon());
@@ -80,7 +80,7 @@ async fn live(name: &str, case: Case) {
     rig.stop().await;
 }
 
-/// All readings of Graph whose name begins like this, 500 mutations each.
+/// All behaviours of Graph whose names begin with `master`, 500 mutations each.
 async fn every_reading(master: &str) {
     let mut played = 0;
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
@@ -129,8 +129,8 @@ async fn occurrences_that_come_whole_are_kept_like_bare_ones() {
     }
 }
 
-/// Listings of series without exceptions, private events that cannot be had by id, and both: what
-/// one answer lacks stays until the plain view lacks it too, and leaves then.
+/// Listings of series without exceptions, private events that cannot be fetched by id, and both. An
+/// event missing from one of these answers stays until the plain view lacks it too.
 #[tokio::test(start_paused = true)]
 async fn what_one_answer_lacks_stays_and_what_is_deleted_leaves() {
     use InstanceListing::{Complete as All, OccurrencesOrNotFound, WithoutExceptions};
@@ -178,8 +178,7 @@ async fn faults_that_pass_leave_no_trace() {
     }
 }
 
-/// A first enumeration has nothing to remove, however small the calendar and whatever of its
-/// series comes late.
+/// A first enumeration removes nothing, even in a small calendar and with series that arrive late.
 #[tokio::test(start_paused = true)]
 async fn a_first_enumeration_removes_nothing() {
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
@@ -210,7 +209,7 @@ async fn a_first_enumeration_removes_nothing() {
         let real = truth(&simulator, MAILBOX, None, edges, complete).await;
         assert_same(&name, &mirror(&rig.store, id).await, &real);
         let changes = rig.store.changes(0, None, 10_000).await.unwrap();
-        assert_eq!(changes.seq, real.len() as u64, "{name}: one change an event, no more");
+        assert_eq!(changes.seq, real.len() as u64, "{name}: exactly one change per event");
         assert_eq!(status.resyncs, 0, "{name}");
         rig.stop().await;
     }

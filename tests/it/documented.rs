@@ -1,9 +1,9 @@
-//! What `docs/graph.md` promises is proven by tests that exist.
+//! `docs/graph.md` names tests that exist.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The names of all functions in the Rust files below a directory.
+/// Collects the names of all functions in the Rust files below a directory.
 fn functions(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -29,11 +29,11 @@ fn every_test_that_the_table_names_exists() {
     let mut named = BTreeSet::new();
     for row in text.lines().filter(|line| line.starts_with('|')) {
         let proof = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
-        // Names in code style; prose around them says which test of another row it is.
+        // Names in code style; other code spans are not names of tests.
         let names = proof.split('`').skip(1).step_by(2).filter(|name| name.contains('_'));
         named.extend(names.map(str::to_owned));
     }
     assert!(named.len() > 60, "the table names {} tests", named.len());
     let missing: Vec<&String> = named.difference(&known).collect();
-    assert!(missing.is_empty(), "docs/graph.md names tests that are not there: {missing:?}");
+    assert!(missing.is_empty(), "docs/graph.md names tests that do not exist: {missing:?}");
 }

@@ -1,6 +1,6 @@
-//! Every edit of a series by itself, in every combination of what Graph sends of it, where its
-//! master stands, how it is cut into pages, and in which kind of calendar it is: the mirror is what
-//! is listed plainly, and the feed tells each difference once and nothing else.
+//! Every edit of a series separately, in every combination of what Graph sends of it, where its
+//! master is, how pages are split, and the kind of calendar. The mirror equals the plain listing,
+//! and the feed has each difference exactly once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
 
 const MAILBOX: &str = "alice@contoso.com";
-/// Eight weeks of the windows below.
+/// The edges of the windows below: eight weeks.
 const EDGES: [&str; 2] = ["2026-10-05T00:00:00Z", "2026-11-30T00:00:00Z"];
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// A weekly series: its name, when it begins, and its last day.
+/// A weekly series: its name, its first start, and its last day.
 type Kind = (&'static str, &'static str, Option<&'static str>);
 
 const KINDS: [Kind; 3] = [
@@ -35,14 +35,14 @@ const KINDS: [Kind; 3] = [
     ("older and without end", "2023-02-07T09:00:00Z", None),
 ];
 
-/// What an edit needs to know of a series: its id and its eight instances' ids.
+/// The id of a series and the ids of its eight instances.
 struct Series {
     id: String,
     instances: Vec<String>,
 }
 
-/// An edit: its name, what was done to the series before, what is done, and how many of the
-/// instances that readers see it removes, adds, and leaves another than they were.
+/// An edit: its name, the edits of the series before it, the edit itself, and the numbers of
+/// visible instances it removes, adds and changes.
 struct Named {
     name: &'static str,
     before: fn(&Series) -> Vec<Edit>,
@@ -75,9 +75,9 @@ fn until(series: &Series, last: &str) -> Edit {
     Edit::SetEnd { event: series.id.clone(), until: Some(last.parse().unwrap()) }
 }
 
-/// Every series has its occurrences at 09:00 on the eight Tuesdays. A change of its time or
-/// pattern makes its exceptions and cancellations undone; the key of every instance changes with
-/// the series' own, save that of an exception.
+/// Every series has occurrences at 09:00 on the eight Tuesdays. A change of its time or pattern
+/// drops its exceptions and cancellations. The change key of every instance changes with the
+/// series' own, except for exceptions.
 const EDITS: [Named; 18] = [
     Named {
         name: "renamed",
@@ -163,7 +163,7 @@ const EDITS: [Named; 18] = [
     Named {
         name: "exception moved out of the window",
         before: one_of_each,
-        // Within the day by which listings are wider.
+        // Within the additional day that listings cover.
         edit: |s| moved(s, 7, "2026-11-30T12:00:00Z"),
         counts: [1, 0, 4],
     },
@@ -193,7 +193,7 @@ const EDITS: [Named; 18] = [
     },
 ];
 
-/// A calendar and what follows it.
+/// A calendar and the fleet that mirrors it.
 struct Scene {
     simulator: Simulator,
     calendar: Option<String>,
@@ -219,7 +219,7 @@ impl Scene {
         })
     }
 
-    /// The instances of a series in the window, by their starts.
+    /// The ids of a series' instances in the window, ordered by start.
     async fn instances(&self, series: &str) -> Vec<String> {
         let mut found: Vec<(String, String)> = Vec::new();
         for (id, event) in self.truth().await {
@@ -236,8 +236,8 @@ impl Scene {
         truth(&self.simulator, MAILBOX, calendar, self.edges, Completion::Master).await
     }
 
-    /// Follows until nothing is left to do, and compares all there is: with the truth, and with
-    /// what had to be told since `before` was the truth.
+    /// Runs rounds until the window is settled. Compares mirror and feed with the truth, and the
+    /// changes since `seq` with the differences from `before`.
     async fn compare(&self, what: &str, before: &Events, seq: u64) -> Events {
         self.rig.settle(MAILBOX, 6).await;
         let real = self.truth().await;
@@ -256,9 +256,9 @@ impl Scene {
                 (Some(_), None) => ChangeKind::Removed,
                 _ => ChangeKind::Updated,
             };
-            assert!(was != is, "{what}: told of {id}, which is the same");
+            assert!(was != is, "{what}: {id} is in the feed but did not change");
             assert_eq!(change.kind, kind, "{what}: {id}");
-            assert!(told.insert(id.to_owned()), "{what}: {id} told twice");
+            assert!(told.insert(id.to_owned()), "{what}: {id} is in the feed twice");
         }
         let differ: BTreeSet<String> = before
             .keys()
@@ -266,13 +266,14 @@ impl Scene {
             .filter(|id| before.get(*id) != real.get(*id))
             .cloned()
             .collect();
-        assert_eq!(told, differ, "{what}: what was told, and what differs");
-        // The feed keeps one entry an event: what was told and taken back shows in its numbers.
-        assert_eq!(changes.seq - seq, differ.len() as u64, "{what}: entries in all");
+        assert_eq!(told, differ, "{what}: feed entries and differences");
+        // The feed keeps one entry per event. A change that was published and taken back shows in
+        // the seqs.
+        assert_eq!(changes.seq - seq, differ.len() as u64, "{what}: entries in total");
         real
     }
 
-    /// Plays one edit, and then the deletion of what it left.
+    /// Plays one edit, then the deletion of the series.
     async fn play(&self, what: &str, kind: Kind, named: &Named) {
         let what = format!("{what}, series {}, {}", kind.0, named.name);
         let empty = self.compare(&what, &self.truth().await, self.seq()).await;
@@ -291,11 +292,15 @@ impl Scene {
         let added = after.keys().filter(|id| !before.contains_key(*id)).count();
         let other = |id: &&String| after.get(*id).is_some_and(|now| *now != before[*id]);
         let changed = before.keys().filter(other).count();
-        assert_eq!([removed, added, changed], named.counts, "{what}: what it does");
+        assert_eq!(
+            [removed, added, changed],
+            named.counts,
+            "{what}: instances removed, added, changed"
+        );
         let seq = self.seq();
         self.edit(Edit::Delete { event: series.id });
         let left = self.compare(&format!("{what}: deleted"), &after, seq).await;
-        assert_same(&format!("{what}: what is left"), &left, &empty);
+        assert_same(&format!("{what}: after the deletion"), &left, &empty);
     }
 
     fn seq(&self) -> u64 {
@@ -303,20 +308,20 @@ impl Scene {
     }
 }
 
-/// Which kind of calendar it is.
+/// The kind of calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Where {
     Default,
     Named,
-    /// Its events are found under the calendar's own path only.
+    /// Its events are only found under the calendar's own path.
     Shared,
 }
 
-/// All edits of all kinds of series, in one kind of calendar, in every reading.
+/// All edits of all kinds of series, in one kind of calendar, with every behaviour of Graph.
 async fn every_edit(place: Where) {
     let mut played = 0;
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
-        // That exceptions come bare and masters last is played at random elsewhere.
+        // Stub exceptions and masters at the end are covered by the random tests.
         if behaviour.bare_exceptions || behaviour.master == MasterOnPage::Last {
             continue;
         }
@@ -338,7 +343,7 @@ async fn every_edit(place: Where) {
                 .map_or(CalendarRef::Default, |id| CalendarRef::Id(id.into())),
             start: Edge::At(at(EDGES[0])),
             end: Edge::At(at(EDGES[1])),
-            // A series is longer than a page.
+            // A series does not fit on one page.
             page_size: 4,
             ..window(MAILBOX)
         };
@@ -347,7 +352,7 @@ async fn every_edit(place: Where) {
         let id = rig.fleet.id(MAILBOX).unwrap();
         let edges = Edges { start: at(EDGES[0]), end: at(EDGES[1]) };
         let scene = Scene { simulator, calendar, rig, id, edges };
-        // A bystander, which nothing is ever told of.
+        // Another series, which must not appear in the feed's changes.
         scene.series(KINDS[0]);
         scene.rig.settle(MAILBOX, 3).await;
         for kind in KINDS {
@@ -358,7 +363,7 @@ async fn every_edit(place: Where) {
         }
         scene.rig.stop().await;
     }
-    // Three ways to send a series, two places for its master, two ways to cut pages.
+    // Three ways to send a series, two positions of its master, two ways to split pages.
     assert_eq!(played, 3 * 2 * 2 * KINDS.len() * EDITS.len());
 }
 

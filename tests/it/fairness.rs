@@ -1,4 +1,5 @@
-//! A great enumeration beside many idle windows: nobody waits for it, and Graph's limits are kept.
+//! A large enumeration beside many idle windows: it delays none of them, and Graph's limits are
+//! kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::rig::{BASE, Rig, noon, window};
 const IDLE: usize = 1000;
 const GREAT: usize = 50_000;
 const INTERVAL: Duration = Duration::from_secs(60);
-/// What the rig allows: overall, and for a mailbox.
+/// The rig's limits of concurrent requests: in total, and per mailbox.
 const OVERALL: usize = 64;
 const PER_MAILBOX: usize = 3;
 
@@ -41,7 +42,7 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
         simulator.populate(&idle(number), None, plan(1));
         windows.push(Window { interval: INTERVAL, ..window(&idle(number)) });
     }
-    // One of the idle windows shares its mailbox with the great one, and with some that are middling.
+    // One idle window shares its mailbox with the large window and with some of medium size.
     let side = simulator.add_calendar(&idle(0), "Side");
     let middling: Vec<String> =
         (0..4).map(|n| simulator.add_calendar(&idle(0), &format!("Middling {n}"))).collect();
@@ -84,25 +85,25 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
         for number in 0..IDLE {
             let status = rig.fleet.window(&idle(number)).unwrap();
             let stale = status.stale_s.unwrap();
-            // After its own throttling a window has a reason of its own to wait.
+            // A throttled window waits for another reason.
             if status.failures == 0 {
                 stalest = stalest.max(stale);
             }
         }
-        assert!(begun.elapsed() < Duration::from_secs(4 * 3600), "it never ends");
+        assert!(begun.elapsed() < Duration::from_secs(4 * 3600), "the enumeration does not end");
     }
-    assert!(begun.elapsed() > 5 * INTERVAL, "it was over before anybody could be late");
-    // An interval and its jitter, and one interval of being late.
+    assert!(begun.elapsed() > 5 * INTERVAL, "the enumeration ended before a window could be late");
+    // An interval with its jitter, and one more interval of delay.
     assert!(stalest < INTERVAL.as_secs_f64() * 2.1, "{stalest} s");
     assert_eq!(rig.fleet.window("great").unwrap().events, GREAT as u64);
 
     let statistics = simulator.statistics();
     let total = &statistics.total;
-    assert!(total.statuses.contains_key(&429), "somebody was throttled");
+    assert!(total.statuses.contains_key(&429), "no request was throttled");
     assert_eq!(total.during_pause, 0);
     assert!(total.max_concurrent <= OVERALL, "{}", total.max_concurrent);
     let shared = &statistics.mailboxes[&idle(0)];
-    assert_eq!(shared.max_concurrent, PER_MAILBOX, "its windows take turns");
+    assert_eq!(shared.max_concurrent, PER_MAILBOX, "windows of one mailbox share its limit");
     for (mailbox, tally) in &statistics.mailboxes {
         assert!(tally.max_concurrent <= PER_MAILBOX, "{mailbox}: {}", tally.max_concurrent);
         assert!(tally.max_in_10_minutes < 10_000, "{mailbox}: {}", tally.max_in_10_minutes);

@@ -1,4 +1,4 @@
-//! A disk that others fill in the very instant in which the daemon writes.
+//! A disk that becomes full at the moment the daemon writes.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::process::{Ground, eventually};
 use crate::socket::Follower;
 use crate::stores::{Small, fill_up, skip};
 
-/// Builds the shim, where there is a C compiler.
+/// Builds the shim. Returns false without a C compiler.
 fn shim(library: &Path) -> bool {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults/write_fault.c");
     let mut compiler = Command::new("cc");
@@ -54,13 +54,13 @@ async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_wha
     assert!(last["message"].as_str().unwrap().contains("disk is full"), "{last}");
     assert!(last["remedy"].as_str().unwrap().starts_with("free some space"), "{last}");
 
-    // As before, nobody misses anything that was shown, and there is no space yet.
+    // As before the failure, readers keep everything shown to them; there is still no space.
     let other = fill_up(&ground.path("store"));
     let daemon = ground.run().await;
     assert_eq!(ground.api.events("alice").await, held.of("alice"));
     let lines = held.lines;
     held.catch_up(&ground.api).await;
-    assert_eq!(held.lines, lines, "the cursor holds, and nothing is told that was not written");
+    assert_eq!(held.lines, lines, "the feed has changes that were never written");
     eventually("the window says that the store is full", async || {
         ground.simulator.mutate_randomly();
         let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();

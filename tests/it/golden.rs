@@ -1,5 +1,5 @@
-//! Stores that earlier versions left: each opens, answers what it answered then, and goes on from
-//! the links in it. How they are made: `tests/fixtures/stores/README.md`.
+//! Stores written by earlier versions: each opens, returns what it returned then, and continues
+//! from the links in it. `tests/fixtures/stores/README.md` says how they are made.
 
 mod answers;
 mod calendars;
@@ -27,11 +27,11 @@ use calendars::{calendar, configuration, delta, wanted};
 use daemon::Running;
 use graph::{Asked, Graph};
 
-/// The versions that left one.
+/// The versions with a golden store.
 const VERSIONS: [&str; 1] = ["0.1"];
 
-/// Windows whose first enumeration was over, and that were not settled when the golden stores were
-/// made.
+/// Windows whose first enumeration was complete, and that were not settled when the golden stores
+/// were made.
 const SETTLED_BEFORE: [&str; 8] =
     ["following", "completing", "resync", "held", "stuck", "decade", "retired", "halved"];
 
@@ -39,12 +39,12 @@ fn options(path: &Path) -> StoreOptions {
     StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(path) }
 }
 
-/// Where the golden store of a version is kept.
+/// The directory of a version's golden store.
 fn fixture(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores").join(version)
 }
 
-/// Unpacks what the maker packed.
+/// Decompresses a directory that the maker compressed.
 fn unpack(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -68,14 +68,14 @@ fn recorded(version: &str, name: &str) -> Value {
     serde_json::from_slice(&unpacked(&fixture(version).join(name))).unwrap()
 }
 
-/// The golden store of a version, in `store` of a directory of its own.
+/// A copy of a version's golden store, in `store` of a temporary directory.
 fn golden(version: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     unpack(&fixture(version).join("directory"), &directory.path().join("store"));
     directory
 }
 
-/// Every member that was recorded is there and the same; there may be more by now.
+/// Asserts that every recorded member exists with the same value. New members are allowed.
 fn assert_contains(at: &str, actual: &Value, recorded: &Value) {
     match (actual, recorded) {
         (Value::Object(actual), Value::Object(recorded)) => {
@@ -123,7 +123,7 @@ async fn an_old_store_is_served_as_it_was() {
     for version in VERSIONS {
         let directory = golden(version);
         let mut recorded = recorded(version, "api.json.gz");
-        // 0.1 forgot that a window had settled if it was in the middle of something at its start.
+        // 0.1 reported a window as never settled if a round was in progress when it started.
         for name in SETTLED_BEFORE {
             recorded["windows"][name]["window"]["settled_once"] = true.into();
             recorded["windows"][name]["events"]["complete"] = true.into();
@@ -133,7 +133,7 @@ async fn an_old_store_is_served_as_it_was() {
     }
 }
 
-/// The first request for a segment, which its position determines.
+/// The path of the first request for a segment with this position.
 fn first_request(name: &str, position: Option<&Position>) -> String {
     let path = |link: &Link| link.as_str().strip_prefix("http://127.0.0.1:1").unwrap().to_owned();
     let view = format!("/v1.0/users/{}@contoso.com/", calendars::mailbox(name));
@@ -144,7 +144,7 @@ fn first_request(name: &str, position: Option<&Position>) -> String {
             | Phase::Enumerating { next: Some(link), .. }
             | Phase::Sweeping { delta: Some(link), .. },
         ) => path(link),
-        // Listed whole.
+        // Snapshot mode.
         Some(Phase::Settled { delta: None } | Phase::Sweeping { delta: None, .. }) => {
             view + "calendarView?"
         }
@@ -157,7 +157,10 @@ fn first_request(name: &str, position: Option<&Position>) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn an_old_store_goes_on_from_its_links() {
-    assert!(BASE.starts_with("http://127.0.0.1:1/"), "the links in the golden stores lead there");
+    assert!(
+        BASE.starts_with("http://127.0.0.1:1/"),
+        "the links in the golden stores have this base"
+    );
     for version in VERSIONS {
         let directory = golden(version);
         let env = Env::simulated(7, noon());
@@ -184,7 +187,7 @@ async fn an_old_store_goes_on_from_its_links() {
             Running::start(directory.path(), &configuration("1h"), graph.clone(), &env).await;
         tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
         for (name, positions, resyncs) in windows {
-            // The calendar of one window is named by its id.
+            // One window names its calendar by id.
             let without_id = |path: &str| path.replace("calendars/AAMkAGI1AAAoZCfHAAA%3D/", "");
             let asked: Vec<Asked> = graph.asked(&name);
             let paths: Vec<String> = asked.iter().map(|asked| without_id(&asked.path)).collect();
@@ -206,7 +209,7 @@ async fn an_old_store_goes_on_from_its_links() {
             assert!(prefer.split(", ").any(|part| part == size), "{name}: {prefer}");
             let status = daemon.fleet.window(&name).unwrap();
             assert_eq!(status.state, WindowState::Settled, "{name}: {status:?}");
-            assert_eq!(status.resyncs, resyncs, "{name} began again");
+            assert_eq!(status.resyncs, resyncs, "{name} was enumerated again");
             let window = daemon.fleet.id(&name).unwrap();
             for segment in daemon.store.segments(window).await.unwrap() {
                 let position = daemon.store.position(window, segment).await.unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! A Graph that answers badly, and a worker that falls over: through the whole fleet, in paused
-//! time. Whatever comes, the last good mirror stands, and with the trouble gone it is exact again.
+//! A misbehaving Graph and a panicking worker, through the whole fleet in paused time. The last
+//! good mirror is kept throughout, and is exact again once the fault is gone.
 
 mod dead_links;
 
@@ -28,10 +28,10 @@ use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
 
 const MAILBOX: &str = "alice@contoso.com";
-/// Longer than any round takes, whatever it waits for.
+/// Longer than any round takes, including its waits.
 const LONG: Duration = Duration::from_secs(8 * 3600);
 
-/// A look at every request before Graph sees it.
+/// Called with every request before Graph handles it.
 type Look = dyn Fn(&http::Request<Bytes>) + Send + Sync;
 
 struct Watched {
@@ -49,7 +49,7 @@ impl Transport for Watched {
     }
 }
 
-/// One settled window over a simulator of its own, and what its readers had then.
+/// One settled window over a simulator of its own, and the mirror's content at that point.
 struct Scene {
     simulator: Simulator,
     rig: Rig,
@@ -84,18 +84,18 @@ impl Scene {
         *self.rig.store.durable().borrow()
     }
 
-    /// One round, however it ends.
+    /// Runs one round and returns the status after it.
     async fn round(&self) -> WindowStatus {
         let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
-        started.finished.expect("a round ends")
+        started.finished.expect("the round ends")
     }
 
     async fn resync(&self) -> WindowStatus {
         let started = self.rig.fleet.resync(MAILBOX, false, Some(LONG)).await.unwrap();
-        started.finished.expect("a round ends")
+        started.finished.expect("the round ends")
     }
 
-    /// Mirror, feed and truth are one.
+    /// Asserts that mirror, feed and truth agree.
     async fn assert_exact(&self, when: &str) {
         let status = self.rig.fleet.window(MAILBOX).unwrap();
         let edges = Edges { start: status.start, end: status.end };
@@ -106,7 +106,7 @@ impl Scene {
         assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
     }
 
-    /// The trouble is over: the window recovers by itself at its next due time.
+    /// Clears the faults: the window recovers at its next due time.
     async fn recovered(&self, when: &str) {
         self.simulator.clear_faults();
         let status = self.rig.settle(MAILBOX, 5).await;
@@ -115,24 +115,24 @@ impl Scene {
     }
 }
 
-/// A window that does nothing by itself for a day: rounds are the test's.
+/// A window without rounds of its own for a day; the test starts them.
 fn quiet(mailbox: &str) -> Window {
     Window { interval: Duration::from_secs(86_400), ..window(mailbox) }
 }
 
-/// What differs between two sights of a mirror.
+/// The ids of the events that differ between two states of a mirror.
 fn differences(before: &Events, after: &Events) -> BTreeSet<String> {
     let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     ids.into_iter().filter(|id| before.get(*id) != after.get(*id)).cloned().collect()
 }
 
-/// The ids the feed tells after a seq.
+/// The ids of the feed's changes after a seq.
 async fn told(scene: &Scene, after: u64) -> BTreeSet<String> {
     let changes = scene.rig.store.changes(after, Some(scene.id), 10_000).await.unwrap();
     assert!(changes.at_end);
     let ids: Vec<String> = changes.value.iter().map(|c| c.id.as_str().to_owned()).collect();
     let set: BTreeSet<String> = ids.iter().cloned().collect();
-    assert_eq!(set.len(), ids.len(), "an event was told twice");
+    assert_eq!(set.len(), ids.len(), "an event appears twice");
     set
 }
 
@@ -141,16 +141,16 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
     let scene = Scene::ordinary(901).await;
     for fault in [Fault::NotJson, Fault::NeitherLink, Fault::BothLinks, Fault::Truncated] {
         let name = format!("{fault:?}");
-        // Once: the round asks again and goes on as if nothing had been.
+        // Once: the round repeats the request and succeeds.
         for resync in [false, true] {
             scene.simulator.mutate_randomly();
             scene.simulator.plan(PlannedFault::once(fault.clone()).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
             assert_eq!(status.state, WindowState::Settled, "{name}: {:?}", status.last_error);
-            assert!(scene.simulator.faults().planned.is_empty(), "{name} happened");
+            assert!(scene.simulator.faults().planned.is_empty(), "{name} did not happen");
             scene.assert_exact(&name).await;
         }
-        // For as long as it lasts: the round gives up after four repetitions and tells why.
+        // Permanently: the round gives up after four repetitions and reports the error.
         scene.simulator.mutate_randomly();
         let (before, seq) = (scene.mirror().await, scene.seq());
         scene.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
@@ -159,8 +159,8 @@ async fn a_malformed_page_passes_or_waits_and_the_mirror_stands() {
         assert_eq!(status.state, WindowState::BackingOff, "{name}");
         assert_eq!(status.failures, 1, "{name}");
         assert!(status.last_error.is_some(), "{name}");
-        // A fault that stays with the page costs one small question more: whether the mailbox
-        // answers at all.
+        // A fault that persists for the page costs one more small request, which tests whether the
+        // mailbox responds at all.
         let asked = scene.simulator.statistics().total.requests - requests;
         assert!((5..=6).contains(&asked), "{name}: {asked}");
         assert_same(&name, &scene.mirror().await, &before);
@@ -181,7 +181,7 @@ async fn an_unreadable_item_is_skipped_and_the_round_goes_on() {
             scene.simulator.plan(PlannedFault::once(Fault::UnreadableItem { how }).path("delta"));
             let status = if resync { scene.resync().await } else { scene.round().await };
             assert_eq!(status.state, WindowState::Settled, "{how:?}: {:?}", status.last_error);
-            assert!(scene.simulator.faults().planned.is_empty(), "{how:?} happened");
+            assert!(scene.simulator.faults().planned.is_empty(), "{how:?} did not happen");
             scene.assert_exact(&format!("after {how:?}")).await;
         }
     }
@@ -197,7 +197,7 @@ async fn a_link_that_leads_away_is_never_followed() {
     };
     let scene = Scene::settled(903, Box::new(look)).await;
     for how in [ForeignLink::Host, ForeignLink::Scheme, ForeignLink::Port, ForeignLink::UserInfo] {
-        // On a delta link, in a round; on a next link, in an enumeration.
+        // On a delta link in a round, and on a next link in an enumeration.
         for resync in [false, true] {
             scene.simulator.mutate_randomly();
             let before = scene.mirror().await;
@@ -242,7 +242,7 @@ async fn a_refused_token_costs_one_refresh_and_one_repetition() {
         );
         scene.assert_exact(path).await;
     }
-    // All the tokens at once, and a refusal that stays.
+    // All tokens expire at once, then a refusal persists.
     scene.simulator.expire_tokens();
     assert_eq!(scene.round().await.state, WindowState::Settled);
     let before = scene.simulator.statistics();
@@ -281,7 +281,7 @@ async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
                 _ => WindowState::Quarantined,
             };
             assert_eq!(status.state, expected, "{how:?}: {:?}", status.last_error);
-            // Retried slowly, not hammered.
+            // Retried at long intervals only.
             tokio::time::sleep(Duration::from_secs(240)).await;
             let requests = scene.simulator.statistics().total.requests - requests;
             assert!(requests <= 2, "{how:?}: {requests} requests");
@@ -290,7 +290,7 @@ async fn a_mailbox_that_is_gone_or_forbidden_keeps_its_mirror() {
             scene.recovered(&format!("{how:?}")).await;
         }
     }
-    // And with nobody asking, at the latest after the longest wait.
+    // Without a request for a round, it recovers after the longest wait at the latest.
     scene.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
     assert_eq!(scene.round().await.state, WindowState::Quarantined);
     tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -335,7 +335,7 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
     simulator.plan(PlannedFault::once(fault).mailbox(MAILBOX).skip(30));
     let graph = Arc::new(Memory(simulator.clone()));
     let rig = Rig::start(directory.path(), graph, &env, windows).await;
-    // The other mailbox does not notice.
+    // The other mailbox is not affected.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(rig.fleet.window(other).unwrap().state, WindowState::Settled);
     for name in &names {
@@ -343,11 +343,11 @@ async fn a_throttled_mailbox_is_left_alone_as_long_as_it_asks() {
     }
     tokio::time::sleep(Duration::from_secs(1800)).await;
     let statistics = simulator.statistics();
-    assert!(simulator.faults().planned.is_empty(), "all of it happened");
+    assert!(simulator.faults().planned.is_empty(), "a planned fault did not happen");
     let tally = &statistics.mailboxes[MAILBOX];
     assert_eq!(tally.during_pause, 0);
-    assert_eq!(tally.max_concurrent, 3, "as many as allowed, and no more");
-    assert_eq!(tally.statuses[&429], 4, "only what was planned: {:?}", tally.statuses);
+    assert_eq!(tally.max_concurrent, 3, "uses exactly the permitted concurrency");
+    assert_eq!(tally.statuses[&429], 4, "only planned responses: {:?}", tally.statuses);
     assert_eq!(tally.statuses[&503], 1);
     rig.stop().await;
 }
@@ -378,7 +378,7 @@ async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
     let look = move |request: &http::Request<Bytes>| {
         let uri = request.uri().to_string();
         let bobs = uri.contains("bob");
-        // Its second page: something is stored, something is still to come.
+        // The second page: one page is stored, more are still to come.
         assert!(!(bobs && uri.contains("token") && poison.load(Ordering::Relaxed)), "poisoned");
     };
     let graph = Memory(simulator.clone());
@@ -388,15 +388,15 @@ async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     let status = rig.fleet.window(ill).unwrap();
     assert_eq!(status.state, WindowState::BackingOff);
-    assert!(status.failures > 3, "it was restarted again and again: {}", status.failures);
-    assert!(status.failures < 60, "and later each time: {}", status.failures);
+    assert!(status.failures > 3, "not restarted often enough: {}", status.failures);
+    assert!(status.failures < 60, "the delays between restarts must grow: {}", status.failures);
     for name in names.into_iter().filter(|name| *name != ill) {
         let status = rig.fleet.window(name).unwrap();
         assert_eq!((status.state, status.failures), (WindowState::Settled, 0), "{name}");
-        assert!(status.last_round.unwrap().number >= 8, "{name} had all its rounds");
+        assert!(status.last_round.unwrap().number >= 8, "{name} missed rounds");
     }
     poisoned.store(false, Ordering::Relaxed);
-    // By itself, at the next restart.
+    // It recovers at the next restart.
     tokio::time::sleep(Duration::from_secs(180)).await;
     for name in names {
         let status = rig.fleet.window(name).unwrap();
@@ -407,7 +407,7 @@ async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
         assert!(mirrored.len() > 20);
         assert_same(name, &mirrored, &real);
     }
-    // What was stored before the panics was not asked for again.
+    // Pages stored before the panics are not requested again.
     assert_eq!(simulator.statistics().mailboxes[ill].enumerations, 1);
     rig.stop().await;
 }

@@ -1,5 +1,5 @@
-//! A resync that is cut off: wherever a process dies in it, the next one goes on from there,
-//! readers go on seeing the mirror as it was, and the feed tells nothing that did not happen.
+//! An interrupted resync: wherever a process dies in it, the next process continues from there,
+//! readers keep seeing the old mirror, and the feed only gets true changes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::rig::{Rig, noon, window};
 
 const MAILBOX: &str = "alice@contoso.com";
 
-/// A Graph that answers so many requests and then no more.
+/// A Graph that answers this many requests and then no more.
 struct Counted {
     graph: Memory,
     left: Arc<AtomicI64>,
@@ -48,7 +48,7 @@ struct Scene {
     interval: Duration,
 }
 
-/// Nothing happens by itself.
+/// Long enough that no round starts by itself.
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Scene {
@@ -68,7 +68,7 @@ async fn seen(rig: &Rig) -> Events {
     mirror(&rig.store, rig.fleet.id(MAILBOX).unwrap()).await
 }
 
-/// Plays a resync that dies after `requests`; whether it was over before.
+/// Plays a resync that is interrupted after `requests`. Returns whether it had finished before.
 async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> bool {
     let what = format!("cut off after {requests} requests, {changes} changes");
     let directory = tempfile::tempdir().unwrap();
@@ -87,9 +87,9 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     scene.left.store(requests, Ordering::Relaxed);
     let wait = Some(Duration::from_secs(90));
     let over = rig.fleet.resync(MAILBOX, false, wait).await.unwrap().finished.is_some();
-    // Nothing leaves before the end of an enumeration.
+    // No event is removed before the end of an enumeration.
     let during = seen(&rig).await;
-    assert!(over || before.keys().all(|id| during.contains_key(id)), "{what}: somebody is short");
+    assert!(over || before.keys().all(|id| during.contains_key(id)), "{what}: an event is missing");
     let written = rows(&rig) - written;
     // As by kill -9.
     rig.crash().await;
@@ -103,14 +103,14 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let id = rig.fleet.id(MAILBOX).unwrap();
     assert_same(&what, &folded(&rig.store, id).await, &after);
     let again = scene.enumerations() - enumerations;
-    assert_eq!(again, 1, "{what}: it goes on where it was");
+    assert_eq!(again, 1, "{what}: it was enumerated again");
     assert_eq!(status.resyncs, 1, "{what}");
-    // What is told is what differs, each once.
+    // Every difference is published exactly once.
     let told = rig.store.changes(seq, Some(id), 10_000).await.unwrap();
     assert!(told.at_end, "{what}");
     let ids: Vec<String> = told.value.iter().map(|c| c.id.as_str().to_owned()).collect();
     let unique: BTreeSet<String> = ids.iter().cloned().collect();
-    assert_eq!(unique.len(), ids.len(), "{what}: told twice");
+    assert_eq!(unique.len(), ids.len(), "{what}: a change was published twice");
     let differ: BTreeSet<String> = before
         .keys()
         .chain(after.keys())
@@ -119,7 +119,7 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
         .collect();
     assert_eq!(unique, differ, "{what}");
     assert!(changes > 0 || differ.is_empty(), "{what}");
-    // What is the same is not written again, the masters included.
+    // Unchanged rows are not rewritten, masters included.
     let written = written + rows(&rig);
     assert!(changes > 0 || written == 0, "{what}: {written} rows rewritten");
     rig.stop().await;
@@ -127,16 +127,17 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
 }
 
 async fn cut_off_everywhere(behaviour: Behaviour, changes: u32) {
-    // Pages, the masters that did not come, what the to-do still needs: until nothing is left.
+    // Cut off at pages, at fetches of masters, and at other pending entries, until the resync
+    // completes.
     let mut cuts = 0;
     while !cut_off_after(cuts, behaviour.clone(), changes).await {
         cuts += 1;
-        assert!(cuts < 100, "a resync ends");
+        assert!(cuts < 100, "the resync does not end");
     }
-    assert!(cuts > 10, "{cuts} places to be cut off at");
+    assert!(cuts > 10, "only {cuts} places to cut off at");
 }
 
-/// What Graph said holds for the next process too, however the last one ended.
+/// A `Retry-After` also holds for the next process, however the last one ended.
 #[tokio::test(start_paused = true)]
 async fn a_mailbox_that_wants_to_be_left_alone_is_left_alone_over_a_restart() {
     for crash in [false, true] {

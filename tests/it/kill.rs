@@ -1,5 +1,5 @@
-//! Killed at random moments, the first enumeration included, the daemon loses nothing, repeats at
-//! most a page, and tells its readers nothing that it takes back.
+//! A daemon killed at random moments, also during the first enumeration, loses nothing, requests at
+//! most one page again, and publishes nothing that it takes back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::socket::{Api, Follower};
 const WINDOWS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const MUTATIONS: u32 = 500;
 
-/// For every window, how many kills came before anything of it was known to be committed.
+/// For every window, the number of kills before any of its commits was known to be durable.
 type Bare = BTreeMap<&'static str, u64>;
 
-/// A daemon asks for anything but a first page only once the first page is durable.
+/// A daemon requests something other than a first page only once the first page is durable.
 fn count_bare(ground: &Ground, bare: &mut Bare) -> usize {
     let statistics = ground.simulator.statistics();
     let mut resuming = 0;
@@ -33,7 +33,7 @@ fn count_bare(ground: &Ground, bare: &mut Bare) -> usize {
     resuming
 }
 
-/// The fewest requests that all first enumerations together can take.
+/// A lower bound of the requests of all first enumerations together.
 fn pages(ground: &Ground) -> u64 {
     let at = |text: &str| text.parse().unwrap();
     let (start, end) = (at("2026-10-01T00:00:00Z"), at("2027-02-01T00:00:00Z"));
@@ -41,7 +41,7 @@ fn pages(ground: &Ground) -> u64 {
     WINDOWS.iter().map(|name| of(name) as u64 / 10).sum()
 }
 
-/// Follows across the deaths of the daemon until told to stop, then to the end.
+/// Follows the feed across kills of the daemon until stopped, then reads to its end.
 async fn follow(api: Api, mut stop: tokio::sync::oneshot::Receiver<()>) -> Follower {
     let mut follower = Follower::default();
     while stop.try_recv().is_err() {
@@ -53,9 +53,9 @@ async fn follow(api: Api, mut stop: tokio::sync::oneshot::Receiver<()>) -> Follo
     follower
 }
 
-/// Waits until at least so many requests have been made in all.
+/// Waits until at least this many requests have been made in total.
 async fn requests(ground: &Ground, daemon: &mut Daemon, at_least: u64) {
-    eventually("Graph is asked", async || {
+    eventually("Graph gets requests", async || {
         assert!(daemon.over().is_none(), "the daemon ended");
         (ground.simulator.statistics().total.requests >= at_least).then_some(())
     })
@@ -67,10 +67,10 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
     let kills: u32 =
         std::env::var("CALMIRROR_KILLS").map_or(20, |kills| kills.parse().expect("a number"));
     let ground = Ground::new(41, &WINDOWS).await;
-    // Odd in every way, but with patience for links: after a death one is asked again.
+    // All quirks of the seed, but links stay valid longer: a restart requests one again.
     ground.simulator.set_behaviour(Behaviour { kept_tokens: 8, ..Behaviour::by_seed(41) });
     let ms = Duration::from_millis;
-    // Slow enough that the first enumeration lives through several deaths.
+    // Slow enough for the first enumeration to span several kills.
     ground.simulator.set_latency(ms(10)..ms(60));
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let following = tokio::spawn(follow(ground.api.clone(), stopped));
@@ -81,7 +81,7 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
     let mut mutated = 0;
     for kill in 1..=kills {
         let mut daemon = ground.spawn();
-        // A few requests or many, and then anywhere between two of them.
+        // The kill comes after a few requests or many, at any point between two of them.
         let asked = ground.simulator.statistics().total.requests;
         requests(&ground, &mut daemon, asked + chance.u64(1..20)).await;
         while mutated * kills < MUTATIONS * kill {
@@ -113,26 +113,26 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
         let edges = Edges { start: status.start, end: status.end };
         let mailbox = format!("{name}@contoso.com");
         let real = truth(&ground.simulator, &mailbox, None, edges, Completion::Master).await;
-        assert!(real.len() > 50, "{name} has something to lose: {}", real.len());
+        assert!(real.len() > 50, "{name} has too few events: {}", real.len());
         assert_same(&format!("{name}: mirror and truth"), &mirrored, &real);
         assert_same(&format!("{name}: feed and mirror"), &fresh.of(name), &mirrored);
         assert_same(&format!("{name}: follower and mirror"), &follower.of(name), &mirrored);
         assert_eq!(status.events as usize, mirrored.len(), "{name}: count");
-        // So much changes between deaths that a round may remove too much to be believed at once,
-        // which an enumeration confirms; a restart is no reason for one.
+        // Changes accumulate between kills, so a round may hold back a mass removal, which an
+        // enumeration confirms. A restart alone must not cause an enumeration.
         let other = status.last_resync.as_ref().filter(|last| last.reason != ResyncReason::Confirm);
         assert_eq!(other, None, "{name}: enumerated again");
         resyncs.insert(name, status.resyncs);
     }
 
-    // Whoever had begun went on: only a death before the first page was durable costs another.
+    // Enumerations resume: only a kill before the first page is durable costs another one.
     let statistics = ground.simulator.statistics();
     for name in WINDOWS {
         let tally = &statistics.mailboxes[&format!("{name}@contoso.com")];
         let allowed = 1 + bare.get(name).copied().unwrap_or(0) + resyncs[name];
         assert!(tally.enumerations <= allowed, "{name}: {} > {allowed}", tally.enumerations);
     }
-    assert!(early > 1, "the first enumeration was over before a death");
+    assert!(early > 1, "the first enumeration ended before a kill");
     assert!(resuming > kills as usize * WINDOWS.len() / 2, "{resuming} resumed, {bare:?}");
     assert_eq!(statistics.unknown_tokens, 0);
     // A series that changes faster than it can be listed waits for the next round.

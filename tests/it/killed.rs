@@ -1,5 +1,5 @@
-//! `kill -9` between a delta link and the end of its round: what is left to do is durable, is done
-//! by the next process before anything else, and is told once.
+//! `kill -9` between a delta link and the end of its round: pending work is durable, the next
+//! process does it first, and each change is published once.
 
 use calmirror::mirror::status::WindowStatus;
 use calmirror::mirror::window::{Completion, Edges};
@@ -12,7 +12,7 @@ use crate::socket::Follower;
 const WINDOW: &str = "alice";
 const MAILBOX: &str = "alice@contoso.com";
 
-/// A settled window that does nothing by itself, and a reader at its end.
+/// A settled window without rounds of its own, and a reader at the feed's end.
 struct Scene {
     ground: Ground,
     daemon: Daemon,
@@ -27,7 +27,7 @@ impl Scene {
         let ground = Ground::new(seed, &[WINDOW]).await;
         let text = std::fs::read_to_string(&ground.config).unwrap();
         ground.configure(&text.replace("interval = \"1s\"", "interval = \"1d\""));
-        // Every series has its master fetched by id, which takes a request.
+        // Every series' master has to be fetched by id, which takes a request.
         let behaviour = Behaviour { master: MasterOnPage::Absent, ..Behaviour::calm() };
         ground.simulator.set_behaviour(behaviour);
         let daemon = ground.run().await;
@@ -40,39 +40,40 @@ impl Scene {
         Self { ground, daemon, edges, follower, before, enumerations }
     }
 
-    /// Begins a `sync` or `resync` of which the request that fits `stalled` is never answered, and
+    /// Starts a `sync` or `resync` in which the request matching `stalled` gets no response, and
     /// kills the daemon while it waits for that.
     async fn kill(mut self, word: &str, stalled: PlannedFault) -> Self {
         let simulator = &self.ground.simulator;
         simulator.plan(stalled);
         let begun = self.ground.api.post(&format!("/v1/windows/{WINDOW}/{word}")).await;
         assert_eq!(begun.status, 202, "{:?}", begun.body);
-        eventually("the request is made", async || {
+        eventually("the planned request is made", async || {
             assert!(self.daemon.over().is_none(), "the daemon ended");
             simulator.faults().planned.is_empty().then_some(())
         })
         .await;
         let shown = self.ground.api.events(WINDOW).await;
-        assert_same("nobody is shown half of it", &shown, &self.before);
+        assert_same("readers see the old state", &shown, &self.before);
         self.daemon.kill().await;
-        // What delta is asked from now on is not answered: what was begun must do without.
+        // From now on delta requests get no response: the pending work must not need them.
         simulator.plan(PlannedFault::once(Fault::Stall).path("deltatoken"));
         self.daemon = self.ground.run().await;
         self
     }
 
-    /// What was left is done, by no word of delta; then all is compared. How much was told.
+    /// Lets the new process finish the pending work without delta, compares everything, and returns
+    /// the number of published changes.
     async fn end(self) -> usize {
         let Self { ground, daemon, edges, mut follower, before, .. } = self;
         let asked = ground.simulator.statistics().total.enumerations;
         let begun = ground.api.post(&format!("/v1/windows/{WINDOW}/sync")).await;
         assert!(begun.status.is_success(), "{:?}", begun.body);
-        eventually("delta is asked again", async || {
+        eventually("a delta request is made again", async || {
             ground.simulator.faults().planned.is_empty().then_some(())
         })
         .await;
         let again = ground.simulator.statistics().total.enumerations;
-        assert_eq!(again, asked, "it goes on where it was");
+        assert_eq!(again, asked, "the window was enumerated again");
         let real = truth(&ground.simulator, MAILBOX, None, edges, Completion::Master).await;
         assert_same("mirror and truth", &ground.api.events(WINDOW).await, &real);
         let lines = follower.lines;
@@ -81,7 +82,7 @@ impl Scene {
         let differ = before.iter().filter(|(id, event)| real.get(*id) != Some(event)).count();
         let new = real.keys().filter(|id| !before.contains_key(*id)).count();
         let told = follower.lines - lines;
-        assert_eq!(told, differ + new, "each difference is told once");
+        assert_eq!(told, differ + new, "each difference is published once");
         let written = rows_written(&ground).await;
         assert!(told > 0 || written == 0, "{written} rows rewritten by a quiet resync");
         daemon.stop().await;
@@ -92,7 +93,7 @@ impl Scene {
         self.ground.simulator.statistics().total.enumerations - self.enumerations
     }
 
-    /// The first events of a type, by id.
+    /// The ids of the first `most` events of a type.
     fn some(&self, kind: &str, most: usize) -> Vec<String> {
         let of_kind = self.before.iter().filter(|(_, event)| event["type"] == kind);
         of_kind.take(most).map(|(id, _)| id.clone()).collect()
@@ -104,7 +105,7 @@ impl Scene {
     }
 }
 
-/// Rows of events that the running daemon has written.
+/// The number of event rows that the running daemon has written.
 async fn rows_written(ground: &Ground) -> u64 {
     let text = String::from_utf8(ground.api.get("/metrics").await.body.to_vec()).unwrap();
     let mut lines = text.lines();
@@ -112,7 +113,7 @@ async fn rows_written(ground: &Ground) -> u64 {
     found.unwrap().parse().unwrap()
 }
 
-/// A request for one event, which is a master: no other page or listing has it in its path.
+/// A stalled request for one event by id, which is a master: no other request has this path.
 fn a_master() -> PlannedFault {
     PlannedFault::once(Fault::Stall).path("/events/")
 }
@@ -141,7 +142,7 @@ async fn killed_before_a_sweep_it_sweeps_and_tells_each_difference_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_before_a_series_is_complete_it_completes_it_before_it_asks_again() {
-    // Its master, or the listing of its instances.
+    // The request for its master, or the listing of its instances.
     for stalled in [a_master(), PlannedFault::once(Fault::Stall).path("/instances")] {
         let scene = Scene::new(53).await;
         let occurrence = scene.some("occurrence", 1).remove(0);

@@ -1,5 +1,5 @@
-//! A Graph that lies: nothing it says makes the daemon fall over, costs the rest of the page, or
-//! leaves a mirror that is wrong without anybody being told.
+//! A Graph that sends false data: nothing in it crashes the daemon, loses the rest of a page, or
+//! leaves a wrong mirror without a report.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use crate::rig::{Rig, noon, window};
 
 const MAILBOX: &str = "alice@contoso.com";
 
-/// What becomes of the mirror in the very round that was lied to.
+/// The state of the mirror after the round with the lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Then {
-    /// It is the truth: the lie was seen through, or meant nothing.
+    /// It is exact: the lie was detected, or has no effect.
     Exact,
-    /// It is the truth but for one event, which stands as it was before (or is not there yet).
-    /// The status counts it.
+    /// It is exact except for events that keep their previous state (or are still missing). The
+    /// status counts them.
     Counted,
-    /// So many events were made up as one makes up events; nobody can tell.
+    /// This many plausible events were invented; they cannot be detected.
     Believed(usize),
-    /// Ids that differ in their case are different events, and nobody can tell.
+    /// Ids that differ only in case are different events; this cannot be detected.
     Others,
 }
 
@@ -55,7 +55,7 @@ async fn seen(rig: &Rig) -> Events {
     events
 }
 
-/// In which round the lie is told.
+/// The round in which the lie is told.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum When {
     First,
@@ -84,7 +84,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
             When::Resync => rig.fleet.resync(MAILBOX, false, wait).await,
             When::First | When::Later => rig.fleet.sync(MAILBOX, wait).await,
         };
-        started.unwrap().finished.expect("a round ends")
+        started.unwrap().finished.expect("the round ends")
     };
     let real = async |status: &WindowStatus| {
         let edges = Edges { start: status.start, end: status.end };
@@ -98,10 +98,10 @@ async fn told(lie: Lie, seed: u64, when: When) {
     }
     let before = seen(&rig).await;
     let status = round().await;
-    assert!(simulator.faults().planned.is_empty(), "{what} was told");
+    assert!(simulator.faults().planned.is_empty(), "{what} was not sent");
     match (then(lie), status.state) {
         (_, WindowState::Settled) => {}
-        // A series under another id than its master's cannot be completed, and that is told.
+        // A series under another id than its master's cannot be completed, which is reported.
         (Then::Others, WindowState::BackingOff) => {
             assert_eq!(status.last_error.as_ref().unwrap().kind, "incomplete", "{what}");
         }
@@ -124,7 +124,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
                 let (was, is, real) = (before.get(*id), after.get(*id), truth.get(*id));
                 assert_eq!(was, is, "{what}: {id} is {real:#?}");
             }
-            // One series at the most: its master may be what could not be read.
+            // At most one series: its master may be the unreadable item.
             let series = wrong.iter().map(|id| truth.get(*id).map(|e| &e["seriesMasterId"]));
             assert!(series.collect::<std::collections::HashSet<_>>().len() <= 1, "{what}");
         }
@@ -135,7 +135,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
         }
         Then::Others => {}
     }
-    // Graph is honest again, and everything is asked anew: at the latest then all is well.
+    // Graph is honest again and the window is enumerated again, which makes everything right.
     rig.fleet.resync(MAILBOX, false, Some(Duration::from_secs(8 * 3600))).await.unwrap();
     let status = rig.settle(MAILBOX, 6).await;
     assert_same(&format!("{what}, in the end"), &seen(&rig).await, &real(&status).await);

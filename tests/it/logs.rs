@@ -1,5 +1,6 @@
-//! What the real process writes: enough, once, with the window it is about; and never a secret, a
-//! token, a link or the content of an event, whatever happens and whoever asks for how much.
+//! The output of the real process: complete, without repetition, and with the window concerned. It
+//! never contains a secret, a token, a link or the content of an event, whatever happens and
+//! whatever the log level.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,19 +22,19 @@ use crate::memory::Memory;
 use crate::process::{Daemon, Ground, eventually};
 use crate::rig::noon;
 
-/// A secret that shows how it was encoded, too.
+/// A secret with characters that need encoding, so that encoded forms are found too.
 const SECRET: &str = "C4nary/s3cret+&";
 const SECRETS: [&str; 3] = [SECRET, "C4nary%2Fs3cret", "C4nary"];
-/// Of links and tokens; `InvalidDeltaToken` is a code of Graph's.
+/// Parts of links and tokens; `InvalidDeltaToken` is an error code of Graph.
 const LINKS: [&str; 7] =
     ["skiptoken=", "deltatoken=", "token%3d", "r0usmc", "bearer", "access_token", "eyj0exai"];
 
-/// As `{:?}` shows bytes, which is how the storage engine tells what it writes.
+/// The text as `{:?}` shows bytes, which is how the storage engine logs its writes.
 fn as_bytes(text: &str) -> String {
     format!("{:?}", text.as_bytes()).trim_matches(['[', ']']).to_owned()
 }
 
-/// Every text of an event that people wrote, or that says who they are.
+/// Collects the texts of an event that people wrote or that identify people.
 fn contents(event: &Value, into: &mut BTreeSet<String>) {
     fn texts(value: &Value, into: &mut BTreeSet<String>) {
         match value {
@@ -57,7 +58,7 @@ fn write_secret(ground: &Ground) {
     fs::set_permissions(ground.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Every fault there is, at the most talkative level; then everything that was written.
+/// Plays every fault at the most verbose log level, then searches everything that was written.
 async fn canary(seed: u64, format: &str) {
     let names = ["w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8"];
     let ground = Ground::new(seed, &names).await;
@@ -83,7 +84,7 @@ async fn canary(seed: u64, format: &str) {
         }
         join_all(names.map(|name| ground.settle(name))).await;
     }
-    // A sign-in that fails, and that is mended.
+    // A failed sign-in, which is then fixed.
     ground.simulator.plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret }));
     ground.simulator.expire_tokens();
     eventually("the account cannot sign in", async || {
@@ -101,15 +102,15 @@ async fn canary(seed: u64, format: &str) {
             contents(event, &mut forbidden);
         }
     }
-    // Short ones are words that anybody may use, and windows bear the names of their mailboxes.
+    // Short texts are common words, and windows have the names of their mailboxes.
     forbidden.retain(|text| text.len() > 10 && !names.iter().any(|name| text.starts_with(name)));
     assert!(forbidden.len() > 50, "{} texts", forbidden.len());
     let explained = ground.cli(&["check", "--explain"]).await;
     let status = ground.cli(&["status", "--json"]).await;
     let metrics = ground.api.get("/metrics").await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    // With `client_secret_env` the environment holds the secret because somebody put it there;
-    // calmirror itself puts none into it, nor into its command line.
+    // With `client_secret_env` the administrator puts the secret into the environment; calmirror
+    // itself puts it neither there nor into the command line.
     let process = |what| text(&fs::read(format!("/proc/{}/{what}", daemon.id())).unwrap());
     let written = [
         ("the log", daemon.log()),
@@ -122,7 +123,7 @@ async fn canary(seed: u64, format: &str) {
     ];
     let log = &written[0].1;
     for wanted in ["graph answered", "round over", "sign-in failed", "sign-in works again"] {
-        assert!(log.contains(wanted), "it is not talkative: {wanted}");
+        assert!(log.contains(wanted), "the log is not verbose enough: {wanted}");
     }
     for (where_, text) in &written {
         for line in text.lines() {
@@ -153,7 +154,7 @@ async fn the_most_talkative_text_tells_no_secret_link_or_content() {
     canary(62, "text").await;
 }
 
-/// The lines with that message.
+/// The log lines with a message.
 fn lines(daemon: &Daemon, message: &str) -> Vec<Value> {
     let log = daemon.log();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
@@ -171,7 +172,7 @@ async fn with_level(ground: &Ground, level: &str) -> Daemon {
     ground.run().await
 }
 
-/// As programmers see values while they look for something, and as panics would show them.
+/// The value in both debug formats, as in debugging and panics.
 fn debug(what: &impl std::fmt::Debug) -> String {
     format!("{what:?} {what:#?}")
 }
@@ -202,7 +203,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         let faults = load(&format!("{key} = \"wide\"")).unwrap_err();
         seen.extend([debug(&faults), faults.to_string()]);
     }
-    // A secret that stands where it must not: in the configuration itself.
+    // A secret in the wrong place: in the configuration itself.
     for wrong in [format!("client_secret = \"{SECRET}\""), format!("client_secret = {SECRET}")] {
         let faults = load(&wrong).unwrap_err();
         seen.extend([debug(&faults), faults.to_string()]);
@@ -246,7 +247,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trouble_is_told_once_with_its_window_and_so_is_its_end() {
     let ground = Ground::new(63, &["alice", "bob"]).await;
-    // Whoever wants to hear of little hears at least whose trouble it is.
+    // With a low log level each line must still name the window.
     let daemon = with_level(&ground, "warn,calmirror::worker=info").await;
     ground.settle("alice").await;
     ground.simulator.plan(
@@ -285,12 +286,12 @@ async fn a_failed_sign_in_is_one_line_for_the_account() {
         .plan(PlannedFault::always(Fault::SignIn { how: SignInRefusal::ExpiredSecret }));
     ground.simulator.expire_tokens();
     for name in ["alice", "bob", "carol"] {
-        eventually("nobody can sign in", async || {
+        eventually("no window can sign in", async || {
             let state = ground.api.window(name).await.state;
             (state == WindowState::SignInRequired).then_some(())
         })
         .await;
-        // Asked anew, as the secret file has changed; it is as wrong as before.
+        // The secret file has changed, so the sign-in is tried again; the secret is still wrong.
         write_secret(&ground);
         ground.api.post(&format!("/v1/windows/{name}/sync?wait=30s")).await;
     }
@@ -321,7 +322,7 @@ async fn at_debug_a_round_is_one_line_of_its_window() {
     let numbers: Vec<u64> =
         over.iter().map(|line| span(line, "round", "round").as_u64().unwrap()).collect();
     assert!(numbers.len() as u64 >= last, "{numbers:?}");
-    assert!(numbers.is_sorted_by(|a, b| a < b), "one line a round: {numbers:?}");
+    assert!(numbers.is_sorted_by(|a, b| a < b), "one line per round: {numbers:?}");
     let outcomes: BTreeSet<&str> =
         over.iter().map(|line| line["outcome"].as_str().unwrap()).collect();
     assert_eq!(outcomes, ["forbidden", "settled"].into());
@@ -341,7 +342,7 @@ async fn text_has_the_window_and_the_round_too_and_a_missing_journal_is_told() {
     let journald = "format = \"journald\"\nlevel = \"debug\"\n";
     ground.configure(&text.replace("format = \"json\"\n", journald));
     if fs::exists("/run/systemd/journal/socket").unwrap() {
-        // There is a journal here: what it gets is looked at in a booted system.
+        // This machine has a journal: its entries are checked in a booted system.
         return;
     }
     let daemon = ground.run().await;

@@ -1,5 +1,5 @@
-//! Windows that move, that have no end, that run empty, and that are cut: over a seam an event is
-//! never lost from sight.
+//! Windows that move, that have no end, that become empty, and that are segmented: an event that
+//! crosses a segment boundary is never missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -67,10 +67,11 @@ fn starts(event: &serde_json::Value) -> Timestamp {
     text.parse::<jiff::civil::DateTime>().unwrap().in_tz("UTC").unwrap().timestamp()
 }
 
-/// Moves single events and occurrences over the seam, at any moment of a round, and back once the
-/// mirror has followed. (One that is back before the other segment was asked has been in no
-/// answer, and is told as removed and created: docs/design.md.) The feed says what became of each
-/// as the store saw it: one that had been absent for a moment would have been created anew.
+/// Moves single events and occurrences across the segment boundary, at any moment of a round, and
+/// back once the mirror has followed. (An event that is back before the other segment was requested
+/// was in no response, and is reported as removed and created: docs/design.md.) The feed shows each
+/// event's changes as the store saw them: an event that was missing for a moment would have been
+/// created again.
 async fn over_the_seam(seed: u64, complete: Completion) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let directory = tempfile::tempdir().unwrap();
@@ -151,7 +152,7 @@ async fn over_the_seam(seed: u64, complete: Completion) {
     assert_true(&rig, &simulator, ALICE, complete).await;
     let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
     assert!(changes.value.iter().all(|change| change.kind == ChangeKind::Updated), "seed {seed}");
-    // What is gone for good leaves, whichever side it was on.
+    // Deleted events are removed, whichever side they were on.
     let (gone, rest) = singles.split_at(2);
     for event in gone {
         edit(&simulator, Edit::Delete { event: event.clone() });
@@ -170,7 +171,7 @@ async fn an_event_that_moves_over_a_seam_is_never_absent() {
     }
 }
 
-/// A window without limit: many segments, of which those far from today are asked less often.
+/// A window without limit: many segments, of which those far from today are requested less often.
 #[tokio::test(start_paused = true)]
 async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
     let directory = tempfile::tempdir().unwrap();
@@ -197,9 +198,12 @@ async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
     let asked = simulator.statistics().total.requests / 4;
     assert!((100..150).contains(&asked), "{asked} requests an hour instead of 900");
     let id = rig.fleet.id(ALICE).unwrap();
-    assert!(mirror(&rig.store, id).await.contains_key(&created), "within an hour all the same");
+    assert!(
+        mirror(&rig.store, id).await.contains_key(&created),
+        "the far event is missing after an hour"
+    );
 
-    // Whoever asks gets all of it.
+    // A requested round covers all segments.
     let created = edit(&simulator, far("at once"));
     simulator.reset_statistics();
     rig.fleet.sync(ALICE, Some(HOUR)).await.unwrap();
@@ -208,7 +212,8 @@ async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
     rig.stop().await;
 }
 
-/// Weeks of three windows whose edges move: each at its own hour, quietly, with a restart amid.
+/// Weeks of three windows with moving edges: each moves at its own hour, without spurious changes,
+/// with a restart in between.
 #[tokio::test(start_paused = true)]
 async fn edges_move_for_weeks_and_lose_nothing() {
     const NAMES: [&str; 3] = [ALICE, "bob@contoso.com", "carol@contoso.com"];
@@ -248,14 +253,17 @@ async fn edges_move_for_weeks_and_lose_nothing() {
                 moved.push(resync.at);
                 assert_eq!(status.resyncs, moved.len() as u64, "{name}");
                 if restarted < 3 {
-                    // Wherever it is: at its first page, or at its last.
+                    // At any point of the enumeration: at its first page or at its last.
                     restarted += 1;
                     rig.crash().await;
                     rig = start(directory.path(), &simulator, &env, &windows).await;
                 }
             }
             let stated = windows[0].end.resolve(env.now());
-            assert!(rig.fleet.window(name).unwrap().end >= stated, "the stated future is covered");
+            assert!(
+                rig.fleet.window(name).unwrap().end >= stated,
+                "the window ends before its configured end"
+            );
         }
         let changes = rig.store.changes(cursor, None, 10_000).await.unwrap();
         for change in changes.value {
@@ -265,7 +273,7 @@ async fn edges_move_for_weeks_and_lose_nothing() {
                 (ChangeKind::Removed, Some(RemovalReason::LeftWindow)) => {
                     assert!(living.remove(&event) && left.insert(event), "left once");
                 }
-                other => panic!("nothing else happens here: {other:?}"),
+                other => panic!("unexpected change: {other:?}"),
             }
         }
         cursor = changes.seq;
@@ -277,14 +285,14 @@ async fn edges_move_for_weeks_and_lose_nothing() {
     }
     assert!(left.len() > 30, "{} events left", left.len());
     let at: BTreeSet<Timestamp> = moves.values().flatten().copied().collect();
-    assert_eq!(at.len(), moves.values().map(Vec::len).sum::<usize>(), "never two at once");
+    assert_eq!(at.len(), moves.values().map(Vec::len).sum::<usize>(), "two windows moved at once");
     let hour = |at: &Timestamp| at.to_zoned(jiff::tz::TimeZone::UTC).hour();
     let hours: BTreeSet<_> = moves.values().map(|moves| moves.iter().map(hour).min()).collect();
-    assert_eq!(hours.len(), NAMES.len(), "each at an hour of its own: {moves:?}");
+    assert_eq!(hours.len(), NAMES.len(), "two windows move at the same hour: {moves:?}");
     rig.stop().await;
 }
 
-/// A start that moves towards a fixed end: in the end nothing is left, and nobody is asked.
+/// A start that moves towards a fixed end: in the end the window is empty and makes no requests.
 #[tokio::test(start_paused = true)]
 async fn a_window_that_runs_empty_stays_idle() {
     let directory = tempfile::tempdir().unwrap();
@@ -294,7 +302,7 @@ async fn a_window_that_runs_empty_stays_idle() {
         let start = at(&format!("2026-11-0{day}T08:00:00Z"));
         edit(&simulator, Edit::CreateSingle { subject: format!("{day}"), start, minutes: 60 });
     }
-    // Over the edge: it does not end with the window.
+    // This event crosses the window's end and does not end with it.
     let start_at = at("2026-11-07T20:00:00Z");
     edit(&simulator, Edit::CreateSingle { subject: "on".into(), start: start_at, minutes: 600 });
     let end = Edge::At(at("2026-11-08T00:00:00Z"));

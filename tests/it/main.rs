@@ -1,5 +1,5 @@
-//! Everything that needs more than one room: the whole daemon over an in-memory Graph in paused
-//! time, real bodies, and the real binary.
+//! Tests across modules: the whole daemon over an in-memory Graph in paused time, over real HTTP
+//! bodies, and as the real binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod answers;

@@ -1,5 +1,5 @@
-//! `/metrics` over a running fleet: what is documented is there, moves when it should, and is no
-//! more for many windows than for few.
+//! `/metrics` over a running fleet: documented metrics exist and move when they should, and their
+//! number does not grow with the windows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ async fn scrape(api: &Router) -> Samples {
     samples.collect()
 }
 
-/// The metrics that a text declares, with their types.
+/// The metrics that a scrape declares, with their types.
 fn declared(text: &str) -> BTreeMap<&str, &str> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types.map(|line| line.split_once(' ').unwrap()).collect()
@@ -89,7 +89,7 @@ fn metric<'a>(series: &'a str, declared: &BTreeMap<&str, &str>) -> &'a str {
     histogram.filter(|name| declared.contains_key(name)).unwrap_or(name)
 }
 
-/// The metrics that the documentation has in its table.
+/// The metrics in the documentation's table, with their types.
 fn documented() -> BTreeMap<&'static str, &'static str> {
     let rows = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `"));
     let cells = rows.filter_map(|row| {
@@ -102,7 +102,7 @@ fn documented() -> BTreeMap<&'static str, &'static str> {
         .collect()
 }
 
-/// The simulated Graph, over a transport that panics when it is told to.
+/// The simulated Graph over a transport that panics on request.
 struct Stumbling {
     graph: Memory,
     stumble: Arc<AtomicBool>,
@@ -113,16 +113,16 @@ impl Transport for Stumbling {
         &self,
         request: Request<Bytes>,
     ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
-        assert!(!self.stumble.swap(false, Ordering::Relaxed), "as it was told to");
+        assert!(!self.stumble.swap(false, Ordering::Relaxed), "requested by the test");
         self.graph.send(request)
     }
 }
 
-/// What nothing in a test moves for certain, and why.
+/// Metrics that no test can move reliably, and why.
 const STILL: &[&str] = &[
     "calmirror_build_info",       // a constant
-    "calmirror_store_free_bytes", // other people's disk
-    "calmirror_store_queue_jobs", // empty before anybody can look
+    "calmirror_store_free_bytes", // the disk is shared
+    "calmirror_store_queue_jobs", // empty by the time of a scrape
     "process_start_time_seconds", // a constant
     "process_cpu_seconds_total",  // coarse
     "process_resident_memory_bytes",
@@ -151,7 +151,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(settled["calmirror_events"], events);
     assert_eq!(settled["calmirror_changes_total{change=\"created\"}"], events);
 
-    // A request in the air, and a fleet that waits.
+    // A request in flight, and a fleet that waits for it.
     graph.plan(PlannedFault::once(Fault::Stall).path("delta"));
     tokio::time::sleep(Duration::from_secs(80)).await;
     let stalled = scrape(&api).await;
@@ -161,7 +161,7 @@ async fn every_documented_metric_is_there_and_moves() {
     scrapes.push(stalled);
     rig.settle(MAILBOX, 10).await;
 
-    // Throttled, forbidden, a dead link, a panic, and much that changes.
+    // Throttling, a refusal, a dead link, a panic, and many changes.
     let retry_after = Some("17".to_owned());
     graph.plan(PlannedFault::once(Fault::Throttled { retry_after }).path("delta"));
     rig.fleet.sync(MAILBOX, Some(Duration::from_secs(600))).await.unwrap();
@@ -209,7 +209,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(now["calmirror_feed_last_seq"], changes);
     scrapes.push(now);
 
-    // A reload that is refused.
+    // A refused reload.
     assert_eq!(scrapes[0]["calmirror_reload_last_success"], 1.0);
     let asking = tokio::spawn(async move { reloads.ask(false).await });
     let ask = asks.next().await.unwrap();
@@ -224,7 +224,7 @@ async fn every_documented_metric_is_there_and_moves() {
     );
     scrapes.push(refused);
 
-    // Readers of the feed, and that they are gone.
+    // Readers of the feed are counted while they are connected.
     let ask = |path: &str, accept: &str| {
         let request = Request::get(path).header("accept", accept.to_owned());
         api.clone().oneshot(request.body(ApiBody::empty()).unwrap())
@@ -258,7 +258,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(declared, documented(), "the metrics and docs/monitoring/README.md");
     let mut moved: BTreeSet<&str> = STILL.iter().copied().collect();
     for (earlier, later) in scrapes.iter().zip(&scrapes[1..]) {
-        assert!(earlier.keys().eq(later.keys()), "series came or went");
+        assert!(earlier.keys().eq(later.keys()), "the set of series changed");
         let differing = later.iter().filter(|(series, value)| earlier[*series] != **value);
         moved.extend(differing.map(|(series, _)| metric(series, &declared)));
     }
@@ -269,7 +269,7 @@ async fn every_documented_metric_is_there_and_moves() {
     rig.stop().await;
 }
 
-/// The series of a fleet of so many windows that have all lived a little.
+/// The series of a fleet of this size after a few rounds.
 async fn series(windows: usize) -> BTreeSet<String> {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(32, noon());

@@ -1,4 +1,4 @@
-//! Parts that fail while others work: what is right goes on, what is not is held, and all of it ends.
+//! Partial failures: unaffected parts continue, affected parts are held, and all of it ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,7 +62,7 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
     rig.stop().await;
 }
 
-/// At least 20 events and more than half of a window, however it is cut.
+/// A removal of at least 20 events and more than half of the window, over all its segments.
 #[tokio::test(start_paused = true)]
 async fn a_window_of_two_segments_that_empties_is_held() {
     let directory = tempfile::tempdir().unwrap();
@@ -110,7 +110,7 @@ async fn each_segments_link_may_die_once() {
     rig.stop().await;
 }
 
-/// The first segment lies in the past and cannot be had; the second holds today.
+/// The first segment lies in the past and cannot be fetched; the second contains today.
 #[tokio::test(start_paused = true)]
 async fn a_segment_in_trouble_does_not_starve_the_others() {
     let directory = tempfile::tempdir().unwrap();
@@ -126,13 +126,13 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     tokio::time::sleep(Duration::from_secs(48 * 3600)).await;
     let id = rig.fleet.id(ALICE).unwrap();
-    assert_eq!(mirror(&rig.store, id).await.len(), 1, "two days, and today is not asked for");
+    assert_eq!(mirror(&rig.store, id).await.len(), 1, "today's event is missing after two days");
     rig.stop().await;
 }
 
 type Answer = Result<http::Response<BodyStream>, TransportError>;
 
-/// Graph, for some of whose addresses somebody else answers from some time on.
+/// A Graph that answers some URLs with a fault once `spoilt` is set.
 struct Spoilt {
     graph: Memory,
     of: fn(&http::Uri) -> bool,
@@ -161,7 +161,7 @@ impl Transport for Spoilt {
     }
 }
 
-/// A mirrored series that was renamed, and can be listed no more.
+/// A mirrored series that was renamed and can no longer be listed.
 async fn spoilt(
     directory: &std::path::Path,
     answer: fn(u64) -> Answer,
@@ -185,7 +185,7 @@ async fn spoilt(
     (rig, simulator, listings)
 }
 
-/// An empty page, and an ever new link.
+/// An empty page with a new link each time.
 fn empty_page(n: u64) -> Answer {
     let next = format!("{BASE}/users/x/events/y/instances?$skip={n}");
     let body = format!(r#"{{"value":[],"@odata.nextLink":"{next}"}}"#);
@@ -198,11 +198,11 @@ async fn a_listing_of_empty_pages_ends() {
     let (rig, _, listings) = spoilt(directory.path(), empty_page).await;
     let ended = rig.fleet.sync(ALICE, Some(Duration::from_secs(4 * 3600))).await.unwrap().finished;
     let asked = listings.asked.load(Ordering::Relaxed);
-    assert!(ended.is_some(), "{asked} requests in four hours, and no end");
+    assert!(ended.is_some(), "{asked} requests in four hours without an end");
     rig.stop().await;
 }
 
-/// Pages were never refused: only the token endpoint is down.
+/// Page requests are never refused; only the token endpoint is down.
 #[tokio::test(start_paused = true)]
 async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -224,8 +224,8 @@ async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
     rig.stop().await;
 }
 
-/// One removal in the near segment waits for the far one, which is in trouble; what else happens in
-/// the near one is shown meanwhile.
+/// One removal in the near segment waits for the far segment, which is failing. Other changes in
+/// the near segment are published meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_parked_removal_does_not_freeze_its_segment() {
     let directory = tempfile::tempdir().unwrap();
@@ -236,7 +236,7 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
     let rig = start(directory.path(), &simulator, &env, tracked()).await;
     rig.settle(ALICE, 5).await;
     simulator.kill_tokens(None);
-    // The second segment, from its first address.
+    // The second segment fails from its first request on.
     simulator.plan(PlannedFault::always(Fault::InternalError).path("startDateTime=2028"));
     edit(&simulator, Edit::Delete { event: gone });
     for _ in 0..3 {
@@ -248,12 +248,15 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
     }
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
     let id = rig.fleet.id(ALICE).unwrap();
-    assert!(mirror(&rig.store, id).await.contains_key(&new), "a day later it is not there");
+    assert!(
+        mirror(&rig.store, id).await.contains_key(&new),
+        "the new event is missing after a day"
+    );
     rig.stop().await;
 }
 
-/// What came is shown and the series stays on the to-do, whatever its listing breaks off with; the
-/// rest of the calendar goes on.
+/// However a listing breaks off, received changes are published, the series stays pending, and the
+/// rest of the calendar continues.
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
     let directory = tempfile::tempdir().unwrap();
@@ -263,11 +266,15 @@ async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
     let new = edit(&simulator, single("new", noon() + days(3)));
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
     let id = rig.fleet.id(ALICE).unwrap();
-    assert!(mirror(&rig.store, id).await.contains_key(&new), "a day later it is not there");
+    assert!(
+        mirror(&rig.store, id).await.contains_key(&new),
+        "the new event is missing after a day"
+    );
     rig.stop().await;
 }
 
-/// A second death in a round waits, and the waits double, although each attempt brings pages.
+/// From the second dead link in a round on, the window waits, and the waits double although each
+/// attempt fetches pages.
 #[tokio::test(start_paused = true)]
 async fn links_that_keep_dying_are_waited_for_longer_each_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -288,7 +295,7 @@ async fn links_that_keep_dying_are_waited_for_longer_each_time() {
     let rig = Rig::start(directory.path(), dead.clone(), &env, vec![tracked]).await;
     tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
     let deaths = dead.asked.load(Ordering::Relaxed);
-    assert!((20..60).contains(&deaths), "{deaths} of 288 at the interval");
+    assert!((20..60).contains(&deaths), "{deaths} dead links; 288 without longer waits");
     dead.spoilt.store(false, Ordering::Relaxed);
     let status = rig.settle(ALICE, 60).await;
     assert_eq!(status.events, 60);

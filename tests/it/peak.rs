@@ -1,5 +1,5 @@
-//! What answers that are far too large cost the real process in memory: never more than a few
-//! times the cap, and the mirror is exact again afterwards.
+//! Memory that oversized responses cost the real process: never more than a few times the cap.
+//! Afterwards the mirror is exact again.
 
 use std::fs;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::process::{Daemon, Ground, eventually};
 
 const WINDOW: &str = "alice";
 
-/// The most memory the process had resident, MiB.
+/// The process's peak resident memory, MiB.
 pub(crate) fn peak(daemon: &Daemon) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -34,8 +34,8 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         let before = peak(&daemon);
         ground.simulator.plan(PlannedFault::once(fault.clone()).path("deltatoken"));
         ground.api.post(&format!("/v1/windows/{WINDOW}/sync?wait=60s")).await;
-        assert!(ground.simulator.faults().planned.is_empty(), "{fault:?} happened");
-        // Whatever was believed is swept by an enumeration.
+        assert!(ground.simulator.faults().planned.is_empty(), "{fault:?} did not happen");
+        // The enumeration sweeps any events accepted by mistake.
         ground
             .api
             .post(&format!("/v1/windows/{WINDOW}/resync?accept_removals=true&wait=60s"))
@@ -46,26 +46,26 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         let real = truth(&ground.simulator, &mailbox, None, edges, Completion::Master).await;
         assert_same(&format!("{fault:?}"), &ground.api.events(WINDOW).await, &real);
         let after = peak(&daemon);
-        // The largest page, its largest item, and that item on its way through the store.
-        // Measured in the test profile: 286 to 367.
+        // The largest page, its largest item, and that item while the store writes it. Measured in
+        // the test profile: 286 to 367.
         assert!(after < 450, "{fault:?}: {before} MiB before, {after} MiB at most");
         daemon.stop().await;
     }
 }
 
-/// What the process may take with one answer of the below, or with thirty at once, MiB. The memory
-/// that answers share, and the one answer that may exceed it, take 128 MiB. Measured in the test
+/// The memory allowed with one of the responses below, or with thirty at once, MiB. The memory that
+/// responses share, and the one response that may exceed it, take 128 MiB. Measured in the test
 /// profile: 117 to 146 MiB, 218 to 270 with thirty.
 const MOST: u64 = 300;
-/// How long `/healthz` may take meanwhile: a second, and more where nothing is optimised.
+/// The longest `/healthz` may take meanwhile: one second, more in unoptimised builds.
 const HEALTHY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
-/// How long a stop may take meanwhile.
+/// The longest a stop may take meanwhile.
 const STOPPED: Duration = Duration::from_secs(10);
 
-/// Waits until so many planned faults are left; the longest that `/healthz` took.
+/// Waits until at most `left` planned faults remain. Returns the slowest `/healthz`.
 async fn until_left(ground: &Ground, left: u32) -> Duration {
     let mut longest = Duration::ZERO;
-    eventually("the planned answers are given", async || {
+    eventually("the planned responses are sent", async || {
         let asked = Instant::now();
         let answer = ground.api.get("/healthz").await;
         assert!(answer.status.is_success());
@@ -78,17 +78,17 @@ async fn until_left(ground: &Ground, left: u32) -> Duration {
     longest
 }
 
-/// The answers that are too large, and how many windows get one at the same time: a page of 100,000
-/// events, and thirty compressed answers that inflate to 128 MiB.
+/// The oversized responses, and the number of windows that get one at the same time: a page of
+/// 100,000 events, and thirty compressed responses that inflate to 128 MiB.
 fn too_large() -> [(Fault, u32); 2] {
     [(Fault::CrowdedPage { above: 0 }, 1), (Fault::Bomb, 30)]
 }
 
-/// A daemon whose windows are settled, and for each of them one of these answers to come.
+/// A daemon with settled windows, each of which gets one of these responses next.
 async fn expecting(fault: &Fault, windows: u32) -> (Ground, Daemon, Vec<String>) {
     let names: Vec<String> = (0..windows).map(|n| format!("room-{n}")).collect();
     let ground = Ground::new(62, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    // So that smaller pages are left to be asked for, and time for them.
+    // Leaves room for smaller pages, and time to fetch them.
     let config = fs::read_to_string(&ground.config).unwrap();
     let config = config.replace("page_size = 10", "page_size = 200");
     ground.configure(&config.replace("interval = \"1s\"", "interval = \"3s\""));
@@ -105,7 +105,7 @@ async fn answers_too_large_are_bounded_in_sum_and_hold_nothing_up() {
     for (fault, windows) in too_large() {
         let (ground, daemon, names) = expecting(&fault, windows).await;
         let mut longest = until_left(&ground, 0).await;
-        // Until the last of them has been read.
+        // Until the last of them is read.
         for name in &names {
             let asked = Instant::now();
             assert!(ground.api.get("/healthz").await.status.is_success());

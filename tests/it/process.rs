@@ -1,7 +1,7 @@
-//! The real binary as a child process, over a simulated Graph that this process serves.
+//! The real binary as a child process, over a simulated Graph served by this process.
 //!
-//! Real processes have real time: nothing here is paused. What has to happen is waited for by
-//! looking again until a deadline that only a failure meets.
+//! Real processes run in real time, so nothing is paused here. Tests poll for the expected state
+//! until a deadline that is only reached on failure.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,10 +21,10 @@ use tokio::task::JoinHandle;
 use crate::rig::noon;
 use crate::socket::Api;
 
-/// Nothing that goes well takes so long, on however busy a machine.
+/// Longer than any successful step takes, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Looks again and again until there is an answer.
+/// Polls until there is a result.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
@@ -36,11 +36,11 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     };
     match tokio::time::timeout(PATIENCE, looking).await {
         Ok(found) => found,
-        Err(_) => panic!("waited in vain: {what}"),
+        Err(_) => panic!("timed out waiting until {what}"),
     }
 }
 
-/// A directory with a configuration, and a Graph for it to speak of.
+/// A directory with a configuration, and the Graph it refers to.
 pub(crate) struct Ground {
     pub(crate) directory: TempDir,
     pub(crate) simulator: Simulator,
@@ -57,13 +57,13 @@ impl Drop for Ground {
 }
 
 impl Ground {
-    /// A populated mailbox and a window of the same name for each of `mailboxes`.
+    /// Adds a populated mailbox and a window of the same name for each of `mailboxes`.
     pub(crate) async fn new(seed: u64, mailboxes: &[&str]) -> Self {
         let simulator = Simulator::new(SimulatorSettings::new(seed, Env::simulated(seed, noon())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         simulator.set_base_url(&format!("{base}/v1.0"));
-        // The daemon's clock is this machine's.
+        // The daemon uses this machine's clock.
         simulator.set_date_ahead(Timestamp::now().duration_since(noon()));
         let graph = tokio::spawn(simulator.clone().serve(listener, std::future::pending()));
         let directory = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ impl Ground {
         ground
     }
 
-    /// A mailbox with about a hundred and fifty instances in the window.
+    /// Adds a mailbox with about 150 instances in the window.
     pub(crate) fn populate(&self, name: &str) -> String {
         let address = format!("{name}@contoso.com");
         self.simulator.add_mailbox(&address);
@@ -99,7 +99,7 @@ impl Ground {
         address
     }
 
-    /// Everything of the configuration but windows.
+    /// The configuration without windows.
     pub(crate) fn preamble(&self) -> String {
         let Self { base, .. } = self;
         let directory = self.directory.path().display();
@@ -135,7 +135,7 @@ client_secret_file = "secret"
         self.directory.path().join(name)
     }
 
-    /// A calmirror with this configuration, its command still to be said.
+    /// A `calmirror` command with this configuration, without a subcommand yet.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_calmirror"));
         for (name, _) in std::env::vars_os() {
@@ -147,12 +147,12 @@ client_secret_file = "secret"
         command
     }
 
-    /// Starts the daemon; it may not serve yet.
+    /// Starts the daemon without waiting until it serves.
     pub(crate) fn spawn(&self) -> Daemon {
         self.spawn_in(&[])
     }
 
-    /// The same, with more in its environment.
+    /// Starts the daemon with additional environment variables.
     pub(crate) fn spawn_in(&self, environment: &[(&str, &str)]) -> Daemon {
         let log = self.path("log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
@@ -179,8 +179,8 @@ client_secret_file = "secret"
         finish(self.command().args(arguments)).await
     }
 
-    /// Rounds until the window is settled twice in a row, which with nothing wrong is soon. Once
-    /// may be no more than the end of a round that began before the last thing happened.
+    /// Requests rounds until the window is settled twice in a row. The first time may be the end of
+    /// a round that began before the last change.
     pub(crate) async fn settle(&self, window: &str) -> WindowStatus {
         let mut settled = 0;
         eventually("the window settles", async || {
@@ -194,7 +194,7 @@ client_secret_file = "secret"
     }
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -202,7 +202,7 @@ pub(crate) struct Outcome {
     pub(crate) err: String,
 }
 
-/// Runs a command to its end, but not for ever.
+/// Runs a command to its end, within the deadline.
 pub(crate) async fn finish(command: &mut Command) -> Outcome {
     let directory = tempfile::tempdir().unwrap();
     let (out, err) = (directory.path().join("out"), directory.path().join("err"));
@@ -217,7 +217,7 @@ pub(crate) async fn finish(command: &mut Command) -> Outcome {
     Outcome { code: status.code(), out: text(&out), err: text(&err) }
 }
 
-/// A running calmirror; killed when it is dropped.
+/// A running calmirror, killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
     log: PathBuf,
@@ -233,7 +233,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// How it ended, if it did.
+    /// The exit status, if it has ended.
     pub(crate) fn over(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
@@ -242,10 +242,10 @@ impl Daemon {
         eventually("the process ends", async || self.over()).await
     }
 
-    /// Kills it as a power cut would, and waits until it is gone.
+    /// Kills it with SIGKILL, as in a power cut, and waits until it has ended.
     pub(crate) async fn kill(mut self) {
         self.child.kill().unwrap();
-        assert_eq!(self.ended().await.signal(), Some(9), "it ended before it was killed");
+        assert_eq!(self.ended().await.signal(), Some(9), "the daemon ended before it was killed");
     }
 
     /// Sends `TERM`, `INT` or `HUP`.
@@ -258,7 +258,7 @@ impl Daemon {
         assert!(sent.success());
     }
 
-    /// Stops it in good order.
+    /// Stops it with SIGTERM.
     pub(crate) async fn stop(mut self) {
         self.signal("TERM");
         assert_eq!(self.ended().await.code(), Some(0), "{}", self.log());
@@ -268,7 +268,7 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Everything logged at WARN or above, over all runs on this ground.
+    /// Everything logged at WARN or above, over all runs in this directory.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let loud = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
         self.log().lines().filter(loud).map(str::to_owned).collect()
@@ -281,12 +281,12 @@ impl Drop for Daemon {
             && let Ok(log) = fs::read_to_string(&self.log)
         {
             let lines: Vec<&str> = log.lines().collect();
-            #[expect(clippy::print_stderr, reason = "a failed test shows what the daemon said")]
+            #[expect(clippy::print_stderr, reason = "a failed test shows the daemon's log")]
             for line in &lines[lines.len().saturating_sub(30)..] {
                 eprintln!("daemon: {line}");
             }
         }
-        // Gone already is what it should be.
+        // It may have ended already.
         self.child.kill().ok();
         self.child.wait().ok();
     }

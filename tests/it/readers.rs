@@ -1,5 +1,5 @@
-//! Many readers that take next to nothing of large answers: what they cost the real process, and
-//! that it stops in time.
+//! Many readers that consume large responses very slowly: their cost in the real process, and that
+//! the process stops in time.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -14,13 +14,13 @@ use crate::peak::peak;
 use crate::process::{Ground, PATIENCE, eventually};
 use crate::rig::noon;
 
-/// Readers at the same time.
+/// The number of concurrent readers.
 const READERS: usize = 300;
 
-/// What the process may have resident with them, MiB. Measured in the test profile: 165 to 168.
+/// The resident memory allowed with all readers, MiB. Measured in the test profile: 165 to 168.
 const MOST: u64 = 300;
 
-/// A mailbox of which every answer is far larger than what the kernel takes for its reader.
+/// Adds a mailbox whose responses are far larger than the kernel's socket buffers.
 fn large(ground: &Ground) {
     let address = "hall@contoso.com";
     ground.simulator.add_mailbox(address);
@@ -80,7 +80,7 @@ async fn readers_that_take_nothing_cost_little_and_do_not_hold_up_the_end() {
     let before = peak(&daemon);
 
     let mut readers: Vec<UnixStream> = (0..READERS).map(|index| ask(&ground, index)).collect();
-    // Each has the beginning of its answer, and goes on taking a little.
+    // Each reader gets the beginning of its response and continues with small reads.
     for reader in &mut readers {
         reader.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         reader.read_exact(&mut [0; 4096]).unwrap();
@@ -93,7 +93,7 @@ async fn readers_that_take_nothing_cost_little_and_do_not_hold_up_the_end() {
         assert!(ground.api.get("/healthz").await.status.is_success());
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
-    // A reader that takes what it gets is not held up by them.
+    // The slow readers do not delay a normal reader.
     let begun = Instant::now();
     let whole = ground.api.get("/v1/windows/hall/events?limit=10000").await.json();
     assert!(!whole["value"].as_array().unwrap().is_empty());
@@ -107,7 +107,7 @@ async fn readers_that_take_nothing_cost_little_and_do_not_hold_up_the_end() {
     assert_eq!(daemon.ended().await.code(), Some(0), "{}", daemon.log());
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
-    // The connections are cut off after five seconds, and meanwhile the watchdog is fed.
+    // The connections are cut after five seconds; the watchdog is fed meanwhile.
     let fed = fed.load(Ordering::Relaxed) - before;
     assert!(fed >= took.as_secs(), "fed {fed} times in {took:?}");
     drop(readers);

@@ -1,5 +1,5 @@
-//! What a reload does to a fleet, in simulated time: a whole daemon over an in-memory Graph, whose
-//! configuration is written anew under it.
+//! The effects of a reload on a fleet, in simulated time: a whole daemon over an in-memory Graph,
+//! with a configuration that is rewritten while it runs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,7 +37,7 @@ use crate::rig::{BASE, noon};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A daemon whose configuration can be written anew.
+/// A daemon whose configuration can be rewritten.
 struct Live {
     directory: TempDir,
     simulator: Simulator,
@@ -49,7 +49,7 @@ struct Live {
     running: JoinHandle<()>,
 }
 
-/// A Graph with these mailboxes, each with so many single events and series.
+/// A Graph with these mailboxes, each with `events` single events and some series.
 fn graph(seed: u64, mailboxes: &[&str], events: usize) -> (Simulator, Env) {
     let env = Env::simulated(seed, noon());
     let simulator = Simulator::new(SimulatorSettings::new(seed, env.clone()));
@@ -73,13 +73,13 @@ fn graph(seed: u64, mailboxes: &[&str], events: usize) -> (Simulator, Env) {
 }
 
 impl Live {
-    /// Starts with these windows: name, mailbox, and what else stands in the entry.
+    /// Starts with these windows: name, mailbox, and further lines of the entry.
     async fn start(graph: (Simulator, Env), windows: &[(&str, &str, &str)]) -> Self {
         let transport = Arc::new(Memory(graph.0.clone()));
         Self::over(transport, graph, "s3cret", &text(windows)).await
     }
 
-    /// Starts with this configuration, whose account's file `secret` holds `secret`.
+    /// Starts with this configuration. The account's file `secret` holds `secret`.
     async fn over(
         transport: Arc<dyn Transport>,
         graph: (Simulator, Env),
@@ -140,7 +140,7 @@ impl Live {
         self.fleet.window(name).unwrap()
     }
 
-    /// Lets rounds go on until the window is settled.
+    /// Waits until the window is settled.
     async fn settled(&self, name: &str) -> WindowStatus {
         for _ in 0..10_000 {
             let status = self.window(name);
@@ -152,7 +152,7 @@ impl Live {
         panic!("does not settle: {:?}", self.window(name));
     }
 
-    /// The window is what Graph lists, and so is its feed.
+    /// Asserts that the window and its feed equal what Graph lists.
     async fn assert_true(&self, name: &str, mailbox: &str) {
         self.fleet.sync(name, Some(HOUR)).await.unwrap();
         let status = self.settled(name).await;
@@ -203,7 +203,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
         names.iter().map(|name| (name.as_str(), name.as_str(), more)).collect()
     };
     let live = Live::start(graph(1, &mailboxes, 0), &windows("")).await;
-    // Days of jitter have spread the fleet.
+    // Two days of jitter spread the fleet.
     tokio::time::sleep(HOUR * 48).await;
 
     let (requests, before) = (live.requests(), live.fleet.windows());
@@ -211,7 +211,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     let told = live.reload(&windows("interval = \"10m\"")).await.unwrap();
     assert_eq!((told.windows.retimed, told.windows.unchanged), (60, 0));
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(live.requests(), requests, "a reload asks nothing");
+    assert_eq!(live.requests(), requests, "a reload makes no requests");
     let mut dues = Vec::new();
     for (was, is) in before.iter().zip(live.fleet.windows()) {
         let (old, new) = (was.next_due.unwrap(), is.next_due.unwrap());
@@ -223,7 +223,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     for window in live.fleet.windows() {
         assert!(
             window.last_success.unwrap() > now,
-            "{} was asked within eleven minutes",
+            "{} had no round within eleven minutes",
             window.name
         );
         assert_eq!(window.resyncs, 0);
@@ -234,7 +234,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
         .await
         .unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(live.requests(), requests, "a reload asks nothing");
+    assert_eq!(live.requests(), requests, "a reload makes no requests");
     let mut dues = Vec::new();
     for window in live.fleet.windows() {
         let (last, due) = (window.last_success.unwrap(), window.next_due.unwrap());
@@ -244,7 +244,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     }
     assert_spread(&dues, 3600);
 
-    // Nothing changed, again and again: nobody comes later for it.
+    // Repeated reloads without a change do not delay any round.
     let before: Vec<_> = live.fleet.windows().iter().map(|window| window.next_due).collect();
     for _ in 0..20 {
         let told =
@@ -254,11 +254,12 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     let after: Vec<_> = live.fleet.windows().iter().map(|window| window.next_due).collect();
     assert_eq!(before, after);
-    assert_eq!(live.simulator.statistics().total.enumerations, 60, "no link was lost");
+    assert_eq!(live.simulator.statistics().total.enumerations, 60, "no window is enumerated again");
     live.stop().await;
 }
 
-/// Of sixty rounds in so many seconds, no tenth of the time has more than a quarter.
+/// Asserts that of the rounds due within `within` seconds, no tenth of that time has more than a
+/// quarter.
 fn assert_spread(dues: &[i64], within: i64) {
     let mut tenths = [0; 12];
     for due in dues {
@@ -285,8 +286,8 @@ async fn a_round_under_way_goes_on_when_only_times_change() {
     assert_eq!(told.unwrap().windows.retimed, 1);
     let status = live.settled("alice").await;
     assert_eq!(live.simulator.statistics().total.enumerations, 1);
-    assert_eq!(status.last_round.as_ref().unwrap().number, 1, "it is the same round");
-    // It began under the old interval, and the next one comes after the new one.
+    assert_eq!(status.last_round.as_ref().unwrap().number, 1, "the first round continues");
+    // The round began with the old interval; the next one is scheduled by the new interval.
     let (at, due) = (status.last_round.unwrap().at, status.next_due.unwrap());
     assert!(due.duration_since(at).as_secs() <= 22 * 60, "{at} {due}");
     live.simulator.set_latency(Duration::ZERO..Duration::from_millis(1));
@@ -306,7 +307,7 @@ async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
         for _ in 0..30 {
             live.simulator.mutate_randomly();
         }
-        // A round is under way, or its listings are, or it is over.
+        // Depending on `wait`, a round or its listings are in progress, or the round is over.
         live.fleet.sync("alice", None).await.unwrap();
         tokio::time::sleep(Duration::from_secs(wait)).await;
         let bob = live.window("bob").resyncs;
@@ -333,7 +334,7 @@ async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
     }
 }
 
-/// The feed as (window, kind, reason), in its order.
+/// The feed as (window, kind, reason), in order.
 async fn feed(live: &Live) -> Vec<(String, ChangeKind, Option<RemovalReason>)> {
     let changes = live.store.changes(0, None, 100_000).await.unwrap();
     assert!(changes.at_end);
@@ -362,7 +363,7 @@ async fn another_mailbox_under_an_old_name_begins_when_the_old_events_are_gone()
     let feed = feed(&live).await;
     let of_w: Vec<_> = feed.iter().filter(|(window, ..)| window == "w").collect();
     let gone = of_w.iter().take_while(|(_, kind, _)| *kind == ChangeKind::Removed).count() as u64;
-    assert_eq!(gone, old, "first all that was leaves, then what is comes");
+    assert_eq!(gone, old, "all old events are removed before new ones are created");
     assert!(of_w.iter().skip(gone as usize).all(|(_, kind, _)| *kind == ChangeKind::Created));
     for (window, kind, reason) in &feed {
         let dropped = *reason == Some(RemovalReason::WindowDropped);
@@ -392,7 +393,7 @@ async fn a_window_that_comes_back_while_it_is_dropped_is_a_new_one() {
     live.assert_true("b", "bob").await;
     tokio::time::sleep(MINUTE).await;
     let known = live.store.windows().await.unwrap();
-    assert_eq!(known.len(), 2, "nothing is left of what left: {known:?}");
+    assert_eq!(known.len(), 2, "removed windows are still stored: {known:?}");
     assert_eq!(live.window("b").resyncs, 0);
     live.stop().await;
 }
@@ -440,11 +441,12 @@ async fn a_storm_of_reloads_ends_in_the_last_configuration() {
         live.assert_true(name, mailbox).await;
     }
     assert_eq!(live.window("z").interval_s, 300.0);
-    assert_eq!(live.window("keep").resyncs, 0, "it was never concerned");
+    assert_eq!(live.window("keep").resyncs, 0, "an unchanged window was enumerated again");
     assert_eq!((live.fleet.restarts(), live.reloads.counts().applied), (0, 101));
     tokio::time::sleep(MINUTE).await;
-    assert_eq!(live.store.windows().await.unwrap().len(), 3, "nothing is left of what left");
-    // Nor is any worker: 120 rounds an hour at 30 s, 12 at 5 min and 1 are all that is asked for.
+    assert_eq!(live.store.windows().await.unwrap().len(), 3, "removed windows are still stored");
+    // No worker is left over either: 120 rounds an hour at 30 s, 12 at 5 min and 1 make all
+    // requests.
     let requests = live.requests();
     tokio::time::sleep(HOUR).await;
     let asked = live.requests() - requests;
@@ -459,7 +461,7 @@ async fn a_reload_that_is_refused_changes_nothing() {
     let requests = live.requests();
     let refused = live.reload(&[("a", "alice", "interval = \"9m\""), ("a", "bob", "")]).await;
     assert!(matches!(refused, Err(ReloadError::Faults(faults)) if faults.len() == 1));
-    // A name that is taken: everything else was well.
+    // A socket path that is taken; everything else is valid.
     fs::write(live.directory.path().join("taken"), "precious").unwrap();
     let path = live.directory.path().join("calmirror.toml");
     fs::write(&path, text(&[("b", "alice", "")]).replace("api.sock", "taken")).unwrap();
@@ -479,7 +481,7 @@ async fn a_reload_that_is_refused_changes_nothing() {
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
 
-/// Keeps the assertions that tokens are asked for with.
+/// Records the client assertions of token requests.
 struct Notary {
     graph: Memory,
     assertions: Arc<Mutex<Vec<String>>>,
@@ -499,8 +501,8 @@ impl Transport for Notary {
     }
 }
 
-/// The thumbprint that an assertion names, once its signature has been found to be of the
-/// certificate in a fixture.
+/// The thumbprint named in an assertion, after its signature is verified with the certificate of a
+/// fixture.
 fn thumbprint(assertion: &str, signer: &str) -> String {
     let pem = fs::read(format!("{FIXTURES}/{signer}")).unwrap();
     let mut rules = Validation::new(Algorithm::PS256);
@@ -525,13 +527,13 @@ async fn a_rotated_certificate_signs_the_next_token_request() {
     let live = Live::over(Arc::new(notary), graph, &pem("certificate.pem"), &text).await;
     live.settled("a").await;
     fs::write(live.directory.path().join("secret"), pem("rotated.pem")).unwrap();
-    // As long as the token is good nobody asks for another one.
+    // While the token is valid no other one is requested.
     live.fleet.sync("a", Some(HOUR)).await.unwrap();
     assert_eq!(assertions.lock().unwrap().len(), 1);
 
     let told = live.reloads.ask(false).await.unwrap();
     assert_eq!((told.windows.unchanged, told.changes.len(), told.accounts.len()), (1, 0, 0));
-    assert_eq!(assertions.lock().unwrap().len(), 1, "the token at hand is good");
+    assert_eq!(assertions.lock().unwrap().len(), 1, "a valid token was replaced");
     live.simulator.expire_tokens();
     let round = live.fleet.sync("a", Some(HOUR)).await.unwrap().finished.unwrap();
     assert_eq!((round.state, round.resyncs, round.failures), (WindowState::Settled, 0, 0));

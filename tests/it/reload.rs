@@ -1,5 +1,5 @@
-//! A running daemon takes a changed configuration: what changed changes, nobody else notices, and
-//! what is wrong changes nothing.
+//! A running daemon applies a changed configuration: only changed windows are affected, and a
+//! faulty configuration changes nothing.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -16,7 +16,7 @@ use crate::process::{Ground, PATIENCE, eventually};
 use crate::socket::{Api, Follower};
 use crate::stores::{Small, skip};
 
-/// A configuration whose windows ask seldom, so that what asks is what was told to.
+/// A configuration with long intervals, so that only explicitly started rounds make requests.
 fn text(ground: &Ground, windows: &[(&str, &str)]) -> String {
     let mut text = ground.preamble().replace("interval = \"1s\"", "interval = \"1h\"");
     for (name, more) in windows {
@@ -27,7 +27,7 @@ fn text(ground: &Ground, windows: &[(&str, &str)]) -> String {
     text
 }
 
-/// How often each mailbox was asked for anything.
+/// The number of requests for a window's mailbox.
 fn requests(ground: &Ground, name: &str) -> u64 {
     let statistics = ground.simulator.statistics();
     statistics.mailboxes.get(&format!("{name}@contoso.com")).map_or(0, |tally| tally.requests)
@@ -71,14 +71,14 @@ async fn what_changed_changes_and_nobody_else_notices() {
         "  + new\n",
         "  - gone\n",
         "  ~ moved (end): is enumerated again\n",
-        "  ~ other (immutable_ids): another calendar, its events come anew\n",
+        "  ~ other (immutable_ids): another calendar, all its events are replaced\n",
         "  ~ timed (interval, jitter, page_size)\n",
         "windows: 1 added, 1 removed, 1 replaced, 1 resynced, 1 retimed, 1 unchanged\n",
     ] {
         assert!(told.out.contains(line), "{line:?} in {}", told.out);
     }
     for name in ["new", "moved", "other"] {
-        eventually("it settles by itself", async || {
+        eventually("the window settles by itself", async || {
             (ground.api.window(name).await.state == WindowState::Settled).then_some(())
         })
         .await;
@@ -98,13 +98,13 @@ async fn what_changed_changes_and_nobody_else_notices() {
     assert_eq!(moved.end.to_string(), "2027-01-01T00:00:00Z");
 
     let after: Vec<u64> = ["same", "timed"].map(|name| requests(&ground, name)).into();
-    assert_eq!(before, after, "nobody asked for the windows that did not have to notice");
+    assert_eq!(before, after, "unaffected windows made requests");
     let now = ground.api.window("timed").await;
     assert_eq!((now.interval_s, now.resyncs), (7200.0, 0));
     let left = |due: Option<jiff::Timestamp>| {
         due.unwrap().duration_since(jiff::Timestamp::now()).as_secs_f64()
     };
-    // Due after twice of what was left, give or take what this test has taken since.
+    // The time left doubled, give or take the time this test has taken since.
     let ratio = left(now.next_due) / left(timed.next_due);
     assert!((1.9..2.1).contains(&ratio), "{ratio}");
 
@@ -125,7 +125,7 @@ async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
 
     ground.configure(&(good.clone() + "intervall = \"1m\"\n[[window]]\nname = \"bob\"\n"));
     daemon.signal("HUP");
-    let status = eventually("the status tells", async || {
+    let status = eventually("the status has the outcome", async || {
         Some(last(&ground).await).filter(|last| !last.is_null())
     })
     .await;
@@ -150,7 +150,7 @@ async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
         assert!(fault["line"].is_u64() && !fault["remedy"].as_str().unwrap().is_empty());
     }
     let health = ground.cli(&["health"]).await;
-    assert_eq!(health.code, Some(0), "it goes on");
+    assert_eq!(health.code, Some(0), "the daemon keeps running");
     let shown = ground.cli(&["status"]).await;
     let said = shown.out.lines().find(|line| line.contains("changed nothing")).unwrap();
     let first = problem["faults"][0]["line"].as_u64().unwrap();
@@ -159,7 +159,7 @@ async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
     assert!(said.contains(&told), "{said}");
     assert_eq!(requests(&ground, "alice"), asked);
 
-    // What cannot change is named.
+    // The fault names the setting that cannot change.
     ground.configure(&good.replace("format = \"json\"", "format = \"text\""));
     let told = ground.cli(&["reload"]).await;
     assert_eq!(told.code, Some(78), "{told:?}");
@@ -187,7 +187,7 @@ async fn a_truncated_file_does_not_wipe_a_fleet() {
     let told = ground.cli(&["reload"]).await;
     assert_eq!(told.code, Some(78), "{told:?}");
     assert!(told.err.contains("24 of 25") && told.err.contains("--accept-drops"), "{}", told.err);
-    // Windows that become others under their old names leave as well.
+    // Replacing windows under their old names counts as dropping them too.
     let others: Vec<(&str, &str)> =
         all.iter().map(|(name, _)| (*name, "immutable_ids = true")).collect();
     ground.configure(&text(&ground, &others));
@@ -221,7 +221,7 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
     let old = ground.path("api.sock").display().to_string();
     let new = ground.path("other.sock");
 
-    // An address that is taken leaves everything as it was.
+    // An address that is taken leaves everything unchanged.
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap();
     for name in ["token", "read.token"] {
@@ -236,7 +236,7 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
     let answer = ground.api.post("/v1/reload").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", answer.body);
     assert!(String::from_utf8_lossy(&answer.body).contains("cannot listen on"));
-    assert!(!new.exists(), "nothing is left behind");
+    assert!(!new.exists(), "the new socket was left behind");
     assert_eq!(last(&ground).await["outcome"], "failed");
 
     drop(taken);
@@ -248,16 +248,16 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
         answer["settings"],
         json!(["api.socket", "api.listen", "api.token_file", "log.level"])
     );
-    assert!(stream.await.unwrap().is_some(), "who was held is let go");
+    assert!(stream.await.unwrap().is_some(), "the waiting request was not answered");
     eventually("the old socket is gone", async || {
         (!ground.path("api.sock").exists()).then_some(())
     })
     .await;
     let api = Api::at(&new);
     api.post("/v1/windows/alice/sync?wait=30s").await.json();
-    assert!(daemon.log().contains("round over"), "the level is in force");
+    assert!(daemon.log().contains("round over"), "the new log level is not in force");
 
-    // A token that was rotated is taken, and the old one is worth nothing from then on.
+    // A rotated token takes effect, and the old one is rejected from then on.
     let status = |token: &'static str| {
         let url = format!("http://{address}");
         let mut command = ground.command();
@@ -269,7 +269,7 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
     assert_eq!(api.post("/v1/reload").await.status, StatusCode::OK);
     assert_eq!((status("token").await, status("rotated").await), (Some(77), Some(0)));
 
-    // And back, without TCP.
+    // Back to the old configuration, without TCP.
     ground.configure(&good);
     assert_eq!(api.post("/v1/reload").await.status, StatusCode::OK);
     assert_eq!(ground.api.get("/healthz").await.status, StatusCode::OK);
@@ -289,18 +289,18 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
     };
     ground.simulator.set_applications(vec![application("rotated")]);
     let daemon = ground.run().await;
-    eventually("somebody has to sign in", async || {
+    eventually("the window needs a sign-in", async || {
         (ground.api.window("alice").await.state == WindowState::SignInRequired).then_some(())
     })
     .await;
     fs::write(ground.path("secret"), "rotated").unwrap();
     assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
-    eventually("it signs in by itself", async || {
+    eventually("the account signs in by itself", async || {
         (ground.api.window("alice").await.state == WindowState::Settled).then_some(())
     })
     .await;
 
-    // A secret in another file: no window notices, and the next token is asked for with it.
+    // A secret in another file: windows are not affected, and the next token request uses it.
     let asked = requests(&ground, "alice");
     fs::write(ground.path("next"), "next").unwrap();
     fs::set_permissions(ground.path("next"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -316,7 +316,7 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
     let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
     assert_eq!((&round["state"], &round["last_error"]), (&json!("settled"), &Value::Null));
 
-    // Refused for what is mended elsewhere, say a consent: no file has changed.
+    // A refusal that is fixed elsewhere, for example by a consent: no file has changed.
     ground.simulator.set_applications(vec![application("another")]);
     ground.simulator.expire_tokens();
     let round = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
@@ -330,7 +330,7 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
         ground.configure(&text(&ground, &windows).replace("file = \"secret\"", "file = \"next\""));
         assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
         for name in names {
-            eventually("it signs in by itself", async || {
+            eventually("the account signs in by itself", async || {
                 (ground.api.window(name).await.state == WindowState::Settled).then_some(())
             })
             .await;
@@ -368,13 +368,13 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
         async move { crate::process::finish(&mut command).await.code }
     };
     assert_eq!(status().await, Some(0));
-    // All addresses and one of them exclude each other on one port.
+    // A wildcard and a specific address exclude each other on one port.
     for on in ["0.0.0.0", "127.0.0.1"] {
         ground.configure(&listening(on, ""));
         let told = ground.cli(&["reload"]).await;
         assert_eq!((told.code, status().await), (Some(0), Some(0)), "{on}: {told:?}");
     }
-    // What cannot be done afterwards takes that back.
+    // A later failure in the same reload restores the old listener.
     let taken = ground.path("api.sock.d");
     fs::write(&taken, "precious").unwrap();
     let socket = ground.path("api.sock").display().to_string();
@@ -382,7 +382,7 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
     let told = ground.cli(&["--api", &socket, "reload"]).await;
     assert_eq!((told.code, status().await), (Some(1), Some(0)), "{told:?}");
 
-    // A name is taken as soon as it is configured.
+    // A host name is accepted as soon as it is configured.
     let named = async || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let request = "GET /healthz HTTP/1.1\r\nhost: mirror.example.org\r\nauthorization: Bearer t0ken\r\nconnection: close\r\n\r\n";
@@ -400,7 +400,7 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
     assert_eq!(ground.cli(&["reload"]).await.code, Some(0));
     assert_eq!(named().await.as_deref(), Some("421"));
 
-    // Private events are masked from the next answer on, and for those that are held.
+    // Private events are masked from the next response on, also for waiting readers.
     ground.configure(&listening("127.0.0.1", "mask_private = true"));
     let mut stream = UnixStream::connect(&ground.api.0).await.unwrap();
     let request = "GET /v1/changes?after=now HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
@@ -411,7 +411,7 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
     let mut held = UnixStream::connect(&ground.api.0).await.unwrap();
     let request = "GET /v1/changes?after=now&wait=5m HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     held.write_all(request.as_bytes()).await.unwrap();
-    eventually("it is held", async || {
+    eventually("the request is waiting", async || {
         let figures = ground.api.get("/metrics").await.body;
         let figures = String::from_utf8(figures.to_vec()).unwrap();
         figures.contains("calmirror_feed_readers{kind=\"wait\"} 1").then_some(())
@@ -451,22 +451,22 @@ async fn a_kill_in_the_middle_of_a_drop_costs_nothing() {
 
         let daemon = ground.run().await;
         let lines = held.lines;
-        eventually("the rest is dropped", async || {
+        eventually("the removed windows are dropped", async || {
             held.catch_up(&ground.api).await;
             (held.held.len() == held.of("a").len()).then_some(())
         })
         .await;
-        assert_eq!(held.lines - lines, events - held.held.len(), "each event left once");
+        assert_eq!(held.lines - lines, events - held.held.len(), "each event is removed once");
         assert_eq!(held.of("a"), ground.api.events("a").await);
         assert_eq!(ground.api.get("/v1/status").await.json()["windows"]["total"], 1);
         log = daemon.log();
         daemon.stop().await;
     }
     let begun = log.matches("their events leave the feed").count();
-    assert!(begun > 6, "at least one kill came before the end of the drop");
+    assert!(begun > 6, "no kill came before the end of the drop");
 }
 
-/// A group by name and number that files of this process may be given to, and that is not theirs.
+/// The name and number of a group other than the files' current one that this process may assign.
 fn another_group() -> Option<(String, u32)> {
     let own = rustix::process::getegid().as_raw();
     let root = rustix::process::geteuid().is_root();
@@ -499,7 +499,7 @@ async fn the_sockets_group_changes_under_an_open_door() {
     let reader = tokio::spawn(async move { held.try_get("/v1/changes?after=now&wait=60s").await });
     let grouped =
         |name: &str| good.replace("[api]\n", &format!("[api]\nsocket_group = \"{name}\"\n"));
-    // A group that there is not leaves everything as it was.
+    // A group that does not exist leaves everything unchanged.
     ground.configure(&grouped("no such group"));
     let told = ground.cli(&["reload"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
@@ -513,10 +513,10 @@ async fn the_sockets_group_changes_under_an_open_door() {
     let told = ground.api.post("/v1/reload").await.json();
     assert_eq!(told["settings"], json!(["api.socket_group"]));
     assert_eq!(about(), (inode, number, mode), "the same socket in another group");
-    assert!(!reader.is_finished(), "who was served is served on");
+    assert!(!reader.is_finished(), "a connected reader was cut off");
     ground.configure(&good);
     assert_eq!(ground.api.post("/v1/reload").await.status, StatusCode::OK);
-    assert_eq!(about(), (inode, own, mode), "and back");
+    assert_eq!(about(), (inode, own, mode), "the same socket in the old group");
     reader.abort();
     daemon.stop().await;
 }
@@ -545,7 +545,7 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
     let before: Vec<u64> = ["gone", "moved", "new"].map(|name| requests(&ground, name)).into();
     let due = ground.api.window("gone").await.next_due;
 
-    // Everything that a reload does is in this one, and what comes first is taken back.
+    // This reload makes every kind of change; the first steps are rolled back.
     let group = another_group();
     let own = fs::metadata(ground.path("api.sock")).unwrap().gid();
     let port = {
@@ -574,7 +574,7 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
     assert!(daemon.log().contains("configuration not reloaded, the old one stays in force"));
 
     let now: Vec<u64> = ["gone", "moved", "new"].map(|name| requests(&ground, name)).into();
-    assert_eq!(now, before, "nobody asked Graph for anything");
+    assert_eq!(now, before, "a window made requests");
     assert_eq!(ground.api.get("/v1/status").await.json()["windows"]["total"], 3);
     assert_eq!(ground.api.get("/v1/windows/new").await.status, StatusCode::NOT_FOUND);
     assert_eq!(ground.api.window("kept").await.interval_s, 3600.0);
@@ -583,13 +583,13 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
         assert_eq!(ground.api.events(name).await, held.of(name), "{name}");
     }
     assert!(ground.api.window("gone").await.next_due.is_some() && due.is_some());
-    assert!(tokio::net::TcpStream::connect(port).await.is_err(), "it listens nowhere else");
+    assert!(tokio::net::TcpStream::connect(port).await.is_err(), "the new listener is open");
     assert_eq!(fs::metadata(ground.path("api.sock")).unwrap().gid(), own);
     let lines = held.lines;
     held.catch_up(&ground.api).await;
-    assert_eq!(held.lines, lines, "nothing is told to readers");
+    assert_eq!(held.lines, lines, "the feed has new lines");
 
-    // The workers that were stopped for it go on: with space again all is as it always was.
+    // The workers stopped for the reload continue: with space again everything works as before.
     fs::remove_file(&ballast).unwrap();
     for name in ["kept", "gone", "moved"] {
         assert_eq!(ground.settle(name).await.resyncs, 0, "{name}");
@@ -599,7 +599,7 @@ async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
         told["windows"],
         json!({"added": 1, "removed": 1, "replaced": 0, "resynced": 1, "retimed": 1, "unchanged": 0})
     );
-    eventually("what was wanted is there", async || {
+    eventually("the new configuration is in force", async || {
         held.catch_up(&ground.api).await;
         let settled = ground.api.window("new").await.state == WindowState::Settled;
         (settled && held.of("gone").is_empty()).then_some(())

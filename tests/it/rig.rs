@@ -25,7 +25,7 @@ pub(crate) fn noon() -> Timestamp {
     "2026-11-02T12:00:00Z".parse().unwrap()
 }
 
-/// A window over a mailbox's default calendar, a month back and three ahead.
+/// A window over a mailbox's default calendar, one month back and three ahead.
 pub(crate) fn window(mailbox: &str) -> Window {
     Window {
         name: mailbox.into(),
@@ -47,7 +47,7 @@ pub(crate) fn window(mailbox: &str) -> Window {
     }
 }
 
-/// Running workers; dropped without [`Rig::stop`] they are cut off, as by a crash.
+/// Running workers. Dropped without [`Rig::stop`] they are cut off, as in a crash.
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
     pub(crate) store: Store,
@@ -119,7 +119,7 @@ impl Rig {
         let closing = store.clone();
         let watching = tokio::spawn(async move {
             supervisor.watch(async { drop(stopped.await) }).await.unwrap();
-            assert!(supervisor.drain(Duration::from_secs(30)).await, "drained in time");
+            assert!(supervisor.drain(Duration::from_secs(30)).await, "not drained in time");
             closing.close().await.unwrap();
         });
         Self { fleet, store, metrics, env: env.clone(), stop, watching }
@@ -131,13 +131,13 @@ impl Rig {
         self.watching.await.unwrap();
     }
 
-    /// Everything is cut off where it stands, as by `kill -9`: nobody closes anything.
+    /// Cuts everything off, as `kill -9` does: nothing is closed.
     pub(crate) async fn crash(self) {
         let Self { watching, fleet, store, stop, .. } = self;
         watching.abort();
-        assert!(watching.await.is_err(), "it was still running");
+        assert!(watching.await.is_err(), "the rig had already stopped");
         drop((fleet, store, stop));
-        // Tasks that were aborted let go of the store when they are met again.
+        // Aborted tasks release the store when they are polled next.
         for _ in 0..200 {
             tokio::task::yield_now().await;
         }
@@ -147,14 +147,16 @@ impl Rig {
         self.env.now()
     }
 
-    /// Rounds until the window is settled twice in a row without trouble, or `patience` rounds.
+    /// Runs rounds until the window is settled twice in a row without an error, at most `patience`
+    /// rounds.
     pub(crate) async fn settle(&self, name: &str, patience: u32) -> WindowStatus {
         let mut settled = 0;
         for _ in 0..patience {
             let started = self.fleet.sync(name, Some(Duration::from_secs(7200))).await.unwrap();
-            let status = started.finished.expect("a round ends");
-            // Nobody can hurry a confirmation, except by accepting the removals, or the next remedy
-            // for a stuck stream, and a refused sign-in is remembered for a while.
+            let status = started.finished.expect("the round ends");
+            // Some waits cannot be shortened: a confirmation (except by accepting the removals),
+            // the next fallback of a stuck stream, and a refused sign-in, which is remembered for a
+            // while.
             let stuck = |kind: &str| matches!(kind, "round_stuck" | "page_stuck");
             let waits = matches!(status.state, WindowState::Held | WindowState::SignInRequired)
                 || status.last_error.as_ref().is_some_and(|error| stuck(&error.kind));

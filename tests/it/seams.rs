@@ -1,4 +1,5 @@
-//! Segments that cannot all look at the same time: what may have moved over a seam stays.
+//! Segments that cannot all be listed at once: an event that may have moved across a segment
+//! boundary stays.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub(crate) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// A window of two segments, which meet here.
+/// The boundary between the two segments of the window.
 fn seam() -> Timestamp {
     at("2024-01-01T00:00:00Z") + SignedDuration::from_hours(24 * 1825)
 }
@@ -34,7 +35,7 @@ fn near(hours: i64) -> Timestamp {
     seam() + SignedDuration::from_hours(hours)
 }
 
-/// It, and what reaches a few years to both sides.
+/// A window of two segments, several years on each side of the boundary.
 pub(crate) fn tracked() -> Window {
     Window {
         start: Edge::At(at("2024-01-01T00:00:00Z")),
@@ -82,8 +83,8 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, status: &WindowStatus, wh
     assert_same(&format!("feed and mirror, {what}"), &folded(&rig.store, id).await, &mirrored);
 }
 
-/// An occurrence moves into a segment that cannot list its series: it stays where it was until
-/// that one can, and what else leaves the first segment leaves.
+/// An occurrence moves into a segment that cannot list its series. It stays in place until that
+/// segment can list it; other removals from the first segment take effect.
 #[tokio::test(start_paused = true)]
 async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
     for seed in 0..6 {
@@ -117,7 +118,7 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
             .unwrap();
         let cursor = *rig.store.durable().borrow();
 
-        // Every listing that begins a day before the seam is of the second segment.
+        // Only the second segment requests listings that begin a day before the boundary.
         let day = near(-24).strftime("instances?startDateTime=%Y-%m-%d").to_string();
         simulator.plan(PlannedFault::always(Fault::InternalError).path(&day));
         let start_at = near(50);
@@ -128,8 +129,8 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
             assert_eq!(status.last_error.unwrap().kind, "incomplete", "seed {seed}");
         }
         let now = mirror(&rig.store, id).await;
-        assert!(now.contains_key(&occurrence), "seed {seed}: it exists");
-        assert!(!now.contains_key(&gone), "seed {seed}: it does not");
+        assert!(now.contains_key(&occurrence), "seed {seed}: the moved occurrence is missing");
+        assert!(!now.contains_key(&gone), "seed {seed}: the deleted event is still there");
 
         simulator.clear_faults();
         let status = rig.settle(ALICE, 5).await;
@@ -143,8 +144,8 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
     }
 }
 
-/// All that one segment has of a series of which nothing is found by id (fact 180) moves to another:
-/// the first must not take it for gone before the other one has it.
+/// All instances that one segment holds of a series without lookup by id (fact 180) move to another
+/// segment. The first segment must not remove them before the second one has them.
 #[tokio::test(start_paused = true)]
 async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
     let directory = tempfile::tempdir().unwrap();
@@ -187,7 +188,7 @@ fn kind(word: &str) -> ChangeKind {
     if word == "removed" { ChangeKind::Removed } else { ChangeKind::Updated }
 }
 
-/// Segments that are listed whole in every round do not make each other list again and again.
+/// Segments in snapshot mode do not trigger each other's listings endlessly.
 #[tokio::test(start_paused = true)]
 async fn listed_segments_settle_with_one_listing_each() {
     let directory = tempfile::tempdir().unwrap();
@@ -202,7 +203,7 @@ async fn listed_segments_settle_with_one_listing_each() {
     rig.settle(ALICE, 5).await;
     simulator.plan(PlannedFault::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
     for n in 0..12 {
-        // Something new on both sides, without which nothing is endless.
+        // New events on both sides, because paging is only endless when there is something to list.
         edit(&simulator, single("more", near(-90 - n)));
         edit(&simulator, single("more", near(90 + n)));
         rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
@@ -214,13 +215,13 @@ async fn listed_segments_settle_with_one_listing_each() {
     let round = async || rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
     let status = round().await;
     assert_eq!(status.state, WindowState::Settled);
-    assert_eq!(status.last_round.unwrap().requests, 2, "an idle round lists each once");
+    assert_eq!(status.last_round.unwrap().requests, 2, "an idle round lists each segment once");
     let cursor = *rig.store.durable().borrow();
     edit(&simulator, Edit::Move { event: moving.clone(), start: near(30) });
     edit(&simulator, Edit::Delete { event: gone });
     let status = round().await;
     assert_eq!((status.state, status.last_error.as_ref()), (WindowState::Settled, None));
-    // The later one looks once more, before what the earlier one lacks leaves.
+    // The later segment is listed once more before the earlier segment publishes its removals.
     assert!(status.last_round.as_ref().unwrap().requests <= 4, "{:?}", status.last_round);
     assert_true(&rig, &simulator, &status, "after a move").await;
     let changes = rig.store.changes(cursor, None, 1000).await.unwrap();

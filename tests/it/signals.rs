@@ -1,4 +1,4 @@
-//! What the real process does when it is told to stop, or to reload, and what it tells the service
+//! How the real process reacts to stop and reload signals, and what it reports to the service
 //! manager meanwhile.
 
 use std::fs;
@@ -11,12 +11,12 @@ use tokio::net::{UnixDatagram, UnixStream};
 use crate::process::{Daemon, Ground, PATIENCE, eventually};
 use crate::socket::Follower;
 
-/// Far longer than a daemon without a request under way needs, far shorter than its deadline.
+/// Far longer than a daemon without pending requests needs, far shorter than its deadline.
 const QUICK: Duration = Duration::from_secs(10);
 
 async fn ends_quickly(daemon: &mut Daemon) -> Option<i32> {
     let ended = tokio::time::timeout(QUICK, daemon.ended()).await;
-    ended.expect("it ends quickly").code()
+    ended.expect("the daemon ends quickly").code()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,14 +27,14 @@ async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
         let mut daemon = ground.run().await;
         ground.settle("alice").await;
         held.catch_up(&ground.api).await;
-        // A reader that is being held is let go, it does not hold up the end.
+        // A waiting long-poll reader is released and does not delay the end.
         let api = ground.api.clone();
         let waiting =
             tokio::spawn(async move { api.try_get("/v1/changes?after=now&wait=60s").await });
         daemon.signal(signal);
         assert_eq!(ends_quickly(&mut daemon).await, Some(0), "{signal}");
         waiting.await.unwrap();
-        assert!(!ground.path("api.sock").exists(), "the socket is gone with its daemon");
+        assert!(!ground.path("api.sock").exists(), "the daemon left its socket behind");
         assert_eq!(daemon.complaints(), Vec::<String>::new());
     }
     let enumerations = ground.simulator.statistics().total.enumerations;
@@ -45,14 +45,14 @@ async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
     assert_eq!(held.of("alice"), ground.api.events("alice").await);
     let lines = held.lines;
     held.catch_up(&ground.api).await;
-    assert_eq!(held.lines, lines, "nothing happened, nothing is told");
+    assert_eq!(held.lines, lines, "the feed has new lines although nothing changed");
     daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_quickly_in_the_middle_of_a_request() {
     let ground = Ground::new(52, &["alice", "bob"]).await;
-    // Bob sleeps for long: nobody waits until he wakes.
+    // Bob's next round is an hour away; stopping does not wait for it.
     let text = fs::read_to_string(&ground.config).unwrap();
     ground.configure(&text.replace("interval = \"1s\"", "interval = \"1h\""));
     let mut daemon = ground.run().await;
@@ -70,7 +70,7 @@ async fn it_ends_quickly_in_the_middle_of_a_request() {
     assert_eq!(ends_quickly(&mut daemon).await, Some(0));
 }
 
-/// Asks for everything and reads none of it: an answer that cannot be finished.
+/// Requests everything and reads nothing, so that the response cannot finish.
 async fn deaf_reader(ground: &Ground) -> UnixStream {
     let mut stream = UnixStream::connect(&ground.api.0).await.unwrap();
     stream.write_all(b"GET /v1/changes HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
@@ -89,14 +89,13 @@ async fn asked_twice_it_ends_at_once_and_the_store_is_still_whole() {
     held.catch_up(&ground.api).await;
     let reader = deaf_reader(&ground).await;
     daemon.signal("TERM");
-    eventually("it is stopping", async || daemon.log().contains("\"stopping\"").then_some(()))
-        .await;
-    assert!(daemon.over().is_none(), "it waits for the reader");
+    eventually("a stop begins", async || daemon.log().contains("\"stopping\"").then_some(())).await;
+    assert!(daemon.over().is_none(), "the daemon did not wait for the reader");
     daemon.signal("INT");
     assert_eq!(ends_quickly(&mut daemon).await, Some(1));
     assert!(daemon.log().contains("stopped at once"));
     drop(reader);
-    // And twice at the same moment, while rounds are under way.
+    // Two signals at the same moment, while rounds are in progress.
     ground.simulator.set_latency(Duration::from_millis(5)..Duration::from_millis(20));
     let mut daemon = ground.run().await;
     daemon.signal("TERM");
@@ -122,9 +121,9 @@ async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
     }
     let reader = deaf_reader(&ground).await;
     daemon.signal("TERM");
-    // Requests under way get five seconds.
+    // Requests in progress get five seconds.
     let ended = tokio::time::timeout(2 * QUICK, daemon.ended()).await;
-    assert_eq!(ended.expect("it does not wait for the reader").code(), Some(0));
+    assert_eq!(ended.expect("the daemon waits for the reader").code(), Some(0));
     drop(reader);
 }
 
@@ -133,7 +132,7 @@ async fn a_store_that_takes_long_to_open_is_not_waited_for() {
     let ground = Ground::new(58, &["alice"]).await;
     let store = ground.path("store");
     fs::DirBuilder::new().mode(0o700).create(&store).unwrap();
-    // Reading it takes until somebody writes into it, which is never.
+    // Reading it blocks until data is written into it, which never happens.
     let made = std::process::Command::new("mkfifo").arg(store.join("watermark")).status();
     assert!(made.unwrap().success());
     for signal in ["TERM", "INT"] {
@@ -143,7 +142,7 @@ async fn a_store_that_takes_long_to_open_is_not_waited_for() {
         eventually("it starts", async || (started(daemon.log()) > before).then_some(())).await;
         daemon.signal(signal);
         assert_eq!(ends_quickly(&mut daemon).await, Some(0), "{signal}");
-        assert!(daemon.log().contains("stopped before it served"));
+        assert!(daemon.log().contains("stopped before serving"));
         assert_eq!(daemon.complaints(), Vec::<String>::new());
     }
     fs::remove_file(store.join("watermark")).unwrap();
@@ -162,13 +161,13 @@ async fn a_terminal_that_goes_away_takes_demo_and_simulate_along() {
         let mut command = ground.command();
         command.args([name, "--listen", "127.0.0.1:0"]).stdout(out.try_clone().unwrap());
         let mut child = command.stderr(out).spawn().unwrap();
-        // Its last words before it has nothing to do but to go on.
-        let last = if name == "demo" { "what changes from here on" } else { "interval = " };
+        // The last output before the command only runs its loop.
+        let last = if name == "demo" { "changes from here on" } else { "interval = " };
         let said = || fs::read_to_string(&log).unwrap();
-        eventually("it runs", async || said().contains(last).then_some(())).await;
+        eventually("the command runs", async || said().contains(last).then_some(())).await;
         let id = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
-        let ended = eventually("it ends", async || child.try_wait().unwrap());
+        let ended = eventually("the command ends", async || child.try_wait().unwrap());
         let ended = tokio::time::timeout(QUICK, ended).await;
         child.kill().ok();
         codes.push((name, ended.ok().and_then(|code| code.code())));
@@ -184,8 +183,8 @@ async fn hup_is_no_reason_to_die() {
     for _ in 0..5 {
         daemon.signal("HUP");
     }
-    eventually("it goes on with its rounds", async || {
-        assert!(daemon.over().is_none(), "it died");
+    eventually("rounds continue", async || {
+        assert!(daemon.over().is_none(), "the daemon ended");
         let now = ground.api.window("alice").await.last_round.unwrap().number;
         (now > before + 1).then_some(())
     })
@@ -193,15 +192,15 @@ async fn hup_is_no_reason_to_die() {
     daemon.stop().await;
 }
 
-/// The next message of the daemon to its service manager.
+/// The daemon's next message to its service manager.
 async fn heard(manager: &UnixDatagram) -> String {
     let mut buffer = [0; 2048];
     let received = tokio::time::timeout(PATIENCE, manager.recv(&mut buffer)).await;
-    let length = received.expect("the manager hears something").unwrap();
+    let length = received.expect("the manager receives a message").unwrap();
     String::from_utf8(buffer[..length].to_vec()).unwrap()
 }
 
-/// The next message that is more than a sign of life.
+/// The next message other than a watchdog ping.
 async fn news(manager: &UnixDatagram) -> String {
     loop {
         let message = heard(manager).await;
@@ -244,12 +243,12 @@ async fn a_service_manager_hears_the_whole_life() {
             .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
             .and_then(|rest| rest.trim_end().parse().ok())
             .unwrap_or_else(|| panic!("{begins:?}"));
-        assert!(at > last, "{at} is not when it began");
+        assert!(at > last, "{at} is not the time of this reload");
         last = at;
         let over = news(&manager).await;
         assert!(over.starts_with(&format!("READY=1\nSTATUS={outcome}")), "{over:?}");
     }
-    // Why nothing came of it stays to be read.
+    // The reason of the refusal stays in the status.
     assert!(heard(&manager).await.starts_with("STATUS=reload refused at "));
     daemon.signal("TERM");
     assert_eq!(news(&manager).await, "STOPPING=1\nSTATUS=stopping\n");

@@ -1,4 +1,4 @@
-//! A reader of a running daemon's API over its Unix socket.
+//! A client of a running daemon's API over its Unix socket.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::compare::{Events, by_id};
 
-/// A whole answer.
+/// A complete response.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) cursor: Option<String>,
@@ -45,7 +45,7 @@ impl Api {
         Self(socket.to_owned())
     }
 
-    /// `None` where there is no daemon, or where it died before the answer was whole.
+    /// Returns `None` without a daemon, or if it ended before the response was complete.
     pub(crate) async fn ask(&self, method: Method, path: &str) -> Option<Answer> {
         let stream = UnixStream::connect(&self.0).await.ok()?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
@@ -73,11 +73,11 @@ impl Api {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.try_get(path).await.unwrap_or_else(|| panic!("no answer to {path}"))
+        self.try_get(path).await.unwrap_or_else(|| panic!("no response to {path}"))
     }
 
     pub(crate) async fn post(&self, path: &str) -> Answer {
-        self.ask(Method::POST, path).await.unwrap_or_else(|| panic!("no answer to {path}"))
+        self.ask(Method::POST, path).await.unwrap_or_else(|| panic!("no response to {path}"))
     }
 
     pub(crate) async fn window(&self, name: &str) -> WindowStatus {
@@ -85,7 +85,7 @@ impl Api {
         serde_json::from_value::<model::WindowJson>(window).unwrap().into()
     }
 
-    /// What readers of a window see, paged through.
+    /// The events that readers of a window see, read page by page.
     pub(crate) async fn events(&self, name: &str) -> Events {
         let mut all = Vec::new();
         let mut path = format!("/v1/windows/{name}/events?limit=97");
@@ -99,12 +99,12 @@ impl Api {
         }
         let read = all.len();
         let events = by_id(all);
-        assert_eq!(read, events.len(), "an event was listed twice");
+        assert_eq!(read, events.len(), "an event is listed twice");
         events
     }
 }
 
-/// A program that follows the feed and remembers its cursor: window and id to event.
+/// A client that follows the feed and keeps its cursor. Events are held by window and id.
 #[derive(Default)]
 pub(crate) struct Follower {
     pub(crate) cursor: Option<String>,
@@ -115,7 +115,8 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// One request, its lines folded; `None` where the daemon was not there. True: at the end.
+    /// Makes one request and applies its lines. Returns `None` if there is no daemon, true at the
+    /// feed's end.
     pub(crate) async fn follow(&mut self, api: &Api, wait: &str) -> Option<bool> {
         let mut path = format!("/v1/changes?limit=50&wait={wait}");
         if let Some(cursor) = &self.cursor {
@@ -131,7 +132,7 @@ impl Follower {
         Some(lines.is_empty())
     }
 
-    /// One line, which must be newer than all before it.
+    /// Applies one line, which must be newer than all before it.
     pub(crate) fn apply(&mut self, line: &Value) {
         let seq = line["seq"].as_u64().unwrap();
         assert!(seq > self.seq, "seq {seq} after {}", self.seq);
@@ -142,16 +143,16 @@ impl Follower {
         match line["change"].as_str().unwrap() {
             "created" | "updated" => self.held.insert(key, line["event"].clone()),
             "removed" => self.held.remove(&key),
-            other => panic!("no change is called {other}"),
+            other => panic!("unknown change {other}"),
         };
     }
 
-    /// Follows to the end of what there is.
+    /// Follows to the feed's current end.
     pub(crate) async fn catch_up(&mut self, api: &Api) {
-        while !self.follow(api, "0s").await.expect("the daemon is there") {}
+        while !self.follow(api, "0s").await.expect("the daemon is running") {}
     }
 
-    /// What it has of one window.
+    /// The events held of one window.
     pub(crate) fn of(&self, window: &str) -> Events {
         let of = self.held.iter().filter(|((name, _), _)| name == window);
         of.map(|((_, id), event)| (id.clone(), event.clone())).collect()

@@ -1,7 +1,7 @@
-//! A daemon whose blocking threads compute without end: it answers, polls and stops all the same.
+//! A daemon whose blocking threads compute without end still answers, polls and stops.
 //!
-//! The daemon is this test binary itself, started again as a child process, because only from
-//! within can its blocking threads be kept busy.
+//! The daemon is this test binary itself, started as a child process, because its blocking threads
+//! can only be kept busy from inside.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use crate::process::{Daemon, Ground, eventually};
 
-/// Tells the child what to run.
+/// The variable that gives the child its configuration.
 const CONFIG: &str = "SPIN_CONFIG";
 
-/// The child process: a daemon with more spinning threads than there are cores.
+/// The child process: a daemon with more spinning threads than cores.
 #[test]
 #[ignore = "the child process of the test below"]
 fn child() {
@@ -35,7 +35,7 @@ fn child() {
         });
     }
     let code = cli::on(runtime, arguments);
-    // The test harness would wait for nothing, but it has an exit code of its own.
+    // Exit with the daemon's code instead of the test harness's.
     std::process::exit(i32::from(
         format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS),
     ));

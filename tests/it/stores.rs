@@ -1,5 +1,5 @@
-//! The real daemon before a store that is not as it should be: what is merely in the way is left
-//! alone, what is damaged is moved aside and had again.
+//! The real daemon with an unusable store: an obstacle is left alone, a damaged store is moved
+//! aside and rebuilt.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::compare::{assert_same, truth};
 use crate::process::{Ground, Outcome, eventually};
 use crate::socket::Follower;
 
-/// Every file below a directory with its bytes.
+/// Every file below a directory, with its content.
 fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(path).unwrap() {
@@ -28,7 +28,7 @@ fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-/// The start is refused with 74, the place, the cause and a remedy.
+/// Asserts that the start is refused with exit code 74, naming the store, the cause and a remedy.
 fn assert_refused(outcome: &Outcome, ground: &Ground, cause: &str, remedy: &str) {
     assert_eq!(outcome.code, Some(74), "{outcome:?}");
     let store = ground.path("store").display().to_string();
@@ -37,7 +37,7 @@ fn assert_refused(outcome: &Outcome, ground: &Ground, cause: &str, remedy: &str)
     }
 }
 
-/// A store with a settled window in it, and no daemon.
+/// Makes a store with a settled window and stops the daemon.
 async fn filled(ground: &Ground) -> Follower {
     let daemon = ground.run().await;
     ground.settle("alice").await;
@@ -55,7 +55,7 @@ async fn a_second_daemon_is_refused_and_the_first_does_not_notice() {
     let before = ground.settle("alice").await.last_round.unwrap().number;
     let second = ground.cli(&["run"]).await;
     assert_refused(&second, &ground, "in use by another process", "stop the other process");
-    assert!(ground.path("api.sock").exists(), "the second one left the first one's socket alone");
+    assert!(ground.path("api.sock").exists(), "the second daemon removed the first one's socket");
     assert_eq!(ground.cli(&["health"]).await.code, Some(0));
     let after = ground.settle("alice").await;
     assert!(after.last_round.unwrap().number > before);
@@ -79,10 +79,10 @@ async fn a_store_of_a_newer_format_is_not_touched() {
         "newer version (format 2, this one knows 1)",
         "run the newer",
     );
-    assert_eq!(files(&ground.path("store")), before, "nothing was touched");
+    assert_eq!(files(&ground.path("store")), before, "the store was changed");
     assert!(!ground.path("api.sock").exists());
 
-    // So is a watermark whose layout is newer, of which only the number in front can be read.
+    // A watermark with a newer layout is refused too; only its leading version number is readable.
     let mut newer = sealed(b"another layout");
     newer[0] = 3;
     fs::write(&watermark, newer).unwrap();
@@ -94,16 +94,16 @@ async fn a_store_of_a_newer_format_is_not_touched() {
         "newer version (format 3, this one knows 1)",
         "run the newer",
     );
-    assert_eq!(files(&ground.path("store")), before, "nothing was touched");
+    assert_eq!(files(&ground.path("store")), before, "the store was changed");
 
-    // Taken back it is good as ever.
+    // With the old watermark restored the store works again.
     fs::write(&watermark, &old).unwrap();
     let daemon = ground.run().await;
     assert_eq!(ground.settle("alice").await.resyncs, 0);
     daemon.stop().await;
 }
 
-/// A record as the program writes it: version, checksum, payload.
+/// A record in the program's format: version, checksum, payload.
 fn sealed(payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![1];
     bytes.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
@@ -111,7 +111,7 @@ fn sealed(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Root may write where others may not, so what stands in the way here stops root as well.
+/// Root ignores file permissions, so this obstacle must stop root as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_path_that_is_a_file_is_left_as_it_is() {
     let ground = Ground::new(73, &["alice"]).await;
@@ -126,7 +126,7 @@ async fn damage(seed: u64, how: impl Fn(&Path)) {
     let held = filled(&ground).await;
     how(&ground.path("store/store"));
     let daemon = ground.run().await;
-    // Old readers are told, and only they.
+    // Readers with an old cursor are rejected; other readers are not affected.
     let cursor = held.cursor.as_ref().unwrap();
     let answer = ground.api.get(&format!("/v1/changes?after={cursor}")).await;
     assert_eq!(answer.status, StatusCode::GONE);
@@ -134,7 +134,7 @@ async fn damage(seed: u64, how: impl Fn(&Path)) {
     assert!(problem["type"].as_str().unwrap().ends_with("/snapshot-required"), "{problem}");
 
     ground.settle("alice").await;
-    assert_eq!(ground.api.events("alice").await, held.of("alice"), "everything can be had again");
+    assert_eq!(ground.api.events("alice").await, held.of("alice"), "the mirror was not rebuilt");
     let mut fresh = Follower::default();
     fresh.catch_up(&ground.api).await;
     assert_eq!(fresh.of("alice"), held.of("alice"));
@@ -143,7 +143,7 @@ async fn damage(seed: u64, how: impl Fn(&Path)) {
         entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     let aside: Vec<&String> =
         names.iter().filter(|name| name.starts_with("store.damaged.")).collect();
-    let [aside] = aside[..] else { panic!("moved aside, once, never deleted: {names:?}") };
+    let [aside] = aside[..] else { panic!("expected one directory moved aside: {names:?}") };
     assert!(ground.path("store").join(aside).join("db").exists());
     let told = daemon.complaints();
     assert!(told.iter().any(|line| line.contains(aside.as_str())), "{told:?}");
@@ -171,7 +171,7 @@ async fn a_store_with_garbage_in_it_is_moved_aside_and_had_again() {
     .await;
 }
 
-/// A small file system of its own, if this process may mount one.
+/// A small file system for one test, if this process may mount one.
 pub(crate) struct Small(PathBuf);
 
 impl Small {
@@ -185,7 +185,8 @@ impl Small {
         mounted.then(|| Self(at.to_owned()))
     }
 
-    /// Somebody else fills it, but for a rest that no commit may take. The file that is in the way.
+    /// Fills the file system except for a rest too small for any commit. Returns the path of the
+    /// ballast file.
     pub(crate) fn fill(&self) -> PathBuf {
         let ballast = self.0.join("ballast");
         let disk = rustix::fs::statvfs(&self.0).unwrap();
@@ -197,12 +198,12 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // Lazily: a process that is still ending may stand in it.
+        // Lazily, because a process that is still ending may use it.
         Command::new("umount").arg("-l").arg(&self.0).status().ok();
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a test that shows nothing says so")]
+#[expect(clippy::print_stderr, reason = "a skipped test reports why")]
 pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
@@ -250,7 +251,7 @@ async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
     }
     let answer = ground.api.post("/v1/windows/alice/sync?wait=30s").await.json();
     assert_eq!(answer["state"], "store_full");
-    assert_eq!(ground.api.events("alice").await, before, "reading goes on");
+    assert_eq!(ground.api.events("alice").await, before, "reading still works");
     assert_eq!(ground.cli(&["status"]).await.code, Some(1));
     fs::remove_file(&ballast).unwrap();
     let status = ground.settle("alice").await;
@@ -263,7 +264,7 @@ async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
     daemon.stop().await;
 }
 
-/// Other programs take all that is left, to the last byte.
+/// Fills the file system to the last byte, as other programs would.
 pub(crate) fn fill_up(at: &Path) -> PathBuf {
     let file = at.join("of-somebody-else");
     let mut size = 1 << 20;
@@ -296,11 +297,11 @@ async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
     let other = fill_up(&small.0);
     full("the window says that the store is full").await;
     let held = ground.api.events("alice").await;
-    // Longer than the engine's own cleaning used to wait.
+    // Longer than the engine's own cleanup used to wait.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert!(daemon.over().is_none(), "the daemon ended: {}", daemon.log());
 
-    // However it ended, it starts, serves, and says what is the matter.
+    // However it ended, it starts, serves, and reports the full store.
     for how in ["stop", "kill"] {
         match how {
             "stop" => daemon.stop().await,
@@ -310,7 +311,7 @@ async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
         assert_eq!(ground.api.events("alice").await, held, "after {how}");
         full("the window says again that the store is full").await;
         assert_eq!(ground.api.events("alice").await, held, "after {how}");
-        // What a start used is taken by others.
+        // The space freed by the start is taken again.
         let mut rest = fs::File::create(small.0.join(format!("after-{how}"))).unwrap();
         while std::io::Write::write_all(&mut rest, &[0x5A; 4096]).is_ok() {}
     }
@@ -373,7 +374,7 @@ async fn an_open_directory_of_another_user_is_refused_with_the_remedy() {
     for part in ["open to other users (mode 0777)", "chmod o= ", &store.display().to_string()] {
         assert!(refused.err.contains(part), "no {part:?} in {}", refused.err);
     }
-    assert!(files(&store).is_empty(), "nothing was written");
+    assert!(files(&store).is_empty(), "the store was changed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,5 @@
-//! Streams that get stuck, through the whole fleet in paused time: whatever the remedy, the mirror
-//! is what plain `calendarView` lists, the feed folds to it, and the status tells how it is done.
+//! Stuck streams, through the whole fleet in paused time. With every fallback the mirror equals
+//! what plain `calendarView` lists, the feed folds to it, and the status names the mode.
 
 mod heavy;
 
@@ -23,7 +23,7 @@ use crate::memory::Memory;
 use crate::rig::{Rig, noon, window};
 
 const MAILBOX: &str = "alice@contoso.com";
-/// Longer than any round takes, whatever it waits for.
+/// Longer than any round takes, including its waits.
 const LONG: Duration = Duration::from_secs(8 * 3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -38,7 +38,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Settled and exact; rounds are the test's, except that one happens every two days.
+    /// A settled and exact window. The test starts the rounds, except for one every two days.
     async fn settled(seed: u64, behaviour: Behaviour, complete: Completion) -> Self {
         let env = Env::simulated(seed, noon());
         let simulator = simulator(seed, behaviour, &env);
@@ -58,7 +58,7 @@ impl Scene {
         Self::settled(seed, Behaviour::by_seed(seed), Completion::Master).await
     }
 
-    /// As by SIGTERM, and begun again.
+    /// Stops as by SIGTERM and starts again.
     async fn restarted(self) -> Self {
         let Self { simulator, rig, id, window, env, directory } = self;
         rig.stop().await;
@@ -69,14 +69,14 @@ impl Scene {
 
     async fn round(&self) -> WindowStatus {
         let started = self.rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap();
-        started.finished.expect("a round ends")
+        started.finished.expect("the round ends")
     }
 
     fn status(&self) -> WindowStatus {
         self.rig.fleet.window(MAILBOX).unwrap()
     }
 
-    /// Until the next round has happened by itself.
+    /// Waits until the next scheduled round is over.
     async fn wait(&self) -> WindowStatus {
         let before = self.status();
         let due = before.next_due.unwrap().duration_since(self.env.now());
@@ -84,7 +84,7 @@ impl Scene {
         self.status()
     }
 
-    /// Rounds, as they come due, until one succeeds; the errors on the way.
+    /// Runs rounds until one succeeds. Returns the status and the errors before it.
     async fn healed(&self) -> (WindowStatus, Vec<String>) {
         let mut errors = Vec::new();
         for _ in 0..20 {
@@ -96,10 +96,10 @@ impl Scene {
                     let due = status.next_due.unwrap().duration_since(self.env.now());
                     let due = Duration::try_from(due).unwrap_or_default();
                     if error.kind.ends_with("_stuck") {
-                        // Nothing is asked meanwhile, unless somebody asks for a round.
+                        // No requests are made meanwhile unless a round is requested.
                         let asked = self.requests();
                         tokio::time::sleep(due - Duration::from_secs(1)).await;
-                        assert_eq!(self.requests(), asked, "asked before its time");
+                        assert_eq!(self.requests(), asked, "a request was made too early");
                         assert!(due > Duration::from_secs(590), "{due:?}");
                         assert!(due <= self.window.confirm_after, "{due:?}");
                     }
@@ -116,7 +116,7 @@ impl Scene {
         self.simulator.statistics().total.requests
     }
 
-    /// The page sizes asked for since the statistics were reset.
+    /// The page sizes requested since the statistics were reset.
     fn page_sizes(&self) -> BTreeSet<u32> {
         let prefer = self.simulator.statistics().prefer;
         let sizes = prefer.iter().filter_map(|prefer| prefer.split("odata.maxpagesize=").nth(1));
@@ -147,7 +147,7 @@ impl Scene {
         self.simulator.mutate(mutation).unwrap()
     }
 
-    /// Into snapshot mode: no page size helps.
+    /// Drives the window into snapshot mode: no page size helps.
     async fn listed(&self) {
         self.simulator.mutate_randomly();
         self.simulator.plan(PlannedFault::always(endless(usize::MAX)).path("delta"));
@@ -189,8 +189,11 @@ async fn rounds_without_end_end_with_larger_pages() {
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::RoundStuck);
         assert_eq!(mode(&scene.status()), "delta");
         let now = scene.mirror().await;
-        assert!(before.keys().all(|id| now.contains_key(id)), "nothing leaves before the end");
-        // It is remembered, and waited for, over a restart.
+        assert!(
+            before.keys().all(|id| now.contains_key(id)),
+            "an event was removed before the enumeration ended"
+        );
+        // The fallback and its wait survive a restart.
         scene = scene.restarted().await;
         scene.simulator.reset_statistics();
         let (status, errors) = scene.healed().await;
@@ -198,7 +201,7 @@ async fn rounds_without_end_end_with_larger_pages() {
         assert_eq!(scene.page_sizes(), [40, 80].into(), "{fault:?}");
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "{fault:?}");
         scene.assert_exact(&format!("after {fault:?}")).await;
-        // From now on and after another restart: what helped.
+        // The page size that helped stays in use, also after another restart.
         scene.simulator.set_latency(Duration::ZERO..Duration::ZERO);
         scene = scene.restarted().await;
         scene.simulator.reset_statistics();
@@ -222,7 +225,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         assert_eq!(scene.page_sizes(), [20, 40, 80, 160, 320, 640, 1000].into());
         scene.assert_exact("listed").await;
 
-        // Nothing changed: one page, no other request, nothing written that readers could see.
+        // Nothing changed: one page, no other request, no change visible to readers.
         let (seq, asked) = (scene.seq(), scene.requests());
         let resyncs = scene.status().resyncs;
         let status = scene.round().await;
@@ -230,9 +233,9 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         assert_eq!((scene.seq(), scene.requests()), (seq, asked + 1), "a quiet snapshot");
         let last = status.last_round.unwrap();
         assert_eq!((last.created, last.updated, last.removed), (0, 0, 0));
-        assert_eq!(status.resyncs, resyncs, "ordinary life is no resync");
+        assert_eq!(status.resyncs, resyncs, "a snapshot round does not count as a resync");
 
-        // Whatever happens arrives, and nothing else.
+        // Every change arrives, and nothing else.
         for _ in 0..6 {
             for _ in 0..20 {
                 scene.simulator.mutate_randomly();
@@ -244,10 +247,10 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
             let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
             let differ = ids.into_iter().filter(|id| before.get(*id) != after.get(*id)).count();
             let told = scene.rig.store.changes(seq, Some(scene.id), 10_000).await.unwrap().value;
-            assert_eq!(told.len(), differ, "every difference once, and nothing else");
+            assert_eq!(told.len(), differ, "exactly one change for each difference");
         }
 
-        // Remembered over a restart.
+        // Snapshot mode survives a restart.
         scene = scene.restarted().await;
         assert_eq!(mode(&scene.status()), "snapshot");
         scene.simulator.mutate_randomly();
@@ -255,11 +258,12 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         assert_eq!(scene.round().await.state, WindowState::Settled);
         scene.assert_exact("after a restart").await;
 
-        // A day later delta is tried, in vain: no trouble, another day.
+        // A day later delta is tried without success: no error, and the next trial comes a day
+        // later.
         scene.simulator.mutate_randomly();
         let status = scene.wait().await;
         let tried = scene.simulator.statistics().total.enumerations - enumerations;
-        assert_eq!(tried, 1, "once");
+        assert_eq!(tried, 1, "delta is tried once");
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"));
         assert_eq!(status.last_error, None);
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
@@ -267,9 +271,13 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         scene.round().await;
         let enumerations = scene.simulator.statistics().total.enumerations;
         scene.round().await;
-        assert_eq!(scene.simulator.statistics().total.enumerations, enumerations, "not yet");
+        assert_eq!(
+            scene.simulator.statistics().total.enumerations,
+            enumerations,
+            "delta was tried too early"
+        );
 
-        // And when the fault is gone it works again, with the pages that were found.
+        // When the fault is gone delta works again, with the page size found before.
         scene.simulator.clear_faults();
         scene.simulator.mutate_randomly();
         let seq = scene.seq();
@@ -278,7 +286,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
         scene.assert_exact("followed again").await;
         let (before, told) = (seq, scene.seq() - seq);
-        assert!(told < 100, "{told} changes after {before}: a quiet resync");
+        assert!(told < 100, "{told} changes after {before}: the resync is not quiet");
         scene.simulator.reset_statistics();
         scene.simulator.mutate_randomly();
         assert_eq!(scene.round().await.state, WindowState::Settled);
@@ -318,7 +326,7 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
     };
     let fifth = of_series("2026-11-05").await.unwrap();
     let sixth = of_series("2026-11-06").await.unwrap();
-    // What changes, and how many events look different then.
+    // The edits, and the least number of events that look different afterwards.
     let edits: Vec<(Edit, usize)> = vec![
         (Edit::Rename { event: single.clone(), subject: "Late lunch".into() }, 1),
         (Edit::Move { event: single.clone(), start: at("2026-11-06T11:00:00Z") }, 1),
@@ -328,7 +336,7 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
         (Edit::UndoException { occurrence: fifth.clone() }, 1),
         (Edit::CancelOccurrence { occurrence: sixth }, 1),
         (Edit::SetEnd { event: series.clone(), until: Some("2026-11-10".parse().unwrap()) }, 2),
-        // Seven occurrences have other times, or other days and ids.
+        // Seven occurrences change their times, or their days and ids.
         (Edit::Move { event: series.clone(), start: at("2026-11-03T10:00:00Z") }, 8),
         (Edit::Delete { event: series }, 8),
     ];
@@ -343,12 +351,13 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
         assert!(told.len() >= least, "{what}: {}", told.len());
         let seq = scene.seq();
         scene.round().await;
-        assert_eq!(scene.seq(), seq, "{what}: once");
+        assert_eq!(scene.seq(), seq, "{what}: published once");
     }
     scene.rig.stop().await;
 }
 
-/// Everything at once, by seed, with restarts in mid-round; after the faults stop, the truth.
+/// All faults at once by seed, with restarts in mid-round. After the faults stop the mirror is
+/// exact.
 #[tokio::test(start_paused = true)]
 async fn stuck_streams_in_bad_weather_end_in_the_truth() {
     for seed in 20..23 {
@@ -366,7 +375,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
                         _ => Fault::EndlessOld { below },
                     };
                     if matches!(fault, Fault::EndlessOld { .. }) {
-                        // Half an hour of quick answers would be ten thousand pages.
+                        // Half an hour of quick responses would be ten thousand pages.
                         let slow = Duration::from_secs(10)..Duration::from_secs(25);
                         scene.simulator.set_latency(slow);
                     }
@@ -387,7 +396,7 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
         tokio::time::sleep(DAY).await;
         scene.rig.settle(MAILBOX, 30).await;
         scene.assert_exact(&format!("seed {seed}")).await;
-        // Two quiet days, and everything is followed again.
+        // After two quiet days the window follows delta links again.
         let status = match scene.wait().await {
             status if mode(&status) == "delta" => status,
             _ => scene.wait().await,
@@ -407,11 +416,11 @@ async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
     scene.round().await;
     let before = scene.mirror().await;
     let seq = scene.seq();
-    // 123 days are followed; Graph changes its mind when the link dies.
+    // A window of 123 days is followed; Graph lowers its limit before the link dies.
     let behaviour = Behaviour { max_days: 40, ..scene.simulator.behaviour() };
     scene.simulator.set_behaviour(behaviour);
     scene.simulator.kill_tokens(None);
-    // Not every half can be had at once.
+    // One of the halves cannot be fetched at first.
     scene.simulator.plan(PlannedFault::always(Fault::InternalError).path("2026-11-01"));
     let status = scene.round().await;
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SegmentTooLong);
@@ -421,11 +430,11 @@ async fn segments_that_are_too_long_are_halved_and_nothing_is_away_meanwhile() {
     };
     assert_eq!(status.segments.iter().map(days).collect::<Vec<_>>(), [31, 31, 31, 30]);
     assert_eq!(status.state, WindowState::BackingOff);
-    assert_same("the old rows stay", &scene.mirror().await, &before);
+    assert_same("the old rows are kept", &scene.mirror().await, &before);
     scene = scene.restarted().await;
-    assert_eq!(scene.status().segments.len(), 4, "remembered");
+    assert_eq!(scene.status().segments.len(), 4, "the halving survives a restart");
     assert_eq!(scene.round().await.state, WindowState::BackingOff);
-    assert_same("also over a restart", &scene.mirror().await, &before);
+    assert_same("the old rows are kept over a restart", &scene.mirror().await, &before);
     scene.simulator.clear_faults();
     let status = scene.rig.settle(MAILBOX, 5).await;
     scene.assert_exact("halved").await;

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The page in real, headless Chromium, against the daemon and the simulated Graph: shows what the
-# API says, lives, outlives a daemon, needs no mouse, has nothing to hide from a checker.
+# Tests the page in real, headless Chromium, against the daemon and the simulated Graph: it shows
+# the API's data, updates live, survives a restart of the daemon, works without a mouse, and passes
+# an accessibility checker.
 #
 #   CALMIRROR_BIN           the program to test (default: built here, dev profile)
-#   CALMIRROR_SCREENSHOTS   a directory for pictures of every view
+#   CALMIRROR_SCREENSHOTS   a directory for screenshots of every view
 #   CALMIRROR_WINDOWS       windows of the large fleet (100000; 0: without it)
 . "$(dirname "$0")/kit.sh"
 

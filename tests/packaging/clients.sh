@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The simulated Graph by clients that know only Microsoft's: msal (Python and Node, with a secret
-# and with a certificate), msgraph-sdk, O365 and microsoft-graph-client. Each enumerates a window
-# and applies an incremental round through a TLS proxy with an authority of its own, and must have
-# exactly the events that the simulator says there are.
+# Tests the simulated Graph with third-party clients made for Microsoft's Graph: msal (Python and
+# Node, with a secret and with a certificate), msgraph-sdk, O365 and microsoft-graph-client. Each
+# enumerates a window and applies an incremental round through a TLS proxy with a private authority,
+# and must get exactly the events that the simulator lists.
 #
 #   CALMIRROR_BIN       the program to test (default: built here, dev profile)
 #   CALMIRROR_CLIENTS   a directory where the clients are kept between runs (default: none)

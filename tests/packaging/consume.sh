@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The consumers of docs/consume through a chaos run: the simulated Graph changes and fails, the
-# daemon and the consumers are killed again and again, and in the end both copies are the mirror.
-# Then what cannot be told change by change: removals forgotten, another store.
+# Runs the consumers of docs/consume through a chaos run: the simulated Graph changes and fails, the
+# daemon and the consumers are killed repeatedly, and in the end both copies equal the mirror. Then
+# the cases that the feed cannot bridge: trimmed removals, and another store.
 #
 #   CALMIRROR_BIN     the program to test (default: built here, dev profile)
-#   CALMIRROR_KILLS   how often something is killed (20)
+#   CALMIRROR_KILLS   the number of kills (20)
 . "$(dirname "$0")/kit.sh"
 
 need curl curl
@@ -43,8 +43,8 @@ account = "test"
 C
 } >"$SCRATCH/calmirror.toml"
 
-# Everything that is killed has a name: daemon, python, shell. A shell has children, so each is
-# a group of its own.
+# Processes to be killed have names: daemon, python, shell. A shell has children, so each one gets
+# its own process group.
 declare -A process
 start() {
     case $1 in
@@ -64,7 +64,7 @@ ask() { curl -sSf --unix-socket "$socket" "http://localhost$1"; }
 settled() { ask '/readyz?settled=1'; }
 change() { curl -sSf -X POST "$graph/control/step?count=$1" >/dev/null; }
 
-# Every change is in the mirror, the daemon rests.
+# quiet: waits until every change is in the mirror and the daemon is idle.
 quiet() {
     curl -sSf -X DELETE "$graph/control/faults" >/dev/null
     eventually 60 settled || fail "the windows do not settle"
@@ -85,7 +85,7 @@ equal() {
     proved "$(sed "s,$SCRATCH/,," "$SCRATCH/verify.log" | paste -sd';')"
 }
 
-# Nobody answers yet: both say why, and end if they are to run once.
+# No daemon is running yet: both consumers report why, and end if they are to run once.
 for program_of in "docs/consume/consume.sh $shell $socket" "python3 docs/consume/consume.py --db $python --api $socket"; do
     if said=$(ONCE=1 timeout 20 $program_of 2>&1); then fail "$program_of found a daemon"; else ended=$?; fi
     check "without a daemon it ends with 1 and says why: $said" [ "$ended" = 1 ]
@@ -116,7 +116,7 @@ catch_up || fail "a consumer did not get to the end: $(tail -n 3 "$SCRATCH"/{pyt
 proved "through $kills kills: $(grep -c changes "$SCRATCH/python.log") answers of changes to Python, $(grep -c changes "$SCRATCH/shell.log") to the shell"
 equal "$python" "$shell"
 
-# Removals are forgotten an hour after; two hours go by.
+# Removals are trimmed after an hour; two hours pass.
 change 200
 quiet
 strike daemon
@@ -124,11 +124,11 @@ change 50
 set_clocks 7200
 start daemon
 check "two hours later the daemon settles" eventually 90 settled
-# Nothing is forgotten before Graph's clock agrees, which is looked at every five seconds.
+# Nothing is trimmed before Graph's clock agrees, which is checked every five seconds.
 sleep 6
 quiet
 for ((number = 0; number < 3; number++)); do
-    # In the midst of the new snapshot.
+    # Killed in the middle of the new snapshot.
     setsid python3 docs/consume/consume.py --api "$socket" --db "$python" --once >>"$SCRATCH/python.log" 2>&1 &
     process[python]=$!
     sleep "0.$((3 + number * 2))"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The image, built from the Dockerfile and run for real: as nobody, without capabilities, on a
-# read-only root, with a resolver and a Graph over TLS of its own. Neither Docker nor a registry
-# is needed: the builder image is made here from a Debian tree and this machine's Rust.
+# Builds the image from the Dockerfile and runs it: as an unprivileged user, without capabilities,
+# on a read-only root, with its own resolver and a Graph over TLS. Neither Docker nor a registry is
+# needed: the builder image is made here from a Debian tree and this machine's Rust.
 #
-#   CALMIRROR_CARGO_FLAGS   more for the build in the image
+#   CALMIRROR_CARGO_FLAGS   additional cargo flags for the build in the image
 . "$(dirname "$0")/kit.sh"
 
 need_root
@@ -22,7 +22,7 @@ mkdir -p "$kept"
 storage=(--root "$kept/storage" --runroot "$kept/run" --storage-driver vfs)
 image=localhost/calmirror:test
 
-# The builder: Debian with a C compiler, and the Rust that is used here.
+# The builder: Debian with a C compiler, and this machine's Rust.
 if ! buildah "${storage[@]}" inspect --type image localhost/builder >/dev/null 2>&1; then
     mmdebstrap --quiet --variant=minbase --include=gcc,libc6-dev,ca-certificates bookworm \
         "$SCRATCH/builder" >"$SCRATCH/log" 2>&1 || skip "no Debian tree: $(tail -n 1 "$SCRATCH/log")"
@@ -38,7 +38,7 @@ if ! buildah "${storage[@]}" inspect --type image localhost/builder >/dev/null 2
     rm -rf "$SCRATCH/builder"
 fi
 
-# What is downloaded and compiled is kept between runs; nothing of it is in the image.
+# Downloads and build results are kept between runs; the image contains none of them.
 mkdir -p "$kept/target"
 begun=$(now_ms)
 buildah "${storage[@]}" bud --quiet --isolation chroot --format docker --network host \
@@ -59,19 +59,19 @@ asked() { podman "${storage[@]}" image inspect --format "$1" "$image"; }
 [ "$(asked '{{.HealthCheck.Test}}')" = '[CMD /usr/bin/calmirror health]' ] || fail "the health check"
 proved "user 65532, SIGTERM, HEALTHCHECK calmirror health, volumes $(asked '{{.Config.Volumes}}')"
 
-# A network with nothing in it but a resolver, a Graph behind TLS, and the container.
+# A network namespace that contains only a resolver, a Graph behind TLS, and the container.
 ip netns add "calmirror-$$"
 at_end "ip netns del calmirror-$$"
 net() { ip netns exec "calmirror-$$" "$@"; }
 net ip link set lo up
-# started COMMAND...: in that network until the end. Not by `net`: of a function in the background it
-# would be the shell that is killed, and not the program.
+# started COMMAND...: runs it in that namespace until the end. It does not use `net`: killing a
+# function in the background would kill the shell instead of the program.
 started() {
     ip netns exec "calmirror-$$" "$@" >>"$SCRATCH/servers.log" 2>&1 &
     at_end "kill $! 2>/dev/null"
 }
 cat >"$SCRATCH/resolver.py" <<'P'
-"""Answers every question for an A record of graph.calmirror.test with 127.0.0.7, others with nothing."""
+"""Resolves the A record of graph.calmirror.test to 127.0.0.7; other queries get no answer records."""
 import socket, struct
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind(("127.0.0.53", 53))
@@ -92,7 +92,7 @@ while True:
     server.sendto(answer, asker)
 P
 cat >"$SCRATCH/front.py" <<'P'
-"""TLS in front of the simulated Graph, which is told apart from it by its address alone."""
+"""TLS in front of the simulated Graph, with another address."""
 import http.server, ssl, sys, urllib.error, urllib.request
 inside, outside = b"http://127.0.0.1:8081", b"https://graph.calmirror.test"
 class Front(http.server.BaseHTTPRequestHandler):
@@ -128,7 +128,7 @@ openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=graph.
 openssl x509 -req -in "$SCRATCH/tls.csr" -CA "$SCRATCH/ca.pem" -CAkey "$SCRATCH/ca.key" -CAcreateserial \
     -days 2 -extfile <(echo "subjectAltName=DNS:graph.calmirror.test") -out "$SCRATCH/tls.pem" 2>/dev/null
 
-# The program of the image itself is the simulated Graph: it is static, it runs anywhere.
+# The image's own program serves as the simulated Graph: it is static and runs anywhere.
 mounted=$(podman "${storage[@]}" image mount "$image")
 at_end "podman ${storage[*]} image unmount $image >/dev/null"
 install -m 755 "$mounted/usr/bin/calmirror" "$SCRATCH/calmirror"
@@ -228,7 +228,7 @@ after=$(enumerations)
 [ "$before" = "$after" ] || fail "the restart enumerated again: $before, $after"
 proved "restarted with the mirror it had: no new enumeration ($after)"
 
-# compose.yaml: understood by Compose, and run as it stands by podman-compose, where they can be had.
+# compose.yaml: validated by Compose, and run unchanged by podman-compose, if they are available.
 container rm --force --time 10 calmirror >/dev/null
 project=$SCRATCH/compose
 mkdir -p "$project/etc"
@@ -242,7 +242,7 @@ if (need docker-compose docker-compose); then
     proved "Compose understands compose.yaml: $(grep -cE 'read_only: true|cap_drop|no-new-privileges|stop_grace_period' "$SCRATCH/compose.log") of 4 hardening keys in what it made of it"
 fi
 if (need podman-compose podman-compose); then
-    # Where the images are, and a network that is there already.
+    # Uses this test's image storage, and a network that already exists.
     cat >"$SCRATCH/podman" <<P
 #!/usr/bin/env bash
 podman=(podman ${storage[*]} --cgroup-manager cgroupfs --runtime runc --log-level error)
@@ -274,7 +274,7 @@ P
     grep -q '^NoNewPrivs:\s*1$' "/proc/$pid/status" || fail "compose.yaml: no new privileges"
     awk '$2 == "/" { exit !($4 ~ /(^|,)ro(,|$)/) }' "/proc/$pid/mounts" || fail "compose.yaml: the root is read-only"
     proved "compose.yaml as it stands: $(up | sed -n 1p), no capabilities, a read-only root, the secret of mode 0400"
-    # As an editor saves: a new file in the place of the old one.
+    # As an editor saves: a new file replaces the old one.
     sed 's/^interval = "1s"/interval = "2s"/' "$project/etc/calmirror.toml" >"$project/etc/new" &&
         mv "$project/etc/new" "$project/etc/calmirror.toml"
     reloaded=$(container exec "$service" /usr/bin/calmirror reload 2>&1) || fail "compose.yaml: reload"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Debian package in real Debians: installed, serving, upgraded, removed, purged.
+# Tests the Debian package in real Debians: installed, serving, upgraded, removed, purged.
 #
 #   tests/packaging/deb.sh [SUITE...]         default: bookworm and trixie
 #   CALMIRROR_PROFILE                         cargo's profile (here: dev)
@@ -18,7 +18,7 @@ export CALMIRROR_PROFILE=${CALMIRROR_PROFILE:-dev}
 suites=("$@")
 [ ${#suites[@]} -gt 0 ] || suites=(bookworm trixie)
 
-# Each build removes what the one before has left.
+# Each build removes the files of the previous one.
 old=$(packaging/debian/build 1 --fast) && cp "$old" "$SCRATCH/" && old=$SCRATCH/$(basename "$old")
 new=$(cargo deb --quiet --locked --no-build --profile "$CALMIRROR_PROFILE" --deb-revision 2 --fast)
 dpkg-deb -x "$old" "$SCRATCH/package"
@@ -34,7 +34,7 @@ for file in usr/lib/systemd/system/calmirror.service etc/calmirror/calmirror.tom
 done
 bash -n "$SCRATCH/package/usr/share/bash-completion/completions/calmirror" || fail "completions are bash"
 if command -v mandoc >/dev/null 2>&1; then
-    # Style aside: that the lines of examples are long, and that there is no date.
+    # Ignores style: long lines of examples, and the missing date.
     said=$(mandoc -T lint -W warning <(zcat "$SCRATCH/package/usr/share/man/man1/calmirror.1.gz") 2>&1 |
         grep -vE 'missing date|cannot parse date|STYLE|text line longer' || true)
     [ -z "$said" ] || fail "the manual page: $said"
@@ -63,7 +63,7 @@ for suite in "${suites[@]}"; do
     [ "$(property calmirror UID)" = "$uid" ] || fail "$suite: runs as the package's user"
     proved "$suite: runs as the user calmirror ($uid), type $(property calmirror Type)"
 
-    # What an administrator does next.
+    # The administrator's next steps.
     run install -m 755 /usr/bin/calmirror /usr/local/bin/graph
     sed -i 's|/usr/bin/calmirror|/usr/local/bin/graph|' "$tree/etc/systemd/system/graph.service"
     run systemctl daemon-reload
@@ -71,7 +71,7 @@ for suite in "${suites[@]}"; do
     (umask 077 && echo "any secret is accepted" >"$tree/etc/calmirror/graph.secret")
     run chown calmirror: /etc/calmirror/graph.secret
     configuration /etc/calmirror/graph.secret >"$tree/etc/calmirror/calmirror.toml"
-    # Another Graph than Microsoft's own wants a start, not a reload.
+    # Another Graph than Microsoft's needs a restart, not a reload.
     run systemctl restart calmirror || fail "$suite: systemctl restart"
     eventually 30 healthy || fail "$suite: every window settles"
     pid=$(property calmirror MainPID)
@@ -82,7 +82,7 @@ for suite in "${suites[@]}"; do
     [ "$(property calmirror MainPID)" = "$pid" ] || fail "$suite: reload keeps the process"
     proved "$suite: configured and reloaded: $(run calmirror status | sed -n 2p)"
 
-    # As docs/operations.md says it: a person of the group, and a secret that stays root's.
+    # As in docs/operations.md: a member of the group, and a secret that only root can read.
     run useradd --create-home alice
     if run test -x /usr/sbin/adduser; then
         run adduser --quiet alice calmirror >/dev/null
@@ -122,7 +122,7 @@ for suite in "${suites[@]}"; do
     run test -d /var/lib/private/calmirror || fail "$suite: removing keeps the store"
     proved "$suite: removed; configuration and store stay"
 
-    # The secret is the administrator's, not the package's.
+    # The secret belongs to the administrator, not to the package.
     run rm /etc/calmirror/graph.secret /usr/local/bin/graph \
         /etc/systemd/system/calmirror.service.d/override.conf
     run rmdir --ignore-fail-on-non-empty /etc/systemd/system/calmirror.service.d

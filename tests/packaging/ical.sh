@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Windows as iCalendar, in both forms of series: a few thousand simulated events, and several hundred
-# odd ones. The `icalendar` of PyPI reads them, and every event is compared with the same window as
-# JSON. Then other readers show the form that subscribers get; each has to show every event, at its
-# instant. A reader that cannot be had makes this a skip, once all others were tried.
+# Windows as iCalendar, in both forms of series: a few thousand simulated events, and several
+# hundred unusual ones. The `icalendar` of PyPI reads them, and every event is compared with the
+# same window as JSON. Then other readers show the form that subscribers get; each has to show every
+# event at its instant. A reader that cannot be installed makes this test a skip, after all others
+# were tried.
 #
 #   CALMIRROR_BIN     the program to test (default: built here, dev profile)
 . "$(dirname "$0")/kit.sh"
@@ -18,7 +19,7 @@ python=$SCRATCH/venv/bin/python
 
 mkdir "$SCRATCH/calendars"
 
-# Odd events: a Graph of their own.
+# Unusual events, from a Graph of their own.
 "$python" tests/consumers/odd.py >"$SCRATCH/odd.port" 2>"$SCRATCH/odd.log" &
 at_end "kill $!"
 eventually 20 grep -q . "$SCRATCH/odd.port" || fail "no odd Graph: $(tail -n 1 "$SCRATCH/odd.log")"
@@ -69,10 +70,10 @@ curl -sSf --unix-socket "$SCRATCH/api.sock" "http://localhost/v1/windows/$first/
     cmp - "$SCRATCH/first.ics" || fail "events --ics is not what the API says"
 proved "calmirror events --ics prints what calendar programs get"
 
-# What other readers show.
+# The output of other readers.
 untried=()
 
-# shown NAME COMMAND...: that the command, given a calendar, prints the starts of its events.
+# shown NAME COMMAND...: checks that the command, given a calendar, prints the starts of its events.
 shown() {
     local name=$1 calendar starts count=0
     shift
@@ -89,7 +90,7 @@ shown() {
     proved "$name shows all $count events, at their instants"
 }
 
-# untried NAME WHY
+# untried NAME WHY: reports a reader that could not be tried.
 untried() {
     printf 'not tried: %s: %s\n' "$1" "$2"
     untried+=("$1")
@@ -110,7 +111,8 @@ for reader in ical-expander node-ical; do
         untried "$reader" "$(tail -n 1 "$SCRATCH/npm.log" 2>/dev/null || echo "there is no npm")"
     fi
 done
-# installed COMMAND PACKAGE...: whether the packages can be had. `need` ends a subshell that skips.
+# installed COMMAND PACKAGE...: succeeds if the packages can be installed. `need` ends a subshell
+# that skips.
 installed() {
     (
         trap - EXIT

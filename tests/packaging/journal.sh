@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What systemd's journal gets: entries of its own protocol, with the fields that people search for
-# and nothing that must not be told. The journal is a socket of our own, in a mount namespace of
-# its own, so that every byte that is sent to it is seen.
+# The entries that systemd's journal receives: in its own protocol, with the fields that people
+# search for, and without confidential data. The journal is a socket of this test in its own mount
+# namespace, so that every byte sent to it is seen.
 . "$(dirname "$0")/kit.sh"
 
 need_root

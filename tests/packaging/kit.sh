@@ -1,6 +1,6 @@
-# What the packaging tests have in common. Each of them installs what it needs, tells what it
-# proved in lines beginning with "proved:", and exits 0, or 1 at the first thing that is not so,
-# or 77 if it was skipped because this machine cannot do it.
+# Shared functions of the packaging tests. Each test installs its prerequisites, reports results in
+# lines beginning with "proved:", and exits with 0, with 1 at the first failure, or with 77 if this
+# machine cannot run it.
 #
 #   CALMIRROR_BIN     the program to test (default: built here, dev profile)
 #   CALMIRROR_TREES   where Debian trees are kept between runs
@@ -22,7 +22,7 @@ finish() {
 }
 trap finish EXIT
 
-# at_end COMMAND: done at the end, the last one first, however the script ends.
+# at_end COMMAND: runs it when the script ends, in whatever way; the last one first.
 at_end() { at_end+=("$1"); }
 
 proved() { printf 'proved: %s\n' "$*"; }
@@ -37,7 +37,7 @@ fail() {
     exit 1
 }
 
-# check WHAT COMMAND...: that it succeeds, or the end.
+# check WHAT COMMAND...: fails the test unless the command succeeds.
 check() {
     local what=$1
     shift
@@ -45,7 +45,7 @@ check() {
     proved "$what"
 }
 
-# eventually SECONDS COMMAND...: whether it succeeds within the time.
+# eventually SECONDS COMMAND...: repeats the command until it succeeds or the time is over.
 eventually() {
     local until=$((SECONDS + $1))
     shift
@@ -60,12 +60,12 @@ now_ms() { date +%s%3N; }
 # since MS: the seconds since then, with one decimal.
 since() { awk -v a="$1" -v b="$(now_ms)" 'BEGIN { printf "%.1f", (b - a) / 1000 }'; }
 
-# below SECONDS LIMIT: whether it is.
+# below SECONDS LIMIT: succeeds if SECONDS is at most LIMIT.
 below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a <= b) }'; }
 
 need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
 
-# need COMMAND PACKAGE...: the command, installed with apt where it is not there.
+# need COMMAND PACKAGE...: installs the packages with apt if the command is missing.
 need() {
     local command=$1
     shift
@@ -78,7 +78,7 @@ need() {
         skip "$command cannot be installed ($*): $(tail -n 1 "$SCRATCH/apt.log")"
 }
 
-# The program to test.
+# program: prints the path of the program to test.
 program() {
     if [ -n "${CALMIRROR_BIN:-}" ]; then
         printf '%s\n' "$CALMIRROR_BIN"
@@ -88,8 +88,8 @@ program() {
     printf '%s/debug/calmirror\n' "${CARGO_TARGET_DIR:-target}"
 }
 
-# simulated OPTIONS...: a simulated Graph on this machine, at $graph. Needs $program. Its mailboxes
-# are in $SCRATCH/mailboxes.
+# simulated OPTIONS...: starts a simulated Graph on this machine and sets $graph to its address.
+# Needs $program. Writes its mailboxes to $SCRATCH/mailboxes.
 simulated() {
     need curl curl
     "$program" simulate --listen 127.0.0.1:0 "$@" >"$SCRATCH/graph.log" 2>&1 &
@@ -100,8 +100,8 @@ simulated() {
         >"$SCRATCH/mailboxes"
 }
 
-# of_simulated [API-LINES]: the beginning of a configuration that mirrors it: store, socket and the
-# account `test`, all in $SCRATCH, and more of [api].
+# of_simulated [API-LINES]: prints the beginning of a configuration for the simulated Graph: store,
+# socket and the account `test`, all in $SCRATCH, with additional lines of [api].
 of_simulated() {
     (umask 077 && echo secret >"$SCRATCH/secret")
     cat <<C
@@ -120,7 +120,7 @@ ${1:-}
 C
 }
 
-# serving: the daemon with $SCRATCH/calmirror.toml, once all its windows have settled.
+# serving: starts the daemon with $SCRATCH/calmirror.toml and waits until all windows are settled.
 serving() {
     "$program" --config "$SCRATCH/calmirror.toml" run >"$SCRATCH/daemon.log" 2>&1 &
     at_end "kill $!; wait $! 2>/dev/null"
@@ -128,7 +128,7 @@ serving() {
     eventually 120 settled || fail "the windows do not settle: $(tail -n 2 "$SCRATCH/daemon.log")"
 }
 
-# tree SUITE: the directory of a fresh Debian with systemd, made from a kept one. In $tree.
+# tree SUITE: makes a fresh Debian with systemd from a kept tree and sets $tree to its directory.
 tree() {
     local suite=$1 kept=$TREES/$1
     need mmdebstrap mmdebstrap
@@ -151,8 +151,8 @@ tree() {
     fi
 }
 
-# boot: starts the systemd of $tree with a network of its own that has only a loopback. Sets
-# $inside to the id of its first process as we see it.
+# boot: starts the systemd of $tree in a network namespace with only a loopback. Sets $inside to the
+# id of its first process as seen from here.
 boot() {
     need systemd-nspawn systemd-container
     systemd-nspawn --quiet --directory="$tree" --boot --register=no --keep-unit \
@@ -162,27 +162,27 @@ boot() {
     leader() { inside=$(pgrep -P "$nspawn" | head -n 1) && [ -n "$inside" ]; }
     eventually 20 leader || skip "systemd-nspawn does not start: $(tail -n 1 "$SCRATCH/boot.log")"
     inside=$(pgrep -P "$nspawn" | head -n 1)
-    # It outlives a nspawn that is killed.
+    # It outlives a killed nspawn.
     at_end "[ \"\$(ps -o args= -p $inside)\" != /usr/lib/systemd/systemd ] || kill -KILL $inside"
     is_up() { run systemctl is-system-running | grep -qE 'running|degraded'; }
     eventually 60 is_up ||
         skip "the systemd in the container does not come up: $(tail -n 1 "$SCRATCH/boot.log")"
 }
 
-# halt: ends what `boot` began.
+# halt: stops the container that `boot` started.
 halt() {
     run systemctl --no-block halt || true
     gone() { [ ! -e "/proc/$inside" ]; }
     eventually 15 gone || kill -KILL "$inside" || true
 }
 
-# run COMMAND...: inside the booted tree.
+# run COMMAND...: runs it inside the booted tree.
 run() { nsenter -t "$inside" -a -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"; }
 
-# property UNIT NAME: its value.
+# property UNIT NAME: prints the property's value.
 property() { run systemctl show --property="$2" --value "$1"; }
 
-# A unit with a simulated Graph, always the same organisation, in which nothing happens.
+# graph_unit: prints a unit with a simulated Graph: always the same organisation, without changes.
 graph_unit() {
     cat <<'U'
 [Service]
@@ -192,7 +192,7 @@ WantedBy=multi-user.target
 U
 }
 
-# Its mailboxes. Needs $program.
+# mailboxes: prints that Graph's mailboxes. Needs $program.
 mailboxes() {
     if [ ! -s "$SCRATCH/mailboxes" ]; then
         "$program" simulate --listen 127.0.0.1:0 --people 4 --rooms 1 --mutate-every 0s \
@@ -206,7 +206,8 @@ mailboxes() {
     cat "$SCRATCH/mailboxes"
 }
 
-# configuration SECRET-FILE [LINES]: one that mirrors it, with more at its end.
+# configuration SECRET-FILE [LINES]: prints a configuration that mirrors it, with additional lines
+# at its end.
 configuration() {
     cat <<C
 [graph]
@@ -225,7 +226,7 @@ C
     printf '%s\n' "${2:-}"
 }
 
-# How many enumerations the simulated Graph in the booted tree has been asked to begin.
+# enumerations: prints how many enumerations the simulated Graph in the booted tree has served.
 enumerations() {
     nsenter -t "$inside" -n curl -fsS http://127.0.0.1:8081/control/statistics |
         sed 's/.*"total":{\([^}]*\).*/\1/; s/.*"enumerations":\([0-9]*\).*/\1/'

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What docs/monitoring promises, by Prometheus' own promtool: the alert rules are well formed and
-# pass their tests, each alert has one, and what a running daemon answers at /metrics is as it
-# should be and has every metric the rules ask for.
+# Checks docs/monitoring with Prometheus' own promtool: the alert rules are well formed and pass
+# their tests, each alert has a test, and /metrics of a running daemon is valid and has every metric
+# that the rules use.
 . "$(dirname "$0")/kit.sh"
 
-# Of the package only this one program: a Prometheus that starts as a service is of no use here.
+# Only this program of the package: a Prometheus started as a service is of no use here.
 if ! command -v promtool >/dev/null 2>&1; then
     command -v apt-get >/dev/null 2>&1 || skip "promtool is not here, and no apt-get to fetch it"
     (

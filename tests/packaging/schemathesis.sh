@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The API against its own description: schemathesis (PyPI) makes requests of /openapi.json, right
-# ones and wrong ones, and every answer has to be one that is described, in the form that is
-# described. Over TCP, with the token. First every parameter at its will, then of a window and of
-# an event that are there.
+# Tests the API against its own description: schemathesis (PyPI) makes valid and invalid requests
+# from /openapi.json, and every response has to be a described one in the described form. Over TCP,
+# with the token. First with arbitrary parameters, then for an existing window and an existing
+# event.
 #
 #   CALMIRROR_BIN         the program to test (default: built here, dev profile)
 #   CALMIRROR_EXAMPLES    requests of each kind and operation (50)
@@ -19,7 +19,7 @@ python3 -m venv "$SCRATCH/venv" >"$SCRATCH/venv.log" 2>&1 ||
 
 simulated --people 4 --rooms 2 --mutate-every 300ms
 (umask 077 && echo token >"$SCRATCH/token")
-# Any free port would do, but nobody would tell us which.
+# Port 0 would not tell us which port was chosen.
 port=$("$SCRATCH/venv/bin/python" -c 'import socket
 s = socket.socket()
 s.bind(("127.0.0.1", 0))
@@ -41,8 +41,8 @@ serving
 url=http://127.0.0.1:$port
 ask() { curl -sSf -H 'Authorization: Bearer token' "$url$1"; }
 
-# Cursors, pages and durations that are well-formed but mean nothing are refused, as they should
-# be: that a schema cannot tell them from others is no failure.
+# Well-formed cursors, pages and durations without meaning are refused, as they should be. A schema
+# cannot express this, so it is not a failure.
 cat >"$SCRATCH/schemathesis.toml" <<C
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "304", "400", "404", "410"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The unit under real systemds, the one before Type=notify-reload and one that has it: booted in a
-# container with nothing but a loopback, where a simulated Graph answers.
+# Tests the unit under real systemds, one without Type=notify-reload and one with it, booted in a
+# container with only a loopback and a simulated Graph.
 #
 #   tests/packaging/systemd.sh [SUITE...]     default: bookworm (252) and trixie (257)
 . "$(dirname "$0")/kit.sh"
@@ -13,7 +13,7 @@ program=$(program)
 suites=("$@")
 [ ${#suites[@]} -gt 0 ] || suites=(bookworm trixie)
 
-# Stops one thread of a process and keeps it stopped: the rest of the process goes on.
+# Stops one thread of a process and keeps it stopped, while the rest of the process continues.
 cat >"$SCRATCH/freeze.py" <<'P'
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -24,7 +24,7 @@ for request in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
 WALL = 0x40000000
 os.waitpid(thread, WALL)
 print("frozen", flush=True)
-# Who traces is told first that it ended, and has to take note before its parent can.
+# A tracer is notified of the thread's end first, and must reap it before the parent can.
 os.waitpid(thread, WALL)
 P
 
@@ -33,7 +33,7 @@ prepare() {
     install -m 644 systemd/calmirror.service "$tree/etc/systemd/system/"
     mkdir -p "$tree/etc/calmirror" "$tree/etc/systemd/system/calmirror.service.d"
     graph_unit >"$tree/etc/systemd/system/graph.service"
-    # The test waits for the watchdog, and has no network to wait for.
+    # The test waits for the watchdog, and there is no network to wait for.
     cat >"$tree/etc/systemd/system/calmirror.service.d/test.conf" <<'U'
 [Unit]
 After=graph.service
@@ -53,7 +53,7 @@ U
     rm -f "$tree/etc/machine-id" && : >"$tree/etc/machine-id"
 }
 
-# configure [LINES]: a good configuration, with more at its end.
+# configure [LINES]: writes a valid configuration, with additional lines at its end.
 configure() {
     configuration /run/credentials/calmirror.service/graph.secret "${1:-}" \
         >"$tree/etc/calmirror/calmirror.toml"
@@ -64,7 +64,7 @@ healthy() { run calmirror status; }
 status_says() { property calmirror StatusText | grep -q -- "$1"; }
 main_pid() { property calmirror MainPID; }
 restarts() { property calmirror NRestarts; }
-# Whether it was restarted more often than $1 and serves again.
+# restarted COUNT: succeeds if the unit was restarted more often than that and serves again.
 restarted() { [ "$(restarts)" -gt "$1" ] && active && healthy; }
 journal() { run journalctl -u calmirror -o cat --no-pager; }
 
@@ -74,7 +74,7 @@ for suite in "${suites[@]}"; do
     printf '\n-- systemd %s (%s)\n' "$version" "$suite"
     prepare
 
-    # The one thing an older systemd may say is that it does not know the type.
+    # The only accepted complaint is that an older systemd does not know the type.
     said=$(chroot "$tree" systemd-analyze verify --man=no /etc/systemd/system/calmirror.service 2>&1 |
         grep -v 'Failed to parse service type, ignoring: notify-reload' || true)
     [ -z "$said" ] || fail "$version: systemd-analyze verify: $said"
@@ -92,7 +92,7 @@ for suite in "${suites[@]}"; do
     eventually 15 status_says '5 windows: 5 settled' || fail "$version: STATUS is the fleet"
     proved "$version: systemctl status says: $(property calmirror StatusText)"
 
-    # What it may touch, from within its own walls.
+    # Access rights, tested from within its mount namespace.
     pid=$(main_pid)
     owner=$(property calmirror UID)
     [ "$owner" -gt 0 ] || fail "$version: runs as a user of its own, not as $owner"

@@ -1,4 +1,4 @@
-//! Small words for the store's tests: items, commits, and what a reader makes of the feed.
+//! Helpers for the store's tests: items, commits, and a reader's copy of the feed.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
@@ -20,7 +20,7 @@ use calmirror::store::{EventQuery, Store, StoreOptions, WindowRegistration};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-/// The instant a number of minutes after the tests' beginning.
+/// An instant, in minutes after the tests' start.
 pub fn at(minutes: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap() + SignedDuration::from_mins(minutes)
 }
@@ -116,7 +116,7 @@ pub fn lasting(id: &str, start: i64, minutes: i64, subject: &str) -> Item {
     item(id, EventKind::Single, None, start, start + minutes, content)
 }
 
-/// What [`single`] gives, its members in another order.
+/// The item of [`single`] with its members in another order.
 pub fn reordered(id: &str, start: i64, subject: &str) -> Item {
     let content =
         format!(r#"{{"subject":"{subject}","start":{start},"type":"singleInstance","id":"{id}"}}"#);
@@ -131,7 +131,7 @@ pub fn master(id: &str, subject: &str) -> Item {
     item(id, EventKind::Master, None, 0, 30, content)
 }
 
-/// An occurrence as delta sends it.
+/// An occurrence as delta sends it, without the master's members.
 pub fn bare(id: &str, of: &str, start: i64) -> Item {
     let content =
         format!(r#"{{"id":"{id}","type":"occurrence","seriesMasterId":"{of}","start":{start}}}"#);
@@ -162,7 +162,7 @@ pub fn ids(events: &[Bytes]) -> Vec<String> {
     events.iter().map(|e| json(e)["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The whole feed, short.
+/// The whole feed in short form.
 pub async fn feed(store: &Store) -> Vec<String> {
     let changes = store.changes(0, None, 100_000).await.unwrap();
     assert!(changes.at_end);
@@ -174,10 +174,10 @@ pub async fn feed(store: &Store) -> Vec<String> {
     changes.value.iter().map(|c| format!("{} {} {}", c.seq, kind(c.kind), c.id.as_str())).collect()
 }
 
-/// What a reader holds: per window and id the event.
+/// A reader's copy: events by window and id.
 pub type Mirror = BTreeMap<(String, String), Value>;
 
-/// Applies a stretch of the feed.
+/// Applies a part of the feed.
 pub fn apply(mirror: &mut Mirror, changes: &[calmirror::store::Change]) {
     for change in changes {
         let key = (change.window.to_string(), change.id.as_str().to_owned());
@@ -188,14 +188,14 @@ pub fn apply(mirror: &mut Mirror, changes: &[calmirror::store::Change]) {
     }
 }
 
-/// The feed from the beginning, in small pieces, applied to nothing; of one window or all.
+/// The feed from the beginning, in small pages, applied to an empty copy; of one window or all.
 pub async fn fold(store: &Store, window: Option<WindowId>) -> Mirror {
     let mut mirror = Mirror::new();
     let mut after = 0;
     loop {
         let changes = store.changes(after, window, 3).await.unwrap();
         apply(&mut mirror, &changes.value);
-        assert!(changes.seq > after || changes.at_end, "a reader gets on");
+        assert!(changes.seq > after || changes.at_end, "the reader makes no progress");
         after = changes.seq;
         if changes.at_end {
             return mirror;
@@ -203,7 +203,7 @@ pub async fn fold(store: &Store, window: Option<WindowId>) -> Mirror {
     }
 }
 
-/// What the windows' own listings say, read page by page.
+/// The events in the windows' own listings, read page by page.
 pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
     let mut mirror = Mirror::new();
     for (name, window, _) in store.windows().await.unwrap() {
@@ -216,7 +216,7 @@ pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
             for event in &page.value {
                 let event = json(event);
                 let key = (name.to_string(), event["id"].as_str().unwrap().to_owned());
-                assert!(mirror.insert(key, event).is_none(), "an event is listed once");
+                assert!(mirror.insert(key, event).is_none(), "an event is listed twice");
             }
             match page.next {
                 Some(next) => query.after = Some(next),
@@ -227,7 +227,7 @@ pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
     mirror
 }
 
-/// Builds a shim that is preloaded into children, where there is a C compiler.
+/// Builds a shim to preload into children. Returns `None` without a C compiler.
 pub fn shim(name: &str, dir: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faults").join(name);
     let library = dir.join(name).with_extension("so");

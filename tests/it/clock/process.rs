@@ -1,4 +1,4 @@
-//! The real binary, whose wall clock is shifted by `shift.c`, preloaded.
+//! The real binary, with a wall clock shifted by the preloaded `shift.c`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -12,8 +12,8 @@ use crate::process::{Ground, eventually};
 
 const YEAR: i64 = 365 * 86_400;
 
-/// Builds the library; none where there is no C compiler.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+/// Builds the library. Returns `None` without a C compiler.
+#[expect(clippy::print_stderr, reason = "a skipped test reports why")]
 fn library(directory: &Path) -> Option<PathBuf> {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clock/shift.c");
     let library = directory.join("shift.so");
@@ -47,7 +47,7 @@ async fn four_seconds_ten_years_ahead_empty_no_window() {
         .replace("end = \"2027-02-01\"", "end = \"+2y\"");
     ground.configure(&relative);
     let shift = ground.path("shift");
-    // The file is mapped: it must not be cut on the way.
+    // The file is mapped and must not be truncated when it is written.
     fs::write(&shift, 0_i64.to_ne_bytes()).unwrap();
     let set = |seconds: i64| {
         let file = File::options().write(true).open(&shift).unwrap();

@@ -1,5 +1,5 @@
-//! Everything that a store answers, as JSON that names nothing of the program's own types: what
-//! one version recorded, every later one can be compared with.
+//! Everything a store returns, as JSON without names of Rust types, so that later versions can be
+//! compared with what one version recorded.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::calendars::wanted;
 use crate::rig::noon;
 
-/// The store's answers. The configured windows are attached for them, which changes nothing.
+/// The store's content. Registers the configured windows, which changes nothing.
 pub(super) async fn of_store(store: &Store) -> Value {
     let stored = store.windows().await.unwrap();
     let listed: Vec<Value> = stored
@@ -121,7 +121,7 @@ fn position_answer(position: &Position) -> Value {
         "held_until": position.held_until.map(|at| at.to_string()),
         "pages": position.stall.pages,
         "idle": position.stall.is_idle(),
-        // One refusal more is one too many where one is remembered.
+        // Where one failed page is recorded, one more exceeds the limit.
         "refused_before": position.stall.clone().page_failed(),
         "page_size": remedy.page_size(200),
         "page_size_elsewhere": remedy.page_size(50),
@@ -161,7 +161,7 @@ fn item_answer(item: &Item) -> Value {
     })
 }
 
-/// An event; of a large body the length is enough.
+/// An event, with the content of a large body replaced by its length.
 fn content(bytes: &[u8]) -> Value {
     let mut event: Value = serde_json::from_slice(bytes).unwrap();
     if let Some(body) = event.pointer_mut("/body/content")

@@ -1,4 +1,4 @@
-//! The windows of the golden stores, the events in them, and the commits that left them as they are.
+//! The windows of the golden stores, their events, and the commits that produced their state.
 
 use calmirror::mirror::fallback::{Fallback, StallKind};
 use calmirror::mirror::page::{EventId, EventKind, Item, Link, Page, PageEnd, Span};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::rig::{BASE, noon};
 
-/// Minutes before or after the instant at which the golden stores were made.
+/// An offset in minutes from the instant at which the golden stores were made.
 pub(super) fn minutes(minutes: i64) -> Timestamp {
     noon() + SignedDuration::from_mins(minutes)
 }
@@ -23,8 +23,8 @@ pub(super) fn instant(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// Windows with fixed edges and nothing unusual in their settings, one for each situation that a
-/// store of format 1 can keep.
+/// Windows with fixed edges and default settings, one for each situation that a store of format 1
+/// can hold.
 pub(super) const PLAIN: [&str; 15] = [
     "settled",
     "paused",
@@ -43,13 +43,13 @@ pub(super) const PLAIN: [&str; 15] = [
     "Büro 3",
 ];
 
-/// Windows that wait for their first page, one for each reason.
+/// Windows waiting for their first page, one for each resync reason.
 pub(super) fn reasons() -> Vec<(String, ResyncReason)> {
     let all = [ResyncReason::New].into_iter().chain(ResyncReason::AGAIN);
     all.map(|reason| (format!("reason {}", reason.as_str()), reason)).collect()
 }
 
-/// Windows that a configuration no longer names.
+/// Windows that are no longer configured.
 pub(super) const LEAVING: [&str; 2] = ["leaving", "dropping"];
 
 fn identity(name: &str) -> WindowIdentity {
@@ -62,7 +62,7 @@ fn identity(name: &str) -> WindowIdentity {
     }
 }
 
-/// The part of a window's mailbox before the `@`.
+/// The local part of a window's mailbox address.
 pub(super) fn mailbox(name: &str) -> String {
     name.replace(' ', "-").replace('ü', "ue").to_lowercase()
 }
@@ -84,13 +84,13 @@ pub(super) fn plain(name: &str) -> WindowRegistration {
     }
 }
 
-/// Ten years, which are three segments.
+/// Ten years, which make three segments.
 pub(super) fn decade(name: &str) -> WindowRegistration {
     let edges = Edges { end: instant("2036-10-01T00:00:00Z"), ..plain(name).edges };
     WindowRegistration { end: Edge::At(edges.end), edges, ..plain(name) }
 }
 
-/// Everything that a window can be set to, other than by default.
+/// Every setting of a window differs from its default.
 pub(super) fn relative(name: &str) -> WindowRegistration {
     let edges =
         Edges { start: instant("2026-10-03T00:00:00Z"), end: instant("2027-12-09T00:00:00Z") };
@@ -114,7 +114,7 @@ pub(super) fn bodiless(name: &str) -> WindowRegistration {
     WindowRegistration { shape, ..plain(name) }
 }
 
-/// Every window that the configuration of the tests names.
+/// Every window in the configuration of the tests.
 pub(super) fn wanted() -> Vec<WindowRegistration> {
     let mut wanted: Vec<WindowRegistration> = PLAIN.into_iter().map(plain).collect();
     wanted.extend(reasons().into_iter().map(|(name, _)| plain(&name)));
@@ -123,7 +123,7 @@ pub(super) fn wanted() -> Vec<WindowRegistration> {
     wanted
 }
 
-/// A link as Graph gives them out, which no other window has.
+/// A link in Graph's form that is unique to this window.
 pub(super) fn link(name: &str, kind: &str, number: u32) -> Link {
     let mailbox = mailbox(name);
     Link::new(format!(
@@ -147,7 +147,7 @@ pub(super) fn enumerating(name: &str, reason: ResyncReason, page: u32) -> Positi
     Position::new(Phase::Enumerating { next: Some(next(name, page)), reason, page }, false)
 }
 
-/// What is remembered of a round after these pages, each of one event.
+/// The stall detector's state after these pages of one event each.
 pub(super) fn guard(pages: &[&str]) -> StallDetector {
     let mut guard = StallDetector::default();
     let mut met = Default::default();
@@ -160,14 +160,14 @@ pub(super) fn guard(pages: &[&str]) -> StallDetector {
     guard
 }
 
-/// What is remembered of a segment in which these were met, one after the other.
+/// The fallback of a segment after these stalls in order.
 pub(super) fn remedy(ailments: &[StallKind]) -> Fallback {
     ailments
         .iter()
         .fold(Fallback::default(), |remedy, ailment| remedy.next(*ailment, 200, noon()).unwrap())
 }
 
-/// An event as Graph sends it, and as the store is handed it.
+/// An event as Graph sends it, parsed as the store receives it.
 fn item(id: String, kind: EventKind, of: Option<&str>, start: Timestamp, length: i64) -> Item {
     let end = start + SignedDuration::from_mins(length);
     let local = |at: Timestamp| json!({"dateTime": at.strftime("%Y-%m-%dT%H:%M:%S.0000000").to_string(), "timeZone": "UTC"});
@@ -215,7 +215,7 @@ pub(super) fn single(name: &str, id: &str, start: Timestamp) -> Item {
     item(format!("{name}/{id}="), EventKind::Single, None, start, 30)
 }
 
-/// One of many.
+/// One of many events with little content.
 pub(super) fn small(name: &str, number: u32) -> Item {
     let item = single(name, &number.to_string(), instant("2026-11-05T07:00:00Z"));
     Item { content: json!({"id": item.id.as_str()}).to_string().into(), ..item }
@@ -226,7 +226,7 @@ pub(super) fn series(name: &str) -> String {
     format!("{name}/series=")
 }
 
-/// The master, two bare occurrences and an exception.
+/// The master, two stub occurrences and an exception.
 pub(super) fn instances(name: &str) -> Vec<Item> {
     let master = series(name);
     let of = Some(master.as_str());
@@ -240,7 +240,7 @@ pub(super) fn instances(name: &str) -> Vec<Item> {
     ]
 }
 
-/// What a window holds: a single event, one of a whole day, and a series.
+/// The events of a window: a single event, an all-day event, and a series.
 pub(super) fn calendar(name: &str) -> Vec<Item> {
     let mut items = instances(name);
     items.push(single(name, "single", instant("2026-11-03T09:00:00Z")));
@@ -249,7 +249,7 @@ pub(super) fn calendar(name: &str) -> Vec<Item> {
     items
 }
 
-/// An event whose value takes several keys of the store.
+/// An event whose value spans several keys of the store.
 pub(super) fn large(name: &str) -> Item {
     let mut item = single(name, "large", instant("2026-11-04T09:00:00Z"));
     let mut content: Value = serde_json::from_slice(&item.content).unwrap();
@@ -258,7 +258,7 @@ pub(super) fn large(name: &str) -> Item {
     item
 }
 
-/// The configuration in which the windows are what [`wanted`] says.
+/// The configuration that matches [`wanted`].
 pub(super) fn configuration(interval: &str) -> String {
     let mut text = format!(
         r#"

@@ -1,4 +1,4 @@
-//! A whole daemon in this process, over a store that is there already.
+//! A whole daemon in this process, over an existing store.
 
 use std::collections::BTreeMap;
 use std::fs;

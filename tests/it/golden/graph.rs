@@ -1,5 +1,5 @@
-//! A Graph that accepts every link of a golden store, has the calendars that the store mirrors, and
-//! remembers what it was asked.
+//! A Graph that accepts every link of a golden store, serves the calendars that the store mirrors,
+//! and records the requests.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -21,9 +21,9 @@ pub(super) struct Asked {
 
 #[derive(Default)]
 pub(super) struct Graph {
-    /// By mailbox: the window's name, and what Graph has.
+    /// The window's name and the calendar's items, by mailbox.
     calendars: BTreeMap<String, (String, Vec<Item>)>,
-    /// By mailbox, in order.
+    /// Requests in order, by mailbox.
     asked: Mutex<BTreeMap<String, Vec<Asked>>>,
 }
 
@@ -33,7 +33,7 @@ impl Graph {
         self.calendars.insert(mailbox, (name.to_owned(), items));
     }
 
-    /// What was asked for a window, in order.
+    /// The requests made for a window, in order.
     pub(super) fn asked(&self, name: &str) -> Vec<Asked> {
         let mailbox = format!("{}@contoso.com", mailbox(name));
         self.asked.lock().unwrap().get(&mailbox).cloned().unwrap_or_default()

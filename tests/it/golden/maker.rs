@@ -1,7 +1,7 @@
-//! Makes a golden store and records what the same version answers from it.
+//! Makes a golden store and records what the same version returns from it.
 //!
-//! The program uses nothing but the public interface, so that every version that changes what lies
-//! on disk can leave a golden store of its own: `tests/fixtures/stores/README.md` says how.
+//! It uses only the public interface, so that every version that changes the on-disk format can add
+//! a golden store of its own; see `tests/fixtures/stores/README.md`.
 
 use std::fs;
 use std::io::Write as _;
@@ -39,7 +39,7 @@ fn commit(window: WindowId, segment: SegmentIndex, at: i64) -> Commit {
     Commit::new(window, segment, minutes(at))
 }
 
-/// A window whose rounds have succeeded.
+/// A window after successful rounds.
 fn known(window: WindowId, name: &str) -> Commit {
     let mut commit = commit(window, 0, -60);
     commit.upserts = calendar(name);
@@ -53,7 +53,7 @@ async fn attach(store: &Store, wanted: WindowRegistration) -> WindowId {
     store.register(vec![wanted], minutes(-90)).await.unwrap().remove(0).id
 }
 
-/// Everything but what readers of the feed see change later.
+/// Everything except the changes that readers of the feed see later.
 async fn first(store: &Store) {
     for name in PLAIN {
         if name == "replaced" {
@@ -83,7 +83,7 @@ async fn first(store: &Store) {
         let window = store.register(vec![wanted], noon()).await.unwrap().remove(0).id;
         let mut commit = known(window, &name);
         if &*name == "relative" {
-            // Listed one by one, occurrences are whole.
+            // Occurrences listed one by one are full events.
             commit.upserts.retain(|item| item.whole);
             let whole = |item: Item| Item { whole: true, ..item };
             commit.upserts.extend(instances(&name).into_iter().skip(1).map(whole));
@@ -102,7 +102,7 @@ async fn first(store: &Store) {
     }
 }
 
-/// One segment in every phase, with everything that can lie beside it.
+/// One segment in every phase, with everything that can be stored beside it.
 async fn situation(store: &Store, window: WindowId, name: &str) {
     let mut c = commit(window, 0, -30);
     let todo = [
@@ -209,7 +209,7 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
     write(store, c).await;
 }
 
-/// Two pages of an enumeration, the second of more ids than one value takes.
+/// Two pages of an enumeration, the second with more ids than one value holds.
 async fn seen(store: &Store, window: WindowId, name: &str) {
     let all: Vec<_> = calendar(name).iter().map(|item| item.id.hash()).collect();
     let (first, second) = all.split_at(2);
@@ -224,7 +224,7 @@ async fn seen(store: &Store, window: WindowId, name: &str) {
     }
 }
 
-/// Windows of several segments: all in use, given up, or cut shorter.
+/// Windows of several segments: all in use, retired, or halved.
 async fn segments(store: &Store) {
     for name in ["decade", "retired", "halved"] {
         let window = attach(store, if name == "halved" { plain(name) } else { decade(name) }).await;
@@ -246,7 +246,7 @@ async fn segments(store: &Store) {
             c.tally.success = Some(minutes(-60));
             write(store, c).await;
         }
-        // Two segments hold what lies on the boundary between them.
+        // Both segments hold the event on the boundary between them.
         for segment in 0..2 {
             let mut c = commit(window, segment, -59);
             c.upserts = vec![single(name, "of two", instant("2031-09-30T00:00:00Z"))];
@@ -261,7 +261,7 @@ async fn segments(store: &Store) {
     assert_eq!(edges.segments().len(), 3);
 }
 
-/// What readers see change: each kind of change, and tombstones of every reason, old and new.
+/// Changes that readers see: each kind, and tombstones of every reason, old and new.
 async fn second(store: &Store) {
     let window = attach(store, plain("settled")).await;
     for (n, at) in [(0, -40 * 1440), (1, -20), (2, -20), (3, -20)] {
@@ -287,7 +287,7 @@ async fn second(store: &Store) {
     write(store, c).await;
 }
 
-/// Leaves windows that are being dropped, and one that another one under its name replaces.
+/// Leaves windows that are being dropped, and one that a window of the same name replaces.
 async fn third(store: &Store) {
     let replaced = store.register(vec![plain("replaced")], minutes(-10)).await.unwrap().remove(0);
     assert_eq!(replaced.replaces.len(), 1);
@@ -299,12 +299,12 @@ async fn third(store: &Store) {
     let find = |name: &str| windows.iter().find(|(n, ..)| &**n == name).unwrap().1;
     let leaving = LEAVING.into_iter().map(find).collect();
     store.replace_windows(Vec::new(), leaving, minutes(-9)).await.unwrap();
-    // The first slice of the larger one's removals, and no more.
+    // Only the first slice of the larger window's removals.
     let mut durable = store.durable();
     tokio::select! {
         biased;
         moved = durable.changed() => moved.unwrap(),
-        _ = store.drop_window(find("dropping"), minutes(-8)) => panic!("it took a single slice"),
+        _ = store.drop_window(find("dropping"), minutes(-8)) => panic!("the removal took a single slice"),
     }
 }
 
@@ -317,14 +317,14 @@ async fn store(path: &Path) {
     second(&again).await;
     assert_eq!(again.trim(minutes(-30 * 1440)).await.unwrap(), 1);
     again.close().await.unwrap();
-    // An opening that gives out no seq is forgotten by the next.
+    // An opening that assigns no seq leaves no trace for the next one.
     open().close().await.unwrap();
     let last = open();
     third(&last).await;
     last.close().await.unwrap();
 }
 
-/// Packs each file of a directory by itself.
+/// Compresses each file of a directory separately.
 fn pack(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -1,4 +1,4 @@
-//! What a daemon's API answers from a golden store while Graph answers nothing.
+//! The answers of a daemon's API over a golden store while Graph does not respond.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,15 +28,15 @@ impl Transport for Silent {
     }
 }
 
-/// Windows that go on by themselves, without asking Graph for anything.
+/// Windows that make progress without any request to Graph.
 const MOVING: [&str; 2] = ["sweeping", "sweeping-listed"];
 
-/// The answers that do not depend on when they are asked for. The store lies in `directory/store`.
+/// The answers that do not depend on the time of the request. The store lies in `directory/store`.
 pub(super) async fn api(directory: &Path) -> Value {
     let env = Env::simulated(7, noon());
     let configuration = configuration("1d");
     let daemon = Running::start(directory, &configuration, Arc::new(Silent), &env).await;
-    // Rounds begin, and the windows marked as leaving are dropped.
+    // Rounds begin, and windows being dropped are purged.
     eventually("the daemon has done what it can", async || {
         for name in MOVING {
             let window = daemon.fleet.id(name).unwrap();
@@ -74,11 +74,11 @@ pub(super) async fn api(directory: &Path) -> Value {
     let body = api.get("/v1/changes?limit=10000").await.body;
     let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let lines = lines.map(|line| serde_json::from_slice(line).unwrap()).filter(kept);
-    // The daemon removes the events of leaving windows itself, at a time that differs.
+    // The daemon removes the events of dropped windows itself, at a time that varies.
     let mut feed: Vec<Value> =
         lines.filter(|line: &Value| line["reason"] != "window_dropped").collect();
     feed.iter_mut().for_each(|line| {
-        // Cursors carry the floor; the store-level test compares the seqs that they stand for.
+        // A cursor contains the minimal seq; the store-level test compares the seqs in the cursors.
         line["cursor"].take();
         if let Some(event) = line.get_mut("event") {
             let mut list = json!([event.take()]);
@@ -90,7 +90,7 @@ pub(super) async fn api(directory: &Path) -> Value {
     json!({"windows": windows, "feed": feed})
 }
 
-/// Of a large body the length is enough.
+/// Replaces the content of a large body by its length.
 fn shorten(events: &mut Value) {
     for event in events.as_array_mut().unwrap() {
         if let Some(body) = event.pointer_mut("/body/content")

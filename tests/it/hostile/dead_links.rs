@@ -1,5 +1,5 @@
-//! Links that die, in every word that is known for it, in a round and in an enumeration: each costs
-//! an enumeration and tells nothing but what is true.
+//! Dead links, in every known form, in a round and in an enumeration. Each costs one enumeration,
+//! and the feed only gets true changes.
 
 use super::*;
 
@@ -16,14 +16,14 @@ const DEATHS: [DeadLinkAnswer; 10] = [
     DeadLinkAnswer::InvalidData,
 ];
 
-/// Follows the feed from here through one round; the ids it was told were removed, in between
-/// and at the end.
+/// Follows the feed from here through one round. Returns the ids reported as removed, also those
+/// reported in between.
 fn watch(scene: &Scene) -> tokio::task::JoinHandle<Vec<String>> {
     let (store, id, mut after) = (scene.rig.store.clone(), scene.id, scene.seq());
     tokio::spawn(async move {
         let mut durable = store.durable();
         let mut removed = Vec::new();
-        // Longer than a pause within a round, and nothing else happens in this window.
+        // Longer than a pause within a round; nothing else happens in this window.
         while tokio::time::timeout(Duration::from_secs(600), durable.changed()).await.is_ok() {
             let changes = store.changes(after, Some(id), 10_000).await.unwrap();
             after = changes.seq;
@@ -43,26 +43,26 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
             let what = format!("{how:?} on {path}");
             let dies =
                 || scene.simulator.plan(PlannedFault::once(Fault::DeadLink { how }).path(path));
-            // Next links are asked in enumerations.
+            // Next links are only requested in enumerations.
             let die = async || match path {
                 "skiptoken" => scene.resync().await,
                 _ => scene.round().await,
             };
 
-            // Nothing happened: nothing is told.
+            // Without changes in the calendar the feed gets no entry.
             let (before, seq) = (scene.mirror().await, scene.seq());
             let resyncs = scene.rig.fleet.window(MAILBOX).unwrap().resyncs;
             dies();
             let status = die().await;
             assert_eq!(status.state, WindowState::Settled, "{what}: {:?}", status.last_error);
-            assert!(scene.simulator.faults().planned.is_empty(), "{what} happened");
+            assert!(scene.simulator.faults().planned.is_empty(), "{what} did not happen");
             let asked = u64::from(path == "skiptoken");
             assert_eq!(status.resyncs, resyncs + 1 + asked, "{what}");
             assert_eq!(status.last_resync.unwrap().reason, ResyncReason::SyncStateNotFound);
             assert_eq!(scene.seq(), seq, "{what}: a quiet resync writes no feed entry");
             assert_same(&what, &scene.mirror().await, &before);
 
-            // Something happened meanwhile: that is told, and nothing else.
+            // Changes meanwhile are published, and nothing else.
             for _ in 0..6 {
                 scene.simulator.mutate_randomly();
             }
@@ -76,7 +76,7 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
             assert_eq!(told(&scene, seq).await, differ, "{what}");
             for id in watching.await.unwrap() {
                 let flickered = before.contains_key(&id) && after.contains_key(&id);
-                assert!(!flickered, "{what}: {id} was away for a moment");
+                assert!(!flickered, "{what}: {id} was removed and created again");
             }
         }
     }
@@ -107,7 +107,8 @@ async fn an_instance_that_leaves_with_its_series_is_counted_once() {
     let graph = Arc::new(Memory(simulator.clone()));
     let rig = Rig::start(directory.path(), graph, &env, vec![quiet(MAILBOX)]).await;
     assert_eq!(rig.settle(MAILBOX, 5).await.events, 30);
-    // Sixteen leave, which is believed; each has a tombstone and is missing from the listing.
+    // Sixteen events are removed without confirmation: each has a tombstone and is missing from the
+    // listing.
     mutate(Edit::SetEnd { event: series, until: Some("2026-11-16".parse().unwrap()) });
     let status = rig.fleet.sync(MAILBOX, Some(LONG)).await.unwrap().finished.unwrap();
     assert_eq!((status.state, status.resyncs, status.events), (WindowState::Settled, 0, 14));
@@ -126,8 +127,8 @@ async fn links_that_go_on_dying_wait_and_hurt_nothing() {
     let status = scene.round().await;
     assert_eq!(status.state, WindowState::BackingOff);
     let requests = scene.simulator.statistics().total.requests - requests;
-    assert!(requests <= 4, "two deaths end the round: {requests}");
+    assert!(requests <= 4, "two dead links end the round: {requests}");
     assert_eq!(differences(&before, &scene.mirror().await), told(&scene, seq).await);
-    scene.recovered("after the dying").await;
+    scene.recovered("after the dead links").await;
     scene.rig.stop().await;
 }

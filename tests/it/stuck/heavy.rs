@@ -1,5 +1,5 @@
-//! Pages that are too heavy: over the cap, or refused as often as they are asked for. They are asked
-//! for smaller, and in the end the window is listed.
+//! Pages that are too heavy: over the size cap, or refused every time. They are requested with
+//! smaller page sizes, and finally the window is listed in snapshot mode.
 
 use jiff::SignedDuration;
 
@@ -22,8 +22,8 @@ async fn pages_over_the_cap_are_asked_for_smaller() {
     scene.rig.stop().await;
 }
 
-/// Whatever the error is that stays with a page (fact 197), and a page of more events than are
-/// read at once.
+/// Any error that persists for a page (fact 197), and a page with more events than are read at
+/// once.
 #[tokio::test(start_paused = true)]
 async fn pages_that_stick_with_any_error_are_asked_for_smaller() {
     for (seed, fault, first) in [
@@ -47,8 +47,8 @@ async fn pages_that_stick_with_any_error_are_asked_for_smaller() {
     }
 }
 
-/// Whoever asks for a round does not wait for the next page size, and what smaller pages began
-/// needs no second failure at each of them.
+/// A requested round tries the next page size without waiting. Once smaller pages are in use, each
+/// page needs only one failure.
 #[tokio::test(start_paused = true)]
 async fn a_sync_tries_the_next_page_size_at_once() {
     let scene = Scene::ordinary(33).await;
@@ -87,9 +87,9 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
         kinds.push(kind);
         tokio::time::sleep(scene.window.confirm_after).await;
     };
-    assert_eq!(kinds, ["page_stuck"; 2], "to the smallest page, and to listing");
+    assert_eq!(kinds, ["page_stuck"; 2], "down to the smallest page, then to listing");
     assert_eq!(mode(&status), "snapshot");
-    assert_same("the mirror stands", &scene.mirror().await, &before);
+    assert_same("the mirror is kept", &scene.mirror().await, &before);
     scene.simulator.clear_faults();
     assert_eq!(scene.wait().await.state, WindowState::Settled);
     scene.assert_exact("afterwards").await;
@@ -105,7 +105,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     let before = scene.mirror().await;
     let fault = Fault::StickyGatewayTimeout { above: 10 };
     scene.simulator.plan(PlannedFault::always(fault).path("deltatoken"));
-    // Once may be a bad day.
+    // A single failed attempt may be temporary.
     let asked = scene.requests();
     let status = scene.round().await;
     let error = status.last_error.unwrap();
@@ -113,21 +113,25 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
         (status.state, &*error.kind, error.status),
         (WindowState::BackingOff, "transient", Some(504))
     );
-    assert_eq!(scene.requests() - asked, 6, "five times the link, and whether the mailbox answers");
+    assert_eq!(
+        scene.requests() - asked,
+        6,
+        "five requests of the link, and one to test the mailbox"
+    );
     assert_eq!(status.resyncs, 0);
-    // Twice at the same link is the link, also over a restart.
+    // A second failed attempt at the same link is blamed on the link, also across a restart.
     scene = scene.restarted().await;
     let status = scene.round().await;
     let error = status.last_error.unwrap();
     assert_eq!((&*error.kind, error.status), ("page_stuck", Some(504)));
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
-    assert_same("the mirror stands", &scene.mirror().await, &before);
+    assert_same("the mirror is kept", &scene.mirror().await, &before);
     scene.simulator.reset_statistics();
     let (status, errors) = scene.healed().await;
     assert_eq!((errors, mode(&status)), (Vec::new(), "delta"));
     assert_eq!(scene.page_sizes(), [10].into());
     scene.assert_exact("in small pages").await;
-    // A refusal that passes is forgotten with the next page.
+    // A temporary refusal is forgotten with the next page.
     for _ in 0..3 {
         scene.simulator.plan(PlannedFault::once(Fault::GatewayTimeout).path("delta").times(5));
         scene.simulator.mutate_randomly();
@@ -146,12 +150,12 @@ async fn who_meets_both_is_listed_at_once() {
     scene.simulator.plan(PlannedFault::always(Fault::HugePage { above: 30 }));
     scene.simulator.reset_statistics();
     let (status, errors) = scene.healed().await;
-    // 20 without end, 40 too large; listed: 40 too large, 20.
+    // 20 has no end, 40 is too large; listed: 40 is too large, 20 works.
     assert_eq!(errors, ["round_stuck", "page_stuck"]);
     assert_eq!(scene.page_sizes(), [20, 40].into());
     assert_eq!(mode(&status), "snapshot");
     scene.assert_exact("listed").await;
-    // Several pages, changes between them: nothing that exists is ever away.
+    // Several pages with changes between them: an existing event is never missing.
     for _ in 0..5 {
         scene.simulator.mutate_randomly();
         let simulator = scene.simulator.clone();
