@@ -24,7 +24,7 @@ use crate::env::Env;
 use crate::graph::{GraphClient, Target};
 use crate::metrics::RoundMetrics;
 use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
-use crate::mirror::round::RoundOutcome;
+use crate::mirror::round::RoundEnd;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
 use crate::mirror::window::Window;
@@ -269,13 +269,13 @@ impl Worker {
         let took = begun.elapsed();
         let wait = self.wait_until(window, stats.held_until);
         let (result, held, asked) = match stats.over {
-            RoundOutcome::Settled => (RoundResult::Settled, false, true),
-            RoundOutcome::Held => {
+            RoundEnd::Settled => (RoundResult::Settled, false, true),
+            RoundEnd::Held => {
                 let asked = stats.requests > 0;
                 (RoundResult::Held { wait, asked }, true, asked)
             }
             // A stuck or failed round is an error of the attempt.
-            RoundOutcome::Incomplete | RoundOutcome::Stuck(_) | RoundOutcome::Failed => {
+            RoundEnd::Incomplete | RoundEnd::Stuck(_) | RoundEnd::Failed => {
                 (RoundResult::Incomplete, false, true)
             }
         };
@@ -419,13 +419,13 @@ fn log_notice(notice: Option<Notice>) {
 }
 
 /// The word under which a round that was no failure is counted.
-fn outcome(over: RoundOutcome) -> &'static str {
+fn outcome(over: RoundEnd) -> &'static str {
     match over {
-        RoundOutcome::Settled => "settled",
-        RoundOutcome::Incomplete => "incomplete",
-        RoundOutcome::Held => "held",
+        RoundEnd::Settled => "settled",
+        RoundEnd::Incomplete => "incomplete",
+        RoundEnd::Held => "held",
         // Counted by their kind, as troubles are.
-        RoundOutcome::Stuck(_) | RoundOutcome::Failed => crate::metrics::OTHER,
+        RoundEnd::Stuck(_) | RoundEnd::Failed => crate::metrics::OTHER,
     }
 }
 

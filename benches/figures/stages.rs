@@ -10,7 +10,7 @@ use calmirror::graph::{HttpTransport, Transport as _, wire};
 use calmirror::mirror::commit::{Commit, CommitOutcome};
 use calmirror::mirror::page::Page;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::round::{Effect, Round, RoundInput, SegmentContext};
+use calmirror::mirror::round::{Effect, Round, RoundInput, SegmentContext, Step};
 use calmirror::mirror::window::{BodyFormat, Completion};
 use calmirror::store::{Store, StoreOptions};
 use jiff::Timestamp;
@@ -78,23 +78,23 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
     let mut pages = pages.into_iter();
     let mut commits = Vec::new();
     let mut events = 0;
-    let (mut round, mut effect) =
+    let (mut round, mut step) =
         Round::resume(place, None, Vec::new(), 0).step(RoundInput::Start, at);
     loop {
-        let input = match effect {
-            Effect::Page(_) => {
+        let input = match step {
+            Step::Do(Effect::Page(_)) => {
                 let page = pages.next().expect("a page for every link");
                 RoundInput::Page { page, known: BTreeMap::new(), took: Duration::ZERO }
             }
-            Effect::Commit(commit) => {
+            Step::Do(Effect::Commit(commit)) => {
                 events += commit.upserts.len() as u64;
                 commits.push(*commit);
                 RoundInput::Committed(events)
             }
-            Effect::Over(_) => return commits,
+            Step::End(_) => return commits,
             other => panic!("single events need no other effect: {other:?}"),
         };
-        (round, effect) = round.step(input, at);
+        (round, step) = round.step(input, at);
     }
 }
 
