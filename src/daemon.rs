@@ -185,10 +185,10 @@ impl Daemon {
             fleet: Arc::new(supervisor.fleet()),
             reloads: reloads.clone(),
             env: env.clone(),
-            about: Arc::new(about),
+            build: Arc::new(about),
             settings,
             metrics,
-            work: RequestLimits::new(env.clone()),
+            limits: RequestLimits::new(env.clone()),
             stopping: tokio::sync::watch::channel(false).1,
         };
         let listeners = Listeners::serve(access, bound);

@@ -189,7 +189,7 @@ impl Default for GraphMetrics {
 
 impl GraphMetrics {
     /// Records the end of a request. `status` is `None` if there was no response.
-    pub fn answered(&self, status: Option<u16>, took: Duration) {
+    pub fn record_response(&self, status: Option<u16>, took: Duration) {
         self.requests.add(status.map_or_else(|| "none".to_owned(), |s| s.to_string()).as_str(), 1);
         self.took.observe(took);
     }

@@ -419,7 +419,7 @@ impl Supervisor {
     /// Where the store has failed.
     pub async fn watch<T>(&mut self, until: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::pin!(until);
-        let heard = self.notify.is_heard();
+        let heard = self.notify.is_enabled();
         let mut turn =
             tokio::time::interval(if heard { self.notify.interval() } else { HEARTBEAT });
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -456,7 +456,7 @@ impl Supervisor {
     /// Looks at all workers, and tells the service manager how things are and that this loop turns.
     fn heartbeat(&self) {
         match self.fleet.hung() {
-            None if self.notify.is_heard() => self.notify.alive(&self.status()),
+            None if self.notify.is_enabled() => self.notify.alive(&self.status()),
             None => {}
             Some(window) => {
                 tracing::error!(%window, "worker holds its thread and cannot be restarted");

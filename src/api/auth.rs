@@ -93,11 +93,11 @@ impl AccessPolicy {
 
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), AccessDenied> {
         let host = host(uri, headers).ok_or_else(Problem::bad_host)?;
-        if !self.is_here(name_of(host).ok_or_else(Problem::bad_host)?) {
+        if !self.names_this_listener(name_of(host).ok_or_else(Problem::bad_host)?) {
             return Err(Problem::wrong_host().into());
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        let own_page = text(headers, header::ORIGIN)
+        let own_page = header_text(headers, header::ORIGIN)
             .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, at)| at == host));
         if !reads && !own_page {
             return Err(Problem::foreign_origin().into());
@@ -137,7 +137,7 @@ impl AccessPolicy {
     /// Whether the name of a `Host` belongs to this listener: a loopback name or address, a
     /// configured name, the listen address, or any address when listening on all. The port is
     /// ignored: a forwarded port differs, and the name alone detects DNS rebinding.
-    fn is_here(&self, name: &str) -> bool {
+    fn names_this_listener(&self, name: &str) -> bool {
         let is = |own: &str| name.eq_ignore_ascii_case(own);
         if is("localhost") || self.settings.hosts.iter().any(|own| is(own)) {
             return true;
@@ -198,13 +198,13 @@ fn name_of(host: &str) -> Option<&str> {
     port.bytes().all(|b| b.is_ascii_digit()).then_some(name)
 }
 
-fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
 /// The bearer token, or the password of Basic.
 fn credential(headers: &HeaderMap) -> Option<String> {
-    let (scheme, value) = text(headers, header::AUTHORIZATION)?.split_once(' ')?;
+    let (scheme, value) = header_text(headers, header::AUTHORIZATION)?.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(value.trim().to_owned());
     }

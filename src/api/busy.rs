@@ -30,12 +30,12 @@ const BATCH: usize = 2000;
 
 /// How many times the feed is read to its end after reading several batches: an event that changes
 /// again during a pass moves behind the end of that pass.
-const CATCH_UP_EVERY: usize = 3;
+const CATCH_UP_PASSES: usize = 3;
 
 /// The states, weakest first.
 const STATES: [&str; 4] = ["workingElsewhere", "tentative", "busy", "oof"];
 /// The index of the state that unknown states count as.
-const BUSY: usize = 2;
+const UNKNOWN_STATE: usize = 2;
 
 /// An interval of one state.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -68,7 +68,7 @@ pub(super) async fn busy(ask: WindowRequest) -> Result<Response, Problem> {
         return Err(Problem::bad_parameter("to", "must be later than from"));
     }
     let tag = ETag::of(&(&store.version(window), status.settled_once, from, to));
-    if let Some(answer) = ask.held(&tag) {
+    if let Some(answer) = ask.not_modified(&tag) {
         return Ok(answer);
     }
     let query = EventQuery {
@@ -81,19 +81,19 @@ pub(super) async fn busy(ask: WindowRequest) -> Result<Response, Problem> {
     };
     let (store, complete, as_of) = (store.clone(), status.settled_once, status.last_success);
     let computing = async move {
-        let merging = merging(&store, query, from, to).await?;
+        let merging = place_events(&store, query, from, to).await?;
         let unplaced = merging.unplaced();
         let answer = BusyAnswer { unplaced, value: merging.merge(), from, to, complete, as_of };
         // Numbers, times and names always serialize.
         Ok((serde_json::to_vec(&answer).unwrap_or_default(), ()))
     };
-    let (answer, ()) = ask.access.work.whole(computing).await?;
+    let (answer, ()) = ask.access.limits.unsliced(computing).await?;
     let kind = HeaderValue::from_static("application/json");
-    Ok(tag.put_on(([(header::CONTENT_TYPE, kind)], Body::from(answer)).into_response()))
+    Ok(tag.attach_to(([(header::CONTENT_TYPE, kind)], Body::from(answer)).into_response()))
 }
 
 /// Reads and places all events of a query.
-async fn merging(
+async fn place_events(
     store: &Store,
     mut query: EventQuery,
     from: Timestamp,
@@ -115,7 +115,7 @@ async fn merging(
     // A single read is one snapshot. Several are not, so later changes are applied.
     if query.after.is_some() {
         let (mut after, mut laps) = (began, 0);
-        while laps < CATCH_UP_EVERY {
+        while laps < CATCH_UP_PASSES {
             let changes = store.changes(after, Some(window), BATCH).await?;
             for change in &changes.value {
                 merging.put(change.id.hash(), change.event.as_deref());
@@ -137,21 +137,21 @@ struct IntervalMerger {
     times: TimeReader,
     placed: BTreeMap<EventHash, Placement>,
     /// Events without an id.
-    strays: usize,
+    without_id: usize,
 }
 
 /// Where an event lies in the range; `Nowhere` if its times are not understood.
 enum Placement {
     /// From, to, and the index of its state in [`STATES`].
     At(Timestamp, Timestamp, usize),
-    Nowhere,
+    Unplaced,
 }
 
 impl IntervalMerger {
     fn add(&mut self, event: &[u8]) {
         match id_of(event) {
             Some(id) => self.put(id, Some(event)),
-            None => self.strays += 1,
+            None => self.without_id += 1,
         }
     }
 
@@ -164,22 +164,22 @@ impl IntervalMerger {
     }
 
     fn place(&mut self, event: &[u8]) -> Option<Placement> {
-        let Ok(members) = JsonMembers::parse(event) else { return Some(Placement::Nowhere) };
+        let Ok(members) = JsonMembers::parse(event) else { return Some(Placement::Unplaced) };
         let is = |name: &str, value: &str| members.get(name).is_some_and(|v| v.get() == value);
         if is("isCancelled", "true") || is("showAs", "\"free\"") {
             return None;
         }
-        let Some(when) = self.times.event(&members) else { return Some(Placement::Nowhere) };
+        let Some(when) = self.times.event(&members) else { return Some(Placement::Unplaced) };
         let (start, end) = (when.start.at.max(self.from), when.end.at.min(self.to));
         let shown = members.get("showAs").map_or("", |v| v.get()).trim_matches('"');
-        let state = STATES.iter().position(|state| *state == shown).unwrap_or(BUSY);
+        let state = STATES.iter().position(|state| *state == shown).unwrap_or(UNKNOWN_STATE);
         (start < end).then_some(Placement::At(start, end, state))
     }
 
     /// Counts events whose times are not understood.
     fn unplaced(&self) -> usize {
-        let nowhere = self.placed.values().filter(|placed| matches!(placed, Placement::Nowhere));
-        nowhere.count() + self.strays
+        let nowhere = self.placed.values().filter(|placed| matches!(placed, Placement::Unplaced));
+        nowhere.count() + self.without_id
     }
 
     fn merge(self) -> Vec<Interval> {

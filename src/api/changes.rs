@@ -57,12 +57,12 @@ pub(super) async fn read(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let mut response = negotiated(access, query, headers).await.into_response();
+    let mut response = negotiate(access, query, headers).await.into_response();
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
     response
 }
 
-async fn negotiated(
+async fn negotiate(
     State(access): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -84,7 +84,7 @@ async fn negotiated(
         stopping: access.stopping.clone(),
         access,
         window,
-        place,
+        position: place,
     };
     match (streams, known) {
         (false, _) => reader.answer(limit, wait, known).await,
@@ -113,7 +113,7 @@ async fn is_known(access: &AppState, name: &str) -> Result<bool, Problem> {
         return Ok(true);
     }
     let store = access.store.clone();
-    let stored = access.work.run(async move { store.windows().await }).await??;
+    let stored = access.limits.run(async move { store.windows().await }).await??;
     Ok(stored.iter().any(|(stored, ..)| **stored == *name))
 }
 
@@ -123,7 +123,7 @@ struct FeedReader {
     /// Only changes of windows of this name. Not by id: when a window is replaced by another one of
     /// the same name, the feed still holds the removals of the old one.
     window: Option<Arc<str>>,
-    place: FeedPosition,
+    position: FeedPosition,
     durable: watch::Receiver<Seq>,
     stopping: watch::Receiver<bool>,
 }
@@ -156,12 +156,12 @@ impl FeedReader {
     ) -> Result<Response, Problem> {
         let until = wait.map(|wait| Instant::now() + wait);
         let _waiting = wait.map(|_| self.access.metrics.readers.waiting.increment());
-        let work = self.access.work.clone();
+        let work = self.access.limits.clone();
         let mut held = false;
         let (body, cursor) = loop {
             // Marked as seen before reading, so that a later change ends the wait below.
             self.durable.borrow_and_update();
-            let before = self.place.cursor(&self.access.store, self.place.seq);
+            let before = self.position.cursor(&self.access.store, self.position.seq);
             let (bytes, reader, stretch) = self.first(&work, limit).await?;
             self = reader;
             if held && *self.stopping.borrow() {
@@ -173,7 +173,7 @@ impl FeedReader {
                 match until {
                     // The feed may still hold removals of a dropped window, but gets no new ones.
                     _ if !known => return Err(self.unknown()),
-                    Some(until) if self.moved_before(until).await => continue,
+                    Some(until) if self.wait_for_change_until(until).await => continue,
                     _ => break (Body::empty(), stretch.cursor),
                 }
             }
@@ -201,7 +201,7 @@ impl FeedReader {
         let reading = async move {
             let mut lines = Vec::new();
             loop {
-                match self.stretch(&mut lines, limit, LineFormat::Line).await {
+                match self.read_batch(&mut lines, limit, LineFormat::Line).await {
                     Ok(stretch) if stretch.lines == 0 && !stretch.at_end => {}
                     stretch => return (lines, (self, stretch)),
                 }
@@ -221,28 +221,28 @@ impl FeedReader {
     ) -> Result<(Body, String), Problem> {
         let store = &self.access.store;
         let bytes = ANSWER_BYTES.saturating_sub(first.len());
-        let (looking, after, window) = (store.clone(), self.place.seq, self.window.clone());
+        let (looking, after, window) = (store.clone(), self.position.seq, self.window.clone());
         let end = async move { looking.reach(after, window, limit, bytes).await };
         let end = work.run(end).await??;
-        let cursor = self.place.cursor(store, end);
-        self.place.check(store)?;
+        let cursor = self.position.cursor(store, end);
+        self.position.check(store)?;
         let stopping = self.access.stopping.clone();
         let rest = RemainingLines { reader: self, end };
         Ok((work.body_after(first, rest, stopping), cursor))
     }
 
     /// Writes the next changes, at most `limit`.
-    async fn stretch(
+    async fn read_batch(
         &mut self,
         text: &mut Vec<u8>,
         limit: usize,
         form: LineFormat,
     ) -> Result<ChangeBatch, Problem> {
-        self.stretch_to(text, limit, form, Seq::MAX).await
+        self.read_batch_to(text, limit, form, Seq::MAX).await
     }
 
     /// As [`FeedReader::stretch`], for changes up to `end`.
-    async fn stretch_to(
+    async fn read_batch_to(
         &mut self,
         text: &mut Vec<u8>,
         limit: usize,
@@ -251,10 +251,10 @@ impl FeedReader {
     ) -> Result<ChangeBatch, Problem> {
         let store = &self.access.store;
         let limit = limit.min(BATCH);
-        let read = store.changes_named(self.place.seq, self.window.clone(), limit).await?;
+        let read = store.changes_named(self.position.seq, self.window.clone(), limit).await?;
         let mut lines = 0;
         for change in read.value.iter().take_while(|change| change.seq <= end) {
-            let cursor = self.place.cursor(store, change.seq);
+            let cursor = self.position.cursor(store, change.seq);
             match form {
                 LineFormat::Line => {
                     self.line(text, &cursor, change);
@@ -271,9 +271,9 @@ impl FeedReader {
             lines += 1;
         }
         let seq = read.seq.min(end);
-        let cursor = self.place.cursor(store, seq);
-        self.place.check(store)?;
-        self.place.advance(seq, &cursor);
+        let cursor = self.position.cursor(store, seq);
+        self.position.check(store)?;
+        self.position.advance(seq, &cursor);
         Ok(ChangeBatch { lines, cursor, at_end: read.at_end || seq == end })
     }
 
@@ -303,12 +303,12 @@ impl FeedReader {
     }
 
     /// Waits for new changes; `false` on timeout or when the daemon stops.
-    async fn moved_before(&mut self, until: Instant) -> bool {
-        let moved = timeout_at(until, self.moved()).await;
+    async fn wait_for_change_until(&mut self, until: Instant) -> bool {
+        let moved = timeout_at(until, self.wait_for_change()).await;
         moved.unwrap_or(false)
     }
 
-    async fn moved(&mut self) -> bool {
+    async fn wait_for_change(&mut self) -> bool {
         tokio::select! {
             biased;
             () = async { self.stopping.wait_for(|stopping| *stopping).await.ok(); } => false,
@@ -333,13 +333,13 @@ impl FeedReader {
     /// The next frames of the stream; `None` ends it. An id without data moves the reader's
     /// `Last-Event-ID` without an event, so the cursor of a quiet window's reader does not expire.
     async fn frame(mut self) -> Option<(Bytes, Self)> {
-        let work = self.access.work.clone();
+        let work = self.access.limits.clone();
         loop {
             self.durable.borrow_and_update();
             let mut reader = self;
             let reading = async move {
                 let mut frames = Vec::new();
-                let stretch = reader.stretch(&mut frames, BATCH, LineFormat::Frame).await;
+                let stretch = reader.read_batch(&mut frames, BATCH, LineFormat::Frame).await;
                 (frames, (reader, stretch))
             };
             // An error ends the stream. The client reconnects and gets it as a problem.
@@ -355,7 +355,7 @@ impl FeedReader {
                 return Some((frames, self));
             }
             if stretch.at_end {
-                match timeout(KEEP_ALIVE, self.moved()).await {
+                match timeout(KEEP_ALIVE, self.wait_for_change()).await {
                     Ok(true) => {}
                     Ok(false) => return None,
                     Err(_) => return Some((format!("id: {}\n\n", stretch.cursor).into(), self)),
@@ -381,11 +381,11 @@ impl SliceProducer for RemainingLines {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let mut lines = Vec::new();
         // A full batch: `end` already bounds the number of lines.
-        self.reader.stretch_to(&mut lines, BATCH, LineFormat::Line, self.end).await?;
+        self.reader.read_batch_to(&mut lines, BATCH, LineFormat::Line, self.end).await?;
         Ok(lines)
     }
 
     fn is_over(&self) -> bool {
-        self.reader.place.seq >= self.end
+        self.reader.position.seq >= self.end
     }
 }

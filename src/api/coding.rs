@@ -137,7 +137,7 @@ fn refused() -> Response {
 
 /// Passes a body to the compressor in pieces.
 pub(super) async fn pace(response: Response) -> Response {
-    response.map(|body| Body::new(PacedBody { body, rest: Bytes::new(), run: 0 }))
+    response.map(|body| Body::new(PacedBody { body, rest: Bytes::new(), since_yield: 0 }))
 }
 
 /// A compressed body and its compressor permit.
@@ -171,7 +171,7 @@ struct PacedBody {
     body: Body,
     rest: Bytes,
     /// Bytes since the body was last pending.
-    run: usize,
+    since_yield: usize,
 }
 
 impl HttpBody for PacedBody {
@@ -183,8 +183,8 @@ impl HttpBody for PacedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
-        if this.run >= YIELD_BYTES {
-            this.run = 0;
+        if this.since_yield >= YIELD_BYTES {
+            this.since_yield = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -192,7 +192,7 @@ impl HttpBody for PacedBody {
             let frame = match Pin::new(&mut this.body).poll_frame(context) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    this.run = 0;
+                    this.since_yield = 0;
                     return Poll::Pending;
                 }
             };
@@ -205,7 +205,7 @@ impl HttpBody for PacedBody {
             }
         }
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        this.run += piece.len();
+        this.since_yield += piece.len();
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -262,7 +262,8 @@ mod tests {
     #[test]
     fn a_body_pauses_after_each_stride() {
         let length = 10 * YIELD_BYTES + 5;
-        let mut body = PacedBody { body: Body::from(vec![7; length]), rest: Bytes::new(), run: 0 };
+        let mut body =
+            PacedBody { body: Body::from(vec![7; length]), rest: Bytes::new(), since_yield: 0 };
         assert_eq!(body.size_hint().exact(), Some(length as u64));
         let (mut read, mut run, mut pauses) = (0, 0, 0);
         let mut context = Context::from_waker(noop_waker_ref());

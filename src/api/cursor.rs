@@ -22,7 +22,7 @@ pub(super) struct FeedPosition {
     guard: String,
     /// For a reader that started at the beginning: the end of the feed at that time, while `seq` is
     /// below it. `guard` is then the cursor of that end.
-    began: Option<Seq>,
+    initial_end: Option<Seq>,
 }
 
 impl FeedPosition {
@@ -30,17 +30,21 @@ impl FeedPosition {
     pub(super) fn parse(store: &Store, after: Option<&str>) -> Result<Self, Problem> {
         let end = *store.durable().borrow();
         match after {
-            None => Ok(Self { seq: 0, guard: store.cursor(end), began: Some(end) }),
-            Some("now") => Ok(Self { seq: end, guard: store.cursor(end), began: None }),
+            None => Ok(Self { seq: 0, guard: store.cursor(end), initial_end: Some(end) }),
+            Some("now") => Ok(Self { seq: end, guard: store.cursor(end), initial_end: None }),
             Some(cursor) => match cursor.split_once('~') {
-                None => Ok(Self { seq: store.seq(cursor)?, guard: cursor.to_owned(), began: None }),
+                None => Ok(Self {
+                    seq: store.seq(cursor)?,
+                    guard: cursor.to_owned(),
+                    initial_end: None,
+                }),
                 Some((guard, seq)) => {
                     let began = store.seq(guard)?;
                     let seq = seq.parse().map_err(|_| FeedError::Malformed)?;
                     if seq > began {
                         return Err(FeedError::Malformed.into());
                     }
-                    Ok(Self { seq, guard: guard.to_owned(), began: Some(began) })
+                    Ok(Self { seq, guard: guard.to_owned(), initial_end: Some(began) })
                 }
             },
         }
@@ -48,7 +52,7 @@ impl FeedPosition {
 
     /// The reader's cursor once it has reached `seq`.
     pub(super) fn cursor(&self, store: &Store, seq: Seq) -> String {
-        match self.began {
+        match self.initial_end {
             Some(began) if seq < began => format!("{}~{seq}", self.guard),
             _ => store.cursor(seq),
         }
@@ -62,8 +66,8 @@ impl FeedPosition {
     /// Moves to `seq`, whose cursor was made before the last check.
     pub(super) fn advance(&mut self, seq: Seq, cursor: &str) {
         self.seq = seq;
-        if self.began.is_none_or(|began| seq >= began) {
-            self.began = None;
+        if self.initial_end.is_none_or(|began| seq >= began) {
+            self.initial_end = None;
             cursor.clone_into(&mut self.guard);
         }
     }

@@ -37,7 +37,7 @@ impl ETag {
     }
 
     /// Whether the reader already has this version.
-    pub(super) fn is_held(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn matches(&self, headers: &HeaderMap) -> bool {
         let own = self.0.trim_start_matches("W/");
         headers
             .get_all(header::IF_NONE_MATCH)
@@ -50,11 +50,11 @@ impl ETag {
 
     /// 304: the reader's version is current.
     pub(super) fn not_modified(&self) -> Response {
-        self.put_on(StatusCode::NOT_MODIFIED.into_response())
+        self.attach_to(StatusCode::NOT_MODIFIED.into_response())
     }
 
     /// Adds the tag to a response. Caches must revalidate it for each request.
-    pub(super) fn put_on(&self, mut response: Response) -> Response {
+    pub(super) fn attach_to(&self, mut response: Response) -> Response {
         let headers = response.headers_mut();
         if let Ok(tag) = HeaderValue::from_str(&self.0) {
             headers.insert(header::ETAG, tag);
@@ -106,8 +106,8 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::IF_NONE_MATCH, held.parse().unwrap());
-            assert_eq!(tag.is_held(&headers), expected, "{held}");
+            assert_eq!(tag.matches(&headers), expected, "{held}");
         }
-        assert!(!tag.is_held(&HeaderMap::new()));
+        assert!(!tag.matches(&HeaderMap::new()));
     }
 }

@@ -42,7 +42,7 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
     // feed's lowest valid seq is part of the tag.
     let version = store.version(window);
     let tag = ETag::of(&("events", (&version, store.min_seq()), mask, status.settled_once, asked));
-    if let Some(answer) = ask.held(&tag) {
+    if let Some(answer) = ask.not_modified(&tag) {
         return Ok(answer);
     }
     let (cursor, after) = match page {
@@ -54,7 +54,7 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
         None => (store.cursor(*store.durable().borrow()), None),
     };
     let access = ask.access.clone();
-    let (work, stopping) = (access.work.clone(), access.stopping.clone());
+    let (work, stopping) = (access.limits.clone(), access.stopping.clone());
     let query = EventQuery { window, from, to, limit, bytes: SLICE_BYTES, after };
     let page = EventPageWriter {
         access,
@@ -66,7 +66,7 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
         status,
         step: EventPageStep::First,
     };
-    Ok(tag.put_on(json_of(work.body(page, stopping).await?)))
+    Ok(tag.attach_to(json_response(work.body(page, stopping).await?)))
 }
 
 /// `GET /v1/windows/{name}/events/{id}`.
@@ -84,11 +84,11 @@ pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
         let tag = ETag::of_bytes(&event);
         Ok((event.to_vec(), tag))
     };
-    let (event, tag) = ask.access.work.whole(reading).await?;
-    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(json_of(Body::from(event)))))
+    let (event, tag) = ask.access.limits.unsliced(reading).await?;
+    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.attach_to(json_response(Body::from(event)))))
 }
 
-fn json_of(body: Body) -> Response {
+fn json_response(body: Body) -> Response {
     let kind = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, kind)], body).into_response()
 }

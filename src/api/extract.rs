@@ -66,7 +66,7 @@ impl WindowRequest {
     }
 
     /// 304 if the client already has the response with this tag.
-    pub(super) fn held(&self, tag: &ETag) -> Option<Response> {
-        tag.is_held(&self.headers).then(|| tag.not_modified())
+    pub(super) fn not_modified(&self, tag: &ETag) -> Option<Response> {
+        tag.matches(&self.headers).then(|| tag.not_modified())
     }
 }

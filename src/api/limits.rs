@@ -33,7 +33,7 @@ pub(super) const SLICE_BYTES: usize = 32 << 10;
 pub(super) const BUDGET: usize = 48 << 20;
 
 /// Bytes of responses that cannot be sliced, over all of them.
-const WHOLE_BUDGET: usize = 32 << 20;
+const UNSLICED_BUDGET: usize = 32 << 20;
 
 /// Requests for such responses that compute, or wait for their bytes, at the same time.
 const MAX_WHOLE_ANSWERS: usize = 4;
@@ -55,7 +55,7 @@ pub struct RequestLimits {
     bytes: Arc<Semaphore>,
     wholes: Arc<Semaphore>,
     whole_bytes: Arc<Semaphore>,
-    pub(super) coders: CompressorPool,
+    pub(super) compressors: CompressorPool,
 }
 
 /// Produces a response slice by slice.
@@ -96,8 +96,8 @@ impl RequestLimits {
             turns: semaphore(MAX_CONCURRENT),
             bytes: semaphore(BUDGET),
             wholes: semaphore(MAX_WHOLE_ANSWERS),
-            whole_bytes: semaphore(WHOLE_BUDGET),
-            coders: CompressorPool::default(),
+            whole_bytes: semaphore(UNSLICED_BUDGET),
+            compressors: CompressorPool::default(),
         }
     }
 
@@ -111,11 +111,11 @@ impl RequestLimits {
     ) -> Result<T, Problem> {
         let turn =
             timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
-        self.take(&Arc::new(turn), work).await
+        self.run_in_turn(&Arc::new(turn), work).await
     }
 
     /// Runs a computation within a turn. The thread holds the turn as long as it runs.
-    async fn take<T: Send + 'static>(
+    async fn run_in_turn<T: Send + 'static>(
         &self,
         turn: &Arc<OwnedSemaphorePermit>,
         work: impl Future<Output = T> + Send + 'static,
@@ -167,8 +167,8 @@ impl RequestLimits {
         let turn =
             timeout(TURN_TIMEOUT, permits(&self.turns, 1)).await.map_err(|_| Problem::busy())?;
         let turn = Arc::new(turn);
-        let (bytes, with) = self.take(&turn, make).await?;
-        let bytes = exactly(bytes);
+        let (bytes, with) = self.run_in_turn(&turn, make).await?;
+        let bytes = shrink(bytes);
         match bytes.len().min(BUDGET / 4) {
             0 => return Ok((Bytes::new(), with)),
             length if length > SLICE_BYTES => {
@@ -206,7 +206,7 @@ impl RequestLimits {
             // Its length is known.
             return Body::from(first);
         }
-        let sending = BodyProducer { work: self.clone(), source, cut: cut(stopping) };
+        let sending = BodyProducer { work: self.clone(), source, cut: stop_deadline(stopping) };
         let rest = stream::unfold(Some(sending), async |sending| {
             let BodyProducer { work, source, mut cut } = sending.filter(|s| !s.source.is_over())?;
             let made = tokio::select! {
@@ -253,15 +253,15 @@ impl RequestLimits {
     ///
     /// # Errors
     /// As [`RequestLimits::run`], and the error of the computation.
-    pub(super) async fn whole<T: Send + 'static>(
+    pub(super) async fn unsliced<T: Send + 'static>(
         &self,
         make: impl Future<Output = Result<(Vec<u8>, T), Problem>> + Send + 'static,
     ) -> Result<(Bytes, T), Problem> {
         let making = async {
             let place = permits(&self.wholes, 1).await;
             let (bytes, with) = self.run(make).await??;
-            let bytes = exactly(bytes);
-            let charge = bytes.len().clamp(1, WHOLE_BUDGET);
+            let bytes = shrink(bytes);
+            let charge = bytes.len().clamp(1, UNSLICED_BUDGET);
             let permit = permits(&self.whole_bytes, charge).await;
             drop(place);
             Ok((Bytes::from_owner(BudgetedBytes { bytes, _permit: permit }), with))
@@ -290,7 +290,7 @@ struct BodyProducer<S> {
 }
 
 /// Resolves when a started response must end.
-fn cut(mut stopping: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
+fn stop_deadline(mut stopping: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
     async move {
         // A dropped sender is not a stop signal.
         if stopping.wait_for(|stopping| *stopping).await.map(drop).is_err() {
@@ -302,7 +302,7 @@ fn cut(mut stopping: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
 }
 
 /// Copies the bytes if much capacity is unused. Shrinking in place can keep up to twice as much.
-fn exactly(bytes: Vec<u8>) -> Vec<u8> {
+fn shrink(bytes: Vec<u8>) -> Vec<u8> {
     if bytes.capacity() > bytes.len() + bytes.len() / 8 { bytes.as_slice().to_vec() } else { bytes }
 }
 

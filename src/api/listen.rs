@@ -272,7 +272,7 @@ async fn serve<L: Listener>(
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve_most(listener, router, shutdown, connection_limit()).await;
+    serve_limited(listener, router, shutdown, connection_limit()).await;
 }
 
 /// The connection limit of each of the two listeners. The store and the Graph client need some of
@@ -283,7 +283,7 @@ fn connection_limit() -> usize {
     MAX_CONNECTIONS.min(files / 8 * 3)
 }
 
-async fn serve_most<L: Listener>(
+async fn serve_limited<L: Listener>(
     mut listener: L,
     router: watch::Receiver<Router>,
     shutdown: impl Future<Output = ()>,

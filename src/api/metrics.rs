@@ -34,7 +34,7 @@ use crate::worker::WindowSummary;
 const KIND: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// Upper bounds of the staleness histogram, seconds: from the shortest interval to a week.
-const STALE: [f64; 11] =
+const STALENESS_BOUNDS: [f64; 11] =
     [10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
 /// `GET /metrics`.
@@ -50,7 +50,7 @@ pub(super) async fn read(
     let scrape = Scrape {
         fleet: FleetSurvey::of(&access.fleet.summaries()),
         metrics: access.metrics.clone(),
-        about: access.about.clone(),
+        about: access.build.clone(),
         reloads: access.reloads.counts(),
         reloaded: access.reloads.last(),
         queue: access.store.queue(),
@@ -78,7 +78,7 @@ struct FleetSurvey {
     stale_sum: f64,
     stale_count: u64,
     /// Windows per bucket of [`STALE`], and beyond the last one.
-    stale: [u64; STALE.len() + 1],
+    stale: [u64; STALENESS_BOUNDS.len() + 1],
 }
 
 impl FleetSurvey {
@@ -95,13 +95,13 @@ impl FleetSurvey {
             survey.stale_max = survey.stale_max.max(stale);
             survey.stale_sum += stale;
             survey.stale_count += 1;
-            survey.stale[STALE.partition_point(|end| *end < stale)] += 1;
+            survey.stale[STALENESS_BOUNDS.partition_point(|end| *end < stale)] += 1;
         }
         survey
     }
 
     fn buckets(&self) -> Vec<(f64, u64)> {
-        let ends = STALE.into_iter().chain(std::iter::once(f64::INFINITY));
+        let ends = STALENESS_BOUNDS.into_iter().chain(std::iter::once(f64::INFINITY));
         ends.zip(self.stale).collect()
     }
 }
@@ -171,7 +171,12 @@ impl Scrape {
 
     fn rounds(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let metrics = &self.metrics.rounds;
-        page.tally("calmirror_rounds_total", "Rounds by outcome", "outcome", &metrics.rounds)?;
+        page.counter_set(
+            "calmirror_rounds_total",
+            "Rounds by outcome",
+            "outcome",
+            &metrics.rounds,
+        )?;
         page.seconds("calmirror_round_seconds", "Duration of rounds", &metrics.took)?;
         page.seconds(
             "calmirror_round_lateness_seconds",
@@ -187,7 +192,7 @@ impl Scrape {
 
     fn graph(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let metrics = &self.metrics.graph;
-        page.tally(
+        page.counter_set(
             "calmirror_graph_requests_total",
             "Requests to Graph by HTTP status of the response; none: no response",
             "status",
@@ -228,14 +233,19 @@ impl Scrape {
 
     fn store(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
         let (metrics, readers) = (&self.metrics.store, &self.metrics.readers);
-        page.tally("calmirror_changes_total", "Changes in the feed", "change", &metrics.changes)?;
+        page.counter_set(
+            "calmirror_changes_total",
+            "Changes in the feed",
+            "change",
+            &metrics.changes,
+        )?;
         page.counter(
             "calmirror_store_rows_written_total",
             "Rows of events and series masters written or deleted",
             &metrics.rows,
         )?;
         page.gauge("calmirror_feed_last_seq", "Seq of the newest durable change", self.seq)?;
-        page.tally(
+        page.counter_set(
             "calmirror_resyncs_total",
             "Resyncs started, by reason",
             "reason",
@@ -266,7 +276,7 @@ impl Scrape {
         }
         let kinds = [("stream", readers.streams.value()), ("wait", readers.waiting.value())];
         page.gauges("calmirror_feed_readers", "Readers waiting for changes", "kind", kinds)?;
-        page.tally(
+        page.counter_set(
             "calmirror_api_refused_total",
             "Requests over TCP with a wrong token, by outcome",
             "reason",
@@ -376,7 +386,7 @@ impl MetricsWriter<'_> {
         self.value(name, help, MetricType::Counter, count.load(Ordering::Relaxed))
     }
 
-    fn tally(
+    fn counter_set(
         &mut self,
         name: &str,
         help: &str,

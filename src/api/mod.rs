@@ -73,13 +73,13 @@ pub struct AppState {
     /// The wall clock.
     pub env: Env,
     /// Version and start time of the daemon.
-    pub about: Arc<BuildInfo>,
+    pub build: Arc<BuildInfo>,
     /// Access and masking settings.
     pub settings: ApiSettings,
     /// The counters of the whole process.
     pub metrics: Metrics,
     /// Limits shared by all requests.
-    pub work: RequestLimits,
+    pub limits: RequestLimits,
     /// Becomes `true` when the daemon stops or new settings take effect. Held requests and streams
     /// then end without reporting later changes. It must change no later than the shutdown passed
     /// to [`serve_unix`] and [`serve_tcp`] resolves.
@@ -203,7 +203,7 @@ pub fn router(access: AppState) -> Router {
                 .quality(CompressionLevel::Fastest)
                 .compress_when(SizeAbove::new(1).and(NotForContentType::SSE)),
         )
-        .layer(middleware::from_fn_with_state(access.work.coders.clone(), coding::choose))
+        .layer(middleware::from_fn_with_state(access.limits.compressors.clone(), coding::choose))
         .with_state(Arc::new(access))
 }
 

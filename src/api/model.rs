@@ -22,14 +22,14 @@ pub trait StrEnum: Copy {
     /// The word.
     fn word(self) -> &'static str;
     /// The value that a word names, if any.
-    fn named(word: &str) -> Option<Self>;
+    fn from_word(word: &str) -> Option<Self>;
 }
 
 impl StrEnum for WindowState {
     fn word(self) -> &'static str {
         WindowState::as_str(self)
     }
-    fn named(word: &str) -> Option<Self> {
+    fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }
@@ -38,7 +38,7 @@ impl StrEnum for ResyncReason {
     fn word(self) -> &'static str {
         ResyncReason::as_str(self)
     }
-    fn named(word: &str) -> Option<Self> {
+    fn from_word(word: &str) -> Option<Self> {
         [Self::New].into_iter().chain(Self::AGAIN).find(|reason| reason.as_str() == word)
     }
 }
@@ -58,7 +58,7 @@ impl<'de, T: StrEnum> Deserialize<'de> for StrJson<T> {
                 f.write_str("a known word")
             }
             fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
-                T::named(word).map(StrJson).ok_or_else(|| {
+                T::from_word(word).map(StrJson).ok_or_else(|| {
                     E::custom(format_args!("unknown word {word:?}, the daemon has another version"))
                 })
             }

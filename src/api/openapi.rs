@@ -19,9 +19,9 @@ pub(super) async fn document(
 ) -> Result<Response, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
     let tag = ETag::of_bytes(DOCUMENT.as_bytes());
-    if tag.is_held(&headers) {
+    if tag.matches(&headers) {
         return Ok(tag.not_modified());
     }
     let kind = HeaderValue::from_static("application/json");
-    Ok(tag.put_on(([(header::CONTENT_TYPE, kind)], DOCUMENT).into_response()))
+    Ok(tag.attach_to(([(header::CONTENT_TYPE, kind)], DOCUMENT).into_response()))
 }

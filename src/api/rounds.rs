@@ -18,7 +18,7 @@ pub(super) async fn past(ask: WindowRequest) -> Result<Response, Problem> {
     let past = past.map(model::PastRoundsJson::from);
     let past = past.ok_or_else(|| Problem::unknown_window(&ask.name))?;
     let tag = ETag::of(&past);
-    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(past).into_response())))
+    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.attach_to(Json(past).into_response())))
 }
 
 /// `POST /v1/windows/{name}/sync`: starts a round now.

@@ -38,7 +38,7 @@ impl<I> MinRateStream<I> {
 
     /// Passes a write result through, or fails it once it has waited too long. `taken` gives the
     /// bytes written.
-    fn judge<T>(
+    fn enforce_rate<T>(
         &mut self,
         cx: &mut Context<'_>,
         poll: Poll<io::Result<T>>,
@@ -83,7 +83,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for MinRateStream<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_write(cx, bytes);
-        this.judge(cx, poll, |taken| *taken)
+        this.enforce_rate(cx, poll, |taken| *taken)
     }
 
     fn poll_write_vectored(
@@ -93,7 +93,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for MinRateStream<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
-        this.judge(cx, poll, |taken| *taken)
+        this.enforce_rate(cx, poll, |taken| *taken)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -103,13 +103,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for MinRateStream<I> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_flush(cx);
-        this.judge(cx, poll, |()| 0)
+        this.enforce_rate(cx, poll, |()| 0)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_shutdown(cx);
-        this.judge(cx, poll, |()| 0)
+        this.enforce_rate(cx, poll, |()| 0)
     }
 }
 

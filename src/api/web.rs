@@ -116,9 +116,9 @@ fn serve(name: &str, asked: &HeaderMap) -> Option<Response> {
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     let tag = ETag::of_bytes(file.content);
-    Some(match tag.is_held(asked) {
+    Some(match tag.matches(asked) {
         true => (headers, tag.not_modified()).into_response(),
-        false => tag.put_on((headers, file.content).into_response()),
+        false => tag.attach_to((headers, file.content).into_response()),
     })
 }
 

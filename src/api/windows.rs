@@ -69,7 +69,7 @@ pub(super) async fn status(
         *states.entry(StrJson(window.state)).or_default() += 1;
     }
     let unhealthy = windows.iter().filter(|w| !w.healthy).count();
-    let about = &access.about;
+    let about = &access.build;
     let clock = access.metrics.graph.clock.check(access.env.now());
     Ok(Json(StatusJson {
         version: about.version.clone(),
@@ -103,7 +103,7 @@ pub(super) async fn list(
     let order = parameters.text("order").map_or(Ok(ListOrder::Name), ListOrder::parse)?;
     let after = parameters.text("page").map(|page| SortKey::parse(page, order)).transpose()?;
 
-    let (work, stopping) = (access.work.clone(), access.stopping.clone());
+    let (work, stopping) = (access.limits.clone(), access.stopping.clone());
     let selection = WindowFilter { access, wanted, states, order };
     let choosing = async move {
         let (keys, total) = selection.keys(after.as_ref(), limit);
@@ -111,7 +111,7 @@ pub(super) async fn list(
         (selection, keys, total, tag)
     };
     let (selection, keys, total, tag) = work.run(choosing).await?;
-    if tag.is_held(&headers) {
+    if tag.matches(&headers) {
         return Ok(tag.not_modified());
     }
     let SelectedKeys { keys, more } = keys;
@@ -126,7 +126,7 @@ pub(super) async fn list(
         over: false,
     };
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok(tag.put_on((kind, work.body(page, stopping).await?).into_response()))
+    Ok(tag.attach_to((kind, work.body(page, stopping).await?).into_response()))
 }
 
 /// Selects and orders the listed windows.
@@ -166,7 +166,7 @@ impl WindowFilter {
     fn tag(&self, page: &SelectedKeys, total: usize) -> ETag {
         let mut tag = ETagBuilder::new("windows");
         for status in page.keys.iter().filter_map(|key| self.access.fleet.window(&key.name)) {
-            tag.add(&timeless(&WindowJson::from(status)));
+            tag.add(&without_staleness(&WindowJson::from(status)));
         }
         tag.add(&(total, page.more, page.keys.last().map(|key| &*key.name)));
         tag.done()
@@ -296,12 +296,12 @@ fn rank(brief: &WindowSummary) -> u8 {
 pub(super) async fn one(ask: WindowRequest) -> Result<Response, Problem> {
     ask.parameters(&[])?;
     let status = WindowJson::from(ask.window()?.1);
-    let tag = ETag::of(&timeless(&status));
-    Ok(ask.held(&tag).unwrap_or_else(|| tag.put_on(Json(status).into_response())))
+    let tag = ETag::of(&without_staleness(&status));
+    Ok(ask.not_modified(&tag).unwrap_or_else(|| tag.attach_to(Json(status).into_response())))
 }
 
 /// The status without its staleness, which changes with time alone.
-fn timeless(status: &WindowJson) -> WindowJson {
+fn without_staleness(status: &WindowJson) -> WindowJson {
     WindowJson { stale_s: None, ..status.clone() }
 }
 

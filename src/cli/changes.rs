@@ -38,7 +38,7 @@ pub(super) async fn changes(
     out: &mut impl Write,
     aside: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let remembered = args.state.as_deref().map(recall).transpose()?.flatten();
+    let remembered = args.state.as_deref().map(read_cursor).transpose()?.flatten();
     let mut after = remembered.clone().or_else(|| args.after.clone());
     let mut reached = false;
     let mut away = false;
@@ -53,7 +53,7 @@ pub(super) async fn changes(
         if absent && reached && args.follow {
             if !away {
                 // Standard error may be closed.
-                writeln!(aside, "calmirror: {}; waiting for it", away_because(answer)).ok();
+                writeln!(aside, "calmirror: {}; waiting for it", wait_reason(answer)).ok();
                 away = true;
             }
             tokio::time::sleep(pause).await;
@@ -69,10 +69,10 @@ pub(super) async fn changes(
             && remembered.is_some()
             && remembered == after
         {
-            return Err(damaged(file));
+            return Err(invalid_cursor_error(file));
         }
         let answer = match &args.window {
-            Some(window) => suggest::known(client, window, answer).await?,
+            Some(window) => suggest::or_suggestion(client, window, answer).await?,
             None => answer.success()?,
         };
         if away {
@@ -88,7 +88,7 @@ pub(super) async fn changes(
             if let Some(file) = &args.state
                 && after.as_ref() != Some(cursor)
             {
-                remember(file, cursor)?;
+                write_cursor(file, cursor)?;
             }
             after = Some(cursor.clone());
         }
@@ -128,7 +128,7 @@ fn too_old(args: &ChangesArgs) -> CliError {
 }
 
 /// Why a follower waits for the daemon.
-fn away_because(answer: Result<ApiResponse, CliError>) -> String {
+fn wait_reason(answer: Result<ApiResponse, CliError>) -> String {
     match answer.and_then(ApiResponse::success) {
         Err(failure) => failure.message,
         // Unreachable: a follower does not wait after a success.
@@ -138,17 +138,18 @@ fn away_because(answer: Result<ApiResponse, CliError>) -> String {
 
 /// The cursor in the file; `None` if the file does not exist or is empty. Also checks that a new
 /// file can be created in the same directory.
-fn recall(file: &Path) -> Result<Option<String>, CliError> {
+fn read_cursor(file: &Path) -> Result<Option<String>, CliError> {
     let text = match fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unusable(file, &error)),
+        Err(error) => return Err(state_file_error(file, &error)),
     };
-    tempfile::NamedTempFile::new_in(directory(file)).map_err(|error| unusable(file, &error))?;
+    tempfile::NamedTempFile::new_in(directory(file))
+        .map_err(|error| state_file_error(file, &error))?;
     let text = text.trim_ascii();
     let of_a_cursor = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_~".contains(byte);
     if text.len() > MAX_CURSOR_BYTES || !text.iter().all(of_a_cursor) {
-        return Err(damaged(file));
+        return Err(invalid_cursor_error(file));
     }
     Ok(std::str::from_utf8(text).ok().filter(|cursor| !cursor.is_empty()).map(str::to_owned))
 }
@@ -161,7 +162,7 @@ fn directory(file: &Path) -> &Path {
     }
 }
 
-fn remember(file: &Path, cursor: &str) -> Result<(), CliError> {
+fn write_cursor(file: &Path, cursor: &str) -> Result<(), CliError> {
     let write = || {
         let mut new = tempfile::NamedTempFile::new_in(directory(file))?;
         writeln!(new, "{cursor}")?;
@@ -169,15 +170,15 @@ fn remember(file: &Path, cursor: &str) -> Result<(), CliError> {
         new.persist(file).map_err(|error| error.error)?;
         Ok(())
     };
-    write().map_err(|error: std::io::Error| unusable(file, &error))
+    write().map_err(|error: std::io::Error| state_file_error(file, &error))
 }
 
-fn unusable(file: &Path, error: &std::io::Error) -> CliError {
+fn state_file_error(file: &Path, error: &std::io::Error) -> CliError {
     CliError::new(FAILED, format!("cannot use the state file {}: {error}", file.display()))
         .remedy("use a file that you can read, in a directory that you can write to")
 }
 
-fn damaged(file: &Path) -> CliError {
+fn invalid_cursor_error(file: &Path) -> CliError {
     let file = file.display();
     CliError::new(FAILED, format!("the state file {file} does not contain a cursor")).remedy(
         "if it is the right file, remove it, and discard your copy: the feed then starts with \
@@ -195,10 +196,10 @@ mod tests {
     fn a_cursor_is_remembered_and_recalled() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("cursor");
-        assert_eq!(recall(&file), Ok(None));
-        remember(&file, "one").unwrap();
-        remember(&file, "two").unwrap();
-        assert_eq!(recall(&file), Ok(Some("two".to_owned())));
+        assert_eq!(read_cursor(&file), Ok(None));
+        write_cursor(&file, "one").unwrap();
+        write_cursor(&file, "two").unwrap();
+        assert_eq!(read_cursor(&file), Ok(Some("two".to_owned())));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
     }
 
@@ -244,7 +245,7 @@ mod tests {
             changes(&client, &args, true, &mut Vec::new(), &mut Vec::new()).await.unwrap_err()
         };
         let failure = ask(args(Some(&state), None)).await;
-        assert_eq!(failure, damaged(&state));
+        assert_eq!(failure, invalid_cursor_error(&state));
         // A cursor from the command line is a usage error instead.
         fs::remove_file(&state).unwrap();
         assert_eq!(ask(args(Some(&state), Some("flipped"))).await.exit, USAGE);
@@ -322,7 +323,7 @@ mod tests {
         let args = args(Some(&state), None);
         assert_eq!(changes(&client, &args, true, &mut out, &mut Vec::new()).await, Ok(DONE));
         assert_eq!(out, b"{\"seq\":1}\n{\"seq\":2}\n{\"seq\":3}\n");
-        assert_eq!(recall(&state), Ok(Some("c3".to_owned())));
+        assert_eq!(read_cursor(&state), Ok(Some("c3".to_owned())));
         let mut again = Vec::new();
         assert_eq!(changes(&client, &args, true, &mut again, &mut Vec::new()).await, Ok(DONE));
         assert!(again.is_empty());
@@ -338,7 +339,7 @@ mod tests {
             changes(&client, &args(Some(&state), None), true, &mut OutputClosed, &mut Vec::new())
                 .await;
         assert_eq!(ended, Err(CliError::new(DONE, "")), "quietly");
-        assert_eq!(recall(&state), Ok(None));
+        assert_eq!(read_cursor(&state), Ok(None));
         serving.abort();
     }
 

@@ -80,7 +80,7 @@ fn client() -> Option<ApiClient> {
     let (api, config) = (option("--api"), option("--config").map(PathBuf::from));
     let api = api.as_deref().and_then(OsStr::to_str);
     let found = endpoint::find(api, config.as_deref(), &environment).ok()?;
-    Some(ApiClient::new(found.place, found.token))
+    Some(ApiClient::new(found.endpoint, found.token))
 }
 
 /// Bash splits words at `@` and `:`, which addresses contain. The script joins them again and

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::arguments::DemoArgs;
 use super::check;
 use super::exit::{CliError, FAILED};
-use super::run::{about, chain, start_telemetry, unless_stopped};
+use super::run::{build_info, error_chain, start_telemetry, unless_stopped};
 use super::signal_loop::{self, DaemonControls};
 use super::simulate::OTHER_PORT;
 use crate::api::BindError;
@@ -95,13 +95,14 @@ pub(super) async fn demo(
     writeln!(out, "{DIM}graph{DIM:#}   http://{}/v1.0", simulation.address())?;
     writeln!(out, "{DIM}config{DIM:#}  {}", file.display())?;
 
-    let transport = HttpTransport::new()
-        .map_err(|error| CliError::new(FAILED, format!("cannot set up HTTP: {}", chain(&error))))?;
+    let transport = HttpTransport::new().map_err(|error| {
+        CliError::new(FAILED, format!("cannot set up HTTP: {}", error_chain(&error)))
+    })?;
     let options = DaemonOptions {
         config,
         load: check::loader(Some(&file), BTreeMap::new(), &env),
         telemetry: None,
-        about: about(&env),
+        about: build_info(&env),
         env,
         transport: Arc::new(transport),
         accept_drops: true,
@@ -132,7 +133,7 @@ pub(super) async fn demo(
             commands(&file, &mailboxes, out)?;
             simulator.set_faults(Faults::by_rate(FAULTS));
             writeln!(out, "{DIM}changes from here on (Ctrl-C stops the demo):{DIM:#}")?;
-            tell(&fleet, &store, out).await
+            print_changes(&fleet, &store, out).await
         };
         let told = tokio::select! {
             told = story => told,
@@ -141,7 +142,7 @@ pub(super) async fn demo(
         };
         stop.send_replace(true);
         let closed = match running.await {
-            Ok(closed) => closed.map_err(|error| super::run::failed(&error)),
+            Ok(closed) => closed.map_err(|error| super::run::store_error(&error)),
             Err(_) => Err(CliError::new(FAILED, "the daemon panicked")),
         };
         end.send_replace(true);
@@ -153,7 +154,7 @@ pub(super) async fn demo(
 
 /// The error of a failed start, as for `run`, but with the demo's own remedy for a taken port.
 fn refused(error: &StartError) -> CliError {
-    let failure = super::run::refused(error);
+    let failure = super::run::start_error(error);
     match error {
         StartError::Bind(BindError::Address { .. }) => failure.remedy(OTHER_PORT),
         _ => failure,
@@ -269,15 +270,15 @@ fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(
 }
 
 /// Prints the changes of the feed, and each window that gets into trouble or recovers.
-async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), CliError> {
+async fn print_changes(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), CliError> {
     let mut durable = store.durable();
     let mut seq = *durable.borrow_and_update();
     let mut states: BTreeMap<String, WindowState> = BTreeMap::new();
     loop {
         let changes =
-            store.changes(seq, None, 100).await.map_err(|error| super::run::failed(&error))?;
+            store.changes(seq, None, 100).await.map_err(|error| super::run::store_error(&error))?;
         for (change, count) in grouped(&changes.value) {
-            line(change, count, out)?;
+            print_change(change, count, out)?;
         }
         seq = changes.seq;
         for window in fleet.windows() {
@@ -305,7 +306,7 @@ async fn tell(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), 
 fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
     let mut groups: Vec<(&Change, String, usize)> = Vec::new();
     for change in changes {
-        let subject = told(change).1;
+        let subject = start_and_subject(change).1;
         let same = groups.iter_mut().find(|(first, known, _)| {
             first.window == change.window && first.kind == change.kind && *known == subject
         });
@@ -318,7 +319,7 @@ fn grouped(changes: &[Change]) -> Vec<(&Change, usize)> {
 }
 
 /// The start and the subject of an event.
-fn told(change: &Change) -> (String, String) {
+fn start_and_subject(change: &Change) -> (String, String) {
     let Some(event) =
         change.event.as_ref().and_then(|raw| serde_json::from_slice::<Value>(raw).ok())
     else {
@@ -329,13 +330,13 @@ fn told(change: &Change) -> (String, String) {
     (start, shorten(event["subject"].as_str().unwrap_or_default(), 60))
 }
 
-fn line(change: &Change, count: usize, out: &mut impl Write) -> Result<(), CliError> {
+fn print_change(change: &Change, count: usize, out: &mut impl Write) -> Result<(), CliError> {
     let (style, sign) = match change.kind {
         ChangeKind::Created => (GREEN, '+'),
         ChangeKind::Updated => (YELLOW, '~'),
         ChangeKind::Removed => (RED, '-'),
     };
-    let (start, subject) = told(change);
+    let (start, subject) = start_and_subject(change);
     let at = change.at.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string();
     let window = shorten(&change.window, 28);
     let more = if count > 1 { format!("  ({count} of a series)") } else { String::new() };

@@ -33,7 +33,7 @@ impl fmt::Display for Endpoint {
 /// The daemon that a client connects to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClientTarget {
-    pub(super) place: Endpoint,
+    pub(super) endpoint: Endpoint,
     /// The token, if the address is not a socket.
     pub(super) token: Option<String>,
     /// Whether the token from `$CALMIRROR_TOKEN` leaves this machine as clear text.
@@ -70,19 +70,19 @@ pub(super) fn find(
         }
     };
     let Endpoint::Tcp(authority) = &place else {
-        return Ok(ClientTarget { place, token: None, exposed: false });
+        return Ok(ClientTarget { endpoint: place, token: None, exposed: false });
     };
     let near = is_near(authority);
     let configured = listen.is_some_and(|listen| authority.parse() == Ok(listen));
     if let Some(token) = variable("CALMIRROR_TOKEN") {
-        return Ok(ClientTarget { token: Some(token.to_owned()), exposed: !near, place });
+        return Ok(ClientTarget { token: Some(token.to_owned()), exposed: !near, endpoint: place });
     }
     let read = |file: &PathBuf| {
         let token = String::from_utf8(fs::read(file).ok()?).ok()?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())
     };
     let token = if near || configured { token_files.iter().find_map(read) } else { None };
-    Ok(ClientTarget { place, token, exposed: false })
+    Ok(ClientTarget { endpoint: place, token, exposed: false })
 }
 
 /// The address at which a daemon listening on `listen` is reached from its own machine: loopback
@@ -176,7 +176,8 @@ mod tests {
         config: &Path,
         environment: &BTreeMap<String, String>,
     ) -> (Endpoint, Option<String>) {
-        let ClientTarget { place, token, .. } = find(api, Some(config), environment).unwrap();
+        let ClientTarget { endpoint: place, token, .. } =
+            find(api, Some(config), environment).unwrap();
         (place, token)
     }
 
@@ -222,17 +223,17 @@ mod tests {
         assert_eq!((place, secret), (Endpoint::Socket(relative), None));
         let (_, secret) = found(Some("http://localhost:1"), &file, &environment);
         assert_eq!(secret.as_deref(), Some("s3cret"));
-        let default = find(None, None, &environment).unwrap().place;
-        assert_eq!(default, find(None, None, &BTreeMap::new()).unwrap().place);
+        let default = find(None, None, &environment).unwrap().endpoint;
+        assert_eq!(default, find(None, None, &BTreeMap::new()).unwrap().endpoint);
         environment.insert("CALMIRROR_CONFIG".into(), file.display().to_string());
         environment.insert("CALMIRROR_API".into(), "/d.sock".into());
-        assert_eq!(find(None, None, &environment).unwrap().place, socket("/d.sock"));
+        assert_eq!(find(None, None, &environment).unwrap().endpoint, socket("/d.sock"));
         assert_eq!(found(Some("/e.sock"), &file, &environment).0, socket("/e.sock"));
         environment.remove("CALMIRROR_API");
 
         environment.insert("CALMIRROR__api__Socket".into(), "/c.sock".into());
         environment.insert("CALMIRROR_TOKEN".into(), "other".into());
-        assert_eq!(find(None, None, &environment).unwrap().place, socket("/c.sock"));
+        assert_eq!(find(None, None, &environment).unwrap().endpoint, socket("/c.sock"));
         let (_, secret) = found(Some("http://localhost:1"), &file, &environment);
         assert_eq!(secret.as_deref(), Some("other"));
 

@@ -72,7 +72,7 @@ pub(super) async fn events(
     let today = Timestamp::now().to_zoned(zone).start_of_day();
     let today = today.map_err(|error| out_of_calendar(&error))?;
     let given = |text: &Option<String>, option| {
-        text.as_ref().map(|text| moment(text, &today, option)).transpose()
+        text.as_ref().map(|text| parse_time(text, &today, option)).transpose()
     };
     let (from, to) = (given(&args.from, "--from")?, given(&args.to, "--to")?);
     if args.ics {
@@ -104,7 +104,7 @@ pub(super) async fn events(
     loop {
         let page = next.map_or(String::new(), |next| format!("&page={next}"));
         let answer = client.get(&format!("{path}{page}")).await?;
-        let page: EventList = suggest::known(client, &args.window, answer).await?.json()?;
+        let page: EventList = suggest::or_suggestion(client, &args.window, answer).await?.json()?;
         complete &= page.complete;
         for event in page.value {
             if json {
@@ -152,7 +152,7 @@ async fn calendar(
         path.push_str(&format!("{name}={}", encode(&at.timestamp().to_string())));
     }
     let answer = client.get(&path).await?;
-    let answer = suggest::known(client, window, answer).await?;
+    let answer = suggest::or_suggestion(client, window, answer).await?;
     match std::str::from_utf8(&answer.body) {
         // A terminal gets printable text; a file or pipe gets the exact bytes.
         Ok(text) if TerminalSize::of_stdout().is_some() => {
@@ -178,7 +178,7 @@ fn out_of_calendar(error: &jiff::Error) -> CliError {
 }
 
 /// Parses a time option. Dates and relative times are in the user's zone and count from midnight.
-fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError> {
+fn parse_time(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError> {
     let zone = today.time_zone();
     if text == "now" || text == "today" {
         return Ok(today.clone());
@@ -186,7 +186,7 @@ fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at.to_zoned(zone.clone()));
     }
-    if let Some(at) = distance(text).and_then(|span| today.checked_add(span).ok()) {
+    if let Some(at) = parse_relative(text).and_then(|span| today.checked_add(span).ok()) {
         return Ok(at);
     }
     if let Ok(local) = text.parse::<DateTime>()
@@ -200,7 +200,7 @@ fn moment(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError> {
     ))
 }
 
-fn distance(text: &str) -> Option<Span> {
+fn parse_relative(text: &str) -> Option<Span> {
     let (sign, rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text.strip_prefix('+')?),
@@ -226,7 +226,7 @@ fn agenda(events: &[AgendaEvent], from: &Zoned, to: &Zoned) -> String {
     // `to` is exclusive: a range that ends at midnight does not touch that day.
     let last = to.checked_sub(1.nanosecond()).map_or_else(|_| to.date(), |last| last.date());
     for event in events {
-        let Some((start, end)) = place(event, &mut times, own) else {
+        let Some((start, end)) = start_and_end(event, &mut times, own) else {
             unplaced += 1;
             continue;
         };
@@ -300,7 +300,11 @@ fn title(event: &AgendaEvent) -> String {
 
 /// Start and end in the user's zone. All-day events are days, not times: they are on the same days
 /// in every zone.
-fn place(event: &AgendaEvent, times: &mut TimeReader, zone: &TimeZone) -> Option<(Zoned, Zoned)> {
+fn start_and_end(
+    event: &AgendaEvent,
+    times: &mut TimeReader,
+    zone: &TimeZone,
+) -> Option<(Zoned, Zoned)> {
     let when = times.when(Some(event.start.get()), Some(event.end.get())).ok()?;
     let at = |moment: EventTime| match event.is_all_day {
         Some(true) => moment.civil.date().to_zoned(zone.clone()).ok(),

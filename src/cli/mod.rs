@@ -39,7 +39,7 @@ use exit::{CliError, DONE, FAILED, USAGE};
 /// The most blocking threads, which read the store. A change wakes all waiting readers at once.
 /// More threads would not serve them sooner, and each costs as much memory as about a hundred
 /// readers.
-const BLOCKING: usize = 32;
+const MAX_BLOCKING_THREADS: usize = 32;
 
 /// Parses the command line, runs the command, and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -56,8 +56,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match runtime() {
-        Ok(runtime) => on(runtime, arguments),
-        Err(error) => end(Err(CliError::new(FAILED, format!("cannot start the runtime: {error}")))),
+        Ok(runtime) => run_on(runtime, arguments),
+        Err(error) => {
+            report(Err(CliError::new(FAILED, format!("cannot start the runtime: {error}"))))
+        }
     }
 }
 
@@ -66,19 +68,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// # Errors
 /// If the system cannot start its threads.
 pub fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING).build()
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build()
 }
 
 /// Runs a parsed command on a runtime, and shuts the runtime down.
-pub fn on(runtime: Runtime, arguments: Arguments) -> ExitCode {
-    let code = end(runtime.block_on(perform(arguments)));
+pub fn run_on(runtime: Runtime, arguments: Arguments) -> ExitCode {
+    let code = report(runtime.block_on(dispatch(arguments)));
     // Blocking threads that are still busy end with the process.
     runtime.shutdown_background();
     code
 }
 
 /// Prints the message of a failed command, and returns the exit code.
-fn end(outcome: Result<u8, CliError>) -> ExitCode {
+fn report(outcome: Result<u8, CliError>) -> ExitCode {
     ExitCode::from(outcome.unwrap_or_else(|failure| {
         if !failure.message.is_empty() {
             // Standard error may be closed too; the exit code still reports the failure.
@@ -89,7 +94,7 @@ fn end(outcome: Result<u8, CliError>) -> ExitCode {
     }))
 }
 
-async fn perform(arguments: Arguments) -> Result<u8, CliError> {
+async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -97,7 +102,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
     let client = || {
         let api = arguments.api.as_deref();
         let found = endpoint::find(api, arguments.config.as_deref(), &environment)?;
-        let ClientTarget { place, token, exposed } = found;
+        let ClientTarget { endpoint: place, token, exposed } = found;
         if exposed {
             // Only a warning: standard error may be closed.
             writeln!(
@@ -109,7 +114,7 @@ async fn perform(arguments: Arguments) -> Result<u8, CliError> {
         Ok::<_, CliError>(ApiClient::new(place, token))
     };
     crate::platform::rlimit::raise_limit();
-    crate::platform::core::forbid();
+    crate::platform::core::disable_core_dumps();
     // Strips colours if the output is not a terminal or NO_COLOR is set.
     let out = &mut anstream::stdout();
     match &arguments.command {

@@ -25,14 +25,14 @@ pub(super) async fn reload(
         let applied: ReloadSummary = serde_json::from_value(answer).map_err(|error| {
             CliError::new(FAILED, format!("cannot parse the response: {error}"))
         })?;
-        out.write_all(tell(&applied).as_bytes())?;
+        out.write_all(describe(&applied).as_bytes())?;
     }
     out.flush()?;
     Ok(DONE)
 }
 
 /// What changed, one line per window.
-fn tell(applied: &ReloadSummary) -> String {
+fn describe(applied: &ReloadSummary) -> String {
     let mut lines: Vec<String> =
         applied.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     lines.extend(applied.changes.iter().map(line));
@@ -102,6 +102,6 @@ mod tests {
             "  … and 2 more",
             "reloaded in 12 ms; windows: 1 added, 3 removed, 1 resynced, 1 retimed, 0 unchanged, also log.level",
         ];
-        assert_eq!(tell(&applied).lines().collect::<Vec<_>>(), told);
+        assert_eq!(describe(&applied).lines().collect::<Vec<_>>(), told);
     }
 }

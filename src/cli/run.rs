@@ -25,11 +25,11 @@ use crate::platform::telemetry::{OutputFormat, Telemetry};
 use crate::store::{OpenFault, StoreError};
 
 /// How often a slow start extends the service manager's timeout, each time by twice this.
-const EXTENSION: Duration = Duration::from_secs(15);
+const EXTEND_INTERVAL: Duration = Duration::from_secs(15);
 
 /// For how long a slow start extends the timeout: longer than the largest store on the slowest
 /// disk takes to open.
-const OPENING: Duration = Duration::from_secs(3600);
+const MAX_EXTENSION: Duration = Duration::from_secs(3600);
 
 /// Runs the daemon until a signal or a store failure ends it. `level` overrides the configured
 /// level. If logs are in JSON, the final error is logged as their last line.
@@ -83,9 +83,10 @@ async fn serve(
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    let transport = HttpTransport::new()
-        .map_err(|error| CliError::new(FAILED, format!("cannot set up TLS: {}", chain(&error))))?;
-    let about = about(&env);
+    let transport = HttpTransport::new().map_err(|error| {
+        CliError::new(FAILED, format!("cannot set up TLS: {}", error_chain(&error)))
+    })?;
+    let about = build_info(&env);
     let options = DaemonOptions {
         config,
         load,
@@ -112,13 +113,13 @@ async fn foreground(
 ) -> Result<u8, CliError> {
     signal_loop::run(signals, |controls: DaemonControls| async move {
         let DaemonControls { mut stop, mut reload } = controls;
-        let starting = patiently(Daemon::start(options), &notify);
+        let starting = with_extended_timeout(Daemon::start(options), &notify);
         let Some(started) = unless_stopped(starting, stop.clone()).await else {
             notify.stopping();
             tracing::info!("stopped before serving");
             return Ok(());
         };
-        let mut daemon = started.map_err(|error| refused(&error))?;
+        let mut daemon = started.map_err(|error| start_error(&error))?;
         tracing::info!("serving");
         let reloads = daemon.reloads();
         daemon.announce(notify);
@@ -136,18 +137,18 @@ async fn foreground(
                 () = hangups => {}
             }
         };
-        daemon.run(until).await.map_err(|error| failed(&error))
+        daemon.run(until).await.map_err(|error| store_error(&error))
     })
     .await
 }
 
 /// Waits for a start and extends the service manager's timeout meanwhile: a large store that was
 /// not closed is read completely. After [`OPENING`] the timeout is no longer extended.
-async fn patiently<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
+async fn with_extended_timeout<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
     let mut start = std::pin::pin!(start);
-    for _ in 0..OPENING.as_secs() / EXTENSION.as_secs() {
-        notify.extend(EXTENSION * 2, "opening the store");
-        if let Ok(started) = tokio::time::timeout(EXTENSION, &mut start).await {
+    for _ in 0..MAX_EXTENSION.as_secs() / EXTEND_INTERVAL.as_secs() {
+        notify.extend(EXTEND_INTERVAL * 2, "opening the store");
+        if let Ok(started) = tokio::time::timeout(EXTEND_INTERVAL, &mut start).await {
             return started;
         }
     }
@@ -169,12 +170,13 @@ pub(super) async fn unless_stopped<T>(
 
 /// Starts logging.
 pub(super) fn start_telemetry(level: &str, format: OutputFormat) -> Result<Telemetry, CliError> {
-    Telemetry::start(level, format)
-        .map_err(|error| CliError::new(CONFIGURATION, format!("log.level: {}", chain(&error))))
+    Telemetry::start(level, format).map_err(|error| {
+        CliError::new(CONFIGURATION, format!("log.level: {}", error_chain(&error)))
+    })
 }
 
 /// Version and start time of this process, for `/v1/status`.
-pub(super) fn about(env: &Env) -> BuildInfo {
+pub(super) fn build_info(env: &Env) -> BuildInfo {
     BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: COMMIT.to_owned(),
@@ -193,7 +195,7 @@ fn format(format: LogFormat) -> OutputFormat {
     }
 }
 
-pub(super) fn refused(error: &StartError) -> CliError {
+pub(super) fn start_error(error: &StartError) -> CliError {
     let exit = match error {
         StartError::Open(open) if open.why.is_configuration() => CONFIGURATION,
         StartError::Open(_) | StartError::Store(_) => STORE,
@@ -206,7 +208,7 @@ pub(super) fn refused(error: &StartError) -> CliError {
         // Another process uses it, or the address does not exist yet: a later start may succeed.
         StartError::Bind(_) => FAILED,
     };
-    let failure = CliError::new(exit, chain(error));
+    let failure = CliError::new(exit, error_chain(error));
     match error {
         StartError::Bind(bind) => failure.remedy(bind_remedy(bind)),
         StartError::Open(open) => failure.remedy(open.why.remedy()),
@@ -261,8 +263,8 @@ fn bind_remedy(error: &BindError) -> String {
     }
 }
 
-pub(super) fn failed(error: &StoreError) -> CliError {
-    let failure = CliError::new(STORE, chain(error));
+pub(super) fn store_error(error: &StoreError) -> CliError {
+    let failure = CliError::new(STORE, error_chain(error));
     match error {
         StoreError::Full => failure.remedy(OpenFault::Full.remedy()),
         _ => failure.remedy("start it again: everything it had acknowledged is still there"),
@@ -270,7 +272,7 @@ pub(super) fn failed(error: &StoreError) -> CliError {
 }
 
 /// An error and its sources, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -296,7 +298,7 @@ mod tests {
             (BindError::Leftover(path()), CONFIGURATION),
             (BindError::InUse(path()), FAILED),
         ] {
-            let failure = refused(&StartError::Bind(error));
+            let failure = start_error(&StartError::Bind(error));
             assert_eq!(failure.exit, exit, "{failure}");
             assert!(failure.remedy.is_some_and(|remedy| remedy.contains("api.socket")));
         }
@@ -306,7 +308,7 @@ mod tests {
     async fn each_fault_of_a_listener_has_its_own_remedy() {
         use crate::api::{bind_tcp, bind_unix};
         let directory = tempfile::tempdir().unwrap();
-        let told = |error: BindError| refused(&StartError::Bind(error)).to_string();
+        let told = |error: BindError| start_error(&StartError::Bind(error)).to_string();
 
         let missing = told(bind_unix(&directory.path().join("a/b/api.sock"), None).unwrap_err());
         assert!(missing.contains("mkdir -p "), "{missing}");
@@ -353,17 +355,17 @@ mod tests {
             let message = manager.recv(&mut buffer).map(|length| buffer[..length].to_vec());
             message.map_or(String::new(), |bytes| String::from_utf8(bytes).unwrap())
         };
-        let long = EXTENSION * 2 + Duration::from_secs(1);
-        let mut start = std::pin::pin!(patiently(tokio::time::sleep(long), &notify));
+        let long = EXTEND_INTERVAL * 2 + Duration::from_secs(1);
+        let mut start = std::pin::pin!(with_extended_timeout(tokio::time::sleep(long), &notify));
         // Each extension is twice the time until the next one.
         for at in 0..3 {
             let waited = Duration::from_secs(1);
             assert!(tokio::time::timeout(waited, &mut start).await.is_err() || at == 2);
-            let asked = format!("EXTEND_TIMEOUT_USEC={}", (EXTENSION * 2).as_micros());
+            let asked = format!("EXTEND_TIMEOUT_USEC={}", (EXTEND_INTERVAL * 2).as_micros());
             assert_eq!(heard(), format!("{asked}\nSTATUS=opening the store\n"), "{at}");
             assert_eq!(heard(), "");
             if at < 2 {
-                let rest = tokio::time::timeout(EXTENSION - waited, &mut start).await;
+                let rest = tokio::time::timeout(EXTEND_INTERVAL - waited, &mut start).await;
                 assert!(rest.is_err(), "it started early");
             }
         }

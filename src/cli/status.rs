@@ -32,7 +32,7 @@ const REDRAW: Duration = Duration::from_secs(2);
 
 /// How long `--watch` keeps showing the last table while it waits for a response: an old table must
 /// not look up to date.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most windows that one API response lists.
 const PAGE: usize = 1000;
@@ -124,9 +124,11 @@ async fn watch(
     let mut resizes = signals::resizes()?;
     let mut reached = false;
     loop {
-        let looking = tokio::time::timeout(PATIENCE, StatusView::fetch(client, args, false)).await;
+        let looking =
+            tokio::time::timeout(RESPONSE_TIMEOUT, StatusView::fetch(client, args, false)).await;
         let silent = || {
-            let message = format!("the daemon has not answered for {} s", PATIENCE.as_secs());
+            let message =
+                format!("the daemon has not answered for {} s", RESPONSE_TIMEOUT.as_secs());
             CliError::new(UNAVAILABLE, message)
         };
         let view = match looking.unwrap_or_else(|_| Err(silent())) {
@@ -140,7 +142,7 @@ async fn watch(
             let size = TerminalSize::of_stdout();
             let text = match &view {
                 Ok(view) => view.text(size),
-                Err(failure) => fitting_width(&failure.to_string(), size),
+                Err(failure) => wrap_lines(&failure.to_string(), size),
             };
             draw(&text, size, out)?;
             tokio::select! {
@@ -160,12 +162,12 @@ fn draw(text: &str, size: Option<TerminalSize>, out: &mut impl Write) -> Result<
     };
     // Home, and clear from there on. Not through `out`, which would strip it like a colour.
     std::io::stdout().write_all(b"\x1b[H\x1b[J")?;
-    out.write_all(fitting(text, size.rows).as_bytes())?;
+    out.write_all(truncate_lines(text, size.rows).as_bytes())?;
     Ok(out.flush()?)
 }
 
 /// The first lines of the text, as many as the terminal has rows. Windows in trouble come first.
-fn fitting(text: &str, rows: usize) -> String {
+fn truncate_lines(text: &str, rows: usize) -> String {
     let count = text.lines().count();
     if rows < 4 || count < rows {
         return text.to_owned();
@@ -175,7 +177,7 @@ fn fitting(text: &str, rows: usize) -> String {
 }
 
 /// The text with its lines wrapped to the width of the terminal.
-fn fitting_width(text: &str, size: Option<TerminalSize>) -> String {
+fn wrap_lines(text: &str, size: Option<TerminalSize>) -> String {
     let columns = size.map_or(0, |size| size.columns);
     let lines = text.lines().flat_map(|line| {
         let indent = &line[..line.len() - line.trim_start().len()];
@@ -189,8 +191,8 @@ impl StatusView {
         match &args.window {
             Some(name) => {
                 let answer = client.get(&format!("/v1/windows/{}", encode(name))).await?;
-                let value: Value = suggest::known(client, name, answer).await?.json()?;
-                let status = Box::new(understand(&value)?);
+                let value: Value = suggest::or_suggestion(client, name, answer).await?.json()?;
+                let status = Box::new(parse_window(&value)?);
                 Ok(Self::Window { value, status })
             }
             None => Ok(Self::Fleet(Box::new(FleetStatus::fetch(client, args, json).await?))),
@@ -253,7 +255,7 @@ impl FleetStatus {
                 (true, false) => None,
             };
             for value in page.value {
-                let window = understand(&value)?;
+                let window = parse_window(&value)?;
                 // Unhealthy windows come first, so all windows after a healthy one are healthy.
                 if fleet.windows.len() == limit || args.trouble && window.is_healthy() {
                     break 'pages;
@@ -346,7 +348,7 @@ pub(super) async fn names(client: &ApiClient) -> Result<Vec<String>, CliError> {
     }
 }
 
-fn understand(value: &Value) -> Result<WindowStatus, CliError> {
+fn parse_window(value: &Value) -> Result<WindowStatus, CliError> {
     WindowJson::deserialize(value).map(WindowStatus::from).map_err(|error| {
         CliError::new(FAILED, format!("cannot parse a window's status: {error}"))
             .remedy("are this program and the daemon the same version (calmirror --version)?")
@@ -422,7 +424,7 @@ fn details(
         let held = format!(
             "held: more than half of the events would be removed. None is removed before {until}; what Graph lists then, between the edges of that time, is accepted."
         );
-        let command = format!("calmirror resync {} --accept-removals", quoted(&window.name));
+        let command = format!("calmirror resync {} --accept-removals", shell_quote(&window.name));
         writeln!(text, "\n{}", wrapped(&held, columns, "").join("\n")).ok();
         writeln!(text, "To accept it now: {command}").ok();
     }
@@ -430,7 +432,7 @@ fn details(
 }
 
 /// Quotes a name so that a shell reads it as one word.
-pub(super) fn quoted(name: &str) -> String {
+pub(super) fn shell_quote(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@._+:-".contains(c);
     let name = printable(name);
     if name.chars().all(plain) && !name.starts_with('-') {
@@ -606,8 +608,8 @@ mod tests {
     #[test]
     fn a_screen_shows_what_it_holds() {
         let text = "a\nb\nc\nd\ne\n";
-        assert_eq!(fitting(text, 6), text);
-        assert_eq!(fitting(text, 5), "a\nb\nc\n… and 2 more lines\n");
-        assert_eq!(fitting(text, 0), text, "a terminal that does not know its size");
+        assert_eq!(truncate_lines(text, 6), text);
+        assert_eq!(truncate_lines(text, 5), "a\nb\nc\n… and 2 more lines\n");
+        assert_eq!(truncate_lines(text, 0), text, "a terminal that does not know its size");
     }
 }

@@ -12,7 +12,7 @@ const MAX_SIMILAR: usize = 1000;
 ///
 /// # Errors
 /// The response's problem; for an unknown window with a remedy.
-pub(super) async fn known(
+pub(super) async fn or_suggestion(
     client: &ApiClient,
     window: &str,
     answer: ApiResponse,

@@ -26,7 +26,7 @@ const WAIT: &str = "5m";
 const TICK: Duration = Duration::from_millis(200);
 
 /// Windows requested concurrently.
-const ABREAST: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// The response of the API to a requested round.
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ pub(super) async fn sync(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    ask(client, &args.which, "sync", "", json, out).await
+    request_rounds(client, &args.which, "sync", "", json, out).await
 }
 
 /// Starts a full resync of each window.
@@ -60,10 +60,10 @@ pub(super) async fn resync(
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
     let accept = if args.accept_removals { "&accept_removals=true" } else { "" };
-    ask(client, &args.which, "resync", accept, json, out).await
+    request_rounds(client, &args.which, "resync", accept, json, out).await
 }
 
-async fn ask(
+async fn request_rounds(
     client: &ApiClient,
     which: &WindowSelection,
     what: &str,
@@ -77,12 +77,12 @@ async fn ask(
         .map(|name| async move {
             let path = format!("/v1/windows/{}/{what}?wait={WAIT}{more}", encode(&name));
             let answer = match client.post(&path).await {
-                Ok(answer) => suggest::known(client, &name, answer).await,
+                Ok(answer) => suggest::or_suggestion(client, &name, answer).await,
                 Err(failure) => Err(failure),
             };
             (name, answer)
         })
-        .buffer_unordered(ABREAST);
+        .buffer_unordered(MAX_CONCURRENT);
     let mut exit = DONE;
     while let Some((name, answer)) = answers.next().await {
         let answer = match answer {
@@ -99,7 +99,7 @@ async fn ask(
         };
         let over = answer.status == StatusCode::OK;
         let value: Value = answer.json()?;
-        let (line, done) = tell(&name, over, &value)?;
+        let (line, done) = describe(&name, over, &value)?;
         if !done {
             exit = FAILED;
         }
@@ -130,10 +130,10 @@ fn progress(what: &str, windows: usize) -> ProgressBar {
 }
 
 /// One line about a round, and whether the request succeeded.
-fn tell(name: &str, over: bool, value: &Value) -> Result<(String, bool), CliError> {
+fn describe(name: &str, over: bool, value: &Value) -> Result<(String, bool), CliError> {
     let asked = RequestedRound::deserialize(value)
         .map_err(|error| CliError::new(FAILED, format!("cannot parse the response: {error}")))?;
-    let command = status::quoted(name);
+    let command = status::shell_quote(name);
     let name = printable(name);
     if over && asked.state == Some(WindowState::Held.into()) {
         // `last_round` is an earlier round if this one made no request.
@@ -196,7 +196,7 @@ mod tests {
             ),
             (false, json!({"round": 984}), "alice: round 984 is still running", true),
         ] {
-            assert_eq!(tell("alice", over, &value), Ok((line.to_owned(), done)));
+            assert_eq!(describe("alice", over, &value), Ok((line.to_owned(), done)));
         }
     }
 
@@ -214,9 +214,9 @@ mod tests {
              before {until}; to accept it now: calmirror resync 'it is mine' --accept-removals"
         );
         // Round 982 made no request: the result of round 981 is not reported as its own.
-        let told = tell("it is mine", true, &value(982)).unwrap();
+        let told = describe("it is mine", true, &value(982)).unwrap();
         assert_eq!(told, (format!("it is mine: {held}"), false));
-        let (line, _) = tell("it is mine", true, &value(981)).unwrap();
+        let (line, _) = describe("it is mine", true, &value(981)).unwrap();
         assert_eq!(line, format!("it is mine: round 981, 1 request, +0 ~1 -0 in 180 ms; {held}"));
     }
 }

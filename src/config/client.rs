@@ -22,7 +22,7 @@ impl LogFormat {
     /// configuration must be logged in some format.
     pub fn readable(sources: &Sources) -> Self {
         let mut faults = DiagnosticSink::default();
-        let (mut layers, _) = Layers::readable(sources, &mut faults);
+        let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Log);
         TableReader::new(Section::Log, &table, &mut faults)
             .take("format", log_format)
@@ -45,7 +45,7 @@ impl ClientConfig {
     /// Reads what can be read and ignores errors.
     pub fn find(sources: &Sources) -> Self {
         let mut faults = DiagnosticSink::default();
-        let (mut layers, _) = Layers::readable(sources, &mut faults);
+        let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Api);
         let mut reader = TableReader::new(Section::Api, &table, &mut faults);
         let token_files = ["token_file", "read_token_file"];

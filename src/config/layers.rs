@@ -46,12 +46,12 @@ impl Layers {
     /// Reads everything. Returns `None` if a file cannot be read or is not TOML, because the values
     /// missing from it would cause further errors.
     pub(super) fn read(sources: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
-        let (layers, whole) = Self::readable(sources, report);
+        let (layers, whole) = Self::read_lenient(sources, report);
         whole.then_some(layers)
     }
 
     /// Reads what can be read; the flag says whether that is everything.
-    pub(super) fn readable(sources: &Sources, report: &mut DiagnosticSink) -> (Self, bool) {
+    pub(super) fn read_lenient(sources: &Sources, report: &mut DiagnosticSink) -> (Self, bool) {
         let mut paths = vec![sources.file.clone()];
         paths.extend(conf_d(&sources.file, report));
         let folder = sources.file.with_file_name(CONF_D);

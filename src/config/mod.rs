@@ -144,7 +144,7 @@ impl Config {
         }
         let load = windows.load();
         let windows = windows.all;
-        advise(&layers, &accounts, &windows, report);
+        warn_unused(&layers, &accounts, &windows, report);
         let graph = graph?;
         if load > graph.max_concurrent as f64 {
             let wrong = Issue::new(
@@ -179,7 +179,7 @@ fn graph_origin(report: &DiagnosticSink) -> ValueOrigin {
 }
 
 /// Warns about a configuration without windows and about accounts that no window uses.
-fn advise(
+fn warn_unused(
     layers: &Layers,
     accounts: &BTreeMap<Arc<str>, AccountConfig>,
     windows: &[Arc<Window>],

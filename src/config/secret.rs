@@ -16,7 +16,7 @@ const MAX_SECRET_BYTES: u64 = 1 << 20;
 /// Directories where container engines mount secrets, each only into the container that may read
 /// it. The files' modes mean nothing there (Docker's are 0444). Kubernetes projects service-account
 /// tokens below `/var/run/secrets`, which is the same directory only where `/var/run` is a link.
-const MOUNTED: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
+const SECRET_MOUNTS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
 
 /// A token with fewer bytes can be guessed by trying.
 const MIN_TOKEN_BYTES: usize = 16;
@@ -33,7 +33,7 @@ pub fn trimmed(content: &[u8]) -> &[u8] {
 /// Whether the file is below a directory whose files only this process can reach, so that its mode
 /// does not matter. Only the path as written is examined; it must not contain `..`.
 fn is_mounted(path: &Path, credentials: Option<&Path>) -> bool {
-    let mounted = credentials.into_iter().chain(MOUNTED.iter().map(Path::new));
+    let mounted = credentials.into_iter().chain(SECRET_MOUNTS.iter().map(Path::new));
     let climbs = path.components().any(|part| part == Component::ParentDir);
     !climbs && mounted.into_iter().any(|folder| path.starts_with(folder))
 }

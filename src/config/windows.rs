@@ -26,11 +26,11 @@ const MAX_NAME_CHARS: usize = 200;
 const MAX_SEGMENTS: i64 = 64;
 
 /// A window that will become empty causes a warning this many days before.
-const SOON: i64 = 30;
+const EMPTY_WARNING_DAYS: i64 = 30;
 
 /// At most this many wrong lines of a mailboxes file are reported; further ones are mostly the same
 /// mistake.
-const MAX_LINES: usize = 100;
+const MAX_REPORTED_LINES: usize = 100;
 
 /// Collects windows and detects duplicates.
 pub(super) struct WindowCollector<'a> {
@@ -94,7 +94,7 @@ impl<'a> WindowCollector<'a> {
         } else if many {
             let template = name.unwrap_or_else(|| "{mailbox}".to_owned());
             if let Some(file) = file {
-                self.many(&mut reader, &entry, &template, &file);
+                self.add_from_file(&mut reader, &entry, &template, &file);
             }
         } else if let Some(text) = mailbox {
             let named = reader.has("name");
@@ -105,7 +105,7 @@ impl<'a> WindowCollector<'a> {
                 reader.fault("mailbox", wrong);
                 return;
             }
-            if let Some(wrong) = doubtful(&text) {
+            if let Some(wrong) = mailbox_warning(&text) {
                 reader.warn("mailbox", wrong);
             }
             let mailbox: Arc<str> = text.into();
@@ -195,7 +195,7 @@ impl<'a> WindowCollector<'a> {
             return None;
         }
         let left = days(&stated);
-        if closing && left <= SOON {
+        if closing && left <= EMPTY_WARNING_DAYS {
             let problem =
                 format!("the start moves and the end does not: in {left} days the window is empty");
             let remedy = "make both relative or neither, or remove the window in time";
@@ -242,7 +242,7 @@ impl<'a> WindowCollector<'a> {
     }
 
     /// Adds one window for each mailbox in the file.
-    fn many(
+    fn add_from_file(
         &mut self,
         reader: &mut TableReader<'_>,
         entry: &WindowEntry,
@@ -277,7 +277,7 @@ impl<'a> WindowCollector<'a> {
         let mut doubts = 0;
         let key = reader.name("mailbox");
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-            let line = bare(line);
+            let line = strip_comment(line);
             if line.is_empty() {
                 continue;
             }
@@ -285,9 +285,9 @@ impl<'a> WindowCollector<'a> {
             if let Err(wrong) = self.mailbox(line, entry) {
                 reader.report.fault(&origin, &key, wrong);
             } else {
-                if let Some(wrong) = doubtful(line) {
+                if let Some(wrong) = mailbox_warning(line) {
                     doubts += 1;
-                    if doubts <= MAX_LINES {
+                    if doubts <= MAX_REPORTED_LINES {
                         reader.report.warn(&origin, &key, wrong);
                     }
                 }
@@ -298,16 +298,16 @@ impl<'a> WindowCollector<'a> {
                 };
                 self.add(entry, name, mailbox, &origin, &key, reader.report);
             }
-            if reader.report.faults.len() - before.1 >= MAX_LINES {
+            if reader.report.faults.len() - before.1 >= MAX_REPORTED_LINES {
                 let wrong = Issue::new("too many faults", "the rest of the file was not read");
                 reader.report.fault(&origin, &key, wrong);
                 return;
             }
         }
-        if doubts > MAX_LINES {
+        if doubts > MAX_REPORTED_LINES {
             let problem = format!(
                 "{} more lines of {} are neither an address nor a user id",
-                doubts - MAX_LINES,
+                doubts - MAX_REPORTED_LINES,
                 file.display()
             );
             let wrong = Issue::new(problem, "write an address or a user id on each line");
@@ -401,7 +401,7 @@ fn days(edges: &Edges) -> i64 {
 
 /// A warning about a mailbox that is neither an address (user principal name) nor an object id:
 /// Graph answers 404 for all others. A `me` that was not rejected before is intentional.
-fn doubtful(mailbox: &str) -> Option<Issue> {
+fn mailbox_warning(mailbox: &str) -> Option<Issue> {
     let address = mailbox.split_once('@').is_some_and(|(user, domain)| {
         !user.is_empty() && !domain.is_empty() && !domain.contains('@')
     });
@@ -414,7 +414,7 @@ fn doubtful(mailbox: &str) -> Option<Issue> {
 }
 
 /// Strips the comment from a line. A `#` inside an address (a guest's `#EXT#`) starts no comment.
-fn bare(line: &str) -> &str {
+fn strip_comment(line: &str) -> &str {
     let line = line.trim();
     if line.starts_with('#') {
         return "";

@@ -105,7 +105,7 @@ impl PermitPool {
         if new < old {
             self.surplus.fetch_add(old - new, Ordering::Relaxed);
             // Free permits are removed at once.
-            while self.settle() {
+            while self.take_surplus() {
                 if self.permits.forget_permits(1) == 0 {
                     self.surplus.fetch_add(1, Ordering::Relaxed);
                     break;
@@ -113,14 +113,14 @@ impl PermitPool {
             }
         }
         for _ in old..new {
-            if !self.settle() {
+            if !self.take_surplus() {
                 self.permits.add_permits(1);
             }
         }
     }
 
     /// Reduces the surplus by one; `false` if there is none.
-    fn settle(&self) -> bool {
+    fn take_surplus(&self) -> bool {
         let less = |surplus: usize| surplus.checked_sub(1);
         self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
@@ -128,7 +128,7 @@ impl PermitPool {
 
 impl Drop for PoolPermit<'_> {
     fn drop(&mut self) {
-        if self.pool.settle()
+        if self.pool.take_surplus()
             && let Some(permit) = self.permit.take()
         {
             permit.forget();
@@ -202,7 +202,7 @@ impl MailboxBudget {
             }
             let overall = self.overall.requests.acquire().await;
             // A pause may have begun meanwhile; then the overall permit is returned.
-            if self.ledger(|ledger, overall| ledger.book(overall.epoch)) {
+            if self.ledger(|ledger, overall| ledger.try_count(overall.epoch)) {
                 return Permit { _mailbox: mailbox, _overall: overall };
             }
         }
@@ -247,7 +247,7 @@ impl MailboxBudget {
 
 impl RequestLedger {
     /// Counts a request if it may be sent now.
-    fn book(&mut self, epoch: Instant) -> bool {
+    fn try_count(&mut self, epoch: Instant) -> bool {
         let open = self.open_at(epoch).is_ok();
         if open {
             self.counts[self.minute as usize % MINUTES] += 1;

@@ -75,7 +75,7 @@ pub struct Target {
     /// HTTP requests made for this target so far.
     pub requests: AtomicU64,
     /// Microseconds that successful requests took, without the wait for the budget.
-    pub answering: AtomicU64,
+    pub response_micros: AtomicU64,
     /// Whether a request waits for the budget, which may take any time.
     pub queued: AtomicBool,
 }
@@ -162,7 +162,7 @@ impl GraphClient {
             tokens: tokens.clone(),
             budget: self.shared.budgets.mailbox(tokens.name(), mailbox),
             requests: AtomicU64::new(0),
-            answering: AtomicU64::new(0),
+            response_micros: AtomicU64::new(0),
             queued: AtomicBool::new(false),
         }
     }
@@ -182,7 +182,7 @@ impl GraphClient {
         let (asked, uri) = match start {
             PageStart::Window(edges) => {
                 let view = self.calendar(target, "calendarView/delta")?;
-                (RequestKind::Start, self.first(&between(&view, edges))?)
+                (RequestKind::Start, self.admit_own(&with_range(&view, edges))?)
             }
             PageStart::Link(link) => (RequestKind::Link, self.follow(link)?),
         };
@@ -209,7 +209,7 @@ impl GraphClient {
     ) -> Result<Option<Item>, GraphError> {
         let mut url = self.calendar(target, "events/")?;
         push_segment(&mut url, id.as_str())?;
-        let uri = self.first(&url)?;
+        let uri = self.admit_own(&url)?;
         match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
             Ok((body, _memory)) => {
                 let kept = ask.body;
@@ -239,7 +239,7 @@ impl GraphClient {
                 let mut url = self.calendar(target, "events/")?;
                 push_segment(&mut url, master.as_str())?;
                 url.push_str("/instances");
-                self.first(&between(&url, edges))?
+                self.admit_own(&with_range(&url, edges))?
             }
         };
         match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
@@ -265,12 +265,12 @@ impl GraphClient {
         let (asked, uri) = match next {
             Some(link) => (RequestKind::Link, self.follow(link)?),
             None => {
-                let mut url = between(&self.calendar(target, "calendarView")?, edges);
+                let mut url = with_range(&self.calendar(target, "calendarView")?, edges);
                 if let Some(select) = select {
                     url.push_str("&$select=");
                     url.push_str(&percent_encoded(select, b","));
                 }
-                (RequestKind::Start, self.first(&url)?)
+                (RequestKind::Start, self.admit_own(&url)?)
             }
         };
         let (body, memory) = self.get(target, ask, asked, &uri, fresh_connection).await?;
@@ -325,7 +325,7 @@ impl GraphClient {
     }
 
     /// Checks an address that this client built.
-    fn first(&self, url: &str) -> Result<Uri, GraphError> {
+    fn admit_own(&self, url: &str) -> Result<Uri, GraphError> {
         self.shared.origin.admit(url).map_err(GraphError::Link)
     }
 
@@ -366,13 +366,13 @@ impl GraphClient {
         let shared = &*self.shared;
         let ours = shared.env.uuid().to_string();
         let mut request = http::Request::get(uri)
-            .header(AUTHORIZATION, token.bearer().ok_or(GraphError::Unaskable("bad token"))?)
+            .header(AUTHORIZATION, token.bearer().ok_or(GraphError::InvalidRequest("bad token"))?)
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/json")
             .header("prefer", prefer(ask)?)
             .header("client-request-id", &ours)
             .body(Bytes::new())
-            .map_err(|_| GraphError::Unaskable("bad request"))?;
+            .map_err(|_| GraphError::InvalidRequest("bad request"))?;
         if fresh {
             request.extensions_mut().insert(FreshConnection);
         }
@@ -401,8 +401,8 @@ impl GraphClient {
         }
         .await;
         let status = outcome.as_ref().ok().map(|(head, _)| head.status.as_u16());
-        shared.metrics.answered(status, began.elapsed());
-        let (head, (body, memory)) = outcome.map_err(GraphError::Carried)?;
+        shared.metrics.record_response(status, began.elapsed());
+        let (head, (body, memory)) = outcome.map_err(GraphError::Transport)?;
         let link = uri.to_string();
         let secrets = [token.expose(), link.as_str()];
         let request_id = head.headers.get("request-id").and_then(|id| id.to_str().ok());
@@ -411,12 +411,12 @@ impl GraphClient {
             bytes = body.len(),
             took_ms = began.elapsed().as_millis(),
             client_request_id = ours,
-            request_id = request_id.and_then(|id| error::word(id, &secrets)),
+            request_id = request_id.and_then(|id| error::sanitize_id(id, &secrets)),
             "graph answered"
         );
         if head.status.is_success() {
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-            target.answering.fetch_add(took, Ordering::Relaxed);
+            target.response_micros.fetch_add(took, Ordering::Relaxed);
             target.budget.answered();
             return Ok((body, memory));
         }
@@ -471,7 +471,7 @@ fn prefer(ask: &RequestOptions) -> Result<HeaderValue, GraphError> {
         BodyFormat::Text | BodyFormat::None => "text",
     };
     if ask.time_zone.contains(['"', '\\']) {
-        return Err(GraphError::Unaskable("time_zone is not the name of a zone"));
+        return Err(GraphError::InvalidRequest("time_zone is not the name of a zone"));
     }
     let mut prefer = format!(
         "odata.maxpagesize={}, outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"",
@@ -481,11 +481,11 @@ fn prefer(ask: &RequestOptions) -> Result<HeaderValue, GraphError> {
         prefer.push_str(", IdType=\"ImmutableId\"");
     }
     HeaderValue::try_from(prefer)
-        .map_err(|_| GraphError::Unaskable("time_zone is not the name of a zone"))
+        .map_err(|_| GraphError::InvalidRequest("time_zone is not the name of a zone"))
 }
 
 /// Appends `?startDateTime=…&endDateTime=…` in `Z` form (facts 23, 26, 28).
-fn between(url: &str, edges: Edges) -> String {
+fn with_range(url: &str, edges: Edges) -> String {
     let encoded = |at: jiff::Timestamp| percent_encoded(&at.to_string(), b"");
     format!("{url}?startDateTime={}&endDateTime={}", encoded(edges.start), encoded(edges.end))
 }
@@ -493,7 +493,7 @@ fn between(url: &str, edges: Edges) -> String {
 /// Appends one segment of a path. `.` and `..` are rejected: in any encoding they leave the path.
 fn push_segment(url: &mut String, segment: &str) -> Result<(), GraphError> {
     if matches!(segment, "" | "." | "..") {
-        return Err(GraphError::Unaskable("an id or address that cannot be part of a path"));
+        return Err(GraphError::InvalidRequest("an id or address that cannot be part of a path"));
     }
     url.push_str(&percent_encoded(segment, b"@="));
     Ok(())

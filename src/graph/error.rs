@@ -74,7 +74,7 @@ pub enum GraphError {
     Refused(Box<ErrorResponse>),
     /// Graph was not reached, or its answer did not arrive completely.
     #[error("the request to graph failed")]
-    Carried(#[source] TransportError),
+    Transport(#[source] TransportError),
     /// The answer arrived but does not have the expected form.
     #[error("graph's answer could not be read")]
     Malformed(#[source] WireError),
@@ -83,10 +83,10 @@ pub enum GraphError {
     Link(#[source] OriginError),
     /// There is no access token.
     #[error("{0}")]
-    Token(TokenFault),
+    Token(TokenError),
     /// The parameters cannot be put into a request.
     #[error("the request cannot be made: {0}")]
-    Unaskable(&'static str),
+    InvalidRequest(&'static str),
 }
 
 /// An error answer of Graph, reduced to what is safe to store and show.
@@ -106,7 +106,7 @@ pub struct ErrorResponse {
 /// Why an account has no token. Cheap to clone: every window of the account gets a copy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("account {account}: {message}")]
-pub struct TokenFault {
+pub struct TokenError {
     /// The account's name in the configuration.
     pub(super) account: Arc<str>,
     /// What happened, and what to do about it if a person is needed.
@@ -128,21 +128,21 @@ impl GraphError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Refused(refusal) => refusal.class,
-            Self::Carried(error) if error.kind() == TransportErrorKind::TooLarge => {
+            Self::Transport(error) if error.kind() == TransportErrorKind::TooLarge => {
                 ErrorClass::TooLarge
             }
-            Self::Carried(_) => ErrorClass::Transient,
+            Self::Transport(_) => ErrorClass::Transient,
             Self::Malformed(error) if *error == TOO_MANY_ITEMS => ErrorClass::TooLarge,
             Self::Malformed(_) => ErrorClass::MalformedPage,
             Self::Link(_) => ErrorClass::ForeignLink,
             Self::Token(fault) if fault.needs_person => ErrorClass::SignIn,
             Self::Token(_) => ErrorClass::Transient,
-            Self::Unaskable(_) => ErrorClass::Quarantine(Quarantine::Refused),
+            Self::InvalidRequest(_) => ErrorClass::Quarantine(Quarantine::Refused),
         }
     }
 
     /// Whether it concerns every window of the account; the account's [`super::Tokens`] logs it.
-    pub fn is_of_account(&self) -> bool {
+    pub fn is_account_wide(&self) -> bool {
         matches!(self, Self::Token(_))
     }
 
@@ -207,7 +207,7 @@ impl GraphError {
     /// One sentence for people, with the nearest cause; no secrets, links or contents.
     pub fn message(&self) -> String {
         match self {
-            Self::Carried(cause) => format!("{self}: {cause}"),
+            Self::Transport(cause) => format!("{self}: {cause}"),
             Self::Malformed(cause) => format!("{self}: {cause}"),
             Self::Link(cause) => format!("{self}: {cause}"),
             _ => self.to_string(),
@@ -261,9 +261,9 @@ impl ErrorResponse {
             token_refused: status == StatusCode::UNAUTHORIZED
                 && !challenge
                 && !said.insufficient_claims,
-            code: code.and_then(|c| word(&c, secrets)),
+            code: code.and_then(|c| sanitize_id(&c, secrets)),
             message: said.message.and_then(|m| sanitize(&m, secrets)),
-            request_id: request_id.and_then(|id| word(&id, secrets)),
+            request_id: request_id.and_then(|id| sanitize_id(&id, secrets)),
             retry_after,
         }
     }
@@ -342,7 +342,7 @@ impl ErrorBody {
 }
 
 /// Accepts a code or an id that is short and has only harmless characters.
-pub(super) fn word(text: &str, secrets: &[&str]) -> Option<Box<str>> {
+pub(super) fn sanitize_id(text: &str, secrets: &[&str]) -> Option<Box<str>> {
     let harmless = !text.is_empty()
         && text.len() <= 64
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))

@@ -188,12 +188,12 @@ impl ItemMembers<'_> {
     ) -> Result<Item, &'static str> {
         let master = match self.master.map(text).transpose() {
             Ok(master) => master.filter(|m| !m.is_empty()).map(EventId::new),
-            Err(NoText) => return Err("seriesMasterId is not a string"),
+            Err(NotAString) => return Err("seriesMasterId is not a string"),
         };
         if master.as_ref() == Some(id) {
             return Err("the item is its own series master");
         }
-        let told = self.kind.map(text).transpose().map_err(|NoText| "type is not a string")?;
+        let told = self.kind.map(text).transpose().map_err(|NotAString| "type is not a string")?;
         let kind = match told.as_deref() {
             Some("singleInstance") => EventKind::Single,
             Some("occurrence") => EventKind::Occurrence,
@@ -216,7 +216,7 @@ impl ItemMembers<'_> {
             kind => kind,
         };
         let etag =
-            self.etag.map(text).transpose().map_err(|NoText| "@odata.etag is not a string")?;
+            self.etag.map(text).transpose().map_err(|NotAString| "@odata.etag is not a string")?;
         let all_day = match self.all_day {
             None | Some("false") => false,
             Some("true") => true,
@@ -253,10 +253,10 @@ impl ItemMembers<'_> {
     }
 }
 
-struct NoText;
+struct NotAString;
 
-fn text(raw: &str) -> Result<Cow<'_, str>, NoText> {
-    serde_json::from_str::<JsonText<'_>>(raw).map(|JsonText(text)| text).map_err(|_| NoText)
+fn text(raw: &str) -> Result<Cow<'_, str>, NotAString> {
+    serde_json::from_str::<JsonText<'_>>(raw).map(|JsonText(text)| text).map_err(|_| NotAString)
 }
 
 /// Keeps each name once, with the last value at the first position.
@@ -306,7 +306,7 @@ fn content(members: &[(Cow<'_, str>, &str)], body: BodyFormat) -> Result<Bytes, 
             }
         }
         object.push(b':');
-        copy_paired(raw, &mut object);
+        copy_replacing_lone_surrogates(raw, &mut object);
     }
     object.push(b'}');
     Ok(object.into())
@@ -344,7 +344,7 @@ fn is_deep(raw: &str) -> bool {
 ///
 /// Exchange cuts previews by UTF-16 units and may leave half an emoji. Every JSON parser would
 /// reject the whole event because of it.
-fn copy_paired(text: &str, to: &mut Vec<u8>) {
+fn copy_replacing_lone_surrogates(text: &str, to: &mut Vec<u8>) {
     let raw = text.as_bytes();
     let (mut copied, mut at) = (0, 0);
     // Escapes occur only in strings, so a backslash always starts one.

@@ -41,7 +41,7 @@ const YIELD_EVERY: usize = 1024 * 1024;
 
 /// HTTP/2 puts all requests to a host on one connection, which carries about a hundred at a time.
 /// This many clients take turns and carry up to 256 requests, the default limit.
-const FAR_CONNECTIONS: usize = 3;
+const REMOTE_CONNECTIONS: usize = 3;
 
 /// Sends a request to the host in its URI and returns the answer.
 pub trait Transport: Send + Sync + 'static {
@@ -263,7 +263,7 @@ impl TransportError {
             TransportErrorKind::Connect
         } else if error.is_timeout() {
             TransportErrorKind::Timeout
-        } else if broke_off(&error) {
+        } else if is_disconnect(&error) {
             TransportErrorKind::Reset
         } else if error.is_body() || error.is_decode() {
             TransportErrorKind::Body
@@ -289,7 +289,7 @@ impl TransportErrorKind {
 }
 
 /// Whether the peer ended the connection, at any depth of the error chain.
-fn broke_off(error: &reqwest::Error) -> bool {
+fn is_disconnect(error: &reqwest::Error) -> bool {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
     };
@@ -320,9 +320,9 @@ fn broke_off(error: &reqwest::Error) -> bool {
 #[derive(Debug)]
 pub struct HttpTransport {
     /// For all other hosts; `None` if TLS cannot be set up, which loopback does not need.
-    far: Option<HttpClients>,
+    remote: Option<HttpClients>,
     /// For loopback.
-    near: HttpClients,
+    loopback: HttpClients,
     /// The proxies of the environment, as `far` uses them.
     proxies: Matcher,
 }
@@ -344,8 +344,8 @@ impl HttpTransport {
     pub fn new() -> Result<Self, TransportError> {
         let near = HttpClients::new(1, |client| client.no_proxy())
             .or_else(|_| HttpClients::new(1, |client| client.no_proxy().tls_certs_only([])))?;
-        let far = HttpClients::new(FAR_CONNECTIONS, |client| client).ok();
-        Ok(Self { far, near, proxies: Matcher::from_system() })
+        let far = HttpClients::new(REMOTE_CONNECTIONS, |client| client).ok();
+        Ok(Self { remote: far, loopback: near, proxies: Matcher::from_system() })
     }
 }
 
@@ -394,7 +394,7 @@ impl Transport for HttpTransport {
     ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
         Box::pin(async move {
             let loopback = request.uri().host().is_some_and(origin::is_loopback);
-            let clients = if loopback { Some(&self.near) } else { self.far.as_ref() };
+            let clients = if loopback { Some(&self.loopback) } else { self.remote.as_ref() };
             let clients = clients.ok_or_else(|| TransportError::new(TransportErrorKind::Tls))?;
             let client = clients.pick(request.extensions().get::<FreshConnection>().is_some());
             let uri = request.uri().clone();

@@ -1,12 +1,12 @@
-//! The drift audit as arithmetic: what a plain listing says against what the mirror holds.
+//! The comparison of a drift audit: a plain listing against the mirror's rows.
 //!
-//! Delta rounds are trusted to say what changed. An audit asks, now and then, whether they did: it
-//! lists a segment with a few members only and compares. A difference is suspected at first, since
-//! the listing may be newer than the last round; it counts when the next round has not explained
-//! it, that is, when a second listing still differs from a mirror that stands as it stood.
+//! Delta rounds are trusted to report every change. An audit checks this from time to time: it
+//! lists a segment with only a few members and compares. A difference is only suspected at first,
+//! because the listing may be newer than the last round. It is confirmed if the next round does not
+//! explain it, that is, if a second listing still differs and the mirror has not changed since.
 //!
-//! Of occurrences only membership, kind and times are compared: their content is their master's,
-//! and which `changeKey` a listing gives them is not known (fact 84).
+//! For occurrences only membership, kind and times are compared: their content is their master's,
+//! and it is not known which `changeKey` a listing gives them (fact 84).
 
 use std::collections::BTreeMap;
 
@@ -15,29 +15,29 @@ use super::position::SegmentIndex;
 use super::series;
 use super::window::Edges;
 
-/// What is asked of each event: what is compared, and what tells to which series it belongs and
-/// whether it may lie a day off at the edges (fact 80).
+/// The members requested of each event: those that are compared, and those that show which series
+/// it belongs to and whether it may be a day off at the edges (fact 80).
 pub const SELECT: &str = "id,type,start,end,changeKey,seriesMasterId,isAllDay";
-/// So many differing events and series are no longer repaired one by one.
+/// From this many differing events and series on, they are not repaired one by one.
 pub const BULK_REPAIR_MIN: usize = 20;
-/// Suspicions that are remembered of a look; beyond, it is many anyway.
+/// The most suspected events that are remembered; beyond that the exact number does not matter.
 const MAX_SUSPECTS: usize = 10_000;
 
-/// The little of an event that an audit compares.
+/// The few properties of an event that an audit compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventDigest {
-    /// What it is.
+    /// Its kind.
     pub kind: EventKind,
     /// When it takes place.
     pub span: Span,
-    /// Whether it takes whole days.
+    /// Whether it is an all-day event.
     pub all_day: bool,
-    /// Its `changeKey`, hashed, where its content is its own.
+    /// Its `changeKey`, hashed, if its content is its own.
     pub key: Option<EventHash>,
 }
 
 impl EventDigest {
-    /// Of an item that a listing or a row holds; `content` has a `changeKey`, or none is compared.
+    /// The digest of a listed or stored item. If `content` has no `changeKey`, none is compared.
     pub fn of(item: &Item) -> Self {
         let key = match item.kind {
             EventKind::Single | EventKind::Exception => item.change_key(),
@@ -57,41 +57,41 @@ pub fn differ(edges: Edges, mirrored: Option<&EventDigest>, listed: Option<&Even
     let inside = |sketch: &EventDigest| series::inside(edges, sketch.span, sketch.all_day);
     match (mirrored, listed) {
         (Some(mirrored), Some(listed)) => !mirrored.same(listed),
-        // At the rim delta alone decides, as in a round.
+        // Near the edges delta alone decides, as in a round.
         (Some(mirrored), None) => inside(mirrored).is_some(),
         (None, Some(listed)) => inside(listed) == Some(true),
         (None, None) => false,
     }
 }
 
-/// Events about which the mirror and a first listing disagreed, and how the mirror stood then.
+/// Events about which the mirror and a first listing disagreed, with the mirror's digests then.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SuspectedDrift(BTreeMap<(SegmentIndex, EventHash), Option<EventDigest>>);
 
 impl SuspectedDrift {
-    /// Nobody.
+    /// Whether no event is suspected.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many.
+    /// The number of suspected events.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Remembers a disagreement.
+    /// Records a disagreement.
     pub fn add(&mut self, segment: SegmentIndex, id: EventHash, mirrored: Option<EventDigest>) {
         if self.0.len() < MAX_SUSPECTS {
             self.0.insert((segment, id), mirrored);
         }
     }
 
-    /// Whether the event was suspected before.
+    /// Whether the event is suspected.
     pub fn has(&self, segment: SegmentIndex, id: EventHash) -> bool {
         self.0.contains_key(&(segment, id))
     }
 
-    /// Whether a second disagreement is the same one: the mirror has not moved meanwhile.
+    /// Whether a second disagreement is the same as the first: the mirror has not changed since.
     pub fn confirm(
         &self,
         segment: SegmentIndex,

@@ -1,21 +1,21 @@
-//! What the feed says: one entry per event whose look to a reader differs.
+//! Feed entries: one per event whose visible content changed.
 
-/// The increasing number of a change in a store. 0 means "before the first".
+/// The number of a change in a store. Numbers increase; 0 means "before the first".
 pub type Seq = u64;
 
-/// What happened to an event, as the store saw it.
+/// What a commit did to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// The store had none of this id.
+    /// The store had no event with this id.
     Created,
-    /// A reader sees something else than before.
+    /// The event's visible content changed.
     Updated,
-    /// It is no longer in the mirror.
+    /// The event is no longer in the mirror.
     Removed,
 }
 
 impl ChangeKind {
-    /// The word by which the API names it.
+    /// The API's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -25,19 +25,19 @@ impl ChangeKind {
     }
 }
 
-/// Why an event left.
+/// Why an event left the mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalReason {
-    /// Graph says it is no longer in this view (fact 62).
+    /// Graph reports that the event is no longer in this view (fact 62).
     Deleted,
-    /// The window's edges moved past it.
+    /// The window's edges moved past the event.
     LeftWindow,
-    /// The window was removed from the configuration, or became another one under its old name.
+    /// The window was removed from the configuration, or its name now means another window.
     WindowDropped,
 }
 
 impl RemovalReason {
-    /// The word by which the API names it.
+    /// The API's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deleted => "deleted",

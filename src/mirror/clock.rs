@@ -1,27 +1,27 @@
-//! Which times can be believed. The wall clock may be wrong for a while, in either direction, and
-//! machines sleep: a time that was stored under a wrong clock must not bind anything later.
+//! Decides which times can be trusted. The wall clock can be wrong for a while, in either
+//! direction, and machines sleep. A time stored under a wrong clock must not affect anything later.
 
 use jiff::{SignedDuration, Timestamp};
 
 /// How far two clocks may differ before one of them counts as wrong.
 pub const TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
-/// The longest that a mailbox is left alone because Graph asks for it (fact 117).
+/// The longest pause of a mailbox that is made at Graph's request (fact 117).
 pub const MAX_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// What to do about a wall clock that differs from Graph's.
 pub const REMEDY: &str =
-    "set this machine's clock, and keep it right by NTP (timedatectl, chronyc tracking)";
+    "set this machine's clock and keep it correct by NTP (timedatectl, chronyc tracking)";
 
-/// How the wall clock compares with Graph's, which the `Date` of its answers shows.
+/// How the wall clock compares with Graph's clock, as shown by the `Date` of its responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClockCheck {
-    /// Graph has not answered yet.
+    /// Graph has not responded yet.
     #[default]
     Unknown,
-    /// Graph answers without a `Date`: nothing speaks against the wall clock.
+    /// Graph responds without a `Date`: nothing contradicts the wall clock.
     Unchecked,
-    /// How far the wall clock is ahead of Graph's; negative where it is behind.
+    /// How far the wall clock is ahead of Graph's; negative if it is behind.
     Skew(SignedDuration),
 }
 
@@ -39,29 +39,29 @@ impl ClockCheck {
         self.skew().is_some_and(|skew| skew.abs() > TOLERANCE)
     }
 
-    /// The time that edges are to be computed for when the wall clock reads `now`: Graph's, where the
-    /// two differ by more than [`TOLERANCE`].
+    /// The time to compute edges for when the wall clock reads `now`: Graph's time if the two
+    /// differ by more than [`TOLERANCE`], else `now`.
     pub fn corrected(self, now: Timestamp) -> Timestamp {
         let skew = self.skew().filter(|_| self.is_wrong());
         skew.and_then(|skew| now.checked_sub(skew).ok()).unwrap_or(now)
     }
 
-    /// Whether the wall clock may decide that something leaves: Graph has answered, and its clock
-    /// says nothing else.
+    /// Whether the wall clock may decide that events leave: Graph has responded, and its clock does
+    /// not contradict.
     pub fn is_usable(self) -> bool {
         self != Self::Unknown && !self.is_wrong()
     }
 }
 
-/// Whether a wait that was to end at the stored time `until` goes on at `now`. No wait lasts longer
-/// than `longest`: one that seems to was stored under a wrong clock, and is over.
+/// Whether a wait with the stored end `until` still lasts at `now`. No wait lasts longer than
+/// `longest`: a wait that seems longer was stored under a wrong clock, and is over.
 pub fn waits(until: Timestamp, longest: SignedDuration, now: Timestamp) -> bool {
     let left = until.duration_since(now);
     left > SignedDuration::ZERO && left <= longest.saturating_add(TOLERANCE)
 }
 
-/// Whether a stored time of the past lies ahead of `now`: it was stored under a wrong clock, or
-/// `now` is read from one.
+/// Whether the stored time `past` is more than [`TOLERANCE`] ahead of `now`: either it was stored
+/// under a wrong clock, or `now` comes from one.
 pub fn is_ahead(past: Timestamp, now: Timestamp) -> bool {
     past.duration_since(now) > TOLERANCE
 }
@@ -107,7 +107,7 @@ mod tests {
     fn no_wait_is_longer_than_it_can_mean() {
         let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
         let at = |hours: i64| now.checked_add(HOUR * i32::try_from(hours).unwrap()).unwrap();
-        assert!(waits(at(1), HOUR, now), "the whole of it");
+        assert!(waits(at(1), HOUR, now), "the full wait");
         assert!(!waits(now, HOUR, now) && !waits(at(-1), HOUR, now), "over");
         for hours in [2, 8 * 24, 365 * 24, 10 * 365 * 24] {
             assert!(!waits(at(hours), HOUR, now), "stored {hours} h ahead");

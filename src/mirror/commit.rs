@@ -1,4 +1,4 @@
-//! What a round asks the store to write: all of it together or nothing.
+//! The commits that a round asks the store to write, each as a whole or not at all.
 
 use std::sync::Arc;
 
@@ -10,82 +10,83 @@ use super::position::{PendingEntry, PendingKey, Position, SegmentIndex, WindowId
 
 /// One atomic step of a segment.
 ///
-/// An id stands at most once in `upserts` and `removals` together. An upserted bare occurrence
+/// An id is at most once in `upserts` and `removals` together. An upserted bare occurrence
 /// (`whole == false`) must have its master in the same commit or in the store.
 #[derive(Clone, Debug)]
 pub struct Commit {
     /// The window.
     pub window: WindowId,
-    /// The segment all of this belongs to.
+    /// The segment that all changes belong to.
     pub segment: SegmentIndex,
-    /// The wall-clock time that its changes carry in the feed.
+    /// The wall-clock time that its changes have in the feed.
     pub at: Timestamp,
-    /// Events as they now are: single instances, exceptions, occurrences (bare or whole) and masters.
+    /// Events in their current state: single instances, exceptions, occurrences (bare or full) and
+    /// masters.
     pub upserts: Vec<Item>,
     /// Events that this segment no longer holds.
     pub removals: Vec<Removal>,
-    /// Masters to forget if no occurrence in the window names them any more.
+    /// Masters to delete if no instance in the window names them any more.
     pub orphans: Vec<EventHash>,
-    /// To-do entries to write.
+    /// Pending entries to write.
     pub pending: Vec<PendingEntry>,
-    /// To-do entries to delete.
+    /// Pending entries to delete.
     pub done: Vec<PendingKey>,
-    /// Every to-do entry of the segment is deleted first.
+    /// Whether all pending entries of the segment are deleted first.
     pub clear_todo: bool,
-    /// The ids that page `.0` of the running enumeration carried, in any order.
+    /// The ids that page `.0` of the current enumeration carried, in any order.
     pub seen: Option<(u32, Vec<EventHash>)>,
-    /// All seen lists of the segment are deleted.
+    /// Whether all seen lists of the segment are deleted first.
     pub clear_seen: bool,
-    /// Where the segment now stands.
+    /// The segment's new position.
     pub position: Option<Position>,
-    /// Counted: a finished round, a begun resync.
+    /// Updates of the window's counters, such as a finished round or a started resync.
     pub tally: WindowCounters,
-    /// Nobody waits for it: it may linger up to the store's linger (never more than 30 s) so
-    /// that it shares its flush with others.
+    /// Whether the store may defer the commit, because no caller waits for it: for up to the
+    /// store's `linger` (at most 30 s), so that it shares a flush with others.
     pub lazy: bool,
 }
 
 /// An event that a segment no longer holds; it leaves the mirror when no segment holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Removal {
-    /// Which.
+    /// The event.
     pub id: EventHash,
-    /// Why.
+    /// The reason.
     pub reason: RemovalReason,
 }
 
-/// Counters that live with the window, in the store.
+/// Updates of the counters that the store keeps with a window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WindowCounters {
     /// The number of the round this commit ends, if it ends one.
     pub round: Option<u64>,
-    /// When it succeeded.
+    /// When the round succeeded.
     pub success: Option<Timestamp>,
-    /// A resync begins: why. (The first enumeration is [`ResyncReason::New`] and is not counted.)
+    /// Why a resync begins. (The first enumeration is [`ResyncReason::New`] and is not counted.)
     ///
     /// [`ResyncReason::New`]: super::status::ResyncReason::New
     pub resync: Option<super::status::ResyncReason>,
-    /// A drift audit ended: differences that it confirmed and repaired.
+    /// The differences that a finished drift audit has confirmed and repaired.
     pub audit: Option<u64>,
-    /// Until when Graph wants the window's mailbox left alone (fact 117).
+    /// The end of the pause that Graph requested for the window's mailbox (fact 117).
     pub paused_until: Option<Timestamp>,
 }
 
-/// What a commit did, told once it is durable.
+/// What a commit did, returned once it is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommitOutcome {
     /// Events that appeared.
     pub created: u32,
-    /// Events that look different to a reader.
+    /// Events whose visible content changed.
     pub updated: u32,
     /// Events that left.
     pub removed: u32,
-    /// Events of the window that readers now see.
+    /// The number of the window's events that readers now see.
     pub events: u64,
 }
 
 impl Commit {
-    /// A commit that changes nothing yet.
+    /// An empty commit.
     pub fn new(window: WindowId, segment: SegmentIndex, at: Timestamp) -> Self {
         Self {
             window,
@@ -106,14 +107,14 @@ impl Commit {
     }
 }
 
-/// What the store knows of an id: asked for tombstones, and for masters that a listing replaces.
+/// What the store has under an id that a page names.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoredKind {
-    /// The store has no row of it.
+    /// No row, and no instances that name it as their master.
     Unknown,
-    /// A series master; also one that has no row, where its instances have.
+    /// A series master. It may have no row of its own if its instances have rows.
     Master {
-        /// `@odata.etag`, where there is a row with one.
+        /// `@odata.etag`, if there is a row with one.
         etag: Option<Arc<str>>,
     },
     /// A single instance.

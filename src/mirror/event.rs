@@ -1,7 +1,7 @@
-//! An event's JSON: completing an occurrence from its master, and comparing what readers see.
+//! Works on an event's JSON: completes an occurrence from its master and compares what readers see.
 //!
-//! Works on raw bytes: members are cut out and put together again, never re-encoded, so that
-//! what Graph sent is what readers get.
+//! It handles raw bytes: members are cut out and reassembled, never re-encoded, so that readers get
+//! what Graph sent.
 
 use std::borrow::Cow;
 
@@ -12,20 +12,20 @@ use serde_json::value::RawValue;
 use super::page::EventId;
 use jiff::Timestamp;
 
-/// The members of a JSON object in their order, values raw.
+/// The members of a JSON object, in order and with raw values.
 #[derive(Clone, Debug)]
 pub struct JsonMembers<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> JsonMembers<'a> {
-    /// Cuts an object into its members.
+    /// Splits an object into its members.
     ///
     /// # Errors
-    /// Where `json` is not one JSON object.
+    /// If `json` is not one JSON object.
     pub fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
     }
 
-    /// The raw value of a member.
+    /// The raw value of a member; the last one if its name is repeated.
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
@@ -51,7 +51,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonMembers<'a> {
     }
 }
 
-/// A string, borrowed unless it holds escapes.
+/// A string, borrowed unless it contains escapes.
 pub(crate) struct JsonText<'a>(pub(crate) Cow<'a, str>);
 
 impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonText<'a> {
@@ -76,17 +76,17 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonText<'a> {
     }
 }
 
-/// Members that an occurrence has of its own; everything else it has from its master.
+/// Members that an occurrence has itself; all others come from its master.
 const OCCURRENCE_MEMBERS: [&str; 6] =
     ["id", "type", "seriesMasterId", "start", "end", "@odata.etag"];
 
 /// Completes a bare occurrence from its master, as readers see it: the master's members
-/// overlaid with the occurrence's own id, type, seriesMasterId, start, end and etag;
-/// `recurrence` null, `originalStart` its start, and in `webLink` the master's encoded id
-/// replaced by its own.
+/// overlaid with the occurrence's own id, type, seriesMasterId, start, end and etag.
+/// `recurrence` becomes null, `originalStart` the occurrence's start, and in `webLink` its encoded
+/// id replaces the master's.
 ///
 /// # Errors
-/// Where either is not a JSON object.
+/// If the occurrence is not a JSON object.
 pub fn complete(
     master: &JsonMembers<'_>,
     master_id: &EventId,
@@ -121,7 +121,7 @@ pub fn complete(
     Ok(out.finish())
 }
 
-/// Whether two JSON texts are the same value. Texts that are equal byte for byte are not parsed.
+/// Whether two JSON texts are the same value. Byte-equal texts are not parsed.
 pub fn same_json(a: &[u8], b: &[u8]) -> bool {
     a == b
         || match (serde_json::from_slice::<Value>(a), serde_json::from_slice::<Value>(b)) {
@@ -130,7 +130,7 @@ pub fn same_json(a: &[u8], b: &[u8]) -> bool {
         }
 }
 
-/// Whether both texts say when they were modified (`lastModifiedDateTime`), and `a` was earlier.
+/// Whether both texts have a `lastModifiedDateTime`, and that of `a` is earlier.
 pub fn is_older(a: &[u8], b: &[u8]) -> bool {
     let modified = |json| {
         let value = JsonMembers::parse(json).ok()?.get("lastModifiedDateTime")?.get();
@@ -174,7 +174,7 @@ fn percent_encode(id: &str) -> String {
     out
 }
 
-/// A JSON object under construction, member by member.
+/// Builds a JSON object member by member.
 struct ObjectBuilder(Vec<u8>);
 
 impl ObjectBuilder {

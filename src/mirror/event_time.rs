@@ -1,16 +1,16 @@
-//! When an event takes place: Graph's `{dateTime, timeZone}` as the civil time it shows and the
-//! instant it means. The only reader of these times: what enters the mirror, the API and the
-//! command line agree on every event.
+//! Reads when an event takes place: Graph's `{dateTime, timeZone}` as the civil time it shows and
+//! the instant it means. This is the only parser of these times, so that the mirror, the API and
+//! the command line agree on every event.
 //!
-//! A `dateTime` has no offset and up to seven fractional digits (fact 77); with an offset, the
-//! offset decides. `timeZone` is `UTC` unless another was preferred, then a Windows or IANA name.
-//! Local times that a clock change skips or repeats are read the compatible way (later, and
-//! first); an end that would be before its start is the second time that the clock shows it. A
-//! local time in an unknown zone, such as one of the sender's own making (fact 82), is refused,
-//! never guessed.
+//! A `dateTime` has no offset and up to seven fractional digits (fact 77). If it has an offset, the
+//! offset decides. `timeZone` is `UTC` unless another zone was preferred; then it is a Windows or
+//! IANA name. Local times that a clock change skips or repeats are resolved the compatible way (the
+//! later instant of a gap, the first of a fold). If the end would then precede the start, the other
+//! instant of the end or of the start is used. A local time in an unknown zone, such as a sender's
+//! custom zone (fact 82), is rejected, never guessed.
 //!
-//! All-day events are days, midnight to midnight in whatever zone was asked for (fact 79): as
-//! instants they begin at midnight in the zone they are written in.
+//! All-day events are days, from midnight to midnight in the requested zone (fact 79). As instants
+//! they begin at midnight in the zone they are written in.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,17 +23,17 @@ use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use super::event::{JsonMembers, JsonText};
 use super::zone;
 
-/// One end of an event.
+/// The start or the end of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventTime {
-    /// The local time as it is written, whatever its offset or zone. Of an all-day event its date
-    /// is the day.
+    /// The local time as written, regardless of its offset or zone. Its date is the day of an
+    /// all-day event.
     pub civil: DateTime,
-    /// What it means.
+    /// The instant it means.
     pub at: Timestamp,
 }
 
-/// When an event takes place, `[start, end)`; never ends before it starts.
+/// When an event takes place, `[start, end)`; the end is never before the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventSpan {
     /// Inclusive.
@@ -42,15 +42,15 @@ pub struct EventSpan {
     pub end: EventTime,
 }
 
-/// Reads times; remembers the last zone, which is the same for a whole page or window.
+/// Reads event times. Caches the last zone, which is the same for a whole page or window.
 #[derive(Default)]
 pub struct TimeReader {
     last: Option<(String, Option<TimeZone>)>,
 }
 
 impl TimeReader {
-    /// When an event takes place, by its members `start` and `end`; `None` where they are not
-    /// understood.
+    /// When an event takes place, from its members `start` and `end`; `None` if they cannot be
+    /// read.
     pub fn event(&mut self, event: &JsonMembers<'_>) -> Option<EventSpan> {
         self.when(Some(event.get("start")?.get()), Some(event.get("end")?.get())).ok()
     }
@@ -58,32 +58,32 @@ impl TimeReader {
     /// When an event takes place, from the raw JSON of its `start` and `end`.
     ///
     /// # Errors
-    /// What is wrong with them, naming members and never values.
+    /// Says what is wrong with them; names members, never values.
     pub fn when(
         &mut self,
         start: Option<&str>,
         end: Option<&str>,
     ) -> Result<EventSpan, &'static str> {
         let mut read = |raw: Option<&str>| self.moment(raw?);
-        let (start, start_other) = read(start).ok_or("start is missing or no known date")?;
-        let (end, end_other) = read(end).ok_or("end is missing or no known date")?;
-        // In the night in which clocks are set back, 02:45 to 02:15 is half an hour; so is 02:45
-        // to 03:15 in the night in which they skip the hour from 02:00.
+        let (start, start_other) = read(start).ok_or("start is missing or not a valid date")?;
+        let (end, end_other) = read(end).ok_or("end is missing or not a valid date")?;
+        // In the night in which clocks go back, 02:45 to 02:15 is half an hour. So is 02:45 to
+        // 03:15 in the night in which they skip the hour from 02:00.
         let readings = [(start.at, end.at), (start.at, end_other), (start_other, end.at)];
         let (from, to) =
             readings.into_iter().find(|(from, to)| from <= to).ok_or("end is before start")?;
         Ok(EventSpan { start: EventTime { at: from, ..start }, end: EventTime { at: to, ..end } })
     }
 
-    /// A moment, and the other instant that its local time can mean: of a time that the clock
-    /// shows twice the second, of a time that it skips the one by the offset after the change.
+    /// Reads a time, and the other instant that its local time can mean: for a local time that the
+    /// clock shows twice, the second; for one that it skips, that by the offset after the change.
     fn moment(&mut self, raw: &str) -> Option<(EventTime, Timestamp)> {
         let DateTimeTimeZone { date_time, time_zone } = serde_json::from_str(raw).ok()?;
         let (civil, offset) = read(date_time?.as_bytes())?;
         let fixed = |at: Timestamp| Some((EventTime { civil, at }, at));
         let utc = || TimeZone::UTC.to_timestamp(civil).ok();
         if let Some(seconds) = offset {
-            // An offset says it all, whatever the zone is called.
+            // With an offset, the zone does not matter.
             return fixed(utc()?.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok()?);
         }
         let zone = time_zone?;
@@ -103,7 +103,7 @@ impl TimeReader {
     }
 }
 
-/// `YYYY-MM-DD[Thh:mm[:ss[.f…]]][Z|±hh[:]mm]`: the civil time and the offset in seconds.
+/// Parses `YYYY-MM-DD[Thh:mm[:ss[.f…]]][Z|±hh[:]mm]`: the civil time and the offset in seconds.
 fn read(text: &[u8]) -> Option<(DateTime, Option<i64>)> {
     let number = |at: usize, len: usize| -> Option<i32> {
         text.get(at..at + len)?
@@ -153,7 +153,7 @@ fn read(text: &[u8]) -> Option<(DateTime, Option<i64>)> {
     DateTime::new(year, month, day, hour, minute, second, nanos).ok().map(|dt| (dt, offset))
 }
 
-/// A `dateTimeTimeZone`; its member names come in either case (fact 76).
+/// A `dateTimeTimeZone`; its member names may be in either case (fact 76).
 struct DateTimeTimeZone<'a> {
     date_time: Option<Cow<'a, str>>,
     time_zone: Option<Cow<'a, str>>,
@@ -261,7 +261,7 @@ mod tests {
             ("2016-12-09T20:30:00", "UTC-11", Some("2016-12-10T07:30:00Z")),
             ("2016-12-09T20:30:00", "Kamchatka Standard Time", Some("2016-12-09T08:30:00Z")),
             ("2016-12-09T20:30:00", "Europe/Berlin", Some("2016-12-09T19:30:00Z")),
-            // In the gap: as if the clock had not been changed yet. In the fold: the first.
+            // Gap: as if the clock had not been changed yet. Fold: the first instant.
             ("2026-03-29T02:30:00", "Europe/Berlin", Some("2026-03-29T01:30:00Z")),
             ("2026-10-25T02:30:00", "Europe/Berlin", Some("2026-10-25T00:30:00Z")),
             ("0001-01-01T00:00:00.0000000", "UTC", Some("0001-01-01T00:00:00Z")),

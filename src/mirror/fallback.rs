@@ -1,90 +1,91 @@
-//! What is done about a segment whose delta stream does not work, and what is remembered of it.
+//! Decides how to read a segment whose delta stream does not work.
 //!
-//! A round that never ends wants larger pages (fact 173), a page that cannot be had smaller ones
-//! (facts 121, 122); a segment that wants both, or for which neither was enough, is listed whole
-//! each time (*snapshot mode*), and delta is tried again daily. A page size other than before
-//! always means an enumeration from the first address: links were given under the old one.
+//! A round that never ends needs larger pages (fact 173). A page that cannot be fetched needs
+//! smaller pages (facts 121, 122). A segment that needs both, or for which neither is enough, is
+//! listed completely in each round (*snapshot mode*), and delta is tried again daily. A new page
+//! size always means an enumeration from the first page, because links were issued under the old
+//! size.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::clock;
 
-/// The largest page that is asked for.
+/// The largest page size that a fallback requests.
 pub const MAX_PAGE_SIZE: u32 = 1000;
-/// The smallest page that is asked for.
+/// The smallest page size that a fallback requests.
 pub const MIN_PAGE_SIZE: u32 = 10;
-/// How long a segment in snapshot mode is listed before delta is tried again.
+/// How long a segment stays in snapshot mode before delta is tried again.
 pub const DELTA_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
-/// What ails a stream.
+/// What is wrong with a delta stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StallKind {
-    /// The round would not end.
+    /// The round does not end.
     NoProgress,
-    /// A page could not be had: over the cap, or an error that stays with one link.
+    /// A page cannot be fetched: it is over the size cap, or an error persists at one link.
     PageTooLarge,
 }
 
-/// How a segment is asked for, where that is not as configured. Stored with the position.
+/// How a segment is read where that differs from the configuration. Stored with the position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fallback {
-    /// The page size that is asked for.
+    /// The page size to request.
     pub(crate) size: Option<FoundPageSize>,
-    /// Met in this mode of asking: see [`Ailment::Endless`].
+    /// Whether [`StallKind::NoProgress`] has been met. Cleared when delta recovers.
     pub(crate) endless: bool,
-    /// Met in this mode of asking: see [`Ailment::Heavy`].
+    /// Whether [`StallKind::PageTooLarge`] has been met. Cleared when delta recovers.
     pub(crate) heavy: bool,
-    /// In snapshot mode: when delta is tried again.
+    /// When delta is tried again; set only in snapshot mode.
     pub(crate) delta_at: Option<Timestamp>,
 }
 
-/// A page size that was found.
+/// A page size that a fallback chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FoundPageSize {
-    /// What is asked for.
+    /// The page size to request.
     pub(crate) asked: u32,
-    /// What was configured then: who configures another wants that.
+    /// The page size configured at the time. If it changes, the new configured size is used.
     pub(crate) configured: u32,
 }
 
 impl Fallback {
-    /// Nothing is remembered: the segment is asked for as configured.
+    /// Whether nothing is remembered, so that the segment is read as configured.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The page size to ask for.
+    /// The page size to request.
     pub fn page_size(&self, configured: u32) -> u32 {
         self.size.filter(|size| size.configured == configured).map_or(configured, |s| s.asked)
     }
 
-    /// Whether the segment is listed whole instead of followed.
+    /// Whether the segment is in snapshot mode.
     pub fn is_snapshot(&self) -> bool {
         self.delta_at.is_some()
     }
 
-    /// Whether delta is to be tried again.
+    /// Whether it is time to try delta again.
     pub fn is_delta_due(&self, at: Timestamp) -> bool {
         self.delta_at.is_some_and(|due| !clock::waits(due, DELTA_RETRY_AFTER, at))
     }
 
-    /// Delta still does not work: another day.
+    /// Delta still does not work: tries it again a day later.
     pub fn postpone_delta(&mut self, at: Timestamp) {
         self.delta_at = Some(at.checked_add(DELTA_RETRY_AFTER).unwrap_or(Timestamp::MAX));
     }
 
-    /// Delta works again. Only the page size is still remembered.
+    /// Delta works again: keeps only the page size.
     pub fn delta_recovered(&mut self) {
         *self = Self { size: self.size, ..Self::default() };
     }
 
-    /// The next thing to try; none if everything was.
+    /// The next fallback to try; `None` if all have been tried.
     pub fn next(&self, ailment: StallKind, configured: u32, at: Timestamp) -> Option<Self> {
         let size = self.page_size(configured);
         let with = |asked| Self { size: Some(FoundPageSize { asked, configured }), ..self.clone() };
         let smaller = (size > MIN_PAGE_SIZE).then(|| with((size / 2).max(MIN_PAGE_SIZE)));
         if self.is_snapshot() {
-            // Listed pages may be too large as well. For a listing without end nothing is left.
+            // Listed pages may be too large as well. A listing without end has no fallback.
             return smaller.filter(|_| ailment == StallKind::PageTooLarge);
         }
         let larger = (size < MAX_PAGE_SIZE).then(|| with((size * 2).min(MAX_PAGE_SIZE)));
@@ -111,7 +112,7 @@ mod tests {
 
     const AT: Timestamp = Timestamp::UNIX_EPOCH;
 
-    /// The page sizes that are tried in turn until the segment is listed, and that one.
+    /// The page sizes that are tried in turn until snapshot mode, and the fallback at that point.
     fn ladder(
         mut ailments: impl Iterator<Item = StallKind>,
         configured: u32,
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn heavy_pages_get_smaller_and_then_snapshots() {
         assert_eq!(ladder(all(StallKind::PageTooLarge), 200).0, [200, 100, 50, 25, 12, 10]);
-        assert_eq!(ladder(all(StallKind::PageTooLarge), 7).0, [7], "configured is configured");
+        assert_eq!(ladder(all(StallKind::PageTooLarge), 7).0, [7], "the configured size stays");
     }
 
     #[test]
@@ -176,7 +177,7 @@ mod tests {
         remedy.delta_recovered();
         assert!(!remedy.is_snapshot() && !remedy.is_none());
         assert_eq!(remedy.page_size(200), 1000);
-        // Heavy pages are no contradiction any more.
+        // Pages that are too large no longer conflict with the earlier stall.
         let next = remedy.next(StallKind::PageTooLarge, 200, AT).unwrap();
         assert_eq!((next.page_size(200), next.is_snapshot()), (500, false));
     }

@@ -1,7 +1,8 @@
-//! The protocol as arithmetic: what a window is, what a page says, what a round does next.
+//! The mirror's protocol as pure functions: what a window is, what a page contains, and what a
+//! round does next.
 //!
-//! Nothing here is async, reads a clock, draws a random number or performs I/O: time and
-//! entropy are arguments, effects are values that somebody else performs.
+//! Nothing here is async, reads a clock, draws a random number or does I/O. Time and randomness
+//! are arguments, and effects are values that the caller performs.
 
 pub mod audit;
 pub mod change;

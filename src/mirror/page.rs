@@ -1,4 +1,4 @@
-//! One answer of Graph inside a round, reduced to what the protocol looks at.
+//! One page of a round, reduced to what the protocol uses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl EventId {
         &self.0
     }
 
-    /// The 16 bytes that name the event in the store.
+    /// The 16 bytes that identify the event in the store.
     pub fn hash(&self) -> EventHash {
         let digest = Sha256::digest(self.0.as_bytes());
         let mut hash = [0; 16];
@@ -71,30 +71,30 @@ pub struct Span {
     pub end: Timestamp,
 }
 
-/// An event as a page carried it.
+/// An event as it appeared on a page.
 #[derive(Clone, PartialEq)]
 pub struct Item {
     /// Its id.
     pub id: EventId,
-    /// What it is.
+    /// Its kind.
     pub kind: EventKind,
-    /// The series it belongs to: set for occurrences and exceptions.
+    /// The master of its series; set for occurrences and exceptions.
     pub master: Option<EventId>,
     /// `@odata.etag`.
     pub etag: Option<Arc<str>>,
-    /// When it takes place. Masters have the first occurrence's, of no meaning here.
+    /// When it takes place. A master has the times of the first occurrence, which are not used.
     pub span: Span,
-    /// `isAllDay` where the item says so: such events may lie up to a day off at the edges (fact 80).
+    /// `isAllDay`, if present. All-day events may be up to a day off at the edges (fact 80).
     pub all_day: bool,
-    /// Whether it carries more than a bare occurrence does, so that it can be shown as it is.
+    /// Whether it has more members than a bare occurrence, so that it can be shown as it is.
     pub whole: bool,
-    /// The JSON object: members as Graph sent them, of `@odata.*` only `@odata.etag`; without
-    /// `body` and `bodyPreview` where the window does not want them.
+    /// The JSON object, with the members as Graph sent them. Of `@odata.*` only `@odata.etag` is
+    /// kept; `body` and `bodyPreview` are dropped if the window does not want them.
     pub content: Bytes,
 }
 
 impl Item {
-    /// Its `changeKey`, hashed, if it carries one.
+    /// Its `changeKey`, hashed, if it has one.
     pub fn change_key(&self) -> Option<EventHash> {
         let members = JsonMembers::parse(&self.content).ok()?;
         let key: &str = serde_json::from_str(members.get("changeKey")?.get()).ok()?;
@@ -115,16 +115,16 @@ impl fmt::Debug for Item {
     }
 }
 
-/// An item that could not be read; the round goes on without it.
+/// An item that could not be read; the round continues without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableItem {
-    /// Its id, where at least that could be read: what the mirror holds under it is then kept.
+    /// Its id, if at least that could be read. The mirror then keeps what it has under the id.
     pub id: Option<EventId>,
-    /// What was wrong; names members, never values.
+    /// What is wrong with it; names members, never values.
     pub why: &'static str,
 }
 
-/// One of Graph's two opaque links. `Debug` and logs never show it.
+/// A next link or a delta link, opaque. `Debug` and logs never show it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Link(Arc<str>);
 
@@ -146,19 +146,19 @@ impl fmt::Debug for Link {
     }
 }
 
-/// What ends a page: exactly one of the two links (fact 55), or in a plain listing no link.
+/// The end of a page: exactly one of the two links (fact 55), or no link in a plain listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PageEnd {
     /// More pages follow.
     Next(Link),
-    /// The round is over.
+    /// No more pages follow; the next round starts from this link.
     Delta(Link),
-    /// The last page of a plain listing, from which no link leads on.
+    /// The last page of a plain listing, which has no link to continue from.
     Last,
 }
 
-/// One answer. Within a page the last word on an id wins (fact 58), so an id stands either in
-/// `present` or in `removed`, once.
+/// One page. The last entry for an id wins (fact 58), so each id is only once in `present` and
+/// `removed` together.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// Events, in the order Graph sent them.
@@ -167,8 +167,8 @@ pub struct Page {
     pub removed: Vec<EventId>,
     /// Items that could not be read.
     pub unreadable: Vec<UnreadableItem>,
-    /// The link to go on from.
+    /// The link to continue from.
     pub end: PageEnd,
-    /// Decoded size, bytes.
+    /// Decoded size in bytes.
     pub bytes: usize,
 }

@@ -1,7 +1,7 @@
-//! The to-do of a segment in memory: series that are not whole, and removals not yet published.
+//! The pending work of a segment in memory: incomplete series, and removals not yet published.
 //!
-//! Mirrors what the store keeps under the segment's position; what differs is remembered and
-//! goes into the next commit, so that the two never part.
+//! It mirrors the pending entries in the store. Entries that differ from the store are recorded and
+//! written with the next commit, so that the two never diverge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,65 +11,65 @@ use super::page::{EventHash, EventId, EventKind, Item};
 use super::position::{PendingEntry, PendingKey};
 use super::series::{ListedInstances, SeriesMember};
 
-/// See the module.
+/// The incomplete series and the unpublished removals of one segment.
 #[derive(Debug, Default)]
 pub(super) struct PendingWork {
     series: BTreeMap<EventHash, PendingSeries>,
     removals: BTreeSet<EventHash>,
-    /// Entries that differ from the store's.
+    /// Keys of the entries that differ from the store's.
     dirty: BTreeSet<PendingKey>,
 }
 
-/// A series that is not whole.
+/// A series that is not complete.
 #[derive(Debug)]
 pub(super) struct PendingSeries {
     pub(super) master: EventId,
     pub(super) needs_master: bool,
     pub(super) needs_listing: bool,
-    /// Fetched in this run, not yet committed.
+    /// The master, obtained in this run and not yet committed.
     pub(super) fetched: Option<Item>,
-    /// What pages carried of it, the master itself included.
+    /// Items of the series that pages carried, including the master itself.
     pub(super) waiting: BTreeMap<EventHash, Item>,
-    /// Those among them that an earlier round carried, and none since.
+    /// The waiting ids that an earlier round carried and no page since.
     pub(super) earlier: BTreeSet<EventHash>,
-    /// Could not be completed in this run; stays on the to-do.
+    /// The series could not be completed in this run; its entry stays pending.
     pub(super) deferred: bool,
-    /// What this run learned about it so far.
+    /// What this run has learned about the series so far.
     pub(super) inquiry: SeriesFindings,
 }
 
-/// What was learned about a series since it became the current one. Not stored: another run
-/// asks again.
+/// What was learned about a series since it became the current one. Not stored: the next run
+/// requests it again.
 #[derive(Debug, Default)]
 pub(super) struct SeriesFindings {
     /// The master was fetched by its id.
     pub(super) found: bool,
-    /// The master's id is not found.
+    /// The master's id was not found.
     pub(super) missing: bool,
-    /// The listing is not found.
+    /// The listing was not found.
     pub(super) unlisted: bool,
-    /// What plain `calendarView` is being asked.
+    /// The purpose of the `calendarView` request under way.
     pub(super) question: Option<ViewPurpose>,
 }
 
-/// What plain `calendarView` is asked about a series.
+/// Why plain `calendarView` is requested for a series.
 #[derive(Debug)]
 pub(super) enum ViewPurpose {
-    /// This listing lacks exceptions: are they on their days?
+    /// This listing lacks exceptions: looks for them on their days.
     Exceptions(ListedInstances),
-    /// This listing lacks these instances: does the segment have any of them? With the mirror's
-    /// rows.
+    /// This listing lacks these instances: checks whether the segment has any of them. Includes
+    /// the mirror's rows.
     Absence(ListedInstances, Vec<SeriesMember>, BTreeSet<EventHash>),
-    /// It has: where?
+    /// The segment has some of the instances that this listing lacks: lists them.
     Anywhere(ListedInstances),
-    /// The master is not found: does any instance exist? With the mirror's rows.
+    /// The master was not found: checks whether any instance exists. Includes the mirror's rows.
     Presence(Vec<SeriesMember>),
-    /// The instances, in place of the series' listing.
+    /// Lists the instances in place of the series' listing.
     Listing,
 }
 
 impl PendingWork {
-    /// As the store has it.
+    /// Loads the store's entries.
     pub(super) fn load(entries: Vec<PendingEntry>) -> Self {
         let mut list = Self::default();
         for entry in entries {
@@ -109,7 +109,7 @@ impl PendingWork {
         &self.removals
     }
 
-    /// The series on the list, made if it is not; its entry is written with the next commit.
+    /// The series' entry, created if necessary. It is written with the next commit.
     pub(super) fn touch(&mut self, master: &EventId) -> &mut PendingSeries {
         let hash = master.hash();
         self.dirty.insert(PendingKey::Series(hash));
@@ -130,20 +130,20 @@ impl PendingWork {
         self.series.values_mut().find(|series| !series.deferred)
     }
 
-    /// [`Self::current`], to look at only.
+    /// [`Self::current`], read-only.
     pub(super) fn peek(&self) -> Option<&PendingSeries> {
         self.series.values().find(|series| !series.deferred)
     }
 
-    /// Takes the first series off the list; the commit that settles it deletes its entries
-    /// ([`Series::keys`]).
+    /// Takes out the current series. The commit that completes it deletes its entries
+    /// ([`PendingSeries::keys`]).
     pub(super) fn take_current(&mut self) -> Option<(EventHash, PendingSeries)> {
         let hash =
             self.series.iter().find(|(_, series)| !series.deferred).map(|(hash, _)| *hash)?;
         self.series.remove(&hash).map(|series| (hash, series))
     }
 
-    /// The item is not shown before its series is whole.
+    /// Holds an item back until its series is complete.
     pub(super) fn hold(&mut self, master: &EventId, item: Item) {
         let id = item.id.hash();
         self.dirty.insert(PendingKey::Waiting(master.hash(), id));
@@ -152,7 +152,7 @@ impl PendingWork {
         series.waiting.insert(id, item);
     }
 
-    /// The round is over: what still waits was carried by an earlier one from now on.
+    /// Ends the round: items that still wait belong to an earlier round from now on.
     pub(super) fn age(&mut self) {
         for (master, series) in &mut self.series {
             for id in series.waiting.keys().filter(|id| !series.earlier.contains(*id)) {
@@ -162,7 +162,7 @@ impl PendingWork {
         }
     }
 
-    /// What an earlier page carried of this id is void.
+    /// Drops a waiting item from an earlier page that a later page supersedes.
     pub(super) fn forget_waiting(&mut self, master: EventHash, id: EventHash) {
         if let Some(series) = self.series.get_mut(&master)
             && series.waiting.remove(&id).is_some()
@@ -171,12 +171,12 @@ impl PendingWork {
         }
     }
 
-    /// The series for which an item of this id waits.
+    /// The series under which an item with this id waits.
     pub(super) fn holder(&self, id: EventHash) -> Option<EventHash> {
         self.series.iter().find(|(_, s)| s.waiting.contains_key(&id)).map(|(master, _)| *master)
     }
 
-    /// Takes out what a master of this etag completes.
+    /// Takes out the waiting items that a master with this etag completes.
     pub(super) fn release(&mut self, master: EventHash, etag: &Option<Arc<str>>) -> Vec<Item> {
         let Some(series) = self.series.get_mut(&master) else { return Vec::new() };
         let (ready, waiting): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -193,21 +193,21 @@ impl PendingWork {
         ready.into_values().collect()
     }
 
-    /// A tombstone, published with the round's delta link.
+    /// Adds a removal, which is published at the end of the round.
     pub(super) fn add_removal(&mut self, id: EventHash) {
         self.removals.insert(id);
         self.dirty.insert(PendingKey::Removal(id));
     }
 
-    /// The id came again.
+    /// Cancels a removal, because the event exists after all.
     pub(super) fn cancel_removal(&mut self, id: EventHash) {
         if self.removals.remove(&id) {
             self.dirty.insert(PendingKey::Removal(id));
         }
     }
 
-    /// Takes the removals out that need not stay; the commit that publishes them deletes their
-    /// entries.
+    /// Takes out the removals for which `stays` is false. The commit that publishes them deletes
+    /// their entries.
     pub(super) fn take_removals(
         &mut self,
         stays: impl Fn(&EventHash) -> bool,
@@ -217,7 +217,7 @@ impl PendingWork {
         taken
     }
 
-    /// Puts into a commit what differs from the store, and deletes there what is done.
+    /// Adds to a commit the entries that differ from the store, and the keys of finished ones.
     pub(super) fn write(&mut self, commit: &mut Commit) {
         for key in std::mem::take(&mut self.dirty) {
             let entry = match key {
@@ -247,7 +247,7 @@ impl PendingSeries {
         }
     }
 
-    /// The master that the pages brought, if nothing that came speaks of a newer one.
+    /// The full master from this round's pages, if all this round's occurrences have its etag.
     pub(super) fn carried_master(&self) -> Option<&Item> {
         let of_now = |id: &EventHash| !self.earlier.contains(id);
         let carried = self.waiting.get(&self.master.hash()).filter(|m| of_now(&m.id.hash()))?;
@@ -259,14 +259,14 @@ impl PendingSeries {
         (carried.kind == EventKind::Master && carried.whole && current).then_some(carried)
     }
 
-    /// Occurrences and exceptions that pages carried.
+    /// Waiting occurrences and exceptions.
     pub(super) fn waiting_instances(&self) -> impl Iterator<Item = (&EventHash, &Item)> {
         let is_instance =
             |item: &Item| matches!(item.kind, EventKind::Occurrence | EventKind::Exception);
         self.waiting.iter().filter(move |(_, item)| is_instance(item))
     }
 
-    /// Every entry of the series in the store.
+    /// The keys of all entries that the store has for the series.
     pub(super) fn keys(&self, master: EventHash) -> Vec<PendingKey> {
         let mut keys: Vec<PendingKey> =
             self.waiting.keys().map(|id| PendingKey::Waiting(master, *id)).collect();
@@ -275,7 +275,7 @@ impl PendingSeries {
     }
 }
 
-/// Whether an occurrence's etag is its master's. Where either is missing nothing speaks against it.
+/// Whether an occurrence's etag is its master's. If either is missing, they count as equal.
 pub(super) fn agree(occurrence: &Option<Arc<str>>, master: &Option<Arc<str>>) -> bool {
     match (occurrence, master) {
         (Some(a), Some(b)) => a == b,
@@ -283,7 +283,7 @@ pub(super) fn agree(occurrence: &Option<Arc<str>>, master: &Option<Arc<str>>) ->
     }
 }
 
-/// Whether a master is all an instance lacks.
+/// Whether an instance needs at most its master to be shown.
 pub(super) fn completable(item: &Item) -> bool {
     item.whole || item.kind == EventKind::Occurrence
 }

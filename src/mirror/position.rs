@@ -1,4 +1,4 @@
-//! Where a segment stands, as the store keeps it: the link to go on from and the to-do.
+//! A segment's position, as the store keeps it: the link to continue from and the pending entries.
 
 use jiff::Timestamp;
 
@@ -7,70 +7,71 @@ use super::page::{EventHash, EventId, Item, Link};
 use super::stall::StallDetector;
 use super::status::ResyncReason;
 
-/// Number of a window inside one store.
+/// The number of a window in one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WindowId(pub u32);
 
-/// Number of a segment inside its window, 0 to 63.
+/// The number of a segment in its window, 0 to 63.
 pub type SegmentIndex = u8;
 
-/// A segment's position: written in the same commit as the items that led to it.
+/// A segment's position. Written in the same commit as the items that led to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Position {
-    /// Where the round stands.
+    /// The phase of the round.
     pub phase: Phase,
-    /// Whether to-do entries exist (an idle round then needs no scan for them).
+    /// Whether pending entries exist. If not, an idle round does not scan for them.
     pub has_pending: bool,
-    /// A removal too large to believe is being confirmed, or a stream got stuck: the enumeration
-    /// that follows begins no sooner than this, whoever asks and however often the process starts.
+    /// Set if a mass removal waits for its confirmation or a stream is stuck: the enumeration that
+    /// follows starts no earlier than this, also after a restart. A requested round ends only the
+    /// wait of a stuck stream.
     pub held_until: Option<Timestamp>,
-    /// What the round under way has brought so far.
+    /// The stall counters of the current round.
     pub stall: StallDetector,
-    /// How the segment is asked for, where that is not as configured. Outlives the round.
+    /// How the segment is read where that differs from the configuration. Outlives the round.
     pub fallback: Fallback,
 }
 
 impl Position {
-    /// A position that nothing holds.
+    /// A position without a hold, stall counters or a fallback.
     pub fn new(phase: Phase, todo: bool) -> Self {
         let (guard, remedy) = (StallDetector::default(), Fallback::default());
         Self { phase, has_pending: todo, held_until: None, stall: guard, fallback: remedy }
     }
 
-    /// Whether a removal too large to believe waits for its confirmation.
+    /// Whether a mass removal waits for its confirmation.
     pub fn is_held(&self) -> bool {
         self.held_until.is_some() && self.phase.enumeration() == Some(ResyncReason::Confirm)
     }
 
-    /// An enumeration from the first page; what is remembered of the segment stays.
+    /// An enumeration from the first page, with the segment's fallback.
     pub fn start(reason: ResyncReason, remedy: Fallback) -> Self {
         Self { fallback: remedy, ..Self::new(Phase::start(reason), false) }
     }
 }
 
-/// What comes next for a segment.
+/// The phase of a segment's round.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
-    /// Enumerating: `next` is the page to ask for, none meaning the first. A dead link leads
-    /// back to `next: None`; anything transient stays here.
+    /// Enumerating. A dead link leads back to `next: None`; after a transient failure the phase
+    /// stays the same.
     Enumerating {
-        /// The next page.
+        /// The next page; `None` is the first.
         next: Option<Link>,
         /// Why this enumeration runs.
         reason: ResyncReason,
-        /// Pages committed so far: also the number of the next seen list.
+        /// Pages committed so far. Also the number of the next seen list.
         page: u32,
     },
-    /// The enumeration's last page came; its to-do is worked off, then the sweep.
+    /// The enumeration's last page has arrived. Pending entries are processed, then the sweep runs.
     Sweeping {
-        /// The link to go on from afterwards; none where the segment is listed.
+        /// The link to continue from afterwards; `None` if the segment was listed.
         delta: Option<Link>,
         /// Why the enumeration ran.
         reason: ResyncReason,
     },
     /// Nothing to do until the next round is due.
     Settled {
-        /// Where it starts; none where it lists the segment whole.
+        /// The link the next round starts from; `None` if that round lists the segment completely.
         delta: Option<Link>,
     },
     /// Between two pages of an incremental round.
@@ -78,25 +79,25 @@ pub enum Phase {
         /// The next page.
         next: Link,
     },
-    /// The incremental round's delta link came; its to-do is being worked off.
+    /// The incremental round's delta link has arrived. Pending entries are being processed.
     Completing {
-        /// The link to go on from afterwards.
+        /// The link to continue from afterwards.
         delta: Link,
     },
 }
 
 impl Phase {
-    /// The phase before anything was asked.
+    /// The phase before the first request.
     pub fn start(reason: ResyncReason) -> Self {
         Self::Enumerating { next: None, reason, page: 0 }
     }
 
-    /// Whether a round begins here: nothing it will be told was said before.
+    /// Whether a round begins in this phase: none of its pages has arrived yet.
     pub fn begins(&self) -> bool {
         matches!(self, Self::Settled { .. } | Self::Enumerating { next: None, .. })
     }
 
-    /// Whether this belongs to an enumeration, and why that runs.
+    /// The reason of the enumeration that the phase belongs to, if it belongs to one.
     pub fn enumeration(&self) -> Option<ResyncReason> {
         match self {
             Self::Enumerating { reason, .. } | Self::Sweeping { reason, .. } => Some(*reason),
@@ -105,8 +106,8 @@ impl Phase {
     }
 }
 
-/// One thing a segment still has to do. Its key in the store is (kind, hashes), so that adding
-/// twice is adding once.
+/// One entry of a segment's pending work. Its key in the store is (kind, hashes), so adding it a
+/// second time has no effect.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PendingEntry {
     /// A series was touched in this round.
@@ -118,34 +119,34 @@ pub enum PendingEntry {
         /// Its membership must be confirmed by listing its instances.
         needs_listing: bool,
     },
-    /// An occurrence or exception waits for what completes it; not yet shown to anybody.
+    /// An item that waits until its series is complete; not yet shown to readers.
     Waiting {
-        /// As the page carried it. `master` is set.
+        /// The item as the page carried it. If `master` is not set, it waits under its own id.
         item: Item,
-        /// Whether that was in an earlier round, which could not complete the series: what is
-        /// listed today knows better.
+        /// Whether an earlier round carried it and could not complete the series. A current
+        /// listing then takes precedence.
         earlier: bool,
     },
-    /// A tombstone, published with the round's delta link.
+    /// A removal, published at the end of the round.
     Removal {
-        /// What leaves.
+        /// The event that leaves.
         id: EventHash,
     },
 }
 
-/// Names a [`Todo`] without its content.
+/// Identifies a [`PendingEntry`] without its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PendingKey {
-    /// Of [`Todo::Series`]: the master.
+    /// For [`PendingEntry::Series`]: the master.
     Series(EventHash),
-    /// Of [`Todo::Waiting`]: the master, the instance.
+    /// For [`PendingEntry::Waiting`]: the master, then the item.
     Waiting(EventHash, EventHash),
-    /// Of [`Todo::Removal`]: what leaves.
+    /// For [`PendingEntry::Removal`]: the event that leaves.
     Removal(EventHash),
 }
 
 impl PendingEntry {
-    /// The key under which it is kept.
+    /// The key of the entry in the store.
     pub fn key(&self) -> PendingKey {
         match self {
             Self::Series { master, .. } => PendingKey::Series(master.hash()),

@@ -1,5 +1,5 @@
-//! When the next round is due: jitter, back-off, spread, the daily move. Pure: time and chance
-//! are arguments.
+//! Computes when rounds, moves and audits are due: jitter, back-off, spread, edges. Pure: time and
+//! random numbers are arguments.
 
 use std::time::Duration;
 
@@ -11,53 +11,54 @@ use super::page::EventId;
 use super::status::AuditRecord;
 use super::window::{Edge, Edges, Window};
 
-/// The longest wait between attempts of a window that only fails.
+/// The longest wait between attempts of a window that keeps failing.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
-/// The first wait before the same request is made again.
+/// The first wait before a request is repeated, before jitter.
 pub const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// The longest wait between rounds of a segment far from the present.
+/// The longest interval of a segment far from the present.
 const MAX_SEGMENT_INTERVAL: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
-/// How often the same request is repeated within one round.
+/// How many times a round may repeat requests.
 pub const RETRIES: u32 = 4;
 
-/// `interval × (1 ± jitter/2)`; `chance` in `[0, 1)`.
+/// `interval × (1 ± jitter/2)`; `chance` is in `[0, 1)`.
 pub fn delay(interval: Duration, jitter: f64, chance: f64) -> Duration {
     interval.mul_f64((1.0 + jitter.clamp(0.0, 1.0) * (chance - 0.5)).max(0.0))
 }
 
-/// A share of the interval, so that a fleet's first rounds spread over it.
+/// A random share of the interval, so that a fleet's first rounds spread over it.
 pub fn spread(interval: Duration, chance: f64) -> Duration {
     interval.mul_f64(chance.clamp(0.0, 1.0))
 }
 
-/// What is left to wait when an interval changes: the same share of the new one. So a fleet that
-/// is spread over the old interval is spread over the new one, and nobody waits longer than the
-/// new interval with all its jitter. A longer wait than that is a back-off, which stays.
+/// The remaining wait after an interval changes: the same share of the new interval. So a fleet
+/// that is spread over the old interval is spread over the new one, and no window waits longer than
+/// the new interval with all its jitter. A longer wait is a back-off, which does not change.
 pub fn rescale(left: Duration, old: Duration, new: Duration) -> Duration {
     let share = left.as_secs_f64() / old.as_secs_f64().max(0.001);
     if share > 1.5 { left } else { new.mul_f64(share) }
 }
 
-/// Full jitter: anything up to `1 s × 2ⁿ` before try `n + 1` of the same request.
+/// The wait before repetition `n + 1`, with full jitter: anything up to `1 s × 2ⁿ`.
 pub fn retry(n: u32, chance: f64) -> Duration {
     FIRST_RETRY.saturating_mul(1 << n.min(10)).mul_f64(chance)
 }
 
-/// `first` doubling with each failure up to `longest`, with a fifth of jitter; `failures` counts from 1.
+/// `first`, doubled with each failure up to `longest`, with a jitter of 0.2; `failures` counts from
+/// 1.
 pub fn backoff(first: Duration, longest: Duration, failures: u32, chance: f64) -> Duration {
     let base = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);
     delay(base, 0.2, chance)
 }
 
-/// The edges a window's configuration means at `now`. A relative end is asked `move_every`
-/// further, and a day at least, so that the stated future is covered until the edges move again.
-/// Empty where the start has moved past a fixed end.
+/// The edges of a window at `now`, from its configuration. A relative end is requested `move_every`
+/// further ahead, at least a day, so that the configured range is covered until the edges move
+/// again. Empty if the start has moved past a fixed end.
 pub fn edges(window: &Window, now: Timestamp) -> Edges {
     requested_edges(window.start, window.end, window.move_every, now)
 }
 
-/// See [`edges`].
+/// [`edges`] from the settings that it depends on.
 pub fn requested_edges(start: Edge, end: Edge, move_every: Duration, now: Timestamp) -> Edges {
     let stated = end.resolve(now);
     let further =
@@ -66,10 +67,10 @@ pub fn requested_edges(start: Edge, end: Edge, move_every: Duration, now: Timest
     Edges { start: start.resolve(now).min(end), end }
 }
 
-/// When edges computed at `computed` move next; `None` for fixed ones. On the day that is so many
-/// whole days of `move_every` later, but a later one than today, at an hour of the window's own, so
-/// that a fleet does not enumerate at midnight. Only the first time does the hour make the wait
-/// shorter by up to a day: edges that moved at their hour move again at the same one.
+/// When edges computed at `computed` move next; `None` for fixed edges. They move after the whole
+/// days of `move_every`, at least one, at a time of day derived from the window's name, so that a
+/// fleet does not enumerate at midnight. Only the first wait can be up to a day shorter: edges that
+/// moved at their time of day move again at the same time.
 pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
     if !window.start.is_relative() && !window.end.is_relative() {
         return None;
@@ -86,10 +87,10 @@ pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
     if days > 1 && due_then > latest { due(days - 1) } else { Some(due_then) }
 }
 
-/// The edges to move to at `now`, if those in force, computed at `computed`, are due to move: their
-/// time has come, they no longer cover the stated future, or they were computed under a clock that
-/// was ahead and start later than configured. `now` may be wrong as well: whether it can be
-/// believed is for the caller to find out ([`clock::ClockCheck::is_usable`]).
+/// The edges to move to at `now`, if the current `edges`, computed at `computed`, are due to move:
+/// their time has come, they no longer cover the configured range, they were computed under a clock
+/// that was ahead, or they start later than configured. `now` may be wrong as well: the caller
+/// checks whether the clock can be trusted ([`clock::ClockCheck::is_usable`]).
 pub fn due_move(
     window: &Window,
     edges: Edges,
@@ -99,16 +100,16 @@ pub fn due_move(
     let due = next_move(window, computed).is_some_and(|due| due <= now);
     // `move_every` may have grown after the edges were computed.
     let uncovered = window.end.resolve(now) > edges.end;
-    // A clock that is set back by seconds at midnight is no reason to enumerate.
+    // A clock that is set back by seconds at midnight must not cause an enumeration.
     let latest = now.checked_add(TOLERANCE).unwrap_or(Timestamp::MAX);
     let ahead = clock::is_ahead(computed, now) || window.start.resolve(latest) < edges.start;
     let moved = self::edges(window, now);
     ((due || uncovered || ahead) && moved != edges).then_some(moved)
 }
 
-/// How often a segment is asked: those that hold the present at the window's interval, each one
-/// further away half as often as the one before, and every one at least once an hour (unless the
-/// interval is longer).
+/// The poll interval of a segment: the window's interval for the segment that contains the present,
+/// doubled for each segment further away, and at most an hour (unless the window's interval is
+/// longer).
 pub fn segment_interval(
     interval: Duration,
     segments: &[Edges],
@@ -121,9 +122,9 @@ pub fn segment_interval(
     interval.saturating_mul(1 << doublings).min(MAX_SEGMENT_INTERVAL.max(interval))
 }
 
-/// When the next drift audit of a window is due: the first between half a period and a whole one
-/// after its first settling, so that a fleet that began together does not ask together; each
-/// further one a period after the last, a tenth sooner or later.
+/// When the next drift audit of a window is due. The first is due half a period to a whole period
+/// after the window first settled, so that windows that started together do not audit together.
+/// Each further one is due a period after the last, up to a tenth sooner or later.
 pub fn next_audit(name: &str, record: &AuditRecord, period: Duration) -> Timestamp {
     let (from, share) = match record.at {
         None => (record.since, 0.5 + name_fraction(name) / 2.0),
@@ -132,14 +133,14 @@ pub fn next_audit(name: &str, record: &AuditRecord, period: Duration) -> Timesta
     from.checked_add(signed(period.mul_f64(share))).unwrap_or(Timestamp::MAX)
 }
 
-/// Whether an audit is due at `now`. A record whose time lies ahead of `now` was written under a
-/// wrong clock and says nothing: then one is due.
+/// Whether an audit is due at `now`. A record with a time ahead of `now` was written under a wrong
+/// clock and is ignored: an audit is due.
 pub fn is_audit_due(name: &str, record: &AuditRecord, period: Duration, now: Timestamp) -> bool {
     let last = record.at.unwrap_or(record.since);
     clock::is_ahead(last, now) || next_audit(name, record, period) <= now
 }
 
-/// A name's own number in `[0, 1)`: always the same, and evenly spread over names.
+/// A number in `[0, 1)` derived from a name: always the same, and evenly spread over names.
 fn name_fraction(name: &str) -> f64 {
     let bytes = EventId::new(name).hash().0;
     f64::from(u16::from_be_bytes([bytes[0], bytes[1]])) / 65536.0
@@ -221,7 +222,7 @@ mod tests {
                     let due = next_move(&window, computed).unwrap();
                     assert!(due > computed, "{name}, {hours} h");
                     let asked = edges(&window, computed);
-                    // Until the last instant before the move.
+                    // The range is covered until the last instant before the move.
                     let before = due.checked_sub(SignedDuration::from_secs(1)).unwrap();
                     assert!(asked.end >= window.end.resolve(before), "{name}, {hours} h");
                     assert_ne!(edges(&window, due), asked, "{name}, {hours} h: it does move");
@@ -234,7 +235,7 @@ mod tests {
                     computed = due;
                 }
             }
-            assert!(at.len() >= 4, "{hours} h: an hour for each of four");
+            assert!(at.len() >= 4, "{hours} h: four windows, four times of day");
         }
     }
 
@@ -249,18 +250,18 @@ mod tests {
             let wrong = now.checked_add(day * days).unwrap();
             let ahead = edges(&window, wrong);
             assert_eq!(due_move(&window, ahead, wrong, now), Some(right), "{days} days ahead");
-            // However they came into the store, and whenever they are said to be computed.
+            // The recorded time of computation does not matter.
             assert_eq!(due_move(&window, ahead, now, now), Some(right), "{days} days ahead");
         }
-        // A year behind they are moved forward as they always are.
+        // Edges computed a year in the past move forward as usual.
         let wrong = now.checked_sub(day * 365).unwrap();
         assert_eq!(due_move(&window, edges(&window, wrong), wrong, now), Some(right));
-        // Only the end moves with the days.
+        // Only the end is relative.
         let fixed = Window { start: Edge::At(now), ..window.clone() };
         let wrong = now.checked_add(day * 3650).unwrap();
         let ahead = edges(&fixed, wrong);
         assert_eq!(due_move(&fixed, ahead, wrong, now), Some(edges(&fixed, now)));
-        // A window that has run empty starts at its fixed end, and stays as it is.
+        // An empty window starts at its fixed end and does not move.
         let empty = Window { end: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()), ..window };
         assert_eq!(due_move(&empty, edges(&empty, now), now, now), None);
     }
@@ -294,10 +295,10 @@ mod tests {
         let minutes: Vec<u64> =
             (0..segments.len()).map(|index| every(MINUTE, index).as_secs() / 60).collect();
         assert_eq!(minutes[..9], [2, 1, 2, 4, 8, 16, 32, 60, 60]);
-        // Nothing is asked more often than the window.
+        // No segment is polled more often than the window's interval.
         assert_eq!(every(MINUTE * 120, 9), MINUTE * 120);
         let past = |now| segment_interval(MINUTE, &segments, segments.len() - 1, now);
-        assert_eq!(past(at(2150)), MINUTE, "the nearest is the last");
+        assert_eq!(past(at(2150)), MINUTE, "the last segment is the nearest");
     }
 
     #[test]

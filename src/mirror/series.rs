@@ -1,14 +1,15 @@
-//! Series arithmetic: what one listing of a series' instances says about the mirror.
+//! Reconciles the mirror's rows of a series with a listing of the series' instances.
 //!
 //! Graph may re-send a whole series without tombstones, send tombstones for occurrences, or
-//! send only what changed (facts 65-70). A listing answers all three alike: it is the
-//! membership; only at the window's edges, where all-day events look up to a day off (fact 80),
-//! does the delta decide alone.
+//! send only what changed (facts 65-70). A listing covers all three cases, because it is the
+//! membership. Only at the window's edges, where all-day events appear up to a day off (fact 80),
+//! does the delta alone decide.
 //!
-//! Absence from one answer does not prove a deletion. A series' listing has been seen without the
-//! series' exceptions (fact 196), and any occurrence may just have become one. So what a listing
-//! lacks ([`Reconciliation::absent`]) leaves only if plain `calendarView` lacks it too. Private events of another mailbox cannot be had by id at all (fact 180); there plain
-//! `calendarView` takes the place of the listing.
+//! Absence from one response does not prove a deletion. A series' listing has been seen without
+//! the series' exceptions (fact 196), and any occurrence may just have become an exception. So an
+//! instance that a listing lacks ([`Reconciliation::absent`]) is removed only if plain
+//! `calendarView` lacks it too. Private events of another mailbox cannot be fetched by id at all
+//! (fact 180); for them plain `calendarView` replaces the listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +20,7 @@ use super::event::JsonMembers;
 use super::page::{EventHash, EventId, EventKind, Item, Span};
 use super::window::{Completion, Edges};
 
-/// A row of the mirror that belongs to the series.
+/// A row of the mirror that belongs to a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeriesMember {
     /// The instance.
@@ -30,56 +31,55 @@ pub struct SeriesMember {
     pub span: Span,
 }
 
-/// What a plain `calendarView` is asked for about one series.
+/// A request to plain `calendarView` for instances of one series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ViewRequest {
-    /// The series' master: instances that name it belong to the answer.
+    /// The series' master: listed instances that name it match, unless [`Self::only`] is set.
     pub master: EventId,
-    /// Instances that belong to the answer even if they do not name the master. If this is the
-    /// whole question, [`Self::only`] is set.
+    /// Instances that match even if they do not name the master.
     pub ids: BTreeSet<EventHash>,
-    /// Whether the answer is limited to `ids`.
+    /// Whether only `ids` match.
     pub only: bool,
     /// The days to list.
     pub edges: Edges,
 }
 
-/// Events of which is asked only whether a segment has any of them.
+/// A request that asks only whether any of these events exist.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PresenceRequest {
-    /// Instances of this series count.
+    /// Instances of this series match.
     pub master: Option<EventId>,
-    /// These events count.
+    /// These events match.
     pub ids: BTreeSet<EventHash>,
 }
 
 impl ViewRequest {
-    /// Whether a listed event belongs to the answer.
+    /// Whether a listed event matches the request.
     pub fn wants(&self, item: &Item) -> bool {
         self.ids.contains(&item.id.hash())
             || (!self.only && item.master.as_ref() == Some(&self.master))
     }
 }
 
-/// What a listing of a series' instances said, all its pages together.
+/// The result of listing a series' instances, all pages together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ListedInstances {
     /// The instances that could be read.
     pub items: Vec<Item>,
-    /// Those that could not: they are members, and stay as they are.
+    /// Instances that could not be read. They are members, and their rows stay unchanged.
     pub unread: BTreeSet<EventHash>,
-    /// Whether some could not even be named. Such a listing removes nobody.
+    /// Whether some instances had no readable id. Such a listing removes nothing.
     pub nameless: bool,
 }
 
 impl ListedInstances {
-    /// Whether the listing says that the instance exists.
+    /// Whether the listing contains the instance.
     pub fn has(&self, id: &EventHash) -> bool {
         self.unread.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
     }
 
-    /// Adds what a view said; on the same instance it counts. What it could not name need not be
-    /// of this series.
+    /// Adds the result of a view, which wins where both list an instance. Its `nameless` is
+    /// ignored, because events without a readable id may belong to another series.
     pub fn merge(&mut self, view: Self) {
         self.items.extend(view.items);
         self.unread.extend(view.unread);
@@ -92,36 +92,36 @@ impl From<Vec<Item>> for ListedInstances {
     }
 }
 
-/// What follows from a listing.
+/// The changes that follow from a listing.
 #[derive(Debug, Default, PartialEq)]
 pub struct Reconciled {
-    /// Instances as they now are.
+    /// Instances in their current state.
     pub upserts: Vec<Item>,
     /// Instances that are no longer members.
     pub removals: Vec<EventHash>,
 }
 
-/// Everything a reconciliation looks at.
+/// The inputs of a reconciliation.
 #[derive(Debug)]
 pub struct Reconciliation<'a> {
-    /// The segment's edges; the listing was asked one day wider on both sides.
+    /// The segment's edges. The listing was requested one day wider on both sides.
     pub edges: Edges,
-    /// How occurrences are kept.
+    /// How occurrences are completed.
     pub complete: Completion,
-    /// Whether membership is at stake. In an enumeration it is not: there the pages and the
-    /// sweep decide, and the listing only completes what waits.
+    /// Whether the listing decides membership. In an enumeration it does not: there the pages and
+    /// the sweep decide, and the listing only completes waiting instances.
     pub membership: bool,
-    /// What pages carried of the series that is not yet shown.
+    /// Items of the series that pages carried and that are not yet shown.
     pub waiting: &'a BTreeMap<EventHash, Item>,
-    /// Those that no page of this round carried, but one of an earlier round.
+    /// The waiting ids that an earlier round carried and no page of this round.
     pub earlier: &'a BTreeSet<EventHash>,
-    /// What this round's tombstones named.
+    /// The ids of this round's tombstones.
     pub tombstones: &'a BTreeSet<EventHash>,
 }
 
 impl Reconciliation<'_> {
-    /// Instances that a listing of the series lacks and that would leave, or could not be shown, for
-    /// no other reason.
+    /// Instances that would be removed, or could not be shown, only because a listing of the series
+    /// lacks them.
     pub fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
         let listed: BTreeSet<EventHash> = listing.items.iter().map(|item| item.id.hash()).collect();
         let unlisted = |id: &EventHash| {
@@ -140,12 +140,12 @@ impl Reconciliation<'_> {
         leaving.chain(hidden).filter(|row| unlisted(&row.id)).collect()
     }
 
-    /// Compares a listing with the mirror's rows of the series.
+    /// Computes the changes from a listing and the mirror's rows of the series.
     pub fn apply(&self, listing: ListedInstances, rows: &[SeriesMember]) -> Reconciled {
         let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();
         let mut listed = listing.unread;
         let mut out = Reconciled::default();
-        // What comes twice, over two pages, counts as it came last (fact 58).
+        // If an instance is listed twice, on two pages, the last one counts (fact 58).
         for item in listing.items.into_iter().rev() {
             if matches!(item.kind, EventKind::Master | EventKind::Single) {
                 continue;
@@ -158,7 +158,7 @@ impl Reconciliation<'_> {
             let keep = if !self.membership {
                 carried
             } else if self.tombstones.contains(&id) {
-                // This round said it is not in the view; the listing is wider than the view.
+                // A tombstone of this round: not in the view. The listing is wider than the view.
                 false
             } else if carried && !self.earlier.contains(&id) {
                 true
@@ -176,8 +176,8 @@ impl Reconciliation<'_> {
         }
         out.upserts.reverse();
         for (id, item) in self.waiting {
-            // Carried by a page, gone by the time of the listing: the next round will say so.
-            // Until then it is shown, if it can be.
+            // A page carried the instance, but it was gone by the time of the listing. The next
+            // round will remove it. Until then it is shown, if it can be.
             if !listed.contains(id)
                 && !self.is_past(id)
                 && (item.whole
@@ -196,12 +196,12 @@ impl Reconciliation<'_> {
         out
     }
 
-    /// Whether only an earlier round knew it; where membership is not at stake, as long as it does.
+    /// Whether only an earlier round carried the item. Always false in an enumeration.
     fn is_past(&self, id: &EventHash) -> bool {
         self.membership && self.earlier.contains(id)
     }
 
-    /// An occurrence as the mirror keeps it: bare where its master completes it.
+    /// An instance as the mirror keeps it: an occurrence is bare if its master completes it.
     fn form(&self, item: Item) -> Item {
         match (self.complete, item.kind) {
             (Completion::Master, EventKind::Occurrence) => strip_to_stub(item),
@@ -210,8 +210,8 @@ impl Reconciliation<'_> {
     }
 }
 
-/// Whether the view contains an event, where that can be told from its times alone: at the rim of
-/// a day events of whole days may lie on either side (fact 80).
+/// Whether the view contains an event. `None` if the times alone do not decide: an all-day event
+/// within a day of an edge may be on either side (fact 80).
 pub fn inside(edges: Edges, span: Span, all_day: bool) -> Option<bool> {
     let inside = edges.overlap(span.start, span.end);
     if !all_day {
@@ -222,7 +222,7 @@ pub fn inside(edges: Edges, span: Span, all_day: bool) -> Option<bool> {
     (narrow == wide).then_some(inside)
 }
 
-/// Edges moved apart (or together) by so many days on both sides.
+/// Moves both edges outwards by `days`, or inwards if `days` is negative.
 pub fn widen(edges: Edges, days: i64) -> Edges {
     let by = SignedDuration::from_hours(24 * days);
     Edges {
@@ -231,8 +231,8 @@ pub fn widen(edges: Edges, days: i64) -> Edges {
     }
 }
 
-/// Strips a listed occurrence down to what delta pages carry, so that it looks the same
-/// whichever request brought it.
+/// Strips a listed occurrence down to the members that delta pages carry, so that its content does
+/// not depend on the request that returned it.
 pub fn strip_to_stub(item: Item) -> Item {
     const KEPT: [&str; 6] = ["@odata.etag", "id", "seriesMasterId", "type", "start", "end"];
     let Ok(members) = JsonMembers::parse(&item.content) else { return item };

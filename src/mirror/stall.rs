@@ -1,8 +1,8 @@
-//! Whether a round comes to an end: counts what its pages bring.
+//! Detects rounds that do not end, from the contents of their pages.
 //!
 //! Graph has been seen to answer every next link with a new one and the same page, or with no
-//! item at all, for ever (facts 172-175). A guard looks at the pages of one round, in the order
-//! they came, and says when it is pointless to ask for the next.
+//! item at all, for ever (facts 172-175). A detector observes the pages of one round in order and
+//! reports when requesting the next one is pointless.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,35 +11,35 @@ use sha2::{Digest, Sha256};
 
 use super::page::{EventHash, EventId, Page, PageEnd};
 
-/// More pages than this no round has.
+/// A round with more pages than this is stuck.
 pub const MAX_PAGES: u32 = 10_000;
-/// More empty pages in a row than this no round has; some are normal (fact 56).
+/// A round with this many empty pages in a row is stuck; some are normal (fact 56).
 pub const MAX_EMPTY_PAGES: u32 = 500;
-/// How long answers may take together without naming an id that the round had not met.
+/// How long responses may take in total without an id that is new to the round.
 pub const MAX_FRUITLESS: Duration = Duration::from_secs(30 * 60);
 
-/// What is remembered of a round's pages. Stored with the position, so that a round which is
-/// interrupted every few pages is found out too.
+/// What is remembered of a round's pages. Stored with the position, so that a round that is
+/// interrupted every few pages is detected too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StallDetector {
     /// Pages so far.
     pub pages: u32,
-    /// Empty pages since the last that was not.
+    /// Empty pages since the last page that was not empty.
     pub(crate) empty: u32,
-    /// Of the ids of the last page that was not empty.
+    /// Fingerprint of the ids of the last page that was not empty.
     pub(crate) fingerprint: Option<u64>,
-    /// Milliseconds of answers since the last new id.
+    /// Milliseconds of response time since the last new id.
     pub(crate) fruitless_ms: u64,
-    /// Attempts in a row that gave up where the round now stands.
+    /// Attempts in a row that gave up at the current page.
     pub(crate) refused: u32,
 }
 
 impl StallDetector {
-    /// Looks at a page that took `took` to be answered, waits of our own not counted; `met` are
-    /// the ids that the round has met in this run. True: the round is stuck.
+    /// Observes a page and returns true if the round is stuck. `took` is the response time without
+    /// our own waits; `met` holds the ids that the round has met in this run.
     pub fn observe(&mut self, page: &Page, took: Duration, met: &mut BTreeSet<EventHash>) -> bool {
         if !matches!(page.end, PageEnd::Next(_)) {
-            // It ends: whatever came before, it was not stuck.
+            // The round ends, so it is not stuck.
             return false;
         }
         self.pages = self.pages.saturating_add(1);
@@ -70,20 +70,20 @@ impl StallDetector {
             || u128::from(self.fruitless_ms) > MAX_FRUITLESS.as_millis()
     }
 
-    /// An attempt gave up at a page (facts 121, 122, 197). True: two in a row did, so that it
-    /// is the link and not the day.
+    /// Records that an attempt gave up at a page (facts 121, 122, 197). Returns true if two in a
+    /// row did: then the link is at fault, not a passing problem.
     pub fn page_failed(&mut self) -> bool {
         self.refused = self.refused.saturating_add(1);
         self.refused > 1
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether nothing is recorded.
     pub fn is_idle(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Of ids in their order.
+/// A hash of the ids in their order.
 fn fingerprint(ids: &[EventHash]) -> u64 {
     let mut digest = Sha256::new();
     for id in ids {
@@ -101,13 +101,13 @@ mod tests {
     use crate::mirror::page::{Link, UnreadableItem};
 
     fn page(ids: &[&str]) -> Page {
-        // Tombstones are ids like any other.
+        // Tombstones count like any other ids.
         let removed = ids.iter().map(|id| EventId::new(*id)).collect();
         let end = PageEnd::Next(Link::new("n"));
         Page { present: Vec::new(), removed, unreadable: Vec::new(), end, bytes: 0 }
     }
 
-    /// Which of the pages, each answered in `took`, is the one too many.
+    /// The number of the page at which the round counts as stuck; each page takes `took`.
     fn stuck_at(pages: impl Iterator<Item = Page>, took: Duration) -> Option<usize> {
         let (mut guard, mut met) = (StallDetector::default(), BTreeSet::new());
         for (number, page) in (1..).zip(pages.take(20_000)) {
@@ -127,7 +127,7 @@ mod tests {
         // Empty pages between them do not hide it.
         let pages = [page(&["b"]), page(&[]), page(&["b"])];
         assert_eq!(stuck_at(pages.into_iter(), SHORT), Some(3));
-        // The same ids in turn, or a part of them, are no proof.
+        // Pages that alternate, or that have a part of the ids, are no proof.
         let pages = [page(&["a", "b"]), page(&["b"]), page(&["a", "b"])];
         assert_eq!(stuck_at(pages.into_iter(), SHORT), None);
     }
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(stuck_at(std::iter::repeat_with(|| page(&[])), SHORT), Some(500));
         let broken =
             (0..).map(|n| if n % 400 == 399 { page(&[&format!("e{n}")]) } else { page(&[]) });
-        assert_eq!(stuck_at(broken, Duration::ZERO), Some(10_001), "each one is a new beginning");
+        assert_eq!(stuck_at(broken, Duration::ZERO), Some(10_001), "each id resets the count");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the world is told about a window. Shapes of the HTTP API (`docs/api.md`).
+//! The status of a window, as readers see it. `api::model` has its JSON form (`docs/api.md`).
 
 use std::fmt;
 
@@ -9,31 +9,31 @@ use jiff::Timestamp;
 pub enum WindowState {
     /// A round that started without a link is under way or due.
     Enumerating,
-    /// Every segment has a delta link and an empty to-do.
+    /// Every segment has a delta link and no pending entries.
     Settled,
     /// A round from a delta link is under way.
     Following,
-    /// The last attempt failed; the next one is due at `next_due`.
+    /// The last attempt failed or was incomplete; the next one is due at `next_due`.
     BackingOff,
-    /// A removal too large to believe is being confirmed.
+    /// A mass removal, or a move of the edges that would cause one, is held back.
     Held,
-    /// The mailbox or calendar is gone or forbidden; retried slowly, the mirror is kept.
+    /// The mailbox or calendar is gone or forbidden. It is retried slowly and the mirror is kept.
     Quarantined,
-    /// A human has to sign in or consent.
+    /// A person has to sign in or consent.
     SignInRequired,
     /// The disk is too full to write.
     StoreFull,
 }
 
 impl fmt::Display for WindowState {
-    /// The word of the API: a state has one spelling.
+    /// Writes the API's word, so that a state has one spelling.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
 impl WindowState {
-    /// Every state, in the order the counts are shown.
+    /// Every state, in the order in which counts are shown.
     pub const ALL: [Self; 8] = [
         Self::Enumerating,
         Self::Settled,
@@ -45,7 +45,7 @@ impl WindowState {
         Self::StoreFull,
     ];
 
-    /// The word by which the API and the metrics name it.
+    /// The word for it in the API and the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enumerating => "enumerating",
@@ -59,46 +59,46 @@ impl WindowState {
         }
     }
 
-    /// Whether somebody should look: everything but the three states of normal life.
+    /// Whether the window needs attention: true for all but the three normal states.
     pub fn is_trouble(self) -> bool {
         !matches!(self, Self::Enumerating | Self::Settled | Self::Following)
     }
 }
 
-/// Why a segment is enumerated again.
+/// Why a segment is enumerated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResyncReason {
-    /// It never was: the first enumeration.
+    /// It is the first enumeration.
     New,
-    /// Graph forgot the link (410, `syncStateNotFound` and its kin, facts 93-98).
+    /// Graph forgot the link (410, `syncStateNotFound` and similar errors, facts 93-98).
     SyncStateNotFound,
     /// Relative edges moved, or the configured ones changed.
     WindowMoved,
     /// `body`, `time_zone` or `complete` changed.
     ShapeChanged,
-    /// Somebody asked.
+    /// It was requested.
     Requested,
-    /// A round would not end: other pages are asked for, or the segment is listed.
+    /// A round did not end: larger pages are requested, or the segment is listed.
     RoundStuck,
-    /// A page could not be had, again and again: smaller ones are asked for, or the segment is
+    /// A page could not be fetched, repeatedly: smaller pages are requested, or the segment is
     /// listed.
     PageStuck,
-    /// The segment is listed whole, as in every round of snapshot mode; not counted.
+    /// The segment is listed completely, as in every round of snapshot mode; not counted.
     Snapshot,
-    /// Graph does not answer for segments that long: all of the window's became half as long.
+    /// Graph does not answer for segments that long: all segments of the window were halved.
     SegmentTooLong,
     /// The segment is in snapshot mode, and delta is tried again.
     DeltaRetry,
-    /// A large removal is being confirmed.
+    /// A mass removal is being confirmed.
     Confirm,
-    /// The drift audit found more differences than are repaired one by one.
+    /// The drift audit found too many differences to repair them one by one.
     Drift,
     /// Interrupted rounds left several segments of the window waiting for each other.
     Seam,
 }
 
 impl ResyncReason {
-    /// Every reason but [`Self::New`], which is no resync.
+    /// Every reason except [`Self::New`], which is not a resync.
     pub const AGAIN: [Self; 12] = [
         Self::SyncStateNotFound,
         Self::WindowMoved,
@@ -114,7 +114,7 @@ impl ResyncReason {
         Self::Seam,
     ];
 
-    /// The word by which the API and the metrics name it.
+    /// The word for it in the API and the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -137,11 +137,11 @@ impl ResyncReason {
 /// The last finished round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LastRound {
-    /// Counts the rounds of this window.
+    /// The number of the round, counted per window.
     pub number: u64,
     /// When it ended.
     pub at: Timestamp,
-    /// How long it took, milliseconds.
+    /// How long it took, in milliseconds.
     pub took_ms: u64,
     /// Requests it made.
     pub requests: u32,
@@ -149,39 +149,39 @@ pub struct LastRound {
     pub pages: u32,
     /// Events that appeared.
     pub created: u32,
-    /// Events that look different.
+    /// Events whose visible content changed.
     pub updated: u32,
     /// Events that left.
     pub removed: u32,
 }
 
 impl LastRound {
-    /// A round of which only its number and end are known.
+    /// A round of which only the number and the end are known.
     pub fn without_counts(number: u64, at: Timestamp) -> Self {
         let (took_ms, requests, pages, created, updated, removed) = Default::default();
         Self { number, at, took_ms, requests, pages, created, updated, removed }
     }
 }
 
-/// A finished round of which there is something to tell.
+/// A finished round in which something happened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PastRound {
     /// Its counts.
     pub round: LastRound,
-    /// `settled`, `incomplete`, `held`, a kind of failure as in [`LastError`], or `other` where
-    /// its worker failed.
+    /// `settled`, `incomplete`, `held`, a kind of failure as in [`LastError`], or `other` if the
+    /// worker failed.
     pub outcome: String,
-    /// The resync that began in it.
+    /// The reason of the resync that began in it.
     pub resync: Option<ResyncReason>,
 }
 
-/// What is remembered of a window's rounds since the daemon started.
+/// The recorded rounds of a window since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PastRounds {
-    /// The newest in which something happened, newest first: changes, a failure, a resync, or
-    /// more requests than one a segment.
+    /// The latest rounds in which something happened, newest first: changes, a failure, a resync,
+    /// or more than one request per segment.
     pub value: Vec<PastRound>,
-    /// Rounds since then in which nothing did.
+    /// The number of rounds since then, in which nothing happened.
     pub quiet: u64,
 }
 
@@ -199,39 +199,40 @@ pub struct LastResync {
 pub struct LastError {
     /// When it happened.
     pub at: Timestamp,
-    /// What sort of failure: `throttled`, `transient`, `forbidden`, `gone`, `sign_in`, `malformed_page`, …
+    /// The kind of failure: `throttled`, `transient`, `forbidden`, `gone`, `sign_in`,
+    /// `malformed_page`, …
     pub kind: String,
-    /// The HTTP status, where there was one.
+    /// The HTTP status, if there was one.
     pub status: Option<u16>,
     /// Graph's or the token endpoint's error code.
     pub code: Option<String>,
-    /// One sentence for a person.
+    /// One sentence for people.
     pub message: String,
-    /// Graph's `request-id`, for a support case.
+    /// Graph's `request-id`, for support cases.
     pub request_id: Option<String>,
     /// When the next attempt is due.
     pub retry_at: Option<Timestamp>,
 }
 
-/// How a window stands with its drift audits. Lives with the window, in the store.
+/// The record of a window's drift audits, kept in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// When the window first settled: the first audit is counted from here.
+    /// When the window first settled: the first audit is scheduled from here.
     pub since: Timestamp,
     /// When the last audit ended.
     pub at: Option<Timestamp>,
-    /// Differences that audits have found, confirmed and repaired since the window began.
+    /// Differences that audits have confirmed and repaired since the window was created.
     pub differences: u64,
 }
 
 /// Drift audits as the API shows them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AuditStatus {
-    /// When the last one ended; none before the first.
+    /// When the last one ended; `None` before the first.
     pub at: Option<Timestamp>,
-    /// Differences found, confirmed and repaired since the window began.
+    /// Differences confirmed and repaired since the window was created.
     pub differences: u64,
-    /// When the next is due; none where audits are off or the window has not settled yet.
+    /// When the next is due; `None` if audits are off or the window has not settled yet.
     pub next_due: Option<Timestamp>,
 }
 
@@ -244,7 +245,7 @@ pub struct SegmentStatus {
     pub end: Timestamp,
     /// `delta` or `snapshot`.
     pub mode: String,
-    /// Seconds between its rounds, before jitter: the further from the present the more.
+    /// Seconds between its rounds, before jitter; longer the further it is from the present.
     pub interval_s: f64,
 }
 
@@ -259,13 +260,13 @@ pub struct WindowStatus {
     pub mailbox: String,
     /// `default` or a calendar id.
     pub calendar: String,
-    /// Start in force, inclusive.
+    /// Current start, inclusive.
     pub start: Timestamp,
-    /// End in force, exclusive.
+    /// Current end, exclusive.
     pub end: Timestamp,
-    /// What it is doing.
+    /// What the window is doing.
     pub state: WindowState,
-    /// Events readers see.
+    /// The number of events that readers see.
     pub events: u64,
     /// Its segments.
     pub segments: Vec<SegmentStatus>,
@@ -277,29 +278,29 @@ pub struct WindowStatus {
     pub stale_s: Option<f64>,
     /// When the next attempt is due.
     pub next_due: Option<Timestamp>,
-    /// While `held`: nothing leaves before.
+    /// While `held`: no event leaves before this time.
     pub held_until: Option<Timestamp>,
-    /// Failures since the last success.
+    /// Failed attempts since the last success.
     pub failures: u32,
-    /// Resyncs since the window began (the first enumeration not counted).
+    /// Resyncs since the window was created (the first enumeration is not counted).
     pub resyncs: u64,
-    /// The last of them.
+    /// The last resync.
     pub last_resync: Option<LastResync>,
-    /// The last failure, until a round succeeds.
+    /// The last failure; cleared when a round succeeds.
     pub last_error: Option<LastError>,
     /// Its drift audits.
     pub audit: AuditStatus,
-    /// Items that could not be read since the window was last enumerated, or the process began:
-    /// under their ids the mirror shows what it had before, or nothing.
+    /// Items that could not be read since the window was last enumerated, or since the process
+    /// started. Under their ids the mirror shows what it had before, or nothing.
     pub unreadable: u32,
-    /// Whether it has settled once since it began.
+    /// Whether it has settled once since it was created.
     pub settled_once: bool,
-    /// Configured interval, seconds; stale beyond three of them is unhealthy.
+    /// Configured interval in seconds; a window stale for more than three intervals is unhealthy.
     pub interval_s: f64,
 }
 
 impl WindowStatus {
-    /// Healthy: in a state of normal life and not stale beyond 3 × interval.
+    /// Whether the window is in a normal state and not stale for more than 3 × interval.
     pub fn is_healthy(&self) -> bool {
         !self.state.is_trouble() && self.stale_s.is_none_or(|s| s <= 3.0 * self.interval_s)
     }

@@ -1,4 +1,4 @@
-//! What one worker tracks: a calendar of a mailbox between two edges, and how.
+//! A window: a calendar of a mailbox between two edges, and the settings for mirroring it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-/// The longest stretch Graph answers for, counted exactly (fact 31).
+/// The longest range that Graph answers for, in days, counted exactly (fact 31).
 pub const MAX_SEGMENT_DAYS: i64 = 1825;
 
-/// One tracked window with every setting resolved. Strings that a fleet shares are shared.
+/// A window with every setting resolved. Windows of a fleet share equal strings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
-    /// Unique in the configuration; what readers call it.
+    /// Unique in the configuration; the name that readers use.
     pub name: Arc<str>,
-    /// The `[account.*]` whose token reads it.
+    /// The `[account.*]` whose token is used to read it.
     pub account: Arc<str>,
     /// User id or address, or `me` for a delegated account.
     pub mailbox: Arc<str>,
@@ -30,11 +30,11 @@ pub struct Window {
     pub interval: Duration,
     /// Share of the interval over which delays spread: `interval × (1 ± jitter/2)`.
     pub jitter: f64,
-    /// How often relative edges move at least.
+    /// Time between moves of relative edges, in whole days; at least one day.
     pub move_every: Duration,
     /// The `odata.maxpagesize` hint.
     pub page_size: u32,
-    /// How bodies are asked for.
+    /// How bodies are requested and kept.
     pub body: BodyFormat,
     /// `Prefer: outlook.timezone`, a Windows or IANA name.
     pub time_zone: Arc<str>,
@@ -42,9 +42,9 @@ pub struct Window {
     pub immutable_ids: bool,
     /// How occurrences are completed.
     pub complete: Completion,
-    /// Time between drift audits; `None` is off.
+    /// Time between drift audits; `None` disables them.
     pub audit: Option<Duration>,
-    /// How long a removal too large to believe, or the next remedy for a stuck stream, waits.
+    /// How long the confirmation of a mass removal, or the next fallback of a stuck stream, waits.
     pub confirm_after: Duration,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for CalendarRef {
     }
 }
 
-/// How bodies are asked for and kept.
+/// How bodies are requested and kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BodyFormat {
     /// As HTML, Graph's own default.
@@ -78,17 +78,17 @@ pub enum BodyFormat {
     None,
 }
 
-/// How an occurrence gets the members Graph's delta does not send (fact 66).
+/// How an occurrence gets the members that Graph's delta does not send (fact 66).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Completion {
     /// From the series master.
     #[default]
     Master,
-    /// As Graph lists the series' instances, one request a series.
+    /// From a listing of the series' instances, with one request per series.
     Exact,
 }
 
-/// An edge of a window: an instant, or a distance from today 00:00 UTC.
+/// An edge of a window: an instant, or an offset from today 00:00 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edge {
     /// A fixed instant.
@@ -105,9 +105,9 @@ pub enum Edge {
 }
 
 impl Edge {
-    /// The instant this edge means on the UTC day of `now`.
+    /// The instant of this edge on the UTC day of `now`.
     ///
-    /// Distances beyond what a calendar can express saturate at its ends.
+    /// Offsets beyond the supported dates saturate at the first or last date.
     pub fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
@@ -130,13 +130,13 @@ impl Edge {
         }
     }
 
-    /// Whether the edge moves with the days.
+    /// Whether the edge moves from day to day.
     pub fn is_relative(self) -> bool {
         matches!(self, Self::Relative { .. })
     }
 }
 
-/// The edges in force, `[start, end)`.
+/// A resolved range of time, `[start, end)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edges {
     /// Inclusive.
@@ -146,25 +146,25 @@ pub struct Edges {
 }
 
 impl Edges {
-    /// Whether nothing is left between them: a start that moves has passed a fixed end.
+    /// Whether the range is empty: a relative start has passed a fixed end.
     pub fn is_empty(&self) -> bool {
         self.end <= self.start
     }
 
-    /// Whether `[start, end)` of an event overlaps. An event without length counts as lying at
-    /// its start.
+    /// Whether an event at `[start, end)` overlaps the range. An event of zero length overlaps if
+    /// its start is in the range.
     pub fn overlap(&self, start: Timestamp, end: Timestamp) -> bool {
         start < self.end && (end > self.start || (start == end && start >= self.start))
     }
 
-    /// Cuts into stretches of at most [`MAX_SEGMENT_DAYS`], earliest first. Most windows have
-    /// exactly one; there are at most 64.
+    /// Cuts the range into segments of at most [`MAX_SEGMENT_DAYS`], earliest first. Most windows
+    /// have exactly one; there are at most 64.
     pub fn segments(&self) -> Vec<Edges> {
         self.cut(MAX_SEGMENT_DAYS)
     }
 
-    /// Cuts like [`Self::segments`] into stretches of at most so many days; the last of 64 is as
-    /// long as it has to be.
+    /// Like [`Self::segments`], but with at most `days` days in a segment. The last of 64 segments
+    /// is as long as necessary.
     pub fn cut(&self, days: i64) -> Vec<Edges> {
         let step = jiff::SignedDuration::from_hours(24 * days);
         let mut segments = Vec::new();
@@ -183,8 +183,9 @@ impl Edges {
     }
 }
 
-/// How long segments have to be at most, where stretches of at most `days` are too long for Graph:
-/// half as long. None where that cannot be had in 64 segments of whole days.
+/// The new maximum length of segments in days if segments of at most `days` are too long for Graph:
+/// half of the longest. `None` if 64 segments of that many whole days do not cover the range, or if
+/// no segment is longer than a day.
 pub fn halved_segment_days(edges: Edges, days: i64) -> Option<i64> {
     let hours = |segment: &Edges| segment.end.duration_since(segment.start).as_hours();
     let longest = edges.cut(days).iter().map(hours).max()?;
@@ -193,8 +194,8 @@ pub fn halved_segment_days(edges: Edges, days: i64) -> Option<i64> {
     (half >= 1 && longest > 24 && edges.cut(half).into_iter().all(fits)).then_some(half)
 }
 
-/// What makes two windows the same stream of ids: change any of it and the old events leave
-/// before the first new one is shown.
+/// The settings that identify a window's stream of ids. If any of them changes, the old events are
+/// removed before the first new one is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WindowIdentity {
     /// The account's name.
@@ -205,23 +206,23 @@ pub struct WindowIdentity {
     pub mailbox: Arc<str>,
     /// The calendar.
     pub calendar: CalendarRef,
-    /// The form of ids.
+    /// Whether ids are immutable ids.
     pub immutable_ids: bool,
 }
 
-/// What events look like: a change of it is a resync of that window alone.
+/// The settings that decide what events look like. A change causes a resync of that window only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventShape {
-    /// See [`Body`].
+    /// See [`BodyFormat`].
     pub body: BodyFormat,
     /// See [`Window::time_zone`].
     pub time_zone: Arc<str>,
-    /// See [`Complete`].
+    /// See [`Completion`].
     pub complete: Completion,
 }
 
 impl Window {
-    /// What events of this window look like.
+    /// The window's event shape.
     pub fn shape(&self) -> EventShape {
         EventShape { body: self.body, time_zone: self.time_zone.clone(), complete: self.complete }
     }

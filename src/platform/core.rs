@@ -4,7 +4,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 
 /// Disables core files, also where cores are piped to a program that ignores the size limit
 /// (`core(5)`). Also keeps other processes of the same user from reading this process's memory.
-pub fn forbid() {
+pub fn disable_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!(%error, "cannot disable core files");
@@ -23,7 +23,7 @@ mod tests {
 
     #[test]
     fn this_process_leaves_no_core() {
-        forbid();
+        disable_core_dumps();
         let limit = getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);

@@ -46,7 +46,7 @@ impl Notify {
     }
 
     /// Whether there is a notification socket.
-    pub fn is_heard(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.socket.is_some()
     }
 

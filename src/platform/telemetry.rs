@@ -103,7 +103,7 @@ impl Telemetry {
         }
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string);
-            tracing::error!(place, reason = told_of(panic.payload()), "panicked");
+            tracing::error!(place, reason = panic_message(panic.payload()), "panicked");
         }));
         // A thread instead of a task: there may be no runtime, and the reports must not depend on a
         // busy one. It has nothing to finish, so it is not joined. Without it suppressed lines are
@@ -126,7 +126,7 @@ impl Telemetry {
 
 /// The part of a panic message that may be logged: only a constant text from the code. A formatted
 /// message may contain an event's content, for example after slicing inside a character.
-fn told_of(payload: &dyn Any) -> &'static str {
+fn panic_message(payload: &dyn Any) -> &'static str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("message withheld")
 }
 
@@ -172,7 +172,8 @@ where
         LineOutput::Text { colours } => layer.with_ansi(colours).boxed(),
         LineOutput::Journal(journal) => journal.boxed(),
     };
-    let subscriber = Registry::default().with(filter).with(filter_fn(fit)).with(quota).with(layer);
+    let subscriber =
+        Registry::default().with(filter).with(filter_fn(is_allowed)).with(quota).with(layer);
     (subscriber, Telemetry { filter: handle })
 }
 
@@ -190,7 +191,7 @@ fn fields(layer: tracing_journald::Layer) -> tracing_journald::Layer {
 
 /// Whether an event may be logged, whatever the configured level: everything of our own code,
 /// warnings of the storage engine, and `info` and above of other libraries.
-fn fit(event: &Metadata<'_>) -> bool {
+fn is_allowed(event: &Metadata<'_>) -> bool {
     let of = |name: &str| {
         let rest = event.target().strip_prefix(name);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -354,9 +355,9 @@ mod tests {
     fn a_panic_tells_no_content() {
         let text = "événement secret".to_owned();
         let cut = std::panic::catch_unwind(|| text[..1].len()).unwrap_err();
-        assert_eq!(told_of(&*cut), "message withheld");
+        assert_eq!(panic_message(&*cut), "message withheld");
         let said = std::panic::catch_unwind(|| std::panic::panic_any("as written")).unwrap_err();
-        assert_eq!(told_of(&*said), "as written");
+        assert_eq!(panic_message(&*said), "as written");
     }
 
     #[test]

@@ -13,9 +13,9 @@ use super::event::{CalendarItem, EventForm};
 
 /// Number of changes in the log; links to older versions are dead (fact 91). Each change keeps an
 /// old state of an item, so this bounds the memory of a simulator that runs for days.
-const LOG: usize = 1_000;
+const MAX_LOG_ENTRIES: usize = 1_000;
 /// Number of live streams; beyond it the oldest stream dies (fact 91).
-const STREAMS: usize = 256;
+const MAX_STREAMS: usize = 256;
 
 /// The state of an item before the change that led to `version`.
 #[derive(Debug)]
@@ -42,18 +42,18 @@ pub(super) struct Calendar {
     pub(super) name: String,
     /// Whether its events are found only under the calendar's own path.
     pub(super) shared: bool,
-    pub(super) gone: bool,
+    pub(super) deleted: bool,
     /// Incremented by every change.
     pub(super) version: u64,
     pub(super) items: BTreeMap<u32, Arc<CalendarItem>>,
     next_key: u32,
     log: VecDeque<ItemRevision>,
     /// The version before the oldest change in the log.
-    floor: u64,
+    min_version: u64,
     streams: VecDeque<DeltaStream>,
     next_stream: u32,
     /// The numbers of single events and series after it was filled.
-    filled: (usize, usize),
+    initial_counts: (usize, usize),
 }
 
 /// A link that no longer works, with the newest generation for the error message (fact 93).
@@ -68,15 +68,15 @@ impl Calendar {
             id,
             name,
             shared: false,
-            gone: false,
+            deleted: false,
             version: 0,
             items: BTreeMap::new(),
             next_key: 0,
             log: VecDeque::new(),
-            floor: 0,
+            min_version: 0,
             streams: VecDeque::new(),
             next_stream: 0,
-            filled: (0, 0),
+            initial_counts: (0, 0),
         }
     }
 
@@ -122,10 +122,10 @@ impl Calendar {
             None => self.items.remove(&key),
         };
         self.log.push_back(ItemRevision { version: self.version, key, before });
-        if self.log.len() > LOG
+        if self.log.len() > MAX_LOG_ENTRIES
             && let Some(oldest) = self.log.pop_front()
         {
-            self.floor = oldest.version;
+            self.min_version = oldest.version;
         }
     }
 
@@ -137,10 +137,10 @@ impl Calendar {
 
     /// Clears the log and the streams, as if the current items had always been there. Used after
     /// filling a calendar.
-    pub(super) fn settle(&mut self) {
-        self.filled = self.count();
+    pub(super) fn clear_history(&mut self) {
+        self.initial_counts = self.count();
         self.log.clear();
-        self.floor = self.version;
+        self.min_version = self.version;
         self.streams.clear();
     }
 
@@ -152,15 +152,18 @@ impl Calendar {
 
     /// Whether random changes must add no more single events, and no more series. Without this
     /// limit a simulated organisation grows for as long as it runs.
-    pub(super) fn crowded(&self) -> (bool, bool) {
+    pub(super) fn at_capacity(&self) -> (bool, bool) {
         let (singles, series) = self.count();
-        (singles > (self.filled.0 * 2).max(60), series > (self.filled.1 * 3 / 2).max(8))
+        (
+            singles > (self.initial_counts.0 * 2).max(60),
+            series > (self.initial_counts.1 * 3 / 2).max(8),
+        )
     }
 
     /// All items as they were at `version`.
     pub(super) fn at(&self, version: u64) -> BTreeMap<u32, Arc<CalendarItem>> {
         let mut items = self.items.clone();
-        for (key, before) in self.before(version, self.version) {
+        for (key, before) in self.states_before(version, self.version) {
             match before {
                 Some(item) => items.insert(key, item),
                 None => items.remove(&key),
@@ -171,13 +174,13 @@ impl Calendar {
 
     /// The items changed after `from` and up to `to`, with their states at `from` and at `to`.
     #[expect(clippy::type_complexity, reason = "a pair of states by key, used in one place")]
-    pub(super) fn touched(
+    pub(super) fn changed_between(
         &self,
         from: u64,
         to: u64,
     ) -> BTreeMap<u32, (Option<Arc<CalendarItem>>, Option<Arc<CalendarItem>>)> {
-        let mut later = self.before(to, self.version);
-        self.before(from, to)
+        let mut later = self.states_before(to, self.version);
+        self.states_before(from, to)
             .into_iter()
             .map(|(key, before)| {
                 let after = match later.remove(&key) {
@@ -190,7 +193,7 @@ impl Calendar {
     }
 
     /// The states at `from` of the items changed after `from` and up to `to`.
-    fn before(&self, from: u64, to: u64) -> BTreeMap<u32, Option<Arc<CalendarItem>>> {
+    fn states_before(&self, from: u64, to: u64) -> BTreeMap<u32, Option<Arc<CalendarItem>>> {
         let mut before = BTreeMap::new();
         let first = self.log.partition_point(|change| change.version <= from);
         for change in self.log.range(first..).take_while(|change| change.version <= to) {
@@ -206,14 +209,14 @@ impl Calendar {
         self.next_stream += 1;
         let opened = (stream.number, stream.highest);
         self.streams.push_back(stream);
-        if self.streams.len() > STREAMS {
+        if self.streams.len() > MAX_STREAMS {
             self.streams.pop_front();
         }
         opened
     }
 
     /// Whether `form` is the form of the stream's first request.
-    pub(super) fn form_kept(&mut self, number: u32, form: &EventForm) -> bool {
+    pub(super) fn same_form(&mut self, number: u32, form: &EventForm) -> bool {
         self.stream(number).is_none_or(|stream| stream.form == *form)
     }
 
@@ -223,14 +226,14 @@ impl Calendar {
     }
 
     /// Checks that a link of that stream, generation and version still works.
-    pub(super) fn alive(
+    pub(super) fn check_link(
         &mut self,
         number: u32,
         generation: u32,
         version: u64,
         kept: usize,
     ) -> Result<(), DeadLink> {
-        let floor = self.floor;
+        let floor = self.min_version;
         let Some(stream) = self.stream(number) else {
             return Err(DeadLink { highest: generation });
         };

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::event::EventForm;
 use super::faults::{CorruptItem, Fault, ForeignLink};
-use super::graph::{badly_formed, link_number, read_window};
+use super::graph::{badly_formed, link_hash, read_window};
 use super::ids::{happens, mix};
 use super::link::LinkToken;
 use super::page_cache::{PageCacheKey, PageHead};
@@ -40,7 +40,7 @@ impl SimulatorState {
             );
         }
         let size = self.page_size(call);
-        if let Some((above, stuck)) = self.stuck.get(&link_number(call)).cloned()
+        if let Some((above, stuck)) = self.sticky_faults.get(&link_hash(call)).cloned()
             && size > above
             && let Some(refusal) = self.refuse(call, &stuck)
         {
@@ -65,11 +65,11 @@ impl SimulatorState {
         let here = (mailbox as u32, calendar as u16);
         let Some(text) = call.token() else {
             let window = read_window(call, Some(self.behaviour.max_days))?;
-            self.total.tally.enumerations += 1;
+            self.total.counts.enumerations += 1;
             let Some(owner) = self.mailboxes.get_mut(mailbox) else {
                 return Err(Box::new(badly_formed()));
             };
-            owner.metrics.tally.enumerations += 1;
+            owner.metrics.counts.enumerations += 1;
             let Some(this) = owner.calendars.get_mut(calendar) else {
                 return Err(Box::new(badly_formed()));
             };
@@ -84,7 +84,7 @@ impl SimulatorState {
                 from: None,
                 to: Some(this.version),
                 offset: 0,
-                turn: 0,
+                stalled_pages: 0,
             });
         };
         let token = LinkToken::read(text, self.seed)
@@ -94,11 +94,11 @@ impl SimulatorState {
         let owner = self.mailboxes.get_mut(mailbox).ok_or_else(damaged)?;
         let this = owner.calendars.get_mut(calendar).ok_or_else(damaged)?;
         let needed = token.from.or(token.to).unwrap_or(0);
-        if !this.form_kept(token.stream, form) {
-            owner.metrics.tally.mixed_forms += 1;
-            self.total.tally.mixed_forms += 1;
+        if !this.same_form(token.stream, form) {
+            owner.metrics.counts.mixed_forms += 1;
+            self.total.counts.mixed_forms += 1;
         }
-        match this.alive(token.stream, token.generation, needed, kept) {
+        match this.check_link(token.stream, token.generation, needed, kept) {
             Ok(()) => Ok(LinkToken { to: Some(token.to.unwrap_or(this.version)), ..token }),
             Err(dead) => Err(Box::new(RenderedResponse::error(
                 StatusCode::GONE,
@@ -140,7 +140,7 @@ impl SimulatorState {
         };
 
         let next_link = |offset: usize, turn: u32| {
-            let token = LinkToken { offset: offset as u32, turn, ..token };
+            let token = LinkToken { offset: offset as u32, stalled_pages: turn, ..token };
             format!("{address}?$skiptoken={}", token.write(seed))
         };
         let delta_link = |generation: u32| {
@@ -148,7 +148,7 @@ impl SimulatorState {
                 from: Some(extent.to),
                 to: None,
                 offset: 0,
-                turn: 0,
+                stalled_pages: 0,
                 generation,
                 ..token
             };
@@ -159,7 +159,7 @@ impl SimulatorState {
 
         // A round without changes costs almost nothing (fact 57).
         let quiet = extent.from == Some(extent.to);
-        let twisted = fault.is_some_and(is_twist);
+        let twisted = fault.is_some_and(is_page_fault);
         if quiet && !twisted && behaviour.duplicates == 0.0 {
             let tail = delta_tail(delta_link(this.next_generation(token.stream)));
             return page_reply(ResponsePayload::Plain((opening + &tail).into()));
@@ -169,16 +169,16 @@ impl SimulatorState {
         let salt = mix(&[extent.salt(place), offset as u64]);
         let round = {
             let this = &*this;
-            self.shelf.round((mailbox, calendar, extent), || {
+            self.page_cache.round((mailbox, calendar, extent), || {
                 DeltaRound::build(this, behaviour, extent, place)
             })
         };
         if !twisted
-            && token.turn < 5
+            && token.stalled_pages < 5
             && !round.entries.is_empty()
-            && happens(behaviour.empty_pages, &[salt, u64::from(token.turn), 3])
+            && happens(behaviour.empty_pages, &[salt, u64::from(token.stalled_pages), 3])
         {
-            let tail = next_tail(next_link(offset, token.turn + 1));
+            let tail = next_tail(next_link(offset, token.stalled_pages + 1));
             return page_reply(ResponsePayload::Plain((opening + &tail).into()));
         }
 
@@ -203,8 +203,8 @@ impl SimulatorState {
             PageHead::new(raw, next, next >= round.entries.len())
         };
 
-        if let Some(fault) = fault.filter(|fault| is_twist(fault)) {
-            let (most, endless) = stuck::shown(fault, token.turn, size);
+        if let Some(fault) = fault.filter(|fault| is_page_fault(fault)) {
+            let (most, endless) = stuck::shown(fault, token.stalled_pages, size);
             let head = render_page(most);
             let next = next_link(head.next, 0);
             // Only a delta link that is sent starts a generation.
@@ -214,9 +214,9 @@ impl SimulatorState {
                 false => String::new(),
             };
             let own = if head.last { delta.clone() } else { next.clone() };
-            let same = next_link(offset, token.turn + 1);
+            let same = next_link(offset, token.stalled_pages + 1);
             return page_reply(ResponsePayload::Plain(
-                twist(&head, fault, &base, [own, next, delta, same]).into(),
+                apply_page_fault(&head, fault, &base, [own, next, delta, same]).into(),
             ));
         }
 
@@ -239,7 +239,7 @@ impl SimulatorState {
                 next_tail(next_link(head.next, 0))
             }
         };
-        page_reply(self.shelf.page(key, keep, tail, call.gzip, || render_page(usize::MAX)))
+        page_reply(self.page_cache.page(key, keep, tail, call.gzip, || render_page(usize::MAX)))
     }
 }
 
@@ -254,7 +254,7 @@ fn page_reply(body: ResponsePayload) -> RenderedResponse {
 }
 
 /// Whether a fault changes a page instead of replacing the response.
-fn is_twist(fault: &Fault) -> bool {
+fn is_page_fault(fault: &Fault) -> bool {
     matches!(
         fault,
         Fault::NeitherLink
@@ -272,7 +272,7 @@ fn is_twist(fault: &Fault) -> bool {
 
 /// Renders a page with the fault applied. The links are the page's own, a next link, a delta
 /// link, and a link to the same page.
-fn twist(
+fn apply_page_fault(
     head: &PageHead,
     fault: &Fault,
     base: &str,
@@ -287,11 +287,11 @@ fn twist(
             format!("],\"@odata.nextLink\":\"{next}\",\"@odata.deltaLink\":\"{delta}\"}}")
         }
         Fault::UnreadableItem { how } => {
-            let item = unreadable(*how);
+            let item = corrupt_item(*how);
             format!("{comma}{item}],\"{own_member}\":\"{own}\"}}")
         }
         Fault::Lie { how } => {
-            raw = how.tell(&raw);
+            raw = how.apply(&raw);
             format!("],\"{own_member}\":\"{own}\"}}")
         }
         Fault::ForeignLink { how } => {
@@ -313,7 +313,7 @@ fn twist(
             format!("],\"{own_member}\":\"{own}\"}}")
         }
         Fault::CrowdedPage { .. } => {
-            stuck::crowd(&mut raw);
+            stuck::append_events(&mut raw);
             format!("],\"{own_member}\":\"{own}\"}}")
         }
         _ => format!("],\"@odata.nextLink\":\"{same}\"}}"),
@@ -322,7 +322,7 @@ fn twist(
     raw
 }
 
-fn unreadable(how: CorruptItem) -> Value {
+fn corrupt_item(how: CorruptItem) -> Value {
     let time = json!({"dateTime": "2026-01-05T09:00:00.0000000", "timeZone": "UTC"});
     let kind = "#microsoft.graph.event";
     match how {

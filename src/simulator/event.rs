@@ -66,7 +66,7 @@ pub(super) struct EventContent {
     pub(super) location: Arc<str>,
     pub(super) organizer: Person,
     /// Whether the mailbox's owner is the organizer.
-    pub(super) own: bool,
+    pub(super) is_organizer: bool,
     pub(super) attendees: Arc<[Attendee]>,
     pub(super) show_as: &'static str,
     pub(super) sensitivity: &'static str,
@@ -85,7 +85,7 @@ pub(super) struct LocalSpan {
 
 impl LocalSpan {
     /// The same length at another start.
-    pub(super) fn starting(self, start: DateTime) -> Self {
+    pub(super) fn with_start(self, start: DateTime) -> Self {
         let length = self.end.duration_since(self.start);
         Self { start, end: start.checked_add(length).unwrap_or(DateTime::MAX) }
     }
@@ -180,7 +180,7 @@ impl CalendarContext {
             ItemPart::Exception(day) => ("exception", item.exception_change(day)),
             _ => ("occurrence", item.change),
         };
-        let (start, end) = times(item, item.when_of(part), form);
+        let (start, end) = times(item, item.span_of(part), form);
         json!({
             "@odata.type": "#microsoft.graph.event",
             "@odata.etag": self.etag(change),
@@ -208,7 +208,7 @@ impl CalendarContext {
             ItemPart::Exception(day) => item.exception(day),
             _ => (&item.content, item.change, item.modified),
         };
-        let (start, end) = times(item, item.when_of(part), form);
+        let (start, end) = times(item, item.span_of(part), form);
         let series = item.series.as_ref();
         let uid = mix(&[self.mailbox, u64::from(self.calendar), u64::from(item.key), 5]);
         let zone = if item.all_day && item.key % 8 == 5 {
@@ -236,7 +236,7 @@ impl CalendarContext {
             "sensitivity": content.sensitivity,
             "isAllDay": item.all_day,
             "isCancelled": content.cancelled,
-            "isOrganizer": content.own,
+            "isOrganizer": content.is_organizer,
             "IsRoomRequested": false,
             "AutoRoomBookingStatus": "None",
             "AutoRoomBookingOptions": null,
@@ -262,8 +262,8 @@ impl CalendarContext {
             "hideAttendees": false,
             "recurrence": series.map(|s| s.json(item)),
             "responseStatus": {
-                "response": if content.own { "organizer" } else { "accepted" },
-                "time": if content.own { NEVER.to_owned() } else { stamp(item.created, 0) },
+                "response": if content.is_organizer { "organizer" } else { "accepted" },
+                "time": if content.is_organizer { NEVER.to_owned() } else { stamp(item.created, 0) },
             },
             "body": if form.text_body {
                 json!({"contentType": "text", "content": &*content.body.text})
@@ -288,7 +288,7 @@ impl CalendarContext {
             let original = match part {
                 // An exception keeps the time of its original occurrence.
                 ItemPart::Exception(day) => item.occurrence_when(day),
-                _ => item.when_of(part),
+                _ => item.span_of(part),
             };
             event["type"] = match part {
                 ItemPart::Exception(_) => "exception",
@@ -327,7 +327,7 @@ fn fraction(salt: u64) -> u64 {
 
 /// A UTC timestamp with seven fractional digits derived from `salt`.
 fn stamp(at: Timestamp, salt: u64) -> String {
-    written(at, fraction(salt))
+    format_timestamp(at, fraction(salt))
 }
 
 /// The timestamp of an item's change number `change`. Changes within one second are shown in
@@ -335,10 +335,10 @@ fn stamp(at: Timestamp, salt: u64) -> String {
 fn modified_stamp(created: (Timestamp, u64), modified: Timestamp, change: u64) -> String {
     let earliest = fraction(created.1) + 1;
     let at = modified.max(created.0);
-    written(at, earliest + change % (TICKS - earliest))
+    format_timestamp(at, earliest + change % (TICKS - earliest))
 }
 
-fn written(at: Timestamp, fraction: u64) -> String {
+fn format_timestamp(at: Timestamp, fraction: u64) -> String {
     let seconds = Timestamp::from_second(at.as_second()).unwrap_or(at).to_string();
     format!("{}.{fraction:07}Z", seconds.trim_end_matches('Z'))
 }
@@ -380,7 +380,7 @@ fn attendee(attendee: &Attendee) -> Value {
 
 impl CalendarItem {
     /// The time of `part`.
-    pub(super) fn when_of(&self, part: ItemPart) -> LocalSpan {
+    pub(super) fn span_of(&self, part: ItemPart) -> LocalSpan {
         match part {
             ItemPart::Itself => self.when,
             ItemPart::Occurrence(day) => self.occurrence_when(day),
@@ -394,7 +394,7 @@ impl CalendarItem {
 
     /// The time of the series' occurrence of `day`, ignoring exceptions.
     pub(super) fn occurrence_when(&self, day: i32) -> LocalSpan {
-        self.when.starting(date_of(day).to_datetime(self.when.start.time()))
+        self.when.with_start(date_of(day).to_datetime(self.when.start.time()))
     }
 
     fn exception(&self, day: i32) -> (&EventContent, u64, Timestamp) {
@@ -435,7 +435,7 @@ impl CalendarItem {
             .filter(|day| !series.cancelled.contains(day) && !series.exceptions.contains_key(day))
             .map(ItemPart::Occurrence)
             .chain(series.exceptions.keys().copied().map(ItemPart::Exception))
-            .map(|part| (part, self.when_of(part)))
+            .map(|part| (part, self.span_of(part)))
             .filter(|(_, when)| self.overlaps(*when, window))
             .map(|(part, when)| (self.zone.instant(when.start), part))
             .collect();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::faults::{DeadLinkAnswer, Fault, MailboxFault};
-use super::graph::{badly_formed, link_number, not_found};
+use super::graph::{badly_formed, link_hash, not_found};
 use super::request::{GraphRequest, RenderedResponse, ResponsePayload};
 use super::sign_in::unauthorized;
 use super::state::SimulatorState;
@@ -36,11 +36,11 @@ impl SimulatorState {
             Fault::UnknownError => RenderedResponse::error(status(503), "UnknownError", ""),
             Fault::GatewayTimeout => RenderedResponse::error(status(504), "UnknownError", ""),
             Fault::StickyGatewayTimeout { above } => {
-                self.stuck.insert(link_number(call), (*above, Fault::GatewayTimeout));
+                self.sticky_faults.insert(link_hash(call), (*above, Fault::GatewayTimeout));
                 return self.refuse(call, &Fault::GatewayTimeout);
             }
             Fault::StickyInternalError { above } => {
-                self.stuck.insert(link_number(call), (*above, Fault::InternalError));
+                self.sticky_faults.insert(link_hash(call), (*above, Fault::InternalError));
                 return self.refuse(call, &Fault::InternalError);
             }
             Fault::BadGateway => RenderedResponse::text(
@@ -70,8 +70,8 @@ impl SimulatorState {
                 "Bearer realm=\"\", error=\"insufficient_claims\", \
                  claims=\"eyJhY2Nlc3NfdG9rZW4iOnsiYWNycyI6eyJlc3NlbnRpYWwiOnRydWUsInZhbHVlIjoiY3AxIn19fQ==\"",
             ),
-            Fault::DeadLink { how } => self.death(call, *how),
-            Fault::Mailbox { how } => trouble(*how),
+            Fault::DeadLink { how } => self.dead_link_response(call, *how),
+            Fault::Mailbox { how } => mailbox_fault_response(*how),
             Fault::SignIn { how } => {
                 let now = self.env.now();
                 self.sign_in.refuse(*how, now)
@@ -81,7 +81,7 @@ impl SimulatorState {
         })
     }
 
-    fn death(&self, call: &GraphRequest, how: DeadLinkAnswer) -> RenderedResponse {
+    fn dead_link_response(&self, call: &GraphRequest, how: DeadLinkAnswer) -> RenderedResponse {
         let (status, code, message) = match how {
             DeadLinkAnswer::Generation => (
                 StatusCode::GONE,
@@ -129,7 +129,7 @@ impl SimulatorState {
     }
 }
 
-fn trouble(how: MailboxFault) -> RenderedResponse {
+fn mailbox_fault_response(how: MailboxFault) -> RenderedResponse {
     let (status, code, message) = match how {
         MailboxFault::NotEnabled => {
             (404, "MailboxNotEnabledForRESTAPI", "REST API is not yet supported for this mailbox.")

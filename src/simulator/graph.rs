@@ -122,7 +122,7 @@ impl SimulatorState {
             let Some(calendar) = calendar.or_else(|| self.calendar(mailbox, None)) else {
                 return not_found();
             };
-            return stuck::weigh(self.list_view(call, mailbox, calendar, prefer), fault);
+            return stuck::pad_body(self.list_view(call, mailbox, calendar, prefer), fault);
         }
         if call.is(&["events", "*"], rest) {
             return match self.find(call, scope, rest + 1, &prefer.form) {
@@ -163,7 +163,7 @@ impl SimulatorState {
         if calendar.is_none() && call.is(&["calendars"], rest) {
             let count = self.mailboxes.get(mailbox).map_or(0, |m| m.calendars.len());
             let value: Vec<Value> = (0..count)
-                .filter(|at| !self.mailboxes[mailbox].calendars[*at].gone)
+                .filter(|at| !self.mailboxes[mailbox].calendars[*at].deleted)
                 .map(|at| self.calendar_json(mailbox, at))
                 .collect();
             let list = json!({
@@ -218,7 +218,7 @@ impl SimulatorState {
         let named = [form.immutable, !form.immutable]
             .into_iter()
             .find_map(|immutable| MailboxIds { mailbox: mailbox.number, immutable }.read(id))?;
-        let calendar = mailbox.calendars.get(usize::from(named.calendar)).filter(|c| !c.gone)?;
+        let calendar = mailbox.calendars.get(usize::from(named.calendar)).filter(|c| !c.deleted)?;
         let reachable = match scope.calendar {
             Some(calendar) => calendar == usize::from(named.calendar),
             None => !calendar.shared,
@@ -281,7 +281,7 @@ impl SimulatorState {
 }
 
 /// A hash of the request's path and query, which identifies a link.
-pub(super) fn link_number(call: &GraphRequest) -> u64 {
+pub(super) fn link_hash(call: &GraphRequest) -> u64 {
     mix(&[u64::from(crc32fast::hash(call.target.as_bytes())), call.target.len() as u64])
 }
 
@@ -356,7 +356,7 @@ pub(super) fn read_window(
 }
 
 /// The start of an instance, for sorting.
-pub(super) fn begins(item: &CalendarItem, part: ItemPart) -> jiff::Timestamp {
+pub(super) fn start_of(item: &CalendarItem, part: ItemPart) -> jiff::Timestamp {
     let zone: &Zone = &item.zone;
-    zone.instant(item.when_of(part).start)
+    zone.instant(item.span_of(part).start)
 }

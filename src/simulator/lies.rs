@@ -69,7 +69,7 @@ impl Lie {
     ];
 
     /// Applies the lie to `head`, the page up to the end of its items.
-    pub(super) fn tell(self, head: &[u8]) -> Vec<u8> {
+    pub(super) fn apply(self, head: &[u8]) -> Vec<u8> {
         let text = [head, b"]}"].concat();
         let Ok(Value::Object(mut page)) = serde_json::from_slice(&text) else {
             return head.to_vec();
@@ -78,10 +78,10 @@ impl Lie {
         let first = items.iter().position(|item| item.get("@removed").is_none());
         let mut raw: Vec<String> = Vec::new();
         match self {
-            Self::OtherCase => items.iter_mut().for_each(other_case),
+            Self::OtherCase => items.iter_mut().for_each(swap_case),
             Self::Twice | Self::RemovedAndThere => {
                 let at = first.unwrap_or_else(|| {
-                    items.push(made_up("AAMkADTwiceAAA="));
+                    items.push(invented_event("AAMkADTwiceAAA="));
                     items.len() - 1
                 });
                 let before = match self {
@@ -96,7 +96,7 @@ impl Lie {
                 items.insert(at, before);
             }
             Self::ThereAndRemoved => {
-                items.push(made_up("AAMkADCameAndWentAAA="));
+                items.push(invented_event("AAMkADCameAndWentAAA="));
                 items.push(tombstone("AAMkADCameAndWentAAA=".into()));
             }
             Self::OwnMaster => items.push(occurrence("AAMkADOwnAAA=", "AAMkADOwnAAA=")),
@@ -107,7 +107,7 @@ impl Lie {
             Self::Orphan => items.push(occurrence("AAMkADOrphanAAA=", "AAMkADNobodyAAA=")),
             Self::BadDates | Self::Backwards | Self::BadZone => {
                 let at = first.unwrap_or_else(|| {
-                    items.push(made_up("AAMkADDatesAAA="));
+                    items.push(invented_event("AAMkADDatesAAA="));
                     items.len() - 1
                 });
                 let item = &mut items[at];
@@ -124,15 +124,15 @@ impl Lie {
                     item["type"] = "singleInstance".into();
                 }
             }
-            Self::EmptyId => items.push(made_up("")),
-            Self::LongId => items.push(made_up(&"AAMk".repeat(1250))),
+            Self::EmptyId => items.push(invented_event("")),
+            Self::LongId => items.push(invented_event(&"AAMk".repeat(1250))),
             Self::NoObjects => {
                 items.extend([json!(null), json!(7), json!("event"), json!([1, {}]), json!(true)]);
             }
             Self::Deep => {
                 let mut event = match first {
                     Some(at) => items.remove(at),
-                    None => made_up("AAMkADDeepAAA="),
+                    None => invented_event("AAMkADDeepAAA="),
                 };
                 event["extension"] = "DEEP".into();
                 let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -140,15 +140,15 @@ impl Lie {
             }
             Self::DoubleMembers => {
                 let (one, two) = ("AAMkADDoubleAAA=", "AAMkADDoubleBAA=");
-                let one = made_up(one).to_string();
-                let two = made_up(two).to_string();
+                let one = invented_event(one).to_string();
+                let two = invented_event(two).to_string();
                 raw.push(format!("{},{}", one.trim_end_matches('}'), two.trim_start_matches('{')));
             }
             Self::TenThousand => {
-                items.extend((0..10_000).map(|n| made_up(&format!("AAMkADMany{n:05}AAA="))));
+                items.extend((0..10_000).map(|n| invented_event(&format!("AAMkADMany{n:05}AAA="))));
             }
             Self::SixtyMebibytes => {
-                let mut event = made_up("AAMkADHugeAAA=");
+                let mut event = invented_event("AAMkADHugeAAA=");
                 event["body"] = json!({"contentType": "html", "content": "x".repeat(60 << 20)});
                 items.push(event);
             }
@@ -160,7 +160,7 @@ impl Lie {
 }
 
 /// An event that is in no calendar.
-fn made_up(id: &str) -> Value {
+fn invented_event(id: &str) -> Value {
     json!({
         "@odata.type": "#microsoft.graph.event",
         "@odata.etag": "W/\"made-up\"",
@@ -175,7 +175,7 @@ fn made_up(id: &str) -> Value {
 }
 
 fn occurrence(id: &str, master: &str) -> Value {
-    let mut event = made_up(id);
+    let mut event = invented_event(id);
     event["type"] = "occurrence".into();
     event["seriesMasterId"] = master.into();
     event
@@ -185,7 +185,7 @@ fn tombstone(id: Value) -> Value {
     json!({"@odata.type": "#microsoft.graph.event", "id": id, "@removed": {"reason": "deleted"}})
 }
 
-fn other_case(item: &mut Value) {
+fn swap_case(item: &mut Value) {
     for name in ["id", "seriesMasterId"] {
         if let Some(Value::String(id)) = item.get_mut(name) {
             *id = id
@@ -206,11 +206,11 @@ mod tests {
 
     #[test]
     fn a_lie_leaves_a_page_that_goes_on_with_its_link() {
-        let event = made_up("AAMkADThereAAA=");
+        let event = invented_event("AAMkADThereAAA=");
         for items in [String::new(), event.to_string()] {
             let head = format!("{{\"@odata.context\":\"c\",\"value\":[{items}");
             for lie in Lie::ALL.into_iter().filter(|lie| *lie != Lie::Deep) {
-                let mut told = lie.tell(head.as_bytes());
+                let mut told = lie.apply(head.as_bytes());
                 told.extend_from_slice(b"]}");
                 let page: Value = serde_json::from_slice(&told).unwrap();
                 assert_eq!(page["@odata.context"], "c", "{lie:?}");

@@ -30,7 +30,7 @@ pub(super) struct LinkToken {
     /// How many items of the round precede it.
     pub(super) offset: u32,
     /// How many pages in a row had the same offset.
-    pub(super) turn: u32,
+    pub(super) stalled_pages: u32,
 }
 
 impl LinkToken {
@@ -51,7 +51,7 @@ impl LinkToken {
         bytes.extend_from_slice(&self.from.map_or(u64::MAX, |v| v).to_le_bytes());
         bytes.extend_from_slice(&self.to.map_or(u64::MAX, |v| v).to_le_bytes());
         bytes.extend_from_slice(&self.offset.to_le_bytes());
-        bytes.extend_from_slice(&self.turn.to_le_bytes());
+        bytes.extend_from_slice(&self.stalled_pages.to_le_bytes());
         bytes.resize(LENGTH - 4, 0);
         let check = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&check.to_le_bytes());
@@ -87,7 +87,7 @@ impl LinkToken {
             from: Some(take(8)).filter(|v| *v != u64::MAX),
             to: Some(take(8)).filter(|v| *v != u64::MAX),
             offset: take(4) as u32,
-            turn: take(4) as u32,
+            stalled_pages: take(4) as u32,
         })
     }
 }
@@ -114,7 +114,7 @@ mod tests {
         from: None,
         to: Some(12),
         offset: 200,
-        turn: 0,
+        stalled_pages: 0,
     };
 
     #[test]

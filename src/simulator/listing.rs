@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::behaviour::{InstanceListing, PrivateEvents};
 use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
-use super::graph::{begins, not_found, read_window, select_members};
+use super::graph::{not_found, read_window, select_members, start_of};
 use super::request::{GraphRequest, PreferHeader, RenderedResponse};
 use super::state::SimulatorState;
 
@@ -29,7 +29,7 @@ impl SimulatorState {
             .values()
             .flat_map(|item| item.instances(window).into_iter().map(|part| (item.clone(), part)))
             .collect();
-        view.sort_by_key(|(item, part)| (item.series.is_some(), begins(item, *part)));
+        view.sort_by_key(|(item, part)| (item.series.is_some(), start_of(item, *part)));
         view
     }
 

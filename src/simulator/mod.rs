@@ -154,10 +154,12 @@ impl Simulator {
     /// Deletes a calendar other than the default one. Returns whether it existed.
     pub fn remove_calendar(&self, mailbox: &str, calendar: &str) -> bool {
         let mut state = self.state();
-        let Some((mailbox, calendar)) = state.place(mailbox, Some(calendar)) else { return false };
+        let Some((mailbox, calendar)) = state.resolve(mailbox, Some(calendar)) else {
+            return false;
+        };
         let found = calendar > 0;
         if found {
-            state.mailboxes[mailbox].calendars[calendar].gone = true;
+            state.mailboxes[mailbox].calendars[calendar].deleted = true;
         }
         found
     }
@@ -166,7 +168,9 @@ impl Simulator {
     /// calendars that other users share. Returns whether the calendar exists.
     pub fn set_shared(&self, mailbox: &str, calendar: &str, shared: bool) -> bool {
         let mut state = self.state();
-        let Some((mailbox, calendar)) = state.place(mailbox, Some(calendar)) else { return false };
+        let Some((mailbox, calendar)) = state.resolve(mailbox, Some(calendar)) else {
+            return false;
+        };
         state.mailboxes[mailbox].calendars[calendar].shared = shared;
         true
     }
@@ -186,7 +190,7 @@ impl Simulator {
     /// dead. Does nothing if the calendar does not exist.
     pub fn populate(&self, mailbox: &str, calendar: Option<&str>, plan: Population) {
         let mut state = self.state();
-        if let Some((mailbox, calendar)) = state.place(mailbox, calendar) {
+        if let Some((mailbox, calendar)) = state.resolve(mailbox, calendar) {
             state.populate(mailbox, calendar, &plan);
         }
     }
@@ -199,7 +203,7 @@ impl Simulator {
     /// Makes one random change. Returns `None` if there are no mailboxes, or if no possible change
     /// was found in 100 attempts.
     pub fn mutate_randomly(&self) -> Option<Mutation> {
-        self.state().step()
+        self.state().mutate_randomly()
     }
 
     /// Makes the given change. Returns the id of the changed event or instance.
@@ -214,7 +218,7 @@ impl Simulator {
     /// one), but views, listings and new enumerations show it. Returns whether there was a change.
     pub fn suppress_change(&self, mailbox: &str, calendar: Option<&str>) -> bool {
         let mut state = self.state();
-        let Some((mailbox, calendar)) = state.place(mailbox, calendar) else { return false };
+        let Some((mailbox, calendar)) = state.resolve(mailbox, calendar) else { return false };
         state.mailboxes[mailbox].calendars[calendar].suppress_last_change()
     }
 
@@ -228,7 +232,7 @@ impl Simulator {
         end: Timestamp,
     ) -> Vec<Value> {
         let state = self.state();
-        match state.place(mailbox, calendar) {
+        match state.resolve(mailbox, calendar) {
             Some((mailbox, calendar)) => {
                 state.truth(mailbox, calendar, (start, end), &EventForm::plain())
             }
@@ -246,7 +250,7 @@ impl Simulator {
         immutable: bool,
     ) -> BTreeSet<String> {
         let state = self.state();
-        let Some((mailbox, calendar)) = state.place(mailbox, calendar) else {
+        let Some((mailbox, calendar)) = state.resolve(mailbox, calendar) else {
             return BTreeSet::new();
         };
         let place = state.rendering(mailbox, calendar);
@@ -266,7 +270,7 @@ impl Simulator {
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         let mut state = self.state();
         state.behaviour = behaviour;
-        state.shelf.clear();
+        state.page_cache.clear();
     }
 
     /// Sets how far the `Date` header of later responses is ahead of the simulator's clock.
@@ -281,7 +285,7 @@ impl Simulator {
 
     /// Sets how many bytes of rendered pages are cached for identical requests.
     pub fn set_page_cache(&self, bytes: usize) {
-        self.state().shelf.limit = bytes;
+        self.state().page_cache.limit = bytes;
     }
 
     /// The current fault settings. They do not include planned faults that are used up.
@@ -303,7 +307,7 @@ impl Simulator {
     pub fn clear_faults(&self) {
         let mut state = self.state();
         state.faults = Faults::default();
-        state.stuck.clear();
+        state.sticky_faults.clear();
     }
 
     /// Makes every link issued so far dead, for one mailbox or (`None`) for all.
@@ -353,9 +357,9 @@ impl Simulator {
     pub fn statistics(&self) -> Statistics {
         let state = self.state();
         let mut statistics = state.statistics.clone();
-        statistics.total = state.total.tally.clone();
+        statistics.total = state.total.counts.clone();
         for mailbox in &state.mailboxes {
-            let tally = &mailbox.metrics.tally;
+            let tally = &mailbox.metrics.counts;
             statistics.total.during_pause += tally.during_pause;
             if tally.requests > 0 {
                 statistics.mailboxes.insert(mailbox.person.address.to_string(), tally.clone());
@@ -368,9 +372,9 @@ impl Simulator {
     pub fn reset_statistics(&self) {
         let mut state = self.state();
         state.statistics = Statistics::default();
-        state.total.tally = RequestCounts::default();
+        state.total.counts = RequestCounts::default();
         for mailbox in &mut state.mailboxes {
-            mailbox.metrics.tally = RequestCounts::default();
+            mailbox.metrics.counts = RequestCounts::default();
         }
     }
 }

@@ -164,7 +164,7 @@ impl SimulatorState {
     /// Applies a mutation. Returns the id of the changed event.
     pub(super) fn mutate(&mut self, mutation: &Mutation) -> Result<String, MutationError> {
         let (mailbox, calendar) = self
-            .place(&mutation.mailbox, mutation.calendar.as_deref())
+            .resolve(&mutation.mailbox, mutation.calendar.as_deref())
             .ok_or(MutationError::NoCalendar)?;
         let now = self.env.now();
         let zone = self.mailboxes[mailbox].zone.clone();
@@ -213,7 +213,7 @@ impl SimulatorState {
             return Ok(id_of(key, 0));
         }
         let ids = MailboxIds { mailbox: place.mailbox, immutable: false };
-        let event = mutation.edit.names().ok_or(MutationError::NoEvent)?;
+        let event = mutation.edit.target_id().ok_or(MutationError::NoEvent)?;
         let named = ids
             .read(event)
             .filter(|named| usize::from(named.calendar) == calendar)
@@ -284,7 +284,7 @@ impl Edit {
     }
 
     /// The id of the existing event or instance that the edit changes, if any.
-    fn names(&self) -> Option<&str> {
+    fn target_id(&self) -> Option<&str> {
         match self {
             Self::CreateSingle { .. } | Self::CreateAllDay { .. } | Self::CreateSeries { .. } => {
                 None
@@ -326,7 +326,7 @@ fn apply(
     body: Option<Arc<super::event::EventBody>>,
 ) {
     let day = part.day();
-    let when = item.when_of(part);
+    let when = item.span_of(part);
     let base: EventContent = match item.series.as_ref().and_then(|s| s.exceptions.get(&day)) {
         Some(exception) => exception.content.clone(),
         None => item.content.clone(),
@@ -335,7 +335,7 @@ fn apply(
     let all_day = item.all_day;
     let moved = |when: LocalSpan, start: Timestamp| {
         let start = zone.local(start);
-        when.starting(if all_day { start.date().to_datetime(Time::midnight()) } else { start })
+        when.with_start(if all_day { start.date().to_datetime(Time::midnight()) } else { start })
     };
     match edit {
         Edit::Rename { subject, .. } => item.content.subject = subject.as_str().into(),

@@ -202,7 +202,7 @@ impl SimulatorState {
             body: self.body(body_bytes, rng.u64(..)),
             location: location.into(),
             organizer,
-            own,
+            is_organizer: own,
             online: !attendees.is_empty() && rng.bool(),
             attendees: attendees.into(),
             show_as: ["busy", "busy", "busy", "tentative", "free", "workingElsewhere"]
@@ -216,7 +216,7 @@ impl SimulatorState {
 
     /// Fills a calendar and clears its history.
     pub(super) fn populate(&mut self, mailbox: usize, calendar: usize, plan: &Population) {
-        let mut rng = self.chance.fork();
+        let mut rng = self.mutation_rng.fork();
         let zone = self.mailboxes[mailbox].zone.clone();
         let spread = i64::from(plan.spread_days.max(1));
         let middle = zone.local(plan.around).date();
@@ -281,7 +281,7 @@ impl SimulatorState {
                 series,
             });
         }
-        self.mailboxes[mailbox].calendars[calendar].settle();
+        self.mailboxes[mailbox].calendars[calendar].clear_history();
     }
 
     /// Adds people and rooms with realistic names and calendars. Returns their addresses.

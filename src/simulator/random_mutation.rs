@@ -16,7 +16,7 @@ use super::zone::{date_of, day_of};
 
 impl SimulatorState {
     /// Picks a possible mutation and applies it.
-    pub(super) fn step(&mut self) -> Option<Mutation> {
+    pub(super) fn mutate_randomly(&mut self) -> Option<Mutation> {
         for _ in 0..100 {
             let Some(mutation) = self.pick() else { continue };
             if self.mutate(&mutation).is_ok() {
@@ -27,9 +27,9 @@ impl SimulatorState {
     }
 
     fn pick(&mut self) -> Option<Mutation> {
-        let mut rng = self.chance.clone();
+        let mut rng = self.mutation_rng.clone();
         let picked = self.pick_with(&mut rng);
-        self.chance = rng;
+        self.mutation_rng = rng;
         picked
     }
 
@@ -40,7 +40,7 @@ impl SimulatorState {
         let mailbox = rng.usize(..self.mailboxes.len());
         let owner = &self.mailboxes[mailbox];
         let calendar = rng.usize(..owner.calendars.len());
-        let this = owner.calendars.get(calendar).filter(|calendar| !calendar.gone)?;
+        let this = owner.calendars.get(calendar).filter(|calendar| !calendar.deleted)?;
         let place = self.rendering(mailbox, calendar);
         let now = self.env.now();
         let id = |item: &CalendarItem, day: i32| {
@@ -79,7 +79,7 @@ impl SimulatorState {
             Some((item, day))
         };
         let some_minutes = |rng: &mut fastrand::Rng| 15 * rng.u32(1..9);
-        let (crowded_with_singles, crowded_with_series) = this.crowded();
+        let (crowded_with_singles, crowded_with_series) = this.at_capacity();
         let edit = match rng.u8(..24) {
             0..=2 if crowded_with_singles => Edit::Delete { event: id(&*single(rng)?, 0) },
             3 | 4 if crowded_with_series => Edit::Delete { event: id(&*series(rng)?, 0) },

@@ -116,7 +116,7 @@ impl RoundBuilder<'_> {
         }
         if self.behaviour.foreign_tombstones {
             let lately = to.saturating_sub(5);
-            for (key, (_, after)) in calendar.touched(lately, to) {
+            for (key, (_, after)) in calendar.changed_between(lately, to) {
                 if after.is_none() {
                     self.blocks.push(vec![RoundEntry::Removed(key, 0)]);
                 }
@@ -125,7 +125,7 @@ impl RoundBuilder<'_> {
     }
 
     fn changes(&mut self, calendar: &Calendar, from: u64, to: u64) {
-        let touched = calendar.touched(from, to);
+        let touched = calendar.changed_between(from, to);
         for (key, (before, after)) in &touched {
             let view = |item: &Option<Arc<CalendarItem>>| {
                 item.as_ref().map(|item| item.instances(self.window)).unwrap_or_default()
@@ -157,7 +157,7 @@ impl RoundBuilder<'_> {
             }
         }
         if happens(self.behaviour.duplicates, &[self.salt, 1]) {
-            self.replay(calendar, to, |key| touched.contains_key(&key));
+            self.add_unchanged(calendar, to, |key| touched.contains_key(&key));
         }
     }
 
@@ -195,7 +195,7 @@ impl RoundBuilder<'_> {
         let same = |part: &ItemPart| {
             before.is_some_and(|before| {
                 was.contains(part)
-                    && before.when_of(*part) == after.when_of(*part)
+                    && before.span_of(*part) == after.span_of(*part)
                     && match part {
                         ItemPart::Exception(day) => {
                             before.exception_change(*day) == after.exception_change(*day)
@@ -230,7 +230,7 @@ impl RoundBuilder<'_> {
     }
 
     /// Adds an item that did not change.
-    fn replay(&mut self, calendar: &Calendar, to: u64, touched: impl Fn(u32) -> bool) {
+    fn add_unchanged(&mut self, calendar: &Calendar, to: u64, touched: impl Fn(u32) -> bool) {
         let items = calendar.at(to);
         let Some(last) = items.keys().next_back() else { return };
         let wanted = (mix(&[self.salt, 2]) % (u64::from(*last) + 1)) as u32;

@@ -65,7 +65,7 @@ impl Simulator {
     async fn serve_connection(self, socket: TcpStream) {
         let service = service_fn(move |request| {
             let simulator = self.clone();
-            async move { simulator.carry(request).await }
+            async move { simulator.handle(request).await }
         });
         let ended = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -76,7 +76,7 @@ impl Simulator {
     }
 
     /// Answers one request from the socket. An error closes the connection.
-    async fn carry(
+    async fn handle(
         &self,
         request: http::Request<Incoming>,
     ) -> io::Result<http::Response<ServeBody>> {

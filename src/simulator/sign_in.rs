@@ -34,7 +34,7 @@ pub struct Application {
 #[derive(Debug)]
 pub(super) struct SignIn {
     seed: u64,
-    given: u64,
+    issued: u64,
     /// While empty, any client signs in with any secret.
     pub(super) applications: Vec<Application>,
     pub(super) lifetime: Duration,
@@ -45,7 +45,7 @@ impl SignIn {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             seed,
-            given: 0,
+            issued: 0,
             applications: Vec::new(),
             lifetime: Duration::from_secs(3599),
             tokens: BTreeMap::new(),
@@ -54,8 +54,8 @@ impl SignIn {
 
     /// Issues an access token.
     pub(super) fn grant(&mut self, now: Timestamp) -> String {
-        self.given += 1;
-        let body = URL_SAFE_NO_PAD.encode(noise(&[self.seed, self.given, 19], 600));
+        self.issued += 1;
+        let body = URL_SAFE_NO_PAD.encode(noise(&[self.seed, self.issued, 19], 600));
         let token =
             format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.{}.{}", &body[..500], &body[500..]);
         self.accept(&token, now.checked_add(self.lifetime).unwrap_or(Timestamp::MAX));
@@ -204,7 +204,7 @@ impl SignIn {
         message: &str,
         now: Timestamp,
     ) -> RenderedResponse {
-        let trace = guid(&[self.seed, self.given, u64::from(number)]);
+        let trace = guid(&[self.seed, self.issued, u64::from(number)]);
         RenderedResponse::json(
             status,
             &json!({

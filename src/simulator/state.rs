@@ -59,20 +59,20 @@ pub(super) struct SimulatorState {
     pub(super) me: Option<usize>,
     pub(super) faults: Faults,
     /// Links with a sticky fault: the largest page size that works, and the fault.
-    pub(super) stuck: BTreeMap<u64, (usize, Fault)>,
+    pub(super) sticky_faults: BTreeMap<u64, (usize, Fault)>,
     pub(super) sign_in: SignIn,
     pub(super) total: MailboxCounter,
     pub(super) statistics: Statistics,
     /// Links answered with a page.
-    pub(super) used: BTreeSet<u64>,
-    pub(super) shelf: PageCache,
+    pub(super) answered_links: BTreeSet<u64>,
+    pub(super) page_cache: PageCache,
     pub(super) bodies: BTreeMap<(usize, u64), Arc<EventBody>>,
     /// The base address of links, including `/v1.0`.
     pub(super) base: Option<Arc<str>>,
     /// The generator for changes to calendars.
-    pub(super) chance: fastrand::Rng,
+    pub(super) mutation_rng: fastrand::Rng,
     /// The generator for faults and latencies.
-    pub(super) weather: fastrand::Rng,
+    pub(super) fault_rng: fastrand::Rng,
     requests: u64,
     /// How far the `Date` header of responses is ahead of `env`.
     pub(super) date_ahead: SignedDuration,
@@ -98,16 +98,16 @@ impl SimulatorState {
             names: BTreeMap::new(),
             me: None,
             faults: Faults::default(),
-            stuck: BTreeMap::new(),
+            sticky_faults: BTreeMap::new(),
             sign_in: SignIn::new(seed),
             total: MailboxCounter::default(),
             statistics: Statistics::default(),
-            used: BTreeSet::new(),
-            shelf: PageCache::new(),
+            answered_links: BTreeSet::new(),
+            page_cache: PageCache::new(),
             bodies: BTreeMap::new(),
             base: None,
-            chance: fastrand::Rng::with_seed(mix(&[seed, 1])),
-            weather: fastrand::Rng::with_seed(mix(&[seed, 2])),
+            mutation_rng: fastrand::Rng::with_seed(mix(&[seed, 1])),
+            fault_rng: fastrand::Rng::with_seed(mix(&[seed, 2])),
             requests: 0,
             date_ahead: SignedDuration::ZERO,
         }
@@ -149,11 +149,11 @@ impl SimulatorState {
             None => 0,
             Some(id) => calendars.iter().position(|calendar| calendar.id == id)?,
         };
-        (!calendars.get(at)?.gone).then_some(at)
+        (!calendars.get(at)?.deleted).then_some(at)
     }
 
     /// The indexes of a mailbox and its calendar, by name.
-    pub(super) fn place(&self, mailbox: &str, calendar: Option<&str>) -> Option<(usize, usize)> {
+    pub(super) fn resolve(&self, mailbox: &str, calendar: Option<&str>) -> Option<(usize, usize)> {
         let mailbox = self.mailbox(mailbox)?;
         let calendar = calendar.filter(|id| !id.eq_ignore_ascii_case("default"));
         Some((mailbox, self.calendar(mailbox, calendar)?))
@@ -174,7 +174,7 @@ impl SimulatorState {
             self.latency.start
         } else {
             let span = (self.latency.end - self.latency.start).as_micros() as u64;
-            self.latency.start + Duration::from_micros(self.weather.u64(..span.max(1)))
+            self.latency.start + Duration::from_micros(self.fault_rng.u64(..span.max(1)))
         };
         let mut ticket = RequestTicket { mailbox: None, latency, refusal: None };
         if is_sign_in(call) {
@@ -186,7 +186,7 @@ impl SimulatorState {
             prefer.insert(call.prefer.clone());
         }
         self.total.arrive(now);
-        ticket.mailbox = self.addressed(call);
+        ticket.mailbox = self.mailbox_of(call);
         if let Some(mailbox) = ticket.mailbox.and_then(|m| self.mailboxes.get_mut(m)) {
             let recent = mailbox.metrics.arrive(now);
             if mailbox.metrics.in_flight > self.behaviour.max_concurrent_per_mailbox {
@@ -224,7 +224,7 @@ impl SimulatorState {
     }
 
     /// The mailbox that a path addresses.
-    fn addressed(&self, call: &GraphRequest) -> Option<usize> {
+    fn mailbox_of(&self, call: &GraphRequest) -> Option<usize> {
         match call.segments.first().map(|first| first.to_lowercase()).as_deref() {
             Some("users") => self.mailbox(call.segments.get(1)?),
             Some("me") => self.me,
@@ -278,18 +278,18 @@ impl SimulatorState {
             _ => 0,
         };
         self.count(ticket.mailbox, |metrics| {
-            *metrics.tally.statuses.entry(status).or_default() += 1
+            *metrics.counts.statuses.entry(status).or_default() += 1
         });
         if status == 200 && call.token().is_some() {
             let link = mix(&[
                 u64::from(crc32fast::hash(call.target.as_bytes())),
                 call.target.len() as u64,
             ]);
-            if !self.used.insert(link) {
-                self.count(ticket.mailbox, |metrics| metrics.tally.links_used_again += 1);
+            if !self.answered_links.insert(link) {
+                self.count(ticket.mailbox, |metrics| metrics.counts.links_used_again += 1);
             }
-            if self.used.len() > 1_000_000 {
-                self.used.pop_first();
+            if self.answered_links.len() > 1_000_000 {
+                self.answered_links.pop_first();
             }
         }
         answer
@@ -316,7 +316,7 @@ impl SimulatorState {
             return None;
         }
         let mut faults = std::mem::take(&mut self.faults);
-        let mut weather = self.weather.clone();
+        let mut weather = self.fault_rng.clone();
         let size = self.page_size(call);
         let has_token = call.token().is_some();
         let delta = is_delta(call);
@@ -345,7 +345,7 @@ impl SimulatorState {
             },
         );
         self.faults = faults;
-        self.weather = weather;
+        self.fault_rng = weather;
         fault
     }
 
@@ -426,8 +426,8 @@ impl SimulatorState {
         if !sign_in {
             let sent = encoded.len() as u64;
             self.count(mailbox, |metrics| {
-                metrics.tally.bytes_raw += raw;
-                metrics.tally.bytes_sent += sent;
+                metrics.counts.bytes_raw += raw;
+                metrics.counts.bytes_sent += sent;
             });
         }
         let mut response = http::Response::new(encoded);

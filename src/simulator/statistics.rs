@@ -49,7 +49,7 @@ pub struct Statistics {
 /// The counts of one mailbox, with the state needed to keep them.
 #[derive(Debug, Default)]
 pub(super) struct MailboxCounter {
-    pub(super) tally: RequestCounts,
+    pub(super) counts: RequestCounts,
     pub(super) in_flight: usize,
     pub(super) pause_until: Option<Timestamp>,
     /// Requests by second, of the last 10 minutes.
@@ -73,7 +73,7 @@ impl MailboxCounter {
         }
         self.in_recent += 1;
         self.in_flight += 1;
-        let tally = &mut self.tally;
+        let tally = &mut self.counts;
         tally.requests += 1;
         tally.max_concurrent = tally.max_concurrent.max(self.in_flight);
         tally.max_in_10_minutes = tally.max_in_10_minutes.max(self.in_recent);

@@ -26,7 +26,7 @@ pub(super) fn shown(fault: &Fault, turn: u32, size: usize) -> (usize, bool) {
 }
 
 /// Adds 100,000 events to the items of a page, 48 MB.
-pub(super) fn crowd(page: &mut Vec<u8>) {
+pub(super) fn append_events(page: &mut Vec<u8>) {
     let filler = "x".repeat(220);
     let comma = if page.ends_with(b"[") { "" } else { "," };
     let events = (0..100_000).map(|n| {
@@ -43,7 +43,7 @@ pub(super) fn crowd(page: &mut Vec<u8>) {
 }
 
 /// Pads the body to the size that the fault needs, with white space, which has no meaning in JSON.
-pub(super) fn weigh(mut reply: RenderedResponse, fault: Option<&Fault>) -> RenderedResponse {
+pub(super) fn pad_body(mut reply: RenderedResponse, fault: Option<&Fault>) -> RenderedResponse {
     if let (StatusCode::OK, Some(Fault::HugePage { .. }), ResponsePayload::Plain(body)) =
         (reply.status, fault, &reply.body)
     {

@@ -27,7 +27,7 @@ const AT_ONCE: usize = 32;
 /// Checks the store, completely if it is small or `suspect`.
 pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeError> {
     if suspect || tree.0.size_on_disk()? <= SMALL {
-        return whole(tree);
+        return audit_all(tree);
     }
     let last = tree.number(keys::LAST_SEQ)?;
     let windows = u32::try_from(tree.number(keys::NEXT_WINDOW)?).unwrap_or(u32::MAX);
@@ -49,7 +49,7 @@ pub(super) fn audit(tree: &Tree, suspect: bool, env: &Env) -> Result<(), TreeErr
     Ok(())
 }
 
-fn whole(tree: &Tree) -> Result<(), TreeError> {
+fn audit_all(tree: &Tree) -> Result<(), TreeError> {
     let mut shown = BTreeMap::<WindowId, u64>::new();
     let mut windows = BTreeMap::<WindowId, WindowRecord>::new();
     let mut sum = FeedChecksum::default();

@@ -240,7 +240,7 @@ impl<'a> CommitApplier<'a> {
                         masters.insert(hash, master);
                     }
                     None if after && self.carried.contains(id) => {
-                        return Err(PlanError::Told(StoreError::MissingMaster(*id)));
+                        return Err(PlanError::Rejected(StoreError::MissingMaster(*id)));
                     }
                     None => {}
                 }

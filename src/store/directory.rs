@@ -46,7 +46,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     if !about.is_dir() {
         return Err(OpenFault::Io(io::ErrorKind::NotADirectory.into()));
     }
-    let mode = close_to_others(path, &about)?;
+    let mode = remove_other_access(path, &about)?;
     if mode & 0o070 != 0 {
         tracing::warn!(
             path = %path.display(),
@@ -71,7 +71,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
 }
 
 /// Removes the permissions of other users; returns the remaining mode.
-fn close_to_others(path: &Path, about: &Metadata) -> Result<u32, OpenFault> {
+fn remove_other_access(path: &Path, about: &Metadata) -> Result<u32, OpenFault> {
     let mode = about.mode() & 0o7777;
     if mode & 0o007 == 0 {
         return Ok(mode);

@@ -48,7 +48,7 @@ struct FeedSlice {
     /// The rows of the entries that are not removals, in the same order.
     living: ResultPage,
     /// Entries read.
-    looked: usize,
+    scanned: usize,
     /// The seq up to which everything was read.
     seq: Seq,
     /// Whether there is more below the end.
@@ -76,10 +76,10 @@ pub(super) fn changes(
     {
         let left = limit - changes.value.len();
         let from = changes.seq;
-        let (slice, applied) =
-            shared.look(|tree| look(tree, from, end, wanted, left, enough, &mut names))?;
+        let (slice, applied) = shared
+            .read_tree(|tree| read_slice(tree, from, end, wanted, left, enough, &mut names))?;
         group = applied;
-        looked += slice.looked;
+        looked += slice.scanned;
         bytes += slice.living.bytes;
         changes.seq = slice.seq;
         changes.at_end = !slice.more;
@@ -101,7 +101,7 @@ pub(super) fn changes(
     Ok((changes, group))
 }
 
-fn look(
+fn read_slice(
     tree: &Tree,
     after: Seq,
     end: Seq,
@@ -112,13 +112,13 @@ fn look(
 ) -> Result<FeedSlice, TreeError> {
     let mut slice = FeedSlice { seq: after, ..FeedSlice::default() };
     for item in tree.0.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
-        if slice.found.len() == limit || slice.looked == SLICE || slice.living.bytes >= enough {
+        if slice.found.len() == limit || slice.scanned == SLICE || slice.living.bytes >= enough {
             slice.more = true;
             break;
         }
         let (key, value) = item?;
         let seq = keys::seq_of(&key).ok_or(TreeError::Damaged("change"))?;
-        slice.looked += 1;
+        slice.scanned += 1;
         slice.seq = seq;
         let entry = FeedEntry::decode(&value)?;
         let Some(name) = wanted.name(tree, &entry, names)? else { continue };
@@ -188,7 +188,7 @@ pub(super) fn reach(
             (reach.seq, reach.full) = (end, true);
             Ok(reach)
         };
-        (reach, group) = shared.look(measure)?;
+        (reach, group) = shared.read_tree(measure)?;
     }
     Ok((reach.seq, group))
 }

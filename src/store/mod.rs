@@ -139,8 +139,8 @@ impl Store {
             last_seq: opened.last_seq,
             group: 0,
             lingering: Vec::new(),
-            marked: (opened.last_seq, None),
-            reserved: false,
+            watermark: (opened.last_seq, None),
+            reserve_held: false,
             reserve: (options.min_free_bytes > 0).then(|| SpaceReserve::of(&options.path)),
         };
         let ending = shared.clone();
@@ -165,7 +165,7 @@ impl Store {
             jobs: Some(jobs),
             thread: Mutex::new(Some(thread)),
             shared,
-            linger: options.linger.min(Duration::from_secs(30)),
+            linger: options.max_defer.min(Duration::from_secs(30)),
         };
         Ok((Self { inner: Arc::new(inner) }, opened.opening))
     }
@@ -186,7 +186,7 @@ impl Store {
             }
         };
         self.inner.shared.env.block_on_external(closing).await;
-        match self.inner.shared.over() {
+        match self.inner.shared.end_reason() {
             Some(StoreError::Closed) | None => Ok(()),
             Some(why) => Err(why),
         }
@@ -194,7 +194,7 @@ impl Store {
 
     /// Resolves when the store can no longer be used: it has failed, or was closed.
     pub async fn failed(&self) -> StoreError {
-        self.inner.shared.ended().await
+        self.inner.shared.wait_ended().await
     }
 
     /// Writes a commit and returns when it is durable.
@@ -205,7 +205,7 @@ impl Store {
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
         let commit = Box::new(Commit { lazy: false, ..commit });
         let began = tokio::time::Instant::now();
-        let outcome = self.ask(|reply| WriteJob::Commit { commit, lingering: None, reply }).await?;
+        let outcome = self.ask(|reply| WriteJob::Commit { commit, deferred: None, reply }).await?;
         self.inner.shared.metrics.commits.observe(began.elapsed());
         Ok(outcome)
     }
@@ -224,7 +224,7 @@ impl Store {
         }
         let lingering = Some(self.inner.shared.defer(commit.window));
         let (reply, _) = oneshot::channel();
-        let job = WriteJob::Commit { commit: Box::new(commit), lingering, reply };
+        let job = WriteJob::Commit { commit: Box::new(commit), deferred: lingering, reply };
         self.inner.shared.env.block_on_external(self.send(job)).await
     }
 
@@ -262,7 +262,7 @@ impl Store {
         leaving: Vec<WindowId>,
         at: Timestamp,
     ) -> Result<Vec<RegisteredWindow>, StoreError> {
-        self.ask(|reply| WriteJob::Attach { wanted, leaving, at, reply }).await
+        self.ask(|reply| WriteJob::Register { wanted, leaving, at, reply }).await
     }
 
     /// Names and numbers of all windows, ordered by number; the flag marks those being dropped.
@@ -270,7 +270,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, StoreError> {
-        self.look(|tree| tree.windows()).await
+        self.read_tree(|tree| tree.windows()).await
     }
 
     /// Names and identities of all windows that are not being dropped.
@@ -278,7 +278,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, StoreError> {
-        self.look(|tree| tree.identities()).await
+        self.read_tree(|tree| tree.identities()).await
     }
 
     /// Writes moved edges and resets every segment to enumerate for that reason (counted as a
@@ -292,7 +292,7 @@ impl Store {
         edges: Edges,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.ask(|reply| WriteJob::Move { window, edges, at, reply }).await
+        self.ask(|reply| WriteJob::MoveEdges { window, edges, at, reply }).await
     }
 
     /// Cuts a window into segments of at most `days` days ([`Edges::cut`]), because Graph does not
@@ -301,7 +301,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::UnknownWindow`], and see [`StoreError`].
-    pub async fn cut(&self, window: WindowId, days: i64, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn shorten_segments(
+        &self,
+        window: WindowId,
+        days: i64,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         self.ask(|reply| WriteJob::Cut { window, days, at, reply }).await
     }
 
@@ -345,7 +350,7 @@ impl Store {
         segment: SegmentIndex,
     ) -> Result<Option<Position>, StoreError> {
         self.wait_for_deferred(window).await?;
-        self.look(move |tree| tree.position(window, segment)).await
+        self.read_tree(move |tree| tree.position(window, segment)).await
     }
 
     /// The segments of a window that have a position, ascending.
@@ -354,8 +359,10 @@ impl Store {
     /// See [`StoreError`].
     pub async fn segments(&self, window: WindowId) -> Result<Vec<SegmentIndex>, StoreError> {
         self.wait_for_deferred(window).await?;
-        self.look(move |tree| Ok(tree.positions(window)?.into_iter().map(|(s, _)| s).collect()))
-            .await
+        self.read_tree(move |tree| {
+            Ok(tree.positions(window)?.into_iter().map(|(s, _)| s).collect())
+        })
+        .await
     }
 
     /// The pending entries of a segment.
@@ -368,7 +375,7 @@ impl Store {
         segment: SegmentIndex,
     ) -> Result<Vec<PendingEntry>, StoreError> {
         self.wait_for_deferred(window).await?;
-        self.look(move |tree| tree.todos(window, segment)).await
+        self.read_tree(move |tree| tree.todos(window, segment)).await
     }
 
     /// What the store knows of each id, in the same order.
@@ -380,7 +387,7 @@ impl Store {
         window: WindowId,
         ids: Vec<EventHash>,
     ) -> Result<Vec<StoredKind>, StoreError> {
-        self.look(move |tree| ids.into_iter().map(|id| tree.known(window, id)).collect()).await
+        self.read_tree(move |tree| ids.into_iter().map(|id| tree.known(window, id)).collect()).await
     }
 
     /// A stored row as an item, masters included.
@@ -388,7 +395,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn item(&self, window: WindowId, id: EventHash) -> Result<Option<Item>, StoreError> {
-        self.look(move |tree| Ok(tree.row(window, id)?.map(|stored| stored.row.item()))).await
+        self.read_tree(move |tree| Ok(tree.row(window, id)?.map(|stored| stored.row.item()))).await
     }
 
     /// The rows of a series that a segment holds.
@@ -401,7 +408,7 @@ impl Store {
         segment: SegmentIndex,
         master: EventHash,
     ) -> Result<Vec<SeriesRow>, StoreError> {
-        self.look(move |tree| tree.series(window, segment, master)).await
+        self.read_tree(move |tree| tree.series(window, segment, master)).await
     }
 
     /// Rows of the segment, masters excluded, that are in none of its seen lists. The reason is
@@ -419,14 +426,14 @@ impl Store {
         self.inner
             .shared
             .read(move |shared| {
-                let ((seen, retired), _) = shared.look(|tree| {
+                let ((seen, retired), _) = shared.read_tree(|tree| {
                     let retired = tree.window(window)?.map_or(0, |r| r.retired);
                     Ok((tree.seen(window, segment)?, retired))
                 })?;
                 let mut unseen = Vec::new();
                 let mut after = None;
                 loop {
-                    let (rows, group) = shared.look(|tree| tree.rows(window, after, SLICE))?;
+                    let (rows, group) = shared.read_tree(|tree| tree.rows(window, after, SLICE))?;
                     after = rows.last().map(|(id, _)| *id);
                     let last = rows.len() < SLICE;
                     for (id, stored) in rows {
@@ -466,7 +473,7 @@ impl Store {
             .read(move |shared| {
                 let (mut outside, mut all, mut after) = (0, 0, None);
                 loop {
-                    let (rows, group) = shared.look(|tree| tree.rows(window, after, SLICE))?;
+                    let (rows, group) = shared.read_tree(|tree| tree.rows(window, after, SLICE))?;
                     after = rows.last().map(|(id, _)| *id);
                     for (_, stored) in rows.iter().filter(|(_, stored)| stored.row.is_shown()) {
                         let Span { start, end } = stored.row.span();
@@ -492,7 +499,7 @@ impl Store {
         segment: SegmentIndex,
         after: Option<EventHash>,
     ) -> Result<(Vec<AuditRow>, Option<EventHash>), StoreError> {
-        self.look(move |tree| {
+        self.read_tree(move |tree| {
             let rows = tree.rows(window, after, SLICE)?;
             let next = rows.last().map(|(id, _)| *id).filter(|_| rows.len() == SLICE);
             let held = rows
@@ -521,7 +528,8 @@ impl Store {
                 // Taken before reading: a change written meanwhile may be on the page already and
                 // is delivered again after the cursor. A seq taken afterwards could skip it.
                 let seq = shared.durable_seq();
-                let ((gathered, more), group) = shared.look(|tree| query::gather(tree, &query))?;
+                let ((gathered, more), group) =
+                    shared.read_tree(|tree| query::gather(tree, &query))?;
                 Ok((query::answer(&gathered, more, seq), group))
             })
             .await
@@ -536,7 +544,7 @@ impl Store {
         self.inner
             .shared
             .read(move |shared| {
-                let (gathered, group) = shared.look(|tree| {
+                let (gathered, group) = shared.read_tree(|tree| {
                     let mut gathered = query::ResultPage::default();
                     let stored = tree.row(window, id.hash())?;
                     // The key is only a hash, so compare the id.
@@ -649,7 +657,7 @@ impl Store {
         let shared = &self.inner.shared;
         if !shared.any_deferred() {
             // Nothing is deferred: do not wake the writer.
-            return shared.over().map_or(Ok(()), Err);
+            return shared.end_reason().map_or(Ok(()), Err);
         }
         self.ask(|reply| WriteJob::Flush { reply }).await
     }
@@ -682,7 +690,7 @@ impl Store {
     }
 
     async fn send(&self, job: WriteJob) -> Result<(), StoreError> {
-        if let Some(why) = self.inner.shared.over() {
+        if let Some(why) = self.inner.shared.end_reason() {
             return Err(why);
         }
         match &self.inner.jobs {
@@ -712,14 +720,14 @@ impl Store {
 
     /// The reason why the writer does not answer.
     fn gone(&self) -> StoreError {
-        self.inner.shared.over().unwrap_or(StoreError::Closed)
+        self.inner.shared.end_reason().unwrap_or(StoreError::Closed)
     }
 
     /// One short read of the tree; returns when what it saw is durable.
-    async fn look<T: Send + 'static>(
+    async fn read_tree<T: Send + 'static>(
         &self,
         look: impl FnOnce(&tree::Tree) -> Result<T, error::TreeError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.inner.shared.read(move |shared| shared.look(look)).await
+        self.inner.shared.read(move |shared| shared.read_tree(look)).await
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct OpenedTree {
 }
 
 /// The file that marks damage found while running. The next opening then audits the whole store.
-pub(super) fn suspicion(path: &Path) -> PathBuf {
+pub(super) fn suspect_path(path: &Path) -> PathBuf {
     path.join("suspect")
 }
 
@@ -46,7 +46,7 @@ pub(super) fn suspicion(path: &Path) -> PathBuf {
 /// If the operating system refuses.
 pub(super) fn suspect(path: &Path) -> io::Result<()> {
     let options = &mut directory::file_options();
-    options.write(true).create(true).truncate(false).open(suspicion(path)).map(drop)
+    options.write(true).create(true).truncate(false).open(suspect_path(path)).map(drop)
 }
 
 /// Opens or creates the store of a directory. Blocking.
@@ -79,7 +79,7 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
     }
     directory::make_private(&dir)?;
     let image = directory::read(&dir, audit::SMALL)?;
-    let suspect = suspicion(path).try_exists().map_err(OpenFault::of)?;
+    let suspect = suspect_path(path).try_exists().map_err(OpenFault::of)?;
     let existed = dir.join("db").try_exists().map_err(OpenFault::of)?;
     if mark.is_some() && !existed {
         tracing::warn!("store is missing, creating a new one");
@@ -122,12 +122,12 @@ fn attempt(options: &StoreOptions, env: &Env) -> Result<OpenedTree, OpenFault> {
             tracing::warn!(%error, "files of the store could not be restored");
         }
     }
-    let (tree, last_seq) = opened.map_err(left)?;
+    let (tree, last_seq) = opened.map_err(into_fault)?;
     let opening = OpenReport { moved_aside };
     on_a_quiet_thread(|| {
         begin(path, &dir, tree, last_seq, env, opening).map_err(OpenAttemptError::Leave)
     })
-    .map_err(left)
+    .map_err(into_fault)
 }
 
 /// Undoes what sled did to a small store, and checks that all files can still be read.
@@ -138,7 +138,7 @@ fn put_back(path: &Path, dir: &Path, image: &directory::FileImage) -> Result<(),
 }
 
 /// The error to return when no further attempt is made.
-fn left(refused: OpenAttemptError) -> OpenFault {
+fn into_fault(refused: OpenAttemptError) -> OpenFault {
     match refused {
         OpenAttemptError::Leave(why) => why,
         OpenAttemptError::Damaged(what) => OpenFault::Io(io::Error::other(what)),
@@ -285,7 +285,7 @@ fn begin(
     env: &Env,
     opening: OpenReport,
 ) -> Result<OpenedTree, OpenFault> {
-    let trouble = |fault: TreeError| left(OpenAttemptError::from(fault));
+    let trouble = |fault: TreeError| into_fault(OpenAttemptError::from(fault));
     let mut incarnations = Vec::new();
     for entry in tree.0.scan_prefix(keys::incarnations()) {
         let (_, value) = entry.map_err(|e| trouble(e.into()))?;
@@ -318,7 +318,7 @@ fn begin(
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }
         .write(path)
         .map_err(OpenFault::of)?;
-    match fs::remove_file(suspicion(path)) {
+    match fs::remove_file(suspect_path(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenFault::of(e)),
         _ => {}
     }

@@ -30,7 +30,7 @@ pub(super) struct CommitPlan {
 #[derive(Debug)]
 pub(super) enum PlanError {
     /// The commit is refused; the store is intact.
-    Told(StoreError),
+    Rejected(StoreError),
     /// The store has failed.
     Fault(TreeError),
 }
@@ -82,7 +82,7 @@ pub(super) fn check(tree: &Tree, commit: &Commit) -> Result<(), PlanError> {
 }
 
 fn known(tree: &Tree, commit: &Commit) -> Result<WindowRecord, PlanError> {
-    let unknown = || PlanError::Told(StoreError::UnknownWindow(commit.window));
+    let unknown = || PlanError::Rejected(StoreError::UnknownWindow(commit.window));
     tree.window(commit.window)?.ok_or_else(unknown)
 }
 

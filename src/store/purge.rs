@@ -27,9 +27,9 @@ pub(super) enum PurgeProgress {
     Mark,
     /// Write tombstones for the events after this one and delete their rows. Masters stay: events
     /// that are still shown need them.
-    Bury(Option<EventHash>),
+    WriteTombstones(Option<EventHash>),
     /// Delete what is left, one kind of key at a time.
-    Clear(usize),
+    DeleteLeftovers(usize),
 }
 
 /// Plans one slice; returns the last assigned seq and the next step.
@@ -45,11 +45,11 @@ pub(super) fn drop_slice(
         PurgeProgress::Mark => {
             if let Some(record) = tree.window(window)? {
                 register::mark_dropping(window, &record, draft);
-                return Ok((last_seq, Some(PurgeProgress::Bury(None))));
+                return Ok((last_seq, Some(PurgeProgress::WriteTombstones(None))));
             }
-            Ok((last_seq, tree.dropping(window)?.map(|_| PurgeProgress::Bury(None))))
+            Ok((last_seq, tree.dropping(window)?.map(|_| PurgeProgress::WriteTombstones(None))))
         }
-        PurgeProgress::Bury(after) => {
+        PurgeProgress::WriteTombstones(after) => {
             let name = tree.dropping(window)?.map_or_else(|| Arc::from(""), |r| r.name);
             let outcome = CommitOutcome::default();
             let mut feed = ChangeWriter { draft, tree, window, name, at, seq: last_seq, outcome };
@@ -63,12 +63,12 @@ pub(super) fn drop_slice(
                 draft.put(keys::LAST_SEQ.to_vec(), record::number(seq));
             }
             let next = match rows.last() {
-                Some((id, _)) if rows.len() == SLICE => PurgeProgress::Bury(Some(*id)),
-                _ => PurgeProgress::Clear(0),
+                Some((id, _)) if rows.len() == SLICE => PurgeProgress::WriteTombstones(Some(*id)),
+                _ => PurgeProgress::DeleteLeftovers(0),
             };
             Ok((seq, Some(next)))
         }
-        PurgeProgress::Clear(kind) => {
+        PurgeProgress::DeleteLeftovers(kind) => {
             let Some(prefix) = keys::leftovers(window).into_iter().nth(kind) else {
                 draft.delete(keys::counters(window));
                 draft.delete(keys::dropping(window));
@@ -79,7 +79,10 @@ pub(super) fn drop_slice(
                 draft.delete(key?.to_vec());
                 taken += 1;
             }
-            Ok((last_seq, Some(PurgeProgress::Clear(if taken == SLICE { kind } else { kind + 1 }))))
+            Ok((
+                last_seq,
+                Some(PurgeProgress::DeleteLeftovers(if taken == SLICE { kind } else { kind + 1 })),
+            ))
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct ResultPage {
     masters: Vec<EventRow>,
     /// The index of a master in `masters`; `None` if the store has no row of it. The same series
     /// can occur in several windows.
-    asked: BTreeMap<(WindowId, EventId), Option<usize>>,
+    master_index: BTreeMap<(WindowId, EventId), Option<usize>>,
     /// Rough size of the shown events in bytes.
     pub(super) bytes: usize,
 }
@@ -45,7 +45,7 @@ impl ResultPage {
     ) -> Result<(), TreeError> {
         let of = match row.master.as_ref().filter(|_| row.is_bare()) {
             None => None,
-            Some(id) => match self.asked.entry((window, id.clone())) {
+            Some(id) => match self.master_index.entry((window, id.clone())) {
                 At::Occupied(of) => *of.get(),
                 At::Vacant(place) => {
                     let master = tree.row(window, id.hash())?;
@@ -107,12 +107,12 @@ pub(super) fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, boo
                 break;
             }
             let overlaps = end > from || (start == end && start >= from);
-            if overlaps && page.meet(start, id)? {
+            if overlaps && page.push(start, id)? {
                 return Ok((gathered, true));
             }
         }
     }
-    let more = page.close()?;
+    let more = page.flush_ties()?;
     Ok((gathered, more))
 }
 
@@ -128,8 +128,8 @@ struct ResultPageBuilder<'a> {
 
 impl ResultPageBuilder<'_> {
     /// Takes the next event; returns whether the page is full and there is more.
-    fn meet(&mut self, start: i64, id: EventHash) -> Result<bool, TreeError> {
-        if self.tie.first().is_some_and(|(at, _)| *at != start) && self.close()? {
+    fn push(&mut self, start: i64, id: EventHash) -> Result<bool, TreeError> {
+        if self.tie.first().is_some_and(|(at, _)| *at != start) && self.flush_ties()? {
             return Ok(true);
         }
         self.tie.push((start, id));
@@ -137,7 +137,7 @@ impl ResultPageBuilder<'_> {
     }
 
     /// Adds the events of one start; returns whether the page is full and there is more.
-    fn close(&mut self) -> Result<bool, TreeError> {
+    fn flush_ties(&mut self) -> Result<bool, TreeError> {
         let mut tie = std::mem::take(&mut self.tie);
         // Only ids are kept of such events: they may be a whole window of all-day events.
         let mut ids: Vec<(EventId, EventHash, Option<EventRow>)> = Vec::with_capacity(tie.len());

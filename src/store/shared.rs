@@ -21,7 +21,7 @@ use crate::mirror::change::Seq;
 use crate::mirror::position::WindowId;
 
 /// Slots for the last changes of windows. Windows may share a slot, so that many cost nothing.
-const PLACES: usize = 8192;
+const CHANGE_SLOTS: usize = 8192;
 
 /// State shared by the writer thread and the readers.
 pub(super) struct StoreShared {
@@ -35,7 +35,7 @@ pub(super) struct StoreShared {
     /// The number of the last durable group.
     durable_group: watch::Sender<u64>,
     durable: watch::Sender<Seq>,
-    floor: AtomicU64,
+    min_seq: AtomicU64,
     /// For each slot, the seq of the last change of its windows since this opening.
     changed: Box<[AtomicU64]>,
     /// Whether the last group was refused for lack of disk space.
@@ -43,7 +43,7 @@ pub(super) struct StoreShared {
     /// Set once the store can no longer be used.
     over: watch::Sender<Option<StoreError>>,
     /// Lazy commits that are not durable yet, by window.
-    lingering: Mutex<BTreeMap<WindowId, usize>>,
+    deferred: Mutex<BTreeMap<WindowId, usize>>,
     pub(super) metrics: Arc<StoreMetrics>,
 }
 
@@ -65,11 +65,11 @@ impl StoreShared {
             applied: AtomicU64::new(0),
             durable_group: watch::Sender::new(0),
             durable: watch::Sender::new(last_seq),
-            floor: AtomicU64::new(floor),
-            changed: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            min_seq: AtomicU64::new(floor),
+            changed: (0..CHANGE_SLOTS).map(|_| AtomicU64::new(0)).collect(),
             full: AtomicBool::new(false),
             over: watch::Sender::new(None),
-            lingering: Mutex::new(BTreeMap::new()),
+            deferred: Mutex::new(BTreeMap::new()),
             metrics: Arc::default(),
         }
     }
@@ -98,8 +98,8 @@ impl StoreShared {
     /// Records that the visible content of a window changed at `seq`. Called after the batch is
     /// applied and before its seq is published: a reader may get newer events with the old version,
     /// and then asks once more in vain, but never takes old events for new ones.
-    pub(super) fn changed(&self, window: WindowId, seq: Seq) {
-        if let Some(place) = self.changed.get(place(window)) {
+    pub(super) fn mark_changed(&self, window: WindowId, seq: Seq) {
+        if let Some(place) = self.changed.get(change_slot(window)) {
             place.fetch_max(seq, Ordering::AcqRel);
         }
     }
@@ -107,7 +107,7 @@ impl StoreShared {
     /// Raises the lowest valid seq. Called before the trimming batch is applied, so that no cursor
     /// below it is accepted in between.
     pub(super) fn raise_min_seq(&self, floor: Seq) {
-        self.floor.fetch_max(floor, Ordering::AcqRel);
+        self.min_seq.fetch_max(floor, Ordering::AcqRel);
     }
 
     /// Records whether there was enough disk space for a group.
@@ -150,12 +150,12 @@ impl StoreShared {
 
     /// The highest seq of a trimmed tombstone.
     pub(super) fn min_seq(&self) -> Seq {
-        self.floor.load(Ordering::Acquire)
+        self.min_seq.load(Ordering::Acquire)
     }
 
     /// A seq that changes with the visible content of a window, and sometimes without a change.
     pub(super) fn last_changed(&self, window: WindowId) -> Seq {
-        self.changed.get(place(window)).map_or(0, |place| place.load(Ordering::Acquire))
+        self.changed.get(change_slot(window)).map_or(0, |place| place.load(Ordering::Acquire))
     }
 
     /// Whether the last group was refused for lack of disk space.
@@ -164,12 +164,12 @@ impl StoreShared {
     }
 
     /// Why the store can no longer be used; `None` while it can.
-    pub(super) fn over(&self) -> Option<StoreError> {
+    pub(super) fn end_reason(&self) -> Option<StoreError> {
         self.over.borrow().clone()
     }
 
     /// Resolves when the store can no longer be used.
-    pub(super) async fn ended(&self) -> StoreError {
+    pub(super) async fn wait_ended(&self) -> StoreError {
         let mut over = self.over.subscribe();
         match over.wait_for(Option::is_some).await {
             Ok(why) => why.clone().unwrap_or(StoreError::Closed),
@@ -193,13 +193,13 @@ impl StoreShared {
 
     /// Reads the tree while no batch is applied; keep it short. Also returns the number of the last
     /// group that the read may have seen.
-    pub(super) fn look<T>(
+    pub(super) fn read_tree<T>(
         &self,
         look: impl FnOnce(&Tree) -> Result<T, TreeError>,
     ) -> Result<(T, u64), StoreError> {
         let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else {
-            return Err(self.over().unwrap_or(StoreError::Closed));
+            return Err(self.end_reason().unwrap_or(StoreError::Closed));
         };
         let applied = self.applied.load(Ordering::Acquire);
         look(tree).map(|value| (value, applied)).map_err(|fault| self.fail(&fault))
@@ -210,7 +210,7 @@ impl StoreShared {
         self: &Arc<Self>,
         read: impl FnOnce(&Self) -> Result<(T, u64), StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if let Some(why) = self.over() {
+        if let Some(why) = self.end_reason() {
             return Err(why);
         }
         let shared = self.clone();
@@ -224,7 +224,7 @@ impl StoreShared {
             tokio::select! {
                 biased;
                 _ = durable.wait_for(|group| *group >= applied) => Ok(value),
-                why = self.ended() => Err(why),
+                why = self.wait_ended() => Err(why),
             }
         };
         self.env.block_on_external(reading).await
@@ -232,25 +232,25 @@ impl StoreShared {
 
     /// Records a lazy commit that is not durable yet, until the returned value is dropped.
     pub(super) fn defer(self: &Arc<Self>, window: WindowId) -> DeferredCommit {
-        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lingering = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
         *lingering.entry(window).or_default() += 1;
         DeferredCommit { shared: self.clone(), window }
     }
 
     /// Whether any window has a lazy commit that is not durable yet.
     pub(super) fn any_deferred(&self) -> bool {
-        !self.lingering.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.deferred.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Whether a window has a lazy commit that is not durable yet.
     pub(super) fn is_deferred(&self, window: WindowId) -> bool {
-        let lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let lingering = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
         lingering.contains_key(&window)
     }
 }
 
-fn place(window: WindowId) -> usize {
-    usize::try_from(window.0).unwrap_or(0) % PLACES
+fn change_slot(window: WindowId) -> usize {
+    usize::try_from(window.0).unwrap_or(0) % CHANGE_SLOTS
 }
 
 /// A lazy commit that is not durable yet.
@@ -261,7 +261,7 @@ pub(super) struct DeferredCommit {
 
 impl Drop for DeferredCommit {
     fn drop(&mut self) {
-        let mut lingering = self.shared.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lingering = self.shared.deferred.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = lingering.get_mut(&self.window) {
             *count -= 1;
             if *count == 0 {
@@ -296,7 +296,7 @@ mod tests {
 
     fn reading(shared: &Arc<StoreShared>) -> tokio::task::JoinHandle<Result<u64, StoreError>> {
         let shared = shared.clone();
-        tokio::spawn(async move { shared.read(|s| s.look(|tree| tree.number(KEY))).await })
+        tokio::spawn(async move { shared.read(|s| s.read_tree(|tree| tree.number(KEY))).await })
     }
 
     /// Lets a read get as far as it can while the writer does nothing.
@@ -329,7 +329,7 @@ mod tests {
         shared.end(StoreError::Failed("sync".into()));
         assert!(matches!(read.await.unwrap(), Err(StoreError::Failed(_))));
         assert!(matches!(reading(&shared).await.unwrap(), Err(StoreError::Failed(_))));
-        assert!(matches!(shared.ended().await, StoreError::Failed(_)));
+        assert!(matches!(shared.wait_ended().await, StoreError::Failed(_)));
     }
 
     #[tokio::test]
@@ -340,7 +340,7 @@ mod tests {
             std::panic::resume_unwind(Box::new("as sled does"))
         });
         assert!(matches!(read.await, Err(StoreError::Failed(_))));
-        let note = super::super::open::suspicion(dir.path());
+        let note = super::super::open::suspect_path(dir.path());
         assert_eq!(note.symlink_metadata().unwrap().mode() & 0o777, 0o600);
         // The mark must not be written through a symbolic link.
         std::fs::remove_file(&note).unwrap();

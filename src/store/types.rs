@@ -22,7 +22,7 @@ pub struct StoreOptions {
     /// Bytes of sled's page cache.
     pub cache_bytes: u64,
     /// How long a lazy commit may be deferred to share a flush; at most 30 s.
-    pub linger: Duration,
+    pub max_defer: Duration,
     /// Bytes of disk that are kept free (at least 0.5 % of the disk). Below that, commits return
     /// [`StoreError::Full`](super::StoreError::Full). 0 never refuses, and holds no space for the
     /// next opening.
@@ -35,7 +35,7 @@ impl StoreOptions {
         Self {
             path: path.into(),
             cache_bytes: 256 << 20,
-            linger: Duration::from_secs(5),
+            max_defer: Duration::from_secs(5),
             min_free_bytes: 64 << 20,
         }
     }

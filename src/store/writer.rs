@@ -45,17 +45,17 @@ use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
 /// Most commits in one batch. 256 took 4 ms to become durable; more only wait longer.
-const COMMITS: usize = 256;
+const MAX_BATCH_COMMITS: usize = 256;
 /// Most bytes, roughly, in one batch of several commits.
-const BYTES: usize = 1 << 20;
+const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Windows registered in one batch.
-const WINDOWS: usize = 1024;
+const MAX_BATCH_WINDOWS: usize = 1024;
 /// Rough bytes written for registering a window, one slice of dropping or trimming, and a reset.
 const WINDOW: usize = 600;
 const SLICE: usize = 256 << 10;
 const RESET: usize = 64 << 10;
 /// How often the watermark is written.
-const WATERMARK: Duration = Duration::from_secs(2);
+const WATERMARK_INTERVAL: Duration = Duration::from_secs(2);
 
 type JobReply<T> = oneshot::Sender<Result<T, StoreError>>;
 type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
@@ -63,20 +63,16 @@ type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 /// A request to the writer.
 pub(super) enum WriteJob {
     /// Write a commit; `lingering` is set for a lazy one.
-    Commit {
-        commit: Box<Commit>,
-        lingering: Option<DeferredCommit>,
-        reply: JobReply<CommitOutcome>,
-    },
+    Commit { commit: Box<Commit>, deferred: Option<DeferredCommit>, reply: JobReply<CommitOutcome> },
     /// Free the names of the `leaving` windows, then register the wanted ones.
-    Attach {
+    Register {
         wanted: Vec<WindowRegistration>,
         leaving: Vec<WindowId>,
         at: Timestamp,
         reply: JobReply<Vec<RegisteredWindow>>,
     },
     /// Move a window's edges.
-    Move { window: WindowId, edges: Edges, at: Timestamp, reply: JobReply<()> },
+    MoveEdges { window: WindowId, edges: Edges, at: Timestamp, reply: JobReply<()> },
     /// Cut a window into shorter segments.
     Cut { window: WindowId, days: i64, at: Timestamp, reply: JobReply<()> },
     /// One slice of dropping a window; the reply is the next step.
@@ -106,21 +102,21 @@ pub(super) struct Writer<P> {
     pub(super) group: u64,
     pub(super) lingering: Vec<WriteJob>,
     /// The seq of the watermark, and when this opening last wrote it.
-    pub(super) marked: (Seq, Option<Instant>),
+    pub(super) watermark: (Seq, Option<Instant>),
     /// Disk space held for the next opening; `None` if no space is to be kept free.
     pub(super) reserve: Option<SpaceReserve>,
     /// Whether the reserve was allocated again since the opening.
-    pub(super) reserved: bool,
+    pub(super) reserve_held: bool,
 }
 
 /// A group of jobs being written.
 struct CommitGroup {
-    draft: WriteBatch,
+    batch: WriteBatch,
     /// Windows that have a commit in `draft`.
     windows: BTreeSet<WindowId>,
     /// Windows whose visible content changes.
     changed: BTreeSet<WindowId>,
-    answers: Vec<JobAnswer>,
+    replies: Vec<JobAnswer>,
     /// The lazy commits of the group; dropped after the group was answered.
     lingering: Vec<DeferredCommit>,
 }
@@ -136,19 +132,20 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             let mut bytes = 0;
             let mut next = Some(first);
             while let Some(job) = next {
-                bytes += weight(&job);
+                bytes += estimated_bytes(&job);
                 match job {
                     WriteJob::Close { reply } => {
                         closing = Some(reply);
                         break;
                     }
-                    WriteJob::Commit { lingering: Some(_), .. } => self.lingering.push(job),
+                    WriteJob::Commit { deferred: Some(_), .. } => self.lingering.push(job),
                     job => urgent.push(job),
                 }
-                let full = urgent.len() + self.lingering.len() >= COMMITS || bytes >= BYTES;
+                let full = urgent.len() + self.lingering.len() >= MAX_BATCH_COMMITS
+                    || bytes >= MAX_BATCH_BYTES;
                 next = if full { None } else { self.jobs.try_recv().ok() };
             }
-            let waiting = self.lingering.len() >= COMMITS || bytes >= BYTES;
+            let waiting = self.lingering.len() >= MAX_BATCH_COMMITS || bytes >= MAX_BATCH_BYTES;
             if urgent.is_empty() && !waiting && closing.is_none() {
                 continue;
             }
@@ -156,12 +153,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         }
         self.write(Vec::new());
         self.jobs.close();
-        if self.shared.over().is_none() {
-            self.mark(true);
+        if self.shared.end_reason().is_none() {
+            self.write_watermark(true);
             self.shared.end(StoreError::Closed);
         }
         while let Ok(job) = self.jobs.try_recv() {
-            refuse(job, &self.shared.over().unwrap_or(StoreError::Closed));
+            refuse(job, &self.shared.end_reason().unwrap_or(StoreError::Closed));
         }
         closing
     }
@@ -172,21 +169,21 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         jobs.extend(urgent);
         // Registrations come first at a start and may use the disk space that the opening freed.
         // The reserve is therefore allocated again with the first other job.
-        if !self.reserved && !jobs.iter().all(|job| matches!(job, WriteJob::Attach { .. })) {
-            self.reserved = true;
+        if !self.reserve_held && !jobs.iter().all(|job| matches!(job, WriteJob::Register { .. })) {
+            self.reserve_held = true;
             self.reserve.iter().for_each(SpaceReserve::hold);
         }
         if jobs.is_empty() {
             return;
         }
-        if let Some(why) = self.shared.over() {
+        if let Some(why) = self.shared.end_reason() {
             for job in jobs {
                 refuse(job, &why);
             }
             return;
         }
         if jobs.iter().any(|job| !matches!(job, WriteJob::Flush { .. })) {
-            let enough = self.space.allows(jobs.iter().map(weight).sum());
+            let enough = self.space.allows(jobs.iter().map(estimated_bytes).sum());
             // Before the jobs are answered, so that the next `submit` sees it.
             self.shared.note_space(enough);
             if !enough {
@@ -198,17 +195,17 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         }
         self.group += 1;
         let mut group = CommitGroup {
-            draft: WriteBatch::default(),
+            batch: WriteBatch::default(),
             windows: BTreeSet::new(),
             changed: BTreeSet::new(),
-            answers: Vec::with_capacity(jobs.len()),
+            replies: Vec::with_capacity(jobs.len()),
             lingering: Vec::new(),
         };
         let done = self.perform(jobs, &mut group).and_then(|()| self.make_durable(&mut group));
         if done.is_ok() {
             // Before publishing: if readers saw the group and it is then lost, the watermark shows
             // that.
-            self.mark(false);
+            self.write_watermark(false);
         }
         let failed = done.err().map(|fault| {
             tracing::error!(reason = %fault, "store write failed");
@@ -216,11 +213,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         });
         if failed.is_none() {
             for window in group.changed {
-                self.shared.changed(window, self.last_seq);
+                self.shared.mark_changed(window, self.last_seq);
             }
             self.shared.publish(self.group, self.last_seq);
         }
-        for answer in group.answers {
+        for answer in group.replies {
             answer(failed.as_ref());
         }
         drop(group.lingering);
@@ -233,8 +230,8 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             match job {
                 // The deferred commits are refused as well, so nothing is left to flush.
                 WriteJob::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
-                WriteJob::Attach { ref wanted, ref leaving, at, .. }
-                    if self.starts_with(&job) || self.changes_nothing(wanted, leaving, at) =>
+                WriteJob::Register { ref wanted, ref leaving, at, .. }
+                    if self.fits_start_reserve(&job) || self.is_noop(wanted, leaving, at) =>
                 {
                     possible.push(job);
                 }
@@ -246,17 +243,12 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     /// Whether a daemon needs this job to start and the space that is kept free suffices for it.
     /// The first group after an opening belongs to a start, every later one to a reload.
-    fn starts_with(&mut self, job: &WriteJob) -> bool {
-        self.group == 0 && self.space.allows_start(weight(job))
+    fn fits_start_reserve(&mut self, job: &WriteJob) -> bool {
+        self.group == 0 && self.space.allows_start(estimated_bytes(job))
     }
 
     /// Whether the registrations would change nothing.
-    fn changes_nothing(
-        &self,
-        wanted: &[WindowRegistration],
-        leaving: &[WindowId],
-        at: Timestamp,
-    ) -> bool {
+    fn is_noop(&self, wanted: &[WindowRegistration], leaving: &[WindowId], at: Timestamp) -> bool {
         let mut draft = WriteBatch::default();
         let (mut next, none) = (0, |_: &str| Vec::new());
         leaving.is_empty()
@@ -284,11 +276,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     fn job(&mut self, job: WriteJob, group: &mut CommitGroup) -> Result<(), TreeError> {
         match job {
-            WriteJob::Commit { commit, lingering, reply } => {
+            WriteJob::Commit { commit, deferred: lingering, reply } => {
                 group.lingering.extend(lingering);
                 let window = commit.window;
-                if group.windows.len() >= COMMITS
-                    || group.draft.bytes() >= BYTES
+                if group.windows.len() >= MAX_BATCH_COMMITS
+                    || group.batch.bytes() >= MAX_BATCH_BYTES
                     || !group.windows.insert(window)
                 {
                     self.apply(group)?;
@@ -296,20 +288,20 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 }
                 let (outcome, fault) = match self.commit(*commit, group) {
                     Ok(outcome) => (Ok(outcome), None),
-                    Err(PlanError::Told(why)) => (Err(why), None),
+                    Err(PlanError::Rejected(why)) => (Err(why), None),
                     Err(PlanError::Fault(fault)) => (Err(fault.to_store_error()), Some(fault)),
                 };
-                group.answers.push(answer(reply, outcome));
+                group.replies.push(answer(reply, outcome));
                 fault.map_or(Ok(()), Err)
             }
-            WriteJob::Attach { wanted, leaving, at, reply } => {
-                let attached = self.attach(group, &wanted, &leaving, at);
+            WriteJob::Register { wanted, leaving, at, reply } => {
+                let attached = self.register_windows(group, &wanted, &leaving, at);
                 for attached in attached.iter().flatten() {
                     self.count(CommitOutcome::default(), attached.resync);
                 }
-                settle(group, reply, attached)
+                queue_reply(group, reply, attached)
             }
-            WriteJob::Move { window, edges, at, reply } => {
+            WriteJob::MoveEdges { window, edges, at, reply } => {
                 self.reset(group, window, ResyncReason::WindowMoved, reply, |tree, draft| {
                     register::move_edges(tree, window, edges, at, draft)
                 })
@@ -324,7 +316,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let mut draft = WriteBatch::default();
                 let (tree, at, last) = (&self.tree, record::micros(at), self.last_seq);
                 let slice = purge::drop_slice(tree, window, at, step, last, &mut draft);
-                group.draft.merge(draft);
+                group.batch.merge(draft);
                 if let Ok((seq, _)) = slice {
                     self.shared.metrics.changes.add("removed", seq - self.last_seq);
                     if seq > self.last_seq {
@@ -332,7 +324,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     }
                     self.last_seq = seq;
                 }
-                settle(group, reply, slice.map(|(_, next)| next))?;
+                queue_reply(group, reply, slice.map(|(_, next)| next))?;
                 self.apply(group)
             }
             WriteJob::Trim { before, reply } => {
@@ -341,14 +333,14 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 let now = record::micros(self.shared.env.now());
                 let before = record::micros(before);
                 let slice = purge::trim_slice(&self.tree, before, now, &mut draft);
-                group.draft.merge(draft);
+                group.batch.merge(draft);
                 if let Ok((_, Some(floor), _)) = slice {
                     self.shared.raise_min_seq(floor);
                 }
-                settle(group, reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
+                queue_reply(group, reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
                 self.apply(group)
             }
-            WriteJob::Flush { reply } => settle(group, reply, Ok(())),
+            WriteJob::Flush { reply } => queue_reply(group, reply, Ok(())),
             WriteJob::Close { reply } => {
                 // `run` never puts this job into a group; the dropped reply signals an error.
                 drop(reply);
@@ -379,7 +371,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             }
             let CommitPlan { draft, outcome, last_seq } =
                 plan::plan(&self.tree, self.last_seq, &part)?;
-            group.draft.merge(draft);
+            group.batch.merge(draft);
             if last_seq > self.last_seq {
                 group.changed.insert(window);
             }
@@ -405,7 +397,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         }
     }
 
-    fn attach(
+    fn register_windows(
         &mut self,
         group: &mut CommitGroup,
         wanted: &[WindowRegistration],
@@ -413,10 +405,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         at: Timestamp,
     ) -> Result<Vec<RegisteredWindow>, TreeError> {
         self.apply(group)?;
-        for slice in unwanted.chunks(WINDOWS) {
+        for slice in unwanted.chunks(MAX_BATCH_WINDOWS) {
             for id in slice {
                 if let Some(record) = self.tree.window(*id)? {
-                    register::mark_dropping(*id, &record, &mut group.draft);
+                    register::mark_dropping(*id, &record, &mut group.batch);
                 }
             }
             self.apply(group)?;
@@ -431,10 +423,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         let next = self.tree.number(keys::NEXT_WINDOW)?;
         let mut next = u32::try_from(next).unwrap_or(u32::MAX).max(1);
         let mut all = Vec::with_capacity(wanted.len());
-        for slice in wanted.chunks(WINDOWS) {
+        for slice in wanted.chunks(MAX_BATCH_WINDOWS) {
             for wanted in slice {
                 let find = |name: &str| leaving.get(name).cloned().unwrap_or_default();
-                let draft = &mut group.draft;
+                let draft = &mut group.batch;
                 all.push(register::register(&self.tree, wanted, at, &mut next, find, draft)?);
             }
             self.apply(group)?;
@@ -454,15 +446,15 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         self.apply(group)?;
         let mut draft = WriteBatch::default();
         let planned = plan(&self.tree, &mut draft);
-        group.draft.merge(draft);
+        group.batch.merge(draft);
         match planned {
             Ok(None) => {
-                group.answers.push(answer(reply, Err(StoreError::UnknownWindow(window))));
+                group.replies.push(answer(reply, Err(StoreError::UnknownWindow(window))));
                 Ok(())
             }
             planned => {
                 self.count(CommitOutcome::default(), Some(reason));
-                settle(group, reply, planned.map(|_| ()))
+                queue_reply(group, reply, planned.map(|_| ()))
             }
         }?;
         self.apply(group)
@@ -470,10 +462,10 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     fn apply(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
         group.windows.clear();
-        if group.draft.is_empty() {
+        if group.batch.is_empty() {
             return Ok(());
         }
-        let mut draft = std::mem::take(&mut group.draft);
+        let mut draft = std::mem::take(&mut group.batch);
         if draft.checksum() != FeedChecksum::default() {
             let mut sum = self.tree.sum()?;
             sum.merge(draft.checksum());
@@ -491,16 +483,16 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     /// Writes the watermark: for the first change after the opening, then at most every
     /// [`WATERMARK`], and when the store is closed.
-    fn mark(&mut self, closing: bool) {
-        let (seq, at) = self.marked;
-        let recent = at.is_some_and(|at| at.elapsed() < WATERMARK);
+    fn write_watermark(&mut self, closing: bool) {
+        let (seq, at) = self.watermark;
+        let recent = at.is_some_and(|at| at.elapsed() < WATERMARK_INTERVAL);
         if self.last_seq == seq || (recent && !closing) {
             return;
         }
         let incarnation = self.shared.incarnations.current();
         let mark = Watermark { format: watermark::FORMAT, seq: self.last_seq, incarnation };
         match mark.write(&self.shared.path) {
-            Ok(()) => self.marked = (self.last_seq, Some(Instant::now())),
+            Ok(()) => self.watermark = (self.last_seq, Some(Instant::now())),
             // An old watermark protects less, but still protects.
             Err(error) => tracing::warn!(%error, "watermark could not be written"),
         }
@@ -509,11 +501,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 }
 
 /// Roughly how many bytes a job writes.
-fn weight(job: &WriteJob) -> usize {
+fn estimated_bytes(job: &WriteJob) -> usize {
     match job {
         WriteJob::Commit { commit, .. } => parts::weight(commit),
-        WriteJob::Attach { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
-        WriteJob::Move { .. } | WriteJob::Cut { .. } => RESET,
+        WriteJob::Register { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
+        WriteJob::MoveEdges { .. } | WriteJob::Cut { .. } => RESET,
         WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
         WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
     }
@@ -527,7 +519,7 @@ fn answer<T: Send + 'static>(reply: JobReply<T>, value: Result<T, StoreError>) -
 }
 
 /// Queues the reply to a job and returns its fault.
-fn settle<T: Send + 'static>(
+fn queue_reply<T: Send + 'static>(
     group: &mut CommitGroup,
     reply: JobReply<T>,
     done: Result<T, TreeError>,
@@ -536,13 +528,13 @@ fn settle<T: Send + 'static>(
         Ok(value) => (Ok(value), None),
         Err(fault) => (Err(fault.to_store_error()), Some(fault)),
     };
-    group.answers.push(answer(reply, value));
+    group.replies.push(answer(reply, value));
     fault.map_or(Ok(()), Err)
 }
 
 /// Queues the reply to a job that was not executed because the group failed.
 fn defer_failure(job: WriteJob, group: &mut CommitGroup) {
-    group.answers.push(Box::new(move |failed| {
+    group.replies.push(Box::new(move |failed| {
         refuse(job, failed.unwrap_or(&StoreError::Closed));
     }));
 }
@@ -553,8 +545,10 @@ fn refuse(job: WriteJob, why: &StoreError) {
     // The caller may have given up.
     match job {
         WriteJob::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        WriteJob::Attach { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        WriteJob::Move { reply, .. } | WriteJob::Cut { reply, .. } | WriteJob::Flush { reply } => {
+        WriteJob::Register { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
+        WriteJob::MoveEdges { reply, .. }
+        | WriteJob::Cut { reply, .. }
+        | WriteJob::Flush { reply } => {
             reply.send(Err(why)).ok().unwrap_or_default();
         }
         WriteJob::Drop { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),

@@ -171,7 +171,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
 async fn a_janitor_that_panics_is_not_missed() {
     // A zero period makes the timer panic, which simulates a bug in the maintenance task.
     let linger = Duration::ZERO;
-    let mut ground = Ground::with(|options| StoreOptions { linger, ..options }).await;
+    let mut ground = Ground::with(|options| StoreOptions { max_defer: linger, ..options }).await;
     // Not longer, because this test does not read the manager's socket.
     ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(10))).await.unwrap();
     assert_eq!(ground.supervisor.workers.len(), 3, "two workers and the store's maintenance task");

@@ -205,7 +205,7 @@ impl<'a> Attempt<'a> {
             return Err(AttemptError::Quarantine(error));
         };
         let now = self.services.env.now();
-        self.services.store.cut(self.id, days, now).await?;
+        self.services.store.shorten_segments(self.id, days, now).await?;
         self.handle.lock().cut(days);
         record_resync(self.handle, now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, they are halved");
@@ -388,7 +388,7 @@ impl<'a> Attempt<'a> {
         link: Option<&Link>,
         edges: Edges,
     ) -> Result<RoundInput, AttemptError> {
-        let before = self.target.answering.load(Ordering::Relaxed);
+        let before = self.target.response_micros.load(Ordering::Relaxed);
         self.memory = Reservation::default();
         self.listed_ids = None;
         let page = match self.fetch_page(way, link, edges).await {
@@ -412,7 +412,7 @@ impl<'a> Attempt<'a> {
                 return self.failed(error, refused);
             }
         };
-        let took = self.target.answering.load(Ordering::Relaxed).saturating_sub(before);
+        let took = self.target.response_micros.load(Ordering::Relaxed).saturating_sub(before);
         self.stats.pages += 1;
         self.record_unreadable(link.is_none(), page.unreadable.len());
         self.error = None;
@@ -484,7 +484,7 @@ impl<'a> Attempt<'a> {
     async fn is_of_the_link(&mut self, error: &AttemptError, edges: Edges) -> bool {
         let AttemptError::Transient(error) = error else { return false };
         let of_a_page = matches!(error.class(), ErrorClass::Transient | ErrorClass::MalformedPage)
-            && !error.is_of_account();
+            && !error.is_account_wide();
         if !of_a_page || !self.budget.is_spent() {
             return false;
         }

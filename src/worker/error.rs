@@ -72,7 +72,7 @@ impl AttemptError {
             Self::Throttled { error, .. }
             | Self::SignIn(error)
             | Self::Quarantine(error)
-            | Self::Transient(error) => error.is_of_account(),
+            | Self::Transient(error) => error.is_account_wide(),
             Self::Store(error) => matches!(error, StoreError::Full),
             Self::Stuck { .. } | Self::Endless | Self::LinksDie => false,
         }

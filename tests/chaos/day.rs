@@ -27,7 +27,7 @@ use crate::organisation::{Tracked, organisation};
 use crate::rig::{Rig, noon};
 
 /// The number of random steps in a day.
-const HAPPENINGS: u32 = 100;
+const STEPS: u32 = 100;
 /// The last lies are huge; other tests cover them.
 const HUGE: usize = 2;
 
@@ -256,7 +256,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
     let mut leapt = false;
     // The rates of restarts and clock jumps depend on the seed.
     let (restarts, leaps) = (rng.u8(0..3), rng.u8(0..4) == 0);
-    for _ in 0..HAPPENINGS {
+    for _ in 0..STEPS {
         match rng.u8(0..32) {
             0 | 1 => {
                 simulator.kill_tokens(
@@ -310,7 +310,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
         tokio::time::sleep(Duration::from_millis(rng.u64(0..most))).await;
     }
     simulator.clear_faults();
-    let outcome = life.judge(&process, leapt).await;
+    let outcome = life.verify(&process, leapt).await;
     process.following.abort();
     process.rig.stop().await;
     outcome
@@ -318,7 +318,7 @@ pub(crate) async fn live(seed: u64) -> Outcome {
 
 impl Life {
     /// After the faults have stopped, asserts that mirror, feed, readers and truth agree.
-    async fn judge(&self, process: &Process, leapt: bool) -> Outcome {
+    async fn verify(&self, process: &Process, leapt: bool) -> Outcome {
         let Self { seed, simulator, .. } = self;
         let store = &process.rig.store;
         let mut outcome = Outcome { restarts: self.restarts, ..Outcome::default() };

@@ -48,7 +48,7 @@ struct Plan {
 
 /// The reason for playing no seed.
 #[derive(Debug, PartialEq)]
-enum Otherwise {
+enum NoPlan {
     /// Only the name is requested, as test runners do.
     List,
     /// Other tests are requested.
@@ -57,14 +57,14 @@ enum Otherwise {
     Usage(String),
 }
 
-fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> {
+fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, NoPlan> {
     // One thread more than processors, because threads wait for the disk.
     let threads = thread::available_parallelism().map_or(2, |n| n.get() + 1);
     let mut plan = Plan { first: 1, seeds: SEEDS, threads, digests: None };
     while let Some(argument) = arguments.next() {
         let mut number = || {
             let text = arguments.next().unwrap_or_default();
-            text.parse::<u64>().map_err(|_| Otherwise::Usage(format!("{argument} needs a number")))
+            text.parse::<u64>().map_err(|_| NoPlan::Usage(format!("{argument} needs a number")))
         };
         match argument.as_str() {
             "--seeds" => plan.seeds = number()?,
@@ -72,17 +72,17 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Otherwise> 
             "--seed" => (plan.first, plan.seeds) = (number()?, 1),
             "--threads" => plan.threads = usize::try_from(number()?).unwrap_or(1).max(1),
             "--digests" => plan.digests = arguments.next().map(PathBuf::from),
-            "--list" => return Err(Otherwise::List),
-            "--ignored" => return Err(Otherwise::Nothing),
+            "--list" => return Err(NoPlan::List),
+            "--ignored" => return Err(NoPlan::Nothing),
             // Options that test runners pass to every test.
             "--test-threads" | "--format" | "--color" | "--skip" => drop(arguments.next()),
             "--exact" | "--nocapture" | "--no-capture" | "--quiet" | "-q" | "--include-ignored"
             | "--show-output" => {}
             other if other.starts_with('-') && !other.contains('=') => {
-                return Err(Otherwise::Usage(format!("unknown option {other}")));
+                return Err(NoPlan::Usage(format!("unknown option {other}")));
             }
             filter if !filter.starts_with('-') && !"chaos".contains(filter) => {
-                return Err(Otherwise::Nothing);
+                return Err(NoPlan::Nothing);
             }
             _ => {}
         }
@@ -106,12 +106,12 @@ fn play(seed: u64) -> Option<day::Outcome> {
 fn main() -> ExitCode {
     let plan = match plan(std::env::args().skip(1)) {
         Ok(plan) => plan,
-        Err(Otherwise::List) => {
+        Err(NoPlan::List) => {
             println!("chaos: test");
             return ExitCode::SUCCESS;
         }
-        Err(Otherwise::Nothing) => return ExitCode::SUCCESS,
-        Err(Otherwise::Usage(why)) => {
+        Err(NoPlan::Nothing) => return ExitCode::SUCCESS,
+        Err(NoPlan::Usage(why)) => {
             eprintln!(
                 "{why}; known options: --seeds N, --first N, --seed N, --threads N, --digests FILE"
             );

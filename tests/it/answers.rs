@@ -142,12 +142,12 @@ async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
 }
 
 /// Records the largest number of bytes read of one body.
-struct Meter {
+struct BodyMeter {
     graph: Memory,
     most: Arc<std::sync::atomic::AtomicUsize>,
 }
 
-impl Transport for Meter {
+impl Transport for BodyMeter {
     fn send(
         &self,
         request: http::Request<Bytes>,
@@ -171,7 +171,7 @@ impl Transport for Meter {
 async fn nothing_is_read_beyond_the_cap() {
     let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let scene = Scene::over(1504, |simulator| {
-        Arc::new(Meter { graph: Memory(simulator), most: most.clone() })
+        Arc::new(BodyMeter { graph: Memory(simulator), most: most.clone() })
     })
     .await;
     scene.simulator.plan(PlannedFault::once(Fault::EndlessBody).path("deltatoken"));

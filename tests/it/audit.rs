@@ -45,7 +45,7 @@ fn edit(simulator: &Simulator, edit: Edit) -> String {
 }
 
 /// Makes a change that delta never reports.
-fn hushed(simulator: &Simulator, change: Edit) -> String {
+fn edit_unreported(simulator: &Simulator, change: Edit) -> String {
     let id = edit(simulator, change);
     assert!(simulator.suppress_change(MAILBOX, None));
     id
@@ -56,7 +56,7 @@ fn status(rig: &Rig) -> WindowStatus {
 }
 
 /// Waits for the next audit to end.
-async fn audited(rig: &Rig) -> WindowStatus {
+async fn wait_for_audit(rig: &Rig) -> WindowStatus {
     let before = status(rig).audit.at;
     for _ in 0..20_000 {
         tokio::time::sleep(Duration::from_secs(300)).await;
@@ -109,33 +109,45 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
     let before = assert_true(&rig, &simulator, complete, what).await;
     let seq = *rig.store.durable().borrow();
 
-    let created = hushed(&simulator, single("created", "2026-11-13"));
-    hushed(&simulator, Edit::Rename { event: renamed.clone(), subject: "new name".into() });
-    hushed(&simulator, Edit::Move { event: moved.clone(), start: at("2026-11-20T09:00:00Z") });
-    hushed(&simulator, Edit::Move { event: left.clone(), start: at("2028-01-01T09:00:00Z") });
-    hushed(&simulator, Edit::Delete { event: deleted.clone() });
+    let created = edit_unreported(&simulator, single("created", "2026-11-13"));
+    edit_unreported(
+        &simulator,
+        Edit::Rename { event: renamed.clone(), subject: "new name".into() },
+    );
+    edit_unreported(
+        &simulator,
+        Edit::Move { event: moved.clone(), start: at("2026-11-20T09:00:00Z") },
+    );
+    edit_unreported(
+        &simulator,
+        Edit::Move { event: left.clone(), start: at("2028-01-01T09:00:00Z") },
+    );
+    edit_unreported(&simulator, Edit::Delete { event: deleted.clone() });
     let until = Some("2026-12-01".parse().unwrap());
-    hushed(&simulator, Edit::SetEnd { event: shortened, until });
-    hushed(&simulator, Edit::Delete { event: ended });
+    edit_unreported(&simulator, Edit::SetEnd { event: shortened, until });
+    edit_unreported(&simulator, Edit::Delete { event: ended });
     let mut instances: Vec<String> = before
         .values()
         .filter(|event| event["seriesMasterId"] == excepted.as_str())
         .map(|event| event["id"].as_str().unwrap().to_owned())
         .collect();
     instances.sort();
-    hushed(&simulator, Edit::CancelOccurrence { occurrence: instances[0].clone() });
+    edit_unreported(&simulator, Edit::CancelOccurrence { occurrence: instances[0].clone() });
     let start = at("2026-11-21T15:00:00Z");
-    hushed(&simulator, Edit::MoveOccurrence { occurrence: instances[1].clone(), start });
+    edit_unreported(&simulator, Edit::MoveOccurrence { occurrence: instances[1].clone(), start });
     let subject = "by itself".to_owned();
-    hushed(&simulator, Edit::RenameOccurrence { occurrence: instances[2].clone(), subject });
-    hushed(&simulator, series("never reported"));
+    edit_unreported(
+        &simulator,
+        Edit::RenameOccurrence { occurrence: instances[2].clone(), subject },
+    );
+    edit_unreported(&simulator, series("never reported"));
 
     // Rounds alone do not detect the changes.
     tokio::time::sleep(3 * HOUR).await;
     let id = rig.fleet.id(MAILBOX).unwrap();
     assert_same("before the audit", &mirror(&rig.store, id).await, &before);
     let due = status(&rig).audit.next_due.expect("audits are on");
-    let found = audited(&rig).await;
+    let found = wait_for_audit(&rig).await;
     let late = found.audit.at.unwrap().duration_since(due).as_secs();
     // The round that starts the audit, one more round, and the second listing.
     assert!((3240..8500).contains(&late), "{what}: two listings with a round between, in {late} s");
@@ -170,7 +182,7 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
 
     // The next audit finds nothing and writes nothing.
     let seq = *rig.store.durable().borrow();
-    let again = audited(&rig).await;
+    let again = wait_for_audit(&rig).await;
     assert_eq!(again.audit.differences, found.audit.differences, "{what}");
     assert_eq!(*rig.store.durable().borrow(), seq, "{what}");
     rig.stop().await;
@@ -204,10 +216,10 @@ async fn events_that_only_listings_have_are_repaired() {
         .filter(|event| event["sensitivity"] == "private" && event["type"] == "singleInstance")
         .map(|event| event["id"].as_str().unwrap().to_owned());
     let [renamed, moved, deleted] = [(); 3].map(|()| private.next().expect("private events"));
-    hushed(&simulator, Edit::Rename { event: renamed, subject: "new name".into() });
-    hushed(&simulator, Edit::Move { event: moved, start: at("2026-11-20T09:00:00Z") });
-    hushed(&simulator, Edit::Delete { event: deleted });
-    assert_eq!(audited(&rig).await.audit.differences, 3);
+    edit_unreported(&simulator, Edit::Rename { event: renamed, subject: "new name".into() });
+    edit_unreported(&simulator, Edit::Move { event: moved, start: at("2026-11-20T09:00:00Z") });
+    edit_unreported(&simulator, Edit::Delete { event: deleted });
+    assert_eq!(wait_for_audit(&rig).await.audit.differences, 3);
     assert_true(&rig, &simulator, Completion::Master, "after the audit").await;
     rig.stop().await;
 }
@@ -317,10 +329,11 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
-    let created: Vec<String> =
-        (0..30).map(|n| hushed(&simulator, single(&format!("c{n}"), "2026-12-01"))).collect();
+    let created: Vec<String> = (0..30)
+        .map(|n| edit_unreported(&simulator, single(&format!("c{n}"), "2026-12-01")))
+        .collect();
     let seq = *rig.store.durable().borrow();
-    let found = audited(&rig).await;
+    let found = wait_for_audit(&rig).await;
     assert_eq!(found.audit.differences, 30);
     assert_true(&rig, &simulator, Completion::Master, "after the first").await;
     let after = status(&rig);
@@ -330,11 +343,11 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     );
 
     for event in &ids {
-        hushed(&simulator, Edit::Delete { event: event.clone() });
+        edit_unreported(&simulator, Edit::Delete { event: event.clone() });
     }
     assert!(ids.len() * 2 > before.len() + 30, "the removal must exceed half of the events");
     let seq = *rig.store.durable().borrow();
-    audited(&rig).await;
+    wait_for_audit(&rig).await;
     let mut held = false;
     for _ in 0..300 {
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -364,7 +377,7 @@ async fn an_audit_that_fails_is_made_later() {
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
     let deleted = before.values().find(|e| e["type"] == "singleInstance").unwrap();
-    hushed(&simulator, Edit::Delete { event: deleted["id"].as_str().unwrap().to_owned() });
+    edit_unreported(&simulator, Edit::Delete { event: deleted["id"].as_str().unwrap().to_owned() });
     let plain = Some("calendarView?".to_owned());
     simulator.plan(PlannedFault { path: plain, ..PlannedFault::always(Fault::BadRequest) });
     tokio::time::sleep(30 * HOUR).await;
@@ -372,7 +385,7 @@ async fn an_audit_that_fails_is_made_later() {
     assert_eq!((now.state, now.audit.at, now.failures), (WindowState::Settled, None, 0));
     assert!(simulator.statistics().total.statuses[&400] < 10, "the retries do not slow down");
     simulator.clear_faults();
-    assert_eq!(audited(&rig).await.audit.differences, 1);
+    assert_eq!(wait_for_audit(&rig).await.audit.differences, 1);
     assert_true(&rig, &simulator, Completion::Master, "later").await;
     rig.stop().await;
 }

@@ -116,7 +116,7 @@ impl Scene {
     }
 
     /// Asserts that the times in the status are consistent with the daemon's clock.
-    fn assert_sober(&self, when: &str) {
+    fn assert_times_plausible(&self, when: &str) {
         let (status, now) = (self.status(), self.env.now());
         let hour = SignedDuration::from_hours(1);
         let stale = status.stale_s.unwrap();
@@ -150,7 +150,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             let status = scene.round().await;
             assert_eq!(status.state, WindowState::Settled, "{when}");
             assert_eq!(status.start, edges, "{when}");
-            scene.assert_sober(&when);
+            scene.assert_times_plausible(&when);
             scene.assert_exact(&format!("in the jump, {when}")).await;
             let metrics = &scene.rig.metrics.graph.clock;
             let ClockCheck::Skew(skew) = metrics.check(scene.env.now()) else {
@@ -164,7 +164,7 @@ async fn a_clock_that_jumps_and_returns_moves_nothing() {
             scene.round().await;
             seconds(200).await;
             assert_eq!(scene.round().await.state, WindowState::Settled, "{when}");
-            scene.assert_sober(&when);
+            scene.assert_times_plausible(&when);
             scene.assert_exact(&when).await;
             assert_eq!(
                 *scene.rig.store.durable().borrow(),

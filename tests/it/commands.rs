@@ -7,7 +7,7 @@ use std::fs;
 use calmirror::simulator::{Fault, MailboxFault, PlannedFault};
 use serde_json::Value;
 
-use crate::process::{Ground, Outcome, finish};
+use crate::process::{DaemonFixture, Outcome, finish};
 use crate::socket::Follower;
 
 fn json(outcome: &Outcome) -> Value {
@@ -21,7 +21,7 @@ fn lines(outcome: &Outcome) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exit_codes_tell_healthy_from_ill_from_absent() {
-    let ground = Ground::new(81, &["alice", "bob"]).await;
+    let ground = DaemonFixture::new(81, &["alice", "bob"]).await;
     for arguments in
         [&["status"][..], &["health"], &["events", "alice"], &["changes"], &["sync", "--all"]]
     {
@@ -64,7 +64,7 @@ async fn exit_codes_tell_healthy_from_ill_from_absent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_get_the_documented_shapes() {
-    let ground = Ground::new(82, &["alice"]).await;
+    let ground = DaemonFixture::new(82, &["alice"]).await;
     let daemon = ground.run().await;
     ground.settle("alice").await;
     let fleet = json(&ground.cli(&["status", "--json"]).await);
@@ -127,7 +127,7 @@ async fn scripts_get_the_documented_shapes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
-    let ground = Ground::new(83, &["alice", "bob"]).await;
+    let ground = DaemonFixture::new(83, &["alice", "bob"]).await;
     let mut daemon = ground.run().await;
     let state = ground.path("cursor");
     let state = state.to_str().unwrap();
@@ -169,7 +169,7 @@ async fn a_remembered_cursor_goes_on_without_gap_or_repetition() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_has_had_enough_is_no_failure() {
-    let ground = Ground::new(84, &["alice", "bob"]).await;
+    let ground = DaemonFixture::new(84, &["alice", "bob"]).await;
     let daemon = ground.run().await;
     ground.settle("alice").await;
     ground.settle("bob").await;
@@ -186,7 +186,7 @@ async fn a_reader_that_has_had_enough_is_no_failure() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_wrongly_is_a_usage_error() {
-    let ground = Ground::new(85, &[]).await;
+    let ground = DaemonFixture::new(85, &[]).await;
     for arguments in [
         &["no-such-command"][..],
         &["status", "--no-such-option"],
@@ -216,7 +216,7 @@ async fn what_is_asked_wrongly_is_a_usage_error() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_port_is_told_with_what_to_do() {
-    let ground = Ground::new(87, &[]).await;
+    let ground = DaemonFixture::new(87, &[]).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for command in ["demo", "simulate"] {
@@ -236,7 +236,7 @@ async fn a_taken_port_is_told_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_is_one_line_with_what_it_starts() {
-    let ground = Ground::new(88, &["alice", "bob"]).await;
+    let ground = DaemonFixture::new(88, &["alice", "bob"]).await;
     let daemon = ground.run().await;
     let log = daemon.log();
     let lines: Vec<Value> = log
@@ -257,7 +257,7 @@ async fn a_start_is_one_line_with_what_it_starts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn variables_that_are_empty_are_not_set_and_a_token_in_clear_is_told() {
-    let ground = Ground::new(89, &[]).await;
+    let ground = DaemonFixture::new(89, &[]).await;
     let daemon = ground.run().await;
     let variables = ["CALMIRROR_API", "CALMIRROR_TOKEN", "CALMIRROR__API__SOCKET"];
     let mut command = ground.command();
@@ -282,7 +282,7 @@ async fn variables_that_are_empty_are_not_set_and_a_token_in_clear_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_is_meant_from_the_directory_of_the_file_by_clients_too() {
-    let ground = Ground::new(86, &["alice"]).await;
+    let ground = DaemonFixture::new(86, &["alice"]).await;
     let socket = ground.path("api.sock").display().to_string();
     let text = fs::read_to_string(&ground.config).unwrap();
     ground.configure(&text.replace(&socket, "api.sock"));
@@ -297,7 +297,7 @@ async fn a_reader_that_goes_away_is_no_fault() {
     use std::io::Read as _;
     use std::process::Stdio;
 
-    let ground = Ground::new(86, &["alice"]).await;
+    let ground = DaemonFixture::new(86, &["alice"]).await;
     let daemon = ground.run().await;
     ground.settle("alice").await;
     for arguments in [
@@ -337,7 +337,7 @@ async fn a_reader_that_goes_away_is_no_fault() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_is_filtered_and_mistyped_windows_are_recognised() {
-    let ground = Ground::new(84, &["alice", "bob", "room-cedar"]).await;
+    let ground = DaemonFixture::new(84, &["alice", "bob", "room-cedar"]).await;
     let daemon = ground.run().await;
     for window in ["alice", "bob", "room-cedar"] {
         ground.settle(window).await;

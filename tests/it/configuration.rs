@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use crate::process::Ground;
+use crate::process::DaemonFixture;
 
 const WINDOWS: &str = r#"
 [account.fabrikam]
@@ -51,7 +51,7 @@ mailbox = "dave@contoso.com"
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_fault_is_told_at_once_by_check_and_by_run() {
-    let ground = Ground::new(61, &[]).await;
+    let ground = DaemonFixture::new(61, &[]).await;
     ground.configure(&(ground.preamble() + WINDOWS));
     fs::write(ground.path("open.secret"), "s3cret").unwrap();
     fs::set_permissions(ground.path("open.secret"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -90,7 +90,7 @@ async fn every_fault_is_told_at_once_by_check_and_by_run() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_missing_or_no_toml_is_told_with_its_name() {
-    let ground = Ground::new(62, &[]).await;
+    let ground = DaemonFixture::new(62, &[]).await;
     ground.configure("[store\npath = 1");
     for command in ["check", "run"] {
         let outcome = ground.cli(&[command]).await;
@@ -109,7 +109,7 @@ async fn a_file_that_is_missing_or_no_toml_is_told_with_its_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_good_configuration_shows_its_windows_and_where_values_come_from() {
-    let ground = Ground::new(63, &["alice"]).await;
+    let ground = DaemonFixture::new(63, &["alice"]).await;
     let checked = ground.cli(&["check"]).await;
     assert_eq!(checked.code, Some(0), "{checked:?}");
     assert!(checked.out.contains("alice@contoso.com"), "{}", checked.out);

@@ -43,7 +43,7 @@ struct Series {
 
 /// An edit: its name, the edits of the series before it, the edit itself, and the numbers of
 /// visible instances it removes, adds and changes.
-struct Named {
+struct EditCase {
     name: &'static str,
     before: fn(&Series) -> Vec<Edit>,
     edit: fn(&Series) -> Edit,
@@ -78,68 +78,68 @@ fn until(series: &Series, last: &str) -> Edit {
 /// Every series has occurrences at 09:00 on the eight Tuesdays. A change of its time or pattern
 /// drops its exceptions and cancellations. The change key of every instance changes with the
 /// series' own, except for exceptions.
-const EDITS: [Named; 18] = [
-    Named {
+const EDITS: [EditCase; 18] = [
+    EditCase {
         name: "renamed",
         before: nothing,
         edit: |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
         counts: [0, 0, 8],
     },
-    Named {
+    EditCase {
         name: "renamed, with exceptions",
         before: one_of_each,
         edit: |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
         counts: [0, 0, 5],
     },
-    Named {
+    EditCase {
         name: "touched",
         before: one_of_each,
         edit: |s| Edit::Touch { event: s.id.clone() },
         counts: [0, 0, 5],
     },
-    Named {
+    EditCase {
         name: "moved by two hours",
         before: nothing,
         edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
         counts: [0, 0, 8],
     },
-    Named {
+    EditCase {
         name: "moved by two hours, with exceptions",
         before: one_of_each,
         edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
         counts: [0, 1, 7],
     },
-    Named {
+    EditCase {
         name: "moved to another day",
         before: one_of_each,
         edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-08T09:00:00Z") },
         counts: [7, 8, 0],
     },
-    Named {
+    EditCase {
         name: "moved behind the window",
         before: one_of_each,
         edit: |s| Edit::Move { event: s.id.clone(), start: at("2028-02-01T09:00:00Z") },
         counts: [7, 0, 0],
     },
-    Named {
+    EditCase {
         name: "shortened",
         before: nothing,
         edit: |s| until(s, "2026-11-04"),
         counts: [3, 0, 5],
     },
-    Named {
+    EditCase {
         name: "shortened, with exceptions",
         before: one_of_each,
         edit: |s| until(s, "2026-11-04"),
         counts: [3, 0, 3],
     },
-    Named {
+    EditCase {
         name: "ended before the window",
         before: one_of_each,
         edit: |s| until(s, "2026-10-01"),
         counts: [7, 0, 0],
     },
-    Named {
+    EditCase {
         name: "another pattern",
         before: one_of_each,
         edit: |s| Edit::SetPattern {
@@ -148,44 +148,44 @@ const EDITS: [Named; 18] = [
         },
         counts: [0, 9, 7],
     },
-    Named {
+    EditCase {
         name: "exception made by moving",
         before: nothing,
         edit: |s| moved(s, 2, "2026-10-21T13:00:00Z"),
         counts: [0, 0, 8],
     },
-    Named {
+    EditCase {
         name: "exception made by renaming",
         before: nothing,
         edit: |s| renamed(s, 2),
         counts: [0, 0, 8],
     },
-    Named {
+    EditCase {
         name: "exception moved out of the window",
         before: one_of_each,
         // Within the additional day that listings cover.
         edit: |s| moved(s, 7, "2026-11-30T12:00:00Z"),
         counts: [1, 0, 4],
     },
-    Named {
+    EditCase {
         name: "exception moved back into the window",
         before: |s| vec![moved(s, 7, "2026-11-30T12:00:00Z")],
         edit: |s| moved(s, 7, "2026-11-26T09:00:00Z"),
         counts: [0, 1, 7],
     },
-    Named {
+    EditCase {
         name: "exception undone",
         before: one_of_each,
         edit: |s| Edit::UndoException { occurrence: s.instances[1].clone() },
         counts: [0, 0, 6],
     },
-    Named {
+    EditCase {
         name: "occurrence cancelled",
         before: nothing,
         edit: |s| cancelled(s, 4),
         counts: [1, 0, 7],
     },
-    Named {
+    EditCase {
         name: "exception cancelled",
         before: one_of_each,
         edit: |s| cancelled(s, 5),
@@ -274,7 +274,7 @@ impl Scene {
     }
 
     /// Plays one edit, then the deletion of the series.
-    async fn play(&self, what: &str, kind: Kind, named: &Named) {
+    async fn play(&self, what: &str, kind: Kind, named: &EditCase) {
         let what = format!("{what}, series {}, {}", kind.0, named.name);
         let empty = self.compare(&what, &self.truth().await, self.seq()).await;
         let seq = self.seq();
@@ -310,7 +310,7 @@ impl Scene {
 
 /// The kind of calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Where {
+enum CalendarKind {
     Default,
     Named,
     /// Its events are only found under the calendar's own path.
@@ -318,7 +318,7 @@ enum Where {
 }
 
 /// All edits of all kinds of series, in one kind of calendar, with every behaviour of Graph.
-async fn every_edit(place: Where) {
+async fn every_edit(place: CalendarKind) {
     let mut played = 0;
     for (number, (name, behaviour)) in (0..).zip(Behaviour::all()) {
         // Stub exceptions and masters at the end are covered by the random tests.
@@ -333,8 +333,8 @@ async fn every_edit(place: Where) {
         simulator.set_base_url(BASE);
         simulator.add_mailbox(MAILBOX);
         let calendar =
-            (place != Where::Default).then(|| simulator.add_calendar(MAILBOX, "Another"));
-        if let (Where::Shared, Some(calendar)) = (place, &calendar) {
+            (place != CalendarKind::Default).then(|| simulator.add_calendar(MAILBOX, "Another"));
+        if let (CalendarKind::Shared, Some(calendar)) = (place, &calendar) {
             assert!(simulator.set_shared(MAILBOX, calendar, true));
         }
         let tracked = Window {
@@ -369,15 +369,15 @@ async fn every_edit(place: Where) {
 
 #[tokio::test(start_paused = true)]
 async fn every_edit_in_a_default_calendar_is_told_exactly() {
-    every_edit(Where::Default).await;
+    every_edit(CalendarKind::Default).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_edit_in_a_named_calendar_is_told_exactly() {
-    every_edit(Where::Named).await;
+    every_edit(CalendarKind::Named).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_edit_in_a_shared_calendar_is_told_exactly() {
-    every_edit(Where::Shared).await;
+    every_edit(CalendarKind::Shared).await;
 }

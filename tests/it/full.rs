@@ -7,7 +7,7 @@ use std::process::Command;
 use calmirror::mirror::window::{Completion, Edges};
 
 use crate::compare::{assert_same, truth};
-use crate::process::{Ground, eventually};
+use crate::process::{DaemonFixture, eventually};
 use crate::socket::Follower;
 use crate::stores::{Small, fill_up, skip};
 
@@ -21,7 +21,7 @@ fn shim(library: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_what_was_shown() {
-    let ground = Ground::new(82, &["alice"]).await;
+    let ground = DaemonFixture::new(82, &["alice"]).await;
     let library = ground.path("write_fault.so");
     if !shim(&library) {
         return skip("there is no C compiler");
@@ -45,7 +45,7 @@ async fn the_daemon_ends_with_the_remedy_and_a_start_on_the_full_disk_serves_wha
     fs::write(&full, "").unwrap();
     let ended = eventually("the daemon meets the full disk", async || {
         ground.simulator.mutate_randomly();
-        daemon.over()
+        daemon.exit_status()
     })
     .await;
     assert_eq!(ended.code(), Some(74), "{}", daemon.log());

@@ -32,14 +32,14 @@ const MAILBOX: &str = "alice@contoso.com";
 const LONG: Duration = Duration::from_secs(8 * 3600);
 
 /// Called with every request before Graph handles it.
-type Look = dyn Fn(&http::Request<Bytes>) + Send + Sync;
+type RequestHook = dyn Fn(&http::Request<Bytes>) + Send + Sync;
 
-struct Watched {
+struct HookedTransport {
     graph: Memory,
-    look: Box<Look>,
+    look: Box<RequestHook>,
 }
 
-impl Transport for Watched {
+impl Transport for HookedTransport {
     fn send(
         &self,
         request: http::Request<Bytes>,
@@ -58,12 +58,12 @@ struct Scene {
 }
 
 impl Scene {
-    async fn settled(seed: u64, look: Box<Look>) -> Self {
+    async fn settled(seed: u64, look: Box<RequestHook>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(seed, noon());
         let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
         let graph = Memory(simulator.clone());
-        let transport = Arc::new(Watched { graph, look });
+        let transport = Arc::new(HookedTransport { graph, look });
         let rig = Rig::start(directory.path(), transport, &env, vec![quiet(MAILBOX)]).await;
         rig.settle(MAILBOX, 5).await;
         let id = rig.fleet.id(MAILBOX).unwrap();
@@ -127,7 +127,7 @@ fn differences(before: &Events, after: &Events) -> BTreeSet<String> {
 }
 
 /// The ids of the feed's changes after a seq.
-async fn told(scene: &Scene, after: u64) -> BTreeSet<String> {
+async fn changed_ids(scene: &Scene, after: u64) -> BTreeSet<String> {
     let changes = scene.rig.store.changes(after, Some(scene.id), 10_000).await.unwrap();
     assert!(changes.at_end);
     let ids: Vec<String> = changes.value.iter().map(|c| c.id.as_str().to_owned()).collect();
@@ -382,7 +382,7 @@ async fn a_worker_that_panics_is_restarted_and_hurts_nobody() {
         assert!(!(bobs && uri.contains("token") && poison.load(Ordering::Relaxed)), "poisoned");
     };
     let graph = Memory(simulator.clone());
-    let transport = Arc::new(Watched { graph, look: Box::new(look) });
+    let transport = Arc::new(HookedTransport { graph, look: Box::new(look) });
     let windows = names.map(window).to_vec();
     let rig = Rig::start(directory.path(), transport, &env, windows).await;
     tokio::time::sleep(Duration::from_secs(600)).await;

@@ -23,12 +23,12 @@ use crate::rig::{Rig, noon, window};
 const MAILBOX: &str = "alice@contoso.com";
 
 /// A Graph that answers this many requests and then no more.
-struct Counted {
+struct LimitedTransport {
     graph: Memory,
     left: Arc<AtomicI64>,
 }
 
-impl Transport for Counted {
+impl Transport for LimitedTransport {
     fn send(
         &self,
         request: http::Request<Bytes>,
@@ -55,7 +55,7 @@ impl Scene {
     async fn start(&self, directory: &Path) -> Rig {
         let tracked = Window { interval: self.interval, ..window(MAILBOX) };
         let graph = Memory(self.simulator.clone());
-        let transport = Arc::new(Counted { graph, left: self.left.clone() });
+        let transport = Arc::new(LimitedTransport { graph, left: self.left.clone() });
         Rig::start(directory, transport, &self.env, vec![tracked]).await
     }
 

@@ -9,17 +9,17 @@ use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::Behaviour;
 
 use crate::compare::{assert_same, truth};
-use crate::process::{Daemon, Ground, eventually};
+use crate::process::{Daemon, DaemonFixture, eventually};
 use crate::socket::{Api, Follower};
 
 const WINDOWS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const MUTATIONS: u32 = 500;
 
 /// For every window, the number of kills before any of its commits was known to be durable.
-type Bare = BTreeMap<&'static str, u64>;
+type KillsBeforeCommit = BTreeMap<&'static str, u64>;
 
 /// A daemon requests something other than a first page only once the first page is durable.
-fn count_bare(ground: &Ground, bare: &mut Bare) -> usize {
+fn count_uncommitted(ground: &DaemonFixture, bare: &mut KillsBeforeCommit) -> usize {
     let statistics = ground.simulator.statistics();
     let mut resuming = 0;
     for name in WINDOWS {
@@ -34,7 +34,7 @@ fn count_bare(ground: &Ground, bare: &mut Bare) -> usize {
 }
 
 /// A lower bound of the requests of all first enumerations together.
-fn pages(ground: &Ground) -> u64 {
+fn pages(ground: &DaemonFixture) -> u64 {
     let at = |text: &str| text.parse().unwrap();
     let (start, end) = (at("2026-10-01T00:00:00Z"), at("2027-02-01T00:00:00Z"));
     let of = |name| ground.simulator.truth(&format!("{name}@contoso.com"), None, start, end).len();
@@ -54,9 +54,9 @@ async fn follow(api: Api, mut stop: tokio::sync::oneshot::Receiver<()>) -> Follo
 }
 
 /// Waits until at least this many requests have been made in total.
-async fn requests(ground: &Ground, daemon: &mut Daemon, at_least: u64) {
+async fn requests(ground: &DaemonFixture, daemon: &mut Daemon, at_least: u64) {
     eventually("Graph gets requests", async || {
-        assert!(daemon.over().is_none(), "the daemon ended");
+        assert!(daemon.exit_status().is_none(), "the daemon ended");
         (ground.simulator.statistics().total.requests >= at_least).then_some(())
     })
     .await;
@@ -66,7 +66,7 @@ async fn requests(ground: &Ground, daemon: &mut Daemon, at_least: u64) {
 async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
     let kills: u32 =
         std::env::var("CALMIRROR_KILLS").map_or(20, |kills| kills.parse().expect("a number"));
-    let ground = Ground::new(41, &WINDOWS).await;
+    let ground = DaemonFixture::new(41, &WINDOWS).await;
     // All quirks of the seed, but links stay valid longer: a restart requests one again.
     ground.simulator.set_behaviour(Behaviour { kept_tokens: 8, ..Behaviour::by_seed(41) });
     let ms = Duration::from_millis;
@@ -75,7 +75,7 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let following = tokio::spawn(follow(ground.api.clone(), stopped));
     let mut chance = fastrand::Rng::with_seed(41);
-    let mut bare = Bare::new();
+    let mut bare = KillsBeforeCommit::new();
     let (mut resuming, mut early) = (0, 0);
     let least = pages(&ground);
     let mut mutated = 0;
@@ -92,7 +92,7 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
             }
         }
         daemon.kill().await;
-        resuming += count_bare(&ground, &mut bare);
+        resuming += count_uncommitted(&ground, &mut bare);
         early += u32::from(ground.simulator.statistics().total.requests < least);
     }
     assert_eq!(mutated, MUTATIONS);
@@ -138,7 +138,7 @@ async fn what_was_killed_twenty_times_ends_as_if_it_had_never_been() {
     // A series that changes faster than it can be listed waits for the next round.
     let known = ["removal too large to believe", "some series could not be completed"];
     let told = |line: &String| known.iter().any(|known| line.contains(known));
-    assert!(daemon.complaints().iter().all(told), "{:?}", daemon.complaints());
+    assert!(daemon.warnings_logged().iter().all(told), "{:?}", daemon.warnings_logged());
     assert!(!daemon.log().contains("link is dead"), "the stored link is at most one use old");
     daemon.stop().await;
 }

@@ -6,7 +6,7 @@ use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::{Behaviour, Edit, Fault, MasterOnPage, Mutation, PlannedFault};
 
 use crate::compare::{Events, assert_same, truth};
-use crate::process::{Daemon, Ground, eventually};
+use crate::process::{Daemon, DaemonFixture, eventually};
 use crate::socket::Follower;
 
 const WINDOW: &str = "alice";
@@ -14,7 +14,7 @@ const MAILBOX: &str = "alice@contoso.com";
 
 /// A settled window without rounds of its own, and a reader at the feed's end.
 struct Scene {
-    ground: Ground,
+    ground: DaemonFixture,
     daemon: Daemon,
     edges: Edges,
     follower: Follower,
@@ -24,7 +24,7 @@ struct Scene {
 
 impl Scene {
     async fn new(seed: u64) -> Self {
-        let ground = Ground::new(seed, &[WINDOW]).await;
+        let ground = DaemonFixture::new(seed, &[WINDOW]).await;
         let text = std::fs::read_to_string(&ground.config).unwrap();
         ground.configure(&text.replace("interval = \"1s\"", "interval = \"1d\""));
         // Every series' master has to be fetched by id, which takes a request.
@@ -48,7 +48,7 @@ impl Scene {
         let begun = self.ground.api.post(&format!("/v1/windows/{WINDOW}/{word}")).await;
         assert_eq!(begun.status, 202, "{:?}", begun.body);
         eventually("the planned request is made", async || {
-            assert!(self.daemon.over().is_none(), "the daemon ended");
+            assert!(self.daemon.exit_status().is_none(), "the daemon ended");
             simulator.faults().planned.is_empty().then_some(())
         })
         .await;
@@ -63,7 +63,7 @@ impl Scene {
 
     /// Lets the new process finish the pending work without delta, compares everything, and returns
     /// the number of published changes.
-    async fn end(self) -> usize {
+    async fn finish_and_compare(self) -> usize {
         let Self { ground, daemon, edges, mut follower, before, .. } = self;
         let asked = ground.simulator.statistics().total.enumerations;
         let begun = ground.api.post(&format!("/v1/windows/{WINDOW}/sync")).await;
@@ -94,7 +94,7 @@ impl Scene {
     }
 
     /// The ids of the first `most` events of a type.
-    fn some(&self, kind: &str, most: usize) -> Vec<String> {
+    fn first_ids(&self, kind: &str, most: usize) -> Vec<String> {
         let of_kind = self.before.iter().filter(|(_, event)| event["type"] == kind);
         of_kind.take(most).map(|(id, _)| id.clone()).collect()
     }
@@ -106,7 +106,7 @@ impl Scene {
 }
 
 /// The number of event rows that the running daemon has written.
-async fn rows_written(ground: &Ground) -> u64 {
+async fn rows_written(ground: &DaemonFixture) -> u64 {
     let text = String::from_utf8(ground.api.get("/metrics").await.body.to_vec()).unwrap();
     let mut lines = text.lines();
     let found = lines.find_map(|l| l.strip_prefix("calmirror_store_rows_written_total "));
@@ -125,19 +125,19 @@ async fn killed_before_the_sweep_of_a_quiet_resync_it_goes_on_and_tells_nothing(
         let scene = Scene::new(51).await.kill("resync", a_master().skip(skip)).await;
         let (enumerations, written) = (scene.enumerations(), rows_written(&scene.ground).await);
         assert_eq!((enumerations, written), (1, 0), "killed after the delta link");
-        assert_eq!(scene.end().await, 0);
+        assert_eq!(scene.finish_and_compare().await, 0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_before_a_sweep_it_sweeps_and_tells_each_difference_once() {
     let scene = Scene::new(52).await;
-    for event in scene.some("singleInstance", 7) {
+    for event in scene.first_ids("singleInstance", 7) {
         scene.edit(Edit::Delete { event });
     }
     let scene = scene.kill("resync", a_master().skip(3)).await;
     assert_eq!(scene.enumerations(), 1);
-    assert_eq!(scene.end().await, 7);
+    assert_eq!(scene.finish_and_compare().await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,12 +145,12 @@ async fn killed_before_a_series_is_complete_it_completes_it_before_it_asks_again
     // The request for its master, or the listing of its instances.
     for stalled in [a_master(), PlannedFault::once(Fault::Stall).path("/instances")] {
         let scene = Scene::new(53).await;
-        let occurrence = scene.some("occurrence", 1).remove(0);
+        let occurrence = scene.first_ids("occurrence", 1).remove(0);
         let series = scene.before[&occurrence]["seriesMasterId"].as_str().unwrap().to_owned();
         scene.edit(Edit::CancelOccurrence { occurrence });
         scene.edit(Edit::Rename { event: series, subject: "Another".into() });
         let scene = scene.kill("sync", stalled).await;
         assert_eq!(scene.enumerations(), 0);
-        assert!(scene.end().await > 3, "a whole series differs");
+        assert!(scene.finish_and_compare().await > 3, "a whole series differs");
     }
 }

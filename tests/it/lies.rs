@@ -18,22 +18,22 @@ const MAILBOX: &str = "alice@contoso.com";
 
 /// The state of the mirror after the round with the lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Then {
+enum LieEffect {
     /// It is exact: the lie was detected, or has no effect.
     Exact,
     /// It is exact except for events that keep their previous state (or are still missing). The
     /// status counts them.
-    Counted,
+    CountedUnreadable,
     /// This many plausible events were invented; they cannot be detected.
-    Believed(usize),
+    Accepted(usize),
     /// Ids that differ only in case are different events; this cannot be detected.
     Others,
 }
 
-fn then(lie: Lie) -> Then {
+fn then(lie: Lie) -> LieEffect {
     match lie {
         Lie::Twice | Lie::RemovedAndThere | Lie::ThereAndRemoved | Lie::Circle | Lie::Orphan => {
-            Then::Exact
+            LieEffect::Exact
         }
         Lie::OwnMaster
         | Lie::BadDates
@@ -41,10 +41,10 @@ fn then(lie: Lie) -> Then {
         | Lie::BadZone
         | Lie::EmptyId
         | Lie::NoObjects
-        | Lie::Deep => Then::Counted,
-        Lie::LongId | Lie::DoubleMembers | Lie::SixtyMebibytes => Then::Believed(1),
-        Lie::TenThousand => Then::Believed(10_000),
-        Lie::OtherCase => Then::Others,
+        | Lie::Deep => LieEffect::CountedUnreadable,
+        Lie::LongId | Lie::DoubleMembers | Lie::SixtyMebibytes => LieEffect::Accepted(1),
+        Lie::TenThousand => LieEffect::Accepted(10_000),
+        Lie::OtherCase => LieEffect::Others,
     }
 }
 
@@ -57,13 +57,13 @@ async fn seen(rig: &Rig) -> Events {
 
 /// The round in which the lie is told.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum When {
+enum LieTiming {
     First,
     Later,
     Resync,
 }
 
-async fn told(lie: Lie, seed: u64, when: When) {
+async fn check_lie(lie: Lie, seed: u64, when: LieTiming) {
     let what = format!("{lie:?}, {when:?}");
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(seed, noon());
@@ -71,18 +71,18 @@ async fn told(lie: Lie, seed: u64, when: When) {
     let quiet = Window { interval: Duration::from_secs(86_400 * 30), ..window(MAILBOX) };
     let graph = Arc::new(Memory(simulator.clone()));
     let lie_once = PlannedFault::once(Fault::Lie { how: lie }).path("delta");
-    if when == When::First {
+    if when == LieTiming::First {
         simulator.plan(lie_once.clone());
     }
     let rig = Rig::start(directory.path(), graph, &env, vec![quiet]).await;
-    if when != When::First {
+    if when != LieTiming::First {
         rig.settle(MAILBOX, 5).await;
     }
     let round = async || -> WindowStatus {
         let wait = Some(Duration::from_secs(8 * 3600));
         let started = match when {
-            When::Resync => rig.fleet.resync(MAILBOX, false, wait).await,
-            When::First | When::Later => rig.fleet.sync(MAILBOX, wait).await,
+            LieTiming::Resync => rig.fleet.resync(MAILBOX, false, wait).await,
+            LieTiming::First | LieTiming::Later => rig.fleet.sync(MAILBOX, wait).await,
         };
         started.unwrap().finished.expect("the round ends")
     };
@@ -90,7 +90,7 @@ async fn told(lie: Lie, seed: u64, when: When) {
         let edges = Edges { start: status.start, end: status.end };
         truth(&simulator, MAILBOX, None, edges, Completion::Master).await
     };
-    if when != When::First {
+    if when != LieTiming::First {
         simulator.plan(lie_once);
         for _ in 0..3 {
             simulator.mutate_randomly();
@@ -102,18 +102,18 @@ async fn told(lie: Lie, seed: u64, when: When) {
     match (then(lie), status.state) {
         (_, WindowState::Settled) => {}
         // A series under another id than its master's cannot be completed, which is reported.
-        (Then::Others, WindowState::BackingOff) => {
+        (LieEffect::Others, WindowState::BackingOff) => {
             assert_eq!(status.last_error.as_ref().unwrap().kind, "incomplete", "{what}");
         }
         other => panic!("{what}: {other:?} {:?}", status.last_error),
     }
     let (after, truth) = (seen(&rig).await, real(&status).await);
     match then(lie) {
-        Then::Exact => {
+        LieEffect::Exact => {
             assert_same(&what, &after, &truth);
             assert_eq!(status.unreadable, 0, "{what}");
         }
-        Then::Counted => {
+        LieEffect::CountedUnreadable => {
             assert!((1..=5).contains(&status.unreadable), "{what}: {}", status.unreadable);
             let stale = |id: &&String| match (after.get(*id), truth.get(*id)) {
                 (Some(is), Some(expected)) => !fits(is, expected),
@@ -128,12 +128,12 @@ async fn told(lie: Lie, seed: u64, when: When) {
             let series = wrong.iter().map(|id| truth.get(*id).map(|e| &e["seriesMasterId"]));
             assert!(series.collect::<std::collections::HashSet<_>>().len() <= 1, "{what}");
         }
-        Then::Believed(count) => {
+        LieEffect::Accepted(count) => {
             let made_up = after.iter().filter(|(_, e)| e["subject"] == "There is no such event");
             assert_eq!(made_up.count(), count, "{what}");
             assert_eq!(after.len(), truth.len() + count, "{what}");
         }
-        Then::Others => {}
+        LieEffect::Others => {}
     }
     // Graph is honest again and the window is enumerated again, which makes everything right.
     rig.fleet.resync(MAILBOX, false, Some(Duration::from_secs(8 * 3600))).await.unwrap();
@@ -146,20 +146,20 @@ async fn told(lie: Lie, seed: u64, when: When) {
 #[tokio::test(start_paused = true)]
 async fn no_lie_in_a_round_is_silent_or_fatal() {
     for (seed, lie) in (1300..).zip(Lie::ALL) {
-        told(lie, seed, When::Later).await;
+        check_lie(lie, seed, LieTiming::Later).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_lie_in_an_enumeration_is_silent_or_fatal() {
     for (seed, lie) in (1400..).zip(Lie::ALL) {
-        told(lie, seed, When::Resync).await;
+        check_lie(lie, seed, LieTiming::Resync).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_lie_in_a_first_enumeration_is_silent_or_fatal() {
     for (seed, lie) in (1200..).zip(Lie::ALL) {
-        told(lie, seed, When::First).await;
+        check_lie(lie, seed, LieTiming::First).await;
     }
 }

@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::memory::Memory;
-use crate::process::{Daemon, Ground, eventually};
+use crate::process::{Daemon, DaemonFixture, eventually};
 use crate::rig::noon;
 
 /// A secret with characters that need encoding, so that encoded forms are found too.
@@ -53,7 +53,7 @@ fn contents(event: &Value, into: &mut BTreeSet<String>) {
     }
 }
 
-fn write_secret(ground: &Ground) {
+fn write_secret(ground: &DaemonFixture) {
     fs::write(ground.path("secret"), SECRET).unwrap();
     fs::set_permissions(ground.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -61,7 +61,7 @@ fn write_secret(ground: &Ground) {
 /// Plays every fault at the most verbose log level, then searches everything that was written.
 async fn canary(seed: u64, format: &str) {
     let names = ["w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8"];
-    let ground = Ground::new(seed, &names).await;
+    let ground = DaemonFixture::new(seed, &names).await;
     let text = fs::read_to_string(&ground.config).unwrap();
     let level =
         "trace,sled=trace,log=trace,hyper=trace,hyper_util=trace,reqwest=trace,rustls=trace";
@@ -166,7 +166,7 @@ fn span<'a>(line: &'a Value, name: &str, field: &str) -> &'a Value {
     &spans.iter().find(|span| span["name"] == name).unwrap()[field]
 }
 
-async fn with_level(ground: &Ground, level: &str) -> Daemon {
+async fn with_level(ground: &DaemonFixture, level: &str) -> Daemon {
     let text = fs::read_to_string(&ground.config).unwrap();
     ground.configure(&text.replace("[log]\n", &format!("[log]\nlevel = \"{level}\"\n")));
     ground.run().await
@@ -246,7 +246,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trouble_is_told_once_with_its_window_and_so_is_its_end() {
-    let ground = Ground::new(63, &["alice", "bob"]).await;
+    let ground = DaemonFixture::new(63, &["alice", "bob"]).await;
     // With a low log level each line must still name the window.
     let daemon = with_level(&ground, "warn,calmirror::worker=info").await;
     ground.settle("alice").await;
@@ -276,7 +276,7 @@ async fn trouble_is_told_once_with_its_window_and_so_is_its_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sign_in_is_one_line_for_the_account() {
-    let ground = Ground::new(64, &["alice", "bob", "carol"]).await;
+    let ground = DaemonFixture::new(64, &["alice", "bob", "carol"]).await;
     let daemon = ground.run().await;
     for name in ["alice", "bob", "carol"] {
         ground.settle(name).await;
@@ -311,7 +311,7 @@ async fn a_failed_sign_in_is_one_line_for_the_account() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_debug_a_round_is_one_line_of_its_window() {
-    let ground = Ground::new(65, &["alice"]).await;
+    let ground = DaemonFixture::new(65, &["alice"]).await;
     let daemon = with_level(&ground, "debug").await;
     ground.settle("alice").await;
     ground.simulator.plan(PlannedFault::once(Fault::Mailbox { how: MailboxFault::AccessDenied }));
@@ -337,7 +337,7 @@ async fn at_debug_a_round_is_one_line_of_its_window() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_has_the_window_and_the_round_too_and_a_missing_journal_is_told() {
-    let ground = Ground::new(66, &["alice"]).await;
+    let ground = DaemonFixture::new(66, &["alice"]).await;
     let text = fs::read_to_string(&ground.config).unwrap();
     let journald = "format = \"journald\"\nlevel = \"debug\"\n";
     ground.configure(&text.replace("format = \"json\"\n", journald));

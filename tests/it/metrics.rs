@@ -42,7 +42,7 @@ fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadH
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
         env: env.clone(),
-        about: Arc::new(BuildInfo {
+        build: Arc::new(BuildInfo {
             version: "0.1.0".into(),
             commit: "abc".into(),
             target: "x".into(),
@@ -51,7 +51,7 @@ fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadH
         }),
         settings: ApiSettings::default(),
         metrics: rig.metrics.clone(),
-        work: RequestLimits::new(env.clone()),
+        limits: RequestLimits::new(env.clone()),
         reloads,
         stopping: stopping.subscribe(),
     }
@@ -103,12 +103,12 @@ fn documented() -> BTreeMap<&'static str, &'static str> {
 }
 
 /// The simulated Graph over a transport that panics on request.
-struct Stumbling {
+struct PanickingTransport {
     graph: Memory,
     stumble: Arc<AtomicBool>,
 }
 
-impl Transport for Stumbling {
+impl Transport for PanickingTransport {
     fn send(
         &self,
         request: Request<Bytes>,
@@ -135,7 +135,7 @@ async fn every_documented_metric_is_there_and_moves() {
     let env = Env::simulated(31, noon());
     let graph = simulator(31, Behaviour::by_seed(31), &env);
     let stumble = Arc::new(AtomicBool::new(false));
-    let transport = Stumbling { graph: Memory(graph.clone()), stumble: stumble.clone() };
+    let transport = PanickingTransport { graph: Memory(graph.clone()), stumble: stumble.clone() };
     let rig = Rig::start(directory.path(), Arc::new(transport), &env, vec![window(MAILBOX)]).await;
     let stopping = watch::Sender::new(false);
     let (reloads, mut asks) = reload::channel();

@@ -133,7 +133,7 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
 type Answer = Result<http::Response<BodyStream>, TransportError>;
 
 /// A Graph that answers some URLs with a fault once `spoilt` is set.
-struct Spoilt {
+struct FaultyTransport {
     graph: Memory,
     of: fn(&http::Uri) -> bool,
     spoilt: AtomicBool,
@@ -141,14 +141,14 @@ struct Spoilt {
     answer: fn(u64) -> Answer,
 }
 
-impl Spoilt {
+impl FaultyTransport {
     fn new(graph: &Simulator, of: fn(&http::Uri) -> bool, answer: fn(u64) -> Answer) -> Arc<Self> {
         let (spoilt, asked) = (AtomicBool::new(false), AtomicU64::new(0));
         Arc::new(Self { graph: Memory(graph.clone()), of, spoilt, asked, answer })
     }
 }
 
-impl Transport for Spoilt {
+impl Transport for FaultyTransport {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Answer> {
         if !self.spoilt.load(Ordering::Relaxed) || !(self.of)(request.uri()) {
             return self.graph.send(request);
@@ -165,7 +165,7 @@ impl Transport for Spoilt {
 async fn spoilt(
     directory: &std::path::Path,
     answer: fn(u64) -> Answer,
-) -> (Rig, Simulator, Arc<Spoilt>) {
+) -> (Rig, Simulator, Arc<FaultyTransport>) {
     let env = Env::simulated(1, noon());
     let simulator = graph(&env);
     let series = Edit::CreateSeries {
@@ -177,7 +177,8 @@ async fn spoilt(
         all_day: false,
     };
     let series = edit(&simulator, series);
-    let listings = Spoilt::new(&simulator, |uri| uri.path().contains("/instances"), answer);
+    let listings =
+        FaultyTransport::new(&simulator, |uri| uri.path().contains("/instances"), answer);
     let rig = Rig::start(directory, listings.clone(), &env, vec![window(ALICE)]).await;
     rig.settle(ALICE, 5).await;
     listings.spoilt.store(true, Ordering::Relaxed);
@@ -284,7 +285,7 @@ async fn links_that_keep_dying_are_waited_for_longer_each_time() {
         edit(&simulator, single("x", noon() + days(n)));
     }
     let next = |uri: &http::Uri| uri.query().is_some_and(|query| query.contains("skiptoken"));
-    let dead = Spoilt::new(&simulator, next, |_| {
+    let dead = FaultyTransport::new(&simulator, next, |_| {
         let body = r#"{"error":{"code":"SyncStateNotFound","message":"gone"}}"#;
         let answer = http::Response::builder().status(410);
         Ok(answer.header("content-type", "application/json").body(BodyStream::full(body)).unwrap())

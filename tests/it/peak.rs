@@ -9,7 +9,7 @@ use calmirror::simulator::{Fault, Lie, PlannedFault};
 use tokio::time::Instant;
 
 use crate::compare::{assert_same, truth};
-use crate::process::{Daemon, Ground, eventually};
+use crate::process::{Daemon, DaemonFixture, eventually};
 
 const WINDOW: &str = "alice";
 
@@ -28,7 +28,7 @@ async fn an_answer_far_too_large_costs_bounded_memory() {
         Fault::Bomb,
         Fault::EndlessBody,
     ] {
-        let ground = Ground::new(61, &[WINDOW]).await;
+        let ground = DaemonFixture::new(61, &[WINDOW]).await;
         let daemon = ground.run().await;
         ground.settle(WINDOW).await;
         let before = peak(&daemon);
@@ -63,7 +63,7 @@ const HEALTHY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } el
 const STOPPED: Duration = Duration::from_secs(10);
 
 /// Waits until at most `left` planned faults remain. Returns the slowest `/healthz`.
-async fn until_left(ground: &Ground, left: u32) -> Duration {
+async fn until_left(ground: &DaemonFixture, left: u32) -> Duration {
     let mut longest = Duration::ZERO;
     eventually("the planned responses are sent", async || {
         let asked = Instant::now();
@@ -85,9 +85,10 @@ fn too_large() -> [(Fault, u32); 2] {
 }
 
 /// A daemon with settled windows, each of which gets one of these responses next.
-async fn expecting(fault: &Fault, windows: u32) -> (Ground, Daemon, Vec<String>) {
+async fn expecting(fault: &Fault, windows: u32) -> (DaemonFixture, Daemon, Vec<String>) {
     let names: Vec<String> = (0..windows).map(|n| format!("room-{n}")).collect();
-    let ground = Ground::new(62, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let ground =
+        DaemonFixture::new(62, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     // Leaves room for smaller pages, and time to fetch them.
     let config = fs::read_to_string(&ground.config).unwrap();
     let config = config.replace("page_size = 10", "page_size = 200");

@@ -41,7 +41,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
 }
 
 /// A directory with a configuration, and the Graph it refers to.
-pub(crate) struct Ground {
+pub(crate) struct DaemonFixture {
     pub(crate) directory: TempDir,
     pub(crate) simulator: Simulator,
     pub(crate) api: Api,
@@ -50,13 +50,13 @@ pub(crate) struct Ground {
     graph: JoinHandle<std::io::Result<()>>,
 }
 
-impl Drop for Ground {
+impl Drop for DaemonFixture {
     fn drop(&mut self) {
         self.graph.abort();
     }
 }
 
-impl Ground {
+impl DaemonFixture {
     /// Adds a populated mailbox and a window of the same name for each of `mailboxes`.
     pub(crate) async fn new(seed: u64, mailboxes: &[&str]) -> Self {
         let simulator = Simulator::new(SimulatorSettings::new(seed, Env::simulated(seed, noon())));
@@ -166,7 +166,7 @@ client_secret_file = "secret"
     pub(crate) async fn run(&self) -> Daemon {
         let mut daemon = self.spawn();
         eventually("the daemon serves", async || {
-            assert!(daemon.over().is_none(), "the daemon ended");
+            assert!(daemon.exit_status().is_none(), "the daemon ended");
             let answer = self.api.try_get("/readyz").await?;
             answer.status.is_success().then_some(())
         })
@@ -234,12 +234,12 @@ impl Daemon {
     }
 
     /// The exit status, if it has ended.
-    pub(crate) fn over(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        eventually("the process ends", async || self.over()).await
+        eventually("the process ends", async || self.exit_status()).await
     }
 
     /// Kills it with SIGKILL, as in a power cut, and waits until it has ended.
@@ -269,7 +269,7 @@ impl Daemon {
     }
 
     /// Everything logged at WARN or above, over all runs in this directory.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+    pub(crate) fn warnings_logged(&self) -> Vec<String> {
         let loud = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
         self.log().lines().filter(loud).map(str::to_owned).collect()
     }

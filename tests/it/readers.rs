@@ -11,7 +11,7 @@ use calmirror::simulator::Population;
 use tokio::time::Instant;
 
 use crate::peak::peak;
-use crate::process::{Ground, PATIENCE, eventually};
+use crate::process::{DaemonFixture, PATIENCE, eventually};
 use crate::rig::noon;
 
 /// The number of concurrent readers.
@@ -21,7 +21,7 @@ const READERS: usize = 300;
 const MOST: u64 = 300;
 
 /// Adds a mailbox whose responses are far larger than the kernel's socket buffers.
-fn large(ground: &Ground) {
+fn large(ground: &DaemonFixture) {
     let address = "hall@contoso.com";
     ground.simulator.add_mailbox(address);
     let plan = Population {
@@ -39,7 +39,7 @@ fn large(ground: &Ground) {
     ground.configure(&(text + window));
 }
 
-fn ask(ground: &Ground, index: usize) -> UnixStream {
+fn ask(ground: &DaemonFixture, index: usize) -> UnixStream {
     let (path, coding) = [
         ("/v1/changes?limit=10000", "identity"),
         ("/v1/windows/hall/events?limit=10000", "identity"),
@@ -56,7 +56,7 @@ fn ask(ground: &Ground, index: usize) -> UnixStream {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_that_take_nothing_cost_little_and_do_not_hold_up_the_end() {
-    let ground = Ground::new(72, &[]).await;
+    let ground = DaemonFixture::new(72, &[]).await;
     large(&ground);
     let manager = ground.path("notify");
     let heard = UnixDatagram::bind(&manager).unwrap();

@@ -482,12 +482,12 @@ async fn a_reload_that_is_refused_changes_nothing() {
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
 
 /// Records the client assertions of token requests.
-struct Notary {
+struct AssertionRecorder {
     graph: Memory,
     assertions: Arc<Mutex<Vec<String>>>,
 }
 
-impl Transport for Notary {
+impl Transport for AssertionRecorder {
     fn send(
         &self,
         request: http::Request<Bytes>,
@@ -521,7 +521,8 @@ async fn a_rotated_certificate_signs_the_next_token_request() {
     let pem = |name: &str| fs::read_to_string(format!("{FIXTURES}/{name}")).unwrap();
     let graph = graph(11, &["alice"], 5);
     let assertions = Arc::<Mutex<Vec<String>>>::default();
-    let notary = Notary { graph: Memory(graph.0.clone()), assertions: assertions.clone() };
+    let notary =
+        AssertionRecorder { graph: Memory(graph.0.clone()), assertions: assertions.clone() };
     let text = text(&[("a", "alice", "")])
         .replace("client_secret_file = \"secret\"", "certificate_file = \"secret\"");
     let live = Live::over(Arc::new(notary), graph, &pem("certificate.pem"), &text).await;

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::process::{Ground, PATIENCE, eventually};
+use crate::process::{DaemonFixture, PATIENCE, eventually};
 use crate::socket::{Api, Follower};
 use crate::stores::{Small, skip};
 
 /// A configuration with long intervals, so that only explicitly started rounds make requests.
-fn text(ground: &Ground, windows: &[(&str, &str)]) -> String {
+fn text(ground: &DaemonFixture, windows: &[(&str, &str)]) -> String {
     let mut text = ground.preamble().replace("interval = \"1s\"", "interval = \"1h\"");
     for (name, more) in windows {
         text.push_str(&format!(
@@ -28,18 +28,18 @@ fn text(ground: &Ground, windows: &[(&str, &str)]) -> String {
 }
 
 /// The number of requests for a window's mailbox.
-fn requests(ground: &Ground, name: &str) -> u64 {
+fn requests(ground: &DaemonFixture, name: &str) -> u64 {
     let statistics = ground.simulator.statistics();
     statistics.mailboxes.get(&format!("{name}@contoso.com")).map_or(0, |tally| tally.requests)
 }
 
-async fn last(ground: &Ground) -> Value {
+async fn last(ground: &DaemonFixture) -> Value {
     ground.api.get("/v1/status").await.json()["last_reload"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changed_changes_and_nobody_else_notices() {
-    let ground = Ground::new(91, &["same", "gone", "timed", "moved", "other"]).await;
+    let ground = DaemonFixture::new(91, &["same", "gone", "timed", "moved", "other"]).await;
     ground.populate("new");
     ground.configure(&text(
         &ground,
@@ -110,13 +110,13 @@ async fn what_changed_changes_and_nobody_else_notices() {
 
     let status = last(&ground).await;
     assert_eq!(status["outcome"], "applied");
-    assert_eq!(daemon.complaints(), Vec::<String>::new());
+    assert_eq!(daemon.warnings_logged(), Vec::<String>::new());
     daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
-    let ground = Ground::new(92, &["alice"]).await;
+    let ground = DaemonFixture::new(92, &["alice"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
     let daemon = ground.run().await;
@@ -173,7 +173,7 @@ async fn a_faulty_configuration_changes_nothing_and_is_told_everywhere() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_truncated_file_does_not_wipe_a_fleet() {
-    let ground = Ground::new(93, &["kept"]).await;
+    let ground = DaemonFixture::new(93, &["kept"]).await;
     let names: Vec<String> = (0..24).map(|n| format!("room{n}")).collect();
     for name in &names {
         ground.simulator.add_mailbox(&format!("{name}@contoso.com"));
@@ -212,7 +212,7 @@ async fn a_truncated_file_does_not_wipe_a_fleet() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listeners_levels_and_tokens_change_while_it_runs() {
-    let ground = Ground::new(94, &["alice"]).await;
+    let ground = DaemonFixture::new(94, &["alice"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
     let daemon = ground.run().await;
@@ -279,7 +279,7 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
-    let ground = Ground::new(95, &["alice", "more"]).await;
+    let ground = DaemonFixture::new(95, &["alice", "more"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
     let application = |secret: &str| Application {
@@ -346,7 +346,7 @@ async fn a_refused_sign_in_is_tried_again_with_the_rotated_secret() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
-    let ground = Ground::new(96, &["alice"]).await;
+    let ground = DaemonFixture::new(96, &["alice"]).await;
     let good = text(&ground, &[("alice", "")]);
     fs::write(ground.path("token"), "t0ken").unwrap();
     fs::set_permissions(ground.path("token"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -432,7 +432,7 @@ async fn a_port_is_taken_over_and_what_readers_may_see_changes_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_in_the_middle_of_a_drop_costs_nothing() {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    let ground = Ground::new(97, &names).await;
+    let ground = DaemonFixture::new(97, &names).await;
     let all: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
     let (mut held, mut log) = (Follower::default(), String::new());
     for lived in [0, 2, 5, 10, 20, 40] {
@@ -484,7 +484,7 @@ async fn the_sockets_group_changes_under_an_open_door() {
     let Some((name, number)) = another_group() else {
         return skip("this process belongs to one group only");
     };
-    let ground = Ground::new(98, &["alice"]).await;
+    let ground = DaemonFixture::new(98, &["alice"]).await;
     let good = text(&ground, &[("alice", "")]);
     ground.configure(&good);
     let daemon = ground.run().await;
@@ -523,7 +523,7 @@ async fn the_sockets_group_changes_under_an_open_door() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_that_the_full_disk_refuses_leaves_everything_as_it_was() {
-    let ground = Ground::new(99, &["kept", "gone", "moved", "new"]).await;
+    let ground = DaemonFixture::new(99, &["kept", "gone", "moved", "new"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
     };

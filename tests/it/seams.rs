@@ -27,12 +27,12 @@ pub(crate) fn at(text: &str) -> Timestamp {
 }
 
 /// The boundary between the two segments of the window.
-fn seam() -> Timestamp {
+fn boundary() -> Timestamp {
     at("2024-01-01T00:00:00Z") + SignedDuration::from_hours(24 * 1825)
 }
 
 fn near(hours: i64) -> Timestamp {
-    seam() + SignedDuration::from_hours(hours)
+    boundary() + SignedDuration::from_hours(hours)
 }
 
 /// A window of two segments, several years on each side of the boundary.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixDatagram, UnixStream};
 
-use crate::process::{Daemon, Ground, PATIENCE, eventually};
+use crate::process::{Daemon, DaemonFixture, PATIENCE, eventually};
 use crate::socket::Follower;
 
 /// Far longer than a daemon without pending requests needs, far shorter than its deadline.
@@ -21,7 +21,7 @@ async fn ends_quickly(daemon: &mut Daemon) -> Option<i32> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
-    let ground = Ground::new(51, &["alice"]).await;
+    let ground = DaemonFixture::new(51, &["alice"]).await;
     let mut held = Follower::default();
     for signal in ["TERM", "INT"] {
         let mut daemon = ground.run().await;
@@ -35,7 +35,7 @@ async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
         assert_eq!(ends_quickly(&mut daemon).await, Some(0), "{signal}");
         waiting.await.unwrap();
         assert!(!ground.path("api.sock").exists(), "the daemon left its socket behind");
-        assert_eq!(daemon.complaints(), Vec::<String>::new());
+        assert_eq!(daemon.warnings_logged(), Vec::<String>::new());
     }
     let enumerations = ground.simulator.statistics().total.enumerations;
     let daemon = ground.run().await;
@@ -51,7 +51,7 @@ async fn term_and_int_end_it_in_good_order_with_the_store_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_quickly_in_the_middle_of_a_request() {
-    let ground = Ground::new(52, &["alice", "bob"]).await;
+    let ground = DaemonFixture::new(52, &["alice", "bob"]).await;
     // Bob's next round is an hour away; stopping does not wait for it.
     let text = fs::read_to_string(&ground.config).unwrap();
     ground.configure(&text.replace("interval = \"1s\"", "interval = \"1h\""));
@@ -71,7 +71,7 @@ async fn it_ends_quickly_in_the_middle_of_a_request() {
 }
 
 /// Requests everything and reads nothing, so that the response cannot finish.
-async fn deaf_reader(ground: &Ground) -> UnixStream {
+async fn stalled_reader(ground: &DaemonFixture) -> UnixStream {
     let mut stream = UnixStream::connect(&ground.api.0).await.unwrap();
     stream.write_all(b"GET /v1/changes HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     stream.readable().await.unwrap();
@@ -80,17 +80,17 @@ async fn deaf_reader(ground: &Ground) -> UnixStream {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn asked_twice_it_ends_at_once_and_the_store_is_still_whole() {
-    let ground = Ground::new(53, &["alice", "bob", "carol"]).await;
+    let ground = DaemonFixture::new(53, &["alice", "bob", "carol"]).await;
     let mut daemon = ground.run().await;
     for name in ["alice", "bob", "carol"] {
         ground.settle(name).await;
     }
     let mut held = Follower::default();
     held.catch_up(&ground.api).await;
-    let reader = deaf_reader(&ground).await;
+    let reader = stalled_reader(&ground).await;
     daemon.signal("TERM");
     eventually("a stop begins", async || daemon.log().contains("\"stopping\"").then_some(())).await;
-    assert!(daemon.over().is_none(), "the daemon did not wait for the reader");
+    assert!(daemon.exit_status().is_none(), "the daemon did not wait for the reader");
     daemon.signal("INT");
     assert_eq!(ends_quickly(&mut daemon).await, Some(1));
     assert!(daemon.log().contains("stopped at once"));
@@ -114,12 +114,12 @@ async fn asked_twice_it_ends_at_once_and_the_store_is_still_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
-    let ground = Ground::new(56, &["alice", "bob", "carol"]).await;
+    let ground = DaemonFixture::new(56, &["alice", "bob", "carol"]).await;
     let mut daemon = ground.run().await;
     for name in ["alice", "bob", "carol"] {
         ground.settle(name).await;
     }
-    let reader = deaf_reader(&ground).await;
+    let reader = stalled_reader(&ground).await;
     daemon.signal("TERM");
     // Requests in progress get five seconds.
     let ended = tokio::time::timeout(2 * QUICK, daemon.ended()).await;
@@ -129,7 +129,7 @@ async fn a_reader_that_never_reads_does_not_keep_it_from_ending() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_takes_long_to_open_is_not_waited_for() {
-    let ground = Ground::new(58, &["alice"]).await;
+    let ground = DaemonFixture::new(58, &["alice"]).await;
     let store = ground.path("store");
     fs::DirBuilder::new().mode(0o700).create(&store).unwrap();
     // Reading it blocks until data is written into it, which never happens.
@@ -143,7 +143,7 @@ async fn a_store_that_takes_long_to_open_is_not_waited_for() {
         daemon.signal(signal);
         assert_eq!(ends_quickly(&mut daemon).await, Some(0), "{signal}");
         assert!(daemon.log().contains("stopped before serving"));
-        assert_eq!(daemon.complaints(), Vec::<String>::new());
+        assert_eq!(daemon.warnings_logged(), Vec::<String>::new());
     }
     fs::remove_file(store.join("watermark")).unwrap();
     let daemon = ground.run().await;
@@ -153,7 +153,7 @@ async fn a_store_that_takes_long_to_open_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_that_goes_away_takes_demo_and_simulate_along() {
-    let ground = Ground::new(59, &[]).await;
+    let ground = DaemonFixture::new(59, &[]).await;
     let mut codes = Vec::new();
     for name in ["demo", "simulate"] {
         let log = ground.path(name);
@@ -177,14 +177,14 @@ async fn a_terminal_that_goes_away_takes_demo_and_simulate_along() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hup_is_no_reason_to_die() {
-    let ground = Ground::new(54, &["alice"]).await;
+    let ground = DaemonFixture::new(54, &["alice"]).await;
     let mut daemon = ground.run().await;
     let before = ground.settle("alice").await.last_round.unwrap().number;
     for _ in 0..5 {
         daemon.signal("HUP");
     }
     eventually("rounds continue", async || {
-        assert!(daemon.over().is_none(), "the daemon ended");
+        assert!(daemon.exit_status().is_none(), "the daemon ended");
         let now = ground.api.window("alice").await.last_round.unwrap().number;
         (now > before + 1).then_some(())
     })
@@ -193,7 +193,7 @@ async fn hup_is_no_reason_to_die() {
 }
 
 /// The daemon's next message to its service manager.
-async fn heard(manager: &UnixDatagram) -> String {
+async fn next_message(manager: &UnixDatagram) -> String {
     let mut buffer = [0; 2048];
     let received = tokio::time::timeout(PATIENCE, manager.recv(&mut buffer)).await;
     let length = received.expect("the manager receives a message").unwrap();
@@ -201,9 +201,9 @@ async fn heard(manager: &UnixDatagram) -> String {
 }
 
 /// The next message other than a watchdog ping.
-async fn news(manager: &UnixDatagram) -> String {
+async fn next_status_message(manager: &UnixDatagram) -> String {
     loop {
-        let message = heard(manager).await;
+        let message = next_message(manager).await;
         if !message.ends_with("\nWATCHDOG=1\n") {
             return message;
         }
@@ -212,21 +212,21 @@ async fn news(manager: &UnixDatagram) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_manager_hears_the_whole_life() {
-    let ground = Ground::new(57, &["alice"]).await;
+    let ground = DaemonFixture::new(57, &["alice"]).await;
     let socket = ground.path("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();
     let mut daemon = ground
         .spawn_in(&[("NOTIFY_SOCKET", socket.to_str().unwrap()), ("WATCHDOG_USEC", "400000")]);
     assert_eq!(
-        heard(&manager).await,
+        next_message(&manager).await,
         "EXTEND_TIMEOUT_USEC=30000000\nSTATUS=opening the store\n",
         "before the store is open"
     );
-    assert_eq!(heard(&manager).await, "READY=1\nSTATUS=1 window: 1 enumerating\n");
+    assert_eq!(next_message(&manager).await, "READY=1\nSTATUS=1 window: 1 enumerating\n");
     let ready = ground.api.try_get("/readyz").await.expect("the API answers");
     assert!(ready.status.is_success());
     for _ in 0..3 {
-        let alive = heard(&manager).await;
+        let alive = next_message(&manager).await;
         assert!(
             alive.starts_with("STATUS=1 window: 1 ") && alive.ends_with("\nWATCHDOG=1\n"),
             "{alive:?}"
@@ -238,19 +238,19 @@ async fn a_service_manager_hears_the_whole_life() {
     for (text, outcome) in [(&good, "1 window: 1 "), (&"]".to_owned(), "reload refused at ")] {
         ground.configure(text);
         daemon.signal("HUP");
-        let begins = news(&manager).await;
+        let begins = next_status_message(&manager).await;
         let at: u64 = begins
             .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
             .and_then(|rest| rest.trim_end().parse().ok())
             .unwrap_or_else(|| panic!("{begins:?}"));
         assert!(at > last, "{at} is not the time of this reload");
         last = at;
-        let over = news(&manager).await;
+        let over = next_status_message(&manager).await;
         assert!(over.starts_with(&format!("READY=1\nSTATUS={outcome}")), "{over:?}");
     }
     // The reason of the refusal stays in the status.
-    assert!(heard(&manager).await.starts_with("STATUS=reload refused at "));
+    assert!(next_message(&manager).await.starts_with("STATUS=reload refused at "));
     daemon.signal("TERM");
-    assert_eq!(news(&manager).await, "STOPPING=1\nSTATUS=stopping\n");
+    assert_eq!(next_status_message(&manager).await, "STOPPING=1\nSTATUS=stopping\n");
     assert_eq!(daemon.ended().await.code(), Some(0));
 }

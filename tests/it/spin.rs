@@ -13,7 +13,7 @@ use calmirror::cli::arguments::Arguments;
 use clap::Parser as _;
 use tokio::time::Instant;
 
-use crate::process::{Daemon, Ground, eventually};
+use crate::process::{Daemon, DaemonFixture, eventually};
 
 /// The variable that gives the child its configuration.
 const CONFIG: &str = "SPIN_CONFIG";
@@ -34,7 +34,7 @@ fn child() {
             }
         });
     }
-    let code = cli::on(runtime, arguments);
+    let code = cli::run_on(runtime, arguments);
     // Exit with the daemon's code instead of the test harness's.
     std::process::exit(i32::from(
         format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS),
@@ -43,7 +43,7 @@ fn child() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn threads_that_never_return_stop_neither_answers_nor_rounds_nor_the_end() {
-    let ground = Ground::new(71, &["alice"]).await;
+    let ground = DaemonFixture::new(71, &["alice"]).await;
     let log = ground.path("log");
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["spin::child", "--exact", "--ignored", "--nocapture"])
@@ -56,7 +56,7 @@ async fn threads_that_never_return_stop_neither_answers_nor_rounds_nor_the_end()
         .unwrap();
     let mut daemon = Daemon::of(child, log);
     eventually("the daemon serves", async || {
-        assert!(daemon.over().is_none(), "the daemon ended");
+        assert!(daemon.exit_status().is_none(), "the daemon ended");
         ground.api.try_get("/readyz").await.filter(|answer| answer.status.is_success())
     })
     .await;

@@ -11,7 +11,7 @@ use calmirror::mirror::window::{Completion, Edges};
 use http::StatusCode;
 
 use crate::compare::{assert_same, truth};
-use crate::process::{Ground, Outcome, eventually};
+use crate::process::{DaemonFixture, Outcome, eventually};
 use crate::socket::Follower;
 
 /// Every file below a directory, with its content.
@@ -29,7 +29,7 @@ fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Asserts that the start is refused with exit code 74, naming the store, the cause and a remedy.
-fn assert_refused(outcome: &Outcome, ground: &Ground, cause: &str, remedy: &str) {
+fn assert_refused(outcome: &Outcome, ground: &DaemonFixture, cause: &str, remedy: &str) {
     assert_eq!(outcome.code, Some(74), "{outcome:?}");
     let store = ground.path("store").display().to_string();
     for part in [&*store, cause, remedy] {
@@ -38,7 +38,7 @@ fn assert_refused(outcome: &Outcome, ground: &Ground, cause: &str, remedy: &str)
 }
 
 /// Makes a store with a settled window and stops the daemon.
-async fn filled(ground: &Ground) -> Follower {
+async fn filled(ground: &DaemonFixture) -> Follower {
     let daemon = ground.run().await;
     ground.settle("alice").await;
     let mut follower = Follower::default();
@@ -50,7 +50,7 @@ async fn filled(ground: &Ground) -> Follower {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_daemon_is_refused_and_the_first_does_not_notice() {
-    let ground = Ground::new(71, &["alice"]).await;
+    let ground = DaemonFixture::new(71, &["alice"]).await;
     let daemon = ground.run().await;
     let before = ground.settle("alice").await.last_round.unwrap().number;
     let second = ground.cli(&["run"]).await;
@@ -60,13 +60,13 @@ async fn a_second_daemon_is_refused_and_the_first_does_not_notice() {
     let after = ground.settle("alice").await;
     assert!(after.last_round.unwrap().number > before);
     assert_eq!(after.resyncs, 0);
-    assert_eq!(daemon.complaints(), Vec::<String>::new());
+    assert_eq!(daemon.warnings_logged(), Vec::<String>::new());
     daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_a_newer_format_is_not_touched() {
-    let ground = Ground::new(72, &["alice"]).await;
+    let ground = DaemonFixture::new(72, &["alice"]).await;
     filled(&ground).await;
     let watermark = ground.path("store/watermark");
     let old = fs::read(&watermark).unwrap();
@@ -114,7 +114,7 @@ fn sealed(payload: &[u8]) -> Vec<u8> {
 /// Root ignores file permissions, so this obstacle must stop root as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_path_that_is_a_file_is_left_as_it_is() {
-    let ground = Ground::new(73, &["alice"]).await;
+    let ground = DaemonFixture::new(73, &["alice"]).await;
     fs::write(ground.path("store"), "somebody's notes").unwrap();
     let refused = ground.cli(&["run"]).await;
     assert_refused(&refused, &ground, "cannot be opened", "not changed");
@@ -122,7 +122,7 @@ async fn a_store_path_that_is_a_file_is_left_as_it_is() {
 }
 
 async fn damage(seed: u64, how: impl Fn(&Path)) {
-    let ground = Ground::new(seed, &["alice"]).await;
+    let ground = DaemonFixture::new(seed, &["alice"]).await;
     let held = filled(&ground).await;
     how(&ground.path("store/store"));
     let daemon = ground.run().await;
@@ -145,7 +145,7 @@ async fn damage(seed: u64, how: impl Fn(&Path)) {
         names.iter().filter(|name| name.starts_with("store.damaged.")).collect();
     let [aside] = aside[..] else { panic!("expected one directory moved aside: {names:?}") };
     assert!(ground.path("store").join(aside).join("db").exists());
-    let told = daemon.complaints();
+    let told = daemon.warnings_logged();
     assert!(told.iter().any(|line| line.contains(aside.as_str())), "{told:?}");
     daemon.stop().await;
 }
@@ -210,7 +210,7 @@ pub(crate) fn skip(why: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_store_is_refused_and_left_alone() {
-    let ground = Ground::new(76, &["alice"]).await;
+    let ground = DaemonFixture::new(76, &["alice"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
     };
@@ -232,7 +232,7 @@ async fn a_read_only_store_is_refused_and_left_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fills_stops_writing_not_reading_and_heals() {
-    let ground = Ground::new(77, &["alice", "bob"]).await;
+    let ground = DaemonFixture::new(77, &["alice", "bob"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
     };
@@ -280,7 +280,7 @@ pub(crate) fn fill_up(at: &Path) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
-    let ground = Ground::new(78, &["alice"]).await;
+    let ground = DaemonFixture::new(78, &["alice"]).await;
     let Some(small) = Small::mount(&ground.path("store"), "size=192m,mode=0700") else {
         return skip("this process may not mount a file system");
     };
@@ -299,7 +299,7 @@ async fn a_disk_that_others_fill_neither_ends_the_daemon_nor_stops_a_start() {
     let held = ground.api.events("alice").await;
     // Longer than the engine's own cleanup used to wait.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    assert!(daemon.over().is_none(), "the daemon ended: {}", daemon.log());
+    assert!(daemon.exit_status().is_none(), "the daemon ended: {}", daemon.log());
 
     // However it ended, it starts, serves, and reports the full store.
     for how in ["stop", "kill"] {
@@ -339,7 +339,7 @@ fn set_mode(path: &Path, mode: u32) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_others_may_read_is_closed_to_them() {
-    let ground = Ground::new(79, &["alice"]).await;
+    let ground = DaemonFixture::new(79, &["alice"]).await;
     filled(&ground).await;
     let (store, inner) = (ground.path("store"), ground.path("store/store"));
     set_mode(&store, 0o757);
@@ -354,7 +354,7 @@ async fn a_store_that_others_may_read_is_closed_to_them() {
     for file in files(&inner).keys() {
         assert_eq!(mode(file), 0o600, "{}", file.display());
     }
-    let told = daemon.complaints();
+    let told = daemon.warnings_logged();
     assert!(told.iter().any(|line| line.contains("open to other users")), "{told:?}");
     assert!(told.iter().any(|line| line.contains("open to its group")), "{told:?}");
     daemon.stop().await;
@@ -362,7 +362,7 @@ async fn a_store_that_others_may_read_is_closed_to_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_directory_of_another_user_is_refused_with_the_remedy() {
-    let ground = Ground::new(80, &["alice"]).await;
+    let ground = DaemonFixture::new(80, &["alice"]).await;
     let store = ground.path("store");
     fs::create_dir(&store).unwrap();
     set_mode(&store, 0o777);
@@ -380,7 +380,7 @@ async fn an_open_directory_of_another_user_is_refused_with_the_remedy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_symbolic_link_in_the_store_is_not_followed() {
     for name in ["watermark", "watermark.new", "suspect", "reserve", "store", "store/db"] {
-        let ground = Ground::new(81, &["alice"]).await;
+        let ground = DaemonFixture::new(81, &["alice"]).await;
         let link = ground.path("store").join(name);
         fs::create_dir_all(link.parent().unwrap()).unwrap();
         let target = ground.path("elsewhere");

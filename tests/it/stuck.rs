@@ -77,7 +77,7 @@ impl Scene {
     }
 
     /// Waits until the next scheduled round is over.
-    async fn wait(&self) -> WindowStatus {
+    async fn wait_for_next_round(&self) -> WindowStatus {
         let before = self.status();
         let due = before.next_due.unwrap().duration_since(self.env.now());
         tokio::time::sleep(Duration::try_from(due).unwrap_or_default() + LONG).await;
@@ -85,7 +85,7 @@ impl Scene {
     }
 
     /// Runs rounds until one succeeds. Returns the status and the errors before it.
-    async fn healed(&self) -> (WindowStatus, Vec<String>) {
+    async fn rounds_until_success(&self) -> (WindowStatus, Vec<String>) {
         let mut errors = Vec::new();
         for _ in 0..20 {
             let status = self.round().await;
@@ -148,10 +148,10 @@ impl Scene {
     }
 
     /// Drives the window into snapshot mode: no page size helps.
-    async fn listed(&self) {
+    async fn enter_snapshot_mode(&self) {
         self.simulator.mutate_randomly();
         self.simulator.plan(PlannedFault::always(endless(usize::MAX)).path("delta"));
-        let (status, _) = self.healed().await;
+        let (status, _) = self.rounds_until_success().await;
         assert_eq!(mode(&status), "snapshot");
     }
 }
@@ -196,7 +196,7 @@ async fn rounds_without_end_end_with_larger_pages() {
         // The fallback and its wait survive a restart.
         scene = scene.restarted().await;
         scene.simulator.reset_statistics();
-        let (status, errors) = scene.healed().await;
+        let (status, errors) = scene.rounds_until_success().await;
         assert_eq!(errors, ["round_stuck"], "{fault:?}");
         assert_eq!(scene.page_sizes(), [40, 80].into(), "{fault:?}");
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "{fault:?}");
@@ -221,7 +221,7 @@ async fn rounds_without_end_end_with_larger_pages() {
 async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
     for (seed, complete) in [(4, Completion::Master), (5, Completion::Exact)] {
         let mut scene = Scene::settled(seed, Behaviour::by_seed(seed), complete).await;
-        scene.listed().await;
+        scene.enter_snapshot_mode().await;
         assert_eq!(scene.page_sizes(), [20, 40, 80, 160, 320, 640, 1000].into());
         scene.assert_exact("listed").await;
 
@@ -261,7 +261,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         // A day later delta is tried without success: no error, and the next trial comes a day
         // later.
         scene.simulator.mutate_randomly();
-        let status = scene.wait().await;
+        let status = scene.wait_for_next_round().await;
         let tried = scene.simulator.statistics().total.enumerations - enumerations;
         assert_eq!(tried, 1, "delta is tried once");
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"));
@@ -281,7 +281,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
         scene.simulator.clear_faults();
         scene.simulator.mutate_randomly();
         let seq = scene.seq();
-        let status = scene.wait().await;
+        let status = scene.wait_for_next_round().await;
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"));
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::DeltaRetry);
         scene.assert_exact("followed again").await;
@@ -314,7 +314,7 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
         until: Some("2026-11-12".parse().unwrap()),
         all_day: false,
     });
-    scene.listed().await;
+    scene.enter_snapshot_mode().await;
     scene.assert_exact("at first").await;
     let of_series = async |day: &str| {
         let mirrored = scene.mirror().await;
@@ -397,9 +397,9 @@ async fn stuck_streams_in_bad_weather_end_in_the_truth() {
         scene.rig.settle(MAILBOX, 30).await;
         scene.assert_exact(&format!("seed {seed}")).await;
         // After two quiet days the window follows delta links again.
-        let status = match scene.wait().await {
+        let status = match scene.wait_for_next_round().await {
             status if mode(&status) == "delta" => status,
-            _ => scene.wait().await,
+            _ => scene.wait_for_next_round().await,
         };
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "delta"), "seed {seed}");
         scene.assert_exact(&format!("followed, seed {seed}")).await;

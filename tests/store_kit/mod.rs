@@ -29,7 +29,7 @@ pub fn options(dir: &tempfile::TempDir) -> StoreOptions {
     let linger = Duration::from_secs(20);
     StoreOptions {
         cache_bytes: 16 << 20,
-        linger,
+        max_defer: linger,
         min_free_bytes: 0,
         ..StoreOptions::new(dir.path())
     }

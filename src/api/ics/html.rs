@@ -18,7 +18,7 @@ use html5gum::{StartTag, State, Token, Tokenizer};
 const UNSHOWN: [&[u8]; 8] =
     [b"iframe", b"noembed", b"noframes", b"noscript", b"script", b"style", b"template", b"title"];
 /// Hidden elements whose content is not markup, and which hide the rest if they do not end.
-const CODE: [&[u8]; 2] = [b"script", b"style"];
+const RAW_HIDDEN: [&[u8]; 2] = [b"script", b"style"];
 /// Elements that start and end a line.
 const BLOCKS: [&[u8]; 28] = [
     b"address",
@@ -65,7 +65,7 @@ pub(super) fn text(html: &str, enough: usize) -> String {
         let mut layout = read(html, enough, &limits);
         match layout.hidden.take() {
             // Each name is limited once: the next pass is identical up to that start tag.
-            Some((name, before)) if !CODE.contains(&name.as_slice()) => {
+            Some((name, before)) if !RAW_HIDDEN.contains(&name.as_slice()) => {
                 limits.insert(name, before);
             }
             _ => return layout.finish(),
@@ -146,7 +146,11 @@ impl TextLayout {
 
     /// The tokenizer state for the content of a newly opened element, if it is not plain markup.
     fn state_within(&self, name: &[u8]) -> Option<State> {
-        if self.hidden.as_ref().is_some_and(|(hidden, _)| hidden != name && !CODE.contains(&name)) {
+        if self
+            .hidden
+            .as_ref()
+            .is_some_and(|(hidden, _)| hidden != name && !RAW_HIDDEN.contains(&name))
+        {
             // Inside a hidden element only its own end tag matters.
             return None;
         }

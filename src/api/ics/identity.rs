@@ -22,7 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::line::carried;
+use super::line::sanitized;
 use crate::api::redact::is_reduced;
 use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::TimeReader;
@@ -60,13 +60,13 @@ pub(super) struct EventIdentity {
     /// The original start of an instance; none for a single event.
     pub(super) slot: Option<OriginalStart>,
     /// Set if another instance of the series has the same slot.
-    again: Option<String>,
+    duplicate: Option<String>,
 }
 
 impl EventIdentity {
     /// A UID that no other event of the window has.
     pub(super) fn own_uid(&self) -> String {
-        match (&self.slot, &self.again) {
+        match (&self.slot, &self.duplicate) {
             (Some(slot), Some(again)) => format!("{}/{slot}/{again}", self.uid),
             (Some(slot), None) => format!("{}/{slot}", self.uid),
             (None, _) => self.uid.clone(),
@@ -109,7 +109,7 @@ impl IdentityMembers {
         let id = EventId::new(text("id")?);
         if is_reduced(event) {
             // The id is the only identity that a masked event shows.
-            let (owner, uid) = (id.clone(), carried(id.as_str()));
+            let (owner, uid) = (id.clone(), sanitized(id.as_str()));
             return Some(Self {
                 id,
                 owner,
@@ -143,12 +143,13 @@ impl IdentityMembers {
         let series = text("seriesMasterId").filter(|_| !is_single).map(EventId::new);
         let owner = series.unwrap_or_else(|| id.clone());
         // UIDs that differ only in characters that a line cannot carry must count as equal.
-        let given = |name: &str| text(name).map(|uid| carried(&uid)).filter(|uid| !uid.is_empty());
+        let given =
+            |name: &str| text(name).map(|uid| sanitized(&uid)).filter(|uid| !uid.is_empty());
         let uid = match (given("uid"), given("iCalUId")) {
             (Some(uid), _) => uid,
             (None, Some(uid)) if is_single => uid,
             (None, Some(uid)) => without_day(uid),
-            (None, None) => carried(owner.as_str()),
+            (None, None) => sanitized(owner.as_str()),
         };
         let created = text("createdDateTime").and_then(|text| text.parse().ok());
         Some(Self { id, owner, uid, kind, created: created.unwrap_or(Timestamp::MAX) })
@@ -315,8 +316,8 @@ impl Identities {
     ) -> Option<EventIdentity> {
         let IdentityMembers { id, owner, mut uid, kind, .. } = IdentityMembers::read(event, times)?;
         let keeps = self.shared.get(&EventId::new(uid.as_str()).hash());
-        if looks_made(&uid) || keeps.is_some_and(|keeps| *keeps != owner.hash()) {
-            uid = format!("{uid}/{}", eight(&owner));
+        if resembles_own_uid(&uid) || keeps.is_some_and(|keeps| *keeps != owner.hash()) {
+            uid = format!("{uid}/{}", short_hash(&owner));
         }
         let (slot, again) = match kind {
             InstanceKind::Single => (None, false),
@@ -329,12 +330,12 @@ impl Identities {
                 (Some(slot), again)
             }
         };
-        Some(EventIdentity { uid, slot, again: again.then(|| eight(&id)) })
+        Some(EventIdentity { uid, slot, duplicate: again.then(|| short_hash(&id)) })
     }
 }
 
 /// Whether a UID ends like those made here: in `/` and [`eight`] digits or an [`OriginalStart`].
-fn looks_made(uid: &str) -> bool {
+fn resembles_own_uid(uid: &str) -> bool {
     let digits =
         |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
     let is_hexadecimal = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
@@ -346,7 +347,7 @@ fn looks_made(uid: &str) -> bool {
 }
 
 /// Eight hexadecimal digits of the SHA-256 of an id.
-fn eight(id: &EventId) -> String {
+fn short_hash(id: &EventId) -> String {
     let EventHash([a, b, c, d, ..]) = id.hash();
     format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
 }

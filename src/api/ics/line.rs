@@ -109,7 +109,7 @@ impl<'a> ContentLine<'a> {
 }
 
 /// The text as a reader of the line decodes it.
-pub(super) fn carried(text: &str) -> String {
+pub(super) fn sanitized(text: &str) -> String {
     characters(text).collect()
 }
 

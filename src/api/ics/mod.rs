@@ -88,11 +88,11 @@ pub(super) async fn calendar(ask: WindowRequest) -> Result<Response, Problem> {
     let (window, status) = ask.window()?;
     let mask = ask.access.settings.mask_private;
     let tag = ETag::of(&("ics", ask.access.store.version(window), mask, from, to, series));
-    if let Some(answer) = ask.held(&tag) {
+    if let Some(answer) = ask.not_modified(&tag) {
         return Ok(answer);
     }
     let WindowRequest { access, name, .. } = ask;
-    let (work, stopping) = (access.work.clone(), access.stopping.clone());
+    let (work, stopping) = (access.limits.clone(), access.stopping.clone());
     let began = *access.store.durable().borrow();
     let query = EventQuery { window, from, to, limit: BATCH, bytes: SLICE_BYTES, after: None };
     let writing = CalendarWriter {
@@ -109,7 +109,7 @@ pub(super) async fn calendar(ask: WindowRequest) -> Result<Response, Problem> {
     let kind = HeaderValue::from_static("text/calendar; charset=utf-8");
     let body = work.body(writing, stopping).await?;
     let response = ([(header::CONTENT_TYPE, kind)], body).into_response();
-    Ok(tag.put_on(response))
+    Ok(tag.attach_to(response))
 }
 
 /// Writes one calendar.

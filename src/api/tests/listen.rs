@@ -160,7 +160,7 @@ async fn serving(router: Router, room: usize) -> (tempfile::TempDir, PathBuf, Jo
     server.spawn(async move {
         // The sender has to stay open.
         let (_router, router) = watch::channel(router);
-        serve_most(listener, router, std::future::pending(), room).await;
+        serve_limited(listener, router, std::future::pending(), room).await;
     });
     (directory, path, server)
 }

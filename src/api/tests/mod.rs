@@ -244,7 +244,7 @@ impl Fixture {
             store: self.store.clone(),
             fleet: self.fleet.clone(),
             env: self.env.clone(),
-            about: Arc::new(BuildInfo {
+            build: Arc::new(BuildInfo {
                 version: "0.1.0".into(),
                 commit: "abc".into(),
                 target: "x86_64-unknown-linux-gnu".into(),
@@ -253,7 +253,7 @@ impl Fixture {
             }),
             settings: self.settings.clone(),
             metrics: crate::metrics::Metrics::default(),
-            work: self.work.clone(),
+            limits: self.work.clone(),
             stopping: self.stopping.subscribe(),
             reloads: crate::supervisor::reload::channel().0,
         }

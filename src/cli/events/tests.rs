@@ -179,7 +179,7 @@ fn times_are_the_users_own() {
         ("7d", None),
         ("+99999999999y", None),
     ] {
-        let read = moment(text, &today, "--from").ok().map(|at| at.timestamp());
+        let read = parse_time(text, &today, "--from").ok().map(|at| at.timestamp());
         assert_eq!(read, expected.map(|at| at.parse().unwrap()), "{text}");
     }
 }

@@ -116,7 +116,7 @@ pub(super) fn read(
         ahead_s,
         status: status.as_u16(),
         code: code.map(str::to_owned),
-        number: denied.error_description.as_str().and_then(number),
+        number: denied.error_description.as_str().and_then(aadsts_number),
         needs_person: !passing,
         retry_after,
     })
@@ -128,7 +128,7 @@ fn stated(seconds: Option<LenientSeconds>) -> Option<Duration> {
 }
 
 /// The AADSTS number of a description.
-fn number(description: &str) -> Option<String> {
+fn aadsts_number(description: &str) -> Option<String> {
     let at = description.find("AADSTS")?;
     let digits = description[at + 6..].bytes().take_while(u8::is_ascii_digit).count();
     (1..=12).contains(&digits).then(|| description[at..at + 6 + digits].to_owned())
@@ -153,7 +153,7 @@ impl Denial {
                 format!("{key} holds a wrong secret; put the secret's value there, not its id")
             }
             // The assertion is not valid at the endpoint's time: a wrong clock dated it.
-            (Some("AADSTS700024"), _) => self.wrong_clock(),
+            (Some("AADSTS700024"), _) => self.clock_remedy(),
             (Some("AADSTS700016"), _) => "check client_id and tenant: no such application".into(),
             (Some("AADSTS90002"), _) => "check tenant: there is no such tenant".into(),
             (_, Some("invalid_client")) => format!("check client_id and {key}"),
@@ -173,7 +173,7 @@ impl Denial {
 
     /// The remedy for a clock that differs from the endpoint's. Less than a minute is not shown,
     /// because the answer took time to arrive.
-    fn wrong_clock(&self) -> String {
+    fn clock_remedy(&self) -> String {
         let by = self.ahead_s.filter(|s| s.abs() >= 60).map(|ahead| {
             let length = humantime::format_duration(Duration::from_secs(ahead.unsigned_abs()));
             format!(": it is {length} {}", if ahead > 0 { "fast" } else { "slow" })

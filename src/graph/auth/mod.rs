@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 pub use credential::Credential;
 pub use secret::AccessToken;
 
-use super::error::{GraphError, TokenFault};
+use super::error::{GraphError, TokenError};
 use super::origin::Origin;
 use super::transport::{Transport, TransportError};
 use crate::env::Env;
@@ -37,9 +37,9 @@ use endpoint::{Denial, Grant};
 /// How long before its expiry a token is renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(5 * 60);
 /// How long a refused sign-in is remembered.
-const REFUSAL_KEPT: Duration = Duration::from_secs(15 * 60);
+const REFUSAL_TTL: Duration = Duration::from_secs(15 * 60);
 /// A sign-in that was refused within this time is not repeated, even if a round is requested.
-const REFUSAL_FRESH: Duration = Duration::from_secs(1);
+const REFUSAL_MIN_AGE: Duration = Duration::from_secs(1);
 /// The longest back-off after a temporary fault.
 const MAX_BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// How long the token endpoint may take.
@@ -72,9 +72,9 @@ pub struct Tokens {
     name: Arc<str>,
     transport: Arc<dyn Transport>,
     env: Env,
-    held: Mutex<CachedToken>,
+    cached: Mutex<CachedToken>,
     /// Held during a request to the endpoint: one at a time.
-    asking: tokio::sync::Mutex<()>,
+    request_lock: tokio::sync::Mutex<()>,
 }
 
 struct CachedToken {
@@ -84,7 +84,7 @@ struct CachedToken {
     /// Temporary faults since the last grant.
     faults: u32,
     /// Set once a missing token is logged; the value says whether a person is needed.
-    told: Option<bool>,
+    logged_missing: Option<bool>,
     /// When the counted forced renewals began, and how many there were.
     forced: Option<(Instant, u32)>,
 }
@@ -100,7 +100,7 @@ struct LiveToken {
 
 #[derive(Clone)]
 struct SignInFailure {
-    fault: TokenFault,
+    fault: TokenError,
     at: Instant,
     until: Instant,
     stamp: Option<SystemTime>,
@@ -114,8 +114,8 @@ impl Tokens {
             name,
             transport,
             env,
-            held: Mutex::new(CachedToken::new(account)),
-            asking: tokio::sync::Mutex::default(),
+            cached: Mutex::new(CachedToken::new(account)),
+            request_lock: tokio::sync::Mutex::default(),
         })
     }
 
@@ -127,7 +127,7 @@ impl Tokens {
     /// Replaces the account's settings; the next sign-in uses them. If they are the same, nothing
     /// is forgotten; otherwise the current token is dropped, because it belongs to the old ones.
     pub fn reconfigure(&self, account: Account) {
-        let mut held = self.held();
+        let mut held = self.cached();
         if *held.account != account {
             *held = CachedToken::new(account);
         }
@@ -139,24 +139,24 @@ impl Tokens {
     /// [`ErrorClass::SignIn`](super::ErrorClass::SignIn) if a person is needed, otherwise
     /// transient; both are remembered for a while.
     pub async fn token(&self) -> Result<AccessToken, GraphError> {
-        match self.at_hand() {
+        match self.availability() {
             TokenAvailability::Good(token) => return Ok(token),
             TokenAvailability::Failed(fault) => return Err(GraphError::Token(fault)),
-            TokenAvailability::Due(token) => {
+            TokenAvailability::RenewalDue(token) => {
                 // Another caller is renewing it; the current token is still valid.
-                let Ok(_asking) = self.asking.try_lock() else { return Ok(token) };
-                return match self.at_hand() {
+                let Ok(_asking) = self.request_lock.try_lock() else { return Ok(token) };
+                return match self.availability() {
                     TokenAvailability::Good(token) => Ok(token),
-                    _ => Ok(self.ask().await.unwrap_or(token)),
+                    _ => Ok(self.request_token().await.unwrap_or(token)),
                 };
             }
-            TokenAvailability::Nothing => {}
+            TokenAvailability::Missing => {}
         }
-        let _asking = self.asking.lock().await;
-        match self.at_hand() {
-            TokenAvailability::Good(token) | TokenAvailability::Due(token) => Ok(token),
+        let _asking = self.request_lock.lock().await;
+        match self.availability() {
+            TokenAvailability::Good(token) | TokenAvailability::RenewalDue(token) => Ok(token),
             TokenAvailability::Failed(fault) => Err(GraphError::Token(fault)),
-            TokenAvailability::Nothing => self.ask().await,
+            TokenAvailability::Missing => self.request_token().await,
         }
     }
 
@@ -168,21 +168,23 @@ impl Tokens {
     /// As [`Tokens::token`]; and [`ErrorClass::SignIn`](super::ErrorClass::SignIn) for this caller
     /// alone if too many were refused within a minute.
     pub async fn refresh(&self, refused: &AccessToken) -> Result<AccessToken, GraphError> {
-        let _asking = self.asking.lock().await;
-        match self.at_hand() {
-            TokenAvailability::Good(token) | TokenAvailability::Due(token) if token != *refused => {
+        let _asking = self.request_lock.lock().await;
+        match self.availability() {
+            TokenAvailability::Good(token) | TokenAvailability::RenewalDue(token)
+                if token != *refused =>
+            {
                 return Ok(token);
             }
-            TokenAvailability::Good(_) | TokenAvailability::Due(_) => self.allow_forced()?,
+            TokenAvailability::Good(_) | TokenAvailability::RenewalDue(_) => self.allow_forced()?,
             TokenAvailability::Failed(fault) => return Err(GraphError::Token(fault)),
-            TokenAvailability::Nothing => {}
+            TokenAvailability::Missing => {}
         }
-        self.ask().await
+        self.request_token().await
     }
 
     /// Checks whether the current token, which is valid but was refused, may be replaced now.
     fn allow_forced(&self) -> Result<(), GraphError> {
-        let mut held = self.held();
+        let mut held = self.cached();
         let now = Instant::now();
         // The failure that kept it from being replaced a moment ago would occur again.
         if let Some(fault) = self.remembered(&mut held, now) {
@@ -206,16 +208,16 @@ impl Tokens {
             tracing::error!(%account, %reason, "sign-in failed");
         }
         let retry_after = Some(FORCED_WITHIN.saturating_sub(now - since));
-        Err(GraphError::Token(TokenFault { needs_person: true, retry_after, ..fault }))
+        Err(GraphError::Token(TokenError { needs_person: true, retry_after, ..fault }))
     }
 
     /// Called when a person requests a round: the next request repeats a refused sign-in, unless it
     /// was refused within the last second. So a request for a whole fleet of windows does not reach
     /// the token endpoint once per window.
     pub fn retry_refused(&self) {
-        let fresh = |failure: &SignInFailure| failure.at.elapsed() < REFUSAL_FRESH;
+        let fresh = |failure: &SignInFailure| failure.at.elapsed() < REFUSAL_MIN_AGE;
         let refused = |failure: &SignInFailure| failure.fault.needs_person && !fresh(failure);
-        if self.held().failure.as_ref().is_some_and(refused) {
+        if self.cached().failure.as_ref().is_some_and(refused) {
             self.forget();
         }
     }
@@ -223,7 +225,7 @@ impl Tokens {
     /// Forgets a remembered failure: the next token is requested at once. The current token is
     /// kept, but a token file is read again.
     pub fn forget(&self) {
-        let mut held = self.held();
+        let mut held = self.cached();
         held.failure = None;
         held.faults = 0;
         held.forced = None;
@@ -232,13 +234,13 @@ impl Tokens {
         }
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, CachedToken> {
+    fn cached(&self) -> std::sync::MutexGuard<'_, CachedToken> {
         // No change is left incomplete, so a poisoned lock is still usable.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at_hand(&self) -> TokenAvailability {
-        let mut held = self.held();
+    fn availability(&self) -> TokenAvailability {
+        let mut held = self.cached();
         let now = Instant::now();
         let credential = &held.account.credential;
         let from_file = matches!(credential, Credential::AccessTokenFile(_));
@@ -250,16 +252,16 @@ impl Tokens {
             // A failed renewal is not repeated before its back-off ends.
             let failed = held.failure.as_ref().is_some_and(|f| now < f.until);
             return match live.renew_at {
-                Some(at) if now >= at && !failed => TokenAvailability::Due(token),
+                Some(at) if now >= at && !failed => TokenAvailability::RenewalDue(token),
                 _ => TokenAvailability::Good(token),
             };
         }
         self.remembered(&mut held, now)
-            .map_or(TokenAvailability::Nothing, TokenAvailability::Failed)
+            .map_or(TokenAvailability::Missing, TokenAvailability::Failed)
     }
 
     /// The last failure while it is still valid; after that it is forgotten.
-    fn remembered(&self, held: &mut CachedToken, now: Instant) -> Option<TokenFault> {
+    fn remembered(&self, held: &mut CachedToken, now: Instant) -> Option<TokenError> {
         let failure = held.failure.as_ref()?;
         let rewritten =
             failure.fault.needs_person && failure.stamp != held.account.credential.stamp();
@@ -268,16 +270,16 @@ impl Tokens {
             return None;
         }
         let retry_after = Some(failure.until - now);
-        Some(TokenFault { retry_after, remembered: true, ..failure.fault.clone() })
+        Some(TokenError { retry_after, remembered: true, ..failure.fault.clone() })
     }
 
     /// Requests a token and stores the outcome. The caller holds `asking`.
-    async fn ask(&self) -> Result<AccessToken, GraphError> {
+    async fn request_token(&self) -> Result<AccessToken, GraphError> {
         let began = Instant::now();
-        let account = self.held().account.clone();
+        let account = self.cached().account.clone();
         let stamp = account.credential.stamp();
         let outcome = self.grant(&account).await;
-        let mut held = self.held();
+        let mut held = self.cached();
         if !Arc::ptr_eq(&held.account, &account) {
             // The settings changed meanwhile, so the outcome is not stored.
             return outcome.map(|grant| grant.token).map_err(GraphError::Token);
@@ -298,14 +300,14 @@ impl Tokens {
                 held.token = Some(LiveToken { token: token.clone(), renew_at, ends_at, stamp });
                 held.failure = None;
                 held.faults = 0;
-                if held.told.take().is_some() {
+                if held.logged_missing.take().is_some() {
                     tracing::info!(account = %self.name, "sign-in works again");
                 }
                 Ok(token)
             }
             Err(mut fault) => {
                 let kept = if fault.needs_person {
-                    REFUSAL_KEPT
+                    REFUSAL_TTL
                 } else {
                     let doubled = Duration::from_secs(1 << held.faults.min(9));
                     held.faults += 1;
@@ -319,7 +321,7 @@ impl Tokens {
                 let failure = SignInFailure { fault: fault.clone(), at, until: at + kept, stamp };
                 let (account, reason) = (&self.name, &fault.message);
                 // Logged once, not at each attempt.
-                match held.told.replace(fault.needs_person) {
+                match held.logged_missing.replace(fault.needs_person) {
                     told if told == Some(fault.needs_person) => {
                         tracing::debug!(%account, %reason, "still no token");
                     }
@@ -334,7 +336,7 @@ impl Tokens {
         }
     }
 
-    async fn grant(&self, account: &Account) -> Result<Grant, TokenFault> {
+    async fn grant(&self, account: &Account) -> Result<Grant, TokenError> {
         let Account { tenant, client_id, credential, login_url, scope, .. } = account;
         let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
         let proof = credential
@@ -344,7 +346,7 @@ impl Tokens {
                     Some(cause) => format!("{error} ({cause})"),
                     None => error.to_string(),
                 };
-                TokenFault { needs_person: true, ..self.fault(&why) }
+                TokenError { needs_person: true, ..self.fault(&why) }
             })?;
         let (name, proof) = match &proof {
             Proof::Token(token) => {
@@ -363,7 +365,7 @@ impl Tokens {
             let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
             form.push(("client_assertion_type", kind));
         }
-        let unusable = |_| TokenFault {
+        let unusable = |_| TokenError {
             needs_person: true,
             ..self.fault("login_url and tenant do not form a usable address")
         };
@@ -390,8 +392,8 @@ impl Tokens {
             .map_err(|denial| self.denied(&denial, credential))
     }
 
-    fn fault(&self, message: &str) -> TokenFault {
-        TokenFault {
+    fn fault(&self, message: &str) -> TokenError {
+        TokenError {
             account: self.name.clone(),
             message: message.into(),
             needs_person: false,
@@ -402,8 +404,8 @@ impl Tokens {
         }
     }
 
-    fn denied(&self, denial: &Denial, credential: &Credential) -> TokenFault {
-        TokenFault {
+    fn denied(&self, denial: &Denial, credential: &Credential) -> TokenError {
+        TokenError {
             needs_person: denial.needs_person,
             status: Some(denial.status),
             code: denial.code.as_deref().map(Into::into),
@@ -420,7 +422,7 @@ impl CachedToken {
             token: None,
             failure: None,
             faults: 0,
-            told: None,
+            logged_missing: None,
             forced: None,
         }
     }
@@ -436,9 +438,9 @@ impl fmt::Debug for Tokens {
 enum TokenAvailability {
     Good(AccessToken),
     /// Valid, but due for renewal.
-    Due(AccessToken),
-    Failed(TokenFault),
-    Nothing,
+    RenewalDue(AccessToken),
+    Failed(TokenError),
+    Missing,
 }
 
 /// `application/x-www-form-urlencoded`; the secret must be encoded too (fact 137).

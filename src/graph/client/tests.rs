@@ -242,7 +242,7 @@ async fn a_whole_request_takes_no_longer_than_its_timeout() {
     for answer in [ScriptedResponse::Silence, ScriptedResponse::Headless(200)] {
         let (_, outcome) = follow([answer]).await;
         assert!(
-            matches!(outcome, Err(GraphError::Carried(e)) if e.kind() == TransportErrorKind::Timeout)
+            matches!(outcome, Err(GraphError::Transport(e)) if e.kind() == TransportErrorKind::Timeout)
         );
     }
     assert_eq!(began.elapsed(), Duration::from_secs(200));

@@ -139,7 +139,7 @@ fn messages_are_tamed() {
     assert_eq!(sanitize("token R0usmcCM996atia_s is bad", &[link]), None);
     assert_eq!(sanitize("bearer abc", &["abc"]), None);
     assert!(sanitize(&"word ".repeat(1000), &[]).unwrap().len() <= 200);
-    assert_eq!(word("secret-code", &["secret-code"]), None);
+    assert_eq!(sanitize_id("secret-code", &["secret-code"]), None);
 }
 
 proptest::proptest! {

@@ -181,7 +181,7 @@ async fn through_proxy(proxy: &str) -> String {
         client.proxy(reqwest::Proxy::all(proxy).unwrap()).tls_certs_only([])
     });
     let transport = HttpTransport {
-        far: Some(far.unwrap()),
+        remote: Some(far.unwrap()),
         proxies: Matcher::builder().all(proxy).build(),
         ..HttpTransport::new().unwrap()
     };
@@ -282,7 +282,7 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
         // Connectors wrap errors in errors of their own.
         let error = io::Error::other(error);
         let unreached = UnreachableHost::read(&error, false, &uri, None);
-        assert_eq!(unreached.obstacle(), obstacle);
+        assert_eq!(unreached.cause(), obstacle);
         said.push(unreached.to_string());
         assert!(unreached.to_string().starts_with(start), "{unreached}");
     }
@@ -301,7 +301,7 @@ fn every_cause_of_a_failed_connection_has_a_message_of_its_own() {
 #[tokio::test]
 async fn without_root_certificates_there_is_loopback_and_a_remedy() {
     let server = serve(Deed::Write(answer("", b"x"))).await;
-    let transport = HttpTransport { far: None, ..HttpTransport::new().unwrap() };
+    let transport = HttpTransport { remote: None, ..HttpTransport::new().unwrap() };
     assert!(transport.send(get(&server, "/")).await.is_ok());
     let far = http::Request::get("https://graph.example/").body(Bytes::new()).unwrap();
     let error = transport.send(far).await.unwrap_err();

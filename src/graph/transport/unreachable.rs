@@ -54,7 +54,7 @@ pub enum ConnectFailure {
 /// A host that was not reached, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreachableHost {
-    obstacle: ConnectFailure,
+    cause: ConnectFailure,
     /// The requested host and port.
     host: Box<str>,
     /// The proxy's host and port, if a proxy is used.
@@ -73,23 +73,23 @@ impl UnreachableHost {
     ) -> Self {
         let proxy = proxies.and_then(|proxies| proxies.intercept(uri));
         let mut found = Self {
-            obstacle: if timed_out { ConnectFailure::TimedOut } else { ConnectFailure::Other },
-            host: place(uri),
-            proxy: proxy.map(|proxy| place(proxy.uri())),
+            cause: if timed_out { ConnectFailure::TimedOut } else { ConnectFailure::Other },
+            host: host_and_port(uri),
+            proxy: proxy.map(|proxy| host_and_port(proxy.uri())),
             at_proxy: false,
         };
         let mut cause = Some(error);
         while let Some(error) = cause {
             if let Some(tunnel) = error.downcast_ref::<TunnelError>() {
                 found.at_proxy = matches!(tunnel, TunnelError::ConnectFailed(_));
-                found.obstacle = match tunnel {
+                found.cause = match tunnel {
                     TunnelError::ProxyAuthRequired => ConnectFailure::ProxyWantsPassword,
-                    TunnelError::ConnectFailed(_) | TunnelError::Io(_) => found.obstacle,
+                    TunnelError::ConnectFailed(_) | TunnelError::Io(_) => found.cause,
                     _ => ConnectFailure::ProxyRefused,
                 };
             }
             if let Some(obstacle) = obstacle(error) {
-                found.obstacle = obstacle;
+                found.cause = obstacle;
             }
             cause = inner(error);
         }
@@ -97,13 +97,13 @@ impl UnreachableHost {
     }
 
     /// Why the host was not reached.
-    pub fn obstacle(&self) -> ConnectFailure {
-        self.obstacle
+    pub fn cause(&self) -> ConnectFailure {
+        self.cause
     }
 
     /// Sets the cause to a name without an address, which only reqwest can tell.
     pub(super) fn without_name(mut self) -> Self {
-        self.obstacle = ConnectFailure::UnknownName;
+        self.cause = ConnectFailure::UnknownName;
         self
     }
 }
@@ -151,7 +151,7 @@ fn obstacle(error: &(dyn Error + 'static)) -> Option<ConnectFailure> {
 }
 
 /// Host and port; the port is omitted if it is that of HTTPS.
-fn place(uri: &Uri) -> Box<str> {
+fn host_and_port(uri: &Uri) -> Box<str> {
     let host = uri.host().unwrap_or("the host");
     match uri.port_u16().filter(|port| *port != 443) {
         Some(port) => format!("{host}:{port}").into(),
@@ -165,7 +165,7 @@ impl fmt::Display for UnreachableHost {
         let seconds = CONNECT_TIMEOUT.as_secs();
         if let Some(proxy) = self.proxy.as_deref().filter(|_| self.at_proxy) {
             let check = "check HTTPS_PROXY";
-            return match self.obstacle {
+            return match self.cause {
                 ConnectFailure::Refused => {
                     write!(f, "the proxy {proxy} refused the connection; {check}")
                 }
@@ -184,7 +184,7 @@ impl fmt::Display for UnreachableHost {
                 _ => write!(f, "no connection to the proxy {proxy} could be made; {check}"),
             };
         }
-        match (self.obstacle, self.proxy.as_deref()) {
+        match (self.cause, self.proxy.as_deref()) {
             (ConnectFailure::ProxyWantsPassword, proxy) => write!(
                 f,
                 "the proxy {} wants a user name and password, or different ones (407); \

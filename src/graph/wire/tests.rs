@@ -195,10 +195,10 @@ fn what_cannot_be_read_is_named_and_skipped() {
         (r#"{"id":7}"#.into(), "id is missing or not a string"),
         (r#"{"id":"","@removed":{}}"#.into(), "id is missing or not a string"),
         (r#"{"id":"\ud800"}"#.into(), "id is missing or not a string"),
-        (format!("{{{some_id}}}"), "start is missing or no known date"),
+        (format!("{{{some_id}}}"), "start is missing or not a valid date"),
         (
             format!(r#"{{{some_id},{DATES},"end":{{"dateTime":"soon","timeZone":"UTC"}}}}"#),
-            "end is missing or no known date",
+            "end is missing or not a valid date",
         ),
         (
             format!(

@@ -33,8 +33,8 @@ pub(super) struct LogThrottle {
 #[derive(Debug)]
 struct ThrottleWindow {
     began: Instant,
-    told: u32,
-    untold: u64,
+    written: u32,
+    suppressed: u64,
     /// The message of the first suppressed line.
     like: String,
 }
@@ -53,11 +53,11 @@ impl LogThrottle {
         let mut later = false;
         self.kinds().retain(|_, spell| {
             if spell.began.elapsed() < MINUTE {
-                later |= spell.untold > 0;
+                later |= spell.suppressed > 0;
                 return true;
             }
-            if spell.untold > 0 {
-                over.push((std::mem::take(&mut spell.like), spell.untold));
+            if spell.suppressed > 0 {
+                over.push((std::mem::take(&mut spell.like), spell.suppressed));
             }
             false
         });
@@ -71,22 +71,26 @@ impl LogThrottle {
     /// Whether one more line of the log statement `kind` may be written.
     fn allows(&self, kind: &'static str, message: impl FnOnce() -> String) -> bool {
         let mut kinds = self.kinds();
-        let fresh =
-            || ThrottleWindow { began: Instant::now(), told: 0, untold: 0, like: String::new() };
+        let fresh = || ThrottleWindow {
+            began: Instant::now(),
+            written: 0,
+            suppressed: 0,
+            like: String::new(),
+        };
         let spell = kinds.entry(kind).or_insert_with(fresh);
-        if spell.untold == 0 && spell.began.elapsed() >= MINUTE {
+        if spell.suppressed == 0 && spell.began.elapsed() >= MINUTE {
             *spell = fresh();
         }
-        if spell.told < MAX_LINES {
-            spell.told += 1;
+        if spell.written < MAX_LINES {
+            spell.written += 1;
             return true;
         }
-        if spell.untold == 0 {
+        if spell.suppressed == 0 {
             spell.like = message();
             // A test that calls `report_suppressed` itself may have dropped the receiver.
             self.wake.send(()).ok();
         }
-        spell.untold += 1;
+        spell.suppressed += 1;
         false
     }
 

@@ -37,7 +37,7 @@ pub(super) enum NextSegment {
     Release(ParkedRound),
     /// All wait for each other, and this one for the longest time: interrupted attempts left more
     /// than one in the middle.
-    Tangle(SegmentIndex),
+    Deadlock(SegmentIndex),
 }
 
 impl SegmentBarrier {
@@ -102,7 +102,7 @@ impl SegmentBarrier {
         if self.parked.is_empty() {
             return NextSegment::Nothing;
         }
-        NextSegment::Tangle(self.parked.remove(0).segment)
+        NextSegment::Deadlock(self.parked.remove(0).segment)
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
             NextSegment::Nothing => "nothing".to_owned(),
             NextSegment::Begin(segment) => format!("begin {segment}"),
             NextSegment::Release(parked) => format!("release {}", parked.segment),
-            NextSegment::Tangle(segment) => format!("tangle {segment}"),
+            NextSegment::Deadlock(segment) => format!("tangle {segment}"),
         }
     }
 

@@ -95,7 +95,7 @@ impl<'a> Attempt<'a> {
             | ErrorClass::NotFound
             | ErrorClass::Quarantine(_)
             | ErrorClass::SegmentTooLong => true,
-            ErrorClass::Transient => !error.is_of_account() && self.budget.is_spent(),
+            ErrorClass::Transient => !error.is_account_wide() && self.budget.is_spent(),
             ErrorClass::Throttled | ErrorClass::SignIn | ErrorClass::ForeignLink => false,
         }
     }

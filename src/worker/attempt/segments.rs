@@ -93,7 +93,7 @@ impl Attempt<'_> {
                     let stay = Retain::Named(self.retained_events(parked.segment, &looks).await?);
                     self.release(parked, stay, &mut looks).await?;
                 }
-                NextSegment::Tangle(segment) => {
+                NextSegment::Deadlock(segment) => {
                     self.begin_resync(segment, ResyncReason::Seam).await?;
                     self.start_segment(segment, &mut looks).await?;
                 }
@@ -298,7 +298,7 @@ impl Attempt<'_> {
 fn of_segment(error: AttemptError) -> Result<AttemptError, AttemptError> {
     match &error {
         AttemptError::LinksDie | AttemptError::Endless => Ok(error),
-        AttemptError::Transient(cause) if !cause.is_of_account() => Ok(error),
+        AttemptError::Transient(cause) if !cause.is_account_wide() => Ok(error),
         _ => Err(error),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use calmirror::mirror::status::WindowState;
 
-use crate::process::{Ground, eventually};
+use crate::process::{DaemonFixture, eventually};
 
 const YEAR: i64 = 365 * 86_400;
 
@@ -39,7 +39,7 @@ async fn seconds(seconds: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_seconds_ten_years_ahead_empty_no_window() {
-    let ground = Ground::new(2036, &["alice"]).await;
+    let ground = DaemonFixture::new(2036, &["alice"]).await;
     let Some(library) = library(ground.directory.path()) else { return };
     let config = fs::read_to_string(&ground.config).unwrap();
     let relative = config

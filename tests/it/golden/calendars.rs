@@ -148,7 +148,7 @@ pub(super) fn enumerating(name: &str, reason: ResyncReason, page: u32) -> Positi
 }
 
 /// The stall detector's state after these pages of one event each.
-pub(super) fn guard(pages: &[&str]) -> StallDetector {
+pub(super) fn stall_after_pages(pages: &[&str]) -> StallDetector {
     let mut guard = StallDetector::default();
     let mut met = Default::default();
     for id in pages {
@@ -161,7 +161,7 @@ pub(super) fn guard(pages: &[&str]) -> StallDetector {
 }
 
 /// The fallback of a segment after these stalls in order.
-pub(super) fn remedy(ailments: &[StallKind]) -> Fallback {
+pub(super) fn fallback_after(ailments: &[StallKind]) -> Fallback {
     ailments
         .iter()
         .fold(Fallback::default(), |remedy, ailment| remedy.next(*ailment, 200, noon()).unwrap())

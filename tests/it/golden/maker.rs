@@ -21,8 +21,9 @@ use flate2::write::GzEncoder;
 use jiff::SignedDuration;
 
 use super::calendars::{
-    LEAVING, PLAIN, bodiless, calendar, decade, delta, enumerating, guard, instances, instant,
-    large, minutes, next, plain, reasons, relative, remedy, series, settled, single, small,
+    LEAVING, PLAIN, bodiless, calendar, decade, delta, enumerating, fallback_after, instances,
+    instant, large, minutes, next, plain, reasons, relative, series, settled, single, small,
+    stall_after_pages,
 };
 use super::{answers, options, silent};
 use crate::rig::noon;
@@ -69,7 +70,7 @@ async fn first(store: &Store) {
         if !matches!(name, "unvisited" | "enumerating") {
             write(store, known(window, name)).await;
         }
-        situation(store, window, name).await;
+        write_segment_state(store, window, name).await;
     }
     for (name, reason) in reasons() {
         let window = attach(store, plain(&name)).await;
@@ -103,7 +104,7 @@ async fn first(store: &Store) {
 }
 
 /// One segment in every phase, with everything that can be stored beside it.
-async fn situation(store: &Store, window: WindowId, name: &str) {
+async fn write_segment_state(store: &Store, window: WindowId, name: &str) {
     let mut c = commit(window, 0, -30);
     let todo = [
         PendingEntry::Series {
@@ -134,7 +135,7 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         "paused" => c.tally.paused_until = Some(minutes(25)),
         "following" => {
             let mut position = Position::new(Phase::Following { next: next(name, 3) }, true);
-            position.stall = guard(&["a", "b", "", ""]);
+            position.stall = stall_after_pages(&["a", "b", "", ""]);
             assert!(!position.stall.page_failed());
             c.position = Some(position);
             c.pending = todo.into_iter().chain(waiting).collect();
@@ -146,7 +147,7 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         "enumerating" => {
             let mut position = enumerating(name, ResyncReason::New, 2);
             position.has_pending = true;
-            position.stall = guard(&["a", "b"]);
+            position.stall = stall_after_pages(&["a", "b"]);
             c.position = Some(position);
             c.upserts = vec![single(name, "single", instant("2026-11-03T09:00:00Z"))];
             c.pending = instances(name)
@@ -174,7 +175,7 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
                 if listed { ResyncReason::Snapshot } else { ResyncReason::SyncStateNotFound };
             let mut position = Position::new(Phase::Sweeping { delta, reason }, false);
             if listed {
-                position.fallback = remedy(&[StallKind::NoProgress; 4]);
+                position.fallback = fallback_after(&[StallKind::NoProgress; 4]);
                 assert!(position.fallback.is_snapshot());
             }
             c.position = Some(position);
@@ -188,18 +189,18 @@ async fn situation(store: &Store, window: WindowId, name: &str) {
         }
         "snapshot" => {
             let mut position = Position::new(Phase::Settled { delta: None }, false);
-            position.fallback = remedy(&[StallKind::PageTooLarge, StallKind::NoProgress]);
+            position.fallback = fallback_after(&[StallKind::PageTooLarge, StallKind::NoProgress]);
             assert!(position.fallback.is_snapshot());
             c.position = Some(position);
         }
         "smaller" => {
-            let remedy = remedy(&[StallKind::PageTooLarge]);
+            let remedy = fallback_after(&[StallKind::PageTooLarge]);
             assert_eq!(remedy.page_size(200), 100);
             c.position = Some(Position { fallback: remedy, ..settled(name, 6) });
         }
         "stuck" => {
             let mut position =
-                Position::start(ResyncReason::RoundStuck, remedy(&[StallKind::NoProgress]));
+                Position::start(ResyncReason::RoundStuck, fallback_after(&[StallKind::NoProgress]));
             position.held_until = Some(minutes(9));
             c.position = Some(position);
             c.tally.resync = Some(ResyncReason::RoundStuck);
@@ -230,7 +231,7 @@ async fn segments(store: &Store) {
         let window = attach(store, if name == "halved" { plain(name) } else { decade(name) }).await;
         if name == "halved" {
             write(store, known(window, name)).await;
-            store.cut(window, 60, minutes(-30)).await.unwrap();
+            store.shorten_segments(window, 60, minutes(-30)).await.unwrap();
             continue;
         }
         for segment in 0..3 {

@@ -73,7 +73,7 @@ async fn a_dead_link_costs_an_enumeration_and_tells_only_what_is_true() {
             let after = scene.mirror().await;
             let differ = differences(&before, &after);
             differed += differ.len();
-            assert_eq!(told(&scene, seq).await, differ, "{what}");
+            assert_eq!(changed_ids(&scene, seq).await, differ, "{what}");
             for id in watching.await.unwrap() {
                 let flickered = before.contains_key(&id) && after.contains_key(&id);
                 assert!(!flickered, "{what}: {id} was removed and created again");
@@ -128,7 +128,7 @@ async fn links_that_go_on_dying_wait_and_hurt_nothing() {
     assert_eq!(status.state, WindowState::BackingOff);
     let requests = scene.simulator.statistics().total.requests - requests;
     assert!(requests <= 4, "two dead links end the round: {requests}");
-    assert_eq!(differences(&before, &scene.mirror().await), told(&scene, seq).await);
+    assert_eq!(differences(&before, &scene.mirror().await), changed_ids(&scene, seq).await);
     scene.recovered("after the dead links").await;
     scene.rig.stop().await;
 }

@@ -15,7 +15,7 @@ async fn pages_over_the_cap_are_asked_for_smaller() {
     assert_eq!(status.last_error.unwrap().kind, "page_stuck");
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
     scene.simulator.reset_statistics();
-    let (status, errors) = scene.healed().await;
+    let (status, errors) = scene.rounds_until_success().await;
     assert_eq!((errors, mode(&status)), (Vec::new(), "delta"));
     assert_eq!(scene.page_sizes(), [10].into());
     scene.assert_exact("in small pages").await;
@@ -36,7 +36,7 @@ async fn pages_that_stick_with_any_error_are_asked_for_smaller() {
         }
         let before = scene.mirror().await;
         scene.simulator.plan(PlannedFault::always(fault.clone()).path("delta"));
-        let (status, errors) = scene.healed().await;
+        let (status, errors) = scene.rounds_until_success().await;
         assert_eq!(errors[0], first, "{fault:?}");
         let resync = status.last_resync.as_ref().map(|resync| resync.reason);
         assert_eq!(resync, Some(ResyncReason::PageStuck), "{fault:?}");
@@ -91,7 +91,7 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
     assert_eq!(mode(&status), "snapshot");
     assert_same("the mirror is kept", &scene.mirror().await, &before);
     scene.simulator.clear_faults();
-    assert_eq!(scene.wait().await.state, WindowState::Settled);
+    assert_eq!(scene.wait_for_next_round().await.state, WindowState::Settled);
     scene.assert_exact("afterwards").await;
     scene.rig.stop().await;
 }
@@ -127,7 +127,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
     assert_same("the mirror is kept", &scene.mirror().await, &before);
     scene.simulator.reset_statistics();
-    let (status, errors) = scene.healed().await;
+    let (status, errors) = scene.rounds_until_success().await;
     assert_eq!((errors, mode(&status)), (Vec::new(), "delta"));
     assert_eq!(scene.page_sizes(), [10].into());
     scene.assert_exact("in small pages").await;
@@ -149,7 +149,7 @@ async fn who_meets_both_is_listed_at_once() {
     scene.simulator.plan(PlannedFault::always(endless(30)).path("delta"));
     scene.simulator.plan(PlannedFault::always(Fault::HugePage { above: 30 }));
     scene.simulator.reset_statistics();
-    let (status, errors) = scene.healed().await;
+    let (status, errors) = scene.rounds_until_success().await;
     // 20 has no end, 40 is too large; listed: 40 is too large, 20 works.
     assert_eq!(errors, ["round_stuck", "page_stuck"]);
     assert_eq!(scene.page_sizes(), [20, 40].into());
