@@ -222,7 +222,7 @@ impl Default for StoreMetrics {
             commits: LatencyHistogram::with_bounds(&COMMIT_BOUNDS),
             changes: CounterSet::of(&["created", "updated", "removed"]),
             rows: AtomicU64::default(),
-            resyncs: CounterSet::of(&ResyncReason::AGAIN.map(ResyncReason::as_str)),
+            resyncs: CounterSet::of(&ResyncReason::RESYNCS.map(ResyncReason::as_str)),
         }
     }
 }

@@ -285,7 +285,7 @@ impl Supervisor {
             let mut windows = fleet.write();
             for (post, attached) in posts.into_iter().zip(attached) {
                 let WindowSpec { window, tokens, .. } = post;
-                let goes_on = |until: &Timestamp| clock::waits(*until, MAX_PAUSE, now);
+                let goes_on = |until: &Timestamp| clock::wait_continues(*until, MAX_PAUSE, now);
                 let left = attached.paused_until.filter(goes_on);
                 let left = left.map(|until| until.duration_since(now));
                 if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {

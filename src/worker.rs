@@ -268,7 +268,7 @@ impl Worker {
         let now = self.services.env.now();
         let took = begun.elapsed();
         let wait = self.wait_until(window, stats.held_until);
-        let (result, held, asked) = match stats.over {
+        let (result, held, asked) = match stats.end {
             RoundEnd::Settled => (RoundResult::Settled, false, true),
             RoundEnd::Held => {
                 let asked = stats.requests > 0;
@@ -300,16 +300,16 @@ impl Worker {
             return due;
         }
         state.last_success = Some(MonotonicTime::now(now));
-        state.record_round(stats.round(number, now, took), outcome(stats.over));
+        state.record_round(stats.round(number, now, took), outcome(stats.end));
         state.last_error =
             (result == RoundResult::Incomplete).then(|| Box::new(incomplete(now, delay)));
         if result == RoundResult::Settled {
             state.audits.begin(now);
         }
         drop(state);
-        self.services.metrics.rounds.add(outcome(stats.over), 1);
+        self.services.metrics.rounds.add(outcome(stats.end), 1);
         tracing::debug!(
-            outcome = outcome(stats.over),
+            outcome = outcome(stats.end),
             took_ms = took.as_millis(),
             requests = stats.requests,
             pages = stats.pages,

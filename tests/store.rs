@@ -23,7 +23,7 @@ async fn what_was_committed_is_there_after_a_restart() {
     c.position = Some(settled("link-1"));
     c.pending =
         vec![PendingEntry::Series { master: id("M"), needs_master: true, needs_listing: false }];
-    c.tally.round = Some(3);
+    c.counters.round = Some(3);
     let outcome = store.commit(c).await.unwrap();
     assert_eq!((outcome.created, outcome.updated, outcome.removed, outcome.events), (3, 0, 0, 3));
     store.close().await.unwrap();
@@ -234,7 +234,7 @@ async fn a_window_that_settled_once_has_settled_for_good() {
     for (position, settled_once, held) in course {
         let mut c = commit(w);
         if matches!(position.phase, Phase::Settled { .. }) {
-            c.tally.success = Some(at(1));
+            c.counters.success = Some(at(1));
         }
         c.position = Some(position.clone());
         store.commit(c).await.unwrap();

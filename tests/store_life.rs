@@ -140,7 +140,7 @@ async fn large_events_are_kept_whole() {
             [PendingEntry::Waiting { item: bare("big", &"y".repeat(size), 1), earlier: true }]
         );
         let mut c = commit(w);
-        c.done = vec![todo[0].key()];
+        c.finished_pending = vec![todo[0].key()];
         c.seen = Some((0, (0..10_000).map(|n| hash(&n.to_string())).collect()));
         store.commit(c).await.unwrap();
         assert!(store.todo(w, 0).await.unwrap().is_empty());
@@ -233,7 +233,7 @@ async fn what_was_submitted_lingers_but_is_never_stale() {
     let (a, b) = (attach(&store, "a").await, attach(&store, "b").await);
     let lazy = |window, link: &str| {
         let mut c = commit(window);
-        (c.lazy, c.position) = (true, Some(settled(link)));
+        (c.deferrable, c.position) = (true, Some(settled(link)));
         store.submit(c)
     };
     let begun = tokio::time::Instant::now();
@@ -436,7 +436,7 @@ async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told
     let w = attach(&store, "a").await;
     let lazy = |link: &str| {
         let mut c = commit(w);
-        c.lazy = true;
+        c.deferrable = true;
         c.position = Some(settled(link));
         c
     };

@@ -92,7 +92,7 @@ type Rows = BTreeMap<String, Held>;
 /// The visible content of a row, built from parsed JSON.
 fn look(rows: &Rows, held: &Held) -> Value {
     let own: Value = serde_json::from_slice(&held.item.content).unwrap();
-    if held.item.whole {
+    if held.item.full {
         return own;
     }
     let of = held.item.master.as_ref().unwrap().as_str();
@@ -141,7 +141,7 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
     // Stubs whose master is no longer a master keep their visible content.
     let ended: Vec<String> = new
         .iter()
-        .filter(|(_, h)| !h.item.whole)
+        .filter(|(_, h)| !h.item.full)
         .filter(|(_, h)| !is_master(&new, h.item.master.as_ref().unwrap().as_str()))
         .map(|(id, _)| id.clone())
         .collect();
@@ -151,7 +151,7 @@ fn apply(rows: &mut Rows, step: &Step, items: &[Item]) -> bool {
         }
         let look = serde_json::to_vec(&look(&old, &old[&id])).unwrap();
         let held = new.get_mut(&id).unwrap();
-        (held.item.content, held.item.whole) = (look.into(), true);
+        (held.item.content, held.item.full) = (look.into(), true);
     }
     for master in forget {
         let named = |h: &Held| h.item.master.as_ref().is_some_and(|m| m.as_str() == master);

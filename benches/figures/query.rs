@@ -150,7 +150,7 @@ fn page(window: WindowId, first: usize) -> Commit {
         .collect();
     let delta = Link::new("http://127.0.0.1:9/v1.0/delta?$deltatoken=1");
     commit.position = Some(Position::new(Phase::Settled { delta: Some(delta) }, false));
-    commit.tally.success = Some(now());
+    commit.counters.success = Some(now());
     commit
 }
 
@@ -206,7 +206,7 @@ pub(crate) fn item(name: &str, number: usize, turn: usize, bytes: usize) -> Item
         etag: Some(etag.into()),
         span,
         all_day: false,
-        whole: true,
+        full: true,
         content: content.into(),
     }
 }

@@ -39,7 +39,7 @@ impl StrEnum for ResyncReason {
         ResyncReason::as_str(self)
     }
     fn from_word(word: &str) -> Option<Self> {
-        [Self::New].into_iter().chain(Self::AGAIN).find(|reason| reason.as_str() == word)
+        [Self::New].into_iter().chain(Self::RESYNCS).find(|reason| reason.as_str() == word)
     }
 }
 

@@ -305,7 +305,7 @@ fn start_and_end(
     times: &mut TimeReader,
     zone: &TimeZone,
 ) -> Option<(Zoned, Zoned)> {
-    let when = times.when(Some(event.start.get()), Some(event.end.get())).ok()?;
+    let when = times.parse_span(Some(event.start.get()), Some(event.end.get())).ok()?;
     let at = |moment: EventTime| match event.is_all_day {
         Some(true) => moment.civil.date().to_zoned(zone.clone()).ok(),
         _ => Some(moment.at.to_zoned(zone.clone())),

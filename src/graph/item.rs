@@ -115,7 +115,7 @@ impl<'de> Visitor<'de> for &mut Items<'de> {
 }
 
 fn nameless(why: &'static str) -> PageEntry {
-    PageEntry::Unreadable(UnreadableItem { id: None, why })
+    PageEntry::Unreadable(UnreadableItem { id: None, reason: why })
 }
 
 fn no_object() -> PageEntry {
@@ -172,7 +172,7 @@ impl Items<'_> {
         }
         match looked.item(&id, self.source, self.body, &mut self.times, &self.members) {
             Ok(item) => PageEntry::Present(item),
-            Err(why) => PageEntry::Unreadable(UnreadableItem { id: Some(id), why }),
+            Err(why) => PageEntry::Unreadable(UnreadableItem { id: Some(id), reason: why }),
         }
     }
 }
@@ -242,13 +242,13 @@ impl ItemMembers<'_> {
             etag: etag.map(Into::into),
             span,
             all_day,
-            whole,
+            full: whole,
             content: content(members, body)?,
         })
     }
 
     fn span(&self, times: &mut TimeReader) -> Result<Span, &'static str> {
-        let when = times.when(self.start, self.end)?;
+        let when = times.parse_span(self.start, self.end)?;
         Ok(Span { start: when.start.at, end: when.end.at })
     }
 }

@@ -80,7 +80,7 @@ pub fn event(bytes: &Bytes, body: BodyFormat) -> Result<Item, WireError> {
     match parse(&text, &mut items).map_err(|_| WireError("the answer is not json"))? {
         PageEntry::Present(item) => Ok(item),
         PageEntry::Removed(_) => Err(WireError("a tombstone instead of the requested event")),
-        PageEntry::Unreadable(unreadable) => Err(WireError(unreadable.why)),
+        PageEntry::Unreadable(unreadable) => Err(WireError(unreadable.reason)),
     }
 }
 

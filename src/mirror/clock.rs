@@ -47,7 +47,7 @@ impl ClockCheck {
     }
 
     /// Whether the wall clock may decide that events leave: Graph has responded, and its clock does
-    /// not contradict.
+    /// not contradict the wall clock.
     pub fn is_usable(self) -> bool {
         self != Self::Unknown && !self.is_wrong()
     }
@@ -55,14 +55,14 @@ impl ClockCheck {
 
 /// Whether a wait with the stored end `until` still lasts at `now`. No wait lasts longer than
 /// `longest`: a wait that seems longer was stored under a wrong clock, and is over.
-pub fn waits(until: Timestamp, longest: SignedDuration, now: Timestamp) -> bool {
+pub fn wait_continues(until: Timestamp, longest: SignedDuration, now: Timestamp) -> bool {
     let left = until.duration_since(now);
     left > SignedDuration::ZERO && left <= longest.saturating_add(TOLERANCE)
 }
 
 /// Whether the stored time `past` is more than [`TOLERANCE`] ahead of `now`: either it was stored
 /// under a wrong clock, or `now` comes from one.
-pub fn is_ahead(past: Timestamp, now: Timestamp) -> bool {
+pub fn is_in_future(past: Timestamp, now: Timestamp) -> bool {
     past.duration_since(now) > TOLERANCE
 }
 
@@ -107,12 +107,12 @@ mod tests {
     fn no_wait_is_longer_than_it_can_mean() {
         let now: Timestamp = "2026-11-02T12:00:00Z".parse().unwrap();
         let at = |hours: i64| now.checked_add(HOUR * i32::try_from(hours).unwrap()).unwrap();
-        assert!(waits(at(1), HOUR, now), "the full wait");
-        assert!(!waits(now, HOUR, now) && !waits(at(-1), HOUR, now), "over");
+        assert!(wait_continues(at(1), HOUR, now), "the full wait");
+        assert!(!wait_continues(now, HOUR, now) && !wait_continues(at(-1), HOUR, now), "over");
         for hours in [2, 8 * 24, 365 * 24, 10 * 365 * 24] {
-            assert!(!waits(at(hours), HOUR, now), "stored {hours} h ahead");
+            assert!(!wait_continues(at(hours), HOUR, now), "stored {hours} h ahead");
         }
-        assert!(waits(Timestamp::MAX, SignedDuration::MAX, now), "no overflow");
-        assert!(is_ahead(at(1), now) && !is_ahead(now, now) && !is_ahead(at(-1), now));
+        assert!(wait_continues(Timestamp::MAX, SignedDuration::MAX, now), "no overflow");
+        assert!(is_in_future(at(1), now) && !is_in_future(now, now) && !is_in_future(at(-1), now));
     }
 }

@@ -30,9 +30,9 @@ pub struct Commit {
     /// Pending entries to write.
     pub pending: Vec<PendingEntry>,
     /// Pending entries to delete.
-    pub done: Vec<PendingKey>,
+    pub finished_pending: Vec<PendingKey>,
     /// Whether all pending entries of the segment are deleted first.
-    pub clear_todo: bool,
+    pub clear_pending: bool,
     /// The ids that page `.0` of the current enumeration carried, in any order.
     pub seen: Option<(u32, Vec<EventHash>)>,
     /// Whether all seen lists of the segment are deleted first.
@@ -40,10 +40,10 @@ pub struct Commit {
     /// The segment's new position.
     pub position: Option<Position>,
     /// Updates of the window's counters, such as a finished round or a started resync.
-    pub tally: WindowCounters,
+    pub counters: CounterUpdates,
     /// Whether the store may defer the commit, because no caller waits for it: for up to the
     /// store's `linger` (at most 30 s), so that it shares a flush with others.
-    pub lazy: bool,
+    pub deferrable: bool,
 }
 
 /// An event that a segment no longer holds; it leaves the mirror when no segment holds it.
@@ -57,7 +57,7 @@ pub struct Removal {
 
 /// Updates of the counters that the store keeps with a window.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct WindowCounters {
+pub struct CounterUpdates {
     /// The number of the round this commit ends, if it ends one.
     pub round: Option<u64>,
     /// When the round succeeded.
@@ -96,13 +96,13 @@ impl Commit {
             removals: Vec::new(),
             orphans: Vec::new(),
             pending: Vec::new(),
-            done: Vec::new(),
-            clear_todo: false,
+            finished_pending: Vec::new(),
+            clear_pending: false,
             seen: None,
             clear_seen: false,
             position: None,
-            tally: WindowCounters::default(),
-            lazy: false,
+            counters: CounterUpdates::default(),
+            deferrable: false,
         }
     }
 }

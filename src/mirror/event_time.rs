@@ -52,19 +52,19 @@ impl TimeReader {
     /// When an event takes place, from its members `start` and `end`; `None` if they cannot be
     /// read.
     pub fn event(&mut self, event: &JsonMembers<'_>) -> Option<EventSpan> {
-        self.when(Some(event.get("start")?.get()), Some(event.get("end")?.get())).ok()
+        self.parse_span(Some(event.get("start")?.get()), Some(event.get("end")?.get())).ok()
     }
 
     /// When an event takes place, from the raw JSON of its `start` and `end`.
     ///
     /// # Errors
     /// Says what is wrong with them; names members, never values.
-    pub fn when(
+    pub fn parse_span(
         &mut self,
         start: Option<&str>,
         end: Option<&str>,
     ) -> Result<EventSpan, &'static str> {
-        let mut read = |raw: Option<&str>| self.moment(raw?);
+        let mut read = |raw: Option<&str>| self.parse_time(raw?);
         let (start, start_other) = read(start).ok_or("start is missing or not a valid date")?;
         let (end, end_other) = read(end).ok_or("end is missing or not a valid date")?;
         // In the night in which clocks go back, 02:45 to 02:15 is half an hour. So is 02:45 to
@@ -75,9 +75,9 @@ impl TimeReader {
         Ok(EventSpan { start: EventTime { at: from, ..start }, end: EventTime { at: to, ..end } })
     }
 
-    /// Reads a time, and the other instant that its local time can mean: for a local time that the
-    /// clock shows twice, the second; for one that it skips, that by the offset after the change.
-    fn moment(&mut self, raw: &str) -> Option<(EventTime, Timestamp)> {
+    /// Reads a time, and the other instant that its local time can mean: the second one if the
+    /// clock shows it twice, the one by the offset after the change if the clock skips it.
+    fn parse_time(&mut self, raw: &str) -> Option<(EventTime, Timestamp)> {
         let DateTimeTimeZone { date_time, time_zone } = serde_json::from_str(raw).ok()?;
         let (civil, offset) = read(date_time?.as_bytes())?;
         let fixed = |at: Timestamp| Some((EventTime { civil, at }, at));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn read_moment(raw: &str) -> Option<EventTime> {
-        TimeReader::default().moment(raw).map(|(moment, _)| moment)
+        TimeReader::default().parse_time(raw).map(|(moment, _)| moment)
     }
 
     fn instant(date_time: &str, zone: &str) -> Option<String> {
@@ -213,7 +213,7 @@ mod tests {
     fn an_end_is_not_before_its_start_when_clocks_change() {
         let when = |start: &str, end: &str| {
             let (start, end) = (raw(start, "Europe/Berlin"), raw(end, "Europe/Berlin"));
-            let when = TimeReader::default().when(Some(&start), Some(&end));
+            let when = TimeReader::default().parse_span(Some(&start), Some(&end));
             when.map(|when| (when.start.at.to_string(), when.end.at.to_string()))
         };
         let night = when("2026-10-25T02:45:00", "2026-10-25T02:15:00").unwrap();

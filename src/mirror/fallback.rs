@@ -32,18 +32,18 @@ pub struct Fallback {
     /// The page size to request.
     pub(crate) size: Option<FoundPageSize>,
     /// Whether [`StallKind::NoProgress`] has been met. Cleared when delta recovers.
-    pub(crate) endless: bool,
+    pub(crate) no_progress_seen: bool,
     /// Whether [`StallKind::PageTooLarge`] has been met. Cleared when delta recovers.
-    pub(crate) heavy: bool,
+    pub(crate) too_large_seen: bool,
     /// When delta is tried again; set only in snapshot mode.
-    pub(crate) delta_at: Option<Timestamp>,
+    pub(crate) delta_retry_at: Option<Timestamp>,
 }
 
 /// A page size that a fallback chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FoundPageSize {
     /// The page size to request.
-    pub(crate) asked: u32,
+    pub(crate) requested: u32,
     /// The page size configured at the time. If it changes, the new configured size is used.
     pub(crate) configured: u32,
 }
@@ -56,22 +56,22 @@ impl Fallback {
 
     /// The page size to request.
     pub fn page_size(&self, configured: u32) -> u32 {
-        self.size.filter(|size| size.configured == configured).map_or(configured, |s| s.asked)
+        self.size.filter(|size| size.configured == configured).map_or(configured, |s| s.requested)
     }
 
     /// Whether the segment is in snapshot mode.
     pub fn is_snapshot(&self) -> bool {
-        self.delta_at.is_some()
+        self.delta_retry_at.is_some()
     }
 
     /// Whether it is time to try delta again.
     pub fn is_delta_due(&self, at: Timestamp) -> bool {
-        self.delta_at.is_some_and(|due| !clock::waits(due, DELTA_RETRY_AFTER, at))
+        self.delta_retry_at.is_some_and(|due| !clock::wait_continues(due, DELTA_RETRY_AFTER, at))
     }
 
     /// Delta still does not work: tries it again a day later.
     pub fn postpone_delta(&mut self, at: Timestamp) {
-        self.delta_at = Some(at.checked_add(DELTA_RETRY_AFTER).unwrap_or(Timestamp::MAX));
+        self.delta_retry_at = Some(at.checked_add(DELTA_RETRY_AFTER).unwrap_or(Timestamp::MAX));
     }
 
     /// Delta works again: keeps only the page size.
@@ -82,7 +82,10 @@ impl Fallback {
     /// The next fallback to try; `None` if all have been tried.
     pub fn next(&self, ailment: StallKind, configured: u32, at: Timestamp) -> Option<Self> {
         let size = self.page_size(configured);
-        let with = |asked| Self { size: Some(FoundPageSize { asked, configured }), ..self.clone() };
+        let with = |asked| Self {
+            size: Some(FoundPageSize { requested: asked, configured }),
+            ..self.clone()
+        };
         let smaller = (size > MIN_PAGE_SIZE).then(|| with((size / 2).max(MIN_PAGE_SIZE)));
         if self.is_snapshot() {
             // Listed pages may be too large as well. A listing without end has no fallback.
@@ -90,12 +93,12 @@ impl Fallback {
         }
         let larger = (size < MAX_PAGE_SIZE).then(|| with((size * 2).min(MAX_PAGE_SIZE)));
         let mut next = match ailment {
-            StallKind::NoProgress => larger.filter(|_| !self.heavy),
-            StallKind::PageTooLarge => smaller.filter(|_| !self.endless),
+            StallKind::NoProgress => larger.filter(|_| !self.too_large_seen),
+            StallKind::PageTooLarge => smaller.filter(|_| !self.no_progress_seen),
         };
         if let Some(next) = &mut next {
-            next.endless |= ailment == StallKind::NoProgress;
-            next.heavy |= ailment == StallKind::PageTooLarge;
+            next.no_progress_seen |= ailment == StallKind::NoProgress;
+            next.too_large_seen |= ailment == StallKind::PageTooLarge;
         }
         next.or_else(|| {
             let mut snapshot = self.clone();

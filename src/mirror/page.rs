@@ -87,7 +87,7 @@ pub struct Item {
     /// `isAllDay`, if present. All-day events may be up to a day off at the edges (fact 80).
     pub all_day: bool,
     /// Whether it has more members than a bare occurrence, so that it can be shown as it is.
-    pub whole: bool,
+    pub full: bool,
     /// The JSON object, with the members as Graph sent them. Of `@odata.*` only `@odata.etag` is
     /// kept; `body` and `bodyPreview` are dropped if the window does not want them.
     pub content: Bytes,
@@ -109,7 +109,7 @@ impl fmt::Debug for Item {
             .field("id", &self.id)
             .field("kind", &self.kind)
             .field("master", &self.master)
-            .field("whole", &self.whole)
+            .field("whole", &self.full)
             .field("bytes", &self.content.len())
             .finish_non_exhaustive()
     }
@@ -121,7 +121,7 @@ pub struct UnreadableItem {
     /// Its id, if at least that could be read. The mirror then keeps what it has under the id.
     pub id: Option<EventId>,
     /// What is wrong with it; names members, never values.
-    pub why: &'static str,
+    pub reason: &'static str,
 }
 
 /// A next link or a delta link, opaque. `Debug` and logs never show it.

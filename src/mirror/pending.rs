@@ -35,7 +35,7 @@ pub(super) struct PendingSeries {
     /// The series could not be completed in this run; its entry stays pending.
     pub(super) deferred: bool,
     /// What this run has learned about the series so far.
-    pub(super) inquiry: SeriesFindings,
+    pub(super) findings: SeriesFindings,
 }
 
 /// What was learned about a series since it became the current one. Not stored: the next run
@@ -49,7 +49,7 @@ pub(super) struct SeriesFindings {
     /// The listing was not found.
     pub(super) unlisted: bool,
     /// The purpose of the `calendarView` request under way.
-    pub(super) question: Option<ViewPurpose>,
+    pub(super) view_purpose: Option<ViewPurpose>,
 }
 
 /// Why plain `calendarView` is requested for a series.
@@ -61,7 +61,7 @@ pub(super) enum ViewPurpose {
     /// the mirror's rows.
     Absence(ListedInstances, Vec<SeriesMember>, BTreeSet<EventHash>),
     /// The segment has some of the instances that this listing lacks: lists them.
-    Anywhere(ListedInstances),
+    Locate(ListedInstances),
     /// The master was not found: checks whether any instance exists. Includes the mirror's rows.
     Presence(Vec<SeriesMember>),
     /// Lists the instances in place of the series' listing.
@@ -75,13 +75,13 @@ impl PendingWork {
         for entry in entries {
             match entry {
                 PendingEntry::Series { master, needs_master, needs_listing } => {
-                    let series = list.touch(&master);
+                    let series = list.get_or_insert(&master);
                     series.needs_master = needs_master;
                     series.needs_listing = needs_listing;
                 }
                 PendingEntry::Waiting { item, earlier } => {
                     let master = item.master.clone().unwrap_or_else(|| item.id.clone());
-                    let series = list.touch(&master);
+                    let series = list.get_or_insert(&master);
                     let id = item.id.hash();
                     series.waiting.insert(id, item);
                     if earlier {
@@ -110,7 +110,7 @@ impl PendingWork {
     }
 
     /// The series' entry, created if necessary. It is written with the next commit.
-    pub(super) fn touch(&mut self, master: &EventId) -> &mut PendingSeries {
+    pub(super) fn get_or_insert(&mut self, master: &EventId) -> &mut PendingSeries {
         let hash = master.hash();
         self.dirty.insert(PendingKey::Series(hash));
         self.series.entry(hash).or_insert_with(|| PendingSeries {
@@ -121,7 +121,7 @@ impl PendingWork {
             waiting: BTreeMap::new(),
             earlier: BTreeSet::new(),
             deferred: false,
-            inquiry: SeriesFindings::default(),
+            findings: SeriesFindings::default(),
         })
     }
 
@@ -131,7 +131,7 @@ impl PendingWork {
     }
 
     /// [`Self::current`], read-only.
-    pub(super) fn peek(&self) -> Option<&PendingSeries> {
+    pub(super) fn current_ref(&self) -> Option<&PendingSeries> {
         self.series.values().find(|series| !series.deferred)
     }
 
@@ -147,13 +147,13 @@ impl PendingWork {
     pub(super) fn hold(&mut self, master: &EventId, item: Item) {
         let id = item.id.hash();
         self.dirty.insert(PendingKey::Waiting(master.hash(), id));
-        let series = self.touch(master);
+        let series = self.get_or_insert(master);
         series.earlier.remove(&id);
         series.waiting.insert(id, item);
     }
 
     /// Ends the round: items that still wait belong to an earlier round from now on.
-    pub(super) fn age(&mut self) {
+    pub(super) fn end_round(&mut self) {
         for (master, series) in &mut self.series {
             for id in series.waiting.keys().filter(|id| !series.earlier.contains(*id)) {
                 self.dirty.insert(PendingKey::Waiting(*master, *id));
@@ -172,17 +172,21 @@ impl PendingWork {
     }
 
     /// The series under which an item with this id waits.
-    pub(super) fn holder(&self, id: EventHash) -> Option<EventHash> {
+    pub(super) fn waiting_under(&self, id: EventHash) -> Option<EventHash> {
         self.series.iter().find(|(_, s)| s.waiting.contains_key(&id)).map(|(master, _)| *master)
     }
 
     /// Takes out the waiting items that a master with this etag completes.
-    pub(super) fn release(&mut self, master: EventHash, etag: &Option<Arc<str>>) -> Vec<Item> {
+    pub(super) fn take_completable(
+        &mut self,
+        master: EventHash,
+        etag: &Option<Arc<str>>,
+    ) -> Vec<Item> {
         let Some(series) = self.series.get_mut(&master) else { return Vec::new() };
         let (ready, waiting): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut series.waiting)
                 .into_iter()
-                .partition(|(_, item)| agree(&item.etag, etag) && completable(item));
+                .partition(|(_, item)| etags_match(&item.etag, etag) && needs_only_master(item));
         series.waiting = waiting;
         let whole = series.waiting.is_empty() && !series.needs_listing;
         self.dirty.extend(ready.keys().map(|id| PendingKey::Waiting(master, *id)));
@@ -232,7 +236,7 @@ impl PendingWork {
             };
             match entry {
                 Some(entry) => commit.pending.push(entry),
-                None => commit.done.push(key),
+                None => commit.finished_pending.push(key),
             }
         }
     }
@@ -255,8 +259,8 @@ impl PendingSeries {
             .waiting
             .iter()
             .filter(|(id, item)| of_now(id) && item.kind == EventKind::Occurrence)
-            .all(|(_, item)| agree(&item.etag, &carried.etag));
-        (carried.kind == EventKind::Master && carried.whole && current).then_some(carried)
+            .all(|(_, item)| etags_match(&item.etag, &carried.etag));
+        (carried.kind == EventKind::Master && carried.full && current).then_some(carried)
     }
 
     /// Waiting occurrences and exceptions.
@@ -276,7 +280,7 @@ impl PendingSeries {
 }
 
 /// Whether an occurrence's etag is its master's. If either is missing, they count as equal.
-pub(super) fn agree(occurrence: &Option<Arc<str>>, master: &Option<Arc<str>>) -> bool {
+pub(super) fn etags_match(occurrence: &Option<Arc<str>>, master: &Option<Arc<str>>) -> bool {
     match (occurrence, master) {
         (Some(a), Some(b)) => a == b,
         _ => true,
@@ -284,6 +288,6 @@ pub(super) fn agree(occurrence: &Option<Arc<str>>, master: &Option<Arc<str>>) ->
 }
 
 /// Whether an instance needs at most its master to be shown.
-pub(super) fn completable(item: &Item) -> bool {
-    item.whole || item.kind == EventKind::Occurrence
+pub(super) fn needs_only_master(item: &Item) -> bool {
+    item.full || item.kind == EventKind::Occurrence
 }

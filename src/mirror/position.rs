@@ -40,7 +40,7 @@ impl Position {
 
     /// Whether a mass removal waits for its confirmation.
     pub fn is_held(&self) -> bool {
-        self.held_until.is_some() && self.phase.enumeration() == Some(ResyncReason::Confirm)
+        self.held_until.is_some() && self.phase.enumeration_reason() == Some(ResyncReason::Confirm)
     }
 
     /// An enumeration from the first page, with the segment's fallback.
@@ -93,12 +93,12 @@ impl Phase {
     }
 
     /// Whether a round begins in this phase: none of its pages has arrived yet.
-    pub fn begins(&self) -> bool {
+    pub fn starts_round(&self) -> bool {
         matches!(self, Self::Settled { .. } | Self::Enumerating { next: None, .. })
     }
 
     /// The reason of the enumeration that the phase belongs to, if it belongs to one.
-    pub fn enumeration(&self) -> Option<ResyncReason> {
+    pub fn enumeration_reason(&self) -> Option<ResyncReason> {
         match self {
             Self::Enumerating { reason, .. } | Self::Sweeping { reason, .. } => Some(*reason),
             _ => None,

@@ -301,7 +301,7 @@ impl Round {
     /// confirmation of a removal is not hurried.
     pub fn skip_wait(&mut self) {
         let stuck = [Some(ResyncReason::RoundStuck), Some(ResyncReason::PageStuck)];
-        if stuck.contains(&self.phase.enumeration()) {
+        if stuck.contains(&self.phase.enumeration_reason()) {
             self.held_until = None;
         }
     }
@@ -313,7 +313,8 @@ impl Round {
 
     /// Whether this run asks for plain pages.
     fn is_listing(&self) -> bool {
-        self.fallback.is_snapshot() && self.phase.enumeration() != Some(ResyncReason::DeltaRetry)
+        self.fallback.is_snapshot()
+            && self.phase.enumeration_reason() != Some(ResyncReason::DeltaRetry)
     }
 
     /// The ids of a page that the store must be asked about before the page is stepped.
@@ -378,7 +379,7 @@ impl Round {
                 }
             }
             // Whoever confirms a removal goes on confirming it, and a trial is still one.
-            RoundInput::LinkDead => match self.phase.enumeration() {
+            RoundInput::LinkDead => match self.phase.enumeration_reason() {
                 Some(reason @ (ResyncReason::Confirm | ResyncReason::DeltaRetry)) => {
                     self.restart(reason, at)
                 }
@@ -409,17 +410,17 @@ impl Round {
         self.stall = StallDetector::default();
         self.ids_seen.clear();
         let mut commit = self.commit(at);
-        commit.clear_todo = true;
+        commit.clear_pending = true;
         commit.clear_seen = true;
         // Ordinary life in snapshot mode is no resync.
-        commit.tally.resync = Some(reason).filter(|r| *r != ResyncReason::Snapshot);
+        commit.counters.resync = Some(reason).filter(|r| *r != ResyncReason::Snapshot);
         Step::Do(Effect::Commit(Box::new(commit)))
     }
 
     fn next_effect(&mut self, at: Timestamp) -> Step {
         let longest = self.context.confirm_after;
-        if self.held_until.is_some_and(|until| clock::waits(until, longest, at)) {
-            return Step::End(match self.phase.enumeration() {
+        if self.held_until.is_some_and(|until| clock::wait_continues(until, longest, at)) {
+            return Step::End(match self.phase.enumeration_reason() {
                 Some(ResyncReason::RoundStuck) => RoundEnd::Stuck(StallKind::NoProgress),
                 Some(ResyncReason::PageStuck) => RoundEnd::Stuck(StallKind::PageTooLarge),
                 _ => RoundEnd::Held,

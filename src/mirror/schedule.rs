@@ -19,7 +19,7 @@ pub const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_SEGMENT_INTERVAL: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// How many times a round may repeat requests.
-pub const RETRIES: u32 = 4;
+pub const MAX_RETRIES: u32 = 4;
 
 /// `interval × (1 ± jitter/2)`; `chance` is in `[0, 1)`.
 pub fn delay(interval: Duration, jitter: f64, chance: f64) -> Duration {
@@ -40,7 +40,7 @@ pub fn rescale(left: Duration, old: Duration, new: Duration) -> Duration {
 }
 
 /// The wait before repetition `n + 1`, with full jitter: anything up to `1 s × 2ⁿ`.
-pub fn retry(n: u32, chance: f64) -> Duration {
+pub fn retry_delay(n: u32, chance: f64) -> Duration {
     FIRST_RETRY.saturating_mul(1 << n.min(10)).mul_f64(chance)
 }
 
@@ -102,7 +102,7 @@ pub fn due_move(
     let uncovered = window.end.resolve(now) > edges.end;
     // A clock that is set back by seconds at midnight must not cause an enumeration.
     let latest = now.checked_add(TOLERANCE).unwrap_or(Timestamp::MAX);
-    let ahead = clock::is_ahead(computed, now) || window.start.resolve(latest) < edges.start;
+    let ahead = clock::is_in_future(computed, now) || window.start.resolve(latest) < edges.start;
     let moved = self::edges(window, now);
     ((due || uncovered || ahead) && moved != edges).then_some(moved)
 }
@@ -137,7 +137,7 @@ pub fn next_audit(name: &str, record: &AuditRecord, period: Duration) -> Timesta
 /// clock and is ignored: an audit is due.
 pub fn is_audit_due(name: &str, record: &AuditRecord, period: Duration, now: Timestamp) -> bool {
     let last = record.at.unwrap_or(record.since);
-    clock::is_ahead(last, now) || next_audit(name, record, period) <= now
+    clock::is_in_future(last, now) || next_audit(name, record, period) <= now
 }
 
 /// A number in `[0, 1)` derived from a name: always the same, and evenly spread over names.
@@ -328,8 +328,8 @@ mod tests {
 
     #[test]
     fn retries_use_full_jitter() {
-        assert_eq!(retry(0, 0.0), Duration::ZERO);
-        assert_eq!(retry(3, 0.5), Duration::from_secs(4));
-        assert!(retry(u32::MAX, 0.999) < Duration::from_secs(1024));
+        assert_eq!(retry_delay(0, 0.0), Duration::ZERO);
+        assert_eq!(retry_delay(3, 0.5), Duration::from_secs(4));
+        assert!(retry_delay(u32::MAX, 0.999) < Duration::from_secs(1024));
     }
 }

@@ -39,7 +39,7 @@ pub struct ViewRequest {
     /// Instances that match even if they do not name the master.
     pub ids: BTreeSet<EventHash>,
     /// Whether only `ids` match.
-    pub only: bool,
+    pub ids_only: bool,
     /// The days to list.
     pub edges: Edges,
 }
@@ -55,9 +55,9 @@ pub struct PresenceRequest {
 
 impl ViewRequest {
     /// Whether a listed event matches the request.
-    pub fn wants(&self, item: &Item) -> bool {
+    pub fn matches(&self, item: &Item) -> bool {
         self.ids.contains(&item.id.hash())
-            || (!self.only && item.master.as_ref() == Some(&self.master))
+            || (!self.ids_only && item.master.as_ref() == Some(&self.master))
     }
 }
 
@@ -67,22 +67,22 @@ pub struct ListedInstances {
     /// The instances that could be read.
     pub items: Vec<Item>,
     /// Instances that could not be read. They are members, and their rows stay unchanged.
-    pub unread: BTreeSet<EventHash>,
-    /// Whether some instances had no readable id. Such a listing removes nothing.
-    pub nameless: bool,
+    pub unreadable: BTreeSet<EventHash>,
+    /// Whether some instances had no readable id. Then absence from the listing removes nothing.
+    pub has_unidentified: bool,
 }
 
 impl ListedInstances {
     /// Whether the listing contains the instance.
     pub fn has(&self, id: &EventHash) -> bool {
-        self.unread.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
+        self.unreadable.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
     }
 
     /// Adds the result of a view, which wins where both list an instance. Its `nameless` is
     /// ignored, because events without a readable id may belong to another series.
     pub fn merge(&mut self, view: Self) {
         self.items.extend(view.items);
-        self.unread.extend(view.unread);
+        self.unreadable.extend(view.unreadable);
     }
 }
 
@@ -110,7 +110,7 @@ pub struct Reconciliation<'a> {
     pub complete: Completion,
     /// Whether the listing decides membership. In an enumeration it does not: there the pages and
     /// the sweep decide, and the listing only completes waiting instances.
-    pub membership: bool,
+    pub decides_membership: bool,
     /// Items of the series that pages carried and that are not yet shown.
     pub waiting: &'a BTreeMap<EventHash, Item>,
     /// The waiting ids that an earlier round carried and no page of this round.
@@ -125,16 +125,19 @@ impl Reconciliation<'_> {
     pub fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
         let listed: BTreeSet<EventHash> = listing.items.iter().map(|item| item.id.hash()).collect();
         let unlisted = |id: &EventHash| {
-            !listed.contains(id) && !listing.unread.contains(id) && !self.tombstones.contains(id)
+            !listed.contains(id)
+                && !listing.unreadable.contains(id)
+                && !self.tombstones.contains(id)
         };
-        let carried = |id: &EventHash| self.waiting.contains_key(id) && !self.is_past(id);
-        let judged = self.membership && !listing.nameless;
+        let carried =
+            |id: &EventHash| self.waiting.contains_key(id) && !self.only_in_earlier_round(id);
+        let judged = self.decides_membership && !listing.has_unidentified;
         let leaving = rows.iter().filter(|row| judged && !carried(&row.id)).copied();
         let hidden = self
             .waiting
             .iter()
             .filter(|(id, item)| {
-                item.kind == EventKind::Exception && (!item.whole || self.is_past(id))
+                item.kind == EventKind::Exception && (!item.full || self.only_in_earlier_round(id))
             })
             .map(|(id, item)| SeriesMember { id: *id, kind: item.kind, span: item.span });
         leaving.chain(hidden).filter(|row| unlisted(&row.id)).collect()
@@ -143,7 +146,7 @@ impl Reconciliation<'_> {
     /// Computes the changes from a listing and the mirror's rows of the series.
     pub fn apply(&self, listing: ListedInstances, rows: &[SeriesMember]) -> Reconciled {
         let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();
-        let mut listed = listing.unread;
+        let mut listed = listing.unreadable;
         let mut out = Reconciled::default();
         // If an instance is listed twice, on two pages, the last one counts (fact 58).
         for item in listing.items.into_iter().rev() {
@@ -155,7 +158,7 @@ impl Reconciliation<'_> {
                 continue;
             }
             let carried = self.waiting.contains_key(&id);
-            let keep = if !self.membership {
+            let keep = if !self.decides_membership {
                 carried
             } else if self.tombstones.contains(&id) {
                 // A tombstone of this round: not in the view. The listing is wider than the view.
@@ -169,26 +172,28 @@ impl Reconciliation<'_> {
                 }
             };
             if keep {
-                out.upserts.push(self.form(item));
-            } else if self.membership && mirrored.contains(&id) {
+                out.upserts.push(self.stored_form(item));
+            } else if self.decides_membership && mirrored.contains(&id) {
                 out.removals.push(id);
             }
         }
         out.upserts.reverse();
         for (id, item) in self.waiting {
             // A page carried the instance, but it was gone by the time of the listing. The next
-            // round will remove it. Until then it is shown, if it can be.
+            // round will report that. Until then it is shown, if it can be.
             if !listed.contains(id)
-                && !self.is_past(id)
-                && (item.whole
+                && !self.only_in_earlier_round(id)
+                && (item.full
                     || self.complete == Completion::Master && item.kind == EventKind::Occurrence)
             {
                 out.upserts.push(item.clone());
             }
         }
-        if self.membership && !listing.nameless {
+        if self.decides_membership && !listing.has_unidentified {
             for id in mirrored {
-                if !listed.contains(&id) && (!self.waiting.contains_key(&id) || self.is_past(&id)) {
+                if !listed.contains(&id)
+                    && (!self.waiting.contains_key(&id) || self.only_in_earlier_round(&id))
+                {
                     out.removals.push(id);
                 }
             }
@@ -197,12 +202,12 @@ impl Reconciliation<'_> {
     }
 
     /// Whether only an earlier round carried the item. Always false in an enumeration.
-    fn is_past(&self, id: &EventHash) -> bool {
-        self.membership && self.earlier.contains(id)
+    fn only_in_earlier_round(&self, id: &EventHash) -> bool {
+        self.decides_membership && self.earlier.contains(id)
     }
 
     /// An instance as the mirror keeps it: an occurrence is bare if its master completes it.
-    fn form(&self, item: Item) -> Item {
+    fn stored_form(&self, item: Item) -> Item {
         match (self.complete, item.kind) {
             (Completion::Master, EventKind::Occurrence) => strip_to_stub(item),
             _ => item,
@@ -246,5 +251,5 @@ pub fn strip_to_stub(item: Item) -> Item {
         }
     }
     content.push(b'}');
-    Item { whole: false, content: Bytes::from(content), ..item }
+    Item { full: false, content: Bytes::from(content), ..item }
 }

@@ -16,7 +16,7 @@ pub const MAX_PAGES: u32 = 10_000;
 /// A round with this many empty pages in a row is stuck; some are normal (fact 56).
 pub const MAX_EMPTY_PAGES: u32 = 500;
 /// How long responses may take in total without an id that is new to the round.
-pub const MAX_FRUITLESS: Duration = Duration::from_secs(30 * 60);
+pub const MAX_TIME_WITHOUT_NEW_ID: Duration = Duration::from_secs(30 * 60);
 
 /// What is remembered of a round's pages. Stored with the position, so that a round that is
 /// interrupted every few pages is detected too.
@@ -29,9 +29,9 @@ pub struct StallDetector {
     /// Fingerprint of the ids of the last page that was not empty.
     pub(crate) fingerprint: Option<u64>,
     /// Milliseconds of response time since the last new id.
-    pub(crate) fruitless_ms: u64,
+    pub(crate) without_new_id_ms: u64,
     /// Attempts in a row that gave up at the current page.
-    pub(crate) refused: u32,
+    pub(crate) failed_attempts: u32,
 }
 
 impl StallDetector {
@@ -43,16 +43,16 @@ impl StallDetector {
             return false;
         }
         self.pages = self.pages.saturating_add(1);
-        self.refused = 0;
+        self.failed_attempts = 0;
         let present = page.present.iter().map(|item| &item.id);
         let unreadable = page.unreadable.iter().filter_map(|item| item.id.as_ref());
         let ids: Vec<EventHash> =
             present.chain(&page.removed).chain(unreadable).map(EventId::hash).collect();
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.fruitless_ms = self.fruitless_ms.saturating_add(took);
+        self.without_new_id_ms = self.without_new_id_ms.saturating_add(took);
         for id in &ids {
             if met.insert(*id) {
-                self.fruitless_ms = 0;
+                self.without_new_id_ms = 0;
             }
         }
         let mut again = false;
@@ -67,14 +67,14 @@ impl StallDetector {
         again
             || self.pages > MAX_PAGES
             || self.empty >= MAX_EMPTY_PAGES
-            || u128::from(self.fruitless_ms) > MAX_FRUITLESS.as_millis()
+            || u128::from(self.without_new_id_ms) > MAX_TIME_WITHOUT_NEW_ID.as_millis()
     }
 
     /// Records that an attempt gave up at a page (facts 121, 122, 197). Returns true if two in a
     /// row did: then the link is at fault, not a passing problem.
     pub fn page_failed(&mut self) -> bool {
-        self.refused = self.refused.saturating_add(1);
-        self.refused > 1
+        self.failed_attempts = self.failed_attempts.saturating_add(1);
+        self.failed_attempts > 1
     }
 
     /// Whether nothing is recorded.
@@ -159,7 +159,7 @@ mod tests {
     fn what_cannot_be_read_is_something_and_the_end_is_the_end() {
         let (mut guard, mut met) = (StallDetector::default(), BTreeSet::new());
         let mut nameless = page(&[]);
-        nameless.unreadable.push(UnreadableItem { id: None, why: "x" });
+        nameless.unreadable.push(UnreadableItem { id: None, reason: "x" });
         for _ in 0..600 {
             assert!(!guard.observe(&nameless, SHORT, &mut met), "neither empty nor a repetition");
         }

@@ -99,7 +99,7 @@ pub enum ResyncReason {
 
 impl ResyncReason {
     /// Every reason except [`Self::New`], which is not a resync.
-    pub const AGAIN: [Self; 12] = [
+    pub const RESYNCS: [Self; 12] = [
         Self::SyncStateNotFound,
         Self::WindowMoved,
         Self::ShapeChanged,

@@ -30,7 +30,7 @@ pub struct Window {
     pub interval: Duration,
     /// Share of the interval over which delays spread: `interval × (1 ± jitter/2)`.
     pub jitter: f64,
-    /// Time between moves of relative edges, in whole days; at least one day.
+    /// Time between moves of relative edges. Counted in whole days, at least one.
     pub move_every: Duration,
     /// The `odata.maxpagesize` hint.
     pub page_size: u32,

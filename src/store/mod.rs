@@ -203,7 +203,7 @@ impl Store {
     /// [`StoreError::UnknownWindow`], [`StoreError::MissingMaster`] and [`StoreError::Full`] mean
     /// that nothing of this commit was written. After any other error the store cannot be used.
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
-        let commit = Box::new(Commit { lazy: false, ..commit });
+        let commit = Box::new(Commit { deferrable: false, ..commit });
         let began = tokio::time::Instant::now();
         let outcome = self.ask(|reply| WriteJob::Commit { commit, deferred: None, reply }).await?;
         self.inner.shared.metrics.commits.observe(began.elapsed());

@@ -82,8 +82,8 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
     }
     // Adding wins over deleting only within one commit, so entries that the last part deletes are
     // also added there.
-    if !commit.clear_todo {
-        let deleted: BTreeSet<PendingKey> = commit.done.iter().copied().collect();
+    if !commit.clear_pending {
+        let deleted: BTreeSet<PendingKey> = commit.finished_pending.iter().copied().collect();
         let (last, early) = std::mem::take(&mut commit.pending)
             .into_iter()
             .partition(|todo| deleted.contains(&todo.key()));
@@ -145,7 +145,7 @@ mod tests {
             etag: None,
             span: Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH },
             all_day: false,
-            whole: true,
+            full: true,
             content: vec![b'x'; 700].into(),
         }
     }
@@ -160,13 +160,13 @@ mod tests {
                 reason: RemovalReason::Deleted,
             })
             .collect();
-        commit.done = vec![PendingKey::Removal(EventId::new("r1").hash())];
+        commit.finished_pending = vec![PendingKey::Removal(EventId::new("r1").hash())];
         commit.pending = (0..20)
             .map(|n| PendingEntry::Removal { id: EventId::new(format!("r{n}")).hash() })
             .collect();
         commit.position =
             Some(Position::new(Phase::Settled { delta: Some(Link::new("next")) }, false));
-        commit.tally.round = Some(7);
+        commit.counters.round = Some(7);
         commit.seen = Some((0, vec![EventId::new("e1").hash()]));
         commit
     }
@@ -178,14 +178,16 @@ mod tests {
         let (last, earlier) = parts.split_last().unwrap();
         assert!(earlier.len() > 8, "{}", earlier.len());
         for part in earlier {
-            assert!(part.position.is_none() && part.seen.is_none() && part.done.is_empty());
-            assert_eq!(part.tally, crate::mirror::commit::WindowCounters::default());
+            assert!(
+                part.position.is_none() && part.seen.is_none() && part.finished_pending.is_empty()
+            );
+            assert_eq!(part.counters, crate::mirror::commit::CounterUpdates::default());
             assert!(
                 weight(part) <= 5000 + REMOVAL || part.upserts.iter().all(|i| i.master.is_some())
             );
         }
-        assert!(last.position.is_some() && last.seen.is_some() && last.tally.round == Some(7));
-        assert_eq!(last.done.len(), 1);
+        assert!(last.position.is_some() && last.seen.is_some() && last.counters.round == Some(7));
+        assert_eq!(last.finished_pending.len(), 1);
         assert_eq!(last.pending.len(), 1, "added where it is deleted");
         assert!(last.upserts.is_empty() && last.removals.is_empty());
     }
@@ -210,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = tree(&dir);
         assert_eq!(cut(&tree, large()).unwrap().len(), 1);
-        let cleared = Commit { clear_todo: true, ..large() };
+        let cleared = Commit { clear_pending: true, ..large() };
         let parts = cut_at(&tree, cleared, 5000).unwrap();
         assert_eq!(parts.last().unwrap().pending.len(), 20);
     }

@@ -97,12 +97,12 @@ fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut WriteBatch) {
 
 fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), TreeError> {
     let (window, segment) = (commit.window, commit.segment);
-    if commit.clear_todo {
+    if commit.clear_pending {
         for key in tree.keys(&keys::todos(window, segment)) {
             draft.delete(key?.to_vec());
         }
     }
-    for done in &commit.done {
+    for done in &commit.finished_pending {
         let key = keys::todo(window, segment, *done);
         if let Some(old) = tree.large(&key)? {
             draft.delete_large(key, old.chunks);
@@ -113,7 +113,10 @@ fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), Tree
         let key = keys::todo(window, segment, todo.key());
         let value = record::todo(todo);
         match tree.large(&key)? {
-            Some(old) if old.value == value && !commit.clear_todo && commit.done.is_empty() => {}
+            Some(old)
+                if old.value == value
+                    && !commit.clear_pending
+                    && commit.finished_pending.is_empty() => {}
             old => draft.put_large(key, &value, old.map_or(0, |o| o.chunks)),
         }
     }
@@ -149,22 +152,22 @@ fn count(
     let old = tree.counters(commit.window)?;
     let mut new = old.clone();
     new.events = (new.events + u64::from(outcome.created)).saturating_sub(outcome.removed.into());
-    if let Some(round) = commit.tally.round {
+    if let Some(round) = commit.counters.round {
         new.rounds = round;
     }
-    if commit.tally.success.is_some() {
-        new.last_success = commit.tally.success;
+    if commit.counters.success.is_some() {
+        new.last_success = commit.counters.success;
         let first = AuditRecord { since: commit.at, at: None, differences: 0 };
         new.audit.get_or_insert(first);
     }
-    if let (Some(differences), Some(audit)) = (commit.tally.audit, &mut new.audit) {
+    if let (Some(differences), Some(audit)) = (commit.counters.audit, &mut new.audit) {
         audit.at = Some(commit.at);
         audit.differences += differences;
     }
     // A pause stored under a wrong clock must not outlast later ones.
-    let goes_on = |until: &Timestamp| clock::waits(*until, MAX_PAUSE, commit.at);
-    new.paused_until = commit.tally.paused_until.max(new.paused_until.filter(goes_on));
-    if let Some(reason) = commit.tally.resync.filter(|r| *r != ResyncReason::New) {
+    let goes_on = |until: &Timestamp| clock::wait_continues(*until, MAX_PAUSE, commit.at);
+    new.paused_until = commit.counters.paused_until.max(new.paused_until.filter(goes_on));
+    if let Some(reason) = commit.counters.resync.filter(|r| *r != ResyncReason::New) {
         new.resyncs += 1;
         new.last_resync = Some(LastResync { at: commit.at, reason });
     }

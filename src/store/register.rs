@@ -114,7 +114,7 @@ pub(super) fn all_settled(record: &WindowRecord, positions: &[(SegmentIndex, Pos
 /// Whether a window has ever settled. Version 0.1 did not store this; its windows count as settled
 /// if audits were counted and no segment is in its first enumeration.
 pub(super) fn settled_before(counters: &Counters, positions: &[(SegmentIndex, Position)]) -> bool {
-    let is_first = |p: &Position| p.phase.enumeration() == Some(ResyncReason::New);
+    let is_first = |p: &Position| p.phase.enumeration_reason() == Some(ResyncReason::New);
     counters
         .settled_once
         .unwrap_or_else(|| counters.audit.is_some() && !positions.iter().any(|(_, p)| is_first(p)))

@@ -41,7 +41,7 @@ impl EventRow {
             start: micros(item.span.start),
             end: micros(item.span.end),
             all_day: item.all_day,
-            whole: item.whole,
+            whole: item.full,
             seq: 0,
             segments,
             content: item.content.clone(),
@@ -57,7 +57,7 @@ impl EventRow {
             etag: self.etag.clone(),
             span: self.span(),
             all_day: self.all_day,
-            whole: self.whole,
+            full: self.whole,
             content: self.content.clone(),
         }
     }

@@ -355,7 +355,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         commit: Commit,
         group: &mut CommitGroup,
     ) -> Result<CommitOutcome, PlanError> {
-        let (window, resync) = (commit.window, commit.tally.resync);
+        let (window, resync) = (commit.window, commit.counters.resync);
         let mut all = CommitOutcome::default();
         let parts = parts::cut(&self.tree, commit)?;
         if parts.len() > 1 {

@@ -43,7 +43,7 @@ const REMEMBERED_PAUSE_MIN: Duration = Duration::from_secs(30);
 /// What a finished round did.
 #[derive(Debug)]
 pub(super) struct AttemptStats {
-    pub(super) over: RoundEnd,
+    pub(super) end: RoundEnd,
     /// The segments that settled, as bits.
     pub(super) settled: u64,
     /// Until when a held removal waits.
@@ -140,7 +140,7 @@ impl<'a> Attempt<'a> {
             memory: Reservation::default(),
             listed_ids: None,
             stats: AttemptStats {
-                over: RoundEnd::Settled,
+                end: RoundEnd::Settled,
                 settled: 0,
                 held_until: None,
                 requests: 0,
@@ -183,7 +183,7 @@ impl<'a> Attempt<'a> {
                 error => return Err(error),
             }
         }
-        if let RoundEnd::Stuck(ailment) = self.stats.over {
+        if let RoundEnd::Stuck(ailment) = self.stats.end {
             let fault = match self.error.take() {
                 Some(AttemptError::Transient(error) | AttemptError::Quarantine(error)) => {
                     Some(error)
@@ -209,7 +209,7 @@ impl<'a> Attempt<'a> {
         self.handle.lock().cut(days);
         record_resync(self.handle, now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, they are halved");
-        (self.stats.over, self.budget) = (RoundEnd::Settled, RetryBudget::default());
+        (self.stats.end, self.budget) = (RoundEnd::Settled, RetryBudget::default());
         Ok(())
     }
 
@@ -291,10 +291,10 @@ impl<'a> Attempt<'a> {
             Some(position) if position.has_pending => store.todo(self.id, segment).await?,
             _ => Vec::new(),
         };
-        if position.as_ref().is_none_or(|p| p.phase.enumeration().is_some()) {
+        if position.as_ref().is_none_or(|p| p.phase.enumeration_reason().is_some()) {
             self.publish_enumerating();
         }
-        let begins = position.as_ref().is_none_or(|position| position.phase.begins());
+        let begins = position.as_ref().is_none_or(|position| position.phase.starts_round());
         let place = SegmentContext {
             window: self.id,
             segment,
@@ -350,10 +350,10 @@ impl<'a> Attempt<'a> {
         let position = self.services.store.position(self.id, segment).await?;
         let remedy = position.map(|position| position.fallback).unwrap_or_default();
         let mut commit = Commit::new(self.id, segment, now);
-        commit.clear_todo = true;
+        commit.clear_pending = true;
         commit.clear_seen = true;
         commit.position = Some(Position::start(reason, remedy));
-        commit.tally.resync = Some(reason);
+        commit.counters.resync = Some(reason);
         self.services.store.commit(commit).await?;
         record_resync(self.handle, now, reason);
         Ok(())
@@ -419,7 +419,7 @@ impl<'a> Attempt<'a> {
         for unreadable in &page.unreadable {
             tracing::warn!(
                 event_id = unreadable.id.as_ref().map(page::EventId::as_str),
-                reason = unreadable.why,
+                reason = unreadable.reason,
                 "item could not be read"
             );
         }
@@ -513,13 +513,13 @@ impl<'a> Attempt<'a> {
         let settled =
             matches!(&commit.position, Some(Position { phase: Phase::Settled { .. }, .. }));
         if settled {
-            commit.tally.round = Some(self.number);
-            commit.tally.success = Some(self.services.env.now());
+            commit.counters.round = Some(self.number);
+            commit.counters.success = Some(self.services.env.now());
         }
-        if let Some(reason) = commit.tally.resync {
+        if let Some(reason) = commit.counters.resync {
             record_resync(self.handle, commit.at, reason);
         }
-        if commit.lazy {
+        if commit.deferrable {
             // The next round of this window waits for it; nobody else has to.
             self.services.store.submit(commit).await?;
             self.memory = Reservation::default();
@@ -539,7 +539,7 @@ impl<'a> Attempt<'a> {
     async fn remember_pause(&self, wait: Duration) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
-        commit.tally.paused_until = now.checked_add(wait).ok();
+        commit.counters.paused_until = now.checked_add(wait).ok();
         self.services.store.commit(commit).await?;
         Ok(())
     }

@@ -100,7 +100,7 @@ fn item(
         etag: Some("W/1".into()),
         span: Span { start: at(start), end: at(end) },
         all_day: false,
-        whole: true,
+        full: true,
         content: content.into(),
     }
 }
@@ -136,7 +136,7 @@ pub fn bare(id: &str, of: &str, start: i64) -> Item {
     let content =
         format!(r#"{{"id":"{id}","type":"occurrence","seriesMasterId":"{of}","start":{start}}}"#);
     let item = item(id, EventKind::Occurrence, Some(of), start, start + 30, content);
-    Item { whole: false, ..item }
+    Item { full: false, ..item }
 }
 
 pub fn exception(id: &str, of: &str, start: i64, subject: &str) -> Item {

@@ -206,7 +206,7 @@ impl Fixture {
                 etag: None,
                 span: Span { start, end },
                 all_day: false,
-                whole: true,
+                full: true,
                 content: format!(r#"{{"id":"{id}","subject":"s{hour}"{more}}}"#).into(),
             }
         };
@@ -232,7 +232,7 @@ impl Fixture {
                 etag: None,
                 span: Span { start: when.start.at, end: when.end.at },
                 all_day: event["isAllDay"] == true,
-                whole: true,
+                full: true,
                 content: content.into(),
             });
         }

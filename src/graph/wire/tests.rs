@@ -35,7 +35,7 @@ fn item(members: &str) -> Item {
 fn why(item: &str) -> &'static str {
     let page = items(item);
     assert!(page.present.is_empty() && page.removed.is_empty(), "{item} was read");
-    page.unreadable.first().unwrap().why
+    page.unreadable.first().unwrap().reason
 }
 
 fn value(item: &Item) -> Value {
@@ -54,9 +54,7 @@ fn a_page_is_read_whole() {
     let seen: Vec<_> = page
         .present
         .iter()
-        .map(|i| {
-            (i.id.as_str(), i.kind, i.master.as_ref().map(EventId::as_str), i.whole, i.all_day)
-        })
+        .map(|i| (i.id.as_str(), i.kind, i.master.as_ref().map(EventId::as_str), i.full, i.all_day))
         .collect();
     assert_eq!(
         seen,
@@ -168,8 +166,8 @@ fn kinds_follow_type_and_where_it_is_missing_the_other_members() {
 #[test]
 fn an_exception_is_whole_when_it_has_a_subject_even_none() {
     let exception = r#""id":"x","type":"exception","seriesMasterId":"m""#;
-    assert!(!item(exception).whole);
-    assert!(item(&format!(r#"{exception},"subject":null"#)).whole);
+    assert!(!item(exception).full);
+    assert!(item(&format!(r#"{exception},"subject":null"#)).full);
 }
 
 #[test]
@@ -290,7 +288,7 @@ fn a_listing_needs_no_link_and_lists_occurrences_whole() {
     let listing = listing(&text.clone().into(), BodyFormat::Html).unwrap();
     assert_eq!(listing.next, None);
     assert_eq!(listing.unreadable.len(), 1);
-    let seen: Vec<_> = listing.items.iter().map(|i| (i.id.as_str(), i.kind, i.whole)).collect();
+    let seen: Vec<_> = listing.items.iter().map(|i| (i.id.as_str(), i.kind, i.full)).collect();
     assert_eq!(seen, [("o", EventKind::Occurrence, true), ("e", EventKind::Exception, true)]);
     let more = text.replacen('{', r#"{"@odata.nextLink":"https://x/n","#, 1);
     assert_eq!(

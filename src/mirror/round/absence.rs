@@ -37,11 +37,11 @@ impl Round {
         let ends = exceptions.iter().map(|row| row.span.end);
         match (self.pending.current(), starts.min(), ends.max()) {
             (Some(series), Some(start), Some(end)) => {
-                series.inquiry.question = Some(ViewPurpose::Exceptions(listing));
+                series.findings.view_purpose = Some(ViewPurpose::Exceptions(listing));
                 let master = series.master.clone();
                 let ids = exceptions.iter().map(|row| row.id).collect();
                 let edges = series::widen(Edges { start, end }, 1);
-                Step::Do(Effect::View(Box::new(ViewRequest { master, ids, only: true, edges })))
+                Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
             _ => self.confirm_absence(listing, rows, at),
         }
@@ -58,7 +58,8 @@ impl Round {
             self.absent(&listing, &rows).iter().map(|row| row.id).collect();
         match self.pending.current() {
             Some(series) if !ids.is_empty() => {
-                series.inquiry.question = Some(ViewPurpose::Absence(listing, rows, ids.clone()));
+                series.findings.view_purpose =
+                    Some(ViewPurpose::Absence(listing, rows, ids.clone()));
                 Step::Do(Effect::Presence(Box::new(PresenceRequest { master: None, ids })))
             }
             _ => self.complete(Some((listing, rows)), at),
@@ -68,16 +69,16 @@ impl Round {
     fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
         let tombstones = self.tombstoned();
         let absent = |s| self.reconciliation(s, &tombstones).absent(listing, rows);
-        self.pending.peek().map(absent).unwrap_or_default()
+        self.pending.current_ref().map(absent).unwrap_or_default()
     }
 
     /// The master is not found, or is no master any more; the mirror's rows of the series.
     pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
-        let enumerating = self.phase.enumeration().is_some();
+        let enumerating = self.phase.enumeration_reason().is_some();
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let carried = series.waiting_instances().next().is_some();
-        if !series.inquiry.missing || (rows.is_empty() && !carried) {
+        if !series.findings.missing || (rows.is_empty() && !carried) {
             return self.remove_series(&rows, at);
         }
         if let Some(master) = series.carried_master().cloned() {
@@ -91,7 +92,7 @@ impl Round {
         let completed = master_kept && series.fetched.is_some();
         let shown = series.waiting_instances().all(|(id, item)| {
             !series.earlier.contains(id)
-                && (item.whole || (completed && item.kind == EventKind::Occurrence))
+                && (item.full || (completed && item.kind == EventKind::Occurrence))
         });
         let known = enumerating || rows.iter().all(|row| series.waiting.contains_key(&row.id));
         if shown && known {
@@ -103,7 +104,7 @@ impl Round {
     fn ask_presence(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let ids = rows.iter().map(|row| row.id).collect();
-        series.inquiry.question = Some(ViewPurpose::Presence(rows));
+        series.findings.view_purpose = Some(ViewPurpose::Presence(rows));
         let master = Some(series.master.clone());
         Step::Do(Effect::Presence(Box::new(PresenceRequest { master, ids })))
     }
@@ -111,12 +112,12 @@ impl Round {
     /// Asks for the series' instances in the whole segment, by way of the plain view.
     pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
-        series.inquiry.question = Some(ViewPurpose::Listing);
+        series.findings.view_purpose = Some(ViewPurpose::Listing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
         let request = ViewRequest {
             master: series.master.clone(),
             ids: rows.iter().map(|row| row.id).chain(carried).collect(),
-            only: false,
+            ids_only: false,
             edges: series::widen(self.context.edges, 1),
         };
         Step::Do(Effect::View(Box::new(request)))
@@ -130,12 +131,12 @@ impl Round {
         at: Timestamp,
     ) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
-        match series.inquiry.question.take() {
+        match series.findings.view_purpose.take() {
             Some(ViewPurpose::Exceptions(mut listing)) => {
                 listing.merge(viewed);
                 self.confirm_absence(listing, rows, at)
             }
-            Some(ViewPurpose::Anywhere(mut listing)) => {
+            Some(ViewPurpose::Locate(mut listing)) => {
                 listing.merge(viewed);
                 self.confirmed(listing, rows, at)
             }
@@ -150,16 +151,16 @@ impl Round {
     pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Step {
         let edges = series::widen(self.context.edges, 1);
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
-        match series.inquiry.question.take() {
+        match series.findings.view_purpose.take() {
             Some(ViewPurpose::Presence(rows)) if present => self.view_as_listing(rows, at),
             Some(ViewPurpose::Presence(rows)) => self.remove_series(&rows, at),
             Some(ViewPurpose::Absence(listing, _, ids)) if present => {
-                series.inquiry.question = Some(ViewPurpose::Anywhere(listing));
+                series.findings.view_purpose = Some(ViewPurpose::Locate(listing));
                 let master = series.master.clone();
-                Step::Do(Effect::View(Box::new(ViewRequest { master, ids, only: true, edges })))
+                Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
             Some(ViewPurpose::Absence(listing, rows, _)) => self.confirmed(listing, rows, at),
-            Some(ViewPurpose::Exceptions(_) | ViewPurpose::Anywhere(_) | ViewPurpose::Listing)
+            Some(ViewPurpose::Exceptions(_) | ViewPurpose::Locate(_) | ViewPurpose::Listing)
             | None => self.unavailable(at),
         }
     }
@@ -194,14 +195,14 @@ impl Round {
         tombstones: &'a BTreeSet<EventHash>,
     ) -> Reconciliation<'a> {
         // Without a master only instances that are whole can be shown.
-        let complete = match (&series.fetched, series.inquiry.missing) {
+        let complete = match (&series.fetched, series.findings.missing) {
             (None, true) => Completion::Exact,
             _ => self.context.complete,
         };
         Reconciliation {
             edges: self.context.edges,
             complete,
-            membership: self.phase.enumeration().is_none(),
+            decides_membership: self.phase.enumeration_reason().is_none(),
             waiting: &series.waiting,
             earlier: &series.earlier,
             tombstones,

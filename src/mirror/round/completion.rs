@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Effect, Round, Step, deleted};
 use crate::mirror::commit::Commit;
 use crate::mirror::page::{EventKind, Item};
-use crate::mirror::pending::{SeriesFindings, completable};
+use crate::mirror::pending::{SeriesFindings, needs_only_master};
 use crate::mirror::position::PendingKey;
 use crate::mirror::series::{ListedInstances, SeriesMember};
 use crate::mirror::window::Completion;
@@ -24,7 +24,7 @@ impl Round {
         // Whoever is listed with all its occurrences needs what completes them, and what the store
         // has of it may be nothing.
         let bare = self.context.complete == Completion::Master
-            && self.phase.enumeration().is_none()
+            && self.phase.enumeration_reason().is_none()
             && series.fetched.is_none();
         Some(if series.needs_master || !series.needs_listing || bare {
             Step::Do(Effect::Master(master))
@@ -46,8 +46,8 @@ impl Round {
             Some(item) if item.kind == EventKind::Master => {
                 series.needs_master = false;
                 series.fetched = Some(item);
-                series.inquiry.found = true;
-                if series.inquiry.unlisted {
+                series.findings.found = true;
+                if series.findings.unlisted {
                     self.view_as_listing(Vec::new(), at)
                 } else if series.needs_listing {
                     Step::Do(Effect::Instances(series.master.clone()))
@@ -59,7 +59,7 @@ impl Round {
             Some(_) => Step::Do(Effect::Rows(series.master.clone())),
             // Gone, or a private series of another mailbox.
             None => {
-                series.inquiry.missing = true;
+                series.findings.missing = true;
                 Step::Do(Effect::Rows(series.master.clone()))
             }
         }
@@ -74,13 +74,13 @@ impl Round {
         match found {
             Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
             // Only the master, asked for by its id, can tell whether the series is gone.
-            None if !series.inquiry.found => {
-                series.inquiry.unlisted = true;
+            None if !series.findings.found => {
+                series.findings.unlisted = true;
                 Step::Do(Effect::Master(series.master.clone()))
             }
             // The master exists and cannot be listed (fact 196).
             None => {
-                series.inquiry.unlisted = true;
+                series.findings.unlisted = true;
                 self.view_as_listing(Vec::new(), at)
             }
         }
@@ -92,7 +92,7 @@ impl Round {
         let master_kept = self.context.complete == Completion::Master;
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         series.deferred = true;
-        series.inquiry = SeriesFindings::default();
+        series.findings = SeriesFindings::default();
         let master = series.fetched.take().filter(|_| master_kept);
         let current = |item: &&Item| !series.earlier.contains(&item.id.hash());
         let mut upserts: Vec<Item> = series
@@ -100,8 +100,8 @@ impl Round {
             .values()
             .filter(current)
             .filter(|item| match item.kind {
-                EventKind::Exception => item.whole,
-                EventKind::Occurrence => item.whole || master.is_some(),
+                EventKind::Exception => item.full,
+                EventKind::Occurrence => item.full || master.is_some(),
                 EventKind::Single | EventKind::Master => false,
             })
             .cloned()
@@ -125,7 +125,7 @@ impl Round {
             return self.next_effect(at);
         };
         let mut commit = self.commit(at);
-        commit.done = series.keys(hash);
+        commit.finished_pending = series.keys(hash);
         series.waiting.remove(&hash);
         match listing {
             Some((listing, rows)) => {
@@ -138,8 +138,12 @@ impl Round {
                 commit.removals = deleted(reconciled.removals);
             }
             None => {
-                commit.upserts =
-                    series.waiting.values().filter(|item| completable(item)).cloned().collect()
+                commit.upserts = series
+                    .waiting
+                    .values()
+                    .filter(|item| needs_only_master(item))
+                    .cloned()
+                    .collect()
             }
         }
         if let Some(master) = series.fetched.take()
@@ -177,7 +181,7 @@ impl Round {
         for removal in &commit.removals {
             if self.pending.removals().contains(&removal.id) {
                 self.pending.cancel_removal(removal.id);
-                commit.done.push(PendingKey::Removal(removal.id));
+                commit.finished_pending.push(PendingKey::Removal(removal.id));
             }
         }
     }
@@ -200,7 +204,7 @@ impl Round {
             .cloned()
             .collect();
         commit.orphans.push(hash);
-        commit.done = series.keys(hash);
+        commit.finished_pending = series.keys(hash);
         self.tombstones_done(&mut commit);
         commit.position = Some(self.position());
         Step::Do(Effect::Commit(Box::new(commit)))

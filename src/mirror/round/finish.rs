@@ -104,11 +104,11 @@ impl Round {
         let withheld = self.retained.as_ref();
         let stays = |id: &EventHash| withheld.is_some_and(|stay| stay.has(id));
         let taken = self.pending.take_removals(stays);
-        commit.done.extend(taken.into_iter().map(PendingKey::Removal));
+        commit.finished_pending.extend(taken.into_iter().map(PendingKey::Removal));
         let leaves =
             |todo: &PendingEntry| matches!(todo, PendingEntry::Removal { id } if !stays(id));
         commit.pending.retain(|todo| !leaves(todo));
-        self.pending.age();
+        self.pending.end_round();
         self.pending.write(&mut commit);
         commit.orphans.extend(self.masters_seen.keys().copied());
         let delta = match &self.phase {
@@ -147,12 +147,14 @@ impl Round {
     pub(super) fn on_page_failure(&mut self, failure: PageFailure, at: Timestamp) -> Step {
         match failure {
             // A trial, and what it stands in for works.
-            _ if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) => {
+            _ if self.phase.enumeration_reason() == Some(ResyncReason::DeltaRetry) => {
                 self.next_fallback(StallKind::PageTooLarge, at)
             }
             PageFailure::TooLarge => self.next_fallback(StallKind::PageTooLarge, at),
             // What smaller pages began needs no second proof that the page is at fault.
-            PageFailure::Refused if self.phase.enumeration() == Some(ResyncReason::PageStuck) => {
+            PageFailure::Refused
+                if self.phase.enumeration_reason() == Some(ResyncReason::PageStuck) =>
+            {
                 self.next_fallback(StallKind::PageTooLarge, at)
             }
             PageFailure::Refused if self.stall.page_failed() => {
@@ -169,7 +171,7 @@ impl Round {
 
     /// The stream is stuck: the next remedy, if there is one.
     pub(super) fn next_fallback(&mut self, ailment: StallKind, at: Timestamp) -> Step {
-        if self.phase.enumeration() == Some(ResyncReason::DeltaRetry) {
+        if self.phase.enumeration_reason() == Some(ResyncReason::DeltaRetry) {
             self.fallback.postpone_delta(at);
             return self.restart(ResyncReason::Snapshot, at);
         }
@@ -201,7 +203,7 @@ impl Round {
         // Of the whole window, before anything left any of its segments.
         let removed = self.removed + self.removed_elsewhere + more;
         !self.removal_approved
-            && self.phase.enumeration() != Some(ResyncReason::Confirm)
+            && self.phase.enumeration_reason() != Some(ResyncReason::Confirm)
             && more > 0
             && is_mass_removal(
                 removed,

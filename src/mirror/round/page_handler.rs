@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Round, Step};
 use crate::mirror::commit::{Commit, StoredKind};
 use crate::mirror::page::{EventHash, EventId, EventKind, Item, Page, PageEnd};
-use crate::mirror::pending::agree;
+use crate::mirror::pending::etags_match;
 use crate::mirror::position::Phase;
 use crate::mirror::series;
 use crate::mirror::status::ResyncReason;
@@ -23,7 +23,7 @@ impl Round {
         let mut commit = self.commit(at);
         let exact = self.context.complete == Completion::Exact;
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
-        let reason = self.phase.enumeration();
+        let reason = self.phase.enumeration_reason();
         if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason) {
             // The first enumeration has nothing to sweep.
             if reason != ResyncReason::New {
@@ -85,7 +85,7 @@ impl Round {
                     // leave first, and only the master can tell.
                     let id = item.id.clone();
                     self.wait(item);
-                    self.pending.touch(&id).needs_master = true;
+                    self.pending.get_or_insert(&id).needs_master = true;
                 }
                 _ => commit.upserts.push(item),
             }
@@ -120,7 +120,7 @@ impl Round {
                     if self.pending.current().is_some() || apart {
                         return self.finish(commit);
                     }
-                    commit.lazy = idle && self.pending.is_empty();
+                    commit.deferrable = idle && self.pending.is_empty();
                     let removals = self.tombstones();
                     self.settle(commit, removals, at)
                 }
@@ -133,12 +133,12 @@ impl Round {
         if self.context.complete == Completion::Exact {
             return;
         }
-        if !item.whole {
-            self.pending.touch(&item.id).needs_master = true;
+        if !item.full {
+            self.pending.get_or_insert(&item.id).needs_master = true;
             return;
         }
         let id = item.id.hash();
-        commit.upserts.extend(self.pending.release(id, &item.etag));
+        commit.upserts.extend(self.pending.take_completable(id, &item.etag));
         self.masters_seen.insert(id, item.etag.clone());
         commit.upserts.push(item);
     }
@@ -155,12 +155,12 @@ impl Round {
         let exact = self.context.complete == Completion::Exact;
         let hash = master.hash();
         let at_hand = match item.kind {
-            EventKind::Exception => item.whole,
+            EventKind::Exception => item.full,
             // As listed is exactly as wanted.
-            _ if exact => item.whole && self.is_listing(),
+            _ if exact => item.full && self.is_listing(),
             // Without an etag on both sides nothing says that a stored master is of today.
             _ => {
-                self.masters_seen.get(&hash).is_some_and(|etag| agree(&item.etag, etag))
+                self.masters_seen.get(&hash).is_some_and(|etag| etags_match(&item.etag, etag))
                     || matches!(stored, Some(StoredKind::Master { etag: Some(etag) })
                         if self.is_listing() && item.etag.as_ref() == Some(etag))
             }
@@ -171,7 +171,7 @@ impl Round {
             return;
         }
         let needs_listing = exact || item.kind == EventKind::Exception;
-        let series = self.pending.touch(master);
+        let series = self.pending.get_or_insert(master);
         series.needs_master |= !needs_listing;
         series.needs_listing |= needs_listing;
         self.pending.hold(master, item);
@@ -190,7 +190,7 @@ impl Round {
     /// The mirror's idea of a series is no longer to be trusted.
     pub(super) fn doubt(&mut self, master: &EventId) {
         let exact = self.context.complete == Completion::Exact;
-        let series = self.pending.touch(master);
+        let series = self.pending.get_or_insert(master);
         series.needs_master = !exact;
         series.needs_listing = true;
         series.deferred = false;
@@ -200,7 +200,7 @@ impl Round {
         let hash = id.hash();
         self.listed_out.remove(&hash);
         // The last word wins over what an earlier page carried.
-        if let Some(master) = self.pending.holder(hash) {
+        if let Some(master) = self.pending.waiting_under(hash) {
             self.pending.forget_waiting(master, hash);
             self.pending.add_removal(hash);
         }
@@ -210,7 +210,7 @@ impl Round {
             Some(StoredKind::Single) => self.pending.add_removal(hash),
             Some(StoredKind::Instance { master }) => {
                 // In an enumeration the pages and the sweep decide who is a member.
-                if self.phase.enumeration().is_none() {
+                if self.phase.enumeration_reason().is_none() {
                     self.doubt(master);
                 }
                 self.pending.add_removal(hash);

@@ -37,7 +37,7 @@ fn item(id: &str, kind: EventKind, master: Option<&str>, etag: &str) -> Item {
         etag: Some(etag.into()),
         span: Span { start: hour(48), end: hour(49) },
         all_day: false,
-        whole: kind != EventKind::Occurrence,
+        full: kind != EventKind::Occurrence,
         content: Bytes::from(format!(r#"{{"id":"{id}","type":"x"}}"#)),
     }
 }
@@ -130,7 +130,7 @@ fn an_idle_round_is_one_lazy_commit_of_the_link() {
     let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Step::Do(Effect::Page(Some(ref l))) if *l == link("d0")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
-    assert!(commit.lazy && commit.upserts.is_empty() && commit.pending.is_empty());
+    assert!(commit.deferrable && commit.upserts.is_empty() && commit.pending.is_empty());
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
 }
 
@@ -140,7 +140,7 @@ fn removals_wait_for_the_delta_link_and_for_the_last_word() {
     let known = [("a", StoredKind::Single), ("b", StoredKind::Single)];
     let (round, commit) =
         step_page(round, page(vec![], &["a", "b", "stranger"], next("n1")), &known);
-    assert!(commit.removals.is_empty() && !commit.lazy);
+    assert!(commit.removals.is_empty() && !commit.deferrable);
     assert_eq!(commit.pending.len(), 2, "unknown ids are ignored quietly");
     assert!(commit.position.as_ref().unwrap().has_pending);
     let (round, _) = round.step(RoundInput::Committed(5), AT);
@@ -148,7 +148,7 @@ fn removals_wait_for_the_delta_link_and_for_the_last_word() {
     let (_, commit) = step_page(round, page(vec![single("b")], &[], delta("d1")), &[]);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
     assert_eq!(ids(&commit.upserts), ["b"]);
-    assert!(commit.done.contains(&PendingKey::Removal(EventId::new("b").hash())));
+    assert!(commit.finished_pending.contains(&PendingKey::Removal(EventId::new("b").hash())));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_restart_between_pages_still_knows_the_removals() {
     assert!(matches!(effect, Step::Do(Effect::Page(Some(ref l))) if *l == link("n1")));
     let (_, commit) = step_page(round, page(vec![], &[], delta("d1")), &[]);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
-    assert!(!commit.lazy, "it changes something");
+    assert!(!commit.deferrable, "it changes something");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_enumerated_occurrence_waits_for_its_master_only() {
     let mut shown = ids(&commit.upserts);
     shown.sort_unstable();
     assert_eq!(shown, ["m", "o1", "o2"]);
-    assert_eq!(commit.done.len(), 2, "the series is off the list");
+    assert_eq!(commit.finished_pending.len(), 2, "the series is off the list");
     let (round, _) = round.step(RoundInput::Committed(2), AT);
     let (_, commit) = step_page(round, page(vec![occurrence("o3")], &[], delta("d")), &[]);
     assert_eq!(ids(&commit.upserts), ["o3"]);
@@ -217,14 +217,14 @@ fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
     // The master came with the round, so only membership is asked.
     assert!(matches!(effect, Step::Do(Effect::Instances(ref id)) if id.as_str() == "m"));
-    let listed = Item { whole: true, ..item("o1", EventKind::Occurrence, Some("m"), "e2") };
+    let listed = Item { full: true, ..item("o1", EventKind::Occurrence, Some("m"), "e2") };
     let rows = vec![row("o1"), row("ghost")];
     let (round, effect) = round.step(RoundInput::Instances(Some((vec![listed].into(), rows))), AT);
     let (round, effect) = nowhere(round, effect);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
-    assert!(!commit.upserts[0].whole, "kept bare: the master completes it");
+    assert!(!commit.upserts[0].full, "kept bare: the master completes it");
     let (round, effect) = round.step(RoundInput::Committed(8), AT);
     assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d1")) });
     let (_, effect) = round.step(RoundInput::Committed(8), AT);
@@ -296,11 +296,11 @@ fn a_dead_link_begins_an_enumeration_and_keeps_every_row() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
     let (round, effect) = round.step(RoundInput::LinkDead, AT);
     let commit = written(effect);
-    assert!(commit.removals.is_empty() && commit.clear_todo && commit.clear_seen);
-    assert_eq!(commit.tally.resync, Some(ResyncReason::SyncStateNotFound));
+    assert!(commit.removals.is_empty() && commit.clear_pending && commit.clear_seen);
+    assert_eq!(commit.counters.resync, Some(ResyncReason::SyncStateNotFound));
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(matches!(effect, Step::Do(Effect::Page(None))));
-    let unreadable = UnreadableItem { id: Some(EventId::new("odd")), why: "start" };
+    let unreadable = UnreadableItem { id: Some(EventId::new("odd")), reason: "start" };
     let mut carried = page(vec![single("a")], &[], delta("d1"));
     carried.unreadable.push(unreadable);
     let (round, commit) = step_page(round, carried, &[]);
@@ -389,11 +389,11 @@ fn exact_occurrences_wait_for_the_listing() {
     assert!(commit.upserts.is_empty());
     let (round, effect) = round.step(RoundInput::Committed(0), AT);
     assert!(matches!(effect, Step::Do(Effect::Instances(_))));
-    let whole = Item { whole: true, ..item("o1", EventKind::Occurrence, Some("m"), "e") };
+    let whole = Item { full: true, ..item("o1", EventKind::Occurrence, Some("m"), "e") };
     let (_, effect) = round.step(RoundInput::Instances(Some((vec![whole].into(), Vec::new()))), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o1"]);
-    assert!(commit.upserts[0].whole);
+    assert!(commit.upserts[0].full);
 }
 
 #[test]
@@ -407,7 +407,10 @@ fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
     let (round, effect) = round.step(RoundInput::Unavailable, AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o1", "m"]);
-    assert!(commit.removals.is_empty() && commit.done.is_empty(), "it stays on the list");
+    assert!(
+        commit.removals.is_empty() && commit.finished_pending.is_empty(),
+        "it stays on the list"
+    );
     let (round, effect) = round.step(RoundInput::Committed(9), AT);
     assert!(written(effect).position.unwrap().has_pending);
     let (_, effect) = round.step(RoundInput::Committed(9), AT);
@@ -424,7 +427,7 @@ fn a_listing_that_could_not_be_read_whole_removes_nobody() {
         round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT);
     let rows = vec![row("a"), row("b")];
     let unread = [EventId::new("a").hash()].into();
-    let listed = ListedInstances { unread, ..ListedInstances::default() };
+    let listed = ListedInstances { unreadable: unread, ..ListedInstances::default() };
     let (round, effect) = round.step(RoundInput::Instances(Some((listed, rows))), AT);
     let (_, effect) = nowhere(round, effect);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()], "the unread one is a member");

@@ -22,13 +22,26 @@ pub(in crate::store) fn position(position: &Position) -> Vec<u8> {
         todo: *todo,
         held_until: *held_until,
         guard: (!guard.is_idle()).then(|| {
-            let StallDetector { pages, empty, fingerprint, fruitless_ms, refused } = *guard;
+            let StallDetector {
+                pages,
+                empty,
+                fingerprint,
+                without_new_id_ms: fruitless_ms,
+                failed_attempts: refused,
+            } = *guard;
             StallRecord { pages, empty, fingerprint, fruitless_ms, refused }
         }),
         remedy: (!remedy.is_none()).then(|| {
-            let Fallback { size, endless, heavy, delta_at } = remedy.clone();
-            let size = size
-                .map(|FoundPageSize { asked, configured }| PageSizeRecord { asked, configured });
+            let Fallback {
+                size,
+                no_progress_seen: endless,
+                too_large_seen: heavy,
+                delta_retry_at: delta_at,
+            } = remedy.clone();
+            let size = size.map(|FoundPageSize { requested: asked, configured }| PageSizeRecord {
+                asked,
+                configured,
+            });
             FallbackRecord { size, endless, heavy, delta_at }
         }),
     })
@@ -39,13 +52,26 @@ pub(in crate::store) fn from_position(value: &[u8]) -> Result<Position, TreeErro
     let stored: PositionRecord<'_> = from_json(value, "position")?;
     let guard = stored.guard.map(|guard| {
         let StallRecord { pages, empty, fingerprint, fruitless_ms, refused } = guard;
-        StallDetector { pages, empty, fingerprint, fruitless_ms, refused }
+        StallDetector {
+            pages,
+            empty,
+            fingerprint,
+            without_new_id_ms: fruitless_ms,
+            failed_attempts: refused,
+        }
     });
     let remedy = stored.remedy.map(|remedy| {
         let FallbackRecord { size, endless, heavy, delta_at } = remedy;
-        let size =
-            size.map(|PageSizeRecord { asked, configured }| FoundPageSize { asked, configured });
-        Fallback { size, endless, heavy, delta_at }
+        let size = size.map(|PageSizeRecord { asked, configured }| FoundPageSize {
+            requested: asked,
+            configured,
+        });
+        Fallback {
+            size,
+            no_progress_seen: endless,
+            too_large_seen: heavy,
+            delta_retry_at: delta_at,
+        }
     });
     Ok(Position {
         phase: stored.phase.into(),

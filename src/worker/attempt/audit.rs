@@ -353,9 +353,9 @@ impl Attempt<'_> {
     async fn audited(&mut self, differences: u64) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
-        commit.tally.audit = Some(differences);
+        commit.counters.audit = Some(differences);
         if differences == 0 {
-            commit.lazy = true;
+            commit.deferrable = true;
             self.services.store.submit(commit).await?;
         } else {
             self.services.store.commit(commit).await?;

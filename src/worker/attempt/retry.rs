@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::graph::{ErrorClass, GraphClient, GraphError, RequestOptions, Target};
-use crate::mirror::schedule::{self, RETRIES};
+use crate::mirror::schedule::{self, MAX_RETRIES};
 
 use super::{Attempt, AttemptError, REMEMBERED_PAUSE_MIN};
 
@@ -25,12 +25,12 @@ impl RetryBudget {
 
     /// Whether nothing may be repeated any more.
     pub(super) fn is_spent(&self) -> bool {
-        self.used >= RETRIES
+        self.used >= MAX_RETRIES
     }
 
     /// Takes one repetition; answers how long to wait before it. `random` is in `[0, 1)`.
     fn spend(&mut self, random: f64) -> Duration {
-        let wait = schedule::retry(self.used, random);
+        let wait = schedule::retry_delay(self.used, random);
         self.used += 1;
         wait
     }
@@ -144,7 +144,7 @@ mod tests {
     fn a_budget_is_spent_after_four_retries_that_wait_longer_each_time() {
         let mut budget = RetryBudget::default();
         assert!(!budget.is_retry());
-        let waits: Vec<u64> = (0..RETRIES).map(|_| budget.spend(1.0).as_secs()).collect();
+        let waits: Vec<u64> = (0..MAX_RETRIES).map(|_| budget.spend(1.0).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8]);
         assert!(budget.is_retry() && budget.is_spent());
     }

@@ -63,7 +63,7 @@ impl Attempt<'_> {
         let mut order = Vec::new();
         for segment in awake {
             let position = self.services.store.position(self.id, segment).await?;
-            order.push((position.is_none_or(|position| position.phase.begins()), segment));
+            order.push((position.is_none_or(|position| position.phase.starts_round()), segment));
         }
         order.sort_unstable();
         // One that fails keeps none of the others from looking.
@@ -82,7 +82,7 @@ impl Attempt<'_> {
             return Err(error);
         }
         for _ in 0..MAX_STEPS {
-            if self.stats.over > RoundEnd::Incomplete {
+            if self.stats.end > RoundEnd::Incomplete {
                 // Somebody could not look. The removals are in the to-do.
                 return Ok(());
             }
@@ -99,7 +99,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        self.stats.over = self.stats.over.max(RoundEnd::Incomplete);
+        self.stats.end = self.stats.end.max(RoundEnd::Incomplete);
         Ok(())
     }
 
@@ -137,9 +137,9 @@ impl Attempt<'_> {
         }
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
-        commit.tally.round = Some(self.number);
-        commit.tally.success = Some(now);
-        commit.lazy = true;
+        commit.counters.round = Some(self.number);
+        commit.counters.success = Some(now);
+        commit.deferrable = true;
         self.services.store.submit(commit).await?;
         self.end(0, RoundEnd::Settled);
         Ok(())
@@ -287,7 +287,7 @@ impl Attempt<'_> {
     }
 
     fn end(&mut self, segment: SegmentIndex, over: RoundEnd) {
-        self.stats.over = self.stats.over.max(over);
+        self.stats.end = self.stats.end.max(over);
         if over == RoundEnd::Settled {
             self.stats.settled |= 1 << segment;
         }

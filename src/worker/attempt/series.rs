@@ -41,7 +41,7 @@ impl ListingSource<'_> {
     fn wants(self, item: &Item) -> bool {
         match self {
             Self::Instances(_) => true,
-            Self::View(request) => request.wants(item),
+            Self::View(request) => request.matches(item),
             Self::All => false,
         }
     }
@@ -199,7 +199,7 @@ impl Attempt<'_> {
             };
             let rows = self.rows(segment, master).await?;
             let lacks = match source {
-                ListingSource::View(request) if request.only => !request.ids.is_subset(&met),
+                ListingSource::View(request) if request.ids_only => !request.ids.is_subset(&met),
                 _ => rows.iter().any(|row| !met.contains(&row.id)),
             };
             if pages == 1 || !lacks || before.as_ref() == Some(&met) {
@@ -235,14 +235,14 @@ impl Attempt<'_> {
                 let before = present.events.len();
                 let empty = listing.items.is_empty() && listing.unreadable.is_empty();
                 for unreadable in &listing.unreadable {
-                    tracing::warn!(reason = unreadable.why, "listed instance could not be read");
+                    tracing::warn!(reason = unreadable.reason, "listed instance could not be read");
                     match &unreadable.id {
                         Some(id) => {
                             present.events.insert(id.hash());
                             met.insert(id.hash());
-                            listed.unread.insert(id.hash());
+                            listed.unreadable.insert(id.hash());
                         }
-                        None => listed.nameless = true,
+                        None => listed.has_unidentified = true,
                     }
                 }
                 for item in listing.items {

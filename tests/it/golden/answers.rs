@@ -156,7 +156,7 @@ fn item_answer(item: &Item) -> Value {
         "start": item.span.start.to_string(),
         "end": item.span.end.to_string(),
         "all_day": item.all_day,
-        "whole": item.whole,
+        "whole": item.full,
         "content": content(&item.content),
     })
 }

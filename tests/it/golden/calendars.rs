@@ -45,7 +45,7 @@ pub(super) const PLAIN: [&str; 15] = [
 
 /// Windows waiting for their first page, one for each resync reason.
 pub(super) fn reasons() -> Vec<(String, ResyncReason)> {
-    let all = [ResyncReason::New].into_iter().chain(ResyncReason::AGAIN);
+    let all = [ResyncReason::New].into_iter().chain(ResyncReason::RESYNCS);
     all.map(|reason| (format!("reason {}", reason.as_str()), reason)).collect()
 }
 
@@ -206,7 +206,7 @@ fn item(id: String, kind: EventKind, of: Option<&str>, start: Timestamp, length:
         etag: Some(etag.into()),
         span: Span { start, end },
         all_day: length == 1440,
-        whole: kind != EventKind::Occurrence,
+        full: kind != EventKind::Occurrence,
         content: content.to_string().into(),
     }
 }

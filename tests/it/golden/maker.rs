@@ -45,8 +45,8 @@ fn known(window: WindowId, name: &str) -> Commit {
     let mut commit = commit(window, 0, -60);
     commit.upserts = calendar(name);
     commit.position = Some(settled(name, 1));
-    commit.tally.round = Some(1);
-    commit.tally.success = Some(minutes(-60));
+    commit.counters.round = Some(1);
+    commit.counters.success = Some(minutes(-60));
     commit
 }
 
@@ -76,7 +76,7 @@ async fn first(store: &Store) {
         let window = attach(store, plain(&name)).await;
         let mut commit = commit(window, 0, -50);
         commit.position = Some(Position::start(reason, Default::default()));
-        commit.tally.resync = Some(reason);
+        commit.counters.resync = Some(reason);
         write(store, commit).await;
     }
     for wanted in [relative("relative"), bodiless("bodiless")] {
@@ -85,8 +85,8 @@ async fn first(store: &Store) {
         let mut commit = known(window, &name);
         if &*name == "relative" {
             // Occurrences listed one by one are full events.
-            commit.upserts.retain(|item| item.whole);
-            let whole = |item: Item| Item { whole: true, ..item };
+            commit.upserts.retain(|item| item.full);
+            let whole = |item: Item| Item { full: true, ..item };
             commit.upserts.extend(instances(&name).into_iter().skip(1).map(whole));
         }
         write(store, commit).await;
@@ -128,11 +128,11 @@ async fn write_segment_state(store: &Store, window: WindowId, name: &str) {
             let short = single(name, "short", instant("2026-11-20T08:00:00Z"));
             c.upserts = vec![long, short, large(name)];
             c.position = Some(settled(name, 7));
-            c.tally.round = Some(411);
-            c.tally.success = Some(minutes(-30));
-            c.tally.audit = Some(3);
+            c.counters.round = Some(411);
+            c.counters.success = Some(minutes(-30));
+            c.counters.audit = Some(3);
         }
-        "paused" => c.tally.paused_until = Some(minutes(25)),
+        "paused" => c.counters.paused_until = Some(minutes(25)),
         "following" => {
             let mut position = Position::new(Phase::Following { next: next(name, 3) }, true);
             position.stall = stall_after_pages(&["a", "b", "", ""]);
@@ -164,8 +164,8 @@ async fn write_segment_state(store: &Store, window: WindowId, name: &str) {
         }
         "resync" => {
             c.position = Some(enumerating(name, ResyncReason::SyncStateNotFound, 1));
-            c.tally.resync = Some(ResyncReason::SyncStateNotFound);
-            c.tally.round = Some(12);
+            c.counters.resync = Some(ResyncReason::SyncStateNotFound);
+            c.counters.round = Some(12);
             seen(store, window, name).await;
         }
         "sweeping" | "sweeping-listed" => {
@@ -185,7 +185,7 @@ async fn write_segment_state(store: &Store, window: WindowId, name: &str) {
             let mut position = Position::start(ResyncReason::Confirm, Default::default());
             position.held_until = Some(minutes(10));
             c.position = Some(position);
-            c.tally.resync = Some(ResyncReason::Confirm);
+            c.counters.resync = Some(ResyncReason::Confirm);
         }
         "snapshot" => {
             let mut position = Position::new(Phase::Settled { delta: None }, false);
@@ -203,7 +203,7 @@ async fn write_segment_state(store: &Store, window: WindowId, name: &str) {
                 Position::start(ResyncReason::RoundStuck, fallback_after(&[StallKind::NoProgress]));
             position.held_until = Some(minutes(9));
             c.position = Some(position);
-            c.tally.resync = Some(ResyncReason::RoundStuck);
+            c.counters.resync = Some(ResyncReason::RoundStuck);
         }
         _ => {}
     }
@@ -244,7 +244,7 @@ async fn segments(store: &Store) {
                 1 => Position::new(Phase::Following { next: next(name, number) }, false),
                 _ => settled(name, number),
             });
-            c.tally.success = Some(minutes(-60));
+            c.counters.success = Some(minutes(-60));
             write(store, c).await;
         }
         // Both segments hold the event on the boundary between them.
@@ -294,7 +294,7 @@ async fn third(store: &Store) {
     assert_eq!(replaced.replaces.len(), 1);
     let mut c = commit(replaced.id, 0, -10);
     c.position = Some(settled("replaced", 1));
-    c.tally.success = Some(minutes(-10));
+    c.counters.success = Some(minutes(-10));
     write(store, c).await;
     let windows = store.windows().await.unwrap();
     let find = |name: &str| windows.iter().find(|(n, ..)| &**n == name).unwrap().1;

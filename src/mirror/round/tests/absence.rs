@@ -52,7 +52,7 @@ fn exceptions_that_a_listing_lacks_leave_when_one_view_of_their_days_lacks_them_
     let request = asked(effect);
     let wanted = ["x", "y"].map(|id| EventId::new(id).hash());
     assert_eq!(request.ids, wanted.into(), "one request for both");
-    assert!(request.only);
+    assert!(request.ids_only);
     assert_eq!(request.edges, Edges { start: hour(24 * 9), end: hour(24 * 21 + 1) });
     let viewed = vec![item("x", EventKind::Exception, Some("m"), "e1")];
     let (round, effect) = round.step(RoundInput::Viewed(viewed.into(), rows), AT);
@@ -85,7 +85,7 @@ fn exceptions_that_the_round_carried_need_no_view() {
 
 #[test]
 fn a_bare_exception_that_no_listing_has_is_shown_as_the_view_has_it() {
-    let x = Item { whole: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
+    let x = Item { full: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
     let (round, _) = touched(Completion::Master, vec![master(), x]);
     let (round, effect) =
         round.step(RoundInput::Instances(Some((ListedInstances::default(), Vec::new()))), AT);
@@ -94,7 +94,7 @@ fn a_bare_exception_that_no_listing_has_is_shown_as_the_view_has_it() {
     let (_, effect) = round.step(RoundInput::Viewed(viewed.into(), Vec::new()), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["x", "m"]);
-    assert!(commit.upserts[0].whole);
+    assert!(commit.upserts[0].full);
 }
 
 #[test]
@@ -157,13 +157,13 @@ fn of_a_private_series_what_the_delta_did_not_carry_is_as_the_view_has_it() {
     let rows = vec![row("o"), row("p"), row("ghost")];
     let (round, effect) = private(vec![o]).step(RoundInput::SeriesGone(rows.clone()), AT);
     let request = asked(effect);
-    assert!(!request.only);
-    let whole = |id| Item { whole: true, ..item(id, EventKind::Occurrence, Some("m"), "e2") };
+    assert!(!request.ids_only);
+    let whole = |id| Item { full: true, ..item(id, EventKind::Occurrence, Some("m"), "e2") };
     let viewed = vec![whole("o"), whole("p")];
     let (round, effect) = round.step(RoundInput::Viewed(viewed.into(), rows), AT);
     let commit = written(effect);
     assert_eq!(ids(&commit.upserts), ["o", "p"]);
-    assert!(commit.upserts.iter().all(|item| item.whole), "no master completes them");
+    assert!(commit.upserts.iter().all(|item| item.full), "no master completes them");
     assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
     settles(round);
 }
@@ -181,11 +181,11 @@ fn a_series_of_which_nothing_was_carried_leaves_only_if_the_view_has_none_of_it(
         let request = asked_presence(effect);
         assert_eq!(request.master, Some(EventId::new("m")));
         assert_eq!(request.ids.len(), 2);
-        let whole = Item { whole: true, ..item("o", EventKind::Occurrence, Some("m"), "e2") };
+        let whole = Item { full: true, ..item("o", EventKind::Occurrence, Some("m"), "e2") };
         let viewed = vec![whole];
         let (round, effect) = round.step(RoundInput::Presence(exists), AT);
         let (commit, left) = if exists {
-            assert!(!asked(effect).only);
+            assert!(!asked(effect).ids_only);
             (written(round.step(RoundInput::Viewed(viewed.into(), rows), AT).1), vec!["x"])
         } else {
             (written(effect), vec!["o", "x"])
@@ -201,7 +201,7 @@ fn a_series_that_exists_but_cannot_be_listed_is_taken_from_the_view() {
     let (round, effect) = round.step(RoundInput::Instances(None), AT);
     assert!(matches!(effect, Step::Do(Effect::Master(_))));
     let (round, effect) = round.step(RoundInput::Master(Some(master())), AT);
-    assert!(!asked(effect).only);
+    assert!(!asked(effect).ids_only);
     let x = item("x", EventKind::Exception, Some("m"), "e2");
     let rows = vec![exception("x", 10), row("ghost")];
     let (round, effect) = round.step(RoundInput::Viewed(vec![x].into(), rows), AT);
@@ -221,7 +221,7 @@ fn an_exception_that_moves_while_it_is_asked_for_stays() {
     asked_presence(effect);
     let (round, effect) = round.step(RoundInput::Presence(true), AT);
     let request = asked(effect);
-    assert!(request.only);
+    assert!(request.ids_only);
     assert_eq!(request.edges, series::widen(place(Completion::Master).edges, 1));
     let x = item("x", EventKind::Exception, Some("m"), "e2");
     let (round, effect) =
@@ -253,7 +253,7 @@ fn what_a_page_carried_and_no_view_has_keeps_its_series_open_where_there_are_sea
     for seams in [false, true] {
         let place = SegmentContext { seams, ..place(Completion::Master) };
         let round = Round::resume(place, settled(), Vec::new(), 9);
-        let x = Item { whole: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
+        let x = Item { full: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
         let (round, _) = step_page(round, page(vec![master(), x], &[], delta("d1")), &[]);
         let (round, _) = round.step(RoundInput::Committed(9), AT);
         let listed = RoundInput::Instances(Some((ListedInstances::default(), Vec::new())));

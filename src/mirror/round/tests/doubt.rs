@@ -14,7 +14,7 @@ fn enumerating() -> Option<Position> {
 #[test]
 fn bare_occurrence_without_master() {
     let round = Round::resume(place(Completion::Master), enumerating(), Vec::new(), 5);
-    let x = Item { whole: false, ..item("x", EventKind::Exception, Some("m"), "e") };
+    let x = Item { full: false, ..item("x", EventKind::Exception, Some("m"), "e") };
     let (round, commit) = step_page(round, page(vec![x], &[], delta("d1")), &[]);
     let mut todo: std::collections::BTreeMap<PendingKey, PendingEntry> =
         commit.pending.into_iter().map(|t| (t.key(), t)).collect();
@@ -25,7 +25,7 @@ fn bare_occurrence_without_master() {
     let (round, effect) = round.step(RoundInput::Unseen(Vec::new()), AT);
     let commit = written(effect);
     assert!(matches!(phase(&commit), Phase::Settled { .. }));
-    for done in &commit.done {
+    for done in &commit.finished_pending {
         todo.remove(done);
     }
     todo.extend(commit.pending.into_iter().map(|t| (t.key(), t)));
@@ -43,12 +43,12 @@ fn bare_occurrence_without_master() {
     };
     assert!(matches!(effect, Step::Do(Effect::Instances(_))), "{effect:?}");
     let listed = vec![
-        Item { whole: true, ..item("x", EventKind::Exception, Some("m"), "e") },
-        Item { whole: true, ..item("o", EventKind::Occurrence, Some("m"), "e") },
+        Item { full: true, ..item("x", EventKind::Exception, Some("m"), "e") },
+        Item { full: true, ..item("o", EventKind::Occurrence, Some("m"), "e") },
     ];
     let (_, effect) = round.step(RoundInput::Instances(Some((listed.into(), Vec::new()))), AT);
     let commit = written(effect);
-    let bare = commit.upserts.iter().any(|i| i.kind == EventKind::Occurrence && !i.whole);
+    let bare = commit.upserts.iter().any(|i| i.kind == EventKind::Occurrence && !i.full);
     let master = commit.upserts.iter().any(|i| i.kind == EventKind::Master);
     assert!(!bare || master, "the store refuses this commit: MissingMaster, in every attempt");
 }
@@ -73,7 +73,7 @@ fn what_an_earlier_round_carried_is_not_shown_where_it_now_lies_outside() {
     let edge = 24 * 365;
     let span = Span { start: hour(edge + 5), end: hour(edge + 6) };
     let listed =
-        vec![Item { whole: true, span, ..item("o", EventKind::Occurrence, Some("m"), "e") }];
+        vec![Item { full: true, span, ..item("o", EventKind::Occurrence, Some("m"), "e") }];
     let (_, effect) = round.step(RoundInput::Instances(Some((listed.into(), Vec::new()))), AT);
     let commit = written(effect);
     assert!(!ids(&commit.upserts).contains(&"o"), "o lies outside the window");

@@ -27,9 +27,9 @@ fn a_round_that_would_not_end_waits_and_enumerates_in_larger_pages() {
     let (round, _) = round.step(RoundInput::Committed(100), AT);
     // The same ids under another link: the page is not applied.
     let (round, commit) = step_page(round, page(vec![single("a")], &[], next("n2")), &[]);
-    assert!(commit.upserts.is_empty() && commit.clear_todo && commit.clear_seen);
+    assert!(commit.upserts.is_empty() && commit.clear_pending && commit.clear_seen);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::RoundStuck));
-    assert_eq!(commit.tally.resync, Some(ResyncReason::RoundStuck));
+    assert_eq!(commit.counters.resync, Some(ResyncReason::RoundStuck));
     assert_eq!(round.fallback().page_size(200), 400);
     let (_, effect) = round.step(RoundInput::Committed(100), AT);
     assert!(matches!(effect, Step::End(RoundEnd::Stuck(StallKind::NoProgress))));
@@ -109,7 +109,7 @@ fn a_snapshot_round_lists_compares_and_has_no_link_to_go_on_from() {
     let commit = written(effect);
     assert_eq!(gone(&commit).len(), 1, "a single page is consistent");
     assert_eq!(*phase(&commit), Phase::Settled { delta: None });
-    assert_eq!(commit.tally.resync, None, "a snapshot round is not counted as a resync");
+    assert_eq!(commit.counters.resync, None, "a snapshot round is not counted as a resync");
     let (_, effect) = round.step(RoundInput::Committed(99), AT);
     assert!(matches!(effect, Step::End(RoundEnd::Settled)));
 }
@@ -140,7 +140,7 @@ fn what_several_listed_pages_lack_leaves_when_the_next_listing_lacks_it_too() {
 #[test]
 fn a_listed_occurrence_needs_its_master_only_when_the_stored_one_is_of_another_day() {
     let occurrence =
-        |id, etag| Item { whole: true, ..item(id, EventKind::Occurrence, Some("m"), etag) };
+        |id, etag| Item { full: true, ..item(id, EventKind::Occurrence, Some("m"), etag) };
     let stored = |etag: Option<&str>| StoredKind::Master { etag: etag.map(Into::into) };
     for (etag, known, shown) in [
         ("e1", stored(Some("e1")), true),
@@ -153,7 +153,7 @@ fn a_listed_occurrence_needs_its_master_only_when_the_stored_one_is_of_another_d
         assert!(round.ids_to_look_up(&listing).contains(&EventId::new("m").hash()));
         let (round, commit) = step_page(round, listing, &[("m", known.clone())]);
         assert_eq!(commit.upserts.len(), usize::from(shown), "{etag} {known:?}");
-        assert!(commit.upserts.iter().all(|item| !item.whole), "stubs, as from any other request");
+        assert!(commit.upserts.iter().all(|item| !item.full), "stubs, as from any other request");
         let (_, effect) = round.step(RoundInput::Committed(100), AT);
         assert_eq!(matches!(effect, Step::Do(Effect::Master(_))), !shown);
     }
@@ -162,7 +162,7 @@ fn a_listed_occurrence_needs_its_master_only_when_the_stored_one_is_of_another_d
     let round = Round::resume(place(Completion::Exact), position, Vec::new(), 9);
     let (round, _) = round.step(RoundInput::Start, AT);
     let (_, commit) = step_page(round, page(vec![occurrence("o", "e")], &[], PageEnd::Last), &[]);
-    assert!(commit.upserts[0].whole);
+    assert!(commit.upserts[0].full);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn delta_is_tried_again_after_a_day_and_kept_if_it_works() {
     let (round, effect) = started(listed(Phase::Settled { delta: None }), tomorrow);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::DeltaRetry));
-    assert_eq!(commit.tally.resync, Some(ResyncReason::DeltaRetry));
+    assert_eq!(commit.counters.resync, Some(ResyncReason::DeltaRetry));
     assert!(round.fallback().is_snapshot(), "snapshot mode until delta has worked");
     let (round, effect) = round.step(RoundInput::Committed(100), tomorrow);
     assert!(matches!(effect, Step::Do(Effect::Page(None))));
@@ -203,7 +203,7 @@ fn a_trial_of_delta_that_fails_in_any_way_is_over_at_once() {
     for (round, effect) in ended {
         let commit = written(effect);
         assert_eq!(*phase(&commit), Phase::start(ResyncReason::Snapshot));
-        assert_eq!(commit.tally.resync, None);
+        assert_eq!(commit.counters.resync, None);
         let (_, effect) = round.step(RoundInput::Committed(100), tomorrow);
         assert!(matches!(effect, Step::Do(Effect::Listing(None))), "the listing starts at once");
         let (_, effect) = started(commit.position, hour(47));

@@ -29,7 +29,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, effect) = round.step(withheld(&["b"]), AT);
     let commit = written(effect);
     assert_eq!(gone(&commit), [EventId::new("a").hash()]);
-    assert_eq!(commit.done, [PendingKey::Removal(EventId::new("a").hash())]);
+    assert_eq!(commit.finished_pending, [PendingKey::Removal(EventId::new("a").hash())]);
     assert!(commit.position.as_ref().unwrap().has_pending, "the removal of b stays pending");
     let (_, effect) = round.step(RoundInput::Committed(50), AT);
     assert!(matches!(effect, Step::End(RoundEnd::Settled)));
@@ -39,7 +39,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, effect) = round.step(RoundInput::Start, AT);
     assert!(matches!(effect, Step::Do(Effect::Page(Some(_)))));
     let (round, commit) = step_page(round, page(vec![], &[], delta("d2")), &[]);
-    assert!(commit.removals.is_empty() && !commit.lazy);
+    assert!(commit.removals.is_empty() && !commit.deferrable);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
     assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
     let (_, effect) = round.step(withheld(&[]), AT);
@@ -98,6 +98,6 @@ fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
     let (_, effect) = round.step(RoundInput::Retained { stay: Retain::All, gone: 0 }, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
-    assert!(commit.removals.is_empty() && commit.done.is_empty());
+    assert!(commit.removals.is_empty() && commit.finished_pending.is_empty());
     assert!(commit.position.as_ref().unwrap().has_pending);
 }
