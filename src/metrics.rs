@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
 use crate::mirror::clock::ClockCheck;
+use crate::mirror::outcome::RoundOutcome;
 use crate::mirror::status::ResyncReason;
 
 /// The label value that counts everything outside the closed set of a [`CounterSet`].
@@ -227,28 +228,6 @@ impl Default for StoreMetrics {
     }
 }
 
-/// The outcomes of a round: the three regular ones, then the kinds of errors.
-pub const OUTCOMES: [&str; 18] = [
-    "settled",
-    "incomplete",
-    "held",
-    "throttled",
-    "transient",
-    "malformed_page",
-    "link_dead",
-    "round_stuck",
-    "page_stuck",
-    "foreign_link",
-    "sign_in",
-    "forbidden",
-    "gone",
-    "refused",
-    "not_found",
-    "segment_too_long",
-    "too_large",
-    "store",
-];
-
 /// Rounds and workers.
 #[derive(Debug)]
 pub struct RoundMetrics {
@@ -265,7 +244,7 @@ pub struct RoundMetrics {
 impl Default for RoundMetrics {
     fn default() -> Self {
         Self {
-            rounds: CounterSet::of(&OUTCOMES),
+            rounds: CounterSet::of(&RoundOutcome::COUNTED.map(RoundOutcome::as_str)),
             took: LatencyHistogram::with_bounds(&ROUND_BOUNDS),
             late: LatencyHistogram::with_bounds(&WAIT_BOUNDS),
             restarts: AtomicU64::default(),

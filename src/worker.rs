@@ -24,6 +24,7 @@ use crate::env::Env;
 use crate::graph::{GraphClient, Target};
 use crate::metrics::RoundMetrics;
 use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
+use crate::mirror::outcome::{ErrorKind, RoundOutcome};
 use crate::mirror::round::RoundEnd;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
@@ -268,21 +269,20 @@ impl Worker {
         let now = self.services.env.now();
         let took = begun.elapsed();
         let wait = self.wait_until(window, stats.held_until);
-        let (result, held, asked) = match stats.end {
-            RoundEnd::Settled => (RoundResult::Settled, false, true),
-            RoundEnd::Held => {
-                let asked = stats.requests > 0;
-                (RoundResult::Held { wait, asked }, true, asked)
-            }
-            // A stuck or failed round is an error of the attempt.
+        let asked = stats.end != RoundEnd::Held || stats.requests > 0;
+        let (result, outcome) = match stats.end {
+            RoundEnd::Settled => (RoundResult::Settled, RoundOutcome::Settled),
+            RoundEnd::Held => (RoundResult::Held { wait, asked }, RoundOutcome::Held),
+            // A stuck or failed round is an error of the attempt and does not come here.
             RoundEnd::Incomplete | RoundEnd::Stuck(_) | RoundEnd::Failed => {
-                (RoundResult::Incomplete, false, true)
+                (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete))
             }
         };
         let mut state = self.handle.lock();
         state.running = false;
         state.rounds = number;
-        state.held = held.then(|| Box::new(MonotonicTime::at(Instant::now() + wait, now)));
+        state.held = (outcome == RoundOutcome::Held)
+            .then(|| Box::new(MonotonicTime::at(Instant::now() + wait, now)));
         let pacing = Pacing {
             interval: window.interval,
             jitter: window.jitter,
@@ -300,16 +300,16 @@ impl Worker {
             return due;
         }
         state.last_success = Some(MonotonicTime::now(now));
-        state.record_round(stats.round(number, now, took), outcome(stats.end));
+        state.record_round(stats.round(number, now, took), outcome);
         state.last_error =
             (result == RoundResult::Incomplete).then(|| Box::new(incomplete(now, delay)));
         if result == RoundResult::Settled {
             state.audits.begin(now);
         }
         drop(state);
-        self.services.metrics.rounds.add(outcome(stats.end), 1);
+        self.services.metrics.rounds.add(outcome.as_str(), 1);
         tracing::debug!(
-            outcome = outcome(stats.end),
+            outcome = outcome.as_str(),
             took_ms = took.as_millis(),
             requests = stats.requests,
             pages = stats.pages,
@@ -360,10 +360,11 @@ impl Worker {
             state.health.on_result(RoundResult::Failed(failure), &pacing, || chance);
         state.health = health;
         let last_error = error.describe(now, later(now, delay));
-        state.record_round(stats.round(number, now, begun.elapsed()), &last_error.kind);
-        self.services.metrics.rounds.add(&last_error.kind, 1);
+        let kind = last_error.kind;
+        state.record_round(stats.round(number, now, begun.elapsed()), RoundOutcome::Failed(kind));
+        self.services.metrics.rounds.add(kind.as_str(), 1);
         tracing::debug!(
-            outcome = last_error.kind,
+            outcome = kind.as_str(),
             status = last_error.status,
             failures = health.failures,
             retry_in_s = delay.as_secs(),
@@ -372,7 +373,7 @@ impl Worker {
         if notice.is_some() {
             tracing::warn!(
                 state = %health.state,
-                kind = last_error.kind,
+                kind = kind.as_str(),
                 status = last_error.status,
                 code = last_error.code,
                 request_id = last_error.request_id,
@@ -390,7 +391,7 @@ impl Worker {
 fn incomplete(now: Timestamp, delay: Duration) -> LastError {
     LastError {
         at: now,
-        kind: "incomplete".to_owned(),
+        kind: ErrorKind::Incomplete,
         status: None,
         code: None,
         message: "some series could not be completed; the rest of the calendar is up to date"
@@ -415,17 +416,6 @@ fn log_notice(notice: Option<Notice>) {
         ),
         // Logged with the error.
         Some(Notice::Trouble) | None => {}
-    }
-}
-
-/// The word under which a round that was no failure is counted.
-fn outcome(over: RoundEnd) -> &'static str {
-    match over {
-        RoundEnd::Settled => "settled",
-        RoundEnd::Incomplete => "incomplete",
-        RoundEnd::Held => "held",
-        // Counted by their kind, as troubles are.
-        RoundEnd::Stuck(_) | RoundEnd::Failed => crate::metrics::OTHER,
     }
 }
 

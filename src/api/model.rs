@@ -8,6 +8,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::mirror::outcome::{ErrorKind, RoundOutcome, SegmentMode};
 use crate::mirror::status::{
     AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds, ResyncReason,
     SegmentStatus, WindowState, WindowStatus,
@@ -40,6 +41,37 @@ impl StrEnum for ResyncReason {
     }
     fn from_word(word: &str) -> Option<Self> {
         [Self::New].into_iter().chain(Self::RESYNCS).find(|reason| reason.as_str() == word)
+    }
+}
+
+impl StrEnum for RoundOutcome {
+    fn word(self) -> &'static str {
+        RoundOutcome::as_str(self)
+    }
+    fn from_word(word: &str) -> Option<Self> {
+        let known = Self::COUNTED.into_iter().chain([Self::Crashed]);
+        known.into_iter().find(|outcome| outcome.as_str() == word)
+    }
+}
+
+impl StrEnum for ErrorKind {
+    fn word(self) -> &'static str {
+        ErrorKind::as_str(self)
+    }
+    fn from_word(word: &str) -> Option<Self> {
+        match RoundOutcome::from_word(word)? {
+            RoundOutcome::Failed(kind) => Some(kind),
+            RoundOutcome::Settled | RoundOutcome::Held | RoundOutcome::Crashed => None,
+        }
+    }
+}
+
+impl StrEnum for SegmentMode {
+    fn word(self) -> &'static str {
+        SegmentMode::as_str(self)
+    }
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Delta, Self::Snapshot].into_iter().find(|mode| mode.as_str() == word)
     }
 }
 
@@ -106,7 +138,7 @@ pub struct WindowJson {
 pub struct SegmentJson {
     pub start: Timestamp,
     pub end: Timestamp,
-    pub mode: String,
+    pub mode: StrJson<SegmentMode>,
     #[serde(default)]
     pub interval_s: f64,
 }
@@ -138,7 +170,7 @@ pub struct ResyncStatusJson {
 #[expect(missing_docs, reason = "documented at LastError")]
 pub struct ErrorJson {
     pub at: Timestamp,
-    pub kind: String,
+    pub kind: StrJson<ErrorKind>,
     pub status: Option<u16>,
     pub code: Option<String>,
     pub message: String,
@@ -161,7 +193,7 @@ pub struct AuditStatusJson {
 pub struct PastRoundJson {
     #[serde(flatten)]
     pub round: RoundJson,
-    pub outcome: String,
+    pub outcome: StrJson<RoundOutcome>,
     pub resync: Option<StrJson<ResyncReason>>,
 }
 
@@ -179,17 +211,18 @@ impl<T> From<T> for StrJson<T> {
     }
 }
 
-impl From<StrJson<Self>> for WindowState {
-    fn from(StrJson(state): StrJson<Self>) -> Self {
-        state
-    }
+/// Unwraps the enums that JSON represents as a word.
+macro_rules! unwrapped {
+    ($($name:ident),*) => {$(
+        impl From<StrJson<Self>> for $name {
+            fn from(StrJson(value): StrJson<Self>) -> Self {
+                value
+            }
+        }
+    )*};
 }
 
-impl From<StrJson<Self>> for ResyncReason {
-    fn from(StrJson(reason): StrJson<Self>) -> Self {
-        reason
-    }
-}
+unwrapped!(WindowState, ResyncReason, RoundOutcome, ErrorKind, SegmentMode);
 
 /// Converts between two structs in both directions, member by member. A member that only one of
 /// them has is a compile error.
@@ -247,7 +280,7 @@ twins!(
 );
 twins!(
     SegmentJson,
-    SegmentStatus { same: [start, end, mode, interval_s], into: [], optional: [], listed: [] }
+    SegmentStatus { same: [start, end, interval_s], into: [mode], optional: [], listed: [] }
 );
 twins!(
     RoundJson,
@@ -262,8 +295,8 @@ twins!(ResyncStatusJson, LastResync { same: [at], into: [reason], optional: [], 
 twins!(
     ErrorJson,
     LastError {
-        same: [at, kind, status, code, message, request_id, retry_at],
-        into: [],
+        same: [at, status, code, message, request_id, retry_at],
+        into: [kind],
         optional: [],
         listed: [],
     }
@@ -272,5 +305,8 @@ twins!(
     AuditStatusJson,
     AuditStatus { same: [at, differences, next_due], into: [], optional: [], listed: [] }
 );
-twins!(PastRoundJson, PastRound { same: [outcome], into: [round], optional: [resync], listed: [] });
+twins!(
+    PastRoundJson,
+    PastRound { same: [], into: [round, outcome], optional: [resync], listed: [] }
+);
 twins!(PastRoundsJson, PastRounds { same: [quiet], into: [], optional: [], listed: [value] });

@@ -387,15 +387,15 @@ fn details(
         lines.push(("last round", super::sync::report(round)));
     }
     for segment in window.segments.iter().filter(|_| window.segments.len() > 1) {
-        let mode = printable(&segment.mode);
+        let mode = segment.mode.as_str();
         let edges = format!("{} to {}", full(segment.start, zone), full(segment.end, zone));
         lines.push(("segment", format!("{edges}, {mode}")));
     }
     if let [segment] = &*window.segments {
-        lines.push(("mode", printable(&segment.mode)));
+        lines.push(("mode", segment.mode.as_str().to_owned()));
     }
     if let Some(error) = &window.last_error {
-        lines.push(("last error", format!("{} at {}", printable(&error.kind), moment(error.at))));
+        lines.push(("last error", format!("{} at {}", error.kind.as_str(), moment(error.at))));
         lines.push(("", printable(&error.message)));
         let code = error.code.as_deref().map(printable);
         match (error.status, code) {

@@ -4,6 +4,7 @@
 //! Classification uses the status first and the error code second (fact 128). Codes and messages
 //! match in any letter case; bodies may be empty or not JSON. Of an answer only the code, the
 //! request id and a sanitized message are shown: no links, tokens, quoted values or addresses.
+use crate::mirror::outcome::ErrorKind;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,20 +188,20 @@ impl GraphError {
     }
 
     /// One word for status, log and metrics.
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> ErrorKind {
         match self.class() {
-            ErrorClass::LinkDead => "link_dead",
-            ErrorClass::SegmentTooLong => "segment_too_long",
-            ErrorClass::SignIn => "sign_in",
-            ErrorClass::Quarantine(Quarantine::Forbidden) => "forbidden",
-            ErrorClass::Quarantine(Quarantine::Gone) => "gone",
-            ErrorClass::Quarantine(Quarantine::Refused) => "refused",
-            ErrorClass::Throttled => "throttled",
-            ErrorClass::Transient => "transient",
-            ErrorClass::MalformedPage => "malformed_page",
-            ErrorClass::TooLarge => "too_large",
-            ErrorClass::ForeignLink => "foreign_link",
-            ErrorClass::NotFound => "not_found",
+            ErrorClass::LinkDead => ErrorKind::LinkDead,
+            ErrorClass::SegmentTooLong => ErrorKind::SegmentTooLong,
+            ErrorClass::SignIn => ErrorKind::SignIn,
+            ErrorClass::Quarantine(Quarantine::Forbidden) => ErrorKind::Forbidden,
+            ErrorClass::Quarantine(Quarantine::Gone) => ErrorKind::Gone,
+            ErrorClass::Quarantine(Quarantine::Refused) => ErrorKind::Refused,
+            ErrorClass::Throttled => ErrorKind::Throttled,
+            ErrorClass::Transient => ErrorKind::Transient,
+            ErrorClass::MalformedPage => ErrorKind::MalformedPage,
+            ErrorClass::TooLarge => ErrorKind::TooLarge,
+            ErrorClass::ForeignLink => ErrorKind::ForeignLink,
+            ErrorClass::NotFound => ErrorKind::NotFound,
         }
     }
 

@@ -12,6 +12,7 @@ pub mod event;
 pub mod event_time;
 pub mod fallback;
 pub mod health;
+pub mod outcome;
 pub mod page;
 mod pending;
 pub mod position;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use super::outcome::{ErrorKind, RoundOutcome, SegmentMode};
+
 /// What a window is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WindowState {
@@ -168,9 +170,8 @@ impl LastRound {
 pub struct PastRound {
     /// Its counts.
     pub round: LastRound,
-    /// `settled`, `incomplete`, `held`, a kind of failure as in [`LastError`], or `other` if the
-    /// worker failed.
-    pub outcome: String,
+    /// How it ended.
+    pub outcome: RoundOutcome,
     /// The reason of the resync that began in it.
     pub resync: Option<ResyncReason>,
 }
@@ -199,9 +200,8 @@ pub struct LastResync {
 pub struct LastError {
     /// When it happened.
     pub at: Timestamp,
-    /// The kind of failure: `throttled`, `transient`, `forbidden`, `gone`, `sign_in`,
-    /// `malformed_page`, …
-    pub kind: String,
+    /// The kind of failure.
+    pub kind: ErrorKind,
     /// The HTTP status, if there was one.
     pub status: Option<u16>,
     /// Graph's or the token endpoint's error code.
@@ -243,8 +243,8 @@ pub struct SegmentStatus {
     pub start: Timestamp,
     /// Exclusive.
     pub end: Timestamp,
-    /// `delta` or `snapshot`.
-    pub mode: String,
+    /// How it is followed.
+    pub mode: SegmentMode,
     /// Seconds between its rounds, before jitter; longer the further it is from the present.
     pub interval_s: f64,
 }

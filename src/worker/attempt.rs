@@ -274,7 +274,7 @@ impl<'a> Attempt<'a> {
         let (client, day) = (&self.services.client, first_day(edges));
         let answer = client.calendar_view(self.target, &ask, day, Some("id"), None, false).await;
         if let Err(error) = answer {
-            tracing::debug!(kind = error.kind(), "question for graph's clock failed");
+            tracing::debug!(kind = error.kind().as_str(), "question for graph's clock failed");
         }
     }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::graph::GraphError;
 use crate::mirror::fallback::StallKind;
 use crate::mirror::health::FailureCause;
+use crate::mirror::outcome::ErrorKind;
 use crate::mirror::status::LastError;
 use crate::store::StoreError;
 
@@ -79,9 +80,9 @@ impl AttemptError {
     }
 
     pub(super) fn describe(&self, at: Timestamp, retry_at: Option<Timestamp>) -> LastError {
-        let plain = |kind: &str, message: String| LastError {
+        let plain = |kind: ErrorKind, message: String| LastError {
             at,
-            kind: kind.to_owned(),
+            kind,
             status: None,
             code: None,
             message,
@@ -94,7 +95,7 @@ impl AttemptError {
             | Self::Quarantine(error)
             | Self::Transient(error) => LastError {
                 at,
-                kind: error.kind().to_owned(),
+                kind: error.kind(),
                 status: error.status(),
                 code: error.code().map(str::to_owned),
                 message: error.message(),
@@ -102,11 +103,11 @@ impl AttemptError {
                 retry_at,
             },
             Self::LinksDie => plain(
-                "link_dead",
+                ErrorKind::LinkDead,
                 "the link died again within the same round; waiting before enumerating".to_owned(),
             ),
             Self::Stuck { ailment: StallKind::NoProgress, .. } => {
-                plain("round_stuck", "a round would not end; other means follow".to_owned())
+                plain(ErrorKind::RoundStuck, "a round would not end; other means follow".to_owned())
             }
             Self::Stuck { ailment: StallKind::PageTooLarge, fault, .. } => {
                 let message = "a page cannot be had again and again; smaller ones follow";
@@ -116,14 +117,14 @@ impl AttemptError {
                     status: fault.as_ref().and_then(GraphError::status),
                     code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
                     request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
-                    ..plain("page_stuck", message)
+                    ..plain(ErrorKind::PageStuck, message)
                 }
             }
             Self::Endless => plain(
-                "round_stuck",
+                ErrorKind::RoundStuck,
                 "neither a round nor a plain listing comes to an end".to_owned(),
             ),
-            Self::Store(error) => plain("store", error.to_string()),
+            Self::Store(error) => plain(ErrorKind::Store, error.to_string()),
         }
     }
 }

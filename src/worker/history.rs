@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use crate::metrics::{OTHER, OUTCOMES};
+use crate::mirror::outcome::RoundOutcome;
 use crate::mirror::status::{LastRound, PastRound, PastRounds, ResyncReason};
 
 /// So many noteworthy rounds are remembered.
@@ -26,8 +26,7 @@ struct PackedRound {
     /// When it ended: whole seconds, and milliseconds beyond them.
     at: u32,
     at_ms: u16,
-    /// Where in [`OUTCOMES`] its outcome stands.
-    outcome: u8,
+    outcome: RoundOutcome,
     resync: Option<ResyncReason>,
     took_ms: u32,
     requests: u32,
@@ -42,9 +41,11 @@ impl RoundHistory {
     pub(super) fn record(&mut self, round: PastRound, usual: usize) {
         let quiet = is_quiet(&round, usual);
         let entry = PackedRound::of(&round);
-        let succeeded = matches!(&*round.outcome, "settled" | "incomplete" | "held");
-        let last =
-            if succeeded { entry } else { self.entries.first().copied().unwrap_or_default() };
+        let last = if round.outcome.succeeded() {
+            entry
+        } else {
+            self.entries.first().copied().unwrap_or_default()
+        };
         if quiet && let Some(first) = self.entries.first_mut() {
             *first = last;
         } else {
@@ -77,7 +78,7 @@ impl RoundHistory {
 fn is_quiet(past_round: &PastRound, usual: usize) -> bool {
     let PastRound { round, outcome, resync } = past_round;
     let LastRound { created, updated, removed, requests, .. } = *round;
-    outcome == "settled"
+    *outcome == RoundOutcome::Settled
         && resync.is_none()
         && (created, updated, removed) == (0, 0, 0)
         && usize::try_from(requests).is_ok_and(|requests| requests <= usual)
@@ -88,12 +89,11 @@ impl PackedRound {
         let round = &past_round.round;
         let ms = u64::try_from(round.at.as_millisecond()).unwrap_or(0);
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let known = OUTCOMES.iter().position(|word| *word == past_round.outcome);
         Self {
             number: small(round.number),
             at: small(ms / 1000),
             at_ms: u16::try_from(ms % 1000).unwrap_or(0),
-            outcome: known.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX),
+            outcome: past_round.outcome,
             resync: past_round.resync,
             took_ms: small(round.took_ms),
             requests: round.requests,
@@ -106,7 +106,6 @@ impl PackedRound {
 
     fn unpack(&self) -> PastRound {
         let ms = i64::from(self.at) * 1000 + i64::from(self.at_ms);
-        let outcome = OUTCOMES.get(usize::from(self.outcome)).unwrap_or(&OTHER);
         PastRound {
             round: LastRound {
                 number: self.number.into(),
@@ -118,7 +117,7 @@ impl PackedRound {
                 updated: self.updated,
                 removed: self.removed,
             },
-            outcome: (*outcome).to_owned(),
+            outcome: self.outcome,
             resync: self.resync,
         }
     }
@@ -128,8 +127,9 @@ impl PackedRound {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
+    use crate::mirror::outcome::ErrorKind;
 
-    fn round(number: u64, outcome: &str) -> PastRound {
+    fn round(number: u64, outcome: RoundOutcome) -> PastRound {
         let at = Timestamp::from_millisecond(1_700_000_000_123 + number as i64).unwrap();
         let round = LastRound {
             number,
@@ -141,7 +141,7 @@ mod tests {
             updated: 0,
             removed: 0,
         };
-        PastRound { round, outcome: outcome.to_owned(), resync: None }
+        PastRound { round, outcome, resync: None }
     }
 
     fn numbers(past: &RoundHistory) -> (Option<u64>, Vec<u64>, u64) {
@@ -155,7 +155,7 @@ mod tests {
         let mut past = RoundHistory::default();
         assert_eq!(numbers(&past), (None, vec![], 0));
         for number in 1..=3 {
-            past.record(round(number, "settled"), 1);
+            past.record(round(number, RoundOutcome::Settled), 1);
         }
         assert_eq!(numbers(&past), (Some(3), vec![], 3));
         assert_eq!(past.entries.len(), 1, "one entry for however many of them");
@@ -166,23 +166,23 @@ mod tests {
             |past_round| past_round.round.removed = 1,
             |past_round| past_round.round.requests = 2,
             |past_round| past_round.resync = Some(ResyncReason::Requested),
-            |past_round| past_round.outcome = "incomplete".to_owned(),
-            |past_round| past_round.outcome = "held".to_owned(),
+            |past_round| past_round.outcome = RoundOutcome::Failed(ErrorKind::Incomplete),
+            |past_round| past_round.outcome = RoundOutcome::Held,
         ];
         for (alter, number) in alter.into_iter().zip(4..) {
-            let mut past_round = round(number, "settled");
+            let mut past_round = round(number, RoundOutcome::Settled);
             alter(&mut past_round);
             past.record(past_round.clone(), 1);
             assert_eq!((&past.snapshot().value[0], past.snapshot().quiet), (&past_round, 0));
             assert_eq!(past.last(), Some(past_round.round));
         }
         // A failure is kept, and is not the last that succeeded.
-        past.record(round(11, "throttled"), 1);
-        past.record(round(12, "no such word"), 1);
+        past.record(round(11, RoundOutcome::Failed(ErrorKind::Throttled)), 1);
+        past.record(round(12, RoundOutcome::Crashed), 1);
         assert_eq!(numbers(&past), (Some(10), (5..=12).rev().collect(), 0));
-        assert_eq!(past.snapshot().value[0].outcome, "other");
-        assert_eq!(past.snapshot().value[1].outcome, "throttled");
-        past.record(round(13, "settled"), 1);
+        assert_eq!(past.snapshot().value[0].outcome, RoundOutcome::Crashed);
+        assert_eq!(past.snapshot().value[1].outcome, RoundOutcome::Failed(ErrorKind::Throttled));
+        past.record(round(13, RoundOutcome::Settled), 1);
         past.record_idle();
         assert_eq!(numbers(&past), (Some(13), (5..=12).rev().collect(), 2));
     }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_window_of_three_segments_asks_three_times_in_a_quiet_round() {
         let mut past = RoundHistory::default();
-        let mut past_round = round(1, "settled");
+        let mut past_round = round(1, RoundOutcome::Settled);
         past_round.round.requests = 3;
         past.record(past_round.clone(), 3);
         assert_eq!(numbers(&past), (Some(1), vec![], 1));

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::metrics::OTHER;
 use crate::mirror::health::WindowHealth;
+use crate::mirror::outcome::{RoundOutcome, SegmentMode};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
 use crate::mirror::status::{
@@ -82,10 +82,10 @@ impl WorkerState {
     }
 
     /// A round is over.
-    pub(super) fn record_round(&mut self, round: LastRound, outcome: &str) {
+    pub(super) fn record_round(&mut self, round: LastRound, outcome: RoundOutcome) {
         let usual = self.segments().len();
         let resync = self.resync.take();
-        self.past.record(PastRound { round, outcome: outcome.to_owned(), resync }, usual);
+        self.past.record(PastRound { round, outcome, resync }, usual);
     }
 
     /// Shows whether a segment is listed whole or followed.
@@ -324,7 +324,7 @@ impl WindowHandle {
         worker_state.running = false;
         worker_state.rounds += 1;
         let number = worker_state.rounds;
-        worker_state.record_round(LastRound::without_counts(number, now), OTHER);
+        worker_state.record_round(LastRound::without_counts(number, now), RoundOutcome::Crashed);
         worker_state.health = worker_state.health.on_crash();
         drop(worker_state);
         self.announce();
@@ -396,11 +396,10 @@ impl WindowHandle {
                     start: segment.start,
                     end: segment.end,
                     mode: if worker_state.snapshots >> index & 1 == 1 {
-                        "snapshot"
+                        SegmentMode::Snapshot
                     } else {
-                        "delta"
-                    }
-                    .to_owned(),
+                        SegmentMode::Delta
+                    },
                     interval_s: schedule::segment_interval(window.interval, &segments, index, now)
                         .as_secs_f64(),
                 })

@@ -134,7 +134,7 @@ async fn a_body_without_end_and_a_bomb_are_read_to_the_cap_and_told() {
         assert!(scene.simulator.faults().planned.is_empty(), "{what} did not happen");
         assert_eq!(status.state, WindowState::BackingOff, "{what}");
         let error = status.last_error.expect("the status has an error");
-        assert_eq!(error.kind, "page_stuck", "{what}");
+        assert_eq!(error.kind.as_str(), "page_stuck", "{what}");
         assert_eq!(status.events, events, "{what}: the mirror changed");
         scene.assert_exact(&what).await;
     }
@@ -216,7 +216,7 @@ async fn a_wait_in_whatever_form_is_kept_and_an_absurd_one_is_capped() {
             }));
             let throttled = scene.round().await;
             assert_eq!(throttled.state, WindowState::BackingOff, "{what}");
-            assert_eq!(throttled.last_error.unwrap().kind, "throttled", "{what}");
+            assert_eq!(throttled.last_error.unwrap().kind.as_str(), "throttled", "{what}");
             let begun = tokio::time::Instant::now();
             assert_eq!(scene.round().await.state, WindowState::Settled, "{what}");
             let waited = begun.elapsed().as_secs();

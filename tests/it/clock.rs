@@ -340,7 +340,7 @@ async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
         scene
             .simulator
             .plan(PlannedFault::always(Fault::EndlessPaging { below: usize::MAX }).path("delta"));
-        let mode = |scene: &Scene| scene.status().segments[0].mode.clone();
+        let mode = |scene: &Scene| scene.status().segments[0].mode.as_str();
         for _ in 0..20 {
             scene.round().await;
             if mode(&scene) == "snapshot" {

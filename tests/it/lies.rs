@@ -103,7 +103,7 @@ async fn check_lie(lie: Lie, seed: u64, when: LieTiming) {
         (_, WindowState::Settled) => {}
         // A series under another id than its master's cannot be completed, which is reported.
         (LieEffect::Others, WindowState::BackingOff) => {
-            assert_eq!(status.last_error.as_ref().unwrap().kind, "incomplete", "{what}");
+            assert_eq!(status.last_error.as_ref().unwrap().kind.as_str(), "incomplete", "{what}");
         }
         other => panic!("{what}: {other:?} {:?}", status.last_error),
     }

@@ -57,8 +57,8 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
     let status = rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
     assert_eq!(status.state, WindowState::Settled);
     let found =
-        (status.segments[0].mode.clone(), status.resyncs, status.last_round.unwrap().requests);
-    assert_eq!(found, ("delta".to_owned(), 0, 1));
+        (status.segments[0].mode.as_str(), status.resyncs, status.last_round.unwrap().requests);
+    assert_eq!(found, ("delta", 0, 1));
     rig.stop().await;
 }
 
@@ -106,7 +106,7 @@ async fn each_segments_link_may_die_once() {
         let status = rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
         errors.extend(status.last_error.map(|e| e.kind));
     }
-    assert_eq!(errors, Vec::<String>::new());
+    assert_eq!(errors, []);
     rig.stop().await;
 }
 
@@ -221,7 +221,7 @@ async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
     simulator.clear_faults();
     tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
     let status = rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
-    assert_eq!((status.segments[0].mode.clone(), status.resyncs), ("delta".to_owned(), 0));
+    assert_eq!((status.segments[0].mode.as_str(), status.resyncs), ("delta", 0));
     rig.stop().await;
 }
 

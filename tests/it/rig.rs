@@ -7,6 +7,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::graph::{Account, Budgets, Credential, GraphClient, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
+use calmirror::mirror::outcome::ErrorKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Window, WindowIdentity,
@@ -157,9 +158,9 @@ impl Rig {
             // Some waits cannot be shortened: a confirmation (except by accepting the removals),
             // the next fallback of a stuck stream, and a refused sign-in, which is remembered for a
             // while.
-            let stuck = |kind: &str| matches!(kind, "round_stuck" | "page_stuck");
+            let stuck = |kind| matches!(kind, ErrorKind::RoundStuck | ErrorKind::PageStuck);
             let waits = matches!(status.state, WindowState::Held | WindowState::SignInRequired)
-                || status.last_error.as_ref().is_some_and(|error| stuck(&error.kind));
+                || status.last_error.as_ref().is_some_and(|error| stuck(error.kind));
             if let (true, Some(due)) = (waits, status.next_due) {
                 let wait = due.duration_since(self.now());
                 tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;

@@ -126,7 +126,7 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
         edit(&simulator, Edit::Delete { event: gone.clone() });
         for _ in 0..3 {
             let status = rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
-            assert_eq!(status.last_error.unwrap().kind, "incomplete", "seed {seed}");
+            assert_eq!(status.last_error.unwrap().kind.as_str(), "incomplete", "seed {seed}");
         }
         let now = mirror(&rig.store, id).await;
         assert!(now.contains_key(&occurrence), "seed {seed}: the moved occurrence is missing");
@@ -210,7 +210,10 @@ async fn listed_segments_settle_with_one_listing_each() {
         tokio::time::sleep(Duration::from_secs(300)).await;
     }
     let status = rig.settle(ALICE, 20).await;
-    assert!(status.segments.iter().all(|segment| segment.mode == "snapshot"), "{status:?}");
+    assert!(
+        status.segments.iter().all(|segment| segment.mode.as_str() == "snapshot"),
+        "{status:?}"
+    );
 
     let round = async || rig.fleet.sync(ALICE, Some(LONG)).await.unwrap().finished.unwrap();
     let status = round().await;

@@ -92,10 +92,10 @@ impl Scene {
             match &status.last_error {
                 None => return (status, errors),
                 Some(error) => {
-                    errors.push(error.kind.clone());
+                    errors.push(error.kind.as_str().to_owned());
                     let due = status.next_due.unwrap().duration_since(self.env.now());
                     let due = Duration::try_from(due).unwrap_or_default();
-                    if error.kind.ends_with("_stuck") {
+                    if error.kind.as_str().ends_with("_stuck") {
                         // No requests are made meanwhile unless a round is requested.
                         let asked = self.requests();
                         tokio::time::sleep(due - Duration::from_secs(1)).await;
@@ -160,8 +160,8 @@ fn endless(below: usize) -> Fault {
     Fault::EndlessPaging { below }
 }
 
-fn mode(status: &WindowStatus) -> &str {
-    &status.segments[0].mode
+fn mode(status: &WindowStatus) -> &'static str {
+    status.segments[0].mode.as_str()
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn rounds_without_end_end_with_larger_pages() {
         let status = scene.round().await;
         assert_eq!(status.state, WindowState::BackingOff, "{fault:?}");
         let error = status.last_error.unwrap();
-        assert_eq!((&*error.kind, error.status), ("round_stuck", None), "{fault:?}");
+        assert_eq!((error.kind.as_str(), error.status), ("round_stuck", None), "{fault:?}");
         assert_eq!(error.retry_at, status.next_due);
         assert_eq!(status.last_resync.unwrap().reason, ResyncReason::RoundStuck);
         assert_eq!(mode(&scene.status()), "delta");

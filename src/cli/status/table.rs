@@ -123,8 +123,9 @@ impl TableLayout {
 fn row(window: &WindowStatus, now: Timestamp, zone: &TimeZone) -> TableRow {
     let plain = Style::new();
     let error = window.last_error.as_ref();
-    let error = error
-        .map_or(String::new(), |error| printable(&format!("{}: {}", error.kind, error.message)));
+    let error = error.map_or(String::new(), |error| {
+        printable(&format!("{}: {}", error.kind.as_str(), error.message))
+    });
     let stale_style = if window.state.is_trouble() || window.is_healthy() {
         plain
     } else {

@@ -307,7 +307,7 @@ async fn passing_faults_are_transient_and_back_off() {
     let mut waits = Vec::new();
     for n in 1..=7 {
         let error = tokens.token().await.unwrap_err();
-        assert_eq!((error.class(), error.kind()), (ErrorClass::Transient, "transient"));
+        assert_eq!((error.class(), error.kind().as_str()), (ErrorClass::Transient, "transient"));
         assert!(tokens.token().await.is_err());
         assert_eq!(script.sign_ins(), n);
         let wait = error.retry_after().unwrap();

@@ -113,7 +113,7 @@ fn what_a_support_case_needs_is_kept() {
     let error = GraphError::Refused(Box::new(refusal(RequestKind::Start, 403, &[], body)));
     assert_eq!(error.code(), Some("ErrorAccessDenied"));
     assert_eq!(error.request_id(), Some("9d016848-179e"));
-    assert_eq!(error.kind(), "forbidden");
+    assert_eq!(error.kind().as_str(), "forbidden");
     assert_eq!(
         error.message(),
         "graph answered 403 ErrorAccessDenied: Access to OData is disabled."

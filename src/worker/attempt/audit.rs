@@ -326,7 +326,7 @@ impl Attempt<'_> {
         let read = |fresh| async move {
             match client.event(target, options, id, fresh).await {
                 Err(error @ GraphError::Malformed(_)) => {
-                    tracing::debug!(kind = error.kind(), "event could not be read");
+                    tracing::debug!(kind = error.kind().as_str(), "event could not be read");
                     Ok(None)
                 }
                 answer => answer,

@@ -75,7 +75,7 @@ impl<'a> Attempt<'a> {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(error) if self.is_of_the_series(&error) => {
                     tracing::debug!(
-                        kind = error.kind(),
+                        kind = error.kind().as_str(),
                         status = error.status(),
                         "series cannot be completed now"
                     );
@@ -120,7 +120,7 @@ impl<'a> Attempt<'a> {
             {
                 let wait = self.budget.spend(self.services.env.random());
                 tracing::debug!(
-                    kind = error.kind(),
+                    kind = error.kind().as_str(),
                     status = error.status(),
                     retries = self.budget.used,
                     "repeating the request"

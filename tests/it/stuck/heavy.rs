@@ -12,7 +12,7 @@ async fn pages_over_the_cap_are_asked_for_smaller() {
     scene.simulator.plan(PlannedFault::always(Fault::HugePage { above: 10 }).path("delta"));
     let status = scene.round().await;
     assert_eq!(status.state, WindowState::BackingOff);
-    assert_eq!(status.last_error.unwrap().kind, "page_stuck");
+    assert_eq!(status.last_error.unwrap().kind.as_str(), "page_stuck");
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
     scene.simulator.reset_statistics();
     let (status, errors) = scene.rounds_until_success().await;
@@ -59,9 +59,9 @@ async fn a_sync_tries_the_next_page_size_at_once() {
     let begun = scene.env.now();
     let mut told = Vec::new();
     for _ in 0..3 {
-        told.push(scene.round().await.last_error.map(|error| error.kind));
+        told.push(scene.round().await.last_error.map(|error| error.kind.as_str()));
     }
-    let known = |kind: &str| Some(kind.to_owned());
+    let known = Some::<&str>;
     assert_eq!(told, [known("transient"), known("page_stuck"), None]);
     let took = scene.env.now().duration_since(begun);
     assert!(took < SignedDuration::from_secs(120), "{took:?}");
@@ -78,7 +78,7 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
     let mut kinds = Vec::new();
     let status = loop {
         let status = scene.round().await;
-        let kind = status.last_error.clone().unwrap().kind;
+        let kind = status.last_error.clone().unwrap().kind.as_str();
         if status.state == WindowState::Quarantined {
             assert_eq!(kind, "too_large");
             break status;
@@ -110,7 +110,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     let status = scene.round().await;
     let error = status.last_error.unwrap();
     assert_eq!(
-        (status.state, &*error.kind, error.status),
+        (status.state, error.kind.as_str(), error.status),
         (WindowState::BackingOff, "transient", Some(504))
     );
     assert_eq!(
@@ -123,7 +123,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     scene = scene.restarted().await;
     let status = scene.round().await;
     let error = status.last_error.unwrap();
-    assert_eq!((&*error.kind, error.status), ("page_stuck", Some(504)));
+    assert_eq!((error.kind.as_str(), error.status), ("page_stuck", Some(504)));
     assert_eq!(status.last_resync.unwrap().reason, ResyncReason::PageStuck);
     assert_same("the mirror is kept", &scene.mirror().await, &before);
     scene.simulator.reset_statistics();
@@ -135,7 +135,7 @@ async fn a_link_that_is_refused_again_and_again_is_left_for_smaller_pages() {
     for _ in 0..3 {
         scene.simulator.plan(PlannedFault::once(Fault::GatewayTimeout).path("delta").times(5));
         scene.simulator.mutate_randomly();
-        assert_eq!(scene.round().await.last_error.unwrap().kind, "transient");
+        assert_eq!(scene.round().await.last_error.unwrap().kind.as_str(), "transient");
         assert_eq!(scene.round().await.state, WindowState::Settled);
     }
     assert_eq!(scene.status().resyncs, 1);
