@@ -38,4 +38,5 @@ mod signals;
 mod socket;
 mod spin;
 mod stores;
+mod structure;
 mod stuck;

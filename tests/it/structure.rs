@@ -1,0 +1,259 @@
+//! The shape of the source: unique type names, short functions, no import cycles.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The most lines of a function, from `fn` to its closing brace.
+const MAX_FUNCTION_LINES: usize = 80;
+
+/// Module paths (`store::record`) with their source, without comments and unit tests.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    read(&root, "", &mut found);
+    assert!(found.len() > 150, "only {} source files found", found.len());
+    found
+}
+
+fn read(directory: &Path, module: &str, found: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let inner = if module.is_empty() { name.clone() } else { format!("{module}::{name}") };
+        if path.is_dir() {
+            if name != "tests" {
+                read(&path, &inner, found);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests" {
+            let module = match name.as_str() {
+                "mod" | "lib" | "main" => module.to_owned(),
+                _ => inner,
+            };
+            let text = code(&std::fs::read_to_string(&path).unwrap());
+            found.entry(module).or_default().push_str(&text);
+        }
+    }
+}
+
+/// The lines of a file up to its unit tests, comments removed.
+fn code(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_test_module = |at: usize| {
+        lines[at] == "#[cfg(test)]"
+            && lines[at + 1..]
+                .iter()
+                .find(|line| !line.starts_with("#["))
+                .is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'))
+    };
+    let end = (0..lines.len()).find(|at| is_test_module(*at)).unwrap_or(lines.len());
+    let stripped = lines[..end].iter().map(|line| line.split("//").next().unwrap_or_default());
+    stripped.fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// A line without visibility.
+fn without_visibility(line: &str) -> &str {
+    let line = line.trim_start();
+    match line.strip_prefix("pub") {
+        Some(rest) if rest.starts_with('(') => rest.split_once(") ").map_or(rest, |(_, rest)| rest),
+        Some(rest) if rest.starts_with(' ') => &rest[1..],
+        _ => line,
+    }
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn no_two_types_share_a_name() {
+    let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, text) in sources() {
+        // Types within functions start further right.
+        for line in text.lines().filter(|line| !line.starts_with(' ')) {
+            let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+            let name = kinds.iter().find_map(|kind| without_visibility(line).strip_prefix(kind));
+            if let Some(name) = name.map(identifier) {
+                owners.entry(name).or_default().insert(module.clone());
+            }
+        }
+    }
+    assert!(owners.len() > 400, "only {} types found", owners.len());
+    let shared: Vec<_> = owners.iter().filter(|(_, owners)| owners.len() > 1).collect();
+    assert!(shared.is_empty(), "several types have the same name: {shared:#?}");
+}
+
+#[test]
+fn no_function_is_longer_than_a_screen() {
+    let mut long = Vec::new();
+    for (module, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some((head, rest)) = line.split_once("fn ") else { continue };
+            if !head.split_whitespace().all(|word| {
+                word.starts_with("pub") || ["const", "async", "unsafe", "in"].contains(&word)
+            }) {
+                continue;
+            }
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let end = format!("{indent}}}");
+            let is_end = |line: &&str| **line == end || line.ends_with(';') && !line.contains('{');
+            let body = &lines[at..];
+            let is_short = line.ends_with('}');
+            let length = body.iter().position(|line| is_end(&line)).unwrap_or(0) + 1;
+            let opens = body.iter().take(length).any(|line| line.ends_with('{'));
+            let length = if opens {
+                body.iter().position(|line| **line == end).unwrap_or(0) + 1
+            } else {
+                length
+            };
+            if !is_short && length > MAX_FUNCTION_LINES {
+                long.push(format!("{module}::{} has {length} lines", identifier(rest)));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+/// The paths of a `use` tree, `a::{b, c::d}` as `a::b` and `a::c::d`.
+fn leaves(tree: &str) -> Vec<String> {
+    let Some((prefix, rest)) = tree.split_once('{') else { return vec![tree.to_owned()] };
+    let (mut depth, mut part, mut found) = (1, String::new(), Vec::new());
+    let mut finish = |part: &mut String| {
+        let part = std::mem::take(part);
+        if !part.is_empty() {
+            found.extend(leaves(&format!("{prefix}{part}")));
+        }
+    };
+    for c in rest.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => {
+                finish(&mut part);
+                continue;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        part.push(c);
+    }
+    finish(&mut part);
+    found
+}
+
+/// The absolute path that a path in `module` means, if it is one of this crate.
+fn resolve(module: &str, path: &str, known: &BTreeMap<String, String>) -> Option<String> {
+    if let Some(rest) = path.strip_prefix("crate::") {
+        return Some(rest.to_owned());
+    }
+    let (mut base, mut rest) = (module.to_owned(), path);
+    if let Some(own) = path.strip_prefix("self::") {
+        return Some(format!("{base}::{own}"));
+    }
+    while let Some(above) = rest.strip_prefix("super::") {
+        base = base.rsplit_once("::").map_or(String::new(), |(base, _)| base.to_owned());
+        rest = above;
+    }
+    let first = rest.split("::").next().unwrap_or_default();
+    let absolute = if base.is_empty() { rest.to_owned() } else { format!("{base}::{rest}") };
+    let child = if base.is_empty() { first.to_owned() } else { format!("{base}::{first}") };
+    (rest != path || known.contains_key(&child)).then_some(absolute)
+}
+
+/// The names that a module takes from others by `use` or by a path, each with whether `pub use`
+/// passes it on.
+fn imports(module: &str, known: &BTreeMap<String, String>) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    for statement in known[module].split(';') {
+        let line = statement.rsplit('\n').find(|line| without_visibility(line).starts_with("use "));
+        let Some(start) = line else { continue };
+        let from = statement.rfind(start).unwrap_or_default();
+        let tree: String = without_visibility(&statement[from..])["use ".len()..]
+            .replace(" as ", "#")
+            .split_whitespace()
+            .collect();
+        for leaf in leaves(&tree) {
+            let path = leaf.split('#').next().unwrap_or_default();
+            if let Some(path) = resolve(module, path, known) {
+                found.push((path, start.trim_start().starts_with("pub")));
+            }
+        }
+    }
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let paths = known[module].split(|c| !is_path(c)).map(|path| path.trim_end_matches(':'));
+    for path in paths.filter(|path| path.starts_with("crate::") || path.starts_with("super::")) {
+        found.extend(resolve(module, path, known).map(|path| (path, false)));
+    }
+    found
+}
+
+/// The module that defines what a path names, re-exports followed.
+fn owner(
+    path: &str,
+    known: &BTreeMap<String, String>,
+    exports: &BTreeMap<String, String>,
+    depth: u8,
+) -> Option<String> {
+    let mut module = path;
+    while !known.contains_key(module) {
+        if let Some(target) = exports.get(module).filter(|_| depth < 8) {
+            return owner(&format!("{target}{}", &path[module.len()..]), known, exports, depth + 1);
+        }
+        module = module.rsplit_once("::")?.0;
+    }
+    Some(module.to_owned())
+}
+
+fn is_within(inner: &str, outer: &str) -> bool {
+    inner == outer || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with("::"))
+}
+
+/// Whether imports lead from one module to another.
+fn leads(edges: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut next = vec![from];
+    while let Some(module) = next.pop() {
+        for target in edges.get(module).into_iter().flatten() {
+            if target == to {
+                return true;
+            }
+            if seen.insert(target) {
+                next.push(target);
+            }
+        }
+    }
+    false
+}
+
+/// A module and its own submodules count as one room: they may name each other.
+#[test]
+fn imports_between_files_have_no_cycles() {
+    let known = sources();
+    let mut exports = BTreeMap::new();
+    for module in known.keys() {
+        for (path, passed_on) in imports(module, &known) {
+            let name = path.rsplit("::").next().unwrap_or_default();
+            if passed_on {
+                exports.insert(format!("{module}::{name}"), path);
+            }
+        }
+    }
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for module in known.keys() {
+        for (path, _) in imports(module, &known) {
+            if let Some(target) = owner(&path, &known, &exports, 0)
+                && !is_within(&target, module)
+                && !is_within(module, &target)
+            {
+                edges.entry(module.clone()).or_default().insert(target);
+            }
+        }
+    }
+    let count: usize = edges.values().map(BTreeSet::len).sum();
+    assert!(count > 300, "only {count} imports found");
+    let cycles: Vec<&String> =
+        edges.keys().filter(|module| leads(&edges, module, module)).collect();
+    assert!(cycles.is_empty(), "modules that import each other in a circle: {cycles:#?}");
+}
