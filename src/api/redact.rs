@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::mirror::event::JsonMembers;
+use crate::mirror::json::JsonMembers;
 
 /// The members that are kept, in this order.
 const KEPT: [&str; 9] = [

@@ -20,7 +20,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 
-use super::event::{JsonMembers, JsonText};
+use super::json::{JsonMembers, JsonText};
 use super::zone;
 
 /// The start or the end of an event.

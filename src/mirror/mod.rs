@@ -13,6 +13,7 @@ pub mod event_time;
 pub mod fallback;
 pub mod health;
 pub mod outcome;
+pub mod json;
 pub mod page;
 mod pending;
 pub mod position;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::event::JsonMembers;
+use super::json::JsonMembers;
 
 /// A Graph id: opaque, case sensitive, compared as bytes (fact 48).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use jiff::SignedDuration;
 
-use super::event::JsonMembers;
+use super::json::JsonMembers;
 use super::page::{EventHash, EventId, EventKind, Item, Span};
 use super::window::{Completion, Edges};
 

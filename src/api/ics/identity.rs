@@ -24,8 +24,8 @@ use serde_json::value::RawValue;
 
 use super::line::sanitized;
 use crate::api::redact::is_reduced;
-use crate::mirror::event::JsonMembers;
 use crate::mirror::event_time::TimeReader;
+use crate::mirror::json::JsonMembers;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::zone;
 
