@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::diagnostic::Issue;
 use super::keys::Section;
-use super::layers::LayeredTable;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
+use super::table::LayeredTable;
 
 /// An application registered in a tenant, or an access token that another program renews.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Issue;
 use super::keys::Section;
-use super::layers::LayeredTable;
 use super::origin::{DiagnosticSink, ValueOrigin};
+use super::table::LayeredTable;
 
 /// A value and its line.
 pub(super) type Leaf = (ValueKind, usize);

@@ -16,23 +16,13 @@ use super::file::{ConfigFile, Leaf, account_name};
 use super::keys::Section;
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::sources::{CONF_D, Sources, conf_d};
+use super::table::LayeredTable;
 
 /// The prefix of settings in the environment: `CALMIRROR__SECTION__KEY`.
 const PREFIX: &str = "CALMIRROR";
 
 /// Separates sections and keys in the environment.
 const SEPARATOR: &str = "__";
-
-/// One merged table; each value has its origin.
-#[derive(Debug, Default)]
-pub(super) struct LayeredTable {
-    /// The prefix of its keys in messages: `graph`, `account.contoso`, `window[alice]`.
-    pub(super) path: String,
-    pub(super) origin: ValueOrigin,
-    pub(super) values: BTreeMap<String, (ValueKind, ValueOrigin)>,
-    /// Whether an entry was already rejected. A key that seems missing may be that entry, mistyped.
-    pub(super) refused: bool,
-}
 
 /// All layers, merged.
 #[derive(Debug)]

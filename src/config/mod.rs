@@ -24,6 +24,7 @@ mod secret;
 mod sections;
 mod settings;
 mod sources;
+mod table;
 mod windows;
 
 #[cfg(test)]
@@ -48,9 +49,10 @@ pub use sources::Sources;
 use crate::mirror::window::{Window, WindowIdentity};
 use keys::Section;
 pub use keys::nearest;
-use layers::{LayeredTable, Layers};
+use layers::Layers;
 use origin::DiagnosticSink;
 use settings::WindowSettings;
+use table::LayeredTable;
 use windows::WindowCollector;
 
 /// The validated and resolved configuration.

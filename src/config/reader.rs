@@ -13,8 +13,8 @@ use config::{Value, ValueKind};
 use super::diagnostic::Issue;
 use super::file::default;
 use super::keys::{Section, suggest};
-use super::layers::LayeredTable;
 use super::origin::{DiagnosticSink, EffectiveValue, ValueOrigin};
+use super::table::LayeredTable;
 
 /// Longer than any sensible setting, and short enough that adding it to a clock does not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);

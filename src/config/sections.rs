@@ -10,11 +10,11 @@ use super::account::credentials_directory;
 use super::cloud::{CLOUDS, VERSION, VERSIONS, address};
 use super::diagnostic::Issue;
 use super::keys::{Section, suggest};
-use super::layers::LayeredTable;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
+use super::table::LayeredTable;
 
 /// `[store]`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use super::diagnostic::Issue;
 use super::edge::edge;
 use super::keys::Section;
-use super::layers::LayeredTable;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
+use super::table::LayeredTable;
 use crate::mirror::window::{BodyFormat, Completion, Edge};
 
 /// The shortest interval; below a second the daemon would loop.

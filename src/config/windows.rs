@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use super::account::{AccountConfig, CredentialConfig, is_guid};
 use super::diagnostic::Issue;
 use super::keys::{Section, suggest};
-use super::layers::{self, LayeredTable};
+use super::layers;
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::reader::TableReader;
 use super::settings::WindowSettings;
+use super::table::LayeredTable;
 use crate::mirror::schedule;
 use crate::mirror::window::{CalendarRef, Edge, Edges, MAX_SEGMENT_DAYS, Window};
 
