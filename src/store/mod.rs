@@ -28,6 +28,7 @@ mod feed;
 mod keys;
 mod open;
 mod parts;
+mod pending;
 mod plan;
 mod purge;
 mod query;

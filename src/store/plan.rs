@@ -10,6 +10,7 @@ use super::change_writer::ChangeWriter;
 use super::commit_applier::CommitApplier;
 use super::error::{StoreError, TreeError};
 use super::keys;
+use super::pending;
 use super::record::{self, WindowRecord};
 use super::register;
 use super::tree::Tree;
@@ -111,7 +112,7 @@ fn todo(tree: &Tree, commit: &Commit, draft: &mut WriteBatch) -> Result<(), Tree
     // Adding wins over deleting, so that no pending work is ever lost.
     for todo in &commit.pending {
         let key = keys::todo(window, segment, todo.key());
-        let value = record::todo(todo);
+        let value = pending::encode(todo);
         match tree.large(&key)? {
             Some(old)
                 if old.value == value

@@ -20,7 +20,6 @@ mod window;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -28,10 +27,9 @@ pub(super) use self::counters::Counters;
 pub(super) use self::position::{from_position, position};
 pub(super) use self::window::WindowRecord;
 use super::error::TreeError;
-use super::row::EventRow;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
-use crate::mirror::position::{PendingEntry, PendingKey, SegmentIndex, WindowId};
+use crate::mirror::position::{SegmentIndex, WindowId};
 
 /// The newest layout of values that this version writes and reads. Each value carries the number of
 /// its layout, so a store may hold values of several layouts.
@@ -98,43 +96,6 @@ pub(super) fn instant(micros: i64) -> Timestamp {
     } else {
         Timestamp::MAX
     })
-}
-
-/// The value of a pending entry, without what its key already contains.
-pub(super) fn todo(todo: &PendingEntry) -> Vec<u8> {
-    match todo {
-        PendingEntry::Series { master, needs_master, needs_listing } => {
-            let mut out = vec![u8::from(*needs_master) | u8::from(*needs_listing) << 1];
-            out.extend_from_slice(master.as_str().as_bytes());
-            seal(&out)
-        }
-        // No segment holds a waiting item; segment 0's bit means that an earlier round carried it.
-        PendingEntry::Waiting { item, earlier } => EventRow::of(item, u64::from(*earlier)).encode(),
-        PendingEntry::Removal { .. } => seal(&[]),
-    }
-}
-
-/// Reads what [`todo`] wrote.
-pub(super) fn from_todo(key: PendingKey, value: &Bytes) -> Result<PendingEntry, TreeError> {
-    match key {
-        PendingKey::Series(_) => {
-            let Some((flags, id)) = unseal(value, "pending entry")?.split_first() else {
-                return Err(TreeError::Unknown("pending entry"));
-            };
-            Ok(PendingEntry::Series {
-                master: EventId::new(
-                    std::str::from_utf8(id).map_err(|_| TreeError::Unknown("pending entry"))?,
-                ),
-                needs_master: flags & 1 != 0,
-                needs_listing: flags & 2 != 0,
-            })
-        }
-        PendingKey::Waiting(..) => {
-            let row = EventRow::decode(value)?;
-            Ok(PendingEntry::Waiting { earlier: row.segments != 0, item: row.item() })
-        }
-        PendingKey::Removal(id) => Ok(PendingEntry::Removal { id }),
-    }
 }
 
 /// One entry of the feed. The content of the event is in its row.

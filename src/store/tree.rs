@@ -12,6 +12,7 @@ use super::SeriesRow;
 use super::batch;
 use super::error::TreeError;
 use super::keys;
+use super::pending;
 use super::record::{self, Counters, FeedChecksum, FeedEntry, WindowRecord};
 use super::row::EventRow;
 use crate::mirror::change::Seq;
@@ -233,7 +234,7 @@ impl Tree {
             let (key, value) = entry?;
             // Chunks are read with their value.
             if let Some(todo) = keys::todo_of(&key) {
-                todos.push(record::from_todo(todo, &self.joined(&key, value)?.value)?);
+                todos.push(pending::decode(todo, &self.joined(&key, value)?.value)?);
             }
         }
         Ok(todos)
