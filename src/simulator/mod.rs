@@ -22,6 +22,7 @@ use crate::env::Env;
 mod behaviour;
 mod calendar;
 mod command;
+mod content;
 mod control;
 mod delta;
 mod discovery;

@@ -6,7 +6,8 @@ use jiff::civil::{Date, Time};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::event::{CalendarItem, EventContent, ItemPart, LocalSpan};
+use super::content::{EventBody, EventContent, LocalSpan};
+use super::event::{CalendarItem, ItemPart};
 use super::ids::MailboxIds;
 use super::series::{Exception, Pattern, Series};
 use super::state::SimulatorState;
@@ -323,7 +324,7 @@ fn apply(
     part: ItemPart,
     change: u64,
     now: Timestamp,
-    body: Option<Arc<super::event::EventBody>>,
+    body: Option<Arc<EventBody>>,
 ) {
     let day = part.day();
     let when = item.span_of(part);

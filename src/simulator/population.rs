@@ -6,7 +6,8 @@ use jiff::civil::{Time, Weekday};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::event::{Attendee, CalendarItem, EventBody, EventContent, LocalSpan};
+use super::content::{Attendee, EventBody, EventContent, LocalSpan};
+use super::event::CalendarItem;
 use super::ids::mix;
 use super::series::{Pattern, Series};
 use super::state::SimulatorState;

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::event::{CalendarItem, EventContent, LocalSpan};
+use super::content::{EventContent, LocalSpan};
 use super::zone::{Zone, date_of, day_of};
 
 /// How a series repeats.
@@ -121,9 +121,8 @@ impl Series {
         days
     }
 
-    /// Graph's `patternedRecurrence`.
-    pub(super) fn json(&self, item: &CalendarItem) -> Value {
-        let begin = item.when.start.date();
+    /// Graph's `patternedRecurrence` of a series that began on `begin` in the zone `zone`.
+    pub(super) fn json(&self, begin: Date, zone: &str) -> Value {
         let (kind, every, on, of_month) = match &self.pattern {
             Pattern::Daily { every } => ("daily", *every, Vec::new(), 0),
             Pattern::Weekly { every, days } if days.is_empty() => {
@@ -147,7 +146,7 @@ impl Series {
                 "type": if self.until.is_some() { "endDate" } else { "noEnd" },
                 "startDate": begin.to_string(),
                 "endDate": self.until.map_or("0001-01-01".to_owned(), |d| date_of(d).to_string()),
-                "recurrenceTimeZone": &*item.zone.name,
+                "recurrenceTimeZone": zone,
                 "numberOfOccurrences": 0,
             },
         })
