@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::faults::SignInRefusal;
 use super::ids::{guid, noise};
 use super::request::{GraphRequest, RenderedResponse, pairs};
-use super::state::SimulatorState;
+use super::statistics::Statistics;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
@@ -75,6 +75,27 @@ impl SignIn {
         for until in self.tokens.values_mut() {
             *until = Timestamp::MIN;
         }
+    }
+
+    /// Checks that a request to Graph has a valid access token.
+    pub(super) fn authorise(
+        &self,
+        call: &GraphRequest,
+        now: Timestamp,
+        statistics: &mut Statistics,
+    ) -> Result<(), Box<RenderedResponse>> {
+        let message = match &call.bearer {
+            None => "Access token is empty.",
+            Some(token) => match self.tokens.get(token) {
+                Some(until) if *until > now => return Ok(()),
+                Some(_) => "Lifetime validation failed, the token is expired.",
+                None => {
+                    statistics.unknown_tokens += 1;
+                    "CompactToken validation failed with reason code: 80049228."
+                }
+            },
+        };
+        Err(Box::new(unauthorized(message)))
     }
 
     /// Answers a request to the token endpoint.
@@ -309,25 +330,6 @@ impl GraphRequest {
         let text = String::from_utf8(decoded).ok()?;
         let (client, secret) = text.split_once(':')?;
         Some((super::request::decode(client, true), super::request::decode(secret, true)))
-    }
-}
-
-impl SimulatorState {
-    /// Checks that a request to Graph has a valid access token.
-    pub(super) fn authorised(&mut self, call: &GraphRequest) -> Result<(), Box<RenderedResponse>> {
-        let now = self.env.now();
-        let message = match &call.bearer {
-            None => "Access token is empty.",
-            Some(token) => match self.sign_in.tokens.get(token) {
-                Some(until) if *until > now => return Ok(()),
-                Some(_) => "Lifetime validation failed, the token is expired.",
-                None => {
-                    self.statistics.unknown_tokens += 1;
-                    "CompactToken validation failed with reason code: 80049228."
-                }
-            },
-        };
-        Err(Box::new(unauthorized(message)))
     }
 }
 

@@ -251,10 +251,13 @@ impl SimulatorState {
                     let now = self.env.now();
                     self.sign_in.answer(call, body, now)
                 }
-                None => match self.authorised(call) {
-                    Ok(()) => self.graph(call, ticket.mailbox, fault.as_ref()),
-                    Err(refused) => *refused,
-                },
+                None => {
+                    let now = self.env.now();
+                    match self.sign_in.authorise(call, now, &mut self.statistics) {
+                        Ok(()) => self.graph(call, ticket.mailbox, fault.as_ref()),
+                        Err(refused) => *refused,
+                    }
+                }
             },
         };
         self.pause(ticket.mailbox, &mut reply);
