@@ -11,11 +11,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::CommandFactory as _;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 
-use super::arguments::Arguments;
 use super::client::ApiClient;
 use super::exit::{DONE, FAILED};
 use super::terminal::printable;
@@ -32,8 +30,12 @@ pub(super) const SHELLS: Shells<'static> =
     Shells(&[&BashCompleter, &Elvish, &Fish, &Powershell, &Zsh]);
 
 /// Answers a shell's completion request; `None` if there is none and the command is to be run.
-pub(super) fn answer(arguments: &[OsString]) -> Option<ExitCode> {
-    let completing = CompleteEnv::with_factory(Arguments::command).var(VARIABLE).shells(SHELLS);
+/// `command` builds the command line.
+pub(super) fn answer(
+    command: impl Fn() -> clap::Command,
+    arguments: &[OsString],
+) -> Option<ExitCode> {
+    let completing = CompleteEnv::with_factory(command).var(VARIABLE).shells(SHELLS);
     let here = std::env::current_dir().ok();
     match completing.try_complete(arguments.iter().cloned(), here.as_deref()) {
         Ok(false) => None,

@@ -28,7 +28,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use tokio::runtime::Runtime;
 
 use arguments::{Arguments, Command};
@@ -44,7 +44,7 @@ const MAX_BLOCKING_THREADS: usize = 32;
 /// Parses the command line, runs the command, and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    if let Some(code) = complete::answer(&arguments) {
+    if let Some(code) = complete::answer(Arguments::command, &arguments) {
         return code;
     }
     let arguments = match Arguments::try_parse_from(arguments) {
