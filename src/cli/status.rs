@@ -24,7 +24,7 @@ use crate::mirror::clock;
 use crate::mirror::status::{WindowState, WindowStatus};
 use crate::platform::signals;
 use crate::supervisor::reload::{LastReload, ReloadOutcome};
-pub(super) use format::full;
+pub(super) use format::{full, report};
 use format::{span, style, until};
 
 /// How often `--watch` fetches the status again.
@@ -384,7 +384,7 @@ fn details(
         lines.push(("last resync", format!("{}: {reason}", moment(resync.at))));
     }
     if let Some(round) = &window.last_round {
-        lines.push(("last round", super::sync::report(round)));
+        lines.push(("last round", report(round)));
     }
     for segment in window.segments.iter().filter(|_| window.segments.len() > 1) {
         let mode = segment.mode.as_str();

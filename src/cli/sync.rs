@@ -17,7 +17,7 @@ use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
 use super::{status, suggest};
 use crate::api::model;
-use crate::mirror::status::{LastRound, WindowState};
+use crate::mirror::status::WindowState;
 
 /// The longest wait that the API grants.
 const WAIT: &str = "5m";
@@ -138,7 +138,8 @@ fn describe(name: &str, over: bool, value: &Value) -> Result<(String, bool), Cli
     if over && asked.state == Some(WindowState::Held.into()) {
         // `last_round` is an earlier round if this one made no request.
         let done = asked.last_round.filter(|round| round.number == asked.round);
-        let done = done.map(|round| format!("{}; ", report(&round.into()))).unwrap_or_default();
+        let done =
+            done.map(|round| format!("{}; ", status::report(&round.into()))).unwrap_or_default();
         let until = asked
             .held_until
             .map_or("the next round".to_owned(), |until| status::full(until, &TimeZone::system()));
@@ -153,20 +154,9 @@ fn describe(name: &str, over: bool, value: &Value) -> Result<(String, bool), Cli
         (true, _, Some(error)) => {
             (format!("{name}: round {} failed: {}", asked.round, printable(&error.message)), false)
         }
-        (true, Some(round), None) => (format!("{name}: {}", report(&round.into())), true),
+        (true, Some(round), None) => (format!("{name}: {}", status::report(&round.into())), true),
         (true, None, None) => (format!("{name}: round {} has ended", asked.round), true),
     })
-}
-
-/// A finished round as text.
-pub(super) fn report(round: &LastRound) -> String {
-    let LastRound { number, took_ms, requests, created, updated, removed, .. } = round;
-    let plural = if *requests == 1 { "" } else { "s" };
-    let took =
-        if *took_ms < 10_000 { format!("{took_ms} ms") } else { format!("{} s", took_ms / 1000) };
-    format!(
-        "round {number}, {requests} request{plural}, +{created} ~{updated} -{removed} in {took}"
-    )
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Formats times, durations and states for `status`.
+//! Formats times, durations, states and rounds.
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::mirror::status::WindowState;
+use crate::mirror::status::{LastRound, WindowState};
 
 /// The colour of a state.
 pub(super) fn style(state: WindowState) -> Style {
@@ -47,6 +47,17 @@ pub(super) fn span(seconds: f64) -> String {
         (0, h, m, _) => format!("{h}h {m}m"),
         (d, h, ..) => format!("{d}d {h}h"),
     }
+}
+
+/// A finished round as text.
+pub(in crate::cli) fn report(round: &LastRound) -> String {
+    let LastRound { number, took_ms, requests, created, updated, removed, .. } = round;
+    let plural = if *requests == 1 { "" } else { "s" };
+    let took =
+        if *took_ms < 10_000 { format!("{took_ms} ms") } else { format!("{} s", took_ms / 1000) };
+    format!(
+        "round {number}, {requests} request{plural}, +{created} ~{updated} -{removed} in {took}"
+    )
 }
 
 #[cfg(test)]
