@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::change_writer::{ChangeWriter, RowChange};
-use super::error::{StoreError, TreeError};
-use super::plan::PlanError;
+use super::error::{PlanError, StoreError, TreeError};
 use super::record::{self, WindowRecord};
 use super::render::{self, MasterMembers};
 use super::row::EventRow;

@@ -203,6 +203,21 @@ impl TreeError {
     }
 }
 
+/// Why a commit was not planned.
+#[derive(Debug)]
+pub(super) enum PlanError {
+    /// The commit is refused; the store is intact.
+    Rejected(StoreError),
+    /// The store has failed.
+    Fault(TreeError),
+}
+
+impl<F: Into<TreeError>> From<F> for PlanError {
+    fn from(fault: F) -> Self {
+        Self::Fault(fault.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

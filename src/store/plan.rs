@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::batch::WriteBatch;
 use super::change_writer::ChangeWriter;
 use super::commit_applier::CommitApplier;
-use super::error::{StoreError, TreeError};
+use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::pending;
 use super::record::{self, WindowRecord};
@@ -25,21 +25,6 @@ pub(super) struct CommitPlan {
     pub(super) outcome: CommitOutcome,
     /// The last assigned seq.
     pub(super) last_seq: Seq,
-}
-
-/// Why a commit was not planned.
-#[derive(Debug)]
-pub(super) enum PlanError {
-    /// The commit is refused; the store is intact.
-    Rejected(StoreError),
-    /// The store has failed.
-    Fault(TreeError),
-}
-
-impl<F: Into<TreeError>> From<F> for PlanError {
-    fn from(fault: F) -> Self {
-        Self::Fault(fault.into())
-    }
 }
 
 /// Plans a commit on top of the tree and the last assigned seq.

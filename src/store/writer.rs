@@ -27,10 +27,10 @@ use tokio::time::Instant;
 
 use super::batch::WriteBatch;
 use super::disk_space::DiskSpace;
-use super::error::{StoreError, TreeError};
+use super::error::{PlanError, StoreError, TreeError};
 use super::keys;
 use super::parts;
-use super::plan::{self, CommitPlan, PlanError};
+use super::plan::{self, CommitPlan};
 use super::purge::{self, PurgeProgress};
 use super::record::{self, FeedChecksum};
 use super::reserve::SpaceReserve;
