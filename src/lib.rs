@@ -3,7 +3,8 @@
 //! `docs/ARCHITECTURE.md` describes the structure. In short, imports point only downwards:
 //! `cli` and `api` serve people and programs; `daemon`, `supervisor` and `worker` run the tasks;
 //! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
-//! wall clock and entropy as values; `mirror` is the protocol as pure computation.
+//! wall clock and entropy as values; `mirror` is the protocol as pure computation; `percent`
+//! encodes and decodes parts of addresses.
 
 pub mod api;
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod env;
 pub mod graph;
 pub mod metrics;
 pub mod mirror;
+mod percent;
 pub mod platform;
 #[cfg(feature = "simulator")]
 pub mod simulator;

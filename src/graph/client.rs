@@ -6,7 +6,6 @@
 //! token was refused and another one is available (fact 150). The caller handles every other
 //! failure by the class of its [`GraphError`].
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use http::Uri;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AccessToken, Tokens};
@@ -30,6 +30,7 @@ use crate::metrics::GraphMetrics;
 use crate::mirror::clock::{self, ClockCheck};
 use crate::mirror::page::{EventId, Item, Link, Page, PageEnd};
 use crate::mirror::window::{BodyFormat, CalendarRef, Edges};
+use crate::percent;
 
 /// The largest decoded body that is read.
 pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -41,6 +42,11 @@ const INLINE_PARSE_MAX: usize = 128 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// How long to wait for an error's body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is encoded in a segment of a path.
+const SEGMENT: &AsciiSet = &percent::RESERVED.remove(b'@').remove(b'=');
+/// What is encoded in `$select`.
+const SELECT: &AsciiSet = &percent::RESERVED.remove(b',');
 
 /// The client for Graph. Cheap to clone.
 #[derive(Clone)]
@@ -268,7 +274,7 @@ impl GraphClient {
                 let mut url = with_range(&self.calendar(target, "calendarView")?, edges);
                 if let Some(select) = select {
                     url.push_str("&$select=");
-                    url.push_str(&percent_encoded(select, b","));
+                    url.extend(utf8_percent_encode(select, SELECT));
                 }
                 (RequestKind::Start, self.admit_own(&url)?)
             }
@@ -486,7 +492,7 @@ fn prefer(ask: &RequestOptions) -> Result<HeaderValue, GraphError> {
 
 /// Appends `?startDateTime=…&endDateTime=…` in `Z` form (facts 23, 26, 28).
 fn with_range(url: &str, edges: Edges) -> String {
-    let encoded = |at: jiff::Timestamp| percent_encoded(&at.to_string(), b"");
+    let encoded = |at: Timestamp| percent::encode(&at.to_string());
     format!("{url}?startDateTime={}&endDateTime={}", encoded(edges.start), encoded(edges.end))
 }
 
@@ -495,22 +501,8 @@ fn push_segment(url: &mut String, segment: &str) -> Result<(), GraphError> {
     if matches!(segment, "" | "." | "..") {
         return Err(GraphError::InvalidRequest("an id or address that cannot be part of a path"));
     }
-    url.push_str(&percent_encoded(segment, b"@="));
+    url.extend(utf8_percent_encode(segment, SEGMENT));
     Ok(())
-}
-
-/// Percent-encodes everything but the unreserved characters and those in `keep`.
-pub(super) fn percent_encoded(text: &str, keep: &[u8]) -> String {
-    let mut encoded = String::with_capacity(text.len() + 8);
-    for b in text.bytes() {
-        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || keep.contains(&b) {
-            encoded.push(char::from(b));
-        } else {
-            // Writing to a string cannot fail.
-            write!(encoded, "%{b:02X}").ok();
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

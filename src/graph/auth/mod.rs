@@ -31,6 +31,7 @@ use super::error::{GraphError, TokenError};
 use super::origin::Origin;
 use super::transport::{Transport, TransportError};
 use crate::env::Env;
+use crate::percent;
 use credential::Proof;
 use endpoint::{Denial, Grant};
 
@@ -445,9 +446,8 @@ enum TokenAvailability {
 
 /// `application/x-www-form-urlencoded`; the secret must be encoded too (fact 137).
 fn encode_form(fields: &[(&str, &str)]) -> String {
-    let encoded = |text: &str| super::client::percent_encoded(text, b"");
     let pairs: Vec<_> =
-        fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        fields.iter().map(|(name, value)| format!("{name}={}", percent::encode(value))).collect();
     pairs.join("&")
 }
 
