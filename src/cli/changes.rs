@@ -12,10 +12,11 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::arguments::ChangesArgs;
-use super::client::{ApiClient, ApiResponse, encode};
+use super::client::{ApiClient, ApiResponse};
 use super::exit::{CliError, DONE, FAILED, UNAVAILABLE};
 use super::suggest;
 use super::terminal::escaped_json;
+use crate::percent;
 
 /// How long the daemon holds a request with `--follow`.
 const WAIT: &str = "30s";
@@ -107,7 +108,7 @@ fn path(args: &ChangesArgs, after: Option<&str>) -> String {
             path.push(separator);
             path.push_str(name);
             path.push('=');
-            path.push_str(&encode(value));
+            path.push_str(&percent::encode(value));
             separator = '&';
         }
     }

@@ -12,12 +12,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::arguments::EventsArgs;
-use super::client::{ApiClient, encode};
+use super::client::ApiClient;
 use super::exit::{CliError, DONE, USAGE};
 use super::suggest;
 use super::terminal::{TerminalSize, printable};
 use crate::mirror::event_time::{EventTime, TimeReader};
 use crate::mirror::zone;
+use crate::percent;
 
 /// Days shown unless `--to` says otherwise.
 const DAYS: i64 = 7;
@@ -94,9 +95,9 @@ pub(super) async fn events(
     };
     let path = format!(
         "/v1/windows/{}/events?from={}&to={}",
-        encode(&args.window),
-        encode(&wider(&from, -1).to_string()),
-        encode(&wider(&to, 1).to_string()),
+        percent::encode(&args.window),
+        percent::encode(&wider(&from, -1).to_string()),
+        percent::encode(&wider(&to, 1).to_string()),
     );
     let mut all = Vec::new();
     let mut complete = true;
@@ -144,12 +145,12 @@ async fn calendar(
     to: Option<&Zoned>,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let mut path = format!("/v1/windows/{}/calendar.ics", encode(window));
+    let mut path = format!("/v1/windows/{}/calendar.ics", percent::encode(window));
     for (index, (name, at)) in
         [("from", from), ("to", to)].into_iter().filter_map(|(n, at)| Some((n, at?))).enumerate()
     {
         path.push(if index == 0 { '?' } else { '&' });
-        path.push_str(&format!("{name}={}", encode(&at.timestamp().to_string())));
+        path.push_str(&format!("{name}={}", percent::encode(&at.timestamp().to_string())));
     }
     let answer = client.get(&path).await?;
     let answer = suggest::or_suggestion(client, window, answer).await?;

@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arguments::StatusArgs;
-use super::client::{ApiClient, encode};
+use super::client::ApiClient;
 use super::exit::{CliError, DONE, FAILED, UNAVAILABLE};
 use super::suggest;
 use super::terminal::{TerminalSize, printable, wrapped};
 use crate::api::model::WindowJson;
 use crate::mirror::clock;
 use crate::mirror::status::{WindowState, WindowStatus};
+use crate::percent;
 use crate::platform::signals;
 use crate::supervisor::reload::{LastReload, ReloadOutcome};
 pub(super) use format::{full, report};
@@ -190,7 +191,7 @@ impl StatusView {
     async fn fetch(client: &ApiClient, args: &StatusArgs, json: bool) -> Result<Self, CliError> {
         match &args.window {
             Some(name) => {
-                let answer = client.get(&format!("/v1/windows/{}", encode(name))).await?;
+                let answer = client.get(&format!("/v1/windows/{}", percent::encode(name))).await?;
                 let value: Value = suggest::or_suggestion(client, name, answer).await?.json()?;
                 let status = Box::new(parse_window(&value)?);
                 Ok(Self::Window { value, status })

@@ -1,9 +1,10 @@
 //! Suggests the name that was probably meant when a window is unknown.
 
-use super::client::{ApiClient, ApiResponse, encode};
+use super::client::{ApiClient, ApiResponse};
 use super::exit::CliError;
 use super::terminal::printable;
 use crate::config::nearest;
+use crate::percent;
 
 /// The most windows that one response lists when searching for a similar name.
 const MAX_SIMILAR: usize = 1000;
@@ -64,7 +65,8 @@ pub(super) async fn names(client: &ApiClient, part: &str) -> (Vec<String>, bool)
         value: Vec<SimilarName>,
         next: Option<String>,
     }
-    let query = if part.is_empty() { String::new() } else { format!("&q={}", encode(part)) };
+    let query =
+        if part.is_empty() { String::new() } else { format!("&q={}", percent::encode(part)) };
     let answer = client.get(&format!("/v1/windows?limit={MAX_SIMILAR}{query}")).await;
     match answer.and_then(ApiResponse::json::<SimilarNames>) {
         Ok(page) => {

@@ -12,12 +12,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::arguments::{ResyncArgs, SyncArgs, WindowSelection};
-use super::client::{ApiClient, encode};
+use super::client::ApiClient;
 use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
 use super::{status, suggest};
 use crate::api::model;
 use crate::mirror::status::WindowState;
+use crate::percent;
 
 /// The longest wait that the API grants.
 const WAIT: &str = "5m";
@@ -75,7 +76,7 @@ async fn request_rounds(
     let progress = progress(what, names.len());
     let mut answers = stream::iter(names)
         .map(|name| async move {
-            let path = format!("/v1/windows/{}/{what}?wait={WAIT}{more}", encode(&name));
+            let path = format!("/v1/windows/{}/{what}?wait={WAIT}{more}", percent::encode(&name));
             let answer = match client.post(&path).await {
                 Ok(answer) => suggest::or_suggestion(client, &name, answer).await,
                 Err(failure) => Err(failure),

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::json::JsonMembers;
 use super::page::EventId;
+use crate::percent;
 
 /// Members that an occurrence has itself; all others come from its master.
 const OCCURRENCE_MEMBERS: [&str; 6] =
@@ -43,8 +44,11 @@ pub fn complete(
             "recurrence" => out.raw(name, "null"),
             "webLink" => match serde_json::from_str::<Cow<'_, str>>(value.get()) {
                 Ok(link) => {
-                    let link = link
-                        .replace(&percent_encode(master_id.as_str()), &percent_encode(id.as_str()));
+                    // Graph encodes ids in `webLink` in this way.
+                    let link = link.replace(
+                        &percent::encode(master_id.as_str()),
+                        &percent::encode(id.as_str()),
+                    );
                     out.value(name, &Value::String(link));
                 }
                 Err(_) => out.raw(name, value.get()),
@@ -92,21 +96,6 @@ pub fn same_for_occurrences(a: &[u8], b: &[u8]) -> bool {
 
 fn master_len(master: &JsonMembers<'_>) -> usize {
     master.0.iter().map(|(n, v)| n.len() + v.get().len() + 4).sum()
-}
-
-/// Percent-encodes everything but unreserved characters, as Graph does with ids in `webLink`.
-fn percent_encode(id: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(id.len() + 8);
-    for byte in id.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            write!(out, "%{byte:02X}").ok();
-        }
-    }
-    out
 }
 
 /// Builds a JSON object member by member.
