@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::problem::Problem;
 use crate::config::edge;
+use crate::percent;
 
 /// Items per response if the request sets no `limit`.
 pub(super) const DEFAULT_LIMIT: usize = 1000;
@@ -33,7 +34,7 @@ impl Parameters {
         let mut parameters = BTreeMap::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decode(name, true).unwrap_or_else(|| name.to_owned());
+            let name = decode_form(name).unwrap_or_else(|| name.to_owned());
             let Some(known) = known.iter().find(|k| **k == name) else {
                 let detail = match known {
                     [] => format!("unknown parameter {name:?}: this route has none"),
@@ -42,8 +43,11 @@ impl Parameters {
                 return Err(Problem::bad_parameter(&name, detail));
             };
             // A bare `+` is the sign of `+7d` and of `+02:00` in a time, a space anywhere else.
-            let plus_is_space = !matches!(*known, "from" | "to");
-            let value = decode(value, plus_is_space)
+            let decoded = match *known {
+                "from" | "to" => percent::decode(value),
+                _ => decode_form(value),
+            };
+            let value = decoded
                 .ok_or_else(|| Problem::bad_parameter(known, "not percent-encoded UTF-8"))?;
             if parameters.insert(*known, value).is_some() {
                 return Err(Problem::bad_parameter(known, "given twice"));
@@ -107,20 +111,7 @@ impl Parameters {
     }
 }
 
-/// Decodes percent-encoding; `None` if it is malformed or not UTF-8.
-fn decode(text: &str, plus_is_space: bool) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'%' => {
-                let high = char::from(bytes.next()?).to_digit(16)?;
-                let low = char::from(bytes.next()?).to_digit(16)?;
-                u8::try_from(high * 16 + low).ok()?
-            }
-            b'+' if plus_is_space => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(out).ok()
+/// Decodes a text in which a bare `+` is a space.
+fn decode_form(text: &str) -> Option<String> {
+    percent::decode(&text.replace('+', " "))
 }
