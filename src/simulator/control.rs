@@ -123,45 +123,53 @@ impl Simulator {
     }
 
     fn controlled(&self, call: &GraphRequest, body: &Bytes) -> Result<Value, ControlError> {
-        let done = json!({});
         let what = call.segments.get(1).map(String::as_str).unwrap_or_default();
-        let truth = |name: &'static str| call.parameter(name).ok_or(ControlError::Missing(name));
-        match (call.method.clone(), what) {
-            (Method::GET, "statistics") => value(&self.statistics()),
-            (Method::DELETE, "statistics") => {
-                self.reset_statistics();
-                Ok(done)
-            }
-            (Method::GET, "faults") => value(&self.faults()),
-            (Method::PUT, "faults") => {
-                self.set_faults(read::<Faults>(body)?);
-                Ok(done)
-            }
-            (Method::POST, "faults") => {
-                self.plan(read::<PlannedFault>(body)?);
-                Ok(done)
-            }
-            (Method::DELETE, "faults") => {
-                self.clear_faults();
-                Ok(done)
-            }
-            (Method::GET, "behaviour") => value(&self.behaviour()),
-            (Method::PUT, "behaviour") => {
-                let behaviour = match read(body)? {
-                    BehaviourForm::Named { name } => {
-                        Behaviour::by_name(&name).ok_or(ControlError::Missing("behaviour"))?
-                    }
-                    BehaviourForm::Whole(behaviour) => *behaviour,
+        match call.method {
+            Method::GET => self.control_get(what, call),
+            Method::POST => self.control_post(what, call, body),
+            Method::PUT => self.control_put(what, body),
+            Method::DELETE => self.control_delete(what, body),
+            _ => Err(ControlError::Unknown),
+        }
+    }
+
+    fn control_get(&self, what: &str, call: &GraphRequest) -> Result<Value, ControlError> {
+        match what {
+            "statistics" => value(&self.statistics()),
+            "faults" => value(&self.faults()),
+            "behaviour" => value(&self.behaviour()),
+            "mailboxes" => value(&self.mailboxes()),
+            "truth" => {
+                let needed =
+                    |name: &'static str| call.parameter(name).ok_or(ControlError::Missing(name));
+                let instant = |name| {
+                    let text = needed(name)?;
+                    super::zone::read_instant(text).ok_or(ControlError::Missing(name))
                 };
-                self.set_behaviour(behaviour);
-                Ok(done)
+                let (start, end) = (instant("start")?, instant("end")?);
+                let events = self.truth(needed("mailbox")?, call.parameter("calendar"), start, end);
+                Ok(json!({"value": events}))
             }
-            (Method::GET, "mailboxes") => value(&self.mailboxes()),
-            (Method::POST, "mailboxes") => {
+            _ => Err(ControlError::Unknown),
+        }
+    }
+
+    fn control_post(
+        &self,
+        what: &str,
+        call: &GraphRequest,
+        body: &Bytes,
+    ) -> Result<Value, ControlError> {
+        match what {
+            "faults" => {
+                self.plan(read::<PlannedFault>(body)?);
+                Ok(json!({}))
+            }
+            "mailboxes" => {
                 let form: MailboxForm = read(body)?;
                 Ok(json!({"id": self.add_mailbox(&form.address)}))
             }
-            (Method::POST, "calendars") => {
+            "calendars" => {
                 let form: CalendarForm = read(body)?;
                 let id = self.add_calendar(&form.mailbox, &form.name);
                 if id.is_empty() {
@@ -170,74 +178,84 @@ impl Simulator {
                 self.set_shared(&form.mailbox, &id, form.shared);
                 Ok(json!({"id": id}))
             }
-            (Method::DELETE, "calendars") => {
-                let form: CalendarName = read(body)?;
-                match self.remove_calendar(&form.mailbox, &form.calendar) {
-                    true => Ok(done),
-                    false => Err(ControlError::Missing("calendar")),
-                }
-            }
-            (Method::POST, "populate") => {
+            "populate" => {
                 let form: PopulateForm = read(body)?;
                 self.populate(&form.mailbox, form.calendar.as_deref(), form.plan);
-                Ok(done)
+                Ok(json!({}))
             }
-            (Method::POST, "organisation") => {
+            "organisation" => {
                 let form: OrganisationForm = read(body)?;
                 let around = form.around.unwrap_or_else(|| self.now());
                 value(&self.organisation(form.people, form.rooms, around))
             }
-            (Method::POST, "step") => {
+            "step" => {
                 let count: u32 =
                     call.parameter("count").map_or(Ok(1), str::parse).unwrap_or_default();
                 let steps: Vec<Mutation> =
                     (0..count).filter_map(|_| self.mutate_randomly()).collect();
                 value(&steps)
             }
-            (Method::POST, "mutate") => {
+            "mutate" => {
                 let id = self.mutate(read(body)?).map_err(ControlError::Mutation)?;
                 Ok(json!({"id": id}))
             }
-            (Method::GET, "truth") => {
-                let instant = |name| {
-                    let text = truth(name)?;
-                    super::zone::read_instant(text).ok_or(ControlError::Missing(name))
-                };
-                let (start, end) = (instant("start")?, instant("end")?);
-                let events = self.truth(truth("mailbox")?, call.parameter("calendar"), start, end);
-                Ok(json!({"value": events}))
-            }
-            (Method::POST, "kill-links") => {
+            "kill-links" => {
                 let form: MailboxChoice = read_or_default(body)?;
                 self.kill_tokens(form.mailbox.as_deref());
-                Ok(done)
+                Ok(json!({}))
             }
-            (Method::POST, "access-token") => Ok(json!({"access_token": self.access_token()})),
-            (Method::POST, "expire-tokens") => {
+            "access-token" => Ok(json!({"access_token": self.access_token()})),
+            "expire-tokens" => {
                 self.expire_tokens();
-                Ok(done)
-            }
-            (Method::PUT, "token-lifetime") => {
-                self.set_token_lifetime(Duration::from_secs(read::<Lifetime>(body)?.seconds));
-                Ok(done)
-            }
-            (Method::PUT, "applications") => {
-                self.set_applications(read::<Vec<Application>>(body)?);
-                Ok(done)
-            }
-            (Method::PUT, "me") => {
-                let form: MailboxChoice = read_or_default(body)?;
-                self.set_me(form.mailbox.as_deref());
-                Ok(done)
-            }
-            (Method::PUT, "latency") => {
-                let form: Latency = read(body)?;
-                let ms = Duration::from_millis;
-                self.set_latency(ms(form.min_ms)..ms(form.max_ms.max(form.min_ms)));
-                Ok(done)
+                Ok(json!({}))
             }
             _ => Err(ControlError::Unknown),
         }
+    }
+
+    fn control_put(&self, what: &str, body: &Bytes) -> Result<Value, ControlError> {
+        match what {
+            "faults" => self.set_faults(read::<Faults>(body)?),
+            "behaviour" => {
+                let behaviour = match read(body)? {
+                    BehaviourForm::Named { name } => {
+                        Behaviour::by_name(&name).ok_or(ControlError::Missing("behaviour"))?
+                    }
+                    BehaviourForm::Whole(behaviour) => *behaviour,
+                };
+                self.set_behaviour(behaviour);
+            }
+            "token-lifetime" => {
+                self.set_token_lifetime(Duration::from_secs(read::<Lifetime>(body)?.seconds));
+            }
+            "applications" => self.set_applications(read::<Vec<Application>>(body)?),
+            "me" => {
+                let form: MailboxChoice = read_or_default(body)?;
+                self.set_me(form.mailbox.as_deref());
+            }
+            "latency" => {
+                let form: Latency = read(body)?;
+                let ms = Duration::from_millis;
+                self.set_latency(ms(form.min_ms)..ms(form.max_ms.max(form.min_ms)));
+            }
+            _ => return Err(ControlError::Unknown),
+        }
+        Ok(json!({}))
+    }
+
+    fn control_delete(&self, what: &str, body: &Bytes) -> Result<Value, ControlError> {
+        match what {
+            "statistics" => self.reset_statistics(),
+            "faults" => self.clear_faults(),
+            "calendars" => {
+                let form: CalendarName = read(body)?;
+                if !self.remove_calendar(&form.mailbox, &form.calendar) {
+                    return Err(ControlError::Missing("calendar"));
+                }
+            }
+            _ => return Err(ControlError::Unknown),
+        }
+        Ok(json!({}))
     }
 
     /// The current time, rounded down to the hour.

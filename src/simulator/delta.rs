@@ -3,7 +3,9 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::event::EventForm;
+use super::behaviour::Behaviour;
+use super::calendar::Calendar;
+use super::event::{CalendarContext, EventForm};
 use super::faults::{CorruptItem, Fault, ForeignLink};
 use super::graph::{badly_formed, link_hash, read_window};
 use super::ids::{happens, mix};
@@ -125,43 +127,24 @@ impl SimulatorState {
         let address = self.own_address(call);
         let opening =
             format!("{{\"@odata.context\":\"{base}/$metadata#Collection(event)\",\"value\":[");
-        let seed = self.seed;
         let behaviour = &self.behaviour;
         let Some(this) =
             self.mailboxes.get_mut(mailbox).and_then(|owner| owner.calendars.get_mut(calendar))
         else {
             return badly_formed();
         };
-        let version = this.version;
         let extent = RoundExtent {
             window: token.window(),
             from: token.from,
-            to: token.to.unwrap_or(version),
+            to: token.to.unwrap_or(this.version),
         };
-
-        let next_link = |offset: usize, turn: u32| {
-            let token = LinkToken { offset: offset as u32, stalled_pages: turn, ..token };
-            format!("{address}?$skiptoken={}", token.write(seed))
-        };
-        let delta_link = |generation: u32| {
-            let token = LinkToken {
-                from: Some(extent.to),
-                to: None,
-                offset: 0,
-                stalled_pages: 0,
-                generation,
-                ..token
-            };
-            format!("{address}?$deltatoken={}", token.write(seed))
-        };
-        let next_tail = |link: String| format!("],\"@odata.nextLink\":\"{link}\"}}");
-        let delta_tail = |link: String| format!("],\"@odata.deltaLink\":\"{link}\"}}");
+        let links = PageLinks { seed: self.seed, address, token, to: extent.to };
+        let fault = fault.filter(|fault| is_page_fault(fault));
 
         // A round without changes costs almost nothing (fact 57).
         let quiet = extent.from == Some(extent.to);
-        let twisted = fault.is_some_and(is_page_fault);
-        if quiet && !twisted && behaviour.duplicates == 0.0 {
-            let tail = delta_tail(delta_link(this.next_generation(token.stream)));
+        if quiet && fault.is_none() && behaviour.duplicates == 0.0 {
+            let tail = delta_tail(&links.delta(this.next_generation(token.stream)));
             return page_reply(ResponsePayload::Plain((opening + &tail).into()));
         }
 
@@ -173,51 +156,21 @@ impl SimulatorState {
                 DeltaRound::build(this, behaviour, extent, place)
             })
         };
-        if !twisted
+        if fault.is_none()
             && token.stalled_pages < 5
             && !round.entries.is_empty()
             && happens(behaviour.empty_pages, &[salt, u64::from(token.stalled_pages), 3])
         {
-            let tail = next_tail(next_link(offset, token.stalled_pages + 1));
+            let tail = next_tail(&links.next(offset, token.stalled_pages + 1));
             return page_reply(ResponsePayload::Plain((opening + &tail).into()));
         }
 
-        let duplicates = behaviour.duplicates;
-        let render_page = |most: usize| {
-            let (entries, next) = round.page(offset, size);
-            let entries = entries.get(..most).unwrap_or(entries);
-            let mut raw = opening.clone().into_bytes();
-            // Only current states may be repeated: the last state of an item must be the true one.
-            let current = round.entries.get(round.stale..next).unwrap_or_default();
-            let again = (!current.is_empty() && most >= size && happens(duplicates, &[salt, 4]))
-                .then(|| &current[(mix(&[salt, 5]) % current.len() as u64) as usize]);
-            for (at, (entry, _)) in entries.iter().chain(again).enumerate() {
-                if at > 0 {
-                    raw.push(b',');
-                }
-                let event = render(entry, place, &prefer.form, behaviour);
-                if serde_json::to_writer(&mut raw, &event).is_err() {
-                    break;
-                }
-            }
-            PageHead::new(raw, next, next >= round.entries.len())
-        };
-
-        if let Some(fault) = fault.filter(|fault| is_page_fault(fault)) {
-            let (most, endless) = stuck::shown(fault, token.stalled_pages, size);
-            let head = render_page(most);
-            let next = next_link(head.next, 0);
-            // Only a delta link that is sent starts a generation.
-            let ends = head.last && !endless;
-            let delta = match ends || *fault == Fault::BothLinks {
-                true => delta_link(this.next_generation(token.stream)),
-                false => String::new(),
-            };
-            let own = if head.last { delta.clone() } else { next.clone() };
-            let same = next_link(offset, token.stalled_pages + 1);
-            return page_reply(ResponsePayload::Plain(
-                apply_page_fault(&head, fault, &base, [own, next, delta, same]).into(),
-            ));
+        let form = &prefer.form;
+        let page =
+            PageRenderer { behaviour, round: &round, place, form, opening, offset, size, salt };
+        if let Some(fault) = fault {
+            let body = faulty_page(&page, &links, fault, this, &base);
+            return page_reply(ResponsePayload::Plain(body.into()));
         }
 
         let key = PageCacheKey {
@@ -226,21 +179,124 @@ impl SimulatorState {
             extent,
             offset,
             size,
-            zone: prefer.form.zone.name.clone(),
-            text_body: prefer.form.text_body,
-            immutable: prefer.form.immutable,
-            base: base.clone(),
+            zone: form.zone.name.clone(),
+            text_body: form.text_body,
+            immutable: form.immutable,
+            base,
         };
         let keep = extent.from.is_none();
-        let tail = |head: &PageHead| {
-            if head.last {
-                delta_tail(delta_link(this.next_generation(token.stream)))
-            } else {
-                next_tail(next_link(head.next, 0))
-            }
-        };
-        page_reply(self.page_cache.page(key, keep, tail, call.gzip, || render_page(usize::MAX)))
+        let tail = |head: &PageHead| links.tail(head, this);
+        page_reply(self.page_cache.page(key, keep, tail, call.gzip, || page.render(usize::MAX)))
     }
+}
+
+/// Writes the links of a page.
+struct PageLinks {
+    seed: u64,
+    /// The address of the request without its query.
+    address: String,
+    /// The position of the request.
+    token: LinkToken,
+    /// The version that the round leads to.
+    to: u64,
+}
+
+impl PageLinks {
+    fn next(&self, offset: usize, stalled_pages: u32) -> String {
+        let token = LinkToken { offset: offset as u32, stalled_pages, ..self.token };
+        format!("{}?$skiptoken={}", self.address, token.write(self.seed))
+    }
+
+    fn delta(&self, generation: u32) -> String {
+        let token = LinkToken {
+            from: Some(self.to),
+            to: None,
+            offset: 0,
+            stalled_pages: 0,
+            generation,
+            ..self.token
+        };
+        format!("{}?$deltatoken={}", self.address, token.write(self.seed))
+    }
+
+    /// The end of a page: its delta link, which starts a generation, or its next link.
+    fn tail(&self, head: &PageHead, calendar: &mut Calendar) -> String {
+        if head.last {
+            delta_tail(&self.delta(calendar.next_generation(self.token.stream)))
+        } else {
+            next_tail(&self.next(head.next, 0))
+        }
+    }
+}
+
+fn next_tail(link: &str) -> String {
+    format!("],\"@odata.nextLink\":\"{link}\"}}")
+}
+
+fn delta_tail(link: &str) -> String {
+    format!("],\"@odata.deltaLink\":\"{link}\"}}")
+}
+
+/// Renders one page of a round, up to its link.
+struct PageRenderer<'a> {
+    behaviour: &'a Behaviour,
+    round: &'a DeltaRound,
+    place: CalendarContext,
+    form: &'a EventForm,
+    /// The page up to its first item.
+    opening: String,
+    offset: usize,
+    size: usize,
+    /// A hash of the page's identity, so that random choices repeat for the same page.
+    salt: u64,
+}
+
+impl PageRenderer<'_> {
+    /// Renders at most `most` items.
+    fn render(&self, most: usize) -> PageHead {
+        let Self { round, salt, .. } = *self;
+        let (entries, next) = round.page(self.offset, self.size);
+        let entries = entries.get(..most).unwrap_or(entries);
+        let mut raw = self.opening.clone().into_bytes();
+        // Only current states may be repeated: the last state of an item must be the true one.
+        let current = round.entries.get(round.stale..next).unwrap_or_default();
+        let duplicates = self.behaviour.duplicates;
+        let again = (!current.is_empty() && most >= self.size && happens(duplicates, &[salt, 4]))
+            .then(|| &current[(mix(&[salt, 5]) % current.len() as u64) as usize]);
+        for (at, (entry, _)) in entries.iter().chain(again).enumerate() {
+            if at > 0 {
+                raw.push(b',');
+            }
+            let event = render(entry, self.place, self.form, self.behaviour);
+            if serde_json::to_writer(&mut raw, &event).is_err() {
+                break;
+            }
+        }
+        PageHead::new(raw, next, next >= round.entries.len())
+    }
+}
+
+/// Renders a page with a fault that changes it, including its links.
+fn faulty_page(
+    page: &PageRenderer<'_>,
+    links: &PageLinks,
+    fault: &Fault,
+    calendar: &mut Calendar,
+    base: &str,
+) -> Vec<u8> {
+    let LinkToken { stream, stalled_pages, .. } = links.token;
+    let (most, endless) = stuck::shown(fault, stalled_pages, page.size);
+    let head = page.render(most);
+    let next = links.next(head.next, 0);
+    // Only a delta link that is sent starts a generation.
+    let ends = head.last && !endless;
+    let delta = match ends || *fault == Fault::BothLinks {
+        true => links.delta(calendar.next_generation(stream)),
+        false => String::new(),
+    };
+    let own = if head.last { delta.clone() } else { next.clone() };
+    let same = links.next(page.offset, stalled_pages + 1);
+    apply_page_fault(&head, fault, base, [own, next, delta, same])
 }
 
 fn page_reply(body: ResponsePayload) -> RenderedResponse {

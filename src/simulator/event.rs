@@ -131,8 +131,6 @@ impl CalendarContext {
             ItemPart::Exception(day) => item.exception(day),
             _ => (&item.content, item.change, item.modified),
         };
-        let (start, end) = times(item, item.span_of(part), form);
-        let series = item.series.as_ref();
         let uid = mix(&[self.mailbox, u64::from(self.calendar), u64::from(item.key), 5]);
         let zone = if item.all_day && item.key % 8 == 5 {
             "tzone://Microsoft/Custom"
@@ -166,66 +164,93 @@ impl CalendarContext {
             "responseRequested": true,
             "seriesMasterId": null,
             "showAs": content.show_as,
-            "type": if series.is_some() { "seriesMaster" } else { "singleInstance" },
+            "type": if item.series.is_some() { "seriesMaster" } else { "singleInstance" },
             "webLink": format!(
                 "https://outlook.office365.com/owa/?itemid={}&exvsurl=1&path=/calendar/item",
                 id.replace('=', "%3D")
             ),
         });
-        let more = json!({
-            "onlineMeetingUrl": null,
-            "isOnlineMeeting": content.online,
-            "onlineMeetingProvider": if content.online { "teamsForBusiness" } else { "unknown" },
-            "onlineMeeting": content.online.then(|| json!({
-                "joinUrl": format!("https://teams.example/l/meetup-join/{uid:016x}")
-            })),
-            "allowNewTimeProposals": true,
-            "OccurrenceId": null,
-            "isDraft": false,
-            "hideAttendees": false,
-            "recurrence": series.map(|s| s.json(item.when.start.date(), &item.zone.name)),
-            "responseStatus": {
-                "response": if content.is_organizer { "organizer" } else { "accepted" },
-                "time": if content.is_organizer { NEVER.to_owned() } else { stamp(item.created, 0) },
-            },
-            "body": if form.text_body {
-                json!({"contentType": "text", "content": &*content.body.text})
-            } else {
-                json!({"contentType": "html", "content": &*content.body.html})
-            },
-            "start": start,
-            "end": end,
-            "location": location(&content.location),
-            "locations": if content.location.is_empty() {
-                json!([])
-            } else {
-                json!([location(&content.location)])
-            },
-            "attendees": content.attendees.iter().map(attendee).collect::<Vec<_>>(),
-            "organizer": content.organizer.json(),
-        });
-        if let (Value::Object(event), Value::Object(mut more)) = (&mut event, more) {
-            event.append(&mut more);
+        let details = details(item, content, part, form, uid);
+        if let (Value::Object(event), Value::Object(mut details)) = (&mut event, details) {
+            event.append(&mut details);
         }
         if part != ItemPart::Itself {
-            let original = match part {
-                // An exception keeps the time of its original occurrence.
-                ItemPart::Exception(day) => item.occurrence_when(day),
-                _ => item.span_of(part),
-            };
-            event["type"] = match part {
-                ItemPart::Exception(_) => "exception",
-                _ => "occurrence",
-            }
-            .into();
-            event["recurrence"] = Value::Null;
-            event["seriesMasterId"] = self.id(form, item.key, 0).into();
-            event["originalStart"] = shown_instant(item, original).to_string().into();
-            event["OccurrenceId"] =
-                format!("OID.{}.{}", self.id(form, item.key, 0), date_of(part.day())).into();
+            self.set_instance_members(&mut event, item, part, form);
         }
         event
     }
+
+    /// Sets the members in which an instance differs from its master.
+    fn set_instance_members(
+        self,
+        event: &mut Value,
+        item: &CalendarItem,
+        part: ItemPart,
+        form: &EventForm,
+    ) {
+        let original = match part {
+            // An exception keeps the time of its original occurrence.
+            ItemPart::Exception(day) => item.occurrence_when(day),
+            _ => item.span_of(part),
+        };
+        event["type"] = match part {
+            ItemPart::Exception(_) => "exception",
+            _ => "occurrence",
+        }
+        .into();
+        event["recurrence"] = Value::Null;
+        event["seriesMasterId"] = self.id(form, item.key, 0).into();
+        event["originalStart"] = shown_instant(item, original).to_string().into();
+        event["OccurrenceId"] =
+            format!("OID.{}.{}", self.id(form, item.key, 0), date_of(part.day())).into();
+    }
+}
+
+/// The second half of the members of a whole event: the online meeting, the recurrence, the body,
+/// the times, the places and the people.
+fn details(
+    item: &CalendarItem,
+    content: &EventContent,
+    part: ItemPart,
+    form: &EventForm,
+    uid: u64,
+) -> Value {
+    let (start, end) = times(item, item.span_of(part), form);
+    json!({
+        "onlineMeetingUrl": null,
+        "isOnlineMeeting": content.online,
+        "onlineMeetingProvider": if content.online { "teamsForBusiness" } else { "unknown" },
+        "onlineMeeting": content.online.then(|| json!({
+            "joinUrl": format!("https://teams.example/l/meetup-join/{uid:016x}")
+        })),
+        "allowNewTimeProposals": true,
+        "OccurrenceId": null,
+        "isDraft": false,
+        "hideAttendees": false,
+        "recurrence": item
+            .series
+            .as_ref()
+            .map(|series| series.json(item.when.start.date(), &item.zone.name)),
+        "responseStatus": {
+            "response": if content.is_organizer { "organizer" } else { "accepted" },
+            "time": if content.is_organizer { NEVER.to_owned() } else { stamp(item.created, 0) },
+        },
+        "body": if form.text_body {
+            json!({"contentType": "text", "content": &*content.body.text})
+        } else {
+            json!({"contentType": "html", "content": &*content.body.html})
+        },
+        "start": start,
+        "end": end,
+        "location": location(&content.location),
+        "locations": if content.location.is_empty() {
+            json!([])
+        } else {
+            json!([location(&content.location)])
+        },
+        "attendees": content.attendees.iter().map(attendee).collect::<Vec<_>>(),
+        "organizer": content.organizer.json(),
+    })
 }
 
 /// The instant shown for a start: all-day events start at midnight in any zone (fact 79).

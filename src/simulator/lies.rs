@@ -79,21 +79,13 @@ impl Lie {
         let mut raw: Vec<String> = Vec::new();
         match self {
             Self::OtherCase => items.iter_mut().for_each(swap_case),
-            Self::Twice | Self::RemovedAndThere => {
-                let at = first.unwrap_or_else(|| {
-                    items.push(invented_event("AAMkADTwiceAAA="));
-                    items.len() - 1
-                });
-                let before = match self {
-                    Self::Twice => {
-                        let mut older = items[at].clone();
-                        older["@odata.etag"] = "W/\"older\"".into();
-                        older["subject"] = "An older state".into();
-                        older
-                    }
-                    _ => tombstone(items[at]["id"].clone()),
-                };
-                items.insert(at, before);
+            Self::Twice => {
+                let at = first.unwrap_or_else(|| push_invented(&mut items, "AAMkADTwiceAAA="));
+                items.insert(at, older_state(&items[at]));
+            }
+            Self::RemovedAndThere => {
+                let at = first.unwrap_or_else(|| push_invented(&mut items, "AAMkADTwiceAAA="));
+                items.insert(at, tombstone(items[at]["id"].clone()));
             }
             Self::ThereAndRemoved => {
                 items.push(invented_event("AAMkADCameAndWentAAA="));
@@ -106,23 +98,8 @@ impl Lie {
             }
             Self::Orphan => items.push(occurrence("AAMkADOrphanAAA=", "AAMkADNobodyAAA=")),
             Self::BadDates | Self::Backwards | Self::BadZone => {
-                let at = first.unwrap_or_else(|| {
-                    items.push(invented_event("AAMkADDatesAAA="));
-                    items.len() - 1
-                });
-                let item = &mut items[at];
-                match self {
-                    Self::BadDates => item["start"]["dateTime"] = "2026-02-31T25:61:00".into(),
-                    Self::Backwards => {
-                        item["end"] =
-                            json!({"dateTime": "1999-12-31T23:59:59.0000000", "timeZone": "UTC"});
-                    }
-                    _ => item["start"]["timeZone"] = "Middle Earth Standard Time".into(),
-                }
-                // The dates of a master have no effect.
-                if item["type"] == "seriesMaster" {
-                    item["type"] = "singleInstance".into();
-                }
+                let at = first.unwrap_or_else(|| push_invented(&mut items, "AAMkADDatesAAA="));
+                self.falsify_times(&mut items[at]);
             }
             Self::EmptyId => items.push(invented_event("")),
             Self::LongId => items.push(invented_event(&"AAMk".repeat(1250))),
@@ -130,20 +107,13 @@ impl Lie {
                 items.extend([json!(null), json!(7), json!("event"), json!([1, {}]), json!(true)]);
             }
             Self::Deep => {
-                let mut event = match first {
+                let event = match first {
                     Some(at) => items.remove(at),
                     None => invented_event("AAMkADDeepAAA="),
                 };
-                event["extension"] = "DEEP".into();
-                let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-                raw.push(event.to_string().replace("\"DEEP\"", &nested));
+                raw.push(deeply_nested(event));
             }
-            Self::DoubleMembers => {
-                let (one, two) = ("AAMkADDoubleAAA=", "AAMkADDoubleBAA=");
-                let one = invented_event(one).to_string();
-                let two = invented_event(two).to_string();
-                raw.push(format!("{},{}", one.trim_end_matches('}'), two.trim_start_matches('{')));
-            }
+            Self::DoubleMembers => raw.push(event_with_double_members()),
             Self::TenThousand => {
                 items.extend((0..10_000).map(|n| invented_event(&format!("AAMkADMany{n:05}AAA="))));
             }
@@ -157,6 +127,49 @@ impl Lie {
         let items = items.iter().map(Value::to_string).chain(raw).collect::<Vec<_>>().join(",");
         format!("{{\"@odata.context\":{context},\"value\":[{items}").into_bytes()
     }
+
+    /// Gives an event times that do not parse, contradict each other or are in an unknown zone.
+    fn falsify_times(self, event: &mut Value) {
+        match self {
+            Self::BadDates => event["start"]["dateTime"] = "2026-02-31T25:61:00".into(),
+            Self::Backwards => {
+                event["end"] =
+                    json!({"dateTime": "1999-12-31T23:59:59.0000000", "timeZone": "UTC"});
+            }
+            _ => event["start"]["timeZone"] = "Middle Earth Standard Time".into(),
+        }
+        // The dates of a master have no effect.
+        if event["type"] == "seriesMaster" {
+            event["type"] = "singleInstance".into();
+        }
+    }
+}
+
+/// Adds an invented event to a page without events. Returns its index.
+fn push_invented(items: &mut Vec<Value>, id: &str) -> usize {
+    items.push(invented_event(id));
+    items.len() - 1
+}
+
+fn older_state(event: &Value) -> Value {
+    let mut older = event.clone();
+    older["@odata.etag"] = "W/\"older\"".into();
+    older["subject"] = "An older state".into();
+    older
+}
+
+/// The JSON of `event` with a value nested 100,000 levels deep.
+fn deeply_nested(mut event: Value) -> String {
+    event["extension"] = "DEEP".into();
+    let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    event.to_string().replace("\"DEEP\"", &nested)
+}
+
+/// The JSON of an event that has all members twice.
+fn event_with_double_members() -> String {
+    let one = invented_event("AAMkADDoubleAAA=").to_string();
+    let two = invented_event("AAMkADDoubleBAA=").to_string();
+    format!("{},{}", one.trim_end_matches('}'), two.trim_start_matches('{'))
 }
 
 /// An event that is in no calendar.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::civil::{Date, Time};
+use jiff::civil::{Date, DateTime, Time};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::event::{CalendarItem, ItemPart};
 use super::ids::MailboxIds;
 use super::series::{Exception, Pattern, Series};
 use super::state::SimulatorState;
-use super::zone::day_of;
+use super::zone::{Zone, day_of};
 
 /// A change in one calendar.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,97 +168,64 @@ impl SimulatorState {
             .resolve(&mutation.mailbox, mutation.calendar.as_deref())
             .ok_or(MutationError::NoCalendar)?;
         let now = self.env.now();
-        let zone = self.mailboxes[mailbox].zone.clone();
         let place = self.rendering(mailbox, calendar);
         let id_of = |key: u32, day: i32| place.id(&super::event::EventForm::plain(), key, day);
-        let minutes = |minutes: u32| SignedDuration::from_mins(i64::from(minutes.max(1)));
-        let created = match &mutation.edit {
-            Edit::CreateSingle { subject, start, minutes: long } => {
-                let start = zone.local(*start);
-                Some((subject, start, minutes(*long), None, false))
-            }
-            Edit::CreateAllDay { subject, date, days } => {
-                let long = SignedDuration::from_hours(24 * i64::from((*days).max(1)));
-                Some((subject, date.to_datetime(Time::midnight()), long, None, true))
-            }
-            Edit::CreateSeries { subject, start, minutes: long, repeats, until, all_day } => {
-                let series = Series {
-                    pattern: repeats.clone(),
-                    until: until.map(day_of),
-                    exceptions: Default::default(),
-                    cancelled: Default::default(),
-                };
-                let (mut start, mut long) = (zone.local(*start), minutes(*long));
-                if *all_day {
-                    start = start.date().to_datetime(Time::midnight());
-                    long = SignedDuration::from_hours((long.as_hours().max(1) + 23) / 24 * 24);
-                }
-                Some((subject, start, long, Some(series), *all_day))
-            }
-            _ => None,
-        };
-        if let Some((subject, start, long, series, all_day)) = created {
-            let content = self.content(mailbox, subject, 400);
-            let end = start.checked_add(long).unwrap_or(start);
-            let key = self.mailboxes[mailbox].calendars[calendar].add(|key, change| CalendarItem {
-                key,
-                zone,
-                when: LocalSpan { start, end },
-                all_day,
-                content,
-                created: now,
-                modified: now,
-                change,
-                series,
-            });
-            return Ok(id_of(key, 0));
+        let edit = &mutation.edit;
+        if let Some(new) = edit.new_item(&self.mailboxes[mailbox].zone) {
+            return Ok(id_of(self.create(mailbox, calendar, new, now), 0));
         }
         let ids = MailboxIds { mailbox: place.mailbox, immutable: false };
-        let event = mutation.edit.target_id().ok_or(MutationError::NoEvent)?;
+        let event = edit.target_id().ok_or(MutationError::NoEvent)?;
         let named = ids
             .read(event)
             .filter(|named| usize::from(named.calendar) == calendar)
             .ok_or(MutationError::NoEvent)?;
         let this = &mut self.mailboxes[mailbox].calendars[calendar];
-        let item = this.items.get(&named.key).cloned().ok_or(MutationError::NoEvent)?;
-        let of_instance = named.day != 0;
-        if of_instance != mutation.edit.is_of_instance() {
-            return Err(MutationError::NoEvent);
-        }
-        let part = if of_instance {
-            item.instance(i32::from(named.day)).ok_or(MutationError::NoEvent)?
-        } else {
-            ItemPart::Itself
-        };
-        let day = part.day();
-        let body = match &mutation.edit {
-            Edit::Rewrite { text, .. } => Some(super::population::body_of(text)),
-            _ => None,
-        };
-        let needs_series =
-            matches!(mutation.edit, Edit::SetEnd { .. } | Edit::SetPattern { .. }) || of_instance;
-        if needs_series && item.series.is_none() {
-            return Err(MutationError::NoEvent);
-        }
-        if let Edit::Delete { .. } = mutation.edit {
+        let item = this.items.get(&named.key).ok_or(MutationError::NoEvent)?;
+        let part = edit.target_part(item, i32::from(named.day))?;
+        if let Edit::Delete { .. } = edit {
             this.delete(named.key);
             return Ok(id_of(named.key, 0));
         }
-        if let (Edit::UndoException { .. }, ItemPart::Occurrence(_)) = (&mutation.edit, part) {
-            return Err(MutationError::NoEvent);
-        }
-        if let Edit::Respond { attendee, .. } = &mutation.edit
-            && *attendee >= item.content.attendees.len()
-        {
-            return Err(MutationError::NoEvent);
-        }
-        let edit = &mutation.edit;
+        let body = match edit {
+            Edit::Rewrite { text, .. } => Some(super::population::body_of(text)),
+            _ => None,
+        };
         this.edit(named.key, now, |item, change| {
             let at = item.modified;
             apply(item, edit, part, change, at, body);
         });
-        Ok(id_of(named.key, day))
+        Ok(id_of(named.key, part.day()))
     }
+
+    /// Adds an item to a calendar. Returns its key.
+    fn create(&mut self, mailbox: usize, calendar: usize, new: NewItem<'_>, now: Timestamp) -> u32 {
+        let content = self.content(mailbox, new.subject, 400);
+        let owner = &mut self.mailboxes[mailbox];
+        let zone = owner.zone.clone();
+        let end = new.start.checked_add(new.length).unwrap_or(new.start);
+        owner.calendars[calendar].add(|key, change| CalendarItem {
+            key,
+            zone,
+            when: LocalSpan { start: new.start, end },
+            all_day: new.all_day,
+            content,
+            created: now,
+            modified: now,
+            change,
+            series: new.series,
+        })
+    }
+}
+
+/// The item that an edit creates, without its random content.
+struct NewItem<'a> {
+    subject: &'a str,
+    /// The start, local to the mailbox's own time zone.
+    start: DateTime,
+    length: SignedDuration,
+    series: Option<Series>,
+    all_day: bool,
 }
 
 impl Edit {
@@ -304,6 +271,63 @@ impl Edit {
             | Self::RenameOccurrence { occurrence, .. }
             | Self::UndoException { occurrence } => Some(occurrence),
         }
+    }
+
+    /// The item that the edit creates in a mailbox with the time zone `zone`, if it creates one.
+    fn new_item(&self, zone: &Zone) -> Option<NewItem<'_>> {
+        let minutes = |minutes: u32| SignedDuration::from_mins(i64::from(minutes.max(1)));
+        match self {
+            Self::CreateSingle { subject, start, minutes: long } => Some(NewItem {
+                subject,
+                start: zone.local(*start),
+                length: minutes(*long),
+                series: None,
+                all_day: false,
+            }),
+            Self::CreateAllDay { subject, date, days } => Some(NewItem {
+                subject,
+                start: date.to_datetime(Time::midnight()),
+                length: SignedDuration::from_hours(24 * i64::from((*days).max(1))),
+                series: None,
+                all_day: true,
+            }),
+            Self::CreateSeries { subject, start, minutes: long, repeats, until, all_day } => {
+                let series = Series {
+                    pattern: repeats.clone(),
+                    until: until.map(day_of),
+                    exceptions: Default::default(),
+                    cancelled: Default::default(),
+                };
+                let (mut start, mut length) = (zone.local(*start), minutes(*long));
+                if *all_day {
+                    start = start.date().to_datetime(Time::midnight());
+                    length = SignedDuration::from_hours((length.as_hours().max(1) + 23) / 24 * 24);
+                }
+                Some(NewItem { subject, start, length, series: Some(series), all_day: *all_day })
+            }
+            _ => None,
+        }
+    }
+
+    /// The part of `item` that the edit changes; `day` is the day of its target's id, 0 for the
+    /// item itself.
+    ///
+    /// # Errors
+    /// If the edit is not possible.
+    fn target_part(&self, item: &CalendarItem, day: i32) -> Result<ItemPart, MutationError> {
+        let of_instance = day != 0;
+        let part = if of_instance { item.instance(day) } else { Some(ItemPart::Itself) };
+        let part = part.ok_or(MutationError::NoEvent)?;
+        let needs_series =
+            matches!(self, Self::SetEnd { .. } | Self::SetPattern { .. }) || of_instance;
+        let possible = of_instance == self.is_of_instance()
+            && (item.series.is_some() || !needs_series)
+            && match self {
+                Self::UndoException { .. } => !matches!(part, ItemPart::Occurrence(_)),
+                Self::Respond { attendee, .. } => *attendee < item.content.attendees.len(),
+                _ => true,
+            };
+        if possible { Ok(part) } else { Err(MutationError::NoEvent) }
     }
 
     fn is_of_instance(&self) -> bool {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{CalendarItem, ItemPart};
+use super::event::{CalendarContext, CalendarItem, EventForm, ItemPart};
 use super::mutation::{Edit, Mutation};
 use super::population::{CHORES, MEETINGS};
 use super::series::Pattern;
 use super::state::SimulatorState;
-use super::zone::{date_of, day_of};
+use super::zone::{Zone, date_of, day_of};
 
 impl SimulatorState {
     /// Picks a possible mutation and applies it.
@@ -41,164 +41,236 @@ impl SimulatorState {
         let owner = &self.mailboxes[mailbox];
         let calendar = rng.usize(..owner.calendars.len());
         let this = owner.calendars.get(calendar).filter(|calendar| !calendar.deleted)?;
-        let place = self.rendering(mailbox, calendar);
-        let now = self.env.now();
-        let id = |item: &CalendarItem, day: i32| {
-            place.id(&super::event::EventForm::plain(), item.key, day)
+        let mut picker = EditPicker {
+            rng,
+            now: self.env.now(),
+            zone: &owner.zone,
+            context: self.rendering(mailbox, calendar),
+            items: this.items.values().collect(),
         };
-        let about = |rng: &mut fastrand::Rng| {
-            let hours = rng.i64(-30 * 24..180 * 24);
-            let quarter = now.as_second().div_euclid(900) * 900 + hours * 3600;
-            Timestamp::from_second(quarter).unwrap_or(now)
+        let edit = picker.edit(this.at_capacity())?;
+        let mailbox = owner.person.address.to_string();
+        Some(Mutation { mailbox, calendar: (calendar > 0).then(|| this.id.clone()), edit })
+    }
+}
+
+/// Picks a random edit of one calendar. Seeds stay reproducible only while the random numbers are
+/// drawn in the same order.
+struct EditPicker<'a> {
+    rng: &'a mut fastrand::Rng,
+    now: Timestamp,
+    /// The time zone of the calendar's owner.
+    zone: &'a Zone,
+    context: CalendarContext,
+    items: Vec<&'a Arc<CalendarItem>>,
+}
+
+impl EditPicker<'_> {
+    /// Picks an edit; `None` if the calendar has no event of the type that the edit needs.
+    /// `at_capacity` says whether the calendar has too many single events, and too many series.
+    fn edit(&mut self, at_capacity: (bool, bool)) -> Option<Edit> {
+        let (crowded_with_singles, crowded_with_series) = at_capacity;
+        Some(match self.rng.u8(..24) {
+            0..=2 if crowded_with_singles => Edit::Delete { event: self.single_id()? },
+            3 | 4 if crowded_with_series => Edit::Delete { event: self.series_id()? },
+            0 | 1 => Edit::CreateSingle {
+                subject: self.subject(),
+                start: self.start(),
+                minutes: self.minutes(),
+            },
+            2 => Edit::CreateAllDay {
+                subject: self.subject(),
+                date: self.zone.local(self.start()).date(),
+                days: self.rng.u16(1..4),
+            },
+            3 | 4 => self.create_series(),
+            5 => Edit::Rename { event: self.single_id()?, subject: self.subject() },
+            6 => Edit::Rewrite { event: self.single_id()?, text: self.subject() },
+            7 => Edit::Move { event: self.single_id()?, start: self.start() },
+            8 => self.move_far()?,
+            9 | 10 => Edit::Delete { event: self.single_id()? },
+            11 | 12 => Edit::CancelOccurrence { occurrence: self.occurrence_id()? },
+            13 | 14 => self.move_occurrence()?,
+            15 => Edit::RenameOccurrence {
+                occurrence: self.occurrence_id()?,
+                subject: self.subject(),
+            },
+            16 => self.edit_exception()?,
+            17 => {
+                let event = self.series_id()?;
+                if self.rng.bool() {
+                    Edit::Rename { event, subject: self.subject() }
+                } else {
+                    Edit::Rewrite { event, text: self.subject() }
+                }
+            }
+            18 => {
+                let item = self.series()?;
+                let start = item.zone.instant(item.when.start);
+                let by = SignedDuration::from_mins(15 * self.rng.i64(-12..13));
+                Edit::Move { event: self.id(&item, 0), start: start + by }
+            }
+            19 => self.set_end()?,
+            20 => Edit::SetPattern { event: self.series_id()?, repeats: self.pattern() },
+            21 => {
+                let item = self.any_item()?;
+                Edit::Touch { event: self.id(&item, 0) }
+            }
+            22 => self.respond_or_cancel()?,
+            // Whole series are rarely deleted, or none would be left.
+            _ if self.rng.u8(..3) == 0 => Edit::Delete { event: self.series_id()? },
+            _ => Edit::Touch { event: self.series_id()? },
+        })
+    }
+
+    fn create_series(&mut self) -> Edit {
+        let mut start = self.start();
+        // Some series are older than any window.
+        if self.rng.u8(..3) == 0 {
+            start -= SignedDuration::from_hours(24 * self.rng.i64(60..900));
+        }
+        let until = self.rng.bool().then(|| {
+            let days = self.rng.i32(1..1000);
+            date_of(day_of(self.zone.local(start).date()) + days)
+        });
+        Edit::CreateSeries {
+            subject: self.subject(),
+            start,
+            minutes: self.minutes(),
+            repeats: self.pattern(),
+            until,
+            all_day: self.rng.u8(..6) == 0,
+        }
+    }
+
+    /// Moves a single event out of, or back into, the usual windows.
+    fn move_far(&mut self) -> Option<Edit> {
+        let item = self.single()?;
+        let there = item.zone.instant(item.when.start);
+        let far = (there - self.now).total(jiff::Unit::Hour).unwrap_or(0.0).abs() > 24.0 * 900.0;
+        let start =
+            if far { self.start() } else { self.start() + SignedDuration::from_hours(24 * 1500) };
+        Some(Edit::Move { event: self.id(&item, 0), start })
+    }
+
+    /// Moves an occurrence, mostly by hours, sometimes out of the window.
+    fn move_occurrence(&mut self) -> Option<Edit> {
+        let (item, day) = self.instance(false)?;
+        let start = item.zone.instant(item.occurrence_when(day).start);
+        let hours = if self.rng.u8(..5) == 0 {
+            24 * self.rng.i64(-300..300)
+        } else {
+            self.rng.i64(-30..30)
         };
-        let subject = |rng: &mut fastrand::Rng| {
-            let subjects = if rng.bool() { MEETINGS } else { CHORES };
-            format!("{} ({})", subjects[rng.usize(..subjects.len())], rng.u16(..))
-        };
-        let pattern = |rng: &mut fastrand::Rng| match rng.u8(..4) {
+        Some(Edit::MoveOccurrence {
+            occurrence: self.id(&item, day),
+            start: start + SignedDuration::from_hours(hours),
+        })
+    }
+
+    /// Cancels, renames or undoes an exception.
+    fn edit_exception(&mut self) -> Option<Edit> {
+        let (item, day) = self.instance(true)?;
+        let occurrence = self.id(&item, day);
+        Some(match self.rng.u8(..3) {
+            0 => Edit::CancelOccurrence { occurrence },
+            1 => Edit::RenameOccurrence { occurrence, subject: self.subject() },
+            _ => Edit::UndoException { occurrence },
+        })
+    }
+
+    /// Gives a series another end, or none.
+    fn set_end(&mut self) -> Option<Edit> {
+        let item = self.series()?;
+        let until = (self.rng.u8(..4) > 0)
+            .then(|| self.zone.local(self.start() + SignedDuration::from_hours(24 * 60)).date());
+        Some(Edit::SetEnd { event: self.id(&item, 0), until })
+    }
+
+    /// Records an attendee's response, or cancels an event without attendees.
+    fn respond_or_cancel(&mut self) -> Option<Edit> {
+        let item = self.any_item()?;
+        let event = self.id(&item, 0);
+        let attendees = item.content.attendees.len();
+        if attendees == 0 {
+            return Some(Edit::CancelMeeting { event });
+        }
+        let responses = ["accepted", "declined", "tentativelyAccepted"];
+        Some(Edit::Respond {
+            event,
+            attendee: self.rng.usize(..attendees),
+            response: responses[self.rng.usize(..3)].to_owned(),
+        })
+    }
+
+    fn subject(&mut self) -> String {
+        let subjects = if self.rng.bool() { MEETINGS } else { CHORES };
+        format!("{} ({})", subjects[self.rng.usize(..subjects.len())], self.rng.u16(..))
+    }
+
+    /// A start on a quarter of an hour, from 30 days ago to 180 days ahead.
+    fn start(&mut self) -> Timestamp {
+        let hours = self.rng.i64(-30 * 24..180 * 24);
+        let quarter = self.now.as_second().div_euclid(900) * 900 + hours * 3600;
+        Timestamp::from_second(quarter).unwrap_or(self.now)
+    }
+
+    /// The length of an event.
+    fn minutes(&mut self) -> u32 {
+        15 * self.rng.u32(1..9)
+    }
+
+    fn pattern(&mut self) -> Pattern {
+        let rng = &mut *self.rng;
+        match rng.u8(..4) {
             0 => Pattern::Daily { every: rng.u16(1..4) },
             1 => Pattern::Weekly { every: rng.u16(1..3), days: vec![rng.u8(..7), rng.u8(..7)] },
             2 => Pattern::Weekly { every: 1, days: Vec::new() },
             _ => Pattern::Monthly { every: rng.u16(1..3) },
-        };
-        let items: Vec<&Arc<CalendarItem>> = this.items.values().collect();
-        let single = |rng: &mut fastrand::Rng| {
-            let singles: Vec<_> = items.iter().filter(|i| i.series.is_none()).collect();
-            (!singles.is_empty()).then(|| Arc::clone(singles[rng.usize(..singles.len())]))
-        };
-        let series = |rng: &mut fastrand::Rng| {
-            let all: Vec<_> = items.iter().filter(|i| i.series.is_some()).collect();
-            (!all.is_empty()).then(|| Arc::clone(all[rng.usize(..all.len())]))
-        };
-        let instance = |rng: &mut fastrand::Rng, exception: bool| {
-            let item = series(rng)?;
-            let days = |days: i64| now + SignedDuration::from_hours(24 * days);
-            let mut parts = item.instances((days(-40), days(200)));
-            parts.retain(|part| matches!(part, ItemPart::Exception(_)) == exception);
-            let day = parts.get(rng.usize(..parts.len().max(1)))?.day();
-            Some((item, day))
-        };
-        let some_minutes = |rng: &mut fastrand::Rng| 15 * rng.u32(1..9);
-        let (crowded_with_singles, crowded_with_series) = this.at_capacity();
-        let edit = match rng.u8(..24) {
-            0..=2 if crowded_with_singles => Edit::Delete { event: id(&*single(rng)?, 0) },
-            3 | 4 if crowded_with_series => Edit::Delete { event: id(&*series(rng)?, 0) },
-            0 | 1 => Edit::CreateSingle {
-                subject: subject(rng),
-                start: about(rng),
-                minutes: some_minutes(rng),
-            },
-            2 => Edit::CreateAllDay {
-                subject: subject(rng),
-                date: owner.zone.local(about(rng)).date(),
-                days: rng.u16(1..4),
-            },
-            3 | 4 => {
-                let mut start = about(rng);
-                // Some series are older than any window.
-                if rng.u8(..3) == 0 {
-                    start -= SignedDuration::from_hours(24 * rng.i64(60..900));
-                }
-                let until = rng.bool().then(|| {
-                    let days = rng.i32(1..1000);
-                    date_of(day_of(owner.zone.local(start).date()) + days)
-                });
-                Edit::CreateSeries {
-                    subject: subject(rng),
-                    start,
-                    minutes: some_minutes(rng),
-                    repeats: pattern(rng),
-                    until,
-                    all_day: rng.u8(..6) == 0,
-                }
-            }
-            5 => Edit::Rename { event: id(&*single(rng)?, 0), subject: subject(rng) },
-            6 => Edit::Rewrite { event: id(&*single(rng)?, 0), text: subject(rng) },
-            7 => Edit::Move { event: id(&*single(rng)?, 0), start: about(rng) },
-            8 => {
-                // Out of, or back into, the usual windows.
-                let item = single(rng)?;
-                let there = item.zone.instant(item.when.start);
-                let far = (there - now).total(jiff::Unit::Hour).unwrap_or(0.0).abs() > 24.0 * 900.0;
-                let start = if far {
-                    about(rng)
-                } else {
-                    about(rng) + SignedDuration::from_hours(24 * 1500)
-                };
-                Edit::Move { event: id(&item, 0), start }
-            }
-            9 | 10 => Edit::Delete { event: id(&*single(rng)?, 0) },
-            11 | 12 => {
-                let (item, day) = instance(rng, false)?;
-                Edit::CancelOccurrence { occurrence: id(&item, day) }
-            }
-            13 | 14 => {
-                let (item, day) = instance(rng, false)?;
-                let start = item.zone.instant(item.occurrence_when(day).start);
-                // Mostly by hours, sometimes out of the window.
-                let hours =
-                    if rng.u8(..5) == 0 { 24 * rng.i64(-300..300) } else { rng.i64(-30..30) };
-                Edit::MoveOccurrence {
-                    occurrence: id(&item, day),
-                    start: start + SignedDuration::from_hours(hours),
-                }
-            }
-            15 => {
-                let (item, day) = instance(rng, false)?;
-                Edit::RenameOccurrence { occurrence: id(&item, day), subject: subject(rng) }
-            }
-            16 => {
-                let (item, day) = instance(rng, true)?;
-                match rng.u8(..3) {
-                    0 => Edit::CancelOccurrence { occurrence: id(&item, day) },
-                    1 => {
-                        Edit::RenameOccurrence { occurrence: id(&item, day), subject: subject(rng) }
-                    }
-                    _ => Edit::UndoException { occurrence: id(&item, day) },
-                }
-            }
-            17 => {
-                let event = id(&*series(rng)?, 0);
-                if rng.bool() {
-                    Edit::Rename { event, subject: subject(rng) }
-                } else {
-                    Edit::Rewrite { event, text: subject(rng) }
-                }
-            }
-            18 => {
-                let item = series(rng)?;
-                let start = item.zone.instant(item.when.start);
-                let by = SignedDuration::from_mins(15 * rng.i64(-12..13));
-                Edit::Move { event: id(&item, 0), start: start + by }
-            }
-            19 => {
-                let item = series(rng)?;
-                let until = (rng.u8(..4) > 0).then(|| {
-                    owner.zone.local(about(rng) + SignedDuration::from_hours(24 * 60)).date()
-                });
-                Edit::SetEnd { event: id(&item, 0), until }
-            }
-            20 => Edit::SetPattern { event: id(&*series(rng)?, 0), repeats: pattern(rng) },
-            21 => Edit::Touch { event: id(items.get(rng.usize(..items.len().max(1)))?, 0) },
-            22 => {
-                let item = items.get(rng.usize(..items.len().max(1)))?;
-                let attendees = item.content.attendees.len();
-                if attendees == 0 {
-                    Edit::CancelMeeting { event: id(item, 0) }
-                } else {
-                    let responses = ["accepted", "declined", "tentativelyAccepted"];
-                    Edit::Respond {
-                        event: id(item, 0),
-                        attendee: rng.usize(..attendees),
-                        response: responses[rng.usize(..3)].to_owned(),
-                    }
-                }
-            }
-            // Whole series are rarely deleted, or none would be left.
-            _ if rng.u8(..3) == 0 => Edit::Delete { event: id(&*series(rng)?, 0) },
-            _ => Edit::Touch { event: id(&*series(rng)?, 0) },
-        };
-        let mailbox = owner.person.address.to_string();
-        Some(Mutation { mailbox, calendar: (calendar > 0).then(|| this.id.clone()), edit })
+        }
+    }
+
+    fn any_item(&mut self) -> Option<Arc<CalendarItem>> {
+        let at = self.rng.usize(..self.items.len().max(1));
+        self.items.get(at).copied().cloned()
+    }
+
+    fn single(&mut self) -> Option<Arc<CalendarItem>> {
+        let singles: Vec<_> = self.items.iter().filter(|i| i.series.is_none()).collect();
+        (!singles.is_empty()).then(|| Arc::clone(singles[self.rng.usize(..singles.len())]))
+    }
+
+    fn series(&mut self) -> Option<Arc<CalendarItem>> {
+        let all: Vec<_> = self.items.iter().filter(|i| i.series.is_some()).collect();
+        (!all.is_empty()).then(|| Arc::clone(all[self.rng.usize(..all.len())]))
+    }
+
+    /// A series, and the day of one of its occurrences or, if `exception`, of its exceptions.
+    fn instance(&mut self, exception: bool) -> Option<(Arc<CalendarItem>, i32)> {
+        let item = self.series()?;
+        let days = |days: i64| self.now + SignedDuration::from_hours(24 * days);
+        let mut parts = item.instances((days(-40), days(200)));
+        parts.retain(|part| matches!(part, ItemPart::Exception(_)) == exception);
+        let day = parts.get(self.rng.usize(..parts.len().max(1)))?.day();
+        Some((item, day))
+    }
+
+    fn single_id(&mut self) -> Option<String> {
+        let item = self.single()?;
+        Some(self.id(&item, 0))
+    }
+
+    fn series_id(&mut self) -> Option<String> {
+        let item = self.series()?;
+        Some(self.id(&item, 0))
+    }
+
+    fn occurrence_id(&mut self) -> Option<String> {
+        let (item, day) = self.instance(false)?;
+        Some(self.id(&item, day))
+    }
+
+    fn id(&self, item: &CalendarItem, day: i32) -> String {
+        self.context.id(&EventForm::plain(), item.key, day)
     }
 }

@@ -124,9 +124,7 @@ impl SignIn {
                 RenderedResponse::json(StatusCode::OK, &answer)
                     .header("cache-control", "no-store, no-cache")
             }
-            Err((status, error, number, message)) => {
-                self.refusal(status, error, number, &message, now)
-            }
+            Err(refused) => self.refusal(refused, now),
         }
     }
 
@@ -136,24 +134,21 @@ impl SignIn {
         form: &BTreeMap<String, String>,
         call: &GraphRequest,
         now: Timestamp,
-    ) -> Result<(), (StatusCode, &'static str, u32, String)> {
+    ) -> Result<(), TokenEndpointError> {
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
-        let bad = |error, number, text: &str| {
-            Err((StatusCode::BAD_REQUEST, error, number, text.to_owned()))
-        };
         if field("grant_type") != "client_credentials" {
-            return bad(
+            return Err(TokenEndpointError::bad_request(
                 "unsupported_grant_type",
                 70003,
                 "The app requested an unsupported grant type.",
-            );
+            ));
         }
         if !field("scope").ends_with("/.default") {
-            return bad(
+            return Err(TokenEndpointError::bad_request(
                 "invalid_scope",
                 70011,
                 "The provided value for the input parameter 'scope' is not valid.",
-            );
+            ));
         }
         let basic = call.basic();
         let (client, secret) = match &basic {
@@ -161,70 +156,71 @@ impl SignIn {
             None => (field("client_id"), field("client_secret")),
         };
         if client.is_empty() {
-            return bad(
+            return Err(TokenEndpointError::bad_request(
                 "invalid_request",
-                900144,
+                900_144,
                 "The request body must contain the following parameter: 'client_id'.",
-            );
+            ));
         }
-        if !self.applications.is_empty() {
-            if !self.applications.iter().any(|known| known.tenant == tenant) {
-                return bad(
-                    "invalid_request",
-                    90002,
-                    "Tenant not found. Check to make sure you have the correct tenant ID.",
-                );
-            }
-            let known =
-                self.applications.iter().find(|a| a.tenant == tenant && a.client_id == client);
-            let Some(known) = known else {
-                return bad(
-                    "unauthorized_client",
-                    700016,
-                    "Application was not found in the directory.",
-                );
-            };
-            let assertion = form.contains_key("client_assertion");
-            if !assertion && known.client_secret.as_deref() != Some(secret) {
-                return Err((
-                    StatusCode::UNAUTHORIZED,
-                    "invalid_client",
-                    7_000_215,
-                    "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.".to_owned(),
-                ));
-            }
-        }
-        if let Some(assertion) = form.get("client_assertion") {
+        let assertion = form.get("client_assertion");
+        self.check_registration(tenant, client, assertion.is_none().then_some(secret))?;
+        if let Some(assertion) = assertion {
             if field("client_assertion_type") != JWT_BEARER {
-                return bad(
+                return Err(TokenEndpointError::bad_request(
                     "invalid_request",
                     900_144,
                     "The request body must contain the following parameter: 'client_assertion_type'.",
-                );
+                ));
             }
-            return check_assertion(assertion, client, tenant, now).map_err(|(number, text)| {
-                (StatusCode::UNAUTHORIZED, "invalid_client", number, text.to_owned())
-            });
+            return check_assertion(assertion, client, tenant, now)
+                .map_err(|(number, text)| TokenEndpointError::invalid_client(number, text));
         }
         if secret.is_empty() {
-            return Err((
-                StatusCode::UNAUTHORIZED,
-                "invalid_client",
+            return Err(TokenEndpointError::invalid_client(
                 7_000_216,
-                "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.".to_owned(),
+                "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
             ));
         }
         Ok(())
     }
 
-    fn refusal(
+    /// Checks that the application is registered, if any is, and has this secret. `secret` is
+    /// `None` if the client signs in with an assertion.
+    fn check_registration(
         &self,
-        status: StatusCode,
-        error: &str,
-        number: u32,
-        message: &str,
-        now: Timestamp,
-    ) -> RenderedResponse {
+        tenant: &str,
+        client: &str,
+        secret: Option<&str>,
+    ) -> Result<(), TokenEndpointError> {
+        if self.applications.is_empty() {
+            return Ok(());
+        }
+        if !self.applications.iter().any(|known| known.tenant == tenant) {
+            return Err(TokenEndpointError::bad_request(
+                "invalid_request",
+                90002,
+                "Tenant not found. Check to make sure you have the correct tenant ID.",
+            ));
+        }
+        let known = self.applications.iter().find(|a| a.tenant == tenant && a.client_id == client);
+        let Some(known) = known else {
+            return Err(TokenEndpointError::bad_request(
+                "unauthorized_client",
+                700_016,
+                "Application was not found in the directory.",
+            ));
+        };
+        if secret.is_some_and(|secret| known.client_secret.as_deref() != Some(secret)) {
+            return Err(TokenEndpointError::invalid_client(
+                7_000_215,
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.",
+            ));
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, refused: TokenEndpointError, now: Timestamp) -> RenderedResponse {
+        let TokenEndpointError { status, error, number, message } = refused;
         let trace = guid(&[self.seed, self.issued, u64::from(number)]);
         RenderedResponse::json(
             status,
@@ -242,41 +238,60 @@ impl SignIn {
 
     /// The response of a sign-in fault.
     pub(super) fn refuse(&self, how: SignInRefusal, now: Timestamp) -> RenderedResponse {
-        let bad = StatusCode::BAD_REQUEST;
-        let (status, error, number, message) = match how {
-            SignInRefusal::WrongSecret => (
-                StatusCode::UNAUTHORIZED,
-                "invalid_client",
-                7_000_215,
-                "Invalid client secret provided.",
-            ),
-            SignInRefusal::ExpiredSecret => (
-                StatusCode::UNAUTHORIZED,
-                "invalid_client",
+        let refused = match how {
+            SignInRefusal::WrongSecret => {
+                TokenEndpointError::invalid_client(7_000_215, "Invalid client secret provided.")
+            }
+            SignInRefusal::ExpiredSecret => TokenEndpointError::invalid_client(
                 7_000_222,
                 "The provided client secret keys are expired.",
             ),
-            SignInRefusal::UnknownApplication => {
-                (bad, "unauthorized_client", 700_016, "Application was not found in the directory.")
+            SignInRefusal::UnknownApplication => TokenEndpointError::bad_request(
+                "unauthorized_client",
+                700_016,
+                "Application was not found in the directory.",
+            ),
+            SignInRefusal::UnknownTenant => {
+                TokenEndpointError::bad_request("invalid_request", 90_002, "Tenant not found.")
             }
-            SignInRefusal::UnknownTenant => (bad, "invalid_request", 90_002, "Tenant not found."),
-            SignInRefusal::InvalidGrant => {
-                (bad, "invalid_grant", 700_082, "The refresh token has expired due to inactivity.")
-            }
-            SignInRefusal::InteractionRequired => (
-                bad,
+            SignInRefusal::InvalidGrant => TokenEndpointError::bad_request(
+                "invalid_grant",
+                700_082,
+                "The refresh token has expired due to inactivity.",
+            ),
+            SignInRefusal::InteractionRequired => TokenEndpointError::bad_request(
                 "interaction_required",
                 50_076,
                 "You must use multi-factor authentication to access the resource.",
             ),
-            SignInRefusal::TemporarilyUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "temporarily_unavailable",
-                90_033,
-                "A transient error has occurred. Please try again.",
-            ),
+            SignInRefusal::TemporarilyUnavailable => TokenEndpointError {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                error: "temporarily_unavailable",
+                number: 90_033,
+                message: "A transient error has occurred. Please try again.",
+            },
         };
-        self.refusal(status, error, number, message, now)
+        self.refusal(refused, now)
+    }
+}
+
+/// Why the token endpoint refuses a request.
+struct TokenEndpointError {
+    status: StatusCode,
+    /// The OAuth error code.
+    error: &'static str,
+    /// The number after `AADSTS`.
+    number: u32,
+    message: &'static str,
+}
+
+impl TokenEndpointError {
+    fn bad_request(error: &'static str, number: u32, message: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, number, message }
+    }
+
+    fn invalid_client(number: u32, message: &'static str) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, error: "invalid_client", number, message }
     }
 }
 
