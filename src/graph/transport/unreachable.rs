@@ -164,25 +164,7 @@ impl fmt::Display for UnreachableHost {
         let host = &*self.host;
         let seconds = CONNECT_TIMEOUT.as_secs();
         if let Some(proxy) = self.proxy.as_deref().filter(|_| self.at_proxy) {
-            let check = "check HTTPS_PROXY";
-            return match self.cause {
-                ConnectFailure::Refused => {
-                    write!(f, "the proxy {proxy} refused the connection; {check}")
-                }
-                ConnectFailure::NoRoute => {
-                    write!(f, "there is no route to the proxy {proxy}; {check}")
-                }
-                ConnectFailure::UnknownName => {
-                    write!(f, "the name of the proxy {proxy} could not be resolved; {check}")
-                }
-                ConnectFailure::TimedOut => {
-                    write!(
-                        f,
-                        "the proxy {proxy} accepted no connection within {seconds} s; {check}"
-                    )
-                }
-                _ => write!(f, "no connection to the proxy {proxy} could be made; {check}"),
-            };
+            return self.write_proxy_unreachable(f, proxy);
         }
         match (self.cause, self.proxy.as_deref()) {
             (ConnectFailure::ProxyWantsPassword, proxy) => write!(
@@ -227,38 +209,73 @@ impl fmt::Display for UnreachableHost {
                 "the name {host} could not be resolved; check DNS, and whether HTTPS_PROXY has to \
                  name a proxy"
             ),
-            (ConnectFailure::UnknownAuthority, _) => write!(
+            (
+                ConnectFailure::UnknownAuthority
+                | ConnectFailure::WrongName
+                | ConnectFailure::Expired
+                | ConnectFailure::NotYetValid
+                | ConnectFailure::BadCertificate
+                | ConnectFailure::Handshake,
+                _,
+            ) => self.write_tls_failure(f),
+            (ConnectFailure::Other, _) => write!(f, "no connection to {host} could be made"),
+        }
+    }
+}
+
+impl UnreachableHost {
+    /// Writes why the proxy itself was not reached.
+    fn write_proxy_unreachable(&self, f: &mut fmt::Formatter<'_>, proxy: &str) -> fmt::Result {
+        let seconds = CONNECT_TIMEOUT.as_secs();
+        let check = "check HTTPS_PROXY";
+        match self.cause {
+            ConnectFailure::Refused => {
+                write!(f, "the proxy {proxy} refused the connection; {check}")
+            }
+            ConnectFailure::NoRoute => {
+                write!(f, "there is no route to the proxy {proxy}; {check}")
+            }
+            ConnectFailure::UnknownName => {
+                write!(f, "the name of the proxy {proxy} could not be resolved; {check}")
+            }
+            ConnectFailure::TimedOut => {
+                write!(f, "the proxy {proxy} accepted no connection within {seconds} s; {check}")
+            }
+            _ => write!(f, "no connection to the proxy {proxy} could be made; {check}"),
+        }
+    }
+
+    /// Writes why TLS with the host failed.
+    fn write_tls_failure(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = &*self.host;
+        match self.cause {
+            ConnectFailure::UnknownAuthority => write!(
                 f,
                 "the certificate of {host} is from an unknown authority; if TLS is inspected on \
                  the way, add that authority to the system's certificates or name its file in \
                  SSL_CERT_FILE"
             ),
-            (ConnectFailure::WrongName, _) => write!(
+            ConnectFailure::WrongName => write!(
                 f,
                 "the certificate of {host} is for another name; check the address, DNS and the \
                  proxy"
             ),
-            (ConnectFailure::Expired, _) => write!(
+            ConnectFailure::Expired => write!(
                 f,
                 "the certificate of {host} has expired; check this machine's clock, then the \
                  server or the proxy that inspects TLS"
             ),
-            (ConnectFailure::NotYetValid, _) => {
+            ConnectFailure::NotYetValid => {
                 write!(f, "the certificate of {host} is not valid yet; check this machine's clock")
             }
-            (ConnectFailure::BadCertificate, _) => {
-                write!(
-                    f,
-                    "the certificate of {host} was not accepted; check which server answers there"
-                )
-            }
-            (ConnectFailure::Handshake, _) => {
-                write!(
-                    f,
-                    "TLS with {host} failed; check the address, and which server answers there"
-                )
-            }
-            (ConnectFailure::Other, _) => write!(f, "no connection to {host} could be made"),
+            ConnectFailure::BadCertificate => write!(
+                f,
+                "the certificate of {host} was not accepted; check which server answers there"
+            ),
+            _ => write!(
+                f,
+                "TLS with {host} failed; check the address, and which server answers there"
+            ),
         }
     }
 }
