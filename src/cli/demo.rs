@@ -69,22 +69,7 @@ pub(super) async fn demo(
     let env = Env::real();
     let (_temporary, directory) = directory(args.dir.as_deref())?;
 
-    let simulation = Simulation::start(
-        SimulateArgs {
-            listen: ([127, 0, 0, 1], 0).into(),
-            seed: args.seed,
-            people: PEOPLE,
-            rooms: ROOMS,
-            mutate_every: MUTATE_EVERY,
-            faults: 0.0,
-            behaviour: Behaviour::by_seed(args.seed),
-            latency: Duration::from_millis(30),
-        },
-        env.clone(),
-    )
-    .await
-    .map_err(|error| CliError::new(FAILED, format!("cannot start the simulated Graph: {error}")))?;
-    simulation.simulator().set_page_cache(PAGES_BYTES);
+    let simulation = start_simulation(args.seed, env.clone()).await?;
     let mailboxes = simulation.simulator().mailboxes();
     let file = write_configuration(&directory, &simulation, &mailboxes, args)?;
     let config = check::load(Some(&file), BTreeMap::new(), env.now())?;
@@ -150,6 +135,25 @@ pub(super) async fn demo(
         told.and(closed)
     })
     .await
+}
+
+/// Starts the simulated Graph on a free port of loopback, at first without faults.
+async fn start_simulation(seed: u64, env: Env) -> Result<Simulation, CliError> {
+    let args = SimulateArgs {
+        listen: ([127, 0, 0, 1], 0).into(),
+        seed,
+        people: PEOPLE,
+        rooms: ROOMS,
+        mutate_every: MUTATE_EVERY,
+        faults: 0.0,
+        behaviour: Behaviour::by_seed(seed),
+        latency: Duration::from_millis(30),
+    };
+    let simulation = Simulation::start(args, env).await.map_err(|error| {
+        CliError::new(FAILED, format!("cannot start the simulated Graph: {error}"))
+    })?;
+    simulation.simulator().set_page_cache(PAGES_BYTES);
+    Ok(simulation)
 }
 
 /// The error of a failed start, as for `run`, but with the demo's own remedy for a taken port.
