@@ -20,7 +20,7 @@ use super::html;
 use super::identity::{Identities, OriginalStart};
 use super::line::ContentLine;
 use crate::api::redact::is_reduced;
-use crate::mirror::event_time::{EventTime, TimeReader};
+use crate::mirror::event_time::{EventSpan, EventTime, TimeReader};
 use crate::mirror::json::JsonMembers;
 
 /// The length at which descriptions are cut, bytes. The JSON API has the full text.
@@ -38,11 +38,7 @@ pub(super) fn write(
     let when = times.event(&members)?;
     let identity = identities.of(&members, times)?;
     let event: Value = serde_json::from_slice(event).ok()?;
-    let text = |pointer: &str| {
-        event.pointer(pointer).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
-    };
-    let all_day = event["isAllDay"] == true;
-    let shows = text("/showAs").unwrap_or("busy");
+    let shows = text(&event, "/showAs").unwrap_or("busy");
     // A masked event has no subject.
     let masked = is_reduced(&members);
 
@@ -51,59 +47,27 @@ pub(super) fn write(
         SeriesMode::Own => ContentLine::new(out, "UID").text(&identity.own_uid()),
         SeriesMode::Linked => ContentLine::new(out, "UID").text(&identity.uid),
     }
-    put(out, "DTSTART", when.start, all_day);
-    // An event without length gets no DTEND, which would have to be later (RFC 5545, 3.8.2.2).
-    let (start, end) = (when.start, when.end);
-    if if all_day { end.civil.date() > start.civil.date() } else { end.at > start.at } {
-        put(out, "DTEND", end, all_day);
+    write_span(out, when, event["isAllDay"] == true);
+    if let Some(slot) = identity.slot.filter(|_| series == SeriesMode::Linked) {
+        write_recurrence_id(out, slot);
     }
-    match identity.slot.filter(|_| series == SeriesMode::Linked) {
-        Some(slot @ OriginalStart::Day(_)) => {
-            ContentLine::new(out, "RECURRENCE-ID")
-                .parameter("VALUE", "DATE")
-                .value(&slot.to_string());
-        }
-        Some(slot @ OriginalStart::At(_)) => {
-            ContentLine::new(out, "RECURRENCE-ID").value(&slot.to_string())
-        }
-        None => {}
-    }
-    let time = |name: &str| text(name).and_then(|text| text.parse::<Timestamp>().ok());
-    let modified = time("/lastModifiedDateTime");
-    ContentLine::new(out, "DTSTAMP").value(&stamp(modified.unwrap_or(Timestamp::UNIX_EPOCH)));
-    if let Some(modified) = modified {
-        ContentLine::new(out, "LAST-MODIFIED").value(&stamp(modified));
-    }
-    if let Some(created) = time("/createdDateTime") {
-        ContentLine::new(out, "CREATED").value(&stamp(created));
-    }
+    write_stamps(out, &event);
     // Some clients require a summary, so an event without a subject has an empty one.
-    let summary = if masked { busy_word(shows) } else { text("/subject").unwrap_or_default() };
+    let summary =
+        if masked { busy_word(shows) } else { text(&event, "/subject").unwrap_or_default() };
     ContentLine::new(out, "SUMMARY").text(summary);
     ContentLine::new(out, "TRANSP").value(if is_free(shows) { "TRANSPARENT" } else { "OPAQUE" });
     ContentLine::new(out, "X-MICROSOFT-CDO-BUSYSTATUS").value(busy_code(shows));
     ContentLine::new(out, "STATUS").value(status(&event, shows));
-    ContentLine::new(out, "CLASS").value(class(text("/sensitivity").unwrap_or("normal")));
-    if let Some(priority) = priority(text("/importance").unwrap_or("normal")) {
+    let sensitivity = text(&event, "/sensitivity").unwrap_or("normal");
+    ContentLine::new(out, "CLASS").value(class(sensitivity));
+    if let Some(priority) = priority(text(&event, "/importance").unwrap_or("normal")) {
         ContentLine::new(out, "PRIORITY").value(priority);
     }
-    if let Some(place) = text("/location/displayName") {
+    if let Some(place) = text(&event, "/location/displayName") {
         ContentLine::new(out, "LOCATION").text(place);
     }
-    let join = ["/onlineMeeting/joinUrl", "/onlineMeetingUrl"].into_iter().filter_map(text);
-    let join = join.map(str::trim).find(|link| html::is_web(link));
-    if let Some(description) = description(&event, join) {
-        ContentLine::new(out, "DESCRIPTION").text(&description);
-    }
-    if let Some(join) = join {
-        ContentLine::new(out, "CONFERENCE")
-            .parameter("VALUE", "URI")
-            .quoted("LABEL", "Join the meeting")
-            .value(join);
-    }
-    if let Some(link) = text("/webLink").filter(|link| html::is_web(link)) {
-        ContentLine::new(out, "URL").value(link);
-    }
+    write_description_and_links(out, &event);
     let mut categories = list(&event, "categories").filter_map(Value::as_str).peekable();
     if categories.peek().is_some() {
         ContentLine::new(out, "CATEGORIES").texts(categories);
@@ -116,6 +80,60 @@ pub(super) fn write(
     }
     ContentLine::new(out, "END").value("VEVENT");
     Some(())
+}
+
+/// Writes `DTSTART` and `DTEND`.
+fn write_span(out: &mut String, EventSpan { start, end }: EventSpan, all_day: bool) {
+    put(out, "DTSTART", start, all_day);
+    // An event without length gets no DTEND, which would have to be later (RFC 5545, 3.8.2.2).
+    if if all_day { end.civil.date() > start.civil.date() } else { end.at > start.at } {
+        put(out, "DTEND", end, all_day);
+    }
+}
+
+fn write_recurrence_id(out: &mut String, slot: OriginalStart) {
+    let line = ContentLine::new(out, "RECURRENCE-ID");
+    match slot {
+        OriginalStart::Day(_) => line.parameter("VALUE", "DATE").value(&slot.to_string()),
+        OriginalStart::At(_) => line.value(&slot.to_string()),
+    }
+}
+
+/// Writes when the event was last modified and when it was created.
+fn write_stamps(out: &mut String, event: &Value) {
+    let time = |pointer: &str| text(event, pointer).and_then(|at| at.parse::<Timestamp>().ok());
+    let modified = time("/lastModifiedDateTime");
+    ContentLine::new(out, "DTSTAMP").value(&stamp(modified.unwrap_or(Timestamp::UNIX_EPOCH)));
+    if let Some(modified) = modified {
+        ContentLine::new(out, "LAST-MODIFIED").value(&stamp(modified));
+    }
+    if let Some(created) = time("/createdDateTime") {
+        ContentLine::new(out, "CREATED").value(&stamp(created));
+    }
+}
+
+/// Writes the description, the link to join the online meeting, and the link to the event.
+fn write_description_and_links(out: &mut String, event: &Value) {
+    let join = ["/onlineMeeting/joinUrl", "/onlineMeetingUrl"];
+    let join = join.into_iter().filter_map(|pointer| text(event, pointer));
+    let join = join.map(str::trim).find(|link| html::is_web(link));
+    if let Some(description) = description(event, join) {
+        ContentLine::new(out, "DESCRIPTION").text(&description);
+    }
+    if let Some(join) = join {
+        ContentLine::new(out, "CONFERENCE")
+            .parameter("VALUE", "URI")
+            .quoted("LABEL", "Join the meeting")
+            .value(join);
+    }
+    if let Some(link) = text(event, "/webLink").filter(|link| html::is_web(link)) {
+        ContentLine::new(out, "URL").value(link);
+    }
+}
+
+/// The string at a JSON pointer, unless it is blank.
+fn text<'a>(event: &'a Value, pointer: &str) -> Option<&'a str> {
+    event.pointer(pointer).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
 }
 
 fn list<'a>(event: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
