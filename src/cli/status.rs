@@ -536,7 +536,7 @@ mod tests {
     #[test]
     fn names_and_errors_of_others_do_not_command_the_terminal() {
         let trick = "a\u{202e}b\u{2066}\u{1b}[2J\u{200f}\u{61c}\u{9b}c";
-        let error = json!({"at": "2026-11-21T09:00:00Z", "kind": trick, "status": 403, "code": trick,
+        let error = json!({"at": "2026-11-21T09:00:00Z", "kind": "forbidden", "status": 403, "code": trick,
             "message": trick, "request_id": trick, "retry_at": null});
         let window = window(
             trick,
