@@ -1,8 +1,6 @@
 //! The store's guarantees, tested with the real sled on a real file system.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
-mod store_kit;
-
+use crate::kit::*;
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::commit::StoredKind;
@@ -10,7 +8,6 @@ use calmirror::mirror::page::{EventKind, Link};
 use calmirror::mirror::position::{PendingEntry, Phase, Position};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{Store, StoreError, StoreOptions};
-use store_kit::*;
 
 #[tokio::test]
 async fn what_was_committed_is_there_after_a_restart() {

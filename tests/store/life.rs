@@ -1,18 +1,15 @@
 //! The store in use: paged reads, writes from many tasks, deferred writes, dropping, trimming.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
-
-mod store_kit;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::kit::*;
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::page::Span;
 use calmirror::mirror::position::{PendingEntry, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{EventQuery, FeedError, Store, StoreError, StoreOptions};
-use store_kit::*;
 
 async fn put(store: &Store, window: WindowId, upserts: Vec<calmirror::mirror::page::Item>) {
     let mut c = commit(window);

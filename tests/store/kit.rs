@@ -1,6 +1,5 @@
 //! Helpers for the store's tests: items, commits, and a reader's copy of the feed.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,5 @@
 //! Killed at any instant, the store holds every acknowledged commit and no partial commit, except
 //! one that is too large for one batch: that one may leave whole events without the position.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
-
-mod store_kit;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
@@ -10,11 +7,11 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use crate::kit::*;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::page::{Item, Link};
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::store::Store;
-use store_kit::*;
 
 const KILLS: usize = 20;
 const LARGE_KILLS: usize = 6;
@@ -74,7 +71,7 @@ fn spawn(
     environment: &[(&str, &str)],
 ) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", name, "--nocapture"])
+        .args(["--ignored", "--exact", &format!("crash::{name}"), "--nocapture"])
         .env(DIR, dir)
         .envs(environment.iter().copied())
         .stdout(Stdio::piped())

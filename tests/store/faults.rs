@@ -1,22 +1,19 @@
 //! The store and its machine: a disk with transient faults, writes while idle, and the memory of a
 //! huge commit. Each of these concerns a whole process, so the tests start child processes.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "children print their results")]
 #![allow(clippy::disallowed_methods, reason = "an idle process is observed in real time")]
-
-mod store_kit;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::kit::*;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
 use calmirror::store::{FeedError, Store, StoreError, StoreOptions};
-use store_kit::*;
 
 const DIR: &str = "CALMIRROR_TEST_FAULT_DIR";
 const EVENTS: usize = 600;
@@ -26,7 +23,7 @@ const LARGE: usize = 12_000;
 /// Runs one of the children below and returns its output.
 fn run(child: &str, dir: &Path, environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", child, "--nocapture"])
+        .args(["--ignored", "--exact", &format!("faults::{child}"), "--nocapture"])
         .env(DIR, dir)
         .envs(environment.iter().copied())
         .output()

@@ -1,18 +1,15 @@
 //! Opening: unusable stores are left alone, damaged ones are rebuilt, and cursors of another
 //! history are rejected.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
-
-mod store_kit;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::kit::*;
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::store::{FeedError, OpenFault, OpenReport, Store};
-use store_kit::*;
 
 const EVENTS: usize = 300;
 

@@ -1,17 +1,14 @@
 //! Any sequence of commits and restarts: the store against a simple model.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
-
-mod store_kit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::kit::*;
 use calmirror::mirror::change::RemovalReason;
 use calmirror::mirror::page::{EventKind, Item};
 use calmirror::mirror::position::WindowId;
 use calmirror::store::{Store, StoreError};
 use proptest::prelude::*;
 use serde_json::Value;
-use store_kit::*;
 
 #[derive(Clone, Debug)]
 struct Step {
@@ -222,7 +219,7 @@ async fn check(mut steps: Vec<Step>) {
             c.event.as_ref().map(json).as_ref() != reader.get(&key)
         };
         assert!(changes.value.iter().all(unseen), "a change without a difference");
-        store_kit::apply(&mut reader, &changes.value);
+        crate::kit::apply(&mut reader, &changes.value);
         after = store.cursor(changes.seq);
         assert_eq!(reader, expected(&model));
         verify(&store, &windows, &reader).await;

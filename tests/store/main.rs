@@ -1,0 +1,11 @@
+//! The store with the real sled on a real file system: its guarantees, its life, and what its
+//! machine does to it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod crash;
+mod faults;
+mod guarantees;
+mod kit;
+mod life;
+mod model;
+mod open;
