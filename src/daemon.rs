@@ -1,8 +1,7 @@
-//! Assembles a running calmirror from a configuration: the same door for the binary, the demo
-//! and the tests.
+//! Assembles a running calmirror from a configuration, for the binary, the demo and the tests.
 //!
-//! Order of birth: store, fleet, listeners. Order of death: listeners stop taking requests and
-//! workers stop asking, what is being written is written, the store is closed last.
+//! Startup: store, listening addresses, fleet, then serving. Shutdown: stop accepting requests,
+//! drain the workers, finish the writes, close the store.
 
 mod listeners;
 mod reload;
@@ -31,30 +30,30 @@ use listeners::{Listeners, PreparedListeners};
 pub use reload::Loader;
 use reload::PendingReload;
 
-/// How long workers may take to finish what they write.
+/// How long workers may take to stop.
 const DRAIN: Duration = Duration::from_secs(6);
-/// How long a stop may take, less than `platform::signals::LONGEST_STOP`.
+/// How long a stop may take; less than `platform::signals::LONGEST_STOP`.
 const STOP: Duration = Duration::from_millis(9500);
-/// Of that, what is kept for closing the store, and for reporting that it took too long.
+/// The part of [`STOP`] that is kept for closing the store and for reporting a timeout.
 const CLOSE: Duration = Duration::from_millis(2000);
-/// Bytes of sled's page cache: a large tenant's positions and indexes, not its bodies.
+/// Bytes of sled's page cache: enough for a large tenant's positions and indexes, not its bodies.
 pub const CACHE_BYTES: u64 = 512 << 20;
 
 /// Everything a daemon is made from.
 pub struct DaemonOptions {
-    /// What to mirror and where.
+    /// The configuration.
     pub config: Config,
-    /// Reads it anew, for a reload.
+    /// Reads the configuration again, for a reload.
     pub load: Loader,
-    /// The logs whose level a reload may change; none where it was said on the command line.
+    /// The logs whose level a reload may change; `None` if the command line sets the level.
     pub telemetry: Option<Telemetry>,
-    /// Wall clock and chance.
+    /// The wall clock and the random numbers.
     pub env: Env,
     /// How Graph is reached.
     pub transport: Arc<dyn Transport>,
-    /// What is running, for `/v1/status`.
+    /// The running program, for `/v1/status`.
     pub about: BuildInfo,
-    /// Whether most of a fleet may be dropped.
+    /// Whether most of the fleet may be dropped.
     pub accept_drops: bool,
     /// Whether TCP on loopback needs no token (the demo).
     pub open_loopback: bool,
@@ -68,7 +67,7 @@ pub enum StartError {
     /// The store could not be opened; nothing was touched.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The store failed while the fleet was being made known to it.
+    /// The store failed while the windows were registered.
     #[error("while starting the fleet")]
     Store(#[from] StoreError),
     /// A listener could not be bound.
@@ -79,7 +78,7 @@ pub enum StartError {
         "the configuration would drop {dropped} of {known} windows; if that is meant, start with --accept-drops"
     )]
     Drops {
-        /// Windows that would leave.
+        /// Windows that would be dropped.
         dropped: usize,
         /// Windows the store knows.
         known: usize,
@@ -87,13 +86,13 @@ pub enum StartError {
     /// A token file could not be read, or holds no token.
     #[error("cannot read the token in {path}")]
     Token {
-        /// Where.
+        /// The token file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// The transport refused its settings.
+    /// The Graph client could not be created.
     #[error("cannot use the configured Graph address: {0}")]
     Graph(String),
 }
@@ -115,15 +114,15 @@ pub struct Daemon {
     asks: ReloadQueue,
 }
 
-/// What a running daemon is told.
+/// An event that the daemon's loop handles.
 enum DaemonEvent {
     Stop,
     Reload(Box<PendingReload>),
 }
 
 impl Daemon {
-    /// Opens the store, starts a worker per window, binds the API. Once this returns, the
-    /// daemon serves.
+    /// Opens the store, binds the API and starts a worker per window. Once this returns, the daemon
+    /// serves.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -142,7 +141,7 @@ impl Daemon {
         let settings = api_settings(&config, open_loopback)?;
         let store = open(&config, cache_bytes, &env).await?;
         check_drops(&store, &config, accept_drops).await?;
-        // Bound before the first request to Graph, so that a taken address costs nothing.
+        // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.api).await?;
 
         let budgets =
@@ -210,7 +209,7 @@ impl Daemon {
         })
     }
 
-    /// Tells the service manager that the daemon serves, and from now on how it goes.
+    /// Tells the service manager that the daemon serves, and reports the status from now on.
     pub fn announce(&mut self, notify: Notify) {
         self.supervisor.announce(notify);
     }
@@ -225,17 +224,17 @@ impl Daemon {
         self.store.clone()
     }
 
-    /// Asks for reloads, once it runs, and knows how they went.
+    /// Requests reloads of the running daemon and knows their results.
     pub fn reloads(&self) -> ReloadHandle {
         self.reloads.clone()
     }
 
-    /// Where TCP listens, if it does.
+    /// The TCP address, if there is one.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.address()
     }
 
-    /// Where the Unix socket is, if there is one.
+    /// The path of the Unix socket, if there is one.
     pub fn socket(&self) -> Option<PathBuf> {
         self.listeners.socket()
     }
@@ -243,19 +242,19 @@ impl Daemon {
     /// Runs until `until` resolves or the store fails, then drains.
     ///
     /// # Errors
-    /// Where the store failed. Everything it had said was durable still is.
+    /// The store failed. Everything it has acknowledged as durable is kept.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), StoreError> {
         let mut until = std::pin::pin!(until);
         let result = loop {
-            let asks = &mut self.asks;
+            let queue = &mut self.asks;
             let notify = self.supervisor.notify();
             let (load, old, open) = (self.load.clone(), self.config.clone(), self.open_loopback);
             let event = async {
                 let reload = async {
-                    match asks.next().await {
-                        Some(ask) => {
+                    match queue.next().await {
+                        Some(request) => {
                             notify.reloading();
-                            PendingReload::read(ask, load, old, open).await
+                            PendingReload::read(request, load, old, open).await
                         }
                         None => std::future::pending().await,
                     }
@@ -273,16 +272,16 @@ impl Daemon {
             }
         };
         tracing::info!("stopping");
-        // Requests that wait for a reload are told that there is none.
+        // Waiting reload requests fail with `ReloadError::Stopping`.
         drop(self.asks);
         self.listeners.stop();
         let notify = self.supervisor.notify();
         let stopping = stop(self.supervisor, self.listeners, self.store);
-        // The watchdog is fed from here, so that it bites only where this task does not run.
+        // The watchdog is fed from this task, so that it fires only if the task does not run.
         let feeding = async {
-            let mut beat = tokio::time::interval(notify.interval());
+            let mut ticks = tokio::time::interval(notify.interval());
             loop {
-                beat.tick().await;
+                ticks.tick().await;
                 notify.alive("stopping");
             }
         };
@@ -297,7 +296,7 @@ impl Daemon {
     }
 }
 
-/// Waits for workers and requests, and closes the store; within [`STOP`].
+/// Waits for workers and requests and closes the store, within [`STOP`].
 async fn stop(
     supervisor: Supervisor,
     mut listeners: Listeners,
@@ -325,8 +324,8 @@ async fn stop(
 async fn open(config: &Config, cache_bytes: u64, env: &Env) -> Result<Store, StartError> {
     let options =
         store::StoreOptions { cache_bytes, ..store::StoreOptions::new(&config.store.path) };
-    let held = env.clone();
-    let opened = tokio::task::spawn_blocking(move || Store::open(&options, &held)).await;
+    let store_env = env.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&options, &store_env)).await;
     let (store, opening) = match opened {
         Ok(opened) => opened?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -354,7 +353,8 @@ async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(),
     Ok(())
 }
 
-/// Windows with their accounts' tokens; accounts are shared, so that each is refreshed once.
+/// Windows with the tokens of their accounts. Windows share accounts, so each token is refreshed
+/// once.
 fn window_specs<'a>(
     config: &Config,
     windows: impl IntoIterator<Item = &'a Arc<Window>>,
@@ -380,7 +380,7 @@ fn account(account: &config::AccountConfig, config: &Config) -> graph::Account {
     }
 }
 
-/// An error and what it came from, in one line.
+/// An error and its sources in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -415,8 +415,8 @@ fn api_settings(config: &Config, open_loopback: bool) -> Result<ApiSettings, Sta
     })
 }
 
-/// The token in a file. An empty one is none: the file may have been cut since the configuration
-/// was found good.
+/// The token in a file. An empty file is an error: it may have been truncated since the
+/// configuration was validated.
 fn token(path: &Path) -> Result<TokenHash, StartError> {
     let refuse = |source| StartError::Token { path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(refuse)?;

@@ -1,11 +1,10 @@
-//! Owns the workers: starts one per window, restarts one that panicked, replaces those whose
-//! windows are set otherwise, drains them all.
+//! Owns the workers: starts one per window, restarts them after a panic, replaces them when their
+//! windows are reconfigured, and drains them.
 //!
-//! A worker that panics, or gets stuck, is restarted from what the store holds, later each time,
-//! and hurts nobody else. One that holds its thread cannot be ended from outside: then the
-//! watchdog is no longer fed, so that the service manager starts the process anew. A store that
-//! fails ends everything: its errors do not heal while it is open. A full disk heals, and ends
-//! nothing.
+//! A worker that panics or gets stuck is restarted from what the store holds, with growing delays,
+//! and does not affect other workers. A worker that holds its thread cannot be stopped: then the
+//! watchdog is no longer fed, and the service manager restarts the process. A failed store ends the
+//! fleet, because its errors persist while it is open. A full disk is temporary and ends nothing.
 
 mod fleet;
 mod maintenance;
@@ -40,21 +39,21 @@ pub use fleet::{Fleet, FleetError, StartedRound};
 /// First pause before a panicked worker starts again; doubles up to a minute.
 const FIRST_RESTART_DELAY: Duration = Duration::from_secs(1);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
-/// How long cut off workers are waited for.
+/// How long to wait for workers that were aborted.
 const ABORT_GRACE: Duration = Duration::from_millis(500);
 
-/// A window to run, and what it is.
+/// A window to run.
 #[derive(Clone)]
 pub struct WindowSpec {
     /// Its settings.
     pub window: Arc<Window>,
-    /// What it is.
+    /// Its identity: which calendar it mirrors.
     pub identity: WindowIdentity,
     /// Its account's tokens.
     pub tokens: Arc<Tokens>,
 }
 
-/// See the module.
+/// The owner of all workers.
 pub struct Supervisor {
     services: Arc<Services>,
     fleet: Fleet,
@@ -63,23 +62,23 @@ pub struct Supervisor {
     names: HashMap<Id, RunningWorker>,
     /// By account.
     tokens: BTreeMap<Arc<str>, Arc<Tokens>>,
-    /// Windows whose events leave before the first of another of the same name is shown.
+    /// By window: replaced windows, whose events are removed before its first event is published.
     replaced: BTreeMap<WindowId, Vec<WindowId>>,
-    /// Events older than this leave no tombstone.
+    /// Removals older than this are trimmed from the feed.
     retention: watch::Sender<Duration>,
     notify: Notify,
-    /// What the line of status begins with.
+    /// The beginning of the status line: why the last reload changed nothing.
     remark: Option<String>,
 }
 
-/// A worker: small, as there may be a million.
+/// A running worker. Small, because there may be a million.
 struct RunningWorker {
     member: FleetEntry,
     restarts: u32,
     task: AbortHandle,
 }
 
-/// A worker to be.
+/// A worker to start.
 struct WorkerStart {
     member: FleetEntry,
     restarts: u32,
@@ -87,19 +86,18 @@ struct WorkerStart {
     pause: Duration,
 }
 
-/// What a reload changes of the fleet.
+/// The changes that a reload makes to the fleet.
 pub struct FleetChange {
-    /// Windows that are gone.
+    /// Windows that left the configuration.
     pub removed: Vec<Arc<str>>,
-    /// Windows that begin, or begin again: new ones, and those whose edges, shape or identity
-    /// changed.
+    /// Windows to start or restart: new ones, and those whose edges, shape or identity changed.
     pub begun: Vec<WindowSpec>,
-    /// Windows whose rounds come at other times or ask otherwise.
+    /// Windows of which only the times or the requests of the rounds change.
     pub retimed: Vec<Arc<Window>>,
 }
 
 impl Supervisor {
-    /// A supervisor of nobody yet.
+    /// A supervisor without windows.
     pub fn new(services: Services, retention: Duration) -> Self {
         let (retention, _) = watch::channel(retention);
         let (stop, watch) = watch::channel(false);
@@ -119,8 +117,8 @@ impl Supervisor {
         }
     }
 
-    /// Tells the service manager that the fleet runs, and from now on, while
-    /// [`Supervisor::watch`] turns, how it goes.
+    /// Tells the service manager that the fleet runs. From now on [`Supervisor::watch`] reports the
+    /// status.
     pub fn announce(&mut self, notify: Notify) {
         notify.ready(&self.fleet.summary());
         self.notify = notify;
@@ -131,14 +129,14 @@ impl Supervisor {
         self.notify.clone()
     }
 
-    /// Tells the service manager that a reload is over; `remark`, why nothing came of it, stands
-    /// in the status line until the next one.
+    /// Tells the service manager that a reload is over. `remark` says why it changed nothing; it is
+    /// part of the status line until the next reload.
     pub fn reloaded(&mut self, remark: Option<String>) {
         self.remark = remark;
         self.notify.ready(&self.status());
     }
 
-    /// The line of status.
+    /// The status line.
     fn status(&self) -> String {
         let summary = self.fleet.summary();
         match &self.remark {
@@ -147,28 +145,28 @@ impl Supervisor {
         }
     }
 
-    /// What others may ask.
+    /// The fleet, for readers and commands.
     pub fn fleet(&self) -> Fleet {
         self.fleet.clone()
     }
 
-    /// Starts a worker for every post. Windows that the store knows under another identity leave
-    /// first; windows that no post wants are dropped in the background.
+    /// Starts a worker for every window in `specs`. Windows that the store knows under another
+    /// identity are removed first; windows that are not in `specs` are dropped in the background.
     ///
     /// # Errors
-    /// Where the store has failed.
-    pub async fn start(&mut self, posts: Vec<WindowSpec>) -> Result<(), StoreError> {
+    /// The store has failed.
+    pub async fn start(&mut self, specs: Vec<WindowSpec>) -> Result<(), StoreError> {
         let now = self.services.env.now();
-        // Who is not wanted leaves in the same breath, so that a start that is interrupted need not
-        // be told again that they may go.
+        // Unwanted windows are marked in the same transaction, so that a start that is interrupted
+        // needs no second permission to drop them.
         let store = self.services.store.clone();
-        let names: BTreeSet<&str> = posts.iter().map(|post| &*post.window.name).collect();
+        let names: BTreeSet<&str> = specs.iter().map(|spec| &*spec.window.name).collect();
         let known = store.windows().await?.into_iter();
         let unwanted =
             known.filter(|(name, _, leaving)| !leaving && !names.contains(&**name)).map(|w| w.1);
         let attached =
-            store.replace_windows(registrations(&posts, now), unwanted.collect(), now).await?;
-        // What a window replaces is dropped by its own worker, before anything else.
+            store.replace_windows(registrations(&specs, now), unwanted.collect(), now).await?;
+        // A window's own worker drops the windows that it replaces, before anything else.
         let taken: BTreeSet<WindowId> =
             attached.iter().flat_map(|a| a.replaces.iter().chain([&a.id])).copied().collect();
         let known = store.windows().await?;
@@ -177,47 +175,46 @@ impl Supervisor {
             .filter(|(_, id, _)| !taken.contains(id))
             .map(|(name, id, _)| (name, id))
             .collect();
-        self.start_workers(posts, attached, &mut BTreeMap::new());
+        self.start_workers(specs, attached, &mut BTreeMap::new());
         let Services { store, env, client, .. } = (*self.services).clone();
         let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
         let graph = client.metrics();
         self.workers.spawn(async move {
             let clock = &graph.clock;
-            let tend = || maintenance::run(&store, &env, clock, retention.clone(), stop.clone());
-            let done =
-                maintenance::restart_on_panic("tend the store", &env, stop.clone(), tend).await;
-            done.map(|()| WorkerExit::Stopped)
+            let run = || maintenance::run(&store, &env, clock, retention.clone(), stop.clone());
+            let result =
+                maintenance::restart_on_panic("store maintenance", &env, stop.clone(), run).await;
+            result.map(|()| WorkerExit::Stopped)
         });
         self.drop_windows(drops);
         Ok(())
     }
 
-    /// Changes the fleet while it runs: all of it, or nothing. Windows that are not named do not
-    /// notice. `commit` is called in between, when nothing can fail any more and no worker that
-    /// begins has begun.
+    /// Changes the running fleet, completely or not at all. Windows that are not named are not
+    /// affected. `commit` is called once nothing can fail any more and before new workers start.
     ///
     /// # Errors
-    /// [`StoreError::Full`] where the disk is: the fleet goes on as it was. After the others the
-    /// store is over.
+    /// [`StoreError::Full`] if the disk is full: the fleet continues unchanged. Any other error
+    /// means that the store has failed.
     pub async fn change_fleet(
         &mut self,
-        reform: FleetChange,
+        change: FleetChange,
         commit: impl FnOnce(),
     ) -> Result<(), StoreError> {
-        let FleetChange { removed, begun, retimed } = reform;
-        let names = removed.iter().chain(begun.iter().map(|post| &post.window.name));
+        let FleetChange { removed, begun, retimed } = change;
+        let names = removed.iter().chain(begun.iter().map(|spec| &spec.window.name));
         let mut stopped = self.stop(&names.cloned().collect()).await?;
         let leaving: Vec<WindowId> =
             removed.iter().filter_map(|name| self.fleet.id(name)).collect();
         if !begun.is_empty() || !leaving.is_empty() {
             let now = self.services.env.now();
-            let right = self.services.client.clock(now).corrected(now);
-            let exchange = self
+            let corrected = self.services.client.clock(now).corrected(now);
+            let registered = self
                 .services
                 .store
-                .replace_windows(registrations(&begun, right), leaving, now)
+                .replace_windows(registrations(&begun, corrected), leaving, now)
                 .await;
-            match exchange {
+            match registered {
                 Ok(attached) => {
                     commit();
                     self.start_workers(begun, attached, &mut stopped);
@@ -236,7 +233,7 @@ impl Supervisor {
         for name in removed {
             let member = self.fleet.write().remove(&name);
             if let Some(member) = member {
-                // Whoever waits for a round of it waits no longer.
+                // Wakes the callers that wait for a round of this window.
                 member.handle.interrupt();
                 let replaced = self.replaced.remove(&member.id).into_iter().flatten();
                 drops.extend([member.id].into_iter().chain(replaced).map(|id| (name.clone(), id)));
@@ -251,12 +248,12 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Changes how long removals are kept.
+    /// Sets how long removals are kept.
     pub fn set_retention(&self, retention: Duration) {
         self.retention.send_replace(retention);
     }
 
-    /// Windows whose accounts could not sign in try again now. Answers which accounts these are.
+    /// Requests a round of all windows whose accounts could not sign in. Returns these accounts.
     pub fn retry_sign_ins(&self) -> BTreeSet<Arc<str>> {
         let mut accounts = BTreeSet::new();
         for member in self.fleet.read().values() {
@@ -268,25 +265,25 @@ impl Supervisor {
         accounts
     }
 
-    /// Makes attached windows members and starts their workers. `stopped` are the workers that
-    /// some of them had.
+    /// Adds registered windows to the fleet and starts their workers. `stopped` holds the previous
+    /// workers of some of them.
     fn start_workers(
         &mut self,
-        posts: Vec<WindowSpec>,
-        attached: Vec<RegisteredWindow>,
+        specs: Vec<WindowSpec>,
+        registered: Vec<RegisteredWindow>,
         stopped: &mut BTreeMap<Arc<str>, RunningWorker>,
     ) {
-        let mut starts = Vec::with_capacity(posts.len());
-        // Kept until the workers share their budgets.
+        let mut starts = Vec::with_capacity(specs.len());
+        // Keeps the targets, whose budgets hold the pauses, until the workers share them.
         let mut paused = Vec::new();
         let now = self.services.env.now();
         {
             let fleet = self.fleet.clone();
             let mut windows = fleet.write();
-            for (post, attached) in posts.into_iter().zip(attached) {
-                let WindowSpec { window, tokens, .. } = post;
-                let goes_on = |until: &Timestamp| clock::wait_continues(*until, MAX_PAUSE, now);
-                let left = attached.paused_until.filter(goes_on);
+            for (spec, registered) in specs.into_iter().zip(registered) {
+                let WindowSpec { window, tokens, .. } = spec;
+                let continues = |until: &Timestamp| clock::wait_continues(*until, MAX_PAUSE, now);
+                let left = registered.paused_until.filter(continues);
                 let left = left.map(|until| until.duration_since(now));
                 if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
                     let calendar = window.calendar.clone();
@@ -296,30 +293,31 @@ impl Supervisor {
                 }
                 self.tokens.insert(window.account.clone(), tokens);
                 let name = window.name.clone();
-                let before = stopped.remove(&name);
-                let member = match windows.get(&name).filter(|member| member.id == attached.id) {
+                let previous = stopped.remove(&name);
+                let member = match windows.get(&name).filter(|member| member.id == registered.id) {
                     Some(member) => {
-                        member.handle.reattach(window, &attached);
+                        member.handle.reattach(window, &registered);
                         member.clone()
                     }
                     None => {
-                        let handle = Arc::new(WindowHandle::new(window, &attached, now));
-                        let member = FleetEntry { id: attached.id, handle };
+                        let handle = Arc::new(WindowHandle::new(window, &registered, now));
+                        let member = FleetEntry { id: registered.id, handle };
                         windows.insert(name, member.clone());
                         member
                     }
                 };
-                // What a window that is replaced itself had not done yet is left to its successor.
-                let mut replaces = attached.replaces;
-                let earlier = before.map(|running| running.member.id);
+                // A replaced window may have windows of its own left to drop: the new one takes
+                // over.
+                let mut replaces = registered.replaces;
+                let earlier = previous.map(|running| running.member.id);
                 replaces
                     .extend(earlier.and_then(|id| self.replaced.remove(&id)).into_iter().flatten());
                 replaces.sort_unstable();
                 replaces.dedup();
                 if !replaces.is_empty() {
-                    self.replaced.insert(attached.id, replaces);
+                    self.replaced.insert(registered.id, replaces);
                 }
-                let first = if attached.settled { FirstRun::Spread } else { FirstRun::Now };
+                let first = if registered.settled { FirstRun::Spread } else { FirstRun::Now };
                 starts.push(WorkerStart { member, restarts: 0, first, pause: Duration::ZERO });
             }
         }
@@ -328,7 +326,7 @@ impl Supervisor {
         }
     }
 
-    /// Goes on with a window whose worker was stopped for nothing.
+    /// Starts a worker again that was stopped for a change that failed.
     fn resume(&mut self, running: RunningWorker) {
         let RunningWorker { member, restarts, .. } = running;
         let first = match member.handle.state() {
@@ -338,35 +336,35 @@ impl Supervisor {
         self.spawn(WorkerStart { member, restarts, first, pause: Duration::ZERO });
     }
 
-    /// Stops the workers of windows, and waits until they are gone: what they had begun to write
-    /// is in the writer's hands before anything that comes after.
+    /// Stops the workers of windows and waits until they are gone. What they had begun to write is
+    /// then queued at the writer before any later write.
     async fn stop(
         &mut self,
         names: &BTreeSet<Arc<str>>,
     ) -> Result<BTreeMap<Arc<str>, RunningWorker>, StoreError> {
-        let mut going = BTreeMap::new();
+        let mut stopping = BTreeMap::new();
         for (id, running) in &self.names {
             let name = running.member.handle.window().name.clone();
             if names.contains(&name) {
                 running.task.abort();
-                going.insert(*id, name);
+                stopping.insert(*id, name);
             }
         }
         let mut stopped = BTreeMap::new();
-        while !going.is_empty() {
-            let Some(over) = self.workers.join_next_with_id().await else { break };
-            let id = match &over {
+        while !stopping.is_empty() {
+            let Some(result) = self.workers.join_next_with_id().await else { break };
+            let id = match &result {
                 Ok((id, _)) => *id,
                 Err(error) => error.id(),
             };
-            match going.remove(&id) {
+            match stopping.remove(&id) {
                 Some(name) => {
                     if let Some(running) = self.names.remove(&id) {
                         running.member.handle.interrupt();
                         stopped.insert(name, running);
                     }
                 }
-                None => self.on_task_exit(over)?,
+                None => self.on_task_exit(result)?,
             }
         }
         Ok(stopped)
@@ -382,13 +380,13 @@ impl Supervisor {
         let (id, handle) = (member.id, member.handle.clone());
         let mut worker = Worker::new(self.services.clone(), target, id, handle, stop);
         // Boxed because few workers need it, and none for long.
-        let before = (!pause.is_zero() || !replaces.is_empty()).then(|| {
+        let preparation = (!pause.is_zero() || !replaces.is_empty()).then(|| {
             let (services, stop) = (self.services.clone(), self.stop.subscribe());
             Box::pin(prepare(services, stop, pause, window.name.clone(), replaces))
         });
         let task = self.workers.spawn(async move {
-            if let Some(before) = before
-                && !before.await?
+            if let Some(preparation) = preparation
+                && !preparation.await?
             {
                 return Ok(WorkerExit::Stopped);
             }
@@ -405,24 +403,23 @@ impl Supervisor {
         let stop = self.stop.subscribe();
         self.workers.spawn(async move {
             let drop = || maintenance::drop_windows(&store, &env, drops.clone(), stop.clone());
-            let done =
+            let result =
                 maintenance::restart_on_panic("drop windows", &env, stop.clone(), drop).await;
-            done.map(|()| WorkerExit::Stopped)
+            result.map(|()| WorkerExit::Stopped)
         });
     }
 
-    /// Watches over the workers until `until` resolves or the store fails; restarts those that
-    /// panic. The service manager is told from this very loop that it turns: while it does not,
-    /// nobody says so, and the watchdog bites.
+    /// Watches the workers until `until` resolves or the store fails, and restarts those that panic
+    /// or get stuck. The watchdog is fed only from this loop, so it fires when the loop stops.
     ///
     /// # Errors
-    /// Where the store has failed.
+    /// The store has failed.
     pub async fn watch<T>(&mut self, until: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::pin!(until);
-        let heard = self.notify.is_enabled();
-        let mut turn =
-            tokio::time::interval(if heard { self.notify.interval() } else { HEARTBEAT });
-        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let enabled = self.notify.is_enabled();
+        let mut ticks =
+            tokio::time::interval(if enabled { self.notify.interval() } else { HEARTBEAT });
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let store = self.services.store.clone();
         let failed = store.failed();
         tokio::pin!(failed);
@@ -431,19 +428,19 @@ impl Supervisor {
                 biased;
                 event = &mut until => return Ok(event),
                 error = &mut failed => return Err(error),
-                _ = turn.tick() => self.heartbeat(),
-                Some(over) = self.workers.join_next_with_id() => self.on_task_exit(over)?,
+                _ = ticks.tick() => self.heartbeat(),
+                Some(result) = self.workers.join_next_with_id() => self.on_task_exit(result)?,
             }
         }
     }
 
-    /// A task has ended.
+    /// Handles the end of a task.
     fn on_task_exit(
         &mut self,
-        over: Result<(Id, Result<WorkerExit, StoreError>), JoinError>,
+        result: Result<(Id, Result<WorkerExit, StoreError>), JoinError>,
     ) -> Result<(), StoreError> {
-        match over {
-            Ok((id, ended)) => match ended? {
+        match result {
+            Ok((id, exit)) => match exit? {
                 WorkerExit::Stuck => self.restart(id, "stuck"),
                 WorkerExit::Stopped => drop(self.names.remove(&id)),
             },
@@ -453,7 +450,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Looks at all workers, and tells the service manager how things are and that this loop turns.
+    /// Checks all workers, then reports the status and feeds the watchdog.
     fn heartbeat(&self) {
         match self.fleet.hung() {
             None if self.notify.is_enabled() => self.notify.alive(&self.status()),
@@ -483,7 +480,8 @@ impl Supervisor {
         self.spawn(WorkerStart { member, restarts, first: FirstRun::Now, pause });
     }
 
-    /// Tells every worker to stop and waits for them, at most so long. True: all did.
+    /// Stops all workers and waits for them until `deadline` has passed. Returns whether all
+    /// stopped.
     pub async fn drain(mut self, deadline: Duration) -> bool {
         self.notify.stopping();
         self.stop.send_replace(true);
@@ -492,8 +490,8 @@ impl Supervisor {
         }
         let workers = &mut self.workers;
         let drained = tokio::time::timeout(deadline, async move {
-            while let Some(over) = workers.join_next().await {
-                if let Err(error) = over
+            while let Some(result) = workers.join_next().await {
+                if let Err(error) = result
                     && error.is_panic()
                 {
                     tracing::error!("worker panicked while stopping");
@@ -510,21 +508,22 @@ impl Supervisor {
     }
 }
 
-/// The windows as the store has to know them.
-fn registrations(posts: &[WindowSpec], now: Timestamp) -> Vec<WindowRegistration> {
-    let wanted = |post: &WindowSpec| WindowRegistration {
-        name: post.window.name.clone(),
-        identity: post.identity.clone(),
-        shape: post.window.shape(),
-        start: post.window.start,
-        end: post.window.end,
-        edges: schedule::edges(&post.window, now),
+/// The windows as they are registered in the store.
+fn registrations(specs: &[WindowSpec], now: Timestamp) -> Vec<WindowRegistration> {
+    let registration = |spec: &WindowSpec| WindowRegistration {
+        name: spec.window.name.clone(),
+        identity: spec.identity.clone(),
+        shape: spec.window.shape(),
+        start: spec.window.start,
+        end: spec.window.end,
+        edges: schedule::edges(&spec.window, now),
     };
-    posts.iter().map(wanted).collect()
+    specs.iter().map(registration).collect()
 }
 
-/// What comes before a worker's first round: a pause, and that the events of windows it replaces
-/// leave before the first new one is shown. False: told to stop meanwhile.
+/// Runs before a worker's first round: waits for `pause`, then drops the windows that it replaces,
+/// so that their events are removed before the first new one is published. Returns false if the
+/// worker was asked to stop meanwhile.
 async fn prepare(
     services: Arc<Services>,
     mut stop: watch::Receiver<bool>,

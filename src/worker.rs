@@ -1,8 +1,8 @@
-//! One worker per window: waits until a round is due, runs it, tells how it went.
+//! One worker per window: waits until a round is due, runs it and publishes the result.
 //!
-//! A worker knows nothing of other workers; what they share (requests in flight, tokens, the
-//! writer) is inside what it is handed. What a round needs is boxed and dropped with the round,
-//! so that a sleeping window costs almost nothing.
+//! A worker knows nothing of other workers. What they share (requests in flight, tokens, the
+//! writer) is in its [`Services`] and its target. What a round needs is boxed and dropped with the
+//! round, so that a sleeping window costs almost nothing.
 
 mod attempt;
 mod audit_schedule;
@@ -37,21 +37,21 @@ use error::AttemptError;
 use monotonic::MonotonicTime;
 pub use state::{RoundRequest, WindowHandle, WindowSummary};
 
-/// How often a worker looks whether its round gets on.
+/// How often a worker checks whether its round makes progress.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(60);
-/// What a round does besides requests never takes longer at a time.
+/// The longest that a round may take between two requests without making progress.
 const STALL_LIMIT: Duration = Duration::from_secs(600);
 
-/// What every worker is handed.
+/// What all workers share.
 #[derive(Clone)]
 pub struct Services {
     /// The mirror.
     pub store: Store,
     /// Graph.
     pub client: GraphClient,
-    /// Wall clock and chance.
+    /// The wall clock and the random numbers.
     pub env: Env,
-    /// What workers do.
+    /// What the workers count.
     pub metrics: Arc<RoundMetrics>,
 }
 
@@ -62,30 +62,30 @@ pub struct Worker {
     id: crate::mirror::position::WindowId,
     handle: Arc<WindowHandle>,
     stop: watch::Receiver<bool>,
-    /// What most windows need never, and none needs long.
+    /// Audits and resting segments. Most windows never need it, none needs it for long.
     audit_schedule: Option<Box<AuditSchedule>>,
 }
 
-/// How a worker ended that did not fail.
+/// Why a worker ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerExit {
-    /// It was told to.
+    /// It was asked to stop.
     Stopped,
-    /// Its round got on no more, although everything in it has a deadline.
+    /// Its round made no progress, although everything in it has a deadline.
     Stuck,
 }
 
-/// When the first round of a worker is due.
+/// When a worker's first round is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstRun {
-    /// At once: there is something to enumerate or to finish.
+    /// At once, because there is something to enumerate or to finish.
     Now,
-    /// Somewhere within the interval, so that a fleet that restarts does not ask all at once.
+    /// At a random time within the interval, so that the requests of a restarted fleet are spread.
     Spread,
 }
 
 impl Worker {
-    /// A worker for the window that `cell` describes.
+    /// A worker for the window of `handle`.
     pub fn new(
         services: Arc<Services>,
         target: Target,
@@ -93,22 +93,22 @@ impl Worker {
         handle: Arc<WindowHandle>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        Self { services, target, id, handle: handle, stop, audit_schedule: None }
+        Self { services, target, id, handle, stop, audit_schedule: None }
     }
 
-    /// Works until told to stop, or until the store fails.
+    /// Runs rounds until it is asked to stop, a round hangs or the store fails.
     ///
     /// # Errors
-    /// Where the store has failed for good; everything else is a state of the window.
-    // By reference: a future that owns the worker keeps a second place for it.
+    /// The store has failed for good. Every other error is a state of the window.
+    // By reference, because a future that owns the worker would store it twice.
     pub async fn run(&mut self, first: FirstRun) -> Result<WorkerExit, StoreError> {
-        // Seconds; a future that sleeps is kept small.
+        // In seconds, to keep the future of a sleeping worker small.
         let mut interval = self.handle.window().interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
             self.show_due(due);
-            // A stop wakes the cell too, so that a sleeping worker waits for two things only.
-            // First whoever asked: a question left over would be one more round.
+            // A stop wakes the handle too, so that a sleeping worker waits for two things only. A
+            // request comes first: left over, it would cost one more round.
             let woken = tokio::select! {
                 biased;
                 () = self.handle.wake.notified() => true,
@@ -118,36 +118,36 @@ impl Worker {
                 return Ok(WorkerExit::Stopped);
             }
             if woken && self.handle.lock().asked.is_none() {
-                // Nobody wants a round: the window was set otherwise, or a wish came true meanwhile.
-                let now = self.handle.window().interval;
-                due = self.retimed(due, interval, now);
-                interval = now.as_secs_f32();
+                // No round is requested: the settings changed, or the request was already served.
+                let new = self.handle.window().interval;
+                due = self.retimed(due, interval, new);
+                interval = new.as_secs_f32();
                 continue;
             }
             if !woken {
                 self.services.metrics.late.observe(due.elapsed());
             }
-            // Spans live as long as the round: sleeping windows need none. They are of the highest
-            // level, so that whatever is told of a window tells which one it is.
-            let (number, asked) = self.begin_round();
+            // Spans live as long as the round, because sleeping windows need none. Their level is
+            // the highest, so that every log line of a window names it.
+            let (number, request) = self.begin_round();
             let span = tracing::error_span!("window", window = %self.handle.window().name);
             let round = tracing::error_span!(parent: &span, "round", round = number);
-            match Box::pin(self.round(number, asked).instrument(round)).await? {
+            match Box::pin(self.round(number, request).instrument(round)).await? {
                 Ok(next) => (due, interval) = next,
-                Err(ended) => return Ok(ended),
+                Err(exit) => return Ok(exit),
             }
             if self.audit_is_due() {
                 self.show_due(due);
                 match Box::pin(self.audit(due).instrument(span)).await? {
                     Ok(next) => due = due.min(next),
-                    Err(ended) => return Ok(ended),
+                    Err(exit) => return Ok(exit),
                 }
             }
         }
     }
 
-    /// When a round that was due after one interval is due after another. A window in trouble
-    /// that waits for people, or for a confirmation, goes on waiting.
+    /// When a round that was due after the old interval is due after the new one. A window that
+    /// waits for an operator or for a confirmation keeps its due time.
     fn retimed(&self, due: Instant, old: f32, new: Duration) -> Instant {
         if old == new.as_secs_f32() {
             return due;
@@ -169,7 +169,7 @@ impl Worker {
                 schedule::spread(self.handle.window().interval, self.services.env.random())
             }
         };
-        // An earlier process may have been asked to leave the mailbox alone.
+        // Graph may have asked an earlier process to pause for this mailbox.
         let now = Instant::now();
         self.target.budget.paused_until().map_or(now, |until| until.max(now)) + spread
     }
@@ -179,11 +179,11 @@ impl Worker {
         self.handle.lock().next_due = Some(MonotonicTime::at(due, now));
     }
 
-    /// One attempt, and when the next is due, after which interval; or why there is none.
+    /// Runs one attempt. Returns when the next is due and the interval; or why there is no next.
     async fn round(
         &mut self,
         number: u64,
-        asked: Option<RoundRequest>,
+        request: Option<RoundRequest>,
     ) -> Result<Result<(Instant, f32), WorkerExit>, StoreError> {
         let window = self.handle.window();
         let begun = Instant::now();
@@ -198,67 +198,68 @@ impl Worker {
             &steps,
             number,
         );
-        if asked.is_some() && self.handle.state() == WindowState::SignInRequired {
-            // A requested round may mean that the cause of the refusal was mended.
+        if request.is_some() && self.handle.state() == WindowState::SignInRequired {
+            // The cause of the refusal may have been fixed before the request.
             self.target.tokens.retry_refused();
         }
         let mut stop = self.stop.clone();
         let result = tokio::select! {
             biased;
-            // First: who is told to stop asks nothing more. A commit under way is finished by the
-            // writer whether or not anybody waits.
+            // First, so that a stopping worker sends no more requests. The writer finishes a commit
+            // under way even if its caller no longer waits.
             _ = stop.wait_for(|stop| *stop) => return Ok(Err(WorkerExit::Stopped)),
-            result = Box::pin(attempt.run(asked, self.resting())) => result,
+            result = Box::pin(attempt.run(request, self.resting())) => result,
             () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
-        let done = attempt.done();
+        let stats = attempt.done();
         self.services.metrics.took.observe(begun.elapsed());
         let due = match result {
             Ok(()) => {
-                self.rest(&window, begun, done.settled);
-                self.on_success(&window, number, begun, &done)
+                self.rest(&window, begun, stats.settled);
+                self.on_success(&window, number, begun, &stats)
             }
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }
             Err(error) => {
                 if matches!(error, AttemptError::Store(_)) {
-                    // What was asked for has not begun: it is still asked for.
-                    let mut worker_state = self.handle.lock();
-                    worker_state.asked = worker_state.asked.max(asked);
+                    // The requested round has not begun, so the request stays.
+                    let mut state = self.handle.lock();
+                    state.asked = state.asked.max(request);
                 }
-                self.on_error(&window, number, begun, &done, &error)
+                self.on_error(&window, number, begun, &stats, &error)
             }
         };
         self.handle.announce();
         Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
     }
 
-    /// Resolves once the round has not got on for longer than anything in it may take.
+    /// Resolves once the round has made no progress for longer than any of its steps may take.
     async fn stalled(&self, steps: &AtomicU32) {
-        let longest = self.services.client.request_timeout().saturating_mul(2);
-        let look = || {
+        let longest_request = self.services.client.request_timeout().saturating_mul(2);
+        let progress = || {
             self.handle.lock().last_heartbeat = Instant::now();
             let queued = self.target.queued.load(Ordering::Relaxed);
             let requests = self.target.requests.load(Ordering::Relaxed);
             (!queued).then(|| (requests, steps.load(Ordering::Relaxed)))
         };
-        unchanged_for(longest.saturating_add(STALL_LIMIT), look).await;
+        unchanged_for(longest_request.saturating_add(STALL_LIMIT), progress).await;
     }
 
-    /// The round's number, and what was asked of it: both at once, as [`Cell::ask`] promises numbers.
+    /// Begins a round; returns its number and the request that it serves. Both are read under one
+    /// lock, because [`WindowHandle::ask`] promises a round number.
     fn begin_round(&self) -> (u64, Option<RoundRequest>) {
-        let mut worker_state = self.handle.lock();
-        worker_state.running = true;
-        worker_state.last_heartbeat = Instant::now();
-        worker_state.health.state = match worker_state.health.state {
+        let mut state = self.handle.lock();
+        state.running = true;
+        state.last_heartbeat = Instant::now();
+        state.health.state = match state.health.state {
             WindowState::Settled | WindowState::Following => WindowState::Following,
             other => other,
         };
-        (worker_state.rounds + 1, worker_state.asked.take())
+        (state.rounds + 1, state.asked.take())
     }
 
-    /// Publishes a round that did not fail; answers when the next one is due.
+    /// Publishes a round that did not fail; returns when the next one is due.
     fn on_success(
         &self,
         window: &Window,
@@ -273,7 +274,7 @@ impl Worker {
         let (result, outcome) = match stats.end {
             RoundEnd::Settled => (RoundResult::Settled, RoundOutcome::Settled),
             RoundEnd::Held => (RoundResult::Held { wait, asked }, RoundOutcome::Held),
-            // A stuck or failed round is an error of the attempt and does not come here.
+            // A stuck or failed round is an error of the attempt and does not reach this function.
             RoundEnd::Incomplete | RoundEnd::Stuck(_) | RoundEnd::Failed => {
                 (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete))
             }
@@ -295,7 +296,7 @@ impl Worker {
         state.health = health;
         let due = Instant::now() + delay;
         if !asked {
-            // The confirmation is not due yet: nothing was asked, so nothing succeeded.
+            // The confirmation is not due yet. No request was made, so this is no success.
             state.past.record_idle();
             return due;
         }
@@ -322,14 +323,15 @@ impl Worker {
         due
     }
 
-    /// How long until a stored time. The wall clock may have been set since it was computed.
+    /// The wait until a stored time, at most `confirm_after`: the wall clock may have been set
+    /// since the time was computed.
     fn wait_until(&self, window: &Window, at: Option<Timestamp>) -> Duration {
         let now = self.services.env.now();
         let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
         wait.min(window.confirm_after)
     }
 
-    /// Publishes a failed attempt; answers when the next one is due.
+    /// Publishes a failed attempt; returns when the next one is due.
     fn on_error(
         &self,
         window: &Window,
@@ -401,7 +403,7 @@ fn incomplete(now: Timestamp, delay: Duration) -> LastError {
     }
 }
 
-/// Logs what a round that did not fail has to tell.
+/// Logs the notice of a round that did not fail.
 fn log_notice(notice: Option<Notice>) {
     match notice {
         Some(Notice::Recovered) => tracing::info!("window recovered"),
@@ -414,37 +416,37 @@ fn log_notice(notice: Option<Notice>) {
         Some(Notice::MoveHeld) => tracing::warn!(
             "move of the edges that drops most of the window is held until it is confirmed"
         ),
-        // Logged with the error.
+        // Trouble is logged with the error.
         Some(Notice::Trouble) | None => {}
     }
 }
 
-/// The wall-clock time after a delay; none where a calendar cannot express it.
+/// The wall-clock time after a delay; `None` if it is out of range.
 fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
     now.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).ok()
 }
 
-/// Notes a resync in what is published; the store counts it in the same commit.
+/// Publishes that a resync began; the store counts it in the commit that begins it.
 fn record_resync(handle: &WindowHandle, at: Timestamp, reason: ResyncReason) {
-    let mut worker_state = handle.lock();
-    worker_state.health.state = WindowState::Enumerating;
-    worker_state.resync = Some(reason);
+    let mut state = handle.lock();
+    state.health.state = WindowState::Enumerating;
+    state.resync = Some(reason);
     if reason != ResyncReason::New {
-        worker_state.resyncs += 1;
-        worker_state.last_resync = Some(Box::new(LastResync { at, reason }));
+        state.resyncs += 1;
+        state.last_resync = Some(Box::new(LastResync { at, reason }));
     }
 }
 
-/// Resolves once `look` has seen the same for so long. `None` is a wait that may take any time:
-/// for one's turn among many.
-async fn unchanged_for<T: PartialEq>(patience: Duration, look: impl Fn() -> Option<T>) {
-    let mut last = (look(), Instant::now());
+/// Resolves once `progress` has returned the same value for `limit`. `None` marks a wait that may
+/// take any time: the round is queued behind others.
+async fn unchanged_for<T: PartialEq>(limit: Duration, progress: impl Fn() -> Option<T>) {
+    let mut last = (progress(), Instant::now());
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        let seen = look();
+        let seen = progress();
         if seen.is_none() || seen != last.0 {
             last = (seen, Instant::now());
-        } else if last.1.elapsed() >= patience {
+        } else if last.1.elapsed() >= limit {
             return;
         }
     }
@@ -465,7 +467,7 @@ mod tests {
 
         // Moves for an hour, queues for an hour, then hangs.
         let moved = Cell::new(0);
-        let look = || match minutes() - 10 {
+        let progress = || match minutes() - 10 {
             ..60 => {
                 moved.set(moved.get() + 1);
                 Some(moved.get())
@@ -473,7 +475,7 @@ mod tests {
             60..120 => None,
             _ => Some(0),
         };
-        unchanged_for(STALL_LIMIT, look).await;
+        unchanged_for(STALL_LIMIT, progress).await;
         assert_eq!(minutes(), 10 + 120 + 10);
     }
 }

@@ -217,7 +217,6 @@ fn credential(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use axum::http::HeaderName;
 

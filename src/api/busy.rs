@@ -216,7 +216,6 @@ impl IntervalMerger {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use serde_json::json;
 

@@ -227,7 +227,6 @@ impl HttpBody for PacedBody {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use futures_util::task::noop_waker_ref;
 
     use super::*;

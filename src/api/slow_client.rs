@@ -115,7 +115,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for MinRateStream<I> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -124,7 +124,6 @@ fn serve(name: &str, asked: &HeaderMap) -> Option<Response> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use axum::body::Body;
     use axum::http::{Request, StatusCode};
     use http_body_util::BodyExt as _;

@@ -189,7 +189,6 @@ fn invalid_cursor_error(file: &Path) -> CliError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test may panic")]
     use super::*;
     use crate::cli::exit::USAGE;
 

@@ -179,7 +179,6 @@ fn fault(fault: &Diagnostic) -> Value {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
 
     fn checked(text: &str, explain: bool, json: bool) -> (u8, String) {

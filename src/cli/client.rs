@@ -209,7 +209,6 @@ impl ApiResponse {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use axum::Router;
     use axum::http::HeaderMap;

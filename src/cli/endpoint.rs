@@ -140,7 +140,6 @@ fn parse(text: &str) -> Result<Endpoint, CliError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
 
     #[test]

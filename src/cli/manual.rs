@@ -129,7 +129,6 @@ fn cannot(path: &Path, error: &std::io::Error) -> CliError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
     use clap::ValueEnum as _;
 

@@ -284,7 +284,6 @@ pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use std::os::unix::net::UnixDatagram;
 
     use super::*;

@@ -444,7 +444,6 @@ pub(super) fn shell_quote(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use anstream::adapter::strip_str;
     use serde_json::json;

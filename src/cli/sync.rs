@@ -162,7 +162,6 @@ fn describe(name: &str, over: bool, value: &Value) -> Result<(String, bool), Cli
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use serde_json::json;
 

@@ -96,7 +96,6 @@ pub(super) fn wrapped(text: &str, columns: usize, indent: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
 
     const TRICK: &str =

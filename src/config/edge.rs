@@ -79,8 +79,6 @@ fn relative(text: &str, sign: i64) -> Result<Edge, Issue> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
     use super::*;
 
     fn at(text: &str) -> Edge {

@@ -1,7 +1,4 @@
 //! Tests of the whole module: files in, a configuration or its errors out.
-
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
 mod example;
 mod faults;
 mod layers;

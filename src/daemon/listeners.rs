@@ -1,10 +1,10 @@
-//! The doors of a running daemon: what it listens on, and how that changes while it runs.
+//! The listeners of a running daemon, and how a reload changes them.
 //!
-//! New doors are bound before old ones close, so that a taken address or an unknown group leaves
-//! everything as it was. Where the old one had to close first and cannot be opened again at once, it
-//! opens as soon as its address is free. A door that stays is not touched: its connections live on, and the next
-//! request on any of them meets the new tokens and the new mask. Streams and held requests that
-//! began under others end, and go on from their cursors.
+//! New listeners are bound before old ones are closed, so that a taken address or an unknown group
+//! changes nothing. If the old listener had to be closed first and cannot be reopened at once, it
+//! is reopened as soon as its address is free. A listener that stays is not touched: its
+//! connections stay open, and their next requests use the new tokens and the new mask. Streams and
+//! held requests that began under the old settings end; their readers continue from their cursors.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use crate::api::{self, ApiSettings, AppState, BindError, UnixEndpoint, UnixOwner};
 use crate::config::ApiConfig;
 
-/// How often an address that was lost is asked for again.
+/// How often binding a lost address is tried again.
 const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The open listeners and what they serve.
 pub(super) struct Listeners {
     access: AppState,
     unix: Option<ActiveListener<UnixOwner>>,
@@ -31,25 +31,26 @@ pub(super) struct Listeners {
     servers: JoinSet<()>,
 }
 
-/// One door.
+/// A listener that is served.
 struct ActiveListener<T> {
     place: T,
     router: watch::Sender<Router>,
-    /// Ends what streams.
+    /// Ends the streams and held requests.
     stopping: watch::Sender<bool>,
-    /// Closes the door.
+    /// Closes the listener.
     stop: watch::Sender<bool>,
     /// Resolves once it is closed.
     closed: oneshot::Receiver<()>,
 }
 
-/// A TCP address that is listened on, or is as soon as it is free.
+/// A TCP address, and its listener unless the address was lost. A lost address is bound again as
+/// soon as it is free.
 struct TcpEndpoint {
     listener: Option<TcpListener>,
     address: SocketAddr,
 }
 
-/// A listener that tells, by what it holds, when it is no more.
+/// A listener whose drop is observed through `_closing`.
 struct TrackedListener {
     door: TcpEndpoint,
     _closing: oneshot::Sender<()>,
@@ -80,14 +81,14 @@ impl Listener for TrackedListener {
     }
 }
 
-/// Doors that are bound and not yet served.
+/// Listeners that are bound and not yet served.
 #[derive(Default)]
 pub(super) struct PreparedListeners {
-    /// `None`: as before.
+    /// `None`: unchanged.
     unix: Option<Option<UnixEndpoint>>,
-    /// `None`: as before.
+    /// `None`: unchanged.
     tcp: Option<Option<TcpEndpoint>>,
-    /// The group that the socket that stays had before.
+    /// The previous group of a socket whose group was changed.
     regrouped: Option<Option<String>>,
     /// The address that was closed to bind the new one.
     yielded: Option<SocketAddr>,
@@ -97,7 +98,7 @@ impl PreparedListeners {
     /// Binds everything.
     ///
     /// # Errors
-    /// See [`BindError`]; nothing is left behind.
+    /// See [`BindError`]; nothing stays bound.
     pub(super) async fn all(config: &ApiConfig) -> Result<Self, BindError> {
         let unix = match &config.socket {
             Some(path) => Some(api::bind_unix(path, config.socket_group.as_deref())?),
@@ -110,30 +111,30 @@ impl PreparedListeners {
 async fn tcp(address: Option<SocketAddr>) -> Result<Option<TcpEndpoint>, BindError> {
     let Some(address) = address else { return Ok(None) };
     let listener = api::bind_tcp(address)?;
-    // Port 0 asks for any port: the one that was given is the one to tell.
+    // Port 0 requests any port: the assigned one is published.
     let address = listener.local_addr().unwrap_or(address);
     Ok(Some(TcpEndpoint { listener: Some(listener), address }))
 }
 
 impl Listeners {
-    /// Serves what was bound. `access` says what there is to be reached, and how it answers.
+    /// Serves the bound listeners with `access`.
     pub(super) fn serve(access: AppState, bound: PreparedListeners) -> Self {
         let mut listeners = Self { access, unix: None, tcp: None, servers: JoinSet::new() };
         listeners.open(bound);
         listeners
     }
 
-    /// Where TCP listens, if it does.
+    /// The TCP address, if there is one.
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref().map(|open| open.place)
+        self.tcp.as_ref().map(|active| active.place)
     }
 
-    /// Where the Unix socket is, if there is one.
+    /// The path of the Unix socket, if there is one.
     pub(super) fn socket(&self) -> Option<PathBuf> {
-        self.unix.as_ref().map(|open| open.place.path().to_owned())
+        self.unix.as_ref().map(|active| active.place.path().to_owned())
     }
 
-    /// Binds what `new` asks for beyond `old`.
+    /// Binds the listeners of `new` that differ from `old`.
     ///
     /// # Errors
     /// See [`BindError`]; everything is as before.
@@ -163,15 +164,15 @@ impl Listeners {
                 Err(BindError::Address { address, source })
                     if source.kind() == io::ErrorKind::AddrInUse =>
                 {
-                    let own = self.tcp.take_if(|open| open.place.port() == address.port());
+                    let own = self.tcp.take_if(|active| active.place.port() == address.port());
                     let Some(own) = own else {
                         return Err(BindError::Address { address, source });
                     };
-                    // Of one port, all addresses and one of them exclude each other: only here
-                    // the old door closes first.
+                    // A wildcard and a specific address cannot share a port. Only in this case is
+                    // the old listener closed first.
                     bound.yielded = Some(own.place);
                     let closed = close(own);
-                    // An error is the news too: that its other end is gone.
+                    // An error also means that the listener is gone.
                     closed.await.ok();
                     tcp(Some(address)).await?
                 }
@@ -185,86 +186,86 @@ impl Listeners {
                 None => None,
             });
         } else if old.socket_group != new.socket_group
-            && let Some(open) = &self.unix
+            && let Some(active) = &self.unix
         {
-            open.place.set_group(group)?;
+            active.place.set_group(group)?;
             bound.regrouped = Some(old.socket_group.clone());
         }
         Ok(())
     }
 
-    /// Takes back what [`Listeners::prepare`] did.
+    /// Undoes [`Listeners::prepare`].
     pub(super) async fn discard(&mut self, bound: PreparedListeners) {
         let PreparedListeners { unix, tcp: new, regrouped, yielded } = bound;
         drop((unix, new));
-        if let (Some(group), Some(open)) = (&regrouped, &self.unix)
-            && let Err(error) = open.place.set_group(group.as_deref())
+        if let (Some(group), Some(active)) = (&regrouped, &self.unix)
+            && let Err(error) = active.place.set_group(group.as_deref())
         {
-            tracing::warn!(%error, "socket's group could not be set back");
+            tracing::warn!(%error, "socket's group could not be restored");
         }
         if let Some(address) = yielded {
             let listener = api::bind_tcp(address);
             let listener = listener.inspect_err(|error| {
                 let reason = super::chain(error);
-                tracing::error!(
-                    reason,
-                    "listener could not be opened again, it is tried each second"
-                );
+                tracing::error!(reason, "listener could not be reopened, retrying every second");
             });
-            let door = TcpEndpoint { listener: listener.ok(), address };
-            self.open(PreparedListeners { tcp: Some(Some(door)), ..PreparedListeners::default() });
+            let endpoint = TcpEndpoint { listener: listener.ok(), address };
+            self.open(PreparedListeners {
+                tcp: Some(Some(endpoint)),
+                ..PreparedListeners::default()
+            });
         }
     }
 
-    /// Serves what was bound instead of what is no longer wanted, and answers as `settings` say.
+    /// Replaces listeners by newly bound ones, and applies the settings to all.
     pub(super) fn change(&mut self, bound: PreparedListeners, settings: ApiSettings) {
         if self.access.settings != settings {
             self.access.settings = settings;
-            if let Some(open) = &mut self.unix {
+            if let Some(active) = &mut self.unix {
                 let (access, stopping) = renewed(&self.access);
-                open.renew(api::router(access), stopping);
+                active.renew(api::router(access), stopping);
             }
-            if let Some(open) = &mut self.tcp {
+            if let Some(active) = &mut self.tcp {
                 let (access, stopping) = renewed(&self.access);
-                open.renew(api::tcp_router(access, open.place), stopping);
+                active.renew(api::tcp_router(access, active.place), stopping);
             }
         }
         self.open(bound);
-        // Those that closed are done with once their last request is.
+        // Servers of closed listeners end with their last request; those that have are reaped.
         while self.servers.try_join_next().is_some() {}
     }
 
     fn open(&mut self, bound: PreparedListeners) {
-        if let Some(door) = bound.unix {
-            let open = door.map(|door| {
+        if let Some(endpoint) = bound.unix {
+            let active = endpoint.map(|endpoint| {
                 let (access, stopping) = renewed(&self.access);
-                let (open, doing) =
-                    ActiveListener::new(door.owner(), api::router(access), stopping);
+                let (active, context) =
+                    ActiveListener::new(endpoint.owner(), api::router(access), stopping);
                 self.servers.spawn(async move {
-                    // A socket is never waited for: nobody has to know when it closes.
-                    let ServeContext { router, stop, .. } = doing;
-                    api::serve_unix(door, router, stopped(stop)).await;
+                    // The closing of a Unix socket is never awaited, so it is not tracked.
+                    let ServeContext { router, stop, .. } = context;
+                    api::serve_unix(endpoint, router, stopped(stop)).await;
                 });
-                open
+                active
             });
-            std::mem::replace(&mut self.unix, open).map(close);
+            std::mem::replace(&mut self.unix, active).map(close);
         }
         if let Some(tcp) = bound.tcp {
-            let open = tcp.map(|door| {
+            let active = tcp.map(|endpoint| {
                 let (access, stopping) = renewed(&self.access);
-                let address = door.address;
+                let address = endpoint.address;
                 let router = api::tcp_router(access, address);
-                let (open, ServeContext { router, stop, closing }) =
+                let (active, ServeContext { router, stop, closing }) =
                     ActiveListener::new(address, router, stopping);
-                let listener = TrackedListener { door, _closing: closing };
+                let listener = TrackedListener { door: endpoint, _closing: closing };
                 self.servers.spawn(api::serve_tcp(listener, router, stopped(stop)));
-                open
+                active
             });
-            std::mem::replace(&mut self.tcp, open).map(close);
+            std::mem::replace(&mut self.tcp, active).map(close);
         }
     }
 
-    /// Takes no more requests from here on.
+    /// Stops accepting requests.
     pub(super) fn stop(&mut self) {
         self.unix.take().map(close);
         self.tcp.take().map(close);
@@ -276,7 +277,7 @@ impl Listeners {
     }
 }
 
-/// What serving a door takes.
+/// What a server task of a listener needs.
 struct ServeContext {
     router: watch::Receiver<Router>,
     stop: watch::Receiver<bool>,
@@ -288,8 +289,8 @@ impl<T> ActiveListener<T> {
         let (router, routers) = watch::channel(router);
         let (stop, stops) = watch::channel(false);
         let (closing, closed) = oneshot::channel();
-        let open = Self { place, router, stopping, stop, closed };
-        (open, ServeContext { router: routers, stop: stops, closing })
+        let active = Self { place, router, stopping, stop, closed };
+        (active, ServeContext { router: routers, stop: stops, closing })
     }
 
     fn renew(&mut self, router: Router, stopping: watch::Sender<bool>) {
@@ -298,21 +299,22 @@ impl<T> ActiveListener<T> {
     }
 }
 
-/// What streams ends first, so that nothing holds the door. Answers what resolves once it is shut.
-fn close<T>(open: ActiveListener<T>) -> oneshot::Receiver<()> {
-    open.stopping.send_replace(true);
-    open.stop.send_replace(true);
-    open.closed
+/// Ends the streams first, so that they do not hold the listener open, then closes it. The result
+/// resolves once it is closed.
+fn close<T>(active: ActiveListener<T>) -> oneshot::Receiver<()> {
+    active.stopping.send_replace(true);
+    active.stop.send_replace(true);
+    active.closed
 }
 
-/// The same access, whose streams can be ended by themselves.
+/// A copy of the state with its own stop signal for streams.
 fn renewed(access: &AppState) -> (AppState, watch::Sender<bool>) {
     let (stopping, stop) = watch::channel(false);
     (AppState { stopping: stop, ..access.clone() }, stopping)
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
-    // An error means the sender is gone, which is an end too.
+    // An error means that the sender is gone, which is a stop too.
     drop(stop.wait_for(|stop| *stop).await);
 }
 
@@ -328,21 +330,24 @@ mod tests {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         let (closing, closed) = oneshot::channel();
-        let mut told =
+        let mut tracked =
             TrackedListener { door: TcpEndpoint { listener: None, address }, _closing: closing };
-        // One and the same wait: nobody calls again.
-        let mut accepting = Box::pin(told.accept());
+        // One wait for all of the test: `accept` is not called again.
+        let mut accepting = Box::pin(tracked.accept());
         assert!(
             timeout(10 * REBIND_INTERVAL, &mut accepting).await.is_err(),
-            "somebody else has it"
+            "accepted on an address that another listener has"
         );
         drop(other);
-        assert!(timeout(2 * REBIND_INTERVAL, &mut accepting).await.is_err(), "nobody has come yet");
+        assert!(
+            timeout(2 * REBIND_INTERVAL, &mut accepting).await.is_err(),
+            "accepted without a client"
+        );
         let client = std::net::TcpStream::connect(address).unwrap();
         let (_, from) = accepting.await;
         assert_eq!(from, client.local_addr().unwrap());
-        // Closed like any other.
-        drop(told);
+        // It closes like any other listener.
+        drop(tracked);
         assert!(closed.await.is_err());
         assert!(std::net::TcpStream::connect(address).is_err());
     }

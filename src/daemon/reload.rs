@@ -1,7 +1,8 @@
-//! Taking a new configuration while running: all of it, or nothing.
+//! Applies a new configuration to the running daemon, completely or not at all.
 //!
-//! Files are read and compared aside, so that the fleet is watched over meanwhile. Then what can
-//! fail is done first – binding, the store – and can be taken back; what follows cannot fail.
+//! Files are read and compared in the background, so that the fleet is watched meanwhile. Steps
+//! that can fail come first and can be undone: binding, then the store. The later steps cannot
+//! fail.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,29 +19,29 @@ use crate::supervisor::reload::{
     WindowChangeCounts, WindowEffect,
 };
 
-/// Reads the configuration anew. Blocking.
+/// Reads the configuration again. Blocking.
 pub type Loader = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
 
-/// A drop of at least so many windows, and of more than half of them, is asked about first: a
-/// truncated file must not wipe a fleet.
+/// Dropping at least this many windows, and more than half of all, needs permission: a truncated
+/// file must not drop a whole fleet.
 const MASS_DROP_MIN: usize = 20;
 
-/// A line of status shows no more of why a reload was refused; the log has all of it.
+/// Characters of a refused reload's reason in the status line; the log has all of it.
 const MAX_STATUS_NOTE: usize = 400;
 
-/// Whether so many drops are too many to believe.
+/// Whether dropping that many windows needs permission.
 pub(super) fn too_many(dropped: usize, known: usize) -> bool {
     dropped >= MASS_DROP_MIN && dropped * 2 > known
 }
 
-/// A reload that was asked for, its files read.
+/// A requested reload whose files have been read.
 pub(super) struct PendingReload {
     ask: ReloadRequest,
     begun: Instant,
     loaded: Result<LoadedConfig, ReloadError>,
 }
 
-/// A new configuration, valid, beside the one in force.
+/// A new valid configuration and how it differs from the one in force.
 struct LoadedConfig {
     config: Config,
     settings: ApiSettings,
@@ -48,17 +49,17 @@ struct LoadedConfig {
 }
 
 impl PendingReload {
-    /// Reads the files.
+    /// Reads and checks the files.
     pub(super) async fn read(
         ask: ReloadRequest,
         load: Loader,
         old: Arc<Config>,
-        open: bool,
+        open_loopback: bool,
     ) -> Self {
         let begun = Instant::now();
         let reading = tokio::task::spawn_blocking(move || {
             let config = load().map_err(|faults| ReloadError::Faults(faults.0))?;
-            let settings = api_settings(&config, open).map_err(|error| failed(&error))?;
+            let settings = api_settings(&config, open_loopback).map_err(|error| failed(&error))?;
             let difference = config::diff(&old, &config);
             refuse(&difference, &old, &config)?;
             Ok(LoadedConfig { config, settings, difference })
@@ -71,18 +72,18 @@ impl PendingReload {
     }
 }
 
-/// Refuses what cannot change, each with its place.
+/// Refuses keys that cannot change while the daemon runs, each with its place in the file.
 fn refuse(difference: &ConfigDiff, old: &Config, new: &Config) -> Result<(), ReloadError> {
     let fault = |key: &&str| {
-        let place = |config: &Config| {
-            let set = config.explain().iter().find(|one| one.key == *key);
-            match set.map(|one| &one.origin) {
+        let location = |config: &Config| {
+            let value = config.explain().iter().find(|one| one.key == *key);
+            match value.map(|one| &one.origin) {
                 Some(ValueOrigin::File { path, line }) => Some((path.to_path_buf(), *line)),
                 _ => None,
             }
         };
-        // Where it was taken out, there is only the place where it was.
-        let (file, line) = place(new).or_else(|| place(old)).unzip();
+        // A key that was deleted has only a place in the old file.
+        let (file, line) = location(new).or_else(|| location(old)).unzip();
         Diagnostic {
             file,
             line,
@@ -98,22 +99,22 @@ fn refuse(difference: &ConfigDiff, old: &Config, new: &Config) -> Result<(), Rel
 }
 
 impl Daemon {
-    /// Performs a reload and answers who asked for it.
+    /// Performs a reload and replies to its requester.
     pub(super) async fn reload(&mut self, reload: PendingReload) {
         let PendingReload { ask, begun, loaded } = reload;
         let outcome = match loaded {
             Ok(loaded) => self.apply(loaded, ask.accept_drops, begun).await,
-            Err(refusal) => Err(refusal),
+            Err(error) => Err(error),
         };
         self.asks.answer(ask, outcome, self.env.now());
         let refused = self.reloads.last().filter(|last| last.outcome != ReloadOutcome::Applied);
         self.supervisor.reloaded(refused.map(|last| status_note(&last)));
     }
 
-    /// Puts a new configuration in force.
+    /// Applies a new configuration.
     ///
     /// # Errors
-    /// Why the old one stays.
+    /// Why the old one stays in force.
     async fn apply(
         &mut self,
         loaded: LoadedConfig,
@@ -131,17 +132,17 @@ impl Daemon {
             .await
             .map_err(|error| failed(&error))?;
         let accounts = self.accounts_of(&config);
-        let reform = fleet_change(&config, &accounts, &difference);
+        let change = fleet_change(&config, &accounts, &difference);
         let commit = || {
             for (name, tokens) in &accounts {
                 if let Some(account) = config.accounts.get(name) {
                     tokens.reconfigure(super::account(account, &config));
                 }
-                // Rotated files count from the next token on, and a refused sign-in is tried again.
+                // The next token uses rotated credential files, and a refused sign-in is retried.
                 tokens.forget();
             }
         };
-        if let Err(error) = self.supervisor.change_fleet(reform, commit).await {
+        if let Err(error) = self.supervisor.change_fleet(change, commit).await {
             self.listeners.discard(bound).await;
             return Err(failed(&error));
         }
@@ -164,7 +165,7 @@ impl Daemon {
         Ok(ReloadSummary { retried, ..applied(difference, warnings, took_ms) })
     }
 
-    /// The tokens of every account: known accounts keep theirs.
+    /// The tokens of every account. Known accounts keep theirs.
     fn accounts_of(&self, config: &Config) -> BTreeMap<Arc<str>, Arc<Tokens>> {
         let tokens = |(name, account): (&Arc<str>, &config::AccountConfig)| {
             let known = self.accounts.get(name).cloned();
@@ -204,7 +205,7 @@ fn applied(difference: ConfigDiff, warnings: Vec<Diagnostic>, took_ms: u64) -> R
         retimed: of(ReloadEffect::Retimed),
         unchanged,
     };
-    let bare = |windows: Vec<Arc<crate::mirror::window::Window>>, change| {
+    let without_keys = |windows: Vec<Arc<crate::mirror::window::Window>>, change| {
         windows.into_iter().map(move |window| WindowChange {
             window: window.name.clone(),
             change,
@@ -216,8 +217,8 @@ fn applied(difference: ConfigDiff, warnings: Vec<Diagnostic>, took_ms: u64) -> R
         change: changed.effect.into(),
         keys: changed.keys.into_iter().map(str::to_owned).collect(),
     });
-    let changes = bare(added, WindowEffect::Added)
-        .chain(bare(removed, WindowEffect::Removed))
+    let changes = without_keys(added, WindowEffect::Added)
+        .chain(without_keys(removed, WindowEffect::Removed))
         .chain(others)
         .take(MAX_NAMED)
         .collect();
@@ -225,12 +226,12 @@ fn applied(difference: ConfigDiff, warnings: Vec<Diagnostic>, took_ms: u64) -> R
     ReloadSummary { took_ms, windows, changes, accounts, settings, warnings, retried: Vec::new() }
 }
 
-/// A reload of which nothing came, in a line.
+/// The status line for a reload that changed nothing.
 fn status_note(last: &LastReload) -> String {
     let LastReload { at, outcome, message, faults } = last;
     let outcome = if *outcome == ReloadOutcome::Refused { "refused" } else { "failed" };
     let at = at.strftime("%Y-%m-%d %H:%M:%SZ");
-    // One fault is the message itself.
+    // A single fault is already the message.
     let fault = faults.first().filter(|_| faults.len() > 1);
     let fault = fault.map(|fault| format!(", the first: {fault}")).unwrap_or_default();
     let mut line = format!("reload {outcome} at {at}: {message}{fault}");

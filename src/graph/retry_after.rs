@@ -26,8 +26,6 @@ pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
-
     use super::*;
 
     #[test]

@@ -193,8 +193,6 @@ impl<'de> de::Deserialize<'de> for DateTimeTimeZone<'de> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
-
     use super::*;
 
     fn raw(date_time: &str, zone: &str) -> String {

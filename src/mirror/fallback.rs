@@ -110,7 +110,6 @@ impl Fallback {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use super::*;
 
     const AT: Timestamp = Timestamp::UNIX_EPOCH;

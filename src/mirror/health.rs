@@ -1,7 +1,7 @@
-//! What a window's health is after a round, and when its next round is due.
+//! Computes a window's health after a round, and when its next round is due.
 //!
-//! Pure: the result of the round, the settings and a random number go in; the new health, the delay
-//! and what is worth a log line come out. The worker performs it.
+//! Pure functions: they take the result of the round, the settings and a random number, and return
+//! the new health, the delay and a notice to log. The worker applies them.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ const FIRST_SIGN_IN_RETRY: Duration = Duration::from_secs(5 * 60);
 /// The health of a window between two rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowHealth {
-    /// What the window is doing.
+    /// The state of the window.
     pub state: WindowState,
     /// Failed attempts in a row.
     pub failures: u32,
     /// Whether the window has settled once since it was created.
     pub settled_once: bool,
-    /// The trouble that was logged last and has not ended.
+    /// The last logged trouble that has not ended.
     pub logged: Option<WindowState>,
 }
 
@@ -39,14 +39,14 @@ pub enum RoundResult {
     Held {
         /// How long it still waits.
         wait: Duration,
-        /// Whether Graph was asked at all. If not, the confirmation is not due yet.
+        /// Whether any request was made. If not, the confirmation is not due yet.
         asked: bool,
     },
     /// The attempt failed.
     Failed(RoundFailure),
 }
 
-/// A failed attempt, reduced to what the health depends on.
+/// The properties of a failed attempt that the health depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundFailure {
     /// What failed.
@@ -59,7 +59,7 @@ pub struct RoundFailure {
     pub shared: bool,
 }
 
-/// What failed, as far as it decides the state and the wait.
+/// The cause of a failure, which decides the state and the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
     /// Graph asked for a pause of at least this long.
@@ -72,11 +72,11 @@ pub enum FailureCause {
     Quarantined,
     /// The disk is too full to write.
     StoreFull,
-    /// Anything else: a passing fault.
+    /// Anything else: a transient error.
     Transient,
 }
 
-/// What the wait for the next round depends on, besides the result.
+/// What decides the wait for the next round, besides the result.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing {
     /// The window's interval.
@@ -85,13 +85,13 @@ pub struct Pacing {
     pub jitter: f64,
     /// How long the round took. The interval counts from its beginning.
     pub took: Duration,
-    /// The rest of the wait that was under way when the round began.
+    /// The rest of the wait that was running when the round began.
     pub left: Option<Duration>,
     /// How long a held move of the edges still waits, if one is held.
     pub held_move: Option<Duration>,
 }
 
-/// What a transition has to tell the log.
+/// What a transition logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The window works again.
@@ -107,8 +107,8 @@ pub enum Notice {
 }
 
 impl WindowHealth {
-    /// The health after a round, the wait until the next one (from the end of the round), and what
-    /// to log. `random` yields a number in `[0, 1)`.
+    /// Returns the health after a round, the wait until the next one (from the end of the round),
+    /// and what to log. `random` returns a number in `[0, 1)`.
     pub fn on_result(
         mut self,
         result: RoundResult,
@@ -153,20 +153,20 @@ impl WindowHealth {
     ) -> (Self, Duration, Option<Notice>) {
         let RoundFailure { cause, remembered, progress, shared } = failure;
         let state = cause.state();
-        // A resync under way shows as such and does not end the trouble that it is part of.
+        // A resync under way has its own state and does not end the trouble that it is part of.
         let other_trouble = self.state.is_trouble() && self.state != state;
         self.failures = match self.failures {
-            // Nothing was asked, so nothing failed again.
+            // No request was made, so nothing failed again.
             failures if remembered => failures.max(1),
             _ if other_trouble || progress => 1,
             failures => failures.saturating_add(1),
         };
         let delay = cause.delay(pacing.interval, self.failures, chance);
-        // Nor does what is being waited for come later.
+        // For the same reason a running wait does not become longer.
         let left = pacing.left.filter(|left| remembered && !left.is_zero());
         let delay = left.map_or(delay, |left| left.min(delay));
         self.state = state;
-        // Once for each trouble, not at each attempt.
+        // Logged once for each trouble, not at each attempt.
         let notice = (self.logged != Some(state) && !shared).then_some(Notice::Trouble);
         if notice.is_some() {
             self.logged = Some(state);
@@ -174,7 +174,7 @@ impl WindowHealth {
         (self, delay, notice)
     }
 
-    /// The health after a worker panicked; another worker takes the window up.
+    /// The health after a worker panicked or hung; another worker takes over the window.
     #[must_use]
     pub fn on_crash(self) -> Self {
         let failures = self.failures.saturating_add(1);
@@ -193,7 +193,7 @@ impl FailureCause {
         }
     }
 
-    /// How long to wait after so many failures in a row.
+    /// How long to wait after this many failures in a row.
     fn delay(self, interval: Duration, failures: u32, chance: f64) -> Duration {
         let longest = schedule::MAX_BACKOFF.max(interval);
         match self {

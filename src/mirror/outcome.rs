@@ -1,4 +1,4 @@
-//! How a window's round ended, as status, history, metrics and logs name it.
+//! The outcomes of rounds as status, history, metrics and logs name them.
 
 /// How a round of a window ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub enum RoundOutcome {
     Settled,
     /// A mass removal waits for its confirmation; everything else is up to date.
     Held,
-    /// It failed, or could not be completed.
+    /// It failed, or some series could not be completed.
     Failed(ErrorKind),
     /// The worker panicked or hung.
     Crashed,
@@ -21,15 +21,15 @@ pub enum ErrorKind {
     Incomplete,
     /// Graph asked for a pause.
     Throttled,
-    /// A passing fault of Graph or the network.
+    /// A transient error of Graph or the network.
     Transient,
-    /// An answer could not be read.
+    /// A response could not be read.
     MalformedPage,
     /// The link died again in the same round.
     LinkDead,
-    /// A round would not end.
+    /// A round does not end.
     RoundStuck,
-    /// A page could not be had.
+    /// A page could not be fetched.
     PageStuck,
     /// A link leads to another origin.
     ForeignLink,
@@ -45,7 +45,7 @@ pub enum ErrorKind {
     NotFound,
     /// Graph does not answer for segments this long.
     SegmentTooLong,
-    /// The answer is over the limit.
+    /// The response is over the size limit.
     TooLarge,
     /// The store could not be read or written.
     Store,
@@ -56,12 +56,12 @@ pub enum ErrorKind {
 pub enum SegmentMode {
     /// By delta links.
     Delta,
-    /// Listed whole in every round.
+    /// Listed completely in every round.
     Snapshot,
 }
 
 impl RoundOutcome {
-    /// Every outcome that metrics count under a name of its own, in their order.
+    /// Every outcome that the metrics count under its own name, in their order.
     pub const COUNTED: [Self; 18] = [
         Self::Settled,
         Self::Failed(ErrorKind::Incomplete),
@@ -93,7 +93,7 @@ impl RoundOutcome {
         }
     }
 
-    /// Whether the mirror is up to date after it, apart from what is held or incomplete.
+    /// Whether the mirror is up to date afterwards, apart from what is held or incomplete.
     pub fn succeeded(self) -> bool {
         match self {
             Self::Settled | Self::Held | Self::Failed(ErrorKind::Incomplete) => true,

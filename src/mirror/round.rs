@@ -1,4 +1,4 @@
-//! A round as a state machine: state and input in, state and effect out.
+//! A round as a pure state machine: takes a state and an input, returns a state and an effect.
 //!
 //! ```text
 //! Enumerating --page+next--> Enumerating     --page+delta--> Sweeping --series done--> sweep --> Settled
@@ -6,17 +6,17 @@
 //! any --link dead | stuck--> Enumerating     any --transient--> the same, later
 //! ```
 //!
-//! In snapshot mode ([`Remedy::is_snapshot`]) every round is an enumeration, by plain pages that
-//! end without a link to go on from.
+//! In snapshot mode ([`Fallback::is_snapshot`]) every round is an enumeration by plain pages, which
+//! end without a delta link.
 //!
-//! What is asked of Graph and of the store is an [`Effect`]; somebody else performs it and
-//! comes back with an [`Input`]. Nothing is forgotten by a crash between the two: the state is
-//! what the store holds (position and to-do), plus a memory of the masters this run has seen,
-//! whose loss costs a request, never an event.
+//! Requests to Graph and to the store are [`Effect`]s. The caller performs them and returns a
+//! [`RoundInput`]. A crash between the two loses nothing: the state is what the store holds
+//! (position and pending entries), plus the masters seen in this run. Losing those costs a request,
+//! never an event.
 //!
-//! A series is applied whole. In an incremental round everything that comes of a series waits in
-//! the to-do until its master and its membership are at hand, and is then committed at once, so
-//! that no reader sees half of a change. In an enumeration an occurrence waits only for its master.
+//! A series is applied as a whole. In an incremental round all items of a series stay pending until
+//! its master and its membership are known, and are then written in one commit, so that no reader
+//! sees half of a change. In an enumeration an occurrence waits only for its master.
 
 mod absence;
 mod completion;
@@ -41,14 +41,14 @@ use super::stall::StallDetector;
 use super::status::ResyncReason;
 use super::window::{Completion, Edges};
 
-/// A removal of fewer events than this is always believed.
+/// A removal of fewer events than this needs no confirmation.
 pub const MASS_REMOVAL_MIN: usize = 20;
-/// Whether so many events are too many to leave a window of so many at once.
+/// Whether `leaving` of `events` events are so many that their removal needs a confirmation.
 pub fn is_mass_removal(leaving: usize, events: usize) -> bool {
     leaving >= MASS_REMOVAL_MIN && leaving.saturating_mul(2) > events
 }
 
-/// Rows that leave in one commit of a sweep.
+/// Rows removed in one commit of a sweep.
 const SWEEP_SLICE: usize = 256;
 
 /// A round of one segment.
@@ -56,36 +56,37 @@ const SWEEP_SLICE: usize = 256;
 pub struct Round {
     context: SegmentContext,
     phase: Phase,
-    /// Masters that came in this run, with their etags.
+    /// Masters that this run has received, with their etags.
     masters_seen: BTreeMap<EventHash, Option<Arc<str>>>,
     pending: PendingWork,
     /// Rows the sweep found, not yet removed.
     sweep: Option<Vec<Removal>>,
-    /// Events of the window before any of this round's removals, and how many it has removed.
+    /// Events of the window before any of this round's removals.
     events: u64,
+    /// Events that this round has removed; a series that ended counts as one.
     removed: usize,
-    /// What must not leave, once the other segments have looked; none: they have not, since this
-    /// one asked Graph for the last time.
+    /// What must not be removed, known once the other segments have run. `None`: they have not run
+    /// since this segment's last request for members.
     retained: Option<Retain>,
     /// Events that other segments have removed in this attempt.
     removed_elsewhere: usize,
-    /// Whether the sweep's removals have been judged.
+    /// Whether the sweep's removals have passed the check for a mass removal.
     removal_approved: bool,
-    /// Removals that a listing found and no tombstone: a later listing may take them back.
+    /// Removals found by a listing and not by a tombstone. A later listing may cancel them.
     listed_out: BTreeSet<EventHash>,
-    /// What to do once the commit under way is durable.
+    /// What follows the commit under way.
     after_commit: AfterCommit,
     /// See [`Position::held_until`].
     held_until: Option<Timestamp>,
-    /// See [`Position::guard`].
+    /// See [`Position::stall`].
     stall: StallDetector,
-    /// The ids that this run's pages named.
+    /// The ids on this run's pages.
     ids_seen: BTreeSet<EventHash>,
-    /// See [`Position::remedy`].
+    /// See [`Position::fallback`].
     fallback: Fallback,
 }
 
-/// Which segment of which window, and how it is kept.
+/// A segment of a window, and the settings of its rounds.
 #[derive(Clone, Debug)]
 pub struct SegmentContext {
     /// The window.
@@ -96,12 +97,12 @@ pub struct SegmentContext {
     pub edges: Edges,
     /// How occurrences are completed.
     pub complete: Completion,
-    /// How long a removal too large to believe waits for its confirmation, and a stuck stream
-    /// for its next remedy.
+    /// How long a mass removal waits for its confirmation, and a stuck stream for its next
+    /// fallback.
     pub confirm_after: SignedDuration,
-    /// Whether the window has other segments. What leaves this one may have moved over the seam
-    /// into another: then nothing leaves before [`Input::Withheld`], when everything else of the
-    /// round is durable, so that whoever performs the effects can have the others look first.
+    /// Whether the window has other segments. An event that leaves this segment may have moved over
+    /// a segment boundary into another. So nothing is removed before [`RoundInput::Retained`],
+    /// which follows when everything else of the round is durable and the other segments have run.
     pub seams: bool,
     /// The configured page size.
     pub page_size: u32,
@@ -116,56 +117,56 @@ enum AfterCommit {
     Fail,
 }
 
-/// What came of an effect.
+/// The result of an effect.
 #[derive(Debug)]
 pub enum RoundInput {
-    /// Nothing yet: what is first?
+    /// No effect yet: returns the first one.
     Start,
-    /// The page that was asked for, and what the store knows of the ids of
-    /// [`Round::questions`].
+    /// The requested page, and what the store knows of the ids from [`Round::ids_to_look_up`].
     Page {
         /// The page.
         page: Page,
-        /// By id.
+        /// The stored kinds, by id.
         known: BTreeMap<EventHash, StoredKind>,
-        /// How long the answer took, waits of our own not counted.
+        /// How long the response took, without our own waits.
         took: Duration,
     },
-    /// The page cannot be had in this attempt.
+    /// The page cannot be fetched in this attempt.
     Failed(PageFailure),
-    /// A master, or that it is no more.
+    /// The requested master; `None` if it does not exist.
     Master(Option<Item>),
-    /// A series' instances (all pages) and the mirror's rows of it; or that the series is not found.
+    /// A series' instances (all pages) and the mirror's rows of it; `None` if the series is not
+    /// found.
     Instances(Option<(ListedInstances, Vec<SeriesMember>)>),
-    /// The mirror's rows of a series whose master is not found, or is no master any more.
+    /// The mirror's rows of a series whose master is not found, or is no longer a master.
     SeriesGone(Vec<SeriesMember>),
-    /// What a plain `calendarView` said of a series, and the mirror's rows of it.
+    /// A series' instances in a plain `calendarView`, and the mirror's rows of it.
     Viewed(ListedInstances, Vec<SeriesMember>),
-    /// Whether there are any of the events that were asked for.
+    /// Whether any of the requested events exist.
     Presence(bool),
-    /// What was asked about a series cannot be had now.
+    /// A request about a series failed for now.
     Unavailable,
-    /// What the sweep found.
+    /// The rows that the sweep found.
     Unseen(Vec<Removal>),
-    /// The other segments have looked, as far as they could.
+    /// The other segments have run, as far as they could.
     Retained {
-        /// What may have moved to where one could not look: it stays on the to-do.
+        /// What may have moved to a segment that did not complete: its removal stays pending.
         stay: Retain,
-        /// Events that have left the window in this attempt, other segments' among them.
+        /// Events removed from the window in this attempt, in all segments.
         gone: usize,
     },
-    /// The commit is durable; events that readers now see in the window.
+    /// The commit is durable. The number of events that readers now see in the window.
     Committed(u64),
-    /// The link that was followed is dead.
+    /// The followed link is dead.
     LinkDead,
 }
 
-/// What does not leave in this run.
+/// What this run must not remove.
 #[derive(Debug)]
 pub enum Retain {
-    /// These.
+    /// These events.
     Named(BTreeSet<EventHash>),
-    /// Nothing leaves.
+    /// All events.
     All,
 }
 
@@ -178,19 +179,19 @@ impl Retain {
     }
 }
 
-/// Why a page cannot be had.
+/// Why a page cannot be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageFailure {
-    /// It is over the cap.
+    /// It is over the size limit.
     TooLarge,
-    /// It failed until nothing was left of the attempt's retries, while the mailbox answered a
-    /// small request.
+    /// It failed until the attempt's retries were spent, while the mailbox answered a small
+    /// request.
     Refused,
     /// Something else.
     Other,
 }
 
-/// What comes next: something to do, or the end of the round.
+/// The next step: an effect to perform, or the end of the round.
 #[derive(Debug)]
 pub enum Step {
     /// Perform the effect, and step again with its result.
@@ -199,36 +200,37 @@ pub enum Step {
     End(RoundEnd),
 }
 
-/// What has to be done next.
+/// What the caller has to perform.
 #[derive(Debug)]
 pub enum Effect {
-    /// Ask for a page of a delta round: from this link, or the first of an enumeration.
+    /// Fetch a page of a delta round: by this link, or the first of an enumeration.
     Page(Option<Link>),
-    /// Ask for a page of the plain listing: from this link, or the first.
+    /// Fetch a page of the plain listing: by this link, or the first.
     Listing(Option<Link>),
-    /// Get a master by id.
+    /// Fetch a master by id.
     Master(EventId),
     /// List a series' instances and read the mirror's rows of it.
     Instances(EventId),
-    /// Read the mirror's rows of a series whose master is not found, or is no master any more.
+    /// Read the mirror's rows of a series whose master is not found, or is no longer a master.
     Rows(EventId),
-    /// Ask a plain `calendarView` about a series, and read the mirror's rows of it.
+    /// Find a series' instances in a plain `calendarView`, and read the mirror's rows of it.
     View(Box<ViewRequest>),
-    /// Ask a plain `calendarView` whether it has any of these: in the segment, or instances of a
-    /// series in the whole window. An answer that was true at some time since the round's last
-    /// page will do.
+    /// Find out from a plain `calendarView` whether any of these exist: events in the segment, or
+    /// instances of a series in the whole window. The answer must have been true at some time since
+    /// the round's last page.
     Presence(Box<PresenceRequest>),
-    /// Find the rows that no seen list contains.
+    /// Find the rows that are in no seen list.
     Unseen,
-    /// Events are to leave: have the other segments look. Nothing is lost if this comes first in
-    /// another attempt.
+    /// Events are about to be removed: run the other segments first. This may be done in a later
+    /// attempt.
     AwaitSegments,
-    /// Write.
+    /// Write the commit.
     Commit(Box<Commit>),
 }
 
 impl Effect {
-    /// Whether Graph is asked which events exist. What it answers, the other segments may not know.
+    /// Whether the effect asks Graph which events exist. The other segments may not know the
+    /// answer.
     pub fn asks_for_members(&self) -> bool {
         match self {
             Self::Page(_)
@@ -248,40 +250,41 @@ impl Effect {
 /// How a round ended, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RoundEnd {
-    /// Delta link stored (or listed whole), to-do empty.
+    /// The delta link is stored (or the segment is listed completely), and nothing is pending.
     Settled,
     /// The same, but some series could not be completed now.
     Incomplete,
-    /// It would have removed too much to be believed; an enumeration will confirm.
+    /// It would have been a mass removal; an enumeration will confirm it.
     Held,
-    /// The stream is stuck; an enumeration by other means will follow.
+    /// The stream is stuck; an enumeration with the next fallback will follow.
     Stuck(StallKind),
-    /// What failed last has failed for this attempt; where nothing did, the round would not end
-    /// and every remedy was tried.
+    /// The last effect has failed for this attempt. If none did, the round does not end and every
+    /// fallback was tried.
     Failed,
 }
 
 impl Round {
-    /// Takes a segment up where the store left it. `events`: what readers see of the window now.
+    /// Resumes a segment where the store left it. `events` is the number of events that readers see
+    /// in the window now.
     pub fn resume(
-        place: SegmentContext,
+        context: SegmentContext,
         position: Option<Position>,
-        todo: Vec<PendingEntry>,
+        pending: Vec<PendingEntry>,
         events: u64,
     ) -> Self {
-        let Position { phase, held_until, stall: guard, fallback: remedy, .. } =
+        let Position { phase, held_until, stall, fallback, .. } =
             position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
-        let todo = PendingWork::load(todo);
-        // Tombstones do not outlive their round.
+        let pending = PendingWork::load(pending);
+        // Tombstones do not outlive their round, so these removals are all from listings.
         let listed_out = match phase {
-            Phase::Settled { .. } => todo.removals().clone(),
+            Phase::Settled { .. } => pending.removals().clone(),
             _ => BTreeSet::new(),
         };
         Self {
-            context: place,
+            context,
             phase,
             masters_seen: BTreeMap::new(),
-            pending: todo,
+            pending,
             listed_out,
             sweep: None,
             retained: None,
@@ -291,14 +294,14 @@ impl Round {
             removal_approved: false,
             after_commit: AfterCommit::Continue,
             held_until,
-            stall: guard,
+            stall,
             ids_seen: BTreeSet::new(),
-            fallback: remedy,
+            fallback,
         }
     }
 
-    /// Ends the wait for the next remedy of a stuck stream: a round was requested. The
-    /// confirmation of a removal is not hurried.
+    /// Ends the wait for a stuck stream's next fallback, because a round was requested. The wait
+    /// for the confirmation of a removal stays.
     pub fn skip_wait(&mut self) {
         let stuck = [Some(ResyncReason::RoundStuck), Some(ResyncReason::PageStuck)];
         if stuck.contains(&self.phase.enumeration_reason()) {
@@ -306,28 +309,28 @@ impl Round {
         }
     }
 
-    /// How the segment is asked for, as far as that is not as configured.
+    /// How the requests for the segment differ from the configured ones.
     pub fn fallback(&self) -> &Fallback {
         &self.fallback
     }
 
-    /// Whether this run asks for plain pages.
+    /// Whether this run fetches plain pages.
     fn is_listing(&self) -> bool {
         self.fallback.is_snapshot()
             && self.phase.enumeration_reason() != Some(ResyncReason::DeltaRetry)
     }
 
-    /// The ids of a page that the store must be asked about before the page is stepped.
+    /// The ids of a page that the caller must look up in the store before it steps with the page.
     pub fn ids_to_look_up(&self, page: &Page) -> Vec<EventHash> {
         let mut ids: Vec<EventHash> = page.removed.iter().map(EventId::hash).collect();
-        // Nothing can have changed its kind before it was first seen, on an earlier page at least.
+        // On the first page of the first enumeration no event can have changed its kind.
         if !matches!(self.phase, Phase::Enumerating { reason: ResyncReason::New, page: 0, .. }) {
             let may_have_changed =
                 |item: &&Item| matches!(item.kind, EventKind::Single | EventKind::Master);
             ids.extend(page.present.iter().filter(may_have_changed).map(|i| i.id.hash()));
         }
         if self.is_listing() && self.context.complete == Completion::Master {
-            // A listing brings no masters: whether the stored ones still hold, their etags tell.
+            // A listing has no masters. Their etags show whether the stored ones are current.
             let masters = page.present.iter().filter_map(|item| item.master.as_ref());
             ids.extend(masters.map(EventId::hash));
             ids.sort_unstable();
@@ -336,7 +339,7 @@ impl Round {
         ids
     }
 
-    /// One step. `at` is the wall-clock time that changes carry.
+    /// Takes one step. `at` is the wall-clock time of its changes.
     pub fn step(mut self, input: RoundInput, at: Timestamp) -> (Self, Step) {
         let step = match input {
             RoundInput::Start => self.next_effect(at),
@@ -370,7 +373,7 @@ impl Round {
                 match self.after_commit {
                     AfterCommit::Continue => self.next_effect(at),
                     AfterCommit::Hold => Step::End(RoundEnd::Held),
-                    AfterCommit::Stall(ailment) => Step::End(RoundEnd::Stuck(ailment)),
+                    AfterCommit::Stall(kind) => Step::End(RoundEnd::Stuck(kind)),
                     AfterCommit::Fail => Step::End(RoundEnd::Failed),
                     AfterCommit::Settle if !self.pending.has_series() => {
                         Step::End(RoundEnd::Settled)
@@ -378,7 +381,7 @@ impl Round {
                     AfterCommit::Settle => Step::End(RoundEnd::Incomplete),
                 }
             }
-            // Whoever confirms a removal goes on confirming it, and a trial is still one.
+            // A dead link does not change the reason of a confirmation or of a delta retry.
             RoundInput::LinkDead => match self.phase.enumeration_reason() {
                 Some(reason @ (ResyncReason::Confirm | ResyncReason::DeltaRetry)) => {
                     self.restart(reason, at)
@@ -387,18 +390,19 @@ impl Round {
             },
         };
         if matches!(&step, Step::Do(effect) if effect.asks_for_members()) {
-            // What is learned now the others may not know.
+            // The other segments may not know what this request returns.
             self.retained = None;
         }
         (self, step)
     }
 
-    /// Whether the other segments have to look before anything leaves.
+    /// Whether the other segments have to run before anything is removed.
     fn waits_for_segments(&self) -> bool {
         self.context.seams && self.retained.is_none()
     }
 
-    /// Begins the enumeration anew. Rows stay: readers go on seeing the last good mirror.
+    /// Starts an enumeration from its first page. Rows stay, so readers keep seeing the last good
+    /// state.
     fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Step {
         self.masters_seen.clear();
         self.listed_out.clear();
@@ -412,7 +416,7 @@ impl Round {
         let mut commit = self.commit(at);
         commit.clear_pending = true;
         commit.clear_seen = true;
-        // Ordinary life in snapshot mode is no resync.
+        // A normal round in snapshot mode is not a resync.
         commit.counters.resync = Some(reason).filter(|r| *r != ResyncReason::Snapshot);
         Step::Do(Effect::Commit(Box::new(commit)))
     }
@@ -435,7 +439,7 @@ impl Round {
             Phase::Following { next } => Step::Do(Effect::Page(Some(next.clone()))),
             Phase::Settled { delta } => {
                 let delta = delta.clone();
-                // What an earlier round left is worked off before Graph is asked again.
+                // Work left by an earlier round is done before the next page is requested.
                 match self.pending() {
                     Some(effect) => effect,
                     None if delta.is_some() => Step::Do(Effect::Page(delta)),
@@ -458,8 +462,8 @@ impl Round {
                     self.sweep = sweep;
                     effect
                 }
-                // The first enumeration found an empty mirror: there is nothing to sweep, and no
-                // list of what it saw.
+                // The first enumeration found an empty mirror: there is nothing to sweep, and it
+                // kept no seen list.
                 (ResyncReason::New, None, _) => self.leave_and_settle(at),
                 (_, None, None) => Step::Do(Effect::Unseen),
                 (_, None, Some(rows)) => self.sweep_slice(rows, at),

@@ -96,7 +96,6 @@ fn fingerprint(ids: &[EventHash]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use super::*;
     use crate::mirror::page::{Link, UnreadableItem};
 

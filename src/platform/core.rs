@@ -16,7 +16,6 @@ pub fn disable_core_dumps() {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use rustix::process::{dumpable_behavior, getrlimit};
 
     use super::*;

@@ -134,7 +134,6 @@ fn deliver(socket: &str, message: &str, patience: Option<Duration>) -> io::Resul
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -214,7 +214,6 @@ fn swap_case(item: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
     use super::*;
 
     #[test]

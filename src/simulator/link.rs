@@ -101,7 +101,6 @@ fn mask(bytes: &mut [u8], seed: u64, check: u32) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
     use super::*;
 
     const TOKEN: LinkToken = LinkToken {

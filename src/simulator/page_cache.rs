@@ -187,7 +187,6 @@ impl PageCache {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
     use std::io::Read;
 
     use super::*;

@@ -155,7 +155,6 @@ impl Series {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
     use super::*;
 
     fn days(

@@ -1,7 +1,7 @@
-//! The running fleet as others see it: how its windows are, and asking them for a round.
+//! The running fleet for readers and commands: the status of its windows, and requests for rounds.
 //!
-//! Names lead to cells; workers write into them, readers and commands look and ask. It owns no
-//! task and no window: who is a member is the supervisor's to say.
+//! Maps names to window handles. Workers write into the handles; readers and commands read them
+//! and request rounds. The fleet owns no tasks; the supervisor adds and removes its windows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -16,10 +16,10 @@ use crate::mirror::position::WindowId;
 use crate::mirror::status::{PastRounds, WindowState, WindowStatus};
 use crate::worker::{HEARTBEAT, RoundRequest, WindowHandle, WindowSummary};
 
-/// A round under way whose worker has not looked around for so long holds its thread.
+/// A worker in a round that has not checked for stalls for this long holds its thread.
 pub(super) const HUNG_AFTER: Duration = Duration::from_secs(5 * HEARTBEAT.as_secs());
 
-/// What readers and commands may ask of the running fleet. Cheap to clone.
+/// The running windows by name. Cheap to clone.
 #[derive(Clone)]
 pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, FleetEntry>>>,
@@ -28,7 +28,7 @@ pub struct Fleet {
     metrics: Arc<RoundMetrics>,
 }
 
-/// A window that is looked after.
+/// A window of the fleet.
 #[derive(Clone)]
 pub(super) struct FleetEntry {
     pub(super) id: WindowId,
@@ -58,7 +58,7 @@ pub struct StartedRound {
 }
 
 impl Fleet {
-    /// Of nobody yet.
+    /// A fleet without windows.
     pub(super) fn new(env: Env, stop: watch::Receiver<bool>, metrics: Arc<RoundMetrics>) -> Self {
         Self { windows: Arc::default(), env, stop, metrics }
     }
@@ -69,7 +69,7 @@ impl Fleet {
         self.read().values().map(|member| member.handle.status(now)).collect()
     }
 
-    /// Every window at a glance, ordered by name.
+    /// The summaries of all windows, ordered by name.
     pub fn summaries(&self) -> Vec<WindowSummary> {
         self.read().values().map(|member| member.handle.summary()).collect()
     }
@@ -91,8 +91,8 @@ impl Fleet {
     /// A window whose worker holds its thread.
     pub(super) fn hung(&self) -> Option<Arc<str>> {
         let windows = self.read();
-        let mut motionless = windows.iter().filter(|(_, one)| one.handle.is_hung(HUNG_AFTER));
-        motionless.next().map(|(name, _)| name.clone())
+        let mut hung = windows.iter().filter(|(_, entry)| entry.handle.is_hung(HUNG_AFTER));
+        hung.next().map(|(name, _)| name.clone())
     }
 
     /// The fleet in one line: how many windows there are, and how many in each state.
@@ -116,12 +116,12 @@ impl Fleet {
         self.member(name).map(|member| member.handle.status(self.env.now()))
     }
 
-    /// What is remembered of a window's rounds.
+    /// A window's past rounds.
     pub fn rounds(&self, name: &str) -> Option<PastRounds> {
         self.member(name).map(|member| member.handle.rounds())
     }
 
-    /// The number under which the store keeps a window.
+    /// The id of a window in the store.
     pub fn id(&self, name: &str) -> Option<WindowId> {
         self.member(name).map(|member| member.id)
     }
@@ -148,15 +148,15 @@ impl Fleet {
         accept_removals: bool,
         wait: Option<Duration>,
     ) -> Result<StartedRound, FleetError> {
-        let asked =
+        let request =
             if accept_removals { RoundRequest::AcceptRemovals } else { RoundRequest::Resync };
-        self.ask(name, asked, wait).await
+        self.ask(name, request, wait).await
     }
 
     async fn ask(
         &self,
         name: &str,
-        asked: RoundRequest,
+        request: RoundRequest,
         wait: Option<Duration>,
     ) -> Result<StartedRound, FleetError> {
         let mut stop = self.stop.clone();
@@ -165,12 +165,12 @@ impl Fleet {
         }
         let FleetEntry { handle, .. } =
             self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
-        let round = handle.ask(asked);
+        let round = handle.ask(request);
         let finished = match wait {
             None => None,
             Some(wait) => tokio::select! {
-                over = tokio::time::timeout(wait, handle.finished(round)) => {
-                    over.is_ok().then(|| handle.status(self.env.now()))
+                result = tokio::time::timeout(wait, handle.finished(round)) => {
+                    result.is_ok().then(|| handle.status(self.env.now()))
                 }
                 _ = stop.wait_for(|stop| *stop) => return Err(FleetError::Stopping),
             },

@@ -1,8 +1,8 @@
-//! What the store needs done that no window's worker does: windows nobody wants leave it, idle
-//! rounds' links do not linger in it too long, and old removals are forgotten.
+//! Maintains the store beside the workers: drops unwanted windows, flushes the deferred links of
+//! idle rounds, and trims old removals.
 //!
-//! A full disk is waited out: it heals, and readers are served meanwhile. A chore that panics is
-//! told and begun again. What this refuses is to end the fleet for anything but a store that is over.
+//! A full disk is waited out, and readers are served meanwhile. A task that panics is logged and
+//! restarted. Only a failed store stops the fleet.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,40 +18,40 @@ use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::store::{Store, StoreError};
 
-/// How often removed events that are older than the retention are forgotten.
+/// How often removals older than the retention are trimmed.
 const TRIM_EVERY: Duration = Duration::from_secs(600);
-/// How long trimming waits before it looks again whether the wall clock can be believed.
+/// How long trimming waits before it checks again whether the wall clock is usable.
 const CLOCK_PAUSE: Duration = Duration::from_secs(5);
-/// How long a removal that found the disk full waits before it is tried again.
+/// How long dropping a window waits for space after it found the disk full.
 const SPACE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Does a chore to its end. One that panics is begun again, later each time.
+/// Runs a task to its end. A task that panics is restarted, with growing delays.
 ///
 /// # Errors
-/// Those of the chore.
+/// The errors of the task.
 pub(super) async fn restart_on_panic<C>(
-    what: &'static str,
+    name: &'static str,
     env: &Env,
     mut stop: watch::Receiver<bool>,
-    chore: impl Fn() -> C,
+    task: impl Fn() -> C,
 ) -> Result<(), StoreError>
 where
     C: Future<Output = Result<(), StoreError>>,
 {
     let mut restarts = 0;
     loop {
-        // Whatever it shares is the store's, which is made to survive those who panic.
-        if let Ok(done) = AssertUnwindSafe(chore()).catch_unwind().await {
-            return done;
+        // The task shares only the store, which stays consistent when a caller panics.
+        if let Ok(result) = AssertUnwindSafe(task()).catch_unwind().await {
+            return result;
         }
         restarts += 1;
         let pause =
             schedule::backoff(FIRST_RESTART_DELAY, MAX_RESTART_DELAY, restarts, env.random());
         tracing::error!(
-            chore = what,
+            chore = name,
             restarts,
             pause_ms = pause.as_millis(),
-            "chore panicked and is begun again"
+            "maintenance task panicked, restarting"
         );
         tokio::select! {
             biased;
@@ -61,10 +61,10 @@ where
     }
 }
 
-/// Tends the store until told to stop.
+/// Flushes and trims the store until asked to stop.
 ///
 /// # Errors
-/// Where the store is over.
+/// The store has failed.
 pub(super) async fn run(
     store: &Store,
     env: &Env,
@@ -74,14 +74,14 @@ pub(super) async fn run(
 ) -> Result<(), StoreError> {
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => Ok(()),
-        over = maintain(store, env, clock, retention) => over,
+        result = maintain(store, env, clock, retention) => result,
     }
 }
 
-/// Drops windows nobody wants, one after the other, until told to stop.
+/// Drops unwanted windows, one after the other, until asked to stop.
 ///
 /// # Errors
-/// Where the store is over.
+/// The store has failed.
 pub(super) async fn drop_windows(
     store: &Store,
     env: &Env,
@@ -89,47 +89,47 @@ pub(super) async fn drop_windows(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     let windows = drops.len();
-    tracing::info!(windows, "windows left the configuration, their events leave the feed");
+    tracing::info!(windows, "windows left the configuration, dropping their events");
     let dropping = async {
         for (name, id) in drops {
             drop_window(store, env, &name, id).await?;
         }
-        tracing::info!(windows, "windows that left the configuration are gone");
+        tracing::info!(windows, "windows that left the configuration are dropped");
         Ok(())
     };
     tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => Ok(()),
-        over = dropping => over,
+        result = dropping => result,
     }
 }
 
-/// Drops a window; where the disk is full, as soon as it no longer is. May be dropped at any
-/// moment: the next call does the rest.
+/// Drops a window. If the disk is full, waits until it is not. The future may be dropped at any
+/// time: the next call does the rest.
 ///
 /// # Errors
-/// Where the store is over.
+/// The store has failed.
 pub(super) async fn drop_window(
     store: &Store,
     env: &Env,
     window: &str,
     id: WindowId,
 ) -> Result<(), StoreError> {
-    let mut told = false;
+    let mut logged = false;
     loop {
         match store.drop_window(id, env.now()).await {
             Err(StoreError::Full) => {}
-            done => return done,
+            result => return result,
         }
-        if !told {
-            tracing::warn!(window, "disk is full, window is dropped later");
-            told = true;
+        if !logged {
+            tracing::warn!(window, "disk is full, dropping the window later");
+            logged = true;
         }
         tokio::time::sleep(SPACE_PAUSE).await;
     }
 }
 
-/// Never ends but with the store.
+/// Flushes and trims the store until it fails.
 async fn maintain(
     store: &Store,
     env: &Env,
@@ -138,7 +138,7 @@ async fn maintain(
 ) -> Result<(), StoreError> {
     let mut flush = tokio::time::interval(store.max_defer());
     let mut trim = tokio::time::interval(TRIM_EVERY);
-    let mut told = false;
+    let mut logged = false;
     loop {
         tokio::select! {
             biased;
@@ -146,19 +146,19 @@ async fn maintain(
             _ = trim.tick() => {
                 let (kept, now) = (*retention.borrow(), env.now());
                 if !clock.check(now).is_usable() {
-                    // A clock that is ahead would forget what readers have not seen yet.
+                    // A clock that is ahead would trim removals that readers have not seen yet.
                     trim.reset_after(CLOCK_PAUSE);
                     continue;
                 }
                 let Ok(before) = now.checked_sub(kept) else { continue };
                 match store.trim(before).await {
-                    Err(StoreError::Full) if told => {}
+                    Err(StoreError::Full) if logged => {}
                     Err(StoreError::Full) => {
-                        tracing::warn!("disk is full, old removals are forgotten later");
-                        told = true;
+                        tracing::warn!("disk is full, trimming old removals later");
+                        logged = true;
                     }
                     Err(error) => return Err(error),
-                    Ok(_) => told = false,
+                    Ok(_) => logged = false,
                 }
             }
         }
@@ -178,7 +178,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A store with one window, opened again with so much space to be kept free.
+    /// A store with one window, opened again with this much space to be kept free.
     async fn store(dir: &tempfile::TempDir, min_free_bytes: u64) -> (Store, Env, WindowId) {
         let start = "2026-11-02T12:00:00Z".parse().unwrap();
         let end = "2026-12-02T12:00:00Z".parse().unwrap();
@@ -219,14 +219,17 @@ mod tests {
         let (store, env, id) = store(&dir, u64::MAX).await;
         let (stop, stopped) = watch::channel(false);
         {
-            let (_retention, kept) = watch::channel(HOUR);
+            let (_retention, retention) = watch::channel(HOUR);
             let clock = GraphClock::default();
-            let janitor = run(&store, &env, &clock, kept, stopped.clone());
+            let maintenance = run(&store, &env, &clock, retention, stopped.clone());
             let dropping = drop_windows(&store, &env, vec![("alice".into(), id)], stopped);
-            let both = async { tokio::try_join!(janitor, dropping) };
+            let both = async { tokio::try_join!(maintenance, dropping) };
             tokio::pin!(both);
-            assert!(timeout(2 * HOUR, &mut both).await.is_err(), "one ended, and all with it");
-            assert_eq!(store.windows().await.unwrap().len(), 1, "it gave up");
+            assert!(
+                timeout(2 * HOUR, &mut both).await.is_err(),
+                "a task ended while the disk was full"
+            );
+            assert_eq!(store.windows().await.unwrap().len(), 1, "the window was dropped");
             stop.send(true).unwrap();
             assert!(both.await.is_ok());
         }
@@ -239,24 +242,24 @@ mod tests {
     async fn a_chore_that_panics_is_begun_again_until_it_is_done_or_told_to_stop() {
         let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
         let (stop, stopped) = watch::channel(false);
-        let begun = std::cell::Cell::new(0);
-        let chore = |panics: u32| {
-            let begun = &begun;
+        let started = std::cell::Cell::new(0);
+        let task = |panics: u32| {
+            let started = &started;
             move || async move {
-                begun.set(begun.get() + 1);
-                assert!(begun.get() > panics, "a panic that is meant");
+                started.set(started.get() + 1);
+                assert!(started.get() > panics, "a deliberate panic");
                 Err(StoreError::Closed)
             }
         };
-        let done = restart_on_panic("test", &env, stopped.clone(), chore(3)).await;
-        assert!(matches!(done, Err(StoreError::Closed)), "its error is its own");
-        assert_eq!(begun.get(), 4);
-        let for_ever = restart_on_panic("test", &env, stopped, chore(u32::MAX));
-        tokio::pin!(for_ever);
-        assert!(timeout(HOUR, &mut for_ever).await.is_err());
-        assert!((60..200).contains(&begun.get()), "at most each minute: {}", begun.get());
+        let result = restart_on_panic("test", &env, stopped.clone(), task(3)).await;
+        assert!(matches!(result, Err(StoreError::Closed)), "the task's error is not returned");
+        assert_eq!(started.get(), 4);
+        let endless = restart_on_panic("test", &env, stopped, task(u32::MAX));
+        tokio::pin!(endless);
+        assert!(timeout(HOUR, &mut endless).await.is_err());
+        assert!((60..200).contains(&started.get()), "restarts in an hour: {}", started.get());
         stop.send(true).unwrap();
-        assert!(for_ever.await.is_ok());
+        assert!(endless.await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,14 +267,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, env, id) = store(&dir, 0).await;
         let (_stop, stopped) = watch::channel(false);
-        let (_retention, kept) = watch::channel(HOUR);
+        let (_retention, retention) = watch::channel(HOUR);
         let clock = GraphClock::default();
-        let janitor = run(&store, &env, &clock, kept, stopped.clone());
-        tokio::pin!(janitor);
-        assert!(timeout(HOUR, &mut janitor).await.is_err());
+        let maintenance = run(&store, &env, &clock, retention, stopped.clone());
+        tokio::pin!(maintenance);
+        assert!(timeout(HOUR, &mut maintenance).await.is_err());
         drop_windows(&store, &env, vec![("alice".into(), id)], stopped).await.unwrap();
-        assert!(store.windows().await.unwrap().is_empty(), "what nobody wanted is gone");
+        assert!(store.windows().await.unwrap().is_empty(), "the unwanted window is still there");
         store.close().await.unwrap();
-        assert!(matches!(janitor.await, Err(StoreError::Closed)));
+        assert!(matches!(maintenance.await, Err(StoreError::Closed)));
     }
 }

@@ -1,9 +1,8 @@
-//! Asking the running daemon to take its configuration anew, and what came of it.
+//! Requests to reload the configuration of the running daemon, and their results.
 //!
-//! SIGHUP, `calmirror reload` and `POST /v1/reload` all come through [`Reloads::ask`]. Reloads
-//! are performed one after the other, each with the files as they are when its turn comes. What
-//! performs them is at the other end of the channel ([`Asks`]) and answers with what changed, or
-//! with why nothing did.
+//! SIGHUP, `calmirror reload` and `POST /v1/reload` all use [`ReloadHandle::ask`]. Reloads are
+//! performed one after the other, and each reads the files when it is its turn. The daemon receives
+//! the requests from the [`ReloadQueue`] and replies with what changed, or why nothing did.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,31 +12,31 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Diagnostic, ReloadEffect};
 
-/// Reloads that may wait for their turn; whoever brings one more is told to come again.
+/// The most reloads that may wait; one more is refused with [`ReloadError::Busy`].
 const MAX_WAITING: usize = 16;
-/// Changed windows that are named one by one; of more there is the count.
+/// The most changed windows that a summary names; more are only counted.
 pub const MAX_NAMED: usize = 1000;
-/// Faults that the status keeps; whoever asked for the reload was told all of them.
+/// The most faults that the status keeps; the reply to the request has all of them.
 const MAX_KEPT: usize = 20;
 
-/// Asks for reloads and knows how the last one went. Cheap to clone.
+/// Requests reloads and knows the result of the last one. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ReloadHandle {
     asks: mpsc::Sender<ReloadRequest>,
     history: Arc<Mutex<ReloadHistory>>,
 }
 
-/// The reloads that were asked for, in their order.
+/// The requested reloads, in order.
 #[derive(Debug)]
 pub struct ReloadQueue {
     asks: mpsc::Receiver<ReloadRequest>,
     history: Arc<Mutex<ReloadHistory>>,
 }
 
-/// One reload that was asked for.
+/// A requested reload.
 #[derive(Debug)]
 pub struct ReloadRequest {
-    /// Whether most of a fleet may be dropped.
+    /// Whether most of the fleet may be dropped.
     pub accept_drops: bool,
     reply: oneshot::Sender<Result<ReloadSummary, ReloadError>>,
 }
@@ -48,14 +47,14 @@ struct ReloadHistory {
     counts: ReloadCounts,
 }
 
-/// How many reloads there were since the start, by outcome.
+/// Reloads since the start, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReloadCounts {
     /// The new configuration is in force.
     pub applied: u64,
     /// The new configuration was refused, the old one stays.
     pub refused: u64,
-    /// The new configuration could not be put in force, the old one stays.
+    /// The new configuration could not be applied, the old one stays.
     pub failed: u64,
 }
 
@@ -67,7 +66,7 @@ pub enum ReloadOutcome {
     Applied,
     /// It was refused, the old one stays.
     Refused,
-    /// It could not be put in force, the old one stays.
+    /// It could not be applied, the old one stays.
     Failed,
 }
 
@@ -76,67 +75,67 @@ pub enum ReloadOutcome {
 pub struct LastReload {
     /// When it ended.
     pub at: Timestamp,
-    /// How.
+    /// Its outcome.
     pub outcome: ReloadOutcome,
     /// One sentence for a person.
     pub message: String,
-    /// The faults that it was refused for, the first of them.
+    /// The first of the faults for which it was refused.
     pub faults: Vec<Diagnostic>,
 }
 
 /// What a reload changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReloadSummary {
-    /// How long it took, milliseconds, reading the files included.
+    /// How long it took in milliseconds, including reading the files.
     pub took_ms: u64,
-    /// Windows by what became of them.
+    /// Windows, counted by effect.
     pub windows: WindowChangeCounts,
-    /// Each of them by name, but for the unchanged; at most [`MOST_NAMED`].
+    /// The changed windows by name, at most [`MAX_NAMED`].
     pub changes: Vec<WindowChange>,
-    /// Accounts that sign in otherwise, or are new or gone.
+    /// Accounts whose sign-in changed, or that are new or gone.
     pub accounts: Vec<Arc<str>>,
-    /// Accounts that could not sign in before, changed or not: they try again now.
+    /// Accounts that could not sign in before and try again now, changed or not.
     #[serde(default)]
     pub retried: Vec<Arc<str>>,
     /// Other keys that changed.
     pub settings: Vec<String>,
-    /// What is valid but hardly meant.
+    /// Settings that are valid but probably not intended.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Windows by what became of them.
+/// Windows, counted by the effect of a reload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowChangeCounts {
     /// New.
     pub added: usize,
-    /// Gone: their events leave the feed.
+    /// Gone: their events are removed from the feed.
     pub removed: usize,
-    /// New under an old name: the old events leave first.
+    /// New under an old name: the old events are removed first.
     pub replaced: usize,
     /// Enumerated again.
     pub resynced: usize,
-    /// Only their rounds' times or manner changed.
+    /// Only the times or the requests of their rounds changed.
     pub retimed: usize,
-    /// Not concerned.
+    /// Not changed.
     pub unchanged: usize,
 }
 
-/// What became of one window.
+/// The effect of a reload on one window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WindowChange {
     /// Its name.
     pub window: Arc<str>,
-    /// What became of it.
+    /// The effect.
     pub change: WindowEffect,
     /// The keys that changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
 }
 
-/// See [`Counts`].
+/// An effect, as described at [`WindowChangeCounts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "said at Counts")]
+#[expect(missing_docs, reason = "described at WindowChangeCounts")]
 pub enum WindowEffect {
     Added,
     Removed,
@@ -155,10 +154,10 @@ impl From<ReloadEffect> for WindowEffect {
     }
 }
 
-/// Why nothing was changed.
+/// Why a reload changed nothing.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ReloadError {
-    /// The new configuration is at fault.
+    /// The new configuration has faults.
     #[error("{}", match .0.as_slice() {
         [fault] => fault.to_string(),
         faults => format!("{} faults in the configuration", faults.len()),
@@ -169,23 +168,23 @@ pub enum ReloadError {
         "the configuration would drop {dropped} of {known} windows; if that is meant, reload with --accept-drops (?accept_drops=true)"
     )]
     Drops {
-        /// Windows that would leave.
+        /// Windows that would be dropped.
         dropped: usize,
-        /// Windows there are.
+        /// Windows in the fleet.
         known: usize,
     },
-    /// It is valid and could not be put in force.
-    #[error("the configuration could not be put in force: {0}")]
+    /// It is valid but could not be applied.
+    #[error("the configuration could not be applied: {0}")]
     Failed(String),
-    /// Too many reloads wait already.
-    #[error("too many reloads wait for their turn")]
+    /// Too many reloads are waiting.
+    #[error("too many reloads are waiting")]
     Busy,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
 }
 
-/// A way to ask, and the other end of it.
+/// A handle to request reloads, and the queue that receives them.
 pub fn channel() -> (ReloadHandle, ReloadQueue) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let history = Arc::default();
@@ -196,40 +195,40 @@ pub fn channel() -> (ReloadHandle, ReloadQueue) {
 }
 
 impl ReloadHandle {
-    /// Asks for a reload and waits for what came of it.
+    /// Requests a reload and waits for its result.
     ///
     /// # Errors
     /// Why nothing was changed.
     pub async fn ask(&self, accept_drops: bool) -> Result<ReloadSummary, ReloadError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         match self.asks.try_send(ReloadRequest { accept_drops, reply }) {
-            Ok(()) => answer.await.unwrap_or(Err(ReloadError::Stopping)),
+            Ok(()) => response.await.unwrap_or(Err(ReloadError::Stopping)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(ReloadError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ReloadError::Stopping),
         }
     }
 
-    /// How the last one went.
+    /// The last reload.
     pub fn last(&self) -> Option<LastReload> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).last.clone()
     }
 
-    /// How many there were.
+    /// The number of reloads, by outcome.
     pub fn counts(&self) -> ReloadCounts {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).counts
     }
 }
 
 impl ReloadQueue {
-    /// The next one. May be dropped at any moment.
+    /// The next request. Cancel safe.
     pub async fn next(&mut self) -> Option<ReloadRequest> {
         self.asks.recv().await
     }
 
-    /// Logs and remembers how one went, and answers who asked.
+    /// Logs and records the outcome of a reload and replies to its requester.
     pub fn answer(
         &self,
-        ask: ReloadRequest,
+        request: ReloadRequest,
         outcome: Result<ReloadSummary, ReloadError>,
         at: Timestamp,
     ) {
@@ -254,15 +253,15 @@ impl ReloadQueue {
                 }
                 (ReloadOutcome::Applied, applied.summary(), Vec::new())
             }
-            Err(refusal) => {
+            Err(error) => {
                 let mut faults = Vec::new();
-                if let ReloadError::Faults(all) = refusal {
+                if let ReloadError::Faults(all) = error {
                     for fault in all {
-                        tracing::error!(%fault, "configuration is at fault");
+                        tracing::error!(%fault, "configuration has a fault");
                     }
                     faults = all.iter().take(MAX_KEPT).cloned().collect();
                 }
-                let ending = match refusal {
+                let word = match error {
                     ReloadError::Faults(_) | ReloadError::Drops { .. } => {
                         history.counts.refused += 1;
                         ReloadOutcome::Refused
@@ -273,21 +272,21 @@ impl ReloadQueue {
                     }
                 };
                 tracing::error!(
-                    reason = %refusal,
+                    reason = %error,
                     "configuration not reloaded, the old one stays in force"
                 );
-                (ending, refusal.to_string(), faults)
+                (word, error.to_string(), faults)
             }
         };
         history.last = Some(LastReload { at, outcome: outcome_word, message, faults });
         drop(history);
-        // Whoever asked may have left.
-        ask.reply.send(outcome).ok();
+        // The requester may be gone.
+        request.reply.send(outcome).ok();
     }
 }
 
 impl ReloadSummary {
-    /// What changed, in a sentence.
+    /// What changed, in one sentence.
     pub fn summary(&self) -> String {
         let WindowChangeCounts { added, removed, replaced, resynced, retimed, unchanged } =
             self.windows;

@@ -170,8 +170,8 @@ async fn a_stuck_worker_is_restarted_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_janitor_that_panics_is_not_missed() {
     // A zero period makes the timer panic, which simulates a bug in the maintenance task.
-    let linger = Duration::ZERO;
-    let mut ground = Ground::with(|options| StoreOptions { max_defer: linger, ..options }).await;
+    let max_defer = Duration::ZERO;
+    let mut ground = Ground::with(|options| StoreOptions { max_defer, ..options }).await;
     // Not longer, because this test does not read the manager's socket.
     ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(10))).await.unwrap();
     assert_eq!(ground.supervisor.workers.len(), 3, "two workers and the store's maintenance task");
@@ -203,8 +203,8 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     for mailbox in ["carol", "dave"] {
         let window = Window { mailbox: mailbox.into(), ..window("alice") };
         let begun = vec![post(mailbox, window, &tokens)];
-        let reform = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
-        supervisor.change_fleet(reform, || ()).await.unwrap();
+        let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+        supervisor.change_fleet(change, || ()).await.unwrap();
     }
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
     let known = supervisor.services.store.windows().await.unwrap();
@@ -245,8 +245,8 @@ async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     let wanted = Window { start, ..window("alice") };
     let expected = schedule::edges(&wanted, right).start;
     let begun = vec![post("alice", wanted, &tokens)];
-    let reform = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
-    supervisor.change_fleet(reform, || ()).await.unwrap();
+    let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+    supervisor.change_fleet(change, || ()).await.unwrap();
     assert_eq!(supervisor.fleet().window("alice").unwrap().start, expected);
     ground.end().await;
 }

@@ -1,6 +1,6 @@
-//! One attempt at a round: performs what [`Round`] asks for, segment by segment.
+//! One attempt at a round: performs the effects of [`Round`], segment by segment.
 //!
-//! What an attempt cannot do is left to the next one, which starts from what the store holds.
+//! Work that an attempt cannot do is left to the next one, which starts from what the store holds.
 
 pub(super) mod audit;
 mod barrier;
@@ -36,17 +36,17 @@ use super::{Services, record_resync};
 use retry::RetryBudget;
 use series::ListedIds;
 
-/// A pause that Graph asks for is remembered over a restart, which takes some time itself, if it
-/// is longer than this.
+/// A pause that Graph asks for is remembered across restarts if it is longer than this. A restart
+/// itself takes some time.
 const REMEMBERED_PAUSE_MIN: Duration = Duration::from_secs(30);
 
-/// What a finished round did.
+/// What an attempt did.
 #[derive(Debug)]
 pub(super) struct AttemptStats {
     pub(super) end: RoundEnd,
     /// The segments that settled, as bits.
     pub(super) settled: u64,
-    /// Until when a held removal waits.
+    /// Until when a held removal or a stuck stream waits.
     pub(super) held_until: Option<Timestamp>,
     pub(super) requests: u32,
     pub(super) pages: u32,
@@ -56,7 +56,7 @@ pub(super) struct AttemptStats {
 }
 
 impl AttemptStats {
-    /// As others are told of it.
+    /// The attempt as a published round.
     pub(super) fn round(&self, number: u64, at: Timestamp, took: std::time::Duration) -> LastRound {
         LastRound {
             number,
@@ -71,16 +71,16 @@ impl AttemptStats {
     }
 }
 
-/// How a page is asked for.
+/// How a page is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PageSource {
-    /// As delta has it.
+    /// By the delta function.
     Delta,
-    /// Listed, in snapshot mode.
+    /// By a plain listing, in snapshot mode.
     Plain,
 }
 
-/// See the module.
+/// An attempt at a round of one window.
 pub(super) struct Attempt<'a> {
     services: &'a Services,
     target: &'a Target,
@@ -88,20 +88,20 @@ pub(super) struct Attempt<'a> {
     window: &'a Window,
     handle: &'a WindowHandle,
     stop: &'a watch::Receiver<bool>,
-    /// Counts what has been done, so that others see that it gets on.
+    /// Counts steps, so that the worker sees progress.
     steps: &'a AtomicU32,
     options: RequestOptions,
     number: u64,
-    /// Whether a user asked for this round.
+    /// Whether this round was requested by a user.
     requested: bool,
     /// Requests made to the target before this attempt.
     previous_requests: u64,
     budget: RetryBudget,
-    /// Why the last page could not be had.
+    /// Why the last page could not be fetched.
     error: Option<AttemptError>,
-    /// The memory that the last page takes, until it is written.
+    /// The memory that the last page occupies until it is written.
     memory: Reservation,
-    /// Between these edges, the events that a plain view named after the round's last page.
+    /// The events between these edges that a plain view listed after the round's last page.
     listed_ids: Option<(Edges, ListedIds)>,
     stats: AttemptStats,
 }
@@ -123,7 +123,7 @@ impl<'a> Attempt<'a> {
             target,
             id,
             window,
-            handle: handle,
+            handle,
             stop,
             steps,
             options: RequestOptions {
@@ -152,24 +152,24 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// A round of every segment, except of those in `resting` (as bits) unless somebody asked or
-    /// the edges moved; the worst of their endings is the round's.
+    /// Runs a round of every segment. Segments in `resting` (as bits) are skipped unless the round
+    /// was requested or the edges moved. The round ends as the worst of its segments.
     pub(super) async fn run(
         &mut self,
-        asked: Option<RoundRequest>,
+        request: Option<RoundRequest>,
         resting: u64,
     ) -> Result<(), AttemptError> {
-        self.requested = asked.is_some();
-        let moved = self.move_edges(asked == Some(RoundRequest::AcceptRemovals)).await?;
-        let mut resting = if moved || asked.is_some() { 0 } else { resting };
-        let reason = match asked {
+        self.requested = request.is_some();
+        let moved = self.move_edges(request == Some(RoundRequest::AcceptRemovals)).await?;
+        let mut resting = if moved || request.is_some() { 0 } else { resting };
+        let reason = match request {
             Some(RoundRequest::Resync) => Some(ResyncReason::Requested),
             Some(RoundRequest::AcceptRemovals) => Some(ResyncReason::Confirm),
             Some(RoundRequest::Sync) | None => None,
         };
         if let Some(reason) = reason {
             let segments = self.handle.lock().segments();
-            // All of them before the first request, so that none is forgotten if one fails.
+            // All segments before the first request, so that none is missed if one fails.
             for (index, _) in (0..).zip(&segments) {
                 self.begin_resync(index, reason).await?;
             }
@@ -183,23 +183,27 @@ impl<'a> Attempt<'a> {
                 error => return Err(error),
             }
         }
-        if let RoundEnd::Stuck(ailment) = self.stats.end {
-            let fault = match self.error.take() {
+        if let RoundEnd::Stuck(kind) = self.stats.end {
+            let cause = match self.error.take() {
                 Some(AttemptError::Transient(error) | AttemptError::Quarantine(error)) => {
                     Some(error)
                 }
                 _ => None,
             };
-            return Err(AttemptError::Stuck { ailment, fault, until: self.stats.held_until });
+            return Err(AttemptError::Stuck {
+                ailment: kind,
+                fault: cause,
+                until: self.stats.held_until,
+            });
         }
         Ok(())
     }
 
-    /// Graph does not answer for segments as long as these.
+    /// Halves the segments, because Graph does not answer for segments of this length.
     async fn halve_segments(&mut self, error: GraphError) -> Result<(), AttemptError> {
         let (edges, days) = {
-            let worker_state = self.handle.lock();
-            (worker_state.edges, worker_state.segment_days())
+            let state = self.handle.lock();
+            (state.edges, state.segment_days())
         };
         let Some(days) = window::halved_segment_days(edges, days) else {
             return Err(AttemptError::Quarantine(error));
@@ -208,24 +212,24 @@ impl<'a> Attempt<'a> {
         self.services.store.shorten_segments(self.id, days, now).await?;
         self.handle.lock().cut(days);
         record_resync(self.handle, now, ResyncReason::SegmentTooLong);
-        tracing::warn!(days, "segments are too long for graph, they are halved");
+        tracing::warn!(days, "segments are too long for graph, halving them");
         (self.stats.end, self.budget) = (RoundEnd::Settled, RetryBudget::default());
         Ok(())
     }
 
-    /// What it has done so far.
+    /// What the attempt has done.
     pub(super) fn done(mut self) -> AttemptStats {
         let requests = self.target.requests.load(Ordering::Relaxed) - self.previous_requests;
         self.stats.requests = u32::try_from(requests).unwrap_or(u32::MAX);
         self.stats
     }
 
-    /// Relative edges move with the days, each window at its own hour. True: they did. `accept`:
-    /// however much leaves the window.
+    /// Moves relative edges, which follow the date, each window at its own hour. Returns whether
+    /// they moved. `accept`: move them however many events leave the window.
     async fn move_edges(&mut self, accept: bool) -> Result<bool, AttemptError> {
         let (edges, computed) = {
-            let worker_state = self.handle.lock();
-            (worker_state.edges, worker_state.edges_at)
+            let state = self.handle.lock();
+            (state.edges, state.edges_at)
         };
         let due = |now| schedule::due_move(self.window, edges, computed, now);
         let mut now = self.services.env.now();
@@ -243,42 +247,43 @@ impl<'a> Attempt<'a> {
             return Ok(false);
         }
         self.services.store.move_edges(self.id, moved, now).await?;
-        let mut worker_state = self.handle.lock();
-        worker_state.edges = moved;
-        worker_state.edges_at = now;
-        worker_state.held_move = None;
-        drop(worker_state);
+        let mut state = self.handle.lock();
+        state.edges = moved;
+        state.edges_at = now;
+        state.held_move = None;
+        drop(state);
         record_resync(self.handle, now, ResyncReason::WindowMoved);
         tracing::info!(start = %moved.start, end = %moved.end, "window moved");
         Ok(true)
     }
 
-    /// Whether a move waits: it would drop most of the window, and has not waited for
+    /// Whether a move must wait: it would drop most of the window, and it has not waited for
     /// `confirm_after` yet.
     async fn holds(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
         let (leaving, events) = self.services.store.outside(self.id, moved).await?;
         if !is_mass_removal(leaving, events) {
             return Ok(false);
         }
-        let mut worker_state = self.handle.lock();
+        let mut state = self.handle.lock();
         let until = Instant::now() + self.window.confirm_after;
-        let until =
-            worker_state.held_move.get_or_insert_with(|| Box::new(MonotonicTime::at(until, now)));
+        let until = state.held_move.get_or_insert_with(|| Box::new(MonotonicTime::at(until, now)));
         Ok(!until.is_over())
     }
 
-    /// A small question, asked only for the `Date` of its answer. Whatever else comes of it the
-    /// round finds out.
+    /// Makes a small request only for the `Date` of its response. The round itself finds out about
+    /// any error.
     async fn read_clock(&self, edges: Edges) {
-        let ask = RequestOptions { page_size: 1, ..self.options.clone() };
+        let options = RequestOptions { page_size: 1, ..self.options.clone() };
         let (client, day) = (&self.services.client, first_day(edges));
-        let answer = client.calendar_view(self.target, &ask, day, Some("id"), None, false).await;
-        if let Err(error) = answer {
-            tracing::debug!(kind = error.kind().as_str(), "question for graph's clock failed");
+        let response =
+            client.calendar_view(self.target, &options, day, Some("id"), None, false).await;
+        if let Err(error) = response {
+            tracing::debug!(kind = error.kind().as_str(), "request for graph's clock failed");
         }
     }
 
-    /// Takes a segment's round up where the store left it, and whether it is at its beginning.
+    /// Resumes a segment's round where the store left it. Also returns whether the round is at its
+    /// start.
     async fn open(
         &self,
         segment: SegmentIndex,
@@ -287,7 +292,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<(Round, bool), AttemptError> {
         let store = &self.services.store;
         let position = store.position(self.id, segment).await?;
-        let todo = match &position {
+        let pending = match &position {
             Some(position) if position.has_pending => store.todo(self.id, segment).await?,
             _ => Vec::new(),
         };
@@ -295,7 +300,7 @@ impl<'a> Attempt<'a> {
             self.publish_enumerating();
         }
         let begins = position.as_ref().is_none_or(|position| position.phase.starts_round());
-        let place = SegmentContext {
+        let context = SegmentContext {
             window: self.id,
             segment,
             edges,
@@ -306,14 +311,14 @@ impl<'a> Attempt<'a> {
             page_size: self.window.page_size,
         };
         let events = self.handle.lock().events;
-        let mut round = Round::resume(place, position, todo, events);
+        let mut round = Round::resume(context, position, pending, events);
         if self.requested {
             round.skip_wait();
         }
         Ok((round, begins))
     }
 
-    /// Performs what a round asks for.
+    /// Performs an effect of a round.
     async fn perform(
         &mut self,
         round: &Round,
@@ -332,7 +337,7 @@ impl<'a> Attempt<'a> {
             Effect::View(request) => self.view(segment, &request).await?,
             Effect::Presence(request) => self.presence(&request, edges).await?,
             Effect::Unseen => RoundInput::Unseen(self.unseen(segment).await?),
-            // A window of one segment has no seams.
+            // Not reached: `drive` parks the round at this effect.
             Effect::AwaitSegments => {
                 RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 0 }
             }
@@ -340,7 +345,7 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Everything anew: the position goes back to the first page, rows stay.
+    /// Begins a full enumeration: the position goes back to the first page, rows stay.
     async fn begin_resync(
         &self,
         segment: SegmentIndex,
@@ -348,11 +353,11 @@ impl<'a> Attempt<'a> {
     ) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let position = self.services.store.position(self.id, segment).await?;
-        let remedy = position.map(|position| position.fallback).unwrap_or_default();
+        let fallback = position.map(|position| position.fallback).unwrap_or_default();
         let mut commit = Commit::new(self.id, segment, now);
         commit.clear_pending = true;
         commit.clear_seen = true;
-        commit.position = Some(Position::start(reason, remedy));
+        commit.position = Some(Position::start(reason, fallback));
         commit.counters.resync = Some(reason);
         self.services.store.commit(commit).await?;
         record_resync(self.handle, now, reason);
@@ -360,13 +365,13 @@ impl<'a> Attempt<'a> {
     }
 
     fn publish_enumerating(&self) {
-        let mut worker_state = self.handle.lock();
-        if !worker_state.health.state.is_trouble() {
-            worker_state.health.state = WindowState::Enumerating;
+        let mut state = self.handle.lock();
+        if !state.health.state.is_trouble() {
+            state.health.state = WindowState::Enumerating;
         }
     }
 
-    /// What is published of how a segment is asked for, and one line when that changed.
+    /// Publishes the mode of a segment, and logs changes of its mode or page size.
     fn publish_fallback(&self, segment: SegmentIndex, before: &Fallback, now: &Fallback) {
         self.handle.lock().show_mode(segment, now.is_snapshot());
         if before == now {
@@ -375,23 +380,23 @@ impl<'a> Attempt<'a> {
         let page_size = now.page_size(self.window.page_size);
         if before.is_snapshot() != now.is_snapshot() {
             let mode = if now.is_snapshot() { "snapshot" } else { "delta" };
-            tracing::info!(segment, mode, page_size, "segment is asked for in another mode");
+            tracing::info!(segment, mode, page_size, "segment changed its mode");
         } else if before.page_size(self.window.page_size) != page_size {
-            tracing::info!(segment, page_size, "segment is asked for in other pages");
+            tracing::info!(segment, page_size, "segment changed its page size");
         }
     }
 
     async fn page(
         &mut self,
         round: &Round,
-        way: PageSource,
+        source: PageSource,
         link: Option<&Link>,
         edges: Edges,
     ) -> Result<RoundInput, AttemptError> {
         let before = self.target.response_micros.load(Ordering::Relaxed);
         self.memory = Reservation::default();
         self.listed_ids = None;
-        let page = match self.fetch_page(way, link, edges).await {
+        let page = match self.fetch_page(source, link, edges).await {
             Ok((page, memory)) => {
                 self.memory = memory;
                 page
@@ -423,17 +428,17 @@ impl<'a> Attempt<'a> {
                 "item could not be read"
             );
         }
-        let questions = round.ids_to_look_up(&page);
-        let known = if questions.is_empty() {
+        let ids = round.ids_to_look_up(&page);
+        let known = if ids.is_empty() {
             BTreeMap::new()
         } else {
-            let answers = self.services.store.known(self.id, questions.clone()).await?;
-            questions.into_iter().zip(answers).collect()
+            let kinds = self.services.store.known(self.id, ids.clone()).await?;
+            ids.into_iter().zip(kinds).collect()
         };
         Ok(RoundInput::Page { page, known, took: std::time::Duration::from_micros(took) })
     }
 
-    /// One page.
+    /// Fetches one page.
     async fn fetch_page(
         &mut self,
         source: PageSource,
@@ -458,8 +463,8 @@ impl<'a> Attempt<'a> {
         Ok((page, listing.memory))
     }
 
-    /// The page cannot be had in this attempt. Whether other means may help is the round's to say.
-    /// `refused`: it was asked for again and again, while the mailbox answered.
+    /// The page cannot be fetched in this attempt. The round decides whether a fallback may help.
+    /// `refused`: the page failed until the retries were spent, while the mailbox answered.
     fn failed(&mut self, error: AttemptError, refused: bool) -> Result<RoundInput, AttemptError> {
         let failure = match &error {
             AttemptError::Quarantine(error) if error.class() == ErrorClass::TooLarge => {
@@ -472,15 +477,15 @@ impl<'a> Attempt<'a> {
             _ => return Err(error),
         };
         self.error = Some(error);
-        // Other means are another round.
+        // A fallback is another round with its own retries.
         self.budget = RetryBudget::default();
         Ok(RoundInput::Failed(failure))
     }
 
-    /// Whether the mailbox answers a small question while it does not answer this one. Where it
-    /// does not either it is a bad day, and no other way of asking would help (facts 123, 124).
-    /// Which error it is does not matter: 500, 503 and 504 have all been seen to stick to a page
-    /// (facts 121, 197).
+    /// Whether the mailbox answers a small request while this one keeps failing. If it answers
+    /// neither, the outage is general and no fallback would help (facts 123, 124). The kind of
+    /// error does not matter: 500, 503 and 504 have all been seen to stick to a page (facts 121,
+    /// 197).
     async fn is_of_the_link(&mut self, error: &AttemptError, edges: Edges) -> bool {
         let AttemptError::Transient(error) = error else { return false };
         let of_a_page = matches!(error.class(), ErrorClass::Transient | ErrorClass::MalformedPage)
@@ -491,16 +496,17 @@ impl<'a> Attempt<'a> {
         self.probe(edges).await.is_ok()
     }
 
-    /// Whoever reads the status knows that the mirror may lack something. The first page of an
-    /// enumeration begins the count anew.
-    fn record_unreadable(&self, anew: bool, count: usize) {
-        let mut worker_state = self.handle.lock();
-        let before = if anew { 0 } else { worker_state.unreadable };
-        worker_state.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    /// Publishes the number of unreadable items, which the mirror may lack. The first page of an
+    /// enumeration resets the count.
+    fn record_unreadable(&self, reset: bool, count: usize) {
+        let mut state = self.handle.lock();
+        let before = if reset { 0 } else { state.unreadable };
+        state.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// "Not found" may be said of the whole calendar (fact 103), and then says nothing about one
-    /// series: it is believed once the calendar has answered after it.
+    /// Makes a small request to the calendar. "Not found" may be the answer for the whole calendar
+    /// (fact 103) and then says nothing about one series. It is believed only if the calendar
+    /// answers afterwards.
     async fn probe(&mut self, edges: Edges) -> Result<(), AttemptError> {
         let (client, target, options) = self.request_parts();
         let (day, options) = (first_day(edges), RequestOptions { page_size: 1, ..options });
@@ -520,7 +526,7 @@ impl<'a> Attempt<'a> {
             record_resync(self.handle, commit.at, reason);
         }
         if commit.deferrable {
-            // The next round of this window waits for it; nobody else has to.
+            // Only the next round of this window waits for this commit.
             self.services.store.submit(commit).await?;
             self.memory = Reservation::default();
             return Ok(RoundInput::Committed(self.handle.lock().events));
@@ -535,7 +541,7 @@ impl<'a> Attempt<'a> {
         Ok(RoundInput::Committed(events))
     }
 
-    /// The next process is to leave the mailbox alone as well.
+    /// Stores the pause, so that the next process observes it too.
     async fn remember_pause(&self, wait: Duration) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);

@@ -1,7 +1,7 @@
-//! What a worker does beside its rounds: audits, and letting far segments rest.
+//! Schedules drift audits and the rounds of segments that are due less often than their window.
 //!
-//! Kept apart and boxed, because a sleeping window of one segment, whose last audit found nothing,
-//! needs none of it.
+//! Kept apart from the worker and boxed: a sleeping window of one segment whose last audit found
+//! nothing does not need it.
 
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -16,19 +16,20 @@ use crate::mirror::status::WindowState;
 use crate::mirror::window::Window;
 use crate::store::StoreError;
 
-/// First wait after an audit that could not be made; doubles up to a day.
+/// First wait after a failed audit; doubles up to a day.
 const FIRST_AUDIT_RETRY: Duration = Duration::from_secs(3600);
 const MAX_AUDIT_RETRY: Duration = Duration::from_secs(86_400);
 
-/// See the module.
+/// A window's suspected differences, failed audits and due times of segments.
 #[derive(Debug, Default)]
 pub(super) struct AuditSchedule {
-    /// What a first look suspects, until a second one tells.
+    /// What a first audit suspects, until a second one confirms or clears it.
     suspects: SuspectedDrift,
-    /// Audits in a row that could not be made, and when the next may be tried.
+    /// Failed audits in a row.
     failed: u32,
+    /// When the next audit may be tried.
     not_before: Option<Instant>,
-    /// When each segment of several is due.
+    /// When each segment is due; empty for a window of one segment.
     due: Vec<Instant>,
 }
 
@@ -41,7 +42,7 @@ impl Worker {
     pub(super) fn resting(&self) -> u64 {
         let Some(schedule) = &self.audit_schedule else { return 0 };
         if !schedule.suspects.is_empty() {
-            // A suspicion waits for a round of all of them.
+            // A suspicion needs a round of all segments before it can be confirmed.
             return 0;
         }
         let now = Instant::now();
@@ -49,7 +50,7 @@ impl Worker {
         rests.fold(0, |bits, (segment, _)| bits | 1 << (segment & 63))
     }
 
-    /// Notes when the segments that have just settled are due again.
+    /// Records when the segments that have just settled are due again.
     pub(super) fn rest(&mut self, window: &Window, begun: Instant, settled: u64) {
         let segments = self.handle.lock().segments();
         if segments.len() < 2 {
@@ -61,38 +62,36 @@ impl Worker {
         let now = self.services.env.now();
         let due = &mut self.schedule().due;
         if due.len() != segments.len() {
-            // They were halved, or the edges moved: what was noted was of others.
+            // The segments were halved or the edges moved: the due times belong to other segments.
             due.clear();
         }
         due.resize(segments.len(), begun);
         for (segment, due) in due.iter_mut().enumerate() {
             let interval = schedule::segment_interval(window.interval, &segments, segment, now);
             if settled & 1 << segment != 0 && interval > window.interval {
-                // The shortest delay that jitter makes of it, so that it falls to a round.
+                // The shortest delay that jitter allows, so that the segment is due at a round.
                 *due = begun + schedule::delay(interval, window.jitter, 0.0);
             }
         }
     }
 
-    /// Whether to look now: an audit is due, or a suspicion waits for its second look.
+    /// Whether to audit now: an audit is due, or a suspicion waits for its second audit.
     pub(super) fn audit_is_due(&self) -> bool {
         let schedule = self.audit_schedule.as_deref();
         if schedule.is_some_and(|a| a.not_before.is_some_and(|at| at > Instant::now())) {
             return false;
         }
         let window = self.handle.window();
-        let worker_state = self.handle.lock();
-        let due = worker_state.audits.is_due(&window, self.services.env.now());
+        let state = self.handle.lock();
+        let due = state.audits.is_due(&window, self.services.env.now());
         let suspected = window.audit.is_some() && schedule.is_some_and(|a| !a.suspects.is_empty());
-        worker_state.health.state == WindowState::Settled
-            && !worker_state.edges.is_empty()
-            && (due || suspected)
+        state.health.state == WindowState::Settled && !state.edges.is_empty() && (due || suspected)
     }
 
-    /// One look at the whole window; answers when the next round is due, or why there is none.
+    /// Audits the whole window; returns when the next round is due, or why there is none.
     ///
     /// # Errors
-    /// Where the store has failed.
+    /// The store has failed.
     pub(super) async fn audit(
         &mut self,
         due: Instant,
@@ -129,7 +128,8 @@ impl Worker {
                 return Ok(Ok(due));
             }
             Ok(Audited::Repaired) => {
-                // All segments, and at once: what is on their to-do is not settled.
+                // A round of all segments at once, because those with pending entries are not
+                // settled.
                 self.audit_schedule = None;
                 return Ok(Ok(Instant::now()));
             }
@@ -145,12 +145,12 @@ impl Worker {
         schedule.failed = schedule.failed.saturating_add(1);
         let wait = schedule::backoff(FIRST_AUDIT_RETRY, MAX_AUDIT_RETRY, schedule.failed, chance);
         schedule.not_before = Some(Instant::now() + wait);
-        let error = error.map(|t| t.describe(services.env.now(), None));
+        let error = error.map(|cause| cause.describe(services.env.now(), None));
         tracing::info!(
             kind = error.as_ref().map(|e| e.kind.as_str()),
             status = error.as_ref().and_then(|e| e.status),
             retry_in_s = wait.as_secs(),
-            "drift audit could not be made"
+            "drift audit failed"
         );
         Ok(Ok(due))
     }

@@ -1,4 +1,4 @@
-//! Why an attempt at a round ended early, and what is told of it.
+//! Why an attempt at a round ended early, and how that is reported.
 
 use std::time::Duration;
 
@@ -22,13 +22,14 @@ pub(super) enum AttemptError {
     Quarantine(GraphError),
     Transient(GraphError),
     LinksDie,
-    /// A stream is stuck and waits for its next remedy; what failed, if something did just now.
+    /// A stream is stuck and waits until `until` for its next fallback. `fault` is the error of
+    /// this attempt, if there was one.
     Stuck {
         ailment: StallKind,
         fault: Option<GraphError>,
         until: Option<Timestamp>,
     },
-    /// A round would not end, by whatever means.
+    /// A round does not end, and every fallback was tried.
     Endless,
     Store(StoreError),
 }
@@ -40,7 +41,7 @@ impl From<StoreError> for AttemptError {
 }
 
 impl AttemptError {
-    /// What the window's health makes of it. `wait` says how long until a stored time.
+    /// The cause that decides the window's health. `wait` returns the wait until a stored time.
     pub(super) fn cause(&self, wait: impl FnOnce(Option<Timestamp>) -> Duration) -> FailureCause {
         match self {
             Self::Store(StoreError::Full) => FailureCause::StoreFull,
@@ -53,12 +54,12 @@ impl AttemptError {
     }
 
     /// Whether the next attempt continues behind the pages that this one committed, instead of
-    /// beginning with the same pages again.
+    /// starting with the same pages again.
     pub(super) fn keeps_progress(&self) -> bool {
         matches!(self, Self::Transient(_) | Self::Throttled { .. })
     }
 
-    /// Whether it is known from an earlier attempt: if this one made no request it asked nobody.
+    /// Whether the error may be known from an earlier attempt. It is if this one made no request.
     pub(super) fn is_remembered(&self) -> bool {
         match self {
             Self::SignIn(error) | Self::Transient(error) => error.is_remembered(),
@@ -67,7 +68,7 @@ impl AttemptError {
         }
     }
 
-    /// Whether it is no trouble of this window: its account or the store has told of it.
+    /// Whether the account or the store has already logged the error for all its windows.
     pub(super) fn is_shared(&self) -> bool {
         match self {
             Self::Throttled { error, .. }
@@ -107,12 +108,13 @@ impl AttemptError {
                 "the link died again within the same round; waiting before enumerating".to_owned(),
             ),
             Self::Stuck { ailment: StallKind::NoProgress, .. } => {
-                plain(ErrorKind::RoundStuck, "a round would not end; other means follow".to_owned())
+                plain(ErrorKind::RoundStuck, "a round does not end; a fallback follows".to_owned())
             }
             Self::Stuck { ailment: StallKind::PageTooLarge, fault, .. } => {
-                let message = "a page cannot be had again and again; smaller ones follow";
-                let told = fault.as_ref().map(|error| error.message());
-                let message = told.map_or(message.to_owned(), |told| format!("{message}: {told}"));
+                let message = "a page failed repeatedly; smaller pages follow";
+                let detail = fault.as_ref().map(|error| error.message());
+                let message =
+                    detail.map_or(message.to_owned(), |detail| format!("{message}: {detail}"));
                 LastError {
                     status: fault.as_ref().and_then(GraphError::status),
                     code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
@@ -120,10 +122,9 @@ impl AttemptError {
                     ..plain(ErrorKind::PageStuck, message)
                 }
             }
-            Self::Endless => plain(
-                ErrorKind::RoundStuck,
-                "neither a round nor a plain listing comes to an end".to_owned(),
-            ),
+            Self::Endless => {
+                plain(ErrorKind::RoundStuck, "neither a round nor a plain listing ends".to_owned())
+            }
             Self::Store(error) => plain(ErrorKind::Store, error.to_string()),
         }
     }

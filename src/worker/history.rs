@@ -1,29 +1,29 @@
-//! What is remembered of a window's rounds: the last one that succeeded, and the newest that are
-//! worth telling of. A window in which nothing happens keeps one entry; quiet rounds are counted.
+//! Keeps a window's last successful round and its newest noteworthy rounds. Quiet rounds are only
+//! counted, so a window in which nothing happens keeps one entry.
 
 use jiff::Timestamp;
 
 use crate::mirror::outcome::RoundOutcome;
 use crate::mirror::status::{LastRound, PastRound, PastRounds, ResyncReason};
 
-/// So many noteworthy rounds are remembered.
+/// How many noteworthy rounds are kept.
 const MAX_REMEMBERED: usize = 8;
 
-/// See the module. The first entry is the last round that succeeded, if one did; the others are
-/// the noteworthy ones, newest first.
+/// A window's past rounds. The first entry is the last successful round, if there was one; the
+/// others are the noteworthy ones, newest first.
 #[derive(Debug, Default)]
 pub(super) struct RoundHistory {
     entries: Box<[PackedRound]>,
-    /// Rounds since the newest noteworthy one, or since the daemon began.
+    /// Rounds since the newest noteworthy one, or since the daemon started.
     quiet: u32,
 }
 
-/// A round in few bytes: there may be a million windows.
+/// A round in few bytes, because there may be a million windows.
 #[derive(Clone, Copy, Debug, Default)]
 struct PackedRound {
-    /// 0 where there is none.
+    /// 0 if there is none.
     number: u32,
-    /// When it ended: whole seconds, and milliseconds beyond them.
+    /// When it ended, in whole seconds; `at_ms` has the milliseconds.
     at: u32,
     at_ms: u16,
     outcome: RoundOutcome,
@@ -37,7 +37,8 @@ struct PackedRound {
 }
 
 impl RoundHistory {
-    /// A round is over. `usual`: as many requests as a round takes in which nothing happened.
+    /// Records a finished round. `usual` is the number of requests of a round in which nothing
+    /// happened.
     pub(super) fn record(&mut self, round: PastRound, usual: usize) {
         let quiet = is_quiet(&round, usual);
         let entry = PackedRound::of(&round);
@@ -57,24 +58,24 @@ impl RoundHistory {
         self.quiet = if quiet { self.quiet.saturating_add(1) } else { 0 };
     }
 
-    /// A round was over before anything was asked.
+    /// Counts a round that ended before its first request.
     pub(super) fn record_idle(&mut self) {
         self.quiet = self.quiet.saturating_add(1);
     }
 
-    /// The last round that succeeded.
+    /// The last successful round.
     pub(super) fn last(&self) -> Option<LastRound> {
         self.entries.first().filter(|entry| entry.number > 0).map(|entry| entry.unpack().round)
     }
 
-    /// What readers are told.
+    /// The noteworthy rounds and the count of quiet ones, as published.
     pub(super) fn snapshot(&self) -> PastRounds {
         let value = self.entries.iter().skip(1).map(|entry| entry.unpack()).collect();
         PastRounds { value, quiet: self.quiet.into() }
     }
 }
 
-/// Whether it did what a round does in a calendar in which nothing happens.
+/// Whether the round changed nothing and made no more than the usual requests.
 fn is_quiet(past_round: &PastRound, usual: usize) -> bool {
     let PastRound { round, outcome, resync } = past_round;
     let LastRound { created, updated, removed, requests, .. } = *round;
@@ -144,21 +145,21 @@ mod tests {
         PastRound { round, outcome, resync: None }
     }
 
-    fn numbers(past: &RoundHistory) -> (Option<u64>, Vec<u64>, u64) {
-        let past_round = past.snapshot();
+    fn numbers(history: &RoundHistory) -> (Option<u64>, Vec<u64>, u64) {
+        let past_round = history.snapshot();
         let value = past_round.value.iter().map(|past_round| past_round.round.number).collect();
-        (past.last().map(|round| round.number), value, past_round.quiet)
+        (history.last().map(|round| round.number), value, past_round.quiet)
     }
 
     #[test]
     fn quiet_rounds_are_counted_and_all_others_are_kept() {
-        let mut past = RoundHistory::default();
-        assert_eq!(numbers(&past), (None, vec![], 0));
+        let mut history = RoundHistory::default();
+        assert_eq!(numbers(&history), (None, vec![], 0));
         for number in 1..=3 {
-            past.record(round(number, RoundOutcome::Settled), 1);
+            history.record(round(number, RoundOutcome::Settled), 1);
         }
-        assert_eq!(numbers(&past), (Some(3), vec![], 3));
-        assert_eq!(past.entries.len(), 1, "one entry for however many of them");
+        assert_eq!(numbers(&history), (Some(3), vec![], 3));
+        assert_eq!(history.entries.len(), 1, "quiet rounds take one entry, whatever their number");
 
         let alter: [fn(&mut PastRound); 7] = [
             |past_round| past_round.round.created = 1,
@@ -172,34 +173,34 @@ mod tests {
         for (alter, number) in alter.into_iter().zip(4..) {
             let mut past_round = round(number, RoundOutcome::Settled);
             alter(&mut past_round);
-            past.record(past_round.clone(), 1);
-            assert_eq!((&past.snapshot().value[0], past.snapshot().quiet), (&past_round, 0));
-            assert_eq!(past.last(), Some(past_round.round));
+            history.record(past_round.clone(), 1);
+            assert_eq!((&history.snapshot().value[0], history.snapshot().quiet), (&past_round, 0));
+            assert_eq!(history.last(), Some(past_round.round));
         }
-        // A failure is kept, and is not the last that succeeded.
-        past.record(round(11, RoundOutcome::Failed(ErrorKind::Throttled)), 1);
-        past.record(round(12, RoundOutcome::Crashed), 1);
-        assert_eq!(numbers(&past), (Some(10), (5..=12).rev().collect(), 0));
-        assert_eq!(past.snapshot().value[0].outcome, RoundOutcome::Crashed);
-        assert_eq!(past.snapshot().value[1].outcome, RoundOutcome::Failed(ErrorKind::Throttled));
-        past.record(round(13, RoundOutcome::Settled), 1);
-        past.record_idle();
-        assert_eq!(numbers(&past), (Some(13), (5..=12).rev().collect(), 2));
+        // A failure is kept, but it is not the last successful round.
+        history.record(round(11, RoundOutcome::Failed(ErrorKind::Throttled)), 1);
+        history.record(round(12, RoundOutcome::Crashed), 1);
+        assert_eq!(numbers(&history), (Some(10), (5..=12).rev().collect(), 0));
+        assert_eq!(history.snapshot().value[0].outcome, RoundOutcome::Crashed);
+        assert_eq!(history.snapshot().value[1].outcome, RoundOutcome::Failed(ErrorKind::Throttled));
+        history.record(round(13, RoundOutcome::Settled), 1);
+        history.record_idle();
+        assert_eq!(numbers(&history), (Some(13), (5..=12).rev().collect(), 2));
     }
 
     #[test]
     fn a_window_of_three_segments_asks_three_times_in_a_quiet_round() {
-        let mut past = RoundHistory::default();
+        let mut history = RoundHistory::default();
         let mut past_round = round(1, RoundOutcome::Settled);
         past_round.round.requests = 3;
-        past.record(past_round.clone(), 3);
-        assert_eq!(numbers(&past), (Some(1), vec![], 1));
+        history.record(past_round.clone(), 3);
+        assert_eq!(numbers(&history), (Some(1), vec![], 1));
         past_round.round.requests = 4;
-        past.record(past_round, 3);
-        assert_eq!(numbers(&past), (Some(1), vec![1], 0));
+        history.record(past_round, 3);
+        assert_eq!(numbers(&history), (Some(1), vec![1], 0));
     }
 
-    /// Times a million windows.
+    /// There may be a million windows.
     #[test]
     fn an_entry_is_small() {
         assert_eq!(size_of::<PackedRound>(), 36);

@@ -1,14 +1,14 @@
-//! A time by the monotonic clock, which nobody sets; the wall clock only shows it.
+//! A time by the monotonic clock, which cannot be set; the wall clock is used only to show it.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// The two clocks may drift apart by so much before a time that is shown is corrected.
+/// How far the two clocks may drift apart before a shown time is corrected.
 const DRIFT: SignedDuration = SignedDuration::from_secs(2);
 
-/// See the module.
+/// A monotonic time and the wall-clock time last shown for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MonotonicTime {
     at: Instant,
@@ -16,18 +16,18 @@ pub(super) struct MonotonicTime {
 }
 
 impl MonotonicTime {
-    /// The moment `at`, while the wall clock reads `now`.
+    /// The time `at`, while the wall clock reads `now`.
     pub(super) fn at(at: Instant, now: Timestamp) -> Self {
         Self { at, shown: read(at, now) }
     }
 
-    /// This moment.
+    /// The current time, while the wall clock reads `now`.
     pub(super) fn now(now: Timestamp) -> Self {
         Self { at: Instant::now(), shown: now }
     }
 
-    /// A stored time of the past. One ahead of `now` was stored under a wrong clock: it counts from
-    /// this moment.
+    /// A stored time in the past. One ahead of `now` was stored under a wrong clock and counts as
+    /// the current time.
     pub(super) fn from_stored(stored: Timestamp, now: Timestamp) -> Self {
         let age = Duration::try_from(now.duration_since(stored)).unwrap_or_default();
         match Instant::now().checked_sub(age) {
@@ -36,23 +36,23 @@ impl MonotonicTime {
         }
     }
 
-    /// How long ago it was.
+    /// The time that has passed since.
     pub(super) fn age(self) -> Duration {
         self.at.elapsed()
     }
 
-    /// How long it still takes.
+    /// The time left until then; zero if it has passed.
     pub(super) fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// Whether it is over.
+    /// Whether it has passed.
     pub(super) fn is_over(self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// What the wall clock, which reads `now`, will show at that moment. The same each time, unless
-    /// the wall clock was set meanwhile.
+    /// What the wall clock, which reads `now`, will show at this time. The result stays the same
+    /// unless the wall clock is set.
     pub(super) fn to_future_wall_time(&mut self, now: Timestamp) -> Timestamp {
         let shown = read(self.at, now);
         if shown.duration_since(self.shown).abs() > DRIFT {
@@ -61,14 +61,14 @@ impl MonotonicTime {
         self.shown
     }
 
-    /// What the wall clock showed at that moment; where that now lies ahead, what a right clock
-    /// would have shown.
+    /// What the wall clock showed at this time. If that lies ahead of `now`, the time is computed
+    /// again from `now`.
     pub(super) fn to_past_wall_time(&self, now: Timestamp) -> Timestamp {
         if self.shown <= now { self.shown } else { read(self.at, now) }
     }
 }
 
-/// What a clock that reads `now` shows at another moment.
+/// What a clock that reads `now` shows at another time.
 fn read(at: Instant, now: Timestamp) -> Timestamp {
     let here = Instant::now();
     let read = match at.checked_duration_since(here) {
@@ -105,7 +105,7 @@ mod tests {
             assert!(done.to_past_wall_time(read) <= read, "{jump}");
         }
         assert_eq!(due.to_future_wall_time(later), now.checked_add(HOUR).unwrap());
-        // By less than the clocks drift it does not move about.
+        // A difference within the drift of the clocks does not change the shown time.
         let second = later.checked_add(SignedDuration::from_secs(1)).unwrap();
         assert_eq!(due.to_future_wall_time(second), now.checked_add(HOUR).unwrap());
         assert!(!due.is_over());

@@ -1,6 +1,4 @@
 //! Sockets, their permissions, and limits of connections.
-
-#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 use super::*;
 use axum::routing::get;
 use std::sync::Arc;

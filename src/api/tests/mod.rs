@@ -1,7 +1,4 @@
 //! The routes over a real store and a test fleet, in paused time.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
-
 mod access;
 mod busy;
 mod changes;

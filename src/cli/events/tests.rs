@@ -1,6 +1,4 @@
 //! Tests of time options and of the agenda.
-
-#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 use super::*;
 use anstream::adapter::strip_str;
 use serde_json::{Value, json};

@@ -184,8 +184,6 @@ impl Denial {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
-
     use super::*;
 
     fn denied(status: u16, body: &str) -> Denial {

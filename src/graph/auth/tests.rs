@@ -1,10 +1,4 @@
 //! One token per account, whatever the endpoint answers and whatever happens to the files.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a failed expectation is a failed test"
-)]
-
 use std::fs;
 use std::path::Path;
 

@@ -1,10 +1,4 @@
 //! Requests to Graph, and the meaning of every answer.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a failed expectation is a failed test"
-)]
-
 use std::time::Duration;
 
 use http::Request;

@@ -1,6 +1,4 @@
 //! The class of every answer, and what is shown of it.
-#![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
-
 use super::*;
 
 fn refusal(asked: RequestKind, status: u16, headers: &[(&str, &str)], body: &str) -> ErrorResponse {

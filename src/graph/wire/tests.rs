@@ -1,10 +1,4 @@
 //! Parsing of pages in every form.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a failed expectation is a failed test"
-)]
-
 use crate::mirror::page::Span;
 use proptest::prelude::*;
 use serde_json::{Value, json};

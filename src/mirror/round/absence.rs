@@ -1,14 +1,14 @@
-//! Instances that an answer lacks: what it takes to believe that they are gone.
+//! Confirms that instances which a response lacks are gone.
 //!
-//! Two answers have been seen to lack events that exist. A series' listing may leave out its
-//! exceptions (fact 196), and everything that is asked for by id answers 404 for private events of
-//! another mailbox (fact 180). Plain `calendarView` lists both, and it is what the mirror is
-//! compared with; so it has the last word, asked once for all instances in question.
+//! Two responses may lack events that exist. A series' listing may omit its exceptions (fact 196),
+//! and every request by id answers 404 for private events of another mailbox (fact 180). Plain
+//! `calendarView` lists both, and it is what the mirror is compared with. So it decides, in one
+//! request for all instances in question.
 //!
-//! An answer is also some seconds younger than the page that led to it: in between an instance
-//! may have moved, or an occurrence become an exception. So the days of an exception are looked at
-//! first, then whether the segment has it at all, which one view answers for all series of a
-//! round, and only where it does the whole segment is listed.
+//! A response is also some seconds newer than the page that led to it: an instance may have moved
+//! meanwhile, or an occurrence may have become an exception. So first the days of the exceptions
+//! are listed. Then one view tells, for all series of a round, whether the segment has the
+//! instances at all. Only if it has them, the whole segment is listed.
 
 use std::collections::BTreeSet;
 
@@ -23,8 +23,8 @@ use crate::mirror::series::{
 use crate::mirror::window::{Completion, Edges};
 
 impl Round {
-    /// Completes a series by its listing, or first asks about the exceptions that the listing
-    /// lacks: most are still on their days.
+    /// Completes a series by its listing. Exceptions that the listing lacks are looked up first on
+    /// their own days, where most of them still are.
     pub(super) fn confirm_exceptions(
         &mut self,
         listing: ListedInstances,
@@ -47,7 +47,8 @@ impl Round {
         }
     }
 
-    /// What has not been found yet may just have moved within the segment, or become an exception.
+    /// Completes a series unless instances are still missing. These may have moved within the
+    /// segment or become exceptions, so their presence in the segment is checked first.
     fn confirm_absence(
         &mut self,
         listing: ListedInstances,
@@ -72,7 +73,8 @@ impl Round {
         self.pending.current_ref().map(absent).unwrap_or_default()
     }
 
-    /// The master is not found, or is no master any more; the mirror's rows of the series.
+    /// The master is not found, or is no longer a master. `rows` are the mirror's rows of the
+    /// series.
     pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
         let enumerating = self.phase.enumeration_reason().is_some();
@@ -85,10 +87,11 @@ impl Round {
             series.fetched = Some(master);
         }
         if !carried {
-            // Nothing but the mirror speaks for the series: does any of it still exist?
+            // Only the mirror has the series: find out whether any of it still exists.
             return self.ask_presence(rows, at);
         }
-        // A private series: what pages carried counts, and needs no look if it is everything.
+        // A private series: the instances on the pages count. If they are all there is, no view is
+        // needed.
         let completed = master_kept && series.fetched.is_some();
         let shown = series.waiting_instances().all(|(id, item)| {
             !series.earlier.contains(id)
@@ -109,7 +112,7 @@ impl Round {
         Step::Do(Effect::Presence(Box::new(PresenceRequest { master, ids })))
     }
 
-    /// Asks for the series' instances in the whole segment, by way of the plain view.
+    /// Lists the series' instances in the whole segment by a plain view.
     pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         series.findings.view_purpose = Some(ViewPurpose::Listing);
@@ -123,7 +126,7 @@ impl Round {
         Step::Do(Effect::View(Box::new(request)))
     }
 
-    /// The plain view has answered.
+    /// Handles the response of a plain view.
     pub(super) fn viewed(
         &mut self,
         viewed: ListedInstances,
@@ -147,7 +150,7 @@ impl Round {
         }
     }
 
-    /// Whether the segment has any of the events that were asked for.
+    /// Handles whether any of the requested events exist.
     pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Step {
         let edges = series::widen(self.context.edges, 1);
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
@@ -165,9 +168,10 @@ impl Round {
         }
     }
 
-    /// What is absent now is not in the segment. Where a page of this round carried it, it may have
-    /// moved to another segment that has looked already: then the series stays on the to-do, and
-    /// its events elsewhere stay, until this segment's next round says that it left.
+    /// Completes a series whose absent instances are confirmed not to be in the segment. An absent
+    /// instance that was on a page of this round may have moved to another segment that has already
+    /// run. Then the series stays pending, and its events in other segments stay, until this
+    /// segment's next round reports that the instance left.
     fn confirmed(
         &mut self,
         listing: ListedInstances,
@@ -183,7 +187,7 @@ impl Round {
         self.complete(Some((listing, rows)), at)
     }
 
-    /// What this round's tombstones named.
+    /// The ids of this round's tombstones.
     pub(super) fn tombstoned(&self) -> BTreeSet<EventHash> {
         self.pending.removals().difference(&self.listed_out).copied().collect()
     }
@@ -194,7 +198,7 @@ impl Round {
         series: &'a PendingSeries,
         tombstones: &'a BTreeSet<EventHash>,
     ) -> Reconciliation<'a> {
-        // Without a master only instances that are whole can be shown.
+        // Without a master only full instances can be published.
         let complete = match (&series.fetched, series.findings.missing) {
             (None, true) => Completion::Exact,
             _ => self.context.complete,

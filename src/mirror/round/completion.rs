@@ -1,4 +1,4 @@
-//! The to-do worked off: each series is applied whole, once all it lacks is at hand.
+//! Completes pending series: each is applied as a whole once everything it needs is known.
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::mirror::series::{ListedInstances, SeriesMember};
 use crate::mirror::window::Completion;
 
 impl Round {
-    /// What the next series on the to-do needs.
+    /// The effect that the next pending series needs.
     pub(super) fn pending(&mut self) -> Option<Step> {
         let series = self.pending.current()?;
         let master = series.master.clone();
@@ -21,12 +21,12 @@ impl Round {
             series.needs_master = false;
             series.fetched = Some(carried);
         }
-        // Whoever is listed with all its occurrences needs what completes them, and what the store
-        // has of it may be nothing.
-        let bare = self.context.complete == Completion::Master
+        // Listing a series yields stubs of its occurrences, so its master is needed too; the store
+        // may not have it.
+        let yields_stubs = self.context.complete == Completion::Master
             && self.phase.enumeration_reason().is_none()
             && series.fetched.is_none();
-        Some(if series.needs_master || !series.needs_listing || bare {
+        Some(if series.needs_master || !series.needs_listing || yields_stubs {
             Step::Do(Effect::Master(master))
         } else {
             Step::Do(Effect::Instances(master))
@@ -36,7 +36,7 @@ impl Round {
     pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Step {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match found {
-            // Something else under that id, or another id: a server in confusion. Later.
+            // The server returned another id, or an instance under this id: try again later.
             Some(item)
                 if item.id != series.master
                     || matches!(item.kind, EventKind::Occurrence | EventKind::Exception) =>
@@ -55,7 +55,7 @@ impl Round {
                     self.complete(None, at)
                 }
             }
-            // No series any more.
+            // No longer a series.
             Some(_) => Step::Do(Effect::Rows(series.master.clone())),
             // Gone, or a private series of another mailbox.
             None => {
@@ -73,12 +73,12 @@ impl Round {
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         match found {
             Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
-            // Only the master, asked for by its id, can tell whether the series is gone.
+            // Only a request for the master by its id shows whether the series is gone.
             None if !series.findings.found => {
                 series.findings.unlisted = true;
                 Step::Do(Effect::Master(series.master.clone()))
             }
-            // The master exists and cannot be listed (fact 196).
+            // The master exists but its instances cannot be listed (fact 196).
             None => {
                 series.findings.unlisted = true;
                 self.view_as_listing(Vec::new(), at)
@@ -86,8 +86,8 @@ impl Round {
         }
     }
 
-    /// A series cannot be made whole in this run: what came and can be shown is shown, nobody
-    /// leaves, and the series stays on the list.
+    /// The series cannot be completed in this run. Received items that can be published are
+    /// published, nothing is removed, and the series stays pending.
     pub(super) fn unavailable(&mut self, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
@@ -115,7 +115,7 @@ impl Round {
         Step::Do(Effect::Commit(Box::new(commit)))
     }
 
-    /// Everything a series needs is at hand: it is applied in one commit.
+    /// Applies a series in one commit; everything it needs is known.
     pub(super) fn complete(
         &mut self,
         listing: Option<(ListedInstances, Vec<SeriesMember>)>,
@@ -166,7 +166,7 @@ impl Round {
         Step::Do(Effect::Commit(Box::new(commit)))
     }
 
-    /// What a series no longer has here leaves with the round's other removals.
+    /// Defers the removals of a series to the end of the round.
     fn leave_later(&mut self, commit: &mut Commit) {
         for removal in std::mem::take(&mut commit.removals) {
             if !self.pending.removals().contains(&removal.id) {
@@ -176,7 +176,8 @@ impl Round {
         }
     }
 
-    /// What leaves with its series need not leave, and be counted, once more at the round's end.
+    /// Finishes the pending removals that this commit performs, so that they are not performed and
+    /// counted again at the end of the round.
     pub(super) fn tombstones_done(&mut self, commit: &mut Commit) {
         for removal in &commit.removals {
             if self.pending.removals().contains(&removal.id) {
@@ -186,10 +187,10 @@ impl Round {
         }
     }
 
-    /// The series is no more: its rows leave, and what was a series may now be a single event.
+    /// The series is gone: removes its rows. It may have become a single event, which is published.
     pub(super) fn remove_series(&mut self, rows: &[SeriesMember], at: Timestamp) -> Step {
         let Some((hash, series)) = self.pending.take_current() else { return self.next_effect(at) };
-        // Counted as one: a series ended, however many occurrences it had.
+        // A series that ended counts as one removal, however many occurrences it had.
         let count = usize::from(!rows.is_empty());
         if self.too_many(count) {
             return self.hold_removals(at);

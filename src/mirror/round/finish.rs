@@ -1,5 +1,5 @@
-//! How a round ends: the sweep, the removals, the hold of those too large to believe, and the
-//! remedies for streams that are stuck.
+//! Ends a round: the sweep, the removals, the hold of mass removals, and the fallbacks of stuck
+//! streams.
 
 use std::collections::BTreeSet;
 
@@ -24,15 +24,15 @@ impl Round {
         if self.waits_for_segments() && !(rows.is_empty() && self.pending.removals().is_empty()) {
             return Step::Do(Effect::AwaitSegments);
         }
-        if let Some(withheld) = &self.retained {
-            let stay = rows.extract_if(.., |row| withheld.has(&row.id));
-            stay.for_each(|row| self.pending.add_removal(row.id));
+        if let Some(retained) = &self.retained {
+            let retained_rows = rows.extract_if(.., |row| retained.has(&row.id));
+            retained_rows.for_each(|row| self.pending.add_removal(row.id));
         }
         let deleted = rows.iter().filter(|r| r.reason == RemovalReason::Deleted).count();
         if self.too_many(deleted) {
             return self.hold_removals(at);
         }
-        // Judged as a whole, not slice by slice.
+        // The sweep is judged as a whole, not slice by slice.
         self.removal_approved = true;
         let mut commit = self.commit(at);
         if rows.len() > SWEEP_SLICE {
@@ -46,9 +46,10 @@ impl Round {
         self.settle(commit, tombstones, at)
     }
 
-    /// While several pages are listed one after the other, what leaves ahead of the next page
-    /// draws an event from behind it that then stands on none (fact 38). So what a listing of
-    /// several pages lacks leaves only if the next one, made at once, lacks it too.
+    /// Lists again if a plain listing of several pages lacks events. When an event ahead of the
+    /// next page is removed during a listing, a later event moves ahead too and is then on no page
+    /// (fact 38). So an event that is missing is removed only if a second listing, made at once,
+    /// lacks it too.
     fn doubt_listing(&mut self, rows: &[Removal], at: Timestamp) -> Option<Step> {
         let Phase::Sweeping { reason, .. } = self.phase else { return None };
         if !self.is_listing() || self.stall.pages == 0 || self.removal_approved {
@@ -72,7 +73,7 @@ impl Round {
         Some(self.finish(commit))
     }
 
-    /// Nothing is left to do but what leaves.
+    /// Settles after the pending series are done: only removals are left.
     pub(super) fn leave_and_settle(&mut self, at: Timestamp) -> Step {
         if self.waits_for_segments() && !self.pending.removals().is_empty() {
             return Step::Do(Effect::AwaitSegments);
@@ -81,7 +82,7 @@ impl Round {
         self.settle(self.commit(at), removals, at)
     }
 
-    /// The round's last commit.
+    /// Makes the round's last commit, or holds a mass removal.
     pub(super) fn settle(
         &mut self,
         mut commit: Commit,
@@ -89,7 +90,7 @@ impl Round {
         at: Timestamp,
     ) -> Step {
         if self.too_many(commit.removals.len() + removals.len()) {
-            // What came is shown all the same.
+            // Received items are published all the same.
             return match self.hold_removals(at) {
                 Step::Do(Effect::Commit(mut held)) => {
                     held.upserts = commit.upserts;
@@ -101,13 +102,13 @@ impl Round {
         let upserted: BTreeSet<EventHash> =
             commit.upserts.iter().map(|item| item.id.hash()).collect();
         commit.removals.extend(removals.into_iter().filter(|r| !upserted.contains(&r.id)));
-        let withheld = self.retained.as_ref();
-        let stays = |id: &EventHash| withheld.is_some_and(|stay| stay.has(id));
+        let retained = self.retained.as_ref();
+        let stays = |id: &EventHash| retained.is_some_and(|retain| retain.has(id));
         let taken = self.pending.take_removals(stays);
         commit.finished_pending.extend(taken.into_iter().map(PendingKey::Removal));
         let leaves =
-            |todo: &PendingEntry| matches!(todo, PendingEntry::Removal { id } if !stays(id));
-        commit.pending.retain(|todo| !leaves(todo));
+            |entry: &PendingEntry| matches!(entry, PendingEntry::Removal { id } if !stays(id));
+        commit.pending.retain(|entry| !leaves(entry));
         self.pending.end_round();
         self.pending.write(&mut commit);
         commit.orphans.extend(self.masters_seen.keys().copied());
@@ -127,12 +128,12 @@ impl Round {
         Step::Do(Effect::Commit(Box::new(commit)))
     }
 
-    /// Too large to believe: nothing leaves, and one more enumeration has to agree.
+    /// Holds a mass removal: nothing is removed until one more enumeration agrees.
     pub(super) fn hold_removals(&mut self, at: Timestamp) -> Step {
         self.restart_later(ResyncReason::Confirm, AfterCommit::Hold, at)
     }
 
-    /// Begins anew, but not before `confirm_after` is over.
+    /// Restarts the enumeration, but not before `confirm_after` has passed.
     fn restart_later(&mut self, reason: ResyncReason, after: AfterCommit, at: Timestamp) -> Step {
         let mut step = self.restart(reason, at);
         self.held_until = at.checked_add(self.context.confirm_after).ok();
@@ -143,15 +144,15 @@ impl Round {
         step
     }
 
-    /// A page cannot be had in this attempt.
+    /// Handles a page that cannot be fetched in this attempt.
     pub(super) fn on_page_failure(&mut self, failure: PageFailure, at: Timestamp) -> Step {
         match failure {
-            // A trial, and what it stands in for works.
+            // A delta retry: snapshot mode, which it would replace, works.
             _ if self.phase.enumeration_reason() == Some(ResyncReason::DeltaRetry) => {
                 self.next_fallback(StallKind::PageTooLarge, at)
             }
             PageFailure::TooLarge => self.next_fallback(StallKind::PageTooLarge, at),
-            // What smaller pages began needs no second proof that the page is at fault.
+            // After a fallback to smaller pages one failure is enough to blame the page.
             PageFailure::Refused
                 if self.phase.enumeration_reason() == Some(ResyncReason::PageStuck) =>
             {
@@ -160,7 +161,7 @@ impl Round {
             PageFailure::Refused if self.stall.page_failed() => {
                 self.next_fallback(StallKind::PageTooLarge, at)
             }
-            // Once may be a bad day: it is remembered.
+            // A single failure may be a passing problem: it is recorded.
             PageFailure::Refused => {
                 self.after_commit = AfterCommit::Fail;
                 self.finish(self.commit(at))
@@ -169,23 +170,23 @@ impl Round {
         }
     }
 
-    /// The stream is stuck: the next remedy, if there is one.
-    pub(super) fn next_fallback(&mut self, ailment: StallKind, at: Timestamp) -> Step {
+    /// The stream is stuck: restarts with the next fallback, if there is one.
+    pub(super) fn next_fallback(&mut self, kind: StallKind, at: Timestamp) -> Step {
         if self.phase.enumeration_reason() == Some(ResyncReason::DeltaRetry) {
             self.fallback.postpone_delta(at);
             return self.restart(ResyncReason::Snapshot, at);
         }
-        let reason = match ailment {
+        let reason = match kind {
             StallKind::NoProgress => ResyncReason::RoundStuck,
             StallKind::PageTooLarge => ResyncReason::PageStuck,
         };
-        match self.fallback.next(ailment, self.context.page_size, at) {
+        match self.fallback.next(kind, self.context.page_size, at) {
             Some(next) => {
                 self.fallback = next;
-                self.restart_later(reason, AfterCommit::Stall(ailment), at)
+                self.restart_later(reason, AfterCommit::Stall(kind), at)
             }
-            // Even the listing: it begins anew, much later.
-            None if ailment == StallKind::NoProgress => {
+            // Even the plain listing does not end: it starts again, much later.
+            None if kind == StallKind::NoProgress => {
                 let effect = self.restart(reason, at);
                 self.after_commit = AfterCommit::Fail;
                 effect
@@ -194,13 +195,13 @@ impl Round {
         }
     }
 
-    /// Until when a removal that was not believed, or a stuck stream, waits.
+    /// Until when a held removal or a stuck stream waits.
     pub fn held_until(&self) -> Option<Timestamp> {
         self.held_until
     }
 
     pub(super) fn too_many(&self, more: usize) -> bool {
-        // Of the whole window, before anything left any of its segments.
+        // Counts for the whole window, as before any removal in any of its segments.
         let removed = self.removed + self.removed_elsewhere + more;
         !self.removal_approved
             && self.phase.enumeration_reason() != Some(ResyncReason::Confirm)
@@ -212,7 +213,7 @@ impl Round {
     }
 
     pub(super) fn tombstones(&self) -> Vec<Removal> {
-        let stays = |id: &EventHash| self.retained.as_ref().is_some_and(|stay| stay.has(id));
+        let stays = |id: &EventHash| self.retained.as_ref().is_some_and(|retain| retain.has(id));
         deleted(self.pending.removals().iter().copied().filter(|id| !stays(id)))
     }
 }

@@ -1,4 +1,5 @@
-//! What a page brings: shown at once, or kept back until its series is whole.
+//! Handles a page: publishes its items at once, or keeps them pending until their series is
+//! complete.
 
 use std::collections::BTreeMap;
 
@@ -39,11 +40,11 @@ impl Round {
                 commit.seen = Some((*number, seen));
             }
         }
-        // What could not be read is there all the same.
+        // Unreadable items exist all the same.
         for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
             self.pending.cancel_removal(unread.hash());
         }
-        // Tombstones before masters, which release what waited for them.
+        // Tombstones before masters, because masters release the instances that wait for them.
         for id in page.removed {
             self.tombstone(&id, known.get(&id.hash()));
         }
@@ -63,7 +64,7 @@ impl Round {
             }
         }
         for item in instances {
-            // An occurrence looks the same whichever request brought it.
+            // An occurrence has the same content whichever request returned it.
             let item = if item.kind == EventKind::Occurrence && !exact {
                 series::strip_to_stub(item)
             } else {
@@ -81,8 +82,8 @@ impl Round {
                 }
                 (Some(_), EventKind::Occurrence | EventKind::Exception) => self.wait(item),
                 _ if matches!(known.get(&id), Some(StoredKind::Master { .. })) => {
-                    // A series that became a single event under the master's id: its occurrences
-                    // leave first, and only the master can tell.
+                    // A series became a single event under the master's id. Its occurrences are
+                    // removed first, and only a request for the master confirms it.
                     let id = item.id.clone();
                     self.wait(item);
                     self.pending.get_or_insert(&id).needs_master = true;
@@ -116,8 +117,8 @@ impl Round {
                 }
                 None => {
                     self.phase = Phase::Completing { delta };
-                    let apart = self.context.seams && !self.pending.removals().is_empty();
-                    if self.pending.current().is_some() || apart {
+                    let awaits_segments = self.context.seams && !self.pending.removals().is_empty();
+                    if self.pending.current().is_some() || awaits_segments {
                         return self.finish(commit);
                     }
                     commit.deferrable = idle && self.pending.is_empty();
@@ -128,7 +129,8 @@ impl Round {
         }
     }
 
-    /// A master in an enumeration completes what waits for it, and what is still to come.
+    /// Handles a master in an enumeration: completes the instances that wait for it; later ones
+    /// find it in `masters_seen`.
     pub(super) fn enumerated_master(&mut self, item: Item, commit: &mut Commit) {
         if self.context.complete == Completion::Exact {
             return;
@@ -143,8 +145,8 @@ impl Round {
         commit.upserts.push(item);
     }
 
-    /// An occurrence or exception in an enumeration: shown at once if its master came, or if the
-    /// store's still holds.
+    /// Handles an occurrence or exception in an enumeration: published at once if its master was
+    /// received or the stored one is current, else kept pending.
     pub(super) fn enumerated_instance(
         &mut self,
         item: Item,
@@ -154,18 +156,18 @@ impl Round {
     ) {
         let exact = self.context.complete == Completion::Exact;
         let hash = master.hash();
-        let at_hand = match item.kind {
+        let complete = match item.kind {
             EventKind::Exception => item.full,
-            // As listed is exactly as wanted.
+            // The plain listing has the exact content.
             _ if exact => item.full && self.is_listing(),
-            // Without an etag on both sides nothing says that a stored master is of today.
+            // Only equal etags on both sides show that a stored master is current.
             _ => {
                 self.masters_seen.get(&hash).is_some_and(|etag| etags_match(&item.etag, etag))
                     || matches!(stored, Some(StoredKind::Master { etag: Some(etag) })
                         if self.is_listing() && item.etag.as_ref() == Some(etag))
             }
         };
-        if at_hand {
+        if complete {
             self.pending.forget_waiting(hash, item.id.hash());
             commit.upserts.push(item);
             return;
@@ -177,7 +179,7 @@ impl Round {
         self.pending.hold(master, item);
     }
 
-    /// Anything of a series in an incremental round waits for the series to be whole.
+    /// Keeps an item of a series pending, in an incremental round, until the series is complete.
     pub(super) fn wait(&mut self, item: Item) {
         let master = match (&item.master, item.kind) {
             (Some(master), EventKind::Occurrence | EventKind::Exception) => master.clone(),
@@ -187,7 +189,7 @@ impl Round {
         self.pending.hold(&master, item);
     }
 
-    /// The mirror's idea of a series is no longer to be trusted.
+    /// Marks a series for completion, because the mirror's state of it may be outdated.
     pub(super) fn doubt(&mut self, master: &EventId) {
         let exact = self.context.complete == Completion::Exact;
         let series = self.pending.get_or_insert(master);
@@ -199,7 +201,7 @@ impl Round {
     pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&StoredKind>) {
         let hash = id.hash();
         self.listed_out.remove(&hash);
-        // The last word wins over what an earlier page carried.
+        // The tombstone overrides an item on an earlier page.
         if let Some(master) = self.pending.waiting_under(hash) {
             self.pending.forget_waiting(master, hash);
             self.pending.add_removal(hash);

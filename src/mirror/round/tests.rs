@@ -1,6 +1,4 @@
 //! One test per arrow of the state machine, with no store and no Graph.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
 mod absence;
 mod doubt;
 mod remedies;

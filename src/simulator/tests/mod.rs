@@ -1,7 +1,5 @@
 //! Tests the simulator with a minimal client that knows nothing of its internals: the client
 //! upserts, applies tombstones, and takes a series from its listing.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may fail loudly")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;

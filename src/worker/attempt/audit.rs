@@ -1,10 +1,11 @@
-//! A drift audit: one look at a whole window, and what follows from two.
+//! A drift audit: lists a whole window and repairs differences that two audits agree on.
 //!
-//! Lists every segment with the few members that [`mirror::audit`](crate::mirror::audit) compares
-//! and holds them against the mirror's rows. Ids are kept as hashes, so that a look at a large
-//! calendar is small. What is wrong twice is repaired: a single event is fetched, a series is put
-//! on the to-do, and where there is much the window is enumerated again, whose sweep is judged
-//! like any other. A look that finds nothing writes nothing but the time.
+//! An audit lists every segment with the few members that [`mirror::audit`](crate::mirror::audit)
+//! compares, and compares them with the mirror's rows. Ids are kept as hashes, so that an audit of
+//! a large calendar needs little memory. Differences that are found twice are repaired: a single
+//! event is fetched, and a series becomes a pending entry. If there are many, the window is
+//! enumerated again, and its sweep is judged like any other. An audit without findings writes only
+//! its time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,33 +25,33 @@ use super::{Attempt, AttemptError};
 
 /// Events on a page of a listing, the most that Graph allows (fact 38).
 const PAGE_SIZE: u32 = 1000;
-/// More events than this no segment has; a listing that yields more is lying.
+/// No segment has more events than this; a longer listing is wrong.
 const MAX_EVENTS: usize = 500_000;
 
-/// How an audit went.
+/// The result of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::worker) enum Audited {
-    /// Nothing differs; or what did is explained.
+    /// Nothing differs, or earlier differences are gone.
     Clean,
-    /// Something differs: the next round may explain it, a second look will tell.
+    /// Something differs. The next round may explain it; a second audit confirms it.
     Suspicious,
-    /// Differences were confirmed; a round now works off what is left to do.
+    /// Differences were confirmed; the next round does the pending work.
     Repaired,
-    /// The listing made no sense.
+    /// The listing does not end.
     Unavailable,
 }
 
-/// What a listing said.
+/// The listing of one segment.
 #[derive(Default)]
 struct AuditListing {
     events: BTreeMap<EventHash, (EventDigest, Option<Box<DriftSubject>>)>,
-    /// What could not be read is there all the same, and says nothing more.
+    /// Unreadable events: they exist, and nothing else is known of them.
     unread: BTreeSet<EventHash>,
-    /// Some events could not even be named: nobody is missed.
+    /// Some unreadable events have no id, so no row counts as missing.
     nameless: bool,
 }
 
-/// Whom a difference is about.
+/// The event that a difference is about.
 struct DriftSubject {
     id: EventId,
     master: Option<EventId>,
@@ -65,7 +66,7 @@ struct Drift {
     row: Option<AuditRow>,
 }
 
-/// What is to be done about the findings.
+/// The repairs that confirmed differences need.
 #[derive(Default)]
 struct DriftRepair {
     series: BTreeMap<(SegmentIndex, EventHash), EventId>,
@@ -73,19 +74,19 @@ struct DriftRepair {
 }
 
 impl Attempt<'_> {
-    /// The first look if nobody is suspected, else the second.
+    /// Audits the window: a first audit if nothing is suspected, else the second.
     pub(in crate::worker) async fn audit(
         &mut self,
         suspects: &mut SuspectedDrift,
     ) -> Result<Audited, AttemptError> {
         let segments = self.handle.lock().segments();
-        let (mut met, mut confirmed) = (SuspectedDrift::default(), Vec::new());
+        let (mut found, mut confirmed) = (SuspectedDrift::default(), Vec::new());
         for (segment, edges) in (0..).zip(&segments) {
             if edges.is_empty() || !self.is_followed(segment).await? {
                 continue;
             }
             let wanted = |id| suspects.has(segment, id);
-            let Some(mut look) = self.look(*edges, wanted).await? else {
+            let Some(mut listing) = self.look(*edges, wanted).await? else {
                 return Ok(Audited::Unavailable);
             };
             let mut after = None;
@@ -93,14 +94,14 @@ impl Attempt<'_> {
                 let store = &self.services.store;
                 let (rows, next) = store.audit_rows(self.id, segment, after).await?;
                 for row in rows {
-                    let listed = look.events.remove(&row.id);
-                    let sketch = listed.as_ref().map(|(sketch, _)| sketch);
-                    let judged =
-                        !look.unread.contains(&row.id) && (listed.is_some() || !look.nameless);
-                    if judged && differ(*edges, Some(&row.sketch), sketch) {
-                        met.add(segment, row.id, Some(row.sketch));
+                    let listed = listing.events.remove(&row.id);
+                    let digest = listed.as_ref().map(|(digest, _)| digest);
+                    let judged = !listing.unread.contains(&row.id)
+                        && (listed.is_some() || !listing.nameless);
+                    if judged && differ(*edges, Some(&row.sketch), digest) {
+                        found.add(segment, row.id, Some(row.sketch));
                         if suspects.confirm(segment, row.id, Some(row.sketch)) {
-                            let listed = listed.and_then(|(_, name)| name);
+                            let listed = listed.and_then(|(_, subject)| subject);
                             let row = Some(row);
                             confirmed.push(Drift { segment, edges: *edges, listed, row });
                         }
@@ -111,19 +112,19 @@ impl Attempt<'_> {
                     break;
                 }
             }
-            for (id, (sketch, name)) in look.events {
-                if !look.unread.contains(&id) && differ(*edges, None, Some(&sketch)) {
-                    met.add(segment, id, None);
+            for (id, (digest, subject)) in listing.events {
+                if !listing.unread.contains(&id) && differ(*edges, None, Some(&digest)) {
+                    found.add(segment, id, None);
                     if suspects.confirm(segment, id, None) {
                         let row = None;
-                        confirmed.push(Drift { segment, edges: *edges, listed: name, row });
+                        confirmed.push(Drift { segment, edges: *edges, listed: subject, row });
                     }
                 }
             }
         }
-        if suspects.is_empty() && !met.is_empty() {
-            tracing::debug!(differences = met.len(), "drift audit waits for the next round");
-            *suspects = met;
+        if suspects.is_empty() && !found.is_empty() {
+            tracing::debug!(differences = found.len(), "drift audit waits for the next round");
+            *suspects = found;
             return Ok(Audited::Suspicious);
         }
         if confirmed.is_empty() {
@@ -136,7 +137,7 @@ impl Attempt<'_> {
         Ok(audited)
     }
 
-    /// Whether the segment is followed by delta and up to date: else there is nothing to compare.
+    /// Whether the segment is followed by delta and up to date. Other segments are not compared.
     async fn is_followed(&self, segment: SegmentIndex) -> Result<bool, AttemptError> {
         let position = self.services.store.position(self.id, segment).await?;
         Ok(position.is_some_and(|p| {
@@ -144,48 +145,50 @@ impl Attempt<'_> {
         }))
     }
 
-    /// Lists a segment. The names of events that are not `wanted` are forgotten. None if the
-    /// listing does not end.
+    /// Lists a segment. Ids are kept only for events that are `wanted`. `None` if the listing does
+    /// not end.
     async fn look(
         &mut self,
         edges: Edges,
         wanted: impl Fn(EventHash) -> bool,
     ) -> Result<Option<AuditListing>, AttemptError> {
-        let mut look = AuditListing::default();
-        let (mut met, mut empties) = (0, 0);
+        let mut listing = AuditListing::default();
+        let (mut count, mut empties) = (0, 0);
         let mut next: Option<Link> = None;
         loop {
-            let listing = self.list(edges, Some(SELECT), next.as_ref()).await?;
-            let empty = listing.0.is_empty();
-            for (hash, event) in listing.0 {
+            let page = self.list(edges, Some(SELECT), next.as_ref()).await?;
+            let empty = page.0.is_empty();
+            for (hash, event) in page.0 {
                 let Some(item) = event else {
-                    look.unread.insert(hash);
+                    listing.unread.insert(hash);
                     continue;
                 };
-                let name = || {
+                let subject = || {
                     let (id, master) = (item.id.clone(), item.master.clone());
                     Box::new(DriftSubject { id, master, span: item.span })
                 };
                 if item.kind != EventKind::Master {
-                    look.events.insert(hash, (EventDigest::of(&item), wanted(hash).then(name)));
+                    listing
+                        .events
+                        .insert(hash, (EventDigest::of(&item), wanted(hash).then(subject)));
                 }
             }
-            look.nameless |= listing.1;
-            next = listing.2;
+            listing.nameless |= page.1;
+            next = page.2;
             if next.is_none() {
-                return Ok(Some(look));
+                return Ok(Some(listing));
             }
-            let before = std::mem::replace(&mut met, look.events.len() + look.unread.len());
+            let before = std::mem::replace(&mut count, listing.events.len() + listing.unread.len());
             empties = if empty { empties + 1 } else { 0 };
-            if (!empty && met == before) || empties > MAX_EMPTY_PAGES || met > MAX_EVENTS {
-                tracing::warn!(events = met, "plain listing does not end");
+            if (!empty && count == before) || empties > MAX_EMPTY_PAGES || count > MAX_EVENTS {
+                tracing::warn!(events = count, "plain listing does not end");
                 return Ok(None);
             }
         }
     }
 
-    /// A page of a plain listing with the members in `select`, or all: events by hash, whether some
-    /// had not even an id, and the next.
+    /// A page of a plain listing with the members in `select`, or all. Returns the events by hash,
+    /// whether some had no id, and the next link.
     async fn list(
         &mut self,
         edges: Edges,
@@ -209,7 +212,7 @@ impl Attempt<'_> {
         let mut repair = DriftRepair::default();
         for finding in confirmed {
             let masters = [
-                finding.listed.as_ref().and_then(|name| name.master.clone()),
+                finding.listed.as_ref().and_then(|subject| subject.master.clone()),
                 finding.row.as_ref().and_then(|row| row.master.clone()),
             ];
             if masters.iter().all(Option::is_none) {
@@ -222,7 +225,7 @@ impl Attempt<'_> {
         }
         let (series, singles) = (repair.series.len(), repair.singles.len());
         if series + singles >= BULK_REPAIR_MIN {
-            tracing::warn!(differences, "drift audit found much: enumerating again");
+            tracing::warn!(differences, "drift audit found many differences, enumerating again");
             let segments = self.handle.lock().segments().len();
             for segment in (0..).take(segments) {
                 self.begin_resync(segment, ResyncReason::Drift).await?;
@@ -240,15 +243,16 @@ impl Attempt<'_> {
         Ok(Audited::Repaired)
     }
 
-    /// Fetches what differs and lets go of what is gone; answers how many differences were none.
+    /// Fetches single events that differ and removes those that are gone. Returns how many
+    /// differences turned out to be none.
     async fn repair_singles(&mut self, repair: &mut DriftRepair) -> Result<u64, AttemptError> {
         let mut spurious = 0;
         let mut upserts = Vec::new();
         let mut removals = Vec::new();
         for Drift { segment, edges, listed, row } in std::mem::take(&mut repair.singles) {
             match (listed, row) {
-                (Some(name), _) => match self.single(&name).await? {
-                    Some(item) if item.id != name.id => spurious += 1,
+                (Some(subject), _) => match self.single(&subject).await? {
+                    Some(item) if item.id != subject.id => spurious += 1,
                     Some(item) if item.kind == EventKind::Single => {
                         if series::inside(edges, item.span, item.all_day) != Some(false) {
                             upserts.push((segment, item));
@@ -258,10 +262,10 @@ impl Attempt<'_> {
                     | Some(Item { id: master, kind: EventKind::Master, .. }) => {
                         repair.series.insert((segment, master.hash()), master);
                     }
-                    // Gone since, or nothing that could be shown: the next round will say.
+                    // Gone since, or not an event that can be shown: the next round decides.
                     _ => spurious += 1,
                 },
-                // A listing of a whole window may pass over an event while others come and go.
+                // A listing of a whole window may skip an event while others are added or removed.
                 (None, Some(row))
                     if self.listed(row.sketch.span, row.id, Some("id")).await?.is_some() =>
                 {
@@ -271,7 +275,7 @@ impl Attempt<'_> {
                 (None, None) => {}
             }
         }
-        // Before the removals: what left one segment may have come into another.
+        // Before the removals, because an event may have moved from one segment to another.
         for (segment, item) in upserts {
             let mut commit = Commit::new(self.id, segment, self.services.env.now());
             commit.upserts.push(item);
@@ -287,15 +291,15 @@ impl Attempt<'_> {
 
     /// An event with its content. One that is listed but not found by its id is a private one of
     /// another mailbox (fact 180): its content comes from a listing.
-    async fn single(&mut self, name: &DriftSubject) -> Result<Option<Item>, AttemptError> {
-        match self.event(&name.id).await? {
+    async fn single(&mut self, subject: &DriftSubject) -> Result<Option<Item>, AttemptError> {
+        match self.event(&subject.id).await? {
             Some(item) => Ok(Some(item)),
-            None => Ok(self.listed(name.span, name.id.hash(), None).await?.flatten()),
+            None => Ok(self.listed(subject.span, subject.id.hash(), None).await?.flatten()),
         }
     }
 
-    /// An event as a listing of its own days has it, a page or two, with the members in `select`,
-    /// or all. None if it is not listed, `Some(None)` if it is but cannot be read.
+    /// An event from a listing of its own days (a page or two), with the members in `select`, or
+    /// all. `None` if it is not listed, `Some(None)` if it is listed but unreadable.
     async fn listed(
         &mut self,
         span: Span,
@@ -303,10 +307,10 @@ impl Attempt<'_> {
         select: Option<&str>,
     ) -> Result<Option<Option<Item>>, AttemptError> {
         let days = series::widen(Edges { start: span.start, end: span.end }, 1);
-        for stretch in days.segments() {
+        for part in days.segments() {
             let mut next: Option<Link> = None;
             loop {
-                let (events, _, more) = self.list(stretch, select, next.as_ref()).await?;
+                let (events, _, more) = self.list(part, select, next.as_ref()).await?;
                 let empty = events.is_empty();
                 if let Some((_, item)) = events.into_iter().find(|(hash, _)| *hash == id) {
                     return Ok(Some(item));
@@ -329,13 +333,13 @@ impl Attempt<'_> {
                     tracing::debug!(kind = error.kind().as_str(), "event could not be read");
                     Ok(None)
                 }
-                answer => answer,
+                result => result,
             }
         };
         self.fetch(read).await
     }
 
-    /// Puts a series on the to-do, where the next round finds it before it asks anything else.
+    /// Makes a series a pending entry, which the next round handles before its first page.
     async fn touch(&mut self, segment: SegmentIndex, master: EventId) -> Result<(), AttemptError> {
         let Some(mut position) = self.services.store.position(self.id, segment).await? else {
             return Ok(());
@@ -349,7 +353,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// The audit is over.
+    /// Records the finished audit.
     async fn audited(&mut self, differences: u64) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);

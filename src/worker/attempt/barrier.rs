@@ -1,19 +1,18 @@
-//! In which order the segments of a window look, and which of those that have something to remove
-//! may go on.
+//! Decides which segment runs next and when a segment may publish its removals.
 //!
-//! A turn is a number that grows with everything that begins or is parked in an attempt.
+//! An epoch is a number that grows with every round that begins or is parked in an attempt.
 
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::Round;
 use crate::mirror::window::Edges;
 
-/// Who has looked when, and who waits.
+/// The epochs in which the segments' rounds began, and the parked rounds.
 pub(super) struct SegmentBarrier {
     segments: Vec<Edges>,
     epoch: u64,
-    /// The turn in which a segment's latest round began; 0: none did in this attempt.
+    /// The epoch in which each segment's latest round began; 0 if none began in this attempt.
     began: Vec<u64>,
-    /// At most one of a segment.
+    /// At most one per segment.
     parked: Vec<ParkedRound>,
 }
 
@@ -23,20 +22,20 @@ pub(super) struct ParkedRound {
     /// Whether it began in this attempt.
     pub(super) begins: bool,
     pub(super) round: Box<Round>,
-    /// Rounds that begin in this turn or later know what it does not.
+    /// Rounds that began in this epoch or later know what this round does not.
     epoch: u64,
 }
 
-/// What comes next over the seams.
+/// What the segments do next.
 pub(super) enum NextSegment {
-    /// Nobody waits.
+    /// No round is parked.
     Nothing,
-    /// Somebody waits for this segment.
+    /// A parked round waits for this segment: begin a round of it.
     Begin(SegmentIndex),
-    /// Nobody has to be waited for.
+    /// This round waits for no segment any more: release it.
     Release(ParkedRound),
-    /// All wait for each other, and this one for the longest time: interrupted attempts left more
-    /// than one in the middle.
+    /// All parked rounds wait for each other, and this segment's for the longest time. Interrupted
+    /// attempts left more than one segment in mid-round.
     Deadlock(SegmentIndex),
 }
 
@@ -58,9 +57,9 @@ impl SegmentBarrier {
         self.epoch
     }
 
-    pub(super) fn began(&mut self, segment: SegmentIndex, turn: u64) {
+    pub(super) fn began(&mut self, segment: SegmentIndex, epoch: u64) {
         if let Some(began) = self.began.get_mut(usize::from(segment)) {
-            *began = turn;
+            *began = epoch;
         }
     }
 
@@ -68,24 +67,25 @@ impl SegmentBarrier {
         &mut self,
         segment: SegmentIndex,
         begins: bool,
-        asked: bool,
+        requested: bool,
         round: Box<Round>,
     ) {
-        // What it has from an earlier attempt every round of this one is later than.
-        let turn = if asked { self.next_epoch() } else { 1 };
-        self.parked.push(ParkedRound { segment, begins, round, epoch: turn });
+        // Without a request, all it knows is of an earlier attempt: any round of this attempt that
+        // has begun is later.
+        let epoch = if requested { self.next_epoch() } else { 1 };
+        self.parked.push(ParkedRound { segment, begins, round, epoch });
     }
 
-    /// Somebody who waits, whoever has looked.
+    /// Takes any parked round, whether or not the segments it waits for have run.
     pub(super) fn parked(&mut self) -> Option<ParkedRound> {
         self.parked.pop()
     }
 
-    /// Whom a parked round still waits for.
+    /// The segments that a parked round still waits for.
     fn awaited(&self, parked: &ParkedRound) -> impl Iterator<Item = SegmentIndex> {
-        let (segment, turn) = (parked.segment, parked.epoch);
+        let (segment, epoch) = (parked.segment, parked.epoch);
         let began = |other: &SegmentIndex| self.began.get(usize::from(*other)).copied();
-        self.all().filter(move |other| *other != segment && began(other) < Some(turn))
+        self.all().filter(move |other| *other != segment && began(other) < Some(epoch))
     }
 
     pub(super) fn next(&mut self) -> NextSegment {
@@ -120,7 +120,7 @@ mod tests {
     const EDGES: Edges = Edges { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH };
 
     fn round(segment: SegmentIndex) -> Box<Round> {
-        let place = SegmentContext {
+        let context = SegmentContext {
             window: WindowId(1),
             segment,
             edges: EDGES,
@@ -129,62 +129,62 @@ mod tests {
             seams: true,
             page_size: 200,
         };
-        Box::new(Round::resume(place, None, Vec::new(), 0))
+        Box::new(Round::resume(context, None, Vec::new(), 0))
     }
 
-    /// What `next` says, released rounds by their segment.
-    fn next(looks: &mut SegmentBarrier) -> String {
-        match looks.next() {
+    /// The result of `next` as text.
+    fn next(barrier: &mut SegmentBarrier) -> String {
+        match barrier.next() {
             NextSegment::Nothing => "nothing".to_owned(),
             NextSegment::Begin(segment) => format!("begin {segment}"),
             NextSegment::Release(parked) => format!("release {}", parked.segment),
-            NextSegment::Deadlock(segment) => format!("tangle {segment}"),
+            NextSegment::Deadlock(segment) => format!("deadlock {segment}"),
         }
     }
 
-    fn began(looks: &mut SegmentBarrier, segment: SegmentIndex) {
-        let turn = looks.next_epoch();
-        looks.began(segment, turn);
+    fn began(barrier: &mut SegmentBarrier, segment: SegmentIndex) {
+        let epoch = barrier.next_epoch();
+        barrier.began(segment, epoch);
     }
 
     #[test]
     fn removals_wait_for_rounds_that_began_later() {
-        let mut looks = SegmentBarrier::at(vec![EDGES; 3]);
-        assert_eq!(next(&mut looks), "nothing");
-        began(&mut looks, 0);
-        began(&mut looks, 1);
-        looks.park(1, true, true, round(1));
-        began(&mut looks, 2);
-        // The first one began before the removals of the second were known.
-        assert_eq!(next(&mut looks), "begin 0");
-        began(&mut looks, 0);
-        assert_eq!(next(&mut looks), "release 1");
-        assert_eq!(next(&mut looks), "nothing");
+        let mut barrier = SegmentBarrier::at(vec![EDGES; 3]);
+        assert_eq!(next(&mut barrier), "nothing");
+        began(&mut barrier, 0);
+        began(&mut barrier, 1);
+        barrier.park(1, true, true, round(1));
+        began(&mut barrier, 2);
+        // The first round began before the removals of the second were known.
+        assert_eq!(next(&mut barrier), "begin 0");
+        began(&mut barrier, 0);
+        assert_eq!(next(&mut barrier), "release 1");
+        assert_eq!(next(&mut barrier), "nothing");
     }
 
     #[test]
     fn removals_of_an_earlier_attempt_wait_for_any_round_of_this_one() {
-        let mut looks = SegmentBarrier::at(vec![EDGES; 2]);
-        // Only ends what was begun before, and does not know what is now.
-        looks.next_epoch();
-        looks.park(0, false, false, round(0));
-        began(&mut looks, 1);
-        looks.park(1, true, true, round(1));
-        assert_eq!(next(&mut looks), "release 0");
-        assert_eq!(next(&mut looks), "begin 0");
-        began(&mut looks, 0);
-        assert_eq!(next(&mut looks), "release 1");
+        let mut barrier = SegmentBarrier::at(vec![EDGES; 2]);
+        // This round only finishes an earlier one and has not seen the current state.
+        barrier.next_epoch();
+        barrier.park(0, false, false, round(0));
+        began(&mut barrier, 1);
+        barrier.park(1, true, true, round(1));
+        assert_eq!(next(&mut barrier), "release 0");
+        assert_eq!(next(&mut barrier), "begin 0");
+        began(&mut barrier, 0);
+        assert_eq!(next(&mut barrier), "release 1");
     }
 
     #[test]
     fn whoever_waits_for_each_other_is_untangled() {
-        let mut looks = SegmentBarrier::at(vec![EDGES; 2]);
-        looks.park(0, false, false, round(0));
-        looks.park(1, false, false, round(1));
-        assert_eq!(next(&mut looks), "tangle 0");
-        began(&mut looks, 0);
-        looks.park(0, true, true, round(0));
-        assert_eq!(next(&mut looks), "release 1");
-        assert_eq!(next(&mut looks), "begin 1");
+        let mut barrier = SegmentBarrier::at(vec![EDGES; 2]);
+        barrier.park(0, false, false, round(0));
+        barrier.park(1, false, false, round(1));
+        assert_eq!(next(&mut barrier), "deadlock 0");
+        began(&mut barrier, 0);
+        barrier.park(0, true, true, round(0));
+        assert_eq!(next(&mut barrier), "release 1");
+        assert_eq!(next(&mut barrier), "begin 1");
     }
 }

@@ -1,7 +1,7 @@
-//! The retry budget of a round, and sending a request until it is answered or the budget is spent.
+//! The retry budget of a round, and requests that are repeated until they succeed or it is spent.
 //!
-//! This is the only place that repeats a request: at most [`RETRIES`] times a round, on a new
-//! connection from the second time on.
+//! Requests are repeated only here: at most [`MAX_RETRIES`] times a round, each time on a new
+//! connection.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::mirror::schedule::{self, MAX_RETRIES};
 
 use super::{Attempt, AttemptError, REMEMBERED_PAUSE_MIN};
 
-/// What a round may still repeat.
+/// How many requests a round may still repeat, and whether a link of it has died.
 #[derive(Debug, Default)]
 pub(super) struct RetryBudget {
     used: u32,
@@ -28,27 +28,27 @@ impl RetryBudget {
         self.used >= MAX_RETRIES
     }
 
-    /// Takes one repetition; answers how long to wait before it. `random` is in `[0, 1)`.
+    /// Spends one retry; returns how long to wait before it. `random` is in `[0, 1)`.
     fn spend(&mut self, random: f64) -> Duration {
         let wait = schedule::retry_delay(self.used, random);
         self.used += 1;
         wait
     }
 
-    /// A link died. True for the first one: the enumeration may begin again in this round.
+    /// A link died. Returns true for the first one: the round may then enumerate again.
     pub(super) fn link_died(&mut self) -> bool {
         !std::mem::replace(&mut self.link_died, true)
     }
 }
 
 impl<'a> Attempt<'a> {
-    /// What a request is made with.
+    /// The parts that every request needs.
     pub(super) fn request_parts(&self) -> (&'a GraphClient, &'a Target, RequestOptions) {
         (&self.services.client, self.target, self.options.clone())
     }
 
-    /// Sends a request and repeats it after passing faults. `send` is told whether to use a new
-    /// connection.
+    /// Sends a request and repeats it after transient errors. The argument of `send` says whether
+    /// to use a new connection.
     pub(super) async fn fetch<T, F>(&mut self, send: impl Fn(bool) -> F) -> Result<T, AttemptError>
     where
         F: Future<Output = Result<T, GraphError>>,
@@ -61,8 +61,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// As [`Self::fetch`], for a request about one series. `None`: the fault stays with the series,
-    /// which remains pending; the rest of the calendar does not wait for it.
+    /// Like [`Self::fetch`], for a request about one series. `None`: the error concerns only the
+    /// series, which stays pending; the rest of the calendar does not wait for it.
     pub(super) async fn fetch_for_series<T, F>(
         &mut self,
         send: impl Fn(bool) -> F,
@@ -86,7 +86,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Whether an error says nothing about the rest of the calendar.
+    /// Whether an error concerns only the series and not the rest of the calendar.
     fn is_of_the_series(&self, error: &GraphError) -> bool {
         match error.class() {
             ErrorClass::MalformedPage
@@ -100,7 +100,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Waits before the same request is made again, or gives the attempt up.
+    /// Waits before the request is repeated, or returns why the attempt ends.
     async fn retry(&mut self, error: GraphError) -> Result<(), AttemptError> {
         match error.class() {
             ErrorClass::Throttled => {

@@ -1,11 +1,11 @@
-//! The segments of a window, one round each, and the seams between them.
+//! Runs the rounds of a window's segments and coordinates removals across segment boundaries.
 //!
-//! An event that moves over a seam leaves one segment and enters another, and each says only its
-//! half. So no segment of several publishes removals before all others have made a round that
-//! began after these removals were known: until then its round is parked. Everything a parked
-//! round knows is in the store; a crash forgets nothing but the order, and where that decides,
-//! one segment is enumerated anew. What may have moved into a series that another segment could
-//! not complete stays until that one can.
+//! An event that moves over a segment boundary leaves one segment and enters another, and each
+//! segment sees only its half. So in a window of several segments a round with removals is parked
+//! until every other segment has run a round that began after the removals were known. Everything
+//! a parked round knows is in the store. A crash loses only the order; if that leaves a deadlock,
+//! one segment is enumerated again. An event that may have moved into a series that another segment
+//! could not complete stays until that segment can complete it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -22,80 +22,82 @@ use super::barrier::{NextSegment, ParkedRound, SegmentBarrier};
 use super::retry::RetryBudget;
 use super::{Attempt, AttemptError};
 
-/// Steps over the seams in one attempt. More there are only while events leave faster than rounds
-/// are made; what is left waits for the next attempt.
+/// The most barrier steps in one attempt. More are needed only while events leave faster than
+/// rounds are made; the rest waits for the next attempt.
 const MAX_STEPS: usize = 256;
 
-/// A page or listing of more items takes long enough to be stepped on another thread.
+/// A page or listing of more items takes so long to process that its step runs on another thread.
 const LARGE_INPUT: usize = 2000;
 
-/// Events that leave an empty window in one commit.
+/// Events removed from an empty window in one commit.
 const CLEAR_SLICE: usize = 256;
 
-/// How far a round came, and what it learned on the way.
+/// How far a round got, and whether its knowledge of the calendar is new.
 struct Drive {
     outcome: DriveOutcome,
-    /// Whether Graph was asked for anything.
+    /// Whether Graph was asked which events exist.
     requested: bool,
-    /// Whether that was everything from the first page.
+    /// Whether an enumeration started from its first page.
     restarted: bool,
 }
 
 enum DriveOutcome {
-    /// To its end.
+    /// The round ended.
     Over(RoundEnd),
-    /// To its removals.
+    /// The round waits for the other segments before its removals.
     Parked(Box<Round>),
 }
 
 impl Attempt<'_> {
-    /// A round of each segment that is not `resting` (as bits), and of those too where another one
-    /// has something to remove.
+    /// Runs a round of each segment that is not `resting` (as bits), and of resting ones that
+    /// another segment's removals wait for.
     pub(super) async fn segments(&mut self, resting: u64) -> Result<(), AttemptError> {
         let segments = self.handle.lock().segments();
         if let [edges] = &segments[..] {
             return self.run_single(*edges).await;
         }
-        let mut looks = SegmentBarrier::at(segments);
-        let awake = looks.all().filter(|segment| resting & 1 << segment == 0);
-        // Who is in mid-round knows only half of what is now: it comes first, so that the others
-        // begin after what it brings to its end.
+        let mut barrier = SegmentBarrier::at(segments);
+        let awake = barrier.all().filter(|segment| resting & 1 << segment == 0);
+        // A segment in mid-round has seen only a part of the current state. It comes first, so that
+        // the others begin after it has finished its round.
         let mut order = Vec::new();
         for segment in awake {
             let position = self.services.store.position(self.id, segment).await?;
             order.push((position.is_none_or(|position| position.phase.starts_round()), segment));
         }
         order.sort_unstable();
-        // One that fails keeps none of the others from looking.
+        // A segment that fails does not keep the others from running.
         let mut failed = None;
         for (_, segment) in order {
-            if let Err(error) = self.start_segment(segment, &mut looks).await {
+            if let Err(error) = self.start_segment(segment, &mut barrier).await {
                 let error = of_segment(error)?;
                 failed = failed.or(Some(error));
             }
         }
         if let Some(error) = failed {
-            // Nothing leaves, as it may have moved to where nobody could look; the rest goes on.
-            while let Some(parked) = looks.parked() {
-                self.release(parked, Retain::All, &mut looks).await?;
+            // Nothing is removed, because an event may have moved to the failed segment. Everything
+            // else is published.
+            while let Some(parked) = barrier.parked() {
+                self.release(parked, Retain::All, &mut barrier).await?;
             }
             return Err(error);
         }
         for _ in 0..MAX_STEPS {
             if self.stats.end > RoundEnd::Incomplete {
-                // Somebody could not look. The removals are in the to-do.
+                // A segment did not complete its round. The removals are pending entries.
                 return Ok(());
             }
-            match looks.next() {
+            match barrier.next() {
                 NextSegment::Nothing => return Ok(()),
-                NextSegment::Begin(segment) => self.start_segment(segment, &mut looks).await?,
+                NextSegment::Begin(segment) => self.start_segment(segment, &mut barrier).await?,
                 NextSegment::Release(parked) => {
-                    let stay = Retain::Named(self.retained_events(parked.segment, &looks).await?);
-                    self.release(parked, stay, &mut looks).await?;
+                    let retain =
+                        Retain::Named(self.retained_events(parked.segment, &barrier).await?);
+                    self.release(parked, retain, &mut barrier).await?;
                 }
                 NextSegment::Deadlock(segment) => {
                     self.begin_resync(segment, ResyncReason::Seam).await?;
-                    self.start_segment(segment, &mut looks).await?;
+                    self.start_segment(segment, &mut barrier).await?;
                 }
             }
         }
@@ -103,30 +105,29 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// The one segment that most windows have.
+    /// Runs a round of the only segment, as most windows have one.
     async fn run_single(&mut self, edges: Edges) -> Result<(), AttemptError> {
         if edges.is_empty() {
             return self.clear_window().await;
         }
-        let mut over = RoundEnd::Settled;
+        let mut end = RoundEnd::Settled;
         for _ in 0..2 {
             let pages = self.stats.pages;
             let (round, _) = self.open(0, edges, false).await?;
-            let course = self.drive(0, edges, round, RoundInput::Start).await?;
-            if let DriveOutcome::Over(end) = course.outcome {
-                over = end;
+            let drive = self.drive(0, edges, round, RoundInput::Start).await?;
+            if let DriveOutcome::Over(ended) = drive.outcome {
+                end = ended;
             }
-            // A run that only ended what an earlier one had begun has not asked Graph yet.
-            if over != RoundEnd::Settled || self.stats.pages != pages {
+            // A run that only finished an earlier round has not asked Graph yet.
+            if end != RoundEnd::Settled || self.stats.pages != pages {
                 break;
             }
         }
-        self.end(0, over);
+        self.end(0, end);
         Ok(())
     }
 
-    /// The moving start has passed the fixed end: what is left of the window leaves it, and there
-    /// is nothing to ask.
+    /// The moving start has passed the fixed end: removes all events and makes no request.
     async fn clear_window(&mut self) -> Result<(), AttemptError> {
         let rows = self.unseen(0).await?;
         for slice in rows.chunks(CLEAR_SLICE) {
@@ -145,29 +146,29 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// A round of a segment, up to its removals; one in the middle is brought to its end before.
+    /// Runs a round of a segment up to its removals. A round in progress is finished first.
     async fn start_segment(
         &mut self,
         segment: SegmentIndex,
-        looks: &mut SegmentBarrier,
+        barrier: &mut SegmentBarrier,
     ) -> Result<(), AttemptError> {
-        let Some(edges) = looks.edges(segment) else { return Ok(()) };
+        let Some(edges) = barrier.edges(segment) else { return Ok(()) };
         for again in [false, true] {
-            let turn = looks.next_epoch();
+            let epoch = barrier.next_epoch();
             let (round, begins) = self.open(segment, edges, true).await?;
-            let course = self.drive(segment, edges, round, RoundInput::Start).await?;
-            let begins = begins || course.restarted;
+            let drive = self.drive(segment, edges, round, RoundInput::Start).await?;
+            let begins = begins || drive.restarted;
             if begins {
-                looks.began(segment, turn);
+                barrier.began(segment, epoch);
             }
-            match course.outcome {
+            match drive.outcome {
                 DriveOutcome::Over(RoundEnd::Settled) if !begins && !again => {}
-                DriveOutcome::Over(over) => {
-                    self.end(segment, over);
+                DriveOutcome::Over(end) => {
+                    self.end(segment, end);
                     break;
                 }
                 DriveOutcome::Parked(round) => {
-                    looks.park(segment, begins, course.requested, round);
+                    barrier.park(segment, begins, drive.requested, round);
                     break;
                 }
             }
@@ -175,66 +176,66 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// All others have looked: a parked round goes on.
+    /// Continues a parked round. `retain` is what it must not remove.
     async fn release(
         &mut self,
         parked: ParkedRound,
-        stay: Retain,
-        looks: &mut SegmentBarrier,
+        retain: Retain,
+        barrier: &mut SegmentBarrier,
     ) -> Result<(), AttemptError> {
         let ParkedRound { segment, begins, round, .. } = parked;
-        let Some(edges) = looks.edges(segment) else { return Ok(()) };
-        let turn = looks.next_epoch();
-        let all = matches!(stay, Retain::All);
+        let Some(edges) = barrier.edges(segment) else { return Ok(()) };
+        let epoch = barrier.next_epoch();
+        let retain_all = matches!(retain, Retain::All);
         let gone = usize::try_from(self.stats.removed).unwrap_or(usize::MAX);
-        let course =
-            self.drive(segment, edges, *round, RoundInput::Retained { stay, gone }).await?;
-        if course.restarted {
-            looks.began(segment, turn);
+        let drive =
+            self.drive(segment, edges, *round, RoundInput::Retained { stay: retain, gone }).await?;
+        if drive.restarted {
+            barrier.began(segment, epoch);
         }
-        let begins = begins || course.restarted;
-        match course.outcome {
-            // Where nothing may leave it would only come back here.
-            DriveOutcome::Parked(_) if all => {}
-            DriveOutcome::Over(RoundEnd::Settled) if !begins && !all => {
-                self.start_segment(segment, looks).await?
+        let begins = begins || drive.restarted;
+        match drive.outcome {
+            // As nothing may be removed, a round parked again would only return here.
+            DriveOutcome::Parked(_) if retain_all => {}
+            DriveOutcome::Over(RoundEnd::Settled) if !begins && !retain_all => {
+                self.start_segment(segment, barrier).await?
             }
-            DriveOutcome::Over(over) => self.end(segment, over),
-            DriveOutcome::Parked(round) => looks.park(segment, begins, course.requested, round),
+            DriveOutcome::Over(end) => self.end(segment, end),
+            DriveOutcome::Parked(round) => barrier.park(segment, begins, drive.requested, round),
         }
         Ok(())
     }
 
-    /// The rows of a segment that its enumeration did not meet.
+    /// The rows of a segment that its enumeration did not contain.
     pub(super) async fn unseen(&self, segment: SegmentIndex) -> Result<Vec<Removal>, AttemptError> {
-        // What left the segment need not have left the window.
+        // An event that left the segment may still be in the window.
         let window = self.handle.lock().edges;
         Ok(self.services.store.unseen(self.id, segment, window).await?)
     }
 
-    /// The segment's events of series that another one could not complete: one of them may have
-    /// moved there.
+    /// The segment's events of series that another segment could not complete. Each of them may
+    /// have moved to that segment.
     async fn retained_events(
         &self,
         segment: SegmentIndex,
-        looks: &SegmentBarrier,
+        barrier: &SegmentBarrier,
     ) -> Result<BTreeSet<EventHash>, AttemptError> {
-        let mut withheld = BTreeSet::new();
-        for other in looks.all().filter(|other| *other != segment) {
+        let mut retained = BTreeSet::new();
+        for other in barrier.all().filter(|other| *other != segment) {
             let position = self.services.store.position(self.id, other).await?;
             if !position.is_some_and(|position| position.has_pending) {
                 continue;
             }
-            for todo in self.services.store.todo(self.id, other).await? {
-                if let PendingEntry::Series { master, .. } = todo {
-                    withheld.extend(self.rows(segment, &master).await?.iter().map(|row| row.id));
+            for entry in self.services.store.todo(self.id, other).await? {
+                if let PendingEntry::Series { master, .. } = entry {
+                    retained.extend(self.rows(segment, &master).await?.iter().map(|row| row.id));
                 }
             }
         }
-        Ok(withheld)
+        Ok(retained)
     }
 
-    /// Performs what a round asks for, until it is over or the others have to look.
+    /// Performs a round's effects until it ends or has to wait for the other segments.
     async fn drive(
         &mut self,
         segment: SegmentIndex,
@@ -243,7 +244,7 @@ impl Attempt<'_> {
         mut input: RoundInput,
     ) -> Result<Drive, AttemptError> {
         let (mut requested, mut restarted) = (false, false);
-        // Each segment's link may die once, and its requests be made again.
+        // Each drive has its own retries, and its link may die once.
         self.budget = RetryBudget::default();
         self.listed_ids = None;
         let before = round.fallback().clone();
@@ -286,15 +287,15 @@ impl Attempt<'_> {
         }
     }
 
-    fn end(&mut self, segment: SegmentIndex, over: RoundEnd) {
-        self.stats.end = self.stats.end.max(over);
-        if over == RoundEnd::Settled {
+    fn end(&mut self, segment: SegmentIndex, end: RoundEnd) {
+        self.stats.end = self.stats.end.max(end);
+        if end == RoundEnd::Settled {
             self.stats.settled |= 1 << segment;
         }
     }
 }
 
-/// A trouble that says nothing about the other segments; the others are of the whole window.
+/// `Ok` with an error that concerns only one segment, `Err` with one of the whole window.
 fn of_segment(error: AttemptError) -> Result<AttemptError, AttemptError> {
     match &error {
         AttemptError::LinksDie | AttemptError::Endless => Ok(error),

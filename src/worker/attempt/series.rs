@@ -1,5 +1,5 @@
-//! What Graph is asked of one series: its master, its instances. A fault that stays with them is no
-//! reason to keep the rest of the calendar waiting.
+//! Requests about one series: its master, its instances, and plain views that confirm absences.
+//! An error that concerns only the series does not delay the rest of the calendar.
 
 use std::collections::BTreeSet;
 
@@ -15,25 +15,25 @@ use crate::mirror::window::{Completion, Edges};
 use crate::mirror::{audit, stall};
 use crate::store::SeriesRow;
 
-/// More instances than this no series has within a segment; a listing that yields more is lying.
+/// No series has more instances than this within a segment; a longer listing is wrong.
 const MAX_INSTANCES: usize = 50_000;
-/// More events than this no segment has.
+/// No segment has more events than this.
 const MAX_EVENTS: usize = 500_000;
-/// Events on a page of a view without contents, the most that Graph allows (fact 38).
+/// Events on a page of a view without contents; the most that Graph allows (fact 38).
 const VIEW_PAGE_SIZE: u32 = 1000;
-/// What a listing keeps in memory at most; a series of 1,000 whole exceptions comes to about 5 MiB.
+/// The most that a listing keeps in memory; a series of 1,000 full exceptions takes about 5 MiB.
 const MAX_BYTES: usize = 128 * 1024 * 1024;
-/// So many times a series is listed in search of two listings that agree.
+/// How often a series is listed to find two listings that agree.
 const MAX_LISTINGS: u32 = 4;
 
-/// Where a listing comes from.
+/// The request that a listing is made with.
 #[derive(Clone, Copy)]
 enum ListingSource<'a> {
     /// The instances of this series.
     Instances(&'a EventId),
-    /// Plain `calendarView`.
+    /// A plain `calendarView`, of which the matching items are kept.
     View(&'a ViewRequest),
-    /// The same without contents, of all events: only which there are.
+    /// A plain `calendarView` of all events without contents, which only tells what exists.
     All,
 }
 
@@ -54,17 +54,17 @@ impl ListingSource<'_> {
     }
 }
 
-/// A listing that came to its end.
+/// A complete listing.
 struct SeriesListing {
     listed: ListedInstances,
-    /// The ids that were asked for and are there, readable or not.
+    /// The wanted ids that are listed, readable or not.
     met: BTreeSet<EventHash>,
     present: ListedIds,
     pages: u32,
 }
 
-/// Which events a listing names, readable or not. As in a sweep, an item without a name is none of
-/// those that are missed.
+/// The events that a listing contains, readable or not. As in a sweep, an item without an id does
+/// not stand for a missing event.
 #[derive(Default)]
 pub(super) struct ListedIds {
     events: BTreeSet<EventHash>,
@@ -97,8 +97,8 @@ impl Attempt<'_> {
         edges: Edges,
     ) -> Result<RoundInput, AttemptError> {
         let (client, target, options) = self.request_parts();
-        // A series that is gone takes its instances with it for good. So the answer has to come
-        // twice, and in between the calendar has to answer.
+        // Removing a series removes all its instances. So "not found" must be answered twice, and
+        // the calendar must answer in between.
         for missed in [false, true] {
             let found =
                 self.fetch_for_series(|fresh| client.event(target, &options, id, fresh)).await?;
@@ -129,7 +129,7 @@ impl Attempt<'_> {
         })
     }
 
-    /// What a plain `calendarView` says about a series, and the mirror's rows of it.
+    /// The instances of a series in a plain `calendarView`, and the mirror's rows of it.
     pub(super) async fn view(
         &mut self,
         segment: SegmentIndex,
@@ -143,12 +143,13 @@ impl Attempt<'_> {
         })
     }
 
-    /// Whether a plain `calendarView` has any of these events: of the segment, or of the whole window
-    /// where a series is asked for, as all that is left of it may have moved to another segment.
+    /// Whether a plain `calendarView` has any of these events. It lists the segment, or the whole
+    /// window if the request is about a series, whose last instances may have moved to another
+    /// segment.
     ///
-    /// All series of a round are answered from one view: what it lacks was not there after the
-    /// round's last page, and what has come back since then is on the next round's pages. A view
-    /// of several pages is no snapshot, so what one of two has is there.
+    /// One view answers for all series of a round. What it lacks did not exist after the round's
+    /// last page, and what has come back since is on the next round's pages. A view of several
+    /// pages is no snapshot, so it is made twice, and an event in either counts as present.
     pub(super) async fn presence(
         &mut self,
         request: &PresenceRequest,
@@ -178,11 +179,11 @@ impl Attempt<'_> {
         Ok(RoundInput::Presence(self.listed_ids.as_ref().is_some_and(has_any)))
     }
 
-    /// A listing, and the mirror's rows of the series that it is about.
+    /// A listing of a series, and the mirror's rows of it.
     ///
-    /// Plain pages are no snapshot: a series that changes between two of them shifts what the
-    /// next one skips, and an instance that is there may stand on none. So where a listing of
-    /// several pages lacks what the mirror has, another has to lack it too.
+    /// Plain pages are no snapshot: a series that changes between two pages shifts what the next
+    /// one skips, so an existing instance may be on none of them. If a listing of several pages
+    /// lacks a row of the mirror, another listing has to lack it too.
     async fn agreed(
         &mut self,
         segment: SegmentIndex,
@@ -211,7 +212,7 @@ impl Attempt<'_> {
         Ok(SeriesOutcome::Unavailable)
     }
 
-    /// All pages of a listing, in stretches that Graph answers for.
+    /// Fetches all pages of a listing, in parts that are short enough for Graph.
     async fn listing(
         &mut self,
         source: ListingSource<'_>,
@@ -222,12 +223,12 @@ impl Attempt<'_> {
         let mut present = ListedIds::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
         let longest = self.handle.lock().segment_days();
-        for stretch in edges.cut(longest) {
+        for part in edges.cut(longest) {
             let mut next: Option<Link> = None;
             loop {
-                let listing = match self.listing_page(source, stretch, next.as_ref()).await? {
+                let listing = match self.listing_page(source, part, next.as_ref()).await? {
                     Some(Some(listing)) => listing,
-                    // Only the master can tell whether the series is gone.
+                    // Only a request for the master shows whether the series is gone.
                     Some(None) => return Ok(Err(SeriesOutcome::NotFound)),
                     None => return Ok(Err(SeriesOutcome::Unavailable)),
                 };
@@ -259,8 +260,8 @@ impl Attempt<'_> {
                 if next.is_none() {
                     break;
                 }
-                // Ever new links with nothing new behind them would have no end (fact 172).
-                // Empty pages may come in between (fact 56), but not for ever.
+                // New links with nothing new behind them would continue without end (fact 172).
+                // Empty pages may occur (fact 56), but only up to a limit.
                 empties = if empty { empties + 1 } else { 0 };
                 if (!empty && present.events.len() == before)
                     || empties > stall::MAX_EMPTY_PAGES
@@ -278,8 +279,8 @@ impl Attempt<'_> {
         Ok(Ok(SeriesListing { listed, met, present, pages }))
     }
 
-    /// What is kept of a listed item until its series is applied. A slice would keep the whole
-    /// page; and an occurrence that its master completes is applied bare.
+    /// A listed item as it is kept until its series is applied. Its content is copied, because a
+    /// slice would keep the whole page. An occurrence that its master completes is kept as a stub.
     fn kept(&self, source: ListingSource<'_>, item: Item) -> Item {
         let completed =
             self.window.complete == Completion::Master && item.kind == EventKind::Occurrence;
@@ -289,7 +290,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// One page of a listing. `None`: it cannot be had now; `Some(None)`: there is no such series.
+    /// Fetches one page of a listing. `None`: the request failed; `Some(None)`: there is no such
+    /// series.
     async fn listing_page(
         &mut self,
         source: ListingSource<'_>,

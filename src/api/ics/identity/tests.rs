@@ -1,5 +1,4 @@
 //! Tests of event identities, with windows read in both directions.
-#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 use serde_json::{Value, json};
 
 use super::*;
