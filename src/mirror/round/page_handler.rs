@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Round, Step};
 use crate::mirror::commit::{Commit, StoredKind};
-use crate::mirror::page::{EventHash, EventId, EventKind, Item, Page, PageEnd};
+use crate::mirror::page::{EventHash, EventId, EventKind, Item, Link, Page, PageEnd};
 use crate::mirror::pending::etags_match;
 use crate::mirror::position::Phase;
 use crate::mirror::series;
@@ -22,23 +22,13 @@ impl Round {
         at: Timestamp,
     ) -> Step {
         let mut commit = self.commit(at);
-        let exact = self.context.complete == Completion::Exact;
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
         let reason = self.phase.enumeration_reason();
-        if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason) {
-            // The first enumeration has nothing to sweep.
-            if reason != ResyncReason::New {
-                let mut seen: Vec<EventHash> = page
-                    .present
-                    .iter()
-                    .filter(|i| i.kind != EventKind::Master)
-                    .map(|i| i.id.hash())
-                    .collect();
-                seen.extend(
-                    page.unreadable.iter().filter_map(|u| u.id.as_ref()).map(EventId::hash),
-                );
-                commit.seen = Some((*number, seen));
-            }
+        // The first enumeration has nothing to sweep.
+        if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason)
+            && reason != ResyncReason::New
+        {
+            commit.seen = Some((*number, seen_ids(&page)));
         }
         // Unreadable items exist all the same.
         for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
@@ -52,44 +42,10 @@ impl Round {
         let (masters, instances): (Vec<Item>, Vec<Item>) =
             page.present.into_iter().partition(|item| item.kind == EventKind::Master);
         for item in masters {
-            let swept = reason.is_some_and(|reason| reason != ResyncReason::New);
-            if exact && !swept && matches!(known.get(&item.id.hash()), Some(StoredKind::Single)) {
-                // A single event that became a series: exact windows keep no masters in its place.
-                self.pending.add_removal(item.id.hash());
-            }
-            if reason.is_some() {
-                self.enumerated_master(item, &mut commit)
-            } else {
-                self.wait(item)
-            }
+            self.page_master(item, known, reason, &mut commit);
         }
         for item in instances {
-            // An occurrence has the same content whichever request returned it.
-            let item = if item.kind == EventKind::Occurrence && !exact {
-                series::strip_to_stub(item)
-            } else {
-                item
-            };
-            let id = item.id.hash();
-            self.pending.cancel_removal(id);
-            match (&item.master, item.kind) {
-                (Some(master), EventKind::Occurrence | EventKind::Exception)
-                    if reason.is_some() =>
-                {
-                    let master = master.clone();
-                    let stored = known.get(&master.hash());
-                    self.enumerated_instance(item, &master, stored, &mut commit);
-                }
-                (Some(_), EventKind::Occurrence | EventKind::Exception) => self.wait(item),
-                _ if matches!(known.get(&id), Some(StoredKind::Master { .. })) => {
-                    // A series became a single event under the master's id. Its occurrences are
-                    // removed first, and only a request for the master confirms it.
-                    let id = item.id.clone();
-                    self.wait(item);
-                    self.pending.get_or_insert(&id).needs_master = true;
-                }
-                _ => commit.upserts.push(item),
-            }
+            self.page_instance(item, known, reason, &mut commit);
         }
         self.pending.write(&mut commit);
         match page.end {
@@ -107,26 +63,88 @@ impl Round {
                 self.phase = Phase::Sweeping { delta: None, reason };
                 self.finish(commit)
             }
-            PageEnd::Delta(delta) => match reason {
-                Some(reason) => {
-                    self.phase = Phase::Sweeping { delta: Some(delta), reason };
-                    if reason == ResyncReason::New && self.pending.is_empty() {
-                        return self.settle(commit, Vec::new(), at);
-                    }
-                    self.finish(commit)
-                }
-                None => {
-                    self.phase = Phase::Completing { delta };
-                    let awaits_segments = self.context.seams && !self.pending.removals().is_empty();
-                    if self.pending.current().is_some() || awaits_segments {
-                        return self.finish(commit);
-                    }
-                    commit.deferrable = idle && self.pending.is_empty();
-                    let removals = self.tombstones();
-                    self.settle(commit, removals, at)
-                }
-            },
+            PageEnd::Delta(delta) => self.last_page(delta, reason, idle, commit, at),
         }
+    }
+
+    /// Handles a master of a page; `reason` is set in an enumeration.
+    fn page_master(
+        &mut self,
+        item: Item,
+        known: &BTreeMap<EventHash, StoredKind>,
+        reason: Option<ResyncReason>,
+        commit: &mut Commit,
+    ) {
+        let exact = self.context.complete == Completion::Exact;
+        let swept = reason.is_some_and(|reason| reason != ResyncReason::New);
+        if exact && !swept && matches!(known.get(&item.id.hash()), Some(StoredKind::Single)) {
+            // A single event became a series: an exact window keeps no master in its place.
+            self.pending.add_removal(item.id.hash());
+        }
+        if reason.is_some() { self.enumerated_master(item, commit) } else { self.wait(item) }
+    }
+
+    /// Handles a single event, occurrence or exception of a page; `reason` is set in an
+    /// enumeration.
+    fn page_instance(
+        &mut self,
+        item: Item,
+        known: &BTreeMap<EventHash, StoredKind>,
+        reason: Option<ResyncReason>,
+        commit: &mut Commit,
+    ) {
+        // An occurrence has the same content whichever request returned it.
+        let exact = self.context.complete == Completion::Exact;
+        let item = if item.kind == EventKind::Occurrence && !exact {
+            series::strip_to_stub(item)
+        } else {
+            item
+        };
+        let id = item.id.hash();
+        self.pending.cancel_removal(id);
+        match (&item.master, item.kind) {
+            (Some(master), EventKind::Occurrence | EventKind::Exception) if reason.is_some() => {
+                let master = master.clone();
+                let stored = known.get(&master.hash());
+                self.enumerated_instance(item, &master, stored, commit);
+            }
+            (Some(_), EventKind::Occurrence | EventKind::Exception) => self.wait(item),
+            _ if matches!(known.get(&id), Some(StoredKind::Master { .. })) => {
+                // A series became a single event under the master's id. Its occurrences are
+                // removed first, and only a request for the master confirms it.
+                let id = item.id.clone();
+                self.wait(item);
+                self.pending.get_or_insert(&id).needs_master = true;
+            }
+            _ => commit.upserts.push(item),
+        }
+    }
+
+    /// Ends the page that has the delta link; `reason` is set in an enumeration, `idle` if the page
+    /// is empty.
+    fn last_page(
+        &mut self,
+        delta: Link,
+        reason: Option<ResyncReason>,
+        idle: bool,
+        mut commit: Commit,
+        at: Timestamp,
+    ) -> Step {
+        if let Some(reason) = reason {
+            self.phase = Phase::Sweeping { delta: Some(delta), reason };
+            if reason == ResyncReason::New && self.pending.is_empty() {
+                return self.settle(commit, Vec::new(), at);
+            }
+            return self.finish(commit);
+        }
+        self.phase = Phase::Completing { delta };
+        let awaits_segments = self.context.seams && !self.pending.removals().is_empty();
+        if self.pending.current().is_some() || awaits_segments {
+            return self.finish(commit);
+        }
+        commit.deferrable = idle && self.pending.is_empty();
+        let removals = self.tombstones();
+        self.settle(commit, removals, at)
     }
 
     /// Handles a master in an enumeration: completes the instances that wait for it; later ones
@@ -219,4 +237,11 @@ impl Round {
             }
         }
     }
+}
+
+/// The ids that a sweep keeps because of this page: all but those of masters and tombstones.
+fn seen_ids(page: &Page) -> Vec<EventHash> {
+    let present = page.present.iter().filter(|i| i.kind != EventKind::Master).map(|i| &i.id);
+    let unreadable = page.unreadable.iter().filter_map(|u| u.id.as_ref());
+    present.chain(unreadable).map(EventId::hash).collect()
 }
