@@ -144,16 +144,7 @@ impl Daemon {
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.api).await?;
 
-        let budgets =
-            Budgets::new(config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox);
-        let client = GraphClient::new(
-            transport.clone(),
-            &config.graph.base_url,
-            budgets,
-            env.clone(),
-            config.graph.request_timeout,
-        )
-        .map_err(|error| StartError::Graph(error.to_string()))?;
+        let client = graph_client(&config, transport.clone(), env.clone())?;
         let metrics = Metrics {
             graph: client.metrics(),
             store: store.metrics(),
@@ -351,6 +342,17 @@ async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(),
         return Err(StartError::Drops { dropped, known: known.len() });
     }
     Ok(())
+}
+
+fn graph_client(
+    config: &Config,
+    transport: Arc<dyn Transport>,
+    env: Env,
+) -> Result<GraphClient, StartError> {
+    let graph = &config.graph;
+    let budgets = Budgets::new(graph.max_concurrent, graph.max_concurrent_per_mailbox);
+    GraphClient::new(transport, &graph.base_url, budgets, env, graph.request_timeout)
+        .map_err(|error| StartError::Graph(error.to_string()))
 }
 
 /// Windows with the tokens of their accounts. Windows share accounts, so each token is refreshed
