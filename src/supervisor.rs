@@ -59,7 +59,7 @@ pub struct Supervisor {
     fleet: Fleet,
     stop: watch::Sender<bool>,
     workers: JoinSet<Result<WorkerExit, StoreError>>,
-    names: HashMap<Id, RunningWorker>,
+    running: HashMap<Id, RunningWorker>,
     /// By account.
     tokens: BTreeMap<Arc<str>, Arc<Tokens>>,
     /// By window: replaced windows, whose events are removed before its first event is published.
@@ -68,7 +68,7 @@ pub struct Supervisor {
     retention: watch::Sender<Duration>,
     notify: Notify,
     /// The beginning of the status line: why the last reload changed nothing.
-    remark: Option<String>,
+    reload_note: Option<String>,
 }
 
 /// A running worker. Small, because there may be a million.
@@ -108,12 +108,12 @@ impl Supervisor {
             fleet,
             stop,
             workers: JoinSet::new(),
-            names: HashMap::new(),
+            running: HashMap::new(),
             tokens: BTreeMap::new(),
             replaced: BTreeMap::new(),
             retention,
             notify: Notify::default(),
-            remark: None,
+            reload_note: None,
         }
     }
 
@@ -132,14 +132,14 @@ impl Supervisor {
     /// Tells the service manager that a reload is over. `remark` says why it changed nothing; it is
     /// part of the status line until the next reload.
     pub fn reloaded(&mut self, remark: Option<String>) {
-        self.remark = remark;
+        self.reload_note = remark;
         self.notify.ready(&self.status());
     }
 
     /// The status line.
     fn status(&self) -> String {
         let summary = self.fleet.summary();
-        match &self.remark {
+        match &self.reload_note {
             Some(remark) => format!("{remark} | {summary}"),
             None => summary,
         }
@@ -258,7 +258,7 @@ impl Supervisor {
         let mut accounts = BTreeSet::new();
         for member in self.fleet.read().values() {
             if member.handle.state() == WindowState::SignInRequired {
-                member.handle.ask(RoundRequest::Sync);
+                member.handle.request_round(RoundRequest::Sync);
                 accounts.insert(member.handle.window().account.clone());
             }
         }
@@ -343,7 +343,7 @@ impl Supervisor {
         names: &BTreeSet<Arc<str>>,
     ) -> Result<BTreeMap<Arc<str>, RunningWorker>, StoreError> {
         let mut stopping = BTreeMap::new();
-        for (id, running) in &self.names {
+        for (id, running) in &self.running {
             let name = running.member.handle.window().name.clone();
             if names.contains(&name) {
                 running.task.abort();
@@ -359,7 +359,7 @@ impl Supervisor {
             };
             match stopping.remove(&id) {
                 Some(name) => {
-                    if let Some(running) = self.names.remove(&id) {
+                    if let Some(running) = self.running.remove(&id) {
                         running.member.handle.interrupt();
                         stopped.insert(name, running);
                     }
@@ -392,7 +392,7 @@ impl Supervisor {
             }
             worker.run(first).await
         });
-        self.names.insert(task.id(), RunningWorker { member, restarts, task });
+        self.running.insert(task.id(), RunningWorker { member, restarts, task });
     }
 
     fn drop_windows(&mut self, drops: Vec<(Arc<str>, WindowId)>) {
@@ -442,10 +442,10 @@ impl Supervisor {
         match result {
             Ok((id, exit)) => match exit? {
                 WorkerExit::Stuck => self.restart(id, "stuck"),
-                WorkerExit::Stopped => drop(self.names.remove(&id)),
+                WorkerExit::Stopped => drop(self.running.remove(&id)),
             },
             Err(error) if error.is_panic() => self.restart(error.id(), "panicked"),
-            Err(error) => drop(self.names.remove(&error.id())),
+            Err(error) => drop(self.running.remove(&error.id())),
         }
         Ok(())
     }
@@ -463,7 +463,7 @@ impl Supervisor {
     }
 
     fn restart(&mut self, id: Id, reason: &'static str) {
-        let Some(running) = self.names.remove(&id) else { return };
+        let Some(running) = self.running.remove(&id) else { return };
         let RunningWorker { member, restarts, .. } = running;
         let restarts = restarts + 1;
         self.services.metrics.restarts.fetch_add(1, Ordering::Relaxed);

@@ -106,7 +106,7 @@ impl Worker {
         let mut interval = self.handle.window().interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
-            self.show_due(due);
+            self.publish_due(due);
             // A stop wakes the handle too, so that a sleeping worker waits for two things only. A
             // request comes first: left over, it would cost one more round.
             let woken = tokio::select! {
@@ -117,7 +117,7 @@ impl Worker {
             if *self.stop.borrow() {
                 return Ok(WorkerExit::Stopped);
             }
-            if woken && self.handle.lock().asked.is_none() {
+            if woken && self.handle.lock().request.is_none() {
                 // No round is requested: the settings changed, or the request was already served.
                 let new = self.handle.window().interval;
                 due = self.retimed(due, interval, new);
@@ -137,7 +137,7 @@ impl Worker {
                 Err(exit) => return Ok(exit),
             }
             if self.audit_is_due() {
-                self.show_due(due);
+                self.publish_due(due);
                 match Box::pin(self.audit(due).instrument(span)).await? {
                     Ok(next) => due = due.min(next),
                     Err(exit) => return Ok(exit),
@@ -174,7 +174,7 @@ impl Worker {
         self.target.budget.paused_until().map_or(now, |until| until.max(now)) + spread
     }
 
-    fn show_due(&self, due: Instant) {
+    fn publish_due(&self, due: Instant) {
         let now = self.services.env.now();
         self.handle.lock().next_due = Some(MonotonicTime::at(due, now));
     }
@@ -208,14 +208,14 @@ impl Worker {
             // First, so that a stopping worker sends no more requests. The writer finishes a commit
             // under way even if its caller no longer waits.
             _ = stop.wait_for(|stop| *stop) => return Ok(Err(WorkerExit::Stopped)),
-            result = Box::pin(attempt.run(request, self.resting())) => result,
+            result = Box::pin(attempt.run(request, self.resting_segments())) => result,
             () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
-        let stats = attempt.done();
+        let stats = attempt.into_stats();
         self.services.metrics.took.observe(begun.elapsed());
         let due = match result {
             Ok(()) => {
-                self.rest(&window, begun, stats.settled);
+                self.schedule_segments(&window, begun, stats.settled);
                 self.on_success(&window, number, begun, &stats)
             }
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
@@ -225,12 +225,12 @@ impl Worker {
                 if matches!(error, AttemptError::Store(_)) {
                     // The requested round has not begun, so the request stays.
                     let mut state = self.handle.lock();
-                    state.asked = state.asked.max(request);
+                    state.request = state.request.max(request);
                 }
                 self.on_error(&window, number, begun, &stats, &error)
             }
         };
-        self.handle.announce();
+        self.handle.notify_finished();
         Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
     }
 
@@ -256,7 +256,7 @@ impl Worker {
             WindowState::Settled | WindowState::Following => WindowState::Following,
             other => other,
         };
-        (state.rounds + 1, state.asked.take())
+        (state.rounds + 1, state.request.take())
     }
 
     /// Publishes a round that did not fail; returns when the next one is due.
@@ -297,7 +297,7 @@ impl Worker {
         let due = Instant::now() + delay;
         if !asked {
             // The confirmation is not due yet. No request was made, so this is no success.
-            state.past.record_idle();
+            state.history.record_idle();
             return due;
         }
         state.last_success = Some(MonotonicTime::now(now));
@@ -361,7 +361,7 @@ impl Worker {
         let (health, delay, notice) =
             state.health.on_result(RoundResult::Failed(failure), &pacing, || chance);
         state.health = health;
-        let last_error = error.describe(now, later(now, delay));
+        let last_error = error.describe(now, wall_time_after(now, delay));
         let kind = last_error.kind;
         state.record_round(stats.round(number, now, begun.elapsed()), RoundOutcome::Failed(kind));
         self.services.metrics.rounds.add(kind.as_str(), 1);
@@ -399,7 +399,7 @@ fn incomplete(now: Timestamp, delay: Duration) -> LastError {
         message: "some series could not be completed; the rest of the calendar is up to date"
             .to_owned(),
         request_id: None,
-        retry_at: later(now, delay),
+        retry_at: wall_time_after(now, delay),
     }
 }
 
@@ -422,7 +422,7 @@ fn log_notice(notice: Option<Notice>) {
 }
 
 /// The wall-clock time after a delay; `None` if it is out of range.
-fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
+fn wall_time_after(now: Timestamp, delay: Duration) -> Option<Timestamp> {
     now.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).ok()
 }
 

@@ -70,7 +70,7 @@ fn step((pages, number): (Vec<Page>, u32)) -> Vec<Commit> {
         segment: 0,
         edges: query::edges(),
         complete: Completion::Master,
-        seams: false,
+        has_other_segments: false,
         confirm_after: jiff::SignedDuration::from_mins(10),
         page_size: 200,
     };

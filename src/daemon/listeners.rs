@@ -52,7 +52,7 @@ struct TcpEndpoint {
 
 /// A listener whose drop is observed through `_closing`.
 struct TrackedListener {
-    door: TcpEndpoint,
+    endpoint: TcpEndpoint,
     _closing: oneshot::Sender<()>,
 }
 
@@ -61,7 +61,7 @@ impl Listener for TrackedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        let TcpEndpoint { listener, address } = &mut self.door;
+        let TcpEndpoint { listener, address } = &mut self.endpoint;
         loop {
             if let Some(listener) = listener {
                 return Listener::accept(listener).await;
@@ -77,7 +77,7 @@ impl Listener for TrackedListener {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.door.address)
+        Ok(self.endpoint.address)
     }
 }
 
@@ -91,7 +91,7 @@ pub(super) struct PreparedListeners {
     /// The previous group of a socket whose group was changed.
     regrouped: Option<Option<String>>,
     /// The address that was closed to bind the new one.
-    yielded: Option<SocketAddr>,
+    released: Option<SocketAddr>,
 }
 
 impl PreparedListeners {
@@ -170,7 +170,7 @@ impl Listeners {
                     };
                     // A wildcard and a specific address cannot share a port. Only in this case is
                     // the old listener closed first.
-                    bound.yielded = Some(own.place);
+                    bound.released = Some(own.place);
                     let closed = close(own);
                     // An error also means that the listener is gone.
                     closed.await.ok();
@@ -196,7 +196,7 @@ impl Listeners {
 
     /// Undoes [`Listeners::prepare`].
     pub(super) async fn discard(&mut self, bound: PreparedListeners) {
-        let PreparedListeners { unix, tcp: new, regrouped, yielded } = bound;
+        let PreparedListeners { unix, tcp: new, regrouped, released: yielded } = bound;
         drop((unix, new));
         if let (Some(group), Some(active)) = (&regrouped, &self.unix)
             && let Err(error) = active.place.set_group(group.as_deref())
@@ -223,11 +223,11 @@ impl Listeners {
             self.access.settings = settings;
             if let Some(active) = &mut self.unix {
                 let (access, stopping) = renewed(&self.access);
-                active.renew(api::router(access), stopping);
+                active.replace_router(api::router(access), stopping);
             }
             if let Some(active) = &mut self.tcp {
                 let (access, stopping) = renewed(&self.access);
-                active.renew(api::tcp_router(access, active.place), stopping);
+                active.replace_router(api::tcp_router(access, active.place), stopping);
             }
         }
         self.open(bound);
@@ -257,7 +257,7 @@ impl Listeners {
                 let router = api::tcp_router(access, address);
                 let (active, ServeContext { router, stop, closing }) =
                     ActiveListener::new(address, router, stopping);
-                let listener = TrackedListener { door: endpoint, _closing: closing };
+                let listener = TrackedListener { endpoint, _closing: closing };
                 self.servers.spawn(api::serve_tcp(listener, router, stopped(stop)));
                 active
             });
@@ -293,7 +293,7 @@ impl<T> ActiveListener<T> {
         (active, ServeContext { router: routers, stop: stops, closing })
     }
 
-    fn renew(&mut self, router: Router, stopping: watch::Sender<bool>) {
+    fn replace_router(&mut self, router: Router, stopping: watch::Sender<bool>) {
         drop(self.router.send_replace(router));
         std::mem::replace(&mut self.stopping, stopping).send_replace(true);
     }
@@ -330,8 +330,10 @@ mod tests {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         let (closing, closed) = oneshot::channel();
-        let mut tracked =
-            TrackedListener { door: TcpEndpoint { listener: None, address }, _closing: closing };
+        let mut tracked = TrackedListener {
+            endpoint: TcpEndpoint { listener: None, address },
+            _closing: closing,
+        };
         // One wait for all of the test: `accept` is not called again.
         let mut accepting = Box::pin(tracked.accept());
         assert!(

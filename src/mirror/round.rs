@@ -73,7 +73,7 @@ pub struct Round {
     /// Whether the sweep's removals have passed the check for a mass removal.
     removal_approved: bool,
     /// Removals found by a listing and not by a tombstone. A later listing may cancel them.
-    listed_out: BTreeSet<EventHash>,
+    removed_by_listing: BTreeSet<EventHash>,
     /// What follows the commit under way.
     after_commit: AfterCommit,
     /// See [`Position::held_until`].
@@ -103,7 +103,7 @@ pub struct SegmentContext {
     /// Whether the window has other segments. An event that leaves this segment may have moved over
     /// a segment boundary into another. So nothing is removed before [`RoundInput::Retained`],
     /// which follows when everything else of the round is durable and the other segments have run.
-    pub seams: bool,
+    pub has_other_segments: bool,
     /// The configured page size.
     pub page_size: u32,
 }
@@ -285,7 +285,7 @@ impl Round {
             phase,
             masters_seen: BTreeMap::new(),
             pending,
-            listed_out,
+            removed_by_listing: listed_out,
             sweep: None,
             retained: None,
             removed_elsewhere: 0,
@@ -398,14 +398,14 @@ impl Round {
 
     /// Whether the other segments have to run before anything is removed.
     fn waits_for_segments(&self) -> bool {
-        self.context.seams && self.retained.is_none()
+        self.context.has_other_segments && self.retained.is_none()
     }
 
     /// Starts an enumeration from its first page. Rows stay, so readers keep seeing the last good
     /// state.
     fn restart(&mut self, reason: ResyncReason, at: Timestamp) -> Step {
         self.masters_seen.clear();
-        self.listed_out.clear();
+        self.removed_by_listing.clear();
         self.pending = PendingWork::default();
         self.sweep = None;
         self.removal_approved = false;

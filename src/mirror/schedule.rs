@@ -151,7 +151,6 @@ fn signed(duration: Duration) -> SignedDuration {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 

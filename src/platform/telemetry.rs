@@ -259,7 +259,6 @@ impl Write for LossyStderr {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use std::sync::{Arc, Mutex};
 

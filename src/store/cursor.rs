@@ -81,7 +81,6 @@ fn check(body: &[u8]) -> [u8; 2] {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 

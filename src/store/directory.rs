@@ -304,7 +304,6 @@ pub(super) fn probe(path: &Path, dir: &Path) -> Result<(), OpenFault> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use std::cell::Cell;
 

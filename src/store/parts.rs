@@ -124,7 +124,6 @@ fn empty_like(commit: &Commit) -> Commit {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use jiff::Timestamp;
 

@@ -272,7 +272,6 @@ impl Drop for DeferredCommit {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 

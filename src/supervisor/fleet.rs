@@ -165,7 +165,7 @@ impl Fleet {
         }
         let FleetEntry { handle, .. } =
             self.member(name).ok_or_else(|| FleetError::UnknownWindow(name.to_owned()))?;
-        let round = handle.ask(request);
+        let round = handle.request_round(request);
         let finished = match wait {
             None => None,
             Some(wait) => tokio::select! {

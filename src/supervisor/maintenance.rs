@@ -166,7 +166,6 @@ async fn maintain(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use tokio::time::timeout;
 

@@ -154,13 +154,13 @@ async fn the_watchdog_is_fed_by_the_loop_and_by_nothing_else() {
 async fn a_stuck_worker_is_restarted_and_counted() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
-    let id = *supervisor.names.keys().next().unwrap();
-    let running = supervisor.names.remove(&id).unwrap();
+    let id = *supervisor.running.keys().next().unwrap();
+    let running = supervisor.running.remove(&id).unwrap();
     running.task.abort();
     let stuck = supervisor.workers.spawn(async { Ok(WorkerExit::Stuck) });
-    supervisor.names.insert(stuck.id(), running);
+    supervisor.running.insert(stuck.id(), running);
     supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
-    assert_eq!(supervisor.names.len(), 2, "the window has no new worker");
+    assert_eq!(supervisor.running.len(), 2, "the window has no new worker");
     assert_eq!(supervisor.fleet.restarts(), 1);
     let summary = supervisor.fleet.summary();
     assert!(summary.ends_with("; restarted workers: 1"), "{summary}");

@@ -77,7 +77,7 @@ enum PageSource {
     /// By the delta function.
     Delta,
     /// By a plain listing, in snapshot mode.
-    Plain,
+    Listing,
 }
 
 /// An attempt at a round of one window.
@@ -190,11 +190,7 @@ impl<'a> Attempt<'a> {
                 }
                 _ => None,
             };
-            return Err(AttemptError::Stuck {
-                ailment: kind,
-                fault: cause,
-                until: self.stats.held_until,
-            });
+            return Err(AttemptError::Stuck { kind, cause, until: self.stats.held_until });
         }
         Ok(())
     }
@@ -210,7 +206,7 @@ impl<'a> Attempt<'a> {
         };
         let now = self.services.env.now();
         self.services.store.shorten_segments(self.id, days, now).await?;
-        self.handle.lock().cut(days);
+        self.handle.lock().set_segment_days(days);
         record_resync(self.handle, now, ResyncReason::SegmentTooLong);
         tracing::warn!(days, "segments are too long for graph, halving them");
         (self.stats.end, self.budget) = (RoundEnd::Settled, RetryBudget::default());
@@ -218,7 +214,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// What the attempt has done.
-    pub(super) fn done(mut self) -> AttemptStats {
+    pub(super) fn into_stats(mut self) -> AttemptStats {
         let requests = self.target.requests.load(Ordering::Relaxed) - self.previous_requests;
         self.stats.requests = u32::try_from(requests).unwrap_or(u32::MAX);
         self.stats
@@ -243,7 +239,7 @@ impl<'a> Attempt<'a> {
             self.handle.lock().held_move = None;
             return Ok(false);
         };
-        if !accept && self.holds(moved, now).await? {
+        if !accept && self.is_move_held(moved, now).await? {
             return Ok(false);
         }
         self.services.store.move_edges(self.id, moved, now).await?;
@@ -259,7 +255,7 @@ impl<'a> Attempt<'a> {
 
     /// Whether a move must wait: it would drop most of the window, and it has not waited for
     /// `confirm_after` yet.
-    async fn holds(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
+    async fn is_move_held(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
         let (leaving, events) = self.services.store.outside(self.id, moved).await?;
         if !is_mass_removal(leaving, events) {
             return Ok(false);
@@ -307,7 +303,7 @@ impl<'a> Attempt<'a> {
             complete: self.window.complete,
             confirm_after: SignedDuration::try_from(self.window.confirm_after)
                 .unwrap_or(SignedDuration::MAX),
-            seams,
+            has_other_segments: seams,
             page_size: self.window.page_size,
         };
         let events = self.handle.lock().events;
@@ -329,7 +325,7 @@ impl<'a> Attempt<'a> {
         Ok(match effect {
             Effect::Page(link) => self.page(round, PageSource::Delta, link.as_ref(), edges).await?,
             Effect::Listing(link) => {
-                self.page(round, PageSource::Plain, link.as_ref(), edges).await?
+                self.page(round, PageSource::Listing, link.as_ref(), edges).await?
             }
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,
@@ -373,7 +369,7 @@ impl<'a> Attempt<'a> {
 
     /// Publishes the mode of a segment, and logs changes of its mode or page size.
     fn publish_fallback(&self, segment: SegmentIndex, before: &Fallback, now: &Fallback) {
-        self.handle.lock().show_mode(segment, now.is_snapshot());
+        self.handle.lock().set_snapshot_mode(segment, now.is_snapshot());
         if before == now {
             return;
         }
@@ -403,7 +399,7 @@ impl<'a> Attempt<'a> {
             }
             Err(AttemptError::Transient(error)) if error.class() == ErrorClass::LinkDead => {
                 if !self.budget.link_died() {
-                    return self.failed(AttemptError::LinksDie, false);
+                    return self.on_page_failure(AttemptError::LinkDiedAgain, false);
                 }
                 tracing::info!(
                     status = error.status(),
@@ -413,8 +409,8 @@ impl<'a> Attempt<'a> {
                 return Ok(RoundInput::LinkDead);
             }
             Err(error) => {
-                let refused = self.is_of_the_link(&error, edges).await;
-                return self.failed(error, refused);
+                let refused = self.is_page_specific(&error, edges).await;
+                return self.on_page_failure(error, refused);
             }
         };
         let took = self.target.response_micros.load(Ordering::Relaxed).saturating_sub(before);
@@ -465,15 +461,19 @@ impl<'a> Attempt<'a> {
 
     /// The page cannot be fetched in this attempt. The round decides whether a fallback may help.
     /// `refused`: the page failed until the retries were spent, while the mailbox answered.
-    fn failed(&mut self, error: AttemptError, refused: bool) -> Result<RoundInput, AttemptError> {
+    fn on_page_failure(
+        &mut self,
+        error: AttemptError,
+        refused: bool,
+    ) -> Result<RoundInput, AttemptError> {
         let failure = match &error {
             AttemptError::Quarantine(error) if error.class() == ErrorClass::TooLarge => {
                 PageFailure::TooLarge
             }
             AttemptError::Transient(_) if refused => PageFailure::Refused,
-            AttemptError::Transient(_) | AttemptError::Quarantine(_) | AttemptError::LinksDie => {
-                PageFailure::Other
-            }
+            AttemptError::Transient(_)
+            | AttemptError::Quarantine(_)
+            | AttemptError::LinkDiedAgain => PageFailure::Other,
             _ => return Err(error),
         };
         self.error = Some(error);
@@ -486,7 +486,7 @@ impl<'a> Attempt<'a> {
     /// neither, the outage is general and no fallback would help (facts 123, 124). The kind of
     /// error does not matter: 500, 503 and 504 have all been seen to stick to a page (facts 121,
     /// 197).
-    async fn is_of_the_link(&mut self, error: &AttemptError, edges: Edges) -> bool {
+    async fn is_page_specific(&mut self, error: &AttemptError, edges: Edges) -> bool {
         let AttemptError::Transient(error) = error else { return false };
         let of_a_page = matches!(error.class(), ErrorClass::Transient | ErrorClass::MalformedPage)
             && !error.is_account_wide();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::attempt::audit::Audited;
+use super::attempt::audit::AuditOutcome;
 use super::{Attempt, AttemptError, Worker, WorkerExit};
 use crate::mirror::audit::SuspectedDrift;
 use crate::mirror::schedule;
@@ -39,7 +39,7 @@ impl Worker {
     }
 
     /// Segments that need no round yet, as bits.
-    pub(super) fn resting(&self) -> u64 {
+    pub(super) fn resting_segments(&self) -> u64 {
         let Some(schedule) = &self.audit_schedule else { return 0 };
         if !schedule.suspects.is_empty() {
             // A suspicion needs a round of all segments before it can be confirmed.
@@ -51,7 +51,7 @@ impl Worker {
     }
 
     /// Records when the segments that have just settled are due again.
-    pub(super) fn rest(&mut self, window: &Window, begun: Instant, settled: u64) {
+    pub(super) fn schedule_segments(&mut self, window: &Window, begun: Instant, settled: u64) {
         let segments = self.handle.lock().segments();
         if segments.len() < 2 {
             if let Some(schedule) = &mut self.audit_schedule {
@@ -118,7 +118,7 @@ impl Worker {
             () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
         let error = match result {
-            Ok(Audited::Clean | Audited::Suspicious) => {
+            Ok(AuditOutcome::Clean | AuditOutcome::Suspicious) => {
                 let schedule = self.schedule();
                 schedule.suspects = suspects;
                 (schedule.failed, schedule.not_before) = (0, None);
@@ -127,13 +127,13 @@ impl Worker {
                 }
                 return Ok(Ok(due));
             }
-            Ok(Audited::Repaired) => {
+            Ok(AuditOutcome::Repaired) => {
                 // A round of all segments at once, because those with pending entries are not
                 // settled.
                 self.audit_schedule = None;
                 return Ok(Ok(Instant::now()));
             }
-            Ok(Audited::Unavailable) => None,
+            Ok(AuditOutcome::Unavailable) => None,
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }

@@ -21,12 +21,12 @@ pub(super) enum AttemptError {
     SignIn(GraphError),
     Quarantine(GraphError),
     Transient(GraphError),
-    LinksDie,
+    LinkDiedAgain,
     /// A stream is stuck and waits until `until` for its next fallback. `fault` is the error of
     /// this attempt, if there was one.
     Stuck {
-        ailment: StallKind,
-        fault: Option<GraphError>,
+        kind: StallKind,
+        cause: Option<GraphError>,
         until: Option<Timestamp>,
     },
     /// A round does not end, and every fallback was tried.
@@ -47,7 +47,7 @@ impl AttemptError {
             Self::Store(StoreError::Full) => FailureCause::StoreFull,
             Self::Throttled { wait, .. } => FailureCause::Throttled(*wait),
             Self::Stuck { until, .. } => FailureCause::Stalled(wait(*until)),
-            Self::Transient(_) | Self::LinksDie | Self::Store(_) => FailureCause::Transient,
+            Self::Transient(_) | Self::LinkDiedAgain | Self::Store(_) => FailureCause::Transient,
             Self::SignIn(_) => FailureCause::SignIn,
             Self::Quarantine(_) | Self::Endless => FailureCause::Quarantined,
         }
@@ -76,7 +76,7 @@ impl AttemptError {
             | Self::Quarantine(error)
             | Self::Transient(error) => error.is_account_wide(),
             Self::Store(error) => matches!(error, StoreError::Full),
-            Self::Stuck { .. } | Self::Endless | Self::LinksDie => false,
+            Self::Stuck { .. } | Self::Endless | Self::LinkDiedAgain => false,
         }
     }
 
@@ -103,14 +103,14 @@ impl AttemptError {
                 request_id: error.request_id().map(str::to_owned),
                 retry_at,
             },
-            Self::LinksDie => plain(
+            Self::LinkDiedAgain => plain(
                 ErrorKind::LinkDead,
                 "the link died again within the same round; waiting before enumerating".to_owned(),
             ),
-            Self::Stuck { ailment: StallKind::NoProgress, .. } => {
+            Self::Stuck { kind: StallKind::NoProgress, .. } => {
                 plain(ErrorKind::RoundStuck, "a round does not end; a fallback follows".to_owned())
             }
-            Self::Stuck { ailment: StallKind::PageTooLarge, fault, .. } => {
+            Self::Stuck { kind: StallKind::PageTooLarge, cause: fault, .. } => {
                 let message = "a page failed repeatedly; smaller pages follow";
                 let detail = fault.as_ref().map(|error| error.message());
                 let message =

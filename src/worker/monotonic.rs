@@ -53,7 +53,7 @@ impl MonotonicTime {
 
     /// What the wall clock, which reads `now`, will show at this time. The result stays the same
     /// unless the wall clock is set.
-    pub(super) fn to_future_wall_time(&mut self, now: Timestamp) -> Timestamp {
+    pub(super) fn future_wall_time(&mut self, now: Timestamp) -> Timestamp {
         let shown = read(self.at, now);
         if shown.duration_since(self.shown).abs() > DRIFT {
             self.shown = shown;
@@ -63,7 +63,7 @@ impl MonotonicTime {
 
     /// What the wall clock showed at this time. If that lies ahead of `now`, the time is computed
     /// again from `now`.
-    pub(super) fn to_past_wall_time(&self, now: Timestamp) -> Timestamp {
+    pub(super) fn past_wall_time(&self, now: Timestamp) -> Timestamp {
         if self.shown <= now { self.shown } else { read(self.at, now) }
     }
 }
@@ -79,7 +79,6 @@ fn read(at: Instant, now: Timestamp) -> Timestamp {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
 
@@ -93,21 +92,17 @@ mod tests {
         let done = MonotonicTime::now(now);
         tokio::time::advance(HOUR / 2).await;
         let later = now.checked_add(HOUR / 2).unwrap();
-        assert_eq!(due.to_future_wall_time(later), now.checked_add(HOUR).unwrap());
+        assert_eq!(due.future_wall_time(later), now.checked_add(HOUR).unwrap());
         for jump in [years, -years] {
             let read = later.checked_add(jump).unwrap();
-            assert_eq!(
-                due.to_future_wall_time(read),
-                read.checked_add(HOUR / 2).unwrap(),
-                "{jump}"
-            );
+            assert_eq!(due.future_wall_time(read), read.checked_add(HOUR / 2).unwrap(), "{jump}");
             assert_eq!((due.remaining(), done.age()), (HOUR / 2, HOUR / 2));
-            assert!(done.to_past_wall_time(read) <= read, "{jump}");
+            assert!(done.past_wall_time(read) <= read, "{jump}");
         }
-        assert_eq!(due.to_future_wall_time(later), now.checked_add(HOUR).unwrap());
+        assert_eq!(due.future_wall_time(later), now.checked_add(HOUR).unwrap());
         // A difference within the drift of the clocks does not change the shown time.
         let second = later.checked_add(SignedDuration::from_secs(1)).unwrap();
-        assert_eq!(due.to_future_wall_time(second), now.checked_add(HOUR).unwrap());
+        assert_eq!(due.future_wall_time(second), now.checked_add(HOUR).unwrap());
         assert!(!due.is_over());
     }
 
@@ -117,6 +112,6 @@ mod tests {
         let ahead = now.checked_add(HOUR).unwrap();
         assert_eq!(MonotonicTime::from_stored(ahead, now).age(), Duration::ZERO);
         assert_eq!(MonotonicTime::from_stored(now, ahead).age(), HOUR);
-        assert_eq!(MonotonicTime::from_stored(now, ahead).to_past_wall_time(ahead), now);
+        assert_eq!(MonotonicTime::from_stored(now, ahead).past_wall_time(ahead), now);
     }
 }

@@ -45,8 +45,8 @@ pub(super) struct WorkerState {
     pub(super) running: bool,
     /// When a running worker last ran its stall check.
     pub(super) last_heartbeat: Instant,
-    pub(super) asked: Option<RoundRequest>,
-    pub(super) past: RoundHistory,
+    pub(super) request: Option<RoundRequest>,
+    pub(super) history: RoundHistory,
     /// The resync that began in the running round.
     pub(super) resync: Option<ResyncReason>,
     pub(super) last_success: Option<MonotonicTime>,
@@ -77,7 +77,7 @@ impl WorkerState {
         self.segment_days.into()
     }
 
-    pub(super) fn cut(&mut self, days: i64) {
+    pub(super) fn set_segment_days(&mut self, days: i64) {
         self.segment_days = u16::try_from(days).unwrap_or(u16::MAX);
     }
 
@@ -85,11 +85,11 @@ impl WorkerState {
     pub(super) fn record_round(&mut self, round: LastRound, outcome: RoundOutcome) {
         let usual = self.segments().len();
         let resync = self.resync.take();
-        self.past.record(PastRound { round, outcome, resync }, usual);
+        self.history.record(PastRound { round, outcome, resync }, usual);
     }
 
     /// Publishes whether a segment is in snapshot mode.
-    pub(super) fn show_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
+    pub(super) fn set_snapshot_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
         let bit = 1 << (segment & 63);
         self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
     }
@@ -227,8 +227,8 @@ impl WindowHandle {
                 rounds: registered.rounds,
                 running: false,
                 last_heartbeat: Instant::now(),
-                asked: None,
-                past: RoundHistory::default(),
+                request: None,
+                history: RoundHistory::default(),
                 resync: None,
                 last_success: registered.last_success.map(|at| MonotonicTime::from_stored(at, now)),
                 next_due: None,
@@ -261,7 +261,7 @@ impl WindowHandle {
         state.rounds += u64::from(state.running);
         state.running = false;
         drop(state);
-        self.announce();
+        self.notify_finished();
     }
 
     /// Restarts the window as the store has it now. Health and history are kept.
@@ -291,9 +291,9 @@ impl WindowHandle {
 
     /// Requests a round and returns the number of the round that will serve the request. A running
     /// round began before the request and does not count.
-    pub fn ask(&self, request: RoundRequest) -> u64 {
+    pub fn request_round(&self, request: RoundRequest) -> u64 {
         let mut state = self.lock();
-        state.asked = state.asked.max(Some(request));
+        state.request = state.request.max(Some(request));
         let round = state.rounds + 1 + u64::from(state.running);
         drop(state);
         self.wake.notify_one();
@@ -328,10 +328,10 @@ impl WindowHandle {
         state.record_round(LastRound::without_counts(number, now), RoundOutcome::Crashed);
         state.health = state.health.on_crash();
         drop(state);
-        self.announce();
+        self.notify_finished();
     }
 
-    pub(super) fn announce(&self) {
+    pub(super) fn notify_finished(&self) {
         self.finished.notify_waiters();
     }
 
@@ -349,7 +349,7 @@ impl WindowHandle {
 
     /// The window's past rounds.
     pub fn rounds(&self) -> PastRounds {
-        self.lock().past.snapshot()
+        self.lock().history.snapshot()
     }
 
     /// What finding, sorting and counting windows needs; cheap.
@@ -370,7 +370,7 @@ impl WindowHandle {
         let window = self.window();
         let mut state = self.lock();
         let segments = state.segments();
-        let next_due = state.next_due.as_mut().map(|due| due.to_future_wall_time(now));
+        let next_due = state.next_due.as_mut().map(|due| due.future_wall_time(now));
         let mut last_error = state.last_error.as_deref().cloned();
         if let Some(error) = last_error.as_mut().filter(|error| error.retry_at.is_some()) {
             // The wall clock may have been set since.
@@ -380,7 +380,7 @@ impl WindowHandle {
         let held = state.held.as_mut().or(state.held_move.as_mut());
         let held = held
             .filter(|_| state.health.state == WindowState::Held)
-            .map(|until| until.to_future_wall_time(now));
+            .map(|until| until.future_wall_time(now));
         WindowStatus {
             name: window.name.to_string(),
             account: window.account.to_string(),
@@ -405,8 +405,8 @@ impl WindowHandle {
                         .as_secs_f64(),
                 })
                 .collect(),
-            last_round: state.past.last(),
-            last_success: state.last_success.map(|at| at.to_past_wall_time(now)),
+            last_round: state.history.last(),
+            last_success: state.last_success.map(|at| at.past_wall_time(now)),
             stale_s: state.stale_s().map(|s| (s * 10.0).round() / 10.0),
             next_due,
             held_until: held,

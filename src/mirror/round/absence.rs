@@ -181,7 +181,7 @@ impl Round {
         let absent = self.absent(&listing, &rows);
         let Some(series) = self.pending.current() else { return self.next_effect(at) };
         let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);
-        if self.context.seams && absent.iter().any(|row| carried(&row.id)) {
+        if self.context.has_other_segments && absent.iter().any(|row| carried(&row.id)) {
             return self.unavailable(at);
         }
         self.complete(Some((listing, rows)), at)
@@ -189,7 +189,7 @@ impl Round {
 
     /// The ids of this round's tombstones.
     pub(super) fn tombstoned(&self) -> BTreeSet<EventHash> {
-        self.pending.removals().difference(&self.listed_out).copied().collect()
+        self.pending.removals().difference(&self.removed_by_listing).copied().collect()
     }
 
     /// How a series is reconciled with a listing of it.

@@ -153,7 +153,7 @@ impl Round {
             commit.upserts.push(master);
         }
         commit.orphans.push(hash);
-        if self.context.seams {
+        if self.context.has_other_segments {
             self.leave_later(&mut commit);
         }
         self.pending.write(&mut commit);
@@ -170,7 +170,7 @@ impl Round {
     fn leave_later(&mut self, commit: &mut Commit) {
         for removal in std::mem::take(&mut commit.removals) {
             if !self.pending.removals().contains(&removal.id) {
-                self.listed_out.insert(removal.id);
+                self.removed_by_listing.insert(removal.id);
                 self.pending.add_removal(removal.id);
             }
         }

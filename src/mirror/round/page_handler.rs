@@ -138,7 +138,8 @@ impl Round {
             return self.finish(commit);
         }
         self.phase = Phase::Completing { delta };
-        let awaits_segments = self.context.seams && !self.pending.removals().is_empty();
+        let awaits_segments =
+            self.context.has_other_segments && !self.pending.removals().is_empty();
         if self.pending.current().is_some() || awaits_segments {
             return self.finish(commit);
         }
@@ -203,12 +204,12 @@ impl Round {
             (Some(master), EventKind::Occurrence | EventKind::Exception) => master.clone(),
             _ => item.id.clone(),
         };
-        self.doubt(&master);
+        self.invalidate_series(&master);
         self.pending.hold(&master, item);
     }
 
     /// Marks a series for completion, because the mirror's state of it may be outdated.
-    pub(super) fn doubt(&mut self, master: &EventId) {
+    pub(super) fn invalidate_series(&mut self, master: &EventId) {
         let exact = self.context.complete == Completion::Exact;
         let series = self.pending.get_or_insert(master);
         series.needs_master = !exact;
@@ -218,7 +219,7 @@ impl Round {
 
     pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&StoredKind>) {
         let hash = id.hash();
-        self.listed_out.remove(&hash);
+        self.removed_by_listing.remove(&hash);
         // The tombstone overrides an item on an earlier page.
         if let Some(master) = self.pending.waiting_under(hash) {
             self.pending.forget_waiting(master, hash);
@@ -226,12 +227,12 @@ impl Round {
         }
         match known {
             None | Some(StoredKind::Unknown) => {}
-            Some(StoredKind::Master { .. }) => self.doubt(id),
+            Some(StoredKind::Master { .. }) => self.invalidate_series(id),
             Some(StoredKind::Single) => self.pending.add_removal(hash),
             Some(StoredKind::Instance { master }) => {
                 // In an enumeration the pages and the sweep decide who is a member.
                 if self.phase.enumeration_reason().is_none() {
-                    self.doubt(master);
+                    self.invalidate_series(master);
                 }
                 self.pending.add_removal(hash);
             }

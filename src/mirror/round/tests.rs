@@ -18,7 +18,7 @@ fn place(complete: Completion) -> SegmentContext {
         edges: Edges { start: hour(0), end: hour(24 * 365) },
         complete,
         confirm_after: SignedDuration::from_secs(600),
-        seams: false,
+        has_other_segments: false,
         page_size: 200,
     }
 }

@@ -96,7 +96,6 @@ struct AuditTimesRecord {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
     use crate::mirror::status::ResyncReason;

@@ -168,7 +168,6 @@ struct PageSizeRecord {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
     use crate::store::record::tests::{sealed, text};

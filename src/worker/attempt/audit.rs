@@ -30,7 +30,7 @@ const MAX_EVENTS: usize = 500_000;
 
 /// The result of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::worker) enum Audited {
+pub(in crate::worker) enum AuditOutcome {
     /// Nothing differs, or earlier differences are gone.
     Clean,
     /// Something differs. The next round may explain it; a second audit confirms it.
@@ -46,9 +46,9 @@ pub(in crate::worker) enum Audited {
 struct AuditListing {
     events: BTreeMap<EventHash, (EventDigest, Option<Box<DriftSubject>>)>,
     /// Unreadable events: they exist, and nothing else is known of them.
-    unread: BTreeSet<EventHash>,
+    unreadable: BTreeSet<EventHash>,
     /// Some unreadable events have no id, so no row counts as missing.
-    nameless: bool,
+    has_unidentified: bool,
 }
 
 /// The event that a difference is about.
@@ -78,7 +78,7 @@ impl Attempt<'_> {
     pub(in crate::worker) async fn audit(
         &mut self,
         suspects: &mut SuspectedDrift,
-    ) -> Result<Audited, AttemptError> {
+    ) -> Result<AuditOutcome, AttemptError> {
         let segments = self.handle.lock().segments();
         let (mut found, mut confirmed) = (SuspectedDrift::default(), Vec::new());
         for (segment, edges) in (0..).zip(&segments) {
@@ -86,8 +86,8 @@ impl Attempt<'_> {
                 continue;
             }
             let wanted = |id| suspects.has(segment, id);
-            let Some(mut listing) = self.look(*edges, wanted).await? else {
-                return Ok(Audited::Unavailable);
+            let Some(mut listing) = self.list_segment(*edges, wanted).await? else {
+                return Ok(AuditOutcome::Unavailable);
             };
             let mut after = None;
             loop {
@@ -96,8 +96,8 @@ impl Attempt<'_> {
                 for row in rows {
                     let listed = listing.events.remove(&row.id);
                     let digest = listed.as_ref().map(|(digest, _)| digest);
-                    let judged = !listing.unread.contains(&row.id)
-                        && (listed.is_some() || !listing.nameless);
+                    let judged = !listing.unreadable.contains(&row.id)
+                        && (listed.is_some() || !listing.has_unidentified);
                     if judged && differ(*edges, Some(&row.sketch), digest) {
                         found.add(segment, row.id, Some(row.sketch));
                         if suspects.confirm(segment, row.id, Some(row.sketch)) {
@@ -113,7 +113,7 @@ impl Attempt<'_> {
                 }
             }
             for (id, (digest, subject)) in listing.events {
-                if !listing.unread.contains(&id) && differ(*edges, None, Some(&digest)) {
+                if !listing.unreadable.contains(&id) && differ(*edges, None, Some(&digest)) {
                     found.add(segment, id, None);
                     if suspects.confirm(segment, id, None) {
                         let row = None;
@@ -125,12 +125,12 @@ impl Attempt<'_> {
         if suspects.is_empty() && !found.is_empty() {
             tracing::debug!(differences = found.len(), "drift audit waits for the next round");
             *suspects = found;
-            return Ok(Audited::Suspicious);
+            return Ok(AuditOutcome::Suspicious);
         }
         if confirmed.is_empty() {
-            self.audited(0).await?;
+            self.record_audit(0).await?;
             *suspects = SuspectedDrift::default();
-            return Ok(Audited::Clean);
+            return Ok(AuditOutcome::Clean);
         }
         let audited = self.repair(confirmed).await?;
         *suspects = SuspectedDrift::default();
@@ -147,7 +147,7 @@ impl Attempt<'_> {
 
     /// Lists a segment. Ids are kept only for events that are `wanted`. `None` if the listing does
     /// not end.
-    async fn look(
+    async fn list_segment(
         &mut self,
         edges: Edges,
         wanted: impl Fn(EventHash) -> bool,
@@ -160,7 +160,7 @@ impl Attempt<'_> {
             let empty = page.0.is_empty();
             for (hash, event) in page.0 {
                 let Some(item) = event else {
-                    listing.unread.insert(hash);
+                    listing.unreadable.insert(hash);
                     continue;
                 };
                 let subject = || {
@@ -173,12 +173,13 @@ impl Attempt<'_> {
                         .insert(hash, (EventDigest::of(&item), wanted(hash).then(subject)));
                 }
             }
-            listing.nameless |= page.1;
+            listing.has_unidentified |= page.1;
             next = page.2;
             if next.is_none() {
                 return Ok(Some(listing));
             }
-            let before = std::mem::replace(&mut count, listing.events.len() + listing.unread.len());
+            let before =
+                std::mem::replace(&mut count, listing.events.len() + listing.unreadable.len());
             empties = if empty { empties + 1 } else { 0 };
             if (!empty && count == before) || empties > MAX_EMPTY_PAGES || count > MAX_EVENTS {
                 tracing::warn!(events = count, "plain listing does not end");
@@ -207,7 +208,7 @@ impl Attempt<'_> {
         Ok((read.chain(unread).collect(), nameless, listing.next))
     }
 
-    async fn repair(&mut self, confirmed: Vec<Drift>) -> Result<Audited, AttemptError> {
+    async fn repair(&mut self, confirmed: Vec<Drift>) -> Result<AuditOutcome, AttemptError> {
         let mut differences = confirmed.len() as u64;
         let mut repair = DriftRepair::default();
         for finding in confirmed {
@@ -233,14 +234,14 @@ impl Attempt<'_> {
         } else {
             differences -= self.repair_singles(&mut repair).await?;
             for ((segment, _), master) in repair.series {
-                self.touch(segment, master).await?;
+                self.add_pending_series(segment, master).await?;
             }
             if differences > 0 {
                 tracing::warn!(differences, series, singles, "drift audit repairs differences");
             }
         }
-        self.audited(differences).await?;
-        Ok(Audited::Repaired)
+        self.record_audit(differences).await?;
+        Ok(AuditOutcome::Repaired)
     }
 
     /// Fetches single events that differ and removes those that are gone. Returns how many
@@ -340,7 +341,11 @@ impl Attempt<'_> {
     }
 
     /// Makes a series a pending entry, which the next round handles before its first page.
-    async fn touch(&mut self, segment: SegmentIndex, master: EventId) -> Result<(), AttemptError> {
+    async fn add_pending_series(
+        &mut self,
+        segment: SegmentIndex,
+        master: EventId,
+    ) -> Result<(), AttemptError> {
         let Some(mut position) = self.services.store.position(self.id, segment).await? else {
             return Ok(());
         };
@@ -354,7 +359,7 @@ impl Attempt<'_> {
     }
 
     /// Records the finished audit.
-    async fn audited(&mut self, differences: u64) -> Result<(), AttemptError> {
+    async fn record_audit(&mut self, differences: u64) -> Result<(), AttemptError> {
         let now = self.services.env.now();
         let mut commit = Commit::new(self.id, 0, now);
         commit.counters.audit = Some(differences);

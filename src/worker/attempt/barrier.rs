@@ -40,7 +40,7 @@ pub(super) enum NextSegment {
 }
 
 impl SegmentBarrier {
-    pub(super) fn at(segments: Vec<Edges>) -> Self {
+    pub(super) fn new(segments: Vec<Edges>) -> Self {
         Self { epoch: 0, began: vec![0; segments.len()], parked: Vec::new(), segments }
     }
 
@@ -77,7 +77,7 @@ impl SegmentBarrier {
     }
 
     /// Takes any parked round, whether or not the segments it waits for have run.
-    pub(super) fn parked(&mut self) -> Option<ParkedRound> {
+    pub(super) fn pop_parked(&mut self) -> Option<ParkedRound> {
         self.parked.pop()
     }
 
@@ -126,7 +126,7 @@ mod tests {
             edges: EDGES,
             complete: Completion::Master,
             confirm_after: SignedDuration::ZERO,
-            seams: true,
+            has_other_segments: true,
             page_size: 200,
         };
         Box::new(Round::resume(context, None, Vec::new(), 0))
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn removals_wait_for_rounds_that_began_later() {
-        let mut barrier = SegmentBarrier::at(vec![EDGES; 3]);
+        let mut barrier = SegmentBarrier::new(vec![EDGES; 3]);
         assert_eq!(next(&mut barrier), "nothing");
         began(&mut barrier, 0);
         began(&mut barrier, 1);
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn removals_of_an_earlier_attempt_wait_for_any_round_of_this_one() {
-        let mut barrier = SegmentBarrier::at(vec![EDGES; 2]);
+        let mut barrier = SegmentBarrier::new(vec![EDGES; 2]);
         // This round only finishes an earlier one and has not seen the current state.
         barrier.next_epoch();
         barrier.park(0, false, false, round(0));
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_for_each_other_is_untangled() {
-        let mut barrier = SegmentBarrier::at(vec![EDGES; 2]);
+        let mut barrier = SegmentBarrier::new(vec![EDGES; 2]);
         barrier.park(0, false, false, round(0));
         barrier.park(1, false, false, round(1));
         assert_eq!(next(&mut barrier), "deadlock 0");

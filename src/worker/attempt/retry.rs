@@ -73,7 +73,7 @@ impl<'a> Attempt<'a> {
         loop {
             match send(self.budget.is_retry()).await {
                 Ok(answer) => return Ok(Some(answer)),
-                Err(error) if self.is_of_the_series(&error) => {
+                Err(error) if self.is_series_specific(&error) => {
                     tracing::debug!(
                         kind = error.kind().as_str(),
                         status = error.status(),
@@ -87,7 +87,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Whether an error concerns only the series and not the rest of the calendar.
-    fn is_of_the_series(&self, error: &GraphError) -> bool {
+    fn is_series_specific(&self, error: &GraphError) -> bool {
         match error.class() {
             ErrorClass::MalformedPage
             | ErrorClass::TooLarge

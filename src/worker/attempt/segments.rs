@@ -56,7 +56,7 @@ impl Attempt<'_> {
         if let [edges] = &segments[..] {
             return self.run_single(*edges).await;
         }
-        let mut barrier = SegmentBarrier::at(segments);
+        let mut barrier = SegmentBarrier::new(segments);
         let awake = barrier.all().filter(|segment| resting & 1 << segment == 0);
         // A segment in mid-round has seen only a part of the current state. It comes first, so that
         // the others begin after it has finished its round.
@@ -70,14 +70,14 @@ impl Attempt<'_> {
         let mut failed = None;
         for (_, segment) in order {
             if let Err(error) = self.start_segment(segment, &mut barrier).await {
-                let error = of_segment(error)?;
+                let error = segment_error(error)?;
                 failed = failed.or(Some(error));
             }
         }
         if let Some(error) = failed {
             // Nothing is removed, because an event may have moved to the failed segment. Everything
             // else is published.
-            while let Some(parked) = barrier.parked() {
+            while let Some(parked) = barrier.pop_parked() {
                 self.release(parked, Retain::All, &mut barrier).await?;
             }
             return Err(error);
@@ -123,7 +123,7 @@ impl Attempt<'_> {
                 break;
             }
         }
-        self.end(0, end);
+        self.record_end(0, end);
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl Attempt<'_> {
         commit.counters.success = Some(now);
         commit.deferrable = true;
         self.services.store.submit(commit).await?;
-        self.end(0, RoundEnd::Settled);
+        self.record_end(0, RoundEnd::Settled);
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl Attempt<'_> {
             match drive.outcome {
                 DriveOutcome::Over(RoundEnd::Settled) if !begins && !again => {}
                 DriveOutcome::Over(end) => {
-                    self.end(segment, end);
+                    self.record_end(segment, end);
                     break;
                 }
                 DriveOutcome::Parked(round) => {
@@ -200,7 +200,7 @@ impl Attempt<'_> {
             DriveOutcome::Over(RoundEnd::Settled) if !begins && !retain_all => {
                 self.start_segment(segment, barrier).await?
             }
-            DriveOutcome::Over(end) => self.end(segment, end),
+            DriveOutcome::Over(end) => self.record_end(segment, end),
             DriveOutcome::Parked(round) => barrier.park(segment, begins, drive.requested, round),
         }
         Ok(())
@@ -287,7 +287,7 @@ impl Attempt<'_> {
         }
     }
 
-    fn end(&mut self, segment: SegmentIndex, end: RoundEnd) {
+    fn record_end(&mut self, segment: SegmentIndex, end: RoundEnd) {
         self.stats.end = self.stats.end.max(end);
         if end == RoundEnd::Settled {
             self.stats.settled |= 1 << segment;
@@ -296,9 +296,9 @@ impl Attempt<'_> {
 }
 
 /// `Ok` with an error that concerns only one segment, `Err` with one of the whole window.
-fn of_segment(error: AttemptError) -> Result<AttemptError, AttemptError> {
+fn segment_error(error: AttemptError) -> Result<AttemptError, AttemptError> {
     match &error {
-        AttemptError::LinksDie | AttemptError::Endless => Ok(error),
+        AttemptError::LinkDiedAgain | AttemptError::Endless => Ok(error),
         AttemptError::Transient(cause) if !cause.is_account_wide() => Ok(error),
         _ => Err(error),
     }

@@ -46,7 +46,7 @@ impl ListingSource<'_> {
         }
     }
 
-    fn most(self) -> usize {
+    fn max_items(self) -> usize {
         match self {
             Self::Instances(_) => MAX_INSTANCES,
             Self::View(_) | Self::All => MAX_EVENTS,
@@ -58,7 +58,7 @@ impl ListingSource<'_> {
 struct SeriesListing {
     listed: ListedInstances,
     /// The wanted ids that are listed, readable or not.
-    met: BTreeSet<EventHash>,
+    found: BTreeSet<EventHash>,
     present: ListedIds,
     pages: u32,
 }
@@ -121,7 +121,8 @@ impl Attempt<'_> {
     ) -> Result<RoundInput, AttemptError> {
         // One day wider than the segment on both sides (fact 80).
         let wide = series::widen(edges, 1);
-        let found = self.agreed(segment, master, ListingSource::Instances(master), wide).await?;
+        let found =
+            self.confirmed_listing(segment, master, ListingSource::Instances(master), wide).await?;
         Ok(match found {
             SeriesOutcome::Listed(listed, rows) => RoundInput::Instances(Some((listed, rows))),
             SeriesOutcome::NotFound => RoundInput::Instances(None),
@@ -136,7 +137,7 @@ impl Attempt<'_> {
         request: &ViewRequest,
     ) -> Result<RoundInput, AttemptError> {
         let source = ListingSource::View(request);
-        let found = self.agreed(segment, &request.master, source, request.edges).await?;
+        let found = self.confirmed_listing(segment, &request.master, source, request.edges).await?;
         Ok(match found {
             SeriesOutcome::Listed(listed, rows) => RoundInput::Viewed(listed, rows),
             SeriesOutcome::NotFound | SeriesOutcome::Unavailable => RoundInput::Unavailable,
@@ -184,7 +185,7 @@ impl Attempt<'_> {
     /// Plain pages are no snapshot: a series that changes between two pages shifts what the next
     /// one skips, so an existing instance may be on none of them. If a listing of several pages
     /// lacks a row of the mirror, another listing has to lack it too.
-    async fn agreed(
+    async fn confirmed_listing(
         &mut self,
         segment: SegmentIndex,
         master: &EventId,
@@ -193,11 +194,11 @@ impl Attempt<'_> {
     ) -> Result<SeriesOutcome, AttemptError> {
         let mut before: Option<BTreeSet<EventHash>> = None;
         for _ in 0..MAX_LISTINGS {
-            let SeriesListing { listed, met, pages, .. } = match self.listing(source, edges).await?
-            {
-                Ok(listing) => listing,
-                Err(outcome) => return Ok(outcome),
-            };
+            let SeriesListing { listed, found: met, pages, .. } =
+                match self.listing(source, edges).await? {
+                    Ok(listing) => listing,
+                    Err(outcome) => return Ok(outcome),
+                };
             let rows = self.rows(segment, master).await?;
             let lacks = match source {
                 ListingSource::View(request) if request.ids_only => !request.ids.is_subset(&met),
@@ -265,7 +266,7 @@ impl Attempt<'_> {
                 empties = if empty { empties + 1 } else { 0 };
                 if (!empty && present.events.len() == before)
                     || empties > stall::MAX_EMPTY_PAGES
-                    || present.events.len() > source.most()
+                    || present.events.len() > source.max_items()
                     || bytes > MAX_BYTES
                 {
                     tracing::warn!(
@@ -276,7 +277,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        Ok(Ok(SeriesListing { listed, met, present, pages }))
+        Ok(Ok(SeriesListing { listed, found: met, present, pages }))
     }
 
     /// A listed item as it is kept until its series is applied. Its content is copied, because a

@@ -251,7 +251,7 @@ fn an_occurrence_that_becomes_an_exception_while_it_is_asked_for_stays() {
 #[test]
 fn what_a_page_carried_and_no_view_has_keeps_its_series_open_where_there_are_seams() {
     for seams in [false, true] {
-        let place = SegmentContext { seams, ..place(Completion::Master) };
+        let place = SegmentContext { has_other_segments: seams, ..place(Completion::Master) };
         let round = Round::resume(place, settled(), Vec::new(), 9);
         let x = Item { full: false, ..item("x", EventKind::Exception, Some("m"), "e2") };
         let (round, _) = step_page(round, page(vec![master(), x], &[], delta("d1")), &[]);

@@ -3,7 +3,7 @@
 use super::*;
 
 fn resumed(phase: Phase, todo: Vec<PendingEntry>) -> Round {
-    let place = SegmentContext { seams: true, ..place(Completion::Master) };
+    let place = SegmentContext { has_other_segments: true, ..place(Completion::Master) };
     Round::resume(place, Some(Position::new(phase, !todo.is_empty())), todo, 50)
 }
 
@@ -74,7 +74,7 @@ fn a_window_that_empties_segment_by_segment_is_not_believed() {
     let sweeping =
         Phase::Sweeping { delta: Some(link("d1")), reason: ResyncReason::SyncStateNotFound };
     // 30 of the window's 60 events are left; the other half was removed in this attempt.
-    let place = SegmentContext { seams: true, ..place(Completion::Master) };
+    let place = SegmentContext { has_other_segments: true, ..place(Completion::Master) };
     let round = Round::resume(place, Some(Position::new(sweeping, false)), Vec::new(), 30);
     let (round, _) = round.step(RoundInput::Start, AT);
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
