@@ -34,7 +34,7 @@ pub struct SeriesMember {
 /// A request to plain `calendarView` for instances of one series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ViewRequest {
-    /// The series' master: listed instances that name it match, unless [`Self::only`] is set.
+    /// The series' master: listed instances that name it match, unless [`Self::ids_only`] is set.
     pub master: EventId,
     /// Instances that match even if they do not name the master.
     pub ids: BTreeSet<EventHash>,

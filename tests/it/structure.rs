@@ -99,7 +99,7 @@ fn no_function_is_longer_than_a_screen() {
             let is_end = |line: &&str| **line == end || line.ends_with(';') && !line.contains('{');
             let body = &lines[at..];
             let is_short = line.ends_with('}');
-            let length = body.iter().position(|line| is_end(line)).unwrap_or(0) + 1;
+            let length = body.iter().position(is_end).unwrap_or(0) + 1;
             let opens = body.iter().take(length).any(|line| line.ends_with('{'));
             let length = if opens {
                 body.iter().position(|line| **line == end).unwrap_or(0) + 1
