@@ -19,6 +19,7 @@ mod pending;
 pub mod position;
 pub mod round;
 pub mod schedule;
+pub mod segment_set;
 pub mod series;
 pub mod stall;
 pub mod status;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::change_writer::{ChangeWriter, RowChange};
 use super::error::{PlanError, StoreError, TreeError};
-use super::record::{self, WindowRecord};
+use super::record::WindowRecord;
 use super::render::{self, MasterMembers};
 use super::row::EventRow;
 use super::tree::Tree;
@@ -17,6 +17,7 @@ use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::Commit;
 use crate::mirror::event;
 use crate::mirror::page::{EventHash, EventId, EventKind, Item};
+use crate::mirror::segment_set::SegmentSet;
 
 type RowCache = BTreeMap<EventHash, EventRow>;
 type MasterCache<'a> = BTreeMap<EventHash, MasterMembers<'a>>;
@@ -113,18 +114,19 @@ impl<'a> CommitApplier<'a> {
 
     fn upsert(&mut self, item: &Item) -> Result<(), TreeError> {
         let id = item.id.hash();
-        let bit = record::bit(self.commit.segment);
+        let own = SegmentSet::of(self.commit.segment);
         self.carried.insert(id);
         let slot = self.load(id)?;
-        let mut row = EventRow::of(item, bit);
+        let mut row = EventRow::of(item, own);
         if let Some(old) = slot.old() {
             // Each segment is a stream of its own. One stream may deliver an old state of an event
             // after another delivered a newer one, and it may never deliver the newer one if the
             // event has moved. Within a stream the order of arrival counts.
-            if old.segments & !bit != 0 && event::is_older(&row.content, &old.content) {
+            if !old.segments.without(own).is_empty() && event::is_older(&row.content, &old.content)
+            {
                 row = old.clone();
             }
-            row.segments |= old.segments | bit;
+            row.segments = row.segments.union(old.segments).union(own);
             row.seq = old.seq;
             // Equal JSON: keep the stored bytes.
             if event::same_json(&old.content, &row.content) {
@@ -138,15 +140,16 @@ impl<'a> CommitApplier<'a> {
     /// Removes the segment from a row. Returns whether the row is a master, which is deleted only
     /// when no instance refers to it.
     fn remove(&mut self, id: EventHash, reason: RemovalReason) -> Result<bool, TreeError> {
-        let (bit, retired) = (record::bit(self.commit.segment), self.record.retired);
+        let (segment, retired) = (self.commit.segment, self.record.retired);
         let slot = self.load(id)?;
         let Some(row) = &mut slot.new else { return Ok(false) };
         if row.kind == EventKind::Master {
             return Ok(true);
         }
-        if row.segments & bit != 0 || row.segments & !retired == 0 {
-            row.segments &= !bit & !retired;
-            if row.segments == 0 {
+        if row.segments.contains(segment) || row.segments.without(retired).is_empty() {
+            row.segments = row.segments.without(retired);
+            row.segments.remove(segment);
+            if row.segments.is_empty() {
                 slot.new = None;
                 slot.reason = reason;
             }

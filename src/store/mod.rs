@@ -71,6 +71,7 @@ use crate::mirror::change::{RemovalReason, Seq};
 use crate::mirror::commit::{Commit, CommitOutcome, Removal, StoredKind};
 use crate::mirror::page::{EventHash, EventId, Item, Span};
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::window::{Edges, WindowIdentity};
 
 /// Jobs that may be queued for the writer. Sending another one waits.
@@ -428,7 +429,7 @@ impl Store {
             .shared
             .read(move |shared| {
                 let ((seen, retired), _) = shared.read_tree(|tree| {
-                    let retired = tree.window(window)?.map_or(0, |r| r.retired);
+                    let retired = tree.window(window)?.map(|r| r.retired).unwrap_or_default();
                     Ok((tree.seen(window, segment)?, retired))
                 })?;
                 let mut unseen = Vec::new();
@@ -439,11 +440,11 @@ impl Store {
                     let last = rows.len() < SLICE;
                     for (id, stored) in rows {
                         let row = stored.row;
-                        let held = row.segments & record::bit(segment) != 0
-                            || row.segments & !retired == 0;
+                        let counted = row.segments.without(retired);
+                        let held = row.segments.contains(segment) || counted.is_empty();
                         if held && row.is_shown() && seen.binary_search(&id).is_err() {
                             let Span { start, end } = row.span();
-                            let elsewhere = row.segments & !retired & !record::bit(segment) != 0;
+                            let elsewhere = !counted.without(SegmentSet::of(segment)).is_empty();
                             let reason = if edges.overlap(start, end) && !elsewhere {
                                 RemovalReason::Deleted
                             } else {
@@ -506,7 +507,7 @@ impl Store {
             let held = rows
                 .into_iter()
                 .map(|(id, stored)| (id, stored.row))
-                .filter(|(_, row)| row.is_shown() && row.segments & record::bit(segment) != 0);
+                .filter(|(_, row)| row.is_shown() && row.segments.contains(segment));
             let seen = held.map(|(id, row)| AuditRow {
                 id,
                 sketch: EventDigest::of(&row.item()),

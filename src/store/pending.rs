@@ -7,6 +7,7 @@ use super::record::{seal, unseal};
 use super::row::EventRow;
 use crate::mirror::page::EventId;
 use crate::mirror::position::{PendingEntry, PendingKey};
+use crate::mirror::segment_set::SegmentSet;
 
 /// The value of a pending entry, without what its key already contains.
 pub(super) fn encode(entry: &PendingEntry) -> Vec<u8> {
@@ -17,7 +18,9 @@ pub(super) fn encode(entry: &PendingEntry) -> Vec<u8> {
             seal(&out)
         }
         // No segment holds a waiting item; segment 0's bit means that an earlier round carried it.
-        PendingEntry::Waiting { item, earlier } => EventRow::of(item, u64::from(*earlier)).encode(),
+        PendingEntry::Waiting { item, earlier } => {
+            EventRow::of(item, SegmentSet::from_bits(u64::from(*earlier))).encode()
+        }
         PendingEntry::Removal { .. } => seal(&[]),
     }
 }
@@ -39,7 +42,7 @@ pub(super) fn decode(key: PendingKey, value: &Bytes) -> Result<PendingEntry, Tre
         }
         PendingKey::Waiting(..) => {
             let row = EventRow::decode(value)?;
-            Ok(PendingEntry::Waiting { earlier: row.segments != 0, item: row.item() })
+            Ok(PendingEntry::Waiting { earlier: !row.segments.is_empty(), item: row.item() })
         }
         PendingKey::Removal(id) => Ok(PendingEntry::Removal { id }),
     }

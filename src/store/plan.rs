@@ -17,6 +17,7 @@ use super::tree::Tree;
 use crate::mirror::change::Seq;
 use crate::mirror::clock::{self, MAX_PAUSE};
 use crate::mirror::commit::{Commit, CommitOutcome};
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 
 /// The writes and the outcome of a commit.
@@ -74,9 +75,10 @@ fn known(tree: &Tree, commit: &Commit) -> Result<WindowRecord, PlanError> {
 
 /// A retired segment that holds rows again is no longer retired.
 fn unretire(commit: &Commit, record: &WindowRecord, draft: &mut WriteBatch) {
-    let bit = record::bit(commit.segment);
-    if record.retired & bit != 0 && !commit.upserts.is_empty() {
-        let record = WindowRecord { retired: record.retired & !bit, ..record.clone() };
+    let segment = commit.segment;
+    if record.retired.contains(segment) && !commit.upserts.is_empty() {
+        let retired = record.retired.without(SegmentSet::of(segment));
+        let record = WindowRecord { retired, ..record.clone() };
         draft.put(keys::window(commit.window), record.encode());
     }
 }

@@ -29,7 +29,7 @@ pub(super) use self::window::WindowRecord;
 use super::error::TreeError;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId};
-use crate::mirror::position::{SegmentIndex, WindowId};
+use crate::mirror::position::WindowId;
 
 /// The newest layout of values that this version writes and reads. Each value carries the number of
 /// its layout, so a store may hold values of several layouts.
@@ -237,11 +237,6 @@ pub(super) fn from_seen(value: &[u8]) -> Result<impl Iterator<Item = EventHash>,
     } else {
         Err(TreeError::Unknown("seen list"))
     }
-}
-
-/// The bit of a segment. There are at most 64 segments.
-pub(super) fn bit(segment: SegmentIndex) -> u64 {
-    1 << (segment & 63)
 }
 
 /// Appends a text, preceded by its length.

@@ -13,6 +13,7 @@ use super::record::{self, Counters, WindowRecord};
 use super::tree::Tree;
 use super::{RegisteredWindow, WindowRegistration};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastResync, ResyncReason};
 use crate::mirror::window::{Edges, MAX_SEGMENT_DAYS};
 
@@ -40,7 +41,7 @@ pub(super) fn register(
             // The fallback of a segment survives a reset.
             let listed = |(_, p): &(SegmentIndex, Position)| p.fallback.is_snapshot();
             let listed = tree.positions(id)?.into_iter().filter(listed);
-            attached.snapshots = listed.fold(0, |bits, (index, _)| bits | record::bit(index));
+            attached.snapshots = listed.map(|(segment, _)| segment).collect();
             attached.held = tree.positions(id)?.iter().any(|(_, p)| p.is_held());
             Ok(attached)
         }
@@ -62,7 +63,7 @@ pub(super) fn register(
                 end: wanted.end,
                 edges: wanted.edges,
                 edges_at: at,
-                retired: 0,
+                retired: SegmentSet::EMPTY,
                 segment_days: MAX_SEGMENT_DAYS,
             };
             draft.put(keys::name(&wanted.name), record::number(id.0.into()));
@@ -168,7 +169,7 @@ fn reset(
             continue;
         }
         if reason == ResyncReason::WindowMoved {
-            record.retired |= record::bit(segment);
+            record.retired.insert(segment);
             draft.delete(keys::position(id, segment));
             clear(tree, id, segment, draft)?;
         } else {
@@ -231,7 +232,7 @@ fn attached(
         settled,
         settled_once: settled || counters.settled_once == Some(true),
         held: false,
-        snapshots: 0,
+        snapshots: SegmentSet::EMPTY,
         segment_days: record.segment_days,
     }
 }

@@ -9,6 +9,7 @@ use super::error::TreeError;
 use super::record::{RecordReader, instant, micros, seal, text, unseal};
 use crate::mirror::change::Seq;
 use crate::mirror::page::{EventId, EventKind, Item, Span};
+use crate::mirror::segment_set::SegmentSet;
 
 /// An event as the store keeps it.
 #[derive(Clone, PartialEq)]
@@ -25,14 +26,14 @@ pub(super) struct EventRow {
     pub(super) whole: bool,
     /// The seq of its latest change; 0 for masters.
     pub(super) seq: Seq,
-    /// The segments that hold it, as bits.
-    pub(super) segments: u64,
+    /// The segments that hold it.
+    pub(super) segments: SegmentSet,
     pub(super) content: Bytes,
 }
 
 impl EventRow {
     /// The row of an item held by `segments`.
-    pub(super) fn of(item: &Item, segments: u64) -> Self {
+    pub(super) fn of(item: &Item, segments: SegmentSet) -> Self {
         Self {
             id: item.id.clone(),
             kind: item.kind,
@@ -94,7 +95,7 @@ impl EventRow {
         out.extend_from_slice(&self.seq.to_be_bytes());
         out.extend_from_slice(&self.start.to_be_bytes());
         out.extend_from_slice(&self.end.to_be_bytes());
-        out.extend_from_slice(&self.segments.to_be_bytes());
+        out.extend_from_slice(&self.segments.bits().to_be_bytes());
         text(&mut out, self.id.as_str());
         if let Some(master) = &self.master {
             text(&mut out, master.as_str());
@@ -121,7 +122,7 @@ impl EventRow {
             let flags = input.u8()?;
             let seq = input.u64()?;
             let (start, end) = (input.i64()?, input.i64()?);
-            let segments = input.u64()?;
+            let segments = SegmentSet::from_bits(input.u64()?);
             let id = EventId::new(input.text()?);
             let master = if flags & 4 != 0 { Some(EventId::new(input.text()?)) } else { None };
             let etag = if flags & 8 != 0 { Some(Arc::from(input.text()?)) } else { None };
@@ -182,7 +183,7 @@ mod tests {
                     all_day,
                     whole,
                     seq,
-                    segments,
+                    segments: SegmentSet::from_bits(segments),
                     content: content.into(),
                 }
             },

@@ -148,7 +148,7 @@ impl Tree {
         for id in self.instances(window, master)? {
             let StoredRow { row, .. } =
                 self.row(window, id)?.ok_or(TreeError::Damaged("series"))?;
-            if row.segments & record::bit(segment) != 0 {
+            if row.segments.contains(segment) {
                 series.push(SeriesRow { id, kind: row.kind, span: row.span() });
             }
         }

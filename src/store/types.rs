@@ -11,6 +11,7 @@ use crate::mirror::audit::EventDigest;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
 use crate::mirror::page::{EventHash, EventId, EventKind, Span};
 use crate::mirror::position::WindowId;
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
 use crate::mirror::window::{Edge, Edges, EventShape, WindowIdentity};
 
@@ -99,8 +100,8 @@ pub struct RegisteredWindow {
     pub settled_once: bool,
     /// Whether an implausibly large removal waits for confirmation.
     pub held: bool,
-    /// The segments in snapshot mode, as bits.
-    pub snapshots: u64,
+    /// The segments in snapshot mode.
+    pub snapshots: SegmentSet,
     /// The longest segment that Graph answers for, in days ([`Edges::cut`]).
     pub segment_days: i64,
 }

@@ -25,6 +25,7 @@ use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::round::{
     Effect, PageFailure, Retain, Round, RoundEnd, RoundInput, SegmentContext, is_mass_removal,
 };
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastRound, ResyncReason, WindowState};
 use crate::mirror::window::{self, Edges, Window};
 use crate::mirror::{page, schedule};
@@ -44,8 +45,8 @@ const REMEMBERED_PAUSE_MIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct AttemptStats {
     pub(super) end: RoundEnd,
-    /// The segments that settled, as bits.
-    pub(super) settled: u64,
+    /// The segments that settled.
+    pub(super) settled: SegmentSet,
     /// Until when a held removal or a stuck stream waits.
     pub(super) held_until: Option<Timestamp>,
     pub(super) requests: u32,
@@ -141,7 +142,7 @@ impl<'a> Attempt<'a> {
             listed_ids: None,
             stats: AttemptStats {
                 end: RoundEnd::Settled,
-                settled: 0,
+                settled: SegmentSet::EMPTY,
                 held_until: None,
                 requests: 0,
                 pages: 0,
@@ -157,11 +158,11 @@ impl<'a> Attempt<'a> {
     pub(super) async fn run(
         &mut self,
         request: Option<RoundRequest>,
-        resting: u64,
+        resting: SegmentSet,
     ) -> Result<(), AttemptError> {
         self.requested = request.is_some();
         let moved = self.move_edges(request == Some(RoundRequest::AcceptRemovals)).await?;
-        let mut resting = if moved || request.is_some() { 0 } else { resting };
+        let mut resting = if moved || request.is_some() { SegmentSet::EMPTY } else { resting };
         let reason = match request {
             Some(RoundRequest::Resync) => Some(ResyncReason::Requested),
             Some(RoundRequest::AcceptRemovals) => Some(ResyncReason::Confirm),
@@ -178,7 +179,7 @@ impl<'a> Attempt<'a> {
             match error {
                 AttemptError::Quarantine(error) if error.class() == ErrorClass::SegmentTooLong => {
                     self.halve_segments(error).await?;
-                    resting = 0;
+                    resting = SegmentSet::EMPTY;
                 }
                 error => return Err(error),
             }

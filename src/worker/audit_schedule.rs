@@ -12,6 +12,7 @@ use super::attempt::audit::AuditOutcome;
 use super::{Attempt, AttemptError, Worker, WorkerExit};
 use crate::mirror::audit::SuspectedDrift;
 use crate::mirror::schedule;
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::WindowState;
 use crate::mirror::window::Window;
 use crate::store::StoreError;
@@ -38,20 +39,25 @@ impl Worker {
         self.audit_schedule.get_or_insert_default()
     }
 
-    /// Segments that need no round yet, as bits.
-    pub(super) fn resting_segments(&self) -> u64 {
-        let Some(schedule) = &self.audit_schedule else { return 0 };
+    /// Segments that need no round yet.
+    pub(super) fn resting_segments(&self) -> SegmentSet {
+        let Some(schedule) = &self.audit_schedule else { return SegmentSet::EMPTY };
         if !schedule.suspects.is_empty() {
             // A suspicion needs a round of all segments before it can be confirmed.
-            return 0;
+            return SegmentSet::EMPTY;
         }
         let now = Instant::now();
-        let rests = schedule.due.iter().enumerate().filter(|(_, due)| **due > now);
-        rests.fold(0, |bits, (segment, _)| bits | 1 << (segment & 63))
+        let resting = (0..).zip(&schedule.due).filter(|(_, due)| **due > now);
+        resting.map(|(segment, _)| segment).collect()
     }
 
     /// Records when the segments that have just settled are due again.
-    pub(super) fn schedule_segments(&mut self, window: &Window, begun: Instant, settled: u64) {
+    pub(super) fn schedule_segments(
+        &mut self,
+        window: &Window,
+        begun: Instant,
+        settled: SegmentSet,
+    ) {
         let segments = self.handle.lock().segments();
         if segments.len() < 2 {
             if let Some(schedule) = &mut self.audit_schedule {
@@ -66,9 +72,10 @@ impl Worker {
             due.clear();
         }
         due.resize(segments.len(), begun);
-        for (segment, due) in due.iter_mut().enumerate() {
-            let interval = schedule::segment_interval(window.interval, &segments, segment, now);
-            if settled & 1 << segment != 0 && interval > window.interval {
+        for (segment, due) in (0..).zip(due.iter_mut()) {
+            let index = usize::from(segment);
+            let interval = schedule::segment_interval(window.interval, &segments, index, now);
+            if settled.contains(segment) && interval > window.interval {
                 // The shortest delay that jitter allows, so that the segment is due at a round.
                 *due = begun + schedule::delay(interval, window.jitter, 0.0);
             }

@@ -12,6 +12,7 @@ use crate::mirror::health::WindowHealth;
 use crate::mirror::outcome::{RoundOutcome, SegmentMode};
 use crate::mirror::position::SegmentIndex;
 use crate::mirror::schedule;
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{
     AuditRecord, AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds,
     ResyncReason, SegmentStatus, WindowState, WindowStatus,
@@ -61,8 +62,8 @@ pub(super) struct WorkerState {
     pub(super) last_error: Option<Box<LastError>>,
     /// See [`WindowStatus::unreadable`].
     pub(super) unreadable: u32,
-    /// The segments in snapshot mode, as bits.
-    snapshots: u64,
+    /// The segments in snapshot mode.
+    snapshots: SegmentSet,
     /// The longest segment that Graph answers for, in days: at most 1825.
     segment_days: u16,
 }
@@ -90,8 +91,7 @@ impl WorkerState {
 
     /// Publishes whether a segment is in snapshot mode.
     pub(super) fn set_snapshot_mode(&mut self, segment: SegmentIndex, snapshot: bool) {
-        let bit = 1 << (segment & 63);
-        self.snapshots = if snapshot { self.snapshots | bit } else { self.snapshots & !bit };
+        if snapshot { self.snapshots.insert(segment) } else { self.snapshots.remove(segment) }
     }
 }
 
@@ -392,17 +392,22 @@ impl WindowHandle {
             events: state.events,
             segments: segments
                 .iter()
-                .enumerate()
-                .map(|(index, segment)| SegmentStatus {
+                .zip(0..)
+                .map(|(segment, index)| SegmentStatus {
                     start: segment.start,
                     end: segment.end,
-                    mode: if state.snapshots >> index & 1 == 1 {
+                    mode: if state.snapshots.contains(index) {
                         SegmentMode::Snapshot
                     } else {
                         SegmentMode::Delta
                     },
-                    interval_s: schedule::segment_interval(window.interval, &segments, index, now)
-                        .as_secs_f64(),
+                    interval_s: schedule::segment_interval(
+                        window.interval,
+                        &segments,
+                        index.into(),
+                        now,
+                    )
+                    .as_secs_f64(),
                 })
                 .collect(),
             last_round: state.history.last(),

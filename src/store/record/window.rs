@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{from_json, json};
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::window::{self, EventShape, MAX_SEGMENT_DAYS, WindowIdentity};
 use crate::store::error::TreeError;
 
@@ -22,8 +23,8 @@ pub(in crate::store) struct WindowRecord {
     /// In force.
     pub(in crate::store) edges: window::Edges,
     pub(in crate::store) edges_at: Timestamp,
-    /// Segments that the window no longer has, as bits. Their bits in rows do not count.
-    pub(in crate::store) retired: u64,
+    /// Segments that the window no longer has. In rows they do not count.
+    pub(in crate::store) retired: SegmentSet,
     /// The longest segment that Graph answers for, in days.
     pub(in crate::store) segment_days: i64,
 }
@@ -61,7 +62,7 @@ impl WindowRecord {
             end: (*end).into(),
             edges: EdgesRecord { start: edges.start, end: edges.end },
             edges_at: *edges_at,
-            retired: *retired,
+            retired: retired.bits(),
             segment_days: *segment_days,
         })
     }
@@ -98,7 +99,7 @@ impl WindowRecord {
             end: stored.end.into(),
             edges: window::Edges { start: edges.start, end: edges.end },
             edges_at: stored.edges_at,
-            retired: stored.retired,
+            retired: SegmentSet::from_bits(stored.retired),
             segment_days: stored.segment_days,
         })
     }

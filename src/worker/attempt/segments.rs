@@ -15,6 +15,7 @@ use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{PendingEntry, SegmentIndex};
 use crate::mirror::round::{Effect, Retain, Round, RoundEnd, RoundInput, Step};
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::ResyncReason;
 use crate::mirror::window::Edges;
 
@@ -51,13 +52,13 @@ enum DriveOutcome {
 impl Attempt<'_> {
     /// Runs a round of each segment that is not `resting` (as bits), and of resting ones that
     /// another segment's removals wait for.
-    pub(super) async fn segments(&mut self, resting: u64) -> Result<(), AttemptError> {
+    pub(super) async fn segments(&mut self, resting: SegmentSet) -> Result<(), AttemptError> {
         let segments = self.handle.lock().segments();
         if let [edges] = &segments[..] {
             return self.run_single(*edges).await;
         }
         let mut barrier = SegmentBarrier::new(segments);
-        let awake = barrier.all().filter(|segment| resting & 1 << segment == 0);
+        let awake = barrier.all().filter(|segment| !resting.contains(*segment));
         // A segment in mid-round has seen only a part of the current state. It comes first, so that
         // the others begin after it has finished its round.
         let mut order = Vec::new();
@@ -290,7 +291,7 @@ impl Attempt<'_> {
     fn record_end(&mut self, segment: SegmentIndex, end: RoundEnd) {
         self.stats.end = self.stats.end.max(end);
         if end == RoundEnd::Settled {
-            self.stats.settled |= 1 << segment;
+            self.stats.settled.insert(segment);
         }
     }
 }

@@ -83,7 +83,7 @@ fn attached_answer(attached: &RegisteredWindow) -> Value {
         })),
         "paused_until": attached.paused_until.map(|at| at.to_string()),
         "settled": attached.settled,
-        "snapshots": attached.snapshots,
+        "snapshots": attached.snapshots.bits(),
         "segment_days": attached.segment_days,
     })
 }
