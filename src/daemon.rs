@@ -382,17 +382,6 @@ fn account(account: &config::AccountConfig, config: &Config) -> graph::Account {
     }
 }
 
-/// An error and its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 fn credential(credential: &config::CredentialConfig) -> graph::Credential {
     match credential {
         config::CredentialConfig::SecretFile(path) => graph::Credential::SecretFile(path.clone()),

@@ -4,13 +4,14 @@
 //! `cli` and `api` serve people and programs; `daemon`, `supervisor` and `worker` run the tasks;
 //! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
 //! wall clock and entropy as values; `mirror` is the protocol as pure computation; `percent`
-//! encodes and decodes parts of addresses.
+//! encodes and decodes parts of addresses, `error_chain` puts an error and its sources in one line.
 
 pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod env;
+mod error_chain;
 pub mod graph;
 pub mod metrics;
 pub mod mirror;

@@ -131,7 +131,7 @@ impl Problem {
 
     /// 410: the feed no longer has all changes after the cursor.
     pub(super) fn snapshot_required() -> Self {
-        let detail = "the cursor is older than the retained removals or belongs to another store: \
+        let detail = "the cursor is older than the kept removals or belongs to another store: \
                       read the events again and continue from the cursor in that response";
         Self::new(StatusCode::GONE, "snapshot-required", "Snapshot required", detail)
     }

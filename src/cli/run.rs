@@ -17,6 +17,7 @@ use crate::api::{BindError, BuildInfo};
 use crate::config::{LogFormat, Sources};
 use crate::daemon::{CACHE_BYTES, Daemon, DaemonOptions, StartError};
 use crate::env::Env;
+use crate::error_chain::error_chain;
 use crate::graph::HttpTransport;
 use crate::platform::notify::Notify;
 use crate::platform::resources::without_huge_pages;
@@ -269,17 +270,6 @@ pub(super) fn store_error(error: &StoreError) -> CliError {
         StoreError::Full => failure.remedy(OpenFault::Full.remedy()),
         _ => failure.remedy("start it again: everything it had acknowledged is still there"),
     }
-}
-
-/// An error and its sources, in one line.
-pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

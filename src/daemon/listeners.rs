@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, ApiSettings, AppState, BindError, UnixEndpoint, UnixOwner};
 use crate::config::ApiConfig;
+use crate::error_chain::error_chain;
 
 /// How often binding a lost address is tried again.
 const REBIND_INTERVAL: Duration = Duration::from_secs(1);
@@ -206,7 +207,7 @@ impl Listeners {
         if let Some(address) = yielded {
             let listener = api::bind_tcp(address);
             let listener = listener.inspect_err(|error| {
-                let reason = super::chain(error);
+                let reason = error_chain(error);
                 tracing::error!(reason, "listener could not be reopened, retrying every second");
             });
             let endpoint = TcpEndpoint { listener: listener.ok(), address };

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Daemon, api_settings, window_specs};
 use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
+use crate::error_chain::error_chain;
 use crate::graph::Tokens;
 use crate::supervisor::FleetChange;
 use crate::supervisor::reload::{
@@ -155,7 +156,7 @@ impl Daemon {
             && config.log.level != self.config.log.level
             && let Err(error) = telemetry.set_level(&config.log.level)
         {
-            tracing::error!(reason = %super::chain(&error), "log level could not be changed");
+            tracing::error!(reason = %error_chain(&error), "log level could not be changed");
         }
         let retried = self.supervisor.retry_sign_ins().into_iter().collect();
         self.accounts = accounts;
@@ -243,5 +244,5 @@ fn status_note(last: &LastReload) -> String {
 }
 
 fn failed(error: &dyn std::error::Error) -> ReloadError {
-    ReloadError::Failed(super::chain(error))
+    ReloadError::Failed(error_chain(error))
 }

@@ -337,7 +337,7 @@ fn a_sweep_too_large_to_believe_is_held_and_confirmed() {
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::Confirm));
     let (_, effect) = round.step(RoundInput::Committed(39), AT);
     assert!(matches!(effect, Step::End(RoundEnd::Held)));
-    // It waits, whoever asks and however often the process starts; then it enumerates.
+    // It waits, however often a round is requested or the process starts; then it enumerates.
     let resumed = |at| {
         let round =
             Round::resume(place(Completion::Master), commit.position.clone(), Vec::new(), 39);
