@@ -90,6 +90,8 @@ fn assert_contains(at: &str, actual: &Value, recorded: &Value) {
                 assert_contains(&format!("{at}/{n}"), actual, recorded);
             }
         }
+        // Wording may change.
+        (Value::String(_), Value::String(_)) if at.ends_with("/message") => {}
         _ => assert_eq!(actual, recorded, "{at}"),
     }
 }
