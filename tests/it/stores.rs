@@ -77,7 +77,7 @@ async fn a_store_of_a_newer_format_is_not_touched() {
         &refused,
         &ground,
         "newer version (format 2, this one knows 1)",
-        "run the newer",
+        "run the version that wrote it",
     );
     assert_eq!(files(&ground.path("store")), before, "the store was changed");
     assert!(!ground.path("api.sock").exists());
@@ -92,7 +92,7 @@ async fn a_store_of_a_newer_format_is_not_touched() {
         &refused,
         &ground,
         "newer version (format 3, this one knows 1)",
-        "run the newer",
+        "run the version that wrote it",
     );
     assert_eq!(files(&ground.path("store")), before, "the store was changed");
 
