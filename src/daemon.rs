@@ -32,7 +32,7 @@ use reload::PendingReload;
 
 /// How long workers may take to stop.
 const DRAIN: Duration = Duration::from_secs(6);
-/// How long a stop may take; less than `platform::signals::LONGEST_STOP`.
+/// How long a stop may take; less than `platform::signals::MAX_STOP`.
 const STOP: Duration = Duration::from_millis(9500);
 /// The part of [`STOP`] that is kept for closing the store and for reporting a timeout.
 const CLOSE: Duration = Duration::from_millis(2000);

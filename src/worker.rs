@@ -247,7 +247,7 @@ impl Worker {
     }
 
     /// Begins a round; returns its number and the request that it serves. Both are read under one
-    /// lock, because [`WindowHandle::ask`] promises a round number.
+    /// lock, because [`WindowHandle::request_round`] promises a round number.
     fn begin_round(&self) -> (u64, Option<RoundRequest>) {
         let mut state = self.handle.lock();
         state.running = true;

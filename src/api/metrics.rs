@@ -77,7 +77,7 @@ struct FleetSurvey {
     stale_max: f64,
     stale_sum: f64,
     stale_count: u64,
-    /// Windows per bucket of [`STALE`], and beyond the last one.
+    /// Windows per bucket of [`STALENESS_BOUNDS`], and beyond the last one.
     stale: [u64; STALENESS_BOUNDS.len() + 1],
 }
 

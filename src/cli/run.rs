@@ -144,7 +144,7 @@ async fn foreground(
 }
 
 /// Waits for a start and extends the service manager's timeout meanwhile: a large store that was
-/// not closed is read completely. After [`OPENING`] the timeout is no longer extended.
+/// not closed is read completely. After [`MAX_EXTENSION`] the timeout is no longer extended.
 async fn with_extended_timeout<T>(start: impl Future<Output = T>, notify: &Notify) -> T {
     let mut start = std::pin::pin!(start);
     for _ in 0..MAX_EXTENSION.as_secs() / EXTEND_INTERVAL.as_secs() {
@@ -239,7 +239,7 @@ fn bind_remedy(error: &BindError) -> String {
                     "create its directory (mkdir -p {directory}) with the daemon's user as owner, or set another api.socket"
                 ),
                 ErrorKind::PermissionDenied => format!(
-                    "allow the daemon's user to write to {directory}, add it to api.socket_group, or set another api.socket"
+                    "allow the daemon's user to write to {directory} and make that user a member of api.socket_group, or set another api.socket"
                 ),
                 _ => format!("check {directory}, or set another api.socket"),
             }

@@ -42,7 +42,7 @@ pub struct Commit {
     /// Updates of the window's counters, such as a finished round or a started resync.
     pub counters: CounterUpdates,
     /// Whether the store may defer the commit, because no caller waits for it: for up to the
-    /// store's `linger` (at most 30 s), so that it shares a flush with others.
+    /// store's `max_defer` (at most 30 s), so that it shares a flush with others.
     pub deferrable: bool,
 }
 

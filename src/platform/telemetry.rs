@@ -151,7 +151,7 @@ enum LineOutput {
     Journal(Box<tracing_journald::Layer>),
 }
 
-/// Builds the subscriber: events that pass `filter`, [`fit`] and the throttle go to `writer` in the
+/// Builds the subscriber: events that pass `filter`, [`is_allowed`] and the throttle go to `writer` in the
 /// given shape.
 fn subscriber<W>(
     filter: EnvFilter,

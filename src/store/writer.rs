@@ -62,7 +62,7 @@ type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// A request to the writer.
 pub(super) enum WriteJob {
-    /// Write a commit; `lingering` is set for a lazy one.
+    /// Write a commit; `deferred` is set for a lazy one.
     Commit { commit: Box<Commit>, deferred: Option<DeferredCommit>, reply: JobReply<CommitOutcome> },
     /// Free the names of the `leaving` windows, then register the wanted ones.
     Register {
@@ -482,7 +482,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     /// Writes the watermark: for the first change after the opening, then at most every
-    /// [`WATERMARK`], and when the store is closed.
+    /// [`WATERMARK_INTERVAL`], and when the store is closed.
     fn write_watermark(&mut self, closing: bool) {
         let (seq, at) = self.watermark;
         let recent = at.is_some_and(|at| at.elapsed() < WATERMARK_INTERVAL);

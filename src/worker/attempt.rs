@@ -153,8 +153,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Runs a round of every segment. Segments in `resting` (as bits) are skipped unless the round
-    /// was requested or the edges moved. The round ends as the worst of its segments.
+    /// Runs a round of every segment. Segments in `resting` are skipped unless the round was
+    /// requested or the edges moved. The round ends as the worst of its segments.
     pub(super) async fn run(
         &mut self,
         request: Option<RoundRequest>,

@@ -22,7 +22,7 @@ pub(super) enum AttemptError {
     Quarantine(GraphError),
     Transient(GraphError),
     LinkDiedAgain,
-    /// A stream is stuck and waits until `until` for its next fallback. `fault` is the error of
+    /// A stream is stuck and waits until `until` for its next fallback. `cause` is the error of
     /// this attempt, if there was one.
     Stuck {
         kind: StallKind,

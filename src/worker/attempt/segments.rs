@@ -50,8 +50,8 @@ enum DriveOutcome {
 }
 
 impl Attempt<'_> {
-    /// Runs a round of each segment that is not `resting` (as bits), and of resting ones that
-    /// another segment's removals wait for.
+    /// Runs a round of each segment that is not `resting`, and of resting ones that another
+    /// segment's removals wait for.
     pub(super) async fn segments(&mut self, resting: SegmentSet) -> Result<(), AttemptError> {
         let segments = self.handle.lock().segments();
         if let [edges] = &segments[..] {
