@@ -218,7 +218,11 @@ impl StoreShared {
             let (value, applied) = match tokio::task::spawn_blocking(move || read(&shared)).await {
                 Ok(read) => read?,
                 // sled panics on some kinds of damage.
-                Err(_) => return Err(self.fail(&TreeError::Damaged("tree"))),
+                Err(error) if error.is_panic() => {
+                    return Err(self.fail(&TreeError::Damaged("tree")));
+                }
+                // The runtime ended before the read began, which says nothing about the store.
+                Err(_) => return Err(StoreError::Closed),
             };
             let mut durable = self.durable_group.subscribe();
             tokio::select! {
