@@ -94,7 +94,7 @@ mod tests {
             settings: vec!["log.level".to_owned()],
             ..ReloadSummary::default()
         };
-        let told = [
+        let expected = [
             "  + new",
             "  - gone",
             "  ~ alice (start, end): is enumerated again",
@@ -102,6 +102,6 @@ mod tests {
             "  … and 2 more",
             "reloaded in 12 ms; windows: 1 added, 3 removed, 1 resynced, 1 retimed, 0 unchanged, also log.level",
         ];
-        assert_eq!(describe(&applied).lines().collect::<Vec<_>>(), told);
+        assert_eq!(describe(&applied).lines().collect::<Vec<_>>(), expected);
     }
 }

@@ -63,7 +63,7 @@ async fn serve(
 ) -> Result<u8, CliError> {
     let env = Env::real();
     let load = check::loader(file, environment.clone(), &env);
-    let told = environment.clone();
+    let daemon_environment = environment.clone();
     let config = check::load(file, environment, env.now())?;
     let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
     without_huge_pages();
@@ -100,7 +100,7 @@ async fn serve(
         open_loopback: false,
         cache_bytes: CACHE_BYTES,
     };
-    foreground(options, signals, Notify::new(&told, std::process::id())).await
+    foreground(options, signals, Notify::new(&daemon_environment, std::process::id())).await
 }
 
 /// Starts a daemon and runs it until a signal or a store failure ends it.
@@ -297,26 +297,26 @@ mod tests {
     async fn each_fault_of_a_listener_has_its_own_remedy() {
         use crate::api::{bind_tcp, bind_unix};
         let directory = tempfile::tempdir().unwrap();
-        let told = |error: BindError| start_error(&StartError::Bind(error)).to_string();
+        let message = |error: BindError| start_error(&StartError::Bind(error)).to_string();
 
-        let missing = told(bind_unix(&directory.path().join("a/b/api.sock"), None).unwrap_err());
+        let missing = message(bind_unix(&directory.path().join("a/b/api.sock"), None).unwrap_err());
         assert!(missing.contains("mkdir -p "), "{missing}");
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let file_in_between = told(bind_unix(&file.join("api.sock"), None).unwrap_err());
+        let file_in_between = message(bind_unix(&file.join("api.sock"), None).unwrap_err());
         assert!(file_in_between.contains("mkdir -p "), "{file_in_between}");
-        let not_one = told(bind_unix(&file, None).unwrap_err());
+        let not_one = message(bind_unix(&file, None).unwrap_err());
         assert!(not_one.contains("rm "), "{not_one}");
         let path = directory.path().join("api.sock");
         let _first = bind_unix(&path, None).unwrap();
-        let in_use = told(bind_unix(&path, None).unwrap_err());
+        let in_use = message(bind_unix(&path, None).unwrap_err());
         assert!(in_use.contains("stop it, or set another api.socket"), "{in_use}");
 
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let taken = told(bind_tcp(address).unwrap_err());
+        let taken = message(bind_tcp(address).unwrap_err());
         assert!(taken.contains(&format!("sport = :{}", address.port())), "{taken}");
-        let foreign = told(bind_tcp(([192, 0, 2, 1], 0).into()).unwrap_err());
+        let foreign = message(bind_tcp(([192, 0, 2, 1], 0).into()).unwrap_err());
         assert!(foreign.contains("does not have the address"), "{foreign}");
     }
 

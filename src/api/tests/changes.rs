@@ -32,11 +32,11 @@ async fn a_reader_from_the_beginning_gets_everything_once_in_small_steps() {
     }
     let expected =
         ["created e1", "created e2", "created e3", "created e4", "created e5", "removed e0"];
-    assert_eq!(told(&all), expected);
+    assert_eq!(changes_in(&all), expected);
     // Each line's own cursor continues right after it.
     let cursor = all[2]["cursor"].as_str().unwrap();
     let (rest, _) = fixture.changes(&format!("/v1/changes?after={cursor}")).await;
-    assert_eq!(told(&rest), &expected[3..]);
+    assert_eq!(changes_in(&rest), &expected[3..]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,7 +50,7 @@ async fn trimming_spares_readers_on_their_way_from_the_beginning() {
     fixture.write(alice, &[], &["c"]).await;
     fixture.write(alice, &[("d", 12, "")], &[]).await;
     let (lines, halfway) = fixture.changes("/v1/changes?limit=1").await;
-    assert_eq!(told(&lines), ["created a"]);
+    assert_eq!(changes_in(&lines), ["created a"]);
     tokio::time::advance(Duration::from_secs(10)).await;
     assert_eq!(fixture.store.trim(fixture.env.now()).await.unwrap(), 1);
 
@@ -60,7 +60,7 @@ async fn trimming_spares_readers_on_their_way_from_the_beginning() {
     assert!(body.contains("https://calmirror.dev/problems/snapshot-required"), "{body}");
     // The reader began after c was removed.
     let (lines, _) = fixture.changes(&format!("/v1/changes?after={halfway}")).await;
-    assert_eq!(told(&lines), ["created b", "created d"]);
+    assert_eq!(changes_in(&lines), ["created b", "created d"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,12 +89,12 @@ async fn a_window_is_told_by_name_even_after_it_was_dropped() {
     fixture.write(alice, &[("a", 9, "")], &[]).await;
     fixture.write(room, &[("r", 9, "")], &[]).await;
     let (lines, cursor) = fixture.changes("/v1/changes?window=room+a/b").await;
-    assert_eq!(told(&lines), ["created r"]);
+    assert_eq!(changes_in(&lines), ["created r"]);
     fixture.fleet.windows.lock().unwrap().pop();
     fixture.store.drop_window(room, fixture.env.now()).await.unwrap();
     let uri = format!("/v1/changes?window=room%20a%2Fb&after={cursor}");
     let (lines, cursor) = fixture.changes(&uri).await;
-    assert_eq!(told(&lines), ["removed r"]);
+    assert_eq!(changes_in(&lines), ["removed r"]);
     assert_eq!(lines[0]["reason"], "window_dropped");
     let uri = format!("/v1/changes?window=room%20a%2Fb&after={cursor}&wait=1m");
     assert_eq!(
@@ -112,7 +112,7 @@ async fn a_held_request_is_answered_by_the_first_change() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         fixture.write(fixture.id("alice"), &[("a", 9, "")], &[]).await;
     });
-    assert_eq!(told(&held.0), ["created a"]);
+    assert_eq!(changes_in(&held.0), ["created a"]);
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
@@ -151,7 +151,7 @@ async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
     assert_eq!((lines, cursor), (vec![], end.clone()));
     assert!(frame.is_none(), "{frame:?}");
     let (lines, _) = fixture.changes(&format!("/v1/changes?after={end}")).await;
-    assert_eq!(told(&lines), ["created a"], "the next request returns it");
+    assert_eq!(changes_in(&lines), ["created a"], "the next request returns it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,9 +46,9 @@ async fn pages_and_the_changes_after_them_make_the_mirror() {
 
     let cursor = first["cursor"].as_str().unwrap();
     let (lines, _) = fixture.changes(&format!("/v1/changes?after={cursor}")).await;
-    let mut told = told(&lines);
-    told.sort();
-    assert_eq!(told, ["created 0", "removed a", "updated b"]);
+    let mut changes = changes_in(&lines);
+    changes.sort();
+    assert_eq!(changes, ["created 0", "removed a", "updated b"]);
     let removed = lines.iter().find(|line| line["change"] == "removed").unwrap();
     assert_eq!(removed["reason"], "deleted");
     assert_eq!(removed.get("event"), None);

@@ -297,7 +297,7 @@ fn ids(list: &Value) -> Vec<&str> {
 }
 
 /// The lines in short form: `created a`, `removed b`.
-fn told(lines: &[Value]) -> Vec<String> {
+fn changes_in(lines: &[Value]) -> Vec<String> {
     let word = |value: &Value| value.as_str().unwrap().to_owned();
     lines.iter().map(|line| format!("{} {}", word(&line["change"]), word(&line["id"]))).collect()
 }

@@ -120,10 +120,10 @@ async fn a_name_that_is_none_is_refused_on_every_route() {
                 // The list's path with an additional slash.
                 continue;
             }
-            let (told, _, problem) = problem(&fixture, &method, &uri, &[]).await;
+            let (actual, _, problem) = problem(&fixture, &method, &uri, &[]).await;
             let kind = format!("https://calmirror.dev/problems/{kind}");
             let short: String = uri.chars().take(120).collect();
-            assert_eq!((told, &problem["type"]), (status, &json!(kind)), "{method} {short}");
+            assert_eq!((actual, &problem["type"]), (status, &json!(kind)), "{method} {short}");
         }
     }
 }
@@ -175,11 +175,11 @@ async fn no_answer_tells_a_browser_that_other_sites_may_read_it() {
                     request = request.header(name, value);
                 }
                 let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-                let told = response
+                let allowed = response
                     .headers()
                     .keys()
                     .find(|name| name.as_str().starts_with("access-control-"));
-                assert_eq!(told, None, "{method} {path}: {}", response.status());
+                assert_eq!(allowed, None, "{method} {path}: {}", response.status());
             }
         }
     }

@@ -7,9 +7,9 @@ async fn what_is_remembered_of_rounds_is_told() {
     let fixture = Fixture::new().await;
     let none = fixture.get("/v1/windows/alice/rounds").await;
     assert_eq!(none, json!({"value": [], "quiet": 0}));
-    let told = json!({"number": 977, "at": NOON, "took_ms": 180, "requests": 3, "pages": 2, "created": 1,
+    let expected = json!({"number": 977, "at": NOON, "took_ms": 180, "requests": 3, "pages": 2, "created": 1,
         "updated": 0, "removed": 0, "outcome": "settled", "resync": "requested"});
-    let past = json!({"value": [told], "quiet": 5});
+    let past = json!({"value": [expected], "quiet": 5});
     *fixture.fleet.rounds.lock().unwrap() =
         serde_json::from_value::<model::PastRoundsJson>(past.clone()).unwrap().into();
     assert_eq!(fixture.get("/v1/windows/room%20a%2Fb/rounds").await, past);

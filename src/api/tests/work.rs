@@ -171,8 +171,8 @@ async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
 async fn a_computation_that_panics_is_told_and_its_turn_is_free_again() {
     let fixture = Fixture::new().await;
     let panics = async { std::panic::resume_unwind(Box::new("as a bug would")) };
-    let told = fixture.work.run::<()>(panics).await.unwrap_err();
-    let response = axum::response::IntoResponse::into_response(told);
+    let problem = fixture.work.run::<()>(panics).await.unwrap_err();
+    let response = axum::response::IntoResponse::into_response(problem);
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     drop(fixture.work.take_all_turns().await);
 }
@@ -282,7 +282,7 @@ async fn a_page_ends_where_the_window_changes_while_it_is_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn the_cursor_of_an_answer_is_fixed_before_its_lines_are_read() {
-    for (query, told) in [("", 100), ("?window=alice", 100), ("?limit=60", 60)] {
+    for (query, expected) in [("", 100), ("?window=alice", 100), ("?limit=60", 60)] {
         let fixture = Fixture::new().await;
         let alice = fixture.id("alice");
         large(&fixture, 100).await;
@@ -299,7 +299,7 @@ async fn the_cursor_of_an_answer_is_fixed_before_its_lines_are_read() {
         fixture.write(alice, &[], &[&gone]).await;
         let text = finish(begun, stream).await;
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(lines.len(), told - 2, "{query}");
+        assert_eq!(lines.len(), expected - 2, "{query}");
         let ids: std::collections::BTreeSet<&str> =
             lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
         assert!(!ids.contains(&*gone) && !ids.contains(&*changed), "{query}");
@@ -320,7 +320,7 @@ async fn the_cursor_of_an_answer_is_fixed_before_its_lines_are_read() {
             .map(|line| (line["change"].as_str().unwrap(), line["id"].as_str().unwrap()))
             .collect();
         assert_eq!(ends, [("updated", &*changed), ("removed", &*gone)], "{query}");
-        assert_eq!(rest.len(), 100 - told + 2, "{query}");
+        assert_eq!(rest.len(), 100 - expected + 2, "{query}");
     }
 }
 
