@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::commit::Commit;
 use super::page::{EventHash, EventId, EventKind, Item};
 use super::position::{PendingEntry, PendingKey};
-use super::series::{ListedInstances, SeriesMember};
+use super::series::{EdgeAnswers, ListedInstances, SeriesMember};
 
 /// The incomplete series and the unpublished removals of one segment.
 #[derive(Debug, Default)]
@@ -50,6 +50,8 @@ pub(super) struct SeriesFindings {
     pub(super) unlisted: bool,
     /// The purpose of the `calendarView` request under way.
     pub(super) view_purpose: Option<ViewPurpose>,
+    /// Whether instances near an edge are in the segment.
+    pub(super) edge_answers: EdgeAnswers,
 }
 
 /// Why plain `calendarView` is requested for a series.
@@ -66,6 +68,9 @@ pub(super) enum ViewPurpose {
     Presence(Vec<SeriesMember>),
     /// Lists the instances in place of the series' listing.
     Listing,
+    /// Neither this listing nor the pages decide whether the segment has these instances near an
+    /// edge: lists the days at the edge.
+    Edge(ListedInstances, BTreeSet<EventHash>),
 }
 
 impl PendingWork {

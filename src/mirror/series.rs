@@ -2,8 +2,10 @@
 //!
 //! Graph may re-send a whole series without tombstones, send tombstones for occurrences, or
 //! send only what changed (facts 65-70). A listing covers all three cases, because it is the
-//! membership. Only at the window's edges, where all-day events appear up to a day off (fact 80),
-//! does the delta alone decide.
+//! membership. Only at the window's edges it does not decide: all-day events appear there up to a
+//! day off (fact 80), and the listing is a day wider than the window. What the round's pages do not
+//! decide either ([`Reconciliation::undecided`]) is decided by plain `calendarView` between the
+//! exact edges.
 //!
 //! Absence from one response does not prove a deletion. A series' listing has been seen without
 //! the series' exceptions (fact 196), and any occurrence may just have become an exception. So an
@@ -20,6 +22,10 @@ use super::json::JsonMembers;
 use super::page::{EventHash, EventId, EventKind, Item, Span};
 use super::window::{Completion, Edges};
 
+/// The length of a view at an edge, in days: events that are undecided begin or end within one day
+/// of the edge.
+const EDGE_VIEW_DAYS: i64 = 3;
+
 /// A row of the mirror that belongs to a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeriesMember {
@@ -30,6 +36,9 @@ pub struct SeriesMember {
     /// When it takes place.
     pub span: Span,
 }
+
+/// Whether instances near an edge are in the segment, by plain `calendarView`.
+pub type EdgeAnswers = BTreeMap<EventHash, bool>;
 
 /// A request to plain `calendarView` for instances of one series.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +126,8 @@ pub struct Reconciliation<'a> {
     pub earlier: &'a BTreeSet<EventHash>,
     /// The ids of this round's tombstones.
     pub tombstones: &'a BTreeSet<EventHash>,
+    /// What is known about the instances that were undecided.
+    pub edge_answers: &'a EdgeAnswers,
 }
 
 impl Reconciliation<'_> {
@@ -129,8 +140,7 @@ impl Reconciliation<'_> {
                 && !listing.unreadable.contains(id)
                 && !self.tombstones.contains(id)
         };
-        let carried =
-            |id: &EventHash| self.waiting.contains_key(id) && !self.only_in_earlier_round(id);
+        let carried = |id: &EventHash| self.carried_now(id);
         let judged = self.decides_membership && !listing.has_unidentified;
         let leaving = rows.iter().filter(|row| judged && !carried(&row.id)).copied();
         let hidden = self
@@ -141,6 +151,26 @@ impl Reconciliation<'_> {
             })
             .map(|(id, item)| SeriesMember { id: *id, kind: item.kind, span: item.span });
         leaving.chain(hidden).filter(|row| unlisted(&row.id)).collect()
+    }
+
+    /// Listed instances that the mirror has, or an earlier round carried, and of which neither the
+    /// round's pages nor their times tell whether the segment still has them: all-day instances
+    /// within a day of an edge. Without those of which [`Self::edge_answers`] knows.
+    pub fn undecided<'l>(
+        &self,
+        listing: &'l ListedInstances,
+        rows: &[SeriesMember],
+    ) -> impl Iterator<Item = &'l Item> {
+        let mirrored: BTreeSet<EventHash> = rows.iter().map(|row| row.id).collect();
+        listing.items.iter().filter(move |item| {
+            let id = item.id.hash();
+            self.decides_membership
+                && !self.tombstones.contains(&id)
+                && !self.carried_now(&id)
+                && (mirrored.contains(&id) || self.waiting.contains_key(&id))
+                && !self.edge_answers.contains_key(&id)
+                && inside(self.edges, item.span, item.all_day).is_none()
+        })
     }
 
     /// Computes the changes from a listing and the mirror's rows of the series.
@@ -157,19 +187,17 @@ impl Reconciliation<'_> {
             if !listed.insert(id) {
                 continue;
             }
-            let carried = self.waiting.contains_key(&id);
             let keep = if !self.decides_membership {
-                carried
+                self.waiting.contains_key(&id)
             } else if self.tombstones.contains(&id) {
                 // A tombstone of this round: not in the view. The listing is wider than the view.
                 false
-            } else if carried && !self.earlier.contains(&id) {
+            } else if self.carried_now(&id) {
                 true
             } else {
-                match inside(self.edges, item.span, item.all_day) {
-                    Some(inside) => inside,
-                    None => carried || mirrored.contains(&id),
-                }
+                inside(self.edges, item.span, item.all_day)
+                    .or_else(|| self.edge_answers.get(&id).copied())
+                    .unwrap_or(false)
             };
             if keep {
                 out.upserts.push(self.stored_form(item));
@@ -201,6 +229,11 @@ impl Reconciliation<'_> {
         out
     }
 
+    /// Whether a page of this round carried the item.
+    fn carried_now(&self, id: &EventHash) -> bool {
+        self.waiting.contains_key(id) && !self.only_in_earlier_round(id)
+    }
+
     /// Whether only an earlier round carried the item. Always false in an enumeration.
     fn only_in_earlier_round(&self, id: &EventHash) -> bool {
         self.decides_membership && self.earlier.contains(id)
@@ -225,6 +258,17 @@ pub fn inside(edges: Edges, span: Span, all_day: bool) -> Option<bool> {
     let narrow = widen(edges, -1).overlap(span.start, span.end);
     let wide = widen(edges, 1).overlap(span.start, span.end);
     (narrow == wide).then_some(inside)
+}
+
+/// A part of `edges`, at the edge that this all-day event is near to, whose view has the event if and
+/// only if the view of all of `edges` has it.
+pub fn at_nearest_edge(edges: Edges, span: Span) -> Edges {
+    let near_end = span.start >= widen(edges, -1).end;
+    let inner = widen(edges, -EDGE_VIEW_DAYS);
+    match near_end {
+        true => Edges { start: inner.end.max(edges.start), end: edges.end },
+        false => Edges { start: edges.start, end: inner.start.min(edges.end) },
+    }
 }
 
 /// Moves both edges outwards by `days`, or inwards if `days` is negative.

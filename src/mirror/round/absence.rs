@@ -9,13 +9,17 @@
 //! meanwhile, or an occurrence may have become an exception. So first the days of the exceptions
 //! are listed. Then one view tells, for all series of a round, whether the segment has the
 //! instances at all. Only if it has them, the whole segment is listed.
+//!
+//! The opposite also occurs: a listing is a day wider than the segment and contains all-day
+//! instances that are outside. What the pages and the times do not decide, a view between the exact
+//! edges decides ([`Reconciliation::undecided`]).
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
 use super::{Effect, Round, Step};
-use crate::mirror::page::{EventHash, EventKind};
+use crate::mirror::page::{EventHash, EventKind, Item};
 use crate::mirror::pending::{PendingSeries, ViewPurpose};
 use crate::mirror::series::{
     self, ListedInstances, PresenceRequest, Reconciliation, SeriesMember, ViewRequest,
@@ -63,8 +67,41 @@ impl Round {
                     Some(ViewPurpose::Absence(listing, rows, ids.clone()));
                 Step::Do(Effect::Presence(Box::new(PresenceRequest { master: None, ids })))
             }
-            _ => self.complete(Some((listing, rows)), at),
+            _ => self.confirm_edges(listing, rows, at),
         }
+    }
+
+    /// Completes a series unless it has instances near an edge of which nothing that is known tells
+    /// whether the segment has them. Plain `calendarView` decides these, between the exact edges,
+    /// one edge at a time.
+    fn confirm_edges(
+        &mut self,
+        listing: ListedInstances,
+        rows: Vec<SeriesMember>,
+        at: Timestamp,
+    ) -> Step {
+        let tombstones = self.tombstoned();
+        let edges = self.context.edges;
+        let at_edge: Vec<(EventHash, Edges)> = self
+            .pending
+            .current_ref()
+            .into_iter()
+            .flat_map(|series| {
+                let item =
+                    |item: &Item| (item.id.hash(), series::at_nearest_edge(edges, item.span));
+                let undecided = self.reconciliation(series, &tombstones);
+                undecided.undecided(&listing, &rows).map(item).collect::<Vec<_>>()
+            })
+            .collect();
+        let Some((_, edges)) = at_edge.first().copied() else {
+            return self.complete(Some((listing, rows)), at);
+        };
+        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let ids: BTreeSet<EventHash> =
+            at_edge.iter().filter(|(_, of)| *of == edges).map(|(id, _)| *id).collect();
+        series.findings.view_purpose = Some(ViewPurpose::Edge(listing, ids.clone()));
+        let master = series.master.clone();
+        Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
     }
 
     fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
@@ -143,7 +180,18 @@ impl Round {
                 listing.merge(viewed);
                 self.confirmed(listing, rows, at)
             }
-            Some(ViewPurpose::Listing) => self.complete(Some((viewed, rows)), at),
+            Some(ViewPurpose::Listing) => self.confirm_edges(viewed, rows, at),
+            // The item without an id may be one of them.
+            Some(ViewPurpose::Edge(_, ids))
+                if viewed.has_unidentified && !ids.iter().all(|id| viewed.has(id)) =>
+            {
+                self.unavailable(at)
+            }
+            Some(ViewPurpose::Edge(listing, ids)) => {
+                let answers = ids.into_iter().map(|id| (id, viewed.has(&id)));
+                series.findings.edge_answers.extend(answers);
+                self.confirm_edges(listing, rows, at)
+            }
             Some(ViewPurpose::Absence(..) | ViewPurpose::Presence(_)) | None => {
                 self.unavailable(at)
             }
@@ -163,7 +211,12 @@ impl Round {
                 Step::Do(Effect::View(Box::new(ViewRequest { master, ids, ids_only: true, edges })))
             }
             Some(ViewPurpose::Absence(listing, rows, _)) => self.confirmed(listing, rows, at),
-            Some(ViewPurpose::Exceptions(_) | ViewPurpose::Locate(_) | ViewPurpose::Listing)
+            Some(
+                ViewPurpose::Exceptions(_)
+                | ViewPurpose::Locate(_)
+                | ViewPurpose::Listing
+                | ViewPurpose::Edge(..),
+            )
             | None => self.unavailable(at),
         }
     }
@@ -184,7 +237,7 @@ impl Round {
         if self.context.has_other_segments && absent.iter().any(|row| carried(&row.id)) {
             return self.unavailable(at);
         }
-        self.complete(Some((listing, rows)), at)
+        self.confirm_edges(listing, rows, at)
     }
 
     /// The ids of this round's tombstones.
@@ -210,6 +263,7 @@ impl Round {
             waiting: &series.waiting,
             earlier: &series.earlier,
             tombstones,
+            edge_answers: &series.findings.edge_answers,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One test per arrow of the state machine, with no store and no Graph.
 mod absence;
 mod doubt;
+mod edges;
 mod remedies;
 mod seams;
 
