@@ -46,7 +46,7 @@ fn events(index: usize, value: &Value) -> [Value; 2] {
     [event, exception]
 }
 
-fn check(calendar: &str, series: Series) {
+fn check(calendar: &str, series: SeriesMode) {
     let mut inside = false;
     let mut uids = BTreeSet::new();
     assert!(calendar.is_empty() || calendar.ends_with("\r\n"));
