@@ -20,6 +20,7 @@ use calmirror::daemon::{CACHE_BYTES, Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::transport::HttpTransport;
 use calmirror::simulator::{Behaviour, SimulateArgs, Simulation};
+use calmirror::store::{BATCH_BYTES, FeedFilter, Follower};
 use tokio::sync::oneshot;
 
 /// Changes that are printed before the program ends.
@@ -100,18 +101,13 @@ client_secret_file = "secret"
     let running = tokio::spawn(daemon.run(async { drop(stopped.await) }));
 
     // The feed, from its beginning: each event once, then each change.
-    let mut durable = store.durable();
-    let (mut after, mut printed) = (0, 0);
+    let mut follower = Follower::from_beginning(&store, FeedFilter::All);
+    let mut printed = 0;
     while printed < CHANGES {
-        durable.borrow_and_update();
-        let changes = store.changes(after, None, 100).await?;
+        let changes = follower.next_batch(100, BATCH_BYTES).await?;
         for change in changes.value.iter().take(CHANGES - printed) {
             println!("{:>4} {:8} {}", change.seq, change.kind.as_str(), change.window);
             printed += 1;
-        }
-        after = changes.seq;
-        if changes.at_end {
-            durable.changed().await?;
         }
     }
 

@@ -23,7 +23,7 @@ use super::problem::Problem;
 use crate::mirror::event_time::TimeReader;
 use crate::mirror::json::JsonMembers;
 use crate::mirror::page::EventHash;
-use crate::store::{EventQuery, Store};
+use crate::store::{BATCH_BYTES, EventQuery, FeedFilter, Follower, Store};
 
 /// Events read from the store at a time, if they are not too large together.
 const BATCH: usize = 2000;
@@ -100,8 +100,7 @@ async fn place_events(
     to: Timestamp,
 ) -> Result<IntervalMerger, Problem> {
     let mut merging = IntervalMerger { from, to, ..IntervalMerger::default() };
-    let window = query.window;
-    let began = *store.durable().borrow();
+    let mut follower = Follower::from_now(store, FeedFilter::Window(query.window));
     loop {
         let events = store.events(query.clone()).await?;
         for event in &events.value {
@@ -114,13 +113,12 @@ async fn place_events(
     }
     // A single read is one snapshot. Several are not, so later changes are applied.
     if query.after.is_some() {
-        let (mut after, mut laps) = (began, 0);
+        let mut laps = 0;
         while laps < CATCH_UP_PASSES {
-            let changes = store.changes(after, Some(window), BATCH).await?;
+            let changes = follower.read(BATCH, BATCH_BYTES).await?;
             for change in &changes.value {
                 merging.put(change.id.hash(), change.event.as_deref());
             }
-            after = changes.seq;
             if changes.at_end {
                 laps += 1;
             }

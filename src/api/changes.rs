@@ -16,18 +16,16 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::AppState;
-use super::cursor::FeedPosition;
-use super::limits::{RequestLimits, SliceProducer, TURN_TIMEOUT};
+use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
 use super::problem::Problem;
 use super::query::{ANSWER_BYTES, Parameters};
 use super::redact::shown;
-use crate::mirror::change::{RemovalReason, Seq};
-use crate::store::Change;
+use crate::mirror::change::Seq;
+use crate::store::{FeedFilter, Follower};
 
 /// Changes read from the store at a time, if they are not too large together.
 const BATCH: usize = 500;
@@ -37,19 +35,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The cursor to continue from, known before the body.
 const CURSOR: HeaderName = HeaderName::from_static("x-calmirror-cursor");
-
-/// One line of the feed, without the event at its end.
-#[derive(Serialize)]
-struct ChangeLine<'a> {
-    cursor: &'a str,
-    seq: Seq,
-    at: jiff::Timestamp,
-    window: &'a str,
-    change: &'static str,
-    id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-}
 
 /// `GET /v1/changes`. The format depends on `Accept`, so every response varies by it.
 pub(super) async fn read(
@@ -73,19 +58,20 @@ async fn negotiate(
     let streams = accepts_events(&headers);
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let after = resumed.filter(|_| streams).or(parameters.text("after"));
-    let place = FeedPosition::parse(&access.store, after)?;
     let window: Option<Arc<str>> = parameters.text("window").map(Arc::from);
+    // Not by id: when a window is replaced by another one of the same name, the feed still holds
+    // the removals of the old one.
+    let filter = window.clone().map_or(FeedFilter::All, FeedFilter::Named);
+    let follower = match after {
+        None => Follower::from_beginning(&access.store, filter),
+        Some("now") => Follower::from_now(&access.store, filter),
+        Some(cursor) => Follower::after(&access.store, cursor, filter)?,
+    };
     let known = match &window {
         Some(name) => is_known(&access, name).await?,
         None => true,
     };
-    let reader = FeedReader {
-        durable: access.store.durable(),
-        stopping: access.stopping.clone(),
-        access,
-        window,
-        position: place,
-    };
+    let reader = FeedReader { stopping: access.stopping.clone(), access, window, follower };
     match (streams, known) {
         (false, _) => reader.answer(limit, wait, known).await,
         (true, true) => Ok(reader.stream()),
@@ -120,11 +106,9 @@ async fn is_known(access: &AppState, name: &str) -> Result<bool, Problem> {
 /// One reader of the feed.
 struct FeedReader {
     access: Arc<AppState>,
-    /// Only changes of windows of this name. Not by id: when a window is replaced by another one of
-    /// the same name, the feed still holds the removals of the old one.
+    /// The name of the only windows whose changes are wanted.
     window: Option<Arc<str>>,
-    position: FeedPosition,
-    durable: watch::Receiver<Seq>,
+    follower: Follower,
     stopping: watch::Receiver<bool>,
 }
 
@@ -137,11 +121,9 @@ enum LineFormat {
     Frame,
 }
 
-/// The outcome of [`FeedReader::stretch`].
-struct ChangeBatch {
+/// The outcome of [`FeedReader::read_batch`].
+struct BatchSummary {
     lines: usize,
-    /// The cursor to continue from.
-    cursor: String,
     /// Whether the end was reached.
     at_end: bool,
 }
@@ -159,10 +141,8 @@ impl FeedReader {
         let work = self.access.limits.clone();
         let mut held = false;
         let (body, cursor) = loop {
-            // Marked as seen before reading, so that a later change ends the wait below.
-            self.durable.borrow_and_update();
-            let before = self.position.cursor(&self.access.store, self.position.seq);
-            let (bytes, reader, stretch) = self.first(&work, limit).await?;
+            let before = self.follower.cursor();
+            let (bytes, reader, batch) = self.first(&work, limit).await?;
             self = reader;
             if held && *self.stopping.borrow() {
                 // Settings may have changed: later changes are reported under the new ones.
@@ -174,12 +154,12 @@ impl FeedReader {
                     // The feed may still hold removals of a dropped window, but gets no new ones.
                     _ if !known => return Err(self.unknown()),
                     Some(until) if self.wait_for_change_until(until).await => continue,
-                    _ => break (Body::empty(), stretch.cursor),
+                    _ => break (Body::empty(), self.follower.cursor()),
                 }
             }
-            let left = limit - stretch.lines;
-            if stretch.at_end || left == 0 {
-                break (Body::from(bytes), stretch.cursor);
+            let left = limit - batch.lines;
+            if batch.at_end || left == 0 {
+                break (Body::from(bytes), self.follower.cursor());
             }
             break self.rest(&work, bytes, left).await?;
         };
@@ -197,19 +177,19 @@ impl FeedReader {
         mut self,
         work: &RequestLimits,
         limit: usize,
-    ) -> Result<(Bytes, Self, ChangeBatch), Problem> {
+    ) -> Result<(Bytes, Self, BatchSummary), Problem> {
         let reading = async move {
             let mut lines = Vec::new();
             loop {
-                match self.read_batch(&mut lines, limit, LineFormat::Line).await {
-                    Ok(stretch) if stretch.lines == 0 && !stretch.at_end => {}
-                    stretch => return (lines, (self, stretch)),
+                match self.read_batch(&mut lines, limit, LineFormat::Line, Seq::MAX).await {
+                    Ok(batch) if batch.lines == 0 && !batch.at_end => {}
+                    batch => return (lines, (self, batch)),
                 }
             }
         };
         let made = timeout(TURN_TIMEOUT, work.slice(reading)).await.map_err(|_| Problem::busy())?;
-        let (bytes, (reader, stretch)) = made?;
-        Ok((bytes, reader, stretch?))
+        let (bytes, (reader, batch)) = made?;
+        Ok((bytes, reader, batch?))
     }
 
     /// The body that starts with `first`, and the cursor after its end.
@@ -219,90 +199,45 @@ impl FeedReader {
         first: Bytes,
         limit: usize,
     ) -> Result<(Body, String), Problem> {
-        let store = &self.access.store;
         let bytes = ANSWER_BYTES.saturating_sub(first.len());
-        let (looking, after, window) = (store.clone(), self.position.seq, self.window.clone());
-        let end = async move { looking.reach(after, window, limit, bytes).await };
-        let end = work.run(end).await??;
-        let cursor = self.position.cursor(store, end);
-        self.position.check(store)?;
-        let stopping = self.access.stopping.clone();
-        let rest = RemainingLines { reader: self, end };
+        let looking = async move { (self.follower.reach(limit, bytes).await, self) };
+        let (reached, reader) = work.run(looking).await?;
+        let (end, cursor) = reached?;
+        let stopping = reader.access.stopping.clone();
+        let rest = RemainingLines { reader, end };
         Ok((work.body_after(first, rest, stopping), cursor))
     }
 
-    /// Writes the next changes, at most `limit`.
+    /// Writes the next changes, at most `limit` and none after `end`.
     async fn read_batch(
         &mut self,
         text: &mut Vec<u8>,
         limit: usize,
         form: LineFormat,
-    ) -> Result<ChangeBatch, Problem> {
-        self.read_batch_to(text, limit, form, Seq::MAX).await
-    }
-
-    /// As [`FeedReader::stretch`], for changes up to `end`.
-    async fn read_batch_to(
-        &mut self,
-        text: &mut Vec<u8>,
-        limit: usize,
-        form: LineFormat,
         end: Seq,
-    ) -> Result<ChangeBatch, Problem> {
-        let store = &self.access.store;
-        let limit = limit.min(BATCH);
-        let read = store.changes_named(self.position.seq, self.window.clone(), limit).await?;
-        let mut lines = 0;
-        for change in read.value.iter().take_while(|change| change.seq <= end) {
-            let cursor = self.position.cursor(store, change.seq);
+    ) -> Result<BatchSummary, Problem> {
+        let changes = self.follower.read_to(end, limit.min(BATCH), SLICE_BYTES).await?;
+        let summary = BatchSummary { lines: changes.value.len(), at_end: changes.at_end };
+        for mut change in changes.value {
+            let mask = self.access.settings.mask_private;
+            change.event = change.event.map(|event| shown(event, mask));
             match form {
                 LineFormat::Line => {
-                    self.line(text, &cursor, change);
+                    change.write_line(text);
                     text.push(b'\n');
                 }
                 LineFormat::Frame => {
-                    text.extend_from_slice(
-                        format!("id: {cursor}\nevent: change\ndata: ").as_bytes(),
-                    );
-                    self.line(text, &cursor, change);
+                    let head = format!("id: {}\nevent: change\ndata: ", change.cursor);
+                    text.extend_from_slice(head.as_bytes());
+                    change.write_line(text);
                     text.extend_from_slice(b"\n\n");
                 }
             }
-            lines += 1;
         }
-        let seq = read.seq.min(end);
-        let cursor = self.position.cursor(store, seq);
-        self.position.check(store)?;
-        self.position.advance(seq, &cursor);
-        Ok(ChangeBatch { lines, cursor, at_end: read.at_end || seq == end })
+        Ok(summary)
     }
 
-    /// Writes a change without a line end. The event is copied as stored, with line ends replaced
-    /// by spaces: in JSON, a line end can only be white space between tokens.
-    fn line(&self, body: &mut Vec<u8>, cursor: &str, change: &Change) {
-        let line = ChangeLine {
-            cursor,
-            seq: change.seq,
-            at: change.at,
-            window: &change.window,
-            change: change.kind.as_str(),
-            id: change.id.as_str(),
-            reason: change.reason.map(RemovalReason::as_str),
-        };
-        // Strings and numbers always serialize, and a Vec takes every byte.
-        serde_json::to_writer(&mut *body, &line).ok();
-        if let Some(event) = &change.event {
-            // Replaces the closing brace of the line.
-            body.pop();
-            body.extend_from_slice(b",\"event\":");
-            let event = shown(event.clone(), self.access.settings.mask_private);
-            let flat = |byte: &u8| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte };
-            body.extend(event.iter().map(flat));
-            body.push(b'}');
-        }
-    }
-
-    /// Waits for new changes; `false` on timeout or when the daemon stops.
+    /// Waits for new changes; `false` on timeout, or when the daemon stops or its store ends.
     async fn wait_for_change_until(&mut self, until: Instant) -> bool {
         let moved = timeout_at(until, self.wait_for_change()).await;
         moved.unwrap_or(false)
@@ -312,7 +247,7 @@ impl FeedReader {
         tokio::select! {
             biased;
             () = async { self.stopping.wait_for(|stopping| *stopping).await.ok(); } => false,
-            moved = self.durable.changed() => moved.is_ok(),
+            changed = self.follower.wait() => changed.is_ok(),
         }
     }
 
@@ -335,17 +270,17 @@ impl FeedReader {
     async fn frame(mut self) -> Option<(Bytes, Self)> {
         let work = self.access.limits.clone();
         loop {
-            self.durable.borrow_and_update();
             let mut reader = self;
             let reading = async move {
                 let mut frames = Vec::new();
-                let stretch = reader.read_batch(&mut frames, BATCH, LineFormat::Frame).await;
-                (frames, (reader, stretch))
+                let batch = reader.read_batch(&mut frames, BATCH, LineFormat::Frame, Seq::MAX);
+                let batch = batch.await;
+                (frames, (reader, batch))
             };
             // An error ends the stream. The client reconnects and gets it as a problem.
-            let (frames, (reader, stretch)) = work.slice(reading).await.ok()?;
+            let (frames, (reader, batch)) = work.slice(reading).await.ok()?;
             self = reader;
-            let stretch = stretch.ok()?;
+            let batch = batch.ok()?;
             if *self.stopping.borrow() {
                 // Checked after reading: settings may have changed, and later changes are reported
                 // under the new ones.
@@ -354,11 +289,13 @@ impl FeedReader {
             if !frames.is_empty() {
                 return Some((frames, self));
             }
-            if stretch.at_end {
+            if batch.at_end {
                 match timeout(KEEP_ALIVE, self.wait_for_change()).await {
                     Ok(true) => {}
                     Ok(false) => return None,
-                    Err(_) => return Some((format!("id: {}\n\n", stretch.cursor).into(), self)),
+                    Err(_) => {
+                        return Some((format!("id: {}\n\n", self.follower.cursor()).into(), self));
+                    }
                 }
             }
         }
@@ -381,11 +318,11 @@ impl SliceProducer for RemainingLines {
     async fn next(&mut self) -> Result<Vec<u8>, Problem> {
         let mut lines = Vec::new();
         // A full batch: `end` already bounds the number of lines.
-        self.reader.read_batch_to(&mut lines, BATCH, LineFormat::Line, self.end).await?;
+        self.reader.read_batch(&mut lines, BATCH, LineFormat::Line, self.end).await?;
         Ok(lines)
     }
 
     fn is_over(&self) -> bool {
-        self.reader.position.seq >= self.end
+        self.reader.follower.seq() >= self.end
     }
 }

@@ -51,7 +51,7 @@ pub(super) async fn list(ask: WindowRequest) -> Result<Response, Problem> {
             store.seq(&key.cursor)?;
             (key.cursor, Some((key.start, key.id)))
         }
-        None => (store.cursor(*store.durable().borrow()), None),
+        None => (store.cursor(store.durable_seq()), None),
     };
     let access = ask.access.clone();
     let (work, stopping) = (access.limits.clone(), access.stopping.clone());

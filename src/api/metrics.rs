@@ -43,7 +43,7 @@ pub(super) async fn read(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
-    let seq = *access.store.durable().borrow();
+    let seq = access.store.durable_seq();
     // The scrape must not fail if the operating system does not report it.
     let footprint = access.store.footprint().await.ok();
     let skew = access.metrics.graph.clock.check(access.env.now()).skew();

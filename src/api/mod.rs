@@ -9,7 +9,6 @@ mod auth;
 mod busy;
 mod changes;
 mod coding;
-mod cursor;
 mod etag;
 mod events;
 mod extract;

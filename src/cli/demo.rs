@@ -33,7 +33,7 @@ use crate::platform::signals::{Signal, Signals};
 use crate::platform::stdout_closed::stdout_closed;
 use crate::platform::telemetry::OutputFormat;
 use crate::simulator::{Behaviour, Faults, SimulateArgs, Simulation};
-use crate::store::{Change, Store};
+use crate::store::{BATCH_BYTES, Change, FeedError, FeedFilter, Follower, Store};
 use crate::supervisor::Fleet;
 
 const PEOPLE: usize = 30;
@@ -276,16 +276,16 @@ fn commands(file: &Path, mailboxes: &[String], out: &mut impl Write) -> Result<(
 
 /// Prints the changes of the feed, and each window that gets into trouble or recovers.
 async fn print_changes(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Result<(), CliError> {
-    let mut durable = store.durable();
-    let mut seq = *durable.borrow_and_update();
+    let mut follower = Follower::from_now(store, FeedFilter::All);
     let mut states: BTreeMap<String, WindowState> = BTreeMap::new();
     loop {
-        let changes =
-            store.changes(seq, None, 100).await.map_err(|error| super::run::store_error(&error))?;
+        let changes = follower.read(100, BATCH_BYTES).await.map_err(|error| match error {
+            FeedError::Store(error) => super::run::store_error(&error),
+            error => CliError::new(FAILED, error_chain(&error)),
+        })?;
         for (change, count) in grouped(&changes.value) {
             print_change(change, count, out)?;
         }
-        seq = changes.seq;
         for window in fleet.windows() {
             let before = states.insert(window.name.clone(), window.state);
             let trouble = window.state.is_trouble();
@@ -298,11 +298,8 @@ async fn print_changes(fleet: &Fleet, store: &Store, out: &mut impl Write) -> Re
             }
         }
         if changes.at_end {
-            // After a timeout only the states are checked; an error means the store is closing.
-            let moved = tokio::time::timeout(Duration::from_millis(500), durable.changed()).await;
-            if matches!(moved, Ok(Err(_))) {
-                return Ok(());
-            }
+            // After a timeout only the states are checked. The next read reports a closed store.
+            tokio::time::timeout(Duration::from_millis(500), follower.wait()).await.ok();
         }
     }
 }

@@ -21,16 +21,12 @@ use crate::mirror::position::WindowId;
 
 /// Entries read under one lock.
 const SLICE: usize = 512;
-/// Bytes of events gathered for one answer, not counting the last event.
-pub(super) const ANSWER_BYTES: usize = 4 << 20;
-/// The same for an answer that is one of many slices.
-pub(super) const SLICE_BYTES: usize = 32 << 10;
 /// Entries read for one answer: with a window filter, most may belong to other windows.
 const MAX_ENTRIES_SCANNED: usize = 65_536;
 
 /// Which changes are wanted.
 #[derive(Clone, Debug)]
-pub(super) enum FeedFilter {
+pub enum FeedFilter {
     /// Those of all windows.
     All,
     /// Those of one window.
@@ -55,17 +51,19 @@ struct FeedSlice {
     more: bool,
 }
 
-/// Reads at most `limit` changes after a seq, and stops after the change with which their events
-/// reach `enough` bytes. Blocking. Also returns the group that must be durable first.
+/// Reads at most `limit` changes after a seq and up to another, and stops after the change with
+/// which their events reach `enough` bytes. `cursor` makes the cursor of a seq. Blocking. Also
+/// returns the group that must be durable first.
 pub(super) fn changes(
     shared: &StoreShared,
-    after: Seq,
+    (after, end): (Seq, Seq),
     wanted: &FeedFilter,
     limit: usize,
     enough: usize,
+    cursor: impl Fn(Seq) -> String,
 ) -> Result<(Changes, u64), StoreError> {
     let limit = limit.max(1);
-    let end = shared.durable_seq();
+    let end = shared.durable_seq().min(end);
     let mut changes = Changes { value: Vec::new(), seq: after, at_end: after >= end };
     let (mut looked, mut group) = (0, 0);
     let (mut names, mut bytes) = (BTreeMap::new(), 0);
@@ -94,7 +92,8 @@ pub(super) fn changes(
                     None => continue,
                 },
             };
-            changes.value.push(Change { seq, at, window, kind: entry.kind, reason, id, event });
+            let (cursor, kind) = (cursor(seq), entry.kind);
+            changes.value.push(Change { cursor, seq, at, window, kind, reason, id, event });
         }
     }
     changes.seq = changes.seq.max(if changes.at_end { end } else { 0 });

@@ -13,11 +13,12 @@
 //! Files, from the bottom up: `keys`, `record`, `row` and `batch` (what is written); `tree`
 //! (reading the tree); `parts`, `plan`, `commit_applier`, `change_writer`, `register` and `purge`
 //! (from a request to a batch); `writer` (the thread); `shared` (state of writer and readers);
-//! `query`, `render`, `feed` and `cursor` (what readers get); `directory`, `open`, `watermark` and
+//! `query`, `render`, `feed`, `follower`, `change_line` and `cursor` (what readers get); `directory`, `open`, `watermark` and
 //! `audit` (opening); `disk_space` and `reserve` (full disks).
 
 mod audit;
 mod batch;
+mod change_line;
 mod change_writer;
 mod commit_applier;
 mod cursor;
@@ -25,6 +26,7 @@ mod directory;
 mod disk_space;
 mod error;
 mod feed;
+mod follower;
 mod keys;
 mod open;
 mod parts;
@@ -51,11 +53,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use self::disk_space::DiskSpace;
 pub use self::disk_space::Footprint;
 pub use self::error::{FeedError, OpenError, OpenFault, StoreError};
+pub use self::feed::FeedFilter;
+pub use self::follower::{BATCH_BYTES, Follower};
 use self::purge::PurgeProgress;
 use self::reserve::SpaceReserve;
 use self::shared::StoreShared;
@@ -560,62 +564,9 @@ impl Store {
             .await
     }
 
-    /// At most `limit` changes after `after`, of one window or of all. With a window, a page may
-    /// hold fewer changes, or none, before the end of the feed; `seq` advances all the same.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn changes(
-        &self,
-        after: Seq,
-        window: Option<WindowId>,
-        limit: usize,
-    ) -> Result<Changes, StoreError> {
-        let wanted = window.map_or(feed::FeedFilter::All, feed::FeedFilter::Window);
-        self.inner
-            .shared
-            .read(move |shared| feed::changes(shared, after, &wanted, limit, feed::ANSWER_BYTES))
-            .await
-    }
-
-    /// Like [`Store::changes`], for all windows or for those that have or had a name, limited to
-    /// about 32 KiB: one slice of a response.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn changes_named(
-        &self,
-        after: Seq,
-        name: Option<Arc<str>>,
-        limit: usize,
-    ) -> Result<Changes, StoreError> {
-        let wanted = name.map_or(feed::FeedFilter::All, feed::FeedFilter::Named);
-        self.inner
-            .shared
-            .read(move |shared| feed::changes(shared, after, &wanted, limit, feed::SLICE_BYTES))
-            .await
-    }
-
-    /// The seq up to which there are at most `limit` changes of [`Store::changes_named`] with about
-    /// `bytes` bytes in all, not counting the last one. Later changes can move entries out of this
-    /// range, but not into it.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn reach(
-        &self,
-        after: Seq,
-        name: Option<Arc<str>>,
-        limit: usize,
-        bytes: usize,
-    ) -> Result<Seq, StoreError> {
-        let wanted = name.map_or(feed::FeedFilter::All, feed::FeedFilter::Named);
-        self.inner.shared.read(move |s| feed::reach(s, after, &wanted, limit, bytes)).await
-    }
-
-    /// The newest durable seq; moves when there is something new to read.
-    pub fn durable(&self) -> watch::Receiver<Seq> {
-        self.inner.shared.durable()
+    /// The newest durable seq: the end of the feed that readers see.
+    pub fn durable_seq(&self) -> Seq {
+        self.inner.shared.durable_seq()
     }
 
     /// An opaque version of what readers see of a window: while it is the same, the events are the
@@ -631,9 +582,10 @@ impl Store {
         self.inner.shared.min_seq()
     }
 
-    /// The cursor for `seq`.
+    /// The cursor for `seq`, which must have been read already: a cursor made later does not notice
+    /// what was trimmed before.
     pub fn cursor(&self, seq: Seq) -> String {
-        self.inner.shared.incarnations.cursor(seq, self.inner.shared.min_seq())
+        self.inner.shared.cursor(seq)
     }
 
     /// The seq of a cursor.
@@ -641,8 +593,7 @@ impl Store {
     /// # Errors
     /// See [`FeedError`].
     pub fn seq(&self, cursor: &str) -> Result<Seq, FeedError> {
-        let shared = &self.inner.shared;
-        shared.incarnations.seq(cursor, shared.durable_seq(), shared.min_seq())
+        self.inner.shared.seq(cursor)
     }
 
     /// The random id of this opening, for `/v1/status`.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::cursor::Incarnations;
-use super::error::{StoreError, TreeError};
+use super::error::{FeedError, StoreError, TreeError};
 use super::tree::Tree;
 use crate::env::Env;
 use crate::metrics::StoreMetrics;
@@ -151,6 +151,16 @@ impl StoreShared {
     /// The highest seq of a trimmed tombstone.
     pub(super) fn min_seq(&self) -> Seq {
         self.min_seq.load(Ordering::Acquire)
+    }
+
+    /// The cursor for a seq.
+    pub(super) fn cursor(&self, seq: Seq) -> String {
+        self.incarnations.cursor(seq, self.min_seq())
+    }
+
+    /// The seq of a cursor.
+    pub(super) fn seq(&self, cursor: &str) -> Result<Seq, FeedError> {
+        self.incarnations.seq(cursor, self.durable_seq(), self.min_seq())
     }
 
     /// A seq that changes with the visible content of a window, and sometimes without a change.

@@ -159,6 +159,8 @@ pub struct Events {
 /// One entry of the feed.
 #[derive(Clone, Debug)]
 pub struct Change {
+    /// The follower's cursor after this change.
+    pub cursor: String,
     /// Its number.
     pub seq: Seq,
     /// When it was written.
@@ -175,13 +177,13 @@ pub struct Change {
     pub event: Option<Bytes>,
 }
 
-/// A page of the feed.
+/// A batch of the feed.
 #[derive(Clone, Debug)]
 pub struct Changes {
     /// Oldest first.
     pub value: Vec<Change>,
-    /// The seq up to which all changes (of the requested window) are included; continue from here.
+    /// The seq up to which all changes that the filter accepts are included.
     pub seq: Seq,
-    /// Whether `seq` was the durable end of the feed.
+    /// Whether `seq` was the end: the durable end of the feed, or the end that the reader gave.
     pub at_end: bool,
 }

@@ -14,7 +14,7 @@ use calmirror::mirror::window::{Edges, Window};
 use calmirror::simulator::{
     Behaviour, Fault, Faults, Lie, MailboxFault, Mutation, PlannedFault, SignInRefusal, Simulator,
 };
-use calmirror::store::Store;
+use calmirror::store::{BATCH_BYTES, FeedFilter, Follower, Store};
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use tempfile::TempDir;
@@ -380,9 +380,9 @@ impl Life {
 
     /// Adds every entry of the feed to the digest: the commits and their order.
     async fn hash_feed(&self, store: &Store) {
-        let mut after = 0;
+        let mut follower = Follower::from_beginning(store, FeedFilter::All);
         loop {
-            let changes = store.changes(after, None, 1000).await.unwrap();
+            let changes = follower.read(1000, BATCH_BYTES).await.unwrap();
             let mut digest = self.digest.lock().unwrap();
             for change in &changes.value {
                 let entry = (change.seq, &change.window, change.id.as_str(), change.kind);
@@ -391,7 +391,6 @@ impl Life {
             if changes.at_end {
                 return;
             }
-            after = changes.seq;
         }
     }
 }

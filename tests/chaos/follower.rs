@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
-use calmirror::store::{Changes, Store};
+use calmirror::store::{BATCH_BYTES, Changes, FeedFilter, Follower, Store};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -67,15 +67,11 @@ impl Followers {
     pub(crate) fn follow(&self, store: &Store) -> JoinHandle<()> {
         let (this, store) = (self.clone(), store.clone());
         tokio::spawn(async move {
-            let mut durable = store.durable();
-            loop {
-                let after = this.shared.lock().unwrap().after;
-                let Ok(changes) = store.changes(after, None, 1000).await else { return };
-                let at_end = changes.at_end;
+            let cursor = store.cursor(this.shared.lock().unwrap().after);
+            let follower = Follower::after(&store, &cursor, FeedFilter::All);
+            let mut follower = follower.expect("a restart keeps the feed");
+            while let Ok(changes) = follower.next_batch(1000, BATCH_BYTES).await {
                 this.shared.lock().unwrap().believe(changes);
-                if at_end && durable.changed().await.is_err() {
-                    return;
-                }
             }
         })
     }

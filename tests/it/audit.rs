@@ -15,7 +15,7 @@ use calmirror::simulator::{
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window};
@@ -81,7 +81,7 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, complete: Completion, wha
 
 /// The last change of every event in the feed after a seq.
 async fn feed(rig: &Rig, after: u64) -> BTreeMap<String, ChangeKind> {
-    let changes = rig.store.changes(after, None, 10_000).await.unwrap();
+    let changes = changes_after(&rig.store, after, None, 10_000).await;
     changes.value.iter().map(|change| (change.id.as_str().to_owned(), change.kind)).collect()
 }
 
@@ -107,7 +107,7 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
     let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, complete, ..window(MAILBOX) };
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, complete, what).await;
-    let seq = *rig.store.durable().borrow();
+    let seq = rig.store.durable_seq();
 
     let created = edit_unreported(&simulator, single("created", "2026-11-13"));
     edit_unreported(
@@ -181,10 +181,10 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
     assert_eq!(feed[&deleted], ChangeKind::Removed);
 
     // The next audit finds nothing and writes nothing.
-    let seq = *rig.store.durable().borrow();
+    let seq = rig.store.durable_seq();
     let again = wait_for_audit(&rig).await;
     assert_eq!(again.audit.differences, found.audit.differences, "{what}");
-    assert_eq!(*rig.store.durable().borrow(), seq, "{what}");
+    assert_eq!(rig.store.durable_seq(), seq, "{what}");
     rig.stop().await;
 }
 
@@ -277,7 +277,7 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
         let tracked = Window { audit, interval: 6 * HOUR, ..window(MAILBOX) };
         let mut rig = start(directory.path(), &simulator, &env, tracked.clone()).await;
         rig.settle(MAILBOX, 4).await;
-        let seq = *rig.store.durable().borrow();
+        let seq = rig.store.durable_seq();
         simulator.reset_statistics();
         let (first, mut ended, mut differences) =
             (status(&rig).last_round.unwrap().number, Vec::new(), 0);
@@ -299,7 +299,7 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
         let asked = simulator.statistics().total.requests - rounds;
         assert_eq!(ended.len() as u64, asked, "one listing of one page per audit");
         assert_eq!(differences, 0);
-        assert_eq!(*rig.store.durable().borrow(), seq, "an audit without differences is quiet");
+        assert_eq!(rig.store.durable_seq(), seq, "an audit without differences is quiet");
         match audit {
             None => assert!(ended.is_empty()),
             Some(period) => {
@@ -332,7 +332,7 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
     let created: Vec<String> = (0..30)
         .map(|n| edit_unreported(&simulator, single(&format!("c{n}"), "2026-12-01")))
         .collect();
-    let seq = *rig.store.durable().borrow();
+    let seq = rig.store.durable_seq();
     let found = wait_for_audit(&rig).await;
     assert_eq!(found.audit.differences, 30);
     assert_true(&rig, &simulator, Completion::Master, "after the first").await;
@@ -346,7 +346,7 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
         edit_unreported(&simulator, Edit::Delete { event: event.clone() });
     }
     assert!(ids.len() * 2 > before.len() + 30, "the removal must exceed half of the events");
-    let seq = *rig.store.durable().borrow();
+    let seq = rig.store.durable_seq();
     wait_for_audit(&rig).await;
     let mut held = false;
     for _ in 0..300 {

@@ -8,7 +8,7 @@ use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::window::{BodyFormat, Completion, Edges, Window};
 use calmirror::simulator::{SimulatedResponse, Simulator};
-use calmirror::store::{EventQuery, Store};
+use calmirror::store::{BATCH_BYTES, Changes, EventQuery, FeedFilter, Follower, Store};
 use jiff::civil::DateTime;
 use serde_json::Value;
 
@@ -39,12 +39,25 @@ pub(crate) async fn mirror(store: &Store, window: WindowId) -> Events {
     events
 }
 
+/// The changes after a seq, at most `limit`, of one window or of all.
+pub(crate) async fn changes_after(
+    store: &Store,
+    seq: u64,
+    window: Option<WindowId>,
+    limit: usize,
+) -> Changes {
+    let filter = window.map_or(FeedFilter::All, FeedFilter::Window);
+    let mut follower = Follower::after(store, &store.cursor(seq), filter).unwrap();
+    follower.read(limit, BATCH_BYTES).await.unwrap()
+}
+
 /// The feed from its beginning, applied to an empty set.
 pub(crate) async fn folded(store: &Store, window: WindowId) -> Events {
     let mut events = Events::new();
-    let mut after = 0;
+    let mut follower = Follower::from_beginning(store, FeedFilter::Window(window));
     loop {
-        let changes = store.changes(after, Some(window), 100).await.unwrap();
+        let after = follower.seq();
+        let changes = follower.read(100, BATCH_BYTES).await.unwrap();
         for change in changes.value {
             assert!(change.seq > after, "feed out of order");
             let id = change.id.as_str().to_owned();
@@ -58,7 +71,6 @@ pub(crate) async fn folded(store: &Store, window: WindowId) -> Events {
                 }
             }
         }
-        after = changes.seq;
         if changes.at_end {
             return events;
         }

@@ -14,7 +14,7 @@ use calmirror::simulator::{
 };
 use jiff::Timestamp;
 
-use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
 
@@ -245,7 +245,7 @@ impl Scene {
         assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
         let feed = folded(&self.rig.store, self.id).await;
         assert_same(&format!("feed and truth, {what}"), &feed, &real);
-        let changes = self.rig.store.changes(seq, Some(self.id), 10_000).await.unwrap();
+        let changes = changes_after(&self.rig.store, seq, Some(self.id), 10_000).await;
         assert!(changes.at_end, "{what}");
         let mut told = BTreeSet::new();
         for change in &changes.value {
@@ -304,7 +304,7 @@ impl Scene {
     }
 
     fn seq(&self) -> u64 {
-        *self.rig.store.durable().borrow()
+        self.rig.store.durable_seq()
     }
 }
 

@@ -22,7 +22,7 @@ use calmirror::simulator::{
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
-use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     fn seq(&self) -> u64 {
-        *self.rig.store.durable().borrow()
+        self.rig.store.durable_seq()
     }
 
     /// Runs one round and returns the status after it.
@@ -128,7 +128,7 @@ fn differences(before: &Events, after: &Events) -> BTreeSet<String> {
 
 /// The ids of the feed's changes after a seq.
 async fn changed_ids(scene: &Scene, after: u64) -> BTreeSet<String> {
-    let changes = scene.rig.store.changes(after, Some(scene.id), 10_000).await.unwrap();
+    let changes = changes_after(&scene.rig.store, after, Some(scene.id), 10_000).await;
     assert!(changes.at_end);
     let ids: Vec<String> = changes.value.iter().map(|c| c.id.as_str().to_owned()).collect();
     let set: BTreeSet<String> = ids.iter().cloned().collect();

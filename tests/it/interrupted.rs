@@ -15,7 +15,7 @@ use calmirror::mirror::window::{Completion, Edges, Window};
 use calmirror::simulator::{Behaviour, Fault, MasterOnPage, PlannedFault, Simulator};
 use futures_util::future::BoxFuture;
 
-use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window};
@@ -77,7 +77,7 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     let scene = Scene { simulator, env, left: Arc::new(AtomicI64::new(i64::MAX)), interval: DAY };
     let rig = scene.start(directory.path()).await;
     let settled = rig.settle(MAILBOX, 5).await;
-    let (before, seq) = (seen(&rig).await, *rig.store.durable().borrow());
+    let (before, seq) = (seen(&rig).await, rig.store.durable_seq());
     let rows = |rig: &Rig| rig.metrics.store.rows.load(Ordering::Relaxed);
     let written = rows(&rig);
     for _ in 0..changes {
@@ -106,7 +106,7 @@ async fn cut_off_after(requests: i64, behaviour: Behaviour, changes: u32) -> boo
     assert_eq!(again, 1, "{what}: it was enumerated again");
     assert_eq!(status.resyncs, 1, "{what}");
     // Every difference is published exactly once.
-    let told = rig.store.changes(seq, Some(id), 10_000).await.unwrap();
+    let told = changes_after(&rig.store, seq, Some(id), 10_000).await;
     assert!(told.at_end, "{what}");
     let ids: Vec<String> = told.value.iter().map(|c| c.id.as_str().to_owned()).collect();
     let unique: BTreeSet<String> = ids.iter().cloned().collect();

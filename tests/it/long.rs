@@ -15,7 +15,7 @@ use calmirror::simulator::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::compare::{assert_same, folded, mirror, truth};
+use crate::compare::{assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
 
@@ -114,7 +114,7 @@ async fn over_the_seam(seed: u64, complete: Completion) {
         .map(|event| event["id"].as_str().unwrap().to_owned())
         .collect();
     assert!(occurrences.len() > 10);
-    let mut cursor = *rig.store.durable().borrow();
+    let mut cursor = rig.store.durable_seq();
     let mut moves: BTreeMap<String, Timestamp> = BTreeMap::new();
     for step in 0..30 {
         let start = near(rng.i64(-72..72));
@@ -142,7 +142,7 @@ async fn over_the_seam(seed: u64, complete: Completion) {
         if rng.u8(0..8) == 0 {
             rig.fleet.sync(ALICE, None).await.unwrap();
         }
-        let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+        let changes = changes_after(&rig.store, cursor, None, 1000).await;
         for change in &changes.value {
             let id = change.id.as_str();
             assert_eq!(change.kind, ChangeKind::Updated, "seed {seed}, step {step}: {id}");
@@ -150,7 +150,7 @@ async fn over_the_seam(seed: u64, complete: Completion) {
         cursor = changes.seq;
     }
     assert_true(&rig, &simulator, ALICE, complete).await;
-    let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+    let changes = changes_after(&rig.store, cursor, None, 1000).await;
     assert!(changes.value.iter().all(|change| change.kind == ChangeKind::Updated), "seed {seed}");
     // Deleted events are removed, whichever side they were on.
     let (gone, rest) = singles.split_at(2);
@@ -265,7 +265,7 @@ async fn edges_move_for_weeks_and_lose_nothing() {
                 "the window ends before its configured end"
             );
         }
-        let changes = rig.store.changes(cursor, None, 10_000).await.unwrap();
+        let changes = changes_after(&rig.store, cursor, None, 10_000).await;
         for change in changes.value {
             let event = (change.window.clone(), change.id.clone());
             match (change.kind, change.reason) {
@@ -315,7 +315,7 @@ async fn a_window_that_runs_empty_stays_idle() {
     let status = rig.fleet.window(ALICE).unwrap();
     assert_eq!((status.state, status.events, status.failures), (WindowState::Settled, 0, 0));
     assert_eq!(status.start, status.end);
-    let changes = rig.store.changes(0, None, 1000).await.unwrap().value;
+    let changes = changes_after(&rig.store, 0, None, 1000).await.value;
     let left = changes.iter().filter(|c| c.reason == Some(RemovalReason::LeftWindow)).count();
     assert_eq!((left as u64, changes.len() as u64), (events, events));
     rig.stop().await;

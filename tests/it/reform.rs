@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::compare::{assert_same, folded, mirror, truth};
+use crate::compare::{assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
 use crate::rig::{BASE, noon};
 
@@ -336,7 +336,7 @@ async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
 
 /// The feed as (window, kind, reason), in order.
 async fn feed(live: &Live) -> Vec<(String, ChangeKind, Option<RemovalReason>)> {
-    let changes = live.store.changes(0, None, 100_000).await.unwrap();
+    let changes = changes_after(&live.store, 0, None, 100_000).await;
     assert!(changes.at_end);
     let line =
         |change: &calmirror::store::Change| (change.window.to_string(), change.kind, change.reason);

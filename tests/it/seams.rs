@@ -15,7 +15,7 @@ use calmirror::simulator::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::compare::{assert_same, folded, mirror, truth};
+use crate::compare::{assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window};
 
@@ -116,7 +116,7 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
             .find(|(id, event)| event["seriesMasterId"] == series.as_str() && earlier(id))
             .map(|(id, _)| id.clone())
             .unwrap();
-        let cursor = *rig.store.durable().borrow();
+        let cursor = rig.store.durable_seq();
 
         // Only the second segment requests listings that begin a day before the boundary.
         let day = near(-24).strftime("instances?startDateTime=%Y-%m-%d").to_string();
@@ -135,7 +135,7 @@ async fn what_moves_into_a_series_that_cannot_be_listed_stays_until_it_can() {
         simulator.clear_faults();
         let status = rig.settle(ALICE, 5).await;
         assert_true(&rig, &simulator, &status, &format!("seed {seed}")).await;
-        let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+        let changes = changes_after(&rig.store, cursor, None, 1000).await;
         for change in &changes.value {
             let expected = if change.id.as_str() == gone { "removed" } else { "updated" };
             assert_eq!(change.kind, kind(expected), "seed {seed}: {}", change.id.as_str());
@@ -166,7 +166,7 @@ async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
     let before = mirror(&rig.store, id).await;
     let occurrence = before.keys().next().unwrap().clone();
     assert_eq!(before.len(), 1);
-    let cursor = *rig.store.durable().borrow();
+    let cursor = rig.store.durable_seq();
 
     simulator.plan(
         PlannedFault::always(Fault::Mailbox { how: MailboxFault::ItemNotFound }).path("/events/"),
@@ -175,7 +175,7 @@ async fn a_private_series_that_moves_over_a_seam_is_never_absent() {
     for _ in 0..3 {
         rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
     }
-    let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+    let changes = changes_after(&rig.store, cursor, None, 1000).await;
     assert!(!changes.value.is_empty());
     for change in &changes.value {
         assert_eq!((change.id.as_str(), change.kind), (&*occurrence, ChangeKind::Updated));
@@ -219,7 +219,7 @@ async fn listed_segments_settle_with_one_listing_each() {
     let status = round().await;
     assert_eq!(status.state, WindowState::Settled);
     assert_eq!(status.last_round.unwrap().requests, 2, "an idle round lists each segment once");
-    let cursor = *rig.store.durable().borrow();
+    let cursor = rig.store.durable_seq();
     edit(&simulator, Edit::Move { event: moving.clone(), start: near(30) });
     edit(&simulator, Edit::Delete { event: gone });
     let status = round().await;
@@ -227,7 +227,7 @@ async fn listed_segments_settle_with_one_listing_each() {
     // The later segment is listed once more before the earlier segment publishes its removals.
     assert!(status.last_round.as_ref().unwrap().requests <= 4, "{:?}", status.last_round);
     assert_true(&rig, &simulator, &status, "after a move").await;
-    let changes = rig.store.changes(cursor, None, 1000).await.unwrap();
+    let changes = changes_after(&rig.store, cursor, None, 1000).await;
     let told: Vec<_> = changes.value.iter().map(|c| (c.id.as_str() == moving, c.kind)).collect();
     assert_eq!(told, [(true, ChangeKind::Updated), (false, ChangeKind::Removed)]);
     rig.stop().await;

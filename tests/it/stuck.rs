@@ -17,7 +17,7 @@ use calmirror::simulator::{
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use crate::compare::{Events, assert_same, folded, mirror, truth};
+use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window};
@@ -124,7 +124,7 @@ impl Scene {
     }
 
     fn seq(&self) -> u64 {
-        *self.rig.store.durable().borrow()
+        self.rig.store.durable_seq()
     }
 
     async fn mirror(&self) -> Events {
@@ -246,7 +246,7 @@ async fn a_stream_that_never_ends_is_listed_and_followed_again_when_it_works() {
             let after = scene.mirror().await;
             let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
             let differ = ids.into_iter().filter(|id| before.get(*id) != after.get(*id)).count();
-            let told = scene.rig.store.changes(seq, Some(scene.id), 10_000).await.unwrap().value;
+            let told = changes_after(&scene.rig.store, seq, Some(scene.id), 10_000).await.value;
             assert_eq!(told.len(), differ, "exactly one change for each difference");
         }
 
@@ -347,7 +347,7 @@ async fn every_kind_of_change_arrives_in_snapshot_mode() {
         let status = scene.round().await;
         assert_eq!((status.state, mode(&status)), (WindowState::Settled, "snapshot"), "{what}");
         scene.assert_exact(&what).await;
-        let told = scene.rig.store.changes(seq, Some(scene.id), 1000).await.unwrap().value;
+        let told = changes_after(&scene.rig.store, seq, Some(scene.id), 1000).await.value;
         assert!(told.len() >= least, "{what}: {}", told.len());
         let seq = scene.seq();
         scene.round().await;

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::mirror::page::Item;
 use calmirror::mirror::position::WindowId;
-use calmirror::store::{FeedError, Store, StoreError, StoreOptions};
+use calmirror::store::{
+    BATCH_BYTES, FeedError, FeedFilter, Follower, Store, StoreError, StoreOptions,
+};
 
 const DIR: &str = "CALMIRROR_TEST_FAULT_DIR";
 const EVENTS: usize = 600;
@@ -106,7 +108,7 @@ async fn a_read_that_fails_once_while_opening_costs_nothing() {
     let store = open_at(&good);
     fill(&store, EVENTS / 2, EVENTS).await;
     let held = fold(&store, None).await;
-    let cursor = store.cursor(*store.durable().borrow());
+    let cursor = store.cursor(store.durable_seq());
     store.close().await.unwrap();
     let (mut refused, mut opened) = (0, 0);
     let (mut changed, mut lost) = (Vec::new(), Vec::new());
@@ -264,7 +266,7 @@ async fn the_first_change_of_an_opening_is_known_to_be_missing() {
     copy(&now, &before);
     let store = open_at(&now);
     fill(&store, 40, 60).await;
-    let cursor = store.cursor(*store.durable().borrow());
+    let cursor = store.cursor(store.durable_seq());
     // Readers were shown this change, so its absence must be detected.
     fs::copy(now.join("watermark"), before.join("watermark")).unwrap();
     store.close().await.unwrap();
@@ -373,10 +375,10 @@ fn child_commits_a_huge_page() {
 
 /// The number of events in the feed.
 async fn fold_count(store: &Store) -> usize {
-    let (mut after, mut count) = (0, 0);
+    let (mut follower, mut count) = (Follower::from_beginning(store, FeedFilter::All), 0);
     loop {
-        let changes = store.changes(after, None, 500).await.unwrap();
-        (after, count) = (changes.seq, count + changes.value.len());
+        let changes = follower.read(500, BATCH_BYTES).await.unwrap();
+        count += changes.value.len();
         if changes.at_end {
             return count;
         }

@@ -74,7 +74,7 @@ async fn an_event_stands_in_the_feed_once() {
     // The same content with members in another order: no change.
     let outcome = step(&store, vec![reordered("a", 1, "2")], vec![]).await;
     assert_eq!((outcome.created, outcome.updated, outcome.events), (0, 0, 2));
-    assert_eq!(*store.durable().borrow(), 5);
+    assert_eq!(store.durable_seq(), 5);
     store.close().await.unwrap();
 }
 
@@ -93,12 +93,12 @@ async fn a_changed_master_changes_its_occurrences() {
     own.content = String::from_utf8(own.content.to_vec()).unwrap().replace("W/1", "W/2").into();
     c.upserts = vec![own];
     let outcome = store.commit(c).await.unwrap();
-    assert_eq!((outcome.updated, *store.durable().borrow()), (0, 3));
+    assert_eq!((outcome.updated, store.durable_seq()), (0, 3));
     // Members that occurrences use differ; one occurrence is in the commit too, and one is removed.
     let mut c = commit(w);
     c.upserts = vec![master("M", "2"), bare("o1", "M", 5)];
     let outcome = store.commit(c).await.unwrap();
-    assert_eq!((outcome.updated, *store.durable().borrow()), (2, 5));
+    assert_eq!((outcome.updated, store.durable_seq()), (2, 5));
     let o2 = store.event(w, &id("o2")).await.unwrap().unwrap();
     assert_eq!(json(&o2)["subject"], "2");
     assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
@@ -169,7 +169,7 @@ async fn attaching_tells_what_changed() {
     store.drop_window(w, at(12)).await.unwrap();
     let told = store.register(vec![other], at(11)).await.unwrap().remove(0);
     assert_eq!((told.id, told.replaces), (again.id, vec![]));
-    let changes = store.changes(0, None, 10).await.unwrap();
+    let changes = changes_after(&store, 0, 10).await.unwrap();
     assert_eq!(changes.value.len(), 1);
     assert_eq!(changes.value[0].reason, Some(RemovalReason::WindowDropped));
     assert_eq!(&*changes.value[0].window, "alice");
@@ -287,7 +287,7 @@ async fn a_commit_in_parts_that_is_refused_leaves_nothing() {
     let told = store.commit(c.clone()).await;
     assert!(matches!(&told, Err(StoreError::MissingMaster(id)) if *id == hash("o")), "{told:?}");
     assert_eq!(ids(&events(&store, w).await), [""; 0]);
-    assert_eq!(store.changes(0, None, 9).await.unwrap().value.len(), 0);
+    assert_eq!(changes_after(&store, 0, 9).await.unwrap().value.len(), 0);
     assert_eq!(store.position(w, 0).await.unwrap(), None);
 
     c.upserts.push(master(&series, "S"));

@@ -15,7 +15,10 @@ use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::mirror::window::{
     BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
 };
-use calmirror::store::{EventQuery, Store, StoreOptions, WindowRegistration};
+use calmirror::store::{
+    BATCH_BYTES, Change, Changes, EventQuery, FeedError, FeedFilter, Follower, Store, StoreOptions,
+    WindowRegistration,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -161,9 +164,15 @@ pub fn ids(events: &[Bytes]) -> Vec<String> {
     events.iter().map(|e| json(e)["id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The changes of all windows after a seq, at most `limit`.
+pub async fn changes_after(store: &Store, seq: u64, limit: usize) -> Result<Changes, FeedError> {
+    let mut follower = Follower::after(store, &store.cursor(seq), FeedFilter::All)?;
+    follower.read(limit, BATCH_BYTES).await
+}
+
 /// The whole feed in short form.
 pub async fn feed(store: &Store) -> Vec<String> {
-    let changes = store.changes(0, None, 100_000).await.unwrap();
+    let changes = changes_after(store, 0, 100_000).await.unwrap();
     assert!(changes.at_end);
     let kind = |kind| match kind {
         ChangeKind::Created => "created",
@@ -177,7 +186,7 @@ pub async fn feed(store: &Store) -> Vec<String> {
 pub type Mirror = BTreeMap<(String, String), Value>;
 
 /// Applies a part of the feed.
-pub fn apply(mirror: &mut Mirror, changes: &[calmirror::store::Change]) {
+pub fn apply(mirror: &mut Mirror, changes: &[Change]) {
     for change in changes {
         let key = (change.window.to_string(), change.id.as_str().to_owned());
         match &change.event {
@@ -190,12 +199,13 @@ pub fn apply(mirror: &mut Mirror, changes: &[calmirror::store::Change]) {
 /// The feed from the beginning, in small pages, applied to an empty copy; of one window or all.
 pub async fn fold(store: &Store, window: Option<WindowId>) -> Mirror {
     let mut mirror = Mirror::new();
-    let mut after = 0;
+    let filter = window.map_or(FeedFilter::All, FeedFilter::Window);
+    let mut follower = Follower::from_beginning(store, filter);
     loop {
-        let changes = store.changes(after, window, 3).await.unwrap();
+        let after = follower.seq();
+        let changes = follower.read(3, BATCH_BYTES).await.unwrap();
         apply(&mut mirror, &changes.value);
         assert!(changes.seq > after || changes.at_end, "the reader makes no progress");
-        after = changes.seq;
         if changes.at_end {
             return mirror;
         }

@@ -9,7 +9,9 @@ use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::page::Span;
 use calmirror::mirror::position::{PendingEntry, WindowId};
 use calmirror::mirror::status::ResyncReason;
-use calmirror::store::{EventQuery, FeedError, Store, StoreError, StoreOptions};
+use calmirror::store::{
+    BATCH_BYTES, EventQuery, FeedError, FeedFilter, Follower, Store, StoreError, StoreOptions,
+};
 
 async fn put(store: &Store, window: WindowId, upserts: Vec<calmirror::mirror::page::Item>) {
     let mut c = commit(window);
@@ -62,9 +64,9 @@ async fn pages_and_changes_end_where_they_get_large() {
     assert_eq!(ids(&rest.value), ["e2", "e3"]);
     let one = store.events(EventQuery { bytes: 0, ..query }).await.unwrap();
     assert_eq!(ids(&one.value), ["e0"], "a page has at least one event");
-    let changes = store.changes(0, None, 1000).await.unwrap();
+    let changes = changes_after(&store, 0, 1000).await.unwrap();
     assert_eq!((changes.value.len(), changes.at_end), (2, false));
-    let changes = store.changes(changes.seq, None, 1000).await.unwrap();
+    let changes = changes_after(&store, changes.seq, 1000).await.unwrap();
     assert_eq!(changes.value.len(), 2, "the remaining changes");
     store.close().await.unwrap();
 }
@@ -180,15 +182,14 @@ async fn many_tasks_write_and_read_at_once() {
     let reader = {
         let store = store.clone();
         tokio::spawn(async move {
-            let (mut held, mut after) = (Mirror::new(), 0);
-            let mut durable = store.durable();
-            while after < 32 * 30 * 2 {
-                durable.wait_for(|seq| *seq > after).await.unwrap();
-                let changes = store.changes(after, None, 500).await.unwrap();
+            let mut held = Mirror::new();
+            let mut follower = Follower::from_beginning(&store, FeedFilter::All);
+            while follower.seq() < 32 * 30 * 2 {
+                let after = follower.seq();
+                let changes = follower.next_batch(500, BATCH_BYTES).await.unwrap();
                 assert!(changes.value.iter().all(|c| c.seq > after && c.seq <= changes.seq));
                 assert!(changes.value.is_sorted_by_key(|c| c.seq));
                 apply(&mut held, &changes.value);
-                after = changes.seq;
             }
             held
         })
@@ -196,7 +197,7 @@ async fn many_tasks_write_and_read_at_once() {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(*store.durable().borrow(), 32 * 30 * 2, "seqs have no gaps");
+    assert_eq!(store.durable_seq(), 32 * 30 * 2, "seqs have no gaps");
     assert_eq!(reader.await.unwrap(), mirror(&store, &windows).await);
     store.close().await.unwrap();
 }
@@ -271,7 +272,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     c.pending = vec![PendingEntry::Removal { id: hash("o1") }];
     c.position = Some(settled("l"));
     store.commit(c).await.unwrap();
-    let cursor = store.cursor(*store.durable().borrow());
+    let cursor = store.cursor(store.durable_seq());
     let mut held = fold(&store, None).await;
     assert_eq!(held.len(), 701);
     // Interrupted in the middle, then by a restart.
@@ -279,7 +280,8 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
         let store = store.clone();
         async move { store.drop_window(a, at(1)).await }
     });
-    store.durable().wait_for(|seq| *seq > 701 + 200).await.unwrap();
+    Follower::from_now(&store, FeedFilter::All).wait().await.unwrap();
+    assert!(store.durable_seq() > 701 + 200, "the first slice");
     dropping.abort();
     assert_eq!(store.windows().await.unwrap()[0], ("a".into(), a, true));
     // Its remaining events are still complete.
@@ -295,7 +297,7 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     store.drop_window(a, at(2)).await.unwrap();
     store.drop_window(a, at(2)).await.unwrap();
     assert_eq!(store.windows().await.unwrap(), [("b".into(), b, false)]);
-    let changes = store.changes(store.seq(&cursor).unwrap(), None, 10_000).await.unwrap();
+    let changes = changes_after(&store, store.seq(&cursor).unwrap(), 10_000).await.unwrap();
     assert_eq!(changes.value.len(), 700);
     let dropped = |c: &calmirror::store::Change| {
         c.reason == Some(RemovalReason::WindowDropped) && &*c.window == "a"
@@ -370,14 +372,14 @@ async fn old_tombstones_leave_and_old_cursors_are_told() {
     assert_eq!(store.seq(&late).unwrap(), 602);
     // Reading from the beginning is always possible, and so is continuing from there, although
     // these cursors lie below the minimal seq.
-    let begun = store.changes(store.seq(&store.cursor(0)).unwrap(), None, 100).await.unwrap();
+    let begun = changes_after(&store, 0, 100).await.unwrap();
     assert!(begun.seq < 602);
     assert_eq!(store.seq(&store.cursor(begun.seq)).unwrap(), begun.seq);
     assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
     // An event that is created again has no tombstone to trim.
     put(&store, w, vec![single("e2", 1, "")]).await;
     assert_eq!(store.trim(at(99)).await.unwrap(), 0);
-    assert_eq!(store.changes(602, None, 9).await.unwrap().value[0].kind, ChangeKind::Created);
+    assert_eq!(changes_after(&store, 602, 9).await.unwrap().value[0].kind, ChangeKind::Created);
     store.close().await.unwrap();
     let store = open(&dir);
     assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
@@ -400,7 +402,7 @@ async fn cursors_mean_the_same_after_restarts() {
         if n % 2 == 1 {
             put(&store, w, vec![single(&n.to_string(), 1, ""), single("x", n, "")]).await;
         }
-        let last = *store.durable().borrow();
+        let last = store.durable_seq();
         given.extend((0..=last).map(|seq| (store.cursor(seq), seq)));
         let beyond = store.cursor(last + 1);
         assert!(matches!(store.seq(&beyond), Err(FeedError::SnapshotRequired)));
@@ -422,7 +424,7 @@ async fn too_little_space_refuses_writing_only() {
     c.upserts = vec![single("b", 1, "")];
     assert!(matches!(store.commit(c).await, Err(StoreError::Full)));
     assert_eq!(ids(&events(&store, w).await), ["a"]);
-    assert_eq!(store.changes(0, None, 9).await.unwrap().value.len(), 1);
+    assert_eq!(changes_after(&store, 0, 9).await.unwrap().value.len(), 1);
     store.close().await.unwrap();
 }
 
@@ -517,7 +519,7 @@ async fn what_another_segment_holds_leaves_this_one_only() {
         c.upserts = vec![single(&format!("only{segment}"), 1, ""), single("seam", 1, "")];
         store.commit(c).await.unwrap();
     }
-    let seq = store.changes(0, None, 10).await.unwrap().seq;
+    let seq = changes_after(&store, 0, 10).await.unwrap().seq;
     // The first segment is enumerated again without any event.
     let mut unseen = store.unseen(w, 0, edges).await.unwrap();
     unseen.sort_by_key(|r| r.id != hash("only0"));
@@ -529,7 +531,7 @@ async fn what_another_segment_holds_leaves_this_one_only() {
     c.removals = unseen;
     assert_eq!(store.commit(c).await.unwrap().removed, 1);
     assert_eq!(ids(&events(&store, w).await), ["only1", "seam"]);
-    assert_eq!(store.changes(seq, None, 10).await.unwrap().value.len(), 1);
+    assert_eq!(changes_after(&store, seq, 10).await.unwrap().value.len(), 1);
     // The other segment is the only holder now.
     let mut unseen = store.unseen(w, 1, edges).await.unwrap();
     unseen.sort_by_key(|r| r.id != hash("only1"));

@@ -196,24 +196,24 @@ async fn check(mut steps: Vec<Step>) {
         commit.removals =
             step.removals.iter().map(|id| removal(&name(*id), RemovalReason::Deleted)).collect();
         commit.orphans = step.orphans.iter().map(|id| hash(&name(*id))).collect();
-        let before = *store.durable().borrow();
+        let before = store.durable_seq();
         let outcome = store.commit(commit.clone()).await;
         if apply(&mut model[step.window], step, &items) {
             let outcome = outcome.unwrap();
             let shown = model[step.window].values().filter(|h| h.item.kind != EventKind::Master);
             assert_eq!(outcome.events, shown.count() as u64);
             let changes = outcome.created + outcome.updated + outcome.removed;
-            assert_eq!(*store.durable().borrow(), before + u64::from(changes));
+            assert_eq!(store.durable_seq(), before + u64::from(changes));
             // The same commit again: no change.
             let again = store.commit(commit).await.unwrap();
             assert_eq!((again.created, again.updated, again.removed), (0, 0, 0));
-            assert_eq!(*store.durable().borrow(), before + u64::from(changes));
+            assert_eq!(store.durable_seq(), before + u64::from(changes));
         } else {
             assert!(matches!(outcome, Err(StoreError::MissingMaster(_))), "{outcome:?}");
-            assert_eq!(*store.durable().borrow(), before);
+            assert_eq!(store.durable_seq(), before);
         }
         // A following reader has the current state, and each change differs from what it held.
-        let changes = store.changes(store.seq(&after).unwrap(), None, 1000).await.unwrap();
+        let changes = changes_after(&store, store.seq(&after).unwrap(), 1000).await.unwrap();
         let unseen = |c: &calmirror::store::Change| {
             let key = (c.window.to_string(), c.id.as_str().to_owned());
             c.event.as_ref().map(json).as_ref() != reader.get(&key)
@@ -237,7 +237,7 @@ async fn verify(store: &Store, windows: &[WindowId], reader: &Mirror) {
         reader.iter().filter(|(k, _)| k.0 == "w1").map(|(k, v)| (k.clone(), v.clone())).collect();
     assert_eq!(fold(store, Some(windows[1])).await, one);
     let mut met = BTreeSet::new();
-    for change in store.changes(0, None, 1000).await.unwrap().value {
+    for change in changes_after(store, 0, 1000).await.unwrap().value {
         assert!(met.insert((change.window, change.id)), "an id is in the feed twice");
     }
 }

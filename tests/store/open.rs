@@ -27,7 +27,7 @@ async fn built(dir: &tempfile::TempDir) -> (Mirror, String) {
     }
     let held = fold(&store, None).await;
     assert_eq!(held.len(), EVENTS);
-    let cursor = store.cursor(*store.durable().borrow());
+    let cursor = store.cursor(store.durable_seq());
     store.close().await.unwrap();
     (held, cursor)
 }
@@ -209,7 +209,7 @@ async fn flipped_bits_are_never_served() {
             rebuilt += 1;
             assert_rebuilt(&store, &opening, &cursor).await;
             store.close().await.unwrap();
-        } else if let Ok(changes) = store.changes(0, None, 10 * EVENTS).await {
+        } else if let Ok(changes) = changes_after(&store, 0, 10 * EVENTS).await {
             // The flip hit unused space: then everything is unchanged.
             let mut mirror = Mirror::new();
             apply(&mut mirror, &changes.value);
@@ -282,7 +282,7 @@ async fn a_copy_that_ran_on_knows_what_it_never_gave() {
         let mut c = commit(w);
         c.removals = vec![removal("e0", RemovalReason::Deleted)];
         store.commit(c).await.unwrap();
-        cursors.push(store.cursor(*store.durable().borrow()));
+        cursors.push(store.cursor(store.durable_seq()));
         store.close().await.unwrap();
     }
     for (dir, own, other) in [(&dir, 0, 1), (&copied, 1, 0)] {

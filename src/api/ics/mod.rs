@@ -38,7 +38,7 @@ use crate::mirror::event_time::TimeReader;
 use crate::mirror::json::JsonMembers;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::status::WindowStatus;
-use crate::store::{EventQuery, StoreError};
+use crate::store::{BATCH_BYTES, EventQuery, FeedError, FeedFilter, Follower, StoreError};
 
 /// Events read from the store at a time.
 const BATCH: usize = 500;
@@ -93,7 +93,7 @@ pub(super) async fn calendar(ask: WindowRequest) -> Result<Response, Problem> {
     }
     let WindowRequest { access, name, .. } = ask;
     let (work, stopping) = (access.limits.clone(), access.stopping.clone());
-    let began = *access.store.durable().borrow();
+    let began = access.store.durable_seq();
     let query = EventQuery { window, from, to, limit: BATCH, bytes: SLICE_BYTES, after: None };
     let writing = CalendarWriter {
         access,
@@ -132,8 +132,8 @@ enum CalendarStep {
     /// The identities read so far, and the event after which reading continues.
     Survey(IdentitySurvey, Option<(Timestamp, EventId)>),
     Events,
-    /// Reads later changes, after this seq.
-    Changes(Seq),
+    /// Reads the changes since `began`.
+    Changes(Follower),
     Tail,
     Over,
 }
@@ -148,7 +148,7 @@ impl SliceProducer for CalendarWriter {
             }
             CalendarStep::Survey(survey, after) => self.survey(survey, after).await?,
             CalendarStep::Events => self.events(&mut text).await?,
-            CalendarStep::Changes(after) => self.changes(&mut text, after).await?,
+            CalendarStep::Changes(follower) => self.changes(&mut text, follower).await?,
             CalendarStep::Tail => text.push_str("END:VCALENDAR\r\n"),
             CalendarStep::Over => {}
         }
@@ -186,7 +186,7 @@ impl CalendarWriter {
         Ok(())
     }
 
-    async fn events(&mut self, text: &mut String) -> Result<(), StoreError> {
+    async fn events(&mut self, text: &mut String) -> Result<(), FeedError> {
         let events = self.access.store.events(self.query.clone()).await?;
         for event in events.value {
             self.write(text, event);
@@ -196,20 +196,29 @@ impl CalendarWriter {
                 self.query.after = Some(next);
                 CalendarStep::Events
             }
-            None => CalendarStep::Changes(self.began),
+            None => {
+                // The cursor is made only now: no removal is written, so a response that takes long
+                // must not fail because removals were trimmed meanwhile.
+                let (store, filter) = (&self.access.store, FeedFilter::Window(self.query.window));
+                CalendarStep::Changes(Follower::after(store, &store.cursor(self.began), filter)?)
+            }
         };
         Ok(())
     }
 
-    async fn changes(&mut self, text: &mut String, after: Seq) -> Result<(), StoreError> {
-        let changes = self.access.store.changes(after, Some(self.query.window), BATCH).await?;
+    async fn changes(
+        &mut self,
+        text: &mut String,
+        mut follower: Follower,
+    ) -> Result<(), FeedError> {
+        let changes = follower.read(BATCH, BATCH_BYTES).await?;
         for event in changes.value.into_iter().filter_map(|change| change.event) {
             if self.overlaps(&event) {
                 self.write(text, event);
             }
         }
         self.step =
-            if changes.at_end { CalendarStep::Tail } else { CalendarStep::Changes(changes.seq) };
+            if changes.at_end { CalendarStep::Tail } else { CalendarStep::Changes(follower) };
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use calmirror::store::{Change, EventQuery, RegisteredWindow, Store};
 use serde_json::{Map, Value, json};
 
 use super::calendars::wanted;
+use crate::compare::changes_after;
 use crate::rig::noon;
 
 /// The store's content. Registers the configured windows, which changes nothing.
@@ -47,7 +48,7 @@ pub(super) async fn of_store(store: &Store) -> Value {
     for (_, window, _) in stored.iter().filter(|(.., leaving)| *leaving) {
         leaving.insert(window.0.to_string(), events(store, *window).await);
     }
-    let changes = store.changes(0, None, 100_000).await.unwrap();
+    let changes = changes_after(store, 0, None, 100_000).await;
     assert!(changes.at_end);
     let feed: Vec<Value> = changes.value.iter().map(|change| line(store, change)).collect();
     json!({

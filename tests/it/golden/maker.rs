@@ -15,7 +15,7 @@ use calmirror::mirror::page::{EventHash, EventId, Item};
 use calmirror::mirror::position::{PendingEntry, Phase, Position, SegmentIndex, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::mirror::window::Edges;
-use calmirror::store::{Store, WindowRegistration};
+use calmirror::store::{FeedFilter, Follower, Store, WindowRegistration};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::SignedDuration;
@@ -301,10 +301,10 @@ async fn third(store: &Store) {
     let leaving = LEAVING.into_iter().map(find).collect();
     store.replace_windows(Vec::new(), leaving, minutes(-9)).await.unwrap();
     // Only the first slice of the larger window's removals.
-    let mut durable = store.durable();
+    let mut follower = Follower::from_now(store, FeedFilter::All);
     tokio::select! {
         biased;
-        moved = durable.changed() => moved.unwrap(),
+        waited = follower.wait() => waited.unwrap(),
         _ = store.drop_window(find("dropping"), minutes(-8)) => panic!("the removal took a single slice"),
     }
 }

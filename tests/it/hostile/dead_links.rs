@@ -1,6 +1,8 @@
 //! Dead links, in every known form, in a round and in an enumeration. Each costs one enumeration,
 //! and the feed only gets true changes.
 
+use calmirror::store::{BATCH_BYTES, FeedFilter, Follower};
+
 use super::*;
 
 const DEATHS: [DeadLinkAnswer; 10] = [
@@ -19,14 +21,12 @@ const DEATHS: [DeadLinkAnswer; 10] = [
 /// Follows the feed from here through one round. Returns the ids reported as removed, also those
 /// reported in between.
 fn watch(scene: &Scene) -> tokio::task::JoinHandle<Vec<String>> {
-    let (store, id, mut after) = (scene.rig.store.clone(), scene.id, scene.seq());
+    let mut follower = Follower::from_now(&scene.rig.store, FeedFilter::Window(scene.id));
     tokio::spawn(async move {
-        let mut durable = store.durable();
         let mut removed = Vec::new();
         // Longer than a pause within a round; nothing else happens in this window.
-        while tokio::time::timeout(Duration::from_secs(600), durable.changed()).await.is_ok() {
-            let changes = store.changes(after, Some(id), 10_000).await.unwrap();
-            after = changes.seq;
+        while tokio::time::timeout(Duration::from_secs(600), follower.wait()).await.is_ok() {
+            let changes = follower.read(10_000, BATCH_BYTES).await.unwrap();
             let gone = changes.value.into_iter().filter(|c| c.kind == ChangeKind::Removed);
             removed.extend(gone.map(|change| change.id.as_str().to_owned()));
         }
