@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::Issue;
-use super::keys::Section;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::secret;
@@ -51,7 +50,7 @@ pub(super) fn account(
     sources: &Sources,
     report: &mut DiagnosticSink,
 ) -> Option<AccountConfig> {
-    let mut reader = TableReader::new(Section::Account, table, report);
+    let mut reader = TableReader::new(table, report);
     let credential = credential(&mut reader, sources);
     let borrowed = reader.has("access_token_file");
     let mut identifier = |key: &'static str, remedy: &str| {

@@ -24,9 +24,7 @@ impl LogFormat {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Log);
-        TableReader::new(Section::Log, &table, &mut faults)
-            .take("format", log_format)
-            .unwrap_or(Self::Auto)
+        TableReader::new(&table, &mut faults).take("format", log_format).unwrap_or(Self::Auto)
     }
 }
 
@@ -47,7 +45,7 @@ impl ClientConfig {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Api);
-        let mut reader = TableReader::new(Section::Api, &table, &mut faults);
+        let mut reader = TableReader::new(&table, &mut faults);
         let token_files = ["token_file", "read_token_file"];
         Self {
             socket: reader.take("socket", socket).unwrap_or_else(|| Some(DEFAULT_SOCKET.into())),

@@ -79,3 +79,29 @@ impl Issue {
         Self { problem: problem.into(), remedy: remedy.into() }
     }
 }
+
+/// Suggests the nearest of the known names, or lists all of them if none is near.
+pub(super) fn suggest<'a>(
+    written: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+    all: &str,
+) -> String {
+    match nearest(written, known.clone()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("{all} {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The known name that was probably intended; `None` if none is near.
+pub fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = written.to_lowercase();
+    let near = known
+        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
+        .filter(|(distance, name)| {
+            let longer = name.chars().count().max(lower.chars().count());
+            let begun = lower.len() >= 4 && name.to_lowercase().starts_with(&lower);
+            *distance * 3 <= longer || begun
+        })
+        .min();
+    near.map(|(_, name)| name)
+}

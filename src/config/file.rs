@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::Issue;
 use super::keys::Section;
 use super::origin::{DiagnosticSink, ValueOrigin};
-use super::table::LayeredTable;
+use super::table::{LayeredTable, leaf};
 
 /// A value and its line.
 pub(super) type Leaf = (ValueKind, usize);
@@ -168,7 +168,7 @@ impl ConfigFile {
         let values = leaves.into_iter().map(|(key, (kind, line))| (key, (kind, self.origin(line))));
         let (values, origin) = (values.collect(), self.origin(line));
         let refused = report.faults.len() > before;
-        let table = LayeredTable { path, origin, values, refused };
+        let table = LayeredTable { path, origin, values, refused, ..LayeredTable::default() };
         self.windows.push(table);
     }
 
@@ -206,36 +206,6 @@ impl ConfigFile {
         }
         leaves
     }
-}
-
-/// Converts a plain value or a list of strings. TOML dates become strings.
-fn leaf(value: DeValue<'_>) -> Result<ValueKind, Issue> {
-    Ok(match value {
-        DeValue::String(text) => ValueKind::String(text.into_owned()),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map(ValueKind::I64)
-            .map_err(|_| Issue::new("the number is too large", "write a smaller one"))?,
-        DeValue::Float(number) => number
-            .as_str()
-            .parse()
-            .map(ValueKind::Float)
-            .map_err(|_| Issue::new("not a number", "write it like 0.2"))?,
-        DeValue::Boolean(flag) => ValueKind::Boolean(flag),
-        DeValue::Datetime(date) => ValueKind::String(date.to_string()),
-        DeValue::Array(values) if values.iter().all(|value| value.get_ref().is_str()) => {
-            let texts = values.into_iter().map(|value| leaf(value.into_inner()));
-            let texts = texts.map(|text| Ok(config::Value::new(None, text?)));
-            ValueKind::Array(texts.collect::<Result<_, Issue>>()?)
-        }
-        DeValue::Array(_) | DeValue::Table(_) => {
-            return Err(Issue::new("a list or a table, not a single value", "write one value"));
-        }
-    })
-}
-
-/// Parses a default of [`super::keys`].
-pub(super) fn default(text: &'static str) -> Option<ValueKind> {
-    DeValue::parse(text).ok().and_then(|value| leaf(value.into_inner()).ok())
 }
 
 /// Checks an account name. It becomes a table key and a part of environment variables' names.

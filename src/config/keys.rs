@@ -4,14 +4,8 @@
 //! to read a value. The reason for each default is in `config/calmirror.toml`; a test keeps the two
 //! in agreement. Keys that are not in these tables are rejected as unknown.
 
-use super::diagnostic::Issue;
-
-/// A key and its default, as TOML; `None` if an absent key has a meaning or is an error.
-#[derive(Debug)]
-pub(super) struct ConfigKey {
-    pub(super) name: &'static str,
-    pub(super) default: Option<&'static str>,
-}
+use super::diagnostic::{Issue, suggest};
+use super::table::ConfigKey;
 
 const fn set(name: &'static str, default: &'static str) -> ConfigKey {
     ConfigKey { name, default: Some(default) }
@@ -149,19 +143,24 @@ impl Section {
         }
     }
 
+    /// The section's own keys.
+    pub(super) fn own_keys(self) -> &'static [ConfigKey] {
+        match self {
+            Self::Store => STORE,
+            Self::Graph => GRAPH,
+            Self::Api => API,
+            Self::Feed => FEED,
+            Self::Log => LOG,
+            Self::Defaults => DEFAULTS,
+            Self::Account => ACCOUNT,
+            Self::Window => WINDOW,
+        }
+    }
+
     /// Every key that the section may have.
     pub(super) fn keys(self) -> impl Iterator<Item = &'static ConfigKey> + Clone {
-        let (own, inherited): (&[ConfigKey], &[ConfigKey]) = match self {
-            Self::Store => (STORE, &[]),
-            Self::Graph => (GRAPH, &[]),
-            Self::Api => (API, &[]),
-            Self::Feed => (FEED, &[]),
-            Self::Log => (LOG, &[]),
-            Self::Defaults => (DEFAULTS, &[]),
-            Self::Account => (ACCOUNT, &[]),
-            Self::Window => (WINDOW, DEFAULTS),
-        };
-        own.iter().chain(inherited)
+        let inherited: &[ConfigKey] = if self == Self::Window { DEFAULTS } else { &[] };
+        self.own_keys().iter().chain(inherited)
     }
 
     /// The key of that name.
@@ -193,30 +192,4 @@ impl Section {
         };
         Err(Issue::new("unknown key", remedy))
     }
-}
-
-/// Suggests the nearest of the known names, or lists all of them if none is near.
-pub(super) fn suggest<'a>(
-    written: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
-    all: &str,
-) -> String {
-    match nearest(written, known.clone()) {
-        Some(name) => format!("did you mean `{name}`?"),
-        None => format!("{all} {}", known.collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// The known name that was probably intended; `None` if none is near.
-pub fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = written.to_lowercase();
-    let near = known
-        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
-        .filter(|(distance, name)| {
-            let longer = name.chars().count().max(lower.chars().count());
-            let begun = lower.len() >= 4 && name.to_lowercase().starts_with(&lower);
-            *distance * 3 <= longer || begun
-        })
-        .min();
-    near.map(|(_, name)| name)
 }

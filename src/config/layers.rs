@@ -57,9 +57,11 @@ impl Layers {
         (Self::merge(files, variables, report), whole)
     }
 
-    /// Removes and returns a section's table; empty if the section is not configured.
+    /// Removes and returns a section's table; only defaults if the section is not configured.
     pub(super) fn take(&mut self, section: Section) -> LayeredTable {
-        self.sections.remove(section.name()).unwrap_or_default()
+        let table = self.sections.remove(section.name()).unwrap_or_default();
+        let path = section.name().to_owned();
+        LayeredTable { path, defaults: section.own_keys(), ..table }
     }
 
     fn merge(
@@ -150,7 +152,7 @@ fn table(
     let origin = header
         .or_else(|| values.values().next().map(|(_, origin)| origin.clone()))
         .unwrap_or(ValueOrigin::Default);
-    LayeredTable { path, origin, values, refused: false }
+    LayeredTable { path, origin, values, ..LayeredTable::default() }
 }
 
 /// A position in the files, in the form in which it passes through the merge.

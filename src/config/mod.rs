@@ -38,7 +38,7 @@ use jiff::Timestamp;
 
 pub use account::{AccountConfig, CredentialConfig};
 pub use client::ClientConfig;
-pub use diagnostic::{Diagnostic, Diagnostics, Issue};
+pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
 pub use diff::{ChangedWindow, ConfigDiff, ReloadEffect, diff};
 pub use edge::edge;
 pub use origin::{EffectiveValue, ValueOrigin};
@@ -48,7 +48,6 @@ pub use sources::Sources;
 
 use crate::mirror::window::{Window, WindowIdentity};
 use keys::Section;
-pub use keys::nearest;
 use layers::Layers;
 use origin::DiagnosticSink;
 use settings::WindowSettings;

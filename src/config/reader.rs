@@ -10,21 +10,16 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
-use super::diagnostic::Issue;
-use super::file::default;
-use super::keys::{Section, suggest};
+use super::diagnostic::{Issue, suggest};
 use super::origin::{DiagnosticSink, EffectiveValue, ValueOrigin};
-use super::table::LayeredTable;
+use super::table::{LayeredTable, default_value};
 
 /// Longer than any sensible setting, and short enough that adding it to a clock does not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 /// Reads one table.
 pub(super) struct TableReader<'a> {
-    section: Section,
     table: &'a LayeredTable,
-    /// Whether absent keys take their defaults. A window's keys take those of `[defaults]` instead.
-    defaults: bool,
     pub(super) report: &'a mut DiagnosticSink,
 }
 
@@ -36,23 +31,15 @@ pub(super) struct RawValue<'a> {
 }
 
 impl<'a> TableReader<'a> {
-    pub(super) fn new(
-        section: Section,
-        table: &'a LayeredTable,
-        report: &'a mut DiagnosticSink,
-    ) -> Self {
-        let defaults = section != Section::Window;
-        Self { section, table, defaults, report }
+    pub(super) fn new(table: &'a LayeredTable, report: &'a mut DiagnosticSink) -> Self {
+        Self { table, report }
     }
 
     /// The key's name in messages.
     pub(super) fn name(&self, key: &str) -> String {
-        let path = match self.table.path.as_str() {
-            "" => self.section.name(),
-            path => path,
-        };
+        let path = &self.table.path;
         match key {
-            "" => path.to_owned(),
+            "" => path.clone(),
             key => format!("{path}.{key}"),
         }
     }
@@ -96,11 +83,11 @@ impl<'a> TableReader<'a> {
         let shipped;
         let written = match self.table.values.get(key) {
             Some((kind, origin)) => RawValue { kind, origin },
-            None if self.defaults => {
-                shipped = self.section.key(key)?.default.and_then(default)?;
-                RawValue { kind: &shipped, origin: &ValueOrigin::Default }
+            None => {
+                let key = self.table.defaults.iter().find(|one| one.name == key)?;
+                shipped = default_value(key.default?)?;
+                RawValue::of_default(&shipped)
             }
-            None => return None,
         };
         match read(written) {
             Ok(value) => {
@@ -120,6 +107,11 @@ impl<'a> TableReader<'a> {
 }
 
 impl<'a> RawValue<'a> {
+    /// A default.
+    pub(super) fn of_default(kind: &'a ValueKind) -> Self {
+        Self { kind, origin: &ValueOrigin::Default }
+    }
+
     /// A string that is not empty.
     pub(super) fn text(self) -> Result<&'a str, Issue> {
         match self.kind {
@@ -165,18 +157,16 @@ impl<'a> RawValue<'a> {
         }
     }
 
-    pub(super) fn integer(self, range: RangeInclusive<i64>) -> Result<i64, Issue> {
+    pub(super) fn integer<T: TryFrom<i64>>(self, range: RangeInclusive<i64>) -> Result<T, Issue> {
         let number = match (self.kind, self.variable()) {
             (ValueKind::I64(number), _) => Some(*number),
             (_, Some(text)) => text.parse().ok(),
             _ => None,
         };
         let bounds = format!("write {} to {}, without quotes", range.start(), range.end());
-        match number {
-            Some(number) if range.contains(&number) => Ok(number),
-            Some(number) => Err(Issue::new(format!("{number} is out of bounds"), bounds)),
-            None => Err(Issue::new("not a whole number", bounds)),
-        }
+        let Some(number) = number else { return Err(Issue::new("not a whole number", bounds)) };
+        let fitting = T::try_from(number).ok().filter(|_| range.contains(&number));
+        fitting.ok_or_else(|| Issue::new(format!("{number} is out of bounds"), bounds))
     }
 
     /// A fraction from 0 to 1.

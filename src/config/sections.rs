@@ -8,8 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::account::credentials_directory;
 use super::cloud::{CLOUDS, VERSION, VERSIONS, address};
-use super::diagnostic::Issue;
-use super::keys::{Section, suggest};
+use super::diagnostic::{Issue, suggest};
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::secret;
@@ -102,12 +101,12 @@ const MIN_RETENTION: Duration = Duration::from_secs(3600);
 const MAX_SOCKET_PATH: usize = 107 - ".new".len();
 
 pub(super) fn store(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<StoreConfig> {
-    let mut reader = TableReader::new(Section::Store, table, report);
+    let mut reader = TableReader::new(table, report);
     Some(StoreConfig { path: reader.take("path", |written| written.path())? })
 }
 
 pub(super) fn graph(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<GraphConfig> {
-    let mut reader = TableReader::new(Section::Graph, table, report);
+    let mut reader = TableReader::new(table, report);
     let clouds = CLOUDS.map(|cloud| (cloud.name, cloud));
     let cloud = reader.take("cloud", |written| written.choice(&clouds));
     let base = reader.take("base_url", |written| address(written.text()?));
@@ -135,8 +134,8 @@ pub(super) fn graph(table: &LayeredTable, report: &mut DiagnosticSink) -> Option
         base_url,
         login_url: login.map_or_else(|| cloud.login.to_owned(), |(login, _)| login),
         scope: format!("{origin}/.default"),
-        max_concurrent: usize::try_from(all?).ok()?,
-        max_concurrent_per_mailbox: usize::try_from(each?).ok()?,
+        max_concurrent: all?,
+        max_concurrent_per_mailbox: each?,
         request_timeout: timeout?,
     })
 }
@@ -146,7 +145,7 @@ pub(super) fn api(
     sources: &Sources,
     report: &mut DiagnosticSink,
 ) -> Option<ApiConfig> {
-    let mut reader = TableReader::new(Section::Api, table, report);
+    let mut reader = TableReader::new(table, report);
     let private = |written: RawValue<'_>| {
         let path = written.path()?;
         secret::check(&path, credentials_directory(sources))?;
@@ -231,13 +230,13 @@ pub(super) fn socket(written: RawValue<'_>) -> Result<Option<PathBuf>, Issue> {
 }
 
 pub(super) fn feed(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<FeedConfig> {
-    let mut reader = TableReader::new(Section::Feed, table, report);
+    let mut reader = TableReader::new(table, report);
     let retention = reader.take("retention", |written| written.duration(MIN_RETENTION));
     Some(FeedConfig { retention: retention? })
 }
 
 pub(super) fn log(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<LogConfig> {
-    let mut reader = TableReader::new(Section::Log, table, report);
+    let mut reader = TableReader::new(table, report);
     let level = reader.take("level", |written| level(written.text()?));
     let format = reader.take("format", log_format);
     Some(LogConfig { level: level?, format: format? })

@@ -7,7 +7,6 @@ use jiff::tz::TimeZone;
 
 use super::diagnostic::Issue;
 use super::edge::edge;
-use super::keys::Section;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::table::LayeredTable;
@@ -41,11 +40,10 @@ pub(super) struct WindowSettings {
 impl WindowSettings {
     /// The settings of `[defaults]`; built-in defaults replace invalid ones.
     pub(super) fn defaults(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<Self> {
-        let nothing = LayeredTable::default();
+        let nothing = LayeredTable { defaults: table.defaults, ..LayeredTable::default() };
         let mut unsaid = DiagnosticSink::default();
-        let shipped =
-            Self::read(&mut TableReader::new(Section::Defaults, &nothing, &mut unsaid), None)?;
-        Self::read(&mut TableReader::new(Section::Defaults, table, report), Some(&shipped))
+        let shipped = Self::read(&mut TableReader::new(&nothing, &mut unsaid), None)?;
+        Self::read(&mut TableReader::new(table, report), Some(&shipped))
     }
 
     /// Reads the table's settings over `base`; `None` only without a base.
@@ -64,7 +62,6 @@ impl WindowSettings {
                 .or(base.map(|base| base.move_every))?,
             page_size: reader
                 .take("page_size", |written| written.integer(1..=1000))
-                .and_then(|size| u32::try_from(size).ok())
                 .or(base.map(|base| base.page_size))?,
             body: reader
                 .take("body", |written| {

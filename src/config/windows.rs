@@ -10,8 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::account::{AccountConfig, CredentialConfig, is_guid};
-use super::diagnostic::Issue;
-use super::keys::{Section, suggest};
+use super::diagnostic::{Issue, suggest};
 use super::layers;
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::reader::TableReader;
@@ -79,7 +78,7 @@ impl<'a> WindowCollector<'a> {
 
     /// Reads one `[[window]]`.
     pub(super) fn read(&mut self, table: &LayeredTable, report: &mut DiagnosticSink) {
-        let mut reader = TableReader::new(Section::Window, table, report);
+        let mut reader = TableReader::new(table, report);
         let many = reader.has("mailboxes_file");
         let name = reader.take("name", |written| written.text().map(str::to_owned));
         let mailbox = reader.take("mailbox", |written| Ok(written.text()?.to_owned()));
