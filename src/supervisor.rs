@@ -514,8 +514,8 @@ fn registrations(specs: &[WindowSpec], now: Timestamp) -> Vec<WindowRegistration
         name: spec.window.name.clone(),
         identity: spec.identity.clone(),
         shape: spec.window.shape(),
-        start: spec.window.start,
-        end: spec.window.end,
+        start: spec.window.settings.start,
+        end: spec.window.settings.end,
         edges: schedule::edges(&spec.window, now),
     };
     specs.iter().map(registration).collect()

@@ -103,7 +103,7 @@ impl Worker {
     // By reference, because a future that owns the worker would store it twice.
     pub async fn run(&mut self, first: FirstRun) -> Result<WorkerExit, StoreError> {
         // In seconds, to keep the future of a sleeping worker small.
-        let mut interval = self.handle.window().interval.as_secs_f32();
+        let mut interval = self.handle.window().settings.interval.as_secs_f32();
         let mut due = self.first_due(first);
         loop {
             self.publish_due(due);
@@ -119,7 +119,7 @@ impl Worker {
             }
             if woken && self.handle.lock().request.is_none() {
                 // No round is requested: the settings changed, or the request was already served.
-                let new = self.handle.window().interval;
+                let new = self.handle.window().settings.interval;
                 due = self.retimed(due, interval, new);
                 interval = new.as_secs_f32();
                 continue;
@@ -166,7 +166,7 @@ impl Worker {
         let spread = match first {
             FirstRun::Now => Duration::ZERO,
             FirstRun::Spread => {
-                schedule::spread(self.handle.window().interval, self.services.env.random())
+                schedule::spread(self.handle.window().settings.interval, self.services.env.random())
             }
         };
         // Graph may have asked an earlier process to pause for this mailbox.
@@ -231,7 +231,7 @@ impl Worker {
             }
         };
         self.handle.notify_finished();
-        Ok(Ok((due.max(Instant::now()), window.interval.as_secs_f32())))
+        Ok(Ok((due.max(Instant::now()), window.settings.interval.as_secs_f32())))
     }
 
     /// Resolves once the round has made no progress for longer than any of its steps may take.
@@ -285,8 +285,8 @@ impl Worker {
         state.held = (outcome == RoundOutcome::Held)
             .then(|| Box::new(MonotonicTime::at(Instant::now() + wait, now)));
         let pacing = Pacing {
-            interval: window.interval,
-            jitter: window.jitter,
+            interval: window.settings.interval,
+            jitter: window.settings.jitter,
             took,
             left: None,
             held_move: state.held_move.as_deref().map(|until| until.remaining()),
@@ -328,7 +328,7 @@ impl Worker {
     fn wait_until(&self, window: &Window, at: Option<Timestamp>) -> Duration {
         let now = self.services.env.now();
         let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
-        wait.min(window.confirm_after)
+        wait.min(window.settings.confirm_after)
     }
 
     /// Publishes a failed attempt; returns when the next one is due.
@@ -352,8 +352,8 @@ impl Worker {
         state.running = false;
         state.rounds = number;
         let pacing = Pacing {
-            interval: window.interval,
-            jitter: window.jitter,
+            interval: window.settings.interval,
+            jitter: window.settings.jitter,
             took: begun.elapsed(),
             left: state.next_due.map(MonotonicTime::remaining),
             held_move: None,

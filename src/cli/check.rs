@@ -115,7 +115,7 @@ fn windows(config: &Config, now: Timestamp) -> String {
 }
 
 fn row(window: &Window, now: Timestamp) -> [String; 7] {
-    let (start, end) = (window.start.resolve(now), window.end.resolve(now));
+    let (start, end) = (window.settings.start.resolve(now), window.settings.end.resolve(now));
     let segments = crate::mirror::window::Edges { start, end }.segments().len();
     let day = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
     [
@@ -124,7 +124,7 @@ fn row(window: &Window, now: Timestamp) -> [String; 7] {
         window.calendar.to_string(),
         day(start),
         day(end),
-        humantime::format_duration(window.interval).to_string(),
+        humantime::format_duration(window.settings.interval).to_string(),
         segments.to_string(),
     ]
 }
@@ -150,9 +150,9 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
                 "account": &*window.account,
                 "mailbox": &*window.mailbox,
                 "calendar": window.calendar.to_string(),
-                "start": window.start.resolve(now),
-                "end": window.end.resolve(now),
-                "interval_s": window.interval.as_secs_f64(),
+                "start": window.settings.start.resolve(now),
+                "end": window.settings.end.resolve(now),
+                "interval_s": window.settings.interval.as_secs_f64(),
             })
         })
         .collect();

@@ -2,11 +2,13 @@
 //!
 //! Windows are matched by name. Secrets are not compared: they are read again at each use.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Config;
 use super::origin::EffectiveValue;
+use super::settings::{ReloadEffect, changed_keys};
 use crate::mirror::window::Window;
 
 /// The differences between two configurations.
@@ -39,17 +41,6 @@ pub struct ChangedWindow {
     pub effect: ReloadEffect,
     /// The keys that differ; `tenant` if the window's account moved to another tenant.
     pub keys: Vec<&'static str>,
-}
-
-/// What a changed window requires; a later variant is stronger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReloadEffect {
-    /// Only the schedule or the request options of the next rounds change.
-    Retimed,
-    /// The window is enumerated again.
-    Resynced,
-    /// The name refers to another stream of ids: the old events are removed first.
-    Replaced,
 }
 
 /// Compares two configurations. Windows are ordered by name.
@@ -101,28 +92,20 @@ impl ConfigDiff {
 
 /// The keys in which two windows of one name differ, and their strongest effect.
 fn compare(old: &Window, new: &Window, moved: bool) -> (ReloadEffect, Vec<&'static str>) {
-    use ReloadEffect::{Replaced, Resynced, Retimed};
-    let keys = [
-        ("account", Replaced, old.account != new.account),
-        ("tenant", Replaced, moved && old.account == new.account),
-        ("mailbox", Replaced, old.mailbox != new.mailbox),
-        ("calendar", Replaced, old.calendar != new.calendar),
-        ("immutable_ids", Replaced, old.immutable_ids != new.immutable_ids),
-        ("start", Resynced, old.start != new.start),
-        ("end", Resynced, old.end != new.end),
-        ("body", Resynced, old.body != new.body),
-        ("time_zone", Resynced, old.time_zone != new.time_zone),
-        ("complete", Resynced, old.complete != new.complete),
-        ("interval", Retimed, old.interval != new.interval),
-        ("jitter", Retimed, old.jitter != new.jitter),
-        ("move_every", Retimed, old.move_every != new.move_every),
-        ("page_size", Retimed, old.page_size != new.page_size),
-        ("audit", Retimed, old.audit != new.audit),
-        ("confirm_after", Retimed, old.confirm_after != new.confirm_after),
-    ];
-    let differing = keys.iter().filter(|(.., differs)| *differs);
-    let effect = differing.clone().map(|(_, effect, _)| *effect).max().unwrap_or(Retimed);
-    (effect, differing.map(|(key, ..)| *key).collect())
+    // Without `..`: a new field has to be compared.
+    let Window { name: _, account, mailbox, calendar, settings } = old;
+    let stream = differing(&[
+        ("account", *account != new.account),
+        ("tenant", moved && *account == new.account),
+        ("mailbox", *mailbox != new.mailbox),
+        ("calendar", *calendar != new.calendar),
+    ]);
+    let mut changed: Vec<(&str, ReloadEffect)> =
+        stream.into_iter().map(|key| (key, ReloadEffect::Replaced)).collect();
+    changed.extend(changed_keys(settings, &new.settings));
+    changed.sort_by_key(|(_, effect)| Reverse(*effect));
+    let effect = changed.first().map_or(ReloadEffect::Retimed, |(_, effect)| *effect);
+    (effect, changed.into_iter().map(|(key, _)| key).collect())
 }
 
 fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {

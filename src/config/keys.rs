@@ -2,9 +2,11 @@
 //!
 //! A default is written as TOML and read exactly like a configured value, so that there is one way
 //! to read a value. The reason for each default is in `config/calmirror.toml`; a test keeps the two
-//! in agreement. Keys that are not in these tables are rejected as unknown.
+//! in agreement. Keys that are not in these tables are rejected as unknown. The keys of `[defaults]`
+//! are in the table of [`settings`].
 
 use super::diagnostic::{Issue, suggest};
+use super::settings;
 use super::table::ConfigKey;
 
 const fn set(name: &'static str, default: &'static str) -> ConfigKey {
@@ -64,21 +66,6 @@ const API: &[ConfigKey] = &[
 const FEED: &[ConfigKey] = &[set("retention", r#""30d""#)];
 
 const LOG: &[ConfigKey] = &[set("level", r#""info""#), set("format", r#""auto""#)];
-
-const DEFAULTS: &[ConfigKey] = &[
-    set("interval", r#""5m""#),
-    set("jitter", "0.2"),
-    set("start", r#""-30d""#),
-    set("end", r#""+365d""#),
-    set("move_every", r#""7d""#),
-    set("page_size", "200"),
-    set("body", r#""html""#),
-    set("time_zone", r#""UTC""#),
-    set("immutable_ids", "false"),
-    set("complete", r#""master""#),
-    set("audit", r#""7d""#),
-    set("confirm_after", r#""10m""#),
-];
 
 const ACCOUNT: &[ConfigKey] = &[
     unset("tenant"),
@@ -151,7 +138,7 @@ impl Section {
             Self::Api => API,
             Self::Feed => FEED,
             Self::Log => LOG,
-            Self::Defaults => DEFAULTS,
+            Self::Defaults => settings::KEYS,
             Self::Account => ACCOUNT,
             Self::Window => WINDOW,
         }
@@ -159,7 +146,7 @@ impl Section {
 
     /// Every key that the section may have.
     pub(super) fn keys(self) -> impl Iterator<Item = &'static ConfigKey> + Clone {
-        let inherited: &[ConfigKey] = if self == Self::Window { DEFAULTS } else { &[] };
+        let inherited: &[ConfigKey] = if self == Self::Window { settings::KEYS } else { &[] };
         self.own_keys().iter().chain(inherited)
     }
 

@@ -39,18 +39,19 @@ use jiff::Timestamp;
 pub use account::{AccountConfig, CredentialConfig};
 pub use client::ClientConfig;
 pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
-pub use diff::{ChangedWindow, ConfigDiff, ReloadEffect, diff};
+pub use diff::{ChangedWindow, ConfigDiff, diff};
 pub use edge::edge;
 pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
 pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, StoreConfig, level};
+pub use settings::{ReloadEffect, default_settings};
 pub use sources::Sources;
 
 use crate::mirror::window::{Window, WindowIdentity};
 use keys::Section;
 use layers::Layers;
 use origin::DiagnosticSink;
-use settings::WindowSettings;
+use settings::LayeredSettings;
 use table::LayeredTable;
 use windows::WindowCollector;
 
@@ -114,7 +115,7 @@ impl Config {
             tenant: self.tenant(window).unwrap_or_else(|| Arc::from("")),
             mailbox: window.mailbox.clone(),
             calendar: window.calendar.clone(),
-            immutable_ids: window.immutable_ids,
+            immutable_ids: window.settings.immutable_ids,
         }
     }
 
@@ -138,8 +139,8 @@ impl Config {
                 None => faulty.push(name.clone()),
             }
         }
-        let settings = WindowSettings::defaults(&layers.take(Section::Defaults), report)?;
-        let mut windows = WindowCollector::new(settings, &accounts, faulty, now);
+        let defaults = LayeredSettings::defaults(&layers.take(Section::Defaults), report)?;
+        let mut windows = WindowCollector::new(defaults, &accounts, faulty, now);
         for table in &layers.windows {
             windows.read(table, report);
         }

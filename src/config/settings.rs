@@ -1,5 +1,9 @@
-//! The settings that `[defaults]` sets for every window and that each window may override.
+//! The key table of `[defaults]`: settings of every window, which each window may override.
+//!
+//! The row of a key in `window_settings!` is its only definition in this room. A field of
+//! [`WindowSettings`] without a row, or a row without a field, does not compile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +13,19 @@ use super::diagnostic::Issue;
 use super::edge::edge;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
-use super::table::LayeredTable;
-use crate::mirror::window::{BodyFormat, Completion, Edge};
+use super::table::{ConfigKey, LayeredTable, default_value};
+use crate::mirror::window::{BodyFormat, Completion, Edge, WindowSettings};
+
+/// What a changed window requires; a later variant is stronger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReloadEffect {
+    /// Only the schedule or the request options of the next rounds change.
+    Retimed,
+    /// The window is enumerated again.
+    Resynced,
+    /// The name refers to another stream of ids: the old events are removed first.
+    Replaced,
+}
 
 /// The shortest interval; below a second the daemon would loop.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,84 +33,100 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// A move is a whole enumeration and an audit is an extra read, so neither may run every minute.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A window's settings other than the identity of its calendar.
+/// The settings of a window, and which of them were rejected.
 #[derive(Clone, Debug)]
-pub(super) struct WindowSettings {
-    pub(super) interval: Duration,
-    pub(super) jitter: f64,
-    /// `None` if the configured edge is invalid; the window's length is then not checked.
-    pub(super) start: Option<Edge>,
-    /// As for `start`.
-    pub(super) end: Option<Edge>,
-    pub(super) move_every: Duration,
-    pub(super) page_size: u32,
-    pub(super) body: BodyFormat,
-    pub(super) time_zone: Arc<str>,
-    pub(super) immutable_ids: bool,
-    pub(super) complete: Completion,
-    pub(super) audit: Option<Duration>,
-    pub(super) confirm_after: Duration,
+pub(super) struct LayeredSettings {
+    pub(super) values: WindowSettings,
+    /// The keys with an invalid value, for which `values` has that of the layer below.
+    invalid: BTreeSet<&'static str>,
 }
 
-impl WindowSettings {
-    /// The settings of `[defaults]`; built-in defaults replace invalid ones.
+impl LayeredSettings {
+    /// The settings of `[defaults]`.
     pub(super) fn defaults(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<Self> {
-        let nothing = LayeredTable { defaults: table.defaults, ..LayeredTable::default() };
-        let mut unsaid = DiagnosticSink::default();
-        let shipped = Self::read(&mut TableReader::new(&nothing, &mut unsaid), None)?;
-        Self::read(&mut TableReader::new(table, report), Some(&shipped))
+        let shipped = Self { values: default_settings()?, invalid: BTreeSet::new() };
+        Some(shipped.overridden(&mut TableReader::new(table, report)))
     }
 
-    /// Reads the table's settings over `base`; `None` only without a base.
-    pub(super) fn read(reader: &mut TableReader<'_>, base: Option<&Self>) -> Option<Self> {
-        Some(Self {
-            interval: reader
-                .take("interval", |written| written.duration(MIN_INTERVAL))
-                .or(base.map(|base| base.interval))?,
-            jitter: reader
-                .take("jitter", |written| written.share())
-                .or(base.map(|base| base.jitter))?,
-            start: edge_of(reader, "start", base.and_then(|base| base.start)),
-            end: edge_of(reader, "end", base.and_then(|base| base.end)),
-            move_every: reader
-                .take("move_every", |written| written.duration(HOUR))
-                .or(base.map(|base| base.move_every))?,
-            page_size: reader
-                .take("page_size", |written| written.integer(1..=1000))
-                .or(base.map(|base| base.page_size))?,
-            body: reader
-                .take("body", |written| {
-                    written.choice(&[
-                        ("html", BodyFormat::Html),
-                        ("text", BodyFormat::Text),
-                        ("none", BodyFormat::None),
-                    ])
-                })
-                .or(base.map(|base| base.body))?,
-            time_zone: reader
-                .take("time_zone", time_zone)
-                .or_else(|| base.map(|base| base.time_zone.clone()))?,
-            immutable_ids: reader
-                .take("immutable_ids", |written| written.flag())
-                .or(base.map(|base| base.immutable_ids))?,
-            complete: reader
-                .take("complete", |written| {
-                    written.choice(&[("master", Completion::Master), ("exact", Completion::Exact)])
-                })
-                .or(base.map(|base| base.complete))?,
-            audit: reader
-                .take("audit", |written| written.duration_or_off(HOUR))
-                .or(base.map(|base| base.audit))?,
-            confirm_after: reader
-                .take("confirm_after", |written| written.duration(MIN_INTERVAL))
-                .or(base.map(|base| base.confirm_after))?,
-        })
+    /// The edges; `None` if one is invalid, because the length of the window is then unknown.
+    pub(super) fn edges(&self) -> Option<(Edge, Edge)> {
+        let valid = !self.invalid.contains("start") && !self.invalid.contains("end");
+        valid.then_some((self.values.start, self.values.end))
     }
 }
 
-fn edge_of(reader: &mut TableReader<'_>, key: &'static str, base: Option<Edge>) -> Option<Edge> {
-    let written = reader.take(key, |written| edge(written.text()?));
-    if reader.has(key) { written } else { written.or(base) }
+/// Generates what handles every key from the rows of the key table: the list of keys, the defaults,
+/// the reader and the comparison.
+macro_rules! window_settings {
+    ($($key:ident: $default:literal, $read:expr, $effect:ident;)*) => {
+        /// Every key of `[defaults]`, with its default.
+        pub(super) const KEYS: &[ConfigKey] =
+            &[$(ConfigKey { name: stringify!($key), default: Some($default) }),*];
+
+        /// The settings of a window for which the configuration sets none; `None` if a default of
+        /// the table is invalid, which the tests exclude.
+        pub fn default_settings() -> Option<WindowSettings> {
+            Some(WindowSettings { $($key: shipped($default, $read)?),* })
+        }
+
+        impl LayeredSettings {
+            /// These settings, overridden by those of a table.
+            pub(super) fn overridden(&self, reader: &mut TableReader<'_>) -> Self {
+                let mut over = self.clone();
+                $(match reader.take(stringify!($key), $read) {
+                    Some(value) => {
+                        over.values.$key = value;
+                        over.invalid.remove(stringify!($key));
+                    }
+                    None if reader.has(stringify!($key)) => {
+                        over.invalid.insert(stringify!($key));
+                    }
+                    None => {}
+                })*
+                over
+            }
+        }
+
+        /// The keys in which two windows differ, each with the effect of its change.
+        pub(super) fn changed_keys(
+            old: &WindowSettings,
+            new: &WindowSettings,
+        ) -> Vec<(&'static str, ReloadEffect)> {
+            let mut changed = Vec::new();
+            $(if old.$key != new.$key {
+                changed.push((stringify!($key), ReloadEffect::$effect));
+            })*
+            changed
+        }
+    };
+}
+
+// The columns: the key, its default as TOML, how a value is read and checked, and the effect of a
+// reload that changes it.
+window_settings! {
+    interval:      r#""5m""#,     |value| value.duration(MIN_INTERVAL),  Retimed;
+    jitter:        "0.2",         |value| value.share(),                 Retimed;
+    start:         r#""-30d""#,   |value| edge(value.text()?),           Resynced;
+    end:           r#""+365d""#,  |value| edge(value.text()?),           Resynced;
+    move_every:    r#""7d""#,     |value| value.duration(HOUR),          Retimed;
+    page_size:     "200",         |value| value.integer(1..=1000),       Retimed;
+    body:          r#""html""#,   |value| value.choice(&BODY_FORMATS),   Resynced;
+    time_zone:     r#""UTC""#,    time_zone,                             Resynced;
+    immutable_ids: "false",       |value| value.flag(),                  Replaced;
+    complete:      r#""master""#, |value| value.choice(&COMPLETIONS),    Resynced;
+    audit:         r#""7d""#,     |value| value.duration_or_off(HOUR),   Retimed;
+    confirm_after: r#""10m""#,    |value| value.duration(MIN_INTERVAL),  Retimed;
+}
+
+const BODY_FORMATS: [(&str, BodyFormat); 3] =
+    [("html", BodyFormat::Html), ("text", BodyFormat::Text), ("none", BodyFormat::None)];
+
+const COMPLETIONS: [(&str, Completion); 2] =
+    [("master", Completion::Master), ("exact", Completion::Exact)];
+
+/// Reads a default of the table.
+fn shipped<T>(default: &str, read: impl FnOnce(RawValue<'_>) -> Result<T, Issue>) -> Option<T> {
+    read(RawValue::of_default(&default_value(default)?)).ok()
 }
 
 /// A time zone that Outlook knows, by its Windows name or an IANA name.

@@ -14,10 +14,10 @@ use super::diagnostic::{Issue, suggest};
 use super::layers;
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::reader::TableReader;
-use super::settings::WindowSettings;
+use super::settings::LayeredSettings;
 use super::table::LayeredTable;
 use crate::mirror::schedule;
-use crate::mirror::window::{CalendarRef, Edge, Edges, MAX_SEGMENT_DAYS, Window};
+use crate::mirror::window::{CalendarRef, Edges, MAX_SEGMENT_DAYS, Window, WindowSettings};
 
 /// The maximum length of a name, in characters.
 const MAX_NAME_CHARS: usize = 200;
@@ -34,7 +34,7 @@ const MAX_REPORTED_LINES: usize = 100;
 
 /// Collects windows and detects duplicates.
 pub(super) struct WindowCollector<'a> {
-    settings: WindowSettings,
+    defaults: LayeredSettings,
     accounts: &'a BTreeMap<Arc<str>, AccountConfig>,
     /// Accounts with errors: a window that names one causes no further error.
     faulty: Vec<String>,
@@ -53,20 +53,18 @@ struct WindowEntry {
     account: Arc<str>,
     calendar: CalendarRef,
     settings: WindowSettings,
-    start: Edge,
-    end: Edge,
     edges: Edges,
 }
 
 impl<'a> WindowCollector<'a> {
     pub(super) fn new(
-        settings: WindowSettings,
+        defaults: LayeredSettings,
         accounts: &'a BTreeMap<Arc<str>, AccountConfig>,
         faulty: Vec<String>,
         now: Timestamp,
     ) -> Self {
         Self {
-            settings,
+            defaults,
             accounts,
             faulty,
             now,
@@ -122,7 +120,7 @@ impl<'a> WindowCollector<'a> {
     }
 
     fn entry(&self, reader: &mut TableReader<'_>) -> Option<WindowEntry> {
-        let settings = WindowSettings::read(reader, Some(&self.settings))?;
+        let settings = self.defaults.overridden(reader);
         let calendar = reader.take("calendar", |written| {
             let text = written.text()?;
             Ok(if text == "default" { CalendarRef::Default } else { CalendarRef::Id(text.into()) })
@@ -134,8 +132,8 @@ impl<'a> WindowCollector<'a> {
             None if reader.has("calendar") => return None,
             None => CalendarRef::Default,
         };
-        let (start, end) = (settings.start?, settings.end?);
-        Some(WindowEntry { account: account?, calendar, settings, start, end, edges: edges? })
+        let settings = settings.values;
+        Some(WindowEntry { account: account?, calendar, settings, edges: edges? })
     }
 
     fn account(&self, reader: &mut TableReader<'_>) -> Option<Arc<str>> {
@@ -167,8 +165,9 @@ impl<'a> WindowCollector<'a> {
     }
 
     /// The edges that a request would use now; `None` after an error.
-    fn edges(&self, reader: &mut TableReader<'_>, settings: &WindowSettings) -> Option<Edges> {
-        let (start, end) = (settings.start?, settings.end?);
+    fn edges(&self, reader: &mut TableReader<'_>, settings: &LayeredSettings) -> Option<Edges> {
+        let (start, end) = settings.edges()?;
+        let move_every = settings.values.move_every;
         let stated = Edges { start: start.resolve(self.now), end: end.resolve(self.now) };
         let key = if reader.has("end") || !reader.has("start") { "end" } else { "start" };
         let closing = start.is_relative() && !end.is_relative();
@@ -179,7 +178,7 @@ impl<'a> WindowCollector<'a> {
                 "move the end, or remove the window",
             );
             reader.warn(key, wrong);
-            return Some(schedule::requested_edges(start, end, settings.move_every, self.now));
+            return Some(schedule::requested_edges(start, end, move_every, self.now));
         }
         if stated.is_empty() {
             let moving = start.is_relative() || end.is_relative();
@@ -201,7 +200,7 @@ impl<'a> WindowCollector<'a> {
             let remedy = "make both relative or neither, or remove the window in time";
             reader.warn(key, Issue::new(problem, remedy));
         }
-        let edges = schedule::requested_edges(start, end, settings.move_every, self.now);
+        let edges = schedule::requested_edges(start, end, move_every, self.now);
         let (days, segments) = (days(&edges), edges.segments().len());
         if days >= MAX_SEGMENT_DAYS * MAX_SEGMENTS {
             let wrong = Issue::new(
@@ -359,24 +358,12 @@ impl<'a> WindowCollector<'a> {
         } else {
             self.streams.insert(stream, name.clone());
         }
-        let settings = &entry.settings;
         self.all.push(Arc::new(Window {
             name,
             account: entry.account.clone(),
             mailbox,
             calendar: entry.calendar.clone(),
-            start: entry.start,
-            end: entry.end,
-            interval: settings.interval,
-            jitter: settings.jitter,
-            move_every: settings.move_every,
-            page_size: settings.page_size,
-            body: settings.body,
-            time_zone: settings.time_zone.clone(),
-            immutable_ids: settings.immutable_ids,
-            complete: settings.complete,
-            audit: settings.audit,
-            confirm_after: settings.confirm_after,
+            settings: entry.settings.clone(),
         }));
     }
 
@@ -386,8 +373,9 @@ impl<'a> WindowCollector<'a> {
             .iter()
             .map(|window| {
                 let segments = schedule::edges(window, self.now).segments();
-                let every =
-                    |index| schedule::segment_interval(window.interval, &segments, index, self.now);
+                let every = |index| {
+                    schedule::segment_interval(window.settings.interval, &segments, index, self.now)
+                };
                 (0..segments.len()).map(|index| 1.0 / every(index).as_secs_f64()).sum::<f64>()
             })
             .sum()

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::clock::{self, TOLERANCE};
 use super::page::EventId;
 use super::status::AuditRecord;
-use super::window::{Edge, Edges, Window};
+use super::window::{Edge, Edges, Window, WindowSettings};
 
 /// The longest wait between attempts of a window that keeps failing.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
@@ -55,7 +55,8 @@ pub fn backoff(first: Duration, longest: Duration, failures: u32, chance: f64) -
 /// further ahead, at least a day, so that the configured range is covered until the edges move
 /// again. Empty if the start has moved past a fixed end.
 pub fn edges(window: &Window, now: Timestamp) -> Edges {
-    requested_edges(window.start, window.end, window.move_every, now)
+    let WindowSettings { start, end, move_every, .. } = window.settings;
+    requested_edges(start, end, move_every, now)
 }
 
 /// [`edges`] from the settings that it depends on.
@@ -72,17 +73,18 @@ pub fn requested_edges(start: Edge, end: Edge, move_every: Duration, now: Timest
 /// fleet does not enumerate at midnight. Only the first wait can be up to a day shorter: edges that
 /// moved at their time of day move again at the same time.
 pub fn next_move(window: &Window, computed: Timestamp) -> Option<Timestamp> {
-    if !window.start.is_relative() && !window.end.is_relative() {
+    let WindowSettings { start, end, move_every, .. } = window.settings;
+    if !start.is_relative() && !end.is_relative() {
         return None;
     }
     let midnight = computed
         .to_zoned(TimeZone::UTC)
         .start_of_day()
         .map_or(computed, |midnight| midnight.timestamp());
-    let days = u32::try_from(window.move_every.as_secs() / DAY.as_secs()).unwrap_or(u32::MAX);
-    let hour = window.move_every.min(DAY).mul_f64(name_fraction(&window.name));
+    let days = u32::try_from(move_every.as_secs() / DAY.as_secs()).unwrap_or(u32::MAX);
+    let hour = move_every.min(DAY).mul_f64(name_fraction(&window.name));
     let due = |days: u32| midnight.checked_add(signed(DAY.saturating_mul(days) + hour)).ok();
-    let latest = computed.checked_add(signed(window.move_every)).unwrap_or(Timestamp::MAX);
+    let latest = computed.checked_add(signed(move_every)).unwrap_or(Timestamp::MAX);
     let due_then = due(days.max(1))?;
     if days > 1 && due_then > latest { due(days - 1) } else { Some(due_then) }
 }
@@ -99,10 +101,11 @@ pub fn due_move(
 ) -> Option<Edges> {
     let due = next_move(window, computed).is_some_and(|due| due <= now);
     // `move_every` may have grown after the edges were computed.
-    let uncovered = window.end.resolve(now) > edges.end;
+    let uncovered = window.settings.end.resolve(now) > edges.end;
     // A clock that is set back by seconds at midnight must not cause an enumeration.
     let latest = now.checked_add(TOLERANCE).unwrap_or(Timestamp::MAX);
-    let ahead = clock::is_in_future(computed, now) || window.start.resolve(latest) < edges.start;
+    let ahead =
+        clock::is_in_future(computed, now) || window.settings.start.resolve(latest) < edges.start;
     let moved = self::edges(window, now);
     ((due || uncovered || ahead) && moved != edges).then_some(moved)
 }
@@ -186,25 +189,20 @@ mod tests {
     }
 
     fn window(name: &str, move_every: Duration) -> Window {
-        use crate::mirror::window::{BodyFormat, CalendarRef, Completion};
+        use crate::config::default_settings;
+        use crate::mirror::window::CalendarRef;
         let days = |days| Edge::Relative { years: 0, months: 0, days };
         Window {
             name: name.into(),
             account: "a".into(),
             mailbox: "m".into(),
             calendar: CalendarRef::Default,
-            start: days(-30),
-            end: days(365),
-            interval: MINUTE,
-            jitter: 0.2,
-            move_every,
-            page_size: 200,
-            body: BodyFormat::Html,
-            time_zone: "UTC".into(),
-            immutable_ids: false,
-            complete: Completion::Master,
-            audit: None,
-            confirm_after: MINUTE,
+            settings: WindowSettings {
+                start: days(-30),
+                end: days(365),
+                move_every,
+                ..default_settings().unwrap()
+            },
         }
     }
 
@@ -223,7 +221,7 @@ mod tests {
                     let asked = edges(&window, computed);
                     // The range is covered until the last instant before the move.
                     let before = due.checked_sub(SignedDuration::from_secs(1)).unwrap();
-                    assert!(asked.end >= window.end.resolve(before), "{name}, {hours} h");
+                    assert!(asked.end >= window.settings.end.resolve(before), "{name}, {hours} h");
                     assert_ne!(edges(&window, due), asked, "{name}, {hours} h: it does move");
                     if n > 0 && hours >= 24 {
                         let days = due.duration_since(computed).as_secs_f64() / 86_400.0;
@@ -256,12 +254,14 @@ mod tests {
         let wrong = now.checked_sub(day * 365).unwrap();
         assert_eq!(due_move(&window, edges(&window, wrong), wrong, now), Some(right));
         // Only the end is relative.
-        let fixed = Window { start: Edge::At(now), ..window.clone() };
+        let mut fixed = window.clone();
+        fixed.settings.start = Edge::At(now);
         let wrong = now.checked_add(day * 3650).unwrap();
         let ahead = edges(&fixed, wrong);
         assert_eq!(due_move(&fixed, ahead, wrong, now), Some(edges(&fixed, now)));
         // An empty window starts at its fixed end and does not move.
-        let empty = Window { end: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()), ..window };
+        let mut empty = window;
+        empty.settings.end = Edge::At("2026-10-01T00:00:00Z".parse().unwrap());
         assert_eq!(due_move(&empty, edges(&empty, now), now, now), None);
     }
 

@@ -11,7 +11,7 @@ use jiff::{Span, Timestamp};
 /// The longest range that Graph answers for, in days, counted exactly (fact 31).
 pub const MAX_SEGMENT_DAYS: i64 = 1825;
 
-/// A window with every setting resolved. Windows of a fleet share equal strings.
+/// A window of the configuration. Windows of a fleet share equal strings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
     /// Unique in the configuration; the name that readers use.
@@ -22,6 +22,14 @@ pub struct Window {
     pub mailbox: Arc<str>,
     /// Which of the mailbox's calendars.
     pub calendar: CalendarRef,
+    /// How it is mirrored.
+    pub settings: WindowSettings,
+}
+
+/// How a window is mirrored: a field for each key of `[defaults]`, with its value resolved. The key
+/// table in `config/settings.rs` has a row for each of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowSettings {
     /// The configured start.
     pub start: Edge,
     /// The configured end (exclusive).
@@ -215,7 +223,7 @@ pub struct WindowIdentity {
 pub struct EventShape {
     /// See [`BodyFormat`].
     pub body: BodyFormat,
-    /// See [`Window::time_zone`].
+    /// See [`WindowSettings::time_zone`].
     pub time_zone: Arc<str>,
     /// See [`Completion`].
     pub complete: Completion,
@@ -224,7 +232,8 @@ pub struct EventShape {
 impl Window {
     /// The window's event shape.
     pub fn shape(&self) -> EventShape {
-        EventShape { body: self.body, time_zone: self.time_zone.clone(), complete: self.complete }
+        let WindowSettings { body, time_zone, complete, .. } = &self.settings;
+        EventShape { body: *body, time_zone: time_zone.clone(), complete: *complete }
     }
 }
 

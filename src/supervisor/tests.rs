@@ -11,10 +11,11 @@ use tempfile::TempDir;
 
 use super::fleet::HUNG_AFTER;
 use super::*;
+use crate::config::default_settings;
 use crate::env::Env;
 use crate::graph::transport::{BodyStream, TransportError};
 use crate::graph::{Account, Budgets, Credential, GraphClient, Transport};
-use crate::mirror::window::{CalendarRef, Completion, Edge};
+use crate::mirror::window::{CalendarRef, Edge, WindowSettings};
 use crate::store::{Store, StoreOptions};
 
 /// A Graph that never responds.
@@ -35,18 +36,14 @@ fn window(name: &str) -> Window {
         account: "contoso".into(),
         mailbox: name.into(),
         calendar: CalendarRef::Default,
-        start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
-        end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
-        interval: Duration::from_secs(60),
-        jitter: 0.2,
-        move_every: Duration::from_secs(7 * 86_400),
-        page_size: 20,
-        body: crate::mirror::window::BodyFormat::Html,
-        time_zone: "UTC".into(),
-        immutable_ids: false,
-        complete: Completion::Master,
-        audit: None,
-        confirm_after: Duration::from_secs(600),
+        settings: WindowSettings {
+            start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
+            end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
+            interval: Duration::from_secs(60),
+            page_size: 20,
+            audit: None,
+            ..default_settings().unwrap()
+        },
     }
 }
 
@@ -242,7 +239,8 @@ async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     env.advance_wall_clock(SignedDuration::from_hours(24 * 3650));
     client.metrics().clock.answered(Some(right), env.now());
     let start = Edge::Relative { years: 0, months: 0, days: -30 };
-    let wanted = Window { start, ..window("alice") };
+    let mut wanted = window("alice");
+    wanted.settings.start = start;
     let expected = schedule::edges(&wanted, right).start;
     let begun = vec![post("alice", wanted, &tokens)];
     let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };

@@ -128,10 +128,10 @@ impl<'a> Attempt<'a> {
             stop,
             steps,
             options: RequestOptions {
-                page_size: window.page_size,
-                body: window.body,
-                time_zone: window.time_zone.clone(),
-                immutable_ids: window.immutable_ids,
+                page_size: window.settings.page_size,
+                body: window.settings.body,
+                time_zone: window.settings.time_zone.clone(),
+                immutable_ids: window.settings.immutable_ids,
             },
             number,
             requested: false,
@@ -262,7 +262,7 @@ impl<'a> Attempt<'a> {
             return Ok(false);
         }
         let mut state = self.handle.lock();
-        let until = Instant::now() + self.window.confirm_after;
+        let until = Instant::now() + self.window.settings.confirm_after;
         let until = state.held_move.get_or_insert_with(|| Box::new(MonotonicTime::at(until, now)));
         Ok(!until.is_over())
     }
@@ -301,11 +301,11 @@ impl<'a> Attempt<'a> {
             window: self.id,
             segment,
             edges,
-            complete: self.window.complete,
-            confirm_after: SignedDuration::try_from(self.window.confirm_after)
+            complete: self.window.settings.complete,
+            confirm_after: SignedDuration::try_from(self.window.settings.confirm_after)
                 .unwrap_or(SignedDuration::MAX),
             has_other_segments: seams,
-            page_size: self.window.page_size,
+            page_size: self.window.settings.page_size,
         };
         let events = self.handle.lock().events;
         let mut round = Round::resume(context, position, pending, events);
@@ -374,11 +374,11 @@ impl<'a> Attempt<'a> {
         if before == now {
             return;
         }
-        let page_size = now.page_size(self.window.page_size);
+        let page_size = now.page_size(self.window.settings.page_size);
         if before.is_snapshot() != now.is_snapshot() {
             let mode = if now.is_snapshot() { "snapshot" } else { "delta" };
             tracing::info!(segment, mode, page_size, "segment changed its mode");
-        } else if before.page_size(self.window.page_size) != page_size {
+        } else if before.page_size(self.window.settings.page_size) != page_size {
             tracing::info!(segment, page_size, "segment changed its page size");
         }
     }

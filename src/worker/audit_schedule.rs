@@ -74,10 +74,11 @@ impl Worker {
         due.resize(segments.len(), begun);
         for (segment, due) in (0..).zip(due.iter_mut()) {
             let index = usize::from(segment);
-            let interval = schedule::segment_interval(window.interval, &segments, index, now);
-            if settled.contains(segment) && interval > window.interval {
+            let interval =
+                schedule::segment_interval(window.settings.interval, &segments, index, now);
+            if settled.contains(segment) && interval > window.settings.interval {
                 // The shortest delay that jitter allows, so that the segment is due at a round.
-                *due = begun + schedule::delay(interval, window.jitter, 0.0);
+                *due = begun + schedule::delay(interval, window.settings.jitter, 0.0);
             }
         }
     }
@@ -91,7 +92,8 @@ impl Worker {
         let window = self.handle.window();
         let state = self.handle.lock();
         let due = state.audits.is_due(&window, self.services.env.now());
-        let suspected = window.audit.is_some() && schedule.is_some_and(|a| !a.suspects.is_empty());
+        let suspected =
+            window.settings.audit.is_some() && schedule.is_some_and(|a| !a.suspects.is_empty());
         state.health.state == WindowState::Settled && !state.edges.is_empty() && (due || suspected)
     }
 

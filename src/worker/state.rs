@@ -136,13 +136,13 @@ impl PackedAudit {
 
     /// When the next audit is due, if audits are enabled.
     fn due(self, window: &Window) -> Option<Timestamp> {
-        Some(schedule::next_audit(&window.name, &self.record()?, window.audit?))
+        Some(schedule::next_audit(&window.name, &self.record()?, window.settings.audit?))
     }
 
     /// Whether an audit is due at `now`; `false` if audits are disabled.
     pub(super) fn is_due(self, window: &Window, now: Timestamp) -> bool {
         let due = |record, period| schedule::is_audit_due(&window.name, &record, period, now);
-        self.record().zip(window.audit).is_some_and(|(record, period)| due(record, period))
+        self.record().zip(window.settings.audit).is_some_and(|(record, period)| due(record, period))
     }
 
     fn status(self, window: &Window) -> AuditStatus {
@@ -360,7 +360,7 @@ impl WindowHandle {
             *worker_state;
         let stale_s = worker_state.stale_s();
         drop(worker_state);
-        let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.interval.as_secs_f64());
+        let fresh = stale_s.is_none_or(|s| s <= 3.0 * window.settings.interval.as_secs_f64());
         let healthy = !state.is_trouble() && fresh;
         WindowSummary { window, state, healthy, settled_once, events, stale_s }
     }
@@ -402,7 +402,7 @@ impl WindowHandle {
                         SegmentMode::Delta
                     },
                     interval_s: schedule::segment_interval(
-                        window.interval,
+                        window.settings.interval,
                         &segments,
                         index.into(),
                         now,
@@ -422,7 +422,7 @@ impl WindowHandle {
             last_error,
             settled_once: state.health.settled_once,
             unreadable: state.unreadable,
-            interval_s: window.interval.as_secs_f64(),
+            interval_s: window.settings.interval.as_secs_f64(),
         }
     }
 }

@@ -143,13 +143,14 @@ impl Life {
                 *mutation.mailbox == *window.mailbox && mutation.calendar == *calendar
             });
             if here && !self.lied_to() && never_flickers(window) {
-                let (start, end) = (window.start.resolve(noon()), window.end.resolve(noon()));
+                let (start, end) =
+                    (window.settings.start.resolve(noon()), window.settings.end.resolve(noon()));
                 let ids = self.simulator.listed(
                     &window.mailbox,
                     calendar.as_deref(),
                     start,
                     end,
-                    window.immutable_ids,
+                    window.settings.immutable_ids,
                 );
                 self.followers.listed(&window.name, ids);
             }
@@ -336,8 +337,8 @@ impl Life {
             let id = process.rig.fleet.id(&window.name).unwrap();
             let edges = Edges { start: status.start, end: status.end };
             let now = self.env.now();
-            assert!(edges.start <= window.start.resolve(now), "starts too late, {what}");
-            assert!(edges.end >= window.end.resolve(now), "ends too early, {what}");
+            assert!(edges.start <= window.settings.start.resolve(now), "starts too late, {what}");
+            assert!(edges.end >= window.settings.end.resolve(now), "ends too early, {what}");
             let mirrored = mirror(store, id).await;
             let real = truth_as_asked(simulator, window, calendar.as_deref(), edges).await;
             assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
@@ -398,5 +399,5 @@ impl Life {
 /// Whether an event that the calendar lists throughout must stay in the mirror throughout: moving
 /// edges drop events.
 fn never_flickers(window: &Window) -> bool {
-    !window.start.is_relative()
+    !window.settings.start.is_relative()
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::window::{BodyFormat, CalendarRef, Completion, Edge, Window};
+use calmirror::mirror::window::{
+    BodyFormat, CalendarRef, Completion, Edge, Window, WindowSettings,
+};
 use calmirror::simulator::{Behaviour, Population, Simulator, SimulatorSettings};
 use jiff::SignedDuration;
 
-use crate::rig::{BASE, noon, window};
+use crate::rig::{BASE, noon, window_settings, window_with};
 
 /// A tracked window and its calendar; `None` is the default calendar.
 pub(crate) struct Tracked {
@@ -62,7 +64,7 @@ pub(crate) fn organisation(
 
 fn any_window(person: &str, calendar: Option<&str>, rng: &mut fastrand::Rng) -> Window {
     let days = |days: i64| SignedDuration::from_hours(24 * days);
-    let ordinary = window(person);
+    let ordinary = window_settings();
     let (start, end) = match rng.u8(0..8) {
         // Edges that move with the days.
         0 | 1 => {
@@ -76,8 +78,7 @@ fn any_window(person: &str, calendar: Option<&str>, rng: &mut fastrand::Rng) -> 
         }
         _ => (ordinary.start, ordinary.end),
     };
-    Window {
-        calendar: calendar.map_or(CalendarRef::Default, |id| CalendarRef::Id(id.into())),
+    let settings = WindowSettings {
         start,
         end,
         move_every: Duration::from_secs(86_400 * rng.u64(1..8)),
@@ -91,5 +92,7 @@ fn any_window(person: &str, calendar: Option<&str>, rng: &mut fastrand::Rng) -> 
         confirm_after: Duration::from_secs(120),
         audit: rng.bool().then(|| Duration::from_secs(3600 * rng.u64(1..12))),
         ..ordinary
-    }
+    };
+    let calendar = calendar.map_or(CalendarRef::Default, |id| CalendarRef::Id(id.into()));
+    Window { calendar, ..window_with(person, settings) }
 }

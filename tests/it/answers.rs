@@ -10,7 +10,7 @@ use calmirror::graph::transport::{
     BodyStream, Transport, TransportError, TransportErrorKind as Broken,
 };
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
-use calmirror::mirror::window::{BodyFormat as Kept, Completion, Edges, Window};
+use calmirror::mirror::window::{BodyFormat as Kept, Completion, Edges, WindowSettings};
 use calmirror::simulator::{Behaviour, Fault, PlannedFault, SignInRefusal, Simulator};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::compare::{assert_same, folded, mirror, truth, truth_as_asked};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{Rig, noon, window};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 const LONG: Duration = Duration::from_secs(8 * 3600);
@@ -36,7 +36,10 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(seed, noon());
         let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
-        let tracked = Window { interval: Duration::from_secs(86_400), ..window(MAILBOX) };
+        let tracked = window_with(
+            MAILBOX,
+            WindowSettings { interval: Duration::from_secs(86_400), ..window_settings() },
+        );
         let transport = carry(simulator.clone());
         let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;
         rig.settle(MAILBOX, 5).await;
@@ -371,13 +374,16 @@ async fn a_stream_is_asked_in_one_form_and_none_keeps_no_body() {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(1560 + number, noon());
         let simulator = simulator(1560 + number, Behaviour::by_seed(number), &env);
-        let tracked = Window {
-            interval: Duration::from_secs(86_400),
-            body,
-            time_zone: ["UTC", "Tokyo Standard Time", "Europe/Berlin"][number as usize].into(),
-            immutable_ids: number == 1,
-            ..window(MAILBOX)
-        };
+        let tracked = window_with(
+            MAILBOX,
+            WindowSettings {
+                interval: Duration::from_secs(86_400),
+                body,
+                time_zone: ["UTC", "Tokyo Standard Time", "Europe/Berlin"][number as usize].into(),
+                immutable_ids: number == 1,
+                ..window_settings()
+            },
+        );
         let graph = Arc::new(Memory(simulator.clone()));
         let rig = Rig::start(directory.path(), graph, &env, vec![tracked.clone()]).await;
         let mut rewritten = Vec::new();

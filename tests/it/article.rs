@@ -12,7 +12,7 @@ use calmirror::graph::{Account, Budgets, Credential, GraphClient, Tokens};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::LastRound;
-use calmirror::mirror::window::{Edge, Window, WindowIdentity};
+use calmirror::mirror::window::{Edge, Window, WindowIdentity, WindowSettings};
 use calmirror::store::{EventQuery, Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
@@ -118,12 +118,17 @@ async fn start(
 fn december() -> Window {
     Window {
         name: "me".into(),
-        page_size: 2,
-        start: Edge::At("2016-12-01T00:00:00Z".parse().unwrap()),
-        end: Edge::At("2016-12-30T00:00:00Z".parse().unwrap()),
-        // The article has two rounds; no further round starts here.
-        interval: Duration::from_secs(86_400),
-        ..rig::window("me")
+        ..rig::window_with(
+            "me",
+            WindowSettings {
+                page_size: 2,
+                start: Edge::At("2016-12-01T00:00:00Z".parse().unwrap()),
+                end: Edge::At("2016-12-30T00:00:00Z".parse().unwrap()),
+                // The article has two rounds; no further round starts here.
+                interval: Duration::from_secs(86_400),
+                ..rig::window_settings()
+            },
+        )
     }
 }
 
@@ -238,12 +243,10 @@ async fn three_single_events_keep_their_zones_and_the_all_day_one_its_days() {
         QUESTION,
     )];
     let article = Arc::new(Article { asked: Mutex::default(), answers });
-    let window = Window {
-        start: Edge::At("2020-03-01T00:00:00Z".parse().unwrap()),
-        end: Edge::At("2020-04-01T00:00:00Z".parse().unwrap()),
-        time_zone: "W. Europe Standard Time".into(),
-        ..december()
-    };
+    let mut window = december();
+    window.settings.start = Edge::At("2020-03-01T00:00:00Z".parse().unwrap());
+    window.settings.end = Edge::At("2020-04-01T00:00:00Z".parse().unwrap());
+    window.settings.time_zone = "W. Europe Standard Time".into();
     let (store, supervisor, id) = start(directory.path(), &article, &env, window).await;
     assert_eq!(first_round(&supervisor.fleet()).await.created, 3);
     let expected = events_of(QUESTION)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
-use calmirror::mirror::window::{Completion, Edges, Window};
+use calmirror::mirror::window::{Completion, Edges, Window, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Mutation, Pattern, PlannedFault, PrivateEvents, Simulator,
 };
@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{Rig, noon, window};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -104,7 +104,10 @@ async fn lies(behaviour: Behaviour, complete: Completion, what: &str) {
     let shortened = edit(&simulator, series("shortened"));
     let ended = edit(&simulator, series("ended"));
     let excepted = edit(&simulator, series("with exceptions"));
-    let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, complete, ..window(MAILBOX) };
+    let tracked = window_with(
+        MAILBOX,
+        WindowSettings { audit: Some(24 * HOUR), interval: HOUR, complete, ..window_settings() },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, complete, what).await;
     let seq = rig.store.durable_seq();
@@ -208,7 +211,10 @@ async fn events_that_only_listings_have_are_repaired() {
     let env = Env::simulated(8, noon());
     let behaviour = Behaviour { private_events: PrivateEvents::ListedOnly, ..Behaviour::calm() };
     let simulator = simulator(8, behaviour, &env);
-    let tracked = Window { audit: Some(24 * HOUR), interval: HOUR, ..window(MAILBOX) };
+    let tracked = window_with(
+        MAILBOX,
+        WindowSettings { audit: Some(24 * HOUR), interval: HOUR, ..window_settings() },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
     let mut private = before
@@ -234,8 +240,14 @@ async fn what_the_next_round_explains_is_no_difference() {
         let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
         // Seconds pass between the round's last page and the listing's.
         simulator.set_latency(Duration::from_secs(2)..Duration::from_secs(3));
-        let tracked =
-            Window { audit: Some(HOUR), interval: Duration::from_secs(600), ..window(MAILBOX) };
+        let tracked = window_with(
+            MAILBOX,
+            WindowSettings {
+                audit: Some(HOUR),
+                interval: Duration::from_secs(600),
+                ..window_settings()
+            },
+        );
         let rig = start(directory.path(), &simulator, &env, tracked).await;
         let mut living = std::collections::VecDeque::new();
         let (mut audits, mut looks, mut last) = (0, 0, None);
@@ -274,7 +286,8 @@ async fn a_quiet_audit_costs_its_listing_and_remembers_when_it_was() {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(3, noon());
         let simulator = simulator(3, Behaviour::calm(), &env);
-        let tracked = Window { audit, interval: 6 * HOUR, ..window(MAILBOX) };
+        let tracked =
+            window_with(MAILBOX, WindowSettings { audit, interval: 6 * HOUR, ..window_settings() });
         let mut rig = start(directory.path(), &simulator, &env, tracked.clone()).await;
         rig.settle(MAILBOX, 4).await;
         let seq = rig.store.durable_seq();
@@ -326,7 +339,10 @@ async fn much_drift_is_a_resync_whose_removals_are_judged() {
         .map(|n| edit(&simulator, single(&format!("n{n}"), &format!("2026-11-{:02}", 1 + n % 28))))
         .collect();
     let interval = Duration::from_secs(1200);
-    let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
+    let tracked = window_with(
+        MAILBOX,
+        WindowSettings { audit: Some(24 * HOUR), interval, ..window_settings() },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
     let created: Vec<String> = (0..30)
@@ -373,7 +389,10 @@ async fn an_audit_that_fails_is_made_later() {
     let env = Env::simulated(6, noon());
     let simulator = simulator(6, Behaviour::calm(), &env);
     let interval = Duration::from_secs(1200);
-    let tracked = Window { audit: Some(24 * HOUR), interval, ..window(MAILBOX) };
+    let tracked = window_with(
+        MAILBOX,
+        WindowSettings { audit: Some(24 * HOUR), interval, ..window_settings() },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     let before = assert_true(&rig, &simulator, Completion::Master, "at first").await;
     let deleted = before.values().find(|e| e["type"] == "singleInstance").unwrap();

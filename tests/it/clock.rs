@@ -13,7 +13,7 @@ use calmirror::mirror::clock::ClockCheck;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::schedule;
 use calmirror::mirror::status::{WindowState, WindowStatus};
-use calmirror::mirror::window::{Completion, Edge, Edges, Window};
+use calmirror::mirror::window::{Completion, Edge, Edges, Window, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Mutation, PlannedFault, SignInRefusal, Simulator,
 };
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::compare::{assert_same, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{Rig, noon, window};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 /// Longer than any round takes, including its waits.
@@ -53,7 +53,10 @@ impl Scene {
         let env = Env::simulated(seed + 1, noon());
         let simulator = simulator(seed, Behaviour::by_seed(seed), &right);
         let days = |days| Edge::Relative { years: 0, months: 0, days };
-        let window = Window { start: days(-30), end: days(90), ..window(MAILBOX) };
+        let window = window_with(
+            MAILBOX,
+            WindowSettings { start: days(-30), end: days(90), ..window_settings() },
+        );
         let directory = tempfile::tempdir().unwrap();
         let graph = Arc::new(Memory(simulator.clone()));
         let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
@@ -194,7 +197,7 @@ async fn edges_of_a_window_that_was_made_under_a_wrong_clock_come_back() {
         }
         // Removals may have to be confirmed.
         scene.round().await;
-        tokio::time::sleep(scene.window.confirm_after + MINUTE * 2).await;
+        tokio::time::sleep(scene.window.settings.confirm_after + MINUTE * 2).await;
         scene.rig.settle(MAILBOX, 5).await;
         scene.assert_exact(&format!("made {days} days off")).await;
         scene.rig.stop().await;
@@ -295,7 +298,7 @@ async fn no_hold_lasts_longer_than_confirm_after_whatever_the_clock_shows() {
             if restarts[1] {
                 scene = scene.restarted().await;
             }
-            tokio::time::sleep(scene.window.confirm_after + MINUTE * 2).await;
+            tokio::time::sleep(scene.window.settings.confirm_after + MINUTE * 2).await;
             assert_eq!(scene.status().state, WindowState::Settled, "{when}");
             scene.assert_exact(&when).await;
             scene.rig.stop().await;
@@ -342,7 +345,7 @@ async fn delta_is_tried_again_within_a_day_although_the_clock_jumped() {
             if mode(&scene) == "snapshot" {
                 break;
             }
-            tokio::time::sleep(scene.window.confirm_after + MINUTE).await;
+            tokio::time::sleep(scene.window.settings.confirm_after + MINUTE).await;
         }
         assert_eq!(mode(&scene), "snapshot", "{days} days");
         scene.env.advance_wall_clock(DAY * -days);

@@ -129,7 +129,7 @@ pub(crate) async fn truth_as_asked(
     }
     let mut masters = BTreeMap::new();
     for event in events.values_mut() {
-        if event["type"] == "occurrence" && window.complete == Completion::Master {
+        if event["type"] == "occurrence" && window.settings.complete == Completion::Master {
             let series = event["seriesMasterId"].as_str().unwrap().to_owned();
             if !masters.contains_key(&series) {
                 let path = format!("events/{series}");
@@ -141,7 +141,7 @@ pub(crate) async fn truth_as_asked(
                 None => mark_listed_only(event),
             }
         }
-        if window.body == BodyFormat::None {
+        if window.settings.body == BodyFormat::None {
             let own = event.as_object_mut().unwrap();
             own.remove("body");
             own.remove("bodyPreview");
@@ -207,10 +207,12 @@ async fn try_ask(
 ) -> Option<Value> {
     let mailbox = &window.mailbox;
     let calendar = calendar.map(|id| format!("/calendars/{id}")).unwrap_or_default();
-    let body = if window.body == BodyFormat::Html { "html" } else { "text" };
-    let mut prefer =
-        format!("outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"", window.time_zone);
-    if window.immutable_ids {
+    let body = if window.settings.body == BodyFormat::Html { "html" } else { "text" };
+    let mut prefer = format!(
+        "outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"",
+        window.settings.time_zone
+    );
+    if window.settings.immutable_ids {
         prefer.push_str(", IdType=\"ImmutableId\"");
     }
     let request = http::Request::get(format!("{BASE}/users/{mailbox}{calendar}/{path}"))

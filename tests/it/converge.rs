@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calmirror::env::Env;
-use calmirror::mirror::window::{Completion, Edges, Window};
+use calmirror::mirror::window::{Completion, Edges, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Faults, InstanceListing, Population, PrivateEvents, Simulator, SimulatorSettings,
 };
 
 use crate::compare::{assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window};
+use crate::rig::{BASE, Rig, noon, window, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 
@@ -50,7 +50,7 @@ async fn live(name: &str, case: Case) {
     let env = Env::simulated(case.seed, noon());
     let simulator = simulator(case.seed, case.behaviour, &env);
     let mut tracked = window(MAILBOX);
-    tracked.complete = case.complete;
+    tracked.settings.complete = case.complete;
     let rig =
         Rig::start(directory.path(), Arc::new(Memory(simulator.clone())), &env, vec![tracked])
             .await;
@@ -200,7 +200,7 @@ async fn a_first_enumeration_removes_nothing() {
             spread_days: 9,
         };
         simulator.populate(MAILBOX, None, plan);
-        let tracked = Window { complete, ..window(MAILBOX) };
+        let tracked = window_with(MAILBOX, WindowSettings { complete, ..window_settings() });
         let transport = Arc::new(Memory(simulator.clone()));
         let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;
         let status = rig.settle(MAILBOX, 4).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
-use calmirror::mirror::window::{CalendarRef, Completion, Edge, Edges, Window};
+use calmirror::mirror::window::{CalendarRef, Completion, Edge, Edges, Window, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Edit, MasterOnPage, Mutation, Pattern, Simulator, SimulatorSettings,
 };
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window};
+use crate::rig::{BASE, Rig, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 /// The edges of the windows below: eight weeks.
@@ -341,11 +341,16 @@ async fn every_edit(place: CalendarKind) {
             calendar: calendar
                 .as_deref()
                 .map_or(CalendarRef::Default, |id| CalendarRef::Id(id.into())),
-            start: Edge::At(at(EDGES[0])),
-            end: Edge::At(at(EDGES[1])),
-            // A series does not fit on one page.
-            page_size: 4,
-            ..window(MAILBOX)
+            ..window_with(
+                MAILBOX,
+                WindowSettings {
+                    start: Edge::At(at(EDGES[0])),
+                    end: Edge::At(at(EDGES[1])),
+                    // A series does not fit on one page.
+                    page_size: 4,
+                    ..window_settings()
+                },
+            )
         };
         let transport = Arc::new(Memory(simulator.clone()));
         let rig = Rig::start(directory.path(), transport, &env, vec![tracked]).await;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::status::WindowState;
-use calmirror::mirror::window::{CalendarRef, Window};
+use calmirror::mirror::window::{CalendarRef, Window, WindowSettings};
 use calmirror::simulator::{Fault, FaultRate, Faults, Population, Simulator, SimulatorSettings};
 
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window};
+use crate::rig::{BASE, Rig, noon, window_settings, window_with};
 
 const IDLE: usize = 1000;
 const GREAT: usize = 50_000;
@@ -40,7 +40,10 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
     for number in 0..IDLE {
         simulator.add_mailbox(&idle(number));
         simulator.populate(&idle(number), None, plan(1));
-        windows.push(Window { interval: INTERVAL, ..window(&idle(number)) });
+        windows.push(window_with(
+            &idle(number),
+            WindowSettings { interval: INTERVAL, ..window_settings() },
+        ));
     }
     // One idle window shares its mailbox with the large window and with some of medium size.
     let side = simulator.add_calendar(&idle(0), "Side");
@@ -73,8 +76,7 @@ async fn a_great_enumeration_makes_no_idle_window_late() {
         windows.push(Window {
             name: name.into(),
             calendar: CalendarRef::Id(calendar.as_str().into()),
-            interval: INTERVAL,
-            ..window(&idle(0))
+            ..window_with(&idle(0), WindowSettings { interval: INTERVAL, ..window_settings() })
         });
     }
     let rig = Rig::start(directory.path(), graph, &env, windows).await;

@@ -14,7 +14,7 @@ use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
-use calmirror::mirror::window::{CalendarRef, Completion, Edges, Window};
+use calmirror::mirror::window::{CalendarRef, Completion, Edges, Window, WindowSettings};
 use calmirror::simulator::{
     Behaviour, CorruptItem, DeadLinkAnswer, Edit, Fault, ForeignLink, MailboxFault, Mutation,
     Pattern, PlannedFault, Population, Resend, Simulator, SimulatorSettings,
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window};
+use crate::rig::{BASE, Rig, noon, window, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 /// Longer than any round takes, including its waits.
@@ -117,7 +117,10 @@ impl Scene {
 
 /// A window without rounds of its own for a day; the test starts them.
 fn quiet(mailbox: &str) -> Window {
-    Window { interval: Duration::from_secs(86_400), ..window(mailbox) }
+    window_with(
+        mailbox,
+        WindowSettings { interval: Duration::from_secs(86_400), ..window_settings() },
+    )
 }
 
 /// The ids of the events that differ between two states of a mirror.

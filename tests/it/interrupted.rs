@@ -11,14 +11,14 @@ use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::status::WindowState;
-use calmirror::mirror::window::{Completion, Edges, Window};
+use calmirror::mirror::window::{Completion, Edges, WindowSettings};
 use calmirror::simulator::{Behaviour, Fault, MasterOnPage, PlannedFault, Simulator};
 use futures_util::future::BoxFuture;
 
 use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{Rig, noon, window};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 
@@ -53,7 +53,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 impl Scene {
     async fn start(&self, directory: &Path) -> Rig {
-        let tracked = Window { interval: self.interval, ..window(MAILBOX) };
+        let tracked =
+            window_with(MAILBOX, WindowSettings { interval: self.interval, ..window_settings() });
         let graph = Memory(self.simulator.clone());
         let transport = Arc::new(LimitedTransport { graph, left: self.left.clone() });
         Rig::start(directory, transport, &self.env, vec![tracked]).await

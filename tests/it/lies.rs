@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use calmirror::env::Env;
 use calmirror::mirror::status::{WindowState, WindowStatus};
-use calmirror::mirror::window::{Completion, Edges, Window};
+use calmirror::mirror::window::{Completion, Edges, WindowSettings};
 use calmirror::simulator::{Behaviour, Fault, Lie, PlannedFault};
 
 use crate::compare::{Events, assert_same, fits, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{Rig, noon, window};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 
@@ -68,7 +68,10 @@ async fn check_lie(lie: Lie, seed: u64, when: LieTiming) {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(seed, noon());
     let simulator = simulator(seed, Behaviour::by_seed(seed), &env);
-    let quiet = Window { interval: Duration::from_secs(86_400 * 30), ..window(MAILBOX) };
+    let quiet = window_with(
+        MAILBOX,
+        WindowSettings { interval: Duration::from_secs(86_400 * 30), ..window_settings() },
+    );
     let graph = Arc::new(Memory(simulator.clone()));
     let lie_once = PlannedFault::once(Fault::Lie { how: lie }).path("delta");
     if when == LieTiming::First {

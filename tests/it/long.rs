@@ -9,7 +9,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, WindowState};
-use calmirror::mirror::window::{Completion, Edge, Edges, Window};
+use calmirror::mirror::window::{Completion, Edge, Edges, Window, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Edit, Mutation, Pattern, Population, Simulator, SimulatorSettings,
 };
@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::compare::{assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window};
+use crate::rig::{BASE, Rig, noon, window_settings, window_with};
 
 const ALICE: &str = "alice@contoso.com";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -80,12 +80,15 @@ async fn over_the_seam(seed: u64, complete: Completion) {
     let start_at = at("2024-01-01T00:00:00Z");
     let seam = start_at.checked_add(SignedDuration::from_hours(24 * 1825)).unwrap();
     let near = |hours: i64| seam.checked_add(SignedDuration::from_hours(hours)).unwrap();
-    let tracked = Window {
-        start: Edge::At(start_at),
-        end: Edge::At(at("2032-01-01T00:00:00Z")),
-        complete,
-        ..window(ALICE)
-    };
+    let tracked = window_with(
+        ALICE,
+        WindowSettings {
+            start: Edge::At(start_at),
+            end: Edge::At(at("2032-01-01T00:00:00Z")),
+            complete,
+            ..window_settings()
+        },
+    );
     let mut singles = Vec::new();
     for n in 0..5 {
         let start = near(if n % 2 == 0 { -30 - n } else { 30 + n });
@@ -178,7 +181,7 @@ async fn a_window_to_2099_is_cut_and_its_far_end_rests() {
     let env = Env::simulated(1, noon());
     let simulator = graph(1, Behaviour::calm(), &env, &[ALICE]);
     let end = Edge::At(at("2099-01-01T00:00:00Z"));
-    let tracked = Window { end, ..window(ALICE) };
+    let tracked = window_with(ALICE, WindowSettings { end, ..window_settings() });
     let far = |subject: &str| Edit::CreateSingle {
         subject: subject.to_owned(),
         start: at("2090-05-05T10:00:00Z"),
@@ -234,7 +237,16 @@ async fn edges_move_for_weeks_and_lose_nothing() {
             simulator.populate(name, None, plan);
             let move_every = 5 * 24 * HOUR;
             let interval = 3 * HOUR;
-            Window { start: days(-10), end: days(20), move_every, interval, ..window(name) }
+            window_with(
+                name,
+                WindowSettings {
+                    start: days(-10),
+                    end: days(20),
+                    move_every,
+                    interval,
+                    ..window_settings()
+                },
+            )
         })
         .collect();
     let mut rig = start(directory.path(), &simulator, &env, &windows).await;
@@ -259,7 +271,7 @@ async fn edges_move_for_weeks_and_lose_nothing() {
                     rig = start(directory.path(), &simulator, &env, &windows).await;
                 }
             }
-            let stated = windows[0].end.resolve(env.now());
+            let stated = windows[0].settings.end.resolve(env.now());
             assert!(
                 rig.fleet.window(name).unwrap().end >= stated,
                 "the window ends before its configured end"
@@ -307,7 +319,10 @@ async fn a_window_that_runs_empty_stays_idle() {
     edit(&simulator, Edit::CreateSingle { subject: "on".into(), start: start_at, minutes: 600 });
     let end = Edge::At(at("2026-11-08T00:00:00Z"));
     let (interval, move_every) = (HOUR, 24 * HOUR);
-    let tracked = Window { start: days(-1), end, interval, move_every, ..window(ALICE) };
+    let tracked = window_with(
+        ALICE,
+        WindowSettings { start: days(-1), end, interval, move_every, ..window_settings() },
+    );
     let rig = start(directory.path(), &simulator, &env, std::slice::from_ref(&tracked)).await;
     assert_true(&rig, &simulator, ALICE, Completion::Master).await;
     let events = rig.fleet.window(ALICE).unwrap().events;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{self, BodyStream, Transport, TransportError};
 use calmirror::mirror::status::WindowState;
-use calmirror::mirror::window::{Edge, Window};
+use calmirror::mirror::window::{Edge, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Pattern, PlannedFault, Simulator, SimulatorSettings,
 };
@@ -17,7 +17,7 @@ use jiff::SignedDuration;
 
 use crate::compare::mirror;
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window};
+use crate::rig::{BASE, Rig, noon, window, window_settings, window_with};
 use crate::seams::{ALICE, LONG, at, edit, single, start, tracked};
 
 fn days(n: i64) -> SignedDuration {
@@ -46,7 +46,10 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
     for n in 0..60 {
         edit(&simulator, single("x", noon() + days(n)));
     }
-    let tracked = Window { interval: Duration::from_secs(300), page_size: 200, ..window(ALICE) };
+    let tracked = window_with(
+        ALICE,
+        WindowSettings { interval: Duration::from_secs(300), page_size: 200, ..window_settings() },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
     simulator.plan(PlannedFault::always(Fault::UnavailableEmpty).path("alendar"));
@@ -93,11 +96,14 @@ async fn each_segments_link_may_die_once() {
     for n in 0..30 {
         edit(&simulator, single("x", noon() + days(n)));
     }
-    let tracked = Window {
-        start: Edge::At(at("2024-01-01T00:00:00Z")),
-        end: Edge::At(at("2048-01-01T00:00:00Z")),
-        ..window(ALICE)
-    };
+    let tracked = window_with(
+        ALICE,
+        WindowSettings {
+            start: Edge::At(at("2024-01-01T00:00:00Z")),
+            end: Edge::At(at("2048-01-01T00:00:00Z")),
+            ..window_settings()
+        },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
     simulator.kill_tokens(None);
@@ -118,11 +124,14 @@ async fn a_segment_in_trouble_does_not_starve_the_others() {
     let simulator = graph(&env);
     edit(&simulator, single("today", noon() + SignedDuration::from_hours(2)));
     simulator.plan(PlannedFault::always(Fault::InternalError).path("startDateTime=2020"));
-    let tracked = Window {
-        start: Edge::At(at("2020-01-01T00:00:00Z")),
-        end: Edge::At(at("2029-01-01T00:00:00Z")),
-        ..window(ALICE)
-    };
+    let tracked = window_with(
+        ALICE,
+        WindowSettings {
+            start: Edge::At(at("2020-01-01T00:00:00Z")),
+            end: Edge::At(at("2029-01-01T00:00:00Z")),
+            ..window_settings()
+        },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     tokio::time::sleep(Duration::from_secs(48 * 3600)).await;
     let id = rig.fleet.id(ALICE).unwrap();
@@ -212,7 +221,10 @@ async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
     for n in 0..60 {
         edit(&simulator, single("x", noon() + days(n)));
     }
-    let tracked = Window { interval: Duration::from_secs(300), page_size: 200, ..window(ALICE) };
+    let tracked = window_with(
+        ALICE,
+        WindowSettings { interval: Duration::from_secs(300), page_size: 200, ..window_settings() },
+    );
     let rig = start(directory.path(), &simulator, &env, tracked).await;
     rig.settle(ALICE, 5).await;
     simulator.plan(PlannedFault::always(Fault::UnknownError).path("/token"));
@@ -292,7 +304,8 @@ async fn links_that_keep_dying_are_waited_for_longer_each_time() {
     });
     dead.spoilt.store(true, Ordering::Relaxed);
     let interval = Duration::from_secs(300);
-    let tracked = Window { interval, page_size: 10, ..window(ALICE) };
+    let tracked =
+        window_with(ALICE, WindowSettings { interval, page_size: 10, ..window_settings() });
     let rig = Rig::start(directory.path(), dead.clone(), &env, vec![tracked]).await;
     tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
     let deaths = dead.asked.load(Ordering::Relaxed);

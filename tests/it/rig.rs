@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calmirror::config::default_settings;
 use calmirror::env::Env;
 use calmirror::graph::{Account, Budgets, Credential, GraphClient, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
 use calmirror::mirror::outcome::ErrorKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
-use calmirror::mirror::window::{
-    BodyFormat, CalendarRef, Completion, Edge, Window, WindowIdentity,
-};
+use calmirror::mirror::window::{CalendarRef, Edge, Window, WindowIdentity, WindowSettings};
 use calmirror::store::{Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
@@ -28,23 +27,28 @@ pub(crate) fn noon() -> Timestamp {
 
 /// A window over a mailbox's default calendar, one month back and three ahead.
 pub(crate) fn window(mailbox: &str) -> Window {
+    window_with(mailbox, window_settings())
+}
+
+pub(crate) fn window_with(mailbox: &str, settings: WindowSettings) -> Window {
     Window {
         name: mailbox.into(),
         account: "contoso".into(),
         mailbox: mailbox.into(),
         calendar: CalendarRef::Default,
+        settings,
+    }
+}
+
+/// The settings of [`window`]: the defaults, except for these.
+pub(crate) fn window_settings() -> WindowSettings {
+    WindowSettings {
         start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
         end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
         interval: Duration::from_secs(60),
-        jitter: 0.2,
-        move_every: Duration::from_secs(7 * 86_400),
         page_size: 20,
-        body: BodyFormat::Html,
-        time_zone: "UTC".into(),
-        immutable_ids: false,
-        complete: Completion::Master,
         audit: None,
-        confirm_after: Duration::from_secs(600),
+        ..default_settings().unwrap()
     }
 }
 
@@ -108,7 +112,7 @@ impl Rig {
                     tenant: "t".into(),
                     mailbox: window.mailbox.clone(),
                     calendar: window.calendar.clone(),
-                    immutable_ids: window.immutable_ids,
+                    immutable_ids: window.settings.immutable_ids,
                 },
                 window: Arc::new(window),
                 tokens: tokens.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
-use calmirror::mirror::window::{Completion, Edge, Edges, Window};
+use calmirror::mirror::window::{Completion, Edge, Edges, Window, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, MailboxFault, Mutation, Pattern, PlannedFault, Simulator,
     SimulatorSettings,
@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::compare::{assert_same, changes_after, folded, mirror, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window};
+use crate::rig::{BASE, Rig, noon, window_settings, window_with};
 
 pub(crate) const ALICE: &str = "alice@contoso.com";
 pub(crate) const LONG: Duration = Duration::from_secs(8 * 3600);
@@ -37,12 +37,15 @@ fn near(hours: i64) -> Timestamp {
 
 /// A window of two segments, several years on each side of the boundary.
 pub(crate) fn tracked() -> Window {
-    Window {
-        start: Edge::At(at("2024-01-01T00:00:00Z")),
-        end: Edge::At(at("2032-01-01T00:00:00Z")),
-        confirm_after: Duration::from_secs(120),
-        ..window(ALICE)
-    }
+    window_with(
+        ALICE,
+        WindowSettings {
+            start: Edge::At(at("2024-01-01T00:00:00Z")),
+            end: Edge::At(at("2032-01-01T00:00:00Z")),
+            confirm_after: Duration::from_secs(120),
+            ..window_settings()
+        },
+    )
 }
 
 fn graph(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use calmirror::env::Env;
 use calmirror::mirror::position::WindowId;
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
-use calmirror::mirror::window::{Completion, Edges, Window};
+use calmirror::mirror::window::{Completion, Edges, Window, WindowSettings};
 use calmirror::simulator::{
     Behaviour, Edit, Fault, Faults, Mutation, Pattern, PlannedFault, Simulator,
 };
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
-use crate::rig::{Rig, noon, window};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 /// Longer than any round takes, including its waits.
@@ -43,7 +43,10 @@ impl Scene {
         let env = Env::simulated(seed, noon());
         let simulator = simulator(seed, behaviour, &env);
         let interval = DAY * 2;
-        let window = Window { complete, interval, jitter: 0.0, ..window(MAILBOX) };
+        let window = window_with(
+            MAILBOX,
+            WindowSettings { complete, interval, jitter: 0.0, ..window_settings() },
+        );
         let directory = tempfile::tempdir().unwrap();
         let graph = Arc::new(Memory(simulator.clone()));
         let rig = Rig::start(directory.path(), graph, &env, vec![window.clone()]).await;
@@ -101,7 +104,7 @@ impl Scene {
                         tokio::time::sleep(due - Duration::from_secs(1)).await;
                         assert_eq!(self.requests(), asked, "a request was made too early");
                         assert!(due > Duration::from_secs(590), "{due:?}");
-                        assert!(due <= self.window.confirm_after, "{due:?}");
+                        assert!(due <= self.window.settings.confirm_after, "{due:?}");
                     }
                     let left = status.next_due.unwrap().duration_since(self.env.now());
                     let left = Duration::try_from(left).unwrap_or_default();
@@ -134,7 +137,8 @@ impl Scene {
     async fn assert_exact(&self, when: &str) {
         let status = self.status();
         let edges = Edges { start: status.start, end: status.end };
-        let real = truth(&self.simulator, MAILBOX, None, edges, self.window.complete).await;
+        let real =
+            truth(&self.simulator, MAILBOX, None, edges, self.window.settings.complete).await;
         let mirrored = self.mirror().await;
         assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
         let feed = folded(&self.rig.store, self.id).await;

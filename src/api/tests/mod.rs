@@ -22,13 +22,14 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::config::default_settings;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
 use crate::mirror::page::{EventId, EventKind, Item, Span};
 use crate::mirror::status::WindowState;
 use crate::mirror::window::{
     BodyFormat as EventBody, CalendarRef, Completion, Edge, Edges, EventShape, Window,
-    WindowIdentity,
+    WindowIdentity, WindowSettings,
 };
 use crate::store::{StoreOptions, WindowRegistration};
 
@@ -101,18 +102,13 @@ fn brief(status: &WindowStatus) -> WindowSummary {
         account: status.account.as_str().into(),
         mailbox: status.mailbox.as_str().into(),
         calendar: CalendarRef::Default,
-        start: Edge::At(status.start),
-        end: Edge::At(status.end),
-        interval: Duration::from_secs_f64(status.interval_s),
-        jitter: 0.2,
-        move_every: Duration::from_secs(7 * 86_400),
-        page_size: 200,
-        body: EventBody::Html,
-        time_zone: "UTC".into(),
-        immutable_ids: false,
-        complete: Completion::Master,
-        audit: None,
-        confirm_after: Duration::from_secs(600),
+        settings: WindowSettings {
+            start: Edge::At(status.start),
+            end: Edge::At(status.end),
+            interval: Duration::from_secs_f64(status.interval_s),
+            audit: None,
+            ..default_settings().unwrap()
+        },
     };
     WindowSummary {
         window: Arc::new(window),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ACCOUNT, Lab};
+use crate::config::keys::Section;
 use crate::config::sources::DEFAULT_FILE;
 use crate::config::{
     ConfigDiff, CredentialConfig, LogFormat, ReloadEffect, Sources, ValueOrigin, diff,
@@ -205,7 +206,10 @@ fn a_reload_is_a_difference_by_name() {
     let [changed] = difference.changed.as_slice() else { panic!("{:?}", difference.changed) };
     assert_eq!((&*changed.old.name, changed.effect), ("other", ReloadEffect::Retimed));
     assert_eq!(changed.keys, ["interval"]);
-    assert_eq!((changed.old.interval.as_secs(), changed.new.interval.as_secs()), (300, 540));
+    assert_eq!(
+        (changed.old.settings.interval.as_secs(), changed.new.settings.interval.as_secs()),
+        (300, 540)
+    );
     assert_eq!(difference.unchanged, 1);
     assert_eq!(difference.refused, ["store.path"]);
     assert_eq!(difference.settings, ["log.level"]);
@@ -231,7 +235,7 @@ fn each_key_of_a_window_says_what_changing_it_asks_for() {
         Lab::with(&format!("{ACCOUNT}{window}{rest}\n")).config()
     };
     let plain = config("");
-    for (line, effect) in [
+    let cases = [
         ("interval = \"9m\"", ReloadEffect::Retimed),
         ("jitter = 0.5", ReloadEffect::Retimed),
         ("page_size = 7", ReloadEffect::Retimed),
@@ -247,7 +251,12 @@ fn each_key_of_a_window_says_what_changing_it_asks_for() {
         ("immutable_ids = true", ReloadEffect::Replaced),
         ("interval = \"9m\"\nbody = \"text\"", ReloadEffect::Resynced),
         ("body = \"text\"\ncalendar = \"c\"", ReloadEffect::Replaced),
-    ] {
+    ];
+    for key in Section::Defaults.keys() {
+        let begins = format!("{} = ", key.name);
+        assert!(cases.iter().any(|(line, _)| line.starts_with(&begins)), "{} is missing", key.name);
+    }
+    for (line, effect) in cases {
         let difference = diff(&plain, &config(line));
         let keys: Vec<&str> = line.lines().filter_map(|line| line.split(' ').next()).collect();
         let [changed] = difference.changed.as_slice() else { panic!("{line}: {difference:?}") };

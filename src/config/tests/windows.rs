@@ -17,6 +17,8 @@ fn a_window_takes_the_defaults_and_overrides_them() {
     let [first, second] = config.windows.as_slice() else { panic!("two windows") };
     assert_eq!((&*first.name, &*first.mailbox, &*first.account), ("a@b", "a@b", "contoso"));
     assert_eq!(first.calendar, CalendarRef::Default);
+    assert_eq!(second.calendar, CalendarRef::Id("AAMk=".into()));
+    let (first, second) = (&first.settings, &second.settings);
     assert_eq!(first.start, Edge::Relative { years: 0, months: 0, days: -30 });
     assert_eq!(first.end, Edge::Relative { years: 0, months: 0, days: 365 });
     assert_eq!((first.interval, first.jitter), (Duration::from_secs(120), 0.2));
@@ -34,7 +36,6 @@ fn a_window_takes_the_defaults_and_overrides_them() {
     assert_eq!((second.immutable_ids, second.complete), (true, Completion::Exact));
     assert_eq!((second.audit, second.confirm_after), (None, Duration::from_secs(1)));
     assert_eq!(second.move_every, Duration::from_secs(24 * 3600));
-    assert_eq!(second.calendar, CalendarRef::Id("AAMk=".into()));
 }
 
 #[test]
@@ -74,9 +75,14 @@ fn a_mailboxes_file_is_one_window_a_line() {
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["room-a@b", "room-c@d", "room-g_x.com#EXT#@t.onmicrosoft.com", "room-e@f"]);
     assert_eq!(&*config.windows[3].mailbox, "e@f");
-    assert!(config.windows.iter().all(|window| window.interval == Duration::from_secs(540)));
+    assert!(
+        config.windows.iter().all(|window| window.settings.interval == Duration::from_secs(540))
+    );
     assert!(Arc::ptr_eq(&config.windows[0].account, &config.windows[1].account));
-    assert!(Arc::ptr_eq(&config.windows[0].time_zone, &config.windows[1].time_zone));
+    assert!(Arc::ptr_eq(
+        &config.windows[0].settings.time_zone,
+        &config.windows[1].settings.time_zone
+    ));
 }
 
 #[test]

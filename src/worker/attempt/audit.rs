@@ -351,7 +351,7 @@ impl Attempt<'_> {
         };
         position.has_pending = true;
         let mut commit = Commit::new(self.id, segment, self.services.env.now());
-        let needs_master = self.window.complete == Completion::Master;
+        let needs_master = self.window.settings.complete == Completion::Master;
         commit.pending.push(PendingEntry::Series { master, needs_master, needs_listing: true });
         commit.position = Some(position);
         self.services.store.commit(commit).await?;

@@ -249,7 +249,7 @@ impl Attempt<'_> {
         self.budget = RetryBudget::default();
         self.listed_ids = None;
         let before = round.fallback().clone();
-        self.options.page_size = before.page_size(self.window.page_size);
+        self.options.page_size = before.page_size(self.window.settings.page_size);
         loop {
             self.steps.fetch_add(1, Ordering::Relaxed);
             let now = self.services.env.now();

@@ -283,8 +283,8 @@ impl Attempt<'_> {
     /// A listed item as it is kept until its series is applied. Its content is copied, because a
     /// slice would keep the whole page. An occurrence that its master completes is kept as a stub.
     fn kept(&self, source: ListingSource<'_>, item: Item) -> Item {
-        let completed =
-            self.window.complete == Completion::Master && item.kind == EventKind::Occurrence;
+        let completed = self.window.settings.complete == Completion::Master
+            && item.kind == EventKind::Occurrence;
         match source {
             ListingSource::Instances(_) if completed => series::strip_to_stub(item),
             _ => Item { content: Bytes::copy_from_slice(&item.content), ..item },

@@ -85,7 +85,7 @@ async fn a_page_that_is_never_small_enough_is_quarantined() {
         }
         assert_eq!(status.state, WindowState::BackingOff);
         kinds.push(kind);
-        tokio::time::sleep(scene.window.confirm_after).await;
+        tokio::time::sleep(scene.window.settings.confirm_after).await;
     };
     assert_eq!(kinds, ["page_stuck"; 2], "down to the smallest page, then to listing");
     assert_eq!(mode(&status), "snapshot");
