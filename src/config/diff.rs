@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::origin::EffectiveValue;
+use super::sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, StoreConfig};
 use super::settings::{ReloadEffect, changed_keys};
 use crate::mirror::window::Window;
 
@@ -47,7 +48,7 @@ pub struct ChangedWindow {
 pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
     let mut difference = ConfigDiff {
         accounts: accounts(old, new),
-        settings: differing(&live(old, new)),
+        settings: live(old, new),
         refused: refused(old, new),
         ..ConfigDiff::default()
     };
@@ -117,26 +118,59 @@ fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
     differing
 }
 
-fn live(old: &Config, new: &Config) -> [(&'static str, bool); 13] {
-    let (graph, api) = ((&old.graph, &new.graph), (&old.api, &new.api));
-    [
-        ("graph.login_url", graph.0.login_url != graph.1.login_url),
-        ("graph.max_concurrent", graph.0.max_concurrent != graph.1.max_concurrent),
+/// The keys outside of accounts and windows that take effect at once.
+fn live(old: &Config, new: &Config) -> Vec<&'static str> {
+    // Without `..`: a new field has to be compared, here or in `refused`.
+    let Config {
+        store: _,
+        graph,
+        api,
+        feed,
+        log,
+        accounts: _,
+        windows: _,
+        warnings: _,
+        file: _,
+        explained: _,
+    } = old;
+    let GraphConfig {
+        base_url: _,
+        login_url,
+        scope: _,
+        max_concurrent,
+        max_concurrent_per_mailbox,
+        request_timeout,
+    } = graph;
+    let ApiConfig {
+        socket,
+        socket_group,
+        listen,
+        hosts,
+        token_file,
+        read_token_file,
+        mask_private,
+    } = api;
+    let FeedConfig { retention } = feed;
+    let LogConfig { level, format: _ } = log;
+    let (graph, api) = (&new.graph, &new.api);
+    differing(&[
+        ("graph.login_url", *login_url != graph.login_url),
+        ("graph.max_concurrent", *max_concurrent != graph.max_concurrent),
         (
             "graph.max_concurrent_per_mailbox",
-            graph.0.max_concurrent_per_mailbox != graph.1.max_concurrent_per_mailbox,
+            *max_concurrent_per_mailbox != graph.max_concurrent_per_mailbox,
         ),
-        ("graph.request_timeout", graph.0.request_timeout != graph.1.request_timeout),
-        ("api.socket", api.0.socket != api.1.socket),
-        ("api.socket_group", api.0.socket_group != api.1.socket_group),
-        ("api.listen", api.0.listen != api.1.listen),
-        ("api.hosts", api.0.hosts != api.1.hosts),
-        ("api.token_file", api.0.token_file != api.1.token_file),
-        ("api.read_token_file", api.0.read_token_file != api.1.read_token_file),
-        ("api.mask_private", api.0.mask_private != api.1.mask_private),
-        ("feed.retention", old.feed != new.feed),
-        ("log.level", old.log.level != new.log.level),
-    ]
+        ("graph.request_timeout", *request_timeout != graph.request_timeout),
+        ("api.socket", *socket != api.socket),
+        ("api.socket_group", *socket_group != api.socket_group),
+        ("api.listen", *listen != api.listen),
+        ("api.hosts", *hosts != api.hosts),
+        ("api.token_file", *token_file != api.token_file),
+        ("api.read_token_file", *read_token_file != api.read_token_file),
+        ("api.mask_private", *mask_private != api.mask_private),
+        ("feed.retention", *retention != new.feed.retention),
+        ("log.level", *level != new.log.level),
+    ])
 }
 
 /// The keys that are applied only at startup. With another Graph address, every stored link would
@@ -146,8 +180,9 @@ fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
         config.explained.iter().any(|one: &EffectiveValue| one.key == "graph.base_url")
     };
     let graph = if written(old) || written(new) { "graph.base_url" } else { "graph.cloud" };
+    let StoreConfig { path } = &old.store;
     differing(&[
-        ("store.path", old.store != new.store),
+        ("store.path", *path != new.store.path),
         (graph, old.graph.base_url != new.graph.base_url),
         ("log.format", old.log.format != new.log.format),
     ])
