@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Lab;
 use crate::config::keys::SECTIONS;
+use crate::config::settings::KEYS;
 
 const EXAMPLE: &str = include_str!("../../../config/calmirror.toml");
+const MANUAL: &str = include_str!("../../../docs/configuration.md");
 
 /// Every setting in the example, set or commented out: section, key and value.
 fn settings() -> Vec<(String, String, String)> {
@@ -63,9 +65,7 @@ fn it_has_every_key_and_no_other() {
     for section in SECTIONS {
         for key in section.keys() {
             // A window's inherited keys are listed under [defaults].
-            let inherited = SECTIONS
-                .iter()
-                .any(|other| other.name() == "defaults" && other.key(key.name).is_some());
+            let inherited = KEYS.iter().any(|other| other.name == key.name);
             let there =
                 settings.iter().any(|(of, name, _)| of == section.name() && name == key.name);
             assert!(
@@ -99,12 +99,51 @@ fn its_defaults_are_the_codes() {
     }
 }
 
-#[test]
-fn the_manual_names_every_key() {
-    let manual = include_str!("../../../docs/configuration.md");
-    for section in SECTIONS {
-        for key in section.keys() {
-            assert!(manual.contains(&format!("`{}`", key.name)), "{}.{}", section.name(), key.name);
+/// The rows of the manual's tables of keys: section and key, and what stands in the default column.
+fn manual() -> BTreeMap<(String, String), String> {
+    let mut section = String::new();
+    let mut rows = BTreeMap::new();
+    for line in MANUAL.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            section = title.trim_matches(['`', '[', ']']).to_owned();
         }
+        // Some rows have several keys: | `start`, `end` | `"-30d"`, `"+365d"` | … |
+        if let ["", keys, defaults, ..] = *line.split('|').map(str::trim).collect::<Vec<_>>()
+            && keys.starts_with('`')
+        {
+            for (key, default) in keys.split(", ").zip(defaults.split(", ")) {
+                let key = key.trim_matches('`').to_owned();
+                rows.insert((section.clone(), key), default.to_owned());
+            }
+        }
+    }
+    rows
+}
+
+#[test]
+fn the_manual_has_every_key_with_its_default() {
+    let rows = manual();
+    for section in SECTIONS {
+        for key in section.own_keys() {
+            let title = if section.name() == "account" { "Accounts" } else { section.name() };
+            let stated = rows.get(&(title.to_owned(), key.name.to_owned()));
+            let what = format!("{}.{}", section.name(), key.name);
+            assert!(stated.is_some(), "{what}");
+            if let Some(default) = key.default {
+                assert_eq!(stated, Some(&format!("`{default}`")), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manual_says_when_every_setting_of_a_window_takes_effect() {
+    let rows: Vec<&str> = MANUAL
+        .lines()
+        .filter_map(|line| line.strip_prefix("| window: ")?.split('|').next())
+        .collect();
+    for key in KEYS {
+        let named = rows.iter().filter(|row| row.contains(&format!("`{}`", key.name))).count();
+        assert_eq!(named, 1, "{}", key.name);
     }
 }
