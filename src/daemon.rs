@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiSettings, AppState, BindError, BuildInfo, RequestLimits, TokenHash};
 use crate::config::{self, Config};
@@ -24,14 +25,12 @@ use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::supervisor::reload::{ReloadHandle, ReloadQueue};
-use crate::supervisor::{Fleet, Supervisor, WindowSpec};
+use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, WindowSpec};
 use crate::worker::Services;
 use listeners::{Listeners, PreparedListeners};
 pub use reload::Loader;
 use reload::PendingReload;
 
-/// How long workers may take to stop.
-const DRAIN: Duration = Duration::from_secs(6);
 /// How long a stop may take; less than `platform::signals::MAX_STOP`.
 const STOP: Duration = Duration::from_millis(9500);
 /// The part of [`STOP`] that is kept for closing the store and for reporting a timeout.
@@ -179,7 +178,7 @@ impl Daemon {
             settings,
             metrics,
             limits: RequestLimits::new(env.clone()),
-            stopping: tokio::sync::watch::channel(false).1,
+            stopping: CancellationToken::new(),
         };
         let listeners = Listeners::serve(access, bound);
         let config = Arc::new(config);
@@ -294,12 +293,7 @@ async fn stop(
     store: Store,
 ) -> Result<(), StoreError> {
     let until = Instant::now() + STOP;
-    if !supervisor.drain(DRAIN).await {
-        tracing::warn!(
-            deadline_s = DRAIN.as_secs(),
-            "workers did not stop in time and were cut off"
-        );
-    }
+    supervisor.drain(STOP_TIMEOUT).await;
     if timeout_at(until - CLOSE, listeners.stopped()).await.is_err() {
         tracing::warn!("requests did not end in time, they end with the process");
     }

@@ -20,7 +20,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::graph::auth::Tokens;
 use crate::mirror::clock::{self, MAX_PAUSE};
@@ -39,7 +40,9 @@ pub use fleet::{Fleet, FleetError, StartedRound};
 /// First pause before a panicked worker starts again; doubles up to a minute.
 const FIRST_RESTART_DELAY: Duration = Duration::from_secs(1);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
-/// How long to wait for workers that were aborted.
+/// How long workers may take to stop. One that takes longer is cut off.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long to wait for workers that were cut off.
 const ABORT_GRACE: Duration = Duration::from_millis(500);
 
 /// A window to run.
@@ -57,7 +60,8 @@ pub struct WindowSpec {
 pub struct Supervisor {
     services: Arc<Services>,
     fleet: Fleet,
-    stop: watch::Sender<bool>,
+    /// Stops everything; each worker has a child of it.
+    stop: CancellationToken,
     workers: JoinSet<Result<WorkerExit, StoreError>>,
     running: HashMap<Id, RunningWorker>,
     /// By account.
@@ -75,6 +79,7 @@ pub struct Supervisor {
 struct RunningWorker {
     member: FleetEntry,
     restarts: u32,
+    stop: CancellationToken,
     task: AbortHandle,
 }
 
@@ -100,8 +105,8 @@ impl Supervisor {
     /// A supervisor without windows.
     pub fn new(services: Services, retention: Duration) -> Self {
         let (retention, _) = watch::channel(retention);
-        let (stop, watch) = watch::channel(false);
-        let fleet = Fleet::new(services.env.clone(), watch, services.metrics.clone());
+        let stop = CancellationToken::new();
+        let fleet = Fleet::new(services.env.clone(), stop.clone(), services.metrics.clone());
         let services = Arc::new(services);
         Self {
             services,
@@ -177,13 +182,12 @@ impl Supervisor {
             .collect();
         self.start_workers(specs, attached, &mut BTreeMap::new());
         let Services { store, env, client, .. } = (*self.services).clone();
-        let (retention, stop) = (self.retention.subscribe(), self.stop.subscribe());
+        let (retention, stop) = (self.retention.subscribe(), self.stop.clone());
         let graph = client.metrics();
         self.workers.spawn(async move {
             let clock = &graph.clock;
-            let run = || maintenance::run(&store, &env, clock, retention.clone(), stop.clone());
-            let result =
-                maintenance::restart_on_panic("store maintenance", &env, stop.clone(), run).await;
+            let run = || maintenance::run(&store, &env, clock, retention.clone(), &stop);
+            let result = maintenance::restart_on_panic("store maintenance", &env, &stop, run).await;
             result.map(|()| WorkerExit::Stopped)
         });
         self.drop_windows(drops);
@@ -203,7 +207,7 @@ impl Supervisor {
     ) -> Result<(), StoreError> {
         let FleetChange { removed, begun, retimed } = change;
         let names = removed.iter().chain(begun.iter().map(|spec| &spec.window.name));
-        let mut stopped = self.stop(&names.cloned().collect()).await?;
+        let mut stopped = self.stop_workers(&names.cloned().collect()).await?;
         let leaving: Vec<WindowId> =
             removed.iter().filter_map(|name| self.fleet.id(name)).collect();
         if !begun.is_empty() || !leaving.is_empty() {
@@ -337,8 +341,8 @@ impl Supervisor {
     }
 
     /// Stops the workers of windows and waits until they are gone. What they had begun to write is
-    /// then queued at the writer before any later write.
-    async fn stop(
+    /// then written, or queued at the writer before any later write.
+    async fn stop_workers(
         &mut self,
         names: &BTreeSet<Arc<str>>,
     ) -> Result<BTreeMap<Arc<str>, RunningWorker>, StoreError> {
@@ -346,11 +350,32 @@ impl Supervisor {
         for (id, running) in &self.running {
             let name = running.member.handle.window().name.clone();
             if names.contains(&name) {
-                running.task.abort();
                 stopping.insert(*id, name);
             }
         }
+        for running in stopping.keys().filter_map(|id| self.running.get(id)) {
+            running.stop.cancel();
+            running.member.handle.wake_worker();
+        }
         let mut stopped = BTreeMap::new();
+        if let Ok(ended) = timeout(STOP_TIMEOUT, self.join(&mut stopping, &mut stopped)).await {
+            ended?;
+        } else {
+            log_cut_off(STOP_TIMEOUT);
+            for running in stopping.keys().filter_map(|id| self.running.get(id)) {
+                running.task.abort();
+            }
+            self.join(&mut stopping, &mut stopped).await?;
+        }
+        Ok(stopped)
+    }
+
+    /// Waits until the workers in `stopping` have ended, and moves them to `stopped`. Cancel safe.
+    async fn join(
+        &mut self,
+        stopping: &mut BTreeMap<Id, Arc<str>>,
+        stopped: &mut BTreeMap<Arc<str>, RunningWorker>,
+    ) -> Result<(), StoreError> {
         while !stopping.is_empty() {
             let Some(result) = self.workers.join_next_with_id().await else { break };
             let id = match &result {
@@ -367,7 +392,7 @@ impl Supervisor {
                 None => self.on_task_exit(result)?,
             }
         }
-        Ok(stopped)
+        Ok(())
     }
 
     fn spawn(&mut self, start: WorkerStart) {
@@ -376,12 +401,12 @@ impl Supervisor {
         let Some(tokens) = self.tokens.get(&window.account) else { return };
         let replaces = self.replaced.get(&member.id).cloned().unwrap_or_default();
         let target = self.services.client.target(tokens, &window.mailbox, window.calendar.clone());
-        let stop = self.stop.subscribe();
+        let stop = self.stop.child_token();
         let (id, handle) = (member.id, member.handle.clone());
-        let mut worker = Worker::new(self.services.clone(), target, id, handle, stop);
+        let mut worker = Worker::new(self.services.clone(), target, id, handle, stop.clone());
         // Boxed because few workers need it, and none for long.
         let preparation = (!pause.is_zero() || !replaces.is_empty()).then(|| {
-            let (services, stop) = (self.services.clone(), self.stop.subscribe());
+            let (services, stop) = (self.services.clone(), stop.clone());
             Box::pin(prepare(services, stop, pause, window.name.clone(), replaces))
         });
         let task = self.workers.spawn(async move {
@@ -392,7 +417,7 @@ impl Supervisor {
             }
             worker.run(first).await
         });
-        self.running.insert(task.id(), RunningWorker { member, restarts, task });
+        self.running.insert(task.id(), RunningWorker { member, restarts, stop, task });
     }
 
     fn drop_windows(&mut self, drops: Vec<(Arc<str>, WindowId)>) {
@@ -400,11 +425,10 @@ impl Supervisor {
             return;
         }
         let Services { store, env, .. } = (*self.services).clone();
-        let stop = self.stop.subscribe();
+        let stop = self.stop.clone();
         self.workers.spawn(async move {
-            let drop = || maintenance::drop_windows(&store, &env, drops.clone(), stop.clone());
-            let result =
-                maintenance::restart_on_panic("drop windows", &env, stop.clone(), drop).await;
+            let drop = || maintenance::drop_windows(&store, &env, drops.clone(), &stop);
+            let result = maintenance::restart_on_panic("drop windows", &env, &stop, drop).await;
             result.map(|()| WorkerExit::Stopped)
         });
     }
@@ -484,12 +508,12 @@ impl Supervisor {
     /// stopped.
     pub async fn drain(mut self, deadline: Duration) -> bool {
         self.notify.stopping();
-        self.stop.send_replace(true);
+        self.stop.cancel();
         for member in self.fleet.read().values() {
             member.handle.wake_worker();
         }
         let workers = &mut self.workers;
-        let drained = tokio::time::timeout(deadline, async move {
+        let drained = timeout(deadline, async move {
             while let Some(result) = workers.join_next().await {
                 if let Err(error) = result
                     && error.is_panic()
@@ -502,10 +526,16 @@ impl Supervisor {
         .is_ok();
         if !drained {
             // A worker that holds its thread cannot be waited for.
-            tokio::time::timeout(ABORT_GRACE, self.workers.shutdown()).await.ok();
+            timeout(ABORT_GRACE, self.workers.shutdown()).await.ok();
+            log_cut_off(deadline);
         }
         drained
     }
+}
+
+fn log_cut_off(deadline: Duration) {
+    let deadline_s = deadline.as_secs();
+    tracing::warn!(deadline_s, "workers did not stop in time and were cut off");
 }
 
 /// The windows as they are registered in the store.
@@ -526,24 +556,19 @@ fn registrations(specs: &[WindowSpec], now: Timestamp) -> Vec<WindowRegistration
 /// worker was asked to stop meanwhile.
 async fn prepare(
     services: Arc<Services>,
-    mut stop: watch::Receiver<bool>,
+    stop: CancellationToken,
     pause: Duration,
     name: Arc<str>,
     replaces: Vec<WindowId>,
 ) -> Result<bool, StoreError> {
-    if !pause.is_zero() {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(false),
-            () = tokio::time::sleep(pause) => {}
+    let prepared = stop.run_until_cancelled(async {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
-    }
-    for old in replaces {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(false),
-            dropped = maintenance::drop_window(&services.store, &services.env, &name, old) => dropped?,
+        for old in replaces {
+            maintenance::drop_window(&services.store, &services.env, &name, old).await?;
         }
-    }
-    Ok(true)
+        Ok(())
+    });
+    prepared.await.transpose().map(|prepared| prepared.is_some())
 }

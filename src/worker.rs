@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::env::Env;
@@ -61,7 +61,7 @@ pub struct Worker {
     target: Target,
     id: crate::mirror::position::WindowId,
     handle: Arc<WindowHandle>,
-    stop: watch::Receiver<bool>,
+    stop: CancellationToken,
     /// Audits and resting segments. Most windows never need it, none needs it for long.
     audit_schedule: Option<Box<AuditSchedule>>,
 }
@@ -85,13 +85,13 @@ pub enum FirstRun {
 }
 
 impl Worker {
-    /// A worker for the window of `handle`.
+    /// A worker for the window of `handle`. After `stop` is cancelled the handle must be woken.
     pub fn new(
         services: Arc<Services>,
         target: Target,
         id: crate::mirror::position::WindowId,
         handle: Arc<WindowHandle>,
-        stop: watch::Receiver<bool>,
+        stop: CancellationToken,
     ) -> Self {
         Self { services, target, id, handle, stop, audit_schedule: None }
     }
@@ -114,7 +114,7 @@ impl Worker {
                 () = self.handle.wake.notified() => true,
                 () = tokio::time::sleep_until(due) => false,
             };
-            if *self.stop.borrow() {
+            if self.stop.is_cancelled() {
                 return Ok(WorkerExit::Stopped);
             }
             if woken && self.handle.lock().request.is_none() {
@@ -202,12 +202,8 @@ impl Worker {
             // The cause of the refusal may have been fixed before the request.
             self.target.tokens.retry_refused();
         }
-        let mut stop = self.stop.clone();
         let result = tokio::select! {
             biased;
-            // First, so that a stopping worker sends no more requests. The writer finishes a commit
-            // under way even if its caller no longer waits.
-            _ = stop.wait_for(|stop| *stop) => return Ok(Err(WorkerExit::Stopped)),
             result = Box::pin(attempt.run(request, self.resting_segments())) => result,
             () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
@@ -218,6 +214,7 @@ impl Worker {
                 self.schedule_segments(&window, begun, stats.settled);
                 self.on_success(&window, number, begun, &stats)
             }
+            Err(AttemptError::Stopped) => return Ok(Err(WorkerExit::Stopped)),
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }

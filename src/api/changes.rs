@@ -16,8 +16,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::AppState;
 use super::limits::{RequestLimits, SLICE_BYTES, SliceProducer, TURN_TIMEOUT};
@@ -109,7 +109,7 @@ struct FeedReader {
     /// The name of the only windows whose changes are wanted.
     window: Option<Arc<str>>,
     follower: Follower,
-    stopping: watch::Receiver<bool>,
+    stopping: CancellationToken,
 }
 
 /// The format of a change.
@@ -144,7 +144,7 @@ impl FeedReader {
             let before = self.follower.cursor();
             let (bytes, reader, batch) = self.first(&work, limit).await?;
             self = reader;
-            if held && *self.stopping.borrow() {
+            if held && self.stopping.is_cancelled() {
                 // Settings may have changed: later changes are reported under the new ones.
                 break (Body::empty(), before);
             }
@@ -246,7 +246,7 @@ impl FeedReader {
     async fn wait_for_change(&mut self) -> bool {
         tokio::select! {
             biased;
-            () = async { self.stopping.wait_for(|stopping| *stopping).await.ok(); } => false,
+            () = self.stopping.cancelled() => false,
             changed = self.follower.wait() => changed.is_ok(),
         }
     }
@@ -281,7 +281,7 @@ impl FeedReader {
             let (frames, (reader, batch)) = work.slice(reading).await.ok()?;
             self = reader;
             let batch = batch.ok()?;
-            if *self.stopping.borrow() {
+            if self.stopping.is_cancelled() {
                 // Checked after reading: settings may have changed, and later changes are reported
                 // under the new ones.
                 return None;

@@ -17,7 +17,7 @@ pub(super) async fn healthz(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     Parameters::parse(query.as_deref(), &[])?;
-    if *access.stopping.borrow() {
+    if access.stopping.is_cancelled() {
         return Err(Problem::stopping());
     }
     Ok(Json(json!({ "status": "ok" })))
@@ -30,7 +30,7 @@ pub(super) async fn readyz(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     let settled = Parameters::parse(query.as_deref(), &["settled"])?.flag("settled")?;
-    if *access.stopping.borrow() {
+    if access.stopping.is_cancelled() {
         return Err(Problem::stopping());
     }
     if let Some(error) = access.store.failed().now_or_never() {

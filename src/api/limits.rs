@@ -14,9 +14,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::coding::CompressorPool;
 use super::problem::Problem;
@@ -188,7 +189,7 @@ impl RequestLimits {
     pub(super) async fn body(
         &self,
         source: impl SliceProducer,
-        stopping: watch::Receiver<bool>,
+        stopping: CancellationToken,
     ) -> Result<Body, Problem> {
         let first = timeout(TURN_TIMEOUT, self.next(source)).await.map_err(|_| Problem::busy())?;
         let (first, source) = first?;
@@ -200,7 +201,7 @@ impl RequestLimits {
         &self,
         first: Bytes,
         source: impl SliceProducer,
-        stopping: watch::Receiver<bool>,
+        stopping: CancellationToken,
     ) -> Body {
         if source.is_over() {
             // Its length is known.
@@ -290,12 +291,9 @@ struct BodyProducer<S> {
 }
 
 /// Resolves when a started response must end.
-fn stop_deadline(mut stopping: watch::Receiver<bool>) -> BoxFuture<'static, ()> {
+fn stop_deadline(stopping: CancellationToken) -> BoxFuture<'static, ()> {
     async move {
-        // A dropped sender is not a stop signal.
-        if stopping.wait_for(|stopping| *stopping).await.map(drop).is_err() {
-            std::future::pending::<()>().await;
-        }
+        stopping.cancelled().await;
         sleep(STOP_GRACE).await;
     }
     .boxed()

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::problem::Problem;
@@ -290,7 +291,7 @@ async fn serve_limited<L: Listener>(
     room: usize,
 ) {
     let mut shutdown = pin!(shutdown);
-    let (stop, stopped) = watch::channel(false);
+    let stop = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut refused = JoinSet::new();
     let refusing = Router::new().fallback(async || {
@@ -306,16 +307,16 @@ async fn serve_limited<L: Listener>(
             Some(_) = refused.join_next() => {}
             (io, _) = listener.accept() => {
                 if connections.len() < room {
-                    connections.spawn(serve_connection(io, router.clone(), stopped.clone()));
+                    connections.spawn(serve_connection(io, router.clone(), stop.clone()));
                 } else if refused.len() < MAX_REFUSALS {
                     let refusing = refusing.clone();
-                    refused.spawn(timeout(HEAD_TIMEOUT, serve_connection(io, refusing, stopped.clone())));
+                    refused.spawn(timeout(HEAD_TIMEOUT, serve_connection(io, refusing, stop.clone())));
                 }
             }
         }
     }
     drop(listener);
-    stop.send_replace(true);
+    stop.cancel();
     let drained =
         timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
@@ -325,11 +326,8 @@ async fn serve_limited<L: Listener>(
 }
 
 /// Serves one connection to its end or, after a stop, to the end of the current request.
-async fn serve_connection<I>(
-    io: I,
-    router: watch::Receiver<Router>,
-    mut stopped: watch::Receiver<bool>,
-) where
+async fn serve_connection<I>(io: I, router: watch::Receiver<Router>, stop: CancellationToken)
+where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
@@ -351,7 +349,7 @@ async fn serve_connection<I>(
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = async { stopped.wait_for(|stopped| *stopped).await.ok(); } => {
+        () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

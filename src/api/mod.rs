@@ -40,8 +40,8 @@ use axum::middleware;
 use axum::routing::{get, post};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
@@ -79,10 +79,10 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Limits shared by all requests.
     pub limits: RequestLimits,
-    /// Becomes `true` when the daemon stops or new settings take effect. Held requests and streams
-    /// then end without reporting later changes. It must change no later than the shutdown passed
+    /// Cancelled when the daemon stops or new settings take effect. Held requests and streams
+    /// then end without reporting later changes. It must be cancelled no later than the shutdown passed
     /// to [`serve_unix`] and [`serve_tcp`] resolves.
-    pub stopping: watch::Receiver<bool>,
+    pub stopping: CancellationToken,
 }
 
 /// The build and the start time, for `/v1/status`.

@@ -12,13 +12,13 @@ use anstyle::{AnsiColor, Style};
 use futures_util::StreamExt as _;
 use jiff::tz::TimeZone;
 use serde_json::Value;
-use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::arguments::DemoArgs;
 use super::check;
 use super::exit::{CliError, FAILED};
-use super::run::{build_info, start_telemetry, unless_stopped};
+use super::run::{build_info, start_telemetry};
 use super::signal_loop::{self, DaemonControls};
 use super::simulate::OTHER_PORT;
 use crate::api::BindError;
@@ -99,17 +99,17 @@ pub(super) async fn demo(
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     // SIGHUP stops the demo, because the terminal has gone; `calmirror reload` reloads it.
     let signals = signals.map(|_| Signal::Stop);
-    signal_loop::run(signals, async |mut controls: DaemonControls| {
+    signal_loop::run(signals, async |controls: DaemonControls| {
         // The simulated Graph outlives the daemon, so that its last requests are answered.
-        let (end, ended) = watch::channel(false);
+        let end = CancellationToken::new();
         let simulator = simulation.simulator().clone();
-        let graph = tokio::spawn(simulation.run(stopped(ended)));
-        let starting = unless_stopped(Daemon::start(options), controls.stop.clone());
+        let graph = tokio::spawn(simulation.run(end.clone().cancelled_owned()));
+        let starting = controls.stop.run_until_cancelled(Daemon::start(options));
         let Some(started) = starting.await else { return Ok(()) };
         let daemon = started.map_err(|error| refused(&error))?;
         let (fleet, store, address) = (daemon.fleet(), daemon.store(), daemon.address());
-        let (stop, until) = watch::channel(false);
-        let running = tokio::spawn(daemon.run(stopped(until)));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(daemon.run(stop.clone().cancelled_owned()));
         let story = async {
             settle(&fleet, begun, out).await?;
             if let Some(address) = address {
@@ -123,15 +123,15 @@ pub(super) async fn demo(
         };
         let told = tokio::select! {
             told = story => told,
-            _ = controls.stop.wait_for(|stop| *stop) => Ok(()),
+            () = controls.stop.cancelled() => Ok(()),
             () = stdout_closed() => Ok(()),
         };
-        stop.send_replace(true);
+        stop.cancel();
         let closed = match running.await {
             Ok(closed) => closed.map_err(|error| super::run::store_error(&error)),
             Err(_) => Err(CliError::new(FAILED, "the daemon panicked")),
         };
-        end.send_replace(true);
+        end.cancel();
         drop(graph.await);
         told.and(closed)
     })
@@ -164,10 +164,6 @@ fn refused(error: &StartError) -> CliError {
         StartError::Bind(BindError::Address { .. }) => failure.remedy(OTHER_PORT),
         _ => failure,
     }
-}
-
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// The demo's directory: `--dir`, which is kept, or a temporary one, which is removed at the end.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 
 use super::arguments::{COMMIT, RunArgs, TARGET};
 use super::check;
@@ -113,9 +112,11 @@ async fn foreground(
     notify: Notify,
 ) -> Result<u8, CliError> {
     signal_loop::run(signals, |controls: DaemonControls| async move {
-        let DaemonControls { mut stop, mut reload } = controls;
+        let DaemonControls { stop, mut reload } = controls;
         let starting = with_extended_timeout(Daemon::start(options), &notify);
-        let Some(started) = unless_stopped(starting, stop.clone()).await else {
+        // Opening the store may be abandoned, which does no more harm than any other end of the
+        // process.
+        let Some(started) = stop.run_until_cancelled(starting).await else {
             notify.stopping();
             tracing::info!("stopped before serving");
             return Ok(());
@@ -133,8 +134,7 @@ async fn foreground(
         };
         let until = async {
             tokio::select! {
-                // An error means that the sender is gone, which also ends the daemon.
-                _ = stop.wait_for(|stop| *stop) => {}
+                () = stop.cancelled() => {}
                 () = hangups => {}
             }
         };
@@ -154,19 +154,6 @@ async fn with_extended_timeout<T>(start: impl Future<Output = T>, notify: &Notif
         }
     }
     start.await
-}
-
-/// Waits for a start; `None` if a stop is requested first. Opening the store is then abandoned,
-/// which does no more harm than any other end of the process.
-pub(super) async fn unless_stopped<T>(
-    start: impl Future<Output = T>,
-    mut stop: watch::Receiver<bool>,
-) -> Option<T> {
-    tokio::select! {
-        started = start => Some(started),
-        // An error means that the sender is gone, which also ends the start.
-        _ = stop.wait_for(|stop| *stop) => None,
-    }
 }
 
 /// Starts logging.

@@ -2,7 +2,8 @@
 //! `simulate`.
 
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, DONE, FAILED};
 use crate::platform::signals::Signal;
@@ -10,8 +11,8 @@ use crate::platform::signals::Signal;
 /// The stop and reload requests for a running daemon.
 #[derive(Debug)]
 pub struct DaemonControls {
-    /// Becomes `true` when the daemon is to stop gracefully.
-    pub stop: watch::Receiver<bool>,
+    /// Cancelled when the daemon is to stop gracefully.
+    pub stop: CancellationToken,
     /// One message per reload request; requests that arrive while one is pending are merged.
     pub reload: mpsc::Receiver<()>,
 }
@@ -28,9 +29,10 @@ pub async fn run<D>(
 where
     D: Future<Output = Result<(), CliError>>,
 {
-    let (stop, stopped) = watch::channel(false);
+    let stop = CancellationToken::new();
     let (reload, reloads) = mpsc::channel(1);
-    let mut daemon = std::pin::pin!(start(DaemonControls { stop: stopped, reload: reloads }));
+    let controls = DaemonControls { stop: stop.clone(), reload: reloads };
+    let mut daemon = std::pin::pin!(start(controls));
     loop {
         let signal = tokio::select! {
             biased;
@@ -42,7 +44,7 @@ where
                 // If the channel is full, a pending request will read the newest files.
                 reload.try_send(()).ok();
             }
-            Signal::Stop if !stop.send_replace(true) => {}
+            Signal::Stop if !stop.is_cancelled() => stop.cancel(),
             Signal::Stop => {
                 tracing::warn!("stopped at once by a second signal");
                 return Ok(FAILED);
@@ -58,8 +60,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_stop_is_an_order_and_the_second_the_end() {
-        let obeyed = run(stream::iter([Signal::Stop]), async |mut controls: DaemonControls| {
-            controls.stop.wait_for(|stop| *stop).await.ok();
+        let obeyed = run(stream::iter([Signal::Stop]), async |controls: DaemonControls| {
+            controls.stop.cancelled().await;
             Ok(())
         });
         assert_eq!(obeyed.await, Ok(DONE));
@@ -74,7 +76,7 @@ mod tests {
     async fn reloads_arrive_and_do_not_pile_up() {
         let signals = [Signal::Reload, Signal::Reload, Signal::Reload, Signal::Stop];
         let outcome = run(stream::iter(signals), async |mut controls: DaemonControls| {
-            controls.stop.wait_for(|stop| *stop).await.ok();
+            controls.stop.cancelled().await;
             assert!(controls.reload.try_recv().is_ok());
             assert!(controls.reload.try_recv().is_err());
             Ok(())

@@ -37,10 +37,10 @@ pub(super) async fn simulate(
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     // There is nothing to reload: SIGHUP stops it, because the terminal has gone.
     let signals = signals.map(|_| Signal::Stop);
-    signal_loop::run(signals, async |mut controls: DaemonControls| {
+    signal_loop::run(signals, async |controls: DaemonControls| {
         let until = async {
             tokio::select! {
-                _ = controls.stop.wait_for(|stop| *stop) => {}
+                () = controls.stop.cancelled() => {}
                 () = stdout_closed() => {}
             }
         };

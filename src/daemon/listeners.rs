@@ -16,6 +16,7 @@ use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiSettings, AppState, BindError, UnixEndpoint, UnixOwner};
 use crate::config::ApiConfig;
@@ -37,9 +38,9 @@ struct ActiveListener<T> {
     place: T,
     router: watch::Sender<Router>,
     /// Ends the streams and held requests.
-    stopping: watch::Sender<bool>,
+    stopping: CancellationToken,
     /// Closes the listener.
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     /// Resolves once it is closed.
     closed: oneshot::Receiver<()>,
 }
@@ -245,7 +246,7 @@ impl Listeners {
                 self.servers.spawn(async move {
                     // The closing of a Unix socket is never awaited, so it is not tracked.
                     let ServeContext { router, stop, .. } = context;
-                    api::serve_unix(endpoint, router, stopped(stop)).await;
+                    api::serve_unix(endpoint, router, stop.cancelled_owned()).await;
                 });
                 active
             });
@@ -259,7 +260,7 @@ impl Listeners {
                 let (active, ServeContext { router, stop, closing }) =
                     ActiveListener::new(address, router, stopping);
                 let listener = TrackedListener { endpoint, _closing: closing };
-                self.servers.spawn(api::serve_tcp(listener, router, stopped(stop)));
+                self.servers.spawn(api::serve_tcp(listener, router, stop.cancelled_owned()));
                 active
             });
             std::mem::replace(&mut self.tcp, active).map(close);
@@ -281,42 +282,37 @@ impl Listeners {
 /// What a server task of a listener needs.
 struct ServeContext {
     router: watch::Receiver<Router>,
-    stop: watch::Receiver<bool>,
+    stop: CancellationToken,
     closing: oneshot::Sender<()>,
 }
 
 impl<T> ActiveListener<T> {
-    fn new(place: T, router: Router, stopping: watch::Sender<bool>) -> (Self, ServeContext) {
+    fn new(place: T, router: Router, stopping: CancellationToken) -> (Self, ServeContext) {
         let (router, routers) = watch::channel(router);
-        let (stop, stops) = watch::channel(false);
+        let stop = CancellationToken::new();
         let (closing, closed) = oneshot::channel();
-        let active = Self { place, router, stopping, stop, closed };
-        (active, ServeContext { router: routers, stop: stops, closing })
+        let context = ServeContext { router: routers, stop: stop.clone(), closing };
+        (Self { place, router, stopping, stop, closed }, context)
     }
 
-    fn replace_router(&mut self, router: Router, stopping: watch::Sender<bool>) {
+    fn replace_router(&mut self, router: Router, stopping: CancellationToken) {
         drop(self.router.send_replace(router));
-        std::mem::replace(&mut self.stopping, stopping).send_replace(true);
+        std::mem::replace(&mut self.stopping, stopping).cancel();
     }
 }
 
 /// Ends the streams first, so that they do not hold the listener open, then closes it. The result
 /// resolves once it is closed.
 fn close<T>(active: ActiveListener<T>) -> oneshot::Receiver<()> {
-    active.stopping.send_replace(true);
-    active.stop.send_replace(true);
+    active.stopping.cancel();
+    active.stop.cancel();
     active.closed
 }
 
 /// A copy of the state with its own stop signal for streams.
-fn renewed(access: &AppState) -> (AppState, watch::Sender<bool>) {
-    let (stopping, stop) = watch::channel(false);
-    (AppState { stopping: stop, ..access.clone() }, stopping)
-}
-
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
-    drop(stop.wait_for(|stop| *stop).await);
+fn renewed(access: &AppState) -> (AppState, CancellationToken) {
+    let stopping = CancellationToken::new();
+    (AppState { stopping: stopping.clone(), ..access.clone() }, stopping)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
 use crate::metrics::RoundMetrics;
@@ -24,7 +24,7 @@ pub(super) const HUNG_AFTER: Duration = Duration::from_secs(5 * HEARTBEAT.as_sec
 pub struct Fleet {
     windows: Arc<RwLock<BTreeMap<Arc<str>, FleetEntry>>>,
     env: Env,
-    stop: watch::Receiver<bool>,
+    stop: CancellationToken,
     metrics: Arc<RoundMetrics>,
 }
 
@@ -59,7 +59,7 @@ pub struct StartedRound {
 
 impl Fleet {
     /// A fleet without windows.
-    pub(super) fn new(env: Env, stop: watch::Receiver<bool>, metrics: Arc<RoundMetrics>) -> Self {
+    pub(super) fn new(env: Env, stop: CancellationToken, metrics: Arc<RoundMetrics>) -> Self {
         Self { windows: Arc::default(), env, stop, metrics }
     }
 
@@ -159,8 +159,7 @@ impl Fleet {
         request: RoundRequest,
         wait: Option<Duration>,
     ) -> Result<StartedRound, FleetError> {
-        let mut stop = self.stop.clone();
-        if *stop.borrow() {
+        if self.stop.is_cancelled() {
             return Err(FleetError::Stopping);
         }
         let FleetEntry { handle, .. } =
@@ -172,7 +171,7 @@ impl Fleet {
                 result = tokio::time::timeout(wait, handle.finished(round)) => {
                     result.is_ok().then(|| handle.status(self.env.now()))
                 }
-                _ = stop.wait_for(|stop| *stop) => return Err(FleetError::Stopping),
+                () = self.stop.cancelled() => return Err(FleetError::Stopping),
             },
         };
         Ok(StartedRound { window: handle.window().name.clone(), round, finished })

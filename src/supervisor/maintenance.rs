@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{FIRST_RESTART_DELAY, MAX_RESTART_DELAY};
 use crate::env::Env;
@@ -32,7 +33,7 @@ const SPACE_PAUSE: Duration = Duration::from_secs(60);
 pub(super) async fn restart_on_panic<C>(
     name: &'static str,
     env: &Env,
-    mut stop: watch::Receiver<bool>,
+    stop: &CancellationToken,
     task: impl Fn() -> C,
 ) -> Result<(), StoreError>
 where
@@ -53,10 +54,8 @@ where
             pause_ms = pause.as_millis(),
             "maintenance task panicked, restarting"
         );
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return Ok(());
         }
     }
 }
@@ -70,12 +69,9 @@ pub(super) async fn run(
     env: &Env,
     clock: &GraphClock,
     retention: watch::Receiver<Duration>,
-    mut stop: watch::Receiver<bool>,
+    stop: &CancellationToken,
 ) -> Result<(), StoreError> {
-    tokio::select! {
-        _ = stop.wait_for(|stop| *stop) => Ok(()),
-        result = maintain(store, env, clock, retention) => result,
-    }
+    stop.run_until_cancelled(maintain(store, env, clock, retention)).await.unwrap_or(Ok(()))
 }
 
 /// Drops unwanted windows, one after the other, until asked to stop.
@@ -86,7 +82,7 @@ pub(super) async fn drop_windows(
     store: &Store,
     env: &Env,
     drops: Vec<(Arc<str>, WindowId)>,
-    mut stop: watch::Receiver<bool>,
+    stop: &CancellationToken,
 ) -> Result<(), StoreError> {
     let windows = drops.len();
     tracing::info!(windows, "windows left the configuration, dropping their events");
@@ -97,11 +93,7 @@ pub(super) async fn drop_windows(
         tracing::info!(windows, "windows that left the configuration are dropped");
         Ok(())
     };
-    tokio::select! {
-        biased;
-        _ = stop.wait_for(|stop| *stop) => Ok(()),
-        result = dropping => result,
-    }
+    stop.run_until_cancelled(dropping).await.unwrap_or(Ok(()))
 }
 
 /// Drops a window. If the disk is full, waits until it is not. The future may be dropped at any
@@ -216,12 +208,12 @@ mod tests {
     async fn a_full_disk_is_waited_out() {
         let dir = tempfile::tempdir().unwrap();
         let (store, env, id) = store(&dir, u64::MAX).await;
-        let (stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         {
             let (_retention, retention) = watch::channel(HOUR);
             let clock = GraphClock::default();
-            let maintenance = run(&store, &env, &clock, retention, stopped.clone());
-            let dropping = drop_windows(&store, &env, vec![("alice".into(), id)], stopped);
+            let maintenance = run(&store, &env, &clock, retention, &stop);
+            let dropping = drop_windows(&store, &env, vec![("alice".into(), id)], &stop);
             let both = async { tokio::try_join!(maintenance, dropping) };
             tokio::pin!(both);
             assert!(
@@ -229,7 +221,7 @@ mod tests {
                 "a task ended while the disk was full"
             );
             assert_eq!(store.windows().await.unwrap().len(), 1, "the window was dropped");
-            stop.send(true).unwrap();
+            stop.cancel();
             assert!(both.await.is_ok());
         }
         assert!(timeout(2 * HOUR, drop_window(&store, &env, "alice", id)).await.is_err());
@@ -240,7 +232,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_chore_that_panics_is_begun_again_until_it_is_done_or_told_to_stop() {
         let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
-        let (stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         let started = std::cell::Cell::new(0);
         let task = |panics: u32| {
             let started = &started;
@@ -250,14 +242,14 @@ mod tests {
                 Err(StoreError::Closed)
             }
         };
-        let result = restart_on_panic("test", &env, stopped.clone(), task(3)).await;
+        let result = restart_on_panic("test", &env, &stop, task(3)).await;
         assert!(matches!(result, Err(StoreError::Closed)), "the task's error is not returned");
         assert_eq!(started.get(), 4);
-        let endless = restart_on_panic("test", &env, stopped, task(u32::MAX));
+        let endless = restart_on_panic("test", &env, &stop, task(u32::MAX));
         tokio::pin!(endless);
         assert!(timeout(HOUR, &mut endless).await.is_err());
         assert!((60..200).contains(&started.get()), "restarts in an hour: {}", started.get());
-        stop.send(true).unwrap();
+        stop.cancel();
         assert!(endless.await.is_ok());
     }
 
@@ -265,13 +257,13 @@ mod tests {
     async fn it_ends_with_the_store() {
         let dir = tempfile::tempdir().unwrap();
         let (store, env, id) = store(&dir, 0).await;
-        let (_stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         let (_retention, retention) = watch::channel(HOUR);
         let clock = GraphClock::default();
-        let maintenance = run(&store, &env, &clock, retention, stopped.clone());
+        let maintenance = run(&store, &env, &clock, retention, &stop);
         tokio::pin!(maintenance);
         assert!(timeout(HOUR, &mut maintenance).await.is_err());
-        drop_windows(&store, &env, vec![("alice".into(), id)], stopped).await.unwrap();
+        drop_windows(&store, &env, vec![("alice".into(), id)], &stop).await.unwrap();
         assert!(store.windows().await.unwrap().is_empty(), "the unwanted window is still there");
         store.close().await.unwrap();
         assert!(matches!(maintenance.await, Err(StoreError::Closed)));

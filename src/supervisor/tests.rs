@@ -165,6 +165,32 @@ async fn a_stuck_worker_is_restarted_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
+    let mut ground = Ground::new().await;
+    let supervisor = &mut ground.supervisor;
+    supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+    let remove = |name: &str| FleetChange {
+        removed: vec![name.into()],
+        begun: Vec::new(),
+        retimed: Vec::new(),
+    };
+    // Both workers wait for their sign-in.
+    let begun = tokio::time::Instant::now();
+    supervisor.change_fleet(remove("alice"), || ()).await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+
+    // Bob's worker does not react to its token.
+    let (_, bob) = supervisor.running.drain().next().unwrap();
+    bob.task.abort();
+    let task = supervisor.workers.spawn(std::future::pending());
+    supervisor.running.insert(task.id(), RunningWorker { task, ..bob });
+    supervisor.change_fleet(remove("bob"), || ()).await.unwrap();
+    assert_eq!(begun.elapsed(), STOP_TIMEOUT);
+    assert!(supervisor.running.is_empty());
+    ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_janitor_that_panics_is_not_missed() {
     // A zero period makes the timer panic, which simulates a bug in the maintenance task.
     let max_defer = Duration::ZERO;

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::graph::{ErrorClass, GraphError, PageStart, RequestOptions, Reservation, Target};
 use crate::mirror::clock::ClockCheck;
@@ -88,7 +88,7 @@ pub(super) struct Attempt<'a> {
     id: WindowId,
     window: &'a Window,
     handle: &'a WindowHandle,
-    stop: &'a watch::Receiver<bool>,
+    stop: &'a CancellationToken,
     /// Counts steps, so that the worker sees progress.
     steps: &'a AtomicU32,
     options: RequestOptions,
@@ -115,7 +115,7 @@ impl<'a> Attempt<'a> {
         id: WindowId,
         window: &'a Window,
         handle: &'a WindowHandle,
-        stop: &'a watch::Receiver<bool>,
+        stop: &'a CancellationToken,
         steps: &'a AtomicU32,
         number: u64,
     ) -> Self {
@@ -232,7 +232,7 @@ impl<'a> Attempt<'a> {
         let mut now = self.services.env.now();
         let mut moved = due(now);
         if moved.is_some() && self.services.client.clock(now) == ClockCheck::Unknown {
-            self.read_clock(edges).await;
+            self.read_clock(edges).await?;
             now = self.services.env.now();
             moved = due(now);
         }
@@ -269,14 +269,14 @@ impl<'a> Attempt<'a> {
 
     /// Makes a small request only for the `Date` of its response. The round itself finds out about
     /// any error.
-    async fn read_clock(&self, edges: Edges) {
+    async fn read_clock(&self, edges: Edges) -> Result<(), AttemptError> {
         let options = RequestOptions { page_size: 1, ..self.options.clone() };
         let (client, day) = (&self.services.client, first_day(edges));
-        let response =
-            client.calendar_view(self.target, &options, day, Some("id"), None, false).await;
-        if let Err(error) = response {
+        let response = client.calendar_view(self.target, &options, day, Some("id"), None, false);
+        if let Err(error) = self.unless_stopped(response).await? {
             tracing::debug!(kind = error.kind().as_str(), "request for graph's clock failed");
         }
+        Ok(())
     }
 
     /// Resumes a segment's round where the store left it. Also returns whether the round is at its

@@ -108,7 +108,7 @@ impl Worker {
         let mut suspects = std::mem::take(&mut self.schedule().suspects);
         let window = self.handle.window();
         let number = self.handle.lock().rounds;
-        let (services, id, mut stop) = (self.services.clone(), self.id, self.stop.clone());
+        let (services, id) = (self.services.clone(), self.id);
         let steps = AtomicU32::new(0);
         let mut attempt = Attempt::new(
             &services,
@@ -122,7 +122,6 @@ impl Worker {
         );
         let result = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(Err(WorkerExit::Stopped)),
             result = attempt.audit(&mut suspects) => result,
             () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
@@ -143,6 +142,7 @@ impl Worker {
                 return Ok(Ok(Instant::now()));
             }
             Ok(AuditOutcome::Unavailable) => None,
+            Err(AttemptError::Stopped) => return Ok(Err(WorkerExit::Stopped)),
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }

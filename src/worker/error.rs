@@ -32,6 +32,8 @@ pub(super) enum AttemptError {
     /// A round does not end, and every fallback was tried.
     Endless,
     Store(StoreError),
+    /// The worker was asked to stop. Not an outcome of the round: it is never published.
+    Stopped,
 }
 
 impl From<StoreError> for AttemptError {
@@ -47,7 +49,9 @@ impl AttemptError {
             Self::Store(StoreError::Full) => FailureCause::StoreFull,
             Self::Throttled { wait, .. } => FailureCause::Throttled(*wait),
             Self::Stuck { until, .. } => FailureCause::Stalled(wait(*until)),
-            Self::Transient(_) | Self::LinkDiedAgain | Self::Store(_) => FailureCause::Transient,
+            Self::Transient(_) | Self::LinkDiedAgain | Self::Store(_) | Self::Stopped => {
+                FailureCause::Transient
+            }
             Self::SignIn(_) => FailureCause::SignIn,
             Self::Quarantine(_) | Self::Endless => FailureCause::Quarantined,
         }
@@ -76,7 +80,7 @@ impl AttemptError {
             | Self::Quarantine(error)
             | Self::Transient(error) => error.is_account_wide(),
             Self::Store(error) => matches!(error, StoreError::Full),
-            Self::Stuck { .. } | Self::Endless | Self::LinkDiedAgain => false,
+            Self::Stuck { .. } | Self::Endless | Self::LinkDiedAgain | Self::Stopped => false,
         }
     }
 
@@ -126,6 +130,7 @@ impl AttemptError {
                 plain(ErrorKind::RoundStuck, "neither a round nor a plain listing ends".to_owned())
             }
             Self::Store(error) => plain(ErrorKind::Store, error.to_string()),
+            Self::Stopped => plain(ErrorKind::Incomplete, "the worker was stopped".to_owned()),
         }
     }
 }

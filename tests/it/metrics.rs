@@ -20,7 +20,7 @@ use calmirror::supervisor::reload::{self, ReloadError, ReloadHandle};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::Request;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::converge::simulator;
@@ -33,11 +33,11 @@ const MAILBOX: &str = "alice@contoso.com";
 /// Every series with its value.
 type Samples = BTreeMap<String, f64>;
 
-fn api(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadHandle) -> Router {
-    router(access(rig, env, stopping, reloads))
+fn api(rig: &Rig, env: &Env, reloads: ReloadHandle) -> Router {
+    router(access(rig, env, reloads))
 }
 
-fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadHandle) -> AppState {
+fn access(rig: &Rig, env: &Env, reloads: ReloadHandle) -> AppState {
     AppState {
         store: rig.store.clone(),
         fleet: Arc::new(rig.fleet.clone()),
@@ -53,7 +53,7 @@ fn access(rig: &Rig, env: &Env, stopping: &watch::Sender<bool>, reloads: ReloadH
         metrics: rig.metrics.clone(),
         limits: RequestLimits::new(env.clone()),
         reloads,
-        stopping: stopping.subscribe(),
+        stopping: CancellationToken::new(),
     }
 }
 
@@ -137,9 +137,8 @@ async fn every_documented_metric_is_there_and_moves() {
     let stumble = Arc::new(AtomicBool::new(false));
     let transport = PanickingTransport { graph: Memory(graph.clone()), stumble: stumble.clone() };
     let rig = Rig::start(directory.path(), Arc::new(transport), &env, vec![window(MAILBOX)]).await;
-    let stopping = watch::Sender::new(false);
     let (reloads, mut asks) = reload::channel();
-    let api = api(&rig, &env, &stopping, reloads.clone());
+    let api = api(&rig, &env, reloads.clone());
     let mut scrapes = vec![scrape(&api).await];
 
     rig.settle(MAILBOX, 10).await;
@@ -238,7 +237,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(reading["calmirror_feed_readers{kind=\"stream\"}"], 1.0);
     assert_eq!(reading["calmirror_feed_readers{kind=\"wait\"}"], 1.0);
     scrapes.push(reading);
-    let tcp = access(&rig, &env, &stopping, calmirror::supervisor::reload::channel().0);
+    let tcp = access(&rig, &env, calmirror::supervisor::reload::channel().0);
     let tcp = tcp_router(tcp, "127.0.0.1:8380".parse().unwrap());
     let wrong = Request::get("/v1/status")
         .header("host", "localhost")
@@ -291,7 +290,7 @@ async fn series(windows: usize) -> BTreeSet<String> {
     let tracked: Vec<Window> = names.iter().map(|name| window(name)).collect();
     let rig = Rig::start(directory.path(), Arc::new(Memory(graph)), &env, tracked).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
-    let samples = scrape(&api(&rig, &env, &watch::Sender::new(false), reload::channel().0)).await;
+    let samples = scrape(&api(&rig, &env, reload::channel().0)).await;
     assert_eq!(samples["calmirror_windows{state=\"settled\"}"], windows as f64);
     assert_eq!(samples["calmirror_window_staleness_seconds_count"], windows as f64);
     rig.stop().await;

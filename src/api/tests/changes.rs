@@ -126,7 +126,7 @@ async fn a_held_request_ends_with_its_time_or_with_the_daemon() {
     let held = fixture.changes("/v1/changes?after=now&wait=1day");
     let ((lines, same), ()) = tokio::join!(held, async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        fixture.stopping.send_replace(true);
+        fixture.stopping.cancel();
     });
     assert!(lines.is_empty());
     assert_eq!(same, cursor);
@@ -146,7 +146,7 @@ async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         fixture.write(alice, &[("a", 9, "")], &[]).await;
         // Before the waiting readers have read.
-        fixture.stopping.send_replace(true);
+        fixture.stopping.cancel();
     });
     assert_eq!((lines, cursor), (vec![], end.clone()));
     assert!(frame.is_none(), "{frame:?}");
@@ -156,10 +156,10 @@ async fn what_came_after_the_end_is_not_told_by_those_that_were_held() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
-    let fixture = Fixture::new().await;
+    let mut fixture = Fixture::new().await;
     let alice = fixture.id("alice");
     fixture.write(alice, &[("a", 9, "")], &[]).await;
-    let open = async |last: Option<&str>| {
+    let open = async |fixture: &Fixture, last: Option<&str>| {
         let mut request = Request::get("/v1/changes").header("accept", "text/event-stream");
         if let Some(last) = last {
             request = request.header("last-event-id", last);
@@ -169,7 +169,7 @@ async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         response.into_body().into_data_stream()
     };
-    let mut stream = open(None).await;
+    let mut stream = open(&fixture, None).await;
     let mut next = async || {
         let frame = stream.next().await?.unwrap();
         Some(String::from_utf8(frame.to_vec()).unwrap())
@@ -182,11 +182,11 @@ async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
     assert_eq!(quiet, format!("id: {id}\n\n"), "a keep-alive moves the id without an event");
     fixture.write(alice, &[("b", 10, "")], &[]).await;
     assert!(next().await.unwrap().contains(r#""id":"b""#));
-    fixture.stopping.send_replace(true);
+    fixture.stopping.cancel();
     assert_eq!(next().await, None, "the stream ends with the daemon");
 
-    fixture.stopping.send_replace(false);
-    let resumed = open(Some(id)).await.next().await.unwrap().unwrap();
+    fixture.stopping = CancellationToken::new();
+    let resumed = open(&fixture, Some(id)).await.next().await.unwrap().unwrap();
     let resumed = String::from_utf8(resumed.to_vec()).unwrap();
     assert!(resumed.contains(r#""id":"b""#) && !resumed.contains(r#""id":"a""#), "{resumed}");
 }

@@ -124,7 +124,7 @@ struct Fixture {
     store: Store,
     fleet: Arc<Double>,
     env: Env,
-    stopping: watch::Sender<bool>,
+    stopping: CancellationToken,
     settings: ApiSettings,
     work: RequestLimits,
     _directory: tempfile::TempDir,
@@ -139,7 +139,7 @@ impl Fixture {
             StoreOptions { min_free_bytes: 0, ..StoreOptions::new(directory.path().join("store")) };
         let (store, _) = Store::open(&options, &env).unwrap();
         let fleet = Arc::new(Double::default());
-        let (stopping, _) = watch::channel(false);
+        let stopping = CancellationToken::new();
         let settings = ApiSettings::default();
         let work = RequestLimits::new(env.clone());
         let fixture = Self { store, fleet, env, stopping, settings, work, _directory: directory };
@@ -247,7 +247,7 @@ impl Fixture {
             settings: self.settings.clone(),
             metrics: crate::metrics::Metrics::default(),
             limits: self.work.clone(),
-            stopping: self.stopping.subscribe(),
+            stopping: self.stopping.clone(),
             reloads: crate::supervisor::reload::channel().0,
         }
     }

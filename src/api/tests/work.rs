@@ -151,7 +151,7 @@ impl SliceProducer for Gated {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slice_that_is_not_waited_for_keeps_no_turn() {
     let work = RequestLimits::new(Env::real());
-    let (_stopping, stopping) = watch::channel(false);
+    let stopping = CancellationToken::new();
     let mut bodies = Vec::new();
     for _ in 0..2 * MAX_CONCURRENT {
         let gate = Arc::new(Semaphore::new(1));
@@ -350,7 +350,7 @@ async fn an_answer_under_other_settings_ends_soon() {
     large(&fixture, 200).await;
     let (_, mut stream) = open(&fixture, "/v1/windows/alice/events").await;
     begin(&mut stream, 16 << 10).await;
-    fixture.stopping.send_replace(true);
+    fixture.stopping.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;
     begin(&mut stream, 200 << 10).await;
     tokio::time::sleep(Duration::from_secs(5)).await;

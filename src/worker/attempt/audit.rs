@@ -91,6 +91,7 @@ impl Attempt<'_> {
             };
             let mut after = None;
             loop {
+                self.check_stopped()?;
                 let store = &self.services.store;
                 let (rows, next) = store.audit_rows(self.id, segment, after).await?;
                 for row in rows {

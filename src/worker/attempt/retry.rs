@@ -47,6 +47,20 @@ impl<'a> Attempt<'a> {
         (&self.services.client, self.target, self.options.clone())
     }
 
+    /// Waits for a request or a pause, which a stop of the worker ends at once. What the store has
+    /// begun to write is awaited instead.
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, AttemptError> {
+        self.stop.run_until_cancelled(wait).await.ok_or(AttemptError::Stopped)
+    }
+
+    /// Ends the attempt if the worker is asked to stop.
+    pub(super) fn check_stopped(&self) -> Result<(), AttemptError> {
+        if self.stop.is_cancelled() { Err(AttemptError::Stopped) } else { Ok(()) }
+    }
+
     /// Sends a request and repeats it after transient errors. The argument of `send` says whether
     /// to use a new connection.
     pub(super) async fn fetch<T, F>(&mut self, send: impl Fn(bool) -> F) -> Result<T, AttemptError>
@@ -54,7 +68,7 @@ impl<'a> Attempt<'a> {
         F: Future<Output = Result<T, GraphError>>,
     {
         loop {
-            match send(self.budget.is_retry()).await {
+            match self.unless_stopped(send(self.budget.is_retry())).await? {
                 Ok(answer) => return Ok(answer),
                 Err(error) => self.retry(error).await?,
             }
@@ -71,7 +85,7 @@ impl<'a> Attempt<'a> {
         F: Future<Output = Result<T, GraphError>>,
     {
         loop {
-            match send(self.budget.is_retry()).await {
+            match self.unless_stopped(send(self.budget.is_retry())).await? {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(error) if self.is_series_specific(&error) => {
                     tracing::debug!(
@@ -115,9 +129,7 @@ impl<'a> Attempt<'a> {
             | ErrorClass::NotFound
             | ErrorClass::SegmentTooLong
             | ErrorClass::TooLarge => Err(AttemptError::Quarantine(error)),
-            ErrorClass::Transient | ErrorClass::MalformedPage
-                if !self.budget.is_spent() && !*self.stop.borrow() =>
-            {
+            ErrorClass::Transient | ErrorClass::MalformedPage if !self.budget.is_spent() => {
                 let wait = self.budget.spend(self.services.env.random());
                 tracing::debug!(
                     kind = error.kind().as_str(),
@@ -125,8 +137,7 @@ impl<'a> Attempt<'a> {
                     retries = self.budget.used,
                     "repeating the request"
                 );
-                tokio::time::sleep(wait).await;
-                Ok(())
+                self.unless_stopped(tokio::time::sleep(wait)).await
             }
             ErrorClass::Transient
             | ErrorClass::MalformedPage

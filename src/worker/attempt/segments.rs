@@ -132,6 +132,7 @@ impl Attempt<'_> {
     async fn clear_window(&mut self) -> Result<(), AttemptError> {
         let rows = self.unseen(0).await?;
         for slice in rows.chunks(CLEAR_SLICE) {
+            self.check_stopped()?;
             let mut commit = Commit::new(self.id, 0, self.services.env.now());
             let leaves = |row: &Removal| Removal { reason: RemovalReason::LeftWindow, ..*row };
             commit.removals = slice.iter().map(leaves).collect();
@@ -251,6 +252,7 @@ impl Attempt<'_> {
         let before = round.fallback().clone();
         self.options.page_size = before.page_size(self.window.settings.page_size);
         loop {
+            self.check_stopped()?;
             self.steps.fetch_add(1, Ordering::Relaxed);
             let now = self.services.env.now();
             let large = match &input {
