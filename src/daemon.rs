@@ -23,8 +23,8 @@ use crate::metrics::{Metrics, ReaderMetrics};
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
+use crate::reload::{ReloadHandle, ReloadQueue};
 use crate::store::{self, OpenError, Store, StoreError};
-use crate::supervisor::reload::{ReloadHandle, ReloadQueue};
 use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, WindowSpec};
 use crate::worker::Services;
 use listeners::{Listeners, PreparedListeners};
@@ -168,7 +168,7 @@ impl Daemon {
         let mut supervisor = Supervisor::new(services, config.feed.retention);
         supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
 
-        let (reloads, asks) = crate::supervisor::reload::channel();
+        let (reloads, asks) = crate::reload::channel();
         let access = AppState {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),

@@ -1,7 +1,8 @@
 //! An exact, always fresh local copy of Outlook / Microsoft 365 calendar windows.
 //!
 //! `docs/ARCHITECTURE.md` describes the structure. In short, imports point only downwards:
-//! `cli` and `api` serve people and programs; `daemon`, `supervisor` and `worker` run the tasks;
+//! `cli` and `api` serve people and programs; `daemon`, `supervisor` and `worker` run the tasks,
+//! and `reload` is how the others request a new configuration of the daemon;
 //! `graph`, `store`, `config` and `platform` each wrap one external system; `env` provides the
 //! wall clock and entropy as values; `mirror` is the protocol as pure computation; `percent`
 //! encodes and decodes parts of addresses, `error_chain` puts an error and its sources in one line.
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod mirror;
 mod percent;
 pub mod platform;
+pub mod reload;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod store;

@@ -8,7 +8,6 @@
 
 mod fleet;
 mod maintenance;
-pub mod reload;
 #[cfg(test)]
 mod tests;
 

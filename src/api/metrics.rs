@@ -26,8 +26,8 @@ use crate::metrics::{CounterSet, LatencyHistogram, Metrics};
 use crate::mirror::change::Seq;
 use crate::mirror::status::WindowState;
 use crate::platform::resources::{Resources, resources};
+use crate::reload::{LastReload, ReloadCounts, ReloadOutcome};
 use crate::store::Footprint;
-use crate::supervisor::reload::{LastReload, ReloadCounts, ReloadOutcome};
 use crate::worker::WindowSummary;
 
 /// The text format that every scraper reads.

@@ -8,9 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::config::Diagnostic;
+use crate::reload::ReloadError;
 use crate::store::{FeedError, StoreError};
 use crate::supervisor::FleetError;
-use crate::supervisor::reload::ReloadError;
 
 /// The base of `type`; the last part names the problem and never changes.
 const TYPES: &str = "https://calmirror.dev/problems/";

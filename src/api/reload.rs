@@ -8,7 +8,7 @@ use axum::extract::{RawQuery, State};
 use super::AppState;
 use super::problem::Problem;
 use super::query::Parameters;
-use crate::supervisor::reload::ReloadSummary;
+use crate::reload::ReloadSummary;
 
 /// `POST /v1/reload`: waits for earlier reloads and for its own end, and returns what changed or
 /// why nothing did; `accept_drops=true` allows dropping most of the fleet.

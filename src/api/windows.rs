@@ -21,7 +21,7 @@ use super::model::{StrJson, WindowJson};
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::mirror::status::WindowState;
-use crate::supervisor::reload::LastReload;
+use crate::reload::LastReload;
 use crate::worker::WindowSummary;
 
 /// The daemon's status.

@@ -8,7 +8,7 @@ use super::arguments::ReloadArgs;
 use super::client::ApiClient;
 use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
-use crate::supervisor::reload::{ReloadSummary, WindowChange, WindowEffect};
+use crate::reload::{ReloadSummary, WindowChange, WindowEffect};
 
 /// Requests a reload, waits until it ends and prints the result.
 pub(super) async fn reload(
@@ -67,7 +67,7 @@ fn line(change: &WindowChange) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::reload::WindowChangeCounts;
+    use crate::reload::WindowChangeCounts;
 
     #[test]
     fn what_changed_is_told_line_by_line() {

@@ -24,7 +24,7 @@ use crate::mirror::clock;
 use crate::mirror::status::{WindowState, WindowStatus};
 use crate::percent;
 use crate::platform::signals;
-use crate::supervisor::reload::{LastReload, ReloadOutcome};
+use crate::reload::{LastReload, ReloadOutcome};
 pub(super) use format::{full, report};
 use format::{span, style, until};
 
@@ -451,7 +451,7 @@ mod tests {
     use super::super::terminal::{is_control, width};
 
     use crate::config::Diagnostic;
-    use crate::supervisor::reload::ReloadError;
+    use crate::reload::ReloadError;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()

@@ -14,11 +14,8 @@ use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
 use crate::error_chain::error_chain;
 use crate::graph::Tokens;
+use crate::reload::{ReloadError, ReloadRequest, ReloadSummary};
 use crate::supervisor::FleetChange;
-use crate::supervisor::reload::{
-    LastReload, MAX_NAMED, ReloadError, ReloadOutcome, ReloadRequest, ReloadSummary, WindowChange,
-    WindowChangeCounts, WindowEffect,
-};
 
 /// Reads the configuration again. Blocking.
 pub type Loader = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
@@ -26,9 +23,6 @@ pub type Loader = Arc<dyn Fn() -> Result<Config, Diagnostics> + Send + Sync>;
 /// Dropping at least this many windows, and more than half of all, needs permission: a truncated
 /// file must not drop a whole fleet.
 const MASS_DROP_MIN: usize = 20;
-
-/// Characters of a refused reload's reason in the status line; the log has all of it.
-const MAX_STATUS_NOTE: usize = 400;
 
 /// Whether dropping that many windows needs permission.
 pub(super) fn too_many(dropped: usize, known: usize) -> bool {
@@ -60,14 +54,15 @@ impl PendingReload {
         let begun = Instant::now();
         let reading = tokio::task::spawn_blocking(move || {
             let config = load().map_err(|faults| ReloadError::Faults(faults.0))?;
-            let settings = api_settings(&config, open_loopback).map_err(|error| failed(&error))?;
+            let settings = api_settings(&config, open_loopback)
+                .map_err(|error| ReloadError::failed(&error))?;
             let difference = config::diff(&old, &config);
             refuse(&difference, &old, &config)?;
             Ok(LoadedConfig { config, settings, difference })
         });
         let loaded = match reading.await {
             Ok(loaded) => loaded,
-            Err(panic) => Err(failed(&panic)),
+            Err(panic) => Err(ReloadError::failed(&panic)),
         };
         Self { ask, begun, loaded }
     }
@@ -108,8 +103,7 @@ impl Daemon {
             Err(error) => Err(error),
         };
         self.asks.answer(ask, outcome, self.env.now());
-        let refused = self.reloads.last().filter(|last| last.outcome != ReloadOutcome::Applied);
-        self.supervisor.reloaded(refused.map(|last| status_note(&last)));
+        self.supervisor.reloaded(self.reloads.last().and_then(|last| last.status_note()));
     }
 
     /// Applies a new configuration.
@@ -131,7 +125,7 @@ impl Daemon {
             .listeners
             .prepare(&self.config.api, &config.api)
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| ReloadError::failed(&error))?;
         let accounts = self.accounts_of(&config);
         let change = fleet_change(&config, &accounts, &difference);
         let commit = || {
@@ -145,7 +139,7 @@ impl Daemon {
         };
         if let Err(error) = self.supervisor.change_fleet(change, commit).await {
             self.listeners.discard(bound).await;
-            return Err(failed(&error));
+            return Err(ReloadError::failed(&error));
         }
         self.listeners.change(bound, settings);
         let graph = &config.graph;
@@ -163,7 +157,7 @@ impl Daemon {
         let warnings = config.warnings.clone();
         self.config = Arc::new(config);
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(ReloadSummary { retried, ..applied(difference, warnings, took_ms) })
+        Ok(ReloadSummary { took_ms, retried, warnings, ..difference.into() })
     }
 
     /// The tokens of every account. Known accounts keep theirs.
@@ -193,56 +187,4 @@ fn fleet_change(
         begun: window_specs(config, begun, accounts),
         retimed: retimed.into_iter().map(|changed| changed.new.clone()).collect(),
     }
-}
-
-fn applied(difference: ConfigDiff, warnings: Vec<Diagnostic>, took_ms: u64) -> ReloadSummary {
-    let ConfigDiff { added, removed, changed, unchanged, accounts, settings, .. } = difference;
-    let of = |effect| changed.iter().filter(|changed| changed.effect == effect).count();
-    let windows = WindowChangeCounts {
-        added: added.len(),
-        removed: removed.len(),
-        replaced: of(ReloadEffect::Replaced),
-        resynced: of(ReloadEffect::Resynced),
-        retimed: of(ReloadEffect::Retimed),
-        unchanged,
-    };
-    let without_keys = |windows: Vec<Arc<crate::mirror::window::Window>>, change| {
-        windows.into_iter().map(move |window| WindowChange {
-            window: window.name.clone(),
-            change,
-            keys: Vec::new(),
-        })
-    };
-    let others = changed.into_iter().map(|changed| WindowChange {
-        window: changed.new.name.clone(),
-        change: changed.effect.into(),
-        keys: changed.keys.into_iter().map(str::to_owned).collect(),
-    });
-    let changes = without_keys(added, WindowEffect::Added)
-        .chain(without_keys(removed, WindowEffect::Removed))
-        .chain(others)
-        .take(MAX_NAMED)
-        .collect();
-    let settings = settings.into_iter().map(str::to_owned).collect();
-    ReloadSummary { took_ms, windows, changes, accounts, settings, warnings, retried: Vec::new() }
-}
-
-/// The status line for a reload that changed nothing.
-fn status_note(last: &LastReload) -> String {
-    let LastReload { at, outcome, message, faults } = last;
-    let outcome = if *outcome == ReloadOutcome::Refused { "refused" } else { "failed" };
-    let at = at.strftime("%Y-%m-%d %H:%M:%SZ");
-    // A single fault is already the message.
-    let fault = faults.first().filter(|_| faults.len() > 1);
-    let fault = fault.map(|fault| format!(", the first: {fault}")).unwrap_or_default();
-    let mut line = format!("reload {outcome} at {at}: {message}{fault}");
-    if let Some((end, _)) = line.char_indices().nth(MAX_STATUS_NOTE) {
-        line.truncate(end);
-        line.push('…');
-    }
-    line
-}
-
-fn failed(error: &dyn std::error::Error) -> ReloadError {
-    ReloadError::Failed(error_chain(error))
 }

@@ -16,7 +16,7 @@ use calmirror::mirror::window::Window;
 use calmirror::simulator::{
     Behaviour, DeadLinkAnswer, Fault, PlannedFault, Population, Simulator, SimulatorSettings,
 };
-use calmirror::supervisor::reload::{self, ReloadError, ReloadHandle};
+use calmirror::reload::{self, ReloadError, ReloadHandle};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::Request;
@@ -237,7 +237,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(reading["calmirror_feed_readers{kind=\"stream\"}"], 1.0);
     assert_eq!(reading["calmirror_feed_readers{kind=\"wait\"}"], 1.0);
     scrapes.push(reading);
-    let tcp = access(&rig, &env, calmirror::supervisor::reload::channel().0);
+    let tcp = access(&rig, &env, calmirror::reload::channel().0);
     let tcp = tcp_router(tcp, "127.0.0.1:8380".parse().unwrap());
     let wrong = Request::get("/v1/status")
         .header("host", "localhost")

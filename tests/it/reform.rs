@@ -22,7 +22,7 @@ use calmirror::mirror::window::{Completion, Edges};
 use calmirror::simulator::{Population, Simulator, SimulatorSettings};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
-use calmirror::supervisor::reload::{ReloadError, ReloadHandle, ReloadSummary};
+use calmirror::reload::{ReloadError, ReloadHandle, ReloadSummary};
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
