@@ -19,6 +19,7 @@ use calmirror::config::{Config, Sources};
 use calmirror::daemon::{CACHE_BYTES, Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::transport::HttpTransport;
+use calmirror::reload::ReloadQueue;
 use calmirror::simulator::{Behaviour, SimulateArgs, Simulation};
 use calmirror::store::{BATCH_BYTES, FeedFilter, Follower};
 use tokio::sync::oneshot;
@@ -81,6 +82,7 @@ client_secret_file = "secret"
     let daemon = Daemon::start(DaemonOptions {
         config,
         load: Arc::new(move || Config::load(&sources, reload_env.now())),
+        reloads: ReloadQueue::default(),
         telemetry: None,
         about: BuildInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),

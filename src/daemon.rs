@@ -23,13 +23,13 @@ use crate::metrics::{Metrics, ReaderMetrics};
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
-use crate::reload::{ReloadHandle, ReloadQueue};
+use crate::reload::{ReloadHandle, ReloadQueue, ReloadRequest};
 use crate::store::{self, OpenError, Store, StoreError};
-use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, WindowSpec};
+use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit, WindowSpec};
 use crate::worker::Services;
 use listeners::{Listeners, PreparedListeners};
 pub use reload::Loader;
-use reload::PendingReload;
+use reload::{LoadResult, PendingReload};
 
 /// How long a stop may take; less than `platform::signals::MAX_STOP`.
 const STOP: Duration = Duration::from_millis(9500);
@@ -44,6 +44,8 @@ pub struct DaemonOptions {
     pub config: Config,
     /// Reads the configuration again, for a reload.
     pub load: Loader,
+    /// The requested reloads.
+    pub reloads: ReloadQueue,
     /// The logs whose level a reload may change; `None` if the command line sets the level.
     pub telemetry: Option<Telemetry>,
     /// The wall clock and the random numbers.
@@ -100,6 +102,8 @@ pub enum StartError {
 pub struct Daemon {
     config: Arc<Config>,
     load: Loader,
+    reloads: ReloadQueue,
+    pending: Option<PendingReload>,
     telemetry: Option<Telemetry>,
     env: Env,
     transport: Arc<dyn Transport>,
@@ -109,14 +113,22 @@ pub struct Daemon {
     accounts: BTreeMap<Arc<str>, Arc<Tokens>>,
     supervisor: Supervisor,
     listeners: Listeners,
-    reloads: ReloadHandle,
-    asks: ReloadQueue,
 }
 
 /// An event that the daemon's loop handles.
 enum DaemonEvent {
+    /// A stop was requested.
     Stop,
-    Reload(Box<PendingReload>),
+    /// The files of the pending reload have been read.
+    ConfigLoaded(LoadResult),
+    /// A reload was requested, and none is pending.
+    Reload(ReloadRequest),
+    /// The store has failed.
+    StoreFailed(StoreError),
+    /// The workers are checked and the watchdog is fed.
+    Tick,
+    /// A worker or a maintenance task has ended.
+    TaskExited(TaskExit),
 }
 
 impl Daemon {
@@ -129,6 +141,7 @@ impl Daemon {
         let DaemonOptions {
             config,
             load,
+            reloads,
             telemetry,
             env,
             transport,
@@ -168,11 +181,10 @@ impl Daemon {
         let mut supervisor = Supervisor::new(services, config.feed.retention);
         supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
 
-        let (reloads, asks) = crate::reload::channel();
         let access = AppState {
             store: store.clone(),
             fleet: Arc::new(supervisor.fleet()),
-            reloads: reloads.clone(),
+            reloads: reloads.handle(),
             env: env.clone(),
             build: Arc::new(about),
             settings,
@@ -185,6 +197,8 @@ impl Daemon {
         Ok(Self {
             config,
             load,
+            reloads,
+            pending: None,
             telemetry,
             env,
             transport,
@@ -194,8 +208,6 @@ impl Daemon {
             accounts,
             supervisor,
             listeners,
-            reloads,
-            asks,
         })
     }
 
@@ -216,7 +228,7 @@ impl Daemon {
 
     /// Requests reloads of the running daemon and knows their results.
     pub fn reloads(&self) -> ReloadHandle {
-        self.reloads.clone()
+        self.reloads.handle()
     }
 
     /// The TCP address, if there is one.
@@ -235,35 +247,41 @@ impl Daemon {
     /// The store failed. Everything it has acknowledged as durable is kept.
     pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), StoreError> {
         let mut until = std::pin::pin!(until);
+        let store = self.store.clone();
+        let mut failed = std::pin::pin!(store.failed());
+        let mut ticks = self.supervisor.ticks();
+        // The watchdog is fed only from this loop, so it fires when the loop stops.
         let result = loop {
-            let queue = &mut self.asks;
-            let notify = self.supervisor.notify();
-            let (load, old, open) = (self.load.clone(), self.config.clone(), self.open_loopback);
-            let event = async {
-                let reload = async {
-                    match queue.next().await {
-                        Some(request) => {
-                            notify.reloading();
-                            PendingReload::read(request, load, old, open).await
-                        }
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    biased;
-                    () = &mut until => DaemonEvent::Stop,
-                    reload = reload => DaemonEvent::Reload(Box::new(reload)),
+            let event = tokio::select! {
+                biased;
+                () = &mut until => DaemonEvent::Stop,
+                loaded = reload::loaded(&mut self.pending) => DaemonEvent::ConfigLoaded(loaded),
+                request = self.reloads.next(), if self.pending.is_none() => {
+                    DaemonEvent::Reload(request)
                 }
+                error = &mut failed => DaemonEvent::StoreFailed(error),
+                _ = ticks.tick() => DaemonEvent::Tick,
+                exit = self.supervisor.next_exit() => DaemonEvent::TaskExited(exit),
             };
-            match self.supervisor.watch(event).await {
-                Ok(DaemonEvent::Reload(reload)) => self.reload(*reload).await,
-                Ok(DaemonEvent::Stop) => break Ok(()),
-                Err(error) => break Err(error),
+            match event {
+                DaemonEvent::Stop => break Ok(()),
+                DaemonEvent::ConfigLoaded(loaded) => {
+                    self.on_config_loaded(loaded).await;
+                    ticks.reset_immediately();
+                }
+                DaemonEvent::Reload(request) => self.on_reload_request(request),
+                DaemonEvent::StoreFailed(error) => break Err(error),
+                DaemonEvent::Tick => self.supervisor.on_tick(),
+                DaemonEvent::TaskExited(exit) => {
+                    if let Err(error) = self.supervisor.on_task_exit(exit) {
+                        break Err(error);
+                    }
+                }
             }
         };
         tracing::info!("stopping");
         // Waiting reload requests fail with `ReloadError::Stopping`.
-        drop(self.asks);
+        drop((self.reloads, self.pending));
         self.listeners.stop();
         let notify = self.supervisor.notify();
         let stopping = stop(self.supervisor, self.listeners, self.store);

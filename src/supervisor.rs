@@ -19,7 +19,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::auth::Tokens;
@@ -82,6 +82,12 @@ struct RunningWorker {
     task: AbortHandle,
 }
 
+/// The end of a worker or of a maintenance task.
+pub struct TaskExit {
+    id: Id,
+    result: Result<Result<WorkerExit, StoreError>, JoinError>,
+}
+
 /// A worker to start.
 struct WorkerStart {
     member: FleetEntry,
@@ -121,8 +127,8 @@ impl Supervisor {
         }
     }
 
-    /// Tells the service manager that the fleet runs. From now on [`Supervisor::watch`] reports the
-    /// status.
+    /// Tells the service manager that the fleet runs. From now on [`Supervisor::on_tick`] reports
+    /// the status.
     pub fn announce(&mut self, notify: Notify) {
         notify.ready(&self.fleet.summary());
         self.notify = notify;
@@ -376,19 +382,15 @@ impl Supervisor {
         stopped: &mut BTreeMap<Arc<str>, RunningWorker>,
     ) -> Result<(), StoreError> {
         while !stopping.is_empty() {
-            let Some(result) = self.workers.join_next_with_id().await else { break };
-            let id = match &result {
-                Ok((id, _)) => *id,
-                Err(error) => error.id(),
-            };
-            match stopping.remove(&id) {
+            let exit = self.next_exit().await;
+            match stopping.remove(&exit.id) {
                 Some(name) => {
-                    if let Some(running) = self.running.remove(&id) {
+                    if let Some(running) = self.running.remove(&exit.id) {
                         running.member.handle.interrupt();
                         stopped.insert(name, running);
                     }
                 }
-                None => self.on_task_exit(result)?,
+                None => self.on_task_exit(exit)?,
             }
         }
         Ok(())
@@ -432,49 +434,17 @@ impl Supervisor {
         });
     }
 
-    /// Watches the workers until `until` resolves or the store fails, and restarts those that panic
-    /// or get stuck. The watchdog is fed only from this loop, so it fires when the loop stops.
-    ///
-    /// # Errors
-    /// The store has failed.
-    pub async fn watch<T>(&mut self, until: impl Future<Output = T>) -> Result<T, StoreError> {
-        tokio::pin!(until);
+    /// When [`Supervisor::on_tick`] is due.
+    pub fn ticks(&self) -> Interval {
         let enabled = self.notify.is_enabled();
         let mut ticks =
             tokio::time::interval(if enabled { self.notify.interval() } else { HEARTBEAT });
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let store = self.services.store.clone();
-        let failed = store.failed();
-        tokio::pin!(failed);
-        loop {
-            tokio::select! {
-                biased;
-                event = &mut until => return Ok(event),
-                error = &mut failed => return Err(error),
-                _ = ticks.tick() => self.heartbeat(),
-                Some(result) = self.workers.join_next_with_id() => self.on_task_exit(result)?,
-            }
-        }
-    }
-
-    /// Handles the end of a task.
-    fn on_task_exit(
-        &mut self,
-        result: Result<(Id, Result<WorkerExit, StoreError>), JoinError>,
-    ) -> Result<(), StoreError> {
-        match result {
-            Ok((id, exit)) => match exit? {
-                WorkerExit::Stuck => self.restart(id, "stuck"),
-                WorkerExit::Stopped => drop(self.running.remove(&id)),
-            },
-            Err(error) if error.is_panic() => self.restart(error.id(), "panicked"),
-            Err(error) => drop(self.running.remove(&error.id())),
-        }
-        Ok(())
+        ticks
     }
 
     /// Checks all workers, then reports the status and feeds the watchdog.
-    fn heartbeat(&self) {
+    pub fn on_tick(&self) {
         match self.fleet.hung() {
             None if self.notify.is_enabled() => self.notify.alive(&self.status()),
             None => {}
@@ -483,6 +453,32 @@ impl Supervisor {
                 self.notify.status(&format!("stuck: the worker of {window} holds its thread"));
             }
         }
+    }
+
+    /// Waits for the end of a task; forever if there is none. Cancel safe.
+    pub async fn next_exit(&mut self) -> TaskExit {
+        match self.workers.join_next_with_id().await {
+            Some(Ok((id, result))) => TaskExit { id, result: Ok(result) },
+            Some(Err(error)) => TaskExit { id: error.id(), result: Err(error) },
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Handles the end of a task: restarts a worker that panicked or got stuck.
+    ///
+    /// # Errors
+    /// The store has failed.
+    pub fn on_task_exit(&mut self, exit: TaskExit) -> Result<(), StoreError> {
+        let TaskExit { id, result } = exit;
+        match result {
+            Ok(exit) => match exit? {
+                WorkerExit::Stuck => self.restart(id, "stuck"),
+                WorkerExit::Stopped => drop(self.running.remove(&id)),
+            },
+            Err(error) if error.is_panic() => self.restart(id, "panicked"),
+            Err(_) => drop(self.running.remove(&id)),
+        }
+        Ok(())
     }
 
     fn restart(&mut self, id: Id, reason: &'static str) {

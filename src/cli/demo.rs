@@ -19,7 +19,7 @@ use super::arguments::DemoArgs;
 use super::check;
 use super::exit::{CliError, FAILED};
 use super::run::{build_info, start_telemetry};
-use super::signal_loop::{self, DaemonControls};
+use super::signal_loop;
 use super::simulate::OTHER_PORT;
 use crate::api::BindError;
 use crate::daemon::{Daemon, DaemonOptions, StartError};
@@ -32,6 +32,7 @@ use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::{Signal, Signals};
 use crate::platform::stdout_closed::stdout_closed;
 use crate::platform::telemetry::OutputFormat;
+use crate::reload::ReloadQueue;
 use crate::simulator::{Behaviour, Faults, SimulateArgs, Simulation};
 use crate::store::{BATCH_BYTES, Change, FeedError, FeedFilter, Follower, Store};
 use crate::supervisor::Fleet;
@@ -87,6 +88,7 @@ pub(super) async fn demo(
     let options = DaemonOptions {
         config,
         load: check::loader(Some(&file), BTreeMap::new(), &env),
+        reloads: ReloadQueue::default(),
         telemetry: None,
         about: build_info(&env),
         env,
@@ -99,17 +101,18 @@ pub(super) async fn demo(
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     // SIGHUP stops the demo, because the terminal has gone; `calmirror reload` reloads it.
     let signals = signals.map(|_| Signal::Stop);
-    signal_loop::run(signals, async |controls: DaemonControls| {
+    let ignored = || ();
+    signal_loop::run(signals, ignored, async |stop: CancellationToken| {
         // The simulated Graph outlives the daemon, so that its last requests are answered.
         let end = CancellationToken::new();
         let simulator = simulation.simulator().clone();
         let graph = tokio::spawn(simulation.run(end.clone().cancelled_owned()));
-        let starting = controls.stop.run_until_cancelled(Daemon::start(options));
+        let starting = stop.run_until_cancelled(Daemon::start(options));
         let Some(started) = starting.await else { return Ok(()) };
         let daemon = started.map_err(|error| refused(&error))?;
         let (fleet, store, address) = (daemon.fleet(), daemon.store(), daemon.address());
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(daemon.run(stop.clone().cancelled_owned()));
+        let until = stop.child_token();
+        let running = tokio::spawn(daemon.run(until.clone().cancelled_owned()));
         let story = async {
             settle(&fleet, begun, out).await?;
             if let Some(address) = address {
@@ -123,10 +126,10 @@ pub(super) async fn demo(
         };
         let told = tokio::select! {
             told = story => told,
-            () = controls.stop.cancelled() => Ok(()),
+            () = stop.cancelled() => Ok(()),
             () = stdout_closed() => Ok(()),
         };
-        stop.cancel();
+        until.cancel();
         let closed = match running.await {
             Ok(closed) => closed.map_err(|error| super::run::store_error(&error)),
             Err(_) => Err(CliError::new(FAILED, "the daemon panicked")),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::arguments::{COMMIT, RunArgs, TARGET};
 use super::check;
 use super::exit::{CONFIGURATION, CliError, FAILED, STORE};
-use super::signal_loop::{self, DaemonControls};
+use super::signal_loop;
 use crate::api::{BindError, BuildInfo};
 use crate::config::{LogFormat, Sources};
 use crate::daemon::{CACHE_BYTES, Daemon, DaemonOptions, StartError};
@@ -22,6 +22,7 @@ use crate::platform::notify::Notify;
 use crate::platform::resources::without_huge_pages;
 use crate::platform::signals::Signals;
 use crate::platform::telemetry::{OutputFormat, Telemetry};
+use crate::reload::ReloadQueue;
 use crate::store::{OpenFault, StoreError};
 
 /// How often a slow start extends the service manager's timeout, each time by twice this.
@@ -90,6 +91,7 @@ async fn serve(
     let options = DaemonOptions {
         config,
         load,
+        reloads: ReloadQueue::default(),
         // A level from the command line applies until the process ends; reloads do not change it.
         telemetry: level.is_none().then_some(telemetry),
         env,
@@ -111,8 +113,9 @@ async fn foreground(
     signals: Signals,
     notify: Notify,
 ) -> Result<u8, CliError> {
-    signal_loop::run(signals, |controls: DaemonControls| async move {
-        let DaemonControls { stop, mut reload } = controls;
+    let reloads = options.reloads.handle();
+    let reload = || reloads.signal();
+    signal_loop::run(signals, reload, |stop| async move {
         let starting = with_extended_timeout(Daemon::start(options), &notify);
         // Opening the store may be abandoned, which does no more harm than any other end of the
         // process.
@@ -123,22 +126,8 @@ async fn foreground(
         };
         let mut daemon = started.map_err(|error| start_error(&error))?;
         tracing::info!("serving");
-        let reloads = daemon.reloads();
         daemon.announce(notify);
-        let hangups = async {
-            while reload.recv().await.is_some() {
-                // The daemon logs the result.
-                drop(reloads.ask(false).await);
-            }
-            std::future::pending::<()>().await;
-        };
-        let until = async {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = hangups => {}
-            }
-        };
-        daemon.run(until).await.map_err(|error| store_error(&error))
+        daemon.run(stop.cancelled_owned()).await.map_err(|error| store_error(&error))
     })
     .await
 }

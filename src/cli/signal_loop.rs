@@ -2,48 +2,35 @@
 //! `simulate`.
 
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, DONE, FAILED};
 use crate::platform::signals::Signal;
 
-/// The stop and reload requests for a running daemon.
-#[derive(Debug)]
-pub struct DaemonControls {
-    /// Cancelled when the daemon is to stop gracefully.
-    pub stop: CancellationToken,
-    /// One message per reload request; requests that arrive while one is pending are merged.
-    pub reload: mpsc::Receiver<()>,
-}
-
 /// Runs the future that `start` returns until it ends by itself or signals end it. The first
-/// [`Signal::Stop`] asks it to stop; a second one abandons it and returns at once.
+/// [`Signal::Stop`] cancels the token that `start` gets, a second one abandons the future and
+/// returns at once. [`Signal::Reload`] calls `reload`.
 ///
 /// # Errors
-/// The error that the daemon ends with.
+/// The error that the future ends with.
 pub async fn run<D>(
     mut signals: impl Stream<Item = Signal> + Unpin,
-    start: impl FnOnce(DaemonControls) -> D,
+    reload: impl Fn(),
+    start: impl FnOnce(CancellationToken) -> D,
 ) -> Result<u8, CliError>
 where
     D: Future<Output = Result<(), CliError>>,
 {
     let stop = CancellationToken::new();
-    let (reload, reloads) = mpsc::channel(1);
-    let controls = DaemonControls { stop: stop.clone(), reload: reloads };
-    let mut daemon = std::pin::pin!(start(controls));
+    let mut running = std::pin::pin!(start(stop.clone()));
     loop {
         let signal = tokio::select! {
             biased;
-            ended = &mut daemon => return ended.map(|()| DONE),
+            ended = &mut running => return ended.map(|()| DONE),
             Some(signal) = signals.next() => signal,
         };
         match signal {
-            Signal::Reload => {
-                // If the channel is full, a pending request will read the newest files.
-                reload.try_send(()).ok();
-            }
+            Signal::Reload => reload(),
             Signal::Stop if !stop.is_cancelled() => stop.cancel(),
             Signal::Stop => {
                 tracing::warn!("stopped at once by a second signal");
@@ -60,34 +47,36 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_stop_is_an_order_and_the_second_the_end() {
-        let obeyed = run(stream::iter([Signal::Stop]), async |controls: DaemonControls| {
-            controls.stop.cancelled().await;
+        let ignored = || ();
+        let obeyed = run(stream::iter([Signal::Stop]), ignored, async |stop: CancellationToken| {
+            stop.cancelled().await;
             Ok(())
         });
         assert_eq!(obeyed.await, Ok(DONE));
 
-        let deaf = run(stream::iter([Signal::Stop, Signal::Stop]), async |_: DaemonControls| {
-            std::future::pending().await
-        });
+        let stops = stream::iter([Signal::Stop, Signal::Stop]);
+        let deaf = run(stops, ignored, async |_: CancellationToken| std::future::pending().await);
         assert_eq!(deaf.await, Ok(FAILED));
     }
 
     #[tokio::test]
-    async fn reloads_arrive_and_do_not_pile_up() {
+    async fn every_reload_arrives() {
         let signals = [Signal::Reload, Signal::Reload, Signal::Reload, Signal::Stop];
-        let outcome = run(stream::iter(signals), async |mut controls: DaemonControls| {
-            controls.stop.cancelled().await;
-            assert!(controls.reload.try_recv().is_ok());
-            assert!(controls.reload.try_recv().is_err());
+        let reloads = std::cell::Cell::new(0);
+        let count = || reloads.set(reloads.get() + 1);
+        let outcome = run(stream::iter(signals), count, async |stop: CancellationToken| {
+            stop.cancelled().await;
             Ok(())
         });
         assert_eq!(outcome.await, Ok(DONE));
+        assert_eq!(reloads.get(), 3);
     }
 
     #[tokio::test]
     async fn a_daemon_that_ends_by_itself_says_why() {
         let failure = CliError::new(74, "the store is in use");
-        let outcome = run(stream::pending(), async |_: DaemonControls| {
+        let ignored = || ();
+        let outcome = run(stream::pending(), ignored, async |_: CancellationToken| {
             Err(CliError::new(74, "the store is in use"))
         });
         assert_eq!(outcome.await, Err(failure));

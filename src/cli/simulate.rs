@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use futures_util::StreamExt as _;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, FAILED};
 use super::run::start_telemetry;
-use super::signal_loop::{self, DaemonControls};
+use super::signal_loop;
 use crate::env::Env;
 use crate::platform::signals::{Signal, Signals};
 use crate::platform::stdout_closed::stdout_closed;
@@ -37,10 +38,11 @@ pub(super) async fn simulate(
         .map_err(|error| CliError::new(FAILED, format!("cannot listen for signals: {error}")))?;
     // There is nothing to reload: SIGHUP stops it, because the terminal has gone.
     let signals = signals.map(|_| Signal::Stop);
-    signal_loop::run(signals, async |controls: DaemonControls| {
+    let ignored = || ();
+    signal_loop::run(signals, ignored, async |stop: CancellationToken| {
         let until = async {
             tokio::select! {
-                () = controls.stop.cancelled() => {}
+                () = stop.cancelled() => {}
                 () = stdout_closed() => {}
             }
         };

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Daemon, api_settings, window_specs};
@@ -29,42 +30,32 @@ pub(super) fn too_many(dropped: usize, known: usize) -> bool {
     dropped >= MASS_DROP_MIN && dropped * 2 > known
 }
 
-/// A requested reload whose files have been read.
+/// A requested reload whose files are being read.
 pub(super) struct PendingReload {
-    ask: ReloadRequest,
+    request: ReloadRequest,
     begun: Instant,
-    loaded: Result<LoadedConfig, ReloadError>,
+    reading: JoinHandle<LoadResult>,
 }
 
+/// The new configuration, or why there is none.
+pub(super) type LoadResult = Result<Box<LoadedConfig>, ReloadError>;
+
 /// A new valid configuration and how it differs from the one in force.
-struct LoadedConfig {
+pub(super) struct LoadedConfig {
     config: Config,
     settings: ApiSettings,
     difference: ConfigDiff,
 }
 
-impl PendingReload {
-    /// Reads and checks the files.
-    pub(super) async fn read(
-        ask: ReloadRequest,
-        load: Loader,
-        old: Arc<Config>,
-        open_loopback: bool,
-    ) -> Self {
-        let begun = Instant::now();
-        let reading = tokio::task::spawn_blocking(move || {
-            let config = load().map_err(|faults| ReloadError::Faults(faults.0))?;
-            let settings = api_settings(&config, open_loopback)
-                .map_err(|error| ReloadError::failed(&error))?;
-            let difference = config::diff(&old, &config);
-            refuse(&difference, &old, &config)?;
-            Ok(LoadedConfig { config, settings, difference })
-        });
-        let loaded = match reading.await {
+/// Waits until the files of a pending reload have been read; forever if none is pending. Cancel
+/// safe.
+pub(super) async fn loaded(pending: &mut Option<PendingReload>) -> LoadResult {
+    match pending {
+        Some(reload) => match (&mut reload.reading).await {
             Ok(loaded) => loaded,
             Err(panic) => Err(ReloadError::failed(&panic)),
-        };
-        Self { ask, begun, loaded }
+        },
+        None => std::future::pending().await,
     }
 }
 
@@ -95,15 +86,33 @@ fn refuse(difference: &ConfigDiff, old: &Config, new: &Config) -> Result<(), Rel
 }
 
 impl Daemon {
-    /// Performs a reload and replies to its requester.
-    pub(super) async fn reload(&mut self, reload: PendingReload) {
-        let PendingReload { ask, begun, loaded } = reload;
-        let outcome = match loaded {
-            Ok(loaded) => self.apply(loaded, ask.accept_drops, begun).await,
+    /// Begins a requested reload: reads and checks the files.
+    pub(super) fn on_reload_request(&mut self, request: ReloadRequest) {
+        self.supervisor.notify().reloading();
+        let begun = Instant::now();
+        let (load, old, open_loopback) =
+            (self.load.clone(), self.config.clone(), self.open_loopback);
+        let reading = tokio::task::spawn_blocking(move || {
+            let config = load().map_err(|faults| ReloadError::Faults(faults.0))?;
+            let settings = api_settings(&config, open_loopback)
+                .map_err(|error| ReloadError::failed(&error))?;
+            let difference = config::diff(&old, &config);
+            refuse(&difference, &old, &config)?;
+            Ok(Box::new(LoadedConfig { config, settings, difference }))
+        });
+        self.pending = Some(PendingReload { request, begun, reading });
+    }
+
+    /// Performs the pending reload and replies to its requester.
+    pub(super) async fn on_config_loaded(&mut self, loaded: LoadResult) {
+        let Some(PendingReload { request, begun, .. }) = self.pending.take() else { return };
+        let result = match loaded {
+            Ok(loaded) => self.apply(*loaded, request.accept_drops, begun).await,
             Err(error) => Err(error),
         };
-        self.asks.answer(ask, outcome, self.env.now());
-        self.supervisor.reloaded(self.reloads.last().and_then(|last| last.status_note()));
+        self.reloads.answer(request, result, self.env.now());
+        let last = self.reloads.handle().last();
+        self.supervisor.reloaded(last.and_then(|last| last.status_note()));
     }
 
     /// Applies a new configuration.

@@ -1,16 +1,17 @@
 //! Requests to reload the configuration of the running daemon, and their results.
 //!
-//! SIGHUP, `calmirror reload` and `POST /v1/reload` all use [`ReloadHandle::ask`]. Reloads are
-//! performed one after the other, and each reads the files when it is its turn. The daemon receives
-//! the requests from the [`ReloadQueue`] and replies with what changed, or why nothing did.
+//! `calmirror reload` and `POST /v1/reload` use [`ReloadHandle::ask`], SIGHUP uses
+//! [`ReloadHandle::signal`]. Reloads are performed one after the other, and each reads the files
+//! when it is its turn. The daemon receives the requests from the [`ReloadQueue`] and replies with
+//! what changed, or why nothing did.
 
 mod history;
 mod summary;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::config::Diagnostic;
 use crate::error_chain::error_chain;
@@ -24,15 +25,23 @@ const MAX_WAITING: usize = 16;
 /// Requests reloads and knows the result of the last one. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ReloadHandle {
-    asks: mpsc::Sender<ReloadRequest>,
-    history: Arc<Mutex<ReloadHistory>>,
+    requests: mpsc::Sender<ReloadRequest>,
+    shared: Arc<ReloadState>,
 }
 
-/// The requested reloads, in order.
+/// The requested reloads, in order. Without it every request fails.
 #[derive(Debug)]
 pub struct ReloadQueue {
-    asks: mpsc::Receiver<ReloadRequest>,
-    history: Arc<Mutex<ReloadHistory>>,
+    requests: mpsc::Receiver<ReloadRequest>,
+    handle: ReloadHandle,
+}
+
+/// What the handles and the queue share.
+#[derive(Debug, Default)]
+struct ReloadState {
+    /// Holds at most one request, which merges the signals that arrive while one waits.
+    signalled: Notify,
+    history: Mutex<ReloadHistory>,
 }
 
 /// A requested reload.
@@ -40,7 +49,8 @@ pub struct ReloadQueue {
 pub struct ReloadRequest {
     /// Whether most of the fleet may be dropped.
     pub accept_drops: bool,
-    reply: oneshot::Sender<Result<ReloadSummary, ReloadError>>,
+    /// `None` for a signal.
+    reply: Option<oneshot::Sender<Result<ReloadSummary, ReloadError>>>,
 }
 
 /// Why a reload changed nothing.
@@ -73,16 +83,6 @@ pub enum ReloadError {
     Stopping,
 }
 
-/// A handle to request reloads, and the queue that receives them.
-pub fn channel() -> (ReloadHandle, ReloadQueue) {
-    let (sender, receiver) = mpsc::channel(MAX_WAITING);
-    let history = Arc::default();
-    (
-        ReloadHandle { asks: sender, history: Arc::clone(&history) },
-        ReloadQueue { asks: receiver, history },
-    )
-}
-
 impl ReloadHandle {
     /// Requests a reload and waits for its result.
     ///
@@ -90,28 +90,55 @@ impl ReloadHandle {
     /// Why nothing was changed.
     pub async fn ask(&self, accept_drops: bool) -> Result<ReloadSummary, ReloadError> {
         let (reply, response) = oneshot::channel();
-        match self.asks.try_send(ReloadRequest { accept_drops, reply }) {
+        match self.requests.try_send(ReloadRequest { accept_drops, reply: Some(reply) }) {
             Ok(()) => response.await.unwrap_or(Err(ReloadError::Stopping)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(ReloadError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ReloadError::Stopping),
         }
     }
 
+    /// Requests a reload whose result is only logged and recorded.
+    pub fn signal(&self) {
+        self.shared.signalled.notify_one();
+    }
+
     /// The last reload.
     pub fn last(&self) -> Option<LastReload> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).last.clone()
+        self.history().last.clone()
     }
 
     /// The number of reloads, by outcome.
     pub fn counts(&self) -> ReloadCounts {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).counts
+        self.history().counts
+    }
+
+    fn history(&self) -> MutexGuard<'_, ReloadHistory> {
+        self.shared.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for ReloadQueue {
+    fn default() -> Self {
+        let (sender, requests) = mpsc::channel(MAX_WAITING);
+        Self { requests, handle: ReloadHandle { requests: sender, shared: Arc::default() } }
     }
 }
 
 impl ReloadQueue {
+    /// A handle to request reloads from this queue.
+    pub fn handle(&self) -> ReloadHandle {
+        self.handle.clone()
+    }
+
     /// The next request. Cancel safe.
-    pub async fn next(&mut self) -> Option<ReloadRequest> {
-        self.asks.recv().await
+    pub async fn next(&mut self) -> ReloadRequest {
+        tokio::select! {
+            biased;
+            () = self.handle.shared.signalled.notified() => {}
+            // Never `None`, as the queue has a sender itself.
+            Some(request) = self.requests.recv() => return request,
+        }
+        ReloadRequest { accept_drops: false, reply: None }
     }
 
     /// Logs and records the result of a reload and replies to its requester.
@@ -122,9 +149,11 @@ impl ReloadQueue {
         at: Timestamp,
     ) {
         log_result(&result);
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).record(&result, at);
-        // The requester may be gone.
-        request.reply.send(result).ok();
+        self.handle.history().record(&result, at);
+        if let Some(reply) = request.reply {
+            // The requester may be gone.
+            reply.send(result).ok();
+        }
     }
 }
 
@@ -165,5 +194,53 @@ fn log_result(result: &Result<ReloadSummary, ReloadError>) {
                 "configuration not reloaded, the old one stays in force"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn signals_are_merged_while_one_waits() {
+        let mut queue = ReloadQueue::default();
+        let handle = queue.handle();
+        for _ in 0..3 {
+            handle.signal();
+        }
+        let first = queue.next().await;
+        assert!(!first.accept_drops && first.reply.is_none());
+        assert!(queue.next().now_or_never().is_none(), "signals have piled up");
+        // One that arrives while a reload is performed leads to another.
+        handle.signal();
+        queue.answer(first, Ok(ReloadSummary::default()), Timestamp::UNIX_EPOCH);
+        assert!(queue.next().now_or_never().is_some());
+        assert_eq!(handle.counts().applied, 1);
+    }
+
+    #[tokio::test]
+    async fn each_request_gets_its_own_answer_and_none_is_left_without() {
+        let mut queue = ReloadQueue::default();
+        let handle = queue.handle();
+        let mut asked = Box::pin(handle.ask(true));
+        assert!(asked.as_mut().now_or_never().is_none());
+        let request = queue.next().await;
+        assert!(request.accept_drops);
+        let refused = Err(ReloadError::Drops { dropped: 30, known: 40 });
+        queue.answer(request, refused.clone(), Timestamp::UNIX_EPOCH);
+        assert_eq!(asked.await, refused);
+
+        let mut waiting: Vec<_> = (0..=MAX_WAITING).map(|_| Box::pin(handle.ask(false))).collect();
+        let answers: Vec<_> = waiting.iter_mut().map(|asked| asked.now_or_never()).collect();
+        let busy = answers.into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(busy, [Err(ReloadError::Busy)], "the last one is too many");
+        waiting.pop();
+        drop(queue);
+        for asked in waiting {
+            assert_eq!(asked.await, Err(ReloadError::Stopping));
+        }
+        assert_eq!(handle.ask(false).await, Err(ReloadError::Stopping));
     }
 }

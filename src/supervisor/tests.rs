@@ -130,14 +130,27 @@ impl Ground {
     }
 }
 
+/// Handles the supervisor's events for some seconds, as the daemon's loop does.
+async fn watch(supervisor: &mut Supervisor, seconds: u64) {
+    let mut over = std::pin::pin!(tokio::time::sleep(Duration::from_secs(seconds)));
+    let mut ticks = supervisor.ticks();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over => return,
+            _ = ticks.tick() => supervisor.on_tick(),
+            exit = supervisor.next_exit() => supervisor.on_task_exit(exit).unwrap(),
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_watchdog_is_fed_by_the_loop_and_by_nothing_else() {
     let mut ground = Ground::new().await;
     assert_eq!(ground.heard(), "READY=1\nSTATUS=2 windows: 2 enumerating\n");
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(ground.heard(), "", "messages without the supervisor's loop");
-    let turning = ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(5)));
-    turning.await.unwrap();
+    watch(&mut ground.supervisor, 5).await;
     for _ in 0..3 {
         let heard = ground.heard();
         assert!(heard.starts_with("STATUS=2 windows"), "{heard:?}");
@@ -156,7 +169,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
     running.task.abort();
     let stuck = supervisor.workers.spawn(async { Ok(WorkerExit::Stuck) });
     supervisor.running.insert(stuck.id(), running);
-    supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+    watch(supervisor, 1).await;
     assert_eq!(supervisor.running.len(), 2, "the window has no new worker");
     assert_eq!(supervisor.fleet.restarts(), 1);
     let summary = supervisor.fleet.summary();
@@ -168,7 +181,7 @@ async fn a_stuck_worker_is_restarted_and_counted() {
 async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
     let mut ground = Ground::new().await;
     let supervisor = &mut ground.supervisor;
-    supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+    watch(supervisor, 1).await;
     let remove = |name: &str| FleetChange {
         removed: vec![name.into()],
         begun: Vec::new(),
@@ -196,7 +209,7 @@ async fn a_janitor_that_panics_is_not_missed() {
     let max_defer = Duration::ZERO;
     let mut ground = Ground::with(|options| StoreOptions { max_defer, ..options }).await;
     // Not longer, because this test does not read the manager's socket.
-    ground.supervisor.watch(tokio::time::sleep(Duration::from_secs(10))).await.unwrap();
+    watch(&mut ground.supervisor, 10).await;
     assert_eq!(ground.supervisor.workers.len(), 3, "two workers and the store's maintenance task");
     ground.end().await;
 }
@@ -207,12 +220,12 @@ async fn a_worker_that_holds_its_thread_starves_the_watchdog() {
     // The workers' tasks run once; after this the test does not yield to them.
     tokio::task::yield_now().await;
     ground.heard();
-    ground.supervisor.heartbeat();
+    ground.supervisor.on_tick();
     assert!(ground.heard().contains("WATCHDOG=1"));
     // The first poll moves the clock without running other tasks, as if a worker held its thread.
     let past = tokio::time::advance(HUNG_AFTER + Duration::from_secs(1)).now_or_never();
     assert!(past.is_none());
-    ground.supervisor.heartbeat();
+    ground.supervisor.on_tick();
     assert_eq!(ground.heard(), "STATUS=stuck: the worker of alice holds its thread\n");
     ground.end().await;
 }
@@ -229,7 +242,7 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
         let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
         supervisor.change_fleet(change, || ()).await.unwrap();
     }
-    supervisor.watch(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+    watch(supervisor, 1).await;
     let known = supervisor.services.store.windows().await.unwrap();
     let names: Vec<&str> = known.iter().map(|(name, ..)| &**name).collect();
     assert_eq!(names, ["bob", "alice"], "removed windows are still stored: {known:?}");

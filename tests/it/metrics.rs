@@ -13,10 +13,10 @@ use calmirror::api::{ApiSettings, AppState, BuildInfo, RequestLimits, router, tc
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream, Transport, TransportError};
 use calmirror::mirror::window::Window;
+use calmirror::reload::{ReloadError, ReloadHandle, ReloadQueue};
 use calmirror::simulator::{
     Behaviour, DeadLinkAnswer, Fault, PlannedFault, Population, Simulator, SimulatorSettings,
 };
-use calmirror::reload::{self, ReloadError, ReloadHandle};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::Request;
@@ -137,7 +137,8 @@ async fn every_documented_metric_is_there_and_moves() {
     let stumble = Arc::new(AtomicBool::new(false));
     let transport = PanickingTransport { graph: Memory(graph.clone()), stumble: stumble.clone() };
     let rig = Rig::start(directory.path(), Arc::new(transport), &env, vec![window(MAILBOX)]).await;
-    let (reloads, mut asks) = reload::channel();
+    let mut queue = ReloadQueue::default();
+    let reloads = queue.handle();
     let api = api(&rig, &env, reloads.clone());
     let mut scrapes = vec![scrape(&api).await];
 
@@ -211,8 +212,8 @@ async fn every_documented_metric_is_there_and_moves() {
     // A refused reload.
     assert_eq!(scrapes[0]["calmirror_reload_last_success"], 1.0);
     let asking = tokio::spawn(async move { reloads.ask(false).await });
-    let ask = asks.next().await.unwrap();
-    asks.answer(ask, Err(ReloadError::Faults(Vec::new())), env.now());
+    let ask = queue.next().await;
+    queue.answer(ask, Err(ReloadError::Faults(Vec::new())), env.now());
     assert!(asking.await.unwrap().is_err());
     let refused = scrape(&api).await;
     assert_eq!(refused["calmirror_reload_last_success"], 0.0);
@@ -237,7 +238,7 @@ async fn every_documented_metric_is_there_and_moves() {
     assert_eq!(reading["calmirror_feed_readers{kind=\"stream\"}"], 1.0);
     assert_eq!(reading["calmirror_feed_readers{kind=\"wait\"}"], 1.0);
     scrapes.push(reading);
-    let tcp = access(&rig, &env, calmirror::reload::channel().0);
+    let tcp = access(&rig, &env, ReloadQueue::default().handle());
     let tcp = tcp_router(tcp, "127.0.0.1:8380".parse().unwrap());
     let wrong = Request::get("/v1/status")
         .header("host", "localhost")
@@ -290,7 +291,7 @@ async fn series(windows: usize) -> BTreeSet<String> {
     let tracked: Vec<Window> = names.iter().map(|name| window(name)).collect();
     let rig = Rig::start(directory.path(), Arc::new(Memory(graph)), &env, tracked).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
-    let samples = scrape(&api(&rig, &env, reload::channel().0)).await;
+    let samples = scrape(&api(&rig, &env, ReloadQueue::default().handle())).await;
     assert_eq!(samples["calmirror_windows{state=\"settled\"}"], windows as f64);
     assert_eq!(samples["calmirror_window_staleness_seconds_count"], windows as f64);
     rig.stop().await;

@@ -19,10 +19,10 @@ use calmirror::graph::transport::{BodyStream, TransportError};
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges};
+use calmirror::reload::{ReloadError, ReloadHandle, ReloadQueue, ReloadSummary};
 use calmirror::simulator::{Population, Simulator, SimulatorSettings};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
-use calmirror::reload::{ReloadError, ReloadHandle, ReloadSummary};
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
@@ -99,6 +99,7 @@ impl Live {
         let options = DaemonOptions {
             config: load().unwrap(),
             load,
+            reloads: ReloadQueue::default(),
             telemetry: None,
             env: env.clone(),
             transport,

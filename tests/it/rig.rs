@@ -120,10 +120,18 @@ impl Rig {
             .collect();
         supervisor.start(posts).await.unwrap();
         let fleet = supervisor.fleet();
-        let (stop, stopped) = oneshot::channel();
+        let (stop, mut stopped) = oneshot::channel();
         let closing = store.clone();
         let watching = tokio::spawn(async move {
-            supervisor.watch(async { drop(stopped.await) }).await.unwrap();
+            let mut ticks = supervisor.ticks();
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut stopped => break,
+                    _ = ticks.tick() => supervisor.on_tick(),
+                    exit = supervisor.next_exit() => supervisor.on_task_exit(exit).unwrap(),
+                }
+            }
             assert!(supervisor.drain(Duration::from_secs(30)).await, "not drained in time");
             closing.close().await.unwrap();
         });

@@ -248,7 +248,7 @@ impl Fixture {
             metrics: crate::metrics::Metrics::default(),
             limits: self.work.clone(),
             stopping: self.stopping.clone(),
-            reloads: crate::reload::channel().0,
+            reloads: crate::reload::ReloadQueue::default().handle(),
         }
     }
 

@@ -11,6 +11,7 @@ use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::Transport;
+use calmirror::reload::ReloadQueue;
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
 use tokio::sync::oneshot;
@@ -41,6 +42,7 @@ impl Running {
         let options = DaemonOptions {
             config: load().unwrap(),
             load,
+            reloads: ReloadQueue::default(),
             telemetry: None,
             env: env.clone(),
             transport,
