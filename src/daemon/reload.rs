@@ -197,3 +197,87 @@ fn fleet_change(
         retimed: retimed.into_iter().map(|changed| changed.new.clone()).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn dropping_many_and_most_needs_permission() {
+        for (dropped, known, needed) in
+            [(0, 0, false), (19, 19, false), (20, 39, true), (20, 40, false), (21, 40, true)]
+        {
+            assert_eq!(too_many(dropped, known), needed, "{dropped} of {known}");
+        }
+    }
+
+    /// A valid configuration with this store and these windows and intervals.
+    fn config(directory: &std::path::Path, store: &str, windows: &[(&str, &str)]) -> Config {
+        let secret = directory.join("secret");
+        std::fs::write(&secret, "s3cret").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let path = directory.display();
+        let mut text = format!(
+            r#"[store]
+path = "{path}/{store}"
+[api]
+socket = "{path}/api.sock"
+[defaults]
+start = "2026-10-01"
+end = "2027-02-01"
+[account.contoso]
+tenant = "t"
+client_id = "c"
+client_secret_file = "secret"
+"#
+        );
+        for (name, interval) in windows {
+            text.push_str(&format!(
+                "[[window]]\nname = \"{name}\"\naccount = \"contoso\"\nmailbox = \"{name}@contoso.com\"\ninterval = \"{interval}\"\n"
+            ));
+        }
+        let file = directory.join("calmirror.toml");
+        std::fs::write(&file, text).unwrap();
+        let now = "2026-11-02T12:00:00Z".parse().unwrap();
+        Config::load(&Sources::find(Some(&file), BTreeMap::new()), now).unwrap()
+    }
+
+    #[test]
+    fn a_key_that_cannot_change_is_refused_with_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = config(directory.path(), "one", &[("same", "1h")]);
+        let new = config(directory.path(), "two", &[("same", "1h")]);
+        assert_eq!(refuse(&config::diff(&old, &old), &old, &old), Ok(()));
+        let Err(ReloadError::Faults(faults)) = refuse(&config::diff(&old, &new), &old, &new) else {
+            panic!("another store was accepted");
+        };
+        let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+        assert_eq!((fault.key.as_str(), fault.line), ("store.path", Some(2)));
+        assert_eq!(fault.file, Some(directory.path().join("calmirror.toml")));
+    }
+
+    #[test]
+    fn only_changed_windows_are_part_of_a_fleet_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let old =
+            config(directory.path(), "one", &[("gone", "1h"), ("same", "1h"), ("timed", "1h")]);
+        let new =
+            config(directory.path(), "one", &[("new", "1h"), ("same", "1h"), ("timed", "2h")]);
+        let env = crate::env::Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let transport = Arc::new(crate::graph::HttpTransport::new().unwrap());
+        let tokens =
+            Tokens::new(super::super::account(&new.accounts["contoso"], &new), transport, env);
+        let accounts = [("contoso".into(), tokens)].into();
+        let FleetChange { removed, begun, retimed } =
+            fleet_change(&new, &accounts, &config::diff(&old, &new));
+        let removed: Vec<_> = removed.iter().map(|name| &**name).collect();
+        assert_eq!(removed, ["gone"]);
+        let begun: Vec<_> = begun.iter().map(|spec| &*spec.window.name).collect();
+        assert_eq!(begun, ["new"]);
+        let retimed: Vec<_> = retimed.iter().map(|window| &*window.name).collect();
+        assert_eq!(retimed, ["timed"]);
+    }
+}

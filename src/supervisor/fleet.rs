@@ -189,3 +189,110 @@ impl Fleet {
         self.windows.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::default_settings;
+    use crate::mirror::segment_set::SegmentSet;
+    use crate::mirror::window::{CalendarRef, Edge, Edges, Window, WindowSettings};
+    use crate::store::RegisteredWindow;
+
+    const NOW: Timestamp = Timestamp::constant(1_793_620_800, 0);
+
+    /// A settled window without a worker.
+    fn entry(name: &str) -> FleetEntry {
+        let window = Window {
+            name: name.into(),
+            account: "contoso".into(),
+            mailbox: name.into(),
+            calendar: CalendarRef::Default,
+            settings: WindowSettings {
+                start: Edge::At(NOW),
+                end: Edge::At(NOW),
+                interval: Duration::from_secs(60),
+                ..default_settings().unwrap()
+            },
+        };
+        let registered = RegisteredWindow {
+            id: WindowId(1),
+            edges: Edges { start: NOW, end: NOW },
+            edges_at: NOW,
+            resync: None,
+            replaces: Vec::new(),
+            events: 0,
+            rounds: 7,
+            resyncs: 0,
+            last_resync: None,
+            last_success: None,
+            audit: None,
+            paused_until: None,
+            settled: true,
+            settled_once: true,
+            held: false,
+            snapshots: SegmentSet::EMPTY,
+            segment_days: 1825,
+        };
+        let handle = Arc::new(WindowHandle::new(Arc::new(window), &registered, NOW));
+        FleetEntry { id: WindowId(1), handle }
+    }
+
+    fn fleet(names: &[&str]) -> Fleet {
+        let fleet = Fleet::new(Env::simulated(1, NOW), CancellationToken::new(), Arc::default());
+        let entries = names.iter().map(|name| ((*name).into(), entry(name)));
+        fleet.write().extend(entries);
+        fleet
+    }
+
+    #[test]
+    fn the_summary_counts_windows_and_their_states() {
+        assert_eq!(fleet(&[]).summary(), "0 windows");
+        assert_eq!(fleet(&["alice"]).summary(), "1 window: 1 settled");
+        let fleet = fleet(&["alice", "bob", "carol"]);
+        fleet.member("bob").unwrap().handle.on_crash(NOW);
+        fleet.metrics.restarts.fetch_add(1, Ordering::Relaxed);
+        let summary = fleet.summary();
+        assert!(summary.starts_with("3 windows: ") && summary.contains("2 settled"), "{summary}");
+        assert!(summary.contains("1 backing_off"), "{summary}");
+        assert!(summary.ends_with("; restarted workers: 1"), "{summary}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_numbered_and_waited_for_no_longer_than_asked() {
+        let fleet = fleet(&["alice"]);
+        let begun = Instant::now();
+        let started = fleet.sync("alice", None).await.unwrap();
+        assert_eq!((started.round, started.finished.is_some()), (8, false));
+        let started = fleet.sync("alice", Some(Duration::from_secs(5))).await.unwrap();
+        assert_eq!((started.round, started.finished.is_some()), (8, false));
+        assert_eq!(begun.elapsed().as_secs(), 5);
+        // The end of the round answers early.
+        let handle = fleet.member("alice").unwrap().handle;
+        let (started, ()) =
+            tokio::join!(fleet.sync("alice", Some(Duration::from_secs(5))), async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                handle.on_crash(NOW);
+            });
+        assert!(started.unwrap().finished.is_some());
+        assert_eq!(begun.elapsed().as_secs(), 6);
+        let unknown = fleet.sync("bob", None).await;
+        assert!(matches!(unknown, Err(FleetError::UnknownWindow(name)) if name == "bob"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_the_waits_and_refuses_new_requests() {
+        let fleet = fleet(&["alice"]);
+        let begun = Instant::now();
+        let waiting = fleet.resync("alice", false, Some(Duration::from_secs(60)));
+        let (waited, ()) = tokio::join!(waiting, async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fleet.stop.cancel();
+        });
+        assert!(matches!(waited, Err(FleetError::Stopping)));
+        assert_eq!(begun.elapsed().as_secs(), 1);
+        assert!(matches!(fleet.sync("alice", None).await, Err(FleetError::Stopping)));
+    }
+}
