@@ -271,8 +271,8 @@ impl Worker {
         let (result, outcome) = match stats.end {
             RoundEnd::Settled => (RoundResult::Settled, RoundOutcome::Settled),
             RoundEnd::Held => (RoundResult::Held { wait, asked }, RoundOutcome::Held),
-            // A stuck or failed round is an error of the attempt and does not reach this function.
-            RoundEnd::Incomplete | RoundEnd::Stuck(_) | RoundEnd::Failed => {
+            // A stuck round is an error of the attempt and does not reach this function.
+            RoundEnd::Incomplete | RoundEnd::Stuck(_) => {
                 (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete))
             }
         };

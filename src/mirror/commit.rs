@@ -55,6 +55,13 @@ pub struct Removal {
     pub reason: RemovalReason,
 }
 
+impl Removal {
+    /// The event was deleted.
+    pub fn deleted(id: EventHash) -> Self {
+        Self { id, reason: RemovalReason::Deleted }
+    }
+}
+
 /// Updates of the counters that the store keeps with a window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CounterUpdates {

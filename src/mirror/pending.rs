@@ -16,6 +16,8 @@ use super::series::{EdgeAnswers, ListedInstances, SeriesMember};
 pub(super) struct PendingWork {
     series: BTreeMap<EventHash, PendingSeries>,
     removals: BTreeSet<EventHash>,
+    /// Removals found by a listing and not by a tombstone. A later listing may cancel them.
+    removed_by_listing: BTreeSet<EventHash>,
     /// Keys of the entries that differ from the store's.
     dirty: BTreeSet<PendingKey>,
 }
@@ -42,16 +44,26 @@ pub(super) struct PendingSeries {
 /// requests it again.
 #[derive(Debug, Default)]
 pub(super) struct SeriesFindings {
-    /// The master was fetched by its id.
-    pub(super) found: bool,
-    /// The master's id was not found.
-    pub(super) missing: bool,
-    /// The listing was not found.
-    pub(super) unlisted: bool,
+    /// What is known of the master.
+    pub(super) master: MasterLookup,
     /// The purpose of the `calendarView` request under way.
     pub(super) view_purpose: Option<ViewPurpose>,
     /// Whether instances near an edge are in the segment.
     pub(super) edge_answers: EdgeAnswers,
+}
+
+/// Where the lookup of a series' master stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum MasterLookup {
+    /// It was not requested by its id.
+    #[default]
+    Unknown,
+    /// The series' listing was not found, so the master is requested by its id.
+    Unlisted,
+    /// The master was fetched by its id.
+    Found,
+    /// The master's id was not found.
+    Missing,
 }
 
 /// Why plain `calendarView` is requested for a series.
@@ -112,6 +124,16 @@ impl PendingWork {
 
     pub(super) fn removals(&self) -> &BTreeSet<EventHash> {
         &self.removals
+    }
+
+    /// Whatever the removals were found by, they count as found by a listing from now on.
+    pub(super) fn forget_tombstones(&mut self) {
+        self.removed_by_listing = self.removals.clone();
+    }
+
+    /// The ids of this round's tombstones.
+    pub(super) fn tombstones(&self) -> BTreeSet<EventHash> {
+        self.removals.difference(&self.removed_by_listing).copied().collect()
     }
 
     /// The series' entry, created if necessary. It is written with the next commit.
@@ -212,6 +234,32 @@ impl PendingWork {
     pub(super) fn cancel_removal(&mut self, id: EventHash) {
         if self.removals.remove(&id) {
             self.dirty.insert(PendingKey::Removal(id));
+        }
+    }
+
+    /// A tombstone confirms a removal, if a listing found one.
+    pub(super) fn confirm_removal(&mut self, id: EventHash) {
+        self.removed_by_listing.remove(&id);
+    }
+
+    /// Defers a commit's removals, which a listing found, to the end of the round.
+    pub(super) fn defer_removals(&mut self, commit: &mut Commit) {
+        for removal in std::mem::take(&mut commit.removals) {
+            if !self.removals.contains(&removal.id) {
+                self.removed_by_listing.insert(removal.id);
+                self.add_removal(removal.id);
+            }
+        }
+    }
+
+    /// Finishes the removals that a commit performs, so that they are not performed and counted
+    /// again at the end of the round.
+    pub(super) fn finish_removals(&mut self, commit: &mut Commit) {
+        for removal in &commit.removals {
+            if self.removals.contains(&removal.id) {
+                self.cancel_removal(removal.id);
+                commit.finished_pending.push(PendingKey::Removal(removal.id));
+            }
         }
     }
 

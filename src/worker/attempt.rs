@@ -8,7 +8,7 @@ mod retry;
 mod segments;
 mod series;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::mirror::fallback::Fallback;
 use crate::mirror::page::{Link, Page, PageEnd};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::round::{
-    Effect, PageFailure, Retain, Round, RoundEnd, RoundInput, SegmentContext, is_mass_removal,
+    Effect, PageFailure, Round, RoundEnd, RoundInput, SegmentContext, is_mass_removal,
 };
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastRound, ResyncReason, WindowState};
@@ -334,10 +334,6 @@ impl<'a> Attempt<'a> {
             Effect::View(request) => self.view(segment, &request).await?,
             Effect::Presence(request) => self.presence(&request, edges).await?,
             Effect::Unseen => RoundInput::Unseen(self.unseen(segment).await?),
-            // Not reached: `drive` parks the round at this effect.
-            Effect::AwaitSegments => {
-                RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 0 }
-            }
             Effect::Commit(commit) => self.commit(*commit).await?,
         })
     }

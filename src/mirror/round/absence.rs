@@ -20,7 +20,7 @@ use jiff::Timestamp;
 
 use super::{Effect, Round, Step};
 use crate::mirror::page::{EventHash, EventKind, Item};
-use crate::mirror::pending::{PendingSeries, ViewPurpose};
+use crate::mirror::pending::{MasterLookup, PendingSeries, ViewPurpose};
 use crate::mirror::series::{
     self, ListedInstances, PresenceRequest, Reconciliation, SeriesMember, ViewRequest,
 };
@@ -39,7 +39,7 @@ impl Round {
         exceptions.retain(|row| row.kind == EventKind::Exception);
         let starts = exceptions.iter().map(|row| row.span.start);
         let ends = exceptions.iter().map(|row| row.span.end);
-        match (self.pending.current(), starts.min(), ends.max()) {
+        match (self.progress.pending.current(), starts.min(), ends.max()) {
             (Some(series), Some(start), Some(end)) => {
                 series.findings.view_purpose = Some(ViewPurpose::Exceptions(listing));
                 let master = series.master.clone();
@@ -61,7 +61,7 @@ impl Round {
     ) -> Step {
         let ids: BTreeSet<EventHash> =
             self.absent(&listing, &rows).iter().map(|row| row.id).collect();
-        match self.pending.current() {
+        match self.progress.pending.current() {
             Some(series) if !ids.is_empty() => {
                 series.findings.view_purpose =
                     Some(ViewPurpose::Absence(listing, rows, ids.clone()));
@@ -80,9 +80,10 @@ impl Round {
         rows: Vec<SeriesMember>,
         at: Timestamp,
     ) -> Step {
-        let tombstones = self.tombstoned();
+        let tombstones = self.progress.pending.tombstones();
         let edges = self.context.edges;
         let at_edge: Vec<(EventHash, Edges)> = self
+            .progress
             .pending
             .current_ref()
             .into_iter()
@@ -96,7 +97,7 @@ impl Round {
         let Some((_, edges)) = at_edge.first().copied() else {
             return self.complete(Some((listing, rows)), at);
         };
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         let ids: BTreeSet<EventHash> =
             at_edge.iter().filter(|(_, of)| *of == edges).map(|(id, _)| *id).collect();
         series.findings.view_purpose = Some(ViewPurpose::Edge(listing, ids.clone()));
@@ -105,19 +106,19 @@ impl Round {
     }
 
     fn absent(&self, listing: &ListedInstances, rows: &[SeriesMember]) -> Vec<SeriesMember> {
-        let tombstones = self.tombstoned();
+        let tombstones = self.progress.pending.tombstones();
         let absent = |s| self.reconciliation(s, &tombstones).absent(listing, rows);
-        self.pending.current_ref().map(absent).unwrap_or_default()
+        self.progress.pending.current_ref().map(absent).unwrap_or_default()
     }
 
     /// The master is not found, or is no longer a master. `rows` are the mirror's rows of the
     /// series.
     pub(super) fn gone(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
-        let enumerating = self.phase.enumeration_reason().is_some();
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let enumerating = self.reason().is_some();
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         let carried = series.waiting_instances().next().is_some();
-        if !series.findings.missing || (rows.is_empty() && !carried) {
+        if series.findings.master != MasterLookup::Missing || (rows.is_empty() && !carried) {
             return self.remove_series(&rows, at);
         }
         if let Some(master) = series.carried_master().cloned() {
@@ -142,7 +143,7 @@ impl Round {
     }
 
     fn ask_presence(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         let ids = rows.iter().map(|row| row.id).collect();
         series.findings.view_purpose = Some(ViewPurpose::Presence(rows));
         let master = Some(series.master.clone());
@@ -151,7 +152,7 @@ impl Round {
 
     /// Lists the series' instances in the whole segment by a plain view.
     pub(super) fn view_as_listing(&mut self, rows: Vec<SeriesMember>, at: Timestamp) -> Step {
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         series.findings.view_purpose = Some(ViewPurpose::Listing);
         let carried = series.waiting_instances().map(|(id, _)| *id);
         let request = ViewRequest {
@@ -170,7 +171,7 @@ impl Round {
         rows: Vec<SeriesMember>,
         at: Timestamp,
     ) -> Step {
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         match series.findings.view_purpose.take() {
             Some(ViewPurpose::Exceptions(mut listing)) => {
                 listing.merge(viewed);
@@ -201,7 +202,7 @@ impl Round {
     /// Handles whether any of the requested events exist.
     pub(super) fn present(&mut self, present: bool, at: Timestamp) -> Step {
         let edges = series::widen(self.context.edges, 1);
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         match series.findings.view_purpose.take() {
             Some(ViewPurpose::Presence(rows)) if present => self.view_as_listing(rows, at),
             Some(ViewPurpose::Presence(rows)) => self.remove_series(&rows, at),
@@ -232,17 +233,12 @@ impl Round {
         at: Timestamp,
     ) -> Step {
         let absent = self.absent(&listing, &rows);
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         let carried = |id| series.waiting.contains_key(id) && !series.earlier.contains(id);
         if self.context.has_other_segments && absent.iter().any(|row| carried(&row.id)) {
             return self.unavailable(at);
         }
         self.confirm_edges(listing, rows, at)
-    }
-
-    /// The ids of this round's tombstones.
-    pub(super) fn tombstoned(&self) -> BTreeSet<EventHash> {
-        self.pending.removals().difference(&self.removed_by_listing).copied().collect()
     }
 
     /// How a series is reconciled with a listing of it.
@@ -252,14 +248,14 @@ impl Round {
         tombstones: &'a BTreeSet<EventHash>,
     ) -> Reconciliation<'a> {
         // Without a master only full instances can be published.
-        let complete = match (&series.fetched, series.findings.missing) {
-            (None, true) => Completion::Exact,
+        let complete = match (&series.fetched, series.findings.master) {
+            (None, MasterLookup::Missing) => Completion::Exact,
             _ => self.context.complete,
         };
         Reconciliation {
             edges: self.context.edges,
             complete,
-            decides_membership: self.phase.enumeration_reason().is_none(),
+            decides_membership: self.reason().is_none(),
             waiting: &series.waiting,
             earlier: &series.earlier,
             tombstones,

@@ -2,18 +2,17 @@
 
 use jiff::Timestamp;
 
-use super::{Effect, Round, Step, deleted};
-use crate::mirror::commit::Commit;
+use super::{Effect, Round, Step};
+use crate::mirror::commit::Removal;
 use crate::mirror::page::{EventKind, Item};
-use crate::mirror::pending::{SeriesFindings, needs_only_master};
-use crate::mirror::position::PendingKey;
+use crate::mirror::pending::{MasterLookup, SeriesFindings, needs_only_master};
 use crate::mirror::series::{ListedInstances, SeriesMember};
 use crate::mirror::window::Completion;
 
 impl Round {
     /// The effect that the next pending series needs.
     pub(super) fn pending(&mut self) -> Option<Step> {
-        let series = self.pending.current()?;
+        let series = self.progress.pending.current()?;
         let master = series.master.clone();
         if series.needs_master
             && let Some(carried) = series.carried_master().cloned()
@@ -24,7 +23,7 @@ impl Round {
         // Listing a series yields stubs of its occurrences, so its master is needed too; the store
         // may not have it.
         let yields_stubs = self.context.complete == Completion::Master
-            && self.phase.enumeration_reason().is_none()
+            && self.progress.phase.enumeration_reason().is_none()
             && series.fetched.is_none();
         Some(if series.needs_master || !series.needs_listing || yields_stubs {
             Step::Do(Effect::Master(master))
@@ -34,7 +33,7 @@ impl Round {
     }
 
     pub(super) fn master(&mut self, found: Option<Item>, at: Timestamp) -> Step {
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         match found {
             // The server returned another id, or an instance under this id: try again later.
             Some(item)
@@ -46,8 +45,9 @@ impl Round {
             Some(item) if item.kind == EventKind::Master => {
                 series.needs_master = false;
                 series.fetched = Some(item);
-                series.findings.found = true;
-                if series.findings.unlisted {
+                let unlisted = series.findings.master == MasterLookup::Unlisted;
+                series.findings.master = MasterLookup::Found;
+                if unlisted {
                     self.view_as_listing(Vec::new(), at)
                 } else if series.needs_listing {
                     Step::Do(Effect::Instances(series.master.clone()))
@@ -59,7 +59,7 @@ impl Round {
             Some(_) => Step::Do(Effect::Rows(series.master.clone())),
             // Gone, or a private series of another mailbox.
             None => {
-                series.findings.missing = true;
+                series.findings.master = MasterLookup::Missing;
                 Step::Do(Effect::Rows(series.master.clone()))
             }
         }
@@ -70,18 +70,17 @@ impl Round {
         found: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,
     ) -> Step {
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         match found {
             Some((listing, rows)) => self.confirm_exceptions(listing, rows, at),
-            // Only a request for the master by its id shows whether the series is gone.
-            None if !series.findings.found => {
-                series.findings.unlisted = true;
-                Step::Do(Effect::Master(series.master.clone()))
-            }
             // The master exists but its instances cannot be listed (fact 196).
-            None => {
-                series.findings.unlisted = true;
+            None if series.findings.master == MasterLookup::Found => {
                 self.view_as_listing(Vec::new(), at)
+            }
+            // Only a request for the master by its id shows whether the series is gone.
+            None => {
+                series.findings.master = MasterLookup::Unlisted;
+                Step::Do(Effect::Master(series.master.clone()))
             }
         }
     }
@@ -90,7 +89,7 @@ impl Round {
     /// published, nothing is removed, and the series stays pending.
     pub(super) fn unavailable(&mut self, at: Timestamp) -> Step {
         let master_kept = self.context.complete == Completion::Master;
-        let Some(series) = self.pending.current() else { return self.next_effect(at) };
+        let Some(series) = self.progress.pending.current() else { return self.next_effect(at) };
         series.deferred = true;
         series.findings = SeriesFindings::default();
         let master = series.fetched.take().filter(|_| master_kept);
@@ -112,7 +111,7 @@ impl Round {
         upserts.extend(master);
         let mut commit = self.commit(at);
         commit.upserts = upserts;
-        Step::Do(Effect::Commit(Box::new(commit)))
+        self.finish(commit)
     }
 
     /// Applies a series in one commit; everything it needs is known.
@@ -121,7 +120,7 @@ impl Round {
         listing: Option<(ListedInstances, Vec<SeriesMember>)>,
         at: Timestamp,
     ) -> Step {
-        let Some((hash, mut series)) = self.pending.take_current() else {
+        let Some((hash, mut series)) = self.progress.pending.take_current() else {
             return self.next_effect(at);
         };
         let mut commit = self.commit(at);
@@ -129,13 +128,13 @@ impl Round {
         series.waiting.remove(&hash);
         match listing {
             Some((listing, rows)) => {
-                let tombstones = self.tombstoned();
+                let tombstones = self.progress.pending.tombstones();
                 let reconciled = self.reconciliation(&series, &tombstones).apply(listing, &rows);
                 for item in &reconciled.upserts {
-                    self.pending.cancel_removal(item.id.hash());
+                    self.progress.pending.cancel_removal(item.id.hash());
                 }
                 commit.upserts = reconciled.upserts;
-                commit.removals = deleted(reconciled.removals);
+                commit.removals = reconciled.removals.into_iter().map(Removal::deleted).collect();
             }
             None => {
                 commit.upserts = series
@@ -149,55 +148,36 @@ impl Round {
         if let Some(master) = series.fetched.take()
             && self.context.complete == Completion::Master
         {
-            self.masters_seen.insert(hash, master.etag.clone());
+            self.progress.masters_seen.insert(hash, master.etag.clone());
             commit.upserts.push(master);
         }
         commit.orphans.push(hash);
         if self.context.has_other_segments {
-            self.leave_later(&mut commit);
+            // They wait for the end of the round.
+            self.progress.pending.defer_removals(&mut commit);
         }
-        self.pending.write(&mut commit);
-        if self.too_many(commit.removals.len()) {
+        self.progress.pending.write(&mut commit);
+        if self.is_mass_removal(commit.removals.len()) {
             return self.hold_removals(at);
         }
-        self.removed += commit.removals.len();
-        self.tombstones_done(&mut commit);
-        commit.position = Some(self.position());
-        Step::Do(Effect::Commit(Box::new(commit)))
-    }
-
-    /// Defers the removals of a series to the end of the round.
-    fn leave_later(&mut self, commit: &mut Commit) {
-        for removal in std::mem::take(&mut commit.removals) {
-            if !self.pending.removals().contains(&removal.id) {
-                self.removed_by_listing.insert(removal.id);
-                self.pending.add_removal(removal.id);
-            }
-        }
-    }
-
-    /// Finishes the pending removals that this commit performs, so that they are not performed and
-    /// counted again at the end of the round.
-    pub(super) fn tombstones_done(&mut self, commit: &mut Commit) {
-        for removal in &commit.removals {
-            if self.pending.removals().contains(&removal.id) {
-                self.pending.cancel_removal(removal.id);
-                commit.finished_pending.push(PendingKey::Removal(removal.id));
-            }
-        }
+        self.removals.count(commit.removals.len());
+        self.progress.pending.finish_removals(&mut commit);
+        self.finish(commit)
     }
 
     /// The series is gone: removes its rows. It may have become a single event, which is published.
     pub(super) fn remove_series(&mut self, rows: &[SeriesMember], at: Timestamp) -> Step {
-        let Some((hash, series)) = self.pending.take_current() else { return self.next_effect(at) };
+        let Some((hash, series)) = self.progress.pending.take_current() else {
+            return self.next_effect(at);
+        };
         // A series that ended counts as one removal, however many occurrences it had.
         let count = usize::from(!rows.is_empty());
-        if self.too_many(count) {
+        if self.is_mass_removal(count) {
             return self.hold_removals(at);
         }
-        self.removed += count;
+        self.removals.count(count);
         let mut commit = self.commit(at);
-        commit.removals = deleted(rows.iter().map(|row| row.id));
+        commit.removals = rows.iter().map(|row| Removal::deleted(row.id)).collect();
         commit.upserts = series
             .waiting
             .values()
@@ -206,8 +186,7 @@ impl Round {
             .collect();
         commit.orphans.push(hash);
         commit.finished_pending = series.keys(hash);
-        self.tombstones_done(&mut commit);
-        commit.position = Some(self.position());
-        Step::Do(Effect::Commit(Box::new(commit)))
+        self.progress.pending.finish_removals(&mut commit);
+        self.finish(commit)
     }
 }

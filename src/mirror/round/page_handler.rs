@@ -23,16 +23,17 @@ impl Round {
     ) -> Step {
         let mut commit = self.commit(at);
         let idle = page.present.is_empty() && page.removed.is_empty() && page.unreadable.is_empty();
-        let reason = self.phase.enumeration_reason();
+        let reason = self.reason();
         // The first enumeration has nothing to sweep.
-        if let (Phase::Enumerating { page: number, .. }, Some(reason)) = (&self.phase, reason)
+        if let (Phase::Enumerating { page: number, .. }, Some(reason)) =
+            (&self.progress.phase, reason)
             && reason != ResyncReason::New
         {
             commit.seen = Some((*number, seen_ids(&page)));
         }
         // Unreadable items exist all the same.
         for unread in page.unreadable.iter().filter_map(|u| u.id.as_ref()) {
-            self.pending.cancel_removal(unread.hash());
+            self.progress.pending.cancel_removal(unread.hash());
         }
         // Tombstones before masters, because masters release the instances that wait for them.
         for id in page.removed {
@@ -47,10 +48,10 @@ impl Round {
         for item in instances {
             self.page_instance(item, known, reason, &mut commit);
         }
-        self.pending.write(&mut commit);
+        self.progress.pending.write(&mut commit);
         match page.end {
             PageEnd::Next(next) => {
-                self.phase = match (&self.phase, reason) {
+                self.progress.phase = match (&self.progress.phase, reason) {
                     (Phase::Enumerating { page, .. }, Some(reason)) => {
                         Phase::Enumerating { next: Some(next), reason, page: page + 1 }
                     }
@@ -60,7 +61,7 @@ impl Round {
             }
             PageEnd::Last => {
                 let reason = reason.unwrap_or(ResyncReason::Snapshot);
-                self.phase = Phase::Sweeping { delta: None, reason };
+                self.progress.phase = Phase::Sweeping { delta: None, reason };
                 self.finish(commit)
             }
             PageEnd::Delta(delta) => self.last_page(delta, reason, idle, commit, at),
@@ -79,7 +80,7 @@ impl Round {
         let swept = reason.is_some_and(|reason| reason != ResyncReason::New);
         if exact && !swept && matches!(known.get(&item.id.hash()), Some(StoredKind::Single)) {
             // A single event became a series: an exact window keeps no master in its place.
-            self.pending.add_removal(item.id.hash());
+            self.progress.pending.add_removal(item.id.hash());
         }
         if reason.is_some() { self.enumerated_master(item, commit) } else { self.wait(item) }
     }
@@ -101,7 +102,7 @@ impl Round {
             item
         };
         let id = item.id.hash();
-        self.pending.cancel_removal(id);
+        self.progress.pending.cancel_removal(id);
         match (&item.master, item.kind) {
             (Some(master), EventKind::Occurrence | EventKind::Exception) if reason.is_some() => {
                 let master = master.clone();
@@ -114,7 +115,7 @@ impl Round {
                 // removed first, and only a request for the master confirms it.
                 let id = item.id.clone();
                 self.wait(item);
-                self.pending.get_or_insert(&id).needs_master = true;
+                self.progress.pending.get_or_insert(&id).needs_master = true;
             }
             _ => commit.upserts.push(item),
         }
@@ -131,21 +132,21 @@ impl Round {
         at: Timestamp,
     ) -> Step {
         if let Some(reason) = reason {
-            self.phase = Phase::Sweeping { delta: Some(delta), reason };
-            if reason == ResyncReason::New && self.pending.is_empty() {
-                return self.settle(commit, Vec::new(), at);
+            self.progress.phase = Phase::Sweeping { delta: Some(delta), reason };
+            if reason == ResyncReason::New && self.progress.pending.is_empty() {
+                return self.judge_and_settle(commit, Vec::new(), at);
             }
             return self.finish(commit);
         }
-        self.phase = Phase::Completing { delta };
+        self.progress.phase = Phase::Completing { delta };
         let awaits_segments =
-            self.context.has_other_segments && !self.pending.removals().is_empty();
-        if self.pending.current().is_some() || awaits_segments {
+            self.context.has_other_segments && !self.progress.pending.removals().is_empty();
+        if self.progress.pending.current().is_some() || awaits_segments {
             return self.finish(commit);
         }
-        commit.deferrable = idle && self.pending.is_empty();
-        let removals = self.tombstones();
-        self.settle(commit, removals, at)
+        commit.deferrable = idle && self.progress.pending.is_empty();
+        let removals = self.due_removals();
+        self.judge_and_settle(commit, removals, at)
     }
 
     /// Handles a master in an enumeration: completes the instances that wait for it; later ones
@@ -155,12 +156,12 @@ impl Round {
             return;
         }
         if !item.full {
-            self.pending.get_or_insert(&item.id).needs_master = true;
+            self.progress.pending.get_or_insert(&item.id).needs_master = true;
             return;
         }
         let id = item.id.hash();
-        commit.upserts.extend(self.pending.take_completable(id, &item.etag));
-        self.masters_seen.insert(id, item.etag.clone());
+        commit.upserts.extend(self.progress.pending.take_completable(id, &item.etag));
+        self.progress.masters_seen.insert(id, item.etag.clone());
         commit.upserts.push(item);
     }
 
@@ -181,21 +182,24 @@ impl Round {
             _ if exact => item.full && self.is_listing(),
             // Only equal etags on both sides show that a stored master is current.
             _ => {
-                self.masters_seen.get(&hash).is_some_and(|etag| etags_match(&item.etag, etag))
+                self.progress
+                    .masters_seen
+                    .get(&hash)
+                    .is_some_and(|etag| etags_match(&item.etag, etag))
                     || matches!(stored, Some(StoredKind::Master { etag: Some(etag) })
                         if self.is_listing() && item.etag.as_ref() == Some(etag))
             }
         };
         if complete {
-            self.pending.forget_waiting(hash, item.id.hash());
+            self.progress.pending.forget_waiting(hash, item.id.hash());
             commit.upserts.push(item);
             return;
         }
         let needs_listing = exact || item.kind == EventKind::Exception;
-        let series = self.pending.get_or_insert(master);
+        let series = self.progress.pending.get_or_insert(master);
         series.needs_master |= !needs_listing;
         series.needs_listing |= needs_listing;
-        self.pending.hold(master, item);
+        self.progress.pending.hold(master, item);
     }
 
     /// Keeps an item of a series pending, in an incremental round, until the series is complete.
@@ -205,13 +209,13 @@ impl Round {
             _ => item.id.clone(),
         };
         self.invalidate_series(&master);
-        self.pending.hold(&master, item);
+        self.progress.pending.hold(&master, item);
     }
 
     /// Marks a series for completion, because the mirror's state of it may be outdated.
     pub(super) fn invalidate_series(&mut self, master: &EventId) {
         let exact = self.context.complete == Completion::Exact;
-        let series = self.pending.get_or_insert(master);
+        let series = self.progress.pending.get_or_insert(master);
         series.needs_master = !exact;
         series.needs_listing = true;
         series.deferred = false;
@@ -219,22 +223,22 @@ impl Round {
 
     pub(super) fn tombstone(&mut self, id: &EventId, known: Option<&StoredKind>) {
         let hash = id.hash();
-        self.removed_by_listing.remove(&hash);
+        self.progress.pending.confirm_removal(hash);
         // The tombstone overrides an item on an earlier page.
-        if let Some(master) = self.pending.waiting_under(hash) {
-            self.pending.forget_waiting(master, hash);
-            self.pending.add_removal(hash);
+        if let Some(master) = self.progress.pending.waiting_under(hash) {
+            self.progress.pending.forget_waiting(master, hash);
+            self.progress.pending.add_removal(hash);
         }
         match known {
             None | Some(StoredKind::Unknown) => {}
             Some(StoredKind::Master { .. }) => self.invalidate_series(id),
-            Some(StoredKind::Single) => self.pending.add_removal(hash),
+            Some(StoredKind::Single) => self.progress.pending.add_removal(hash),
             Some(StoredKind::Instance { master }) => {
                 // In an enumeration the pages and the sweep decide who is a member.
-                if self.phase.enumeration_reason().is_none() {
+                if self.reason().is_none() {
                     self.invalidate_series(master);
                 }
-                self.pending.add_removal(hash);
+                self.progress.pending.add_removal(hash);
             }
         }
     }

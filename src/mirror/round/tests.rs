@@ -4,10 +4,16 @@ mod doubt;
 mod edges;
 mod remedies;
 mod seams;
+mod series;
+
+use std::time::Duration;
 
 use super::*;
-use crate::mirror::page::{PageEnd, Span, UnreadableItem};
+use crate::mirror::change::RemovalReason;
+use crate::mirror::commit::StoredKind;
+use crate::mirror::page::{Link, PageEnd, Span, UnreadableItem};
 use crate::mirror::position::PendingKey;
+use crate::mirror::series::{ListedInstances, PresenceRequest, SeriesMember, ViewRequest};
 use bytes::Bytes;
 
 const AT: Timestamp = Timestamp::UNIX_EPOCH;
@@ -206,91 +212,6 @@ fn a_master_that_never_came_is_fetched_once_at_the_end() {
 }
 
 #[test]
-fn a_touched_series_is_applied_in_one_commit_after_its_listing() {
-    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
-    let master = item("m", EventKind::Master, None, "e2");
-    let carried = item("o1", EventKind::Occurrence, Some("m"), "e2");
-    let (round, commit) = step_page(round, page(vec![master, carried], &[], delta("d1")), &[]);
-    assert!(commit.upserts.is_empty(), "nothing of the series is shown yet");
-    assert!(matches!(phase(&commit), Phase::Completing { .. }));
-    let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    // The master came with the round, so only membership is asked.
-    assert!(matches!(effect, Step::Do(Effect::Instances(ref id)) if id.as_str() == "m"));
-    let listed = Item { full: true, ..item("o1", EventKind::Occurrence, Some("m"), "e2") };
-    let rows = vec![row("o1"), row("ghost")];
-    let (round, effect) = round.step(RoundInput::Instances(Some((vec![listed].into(), rows))), AT);
-    let (round, effect) = nowhere(round, effect);
-    let commit = written(effect);
-    assert_eq!(gone(&commit), [EventId::new("ghost").hash()]);
-    assert_eq!(ids(&commit.upserts), ["o1", "m"]);
-    assert!(!commit.upserts[0].full, "kept bare: the master completes it");
-    let (round, effect) = round.step(RoundInput::Committed(8), AT);
-    assert_eq!(*phase(&written(effect)), Phase::Settled { delta: Some(link("d1")) });
-    let (_, effect) = round.step(RoundInput::Committed(8), AT);
-    assert!(matches!(effect, Step::End(RoundEnd::Settled)));
-}
-
-#[test]
-fn occurrences_newer_than_their_master_have_it_fetched() {
-    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
-    let master = item("m", EventKind::Master, None, "e1");
-    let newer = item("o1", EventKind::Occurrence, Some("m"), "e2");
-    let (round, _) = step_page(round, page(vec![master, newer], &[], delta("d1")), &[]);
-    let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Step::Do(Effect::Master(_))));
-}
-
-#[test]
-fn a_tombstone_for_a_master_only_marks_the_series() {
-    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
-    let known = [("m", StoredKind::Master { etag: None })];
-    let (round, commit) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
-    assert!(commit.removals.is_empty());
-    let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Step::Do(Effect::Master(_))));
-    let (round, effect) = round.step(RoundInput::Master(None), AT);
-    assert!(
-        matches!(effect, Step::Do(Effect::Rows(_))),
-        "only its absence says that the series is gone"
-    );
-    let rows = vec![row("o1")];
-    let (round, effect) = round.step(RoundInput::SeriesGone(rows), AT);
-    assert!(
-        matches!(effect, Step::Do(Effect::Presence(_))),
-        "and a private series is absent too (fact 180)"
-    );
-    let (_, effect) = round.step(RoundInput::Presence(false), AT);
-    assert_eq!(gone(&written(effect)), [EventId::new("o1").hash()]);
-}
-
-#[test]
-fn a_series_that_cannot_be_completed_stays_on_the_list_and_the_rest_goes_on() {
-    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
-    let carried = item("o1", EventKind::Occurrence, Some("m"), "e2");
-    let (round, _) = step_page(round, page(vec![carried, single("a")], &[], delta("d1")), &[]);
-    let (round, _) = round.step(RoundInput::Committed(9), AT);
-    let (round, effect) = round.step(RoundInput::Unavailable, AT);
-    let commit = written(effect);
-    assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
-    assert!(commit.position.unwrap().has_pending, "not settled before the to-do is empty");
-    let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Step::End(RoundEnd::Incomplete)));
-}
-
-#[test]
-fn what_an_earlier_round_left_is_worked_off_before_graph_is_asked() {
-    let waiting = item("o1", EventKind::Occurrence, Some("m"), "e2");
-    let todo = vec![
-        PendingEntry::Series { master: EventId::new("m"), needs_master: true, needs_listing: true },
-        PendingEntry::Waiting { item: waiting, earlier: false },
-    ];
-    let position = Some(Position::new(Phase::Settled { delta: Some(link("d0")) }, true));
-    let round = Round::resume(place(Completion::Master), position, todo, 9);
-    let (_, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Step::Do(Effect::Master(_))));
-}
-
-#[test]
 fn a_dead_link_begins_an_enumeration_and_keeps_every_row() {
     let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
     let (round, effect) = round.step(RoundInput::LinkDead, AT);
@@ -377,113 +298,6 @@ fn a_large_sweep_is_judged_as_a_whole_and_written_in_slices() {
     }
     assert_eq!(removed, 900);
     assert!(matches!(effect, Step::End(RoundEnd::Settled)));
-}
-
-#[test]
-fn exact_occurrences_wait_for_the_listing() {
-    let round = Round::resume(place(Completion::Exact), None, Vec::new(), 0);
-    let bare = item("o1", EventKind::Occurrence, Some("m"), "e");
-    let master = item("m", EventKind::Master, None, "e");
-    let (round, commit) = step_page(round, page(vec![master, bare], &[], delta("d")), &[]);
-    assert!(commit.upserts.is_empty());
-    let (round, effect) = round.step(RoundInput::Committed(0), AT);
-    assert!(matches!(effect, Step::Do(Effect::Instances(_))));
-    let whole = Item { full: true, ..item("o1", EventKind::Occurrence, Some("m"), "e") };
-    let (_, effect) = round.step(RoundInput::Instances(Some((vec![whole].into(), Vec::new()))), AT);
-    let commit = written(effect);
-    assert_eq!(ids(&commit.upserts), ["o1"]);
-    assert!(commit.upserts[0].full);
-}
-
-#[test]
-fn what_cannot_be_made_whole_is_shown_as_far_as_it_can_be() {
-    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
-    let master = item("m", EventKind::Master, None, "e");
-    let carried = item("o1", EventKind::Occurrence, Some("m"), "e");
-    let (round, _) = step_page(round, page(vec![master, carried], &[], delta("d1")), &[]);
-    let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Step::Do(Effect::Instances(_))));
-    let (round, effect) = round.step(RoundInput::Unavailable, AT);
-    let commit = written(effect);
-    assert_eq!(ids(&commit.upserts), ["o1", "m"]);
-    assert!(
-        commit.removals.is_empty() && commit.finished_pending.is_empty(),
-        "it stays on the list"
-    );
-    let (round, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(written(effect).position.unwrap().has_pending);
-    let (_, effect) = round.step(RoundInput::Committed(9), AT);
-    assert!(matches!(effect, Step::End(RoundEnd::Incomplete)));
-}
-
-#[test]
-fn a_listing_that_could_not_be_read_whole_removes_nobody() {
-    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 9);
-    let known = [("m", StoredKind::Master { etag: None })];
-    let (round, _) = step_page(round, page(vec![], &["m"], delta("d1")), &known);
-    let (round, _) = round.step(RoundInput::Committed(9), AT);
-    let (round, _) =
-        round.step(RoundInput::Master(Some(item("m", EventKind::Master, None, "e"))), AT);
-    let rows = vec![row("a"), row("b")];
-    let unread = [EventId::new("a").hash()].into();
-    let listed = ListedInstances { unreadable: unread, ..ListedInstances::default() };
-    let (round, effect) = round.step(RoundInput::Instances(Some((listed, rows))), AT);
-    let (_, effect) = nowhere(round, effect);
-    assert_eq!(gone(&written(effect)), [EventId::new("b").hash()], "the unread one is a member");
-}
-
-#[test]
-fn what_only_an_earlier_round_carried_yields_to_todays_listing() {
-    let waits = item("m1", EventKind::Occurrence, Some("m"), "e");
-    let round = Round::resume(
-        place(Completion::Master),
-        settled(),
-        vec![
-            PendingEntry::Series {
-                master: EventId::new("m"),
-                needs_master: true,
-                needs_listing: false,
-            },
-            PendingEntry::Waiting { item: waits, earlier: true },
-        ],
-        5,
-    );
-    let (round, effect) = round.step(RoundInput::Start, AT);
-    assert!(matches!(effect, Step::Do(Effect::Master(_))));
-    let (round, effect) = round.step(RoundInput::Unavailable, AT);
-    assert!(matches!(effect, Step::Do(Effect::Page(Some(_)))), "it is shown no more, and waits");
-    // The series comes again, whole, and without the occurrence that waits.
-    let resent = vec![
-        item("m", EventKind::Master, None, "e2"),
-        item("m2", EventKind::Occurrence, Some("m"), "e2"),
-    ];
-    let (round, _) = step_page(round, page(resent.clone(), &[], delta("d1")), &[]);
-    let (round, effect) = round.step(RoundInput::Committed(5), AT);
-    assert!(matches!(effect, Step::Do(Effect::Instances(_))));
-    let rows = vec![row("m1")];
-    let listed = ListedInstances::from(resent[1..].to_vec());
-    let (round, effect) = round.step(RoundInput::Instances(Some((listed, rows))), AT);
-    let (_, effect) = nowhere(round, effect);
-    let commit = written(effect);
-    assert_eq!(ids(&commit.upserts), ["m2", "m"]);
-    assert_eq!(gone(&commit), [EventId::new("m1").hash()]);
-}
-
-#[test]
-fn what_waits_at_the_end_of_a_round_is_of_an_earlier_one_from_then_on() {
-    let round = Round::resume(place(Completion::Master), settled(), Vec::new(), 5);
-    let carried = vec![item("m1", EventKind::Occurrence, Some("m"), "e")];
-    let (round, commit) = step_page(round, page(carried, &[], delta("d1")), &[]);
-    assert!(
-        commit.pending.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: false, .. }))
-    );
-    let (round, _) = round.step(RoundInput::Committed(5), AT);
-    let (_, effect) = round.step(RoundInput::Unavailable, AT);
-    let commit = written(effect);
-    assert!(matches!(phase(&commit), Phase::Settled { .. }));
-    assert!(
-        commit.pending.iter().any(|t| matches!(t, PendingEntry::Waiting { earlier: true, .. }))
-    );
 }
 
 #[test]

@@ -269,7 +269,7 @@ impl Attempt<'_> {
             };
             round = next;
             let effect = match step {
-                Step::Do(Effect::AwaitSegments) => {
+                Step::AwaitSegments => {
                     self.publish_fallback(segment, &before, round.fallback());
                     let outcome = DriveOutcome::Parked(Box::new(round));
                     return Ok(Drive { outcome, requested, restarted });
@@ -278,10 +278,11 @@ impl Attempt<'_> {
                 Step::End(end) => {
                     self.stats.held_until = self.stats.held_until.max(round.held_until());
                     self.publish_fallback(segment, &before, round.fallback());
-                    if end == RoundEnd::Failed {
-                        return Err(self.error.take().unwrap_or(AttemptError::Endless));
-                    }
                     return Ok(Drive { outcome: DriveOutcome::Over(end), requested, restarted });
+                }
+                Step::Fail => {
+                    self.publish_fallback(segment, &before, round.fallback());
+                    return Err(self.error.take().unwrap_or(AttemptError::Endless));
                 }
             };
             requested |= effect.asks_for_members();

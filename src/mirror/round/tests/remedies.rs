@@ -77,7 +77,7 @@ fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
     let (round, effect) = refused(settled());
     let first = written(effect);
     assert_eq!(*phase(&first), settled().unwrap().phase, "the failure is only recorded");
-    assert!(matches!(round.step(RoundInput::Committed(100), AT).1, Step::End(RoundEnd::Failed)));
+    assert!(matches!(round.step(RoundInput::Committed(100), AT).1, Step::Fail));
     // The second failure, after a restart.
     let (_, effect) = refused(first.position.clone());
     assert_eq!(*phase(&written(effect)), Phase::start(ResyncReason::PageStuck));
@@ -88,7 +88,7 @@ fn a_refused_link_is_stuck_when_two_attempts_in_a_row_gave_up_there() {
     assert!(matches!(phase(&written(effect)), Phase::Following { .. }));
     // Other failures are left to the next attempt.
     let (_, effect) = started(settled(), AT).0.step(RoundInput::Failed(PageFailure::Other), AT);
-    assert!(matches!(effect, Step::End(RoundEnd::Failed)));
+    assert!(matches!(effect, Step::Fail));
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn when_even_the_listing_does_not_work_nothing_is_left_to_try() {
     assert_eq!(*phase(&commit), Phase::start(ResyncReason::RoundStuck));
     assert!(commit.position.unwrap().held_until.is_none());
     let (_, effect) = round.step(RoundInput::Committed(100), AT);
-    assert!(matches!(effect, Step::End(RoundEnd::Failed)));
+    assert!(matches!(effect, Step::Fail));
     // Pages shrink to the smallest size before that.
     let mut position = listed(Phase::Settled { delta: None });
     let mut sizes = Vec::new();
@@ -253,5 +253,5 @@ fn when_even_the_listing_does_not_work_nothing_is_left_to_try() {
         position = commit.position;
     };
     assert_eq!(sizes, [500, 250, 125, 62, 31, 15, 10]);
-    assert!(matches!(last, Step::End(RoundEnd::Failed)));
+    assert!(matches!(last, Step::Fail));
 }

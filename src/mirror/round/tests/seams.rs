@@ -24,7 +24,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, commit) = step_page(round, news, &known);
     assert_eq!((ids(&commit.upserts), commit.removals.len()), (vec!["c"], 0));
     let (round, effect) = round.step(RoundInput::Committed(51), AT);
-    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
+    assert!(matches!(effect, Step::AwaitSegments));
     // b may have moved to a segment that could not be listed.
     let (round, effect) = round.step(withheld(&["b"]), AT);
     let commit = written(effect);
@@ -41,7 +41,7 @@ fn tombstones_leave_after_everything_else_is_durable_and_the_others_have_looked(
     let (round, commit) = step_page(round, page(vec![], &[], delta("d2")), &[]);
     assert!(commit.removals.is_empty() && !commit.deferrable);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
-    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
+    assert!(matches!(effect, Step::AwaitSegments));
     let (_, effect) = round.step(withheld(&[]), AT);
     assert_eq!(gone(&written(effect)), [EventId::new("b").hash()]);
 }
@@ -58,7 +58,7 @@ fn a_sweep_waits_only_if_it_finds_something_and_keeps_what_is_withheld() {
     let (round, _) = resumed(sweeping, Vec::new()).step(RoundInput::Start, AT);
     let rows = || vec![removal("a"), removal("b")];
     let (round, effect) = round.step(RoundInput::Unseen(rows()), AT);
-    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
+    assert!(matches!(effect, Step::AwaitSegments));
     // Queried again, because other segments may have taken over some of the rows meanwhile.
     let (round, effect) = round.step(withheld(&["a"]), AT);
     assert!(matches!(effect, Step::Do(Effect::Unseen)));
@@ -78,7 +78,7 @@ fn a_window_that_empties_segment_by_segment_is_not_believed() {
     let round = Round::resume(place, Some(Position::new(sweeping, false)), Vec::new(), 30);
     let (round, _) = round.step(RoundInput::Start, AT);
     let (round, effect) = round.step(RoundInput::Unseen(many(10)), AT);
-    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
+    assert!(matches!(effect, Step::AwaitSegments));
     let grant = RoundInput::Retained { stay: Retain::Named(BTreeSet::new()), gone: 30 };
     let (round, effect) = round.step(grant, AT);
     assert!(matches!(effect, Step::Do(Effect::Unseen)));
@@ -94,7 +94,7 @@ fn where_nothing_may_leave_the_round_goes_on_all_the_same() {
     let (round, _) =
         step_page(round, page(vec![], &["a"], delta("d1")), &[("a", StoredKind::Single)]);
     let (round, effect) = round.step(RoundInput::Committed(50), AT);
-    assert!(matches!(effect, Step::Do(Effect::AwaitSegments)));
+    assert!(matches!(effect, Step::AwaitSegments));
     let (_, effect) = round.step(RoundInput::Retained { stay: Retain::All, gone: 0 }, AT);
     let commit = written(effect);
     assert_eq!(*phase(&commit), Phase::Settled { delta: Some(link("d1")) });
