@@ -25,13 +25,12 @@ use crate::graph::{GraphClient, Target};
 use crate::metrics::RoundMetrics;
 use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
 use crate::mirror::outcome::{ErrorKind, RoundOutcome};
-use crate::mirror::round::RoundEnd;
 use crate::mirror::schedule;
 use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
 use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
 
-use attempt::{Attempt, AttemptStats};
+use attempt::{Attempt, AttemptContext, AttemptEnd, AttemptStats};
 use audit_schedule::AuditSchedule;
 use error::AttemptError;
 use monotonic::MonotonicTime;
@@ -188,16 +187,7 @@ impl Worker {
         let window = self.handle.window();
         let begun = Instant::now();
         let steps = AtomicU32::new(0);
-        let mut attempt = Attempt::new(
-            &self.services,
-            &self.target,
-            self.id,
-            &window,
-            &self.handle,
-            &self.stop,
-            &steps,
-            number,
-        );
+        let mut attempt = self.attempt(&window, &steps, number);
         if request.is_some() && self.handle.state() == WindowState::SignInRequired {
             // The cause of the refusal may have been fixed before the request.
             self.target.tokens.retry_refused();
@@ -210,9 +200,9 @@ impl Worker {
         let stats = attempt.into_stats();
         self.services.metrics.took.observe(begun.elapsed());
         let due = match result {
-            Ok(()) => {
+            Ok(end) => {
                 self.schedule_segments(&window, begun, stats.settled);
-                self.on_success(&window, number, begun, &stats)
+                self.on_success(&window, number, begun, end, &stats)
             }
             Err(AttemptError::Stopped) => return Ok(Err(WorkerExit::Stopped)),
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
@@ -229,6 +219,20 @@ impl Worker {
         };
         self.handle.notify_finished();
         Ok(Ok((due.max(Instant::now()), window.settings.interval.as_secs_f32())))
+    }
+
+    /// An attempt at the round with this number.
+    fn attempt<'a>(&'a self, window: &'a Window, steps: &'a AtomicU32, number: u64) -> Attempt<'a> {
+        Attempt::new(AttemptContext {
+            services: &self.services,
+            target: &self.target,
+            id: self.id,
+            window,
+            handle: &self.handle,
+            stop: &self.stop,
+            steps,
+            number,
+        })
     }
 
     /// Resolves once the round has made no progress for longer than any of its steps may take.
@@ -262,25 +266,26 @@ impl Worker {
         window: &Window,
         number: u64,
         begun: Instant,
+        end: AttemptEnd,
         stats: &AttemptStats,
     ) -> Instant {
         let now = self.services.env.now();
         let took = begun.elapsed();
-        let wait = self.wait_until(window, stats.held_until);
-        let asked = stats.end != RoundEnd::Held || stats.requests > 0;
-        let (result, outcome) = match stats.end {
-            RoundEnd::Settled => (RoundResult::Settled, RoundOutcome::Settled),
-            RoundEnd::Held => (RoundResult::Held { wait, asked }, RoundOutcome::Held),
-            // A stuck round is an error of the attempt and does not reach this function.
-            RoundEnd::Incomplete | RoundEnd::Stuck(_) => {
-                (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete))
+        let (result, outcome, held) = match end {
+            AttemptEnd::Settled => (RoundResult::Settled, RoundOutcome::Settled, None),
+            AttemptEnd::Incomplete => {
+                (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete), None)
+            }
+            AttemptEnd::Held { until } => {
+                let (wait, asked) = (self.wait_until(window, until), stats.requests > 0);
+                let until = Box::new(MonotonicTime::at(Instant::now() + wait, now));
+                (RoundResult::Held { wait, asked }, RoundOutcome::Held, Some(until))
             }
         };
         let mut state = self.handle.lock();
         state.running = false;
         state.rounds = number;
-        state.held = (outcome == RoundOutcome::Held)
-            .then(|| Box::new(MonotonicTime::at(Instant::now() + wait, now)));
+        state.held = held;
         let pacing = Pacing {
             interval: window.settings.interval,
             jitter: window.settings.jitter,
@@ -292,7 +297,7 @@ impl Worker {
             state.health.on_result(result, &pacing, || self.services.env.random());
         state.health = health;
         let due = Instant::now() + delay;
-        if !asked {
+        if let RoundResult::Held { asked: false, .. } = result {
             // The confirmation is not due yet. No request was made, so this is no success.
             state.history.record_idle();
             return due;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::audit::AuditOutcome;
-use super::{Attempt, AttemptError, Worker, WorkerExit};
+use super::{AttemptError, Worker, WorkerExit};
 use crate::mirror::audit::SuspectedDrift;
 use crate::mirror::schedule;
 use crate::mirror::segment_set::SegmentSet;
@@ -108,22 +108,14 @@ impl Worker {
         let mut suspects = std::mem::take(&mut self.schedule().suspects);
         let window = self.handle.window();
         let number = self.handle.lock().rounds;
-        let (services, id) = (self.services.clone(), self.id);
         let steps = AtomicU32::new(0);
-        let mut attempt = Attempt::new(
-            &services,
-            &self.target,
-            id,
-            &window,
-            &self.handle,
-            &self.stop,
-            &steps,
-            number,
-        );
-        let result = tokio::select! {
-            biased;
-            result = attempt.audit(&mut suspects) => result,
-            () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
+        let result = {
+            let mut attempt = self.attempt(&window, &steps, number);
+            tokio::select! {
+                biased;
+                result = attempt.audit(&mut suspects) => result,
+                () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
+            }
         };
         let error = match result {
             Ok(AuditOutcome::Clean | AuditOutcome::Suspicious) => {
@@ -148,13 +140,13 @@ impl Worker {
             }
             Err(error) => Some(error),
         };
-        let chance = services.env.random();
+        let chance = self.services.env.random();
         let schedule = self.schedule();
         schedule.suspects = suspects;
         schedule.failed = schedule.failed.saturating_add(1);
         let wait = schedule::backoff(FIRST_AUDIT_RETRY, MAX_AUDIT_RETRY, schedule.failed, chance);
         schedule.not_before = Some(Instant::now() + wait);
-        let error = error.map(|cause| cause.describe(services.env.now(), None));
+        let error = error.map(|cause| cause.describe(self.services.env.now(), None));
         tracing::info!(
             kind = error.as_ref().map(|e| e.kind.as_str()),
             status = error.as_ref().and_then(|e| e.status),

@@ -79,7 +79,7 @@ impl Attempt<'_> {
         &mut self,
         suspects: &mut SuspectedDrift,
     ) -> Result<AuditOutcome, AttemptError> {
-        let segments = self.handle.lock().segments();
+        let segments = self.context.handle.lock().segments();
         let (mut found, mut confirmed) = (SuspectedDrift::default(), Vec::new());
         for (segment, edges) in (0..).zip(&segments) {
             if edges.is_empty() || !self.is_followed(segment).await? {
@@ -92,8 +92,8 @@ impl Attempt<'_> {
             let mut after = None;
             loop {
                 self.check_stopped()?;
-                let store = &self.services.store;
-                let (rows, next) = store.audit_rows(self.id, segment, after).await?;
+                let store = &self.context.services.store;
+                let (rows, next) = store.audit_rows(self.context.id, segment, after).await?;
                 for row in rows {
                     let listed = listing.events.remove(&row.id);
                     let digest = listed.as_ref().map(|(digest, _)| digest);
@@ -140,7 +140,7 @@ impl Attempt<'_> {
 
     /// Whether the segment is followed by delta and up to date. Other segments are not compared.
     async fn is_followed(&self, segment: SegmentIndex) -> Result<bool, AttemptError> {
-        let position = self.services.store.position(self.id, segment).await?;
+        let position = self.context.services.store.position(self.context.id, segment).await?;
         Ok(position.is_some_and(|p| {
             matches!(p.phase, Phase::Settled { delta: Some(_) }) && !p.has_pending
         }))
@@ -228,7 +228,7 @@ impl Attempt<'_> {
         let (series, singles) = (repair.series.len(), repair.singles.len());
         if series + singles >= BULK_REPAIR_MIN {
             tracing::warn!(differences, "drift audit found many differences, enumerating again");
-            let segments = self.handle.lock().segments().len();
+            let segments = self.context.handle.lock().segments().len();
             for segment in (0..).take(segments) {
                 self.begin_resync(segment, ResyncReason::Drift).await?;
             }
@@ -279,12 +279,12 @@ impl Attempt<'_> {
         }
         // Before the removals, because an event may have moved from one segment to another.
         for (segment, item) in upserts {
-            let mut commit = Commit::new(self.id, segment, self.services.env.now());
+            let mut commit = Commit::new(self.context.id, segment, self.context.services.env.now());
             commit.upserts.push(item);
             self.commit(commit).await?;
         }
         for (segment, id) in removals {
-            let mut commit = Commit::new(self.id, segment, self.services.env.now());
+            let mut commit = Commit::new(self.context.id, segment, self.context.services.env.now());
             commit.removals.push(Removal { id, reason: RemovalReason::Deleted });
             self.commit(commit).await?;
         }
@@ -347,30 +347,32 @@ impl Attempt<'_> {
         segment: SegmentIndex,
         master: EventId,
     ) -> Result<(), AttemptError> {
-        let Some(mut position) = self.services.store.position(self.id, segment).await? else {
+        let Some(mut position) =
+            self.context.services.store.position(self.context.id, segment).await?
+        else {
             return Ok(());
         };
         position.has_pending = true;
-        let mut commit = Commit::new(self.id, segment, self.services.env.now());
-        let needs_master = self.window.settings.complete == Completion::Master;
+        let mut commit = Commit::new(self.context.id, segment, self.context.services.env.now());
+        let needs_master = self.context.window.settings.complete == Completion::Master;
         commit.pending.push(PendingEntry::Series { master, needs_master, needs_listing: true });
         commit.position = Some(position);
-        self.services.store.commit(commit).await?;
+        self.context.services.store.commit(commit).await?;
         Ok(())
     }
 
     /// Records the finished audit.
     async fn record_audit(&mut self, differences: u64) -> Result<(), AttemptError> {
-        let now = self.services.env.now();
-        let mut commit = Commit::new(self.id, 0, now);
+        let now = self.context.services.env.now();
+        let mut commit = Commit::new(self.context.id, 0, now);
         commit.counters.audit = Some(differences);
         if differences == 0 {
             commit.deferrable = true;
-            self.services.store.submit(commit).await?;
+            self.context.services.store.submit(commit).await?;
         } else {
-            self.services.store.commit(commit).await?;
+            self.context.services.store.commit(commit).await?;
         }
-        self.handle.lock().audits.end(now, differences);
+        self.context.handle.lock().audits.end(now, differences);
         Ok(())
     }
 }

@@ -44,7 +44,7 @@ impl RetryBudget {
 impl<'a> Attempt<'a> {
     /// The parts that every request needs.
     pub(super) fn request_parts(&self) -> (&'a GraphClient, &'a Target, RequestOptions) {
-        (&self.services.client, self.target, self.options.clone())
+        (&self.context.services.client, self.context.target, self.options.clone())
     }
 
     /// Waits for a request or a pause, which a stop of the worker ends at once. What the store has
@@ -53,12 +53,12 @@ impl<'a> Attempt<'a> {
         &self,
         wait: impl Future<Output = T>,
     ) -> Result<T, AttemptError> {
-        self.stop.run_until_cancelled(wait).await.ok_or(AttemptError::Stopped)
+        self.context.stop.run_until_cancelled(wait).await.ok_or(AttemptError::Stopped)
     }
 
     /// Ends the attempt if the worker is asked to stop.
     pub(super) fn check_stopped(&self) -> Result<(), AttemptError> {
-        if self.stop.is_cancelled() { Err(AttemptError::Stopped) } else { Ok(()) }
+        if self.context.stop.is_cancelled() { Err(AttemptError::Stopped) } else { Ok(()) }
     }
 
     /// Sends a request and repeats it after transient errors. The argument of `send` says whether
@@ -130,7 +130,7 @@ impl<'a> Attempt<'a> {
             | ErrorClass::SegmentTooLong
             | ErrorClass::TooLarge => Err(AttemptError::Quarantine(error)),
             ErrorClass::Transient | ErrorClass::MalformedPage if !self.budget.is_spent() => {
-                let wait = self.budget.spend(self.services.env.random());
+                let wait = self.budget.spend(self.context.services.env.random());
                 tracing::debug!(
                     kind = error.kind().as_str(),
                     status = error.status(),

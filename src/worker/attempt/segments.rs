@@ -53,7 +53,7 @@ impl Attempt<'_> {
     /// Runs a round of each segment that is not `resting`, and of resting ones that another
     /// segment's removals wait for.
     pub(super) async fn segments(&mut self, resting: SegmentSet) -> Result<(), AttemptError> {
-        let segments = self.handle.lock().segments();
+        let segments = self.context.handle.lock().segments();
         if let [edges] = &segments[..] {
             return self.run_single(*edges).await;
         }
@@ -63,7 +63,7 @@ impl Attempt<'_> {
         // the others begin after it has finished its round.
         let mut order = Vec::new();
         for segment in awake {
-            let position = self.services.store.position(self.id, segment).await?;
+            let position = self.context.services.store.position(self.context.id, segment).await?;
             order.push((position.is_none_or(|position| position.phase.starts_round()), segment));
         }
         order.sort_unstable();
@@ -84,7 +84,7 @@ impl Attempt<'_> {
             return Err(error);
         }
         for _ in 0..MAX_STEPS {
-            if self.stats.end > RoundEnd::Incomplete {
+            if self.end > RoundEnd::Incomplete {
                 // A segment did not complete its round. The removals are pending entries.
                 return Ok(());
             }
@@ -102,7 +102,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        self.stats.end = self.stats.end.max(RoundEnd::Incomplete);
+        self.end = self.end.max(RoundEnd::Incomplete);
         Ok(())
     }
 
@@ -133,17 +133,17 @@ impl Attempt<'_> {
         let rows = self.unseen(0).await?;
         for slice in rows.chunks(CLEAR_SLICE) {
             self.check_stopped()?;
-            let mut commit = Commit::new(self.id, 0, self.services.env.now());
+            let mut commit = Commit::new(self.context.id, 0, self.context.services.env.now());
             let leaves = |row: &Removal| Removal { reason: RemovalReason::LeftWindow, ..*row };
             commit.removals = slice.iter().map(leaves).collect();
             self.commit(commit).await?;
         }
-        let now = self.services.env.now();
-        let mut commit = Commit::new(self.id, 0, now);
-        commit.counters.round = Some(self.number);
+        let now = self.context.services.env.now();
+        let mut commit = Commit::new(self.context.id, 0, now);
+        commit.counters.round = Some(self.context.number);
         commit.counters.success = Some(now);
         commit.deferrable = true;
-        self.services.store.submit(commit).await?;
+        self.context.services.store.submit(commit).await?;
         self.record_end(0, RoundEnd::Settled);
         Ok(())
     }
@@ -211,8 +211,8 @@ impl Attempt<'_> {
     /// The rows of a segment that its enumeration did not contain.
     pub(super) async fn unseen(&self, segment: SegmentIndex) -> Result<Vec<Removal>, AttemptError> {
         // An event that left the segment may still be in the window.
-        let window = self.handle.lock().edges;
-        Ok(self.services.store.unseen(self.id, segment, window).await?)
+        let window = self.context.handle.lock().edges;
+        Ok(self.context.services.store.unseen(self.context.id, segment, window).await?)
     }
 
     /// The segment's events of series that another segment could not complete. Each of them may
@@ -224,11 +224,11 @@ impl Attempt<'_> {
     ) -> Result<BTreeSet<EventHash>, AttemptError> {
         let mut retained = BTreeSet::new();
         for other in barrier.all().filter(|other| *other != segment) {
-            let position = self.services.store.position(self.id, other).await?;
+            let position = self.context.services.store.position(self.context.id, other).await?;
             if !position.is_some_and(|position| position.has_pending) {
                 continue;
             }
-            for entry in self.services.store.todo(self.id, other).await? {
+            for entry in self.context.services.store.todo(self.context.id, other).await? {
                 if let PendingEntry::Series { master, .. } = entry {
                     retained.extend(self.rows(segment, &master).await?.iter().map(|row| row.id));
                 }
@@ -248,13 +248,13 @@ impl Attempt<'_> {
         let (mut requested, mut restarted) = (false, false);
         // Each drive has its own retries, and its link may die once.
         self.budget = RetryBudget::default();
-        self.listed_ids = None;
+        self.last_page.listed_ids = None;
         let before = round.fallback().clone();
-        self.options.page_size = before.page_size(self.window.settings.page_size);
+        self.options.page_size = before.page_size(self.context.window.settings.page_size);
         loop {
             self.check_stopped()?;
-            self.steps.fetch_add(1, Ordering::Relaxed);
-            let now = self.services.env.now();
+            self.context.steps.fetch_add(1, Ordering::Relaxed);
+            let now = self.context.services.env.now();
             let large = match &input {
                 RoundInput::Page { page, .. } => page.present.len() > LARGE_INPUT,
                 RoundInput::Instances(Some((listed, _))) | RoundInput::Viewed(listed, _) => {
@@ -263,7 +263,7 @@ impl Attempt<'_> {
                 _ => false,
             };
             let (next, step) = if large {
-                self.services.env.compute(move || round.step(input, now)).await
+                self.context.services.env.compute(move || round.step(input, now)).await
             } else {
                 round.step(input, now)
             };
@@ -276,13 +276,13 @@ impl Attempt<'_> {
                 }
                 Step::Do(effect) => effect,
                 Step::End(end) => {
-                    self.stats.held_until = self.stats.held_until.max(round.held_until());
+                    self.held_until = self.held_until.max(round.held_until());
                     self.publish_fallback(segment, &before, round.fallback());
                     return Ok(Drive { outcome: DriveOutcome::Over(end), requested, restarted });
                 }
                 Step::Fail => {
                     self.publish_fallback(segment, &before, round.fallback());
-                    return Err(self.error.take().unwrap_or(AttemptError::Endless));
+                    return Err(self.last_page.error.take().unwrap_or(AttemptError::Endless));
                 }
             };
             requested |= effect.asks_for_members();
@@ -292,7 +292,7 @@ impl Attempt<'_> {
     }
 
     fn record_end(&mut self, segment: SegmentIndex, end: RoundEnd) {
-        self.stats.end = self.stats.end.max(end);
+        self.end = self.end.max(end);
         if end == RoundEnd::Settled {
             self.stats.settled.insert(segment);
         }

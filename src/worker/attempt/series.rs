@@ -157,10 +157,10 @@ impl Attempt<'_> {
         segment: Edges,
     ) -> Result<RoundInput, AttemptError> {
         let edges = match request.master {
-            Some(_) => self.handle.lock().edges,
+            Some(_) => self.context.handle.lock().edges,
             None => segment,
         };
-        if self.listed_ids.as_ref().is_none_or(|(viewed, _)| *viewed != edges) {
+        if self.last_page.listed_ids.as_ref().is_none_or(|(viewed, _)| *viewed != edges) {
             let mut present = ListedIds::default();
             for _ in 0..2 {
                 // One day wider on both sides (fact 80).
@@ -174,10 +174,10 @@ impl Attempt<'_> {
                     Err(_) => return Ok(RoundInput::Unavailable),
                 }
             }
-            self.listed_ids = Some((edges, present));
+            self.last_page.listed_ids = Some((edges, present));
         }
         let has_any = |(_, present): &(Edges, ListedIds)| present.has_any_of(request);
-        Ok(RoundInput::Presence(self.listed_ids.as_ref().is_some_and(has_any)))
+        Ok(RoundInput::Presence(self.last_page.listed_ids.as_ref().is_some_and(has_any)))
     }
 
     /// A listing of a series, and the mirror's rows of it.
@@ -223,7 +223,7 @@ impl Attempt<'_> {
         let mut listed = ListedInstances::default();
         let mut present = ListedIds::default();
         let mut met: BTreeSet<EventHash> = BTreeSet::new();
-        let longest = self.handle.lock().segment_days();
+        let longest = self.context.handle.lock().segment_days();
         for part in edges.cut(longest) {
             let mut next: Option<Link> = None;
             loop {
@@ -283,7 +283,7 @@ impl Attempt<'_> {
     /// A listed item as it is kept until its series is applied. Its content is copied, because a
     /// slice would keep the whole page. An occurrence that its master completes is kept as a stub.
     fn kept(&self, source: ListingSource<'_>, item: Item) -> Item {
-        let completed = self.window.settings.complete == Completion::Master
+        let completed = self.context.window.settings.complete == Completion::Master
             && item.kind == EventKind::Occurrence;
         match source {
             ListingSource::Instances(_) if completed => series::strip_to_stub(item),
@@ -327,7 +327,8 @@ impl Attempt<'_> {
         segment: SegmentIndex,
         master: &EventId,
     ) -> Result<Vec<SeriesMember>, AttemptError> {
-        let rows = self.services.store.series(self.id, segment, master.hash()).await?;
+        let rows =
+            self.context.services.store.series(self.context.id, segment, master.hash()).await?;
         let row = |SeriesRow { id, kind, span }| SeriesMember { id, kind, span };
         Ok(rows.into_iter().map(row).collect())
     }

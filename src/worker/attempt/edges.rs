@@ -1,0 +1,102 @@
+//! Changes of a window's edges and of the length of its segments, which start new enumerations.
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use crate::graph::{GraphError, RequestOptions};
+use crate::mirror::clock::ClockCheck;
+use crate::mirror::round::{RoundEnd, is_mass_removal};
+use crate::mirror::schedule;
+use crate::mirror::status::ResyncReason;
+use crate::mirror::window::{self, Edges};
+
+use super::retry::RetryBudget;
+use super::{Attempt, AttemptError};
+use crate::worker::monotonic::MonotonicTime;
+use crate::worker::record_resync;
+
+impl Attempt<'_> {
+    /// Moves relative edges, which follow the date, each window at its own hour. Returns whether
+    /// they moved. `accept`: move them however many events leave the window.
+    pub(super) async fn move_edges(&mut self, accept: bool) -> Result<bool, AttemptError> {
+        let (edges, computed) = {
+            let state = self.context.handle.lock();
+            (state.edges, state.edges_at)
+        };
+        let due = |now| schedule::due_move(self.context.window, edges, computed, now);
+        let mut now = self.context.services.env.now();
+        let mut moved = due(now);
+        if moved.is_some() && self.context.services.client.clock(now) == ClockCheck::Unknown {
+            self.read_clock(edges).await?;
+            now = self.context.services.env.now();
+            moved = due(now);
+        }
+        let Some(moved) = moved.filter(|_| self.context.services.client.clock(now).is_usable())
+        else {
+            self.context.handle.lock().held_move = None;
+            return Ok(false);
+        };
+        if !accept && self.is_move_held(moved, now).await? {
+            return Ok(false);
+        }
+        self.context.services.store.move_edges(self.context.id, moved, now).await?;
+        let mut state = self.context.handle.lock();
+        state.edges = moved;
+        state.edges_at = now;
+        state.held_move = None;
+        drop(state);
+        record_resync(self.context.handle, now, ResyncReason::WindowMoved);
+        tracing::info!(start = %moved.start, end = %moved.end, "window moved");
+        Ok(true)
+    }
+
+    /// Whether a move must wait: it would drop most of the window, and it has not waited for
+    /// `confirm_after` yet.
+    async fn is_move_held(&self, moved: Edges, now: Timestamp) -> Result<bool, AttemptError> {
+        let (leaving, events) = self.context.services.store.outside(self.context.id, moved).await?;
+        if !is_mass_removal(leaving, events) {
+            return Ok(false);
+        }
+        let mut state = self.context.handle.lock();
+        let until = Instant::now() + self.context.window.settings.confirm_after;
+        let until = state.held_move.get_or_insert_with(|| Box::new(MonotonicTime::at(until, now)));
+        Ok(!until.is_over())
+    }
+
+    /// Makes a small request only for the `Date` of its response. The round itself finds out about
+    /// any error.
+    async fn read_clock(&self, edges: Edges) -> Result<(), AttemptError> {
+        let options = RequestOptions { page_size: 1, ..self.options.clone() };
+        let (client, day) = (&self.context.services.client, first_day(edges));
+        let target = self.context.target;
+        let response = client.calendar_view(target, &options, day, Some("id"), None, false);
+        if let Err(error) = self.unless_stopped(response).await? {
+            tracing::debug!(kind = error.kind().as_str(), "request for graph's clock failed");
+        }
+        Ok(())
+    }
+
+    /// Halves the segments, because Graph does not answer for segments of this length.
+    pub(super) async fn halve_segments(&mut self, error: GraphError) -> Result<(), AttemptError> {
+        let (edges, days) = {
+            let state = self.context.handle.lock();
+            (state.edges, state.segment_days())
+        };
+        let Some(days) = window::halved_segment_days(edges, days) else {
+            return Err(AttemptError::Quarantine(error));
+        };
+        let now = self.context.services.env.now();
+        self.context.services.store.shorten_segments(self.context.id, days, now).await?;
+        self.context.handle.lock().set_segment_days(days);
+        record_resync(self.context.handle, now, ResyncReason::SegmentTooLong);
+        tracing::warn!(days, "segments are too long for graph, halving them");
+        (self.end, self.budget) = (RoundEnd::Settled, RetryBudget::default());
+        Ok(())
+    }
+}
+
+/// The first day between two edges.
+pub(super) fn first_day(edges: Edges) -> Edges {
+    let end = edges.start.checked_add(SignedDuration::from_hours(24)).unwrap_or(edges.end);
+    Edges { start: edges.start, end }
+}

@@ -1,0 +1,171 @@
+//! Requests for the pages of a round: what a page holds until it is written, and what a page that
+//! cannot be fetched means.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::graph::{ErrorClass, PageStart, RequestOptions, Reservation};
+use crate::mirror::page::{EventId, Link, Page, PageEnd};
+use crate::mirror::round::{PageFailure, Round, RoundInput};
+use crate::mirror::window::Edges;
+
+use super::edges::first_day;
+use super::retry::RetryBudget;
+use super::series::ListedIds;
+use super::{Attempt, AttemptError};
+
+/// How a page is requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PageSource {
+    /// By the delta function.
+    Delta,
+    /// By a plain listing, in snapshot mode.
+    Listing,
+}
+
+/// What is kept of the last page.
+#[derive(Default)]
+pub(super) struct LastPage {
+    /// The memory that it occupies until it is written.
+    pub(super) memory: Reservation,
+    /// Why it could not be fetched.
+    pub(super) error: Option<AttemptError>,
+    /// The events between these edges that a plain view listed after it.
+    pub(super) listed_ids: Option<(Edges, ListedIds)>,
+}
+
+impl Attempt<'_> {
+    /// Requests a page, and looks up in the store what the round needs to know of its ids.
+    pub(super) async fn page(
+        &mut self,
+        round: &Round,
+        source: PageSource,
+        link: Option<&Link>,
+        edges: Edges,
+    ) -> Result<RoundInput, AttemptError> {
+        let before = self.context.target.response_micros.load(Ordering::Relaxed);
+        self.last_page = LastPage::default();
+        let page = match self.fetch_page(source, link, edges).await {
+            Ok((page, memory)) => {
+                self.last_page.memory = memory;
+                page
+            }
+            Err(AttemptError::Transient(error)) if error.class() == ErrorClass::LinkDead => {
+                if !self.budget.link_died() {
+                    return self.on_page_failure(AttemptError::LinkDiedAgain, false);
+                }
+                tracing::info!(
+                    status = error.status(),
+                    code = error.code(),
+                    "link is dead, enumerating again"
+                );
+                return Ok(RoundInput::LinkDead);
+            }
+            Err(error) => {
+                let refused = self.is_page_specific(&error, edges).await;
+                return self.on_page_failure(error, refused);
+            }
+        };
+        let took =
+            self.context.target.response_micros.load(Ordering::Relaxed).saturating_sub(before);
+        self.stats.pages += 1;
+        self.record_unreadable(link.is_none(), page.unreadable.len());
+        for unreadable in &page.unreadable {
+            tracing::warn!(
+                event_id = unreadable.id.as_ref().map(EventId::as_str),
+                reason = unreadable.reason,
+                "item could not be read"
+            );
+        }
+        let ids = round.ids_to_look_up(&page);
+        let known = if ids.is_empty() {
+            BTreeMap::new()
+        } else {
+            let kinds = self.context.services.store.known(self.context.id, ids.clone()).await?;
+            ids.into_iter().zip(kinds).collect()
+        };
+        Ok(RoundInput::Page { page, known, took: Duration::from_micros(took) })
+    }
+
+    /// Fetches one page.
+    async fn fetch_page(
+        &mut self,
+        source: PageSource,
+        link: Option<&Link>,
+        edges: Edges,
+    ) -> Result<(Page, Reservation), AttemptError> {
+        let (client, target, options) = self.request_parts();
+        if source == PageSource::Delta {
+            let start = || link.map_or(PageStart::Window(edges), PageStart::Link);
+            return self.fetch(|fresh| client.page(target, &options, start(), fresh)).await;
+        }
+        let listing = self
+            .fetch(|fresh| client.calendar_view(target, &options, edges, None, link, fresh))
+            .await?;
+        let page = Page {
+            present: listing.items,
+            removed: Vec::new(),
+            unreadable: listing.unreadable,
+            end: listing.next.map_or(PageEnd::Last, PageEnd::Next),
+            bytes: 0,
+        };
+        Ok((page, listing.memory))
+    }
+
+    /// The page cannot be fetched in this attempt. The round decides whether a fallback may help.
+    /// `refused`: the page failed until the retries were spent, while the mailbox answered.
+    fn on_page_failure(
+        &mut self,
+        error: AttemptError,
+        refused: bool,
+    ) -> Result<RoundInput, AttemptError> {
+        let failure = match &error {
+            AttemptError::Quarantine(error) if error.class() == ErrorClass::TooLarge => {
+                PageFailure::TooLarge
+            }
+            AttemptError::Transient(_) if refused => PageFailure::Refused,
+            AttemptError::Transient(_)
+            | AttemptError::Quarantine(_)
+            | AttemptError::LinkDiedAgain => PageFailure::Other,
+            _ => return Err(error),
+        };
+        self.last_page.error = Some(error);
+        // A fallback is another round with its own retries.
+        self.budget = RetryBudget::default();
+        Ok(RoundInput::Failed(failure))
+    }
+
+    /// Whether the mailbox answers a small request while this one keeps failing. If it answers
+    /// neither, the outage is general and no fallback would help (facts 123, 124). The kind of
+    /// error does not matter: 500, 503 and 504 have all been seen to stick to a page (facts 121,
+    /// 197).
+    async fn is_page_specific(&mut self, error: &AttemptError, edges: Edges) -> bool {
+        let AttemptError::Transient(error) = error else { return false };
+        let of_a_page = matches!(error.class(), ErrorClass::Transient | ErrorClass::MalformedPage)
+            && !error.is_account_wide();
+        if !of_a_page || !self.budget.is_spent() {
+            return false;
+        }
+        self.probe(edges).await.is_ok()
+    }
+
+    /// Publishes the number of unreadable items, which the mirror may lack. The first page of an
+    /// enumeration resets the count.
+    fn record_unreadable(&self, reset: bool, count: usize) {
+        let mut state = self.context.handle.lock();
+        let before = if reset { 0 } else { state.unreadable };
+        state.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    /// Makes a small request to the calendar. "Not found" may be the answer for the whole calendar
+    /// (fact 103) and then says nothing about one series. It is believed only if the calendar
+    /// answers afterwards.
+    pub(super) async fn probe(&mut self, edges: Edges) -> Result<(), AttemptError> {
+        let (client, target, options) = self.request_parts();
+        let (day, options) = (first_day(edges), RequestOptions { page_size: 1, ..options });
+        self.fetch(|fresh| client.calendar_view(target, &options, day, Some("id"), None, fresh))
+            .await
+            .map(drop)
+    }
+}
