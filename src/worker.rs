@@ -9,6 +9,7 @@ mod audit_schedule;
 mod error;
 mod history;
 mod monotonic;
+mod segment_schedule;
 mod state;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::metrics::RoundMetrics;
 use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
 use crate::mirror::outcome::{ErrorKind, RoundOutcome};
 use crate::mirror::schedule;
+use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
 use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
@@ -34,6 +36,7 @@ use attempt::{Attempt, AttemptContext, AttemptEnd, AttemptStats};
 use audit_schedule::AuditSchedule;
 use error::AttemptError;
 use monotonic::MonotonicTime;
+use segment_schedule::SegmentSchedule;
 pub use state::{RoundRequest, WindowHandle, WindowSummary};
 
 /// How often a worker checks whether its round makes progress.
@@ -61,8 +64,9 @@ pub struct Worker {
     id: crate::mirror::position::WindowId,
     handle: Arc<WindowHandle>,
     stop: CancellationToken,
-    /// Audits and resting segments. Most windows never need it, none needs it for long.
+    /// Most windows never need it, none needs it for long.
     audit_schedule: Option<Box<AuditSchedule>>,
+    segment_schedule: SegmentSchedule,
 }
 
 /// Why a worker ended without an error.
@@ -92,7 +96,8 @@ impl Worker {
         handle: Arc<WindowHandle>,
         stop: CancellationToken,
     ) -> Self {
-        Self { services, target, id, handle, stop, audit_schedule: None }
+        let segment_schedule = SegmentSchedule::default();
+        Self { services, target, id, handle, stop, audit_schedule: None, segment_schedule }
     }
 
     /// Runs rounds until it is asked to stop, a round hangs or the store fails.
@@ -201,7 +206,17 @@ impl Worker {
         self.services.metrics.took.observe(begun.elapsed());
         let due = match result {
             Ok(end) => {
-                self.schedule_segments(&window, begun, stats.settled);
+                let segments = self.handle.lock().segments();
+                let now = self.services.env.now();
+                let (interval, jitter) = (window.settings.interval, window.settings.jitter);
+                self.segment_schedule.record(
+                    interval,
+                    jitter,
+                    &segments,
+                    begun,
+                    stats.settled,
+                    now,
+                );
                 self.on_success(&window, number, begun, end, &stats)
             }
             Err(AttemptError::Stopped) => return Ok(Err(WorkerExit::Stopped)),
@@ -233,6 +248,15 @@ impl Worker {
             steps,
             number,
         })
+    }
+
+    /// Segments that need no round yet.
+    fn resting_segments(&self) -> SegmentSet {
+        if self.suspects_drift() {
+            // A suspicion needs a round of all segments before it can be confirmed.
+            return SegmentSet::EMPTY;
+        }
+        self.segment_schedule.resting()
     }
 
     /// Resolves once the round has made no progress for longer than any of its steps may take.

@@ -1,7 +1,7 @@
-//! Schedules drift audits and the rounds of segments that are due less often than their window.
+//! Schedules drift audits.
 //!
-//! Kept apart from the worker and boxed: a sleeping window of one segment whose last audit found
-//! nothing does not need it.
+//! Kept apart from the worker and boxed: a sleeping window whose last audit found nothing does not
+//! need it.
 
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -9,19 +9,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::audit::AuditOutcome;
+use super::segment_schedule::SegmentSchedule;
 use super::{AttemptError, Worker, WorkerExit};
 use crate::mirror::audit::SuspectedDrift;
 use crate::mirror::schedule;
-use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::WindowState;
-use crate::mirror::window::Window;
 use crate::store::StoreError;
 
 /// First wait after a failed audit; doubles up to a day.
 const FIRST_AUDIT_RETRY: Duration = Duration::from_secs(3600);
 const MAX_AUDIT_RETRY: Duration = Duration::from_secs(86_400);
 
-/// A window's suspected differences, failed audits and due times of segments.
+/// A window's suspected differences and failed audits.
 #[derive(Debug, Default)]
 pub(super) struct AuditSchedule {
     /// What a first audit suspects, until a second one confirms or clears it.
@@ -30,8 +29,6 @@ pub(super) struct AuditSchedule {
     failed: u32,
     /// When the next audit may be tried.
     not_before: Option<Instant>,
-    /// When each segment is due; empty for a window of one segment.
-    due: Vec<Instant>,
 }
 
 impl Worker {
@@ -39,48 +36,9 @@ impl Worker {
         self.audit_schedule.get_or_insert_default()
     }
 
-    /// Segments that need no round yet.
-    pub(super) fn resting_segments(&self) -> SegmentSet {
-        let Some(schedule) = &self.audit_schedule else { return SegmentSet::EMPTY };
-        if !schedule.suspects.is_empty() {
-            // A suspicion needs a round of all segments before it can be confirmed.
-            return SegmentSet::EMPTY;
-        }
-        let now = Instant::now();
-        let resting = (0..).zip(&schedule.due).filter(|(_, due)| **due > now);
-        resting.map(|(segment, _)| segment).collect()
-    }
-
-    /// Records when the segments that have just settled are due again.
-    pub(super) fn schedule_segments(
-        &mut self,
-        window: &Window,
-        begun: Instant,
-        settled: SegmentSet,
-    ) {
-        let segments = self.handle.lock().segments();
-        if segments.len() < 2 {
-            if let Some(schedule) = &mut self.audit_schedule {
-                schedule.due.clear();
-            }
-            return;
-        }
-        let now = self.services.env.now();
-        let due = &mut self.schedule().due;
-        if due.len() != segments.len() {
-            // The segments were halved or the edges moved: the due times belong to other segments.
-            due.clear();
-        }
-        due.resize(segments.len(), begun);
-        for (segment, due) in (0..).zip(due.iter_mut()) {
-            let index = usize::from(segment);
-            let interval =
-                schedule::segment_interval(window.settings.interval, &segments, index, now);
-            if settled.contains(segment) && interval > window.settings.interval {
-                // The shortest delay that jitter allows, so that the segment is due at a round.
-                *due = begun + schedule::delay(interval, window.settings.jitter, 0.0);
-            }
-        }
+    /// Whether an audit suspects differences, until a second one confirms or clears them.
+    pub(super) fn suspects_drift(&self) -> bool {
+        self.audit_schedule.as_deref().is_some_and(|schedule| !schedule.suspects.is_empty())
     }
 
     /// Whether to audit now: an audit is due, or a suspicion waits for its second audit.
@@ -92,8 +50,7 @@ impl Worker {
         let window = self.handle.window();
         let state = self.handle.lock();
         let due = state.audits.is_due(&window, self.services.env.now());
-        let suspected =
-            window.settings.audit.is_some() && schedule.is_some_and(|a| !a.suspects.is_empty());
+        let suspected = window.settings.audit.is_some() && self.suspects_drift();
         state.health.state == WindowState::Settled && !state.edges.is_empty() && (due || suspected)
     }
 
@@ -119,18 +76,15 @@ impl Worker {
         };
         let error = match result {
             Ok(AuditOutcome::Clean | AuditOutcome::Suspicious) => {
-                let schedule = self.schedule();
-                schedule.suspects = suspects;
-                (schedule.failed, schedule.not_before) = (0, None);
-                if schedule.suspects.is_empty() && schedule.due.is_empty() {
-                    self.audit_schedule = None;
-                }
+                let suspected = AuditSchedule { suspects, ..AuditSchedule::default() };
+                self.audit_schedule = (!suspected.suspects.is_empty()).then(|| Box::new(suspected));
                 return Ok(Ok(due));
             }
             Ok(AuditOutcome::Repaired) => {
                 // A round of all segments at once, because those with pending entries are not
                 // settled.
                 self.audit_schedule = None;
+                self.segment_schedule = SegmentSchedule::default();
                 return Ok(Ok(Instant::now()));
             }
             Ok(AuditOutcome::Unavailable) => None,
