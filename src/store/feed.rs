@@ -110,7 +110,7 @@ fn read_slice(
     names: &mut BTreeMap<WindowId, Arc<str>>,
 ) -> Result<FeedSlice, TreeError> {
     let mut slice = FeedSlice { seq: after, ..FeedSlice::default() };
-    for item in tree.0.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
+    for item in tree.db.range(keys::feed(after.saturating_add(1))..=keys::feed(end)) {
         if slice.found.len() == limit || slice.scanned == SLICE || slice.living.bytes >= enough {
             slice.more = true;
             break;
@@ -168,7 +168,7 @@ pub(super) fn reach(
         let measure = |tree: &Tree| -> Result<FeedReach, TreeError> {
             let mut reach = reach.clone();
             let range = keys::feed(reach.seq.saturating_add(1))..=keys::feed(end);
-            for (looked, item) in tree.0.range(range).enumerate() {
+            for (looked, item) in tree.db.range(range).enumerate() {
                 if looked == SLICE {
                     return Ok(reach);
                 }

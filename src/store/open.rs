@@ -199,7 +199,7 @@ fn open_checked(
         .flush_every_ms(None)
         .use_compression(false);
     on_a_quiet_thread(move || {
-        let tree = Tree(config.open().map_err(TreeError::from)?);
+        let tree = Tree::open(config)?;
         let last_seq = check(&tree, mark, suspect, env)?;
         Ok((tree, last_seq))
     })
@@ -249,7 +249,7 @@ fn check(
 ) -> Result<Seq, OpenAttemptError> {
     match tree.get(keys::SCHEMA)? {
         // Nothing was ever written, or the very first opening was interrupted.
-        None if tree.0.is_empty() && mark.is_none() => return Ok(0),
+        None if tree.db.is_empty() && mark.is_none() => return Ok(0),
         None => return Err(OpenAttemptError::Damaged("the schema record is missing".to_owned())),
         Some(schema) => {
             let found = u32::try_from(record::from_number(&schema)?).unwrap_or(u32::MAX);
@@ -267,7 +267,7 @@ fn check(
     }
     // The change with the last assigned seq exists until its tombstone is trimmed.
     let last =
-        tree.0.scan_prefix(keys::all_feed()).next_back().transpose().map_err(TreeError::from)?;
+        tree.db.scan_prefix(keys::all_feed()).next_back().transpose().map_err(TreeError::from)?;
     let newest = last.and_then(|(key, _)| keys::seq_of(&key)).unwrap_or(0);
     if newest != last_seq && (newest > last_seq || tree.number(keys::FLOOR)? != last_seq) {
         return Err(OpenAttemptError::Damaged("the feed does not end at the last seq".to_owned()));
@@ -287,7 +287,7 @@ fn begin(
 ) -> Result<OpenedTree, OpenFault> {
     let trouble = |fault: TreeError| into_fault(OpenAttemptError::from(fault));
     let mut incarnations = Vec::new();
-    for entry in tree.0.scan_prefix(keys::incarnations()) {
+    for entry in tree.db.scan_prefix(keys::incarnations()) {
         let (_, value) = entry.map_err(|e| trouble(e.into()))?;
         let numbers = record::unseal(&value, "incarnation").map_err(trouble)?.as_chunks::<8>();
         let ([id, first], []) = numbers else {
@@ -308,11 +308,11 @@ fn begin(
     batch.insert(keys::incarnation(number), record::seal(&value));
     batch.insert(keys::SCHEMA, record::number(FORMAT.into()));
     let durable = || -> Result<File, TreeError> {
-        tree.0.apply_batch(batch)?;
-        tree.0.flush()?;
+        tree.db.apply_batch(batch)?;
+        tree.db.flush()?;
         sync(path, dir).map_err(TreeError::Sync)
     };
-    let file = durable().map_err(trouble)?;
+    let file = tree.write(durable).map_err(trouble)?;
     // sled does not create its files private.
     directory::make_private(dir)?;
     Watermark { format: FORMAT, seq: last_seq, incarnation: new.id }

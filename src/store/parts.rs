@@ -133,7 +133,7 @@ mod tests {
     use crate::mirror::position::{Phase, Position, WindowId};
 
     fn tree(dir: &tempfile::TempDir) -> Tree {
-        Tree(sled::Config::new().path(dir.path()).open().unwrap())
+        Tree::open(sled::Config::new().path(dir.path())).unwrap()
     }
 
     fn item(id: &str, master: Option<&str>) -> Item {

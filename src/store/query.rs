@@ -98,7 +98,7 @@ pub(super) fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, boo
         } else {
             (keys::time_from(query.window, *starts.start()), keys::time_end(query.window))
         };
-        for entry in tree.0.range(first..last) {
+        for entry in tree.db.range(first..last) {
             let (key, end) = entry?;
             let (start, id) = keys::time_of(&key).ok_or(TreeError::Damaged("index"))?;
             let end = <[u8; 8]>::try_from(&*end).map_err(|_| TreeError::Damaged("index"))?;

@@ -81,7 +81,7 @@ impl StoreShared {
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
         let Some(tree) = &*tree else { return Ok(()) };
         self.applied.store(group, Ordering::Release);
-        Ok(tree.0.apply_batch(batch)?)
+        Ok(tree.db.apply_batch(batch)?)
     }
 
     /// Publishes a durable group and its last seq. The seq is published first: a caller whose
@@ -295,10 +295,10 @@ mod tests {
     const KEY: &[u8] = b"m/test";
 
     fn shared(dir: &tempfile::TempDir) -> Arc<StoreShared> {
-        let db = sled::Config::new().path(dir.path().join("store")).open().unwrap();
+        let tree = Tree::open(sled::Config::new().path(dir.path().join("store"))).unwrap();
         let incarnations = Incarnations(Vec::new());
         let (path, env) = (dir.path().to_owned(), Env::real());
-        Arc::new(StoreShared::new(path, env, incarnations, Tree(db), 0, 0))
+        Arc::new(StoreShared::new(path, env, incarnations, tree, 0, 0))
     }
 
     fn number(value: u64) -> sled::Batch {

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,9 +23,16 @@ use crate::mirror::page::{EventHash, EventKind};
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
 use crate::mirror::window::WindowIdentity;
 
+/// How often a write under way looks for an error of sled's background threads.
+const ERROR_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The one tree.
 #[derive(Clone, Debug)]
-pub(super) struct Tree(pub(super) sled::Db);
+pub(super) struct Tree {
+    pub(super) db: sled::Db,
+    /// What the tree was opened with; it knows of errors in the background.
+    config: sled::Config,
+}
 
 /// A value that may be split into chunks.
 pub(super) struct LargeValue {
@@ -40,9 +49,40 @@ pub(super) struct StoredRow {
 }
 
 impl Tree {
+    /// Opens or creates the tree. Panics on some kinds of damage.
+    pub(super) fn open(config: sled::Config) -> Result<Self, TreeError> {
+        Ok(Self { db: config.open()?, config })
+    }
+
+    /// Runs `work`, which writes to the tree, so that it always ends.
+    ///
+    /// sled writes batches to the file in the background. If such a write fails after a flush has
+    /// begun to wait for it, sled 0.34 does not wake the flush, which then waits for ever. Another
+    /// flush wakes it, and returns at once because of the error.
+    pub(super) fn write<T>(&self, work: impl FnOnce() -> T) -> T {
+        let (working, ended) = mpsc::channel::<()>();
+        let wake = move || {
+            while ended.recv_timeout(ERROR_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                if self.config.global_error().is_err() {
+                    // The flush that waits returns the same error.
+                    self.db.flush().ok();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let waker = std::thread::Builder::new().name("store-waker".to_owned());
+            if let Err(error) = waker.spawn_scoped(scope, wake) {
+                tracing::debug!(%error, "no thread to watch a write");
+            }
+            // Dropped if `work` panics, too: the scope waits for the thread.
+            let _working = working;
+            work()
+        })
+    }
+
     /// The stored bytes of a key.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, TreeError> {
-        Ok(self.0.get(key)?)
+        Ok(self.db.get(key)?)
     }
 
     /// A number of the `m/` keys; 0 if it was never written.
@@ -84,7 +124,7 @@ impl Tree {
         &self,
         window: WindowId,
     ) -> Result<Vec<(SegmentIndex, Position)>, TreeError> {
-        self.0
+        self.db
             .scan_prefix(keys::positions(window))
             .map(|entry| {
                 let (key, value) = entry?;
@@ -159,7 +199,7 @@ impl Tree {
     pub(super) fn windows(&self) -> Result<Vec<(Arc<str>, WindowId, bool)>, TreeError> {
         let mut windows = Vec::new();
         for (prefix, leaving) in [(keys::windows(), false), (keys::all_dropping(), true)] {
-            for entry in self.0.scan_prefix(prefix) {
+            for entry in self.db.scan_prefix(prefix) {
                 let (key, value) = entry?;
                 let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
                 let record = WindowRecord::decode(&value)?;
@@ -172,7 +212,7 @@ impl Tree {
 
     pub(super) fn identities(&self) -> Result<BTreeMap<Arc<str>, WindowIdentity>, TreeError> {
         let mut identities = BTreeMap::new();
-        for entry in self.0.scan_prefix(keys::windows()) {
+        for entry in self.db.scan_prefix(keys::windows()) {
             let record = WindowRecord::decode(&entry?.1)?;
             identities.insert(record.name, record.identity);
         }
@@ -189,7 +229,7 @@ impl Tree {
         let prefix = keys::events(window);
         let from = after.map_or_else(|| prefix.clone(), |id| keys::event(window, id));
         let mut rows = Vec::new();
-        for entry in self.0.range(from..) {
+        for entry in self.db.range(from..) {
             let (key, value) = entry?;
             if !key.starts_with(&prefix) || rows.len() == limit {
                 break;
@@ -220,7 +260,7 @@ impl Tree {
         &self,
         prefix: &[u8],
     ) -> impl Iterator<Item = Result<sled::IVec, TreeError>> {
-        self.0.scan_prefix(prefix).keys().map(|key| Ok(key?))
+        self.db.scan_prefix(prefix).keys().map(|key| Ok(key?))
     }
 
     /// The pending entries of a segment.
@@ -230,7 +270,7 @@ impl Tree {
         segment: SegmentIndex,
     ) -> Result<Vec<PendingEntry>, TreeError> {
         let mut todos = Vec::new();
-        for entry in self.0.scan_prefix(keys::todos(window, segment)) {
+        for entry in self.db.scan_prefix(keys::todos(window, segment)) {
             let (key, value) = entry?;
             // Chunks are read with their value.
             if let Some(todo) = keys::todo_of(&key) {
@@ -247,7 +287,7 @@ impl Tree {
         segment: SegmentIndex,
     ) -> Result<Vec<EventHash>, TreeError> {
         let mut seen = Vec::new();
-        for entry in self.0.scan_prefix(keys::seen_all(window, segment)) {
+        for entry in self.db.scan_prefix(keys::seen_all(window, segment)) {
             seen.extend(record::from_seen(&entry?.1)?);
         }
         seen.sort_unstable();

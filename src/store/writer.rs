@@ -201,7 +201,11 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             replies: Vec::with_capacity(jobs.len()),
             lingering: Vec::new(),
         };
-        let done = self.perform(jobs, &mut group).and_then(|()| self.make_durable(&mut group));
+        let tree = self.tree.clone();
+        let done = tree.write(|| {
+            self.perform(jobs, &mut group)?;
+            self.make_durable(&mut group)
+        });
         if done.is_ok() {
             // Before publishing: if readers saw the group and it is then lost, the watermark shows
             // that.
@@ -414,7 +418,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             self.apply(group)?;
         }
         let mut leaving: std::collections::BTreeMap<_, Vec<WindowId>> = Default::default();
-        for entry in self.tree.0.scan_prefix(keys::all_dropping()) {
+        for entry in self.tree.db.scan_prefix(keys::all_dropping()) {
             let (key, value) = entry?;
             let id = keys::window_of(&key).ok_or(TreeError::Damaged("window"))?;
             let record = record::WindowRecord::decode(&value)?;
@@ -477,7 +481,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
 
     fn make_durable(&mut self, group: &mut CommitGroup) -> Result<(), TreeError> {
         self.apply(group)?;
-        self.tree.0.flush()?;
+        self.tree.db.flush()?;
         self.file.sync_data().map_err(TreeError::Sync)
     }
 
