@@ -41,6 +41,8 @@ const FIRST_RESTART_DELAY: Duration = Duration::from_secs(1);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
 /// How long workers may take to stop. One that takes longer is cut off.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(6);
+/// The same for a reload. Short, because neither a stop nor the watchdog is served meanwhile.
+const RELOAD_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for workers that were cut off.
 const ABORT_GRACE: Duration = Duration::from_millis(500);
 
@@ -127,7 +129,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells the service manager that the fleet runs. From now on [`Supervisor::on_tick`] reports
+    /// Notifies the service manager that the fleet runs. From now on [`Supervisor::on_tick`] reports
     /// the status.
     pub fn announce(&mut self, notify: Notify) {
         notify.ready(&self.fleet.summary());
@@ -139,7 +141,7 @@ impl Supervisor {
         self.notify.clone()
     }
 
-    /// Tells the service manager that a reload is over. `remark` says why it changed nothing; it is
+    /// Notifies the service manager that a reload is over. `remark` says why it changed nothing; it is
     /// part of the status line until the next reload.
     pub fn reloaded(&mut self, remark: Option<String>) {
         self.reload_note = remark;
@@ -338,6 +340,8 @@ impl Supervisor {
     /// Starts a worker again that was stopped for a change that failed.
     fn resume(&mut self, running: RunningWorker) {
         let RunningWorker { member, restarts, .. } = running;
+        // The stopped worker may have consumed the wake-up of a request.
+        member.handle.wake_worker();
         let first = match member.handle.state() {
             WindowState::Settled | WindowState::Following => FirstRun::Spread,
             _ => FirstRun::Now,
@@ -363,10 +367,12 @@ impl Supervisor {
             running.member.handle.wake_worker();
         }
         let mut stopped = BTreeMap::new();
-        if let Ok(ended) = timeout(STOP_TIMEOUT, self.join(&mut stopping, &mut stopped)).await {
+        if let Ok(ended) =
+            timeout(RELOAD_STOP_TIMEOUT, self.join(&mut stopping, &mut stopped)).await
+        {
             ended?;
         } else {
-            log_cut_off(STOP_TIMEOUT);
+            log_cut_off(RELOAD_STOP_TIMEOUT);
             for running in stopping.keys().filter_map(|id| self.running.get(id)) {
                 running.task.abort();
             }

@@ -202,6 +202,9 @@ impl Worker {
             result = Box::pin(attempt.run(request, self.resting_segments())) => result,
             () = self.stalled(&steps) => return Ok(Err(WorkerExit::Stuck)),
         };
+        if matches!(result, Err(AttemptError::Stopped)) {
+            return Ok(Err(WorkerExit::Stopped));
+        }
         let stats = attempt.into_stats();
         self.services.metrics.took.observe(begun.elapsed());
         let due = match result {
@@ -219,7 +222,6 @@ impl Worker {
                 );
                 self.on_success(&window, number, begun, end, &stats)
             }
-            Err(AttemptError::Stopped) => return Ok(Err(WorkerExit::Stopped)),
             Err(AttemptError::Store(error @ (StoreError::Failed(_) | StoreError::Closed))) => {
                 return Err(error);
             }
