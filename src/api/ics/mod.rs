@@ -133,7 +133,7 @@ enum CalendarStep {
     Survey(IdentitySurvey, Option<(Timestamp, EventId)>),
     Events,
     /// Reads the changes since `began`.
-    Changes(Follower),
+    Changes(Seq),
     Tail,
     Over,
 }
@@ -148,7 +148,7 @@ impl SliceProducer for CalendarWriter {
             }
             CalendarStep::Survey(survey, after) => self.survey(survey, after).await?,
             CalendarStep::Events => self.events(&mut text).await?,
-            CalendarStep::Changes(follower) => self.changes(&mut text, follower).await?,
+            CalendarStep::Changes(after) => self.changes(&mut text, after).await?,
             CalendarStep::Tail => text.push_str("END:VCALENDAR\r\n"),
             CalendarStep::Over => {}
         }
@@ -196,21 +196,16 @@ impl CalendarWriter {
                 self.query.after = Some(next);
                 CalendarStep::Events
             }
-            None => {
-                // The cursor is made only now: no removal is written, so a response that takes long
-                // must not fail because removals were trimmed meanwhile.
-                let (store, filter) = (&self.access.store, FeedFilter::Window(self.query.window));
-                CalendarStep::Changes(Follower::after(store, &store.cursor(self.began), filter)?)
-            }
+            None => CalendarStep::Changes(self.began),
         };
         Ok(())
     }
 
-    async fn changes(
-        &mut self,
-        text: &mut String,
-        mut follower: Follower,
-    ) -> Result<(), FeedError> {
+    async fn changes(&mut self, text: &mut String, after: Seq) -> Result<(), FeedError> {
+        // A cursor of each batch's own: no removal is written, so a response that takes long must
+        // not fail because removals were trimmed meanwhile.
+        let (store, filter) = (&self.access.store, FeedFilter::Window(self.query.window));
+        let mut follower = Follower::after(store, &store.cursor(after), filter)?;
         let changes = follower.read(BATCH, BATCH_BYTES).await?;
         for event in changes.value.into_iter().filter_map(|change| change.event) {
             if self.overlaps(&event) {
@@ -218,7 +213,7 @@ impl CalendarWriter {
             }
         }
         self.step =
-            if changes.at_end { CalendarStep::Tail } else { CalendarStep::Changes(follower) };
+            if changes.at_end { CalendarStep::Tail } else { CalendarStep::Changes(changes.seq) };
         Ok(())
     }
 
