@@ -104,14 +104,13 @@ pub(super) async fn demo(
     let ignored = || ();
     signal_loop::run(signals, ignored, async |stop: CancellationToken| {
         // The simulated Graph outlives the daemon, so that its last requests are answered.
-        let end = CancellationToken::new();
+        let (end, until) = (CancellationToken::new(), CancellationToken::new());
         let simulator = simulation.simulator().clone();
         let graph = tokio::spawn(simulation.run(end.clone().cancelled_owned()));
         let starting = stop.run_until_cancelled(Daemon::start(options));
         let Some(started) = starting.await else { return Ok(()) };
         let daemon = started.map_err(|error| refused(&error))?;
         let (fleet, store, address) = (daemon.fleet(), daemon.store(), daemon.address());
-        let until = stop.child_token();
         let running = tokio::spawn(daemon.run(until.clone().cancelled_owned()));
         let story = async {
             settle(&fleet, begun, out).await?;
