@@ -211,7 +211,7 @@ impl Daemon {
         })
     }
 
-    /// Tells the service manager that the daemon serves, and reports the status from now on.
+    /// Notifies the service manager that the daemon serves, and reports the status from now on.
     pub fn announce(&mut self, notify: Notify) {
         self.supervisor.announce(notify);
     }

@@ -52,7 +52,7 @@ pub(super) struct SeriesFindings {
     pub(super) edge_answers: EdgeAnswers,
 }
 
-/// Where the lookup of a series' master stands.
+/// The progress of the lookup of a series' master.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum MasterLookup {
     /// It was not requested by its id.

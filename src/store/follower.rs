@@ -41,7 +41,7 @@ pub struct Follower {
     durable: watch::Receiver<Seq>,
 }
 
-/// Tells whether changes after the follower's seq may have been missed.
+/// Shows whether changes after the follower's seq may have been missed.
 #[derive(Clone, Debug)]
 struct Guard {
     /// The store cursor that must stay valid.

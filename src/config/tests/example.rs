@@ -99,7 +99,7 @@ fn its_defaults_are_the_codes() {
     }
 }
 
-/// The rows of the manual's tables of keys: section and key, and what stands in the default column.
+/// The rows of the manual's tables of keys: section, key and default.
 fn manual() -> BTreeMap<(String, String), String> {
     let mut section = String::new();
     let mut rows = BTreeMap::new();

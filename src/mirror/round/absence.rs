@@ -71,9 +71,9 @@ impl Round {
         }
     }
 
-    /// Completes a series unless it has instances near an edge of which nothing that is known tells
-    /// whether the segment has them. Plain `calendarView` decides these, between the exact edges,
-    /// one edge at a time.
+    /// Completes a series unless it has instances near an edge for which it is not known whether the
+    /// segment has them. Plain `calendarView` decides these, between the exact edges, one edge at a
+    /// time.
     fn confirm_edges(
         &mut self,
         listing: ListedInstances,

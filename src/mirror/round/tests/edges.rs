@@ -35,7 +35,7 @@ fn asked(step: Step) -> ViewRequest {
 }
 
 /// Graph sends a changed series again without tombstones for what left (facts 65, 69), and the
-/// listing is a day wider than the window, so neither tells that the occurrence is outside.
+/// listing is a day wider than the window, so neither shows that the occurrence is outside.
 #[test]
 fn a_mirrored_instance_at_an_edge_stays_only_if_the_view_between_the_exact_edges_has_it() {
     let edges = place(Completion::Master).edges;
