@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{ApiSettings, AppState, BindError, BuildInfo, RequestLimits, TokenHash};
 use crate::config::{self, Config};
 use crate::env::Env;
-use crate::graph::{self, Budgets, GraphClient, Tokens, Transport};
+use crate::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
+use crate::mirror::account::Account;
 use crate::mirror::window::{Window, WindowIdentity};
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
@@ -173,9 +174,9 @@ impl Daemon {
         let accounts = config
             .accounts
             .iter()
-            .map(|(name, one)| {
-                let account = account(one, &config);
-                (name.clone(), Tokens::new(account, transport.clone(), env.clone()))
+            .map(|(name, account)| {
+                let sign_in = sign_in(account, &config);
+                (name.clone(), Tokens::new(sign_in, transport.clone(), env.clone()))
             })
             .collect();
         let mut supervisor = Supervisor::new(services, config.feed.retention);
@@ -383,27 +384,11 @@ fn window_specs<'a>(
         .collect()
 }
 
-fn account(account: &config::AccountConfig, config: &Config) -> graph::Account {
-    graph::Account {
-        name: account.name.clone(),
-        tenant: account.tenant.to_string(),
-        client_id: account.client_id.clone(),
-        credential: credential(&account.credential),
+fn sign_in(account: &Account, config: &Config) -> SignIn {
+    SignIn {
+        account: account.clone(),
         login_url: config.graph.login_url.clone(),
         scope: config.graph.scope.clone(),
-    }
-}
-
-fn credential(credential: &config::CredentialConfig) -> graph::Credential {
-    match credential {
-        config::CredentialConfig::SecretFile(path) => graph::Credential::SecretFile(path.clone()),
-        config::CredentialConfig::SecretEnv(name) => graph::Credential::SecretEnv(name.clone()),
-        config::CredentialConfig::CertificateFile(path) => {
-            graph::Credential::CertificateFile(path.clone())
-        }
-        config::CredentialConfig::AccessTokenFile(path) => {
-            graph::Credential::AccessTokenFile(path.clone())
-        }
     }
 }
 

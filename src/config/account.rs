@@ -1,7 +1,6 @@
-//! Accounts: the tenant, the application and its credential.
+//! Reads accounts: the tenant, the application and its credential.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
@@ -9,35 +8,7 @@ use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
 use super::table::LayeredTable;
-
-/// An application registered in a tenant, or an access token that another program renews.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccountConfig {
-    /// The name in `[account.NAME]`.
-    pub name: Arc<str>,
-    /// The tenant's id or domain; empty if a token file makes it unnecessary.
-    pub tenant: Arc<str>,
-    /// The application's id; empty if a token file makes it unnecessary.
-    pub client_id: String,
-    /// The credential to sign in with.
-    pub credential: CredentialConfig,
-}
-
-/// Where the credential is. It names secrets and never holds one, so it may be shown.
-///
-/// When the configuration is loaded, files are checked to be readable, private and not empty. They
-/// are read again at each use and may have changed by then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CredentialConfig {
-    /// A file with the client secret.
-    SecretFile(PathBuf),
-    /// The name of the environment variable with the client secret.
-    SecretEnv(String),
-    /// A PEM file with the certificate and its private key.
-    CertificateFile(PathBuf),
-    /// A file with an access token that another program renews.
-    AccessTokenFile(PathBuf),
-}
+use crate::mirror::account::{Account, Credential};
 
 /// An account sets exactly one of these keys.
 const CREDENTIALS: [&str; 4] =
@@ -49,7 +20,7 @@ pub(super) fn account(
     table: &LayeredTable,
     sources: &Sources,
     report: &mut DiagnosticSink,
-) -> Option<AccountConfig> {
+) -> Option<Account> {
     let mut reader = TableReader::new(table, report);
     let credential = credential(&mut reader, sources);
     let borrowed = reader.has("access_token_file");
@@ -89,7 +60,7 @@ pub(super) fn account(
         );
         shaped("client_id", is_guid(client_id), wrong, &mut reader);
     }
-    Some(AccountConfig {
+    Some(Account {
         name: name.into(),
         tenant: tenant?.into(),
         client_id: client_id?,
@@ -114,7 +85,7 @@ fn identifier(written: RawValue<'_>) -> Result<String, Issue> {
     Ok(text.to_owned())
 }
 
-fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<CredentialConfig> {
+fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credential> {
     let written: Vec<&'static str> =
         CREDENTIALS.into_iter().filter(|key| reader.has(key)).collect();
     let all = CREDENTIALS.join(", ");
@@ -136,12 +107,10 @@ fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credent
         Ok(path)
     };
     match key {
-        "client_secret_file" => reader.take(key, private).map(CredentialConfig::SecretFile),
-        "certificate_file" => reader.take(key, private).map(CredentialConfig::CertificateFile),
-        "access_token_file" => reader.take(key, private).map(CredentialConfig::AccessTokenFile),
-        _ => {
-            reader.take(key, |written| variable(written, sources)).map(CredentialConfig::SecretEnv)
-        }
+        "client_secret_file" => reader.take(key, private).map(Credential::SecretFile),
+        "certificate_file" => reader.take(key, private).map(Credential::CertificateFile),
+        "access_token_file" => reader.take(key, private).map(Credential::AccessTokenFile),
+        _ => reader.take(key, |written| variable(written, sources)).map(Credential::SecretEnv),
     }
 }
 

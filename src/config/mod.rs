@@ -36,7 +36,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-pub use account::{AccountConfig, CredentialConfig};
 pub use client::ClientConfig;
 pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
 pub use diff::{ChangedWindow, ConfigDiff, diff};
@@ -47,6 +46,7 @@ pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, Sto
 pub use settings::{ReloadEffect, default_settings};
 pub use sources::Sources;
 
+use crate::mirror::account::Account;
 use crate::mirror::window::{Window, WindowIdentity};
 use keys::Section;
 use layers::Layers;
@@ -69,7 +69,7 @@ pub struct Config {
     /// `[log]`
     pub log: LogConfig,
     /// `[account.*]` by name.
-    pub accounts: BTreeMap<Arc<str>, AccountConfig>,
+    pub accounts: BTreeMap<Arc<str>, Account>,
     /// Every window, in the order of the configuration; names are unique.
     pub windows: Vec<Arc<Window>>,
     /// Settings that are valid but probably unintended.
@@ -183,7 +183,7 @@ fn graph_origin(report: &DiagnosticSink) -> ValueOrigin {
 /// Warns about a configuration without windows and about accounts that no window uses.
 fn warn_unused(
     layers: &Layers,
-    accounts: &BTreeMap<Arc<str>, AccountConfig>,
+    accounts: &BTreeMap<Arc<str>, Account>,
     windows: &[Arc<Window>],
     report: &mut DiagnosticSink,
 ) {

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::account::{AccountConfig, CredentialConfig, is_guid};
+use super::account::is_guid;
 use super::diagnostic::{Issue, suggest};
 use super::layers;
 use super::origin::{DiagnosticSink, ValueOrigin};
 use super::reader::TableReader;
 use super::settings::LayeredSettings;
 use super::table::LayeredTable;
+use crate::mirror::account::{Account, Credential};
 use crate::mirror::schedule;
 use crate::mirror::window::{CalendarRef, Edges, MAX_SEGMENT_DAYS, Window, WindowSettings};
 
@@ -35,7 +36,7 @@ const MAX_REPORTED_LINES: usize = 100;
 /// Collects windows and detects duplicates.
 pub(super) struct WindowCollector<'a> {
     defaults: LayeredSettings,
-    accounts: &'a BTreeMap<Arc<str>, AccountConfig>,
+    accounts: &'a BTreeMap<Arc<str>, Account>,
     /// Accounts with errors: a window that names one causes no further error.
     faulty: Vec<String>,
     now: Timestamp,
@@ -59,7 +60,7 @@ struct WindowEntry {
 impl<'a> WindowCollector<'a> {
     pub(super) fn new(
         defaults: LayeredSettings,
-        accounts: &'a BTreeMap<Arc<str>, AccountConfig>,
+        accounts: &'a BTreeMap<Arc<str>, Account>,
         faulty: Vec<String>,
         now: Timestamp,
     ) -> Self {
@@ -228,9 +229,10 @@ impl<'a> WindowCollector<'a> {
                 "write one user id or address, and nothing else",
             ));
         }
-        let delegated = self.accounts.get(&entry.account).is_some_and(|account| {
-            matches!(account.credential, CredentialConfig::AccessTokenFile(_))
-        });
+        let delegated = self
+            .accounts
+            .get(&entry.account)
+            .is_some_and(|account| matches!(account.credential, Credential::AccessTokenFile(_)));
         if text == "me" && !delegated {
             return Err(Issue::new(
                 "an application without a user has no \"me\"",

@@ -15,6 +15,7 @@ use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
 use crate::error_chain::error_chain;
 use crate::graph::Tokens;
+use crate::mirror::account::Account;
 use crate::reload::{ReloadError, ReloadRequest, ReloadSummary};
 use crate::supervisor::FleetChange;
 
@@ -140,7 +141,7 @@ impl Daemon {
         let commit = || {
             for (name, tokens) in &accounts {
                 if let Some(account) = config.accounts.get(name) {
-                    tokens.reconfigure(super::account(account, &config));
+                    tokens.reconfigure(super::sign_in(account, &config));
                 }
                 // The next token uses rotated credential files, and a refused sign-in is retried.
                 tokens.forget();
@@ -171,11 +172,11 @@ impl Daemon {
 
     /// The tokens of every account. Known accounts keep theirs.
     fn accounts_of(&self, config: &Config) -> BTreeMap<Arc<str>, Arc<Tokens>> {
-        let tokens = |(name, account): (&Arc<str>, &config::AccountConfig)| {
+        let tokens = |(name, account): (&Arc<str>, &Account)| {
             let known = self.accounts.get(name).cloned();
             let new = || {
                 let (transport, env) = (self.transport.clone(), self.env.clone());
-                Tokens::new(super::account(account, config), transport, env)
+                Tokens::new(super::sign_in(account, config), transport, env)
             };
             (name.clone(), known.unwrap_or_else(new))
         };
@@ -269,7 +270,7 @@ client_secret_file = "secret"
         let env = crate::env::Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
         let transport = Arc::new(crate::graph::HttpTransport::new().unwrap());
         let tokens =
-            Tokens::new(super::super::account(&new.accounts["contoso"], &new), transport, env);
+            Tokens::new(super::super::sign_in(&new.accounts["contoso"], &new), transport, env);
         let accounts = [("contoso".into(), tokens)].into();
         let FleetChange { removed, begun, retimed } =
             fleet_change(&new, &accounts, &config::diff(&old, &new));

@@ -22,7 +22,7 @@ mod script;
 pub mod transport;
 pub mod wire;
 
-pub use auth::{Account, Credential, Tokens};
+pub use auth::{SignIn, Tokens};
 pub use budget::{Budgets, MailboxBudget};
 pub use client::{GraphClient, PageStart, RequestOptions, Target};
 pub use error::{ErrorClass, GraphError, Quarantine};

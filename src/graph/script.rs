@@ -9,11 +9,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::auth::{Account, Credential, Tokens};
+use super::auth::{SignIn, Tokens};
 use super::budget::Budgets;
 use super::client::{GraphClient, RequestOptions};
 use super::transport::{BodyStream, Transport, TransportError, TransportErrorKind};
 use crate::env::Env;
+use crate::mirror::account::{Account, Credential};
 use crate::mirror::window::{self, Edges};
 
 /// The answer to one request.
@@ -143,12 +144,14 @@ pub(super) fn env() -> Env {
     Env::simulated(7, "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap())
 }
 
-pub(super) fn account(credential: Credential) -> Account {
-    Account {
-        name: "contoso".into(),
-        tenant: "tenant-1".into(),
-        client_id: "client-1".into(),
-        credential,
+pub(super) fn sign_in(credential: Credential) -> SignIn {
+    SignIn {
+        account: Account {
+            name: "contoso".into(),
+            tenant: "tenant-1".into(),
+            client_id: "client-1".into(),
+            credential,
+        },
         login_url: "https://login.example/".into(),
         scope: "https://graph.example/.default".into(),
     }
@@ -156,7 +159,7 @@ pub(super) fn account(credential: Credential) -> Account {
 
 /// Tokens from the script. The secret is a variable that every machine has: the search path.
 pub(super) fn tokens(script: &Arc<Script>) -> Arc<Tokens> {
-    Tokens::new(account(Credential::SecretEnv("PATH".into())), script.clone(), env())
+    Tokens::new(sign_in(Credential::SecretEnv("PATH".into())), script.clone(), env())
 }
 
 pub(super) fn client(script: &Arc<Script>) -> GraphClient {

@@ -4,6 +4,7 @@
 //! Nothing here is async, reads a clock, draws a random number or does I/O. Time and randomness
 //! are arguments, and effects are values that the caller performs.
 
+pub mod account;
 pub mod audit;
 pub mod change;
 pub mod clock;

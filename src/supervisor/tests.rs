@@ -14,7 +14,8 @@ use super::*;
 use crate::config::default_settings;
 use crate::env::Env;
 use crate::graph::transport::{BodyStream, TransportError};
-use crate::graph::{Account, Budgets, Credential, GraphClient, Transport};
+use crate::graph::{Budgets, GraphClient, SignIn, Transport};
+use crate::mirror::account::{Account, Credential};
 use crate::mirror::commit::Commit;
 use crate::mirror::page::Link;
 use crate::mirror::position::{Phase, Position};
@@ -91,15 +92,17 @@ impl Ground {
         // With a secret a sign-in is requested that never gets a response, so rounds never end.
         let secret = directory.path().join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
-        let account = Account {
-            name: "contoso".into(),
-            tenant: "t".into(),
-            client_id: "c".into(),
-            credential: Credential::SecretFile(secret),
+        let sign_in = SignIn {
+            account: Account {
+                name: "contoso".into(),
+                tenant: "t".into(),
+                client_id: "c".into(),
+                credential: Credential::SecretFile(secret),
+            },
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };
-        let tokens = Tokens::new(account, transport, env.clone());
+        let tokens = Tokens::new(sign_in, transport, env.clone());
         let mut supervisor = Supervisor::new(
             Services { store, client, env, metrics: Arc::default() },
             Duration::from_secs(86_400),

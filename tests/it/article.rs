@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream as Answer, Transport, TransportError};
-use calmirror::graph::{Account, Budgets, Credential, GraphClient, Tokens};
+use calmirror::graph::{Budgets, GraphClient, SignIn, Tokens};
+use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
 use calmirror::mirror::status::LastRound;
@@ -74,11 +75,13 @@ async fn start(
 ) -> (Store, Supervisor, WindowId) {
     let token = directory.join("token");
     std::fs::write(&token, "an-access-token").unwrap();
-    let account = Account {
-        name: "contoso".into(),
-        tenant: String::new(),
-        client_id: String::new(),
-        credential: Credential::AccessTokenFile(token),
+    let sign_in = SignIn {
+        account: Account {
+            name: "contoso".into(),
+            tenant: "".into(),
+            client_id: String::new(),
+            credential: Credential::AccessTokenFile(token),
+        },
         login_url: "https://login.microsoftonline.com".into(),
         scope: "https://graph.microsoft.com/.default".into(),
     };
@@ -107,7 +110,7 @@ async fn start(
             immutable_ids: false,
         },
         window: Arc::new(window),
-        tokens: Tokens::new(account, transport, env.clone()),
+        tokens: Tokens::new(sign_in, transport, env.clone()),
     };
     supervisor.start(vec![post]).await.unwrap();
     let id = supervisor.fleet().id("me").unwrap();

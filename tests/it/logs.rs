@@ -10,7 +10,8 @@ use std::sync::Arc;
 use calmirror::api::TokenHash;
 use calmirror::config::{Config, Sources};
 use calmirror::env::Env;
-use calmirror::graph::{Account, Credential, Tokens};
+use calmirror::graph::{SignIn, Tokens};
+use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::status::WindowState;
 use calmirror::simulator::{
     Fault, Faults, MailboxFault, PlannedFault, SignInRefusal, Simulator, SimulatorSettings,
@@ -216,18 +217,20 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         Credential::AccessTokenFile(at("secret")),
         Credential::SecretFile(at("none")),
     ] {
-        let account = Account {
-            name: "contoso".into(),
-            tenant: "t".into(),
-            client_id: "c".into(),
-            credential,
+        let sign_in = SignIn {
+            account: Account {
+                name: "contoso".into(),
+                tenant: "t".into(),
+                client_id: "c".into(),
+                credential,
+            },
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };
-        seen.push(debug(&account));
+        seen.push(debug(&sign_in));
         simulator.plan(PlannedFault::once(Fault::SignIn { how: SignInRefusal::WrongSecret }));
         let transport = Arc::new(Memory(simulator.clone()));
-        let tokens = Tokens::new(account, transport, env.clone());
+        let tokens = Tokens::new(sign_in, transport, env.clone());
         for _ in 0..2 {
             match tokens.token().await {
                 Ok(token) => seen.push(debug(&token)),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use calmirror::config::default_settings;
 use calmirror::env::Env;
-use calmirror::graph::{Account, Budgets, Credential, GraphClient, Tokens, Transport};
+use calmirror::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
+use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::outcome::ErrorKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{CalendarRef, Edge, Window, WindowIdentity, WindowSettings};
@@ -84,15 +85,17 @@ impl Rig {
         .unwrap();
         let secret = directory.join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
-        let account = Account {
-            name: "contoso".into(),
-            tenant: "t".into(),
-            client_id: "c".into(),
-            credential: Credential::SecretFile(secret),
+        let sign_in = SignIn {
+            account: Account {
+                name: "contoso".into(),
+                tenant: "t".into(),
+                client_id: "c".into(),
+                credential: Credential::SecretFile(secret),
+            },
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };
-        let tokens = Tokens::new(account, transport, env.clone());
+        let tokens = Tokens::new(sign_in, transport, env.clone());
         let metrics = Metrics {
             graph: client.metrics(),
             store: store.metrics(),

@@ -8,9 +8,8 @@ use std::time::Duration;
 use super::{ACCOUNT, Lab};
 use crate::config::keys::Section;
 use crate::config::sources::DEFAULT_FILE;
-use crate::config::{
-    ConfigDiff, CredentialConfig, LogFormat, ReloadEffect, Sources, ValueOrigin, diff,
-};
+use crate::config::{ConfigDiff, LogFormat, ReloadEffect, Sources, ValueOrigin, diff};
+use crate::mirror::account::Credential;
 
 #[test]
 fn the_file_is_named_by_the_command_line_then_the_environment() {
@@ -90,7 +89,7 @@ fn conf_d_merges_tables_and_appends_windows_in_name_order() {
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["z", "c", "b"]);
     let secret = lab.dir.path().join("conf.d/../contoso.secret");
-    assert_eq!(config.accounts["contoso"].credential, CredentialConfig::SecretFile(secret));
+    assert_eq!(config.accounts["contoso"].credential, Credential::SecretFile(secret));
     assert_eq!(&*config.accounts["contoso"].tenant, "contoso.com");
 }
 

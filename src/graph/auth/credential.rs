@@ -1,5 +1,5 @@
-//! An account's credential. It is read for every token request, so that a rotated file takes effect
-//! with the next one.
+//! Reads an account's credential, for every token request, so that a rotated file takes effect with
+//! the next one.
 
 use std::fs;
 use std::io;
@@ -11,22 +11,10 @@ use uuid::Uuid;
 
 use super::assertion::{self, AssertionError};
 use super::secret::{AccessToken, Secret};
+use crate::mirror::account::Credential;
 
 /// Larger than any secret, token or certificate chain; a larger file is the wrong one.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
-
-/// An account's credential. Holds the location of the secret, never the secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Credential {
-    /// A file with the client secret.
-    SecretFile(PathBuf),
-    /// The name of an environment variable with the client secret.
-    SecretEnv(String),
-    /// A PEM file with an RSA private key and its certificate.
-    CertificateFile(PathBuf),
-    /// A file with an access token that another program renews.
-    AccessTokenFile(PathBuf),
-}
 
 /// What a credential yields.
 #[derive(Debug)]
@@ -58,7 +46,7 @@ pub(super) enum CredentialError {
 
 impl Credential {
     /// The credential's key in the configuration.
-    pub fn key(&self) -> &'static str {
+    pub(super) fn key(&self) -> &'static str {
         match self {
             Self::SecretFile(_) => "client_secret_file",
             Self::SecretEnv(_) => "client_secret_env",

@@ -24,13 +24,13 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use tokio::time::{Instant, timeout};
 
-pub use credential::Credential;
 pub use secret::AccessToken;
 
 use super::error::{GraphError, TokenError};
 use super::origin::Origin;
 use super::transport::{Transport, TransportError};
 use crate::env::Env;
+use crate::mirror::account::{Account, Credential};
 use crate::percent;
 use credential::Proof;
 use endpoint::{Denial, Grant};
@@ -51,17 +51,11 @@ const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 const MAX_FORCED: u32 = 10;
 const FORCED_WITHIN: Duration = Duration::from_secs(60);
 
-/// One resolved `[account.*]`.
+/// How an account signs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// Its name in the configuration.
-    pub name: Arc<str>,
-    /// The tenant's id or domain.
-    pub tenant: String,
-    /// The application's id.
-    pub client_id: String,
-    /// The credential to sign in with.
-    pub credential: Credential,
+pub struct SignIn {
+    /// The account.
+    pub account: Account,
     /// The sign-in address: `{login_url}/{tenant}/oauth2/v2.0/token` grants tokens (fact 134).
     pub login_url: String,
     /// The scope of the token: Graph's host and `/.default` (fact 135).
@@ -79,7 +73,7 @@ pub struct Tokens {
 }
 
 struct CachedToken {
-    account: Arc<Account>,
+    sign_in: Arc<SignIn>,
     token: Option<LiveToken>,
     failure: Option<SignInFailure>,
     /// Temporary faults since the last grant.
@@ -109,13 +103,13 @@ struct SignInFailure {
 
 impl Tokens {
     /// Requests and reads nothing before the first token is needed.
-    pub fn new(account: Account, transport: Arc<dyn Transport>, env: Env) -> Arc<Self> {
-        let name = account.name.clone();
+    pub fn new(sign_in: SignIn, transport: Arc<dyn Transport>, env: Env) -> Arc<Self> {
+        let name = sign_in.account.name.clone();
         Arc::new(Self {
             name,
             transport,
             env,
-            cached: Mutex::new(CachedToken::new(account)),
+            cached: Mutex::new(CachedToken::new(sign_in)),
             request_lock: tokio::sync::Mutex::default(),
         })
     }
@@ -125,12 +119,12 @@ impl Tokens {
         &self.name
     }
 
-    /// Replaces the account's settings; the next sign-in uses them. If they are the same, nothing
+    /// Replaces how the account signs in; the next sign-in uses them. If they are the same, nothing
     /// is forgotten; otherwise the current token is dropped, because it belongs to the old ones.
-    pub fn reconfigure(&self, account: Account) {
+    pub fn reconfigure(&self, sign_in: SignIn) {
         let mut held = self.cached();
-        if *held.account != account {
-            *held = CachedToken::new(account);
+        if *held.sign_in != sign_in {
+            *held = CachedToken::new(sign_in);
         }
     }
 
@@ -191,7 +185,7 @@ impl Tokens {
         if let Some(fault) = self.remembered(&mut held, now) {
             return Err(GraphError::Token(fault));
         }
-        if matches!(held.account.credential, Credential::AccessTokenFile(_)) {
+        if matches!(held.sign_in.account.credential, Credential::AccessTokenFile(_)) {
             return Ok(());
         }
         let (since, count) = match held.forced {
@@ -243,7 +237,7 @@ impl Tokens {
     fn availability(&self) -> TokenAvailability {
         let mut held = self.cached();
         let now = Instant::now();
-        let credential = &held.account.credential;
+        let credential = &held.sign_in.account.credential;
         let from_file = matches!(credential, Credential::AccessTokenFile(_));
         if let Some(live) = &held.token
             && live.ends_at.is_none_or(|at| now < at)
@@ -265,7 +259,7 @@ impl Tokens {
     fn remembered(&self, held: &mut CachedToken, now: Instant) -> Option<TokenError> {
         let failure = held.failure.as_ref()?;
         let rewritten =
-            failure.fault.needs_person && failure.stamp != held.account.credential.stamp();
+            failure.fault.needs_person && failure.stamp != held.sign_in.account.credential.stamp();
         if now >= failure.until || rewritten {
             held.failure = None;
             return None;
@@ -277,11 +271,11 @@ impl Tokens {
     /// Requests a token and stores the outcome. The caller holds `asking`.
     async fn request_token(&self) -> Result<AccessToken, GraphError> {
         let began = Instant::now();
-        let account = self.cached().account.clone();
-        let stamp = account.credential.stamp();
-        let outcome = self.grant(&account).await;
+        let sign_in = self.cached().sign_in.clone();
+        let stamp = sign_in.account.credential.stamp();
+        let outcome = self.grant(&sign_in).await;
         let mut held = self.cached();
-        if !Arc::ptr_eq(&held.account, &account) {
+        if !Arc::ptr_eq(&held.sign_in, &sign_in) {
             // The settings changed meanwhile, so the outcome is not stored.
             return outcome.map(|grant| grant.token).map_err(GraphError::Token);
         }
@@ -337,8 +331,9 @@ impl Tokens {
         }
     }
 
-    async fn grant(&self, account: &Account) -> Result<Grant, TokenError> {
-        let Account { tenant, client_id, credential, login_url, scope, .. } = account;
+    async fn grant(&self, sign_in: &SignIn) -> Result<Grant, TokenError> {
+        let SignIn { account, login_url, scope } = sign_in;
+        let Account { name: _, tenant, client_id, credential } = account;
         let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
         let proof = credential
             .read(&endpoint, client_id, self.env.now(), self.env.uuid())
@@ -417,9 +412,9 @@ impl Tokens {
 }
 
 impl CachedToken {
-    fn new(account: Account) -> Self {
+    fn new(sign_in: SignIn) -> Self {
         Self {
-            account: Arc::new(account),
+            sign_in: Arc::new(sign_in),
             token: None,
             failure: None,
             faults: 0,

@@ -20,7 +20,7 @@ fn seconds(n: u64) -> Duration {
 }
 
 fn tokens(script: &Arc<Script>, credential: Credential) -> Arc<Tokens> {
-    Tokens::new(script::account(credential), script.clone(), script::env())
+    Tokens::new(script::sign_in(credential), script.clone(), script::env())
 }
 
 /// A secret that every machine has: the search path.
@@ -397,8 +397,8 @@ async fn a_token_file_is_read_again_when_it_is_rewritten_or_its_token_refused() 
 async fn a_login_address_must_be_safe() {
     for login_url in ["http://login.example", "https://user@login.example", "login.example"] {
         let script = Script::new([], []);
-        let account = Account { login_url: login_url.into(), ..script::account(some_secret()) };
-        let tokens = Tokens::new(account, script.clone(), script::env());
+        let sign_in = SignIn { login_url: login_url.into(), ..script::sign_in(some_secret()) };
+        let tokens = Tokens::new(sign_in, script.clone(), script::env());
         assert_eq!(tokens.token().await.unwrap_err().class(), ErrorClass::SignIn);
         assert!(script.asked().is_empty());
     }

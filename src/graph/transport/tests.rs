@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::env::Env;
-use crate::graph::script::{account, ask, edges};
-use crate::graph::{Budgets, Credential, ErrorClass, GraphClient, PageStart, Tokens};
+use crate::graph::script::{ask, edges, sign_in};
+use crate::graph::{Budgets, ErrorClass, GraphClient, PageStart, Tokens};
+use crate::mirror::account::Credential;
 use crate::mirror::window::CalendarRef;
 
 /// What the server does after it has read a request.
@@ -375,7 +376,7 @@ async fn a_body_that_never_ends_is_given_up_by_the_client() {
     std::fs::write(&token, "t").unwrap();
     let transport = Arc::new(HttpTransport::new().unwrap());
     let tokens =
-        Tokens::new(account(Credential::AccessTokenFile(token)), transport.clone(), Env::real());
+        Tokens::new(sign_in(Credential::AccessTokenFile(token)), transport.clone(), Env::real());
     let budgets = Budgets::new(1, 1);
     let limit = Duration::from_millis(300);
     let client = GraphClient::new(transport, &server.base, budgets, Env::real(), limit).unwrap();

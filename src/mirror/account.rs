@@ -1,0 +1,33 @@
+//! An account: what signs in to Graph, and with which credential.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An application registered in a tenant, or an access token that another program renews.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The name in `[account.NAME]`.
+    pub name: Arc<str>,
+    /// The tenant's id or domain; empty if a token file makes it unnecessary.
+    pub tenant: Arc<str>,
+    /// The application's id; empty if a token file makes it unnecessary.
+    pub client_id: String,
+    /// The credential to sign in with.
+    pub credential: Credential,
+}
+
+/// Where an account's credential is. It names secrets and never holds one, so it may be shown.
+///
+/// When the configuration is loaded, files are checked to be readable, private and not empty. They
+/// are read again at each use and may have changed by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A file with the client secret.
+    SecretFile(PathBuf),
+    /// The name of the environment variable with the client secret.
+    SecretEnv(String),
+    /// A PEM file with an RSA private key and its certificate.
+    CertificateFile(PathBuf),
+    /// A file with an access token that another program renews.
+    AccessTokenFile(PathBuf),
+}
