@@ -40,7 +40,7 @@ pub(super) enum CredentialError {
     NoText { key: &'static str, path: PathBuf },
     #[error("the environment variable {name} is not set or not plain text")]
     Variable { name: String },
-    #[error("certificate_file {path} cannot be used: {source}", path = path.display())]
+    #[error("certificate_file {path} cannot be used", path = path.display())]
     Certificate { path: PathBuf, source: AssertionError },
 }
 

@@ -15,7 +15,6 @@ mod credential;
 mod endpoint;
 mod secret;
 
-use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -30,6 +29,7 @@ use super::error::{GraphError, TokenError};
 use super::origin::Origin;
 use super::transport::{Transport, TransportError};
 use crate::env::Env;
+use crate::error_chain::error_chain;
 use crate::mirror::account::{Account, Credential};
 use crate::percent;
 use credential::Proof;
@@ -335,15 +335,10 @@ impl Tokens {
         let SignIn { account, login_url, scope } = sign_in;
         let Account { name: _, tenant, client_id, credential } = account;
         let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
-        let proof = credential
-            .read(&endpoint, client_id, self.env.now(), self.env.uuid())
-            .map_err(|error| {
-                let why = match error.source() {
-                    Some(cause) => format!("{error} ({cause})"),
-                    None => error.to_string(),
-                };
-                TokenError { needs_person: true, ..self.fault(&why) }
-            })?;
+        let proof =
+            credential.read(&endpoint, client_id, self.env.now(), self.env.uuid()).map_err(
+                |error| TokenError { needs_person: true, ..self.fault(&error_chain(&error)) },
+            )?;
         let (name, proof) = match &proof {
             Proof::Token(token) => {
                 return Ok(Grant { token: token.clone(), life: Duration::MAX, refresh_in: None });
