@@ -53,7 +53,7 @@ impl TokenHash {
 
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
+        f.write_str("TokenHash(…)")
     }
 }
 
@@ -413,6 +413,6 @@ mod tests {
 
     #[test]
     fn a_secret_cannot_be_shown() {
-        assert_eq!(format!("{:?}", TokenHash::new("hunter2")), "Secret(…)");
+        assert_eq!(format!("{:?}", TokenHash::new("hunter2")), "TokenHash(…)");
     }
 }
