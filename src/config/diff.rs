@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Config;
-use super::origin::EffectiveValue;
 use super::sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, StoreConfig};
 use super::settings::{ReloadEffect, changed_keys};
 use crate::mirror::window::Window;
@@ -134,6 +133,7 @@ fn live(old: &Config, new: &Config) -> Vec<&'static str> {
         explained: _,
     } = old;
     let GraphConfig {
+        cloud: _,
         base_url: _,
         login_url,
         scope: _,
@@ -176,14 +176,14 @@ fn live(old: &Config, new: &Config) -> Vec<&'static str> {
 /// The keys that are applied only at startup. With another Graph address, every stored link would
 /// point to a foreign origin, so another address needs another store.
 fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
-    let written = |config: &Config| {
-        config.explained.iter().any(|one: &EffectiveValue| one.key == "graph.base_url")
-    };
-    let graph = if written(old) || written(new) { "graph.base_url" } else { "graph.cloud" };
+    // Only an address that is set is a difference of its own: otherwise the cloud decides it.
+    let is_set = |config: &Config| config.explained.iter().any(|one| one.key == "graph.base_url");
+    let moved = old.graph.base_url != new.graph.base_url && (is_set(old) || is_set(new));
     let StoreConfig { path } = &old.store;
     differing(&[
         ("store.path", *path != new.store.path),
-        (graph, old.graph.base_url != new.graph.base_url),
+        ("graph.cloud", old.graph.cloud != new.graph.cloud),
+        ("graph.base_url", moved),
         ("log.format", old.log.format != new.log.format),
     ])
 }

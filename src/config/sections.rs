@@ -25,6 +25,8 @@ pub struct StoreConfig {
 /// `[graph]`, with the cloud resolved to addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphConfig {
+    /// The cloud's name, whether its addresses are used or not.
+    pub cloud: &'static str,
     /// Graph's address with its version, without a trailing slash:
     /// `https://graph.microsoft.com/v1.0`.
     pub base_url: String,
@@ -131,6 +133,7 @@ pub(super) fn graph(table: &LayeredTable, report: &mut DiagnosticSink) -> Option
     let (base_url, origin) =
         base.unwrap_or_else(|| (format!("{}{VERSION}", cloud.graph), cloud.graph.to_owned()));
     Some(GraphConfig {
+        cloud: cloud.name,
         base_url,
         login_url: login.map_or_else(|| cloud.login.to_owned(), |(login, _)| login),
         scope: format!("{origin}/.default"),

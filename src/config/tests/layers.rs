@@ -228,6 +228,28 @@ fn a_reload_is_a_difference_by_name() {
 }
 
 #[test]
+fn another_cloud_is_refused_even_where_its_addresses_are_not_used() {
+    let graph = |keys: &[&str]| Lab::with(&format!("[graph]\n{}\n", keys.join("\n"))).config();
+    let cloud = "cloud = \"china\"";
+    let base = "base_url = \"http://127.0.0.1:1/v1.0\"";
+    let login = "login_url = \"http://127.0.0.1:1\"";
+    for (old, new, refused) in [
+        (&[][..], &["cloud = \"global\""][..], &[][..]),
+        (&[], &[cloud], &["graph.cloud"]),
+        (&[login], &[login, cloud], &["graph.cloud"]),
+        (&[base], &[base, cloud], &["graph.cloud"]),
+        (&[base, login], &[base, login, cloud], &["graph.cloud"]),
+        (&[], &[base], &["graph.base_url"]),
+        (&[base], &[cloud], &["graph.cloud", "graph.base_url"]),
+        (&[base], &[base, login], &[]),
+    ] {
+        for (old, new) in [(old, new), (new, old)] {
+            assert_eq!(diff(&graph(old), &graph(new)).refused, refused, "{old:?} to {new:?}");
+        }
+    }
+}
+
+#[test]
 fn each_key_of_a_window_says_what_changing_it_asks_for() {
     let config = |rest: &str| {
         let window = "[[window]]\nname = \"a\"\nmailbox = \"a@b\"\naccount = \"contoso\"\n";
