@@ -13,9 +13,7 @@ use super::origin::DiagnosticSink;
 use super::reader::TableReader;
 use super::sections::{LogFormat, listen, log_format, socket};
 use super::sources::Sources;
-
-/// The daemon's default socket.
-const DEFAULT_SOCKET: &str = "/run/calmirror/api.sock";
+use super::table::LayeredTable;
 
 impl LogFormat {
     /// The configured log format, or `Auto` if it cannot be read. Errors elsewhere in the
@@ -45,10 +43,14 @@ impl ClientConfig {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Api);
+        // An invalid value counts as not set.
+        let unset = LayeredTable { defaults: table.defaults, ..LayeredTable::default() };
+        let mut read = |table| TableReader::new(table, &mut faults).take("socket", socket);
+        let socket = read(&table).or_else(|| read(&unset)).flatten();
         let mut reader = TableReader::new(&table, &mut faults);
         let token_files = ["token_file", "read_token_file"];
         Self {
-            socket: reader.take("socket", socket).unwrap_or_else(|| Some(DEFAULT_SOCKET.into())),
+            socket,
             listen: reader.take("listen", listen),
             token_files: token_files
                 .into_iter()

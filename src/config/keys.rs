@@ -82,7 +82,7 @@ const WINDOW: &[ConfigKey] = &[
     unset("account"),
     unset("mailbox"),
     unset("mailboxes_file"),
-    set("calendar", r#""default""#),
+    unset("calendar"),
 ];
 
 /// Planned sign-in methods. They have their own error, so that users do not look for a typo.
