@@ -269,6 +269,8 @@ impl FeedReader {
     /// `Last-Event-ID` without an event, so the cursor of a quiet window's reader does not expire.
     async fn frame(mut self) -> Option<(Bytes, Self)> {
         let work = self.access.limits.clone();
+        // Not postponed by changes of other windows.
+        let due = Instant::now() + KEEP_ALIVE;
         loop {
             let mut reader = self;
             let reading = async move {
@@ -289,14 +291,11 @@ impl FeedReader {
             if !frames.is_empty() {
                 return Some((frames, self));
             }
-            if batch.at_end {
-                match timeout(KEEP_ALIVE, self.wait_for_change()).await {
-                    Ok(true) => {}
-                    Ok(false) => return None,
-                    Err(_) => {
-                        return Some((format!("id: {}\n\n", self.follower.cursor()).into(), self));
-                    }
-                }
+            if batch.at_end && timeout_at(due, self.wait_for_change()).await == Ok(false) {
+                return None;
+            }
+            if Instant::now() >= due {
+                return Some((format!("id: {}\n\n", self.follower.cursor()).into(), self));
             }
         }
     }

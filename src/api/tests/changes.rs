@@ -192,6 +192,29 @@ async fn a_stream_tells_what_is_there_and_what_comes_and_resumes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn changes_of_other_windows_do_not_postpone_the_keep_alive_of_a_stream() {
+    let fixture = Fixture::new().await;
+    let room = fixture.id("room a/b");
+    let request = Request::get("/v1/changes?window=alice").header("accept", "text/event-stream");
+    let response = router(fixture.access()).oneshot(request.body(Body::empty()).unwrap()).await;
+    let mut stream = response.unwrap().into_body().into_data_stream();
+    let begun = tokio::time::Instant::now();
+    let others = async {
+        for hour in 0..20 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            fixture.write(room, &[("a", hour, "")], &[]).await;
+        }
+    };
+    let frame = tokio::select! {
+        frame = stream.next() => frame.unwrap().unwrap(),
+        () = others => panic!("no keep-alive within {:?}", begun.elapsed()),
+    };
+    let frame = String::from_utf8(frame.to_vec()).unwrap();
+    assert!(frame.starts_with("id: ") && frame.lines().count() == 2, "{frame}");
+    assert!(begun.elapsed() < Duration::from_secs(16), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_is_for_those_who_ask_for_one() {
     let fixture = Fixture::new().await;
     for (accept, kind) in [
