@@ -3,7 +3,8 @@
 //! It mirrors the pending entries in the store. Entries that differ from the store are recorded and
 //! written with the next commit, so that the two never diverge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use super::commit::Commit;
@@ -15,11 +16,18 @@ use super::series::{EdgeAnswers, ListedInstances, SeriesMember};
 #[derive(Debug, Default)]
 pub(super) struct PendingWork {
     series: BTreeMap<EventHash, PendingSeries>,
-    removals: BTreeSet<EventHash>,
-    /// Removals found by a listing and not by a tombstone. A later listing may cancel them.
-    removed_by_listing: BTreeSet<EventHash>,
+    removals: BTreeMap<EventHash, RemovalProof>,
     /// Keys of the entries that differ from the store's.
     dirty: BTreeSet<PendingKey>,
+}
+
+/// What found that an event left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RemovalProof {
+    /// A tombstone of this round.
+    Tombstone,
+    /// A listing. A later one may cancel the removal.
+    Listing,
 }
 
 /// A series that is not complete.
@@ -105,9 +113,7 @@ impl PendingWork {
                         series.earlier.insert(id);
                     }
                 }
-                PendingEntry::Removal { id } => {
-                    list.removals.insert(id);
-                }
+                PendingEntry::Removal { id } => list.add_removal(id),
             }
         }
         list.dirty.clear();
@@ -122,18 +128,19 @@ impl PendingWork {
         !self.series.is_empty()
     }
 
-    pub(super) fn removals(&self) -> &BTreeSet<EventHash> {
+    pub(super) fn removals(&self) -> &BTreeMap<EventHash, RemovalProof> {
         &self.removals
     }
 
     /// Whatever the removals were found by, they count as found by a listing from now on.
     pub(super) fn forget_tombstones(&mut self) {
-        self.removed_by_listing = self.removals.clone();
+        self.removals.values_mut().for_each(|proof| *proof = RemovalProof::Listing);
     }
 
     /// The ids of this round's tombstones.
     pub(super) fn tombstones(&self) -> BTreeSet<EventHash> {
-        self.removals.difference(&self.removed_by_listing).copied().collect()
+        let found = self.removals.iter().filter(|(_, proof)| **proof == RemovalProof::Tombstone);
+        found.map(|(id, _)| *id).collect()
     }
 
     /// The series' entry, created if necessary. It is written with the next commit.
@@ -226,28 +233,28 @@ impl PendingWork {
 
     /// Adds a removal, which is published at the end of the round.
     pub(super) fn add_removal(&mut self, id: EventHash) {
-        self.removals.insert(id);
+        self.removals.entry(id).or_insert(RemovalProof::Tombstone);
         self.dirty.insert(PendingKey::Removal(id));
     }
 
     /// Cancels a removal, because the event exists after all.
     pub(super) fn cancel_removal(&mut self, id: EventHash) {
-        if self.removals.remove(&id) {
+        if self.removals.remove(&id).is_some() {
             self.dirty.insert(PendingKey::Removal(id));
         }
     }
 
     /// A tombstone confirms a removal, if a listing found one.
     pub(super) fn confirm_removal(&mut self, id: EventHash) {
-        self.removed_by_listing.remove(&id);
+        self.removals.entry(id).and_modify(|proof| *proof = RemovalProof::Tombstone);
     }
 
     /// Defers a commit's removals, which a listing found, to the end of the round.
     pub(super) fn defer_removals(&mut self, commit: &mut Commit) {
         for removal in std::mem::take(&mut commit.removals) {
-            if !self.removals.contains(&removal.id) {
-                self.removed_by_listing.insert(removal.id);
-                self.add_removal(removal.id);
+            if let Entry::Vacant(entry) = self.removals.entry(removal.id) {
+                entry.insert(RemovalProof::Listing);
+                self.dirty.insert(PendingKey::Removal(removal.id));
             }
         }
     }
@@ -256,7 +263,7 @@ impl PendingWork {
     /// again at the end of the round.
     pub(super) fn finish_removals(&mut self, commit: &mut Commit) {
         for removal in &commit.removals {
-            if self.removals.contains(&removal.id) {
+            if self.removals.contains_key(&removal.id) {
                 self.cancel_removal(removal.id);
                 commit.finished_pending.push(PendingKey::Removal(removal.id));
             }
@@ -265,13 +272,8 @@ impl PendingWork {
 
     /// Takes out the removals for which `stays` is false. The commit that publishes them deletes
     /// their entries.
-    pub(super) fn take_removals(
-        &mut self,
-        stays: impl Fn(&EventHash) -> bool,
-    ) -> BTreeSet<EventHash> {
-        let (staying, taken) = std::mem::take(&mut self.removals).into_iter().partition(stays);
-        self.removals = staying;
-        taken
+    pub(super) fn take_removals(&mut self, stays: impl Fn(&EventHash) -> bool) -> Vec<EventHash> {
+        self.removals.extract_if(.., |id, _| !stays(id)).map(|(id, _)| id).collect()
     }
 
     /// Adds to a commit the entries that differ from the store, and the keys of finished ones.
@@ -284,7 +286,7 @@ impl PendingWork {
                     Some(PendingEntry::Waiting { item, earlier: series.earlier.contains(&id) })
                 }),
                 PendingKey::Removal(id) => {
-                    self.removals.contains(&id).then_some(PendingEntry::Removal { id })
+                    self.removals.contains_key(&id).then_some(PendingEntry::Removal { id })
                 }
             };
             match entry {
@@ -343,4 +345,30 @@ pub(super) fn etags_match(occurrence: &Option<Arc<str>>, master: &Option<Arc<str
 /// Whether an instance needs at most its master to be shown.
 pub(super) fn needs_only_master(item: &Item) -> bool {
     item.full || item.kind == EventKind::Occurrence
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::mirror::commit::Removal;
+    use crate::mirror::position::WindowId;
+
+    #[test]
+    fn a_cancelled_removal_keeps_no_proof() {
+        let id = EventId::new("a").hash();
+        let mut pending = PendingWork::default();
+        let mut commit = Commit::new(WindowId(7), 0, Timestamp::UNIX_EPOCH);
+        commit.removals = vec![Removal::deleted(id)];
+        pending.defer_removals(&mut commit);
+        assert!(pending.removals().contains_key(&id) && pending.tombstones().is_empty());
+        pending.cancel_removal(id);
+        pending.add_removal(id);
+        assert_eq!(pending.tombstones(), [id].into(), "the listing's removal was cancelled");
+        pending.forget_tombstones();
+        assert!(pending.tombstones().is_empty());
+        pending.confirm_removal(id);
+        assert_eq!(pending.tombstones(), [id].into());
+    }
 }

@@ -62,7 +62,7 @@ impl Round {
         }
         let lacking = rows.iter().map(|row| row.id);
         let doubtful: Vec<EventHash> =
-            lacking.filter(|id| !self.progress.pending.removals().contains(id)).collect();
+            lacking.filter(|id| !self.progress.pending.removals().contains_key(id)).collect();
         if doubtful.is_empty() {
             return None;
         }
@@ -206,7 +206,7 @@ impl Round {
 
     /// The pending removals that may be published.
     pub(super) fn due_removals(&self) -> Vec<Removal> {
-        let due = self.progress.pending.removals().iter().filter(|id| !self.removals.retains(id));
+        let due = self.progress.pending.removals().keys().filter(|id| !self.removals.retains(id));
         due.copied().map(Removal::deleted).collect()
     }
 }
