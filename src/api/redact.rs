@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::mirror::json::JsonMembers;
 
 /// The members that are kept, in this order.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 10] = [
     "@odata.etag",
     "id",
     "type",
@@ -16,6 +16,7 @@ const KEPT: [&str; 9] = [
     "isAllDay",
     "showAs",
     "isCancelled",
+    "sensitivity",
 ];
 
 /// The event as a reader may see it: unchanged, unless `mask` is set and it is private or
@@ -36,21 +37,7 @@ fn is_hidden(event: &JsonMembers<'_>) -> bool {
 
 fn reduce(event: &[u8]) -> Option<Bytes> {
     let Ok(members) = JsonMembers::parse(event) else { return Some(Bytes::from_static(b"{}")) };
-    if !is_hidden(&members) {
-        return None;
-    }
-    let mut out = Vec::with_capacity(512);
-    for name in KEPT.iter().chain(&["sensitivity"]) {
-        if let Some(value) = members.get(name) {
-            out.push(if out.is_empty() { b'{' } else { b',' });
-            out.push(b'"');
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
-            out.extend_from_slice(value.get().as_bytes());
-        }
-    }
-    out.push(b'}');
-    Some(out.into())
+    is_hidden(&members).then(|| members.only(&KEPT).into())
 }
 
 #[cfg(test)]

@@ -3,12 +3,10 @@
 //! It handles raw bytes: members are cut out and reassembled, never re-encoded, so that readers get
 //! what Graph sent.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::json::JsonMembers;
+use super::json::{JsonMembers, JsonObject};
 use super::page::EventId;
 use crate::percent;
 
@@ -31,7 +29,7 @@ pub fn complete(
     start: Timestamp,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let own = JsonMembers::parse(occurrence)?;
-    let mut out = ObjectBuilder::with_capacity(master_len(master) + occurrence.len());
+    let mut out = JsonObject::with_capacity(master_len(master) + occurrence.len());
     for name in OCCURRENCE_MEMBERS {
         if let Some(value) = own.get(name) {
             out.raw(name, value.get());
@@ -42,21 +40,21 @@ pub fn complete(
             name if OCCURRENCE_MEMBERS.contains(&name) => {}
             "originalStart" => {}
             "recurrence" => out.raw(name, "null"),
-            "webLink" => match serde_json::from_str::<Cow<'_, str>>(value.get()) {
-                Ok(link) => {
+            "webLink" => match master.text(name) {
+                Some(link) => {
                     // Graph encodes ids in `webLink` in this way.
                     let link = link.replace(
                         &percent::encode(master_id.as_str()),
                         &percent::encode(id.as_str()),
                     );
-                    out.value(name, &Value::String(link));
+                    out.raw(name, &Value::String(link).to_string());
                 }
-                Err(_) => out.raw(name, value.get()),
+                None => out.raw(name, value.get()),
             },
             _ => out.raw(name, value.get()),
         }
     }
-    out.value("originalStart", &Value::String(start.to_string()));
+    out.raw("originalStart", &Value::String(start.to_string()).to_string());
     Ok(out.finish())
 }
 
@@ -72,8 +70,7 @@ pub fn same_json(a: &[u8], b: &[u8]) -> bool {
 /// Whether both texts have a `lastModifiedDateTime`, and that of `a` is earlier.
 pub fn is_older(a: &[u8], b: &[u8]) -> bool {
     let modified = |json| {
-        let value = JsonMembers::parse(json).ok()?.get("lastModifiedDateTime")?.get();
-        serde_json::from_str::<Timestamp>(value).ok()
+        JsonMembers::parse(json).ok()?.text("lastModifiedDateTime")?.parse::<Timestamp>().ok()
     };
     matches!((modified(a), modified(b)), (Some(a), Some(b)) if a < b)
 }
@@ -96,34 +93,4 @@ pub fn same_for_occurrences(a: &[u8], b: &[u8]) -> bool {
 
 fn master_len(master: &JsonMembers<'_>) -> usize {
     master.0.iter().map(|(n, v)| n.len() + v.get().len() + 4).sum()
-}
-
-/// Builds a JSON object member by member.
-struct ObjectBuilder(Vec<u8>);
-
-impl ObjectBuilder {
-    fn with_capacity(bytes: usize) -> Self {
-        let mut out = Vec::with_capacity(bytes + 64);
-        out.push(b'{');
-        Self(out)
-    }
-
-    fn raw(&mut self, name: &str, value: &str) {
-        if self.0.len() > 1 {
-            self.0.push(b',');
-        }
-        // A string always serializes.
-        self.0.extend(serde_json::to_vec(name).unwrap_or_default());
-        self.0.push(b':');
-        self.0.extend_from_slice(value.as_bytes());
-    }
-
-    fn value(&mut self, name: &str, value: &Value) {
-        self.raw(name, &value.to_string());
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.0.push(b'}');
-        self.0
-    }
 }

@@ -1,7 +1,8 @@
-//! Splits a JSON object into its members without decoding their values.
+//! Splits a JSON object into its members, and writes one of members, without decoding their values.
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -22,9 +23,25 @@ impl<'a> JsonMembers<'a> {
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
+
+    /// A member that is a string.
+    pub fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+        serde_json::from_str(self.get(name)?.get()).ok().map(|JsonText(text)| text)
+    }
+
+    /// An object of the members with these names, in their order.
+    pub fn only(&self, names: &[&str]) -> Vec<u8> {
+        let mut object = JsonObject::with_capacity(512);
+        for name in names {
+            if let Some(value) = self.get(name) {
+                object.raw(name, value.get());
+            }
+        }
+        object.finish()
+    }
 }
 
-impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonMembers<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct MembersVisitor;
         impl<'de> Visitor<'de> for MembersVisitor {
@@ -45,26 +62,33 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonMembers<'a> {
 }
 
 /// A string, borrowed unless it contains escapes.
-pub(crate) struct JsonText<'a>(pub(crate) Cow<'a, str>);
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct JsonText<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
-impl<'de: 'a, 'a> serde::Deserialize<'de> for JsonText<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Cow<'de, str>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(v))
-            }
-            fn visit_str<E>(self, v: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(v.to_owned()))
-            }
-            fn visit_string<E>(self, v: String) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(v))
-            }
+/// An object that is written member by member.
+pub(crate) struct JsonObject(Vec<u8>);
+
+impl JsonObject {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        let mut out = Vec::with_capacity(bytes + 64);
+        out.push(b'{');
+        Self(out)
+    }
+
+    /// Adds a member whose value is JSON.
+    pub(crate) fn raw(&mut self, name: &str, value: &str) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
         }
-        deserializer.deserialize_str(TextVisitor).map(JsonText)
+        // A string always serializes, and a Vec takes every byte.
+        serde_json::to_writer(&mut self.0, name).ok();
+        self.0.push(b':');
+        self.0.extend_from_slice(value.as_bytes());
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
     }
 }

@@ -97,8 +97,7 @@ impl Item {
     /// Its `changeKey`, hashed, if it has one.
     pub fn change_key(&self) -> Option<EventHash> {
         let members = JsonMembers::parse(&self.content).ok()?;
-        let key: &str = serde_json::from_str(members.get("changeKey")?.get()).ok()?;
-        Some(EventId::new(key).hash())
+        Some(EventId::new(members.text("changeKey")?).hash())
     }
 }
 

@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use jiff::SignedDuration;
 
 use super::json::JsonMembers;
@@ -285,15 +284,5 @@ pub fn widen(edges: Edges, days: i64) -> Edges {
 pub fn strip_to_stub(item: Item) -> Item {
     const KEPT: [&str; 6] = ["@odata.etag", "id", "seriesMasterId", "type", "start", "end"];
     let Ok(members) = JsonMembers::parse(&item.content) else { return item };
-    let mut content = Vec::with_capacity(512);
-    for name in KEPT {
-        if let Some(value) = members.get(name) {
-            content.extend_from_slice(if content.is_empty() { b"{\"" } else { b",\"" });
-            content.extend_from_slice(name.as_bytes());
-            content.extend_from_slice(b"\":");
-            content.extend_from_slice(value.get().as_bytes());
-        }
-    }
-    content.push(b'}');
-    Item { full: false, content: Bytes::from(content), ..item }
+    Item { full: false, content: members.only(&KEPT).into(), ..item }
 }

@@ -19,8 +19,6 @@ use std::fmt;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::line::sanitized;
 use crate::api::redact::is_reduced;
@@ -105,7 +103,7 @@ struct ExceptionStart {
 impl IdentityMembers {
     /// `None` if the object is not an event.
     fn read(event: &JsonMembers<'_>, times: &mut TimeReader) -> Option<Self> {
-        let text = |name: &str| event.get(name).and_then(string).filter(|text| !text.is_empty());
+        let text = |name: &str| event.text(name).filter(|text| !text.is_empty());
         let id = EventId::new(text("id")?);
         if is_reduced(event) {
             // The id is the only identity that a masked event shows.
@@ -153,13 +151,6 @@ impl IdentityMembers {
         };
         let created = text("createdDateTime").and_then(|text| text.parse().ok());
         Some(Self { id, owner, uid, kind, created: created.unwrap_or(Timestamp::MAX) })
-    }
-}
-
-fn string(raw: &RawValue) -> Option<String> {
-    match serde_json::from_str(raw.get()) {
-        Ok(Value::String(text)) => Some(text),
-        _ => None,
     }
 }
 

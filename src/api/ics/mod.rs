@@ -244,9 +244,7 @@ impl CalendarWriter {
 
 /// The id in an event's JSON.
 pub(super) fn id_of(event: &[u8]) -> Option<EventHash> {
-    let members = JsonMembers::parse(event).ok()?;
-    let id: String = serde_json::from_str(members.get("id")?.get()).ok()?;
-    Some(EventId::new(id).hash())
+    Some(EventId::new(JsonMembers::parse(event).ok()?.text("id")?).hash())
 }
 
 /// The lines before the events.
