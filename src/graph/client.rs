@@ -12,25 +12,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Uri;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
-use percent_encoding::{AsciiSet, utf8_percent_encode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AccessToken, Tokens};
-use super::budget::{Budgets, MailboxBudget};
+use super::budget::Budgets;
 use super::error::{self, ErrorClass, ErrorResponse, GraphError, RequestKind};
 use super::origin::{Origin, OriginError};
 use super::page_memory::{PageMemory, Reservation};
+use super::request::{PageStart, RequestOptions, Target, push_segment, push_select, with_range};
 use super::transport::{FreshConnection, Transport, TransportError, TransportErrorKind};
 use super::wire::{self, ListPage, WireError};
 use crate::env::Env;
 use crate::metrics::GraphMetrics;
 use crate::mirror::clock::{self, ClockCheck};
 use crate::mirror::page::{EventId, Item, Link, Page, PageEnd};
-use crate::mirror::window::{BodyFormat, CalendarRef, Edges};
-use crate::percent;
+use crate::mirror::window::{CalendarRef, Edges};
 
 /// The largest decoded body that is read.
 pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -42,11 +41,6 @@ const INLINE_PARSE_MAX: usize = 128 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// How long to wait for an error's body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What is encoded in a segment of a path.
-const SEGMENT: &AsciiSet = &percent::RESERVED.remove(b'@').remove(b'=');
-/// What is encoded in `$select`.
-const SELECT: &AsciiSet = &percent::RESERVED.remove(b',');
 
 /// The client for Graph. Cheap to clone.
 #[derive(Clone)]
@@ -65,47 +59,6 @@ struct ClientInner {
     /// Milliseconds; atomic, so that it can change while requests are in flight.
     request_timeout: AtomicU64,
     metrics: Arc<GraphMetrics>,
-}
-
-/// The calendar to read, the account's tokens, and counters of the requests made.
-#[derive(Debug)]
-pub struct Target {
-    /// User id or address, or `me`.
-    pub mailbox: Arc<str>,
-    /// The calendar of the mailbox.
-    pub calendar: CalendarRef,
-    /// The account's token.
-    pub tokens: Arc<Tokens>,
-    /// The mailbox's budget.
-    pub budget: Arc<MailboxBudget>,
-    /// HTTP requests made for this target so far.
-    pub requests: AtomicU64,
-    /// Microseconds that successful requests took, without the wait for the budget.
-    pub response_micros: AtomicU64,
-    /// Whether a request waits for the budget, which may take any time.
-    pub queued: AtomicBool,
-}
-
-/// The options of a request; the same for every request of a window.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestOptions {
-    /// The `odata.maxpagesize` hint (facts 40-42).
-    pub page_size: u32,
-    /// The format in which bodies are requested and kept.
-    pub body: BodyFormat,
-    /// `outlook.timezone`, a Windows or IANA name.
-    pub time_zone: Arc<str>,
-    /// Whether ids survive moves within the mailbox (fact 46).
-    pub immutable_ids: bool,
-}
-
-/// Where a page starts.
-#[derive(Clone, Copy, Debug)]
-pub enum PageStart<'a> {
-    /// A new round over these edges.
-    Window(Edges),
-    /// A link from Graph.
-    Link(&'a Link),
 }
 
 impl GraphClient {
@@ -187,7 +140,7 @@ impl GraphClient {
     ) -> Result<(Page, Reservation), GraphError> {
         let (asked, uri) = match start {
             PageStart::Window(edges) => {
-                let view = self.calendar(target, "calendarView/delta")?;
+                let view = target.url(&self.shared.base, "calendarView/delta")?;
                 (RequestKind::Start, self.admit_own(&with_range(&view, edges))?)
             }
             PageStart::Link(link) => (RequestKind::Link, self.follow(link)?),
@@ -213,7 +166,7 @@ impl GraphClient {
         id: &EventId,
         fresh_connection: bool,
     ) -> Result<Option<Item>, GraphError> {
-        let mut url = self.calendar(target, "events/")?;
+        let mut url = target.url(&self.shared.base, "events/")?;
         push_segment(&mut url, id.as_str())?;
         let uri = self.admit_own(&url)?;
         match self.get(target, ask, RequestKind::Event, &uri, fresh_connection).await {
@@ -242,7 +195,7 @@ impl GraphClient {
         let uri = match next {
             Some(link) => self.follow(link)?,
             None => {
-                let mut url = self.calendar(target, "events/")?;
+                let mut url = target.url(&self.shared.base, "events/")?;
                 push_segment(&mut url, master.as_str())?;
                 url.push_str("/instances");
                 self.admit_own(&with_range(&url, edges))?
@@ -271,10 +224,9 @@ impl GraphClient {
         let (asked, uri) = match next {
             Some(link) => (RequestKind::Link, self.follow(link)?),
             None => {
-                let mut url = with_range(&self.calendar(target, "calendarView")?, edges);
+                let mut url = with_range(&target.url(&self.shared.base, "calendarView")?, edges);
                 if let Some(select) = select {
-                    url.push_str("&$select=");
-                    url.extend(utf8_percent_encode(select, SELECT));
+                    push_select(&mut url, select);
                 }
                 (RequestKind::Start, self.admit_own(&url)?)
             }
@@ -309,25 +261,6 @@ impl GraphClient {
             self.shared.env.compute(move || read(&body)).await
         };
         parsed.map_err(GraphError::Malformed)
-    }
-
-    /// The address of a resource below the target's calendar.
-    fn calendar(&self, target: &Target, below: &str) -> Result<String, GraphError> {
-        let mut url = self.shared.base.clone();
-        if &*target.mailbox == "me" {
-            url.push_str("/me/");
-        } else {
-            url.push_str("/users/");
-            push_segment(&mut url, &target.mailbox)?;
-            url.push('/');
-        }
-        if let CalendarRef::Id(id) = &target.calendar {
-            url.push_str("calendars/");
-            push_segment(&mut url, id)?;
-            url.push('/');
-        }
-        url.push_str(below);
-        Ok(url)
     }
 
     /// Checks an address that this client built.
@@ -375,7 +308,7 @@ impl GraphClient {
             .header(AUTHORIZATION, token.bearer().ok_or(GraphError::InvalidRequest("bad token"))?)
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/json")
-            .header("prefer", prefer(ask)?)
+            .header("prefer", ask.prefer()?)
             .header("client-request-id", &ours)
             .body(Bytes::new())
             .map_err(|_| GraphError::InvalidRequest("bad request"))?;
@@ -467,42 +400,6 @@ impl std::fmt::Debug for GraphClient {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Every preference in one header (fact 50), on every request including links (facts 41, 46).
-fn prefer(ask: &RequestOptions) -> Result<HeaderValue, GraphError> {
-    // Bodies that are dropped are smaller as text.
-    let body = match ask.body {
-        BodyFormat::Html => "html",
-        BodyFormat::Text | BodyFormat::None => "text",
-    };
-    if ask.time_zone.contains(['"', '\\']) {
-        return Err(GraphError::InvalidRequest("time_zone is not the name of a zone"));
-    }
-    let mut prefer = format!(
-        "odata.maxpagesize={}, outlook.timezone=\"{}\", outlook.body-content-type=\"{body}\"",
-        ask.page_size, ask.time_zone
-    );
-    if ask.immutable_ids {
-        prefer.push_str(", IdType=\"ImmutableId\"");
-    }
-    HeaderValue::try_from(prefer)
-        .map_err(|_| GraphError::InvalidRequest("time_zone is not the name of a zone"))
-}
-
-/// Appends `?startDateTime=…&endDateTime=…` in `Z` form (facts 23, 26, 28).
-fn with_range(url: &str, edges: Edges) -> String {
-    let encoded = |at: Timestamp| percent::encode(&at.to_string());
-    format!("{url}?startDateTime={}&endDateTime={}", encoded(edges.start), encoded(edges.end))
-}
-
-/// Appends one segment of a path. `.` and `..` are rejected: in any encoding they leave the path.
-fn push_segment(url: &mut String, segment: &str) -> Result<(), GraphError> {
-    if matches!(segment, "" | "." | "..") {
-        return Err(GraphError::InvalidRequest("an id or address that cannot be part of a path"));
-    }
-    url.extend(utf8_percent_encode(segment, SEGMENT));
-    Ok(())
 }
 
 #[cfg(test)]

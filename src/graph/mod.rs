@@ -16,6 +16,7 @@ pub mod error;
 mod item;
 pub mod origin;
 mod page_memory;
+mod request;
 pub mod retry_after;
 #[cfg(test)]
 mod script;
@@ -24,8 +25,9 @@ pub mod wire;
 
 pub use auth::{SignIn, Tokens};
 pub use budget::{Budgets, MailboxBudget};
-pub use client::{GraphClient, PageStart, RequestOptions, Target};
+pub use client::GraphClient;
 pub use error::{ErrorClass, GraphError, Quarantine};
 pub use page_memory::Reservation;
+pub use request::{PageStart, RequestOptions, Target};
 pub use transport::{HttpTransport, Transport};
 pub use wire::ListPage;

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 
 use super::auth::{SignIn, Tokens};
 use super::budget::Budgets;
-use super::client::{GraphClient, RequestOptions};
+use super::client::GraphClient;
+use super::request::RequestOptions;
 use super::transport::{BodyStream, Transport, TransportError, TransportErrorKind};
 use crate::env::Env;
 use crate::mirror::account::{Account, Credential};

@@ -9,6 +9,7 @@ use crate::graph::error::Quarantine;
 use crate::graph::script::{
     BASE, Script, ScriptedResponse, ask, client, edges, granted, reply, tokens,
 };
+use crate::mirror::window::BodyFormat;
 
 const LINK: &str =
     "https://graph.example/v1.0/users/room-7/calendarView/delta?$deltatoken=canary-1.b_C";
