@@ -1,6 +1,7 @@
 //! One token per account, whatever the endpoint answers and whatever happens to the files.
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -10,6 +11,7 @@ use super::*;
 use crate::graph::error::ErrorClass;
 use crate::graph::script::{self, Script, ScriptedResponse, granted, reply};
 use crate::graph::transport::TransportErrorKind;
+use crate::mirror::account::Credential;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
 /// SHA-256 of the DER of the fixtures' certificate, base64url.
