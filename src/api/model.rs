@@ -3,7 +3,7 @@
 //! The member names are a contract, defined only here. The type names of `mirror` and the format on
 //! disk can change independently of them.
 
-use std::fmt;
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -20,59 +20,45 @@ pub struct StrJson<T>(pub T);
 
 /// An enum with a word for each value.
 pub trait StrEnum: Copy {
+    /// Every value.
+    fn all() -> impl IntoIterator<Item = Self>;
     /// The word.
     fn word(self) -> &'static str;
     /// The value that a word names, if any.
-    fn from_word(word: &str) -> Option<Self>;
-}
-
-impl StrEnum for WindowState {
-    fn word(self) -> &'static str {
-        WindowState::as_str(self)
-    }
     fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
+        Self::all().into_iter().find(|value| value.word() == word)
     }
 }
 
-impl StrEnum for ResyncReason {
-    fn word(self) -> &'static str {
-        ResyncReason::as_str(self)
-    }
-    fn from_word(word: &str) -> Option<Self> {
-        [Self::New].into_iter().chain(Self::RESYNCS).find(|reason| reason.as_str() == word)
-    }
-}
-
-impl StrEnum for RoundOutcome {
-    fn word(self) -> &'static str {
-        RoundOutcome::as_str(self)
-    }
-    fn from_word(word: &str) -> Option<Self> {
-        let known = Self::COUNTED.into_iter().chain([Self::Crashed]);
-        known.into_iter().find(|outcome| outcome.as_str() == word)
-    }
-}
-
-impl StrEnum for ErrorKind {
-    fn word(self) -> &'static str {
-        ErrorKind::as_str(self)
-    }
-    fn from_word(word: &str) -> Option<Self> {
-        match RoundOutcome::from_word(word)? {
-            RoundOutcome::Failed(kind) => Some(kind),
-            RoundOutcome::Settled | RoundOutcome::Held | RoundOutcome::Crashed => None,
+/// Enums that JSON represents as a word, each with its values.
+macro_rules! words {
+    ($($name:ident: $all:expr;)*) => {$(
+        impl StrEnum for $name {
+            fn all() -> impl IntoIterator<Item = Self> {
+                $all
+            }
+            fn word(self) -> &'static str {
+                self.as_str()
+            }
         }
-    }
+
+        impl From<StrJson<Self>> for $name {
+            fn from(StrJson(value): StrJson<Self>) -> Self {
+                value
+            }
+        }
+    )*};
 }
 
-impl StrEnum for SegmentMode {
-    fn word(self) -> &'static str {
-        SegmentMode::as_str(self)
-    }
-    fn from_word(word: &str) -> Option<Self> {
-        [Self::Delta, Self::Snapshot].into_iter().find(|mode| mode.as_str() == word)
-    }
+words! {
+    WindowState: Self::ALL;
+    ResyncReason: [Self::New].into_iter().chain(Self::RESYNCS);
+    RoundOutcome: Self::COUNTED.into_iter().chain([Self::Crashed]);
+    ErrorKind: RoundOutcome::COUNTED.into_iter().filter_map(|outcome| match outcome {
+        RoundOutcome::Failed(kind) => Some(kind),
+        RoundOutcome::Settled | RoundOutcome::Held | RoundOutcome::Crashed => None,
+    });
+    SegmentMode: [Self::Delta, Self::Snapshot];
 }
 
 impl<T: StrEnum> Serialize for StrJson<T> {
@@ -83,19 +69,9 @@ impl<T: StrEnum> Serialize for StrJson<T> {
 
 impl<'de, T: StrEnum> Deserialize<'de> for StrJson<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<T>(std::marker::PhantomData<T>);
-        impl<T: StrEnum> de::Visitor<'_> for Visitor<T> {
-            type Value = StrJson<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a known word")
-            }
-            fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
-                T::from_word(word).map(StrJson).ok_or_else(|| {
-                    E::custom(format_args!("unknown word {word:?}, the daemon has another version"))
-                })
-            }
-        }
-        deserializer.deserialize_str(Visitor(std::marker::PhantomData))
+        let word = Cow::<str>::deserialize(deserializer)?;
+        let unknown = || format!("unknown word {word:?}, the daemon has another version");
+        T::from_word(&word).map(Self).ok_or_else(|| de::Error::custom(unknown()))
     }
 }
 
@@ -210,19 +186,6 @@ impl<T> From<T> for StrJson<T> {
         Self(value)
     }
 }
-
-/// Unwraps the enums that JSON represents as a word.
-macro_rules! unwrapped {
-    ($($name:ident),*) => {$(
-        impl From<StrJson<Self>> for $name {
-            fn from(StrJson(value): StrJson<Self>) -> Self {
-                value
-            }
-        }
-    )*};
-}
-
-unwrapped!(WindowState, ResyncReason, RoundOutcome, ErrorKind, SegmentMode);
 
 /// Converts between two structs in both directions, member by member. A member that only one of
 /// them has is a compile error.

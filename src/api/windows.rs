@@ -17,7 +17,7 @@ use super::AppState;
 use super::etag::{ETag, ETagBuilder};
 use super::extract::WindowRequest;
 use super::limits::{SLICE_BYTES, SliceProducer};
-use super::model::{StrJson, WindowJson};
+use super::model::{StrEnum as _, StrJson, WindowJson};
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::mirror::status::WindowState;
@@ -307,8 +307,7 @@ fn without_staleness(status: &WindowJson) -> WindowJson {
 
 /// Parses states separated by commas.
 fn parse_states(text: &str) -> Result<Vec<WindowState>, Problem> {
-    let state = |text: &str| WindowState::ALL.into_iter().find(|state| state.as_str() == text);
-    text.split(',').map(state).collect::<Option<_>>().ok_or_else(|| {
+    text.split(',').map(WindowState::from_word).collect::<Option<_>>().ok_or_else(|| {
         let all = WindowState::ALL.map(WindowState::as_str).join(", ");
         let detail = format!("must be some of {all}, separated by commas");
         Problem::bad_parameter("state", detail)
