@@ -90,58 +90,41 @@ const PLANNED: [&str; 4] =
     ["federated_token_file", "managed_identity", "device_code", "access_token_command"];
 
 impl Section {
+    /// The table's name in the file, the line that opens it, and its own keys.
+    fn row(self) -> (&'static str, &'static str, &'static [ConfigKey]) {
+        match self {
+            Self::Store => ("store", "[store]", STORE),
+            Self::Graph => ("graph", "[graph]", GRAPH),
+            Self::Api => ("api", "[api]", API),
+            Self::Feed => ("feed", "[feed]", FEED),
+            Self::Log => ("log", "[log]", LOG),
+            Self::Defaults => ("defaults", "[defaults]", settings::KEYS),
+            Self::Account => ("account", "[account.NAME]", ACCOUNT),
+            Self::Window => ("window", "[[window]]", WINDOW),
+        }
+    }
+
     /// The table's name in the file.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Store => "store",
-            Self::Graph => "graph",
-            Self::Api => "api",
-            Self::Feed => "feed",
-            Self::Log => "log",
-            Self::Defaults => "defaults",
-            Self::Account => "account",
-            Self::Window => "window",
-        }
+        self.row().0
+    }
+
+    /// The line that opens the table in the file.
+    pub(super) fn header(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The section's own keys.
+    pub(super) fn own_keys(self) -> &'static [ConfigKey] {
+        self.row().2
     }
 
     /// The section of that name, or an error that suggests what to write.
     pub(super) fn find(name: &str) -> Result<Self, Issue> {
         SECTIONS.into_iter().find(|section| section.name() == name).ok_or_else(|| {
-            let home = SECTIONS.into_iter().find(|section| section.key(name).is_some());
-            let remedy = match home {
-                Some(section) => format!("it belongs under {}", section.header()),
-                None => suggest(name, SECTIONS.into_iter().map(Self::name), "the sections are"),
-            };
-            Issue::new("unknown section", remedy)
+            let names = SECTIONS.into_iter().map(Self::name);
+            Issue::new("unknown section", remedy(name, names, "the sections are"))
         })
-    }
-
-    /// The line that opens the table in the file.
-    pub(super) fn header(self) -> &'static str {
-        match self {
-            Self::Store => "[store]",
-            Self::Graph => "[graph]",
-            Self::Api => "[api]",
-            Self::Feed => "[feed]",
-            Self::Log => "[log]",
-            Self::Defaults => "[defaults]",
-            Self::Account => "[account.NAME]",
-            Self::Window => "[[window]]",
-        }
-    }
-
-    /// The section's own keys.
-    pub(super) fn own_keys(self) -> &'static [ConfigKey] {
-        match self {
-            Self::Store => STORE,
-            Self::Graph => GRAPH,
-            Self::Api => API,
-            Self::Feed => FEED,
-            Self::Log => LOG,
-            Self::Defaults => settings::KEYS,
-            Self::Account => ACCOUNT,
-            Self::Window => WINDOW,
-        }
     }
 
     /// Every key that the section may have.
@@ -172,11 +155,19 @@ impl Section {
                 format!("put it into a file of mode 0600 and name that with {name}_file"),
             ));
         }
-        let home = SECTIONS.into_iter().find(|section| section.key(name).is_some());
-        let remedy = match home {
-            Some(section) => format!("it belongs under {}", section.header()),
-            None => suggest(name, self.keys().map(|key| key.name), "the keys here are"),
-        };
-        Err(Issue::new("unknown key", remedy))
+        let names = self.keys().map(|key| key.name);
+        Err(Issue::new("unknown key", remedy(name, names, "the keys here are")))
+    }
+}
+
+/// Where an unknown name belongs, or which name is meant.
+fn remedy(
+    name: &str,
+    known: impl Iterator<Item = &'static str> + Clone,
+    all: &'static str,
+) -> String {
+    match SECTIONS.into_iter().find(|section| section.key(name).is_some()) {
+        Some(section) => format!("it belongs under {}", section.header()),
+        None => suggest(name, known, all),
     }
 }
