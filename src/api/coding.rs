@@ -17,8 +17,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// Responses compressed at the same time.
 const MAX_COMPRESSORS: usize = 8;
@@ -118,9 +119,13 @@ pub(super) async fn choose(
         head.headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
     match coder.filter(|_| coded) {
+        // The body keeps the permit.
         Some(coder) => {
-            let body = Body::new(CompressedBody { body, _coder: coder });
-            Response::from_parts(head, body)
+            let body = body.map_frame(move |frame| {
+                let _permit = &coder;
+                frame
+            });
+            Response::from_parts(head, Body::new(body))
         }
         None => Response::from_parts(head, body),
     }
@@ -138,32 +143,6 @@ fn refused() -> Response {
 /// Passes a body to the compressor in pieces.
 pub(super) async fn pace(response: Response) -> Response {
     response.map(|body| Body::new(PacedBody { body, rest: Bytes::new(), since_yield: 0 }))
-}
-
-/// A compressed body and its compressor permit.
-struct CompressedBody {
-    body: Body,
-    _coder: OwnedSemaphorePermit,
-}
-
-impl HttpBody for CompressedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// A body in pieces of at most [`PIECE_BYTES`] that is pending once after each [`YIELD_BYTES`].
