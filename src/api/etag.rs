@@ -27,13 +27,8 @@ impl ETag {
     }
 
     fn of_digest(digest: &[u8]) -> Self {
-        let mut text = "W/\"".to_owned();
-        for byte in digest.iter().take(12) {
-            text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
-            text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
-        }
-        text.push('"');
-        Self(text)
+        let hex: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("W/\"{hex}\""))
     }
 
     /// Whether the reader already has this version.

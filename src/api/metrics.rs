@@ -5,6 +5,7 @@
 //! so that nothing is kept per window. `docs/monitoring/README.md` describes the metrics and what
 //! to watch.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -122,7 +123,7 @@ struct Scrape {
 }
 
 impl Collector for Scrape {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = MetricsWriter(encoder);
         self.windows(&mut page)?;
         self.rounds(&mut page)?;
@@ -134,7 +135,7 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn windows(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
+    fn windows(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let fleet = &self.fleet;
         let states = WindowState::ALL.map(WindowState::as_str).into_iter().zip(fleet.states);
         page.gauges("calmirror_windows", "Windows by state", "state", states)?;
@@ -169,7 +170,7 @@ impl Scrape {
             )
     }
 
-    fn rounds(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
+    fn rounds(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let metrics = &self.metrics.rounds;
         page.counter_set(
             "calmirror_rounds_total",
@@ -190,7 +191,7 @@ impl Scrape {
         )
     }
 
-    fn graph(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
+    fn graph(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let metrics = &self.metrics.graph;
         page.counter_set(
             "calmirror_graph_requests_total",
@@ -231,7 +232,7 @@ impl Scrape {
         )
     }
 
-    fn store(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
+    fn store(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let (metrics, readers) = (&self.metrics.store, &self.metrics.readers);
         page.counter_set(
             "calmirror_changes_total",
@@ -258,21 +259,12 @@ impl Scrape {
         )?;
         page.gauge("calmirror_store_queue_jobs", "Jobs waiting for the writer", self.queue as u64)?;
         if let Some(Footprint { bytes, free, damaged }) = self.footprint {
-            page.gauge(
-                "calmirror_store_size_bytes",
-                "Disk space used by the store's directory",
-                bytes,
-            )?;
-            page.gauge(
-                "calmirror_store_free_bytes",
-                "Free space on the store's file system",
-                free,
-            )?;
-            page.gauge(
-                "calmirror_store_damaged",
-                "Damaged stores moved aside and still in the store's directory",
-                damaged,
-            )?;
+            let used = "Disk space used by the store's directory";
+            page.gauge("calmirror_store_size_bytes", used, bytes)?;
+            let left = "Free space on the store's file system";
+            page.gauge("calmirror_store_free_bytes", left, free)?;
+            let aside = "Damaged stores moved aside and still in the store's directory";
+            page.gauge("calmirror_store_damaged", aside, damaged)?;
         }
         let kinds = [("stream", readers.streams.value()), ("wait", readers.waiting.value())];
         page.gauges("calmirror_feed_readers", "Readers waiting for changes", "kind", kinds)?;
@@ -284,7 +276,7 @@ impl Scrape {
         )
     }
 
-    fn reloads(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
+    fn reloads(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let ReloadCounts { applied, refused, failed } = self.reloads;
         page.family(
             "calmirror_reloads_total",
@@ -307,7 +299,7 @@ impl Scrape {
         )
     }
 
-    fn process(&self, page: &mut MetricsWriter<'_>) -> Result<(), std::fmt::Error> {
+    fn process(&self, page: &mut MetricsWriter<'_>) -> fmt::Result {
         let BuildInfo { version, commit, target, started, since: _ } = &*self.about;
         let labels = [("version", &**version), ("commit", &**commit), ("target", &**target)];
         page.0
@@ -364,25 +356,15 @@ impl MetricsWriter<'_> {
         help: &str,
         kind: MetricType,
         value: impl EncodeGaugeValue,
-    ) -> Result<(), std::fmt::Error> {
+    ) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, kind)?.encode_gauge(&value)
     }
 
-    fn gauge(
-        &mut self,
-        name: &str,
-        help: &str,
-        value: impl EncodeGaugeValue,
-    ) -> Result<(), std::fmt::Error> {
+    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
         self.value(name, help, MetricType::Gauge, value)
     }
 
-    fn counter(
-        &mut self,
-        name: &str,
-        help: &str,
-        count: &AtomicU64,
-    ) -> Result<(), std::fmt::Error> {
+    fn counter(&mut self, name: &str, help: &str, count: &AtomicU64) -> fmt::Result {
         self.value(name, help, MetricType::Counter, count.load(Ordering::Relaxed))
     }
 
@@ -392,7 +374,7 @@ impl MetricsWriter<'_> {
         help: &str,
         label: &str,
         tally: &CounterSet,
-    ) -> Result<(), std::fmt::Error> {
+    ) -> fmt::Result {
         self.family(name, help, MetricType::Counter, label, tally.counts())
     }
 
@@ -402,7 +384,7 @@ impl MetricsWriter<'_> {
         help: &str,
         label: &str,
         values: impl IntoIterator<Item = (&'static str, u64)>,
-    ) -> Result<(), std::fmt::Error> {
+    ) -> fmt::Result {
         self.family(name, help, MetricType::Gauge, label, values)
     }
 
@@ -413,7 +395,7 @@ impl MetricsWriter<'_> {
         kind: MetricType,
         label: &str,
         values: impl IntoIterator<Item = (&'static str, u64)>,
-    ) -> Result<(), std::fmt::Error> {
+    ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (word, value) in values {
             metric.encode_family(&[(label, word)])?.encode_gauge(&value)?;
@@ -421,12 +403,7 @@ impl MetricsWriter<'_> {
         Ok(())
     }
 
-    fn seconds(
-        &mut self,
-        name: &str,
-        help: &str,
-        seconds: &LatencyHistogram,
-    ) -> Result<(), std::fmt::Error> {
+    fn seconds(&mut self, name: &str, help: &str, seconds: &LatencyHistogram) -> fmt::Result {
         let metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         seconds.0.encode(metric)
     }
