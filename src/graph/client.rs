@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Uri;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimeParser;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AccessToken, Tokens};
@@ -23,6 +22,7 @@ use super::error::{self, ErrorClass, ErrorResponse, GraphError, RequestKind};
 use super::origin::{Origin, OriginError};
 use super::page_memory::{PageMemory, Reservation};
 use super::request::{PageStart, RequestOptions, Target, push_segment, push_select, with_range};
+use super::retry_after;
 use super::transport::{FreshConnection, Transport, TransportError, TransportErrorKind};
 use super::wire::{self, ListPage, WireError};
 use crate::env::Env;
@@ -360,7 +360,7 @@ impl GraphClient {
             return Ok((body, memory));
         }
         // A date in `Retry-After` is relative to the server's clock.
-        let now = date(&head.headers).unwrap_or_else(|| shared.env.now());
+        let now = retry_after::date(&head.headers).unwrap_or_else(|| shared.env.now());
         let refusal = ErrorResponse::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
         if error.class() == ErrorClass::Throttled {
@@ -374,7 +374,7 @@ impl GraphClient {
 impl ClientInner {
     /// Compares the wall clock with an answer's `Date`, and logs when it becomes wrong or right.
     fn read_clock(&self, headers: &HeaderMap) {
-        match self.metrics.clock.answered(date(headers), self.env.now()) {
+        match self.metrics.clock.answered(retry_after::date(headers), self.env.now()) {
             Some(check) if check.is_wrong() => tracing::warn!(
                 skew_s = check.skew().map(|skew| skew.as_secs()),
                 remedy = clock::REMEDY,
@@ -384,12 +384,6 @@ impl ClientInner {
             None => {}
         }
     }
-}
-
-/// When an answer was made, by the server's clock.
-fn date(headers: &HeaderMap) -> Option<Timestamp> {
-    let date = headers.get(DATE)?.to_str().ok()?;
-    DateTimeParser::new().parse_timestamp(date).ok()
 }
 
 impl std::fmt::Debug for GraphClient {

@@ -250,8 +250,6 @@ impl ErrorResponse {
             .iter()
             .filter_map(|v| v.to_str().ok())
             .any(|v| v.to_ascii_lowercase().contains("insufficient_claims"));
-        let retry_after =
-            header(RETRY_AFTER.as_str()).and_then(|value| retry_after::parse(value, now));
         let class =
             said.class(asked, status.as_u16(), challenge, headers.contains_key(RETRY_AFTER));
         let request_id = header("request-id").map(str::to_owned).or(said.request_id);
@@ -265,7 +263,7 @@ impl ErrorResponse {
             code: code.and_then(|c| sanitize_id(&c, secrets)),
             message: said.message.and_then(|m| sanitize(&m, secrets)),
             request_id: request_id.and_then(|id| sanitize_id(&id, secrets)),
-            retry_after,
+            retry_after: retry_after::of(headers, now),
         }
     }
 }

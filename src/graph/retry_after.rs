@@ -1,15 +1,26 @@
-//! Parses `Retry-After` as Graph sends it.
+//! Parses the times in an answer's head: `Date`, and `Retry-After` as Graph sends it.
 //!
-//! The value is seconds, seconds with a fraction, or an HTTP date (fact 117). An unreadable value
-//! counts as absent. Waits are limited to an hour.
+//! `Retry-After` is seconds, seconds with a fraction, or an HTTP date (fact 117). An unreadable
+//! value counts as absent. Waits are limited to an hour.
 
 use std::time::Duration;
 
+use http::header::{DATE, HeaderMap, RETRY_AFTER};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
 /// The longest wait.
 pub const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// When an answer was made, by the server's clock.
+pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(headers.get(DATE)?.to_str().ok()?).ok()
+}
+
+/// The wait that an answer requests at the wall-clock time `now`.
+pub(super) fn of(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    parse(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+}
 
 /// The wait that a header's value requests at the wall-clock time `now`.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {

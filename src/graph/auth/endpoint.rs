@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimeParser;
 use serde::Deserialize;
 
 use super::secret::AccessToken;
@@ -103,22 +102,15 @@ pub(super) fn read(
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT
         || code == Some("temporarily_unavailable");
-    let retry_after = headers
-        .get(http::header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry_after::parse(value, now));
-    let ahead_s = headers
-        .get(http::header::DATE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| DateTimeParser::new().parse_timestamp(value).ok())
-        .map(|theirs| now.as_second().saturating_sub(theirs.as_second()));
+    let ahead_s =
+        retry_after::date(headers).map(|theirs| now.as_second().saturating_sub(theirs.as_second()));
     Err(Denial {
         ahead_s,
         status: status.as_u16(),
         code: code.map(str::to_owned),
         number: denied.error_description.as_str().and_then(aadsts_number),
         needs_person: !passing,
-        retry_after,
+        retry_after: retry_after::of(headers, now),
     })
 }
 
