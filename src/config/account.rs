@@ -1,7 +1,5 @@
 //! Reads accounts: the tenant, the application and its credential.
 
-use std::path::Path;
-
 use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
@@ -101,22 +99,13 @@ fn credential(reader: &mut TableReader<'_>, sources: &Sources) -> Option<Credent
             return None;
         }
     };
-    let private = |written: RawValue<'_>| {
-        let path = written.path()?;
-        secret::check(&path, credentials_directory(sources))?;
-        Ok(path)
-    };
+    let private = |written: RawValue<'_>| secret::path(written, sources);
     match key {
         "client_secret_file" => reader.take(key, private).map(Credential::SecretFile),
         "certificate_file" => reader.take(key, private).map(Credential::CertificateFile),
         "access_token_file" => reader.take(key, private).map(Credential::AccessTokenFile),
         _ => reader.take(key, |written| variable(written, sources)).map(Credential::SecretEnv),
     }
-}
-
-/// The directory of the systemd unit's credentials.
-pub(super) fn credentials_directory(sources: &Sources) -> Option<&Path> {
-    sources.environment.get("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()).map(Path::new)
 }
 
 /// Reads the name of a variable. Errors never quote the text, because people paste secrets here.

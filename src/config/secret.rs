@@ -6,9 +6,11 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use super::diagnostic::Issue;
+use super::reader::RawValue;
+use super::sources::Sources;
 
 /// The maximum size of a secret, key or certificate.
 const MAX_SECRET_BYTES: u64 = 1 << 20;
@@ -62,10 +64,18 @@ pub(super) fn weak_token(path: &Path, other: Option<&Path>) -> Vec<Issue> {
     wrong
 }
 
+/// Reads the path of a file with a secret, and checks the file.
+pub(super) fn path(written: RawValue<'_>, sources: &Sources) -> Result<PathBuf, Issue> {
+    let path = written.path()?;
+    let credentials = sources.environment.get("CREDENTIALS_DIRECTORY");
+    check(&path, credentials.filter(|dir| !dir.is_empty()).map(Path::new))?;
+    Ok(path)
+}
+
 /// Checks that the file exists, is readable, is not empty, and is accessible only to its owner. The
 /// mode is not checked below `credentials` (systemd's `$CREDENTIALS_DIRECTORY`) or where container
 /// engines mount secrets, because they set modes of their own.
-pub(super) fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Issue> {
+fn check(path: &Path, credentials: Option<&Path>) -> Result<(), Issue> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| {
         let remedy = if error.kind() == std::io::ErrorKind::NotFound {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::account::credentials_directory;
 use super::cloud::{CLOUDS, VERSION, VERSIONS, address};
 use super::diagnostic::{Issue, suggest};
 use super::origin::DiagnosticSink;
@@ -149,11 +148,7 @@ pub(super) fn api(
     report: &mut DiagnosticSink,
 ) -> Option<ApiConfig> {
     let mut reader = TableReader::new(table, report);
-    let private = |written: RawValue<'_>| {
-        let path = written.path()?;
-        secret::check(&path, credentials_directory(sources))?;
-        Ok(path)
-    };
+    let private = |written: RawValue<'_>| secret::path(written, sources);
     let socket = reader.take("socket", socket);
     let socket_group = reader.take("socket_group", |written| written.text().map(str::to_owned));
     let listen = reader.take("listen", listen);
