@@ -28,8 +28,8 @@ pub struct CounterSet {
 }
 
 impl CounterSet {
-    fn of(words: &[&'static str]) -> Self {
-        let counts = words.iter().map(|word| (*word, AtomicU64::new(0))).collect();
+    fn of(words: impl IntoIterator<Item = &'static str>) -> Self {
+        let counts = words.into_iter().map(|word| (word, AtomicU64::new(0))).collect();
         Self { counts, other: AtomicU64::new(0) }
     }
 
@@ -178,7 +178,7 @@ impl Default for GraphMetrics {
     fn default() -> Self {
         Self {
             clock: GraphClock::default(),
-            requests: CounterSet::of(&STATUSES),
+            requests: CounterSet::of(STATUSES),
             took: LatencyHistogram::with_bounds(&REQUEST_BOUNDS),
             waited: LatencyHistogram::with_bounds(&WAIT_BOUNDS),
             pauses: AtomicU64::default(),
@@ -221,9 +221,9 @@ impl Default for StoreMetrics {
     fn default() -> Self {
         Self {
             commits: LatencyHistogram::with_bounds(&COMMIT_BOUNDS),
-            changes: CounterSet::of(&["created", "updated", "removed"]),
+            changes: CounterSet::of(["created", "updated", "removed"]),
             rows: AtomicU64::default(),
-            resyncs: CounterSet::of(&ResyncReason::RESYNCS.map(ResyncReason::as_str)),
+            resyncs: CounterSet::of(ResyncReason::resyncs().map(ResyncReason::as_str)),
         }
     }
 }
@@ -244,7 +244,7 @@ pub struct RoundMetrics {
 impl Default for RoundMetrics {
     fn default() -> Self {
         Self {
-            rounds: CounterSet::of(&RoundOutcome::COUNTED.map(RoundOutcome::as_str)),
+            rounds: CounterSet::of(RoundOutcome::counted().map(RoundOutcome::as_str)),
             took: LatencyHistogram::with_bounds(&ROUND_BOUNDS),
             late: LatencyHistogram::with_bounds(&WAIT_BOUNDS),
             restarts: AtomicU64::default(),
@@ -270,7 +270,7 @@ pub struct AccessMetrics {
 
 impl Default for AccessMetrics {
     fn default() -> Self {
-        Self { refused: CounterSet::of(&["wrong_token", "too_many_attempts"]) }
+        Self { refused: CounterSet::of(["wrong_token", "too_many_attempts"]) }
     }
 }
 
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_word_nobody_knows_adds_no_series() {
-        let tally = CounterSet::of(&["a", "b"]);
+        let tally = CounterSet::of(["a", "b"]);
         tally.add("b", 2);
         tally.add("alice@contoso.com", 3);
         assert_eq!(tally.counts().collect::<Vec<_>>(), [("a", 0), ("b", 2), (OTHER, 3)]);

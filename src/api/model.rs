@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::mirror::outcome::{ErrorKind, RoundOutcome, SegmentMode};
+use crate::mirror::failure::ErrorKind;
+use crate::mirror::outcome::{RoundOutcome, SegmentMode};
 use crate::mirror::status::{
     AuditStatus, LastError, LastResync, LastRound, PastRound, PastRounds, ResyncReason,
     SegmentStatus, WindowState, WindowStatus,
@@ -52,13 +53,10 @@ macro_rules! words {
 
 words! {
     WindowState: Self::ALL;
-    ResyncReason: [Self::New].into_iter().chain(Self::RESYNCS);
-    RoundOutcome: Self::COUNTED.into_iter().chain([Self::Crashed]);
-    ErrorKind: RoundOutcome::COUNTED.into_iter().filter_map(|outcome| match outcome {
-        RoundOutcome::Failed(kind) => Some(kind),
-        RoundOutcome::Settled | RoundOutcome::Held | RoundOutcome::Crashed => None,
-    });
-    SegmentMode: [Self::Delta, Self::Snapshot];
+    ResyncReason: Self::ALL;
+    RoundOutcome: Self::counted().chain([Self::Crashed]);
+    ErrorKind: Self::all();
+    SegmentMode: Self::ALL;
 }
 
 impl<T: StrEnum> Serialize for StrJson<T> {

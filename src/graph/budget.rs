@@ -213,15 +213,15 @@ impl MailboxBudget {
         self.ledger(|ledger, _| ledger.throttled = 0);
     }
 
-    /// Records a throttled answer: no request is sent for the longer of `retry_after` and our own
+    /// Records a throttled answer: no request is sent for the longer of `wait` and our own
     /// back-off (1 s doubling to an hour, of which `chance` in `[0, 1)` takes up to half). Returns
     /// the length of that pause.
-    pub fn throttled(&self, retry_after: Option<Duration>, chance: f64) -> Duration {
+    pub fn throttled(&self, wait: Duration, chance: f64) -> Duration {
         self.ledger(|ledger, _| {
             let doubled = Duration::from_secs(1 << ledger.throttled.min(12)).min(MAX_WAIT);
             ledger.throttled = ledger.throttled.saturating_add(1);
             let own = doubled.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0);
-            let pause = retry_after.unwrap_or_default().min(MAX_WAIT).max(own);
+            let pause = wait.min(MAX_WAIT).max(own);
             let until = Instant::now() + pause;
             ledger.paused_until = Some(ledger.paused_until.map_or(until, |at| at.max(until)));
             pause
@@ -334,7 +334,7 @@ mod tests {
         let budgets = Budgets::new(1, 3);
         let (a, b) = (budgets.mailbox("x", "a"), budgets.mailbox("x", "b"));
         let began = Instant::now();
-        a.throttled(Some(Duration::from_secs(17)), 0.0);
+        a.throttled(Duration::from_secs(17), 0.0);
         let mut waiting = Box::pin(a.acquire());
         assert!(waiting.as_mut().now_or_never().is_none());
         assert!(b.acquire().now_or_never().is_some());
@@ -347,14 +347,14 @@ mod tests {
         let mailbox = Budgets::new(1, 1).mailbox("x", "a");
         let mut waits = Vec::new();
         for _ in 0..14 {
-            mailbox.throttled(None, 0.0);
+            mailbox.throttled(Duration::ZERO, 0.0);
             let began = Instant::now();
             drop(mailbox.acquire().await);
             waits.push(began.elapsed().as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]);
         mailbox.answered();
-        mailbox.throttled(None, 0.999);
+        mailbox.throttled(Duration::ZERO, 0.999);
         let pause = mailbox.paused_until().map(|at| at - Instant::now());
         assert!(
             pause.is_some_and(|p| p > Duration::from_millis(499) && p < Duration::from_secs(1))
@@ -368,7 +368,7 @@ mod tests {
         let held = b.acquire().await;
         let mut waiting = Box::pin(a.acquire());
         assert!(waiting.as_mut().now_or_never().is_none());
-        a.throttled(Some(Duration::from_secs(60)), 0.0);
+        a.throttled(Duration::from_secs(60), 0.0);
         drop(held);
         assert!(waiting.as_mut().now_or_never().is_none());
         assert!(b.acquire().now_or_never().is_some());

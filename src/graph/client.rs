@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AccessToken, Tokens};
 use super::budget::Budgets;
-use super::error::{self, ErrorClass, ErrorResponse, GraphError, RequestKind};
+use super::error::{self, ErrorResponse, GraphError, RequestKind};
 use super::origin::{Origin, OriginError};
 use super::page_memory::{PageMemory, Reservation};
 use super::request::{PageStart, RequestOptions, Target, push_segment, push_select, with_range};
@@ -28,6 +28,7 @@ use super::wire::{self, ListPage, WireError};
 use crate::env::Env;
 use crate::metrics::GraphMetrics;
 use crate::mirror::clock::{self, ClockCheck};
+use crate::mirror::failure::{ErrorClass, FailureCause};
 use crate::mirror::page::{EventId, Item, Link, Page, PageEnd};
 use crate::mirror::window::{CalendarRef, Edges};
 
@@ -363,8 +364,8 @@ impl GraphClient {
         let now = retry_after::date(&head.headers).unwrap_or_else(|| shared.env.now());
         let refusal = ErrorResponse::read(asked, head.status, &head.headers, &body, now, &secrets);
         let error = GraphError::Refused(Box::new(refusal));
-        if error.class() == ErrorClass::Throttled {
-            let pause = target.budget.throttled(error.retry_after(), shared.env.random());
+        if let FailureCause::Throttled(wait) = error.cause() {
+            let pause = target.budget.throttled(wait, shared.env.random());
             shared.metrics.paused(pause);
         }
         Err(error)

@@ -4,8 +4,6 @@
 //! Classification uses the status first and the error code second (fact 128). Codes and messages
 //! match in any letter case; bodies may be empty or not JSON. Of an answer only the code, the
 //! request id and a sanitized message are shown: no links, tokens, quoted values or addresses.
-use crate::mirror::outcome::ErrorKind;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use super::origin::OriginError;
 use super::retry_after;
 use super::transport::{TransportError, TransportErrorKind};
 use super::wire::{TOO_MANY_ITEMS, WireError, without_bom};
+use crate::mirror::failure::{ErrorClass, FailureCause};
 
 /// Codes of a dead link, in any letter case, under any 4xx (facts 93-99).
 const DEAD_LINK_CODES: [&str; 7] = [
@@ -29,43 +28,6 @@ const DEAD_LINK_CODES: [&str; 7] = [
     "invaliddeltatoken",
     "errorinvalidsyncstatedata",
 ];
-
-/// How to react to an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// The link is dead: enumerate the segment again.
-    LinkDead,
-    /// The segment is longer than Graph accepts: halve it.
-    SegmentTooLong,
-    /// A person has to fix the account.
-    SignIn,
-    /// The target is gone, or Graph denies or rejects the request: keep the mirror and retry
-    /// slowly.
-    Quarantine(Quarantine),
-    /// Too many requests: the mailbox pauses.
-    Throttled,
-    /// A temporary failure: repeat the same request later.
-    Transient,
-    /// The answer is not a page: as [`ErrorClass::Transient`].
-    MalformedPage,
-    /// The body is over the cap, or has too many items: request smaller pages.
-    TooLarge,
-    /// A link outside the configured origin; it was not followed.
-    ForeignLink,
-    /// The event requested by its id does not exist.
-    NotFound,
-}
-
-/// Why a window is quarantined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quarantine {
-    /// 403: access is denied.
-    Forbidden,
-    /// 404: the mailbox or calendar is gone, or appears gone.
-    Gone,
-    /// Graph does not understand or support the request.
-    Refused,
-}
 
 /// Why a request to Graph gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +87,7 @@ pub struct TokenError {
 }
 
 impl GraphError {
-    /// How to react to the error.
+    /// The class of the error, which says how to react.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Refused(refusal) => refusal.class,
@@ -138,8 +100,13 @@ impl GraphError {
             Self::Link(_) => ErrorClass::ForeignLink,
             Self::Token(fault) if fault.needs_person => ErrorClass::SignIn,
             Self::Token(_) => ErrorClass::Transient,
-            Self::InvalidRequest(_) => ErrorClass::Quarantine(Quarantine::Refused),
+            Self::InvalidRequest(_) => ErrorClass::Refused,
         }
+    }
+
+    /// The cause of the failure if the error ends a round.
+    pub fn cause(&self) -> FailureCause {
+        self.class().cause(self.retry_after())
     }
 
     /// Whether it concerns every window of the account; the account's [`super::Tokens`] logs it.
@@ -184,24 +151,6 @@ impl GraphError {
         match self {
             Self::Refused(refusal) => refusal.request_id.as_deref(),
             _ => None,
-        }
-    }
-
-    /// One word for status, log and metrics.
-    pub fn kind(&self) -> ErrorKind {
-        match self.class() {
-            ErrorClass::LinkDead => ErrorKind::LinkDead,
-            ErrorClass::SegmentTooLong => ErrorKind::SegmentTooLong,
-            ErrorClass::SignIn => ErrorKind::SignIn,
-            ErrorClass::Quarantine(Quarantine::Forbidden) => ErrorKind::Forbidden,
-            ErrorClass::Quarantine(Quarantine::Gone) => ErrorKind::Gone,
-            ErrorClass::Quarantine(Quarantine::Refused) => ErrorKind::Refused,
-            ErrorClass::Throttled => ErrorKind::Throttled,
-            ErrorClass::Transient => ErrorKind::Transient,
-            ErrorClass::MalformedPage => ErrorKind::MalformedPage,
-            ErrorClass::TooLarge => ErrorKind::TooLarge,
-            ErrorClass::ForeignLink => ErrorKind::ForeignLink,
-            ErrorClass::NotFound => ErrorKind::NotFound,
         }
     }
 
@@ -327,12 +276,12 @@ impl ErrorBody {
             400 if code_is("ErrorInvalidRequest") && message.contains("maximum number of days") => {
                 ErrorClass::SegmentTooLong
             }
-            403 => ErrorClass::Quarantine(Quarantine::Forbidden),
+            403 => ErrorClass::Forbidden,
             404 if asked == RequestKind::Event && code_is("ErrorItemNotFound") => {
                 ErrorClass::NotFound
             }
-            404 => ErrorClass::Quarantine(Quarantine::Gone),
-            400..=499 | 501 => ErrorClass::Quarantine(Quarantine::Refused),
+            404 => ErrorClass::Gone,
+            400..=499 | 501 => ErrorClass::Refused,
             503 if retry_after => ErrorClass::Throttled,
             // The rest of 5xx, and redirects, which are not followed.
             _ => ErrorClass::Transient,

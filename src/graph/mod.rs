@@ -26,7 +26,7 @@ pub mod wire;
 pub use auth::{SignIn, Tokens};
 pub use budget::{Budgets, MailboxBudget};
 pub use client::GraphClient;
-pub use error::{ErrorClass, GraphError, Quarantine};
+pub use error::GraphError;
 pub use page_memory::Reservation;
 pub use request::{PageStart, RequestOptions, Target};
 pub use transport::{HttpTransport, Transport};

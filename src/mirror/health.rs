@@ -5,15 +5,9 @@
 
 use std::time::Duration;
 
+use super::failure::FailureCause;
 use super::schedule;
-use super::status::WindowState;
-
-/// The first wait of a quarantined window; doubles up to [`MAX_QUARANTINE`].
-const FIRST_QUARANTINE: Duration = Duration::from_secs(15 * 60);
-/// The longest wait of a quarantined window.
-const MAX_QUARANTINE: Duration = Duration::from_secs(6 * 3600);
-/// The first wait of a window whose account needs an administrator.
-const FIRST_SIGN_IN_RETRY: Duration = Duration::from_secs(5 * 60);
+use super::state::WindowState;
 
 /// The health of a window between two rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,23 +51,6 @@ pub struct RoundFailure {
     pub progress: bool,
     /// The account or the store has logged the failure for all its windows.
     pub shared: bool,
-}
-
-/// The cause of a failure, which decides the state and the wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureCause {
-    /// Graph asked for a pause of at least this long.
-    Throttled(Duration),
-    /// The account cannot sign in.
-    SignIn,
-    /// The stream is stuck; its next fallback is due after this wait.
-    Stalled(Duration),
-    /// The mailbox or calendar is gone or forbidden, or no round ends.
-    Quarantined,
-    /// The disk is too full to write.
-    StoreFull,
-    /// Anything else: a transient error.
-    Transient,
 }
 
 /// What decides the wait for the next round, besides the result.
@@ -179,38 +156,6 @@ impl WindowHealth {
     pub fn on_crash(self) -> Self {
         let failures = self.failures.saturating_add(1);
         Self { state: WindowState::BackingOff, failures, ..self }
-    }
-}
-
-impl FailureCause {
-    /// The state of a window that failed for this cause.
-    fn state(self) -> WindowState {
-        match self {
-            Self::Throttled(_) | Self::Stalled(_) | Self::Transient => WindowState::BackingOff,
-            Self::SignIn => WindowState::SignInRequired,
-            Self::Quarantined => WindowState::Quarantined,
-            Self::StoreFull => WindowState::StoreFull,
-        }
-    }
-
-    /// How long to wait after this many failures in a row.
-    fn delay(self, interval: Duration, failures: u32, chance: f64) -> Duration {
-        let longest = schedule::MAX_BACKOFF.max(interval);
-        match self {
-            Self::Throttled(wait) => {
-                schedule::backoff(schedule::FIRST_RETRY, longest, failures, chance).max(wait)
-            }
-            Self::SignIn => {
-                schedule::backoff(FIRST_SIGN_IN_RETRY, schedule::MAX_BACKOFF, failures, chance)
-            }
-            Self::Stalled(wait) => wait,
-            Self::Quarantined => {
-                schedule::backoff(FIRST_QUARANTINE, MAX_QUARANTINE, failures, chance)
-            }
-            Self::StoreFull | Self::Transient => {
-                schedule::backoff(interval, longest, failures, chance)
-            }
-        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The outcomes of rounds as status, history, metrics and logs name them.
 
+use super::failure::ErrorKind;
+use super::str_enum::str_enum;
+
 /// How a round of a window ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RoundOutcome {
@@ -14,74 +17,21 @@ pub enum RoundOutcome {
     Crashed,
 }
 
-/// Why a round failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// Some series could not be completed; everything else is up to date.
-    Incomplete,
-    /// Graph asked for a pause.
-    Throttled,
-    /// A transient error of Graph or the network.
-    Transient,
-    /// A response could not be read.
-    MalformedPage,
-    /// The link died again in the same round.
-    LinkDead,
-    /// A round does not end.
-    RoundStuck,
-    /// A page could not be fetched.
-    PageStuck,
-    /// A link leads to another origin.
-    ForeignLink,
-    /// The account cannot sign in.
-    SignIn,
-    /// The account may not read the calendar.
-    Forbidden,
-    /// The mailbox or the calendar is gone.
-    Gone,
-    /// Graph refuses the request.
-    Refused,
-    /// The requested item does not exist.
-    NotFound,
-    /// Graph does not answer for segments this long.
-    SegmentTooLong,
-    /// The response is over the size limit.
-    TooLarge,
-    /// The store could not be read or written.
-    Store,
-}
-
-/// How a segment is followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SegmentMode {
-    /// By delta links.
-    Delta,
-    /// Listed completely in every round.
-    Snapshot,
+str_enum! {
+    /// How a segment is followed.
+    pub enum SegmentMode {
+        /// By delta links.
+        Delta = "delta",
+        /// Listed completely in every round.
+        Snapshot = "snapshot",
+    }
 }
 
 impl RoundOutcome {
-    /// Every outcome that the metrics count under its own name, in their order.
-    pub const COUNTED: [Self; 18] = [
-        Self::Settled,
-        Self::Failed(ErrorKind::Incomplete),
-        Self::Held,
-        Self::Failed(ErrorKind::Throttled),
-        Self::Failed(ErrorKind::Transient),
-        Self::Failed(ErrorKind::MalformedPage),
-        Self::Failed(ErrorKind::LinkDead),
-        Self::Failed(ErrorKind::RoundStuck),
-        Self::Failed(ErrorKind::PageStuck),
-        Self::Failed(ErrorKind::ForeignLink),
-        Self::Failed(ErrorKind::SignIn),
-        Self::Failed(ErrorKind::Forbidden),
-        Self::Failed(ErrorKind::Gone),
-        Self::Failed(ErrorKind::Refused),
-        Self::Failed(ErrorKind::NotFound),
-        Self::Failed(ErrorKind::SegmentTooLong),
-        Self::Failed(ErrorKind::TooLarge),
-        Self::Failed(ErrorKind::Store),
-    ];
+    /// Every outcome that the metrics count under its own name.
+    pub fn counted() -> impl Iterator<Item = Self> {
+        [Self::Settled, Self::Held].into_iter().chain(ErrorKind::all().map(Self::Failed))
+    }
 
     /// The word of the API and the metrics.
     pub const fn as_str(self) -> &'static str {
@@ -102,40 +52,6 @@ impl RoundOutcome {
     }
 }
 
-impl ErrorKind {
-    /// The word of the API, the metrics and the log.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Incomplete => "incomplete",
-            Self::Throttled => "throttled",
-            Self::Transient => "transient",
-            Self::MalformedPage => "malformed_page",
-            Self::LinkDead => "link_dead",
-            Self::RoundStuck => "round_stuck",
-            Self::PageStuck => "page_stuck",
-            Self::ForeignLink => "foreign_link",
-            Self::SignIn => "sign_in",
-            Self::Forbidden => "forbidden",
-            Self::Gone => "gone",
-            Self::Refused => "refused",
-            Self::NotFound => "not_found",
-            Self::SegmentTooLong => "segment_too_long",
-            Self::TooLarge => "too_large",
-            Self::Store => "store",
-        }
-    }
-}
-
-impl SegmentMode {
-    /// The word of the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delta => "delta",
-            Self::Snapshot => "snapshot",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -144,9 +60,8 @@ mod tests {
 
     #[test]
     fn every_outcome_has_a_word_of_its_own() {
-        let words: BTreeSet<&str> =
-            RoundOutcome::COUNTED.into_iter().map(RoundOutcome::as_str).collect();
-        assert_eq!(words.len(), RoundOutcome::COUNTED.len());
+        let words: BTreeSet<&str> = RoundOutcome::counted().map(RoundOutcome::as_str).collect();
+        assert_eq!(words.len(), RoundOutcome::counted().count());
         assert!(!words.contains(RoundOutcome::Crashed.as_str()));
     }
 }

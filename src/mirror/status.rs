@@ -1,138 +1,50 @@
 //! The status of a window, as readers see it. `api::model` has its JSON form (`docs/api.md`).
 
-use std::fmt;
-
 use jiff::Timestamp;
 
-use super::outcome::{ErrorKind, RoundOutcome, SegmentMode};
+use super::failure::ErrorKind;
+use super::outcome::{RoundOutcome, SegmentMode};
+pub use super::state::WindowState;
+use super::str_enum::str_enum;
 
-/// What a window is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum WindowState {
-    /// A round that started without a link is under way or due.
-    Enumerating,
-    /// Every segment has a delta link and no pending entries.
-    Settled,
-    /// A round from a delta link is under way.
-    Following,
-    /// The last attempt failed or was incomplete; the next one is due at `next_due`.
-    BackingOff,
-    /// A mass removal, or a move of the edges that would cause one, is held back.
-    Held,
-    /// The mailbox or calendar is gone or forbidden. It is retried slowly and the mirror is kept.
-    Quarantined,
-    /// A person has to sign in or consent.
-    SignInRequired,
-    /// The disk is too full to write.
-    StoreFull,
-}
-
-impl fmt::Display for WindowState {
-    /// Writes the API's word, so that a state has one spelling.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+str_enum! {
+    /// Why a segment is enumerated.
+    #[derive(Hash)]
+    pub enum ResyncReason {
+        /// It is the first enumeration, which is not a resync.
+        New = "new",
+        /// Graph forgot the link (410, `syncStateNotFound` and similar errors, facts 93-98).
+        SyncStateNotFound = "sync_state_not_found",
+        /// Relative edges moved, or the configured ones changed.
+        WindowMoved = "window_moved",
+        /// `body`, `time_zone` or `complete` changed.
+        ShapeChanged = "shape_changed",
+        /// It was requested.
+        Requested = "requested",
+        /// A round did not end: larger pages are requested, or the segment is listed.
+        RoundStuck = "round_stuck",
+        /// A page could not be fetched, repeatedly: smaller pages are requested, or the segment is
+        /// listed.
+        PageStuck = "page_stuck",
+        /// The segment is listed completely, as in every round of snapshot mode; not counted.
+        Snapshot = "snapshot",
+        /// Graph does not answer for segments that long: all segments of the window were halved.
+        SegmentTooLong = "segment_too_long",
+        /// The segment is in snapshot mode, and delta is tried again.
+        DeltaRetry = "delta_retry",
+        /// A mass removal is being confirmed.
+        Confirm = "confirm",
+        /// The drift audit found too many differences to repair them one by one.
+        Drift = "drift",
+        /// Interrupted rounds left several segments of the window waiting for each other.
+        Seam = "seam",
     }
-}
-
-impl WindowState {
-    /// Every state, in the order in which counts are shown.
-    pub const ALL: [Self; 8] = [
-        Self::Enumerating,
-        Self::Settled,
-        Self::Following,
-        Self::BackingOff,
-        Self::Held,
-        Self::Quarantined,
-        Self::SignInRequired,
-        Self::StoreFull,
-    ];
-
-    /// The word for it in the API and the metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Enumerating => "enumerating",
-            Self::Settled => "settled",
-            Self::Following => "following",
-            Self::BackingOff => "backing_off",
-            Self::Held => "held",
-            Self::Quarantined => "quarantined",
-            Self::SignInRequired => "sign_in_required",
-            Self::StoreFull => "store_full",
-        }
-    }
-
-    /// Whether the window needs attention: true for all but the three normal states.
-    pub fn is_trouble(self) -> bool {
-        !matches!(self, Self::Enumerating | Self::Settled | Self::Following)
-    }
-}
-
-/// Why a segment is enumerated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ResyncReason {
-    /// It is the first enumeration.
-    New,
-    /// Graph forgot the link (410, `syncStateNotFound` and similar errors, facts 93-98).
-    SyncStateNotFound,
-    /// Relative edges moved, or the configured ones changed.
-    WindowMoved,
-    /// `body`, `time_zone` or `complete` changed.
-    ShapeChanged,
-    /// It was requested.
-    Requested,
-    /// A round did not end: larger pages are requested, or the segment is listed.
-    RoundStuck,
-    /// A page could not be fetched, repeatedly: smaller pages are requested, or the segment is
-    /// listed.
-    PageStuck,
-    /// The segment is listed completely, as in every round of snapshot mode; not counted.
-    Snapshot,
-    /// Graph does not answer for segments that long: all segments of the window were halved.
-    SegmentTooLong,
-    /// The segment is in snapshot mode, and delta is tried again.
-    DeltaRetry,
-    /// A mass removal is being confirmed.
-    Confirm,
-    /// The drift audit found too many differences to repair them one by one.
-    Drift,
-    /// Interrupted rounds left several segments of the window waiting for each other.
-    Seam,
 }
 
 impl ResyncReason {
-    /// Every reason except [`Self::New`], which is not a resync.
-    pub const RESYNCS: [Self; 12] = [
-        Self::SyncStateNotFound,
-        Self::WindowMoved,
-        Self::ShapeChanged,
-        Self::Requested,
-        Self::RoundStuck,
-        Self::PageStuck,
-        Self::Snapshot,
-        Self::SegmentTooLong,
-        Self::DeltaRetry,
-        Self::Confirm,
-        Self::Drift,
-        Self::Seam,
-    ];
-
-    /// The word for it in the API and the metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::SyncStateNotFound => "sync_state_not_found",
-            Self::WindowMoved => "window_moved",
-            Self::ShapeChanged => "shape_changed",
-            Self::Requested => "requested",
-            Self::RoundStuck => "round_stuck",
-            Self::PageStuck => "page_stuck",
-            Self::Snapshot => "snapshot",
-            Self::SegmentTooLong => "segment_too_long",
-            Self::DeltaRetry => "delta_retry",
-            Self::Confirm => "confirm",
-            Self::Drift => "drift",
-            Self::Seam => "seam",
-        }
+    /// Every reason except [`Self::New`].
+    pub fn resyncs() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|reason| *reason != Self::New)
     }
 }
 

@@ -16,8 +16,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use crate::graph::{ErrorClass, RequestOptions, Reservation, Target};
+use crate::graph::{RequestOptions, Reservation, Target};
 use crate::mirror::commit::{Commit, CommitOutcome};
+use crate::mirror::failure::ErrorClass;
 use crate::mirror::fallback::Fallback;
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::round::{Effect, Round, RoundEnd, RoundInput, SegmentContext};
@@ -150,7 +151,7 @@ impl<'a> Attempt<'a> {
         }
         while let Err(error) = self.segments(resting).await {
             match error {
-                AttemptError::Quarantine(error) if error.class() == ErrorClass::SegmentTooLong => {
+                AttemptError::Graph(error) if error.class() == ErrorClass::SegmentTooLong => {
                     self.halve_segments(error).await?;
                     resting = SegmentSet::EMPTY;
                 }
@@ -163,9 +164,7 @@ impl<'a> Attempt<'a> {
             RoundEnd::Held => Ok(AttemptEnd::Held { until: self.held_until }),
             RoundEnd::Stuck(kind) => {
                 let cause = match self.last_page.error.take() {
-                    Some(AttemptError::Transient(error) | AttemptError::Quarantine(error)) => {
-                        Some(error)
-                    }
+                    Some(AttemptError::Graph(error)) => Some(error),
                     _ => None,
                 };
                 Err(AttemptError::Stuck { kind, cause, until: self.held_until })

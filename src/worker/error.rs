@@ -5,22 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::graph::GraphError;
+use crate::mirror::failure::{ErrorClass, ErrorKind, FailureCause};
 use crate::mirror::fallback::StallKind;
-use crate::mirror::health::FailureCause;
-use crate::mirror::outcome::ErrorKind;
 use crate::mirror::status::LastError;
 use crate::store::StoreError;
 
 /// Why an attempt ended early.
 #[derive(Debug)]
 pub(super) enum AttemptError {
-    Throttled {
-        error: GraphError,
-        wait: Duration,
-    },
-    SignIn(GraphError),
-    Quarantine(GraphError),
-    Transient(GraphError),
+    /// A request failed.
+    Graph(GraphError),
     LinkDiedAgain,
     /// A stream is stuck and waits until `until` for its next fallback. `cause` is the error of
     /// this attempt, if there was one.
@@ -47,26 +41,24 @@ impl AttemptError {
     pub(super) fn cause(&self, wait: impl FnOnce(Option<Timestamp>) -> Duration) -> FailureCause {
         match self {
             Self::Store(StoreError::Full) => FailureCause::StoreFull,
-            Self::Throttled { wait, .. } => FailureCause::Throttled(*wait),
+            Self::Graph(error) => error.cause(),
             Self::Stuck { until, .. } => FailureCause::Stalled(wait(*until)),
-            Self::Transient(_) | Self::LinkDiedAgain | Self::Store(_) | Self::Stopped => {
-                FailureCause::Transient
-            }
-            Self::SignIn(_) => FailureCause::SignIn,
-            Self::Quarantine(_) | Self::Endless => FailureCause::Quarantined,
+            Self::LinkDiedAgain | Self::Store(_) | Self::Stopped => FailureCause::Transient,
+            Self::Endless => FailureCause::Quarantined,
         }
     }
 
     /// Whether the next attempt continues behind the pages that this one committed, instead of
     /// starting with the same pages again.
     pub(super) fn keeps_progress(&self) -> bool {
-        matches!(self, Self::Transient(_) | Self::Throttled { .. })
+        let Self::Graph(error) = self else { return false };
+        matches!(error.cause(), FailureCause::Transient | FailureCause::Throttled(_))
     }
 
     /// Whether the error may be known from an earlier attempt. It is if this one made no request.
     pub(super) fn is_remembered(&self) -> bool {
         match self {
-            Self::SignIn(error) | Self::Transient(error) => error.is_remembered(),
+            Self::Graph(error) => error.is_remembered(),
             Self::Stuck { .. } => true,
             _ => false,
         }
@@ -75,10 +67,7 @@ impl AttemptError {
     /// Whether the account or the store has already logged the error for all its windows.
     pub(super) fn is_shared(&self) -> bool {
         match self {
-            Self::Throttled { error, .. }
-            | Self::SignIn(error)
-            | Self::Quarantine(error)
-            | Self::Transient(error) => error.is_account_wide(),
+            Self::Graph(error) => error.is_account_wide(),
             Self::Store(error) => matches!(error, StoreError::Full),
             Self::Stuck { .. } | Self::Endless | Self::LinkDiedAgain | Self::Stopped => false,
         }
@@ -95,12 +84,9 @@ impl AttemptError {
             retry_at,
         };
         match self {
-            Self::Throttled { error, .. }
-            | Self::SignIn(error)
-            | Self::Quarantine(error)
-            | Self::Transient(error) => LastError {
+            Self::Graph(error) => LastError {
                 at,
-                kind: error.kind(),
+                kind: ErrorKind::Graph(error.class()),
                 status: error.status(),
                 code: error.code().map(str::to_owned),
                 message: error.message(),
@@ -108,7 +94,7 @@ impl AttemptError {
                 retry_at,
             },
             Self::LinkDiedAgain => plain(
-                ErrorKind::LinkDead,
+                ErrorKind::Graph(ErrorClass::LinkDead),
                 "the link died again within the same round; waiting before enumerating".to_owned(),
             ),
             Self::Stuck { kind: StallKind::NoProgress, .. } => {

@@ -128,7 +128,7 @@ impl PackedRound {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
-    use crate::mirror::outcome::ErrorKind;
+    use crate::mirror::failure::{ErrorClass, ErrorKind};
 
     fn round(number: u64, outcome: RoundOutcome) -> PastRound {
         let at = Timestamp::from_millisecond(1_700_000_000_123 + number as i64).unwrap();
@@ -178,11 +178,14 @@ mod tests {
             assert_eq!(history.last(), Some(past_round.round));
         }
         // A failure is kept, but it is not the last successful round.
-        history.record(round(11, RoundOutcome::Failed(ErrorKind::Throttled)), 1);
+        history.record(round(11, RoundOutcome::Failed(ErrorKind::Graph(ErrorClass::Throttled))), 1);
         history.record(round(12, RoundOutcome::Crashed), 1);
         assert_eq!(numbers(&history), (Some(10), (5..=12).rev().collect(), 0));
         assert_eq!(history.snapshot().value[0].outcome, RoundOutcome::Crashed);
-        assert_eq!(history.snapshot().value[1].outcome, RoundOutcome::Failed(ErrorKind::Throttled));
+        assert_eq!(
+            history.snapshot().value[1].outcome,
+            RoundOutcome::Failed(ErrorKind::Graph(ErrorClass::Throttled))
+        );
         history.record(round(13, RoundOutcome::Settled), 1);
         history.record_idle();
         assert_eq!(numbers(&history), (Some(13), (5..=12).rev().collect(), 2));

@@ -9,7 +9,7 @@ use calmirror::env::Env;
 use calmirror::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
 use calmirror::mirror::account::{Account, Credential};
-use calmirror::mirror::outcome::ErrorKind;
+use calmirror::mirror::failure::ErrorKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{CalendarRef, Edge, Window, WindowIdentity, WindowSettings};
 use calmirror::store::{Store, StoreOptions};

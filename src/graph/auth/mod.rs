@@ -92,7 +92,7 @@ impl Tokens {
     /// A token that is valid as far as known. May be dropped at any time.
     ///
     /// # Errors
-    /// [`ErrorClass::SignIn`](super::ErrorClass::SignIn) if a person is needed, otherwise
+    /// [`ErrorClass::SignIn`](crate::mirror::failure::ErrorClass::SignIn) if a person is needed, otherwise
     /// transient; both are remembered for a while.
     pub async fn token(&self) -> Result<AccessToken, GraphError> {
         match self.availability() {
@@ -121,7 +121,7 @@ impl Tokens {
     /// token stays in use until another is granted, because it may work for others.
     ///
     /// # Errors
-    /// As [`Tokens::token`]; and [`ErrorClass::SignIn`](super::ErrorClass::SignIn) for this caller
+    /// As [`Tokens::token`]; and [`ErrorClass::SignIn`](crate::mirror::failure::ErrorClass::SignIn) for this caller
     /// alone if too many were refused within a minute.
     pub async fn refresh(&self, refused: &AccessToken) -> Result<AccessToken, GraphError> {
         let _asking = self.request_lock.lock().await;

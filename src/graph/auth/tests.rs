@@ -8,10 +8,10 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 
 use super::*;
-use crate::graph::error::ErrorClass;
 use crate::graph::script::{self, Script, ScriptedResponse, granted, reply};
 use crate::graph::transport::TransportErrorKind;
 use crate::mirror::account::Credential;
+use crate::mirror::failure::ErrorClass;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
 /// SHA-256 of the DER of the fixtures' certificate, base64url.
@@ -304,7 +304,7 @@ async fn passing_faults_are_transient_and_back_off() {
     let mut waits = Vec::new();
     for n in 1..=7 {
         let error = tokens.token().await.unwrap_err();
-        assert_eq!((error.class(), error.kind().as_str()), (ErrorClass::Transient, "transient"));
+        assert_eq!((error.class(), error.class().as_str()), (ErrorClass::Transient, "transient"));
         assert!(tokens.token().await.is_err());
         assert_eq!(script.sign_ins(), n);
         let wait = error.retry_after().unwrap();

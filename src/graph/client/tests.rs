@@ -5,7 +5,6 @@ use http::Request;
 use proptest::prelude::*;
 
 use super::*;
-use crate::graph::error::Quarantine;
 use crate::graph::script::{
     BASE, Script, ScriptedResponse, ask, client, edges, granted, reply, tokens,
 };
@@ -184,17 +183,13 @@ async fn a_claims_challenge_is_a_persons_business() {
 async fn nothing_else_is_repeated() {
     let coded = |code: &str| format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#);
     for (answer, class, kind) in [
-        (
-            reply(403, coded("ErrorAccessDenied")),
-            ErrorClass::Quarantine(Quarantine::Forbidden),
-            "forbidden",
-        ),
-        (reply(404, ""), ErrorClass::Quarantine(Quarantine::Gone), "gone"),
-        (reply(404, coded("ErrorItemNotFound")), ErrorClass::Quarantine(Quarantine::Gone), "gone"),
+        (reply(403, coded("ErrorAccessDenied")), ErrorClass::Forbidden, "forbidden"),
+        (reply(404, ""), ErrorClass::Gone, "gone"),
+        (reply(404, coded("ErrorItemNotFound")), ErrorClass::Gone, "gone"),
         (reply(410, ""), ErrorClass::LinkDead, "link_dead"),
         (reply(400, coded("InvalidDeltaToken")), ErrorClass::LinkDead, "link_dead"),
-        (reply(400, coded("Other")), ErrorClass::Quarantine(Quarantine::Refused), "refused"),
-        (reply(501, ""), ErrorClass::Quarantine(Quarantine::Refused), "refused"),
+        (reply(400, coded("Other")), ErrorClass::Refused, "refused"),
+        (reply(501, ""), ErrorClass::Refused, "refused"),
         (
             reply(302, "").with("location", "https://graph.example/v1.0/y"),
             ErrorClass::Transient,
@@ -226,7 +221,7 @@ async fn nothing_else_is_repeated() {
     ] {
         let (script, outcome) = follow([answer]).await;
         let error = outcome.unwrap_err();
-        assert_eq!((error.class(), error.kind().as_str()), (class, kind), "{error}");
+        assert_eq!((error.class(), error.class().as_str()), (class, kind), "{error}");
         assert_eq!((script.urls().len(), script.sign_ins()), (1, 1));
     }
 }
@@ -299,7 +294,7 @@ async fn what_does_not_exist_is_none_and_what_is_out_of_reach_an_error() {
     let client = client(&script);
     let target = room(&client, &script);
     let id = EventId::new("m");
-    let gone = ErrorClass::Quarantine(Quarantine::Gone);
+    let gone = ErrorClass::Gone;
     assert!(client.event(&target, &ask(), &id, false).await.unwrap().is_none());
     assert!(client.instances(&target, &ask(), &id, edges(), None, false).await.unwrap().is_none());
     assert_eq!(client.event(&target, &ask(), &id, false).await.unwrap_err().class(), gone);
@@ -316,11 +311,11 @@ async fn ids_that_would_climb_out_of_the_path_are_not_asked_for() {
     let target = room(&client, &script);
     for id in ["", ".", ".."] {
         let outcome = client.event(&target, &ask(), &EventId::new(id), false).await;
-        assert_eq!(outcome.unwrap_err().kind().as_str(), "refused");
+        assert_eq!(outcome.unwrap_err().class().as_str(), "refused");
     }
     let odd = RequestOptions { time_zone: "UTC\", IdType=\"x".into(), ..ask() };
     let outcome = client.page(&target, &odd, PageStart::Window(edges()), false).await;
-    assert_eq!(outcome.unwrap_err().kind().as_str(), "refused");
+    assert_eq!(outcome.unwrap_err().class().as_str(), "refused");
     assert!(script.urls().is_empty());
 }
 
@@ -398,7 +393,7 @@ async fn a_page_of_more_items_than_are_read_is_too_large() {
     assert_eq!(outcome.unwrap().unreadable.len(), 50_000);
     let (_, outcome) = follow([page(50_001)]).await;
     let error = outcome.unwrap_err();
-    assert_eq!((error.class(), error.kind().as_str()), (ErrorClass::TooLarge, "too_large"));
+    assert_eq!((error.class(), error.class().as_str()), (ErrorClass::TooLarge, "too_large"));
     assert!(error.message().contains("50,000 items"), "{}", error.message());
 }
 

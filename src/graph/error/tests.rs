@@ -21,9 +21,9 @@ fn coded(code: &str) -> String {
 #[test]
 fn every_row_of_the_answers_is_known() {
     use ErrorClass::{LinkDead, SegmentTooLong, SignIn, Throttled, Transient};
-    let forbidden = ErrorClass::Quarantine(Quarantine::Forbidden);
-    let gone = ErrorClass::Quarantine(Quarantine::Gone);
-    let refused = ErrorClass::Quarantine(Quarantine::Refused);
+    let forbidden = ErrorClass::Forbidden;
+    let gone = ErrorClass::Gone;
+    let refused = ErrorClass::Refused;
     let days = r#"{"error":{"code":"errorinvalidrequest","message":"Your request can't be completed. The range is greater than the allowed range. Maximum number of days: 1825"}}"#;
     let token = r#"{"error":{"code":"ErrorInvalidParameter","message":"Badly formed token."}}"#;
     for (asked, status, body, expected) in [
@@ -111,7 +111,7 @@ fn what_a_support_case_needs_is_kept() {
     let error = GraphError::Refused(Box::new(refusal(RequestKind::Start, 403, &[], body)));
     assert_eq!(error.code(), Some("ErrorAccessDenied"));
     assert_eq!(error.request_id(), Some("9d016848-179e"));
-    assert_eq!(error.kind().as_str(), "forbidden");
+    assert_eq!(error.class().as_str(), "forbidden");
     assert_eq!(
         error.message(),
         "graph answered 403 ErrorAccessDenied: Access to OData is disabled."

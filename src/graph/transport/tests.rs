@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::env::Env;
 use crate::graph::script::{ask, edges, sign_in};
-use crate::graph::{Budgets, ErrorClass, GraphClient, PageStart, Tokens};
+use crate::graph::{Budgets, GraphClient, PageStart, Tokens};
 use crate::mirror::account::Credential;
+use crate::mirror::failure::ErrorClass;
 use crate::mirror::window::CalendarRef;
 
 /// What the server does after it has read a request.

@@ -129,8 +129,7 @@ mod tests {
             "drift",
             "seam",
         ];
-        let known = [ResyncReason::New].into_iter().chain(ResyncReason::RESYNCS);
-        for (word, reason) in reasons.into_iter().zip(known) {
+        for (word, reason) in reasons.into_iter().zip(ResyncReason::ALL) {
             let json = format!(
                 r#"{{"events":5,"rounds":7,"resyncs":2,"last_resync":{{"at":"2026-11-02T11:30:00Z","reason":"{word}"}},"last_success":null,"audit":null}}"#
             );

@@ -332,7 +332,7 @@ impl Attempt<'_> {
         let read = |fresh| async move {
             match client.event(target, options, id, fresh).await {
                 Err(error @ GraphError::Malformed(_)) => {
-                    tracing::debug!(kind = error.kind().as_str(), "event could not be read");
+                    tracing::debug!(kind = error.class().as_str(), "event could not be read");
                     Ok(None)
                 }
                 result => result,

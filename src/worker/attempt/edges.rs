@@ -71,7 +71,7 @@ impl Attempt<'_> {
         let target = self.context.target;
         let response = client.calendar_view(target, &options, day, Some("id"), None, false);
         if let Err(error) = self.unless_stopped(response).await? {
-            tracing::debug!(kind = error.kind().as_str(), "request for graph's clock failed");
+            tracing::debug!(kind = error.class().as_str(), "request for graph's clock failed");
         }
         Ok(())
     }
@@ -83,7 +83,7 @@ impl Attempt<'_> {
             (state.edges, state.segment_days())
         };
         let Some(days) = window::halved_segment_days(edges, days) else {
-            return Err(AttemptError::Quarantine(error));
+            return Err(AttemptError::Graph(error));
         };
         let now = self.context.services.env.now();
         self.context.services.store.shorten_segments(self.context.id, days, now).await?;

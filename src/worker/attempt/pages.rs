@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::graph::{ErrorClass, PageStart, RequestOptions, Reservation};
+use crate::graph::{PageStart, RequestOptions, Reservation};
+use crate::mirror::failure::{ErrorClass, FailureCause};
 use crate::mirror::page::{EventId, Link, Page, PageEnd};
 use crate::mirror::round::{PageFailure, Round, RoundInput};
 use crate::mirror::window::Edges;
@@ -51,7 +52,7 @@ impl Attempt<'_> {
                 self.last_page.memory = memory;
                 page
             }
-            Err(AttemptError::Transient(error)) if error.class() == ErrorClass::LinkDead => {
+            Err(AttemptError::Graph(error)) if error.class() == ErrorClass::LinkDead => {
                 if !self.budget.link_died() {
                     return self.on_page_failure(AttemptError::LinkDiedAgain, false);
                 }
@@ -121,13 +122,16 @@ impl Attempt<'_> {
         refused: bool,
     ) -> Result<RoundInput, AttemptError> {
         let failure = match &error {
-            AttemptError::Quarantine(error) if error.class() == ErrorClass::TooLarge => {
-                PageFailure::TooLarge
-            }
-            AttemptError::Transient(_) if refused => PageFailure::Refused,
-            AttemptError::Transient(_)
-            | AttemptError::Quarantine(_)
-            | AttemptError::LinkDiedAgain => PageFailure::Other,
+            AttemptError::LinkDiedAgain => PageFailure::Other,
+            AttemptError::Graph(cause) => match cause.cause() {
+                _ if cause.class() == ErrorClass::TooLarge => PageFailure::TooLarge,
+                _ if refused => PageFailure::Refused,
+                FailureCause::Transient | FailureCause::Quarantined => PageFailure::Other,
+                FailureCause::Throttled(_)
+                | FailureCause::SignIn
+                | FailureCause::Stalled(_)
+                | FailureCause::StoreFull => return Err(error),
+            },
             _ => return Err(error),
         };
         self.last_page.error = Some(error);
@@ -141,9 +145,8 @@ impl Attempt<'_> {
     /// error does not matter: 500, 503 and 504 have all been seen to stick to a page (facts 121,
     /// 197).
     async fn is_page_specific(&mut self, error: &AttemptError, edges: Edges) -> bool {
-        let AttemptError::Transient(error) = error else { return false };
-        let of_a_page = matches!(error.class(), ErrorClass::Transient | ErrorClass::MalformedPage)
-            && !error.is_account_wide();
+        let AttemptError::Graph(error) = error else { return false };
+        let of_a_page = error.class().is_retryable() && !error.is_account_wide();
         if !of_a_page || !self.budget.is_spent() {
             return false;
         }

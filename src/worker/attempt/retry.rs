@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use crate::graph::{ErrorClass, GraphClient, GraphError, RequestOptions, Target};
+use crate::graph::{GraphClient, GraphError, RequestOptions, Target};
+use crate::mirror::failure::{ErrorClass, FailureCause};
 use crate::mirror::schedule::{self, MAX_RETRIES};
 
 use super::{Attempt, AttemptError, REMEMBERED_PAUSE_MIN};
@@ -89,7 +90,7 @@ impl<'a> Attempt<'a> {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(error) if self.is_series_specific(&error) => {
                     tracing::debug!(
-                        kind = error.kind().as_str(),
+                        kind = error.class().as_str(),
                         status = error.status(),
                         "series cannot be completed now"
                     );
@@ -102,48 +103,29 @@ impl<'a> Attempt<'a> {
 
     /// Whether an error concerns only the series and not the rest of the calendar.
     fn is_series_specific(&self, error: &GraphError) -> bool {
-        match error.class() {
-            ErrorClass::MalformedPage
-            | ErrorClass::TooLarge
-            | ErrorClass::LinkDead
-            | ErrorClass::NotFound
-            | ErrorClass::Quarantine(_)
-            | ErrorClass::SegmentTooLong => true,
-            ErrorClass::Transient => !error.is_account_wide() && self.budget.is_spent(),
-            ErrorClass::Throttled | ErrorClass::SignIn | ErrorClass::ForeignLink => false,
-        }
+        let class = error.class();
+        class.is_series_specific()
+            || class == ErrorClass::Transient && !error.is_account_wide() && self.budget.is_spent()
     }
 
     /// Waits before the request is repeated, or returns why the attempt ends.
     async fn retry(&mut self, error: GraphError) -> Result<(), AttemptError> {
-        match error.class() {
-            ErrorClass::Throttled => {
-                let wait = error.retry_after().unwrap_or_default();
-                if wait > REMEMBERED_PAUSE_MIN {
-                    self.remember_pause(wait).await?;
-                }
-                Err(AttemptError::Throttled { error, wait })
-            }
-            ErrorClass::SignIn => Err(AttemptError::SignIn(error)),
-            ErrorClass::Quarantine(_)
-            | ErrorClass::NotFound
-            | ErrorClass::SegmentTooLong
-            | ErrorClass::TooLarge => Err(AttemptError::Quarantine(error)),
-            ErrorClass::Transient | ErrorClass::MalformedPage if !self.budget.is_spent() => {
-                let wait = self.budget.spend(self.context.services.env.random());
-                tracing::debug!(
-                    kind = error.kind().as_str(),
-                    status = error.status(),
-                    retries = self.budget.used,
-                    "repeating the request"
-                );
-                self.unless_stopped(tokio::time::sleep(wait)).await
-            }
-            ErrorClass::Transient
-            | ErrorClass::MalformedPage
-            | ErrorClass::ForeignLink
-            | ErrorClass::LinkDead => Err(AttemptError::Transient(error)),
+        if error.class().is_retryable() && !self.budget.is_spent() {
+            let wait = self.budget.spend(self.context.services.env.random());
+            tracing::debug!(
+                kind = error.class().as_str(),
+                status = error.status(),
+                retries = self.budget.used,
+                "repeating the request"
+            );
+            return self.unless_stopped(tokio::time::sleep(wait)).await;
         }
+        if let FailureCause::Throttled(wait) = error.cause()
+            && wait > REMEMBERED_PAUSE_MIN
+        {
+            self.remember_pause(wait).await?;
+        }
+        Err(AttemptError::Graph(error))
     }
 }
 

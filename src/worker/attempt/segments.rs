@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
+use crate::mirror::failure::FailureCause;
 use crate::mirror::page::EventHash;
 use crate::mirror::position::{PendingEntry, SegmentIndex};
 use crate::mirror::round::{Effect, Retain, Round, RoundEnd, RoundInput, Step};
@@ -303,7 +304,11 @@ impl Attempt<'_> {
 fn segment_error(error: AttemptError) -> Result<AttemptError, AttemptError> {
     match &error {
         AttemptError::LinkDiedAgain | AttemptError::Endless => Ok(error),
-        AttemptError::Transient(cause) if !cause.is_account_wide() => Ok(error),
+        AttemptError::Graph(cause)
+            if cause.cause() == FailureCause::Transient && !cause.is_account_wide() =>
+        {
+            Ok(error)
+        }
         _ => Err(error),
     }
 }

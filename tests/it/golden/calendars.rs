@@ -45,8 +45,8 @@ pub(super) const PLAIN: [&str; 15] = [
 
 /// Windows waiting for their first page, one for each resync reason.
 pub(super) fn reasons() -> Vec<(String, ResyncReason)> {
-    let all = [ResyncReason::New].into_iter().chain(ResyncReason::RESYNCS);
-    all.map(|reason| (format!("reason {}", reason.as_str()), reason)).collect()
+    let named = |reason: ResyncReason| (format!("reason {}", reason.as_str()), reason);
+    ResyncReason::ALL.map(named).into()
 }
 
 /// Windows that are no longer configured.
