@@ -1,7 +1,11 @@
-//! `docs/graph.md` names tests that exist.
+//! `docs/graph.md` names tests that exist, and the lists of the documents, of the page and of
+//! `openapi.json` are complete.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+
+use calmirror::mirror::failure::ErrorKind;
+use calmirror::mirror::status::{ResyncReason, WindowState};
 
 /// Collects the names of all functions in the Rust files below a directory.
 fn functions(directory: &Path, found: &mut BTreeSet<String>) {
@@ -36,4 +40,40 @@ fn every_test_that_the_table_names_exists() {
     assert!(named.len() > 60, "the table names {} tests", named.len());
     let missing: Vec<&String> = named.difference(&known).collect();
     assert!(missing.is_empty(), "docs/graph.md names tests that do not exist: {missing:?}");
+}
+
+#[test]
+fn every_list_has_each_state_kind_and_reason() {
+    let states = WindowState::ALL.map(WindowState::as_str);
+    // Incomplete rounds have a state, and no error of their own to look up.
+    let kinds = ErrorKind::all().filter(|kind| *kind != ErrorKind::Incomplete);
+    let kinds: Vec<&str> = kinds.map(ErrorKind::as_str).collect();
+    let reasons = ResyncReason::ALL.map(ResyncReason::as_str);
+    // The rounds of snapshot mode are no resyncs to the readers of the API.
+    let shown = ResyncReason::resyncs().filter(|reason| *reason != ResyncReason::Snapshot);
+    let shown: Vec<&str> = shown.map(ResyncReason::as_str).collect();
+    // The file, the text before the list and after it, the form of an element, the elements.
+    let lists: [(&str, &str, &str, &str, &[&str]); 11] = [
+        ("docs/operations.md", "| state | means", "\n\n", "`_`", &states),
+        ("docs/operations.md", "| kind | cause", "\n\n", "| `_` |", &kinds),
+        ("docs/api.md", "| `state` | ", "\n", "`_`", &states),
+        ("docs/api.md", "| `resyncs`, `last_resync`", "\n", "`_`", &shown),
+        ("src/api/openapi.json", "\"name\": \"state\"", "}", "_", &states),
+        ("src/api/openapi.json", "\"State\": {", "]", "\"_\"", &states),
+        ("src/api/openapi.json", "\"unhealthy\",", "]", "\"_\"", &states),
+        ("src/api/openapi.json", "\"unhealthy\": {", "\"clock\"", "\"_\": {", &states),
+        ("src/api/page/words.js", "export const STATES", "};", "\n  _: ", &states),
+        ("src/api/page/words.js", "const REMEDIES", "};", "\n  _: ", &states),
+        ("src/api/page/words.js", "const REASONS", "};", "\n  _: ", &reasons),
+    ];
+    let mut missing = Vec::new();
+    for (file, from, to, form, words) in lists {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
+        let text = text.unwrap();
+        let (_, list) = text.split_once(from).unwrap_or_else(|| panic!("{file} has no {from}"));
+        let list = list.split(to).next().unwrap_or_default();
+        let lacks = |word: &&&str| !list.contains(&form.replace('_', word));
+        missing.extend(words.iter().filter(lacks).map(|word| format!("{file}, {from}: {word}")));
+    }
+    assert!(missing.is_empty(), "lists that lack an element: {missing:#?}");
 }

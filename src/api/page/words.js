@@ -117,6 +117,7 @@ const REASONS = {
   delta_retry: "delta is tried again",
   confirm: "a large removal was being confirmed",
   drift: "the audit found many differences",
+  seam: "segments waited for each other",
 };
 
 const ENDINGS = {
