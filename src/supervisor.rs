@@ -189,13 +189,10 @@ impl Supervisor {
             .collect();
         self.start_workers(specs, attached, &mut BTreeMap::new());
         let Services { store, env, client, .. } = (*self.services).clone();
-        let (retention, stop) = (self.retention.subscribe(), self.stop.clone());
-        let graph = client.metrics();
-        self.workers.spawn(async move {
-            let clock = &graph.clock;
-            let run = || maintenance::run(&store, &env, clock, retention.clone(), &stop);
-            let result = maintenance::restart_on_panic("store maintenance", &env, &stop, run).await;
-            result.map(|()| WorkerExit::Stopped)
+        let (retention, graph) = (self.retention.subscribe(), client.metrics());
+        self.spawn_task("store maintenance", move |stop| {
+            let (store, env) = (store.clone(), env.clone());
+            maintenance::run(store, env, graph.clone(), retention.clone(), stop)
         });
         self.drop_windows(drops);
         Ok(())
@@ -432,10 +429,23 @@ impl Supervisor {
             return;
         }
         let Services { store, env, .. } = (*self.services).clone();
-        let stop = self.stop.clone();
+        self.spawn_task("drop windows", move |stop| {
+            maintenance::drop_windows(store.clone(), env.clone(), drops.clone(), stop)
+        });
+    }
+
+    /// Runs a task beside the workers. It is restarted if it panics; at shutdown its token is
+    /// cancelled, and it is waited for like a worker. Its error ends the fleet.
+    pub fn spawn_task<F>(
+        &mut self,
+        name: &'static str,
+        task: impl Fn(CancellationToken) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let (env, stop) = (self.services.env.clone(), self.stop.clone());
         self.workers.spawn(async move {
-            let drop = || maintenance::drop_windows(&store, &env, drops.clone(), &stop);
-            let result = maintenance::restart_on_panic("drop windows", &env, &stop, drop).await;
+            let result = maintenance::restart_on_panic(name, &env, &stop, task).await;
             result.map(|()| WorkerExit::Stopped)
         });
     }

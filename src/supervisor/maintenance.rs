@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FIRST_RESTART_DELAY, MAX_RESTART_DELAY};
 use crate::env::Env;
-use crate::metrics::GraphClock;
+use crate::metrics::{GraphClock, GraphMetrics};
 use crate::mirror::position::WindowId;
 use crate::mirror::schedule;
 use crate::store::{Store, StoreError};
@@ -34,7 +34,7 @@ pub(super) async fn restart_on_panic<C>(
     name: &'static str,
     env: &Env,
     stop: &CancellationToken,
-    task: impl Fn() -> C,
+    task: impl Fn(CancellationToken) -> C,
 ) -> Result<(), StoreError>
 where
     C: Future<Output = Result<(), StoreError>>,
@@ -42,7 +42,7 @@ where
     let mut restarts = 0;
     loop {
         // The task shares only the store, which stays consistent when a caller panics.
-        if let Ok(result) = AssertUnwindSafe(task()).catch_unwind().await {
+        if let Ok(result) = AssertUnwindSafe(task(stop.clone())).catch_unwind().await {
             return result;
         }
         restarts += 1;
@@ -65,13 +65,14 @@ where
 /// # Errors
 /// The store has failed.
 pub(super) async fn run(
-    store: &Store,
-    env: &Env,
-    clock: &GraphClock,
+    store: Store,
+    env: Env,
+    graph: Arc<GraphMetrics>,
     retention: watch::Receiver<Duration>,
-    stop: &CancellationToken,
+    stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    stop.run_until_cancelled(maintain(store, env, clock, retention)).await.unwrap_or(Ok(()))
+    let maintenance = maintain(&store, &env, &graph.clock, retention);
+    stop.run_until_cancelled(maintenance).await.unwrap_or(Ok(()))
 }
 
 /// Drops unwanted windows, one after the other, until asked to stop.
@@ -79,16 +80,16 @@ pub(super) async fn run(
 /// # Errors
 /// The store has failed.
 pub(super) async fn drop_windows(
-    store: &Store,
-    env: &Env,
+    store: Store,
+    env: Env,
     drops: Vec<(Arc<str>, WindowId)>,
-    stop: &CancellationToken,
+    stop: CancellationToken,
 ) -> Result<(), StoreError> {
     let windows = drops.len();
     tracing::info!(windows, "windows left the configuration, dropping their events");
     let dropping = async {
         for (name, id) in drops {
-            drop_window(store, env, &name, id).await?;
+            drop_window(&store, &env, &name, id).await?;
         }
         tracing::info!(windows, "windows that left the configuration are dropped");
         Ok(())
@@ -211,9 +212,10 @@ mod tests {
         let stop = CancellationToken::new();
         {
             let (_retention, retention) = watch::channel(HOUR);
-            let clock = GraphClock::default();
-            let maintenance = run(&store, &env, &clock, retention, &stop);
-            let dropping = drop_windows(&store, &env, vec![("alice".into(), id)], &stop);
+            let maintenance =
+                run(store.clone(), env.clone(), Arc::default(), retention, stop.clone());
+            let drops = vec![("alice".into(), id)];
+            let dropping = drop_windows(store.clone(), env.clone(), drops, stop.clone());
             let both = async { tokio::try_join!(maintenance, dropping) };
             tokio::pin!(both);
             assert!(
@@ -236,7 +238,7 @@ mod tests {
         let started = std::cell::Cell::new(0);
         let task = |panics: u32| {
             let started = &started;
-            move || async move {
+            move |_| async move {
                 started.set(started.get() + 1);
                 assert!(started.get() > panics, "a deliberate panic");
                 Err(StoreError::Closed)
@@ -259,11 +261,10 @@ mod tests {
         let (store, env, id) = store(&dir, 0).await;
         let stop = CancellationToken::new();
         let (_retention, retention) = watch::channel(HOUR);
-        let clock = GraphClock::default();
-        let maintenance = run(&store, &env, &clock, retention, &stop);
+        let maintenance = run(store.clone(), env.clone(), Arc::default(), retention, stop.clone());
         tokio::pin!(maintenance);
         assert!(timeout(HOUR, &mut maintenance).await.is_err());
-        drop_windows(&store, &env, vec![("alice".into(), id)], &stop).await.unwrap();
+        drop_windows(store.clone(), env, vec![("alice".into(), id)], stop).await.unwrap();
         assert!(store.windows().await.unwrap().is_empty(), "the unwanted window is still there");
         store.close().await.unwrap();
         assert!(matches!(maintenance.await, Err(StoreError::Closed)));
