@@ -261,6 +261,14 @@ pub struct ReaderMetrics {
     pub waiting: Gauge,
 }
 
+impl ReaderMetrics {
+    /// The number of readers by kind.
+    pub fn counts(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
+        let Self { streams, waiting } = self;
+        [("stream", streams.value()), ("wait", waiting.value())]
+    }
+}
+
 /// Requests over TCP that the access check refused.
 #[derive(Debug)]
 pub struct AccessMetrics {

@@ -266,8 +266,8 @@ impl Scrape {
             let aside = "Damaged stores moved aside and still in the store's directory";
             page.gauge("calmirror_store_damaged", aside, damaged)?;
         }
-        let kinds = [("stream", readers.streams.value()), ("wait", readers.waiting.value())];
-        page.gauges("calmirror_feed_readers", "Readers waiting for changes", "kind", kinds)?;
+        let counts = readers.counts();
+        page.gauges("calmirror_feed_readers", "Readers waiting for changes", "kind", counts)?;
         page.counter_set(
             "calmirror_api_refused_total",
             "Requests over TCP with a wrong token, by outcome",
