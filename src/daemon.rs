@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiSettings, AppState, BindError, BuildInfo, RequestLimits, TokenHash};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Sections};
 use crate::env::Env;
+use crate::error_chain::error_chain;
 use crate::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
 use crate::mirror::account::Account;
@@ -155,7 +156,7 @@ impl Daemon {
         let store = open(&config, cache_bytes, &env).await?;
         check_drops(&store, &config, accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address fails early.
-        let bound = PreparedListeners::all(&config.api).await?;
+        let bound = PreparedListeners::all(&config.sections.api).await?;
 
         let client = graph_client(&config, transport.clone(), env.clone())?;
         let metrics = Metrics {
@@ -179,7 +180,7 @@ impl Daemon {
                 (name.clone(), Tokens::new(sign_in, transport.clone(), env.clone()))
             })
             .collect();
-        let mut supervisor = Supervisor::new(services, config.feed.retention);
+        let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
 
         let access = AppState {
@@ -212,7 +213,7 @@ impl Daemon {
         })
     }
 
-    /// Notifies the service manager that the daemon serves, and reports the status from now on.
+    /// Tells the service manager that the daemon serves, and reports the status from now on.
     pub fn announce(&mut self, notify: Notify) {
         self.supervisor.announce(notify);
     }
@@ -303,6 +304,20 @@ impl Daemon {
         tracing::info!("stopped");
         Ok(())
     }
+
+    /// Applies the settings that everything that runs takes at once. Nothing of it can fail.
+    fn change_settings(&self, new: &Sections) {
+        let Sections { graph, feed, log, .. } = new;
+        self.client.budgets().resize(graph.max_concurrent, graph.max_concurrent_per_mailbox);
+        self.client.set_request_timeout(graph.request_timeout);
+        self.supervisor.set_retention(feed.retention);
+        if let Some(telemetry) = &self.telemetry
+            && log.level != self.config.sections.log.level
+            && let Err(error) = telemetry.set_level(&log.level)
+        {
+            tracing::error!(reason = %error_chain(&error), "log level could not be changed");
+        }
+    }
 }
 
 /// Waits for workers and requests and closes the store, within [`STOP`].
@@ -326,8 +341,10 @@ async fn stop(
 }
 
 async fn open(config: &Config, cache_bytes: u64, env: &Env) -> Result<Store, StartError> {
-    let options =
-        store::StoreOptions { cache_bytes, ..store::StoreOptions::new(&config.store.path) };
+    let options = store::StoreOptions {
+        cache_bytes,
+        ..store::StoreOptions::new(&config.sections.store.path)
+    };
     let store_env = env.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&options, &store_env)).await;
     let (store, opening) = match opened {
@@ -362,7 +379,7 @@ fn graph_client(
     transport: Arc<dyn Transport>,
     env: Env,
 ) -> Result<GraphClient, StartError> {
-    let graph = &config.graph;
+    let graph = &config.sections.graph;
     let budgets = Budgets::new(graph.max_concurrent, graph.max_concurrent_per_mailbox);
     GraphClient::new(transport, &graph.base_url, budgets, env, graph.request_timeout)
         .map_err(|error| StartError::Graph(error.to_string()))
@@ -387,18 +404,18 @@ fn window_specs<'a>(
 fn sign_in(account: &Account, config: &Config) -> SignIn {
     SignIn {
         account: account.clone(),
-        login_url: config.graph.login_url.clone(),
-        scope: config.graph.scope.clone(),
+        login_url: config.sections.graph.login_url.clone(),
+        scope: config.sections.graph.scope.clone(),
     }
 }
 
 fn api_settings(config: &Config, open_loopback: bool) -> Result<ApiSettings, StartError> {
     let read = |path: &Option<PathBuf>| path.as_deref().map(token).transpose();
     Ok(ApiSettings {
-        token: read(&config.api.token_file)?,
-        read_token: read(&config.api.read_token_file)?,
-        hosts: config.api.hosts.clone(),
-        mask_private: config.api.mask_private,
+        token: read(&config.sections.api.token_file)?,
+        read_token: read(&config.sections.api.read_token_file)?,
+        hosts: config.sections.api.hosts.clone(),
+        mask_private: config.sections.api.mask_private,
         open_loopback,
     })
 }

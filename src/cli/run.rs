@@ -65,7 +65,10 @@ async fn serve(
     let load = check::loader(file, environment.clone(), &env);
     let daemon_environment = environment.clone();
     let config = check::load(file, environment, env.now())?;
-    let telemetry = start_telemetry(level.unwrap_or(&config.log.level), format(config.log.format))?;
+    let telemetry = start_telemetry(
+        level.unwrap_or(&config.sections.log.level),
+        format(config.sections.log.format),
+    )?;
     without_huge_pages();
     // Before the first log line: once the start is visible, signals must be handled.
     let signals = Signals::listen()
@@ -76,9 +79,9 @@ async fn serve(
         config = %config.file.display(),
         windows = config.windows.len(),
         accounts = config.accounts.len(),
-        store = %config.store.path.display(),
-        socket = config.api.socket.as_ref().map(|socket| tracing::field::display(socket.display())),
-        listen = config.api.listen.map(tracing::field::display),
+        store = %config.sections.store.path.display(),
+        socket = config.sections.api.socket.as_ref().map(|socket| tracing::field::display(socket.display())),
+        listen = config.sections.api.listen.map(tracing::field::display),
         "starting"
     );
     for warning in &config.warnings {

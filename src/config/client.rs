@@ -7,11 +7,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::keys::Section;
+use super::api::{listen, socket};
 use super::layers::Layers;
 use super::origin::DiagnosticSink;
 use super::reader::TableReader;
-use super::sections::{LogFormat, listen, log_format, socket};
+use super::sections::{LogFormat, Section, log_format};
 use super::sources::Sources;
 use super::table::LayeredTable;
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Config;
-use super::sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, StoreConfig};
 use super::settings::{ReloadEffect, changed_keys};
 use crate::mirror::window::Window;
 
@@ -45,12 +44,16 @@ pub struct ChangedWindow {
 
 /// Compares two configurations. Windows are ordered by name.
 pub fn diff(old: &Config, new: &Config) -> ConfigDiff {
-    let mut difference = ConfigDiff {
-        accounts: accounts(old, new),
-        settings: live(old, new),
-        refused: refused(old, new),
-        ..ConfigDiff::default()
-    };
+    let mut difference = ConfigDiff { accounts: accounts(old, new), ..ConfigDiff::default() };
+    for change in old.sections.changes(&new.sections).into_iter().filter(|one| one.differs) {
+        // Only an address that is set is a difference of its own: otherwise the cloud decides it.
+        let set = |config: &Config| config.explained.iter().any(|one| one.key == change.key);
+        match change.key {
+            key if change.live => difference.settings.push(key),
+            "graph.base_url" if !set(old) && !set(new) => {}
+            key => difference.refused.push(key),
+        }
+    }
     let by_name = |config: &Config| -> BTreeMap<Arc<str>, Arc<Window>> {
         config.windows.iter().map(|window| (window.name.clone(), window.clone())).collect()
     };
@@ -115,77 +118,6 @@ fn accounts(old: &Config, new: &Config) -> Vec<Arc<str>> {
         names.filter(|name| old.accounts.get(*name) != new.accounts.get(*name)).cloned().collect();
     differing.sort();
     differing
-}
-
-/// The keys outside of accounts and windows that take effect at once.
-fn live(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Without `..`: a new field has to be compared, here or in `refused`.
-    let Config {
-        store: _,
-        graph,
-        api,
-        feed,
-        log,
-        accounts: _,
-        windows: _,
-        warnings: _,
-        file: _,
-        explained: _,
-    } = old;
-    let GraphConfig {
-        cloud: _,
-        base_url: _,
-        login_url,
-        scope: _,
-        max_concurrent,
-        max_concurrent_per_mailbox,
-        request_timeout,
-    } = graph;
-    let ApiConfig {
-        socket,
-        socket_group,
-        listen,
-        hosts,
-        token_file,
-        read_token_file,
-        mask_private,
-    } = api;
-    let FeedConfig { retention } = feed;
-    let LogConfig { level, format: _ } = log;
-    let (graph, api) = (&new.graph, &new.api);
-    differing(&[
-        ("graph.login_url", *login_url != graph.login_url),
-        ("graph.max_concurrent", *max_concurrent != graph.max_concurrent),
-        (
-            "graph.max_concurrent_per_mailbox",
-            *max_concurrent_per_mailbox != graph.max_concurrent_per_mailbox,
-        ),
-        ("graph.request_timeout", *request_timeout != graph.request_timeout),
-        ("api.socket", *socket != api.socket),
-        ("api.socket_group", *socket_group != api.socket_group),
-        ("api.listen", *listen != api.listen),
-        ("api.hosts", *hosts != api.hosts),
-        ("api.token_file", *token_file != api.token_file),
-        ("api.read_token_file", *read_token_file != api.read_token_file),
-        ("api.mask_private", *mask_private != api.mask_private),
-        ("feed.retention", *retention != new.feed.retention),
-        ("log.level", *level != new.log.level),
-    ])
-}
-
-/// The keys that are applied only at startup. With another Graph address, every stored link would
-/// point to a foreign origin, so another address needs another store.
-fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
-    // Only an address that is set is a difference of its own: otherwise the cloud decides it.
-    let is_set = |config: &Config| config.explained.iter().any(|one| one.key == "graph.base_url");
-    let moved = old.graph.base_url != new.graph.base_url && (is_set(old) || is_set(new));
-    let StoreConfig { path } = &old.store;
-    differing(&[
-        ("store.path", *path != new.store.path),
-        ("graph.cloud", old.graph.cloud != new.graph.cloud),
-        ("graph.base_url", moved),
-        ("log.format", old.log.format != new.log.format),
-    ])
 }
 
 fn differing(keys: &[(&'static str, bool)]) -> Vec<&'static str> {

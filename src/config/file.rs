@@ -12,8 +12,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Issue;
-use super::keys::Section;
 use super::origin::{DiagnosticSink, ValueOrigin};
+use super::sections::Section;
 use super::table::{LayeredTable, leaf};
 
 /// A value and its line.

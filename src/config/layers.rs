@@ -13,8 +13,8 @@ use config::{ConfigError, Environment, Map, Source, Value, ValueKind};
 
 use super::diagnostic::Issue;
 use super::file::{ConfigFile, Leaf, account_name};
-use super::keys::Section;
 use super::origin::{DiagnosticSink, ValueOrigin};
+use super::sections::Section;
 use super::sources::{CONF_D, Sources, conf_d};
 use super::table::LayeredTable;
 

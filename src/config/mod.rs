@@ -10,13 +10,13 @@
 //! (promise 7). Not done here: reading the process's environment, the clock, or a secret for use.
 
 mod account;
+mod api;
 mod client;
-mod cloud;
 mod diagnostic;
 mod diff;
 mod edge;
 mod file;
-mod keys;
+mod graph;
 mod layers;
 mod origin;
 mod reader;
@@ -36,21 +36,23 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+pub use api::ApiConfig;
 pub use client::ClientConfig;
 pub use diagnostic::{Diagnostic, Diagnostics, Issue, nearest};
 pub use diff::{ChangedWindow, ConfigDiff, diff};
 pub use edge::edge;
+pub use graph::GraphConfig;
 pub use origin::{EffectiveValue, ValueOrigin};
 pub use secret::trimmed;
-pub use sections::{ApiConfig, FeedConfig, GraphConfig, LogConfig, LogFormat, StoreConfig, level};
+pub use sections::{FeedConfig, LogConfig, LogFormat, Sections, StoreConfig, level};
 pub use settings::{ReloadEffect, default_settings};
 pub use sources::Sources;
 
 use crate::mirror::account::Account;
 use crate::mirror::window::{Window, WindowIdentity};
-use keys::Section;
 use layers::Layers;
 use origin::DiagnosticSink;
+use sections::Section;
 use settings::LayeredSettings;
 use table::LayeredTable;
 use windows::WindowCollector;
@@ -58,16 +60,8 @@ use windows::WindowCollector;
 /// The validated and resolved configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `[store]`
-    pub store: StoreConfig,
-    /// `[graph]`
-    pub graph: GraphConfig,
-    /// `[api]`
-    pub api: ApiConfig,
-    /// `[feed]`
-    pub feed: FeedConfig,
-    /// `[log]`
-    pub log: LogConfig,
+    /// The settings of the daemon: `[store]`, `[graph]`, `[api]`, `[feed]`, `[log]`.
+    pub sections: Sections,
     /// `[account.*]` by name.
     pub accounts: BTreeMap<Arc<str>, Account>,
     /// Every window, in the order of the configuration; names are unique.
@@ -126,11 +120,7 @@ impl Config {
 
     fn read(sources: &Sources, now: Timestamp, report: &mut DiagnosticSink) -> Option<Self> {
         let mut layers = Layers::read(sources, report)?;
-        let store = sections::store(&layers.take(Section::Store), report);
-        let graph = sections::graph(&layers.take(Section::Graph), report);
-        let api = sections::api(&layers.take(Section::Api), sources, report);
-        let feed = sections::feed(&layers.take(Section::Feed), report);
-        let log = sections::log(&layers.take(Section::Log), report);
+        let sections = Sections::read(|section| layers.take(section), sources, report);
         let mut accounts = BTreeMap::new();
         let mut faulty = Vec::new();
         for (name, table) in &layers.accounts {
@@ -147,7 +137,8 @@ impl Config {
         let load = windows.load();
         let windows = windows.all;
         warn_unused(&layers, &accounts, &windows, report);
-        let graph = graph?;
+        let sections = sections?;
+        let graph = &sections.graph;
         if load > graph.max_concurrent as f64 {
             let wrong = Issue::new(
                 format!(
@@ -160,11 +151,7 @@ impl Config {
             report.warn(&graph_origin(report), "graph.max_concurrent", wrong);
         }
         Some(Self {
-            store: store?,
-            graph,
-            api: api?,
-            feed: feed?,
-            log: log?,
+            sections,
             accounts,
             windows,
             warnings: Vec::new(),

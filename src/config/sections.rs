@@ -1,18 +1,101 @@
-//! The sections other than accounts and windows: store, graph, api, feed, log.
+//! The sections of a configuration with their keys and defaults. Small sections are read here.
+//!
+//! A default is written as TOML and read exactly like a configured value, so that there is one way
+//! to read a value. The reason for each default is in `config/calmirror.toml`; a test keeps the two
+//! in agreement. Keys that are in no table of keys are rejected as unknown.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::cloud::{CLOUDS, VERSION, VERSIONS, address};
+use super::api::ApiConfig;
 use super::diagnostic::{Issue, suggest};
+use super::graph::GraphConfig;
 use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
-use super::secret;
+use super::settings;
 use super::sources::Sources;
-use super::table::LayeredTable;
+use super::table::{ConfigKey, KeyChange, LayeredTable};
+
+/// Generates what handles every section from the table of sections. A section with settings of the
+/// daemon has a type with `KEYS`, `read` and `changes`.
+macro_rules! sections {
+    (
+        settings { $($section:ident $field:ident: $config:ident;)* }
+        others { $($other:ident $name:literal $header:literal $keys:expr;)* }
+    ) => {
+        /// A section: a kind of table in the configuration.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Section { $($section,)* $($other,)* }
+
+        /// Every section.
+        pub(super) const SECTIONS: &[Section] = &[$(Section::$section,)* $(Section::$other,)*];
+
+        impl Section {
+            /// The table's name in the file.
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$section => stringify!($field),)*
+                    $(Self::$other => $name,)*
+                }
+            }
+
+            /// The line that opens the table in the file.
+            pub(super) fn header(self) -> &'static str {
+                match self {
+                    $(Self::$section => concat!("[", stringify!($field), "]"),)*
+                    $(Self::$other => $header,)*
+                }
+            }
+
+            /// The section's own keys.
+            pub(super) fn own_keys(self) -> &'static [ConfigKey] {
+                match self {
+                    $(Self::$section => $config::KEYS,)*
+                    $(Self::$other => $keys,)*
+                }
+            }
+        }
+
+        /// The sections with settings of the daemon.
+        #[derive(Clone, Debug)]
+        #[expect(missing_docs, reason = "documented at the types")]
+        pub struct Sections { $(pub $field: $config,)* }
+
+        impl Sections {
+            /// Reads the sections, whose tables `take` returns; `None` after an error.
+            pub(super) fn read(
+                mut take: impl FnMut(Section) -> LayeredTable,
+                sources: &Sources,
+                report: &mut DiagnosticSink,
+            ) -> Option<Self> {
+                $(let $field = $config::read(&take(Section::$section), sources, report);)*
+                Some(Self { $($field: $field?,)* })
+            }
+
+            /// The keys, each with whether it differs.
+            pub(super) fn changes(&self, new: &Self) -> Vec<KeyChange> {
+                [$(self.$field.changes(&new.$field)),*].concat()
+            }
+        }
+    };
+}
+
+sections! {
+    settings {
+        Store store: StoreConfig;
+        Graph graph: GraphConfig;
+        Api api: ApiConfig;
+        Feed feed: FeedConfig;
+        Log log: LogConfig;
+    }
+    others {
+        Defaults "defaults" "[defaults]" settings::KEYS;
+        Account "account" "[account.NAME]" ACCOUNT;
+        Window "window" "[[window]]" WINDOW;
+    }
+}
 
 /// `[store]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,44 +104,18 @@ pub struct StoreConfig {
     pub path: PathBuf,
 }
 
-/// `[graph]`, with the cloud resolved to addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GraphConfig {
-    /// The cloud's name, whether its addresses are used or not.
-    pub cloud: &'static str,
-    /// Graph's address with its version, without a trailing slash:
-    /// `https://graph.microsoft.com/v1.0`.
-    pub base_url: String,
-    /// The sign-in address, without a trailing slash: `https://login.microsoftonline.com`.
-    pub login_url: String,
-    /// The scope of tokens: the origin of `base_url` and `/.default` (fact 135).
-    pub scope: String,
-    /// Requests in flight over all mailboxes, at least 1.
-    pub max_concurrent: usize,
-    /// Requests in flight to one mailbox, 1 to 4.
-    pub max_concurrent_per_mailbox: usize,
-    /// How long one request may take.
-    pub request_timeout: Duration,
-}
+impl StoreConfig {
+    const KEYS: &[ConfigKey] = &[ConfigKey::set("path", r#""/var/lib/calmirror""#)];
 
-/// `[api]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiConfig {
-    /// The Unix socket; `None` if it is `off`.
-    pub socket: Option<PathBuf>,
-    /// The group that may use the socket.
-    pub socket_group: Option<String>,
-    /// The TCP address, if TCP is used.
-    pub listen: Option<SocketAddr>,
-    /// Host names under which clients reach the API over TCP, in lower case, in addition to
-    /// loopback and the address listened on.
-    pub hosts: Vec<String>,
-    /// The file with the token for full access; required with `listen`.
-    pub token_file: Option<PathBuf>,
-    /// The file with the token for reading only.
-    pub read_token_file: Option<PathBuf>,
-    /// Whether readers see only time and busy state of private and confidential events.
-    pub mask_private: bool,
+    fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
+        let mut reader = TableReader::new(table, report);
+        Some(Self { path: reader.take("path", |written| written.path())? })
+    }
+
+    fn changes(&self, new: &Self) -> Vec<KeyChange> {
+        let Self { path } = self;
+        vec![KeyChange::refused("store.path", *path != new.path)]
+    }
 }
 
 /// `[feed]`
@@ -66,6 +123,25 @@ pub struct ApiConfig {
 pub struct FeedConfig {
     /// How long tombstones are kept.
     pub retention: Duration,
+}
+
+/// Readers must be able to resume after an outage of a night or a weekend. Less than an hour is
+/// probably a wrong unit.
+const MIN_RETENTION: Duration = Duration::from_secs(3600);
+
+impl FeedConfig {
+    const KEYS: &[ConfigKey] = &[ConfigKey::set("retention", r#""30d""#)];
+
+    fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
+        let mut reader = TableReader::new(table, report);
+        let retention = reader.take("retention", |written| written.duration(MIN_RETENTION));
+        Some(Self { retention: retention? })
+    }
+
+    fn changes(&self, new: &Self) -> Vec<KeyChange> {
+        let Self { retention } = self;
+        vec![KeyChange::live("feed.retention", *retention != new.retention)]
+    }
 }
 
 /// `[log]`
@@ -90,154 +166,96 @@ pub enum LogFormat {
     Journald,
 }
 
-/// A request that takes longer than this is lost, so a longer timeout is rejected.
-const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+impl LogConfig {
+    const KEYS: &[ConfigKey] =
+        &[ConfigKey::set("level", r#""info""#), ConfigKey::set("format", r#""auto""#)];
 
-/// Readers must be able to resume after an outage of a night or a weekend. Less than an hour is
-/// probably a wrong unit.
-const MIN_RETENTION: Duration = Duration::from_secs(3600);
+    fn read(table: &LayeredTable, _: &Sources, report: &mut DiagnosticSink) -> Option<Self> {
+        let mut reader = TableReader::new(table, report);
+        let level = reader.take("level", |written| level(written.text()?));
+        let format = reader.take("format", log_format);
+        Some(Self { level: level?, format: format? })
+    }
 
-/// The path of a Unix socket has at most 107 bytes on Linux, and the daemon first creates the
-/// socket under this path with `.new` appended.
-const MAX_SOCKET_PATH: usize = 107 - ".new".len();
-
-pub(super) fn store(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<StoreConfig> {
-    let mut reader = TableReader::new(table, report);
-    Some(StoreConfig { path: reader.take("path", |written| written.path())? })
+    fn changes(&self, new: &Self) -> Vec<KeyChange> {
+        let Self { level, format } = self;
+        vec![
+            KeyChange::live("log.level", *level != new.level),
+            KeyChange::refused("log.format", *format != new.format),
+        ]
+    }
 }
 
-pub(super) fn graph(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<GraphConfig> {
-    let mut reader = TableReader::new(table, report);
-    let clouds = CLOUDS.map(|cloud| (cloud.name, cloud));
-    let cloud = reader.take("cloud", |written| written.choice(&clouds));
-    let base = reader.take("base_url", |written| address(written.text()?));
-    let login = reader.take("login_url", |written| address(written.text()?));
-    let all = reader.take("max_concurrent", |written| written.integer(1..=100_000));
-    let each = reader.take("max_concurrent_per_mailbox", |written| written.integer(1..=4));
-    let timeout = reader.take("request_timeout", |written| {
-        let timeout = written.duration(Duration::from_secs(1))?;
-        if timeout > MAX_REQUEST_TIMEOUT {
-            return Err(Issue::new("too long", "write at most 1h"));
+const ACCOUNT: &[ConfigKey] = &[
+    ConfigKey::unset("tenant"),
+    ConfigKey::unset("client_id"),
+    ConfigKey::unset("client_secret_file"),
+    ConfigKey::unset("client_secret_env"),
+    ConfigKey::unset("certificate_file"),
+    ConfigKey::unset("access_token_file"),
+];
+
+/// The keys of a window, in addition to every key of `[defaults]`.
+const WINDOW: &[ConfigKey] = &[
+    ConfigKey::unset("name"),
+    ConfigKey::unset("account"),
+    ConfigKey::unset("mailbox"),
+    ConfigKey::unset("mailboxes_file"),
+    ConfigKey::unset("calendar"),
+];
+
+/// Planned sign-in methods. They have their own error, so that users do not look for a typo.
+const PLANNED: [&str; 4] =
+    ["federated_token_file", "managed_identity", "device_code", "access_token_command"];
+
+impl Section {
+    /// The section of that name, or an error that suggests what to write.
+    pub(super) fn find(name: &str) -> Result<Self, Issue> {
+        SECTIONS.iter().copied().find(|section| section.name() == name).ok_or_else(|| {
+            let home = SECTIONS.iter().copied().find(|section| section.key(name).is_some());
+            let remedy = match home {
+                Some(section) => format!("it belongs under {}", section.header()),
+                None => suggest(name, SECTIONS.iter().copied().map(Self::name), "the sections are"),
+            };
+            Issue::new("unknown section", remedy)
+        })
+    }
+
+    /// Every key that the section may have.
+    pub(super) fn keys(self) -> impl Iterator<Item = &'static ConfigKey> + Clone {
+        let inherited: &[ConfigKey] = if self == Self::Window { settings::KEYS } else { &[] };
+        self.own_keys().iter().chain(inherited)
+    }
+
+    /// The key of that name.
+    pub(super) fn key(self, name: &str) -> Option<&'static ConfigKey> {
+        self.keys().find(|key| key.name == name)
+    }
+
+    /// Checks that the section may have a key of that name; the error suggests what to write.
+    pub(super) fn check(self, name: &str) -> Result<(), Issue> {
+        if self.key(name).is_some() {
+            return Ok(());
         }
-        Ok(timeout)
-    });
-    if let Some((url, origin)) = &base
-        && !VERSIONS.iter().any(|version| url.ends_with(version))
-    {
-        let problem = format!("{url} names no version of Graph");
-        let remedy = format!("write {origin}{VERSION}, unless a proxy adds the version");
-        reader.warn("base_url", Issue::new(problem, remedy));
-    }
-    let cloud = cloud?;
-    let (base_url, origin) =
-        base.unwrap_or_else(|| (format!("{}{VERSION}", cloud.graph), cloud.graph.to_owned()));
-    Some(GraphConfig {
-        cloud: cloud.name,
-        base_url,
-        login_url: login.map_or_else(|| cloud.login.to_owned(), |(login, _)| login),
-        scope: format!("{origin}/.default"),
-        max_concurrent: all?,
-        max_concurrent_per_mailbox: each?,
-        request_timeout: timeout?,
-    })
-}
-
-pub(super) fn api(
-    table: &LayeredTable,
-    sources: &Sources,
-    report: &mut DiagnosticSink,
-) -> Option<ApiConfig> {
-    let mut reader = TableReader::new(table, report);
-    let private = |written: RawValue<'_>| secret::path(written, sources);
-    let socket = reader.take("socket", socket);
-    let socket_group = reader.take("socket_group", |written| written.text().map(str::to_owned));
-    let listen = reader.take("listen", listen);
-    let hosts = reader.take("hosts", |written| written.texts()?.into_iter().map(host).collect());
-    let token_file = reader.take("token_file", private);
-    let read_token_file = reader.take("read_token_file", private);
-    let mask_private = reader.take("mask_private", |written| written.flag());
-    if listen.is_some() && !reader.has("token_file") {
-        let remedy = "name a file with a token in token_file: over TCP every request needs it";
-        reader.fault("listen", Issue::new("a TCP address without a token", remedy));
-    }
-    if token_file.is_some() && token_file == read_token_file {
-        let remedy = "name another file: read-only clients must not hold the token for full access";
-        reader.fault("read_token_file", Issue::new("the same file as token_file", remedy));
-    }
-    for (key, file, other) in
-        [("token_file", &token_file, &None), ("read_token_file", &read_token_file, &token_file)]
-    {
-        // The same file for both is rejected above.
-        let Some(file) = file.as_deref().filter(|file| Some(*file) != other.as_deref()) else {
-            continue;
+        if self == Self::Account && PLANNED.contains(&name) {
+            return Err(Issue::new(
+                "not supported in this version",
+                "use client_secret_file, client_secret_env, certificate_file or access_token_file",
+            ));
+        }
+        if self == Self::Account && ["client_secret", "access_token"].contains(&name) {
+            return Err(Issue::new(
+                "secrets do not belong in the configuration",
+                format!("put it into a file of mode 0600 and name that with {name}_file"),
+            ));
+        }
+        let home = SECTIONS.iter().copied().find(|section| section.key(name).is_some());
+        let remedy = match home {
+            Some(section) => format!("it belongs under {}", section.header()),
+            None => suggest(name, self.keys().map(|key| key.name), "the keys here are"),
         };
-        for wrong in secret::weak_token(file, other.as_deref()) {
-            reader.warn(key, wrong);
-        }
+        Err(Issue::new("unknown key", remedy))
     }
-    if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
-        let problem = format!("{address} is reached from other machines, and there is no TLS");
-        let remedy = "listen on 127.0.0.1 behind a proxy that speaks TLS, or on a \
-                      network that is private to its readers: tokens and events are sent as clear text";
-        reader.warn("listen", Issue::new(problem, remedy));
-    }
-    if socket == Some(None) && !reader.has("listen") {
-        let remedy = "set api.listen or a socket; otherwise no client can connect";
-        reader.warn("socket", Issue::new("the daemon would listen nowhere", remedy));
-    }
-    Some(ApiConfig {
-        socket: socket?,
-        socket_group,
-        listen,
-        hosts: hosts.unwrap_or_default(),
-        token_file,
-        read_token_file,
-        mask_private: mask_private?,
-    })
-}
-
-/// A host name or IPv4 address as in the `Host` header, without the port.
-fn host(text: &str) -> Result<String, Issue> {
-    let fits = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    if text.len() > 253 || !text.split('.').all(fits) {
-        let remedy = "write it as clients do, without scheme and port: \"mirror.example.org\"";
-        return Err(Issue::new(format!("not a host name: {text:?}"), remedy));
-    }
-    Ok(text.to_ascii_lowercase())
-}
-
-pub(super) fn listen(written: RawValue<'_>) -> Result<SocketAddr, Issue> {
-    let remedy = "write it like \"127.0.0.1:8380\" or \"[::1]:8380\"";
-    written.text()?.trim().parse().map_err(|_| Issue::new("not an address and port", remedy))
-}
-
-/// `None` if the socket is `off`.
-pub(super) fn socket(written: RawValue<'_>) -> Result<Option<PathBuf>, Issue> {
-    if written.text()? == "off" {
-        return Ok(None);
-    }
-    let path = written.path()?;
-    if path.as_os_str().len() > MAX_SOCKET_PATH {
-        let problem = format!("a socket's path has at most {MAX_SOCKET_PATH} bytes");
-        return Err(Issue::new(problem, "choose a shorter one"));
-    }
-    Ok(Some(path))
-}
-
-pub(super) fn feed(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<FeedConfig> {
-    let mut reader = TableReader::new(table, report);
-    let retention = reader.take("retention", |written| written.duration(MIN_RETENTION));
-    Some(FeedConfig { retention: retention? })
-}
-
-pub(super) fn log(table: &LayeredTable, report: &mut DiagnosticSink) -> Option<LogConfig> {
-    let mut reader = TableReader::new(table, report);
-    let level = reader.take("level", |written| level(written.text()?));
-    let format = reader.take("format", log_format);
-    Some(LogConfig { level: level?, format: format? })
 }
 
 pub(super) fn log_format(written: RawValue<'_>) -> Result<LogFormat, Issue> {

@@ -15,6 +15,36 @@ pub(super) struct ConfigKey {
     pub(super) default: Option<&'static str>,
 }
 
+impl ConfigKey {
+    pub(super) const fn set(name: &'static str, default: &'static str) -> Self {
+        Self { name, default: Some(default) }
+    }
+
+    pub(super) const fn unset(name: &'static str) -> Self {
+        Self { name, default: None }
+    }
+}
+
+/// Whether two configurations differ in a key, and whether a reload can apply the change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyChange {
+    pub(super) key: &'static str,
+    pub(super) differs: bool,
+    pub(super) live: bool,
+}
+
+impl KeyChange {
+    /// A key that takes effect at once.
+    pub(super) fn live(key: &'static str, differs: bool) -> Self {
+        Self { key, differs, live: true }
+    }
+
+    /// A key that cannot change while the daemon runs.
+    pub(super) fn refused(key: &'static str, differs: bool) -> Self {
+        Self { key, differs, live: false }
+    }
+}
+
 /// One merged table; each value has its origin.
 #[derive(Debug, Default)]
 pub(super) struct LayeredTable {

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::{Daemon, api_settings, window_specs};
 use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
-use crate::error_chain::error_chain;
 use crate::graph::Tokens;
 use crate::mirror::account::Account;
 use crate::reload::{ReloadError, ReloadRequest, ReloadSummary};
@@ -133,7 +132,7 @@ impl Daemon {
         }
         let bound = self
             .listeners
-            .prepare(&self.config.api, &config.api)
+            .prepare(&self.config.sections.api, &config.sections.api)
             .await
             .map_err(|error| ReloadError::failed(&error))?;
         let accounts = self.accounts_of(&config);
@@ -152,16 +151,7 @@ impl Daemon {
             return Err(ReloadError::failed(&error));
         }
         self.listeners.change(bound, settings);
-        let graph = &config.graph;
-        self.client.budgets().resize(graph.max_concurrent, graph.max_concurrent_per_mailbox);
-        self.client.set_request_timeout(graph.request_timeout);
-        self.supervisor.set_retention(config.feed.retention);
-        if let Some(telemetry) = &self.telemetry
-            && config.log.level != self.config.log.level
-            && let Err(error) = telemetry.set_level(&config.log.level)
-        {
-            tracing::error!(reason = %error_chain(&error), "log level could not be changed");
-        }
+        self.change_settings(&config.sections);
         let retried = self.supervisor.retry_sign_ins().into_iter().collect();
         self.accounts = accounts;
         let warnings = config.warnings.clone();

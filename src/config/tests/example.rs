@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Lab;
-use crate::config::keys::SECTIONS;
+use crate::config::sections::SECTIONS;
 use crate::config::settings::KEYS;
 
 const EXAMPLE: &str = include_str!("../../../config/calmirror.toml");
@@ -32,7 +32,7 @@ fn it_is_valid_as_it_is() {
     let lab = Lab::with(EXAMPLE);
     let config = lab.config();
     assert_eq!(config.warnings.len(), 1, "only the warning about having no window");
-    assert_eq!(config.store, Lab::with("").config().store);
+    assert_eq!(config.sections.store, Lab::with("").config().sections.store);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn it_is_valid_with_everything_uncommented() {
 #[test]
 fn it_has_every_key_and_no_other() {
     let settings = settings();
-    for section in SECTIONS {
+    for section in SECTIONS.iter().copied() {
         for key in section.keys() {
             // A window's inherited keys are listed under [defaults].
             let inherited = KEYS.iter().any(|other| other.name == key.name);
@@ -77,7 +77,7 @@ fn it_has_every_key_and_no_other() {
         }
     }
     for (section, key, _) in &settings {
-        let section = SECTIONS.into_iter().find(|one| one.name() == section).unwrap();
+        let section = SECTIONS.iter().copied().find(|one| one.name() == section).unwrap();
         assert!(section.check(key).is_ok(), "{}.{key}", section.name());
     }
 }
@@ -86,7 +86,7 @@ fn it_has_every_key_and_no_other() {
 fn its_defaults_are_the_codes() {
     let stated: BTreeMap<(String, String), String> =
         settings().into_iter().map(|(section, key, value)| ((section, key), value)).collect();
-    for section in SECTIONS {
+    for section in SECTIONS.iter().copied() {
         if section.name() == "window" {
             continue;
         }
@@ -123,7 +123,7 @@ fn manual() -> BTreeMap<(String, String), String> {
 #[test]
 fn the_manual_has_every_key_with_its_default() {
     let rows = manual();
-    for section in SECTIONS {
+    for section in SECTIONS.iter().copied() {
         for key in section.own_keys() {
             let title = if section.name() == "account" { "Accounts" } else { section.name() };
             let stated = rows.get(&(title.to_owned(), key.name.to_owned()));

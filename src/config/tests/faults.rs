@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{ACCOUNT, Lab};
-use crate::config::keys::SECTIONS;
+use crate::config::sections::SECTIONS;
 
 /// Loads the text and compares every error.
 #[track_caller]

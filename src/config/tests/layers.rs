@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ACCOUNT, Lab};
-use crate::config::keys::Section;
+use crate::config::sections::Section;
 use crate::config::sources::DEFAULT_FILE;
 use crate::config::{ConfigDiff, LogFormat, ReloadEffect, Sources, ValueOrigin, diff};
 use crate::mirror::account::Credential;
@@ -25,16 +25,22 @@ fn the_file_is_named_by_the_command_line_then_the_environment() {
 fn an_empty_file_is_all_defaults() {
     let lab = Lab::with("");
     let config = lab.config();
-    assert_eq!(config.store.path, Path::new("/var/lib/calmirror"));
-    assert_eq!(config.graph.base_url, "https://graph.microsoft.com/v1.0");
-    assert_eq!(config.graph.login_url, "https://login.microsoftonline.com");
-    assert_eq!(config.graph.scope, "https://graph.microsoft.com/.default");
-    assert_eq!((config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox), (256, 3));
-    assert_eq!(config.graph.request_timeout, Duration::from_secs(100));
-    assert_eq!(config.api.socket.as_deref(), Some(Path::new("/run/calmirror/api.sock")));
-    assert_eq!((config.api.listen, config.api.mask_private), (None, false));
-    assert_eq!(config.feed.retention, Duration::from_secs(30 * 24 * 3600));
-    assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Auto));
+    assert_eq!(config.sections.store.path, Path::new("/var/lib/calmirror"));
+    assert_eq!(config.sections.graph.base_url, "https://graph.microsoft.com/v1.0");
+    assert_eq!(config.sections.graph.login_url, "https://login.microsoftonline.com");
+    assert_eq!(config.sections.graph.scope, "https://graph.microsoft.com/.default");
+    assert_eq!(
+        (config.sections.graph.max_concurrent, config.sections.graph.max_concurrent_per_mailbox),
+        (256, 3)
+    );
+    assert_eq!(config.sections.graph.request_timeout, Duration::from_secs(100));
+    assert_eq!(config.sections.api.socket.as_deref(), Some(Path::new("/run/calmirror/api.sock")));
+    assert_eq!((config.sections.api.listen, config.sections.api.mask_private), (None, false));
+    assert_eq!(config.sections.feed.retention, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(
+        (config.sections.log.level.as_str(), config.sections.log.format),
+        ("info", LogFormat::Auto)
+    );
     assert!(config.accounts.is_empty() && config.windows.is_empty());
     assert_eq!(
         lab.shown(&config.warnings),
@@ -54,7 +60,7 @@ fn each_cloud_has_its_addresses_and_scope() {
             "https://login.partner.microsoftonline.cn",
         ),
     ] {
-        let graph = Lab::with(&format!("[graph]\ncloud = \"{cloud}\"\n")).config().graph;
+        let graph = Lab::with(&format!("[graph]\ncloud = \"{cloud}\"\n")).config().sections.graph;
         assert_eq!(graph.base_url, format!("{base}/v1.0"));
         assert_eq!(graph.login_url, login);
         assert_eq!(graph.scope, format!("{base}/.default"));
@@ -63,7 +69,7 @@ fn each_cloud_has_its_addresses_and_scope() {
         "[graph]\nbase_url = \"http://127.0.0.1:8081/v1.0/\"\nlogin_url = \"http://localhost:8081/\"\n",
     )
     .config()
-    .graph;
+    .sections.graph;
     assert_eq!(graph.base_url, "http://127.0.0.1:8081/v1.0");
     assert_eq!(graph.login_url, "http://localhost:8081");
     assert_eq!(graph.scope, "http://127.0.0.1:8081/.default");
@@ -85,7 +91,10 @@ fn conf_d_merges_tables_and_appends_windows_in_name_order() {
     // Relative paths are resolved per file.
     lab.write("conf.d/30.toml", "[account.contoso]\nclient_secret_file = \"../contoso.secret\"\n");
     let config = lab.config();
-    assert_eq!((config.graph.max_concurrent, config.graph.max_concurrent_per_mailbox), (20, 1));
+    assert_eq!(
+        (config.sections.graph.max_concurrent, config.sections.graph.max_concurrent_per_mailbox),
+        (20, 1)
+    );
     let names: Vec<&str> = config.windows.iter().map(|window| &*window.name).collect();
     assert_eq!(names, ["z", "c", "b"]);
     let secret = lab.dir.path().join("conf.d/../contoso.secret");
@@ -113,15 +122,15 @@ fn the_environment_comes_last_and_only_knows_texts() {
         ]
     );
     let config = lab.set("CALMIRROR__ACCOUNT__SOLO__ACCESS_TOKEN_FILE", "").config();
-    assert_eq!(config.graph.max_concurrent, 77);
-    assert!(config.api.mask_private);
-    assert_eq!(config.api.hosts, ["mirror.example.org", "other"]);
+    assert_eq!(config.sections.graph.max_concurrent, 77);
+    assert!(config.sections.api.mask_private);
+    assert_eq!(config.sections.api.hosts, ["mirror.example.org", "other"]);
     assert_eq!(
-        Lab::with("[api]\nhosts = [\"Mirror.Example.org\"]").config().api.hosts,
+        Lab::with("[api]\nhosts = [\"Mirror.Example.org\"]").config().sections.api.hosts,
         ["mirror.example.org"]
     );
-    assert_eq!(config.store.path, Path::new("relative"));
-    assert_eq!(config.log.level, "info");
+    assert_eq!(config.sections.store.path, Path::new("relative"));
+    assert_eq!(config.sections.log.level, "info");
     assert_eq!(&*config.accounts["contoso"].tenant, "12345");
 }
 

@@ -1,0 +1,231 @@
+//! The section `[graph]`: Microsoft's clouds, and validation of custom addresses (facts 134, 135).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Uri;
+
+use super::diagnostic::Issue;
+use super::origin::DiagnosticSink;
+use super::reader::TableReader;
+use super::sources::Sources;
+use super::table::{ConfigKey, KeyChange, LayeredTable};
+
+/// `[graph]`, with the cloud resolved to addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphConfig {
+    /// The cloud's name, whether its addresses are used or not.
+    pub cloud: &'static str,
+    /// Graph's address with its version, without a trailing slash:
+    /// `https://graph.microsoft.com/v1.0`.
+    pub base_url: String,
+    /// The sign-in address, without a trailing slash: `https://login.microsoftonline.com`.
+    pub login_url: String,
+    /// The scope of tokens: the origin of `base_url` and `/.default` (fact 135).
+    pub scope: String,
+    /// Requests in flight over all mailboxes, at least 1.
+    pub max_concurrent: usize,
+    /// Requests in flight to one mailbox, 1 to 4.
+    pub max_concurrent_per_mailbox: usize,
+    /// How long one request may take.
+    pub request_timeout: Duration,
+}
+
+/// The addresses of Graph and its sign-in in one cloud.
+#[derive(Clone, Copy, Debug)]
+struct Cloud {
+    name: &'static str,
+    graph: &'static str,
+    login: &'static str,
+}
+
+/// All clouds; the first is the default.
+const CLOUDS: [Cloud; 4] = [
+    Cloud {
+        name: "global",
+        graph: "https://graph.microsoft.com",
+        login: "https://login.microsoftonline.com",
+    },
+    Cloud {
+        name: "us-gov-l4",
+        graph: "https://graph.microsoft.us",
+        login: "https://login.microsoftonline.us",
+    },
+    Cloud {
+        name: "us-gov-l5",
+        graph: "https://dod-graph.microsoft.us",
+        login: "https://login.microsoftonline.us",
+    },
+    Cloud {
+        name: "china",
+        graph: "https://microsoftgraph.chinacloudapi.cn",
+        login: "https://login.partner.microsoftonline.cn",
+    },
+];
+
+/// The version of Graph that the daemon uses.
+const VERSION: &str = "/v1.0";
+
+/// The versions with which the path of a Graph address may end.
+const VERSIONS: [&str; 2] = [VERSION, "/beta"];
+
+/// A request that takes longer than this is lost, so a longer timeout is rejected.
+const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
+impl GraphConfig {
+    pub(super) const KEYS: &[ConfigKey] = &[
+        ConfigKey::set("cloud", r#""global""#),
+        ConfigKey::unset("base_url"),
+        ConfigKey::unset("login_url"),
+        ConfigKey::set("max_concurrent", "256"),
+        ConfigKey::set("max_concurrent_per_mailbox", "3"),
+        ConfigKey::set("request_timeout", r#""100s""#),
+    ];
+
+    pub(super) fn read(
+        table: &LayeredTable,
+        _: &Sources,
+        report: &mut DiagnosticSink,
+    ) -> Option<Self> {
+        let mut reader = TableReader::new(table, report);
+        let clouds = CLOUDS.map(|cloud| (cloud.name, cloud));
+        let cloud = reader.take("cloud", |written| written.choice(&clouds));
+        let base = reader.take("base_url", |written| address(written.text()?));
+        let login = reader.take("login_url", |written| address(written.text()?));
+        let all = reader.take("max_concurrent", |written| written.integer(1..=100_000));
+        let each = reader.take("max_concurrent_per_mailbox", |written| written.integer(1..=4));
+        let timeout = reader.take("request_timeout", |written| {
+            let timeout = written.duration(Duration::from_secs(1))?;
+            if timeout > MAX_REQUEST_TIMEOUT {
+                return Err(Issue::new("too long", "write at most 1h"));
+            }
+            Ok(timeout)
+        });
+        if let Some((url, origin)) = &base
+            && !VERSIONS.iter().any(|version| url.ends_with(version))
+        {
+            let problem = format!("{url} names no version of Graph");
+            let remedy = format!("write {origin}{VERSION}, unless a proxy adds the version");
+            reader.warn("base_url", Issue::new(problem, remedy));
+        }
+        let cloud = cloud?;
+        let (base_url, origin) =
+            base.unwrap_or_else(|| (format!("{}{VERSION}", cloud.graph), cloud.graph.to_owned()));
+        Some(Self {
+            cloud: cloud.name,
+            base_url,
+            login_url: login.map_or_else(|| cloud.login.to_owned(), |(login, _)| login),
+            scope: format!("{origin}/.default"),
+            max_concurrent: all?,
+            max_concurrent_per_mailbox: each?,
+            request_timeout: timeout?,
+        })
+    }
+
+    pub(super) fn changes(&self, new: &Self) -> Vec<KeyChange> {
+        // Without `..`: a new field has to be compared.
+        let Self {
+            cloud,
+            base_url,
+            login_url,
+            scope: _, // follows from the address
+            max_concurrent,
+            max_concurrent_per_mailbox,
+            request_timeout,
+        } = self;
+        let each = *max_concurrent_per_mailbox != new.max_concurrent_per_mailbox;
+        vec![
+            // With another Graph address, every stored link would point to a foreign origin, so
+            // another address needs another store.
+            KeyChange::refused("graph.cloud", *cloud != new.cloud),
+            KeyChange::refused("graph.base_url", *base_url != new.base_url),
+            KeyChange::live("graph.login_url", *login_url != new.login_url),
+            KeyChange::live("graph.max_concurrent", *max_concurrent != new.max_concurrent),
+            KeyChange::live("graph.max_concurrent_per_mailbox", each),
+            KeyChange::live("graph.request_timeout", *request_timeout != new.request_timeout),
+        ]
+    }
+}
+
+/// Returns an address without its trailing slash, and its origin. Requires `https`, or `http` to
+/// loopback (promise 7); rejects user info, queries and fragments. Errors do not quote the text,
+/// because it may contain a password.
+fn address(text: &str) -> Result<(String, String), Issue> {
+    let uri: Uri = text.trim().parse().map_err(|_| {
+        Issue::new("not an address", "write it like https://graph.microsoft.com/v1.0")
+    })?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(Issue::new("not a complete address", "begin it with https:// and the host"));
+    };
+    if authority.as_str().contains('@') {
+        return Err(Issue::new(
+            "an address with a user or a password in it",
+            "write scheme, host, port and path only",
+        ));
+    }
+    if uri.query().is_some() || text.contains('#') {
+        return Err(Issue::new("an address with a query or a fragment", "write it without"));
+    }
+    match scheme.to_ascii_lowercase().as_str() {
+        "https" => {}
+        "http" if loopback(authority.host()) => {}
+        "http" => {
+            return Err(Issue::new(
+                "plain http to another machine",
+                "use https; http is only for loopback, such as http://127.0.0.1:8081",
+            ));
+        }
+        _ => return Err(Issue::new("neither https nor http", "begin it with https://")),
+    }
+    let origin = format!("{scheme}://{authority}").to_ascii_lowercase();
+    let path = uri.path().trim_end_matches('/');
+    Ok((format!("{origin}{path}"), origin))
+}
+
+fn loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_made_plain() {
+        for (text, expected, origin) in [
+            (
+                "https://Graph.Microsoft.com/v1.0/",
+                "https://graph.microsoft.com/v1.0",
+                "https://graph.microsoft.com",
+            ),
+            ("http://127.0.0.1:8081", "http://127.0.0.1:8081", "http://127.0.0.1:8081"),
+            ("http://[::1]:1/v1.0", "http://[::1]:1/v1.0", "http://[::1]:1"),
+            ("http://LOCALHOST:1/", "http://localhost:1", "http://localhost:1"),
+        ] {
+            let (address, from) = address(text).unwrap();
+            assert_eq!((address.as_str(), from.as_str()), (expected, origin));
+        }
+    }
+
+    #[test]
+    fn addresses_that_would_leak_are_refused() {
+        for text in [
+            "",
+            "graph.microsoft.com",
+            "/v1.0",
+            "http://graph.microsoft.com",
+            "ftp://127.0.0.1/",
+            "http://127.0.0.1@example.com/",
+            "https://user:word@example.com/",
+            "https://a/?b=c",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com",
+            "https://a/#b",
+            "https://",
+        ] {
+            assert!(address(text).is_err(), "{text:?}");
+        }
+    }
+}
