@@ -74,49 +74,36 @@ impl AttemptError {
     }
 
     pub(super) fn describe(&self, at: Timestamp, retry_at: Option<Timestamp>) -> LastError {
-        let plain = |kind: ErrorKind, message: String| LastError {
-            at,
-            kind,
-            status: None,
-            code: None,
-            message,
-            request_id: None,
-            retry_at,
-        };
-        match self {
-            Self::Graph(error) => LastError {
-                at,
-                kind: ErrorKind::Graph(error.class()),
-                status: error.status(),
-                code: error.code().map(str::to_owned),
-                message: error.message(),
-                request_id: error.request_id().map(str::to_owned),
-                retry_at,
-            },
-            Self::LinkDiedAgain => plain(
-                ErrorKind::Graph(ErrorClass::LinkDead),
-                "the link died again within the same round; waiting before enumerating".to_owned(),
-            ),
-            Self::Stuck { kind: StallKind::NoProgress, .. } => {
-                plain(ErrorKind::RoundStuck, "a round does not end; a fallback follows".to_owned())
-            }
-            Self::Stuck { kind: StallKind::PageTooLarge, cause: fault, .. } => {
-                let message = "a page failed repeatedly; smaller pages follow";
-                let detail = fault.as_ref().map(|error| error.message());
+        let text = str::to_owned;
+        let (kind, message, error) = match self {
+            Self::Graph(error) => (ErrorKind::Graph(error.class()), error.message(), Some(error)),
+            Self::LinkDiedAgain => {
                 let message =
-                    detail.map_or(message.to_owned(), |detail| format!("{message}: {detail}"));
-                LastError {
-                    status: fault.as_ref().and_then(GraphError::status),
-                    code: fault.as_ref().and_then(|e| e.code()).map(str::to_owned),
-                    request_id: fault.as_ref().and_then(|e| e.request_id()).map(str::to_owned),
-                    ..plain(ErrorKind::PageStuck, message)
-                }
+                    "the link died again within the same round; waiting before enumerating";
+                (ErrorKind::Graph(ErrorClass::LinkDead), text(message), None)
+            }
+            Self::Stuck { kind: StallKind::NoProgress, .. } => {
+                (ErrorKind::RoundStuck, text("a round does not end; a fallback follows"), None)
+            }
+            Self::Stuck { kind: StallKind::PageTooLarge, cause, .. } => {
+                let detail = cause.as_ref().map(|error| format!(": {}", error.message()));
+                let message = "a page failed repeatedly; smaller pages follow";
+                (ErrorKind::PageStuck, text(message) + &detail.unwrap_or_default(), cause.as_ref())
             }
             Self::Endless => {
-                plain(ErrorKind::RoundStuck, "neither a round nor a plain listing ends".to_owned())
+                (ErrorKind::RoundStuck, text("neither a round nor a plain listing ends"), None)
             }
-            Self::Store(error) => plain(ErrorKind::Store, error.to_string()),
-            Self::Stopped => plain(ErrorKind::Incomplete, "the worker was stopped".to_owned()),
+            Self::Store(error) => (ErrorKind::Store, error.to_string(), None),
+            Self::Stopped => (ErrorKind::Incomplete, text("the worker was stopped"), None),
+        };
+        LastError {
+            at,
+            kind,
+            status: error.and_then(GraphError::status),
+            code: error.and_then(GraphError::code).map(text),
+            message,
+            request_id: error.and_then(GraphError::request_id).map(text),
+            retry_at,
         }
     }
 }
