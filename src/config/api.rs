@@ -8,7 +8,7 @@ use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::secret;
 use super::sources::Sources;
-use super::table::{ConfigKey, KeyChange, LayeredTable};
+use super::table::{ConfigKey, KeyChange, LayeredTable, changes};
 
 /// `[api]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,18 +102,15 @@ impl ApiConfig {
     }
 
     pub(super) fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        // Without `..`: a new field has to be compared.
-        let Self { socket, socket_group, listen, hosts, token_file, read_token_file, mask_private } =
-            self;
-        vec![
-            KeyChange::live("api.socket", *socket != new.socket),
-            KeyChange::live("api.socket_group", *socket_group != new.socket_group),
-            KeyChange::live("api.listen", *listen != new.listen),
-            KeyChange::live("api.hosts", *hosts != new.hosts),
-            KeyChange::live("api.token_file", *token_file != new.token_file),
-            KeyChange::live("api.read_token_file", *read_token_file != new.read_token_file),
-            KeyChange::live("api.mask_private", *mask_private != new.mask_private),
-        ]
+        changes!("api", self, new, {
+            socket: live,
+            socket_group: live,
+            listen: live,
+            hosts: live,
+            token_file: live,
+            read_token_file: live,
+            mask_private: live,
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use super::diagnostic::Issue;
 use super::origin::DiagnosticSink;
 use super::reader::TableReader;
 use super::sources::Sources;
-use super::table::{ConfigKey, KeyChange, LayeredTable};
+use super::table::{ConfigKey, KeyChange, LayeredTable, changes};
 
 /// `[graph]`, with the cloud resolved to addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,27 +123,17 @@ impl GraphConfig {
     }
 
     pub(super) fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        // Without `..`: a new field has to be compared.
-        let Self {
-            cloud,
-            base_url,
-            login_url,
-            scope: _, // follows from the address
-            max_concurrent,
-            max_concurrent_per_mailbox,
-            request_timeout,
-        } = self;
-        let each = *max_concurrent_per_mailbox != new.max_concurrent_per_mailbox;
-        vec![
-            // With another Graph address, every stored link would point to a foreign origin, so
-            // another address needs another store.
-            KeyChange::refused("graph.cloud", *cloud != new.cloud),
-            KeyChange::refused("graph.base_url", *base_url != new.base_url),
-            KeyChange::live("graph.login_url", *login_url != new.login_url),
-            KeyChange::live("graph.max_concurrent", *max_concurrent != new.max_concurrent),
-            KeyChange::live("graph.max_concurrent_per_mailbox", each),
-            KeyChange::live("graph.request_timeout", *request_timeout != new.request_timeout),
-        ]
+        // With another address, every stored link would point to a foreign origin, so another
+        // address needs another store. The scope follows from it.
+        changes!("graph", self, new, {
+            cloud: refused,
+            base_url: refused,
+            login_url: live,
+            max_concurrent: live,
+            max_concurrent_per_mailbox: live,
+            request_timeout: live,
+            _: scope
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use super::origin::DiagnosticSink;
 use super::reader::{RawValue, TableReader};
 use super::settings;
 use super::sources::Sources;
-use super::table::{ConfigKey, KeyChange, LayeredTable};
+use super::table::{ConfigKey, KeyChange, LayeredTable, changes};
 
 /// Generates what handles every section from the table of sections. A section with settings of the
 /// daemon has a type with `KEYS`, `read` and `changes`.
@@ -113,8 +113,7 @@ impl StoreConfig {
     }
 
     fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        let Self { path } = self;
-        vec![KeyChange::refused("store.path", *path != new.path)]
+        changes!("store", self, new, { path: refused, })
     }
 }
 
@@ -139,8 +138,7 @@ impl FeedConfig {
     }
 
     fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        let Self { retention } = self;
-        vec![KeyChange::live("feed.retention", *retention != new.retention)]
+        changes!("feed", self, new, { retention: live, })
     }
 }
 
@@ -178,11 +176,7 @@ impl LogConfig {
     }
 
     fn changes(&self, new: &Self) -> Vec<KeyChange> {
-        let Self { level, format } = self;
-        vec![
-            KeyChange::live("log.level", *level != new.level),
-            KeyChange::refused("log.format", *format != new.format),
-        ]
+        changes!("log", self, new, { level: live, format: refused, })
     }
 }
 

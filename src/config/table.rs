@@ -45,6 +45,17 @@ impl KeyChange {
     }
 }
 
+/// Compares two values of a section, field by field: each names its key and whether a reload can
+/// apply a change (`live`) or not (`refused`). A field that is not listed does not compile.
+macro_rules! changes {
+    ($section:literal, $old:expr, $new:expr, { $($key:ident: $effect:ident,)* $(_: $derived:ident)? }) => {{
+        let Self { $($key,)* $($derived: _)? } = $old;
+        vec![$(KeyChange::$effect(concat!($section, ".", stringify!($key)), *$key != $new.$key)),*]
+    }};
+}
+
+pub(super) use changes;
+
 /// One merged table; each value has its origin.
 #[derive(Debug, Default)]
 pub(super) struct LayeredTable {
