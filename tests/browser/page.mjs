@@ -399,7 +399,7 @@ async function states(rig, name, day) {
     const text = await section.locator("p").first().textContent();
     const times = await section.locator("dl").textContent();
     if (text.length < 30 || !times.includes("Last success") || !times.includes("Next attempt")) fail(`${state}: ${text} ${times}`);
-    const command = /calmirror (sync|resync)|nothing to do|Make space/.test(text);
+    const command = /calmirror (sync|resync)|nothing to do|Free disk space/.test(text);
     if (!command) fail(`${state} has no remedy: ${text}`);
     told.add(text);
   }

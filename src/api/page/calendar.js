@@ -150,7 +150,7 @@ function notices(days, { window, complete, partial = false }, blocks) {
     partial && h("p", { class: "notice", key: "partial" }, "Not all of these days have been loaded; the rest appears when the daemon answers."),
     !complete && h("p", { class: "notice", key: "incomplete" }, "This window is still being read for the first time; not everything is here yet."),
     (before || after) && h("p", { class: "notice", key: "edges" }, `Mirrored is ${edges}; what lies outside is not known here.`),
-    blocks.length === 0 && complete && !partial && h("p", { class: "notice calm", key: "none" }, "Nothing is on."),
+    blocks.length === 0 && complete && !partial && h("p", { class: "notice calm", key: "none" }, "No events."),
   ];
 }
 
@@ -203,7 +203,7 @@ function column(place, day, blocks, today) {
     day === today && h("div", { class: "now", "aria-hidden": "true", style: { "--top": nowMinutes() } }),
     // A narrow screen stacks the days and has no row of bars.
     bars.length > 0 && h("ul", { class: "stacked" }, bars.slice(0, MOST).map((block) => h("li", { key: block.event.id }, link(place, block, time(block))))),
-    placed.length === 0 && bars.length === 0 && h("p", { class: "free" }, "Nothing is on"),
+    placed.length === 0 && bars.length === 0 && h("p", { class: "free" }, "No events"),
     placed.length > 0 && h("ol", null, placed.slice(0, MOST).map(({ block, top, bottom, column: number, columns: all }) =>
       h("li", { key: block.event.id, class: [bottom - top < 45 && "short", all > 2 && place.span === "week" && "crowded"].filter(Boolean).join(" ") || null, style: { "--top": top, "--height": bottom - top, "--column": number, "--columns": all } },
         link(place, block, time(block))))),

@@ -67,7 +67,7 @@ async function load() {
     content = details(event);
   } catch (error) {
     const gone = error instanceof api.Refusal && error.status === 404;
-    content = [title(gone ? "Not in the mirror" : "Not to be had"), h("p", null, gone
+    content = [title(gone ? "Not in the mirror" : "Not available"), h("p", null, gone
       ? "This event is not in the mirror, or no longer." : "The daemon does not answer now. Close this and try again.")];
   }
   if (shown !== wanted) return;
@@ -111,7 +111,7 @@ function details(event) {
   return [
     title(subject(event)),
     h("p", { class: "when" }, when(event)),
-    isMasked(event) && h("p", { class: "notice" }, "The daemon is set to tell of private and confidential events only when they are."),
+    isMasked(event) && h("p", { class: "notice" }, "Only times of private and confidential events are shown."),
     h("dl", null, facts.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value)))),
     people.length > 0 && h("section", null, h("h3", null, "Attendees"), h("ul", { class: "people" }, people.slice(0, 100).map((one) =>
       h("li", null, person(one), h("span", { class: "quiet" }, ` ${[RESPONSES[one.status?.response], one.type === "required" ? null : one.type].filter(Boolean).join(", ")}`))),

@@ -91,7 +91,7 @@ const list = (pairs) => h("dl", null, pairs.filter(([, value]) => value).map(([n
 
 function facts(window) {
   return h("section", { "aria-labelledby": "facts", key: "facts" },
-    h("h2", { id: "facts" }, "Where it stands"),
+    h("h2", { id: "facts" }, "Details"),
     list([
       ["Events", window.settled_once ? count(window.events) : `${count(window.events)} so far`],
       ["Interval", `every ${dates.lasting(window.interval_s)}`],

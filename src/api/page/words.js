@@ -12,7 +12,7 @@ export const STATES = {
   backing_off: ["backing off", "the last attempt failed; it is tried again", "bad"],
   held: ["held", "a removal too large to believe is being confirmed", "bad"],
   quarantined: ["quarantined", "the mailbox or calendar is gone or forbidden; it is retried slowly and the copy is kept", "bad"],
-  sign_in_required: ["sign-in required", "somebody has to sign in or consent", "bad"],
+  sign_in_required: ["sign-in required", "a person has to sign in or consent", "bad"],
   store_full: ["store full", "the disk is too full to write", "bad"],
 };
 
@@ -34,7 +34,7 @@ const REMEDIES = {
   held: (name) => ["Wait, and what Graph lists at the next round is believed. To believe the removal now: ", command("calmirror resync", name, "--accept-removals"), "."],
   quarantined: (name) => ["Look at the mailbox’s address and licence, and at what the application may read; if it is gone for good, take the window out of the configuration. To try now: ", command("calmirror sync", name), "."],
   sign_in_required: (name) => ["Renew the secret or certificate of the account, or have an administrator consent. Then: ", command("calmirror sync", name), "."],
-  store_full: () => "Make space on the disk of the store; everything goes on by itself.",
+  store_full: () => "Free disk space; writing resumes by itself.",
 };
 
 // What to do about a window in its current state: text and commands.
@@ -109,15 +109,15 @@ const REASONS = {
   sync_state_not_found: "Graph had forgotten the link",
   window_moved: "the edges moved",
   shape_changed: "what is asked for changed",
-  requested: "somebody asked",
+  requested: "requested by a user",
   round_stuck: "a round would not end",
-  page_stuck: "a page could not be had",
+  page_stuck: "a page could not be fetched",
   snapshot: "everything is listed in each round",
-  segment_too_long: "Graph does not answer for so long a time at once",
+  segment_too_long: "Graph refuses segments this long",
   delta_retry: "delta is tried again",
   confirm: "a large removal was being confirmed",
   drift: "the audit found many differences",
-  seam: "segments waited for each other",
+  seam: "interrupted segments waited for each other",
 };
 
 const ENDINGS = {
@@ -130,7 +130,7 @@ const ENDINGS = {
 // How a round ended, in words.
 export function ending(round) {
   const end = round.outcome in ENDINGS ? ENDINGS[round.outcome] : `failed: ${round.outcome.replaceAll("_", " ")}`;
-  const anew = round.resync && `everything read anew: ${reason(round.resync)}`;
+  const anew = round.resync && `enumerated again: ${reason(round.resync)}`;
   const did = outcomeSaid(round);
   return [end, anew, (end === null || did !== NOTHING) && did].filter(Boolean).join("; ");
 }
