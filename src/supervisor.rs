@@ -4,7 +4,8 @@
 //! A worker that panics or gets stuck is restarted from what the store holds, with growing delays,
 //! and does not affect other workers. A worker that holds its thread cannot be stopped: then the
 //! watchdog is no longer fed, and the service manager restarts the process. A failed store ends the
-//! fleet, because its errors persist while it is open. A full disk is temporary and ends nothing.
+//! fleet, because its errors persist while it is open. A refused write for lack of disk space is
+//! temporary and ends nothing.
 
 mod fleet;
 mod maintenance;
@@ -36,7 +37,7 @@ use crate::worker::{
 use fleet::FleetEntry;
 pub use fleet::{Fleet, FleetError, StartedRound};
 
-/// First pause before a panicked worker starts again; doubles up to a minute.
+/// First pause before a worker that panicked or got stuck starts again; doubles up to a minute.
 const FIRST_RESTART_DELAY: Duration = Duration::from_secs(1);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
 /// How long workers may take to stop. One that takes longer is cut off.
@@ -459,7 +460,7 @@ impl Supervisor {
         ticks
     }
 
-    /// Checks all workers, then reports the status and feeds the watchdog.
+    /// Reports the status and feeds the watchdog; if a worker is hung, only reports that.
     pub fn on_tick(&self) {
         match self.fleet.hung() {
             None if self.notify.is_enabled() => self.notify.alive(&self.status()),

@@ -228,7 +228,7 @@ impl Worker {
             }
             Err(error) => {
                 if matches!(error, AttemptError::Store(_)) {
-                    // The requested round has not begun, so the request stays.
+                    // The disk was full, so the request is not served: it stays.
                     let mut state = self.handle.lock();
                     state.request = state.request.max(request);
                 }

@@ -270,7 +270,7 @@ impl Scrape {
         page.gauges("calmirror_feed_readers", "Readers waiting for changes", "kind", counts)?;
         page.counter_set(
             "calmirror_api_refused_total",
-            "Requests over TCP with a wrong token, by outcome",
+            "Requests over TCP with a wrong token, by reason",
             "reason",
             &self.metrics.access.refused,
         )

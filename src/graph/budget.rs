@@ -3,8 +3,8 @@
 //! Graph allows an application four concurrent requests and 10,000 requests in ten minutes per
 //! mailbox (facts 112, 113), and counts what is sent while it throttles (fact 119). A
 //! [`MailboxBudget`] is shared by all windows of a mailbox. Requests wait there first, then for the
-//! overall budget; both are first come, first served. No request holds an overall permit while its
-//! mailbox pauses, so one throttled mailbox never slows another.
+//! overall budget; both are first come, first served. No waiting request holds an overall permit
+//! while its mailbox pauses, so one throttled mailbox never slows another.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,7 +11,7 @@ use super::position::{PendingEntry, PendingKey, Position, SegmentIndex, WindowId
 /// One atomic step of a segment.
 ///
 /// An id is at most once in `upserts` and `removals` together. An upserted bare occurrence
-/// (`whole == false`) must have its master in the same commit or in the store.
+/// (`full == false`) must have its master in the same commit or in the store.
 #[derive(Clone, Debug)]
 pub struct Commit {
     /// The window.

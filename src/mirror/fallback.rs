@@ -2,9 +2,9 @@
 //!
 //! A round that never ends needs larger pages (fact 173). A page that cannot be fetched needs
 //! smaller pages (facts 121, 122). A segment that needs both, or for which neither is enough, is
-//! listed completely in each round (*snapshot mode*), and delta is tried again daily. A new page
-//! size always means an enumeration from the first page, because links were issued under the old
-//! size.
+//! listed completely in each round (*snapshot mode*), and delta is tried again daily. Each fallback
+//! enumerates from the first page, because the failure stays with the links of the stuck round
+//! (facts 121, 173); the page size itself is not part of a link (fact 41).
 
 use jiff::{SignedDuration, Timestamp};
 

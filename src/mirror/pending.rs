@@ -132,7 +132,7 @@ impl PendingWork {
         &self.removals
     }
 
-    /// Whatever the removals were found by, they count as found by a listing from now on.
+    /// All removals count as found by a listing from now on.
     pub(super) fn forget_tombstones(&mut self) {
         self.removals.values_mut().for_each(|proof| *proof = RemovalProof::Listing);
     }

@@ -10,9 +10,9 @@
 //! end without a delta link.
 //!
 //! Requests to Graph and to the store are [`Effect`]s. The caller performs them and returns a
-//! [`RoundInput`]. A crash between the two loses nothing: the state is what the store holds
-//! (position and pending entries), plus the masters seen in this run. Losing those costs a request,
-//! never an event.
+//! [`RoundInput`]. A crash between the two loses no event: the state is what the store holds
+//! (position and pending entries), plus what this run has seen and found so far and how many
+//! events it has removed. The next run requests what it needs again.
 //!
 //! A series is applied as a whole. In an incremental round all items of a series stay pending until
 //! its master and its membership are known, and are then written in one commit, so that no reader
@@ -86,8 +86,9 @@ pub struct SegmentContext {
     /// fallback.
     pub confirm_after: SignedDuration,
     /// Whether the window has other segments. An event that leaves this segment may have moved over
-    /// a segment boundary into another. So nothing is removed before [`RoundInput::Retained`],
-    /// which follows when everything else of the round is durable and the other segments have run.
+    /// a segment boundary into another. So nothing except the rows of a series that is gone is
+    /// removed before [`RoundInput::Retained`], which follows when everything else of the round is
+    /// durable and the other segments have run.
     pub has_other_segments: bool,
     /// The configured page size.
     pub page_size: u32,
@@ -131,7 +132,8 @@ impl Round {
             position.unwrap_or_else(|| Position::new(Phase::start(ResyncReason::New), false));
         let mut pending = PendingWork::load(pending);
         if let Phase::Settled { .. } = position.phase {
-            // Tombstones do not outlive their round, so these removals are all from listings.
+            // A tombstone counts only in its own round: what is still pending counts as found by a
+            // listing.
             pending.forget_tombstones();
         }
         Self {

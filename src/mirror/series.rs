@@ -86,7 +86,7 @@ impl ListedInstances {
         self.unreadable.contains(id) || self.items.iter().any(|item| item.id.hash() == *id)
     }
 
-    /// Adds the result of a view, which wins where both list an instance. Its `nameless` is
+    /// Adds the result of a view, which wins where both list an instance. Its `has_unidentified` is
     /// ignored, because events without a readable id may belong to another series.
     pub fn merge(&mut self, view: Self) {
         self.items.extend(view.items);

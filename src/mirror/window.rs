@@ -138,7 +138,7 @@ impl Edge {
         }
     }
 
-    /// Whether the edge moves from day to day.
+    /// Whether the edge follows the date.
     pub fn is_relative(self) -> bool {
         matches!(self, Self::Relative { .. })
     }

@@ -216,8 +216,8 @@ impl Store {
         Ok(outcome)
     }
 
-    /// Hands over a lazy commit without waiting for it. It is written with the next commit that a
-    /// caller waits for, or with the next [`Store::flush`]. Until it is durable,
+    /// Hands over a deferrable commit without waiting for it. It is written with the next commit
+    /// that a caller waits for, or with the next [`Store::flush`]. Until it is durable,
     /// [`Store::position`] of its window waits. While the disk is full the commit is not deferred:
     /// a write that fails must not look settled.
     ///
@@ -346,7 +346,7 @@ impl Store {
         }
     }
 
-    /// The position of a segment. Waits until lazy commits of that window are durable.
+    /// The position of a segment. Waits until deferred commits of that window are durable.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -637,7 +637,7 @@ impl Store {
         measured.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
     }
 
-    /// Waits until lazy commits of a window, if any, are durable.
+    /// Waits until deferred commits of a window, if any, are durable.
     async fn wait_for_deferred(&self, window: WindowId) -> Result<(), StoreError> {
         if self.inner.shared.is_deferred(window) { self.flush().await } else { Ok(()) }
     }

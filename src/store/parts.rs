@@ -1,7 +1,8 @@
 //! Splits a commit that is too large for one batch.
 //!
-//! The parts are written one after the other, each as a batch of its own, and become durable
-//! together. Everything that marks the page as processed (the position, settled pending entries,
+//! The parts are written one after the other, each in its own batch, and are synced and
+//! acknowledged together; a crash may keep only the first ones. Everything that marks the page
+//! as processed (the position, finished pending entries,
 //! the seen list) goes with the last part: after a crash in between, the page is requested again
 //! and its events are found unchanged. A series is never split, so that no reader sees half of one.
 //! Removals come after all events, so that an existing event is never absent.

@@ -42,7 +42,7 @@ pub(super) struct StoreShared {
     full: AtomicBool,
     /// Set once the store can no longer be used.
     over: watch::Sender<Option<StoreError>>,
-    /// Lazy commits that are not durable yet, by window.
+    /// Deferred commits that are not durable yet, by window.
     deferred: Mutex<BTreeMap<WindowId, usize>>,
     pub(super) metrics: Arc<StoreMetrics>,
 }
@@ -244,19 +244,19 @@ impl StoreShared {
         self.env.block_on_external(reading).await
     }
 
-    /// Records a lazy commit that is not durable yet, until the returned value is dropped.
+    /// Records a deferred commit that is not durable yet, until the returned value is dropped.
     pub(super) fn defer(self: &Arc<Self>, window: WindowId) -> DeferredCommit {
         let mut lingering = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
         *lingering.entry(window).or_default() += 1;
         DeferredCommit { shared: self.clone(), window }
     }
 
-    /// Whether any window has a lazy commit that is not durable yet.
+    /// Whether any window has a deferred commit that is not durable yet.
     pub(super) fn any_deferred(&self) -> bool {
         !self.deferred.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Whether a window has a lazy commit that is not durable yet.
+    /// Whether a window has a deferred commit that is not durable yet.
     pub(super) fn is_deferred(&self, window: WindowId) -> bool {
         let lingering = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
         lingering.contains_key(&window)
@@ -267,7 +267,7 @@ fn change_slot(window: WindowId) -> usize {
     usize::try_from(window.0).unwrap_or(0) % CHANGE_SLOTS
 }
 
-/// A lazy commit that is not durable yet.
+/// A deferred commit that is not durable yet.
 pub(super) struct DeferredCommit {
     shared: Arc<StoreShared>,
     window: WindowId,

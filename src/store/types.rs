@@ -22,7 +22,7 @@ pub struct StoreOptions {
     pub path: PathBuf,
     /// Bytes of sled's page cache.
     pub cache_bytes: u64,
-    /// How long a lazy commit may be deferred to share a flush; at most 30 s.
+    /// How long a deferrable commit may be deferred to share a flush; at most 30 s.
     pub max_defer: Duration,
     /// Bytes of disk that are kept free (at least 0.5 % of the disk). Below that, commits return
     /// [`StoreError::Full`](super::StoreError::Full). 0 never refuses, and holds no space for the

@@ -62,7 +62,7 @@ type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// A request to the writer.
 pub(super) enum WriteJob {
-    /// Write a commit; `deferred` is set for a lazy one.
+    /// Write a commit; `deferred` is set if no caller waits for it.
     Commit { commit: Box<Commit>, deferred: Option<DeferredCommit>, reply: JobReply<CommitOutcome> },
     /// Free the names of the `leaving` windows, then register the wanted ones.
     Register {
@@ -112,12 +112,12 @@ pub(super) struct Writer<P> {
 /// A group of jobs being written.
 struct CommitGroup {
     batch: WriteBatch,
-    /// Windows that have a commit in `draft`.
+    /// Windows that have a commit in `batch`.
     windows: BTreeSet<WindowId>,
     /// Windows whose visible content changes.
     changed: BTreeSet<WindowId>,
     replies: Vec<JobAnswer>,
-    /// The lazy commits of the group; dropped after the group was answered.
+    /// The deferred commits of the group; dropped after the group was answered.
     lingering: Vec<DeferredCommit>,
 }
 
@@ -257,7 +257,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         let (mut next, none) = (0, |_: &str| Vec::new());
         leaving.is_empty()
             && wanted.iter().all(|wanted| {
-                // A fault occurs again in `attach` and is reported there.
+                // A fault occurs again in `register_windows` and is reported there.
                 register::register(&self.tree, wanted, at, &mut next, none, &mut draft).is_err()
                     || draft.is_empty()
             })

@@ -165,7 +165,7 @@ impl Tokens {
         self.cached().availability()
     }
 
-    /// Requests a token and stores the outcome. The caller holds `asking`.
+    /// Requests a token and stores the outcome. The caller holds `request_lock`.
     async fn request_token(&self) -> Result<AccessToken, GraphError> {
         let began = Instant::now();
         let sign_in = self.cached().sign_in.clone();

@@ -2,8 +2,7 @@
 //!
 //! Two responses may lack events that exist. A series' listing may omit its exceptions (fact 196),
 //! and every request by id answers 404 for private events of another mailbox (fact 180). Plain
-//! `calendarView` lists both, and it is what the mirror is compared with. So it decides, in one
-//! request for all instances in question.
+//! `calendarView` lists both, and it is what the mirror is compared with. So it decides.
 //!
 //! A response is also some seconds newer than the page that led to it: an instance may have moved
 //! meanwhile, or an occurrence may have become an exception. So first the days of the exceptions
