@@ -274,8 +274,8 @@ impl Supervisor {
         accounts
     }
 
-    /// Adds registered windows to the fleet and starts their workers. `stopped` holds the previous
-    /// workers of some of them.
+    /// Adds registered windows to the fleet and starts their workers; `registered[i]` belongs to
+    /// `specs[i]`. `stopped` holds the previous workers of some of them.
     fn start_workers(
         &mut self,
         specs: Vec<WindowSpec>,

@@ -42,7 +42,8 @@ pub use state::{RoundRequest, WindowHandle, WindowSummary};
 
 /// How often a worker checks whether its round makes progress.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(60);
-/// The longest that a round may take between two requests without making progress.
+/// The longest that a round may take between two requests without making progress, beyond the time
+/// of a request. Covers a token request, pauses between retries, and commits.
 const STALL_LIMIT: Duration = Duration::from_secs(600);
 
 /// What all workers share.
@@ -112,8 +113,9 @@ impl Worker {
         let mut due = self.first_due(first);
         loop {
             self.publish_due(due);
-            // A stop wakes the handle too, so that a sleeping worker waits for two things only. A
-            // request comes first: left over, it would cost one more round.
+            // A stop wakes the handle too, so that a sleeping worker waits for two things only.
+            // `biased`: a wake-up is taken before the due time; left over, it would end the next
+            // sleep for nothing.
             let woken = tokio::select! {
                 biased;
                 () = self.handle.wake.notified() => true,
@@ -264,6 +266,8 @@ impl Worker {
 
     /// Resolves once the round has made no progress for longer than any of its steps may take.
     async fn stalled(&self, steps: &AtomicU32) {
+        // A request counts when it is sent, so the next count is at least its response later: twice
+        // the timeout, as a margin.
         let longest_request = self.services.client.request_timeout().saturating_mul(2);
         let progress = || {
             self.handle.lock().last_heartbeat = Instant::now();

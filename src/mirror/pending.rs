@@ -1,7 +1,7 @@
 //! The pending work of a segment in memory: incomplete series, and removals not yet published.
 //!
-//! It mirrors the pending entries in the store. Entries that differ from the store are recorded and
-//! written with the next commit, so that the two never diverge.
+//! It mirrors the pending entries in the store. Changed entries are recorded and written by the
+//! next commit passed to `PendingWork::write`.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};

@@ -138,7 +138,8 @@ impl<'a> CommitApplier<'a> {
     }
 
     /// Removes the segment from a row. Returns whether the row is a master, which is deleted only
-    /// when no instance refers to it.
+    /// when no instance refers to it. Segments that the window no longer has (`retired`) do not
+    /// count: a row that only they hold is treated as held by this one.
     fn remove(&mut self, id: EventHash, reason: RemovalReason) -> Result<bool, TreeError> {
         let (segment, retired) = (self.commit.segment, self.record.retired);
         let slot = self.load(id)?;

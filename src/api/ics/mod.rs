@@ -202,8 +202,8 @@ impl CalendarWriter {
     }
 
     async fn changes(&mut self, text: &mut String, after: Seq) -> Result<(), FeedError> {
-        // A cursor of each batch's own: no removal is written, so a response that takes long must
-        // not fail because removals were trimmed meanwhile.
+        // A fresh cursor per batch counts as issued now, so trimming cannot invalidate it; missed
+        // removals do not matter, none is written.
         let (store, filter) = (&self.access.store, FeedFilter::Window(self.query.window));
         let mut follower = Follower::after(store, &store.cursor(after), filter)?;
         let changes = follower.read(BATCH, BATCH_BYTES).await?;

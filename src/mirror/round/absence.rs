@@ -181,7 +181,8 @@ impl Round {
                 self.confirmed(listing, rows, at)
             }
             Some(ViewPurpose::Listing) => self.confirm_edges(viewed, rows, at),
-            // The item without an id may be one of them.
+            // An item without a readable id may be one of these instances. Unless the view has all
+            // of them, it decides nothing.
             Some(ViewPurpose::Edge(_, ids))
                 if viewed.has_unidentified && !ids.iter().all(|id| viewed.has(id)) =>
             {

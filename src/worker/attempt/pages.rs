@@ -161,9 +161,9 @@ impl Attempt<'_> {
         state.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// Makes a small request to the calendar. "Not found" may be the answer for the whole calendar
-    /// (fact 103) and then says nothing about one series. It is believed only if the calendar
-    /// answers afterwards.
+    /// Makes a small request that tells a failing page or series from a calendar that does not
+    /// answer at all. After a 404 for a series it must succeed before the 404 is believed (fact
+    /// 103).
     pub(super) async fn probe(&mut self, edges: Edges) -> Result<(), AttemptError> {
         let (client, target, options) = self.request_parts();
         let (day, options) = (first_day(edges), RequestOptions { page_size: 1, ..options });
