@@ -1,7 +1,7 @@
 //! The retry budget of a round, and requests that are repeated until they succeed or it is spent.
 //!
-//! Requests are repeated only here: at most [`MAX_RETRIES`] times for each run through a segment,
-//! each time on a new connection.
+//! Requests are repeated only here, except once for a refused token (`graph/client.rs`): at most
+//! [`MAX_RETRIES`] times for each run through a segment, each time on a new connection.
 
 use std::time::Duration;
 
