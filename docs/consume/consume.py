@@ -9,7 +9,7 @@ A snapshot first, then the feed. The rules that make it exact:
 * What an answer brings and the cursor behind it are stored in one transaction, after the whole
   answer has arrived. Killed at any moment, the next start goes on where this one was.
 * 410 means that the feed can no longer tell what was missed: a new snapshot is read beside the
-  old copy, which is replaced at the end. Whoever reads the copy never sees it empty.
+  old copy, which is replaced at the end. Readers never see an empty copy.
 
 The copy is the table `event(window, id, event)`, the event being JSON as Graph gave it.
 """

@@ -19,7 +19,7 @@ once=${CALMIRROR_ONCE:-${ONCE:-}}
 wait=30s
 [ -z "$once" ] || wait=0s
 
-# Whoever else looks into the copy may hold it for a moment.
+# Another reader may lock the copy briefly.
 sql() { sqlite3 -batch -bail -cmd '.timeout 30000' "$db" "$@"; }
 
 sql 'CREATE TABLE IF NOT EXISTS event (window TEXT, id TEXT, event TEXT, PRIMARY KEY (window, id)) WITHOUT ROWID;

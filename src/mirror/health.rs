@@ -107,7 +107,7 @@ impl WindowHealth {
         };
         self.failures = 0;
         self.settled_once |= result == RoundResult::Settled;
-        // Rounds go on between the old edges while a move is held.
+        // Rounds continue between the old edges while a move is held.
         self.state = if pacing.held_move.is_some() { WindowState::Held } else { state };
         let delay = pacing.held_move.map_or(delay, |wait| wait.min(delay));
         let before = self.logged;

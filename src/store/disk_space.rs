@@ -1,7 +1,7 @@
 //! Refuses writes before the disk is full.
 //!
 //! sled does not recover from a full disk until it is opened again. So some space is kept free:
-//! below it, commits are refused and reading goes on. Writing resumes once there is space again.
+//! below it, commits are refused and reading continues. Writing resumes once there is space again.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;

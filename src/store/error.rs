@@ -119,7 +119,7 @@ pub enum StoreError {
     /// Writing or reading has failed for good; the process has to be restarted.
     #[error("the store has failed: {0}")]
     Failed(Arc<str>),
-    /// There is too little space to write. Nothing of this request was written; reading goes on.
+    /// There is too little space to write. Nothing of this request was written; reading continues.
     #[error("the store's disk is full")]
     Full,
     /// The store was closed.

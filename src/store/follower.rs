@@ -182,7 +182,7 @@ impl Follower {
         Ok((end, cursor))
     }
 
-    /// Waits until the feed goes on after what was read. The filter may reject all of it.
+    /// Waits until the feed continues after what was read. The filter may reject all of it.
     ///
     /// # Errors
     /// [`FeedError::Store`] if the store was closed or has failed.
