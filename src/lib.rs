@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod env;
 mod error_chain;
 pub mod graph;
+pub mod json;
 pub mod metrics;
 pub mod mirror;
 mod percent;

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use calmirror::graph::wire;
 use calmirror::mirror::event::{complete, same_json};
-use calmirror::mirror::json::JsonMembers;
+use calmirror::json::JsonMembers;
 use calmirror::mirror::page::{EventKind, Item};
 use calmirror::mirror::series;
 use calmirror::mirror::window::BodyFormat;

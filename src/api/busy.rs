@@ -20,8 +20,8 @@ use super::extract::WindowRequest;
 use super::ics::id_of;
 use super::limits::SLICE_BYTES;
 use super::problem::Problem;
+use crate::json::JsonMembers;
 use crate::mirror::event_time::TimeReader;
-use crate::mirror::json::JsonMembers;
 use crate::mirror::page::EventHash;
 use crate::store::{BATCH_BYTES, EventQuery, FeedFilter, Follower, Store};
 

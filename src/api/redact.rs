@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::mirror::json::JsonMembers;
+use crate::json::JsonMembers;
 
 /// The members that are kept, in this order.
 const KEPT: [&str; 10] = [

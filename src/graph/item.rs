@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::json::JsonText;
 use crate::mirror::event_time::TimeReader;
-use crate::mirror::json::JsonText;
 use crate::mirror::page::{EventId, EventKind, Item, Span, UnreadableItem};
 use crate::mirror::window::BodyFormat;
 

@@ -15,7 +15,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 
 use super::item::{ItemSource, Items, PageEntry};
 use super::page_memory::Reservation;
-use crate::mirror::json::JsonText;
+use crate::json::JsonText;
 use crate::mirror::page::{EventId, Item, Link, Page, PageEnd, UnreadableItem};
 use crate::mirror::window::BodyFormat;
 

@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::json::{JsonMembers, JsonObject};
 use super::page::EventId;
+use crate::json::{JsonMembers, JsonObject};
 use crate::percent;
 
 /// Members that an occurrence has itself; all others come from its master.

@@ -20,8 +20,8 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 
-use super::json::{JsonMembers, JsonText};
 use super::zone;
+use crate::json::{JsonMembers, JsonText};
 
 /// The start or the end of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

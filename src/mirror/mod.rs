@@ -14,7 +14,6 @@ pub mod event_time;
 pub mod failure;
 pub mod fallback;
 pub mod health;
-pub mod json;
 pub mod outcome;
 pub mod page;
 mod pending;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::json::JsonMembers;
+use crate::json::JsonMembers;
 
 /// A Graph id: opaque, case sensitive, compared as bytes (fact 48).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

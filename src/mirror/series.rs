@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 
-use super::json::JsonMembers;
 use super::page::{EventHash, EventId, EventKind, Item, Span};
 use super::window::{Completion, Edges};
+use crate::json::JsonMembers;
 
 /// The length of a view at an edge, in days: events that are undecided begin or end within one day
 /// of the edge.

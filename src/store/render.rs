@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::row::EventRow;
+use crate::json::JsonMembers;
 use crate::mirror::event;
-use crate::mirror::json::JsonMembers;
 use crate::mirror::page::{EventId, EventKind};
 
 /// A master, parsed once for all of its occurrences.

@@ -20,8 +20,8 @@ use super::html;
 use super::identity::{Identities, OriginalStart};
 use super::line::ContentLine;
 use crate::api::redact::is_reduced;
+use crate::json::JsonMembers;
 use crate::mirror::event_time::{EventSpan, EventTime, TimeReader};
-use crate::mirror::json::JsonMembers;
 
 /// The length at which descriptions are cut, bytes. The JSON API has the full text.
 const DESCRIPTION: usize = 64 << 10;

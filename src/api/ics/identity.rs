@@ -22,8 +22,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::line::sanitized;
 use crate::api::redact::is_reduced;
+use crate::json::JsonMembers;
 use crate::mirror::event_time::TimeReader;
-use crate::mirror::json::JsonMembers;
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::zone;
 

@@ -216,7 +216,7 @@ impl Fixture {
         let mut commit = Commit::new(window, 0, self.env.now());
         for event in events {
             let content = event.to_string();
-            let members = crate::mirror::json::JsonMembers::parse(content.as_bytes()).unwrap();
+            let members = crate::json::JsonMembers::parse(content.as_bytes()).unwrap();
             let when = crate::mirror::event_time::TimeReader::default().event(&members).unwrap();
             commit.upserts.push(Item {
                 id: EventId::new(event["id"].as_str().unwrap()),
