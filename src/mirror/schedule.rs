@@ -8,7 +8,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::clock::{self, TOLERANCE};
 use super::page::EventId;
-use super::status::AuditRecord;
 use super::window::{Edge, Edges, Window, WindowSettings};
 
 /// The longest wait between attempts of a window that keeps failing.
@@ -123,6 +122,17 @@ pub fn segment_interval(
         segments.iter().position(|s| now < s.end).unwrap_or(segments.len().saturating_sub(1));
     let doublings = u32::try_from(index.abs_diff(here)).unwrap_or(u32::MAX).min(16);
     interval.saturating_mul(1 << doublings).min(MAX_SEGMENT_INTERVAL.max(interval))
+}
+
+/// The record of a window's drift audits, kept in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When the window first settled: the first audit is scheduled from here.
+    pub since: Timestamp,
+    /// When the last audit ended.
+    pub at: Option<Timestamp>,
+    /// Differences that audits have confirmed and repaired since the window was created.
+    pub differences: u64,
 }
 
 /// When the next drift audit of a window is due. The first is due half a period to a whole period

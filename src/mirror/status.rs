@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::failure::ErrorKind;
 use super::outcome::{RoundOutcome, SegmentMode};
+pub use super::schedule::AuditRecord;
 pub use super::state::WindowState;
 use super::str_enum::str_enum;
 
@@ -124,17 +125,6 @@ pub struct LastError {
     pub request_id: Option<String>,
     /// When the next attempt is due.
     pub retry_at: Option<Timestamp>,
-}
-
-/// The record of a window's drift audits, kept in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AuditRecord {
-    /// When the window first settled: the first audit is scheduled from here.
-    pub since: Timestamp,
-    /// When the last audit ended.
-    pub at: Option<Timestamp>,
-    /// Differences that audits have confirmed and repaired since the window was created.
-    pub differences: u64,
 }
 
 /// Drift audits as the API shows them.
