@@ -94,7 +94,7 @@ impl Follower {
 
     fn new(store: &Store, filter: FeedFilter, seq: Seq, cursor: String, end: Seq) -> Self {
         let guard = Guard { cursor, initial_end: (seq < end).then_some(end) };
-        let durable = store.inner.shared.durable();
+        let durable = store.shared().durable();
         Self { store: store.clone(), filter, seq, guard, durable }
     }
 
@@ -150,7 +150,7 @@ impl Follower {
         limit: usize,
         bytes: usize,
     ) -> Result<Changes, FeedError> {
-        let shared = &self.store.inner.shared;
+        let shared = self.store.shared();
         let (after, filter, guard) = (self.seq, self.filter.clone(), self.guard.clone());
         let read = move |shared: &StoreShared| {
             let cursor = |seq| guard.cursor_at(shared, seq);
@@ -173,7 +173,7 @@ impl Follower {
     /// # Errors
     /// As [`Follower::read`].
     pub async fn reach(&self, limit: usize, bytes: usize) -> Result<(Seq, String), FeedError> {
-        let shared = &self.store.inner.shared;
+        let shared = self.store.shared();
         let (after, filter) = (self.seq, self.filter.clone());
         let end =
             shared.read(move |shared| feed::reach(shared, after, &filter, limit, bytes)).await?;

@@ -10,16 +10,51 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 
 use super::change_writer::LONG_EVENT;
-use super::error::TreeError;
+use super::error::{StoreError, TreeError};
 use super::keys;
 use super::record::{instant, micros};
 use super::render::{self, MasterMembers};
 use super::row::EventRow;
+use super::shared::StoreShared;
 use super::tree::Tree;
-use super::{EventQuery, Events};
-use crate::mirror::change::Seq;
+use super::{EventQuery, Events, Store};
 use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
+
+impl Store {
+    /// Events of a window. A page shows one state of the tree. A window that is not in the store
+    /// has no events.
+    pub async fn events(&self, query: EventQuery) -> Result<Events, StoreError> {
+        let read = move |shared: &StoreShared| {
+            // Taken before reading: a change written meanwhile may be on the page already and is
+            // delivered again after the cursor. A seq taken afterwards could skip it.
+            let seq = shared.durable_seq();
+            let ((page, more), group) = shared.read_tree(|tree| gather(tree, &query))?;
+            let last = page.rows.last().filter(|_| more);
+            let next = last.map(|row| (instant(row.start), row.id.clone()));
+            Ok((Events { value: page.show(), next, seq }, group))
+        };
+        self.shared().read(read).await
+    }
+
+    /// One complete event. A master is not an event.
+    pub async fn event(&self, window: WindowId, id: &EventId) -> Result<Option<Bytes>, StoreError> {
+        let id = id.clone();
+        let read = move |shared: &StoreShared| {
+            let (page, group) = shared.read_tree(|tree| {
+                let mut page = ResultPage::default();
+                let stored = tree.row(window, id.hash())?;
+                // The key is only a hash, so compare the id.
+                if let Some(stored) = stored.filter(|s| s.row.is_shown() && s.row.id == id) {
+                    page.add(tree, window, stored.row)?;
+                }
+                Ok(page)
+            })?;
+            Ok((page.show().into_iter().next(), group))
+        };
+        self.shared().read(read).await
+    }
+}
 
 /// The rows of a page, with the masters that complete them.
 #[derive(Default)]
@@ -73,7 +108,7 @@ impl ResultPage {
 }
 
 /// Gathers a page; returns whether there is more after it.
-pub(super) fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeError> {
+fn gather(tree: &Tree, query: &EventQuery) -> Result<(ResultPage, bool), TreeError> {
     let limit = query.limit.max(1);
     let from = query.from.map_or(i64::MIN, micros);
     let to = query.to.map_or(i64::MAX, micros);
@@ -170,11 +205,4 @@ impl ResultPageBuilder<'_> {
         let stored = self.tree.row(self.query.window, id)?;
         Ok(stored.ok_or(TreeError::Damaged("index"))?.row)
     }
-}
-
-/// The page as a reader gets it.
-pub(super) fn answer(gathered: &ResultPage, more: bool, seq: Seq) -> Events {
-    let last = gathered.rows.last().filter(|_| more);
-    let next = last.map(|row| (instant(row.start), row.id.clone()));
-    Events { value: gathered.show(), next, seq }
 }

@@ -15,7 +15,7 @@ use super::{RegisteredWindow, WindowRegistration};
 use crate::mirror::position::{Phase, Position, SegmentIndex, WindowId};
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{LastResync, ResyncReason};
-use crate::mirror::window::{Edges, MAX_SEGMENT_DAYS};
+use crate::mirror::window::MAX_SEGMENT_DAYS;
 
 /// Registers one wanted window. `next` is the number of the next new window; `leaving` finds the
 /// windows of a name that are still being dropped.
@@ -38,11 +38,11 @@ pub(super) fn register(
         Some((id, record)) if record.identity == wanted.identity => {
             let mut attached = known_as(tree, id, record, wanted, at, draft)?;
             attached.replaces = leaving(&wanted.name);
+            let positions = tree.positions(id)?;
+            attached.held = positions.iter().any(|(_, p)| p.is_held());
             // The fallback of a segment survives a reset.
-            let listed = |(_, p): &(SegmentIndex, Position)| p.fallback.is_snapshot();
-            let listed = tree.positions(id)?.into_iter().filter(listed);
+            let listed = positions.into_iter().filter(|(_, p)| p.fallback.is_snapshot());
             attached.snapshots = listed.map(|(segment, _)| segment).collect();
-            attached.held = tree.positions(id)?.iter().any(|(_, p)| p.is_held());
             Ok(attached)
         }
         other => {
@@ -121,34 +121,21 @@ pub(super) fn settled_before(counters: &Counters, positions: &[(SegmentIndex, Po
         .unwrap_or_else(|| counters.audit.is_some() && !positions.iter().any(|(_, p)| is_first(p)))
 }
 
-/// Moves a window's edges and resets its segments; `None` if the window is not known.
-pub(super) fn move_edges(
+/// Changes a window and resets its segments for this reason. Returns whether the window is in the
+/// store.
+pub(super) fn change(
     tree: &Tree,
     id: WindowId,
-    edges: Edges,
+    reason: ResyncReason,
     at: Timestamp,
     draft: &mut WriteBatch,
-) -> Result<Option<()>, TreeError> {
-    let Some(mut record) = tree.window(id)? else { return Ok(None) };
-    (record.edges, record.edges_at) = (edges, at);
+    edit: impl FnOnce(&mut WindowRecord),
+) -> Result<bool, TreeError> {
+    let Some(mut record) = tree.window(id)? else { return Ok(false) };
+    edit(&mut record);
     let mut counters = tree.counters(id)?;
-    reset(tree, id, &mut record, &mut counters, ResyncReason::WindowMoved, at, draft)?;
-    Ok(Some(()))
-}
-
-/// Cuts a window into segments of at most `days` days and resets them; `None` if it is not known.
-pub(super) fn cut(
-    tree: &Tree,
-    id: WindowId,
-    days: i64,
-    at: Timestamp,
-    draft: &mut WriteBatch,
-) -> Result<Option<()>, TreeError> {
-    let Some(mut record) = tree.window(id)? else { return Ok(None) };
-    record.segment_days = days;
-    let mut counters = tree.counters(id)?;
-    reset(tree, id, &mut record, &mut counters, ResyncReason::SegmentTooLong, at, draft)?;
-    Ok(Some(()))
+    reset(tree, id, &mut record, &mut counters, reason, at, draft)?;
+    Ok(true)
 }
 
 /// Resets every segment to the first page of an enumeration; rows are not touched.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::SeriesRow;
 use super::batch;
 use super::error::TreeError;
 use super::keys;
@@ -21,6 +20,7 @@ use crate::mirror::change::Seq;
 use crate::mirror::commit::StoredKind;
 use crate::mirror::page::{EventHash, EventKind};
 use crate::mirror::position::{PendingEntry, Position, SegmentIndex, WindowId};
+use crate::mirror::series::SeriesMember;
 use crate::mirror::window::WindowIdentity;
 
 /// How often a write under way looks for an error of sled's background threads.
@@ -183,13 +183,13 @@ impl Tree {
         window: WindowId,
         segment: SegmentIndex,
         master: EventHash,
-    ) -> Result<Vec<SeriesRow>, TreeError> {
+    ) -> Result<Vec<SeriesMember>, TreeError> {
         let mut series = Vec::new();
         for id in self.instances(window, master)? {
             let StoredRow { row, .. } =
                 self.row(window, id)?.ok_or(TreeError::Damaged("series"))?;
             if row.segments.contains(segment) {
-                series.push(SeriesRow { id, kind: row.kind, span: row.span() });
+                series.push(SeriesMember { id, kind: row.kind, span: row.span() });
             }
         }
         Ok(series)

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::mirror::audit::EventDigest;
 use crate::mirror::change::{ChangeKind, RemovalReason, Seq};
-use crate::mirror::page::{EventHash, EventId, EventKind, Span};
+use crate::mirror::page::{EventHash, EventId};
 use crate::mirror::position::WindowId;
 use crate::mirror::segment_set::SegmentSet;
 use crate::mirror::status::{AuditRecord, LastResync, ResyncReason};
@@ -104,17 +104,6 @@ pub struct RegisteredWindow {
     pub snapshots: SegmentSet,
     /// The longest segment that Graph answers for, in days ([`Edges::cut`]).
     pub segment_days: i64,
-}
-
-/// One row of a series.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SeriesRow {
-    /// The instance.
-    pub id: EventHash,
-    /// Occurrence or exception.
-    pub kind: EventKind,
-    /// Start and end of the instance.
-    pub span: Span,
 }
 
 /// The part of a row that an audit checks.

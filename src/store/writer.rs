@@ -14,7 +14,6 @@
 //! Lazy commits wait here without a timer: the daemon sends [`WriteJob::Flush`] when they have
 //! waited long enough.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -28,13 +27,14 @@ use tokio::time::Instant;
 use super::batch::WriteBatch;
 use super::disk_space::DiskSpace;
 use super::error::{PlanError, StoreError, TreeError};
+use super::job::{CommitGroup, JobReply, WriteJob, estimated_bytes, refuse};
 use super::keys;
 use super::parts;
 use super::plan::{self, CommitPlan};
-use super::purge::{self, PurgeProgress};
+use super::purge;
 use super::record::{self, FeedChecksum};
 use super::reserve::SpaceReserve;
-use super::shared::{DeferredCommit, StoreShared};
+use super::shared::StoreShared;
 use super::tree::Tree;
 use super::watermark::{self, Watermark};
 use super::{RegisteredWindow, WindowRegistration, register};
@@ -42,7 +42,6 @@ use crate::mirror::change::Seq;
 use crate::mirror::commit::{Commit, CommitOutcome};
 use crate::mirror::position::WindowId;
 use crate::mirror::status::ResyncReason;
-use crate::mirror::window::Edges;
 
 /// Most commits in one batch. 256 took 4 ms to become durable; more only wait longer.
 const MAX_BATCH_COMMITS: usize = 256;
@@ -50,45 +49,8 @@ const MAX_BATCH_COMMITS: usize = 256;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Windows registered in one batch.
 const MAX_BATCH_WINDOWS: usize = 1024;
-/// Rough bytes written for registering a window, one slice of dropping or trimming, and a reset.
-const WINDOW: usize = 600;
-const SLICE: usize = 256 << 10;
-const RESET: usize = 64 << 10;
 /// How often the watermark is written.
 const WATERMARK_INTERVAL: Duration = Duration::from_secs(2);
-
-type JobReply<T> = oneshot::Sender<Result<T, StoreError>>;
-type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
-
-/// A request to the writer.
-pub(super) enum WriteJob {
-    /// Write a commit; `deferred` is set if no caller waits for it.
-    Commit { commit: Box<Commit>, deferred: Option<DeferredCommit>, reply: JobReply<CommitOutcome> },
-    /// Free the names of the `leaving` windows, then register the wanted ones.
-    Register {
-        wanted: Vec<WindowRegistration>,
-        leaving: Vec<WindowId>,
-        at: Timestamp,
-        reply: JobReply<Vec<RegisteredWindow>>,
-    },
-    /// Move a window's edges.
-    MoveEdges { window: WindowId, edges: Edges, at: Timestamp, reply: JobReply<()> },
-    /// Cut a window into shorter segments.
-    Cut { window: WindowId, days: i64, at: Timestamp, reply: JobReply<()> },
-    /// One slice of dropping a window; the reply is the next step.
-    Drop {
-        window: WindowId,
-        at: Timestamp,
-        step: PurgeProgress,
-        reply: JobReply<Option<PurgeProgress>>,
-    },
-    /// One slice of trimming; the reply is how many left and whether there may be more.
-    Trim { before: Timestamp, reply: JobReply<(u64, bool)> },
-    /// Write the deferred commits.
-    Flush { reply: JobReply<()> },
-    /// Write the deferred commits and stop.
-    Close { reply: oneshot::Sender<()> },
-}
 
 /// The state of the writer thread.
 pub(super) struct Writer<P> {
@@ -107,18 +69,6 @@ pub(super) struct Writer<P> {
     pub(super) reserve: Option<SpaceReserve>,
     /// Whether the reserve was allocated again since the opening.
     pub(super) reserve_held: bool,
-}
-
-/// A group of jobs being written.
-struct CommitGroup {
-    batch: WriteBatch,
-    /// Windows that have a commit in `batch`.
-    windows: BTreeSet<WindowId>,
-    /// Windows whose visible content changes.
-    changed: BTreeSet<WindowId>,
-    replies: Vec<JobAnswer>,
-    /// The deferred commits of the group; dropped after the group was answered.
-    lingering: Vec<DeferredCommit>,
 }
 
 impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
@@ -194,13 +144,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             return;
         }
         self.group += 1;
-        let mut group = CommitGroup {
-            batch: WriteBatch::default(),
-            windows: BTreeSet::new(),
-            changed: BTreeSet::new(),
-            replies: Vec::with_capacity(jobs.len()),
-            lingering: Vec::new(),
-        };
+        let mut group = CommitGroup::default();
         let tree = self.tree.clone();
         let done = tree.write(|| {
             self.perform(jobs, &mut group)?;
@@ -233,7 +177,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         for job in jobs {
             match job {
                 // The deferred commits are refused as well, so nothing is left to flush.
-                WriteJob::Flush { reply } => reply.send(Ok(())).ok().unwrap_or_default(),
+                WriteJob::Flush { reply } => drop(reply.send(Ok(()))),
                 WriteJob::Register { ref wanted, ref leaving, at, .. }
                     if self.fits_start_reserve(&job) || self.is_noop(wanted, leaving, at) =>
                 {
@@ -264,18 +208,15 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
     }
 
     fn perform(&mut self, jobs: Vec<WriteJob>, group: &mut CommitGroup) -> Result<(), TreeError> {
-        let mut fault = None;
+        let mut done = Ok(());
         for job in jobs {
-            if fault.is_none() {
-                if let Err(e) = self.job(job, group) {
-                    fault = Some(e);
-                }
-            } else {
+            match done {
+                Ok(()) => done = self.job(job, group),
                 // Not executed; answered with the failure of the group.
-                defer_failure(job, group);
+                Err(_) => group.defer_failure(job),
             }
         }
-        fault.map_or(Ok(()), Err)
+        done
     }
 
     fn job(&mut self, job: WriteJob, group: &mut CommitGroup) -> Result<(), TreeError> {
@@ -295,7 +236,7 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     Err(PlanError::Rejected(why)) => (Err(why), None),
                     Err(PlanError::Fault(fault)) => (Err(fault.to_store_error()), Some(fault)),
                 };
-                group.replies.push(answer(reply, outcome));
+                group.answer(reply, outcome);
                 fault.map_or(Ok(()), Err)
             }
             WriteJob::Register { wanted, leaving, at, reply } => {
@@ -303,24 +244,22 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                 for attached in attached.iter().flatten() {
                     self.count(CommitOutcome::default(), attached.resync);
                 }
-                queue_reply(group, reply, attached)
+                group.queue_reply(reply, attached)
             }
             WriteJob::MoveEdges { window, edges, at, reply } => {
-                self.reset(group, window, ResyncReason::WindowMoved, reply, |tree, draft| {
-                    register::move_edges(tree, window, edges, at, draft)
+                self.reset(group, window, ResyncReason::WindowMoved, at, reply, |record| {
+                    (record.edges, record.edges_at) = (edges, at);
                 })
             }
             WriteJob::Cut { window, days, at, reply } => {
-                self.reset(group, window, ResyncReason::SegmentTooLong, reply, |tree, draft| {
-                    register::cut(tree, window, days, at, draft)
+                self.reset(group, window, ResyncReason::SegmentTooLong, at, reply, |record| {
+                    record.segment_days = days;
                 })
             }
             WriteJob::Drop { window, at, step, reply } => {
                 self.apply(group)?;
-                let mut draft = WriteBatch::default();
                 let (tree, at, last) = (&self.tree, record::micros(at), self.last_seq);
-                let slice = purge::drop_slice(tree, window, at, step, last, &mut draft);
-                group.batch.merge(draft);
+                let slice = purge::drop_slice(tree, window, at, step, last, &mut group.batch);
                 if let Ok((seq, _)) = slice {
                     self.shared.metrics.changes.add("removed", seq - self.last_seq);
                     if seq > self.last_seq {
@@ -328,23 +267,21 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
                     }
                     self.last_seq = seq;
                 }
-                queue_reply(group, reply, slice.map(|(_, next)| next))?;
+                group.queue_reply(reply, slice.map(|(_, next)| next))?;
                 self.apply(group)
             }
             WriteJob::Trim { before, reply } => {
                 self.apply(group)?;
-                let mut draft = WriteBatch::default();
                 let now = record::micros(self.shared.env.now());
                 let before = record::micros(before);
-                let slice = purge::trim_slice(&self.tree, before, now, &mut draft);
-                group.batch.merge(draft);
+                let slice = purge::trim_slice(&self.tree, before, now, &mut group.batch);
                 if let Ok((_, Some(floor), _)) = slice {
                     self.shared.raise_min_seq(floor);
                 }
-                queue_reply(group, reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
+                group.queue_reply(reply, slice.map(|(trimmed, _, more)| (trimmed, more)))?;
                 self.apply(group)
             }
-            WriteJob::Flush { reply } => queue_reply(group, reply, Ok(())),
+            WriteJob::Flush { reply } => group.queue_reply(reply, Ok(())),
             WriteJob::Close { reply } => {
                 // `run` never puts this job into a group; the dropped reply signals an error.
                 drop(reply);
@@ -438,29 +375,24 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
         Ok(all)
     }
 
-    /// Resets a window's segments, in a batch of its own.
+    /// Changes a window and resets its segments, in a batch of its own.
     fn reset(
         &mut self,
         group: &mut CommitGroup,
         window: WindowId,
         reason: ResyncReason,
+        at: Timestamp,
         reply: JobReply<()>,
-        plan: impl FnOnce(&Tree, &mut WriteBatch) -> Result<Option<()>, TreeError>,
+        edit: impl FnOnce(&mut record::WindowRecord),
     ) -> Result<(), TreeError> {
         self.apply(group)?;
-        let mut draft = WriteBatch::default();
-        let planned = plan(&self.tree, &mut draft);
-        group.batch.merge(draft);
-        match planned {
-            Ok(None) => {
-                group.replies.push(answer(reply, Err(StoreError::UnknownWindow(window))));
-                Ok(())
-            }
-            planned => {
-                self.count(CommitOutcome::default(), Some(reason));
-                queue_reply(group, reply, planned.map(|_| ()))
-            }
-        }?;
+        let known = register::change(&self.tree, window, reason, at, &mut group.batch, edit);
+        if let Ok(false) = known {
+            group.answer(reply, Err(StoreError::UnknownWindow(window)));
+        } else {
+            self.count(CommitOutcome::default(), Some(reason));
+            group.queue_reply(reply, known.map(drop))?;
+        }
         self.apply(group)
     }
 
@@ -501,62 +433,5 @@ impl<P: FnMut() -> io::Result<(u64, u64)>> Writer<P> {
             Err(error) => tracing::warn!(%error, "watermark could not be written"),
         }
         self.reserve.iter().for_each(SpaceReserve::hold);
-    }
-}
-
-/// Roughly how many bytes a job writes.
-fn estimated_bytes(job: &WriteJob) -> usize {
-    match job {
-        WriteJob::Commit { commit, .. } => parts::weight(commit),
-        WriteJob::Register { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
-        WriteJob::MoveEdges { .. } | WriteJob::Cut { .. } => RESET,
-        WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
-        WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
-    }
-}
-
-fn answer<T: Send + 'static>(reply: JobReply<T>, value: Result<T, StoreError>) -> JobAnswer {
-    Box::new(move |failed| {
-        // The caller may have given up.
-        reply.send(failed.map_or(value, |why| Err(why.clone()))).ok();
-    })
-}
-
-/// Queues the reply to a job and returns its fault.
-fn queue_reply<T: Send + 'static>(
-    group: &mut CommitGroup,
-    reply: JobReply<T>,
-    done: Result<T, TreeError>,
-) -> Result<(), TreeError> {
-    let (value, fault) = match done {
-        Ok(value) => (Ok(value), None),
-        Err(fault) => (Err(fault.to_store_error()), Some(fault)),
-    };
-    group.replies.push(answer(reply, value));
-    fault.map_or(Ok(()), Err)
-}
-
-/// Queues the reply to a job that was not executed because the group failed.
-fn defer_failure(job: WriteJob, group: &mut CommitGroup) {
-    group.replies.push(Box::new(move |failed| {
-        refuse(job, failed.unwrap_or(&StoreError::Closed));
-    }));
-}
-
-/// Answers a job without executing it.
-fn refuse(job: WriteJob, why: &StoreError) {
-    let why = why.clone();
-    // The caller may have given up.
-    match job {
-        WriteJob::Commit { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        WriteJob::Register { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        WriteJob::MoveEdges { reply, .. }
-        | WriteJob::Cut { reply, .. }
-        | WriteJob::Flush { reply } => {
-            reply.send(Err(why)).ok().unwrap_or_default();
-        }
-        WriteJob::Drop { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        WriteJob::Trim { reply, .. } => reply.send(Err(why)).ok().unwrap_or_default(),
-        WriteJob::Close { reply } => reply.send(()).ok().unwrap_or_default(),
     }
 }

@@ -13,7 +13,6 @@ use crate::mirror::round::RoundInput;
 use crate::mirror::series::{self, ListedInstances, PresenceRequest, SeriesMember, ViewRequest};
 use crate::mirror::window::{Completion, Edges};
 use crate::mirror::{audit, stall};
-use crate::store::SeriesRow;
 
 /// No series has more instances than this within a segment; a longer listing is wrong.
 const MAX_INSTANCES: usize = 50_000;
@@ -327,9 +326,6 @@ impl Attempt<'_> {
         segment: SegmentIndex,
         master: &EventId,
     ) -> Result<Vec<SeriesMember>, AttemptError> {
-        let rows =
-            self.context.services.store.series(self.context.id, segment, master.hash()).await?;
-        let row = |SeriesRow { id, kind, span }| SeriesMember { id, kind, span };
-        Ok(rows.into_iter().map(row).collect())
+        Ok(self.context.services.store.series(self.context.id, segment, master.hash()).await?)
     }
 }

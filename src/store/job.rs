@@ -1,0 +1,132 @@
+//! The jobs of the writer, and groups of them that become durable together. The answers to their
+//! callers wait until they are.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::batch::WriteBatch;
+use super::error::{StoreError, TreeError};
+use super::parts;
+use super::purge::PurgeProgress;
+use super::shared::DeferredCommit;
+use super::{RegisteredWindow, WindowRegistration};
+use crate::mirror::commit::{Commit, CommitOutcome};
+use crate::mirror::position::WindowId;
+use crate::mirror::window::Edges;
+
+/// Rough bytes written for registering a window, one slice of dropping or trimming, and a reset.
+const WINDOW: usize = 600;
+const SLICE: usize = 256 << 10;
+const RESET: usize = 64 << 10;
+
+/// Answers the caller of a job.
+pub(super) type JobReply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A request to the writer.
+pub(super) enum WriteJob {
+    /// Write a commit; `deferred` is set if no caller waits for it.
+    Commit { commit: Box<Commit>, deferred: Option<DeferredCommit>, reply: JobReply<CommitOutcome> },
+    /// Free the names of the `leaving` windows, then register the wanted ones.
+    Register {
+        wanted: Vec<WindowRegistration>,
+        leaving: Vec<WindowId>,
+        at: Timestamp,
+        reply: JobReply<Vec<RegisteredWindow>>,
+    },
+    /// Move a window's edges.
+    MoveEdges { window: WindowId, edges: Edges, at: Timestamp, reply: JobReply<()> },
+    /// Cut a window into shorter segments.
+    Cut { window: WindowId, days: i64, at: Timestamp, reply: JobReply<()> },
+    /// One slice of dropping a window; the reply is the next step.
+    Drop {
+        window: WindowId,
+        at: Timestamp,
+        step: PurgeProgress,
+        reply: JobReply<Option<PurgeProgress>>,
+    },
+    /// One slice of trimming; the reply is how many left and whether there may be more.
+    Trim { before: Timestamp, reply: JobReply<(u64, bool)> },
+    /// Write the deferred commits.
+    Flush { reply: JobReply<()> },
+    /// Write the deferred commits and stop.
+    Close { reply: oneshot::Sender<()> },
+}
+
+/// Answers a job once its group is durable, or with the reason why it is not.
+type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+
+/// A group of jobs being written.
+#[derive(Default)]
+pub(super) struct CommitGroup {
+    /// What is not applied yet.
+    pub(super) batch: WriteBatch,
+    /// Windows that have a commit in `batch`.
+    pub(super) windows: BTreeSet<WindowId>,
+    /// Windows whose visible content changes.
+    pub(super) changed: BTreeSet<WindowId>,
+    pub(super) replies: Vec<JobAnswer>,
+    /// The deferred commits of the group; dropped after the group was answered.
+    pub(super) lingering: Vec<DeferredCommit>,
+}
+
+impl CommitGroup {
+    /// Queues the reply to a job. The caller may have given up.
+    pub(super) fn answer<T: Send + 'static>(
+        &mut self,
+        reply: JobReply<T>,
+        value: Result<T, StoreError>,
+    ) {
+        self.replies.push(Box::new(move |failed| {
+            reply.send(failed.map_or(value, |why| Err(why.clone()))).ok();
+        }));
+    }
+
+    /// Queues the reply to a job and returns its fault.
+    pub(super) fn queue_reply<T: Send + 'static>(
+        &mut self,
+        reply: JobReply<T>,
+        done: Result<T, TreeError>,
+    ) -> Result<(), TreeError> {
+        let (value, fault) = match done {
+            Ok(value) => (Ok(value), Ok(())),
+            Err(fault) => (Err(fault.to_store_error()), Err(fault)),
+        };
+        self.answer(reply, value);
+        fault
+    }
+
+    /// Queues the reply to a job that was not executed because the group failed.
+    pub(super) fn defer_failure(&mut self, job: WriteJob) {
+        self.replies.push(Box::new(move |failed| {
+            refuse(job, failed.unwrap_or(&StoreError::Closed));
+        }));
+    }
+}
+
+/// Roughly how many bytes a job writes.
+pub(super) fn estimated_bytes(job: &WriteJob) -> usize {
+    match job {
+        WriteJob::Commit { commit, .. } => parts::weight(commit),
+        WriteJob::Register { wanted, leaving, .. } => (wanted.len() + leaving.len()) * WINDOW,
+        WriteJob::MoveEdges { .. } | WriteJob::Cut { .. } => RESET,
+        WriteJob::Drop { .. } | WriteJob::Trim { .. } => SLICE,
+        WriteJob::Flush { .. } | WriteJob::Close { .. } => 0,
+    }
+}
+
+/// Answers a job without executing it. The caller may have given up.
+pub(super) fn refuse(job: WriteJob, why: &StoreError) {
+    let why = why.clone();
+    match job {
+        WriteJob::Commit { reply, .. } => drop(reply.send(Err(why))),
+        WriteJob::Register { reply, .. } => drop(reply.send(Err(why))),
+        WriteJob::MoveEdges { reply, .. }
+        | WriteJob::Cut { reply, .. }
+        | WriteJob::Flush { reply } => drop(reply.send(Err(why))),
+        WriteJob::Drop { reply, .. } => drop(reply.send(Err(why))),
+        WriteJob::Trim { reply, .. } => drop(reply.send(Err(why))),
+        WriteJob::Close { reply } => drop(reply.send(())),
+    }
+}
