@@ -5,33 +5,34 @@
 
 mod listeners;
 mod reload;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiSettings, AppState, BindError, BuildInfo, RequestLimits, TokenHash};
-use crate::config::{self, Config, Sections};
+use crate::api::{AppState, BindError, BuildInfo, RequestLimits};
+use crate::config::{Config, Sections};
 use crate::env::Env;
 use crate::error_chain::error_chain;
-use crate::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
+use crate::graph::{Budgets, GraphClient, Tokens, Transport};
 use crate::metrics::{Metrics, ReaderMetrics};
-use crate::mirror::account::Account;
-use crate::mirror::window::{Window, WindowIdentity};
+use crate::mirror::window::Window;
 use crate::platform::notify::Notify;
 use crate::platform::telemetry::Telemetry;
 use crate::reload::{ReloadHandle, ReloadQueue, ReloadRequest};
 use crate::store::{self, OpenError, Store, StoreError};
-use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit, WindowSpec};
+use crate::supervisor::{Fleet, STOP_TIMEOUT, Supervisor, TaskExit};
 use crate::worker::Services;
 use listeners::{Listeners, PreparedListeners};
 pub use reload::Loader;
 use reload::{LoadResult, PendingReload};
+use settings::{api_settings, tokens, window_specs};
 
 /// How long a stop may take; less than `platform::signals::MAX_STOP`.
 const STOP: Duration = Duration::from_millis(9500);
@@ -140,25 +141,18 @@ impl Daemon {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(options: DaemonOptions) -> Result<Self, StartError> {
-        let DaemonOptions {
-            config,
-            load,
-            reloads,
-            telemetry,
-            env,
-            transport,
-            about,
-            accept_drops,
-            open_loopback,
-            cache_bytes,
-        } = options;
-        let settings = api_settings(&config, open_loopback)?;
-        let store = open(&config, cache_bytes, &env).await?;
-        check_drops(&store, &config, accept_drops).await?;
+        let DaemonOptions { config, reloads, env, transport, .. } = options;
+        let settings = api_settings(&config, options.open_loopback)?;
+        let store = open(&config, options.cache_bytes, &env).await?;
+        check_drops(&store, &config, options.accept_drops).await?;
         // Bound before the first request to Graph, so that a taken address fails early.
         let bound = PreparedListeners::all(&config.sections.api).await?;
 
-        let client = graph_client(&config, transport.clone(), env.clone())?;
+        let graph = &config.sections.graph;
+        let budgets = Budgets::new(graph.max_concurrent, graph.max_concurrent_per_mailbox);
+        let (url, timeout) = (&graph.base_url, graph.request_timeout);
+        let client = GraphClient::new(transport.clone(), url, budgets, env.clone(), timeout)
+            .map_err(|error| StartError::Graph(error.to_string()))?;
         let metrics = Metrics {
             graph: client.metrics(),
             store: store.metrics(),
@@ -172,14 +166,7 @@ impl Daemon {
             env: env.clone(),
             metrics: metrics.rounds.clone(),
         };
-        let accounts = config
-            .accounts
-            .iter()
-            .map(|(name, account)| {
-                let sign_in = sign_in(account, &config);
-                (name.clone(), Tokens::new(sign_in, transport.clone(), env.clone()))
-            })
-            .collect();
+        let accounts = tokens(&config, &BTreeMap::new(), &transport, &env);
         let mut supervisor = Supervisor::new(services, config.sections.feed.retention);
         supervisor.start(window_specs(&config, &config.windows, &accounts)).await?;
 
@@ -188,7 +175,7 @@ impl Daemon {
             fleet: Arc::new(supervisor.fleet()),
             reloads: reloads.handle(),
             env: env.clone(),
-            build: Arc::new(about),
+            build: Arc::new(options.about),
             settings,
             metrics,
             limits: RequestLimits::new(env.clone()),
@@ -198,13 +185,13 @@ impl Daemon {
         let config = Arc::new(config);
         Ok(Self {
             config,
-            load,
+            load: options.load,
             reloads,
             pending: None,
-            telemetry,
+            telemetry: options.telemetry,
             env,
             transport,
-            open_loopback,
+            open_loopback: options.open_loopback,
             store,
             client,
             accounts,
@@ -361,94 +348,11 @@ async fn open(config: &Config, cache_bytes: u64, env: &Env) -> Result<Store, Sta
 }
 
 async fn check_drops(store: &Store, config: &Config, accept: bool) -> Result<(), StartError> {
-    let wanted: BTreeMap<&str, &Arc<Window>> =
-        config.windows.iter().map(|window| (&*window.name, window)).collect();
     let known = store.identities().await?;
-    let stays = |name: &str, identity: &WindowIdentity| {
-        wanted.get(name).is_some_and(|window| config.identity(window) == *identity)
-    };
-    let dropped = known.iter().filter(|(name, identity)| !stays(name, identity)).count();
+    let stays = |window: &&Arc<Window>| known.get(&window.name) == Some(&config.identity(window));
+    let dropped = known.len() - config.windows.iter().filter(stays).count();
     if !accept && reload::too_many(dropped, known.len()) {
         return Err(StartError::Drops { dropped, known: known.len() });
     }
     Ok(())
-}
-
-fn graph_client(
-    config: &Config,
-    transport: Arc<dyn Transport>,
-    env: Env,
-) -> Result<GraphClient, StartError> {
-    let graph = &config.sections.graph;
-    let budgets = Budgets::new(graph.max_concurrent, graph.max_concurrent_per_mailbox);
-    GraphClient::new(transport, &graph.base_url, budgets, env, graph.request_timeout)
-        .map_err(|error| StartError::Graph(error.to_string()))
-}
-
-/// Windows with the tokens of their accounts. Windows share accounts, so each token is refreshed
-/// once.
-fn window_specs<'a>(
-    config: &Config,
-    windows: impl IntoIterator<Item = &'a Arc<Window>>,
-    accounts: &BTreeMap<Arc<str>, Arc<Tokens>>,
-) -> Vec<WindowSpec> {
-    windows
-        .into_iter()
-        .filter_map(|window| {
-            let tokens = accounts.get(&window.account)?.clone();
-            Some(WindowSpec { window: window.clone(), identity: config.identity(window), tokens })
-        })
-        .collect()
-}
-
-fn sign_in(account: &Account, config: &Config) -> SignIn {
-    SignIn {
-        account: account.clone(),
-        login_url: config.sections.graph.login_url.clone(),
-        scope: config.sections.graph.scope.clone(),
-    }
-}
-
-fn api_settings(config: &Config, open_loopback: bool) -> Result<ApiSettings, StartError> {
-    let read = |path: &Option<PathBuf>| path.as_deref().map(token).transpose();
-    Ok(ApiSettings {
-        token: read(&config.sections.api.token_file)?,
-        read_token: read(&config.sections.api.read_token_file)?,
-        hosts: config.sections.api.hosts.clone(),
-        mask_private: config.sections.api.mask_private,
-        open_loopback,
-    })
-}
-
-/// The token in a file. An empty file is an error: it may have been truncated since the
-/// configuration was validated.
-fn token(path: &Path) -> Result<TokenHash, StartError> {
-    let refuse = |source| StartError::Token { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(refuse)?;
-    if config::trimmed(text.as_bytes()).is_empty() {
-        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty");
-        return Err(refuse(source));
-    }
-    Ok(TokenHash::new(&text))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
-    use super::*;
-
-    #[test]
-    fn a_file_without_a_token_is_refused_as_one_that_cannot_be_read_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("token");
-        for text in [None, Some(""), Some(" \n"), Some("\u{b}"), Some("\u{a0}\r\n")] {
-            if let Some(text) = text {
-                std::fs::write(&path, text).unwrap();
-            }
-            let refused = token(&path);
-            assert!(matches!(refused, Err(StartError::Token { .. })), "{text:?}");
-        }
-        std::fs::write(&path, "\u{a0}s3cret\n").unwrap();
-        assert_eq!(token(&path).unwrap(), TokenHash::new("s3cret"));
-    }
 }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Daemon, api_settings, window_specs};
+use super::Daemon;
+use super::settings::{self, api_settings, sign_in, window_specs};
 use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
 use crate::graph::Tokens;
-use crate::mirror::account::Account;
 use crate::reload::{ReloadError, ReloadRequest, ReloadSummary};
 use crate::supervisor::FleetChange;
 
@@ -135,12 +135,12 @@ impl Daemon {
             .prepare(&self.config.sections.api, &config.sections.api)
             .await
             .map_err(|error| ReloadError::failed(&error))?;
-        let accounts = self.accounts_of(&config);
+        let accounts = settings::tokens(&config, &self.accounts, &self.transport, &self.env);
         let change = fleet_change(&config, &accounts, &difference);
         let commit = || {
             for (name, tokens) in &accounts {
                 if let Some(account) = config.accounts.get(name) {
-                    tokens.reconfigure(super::sign_in(account, &config));
+                    tokens.reconfigure(sign_in(account, &config));
                 }
                 // The next token uses rotated credential files, and a refused sign-in is retried.
                 tokens.forget();
@@ -158,19 +158,6 @@ impl Daemon {
         self.config = Arc::new(config);
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(ReloadSummary { took_ms, retried, warnings, ..difference.into() })
-    }
-
-    /// The tokens of every account. Known accounts keep theirs.
-    fn accounts_of(&self, config: &Config) -> BTreeMap<Arc<str>, Arc<Tokens>> {
-        let tokens = |(name, account): (&Arc<str>, &Account)| {
-            let known = self.accounts.get(name).cloned();
-            let new = || {
-                let (transport, env) = (self.transport.clone(), self.env.clone());
-                Tokens::new(super::sign_in(account, config), transport, env)
-            };
-            (name.clone(), known.unwrap_or_else(new))
-        };
-        config.accounts.iter().map(tokens).collect()
     }
 }
 
@@ -259,8 +246,7 @@ client_secret_file = "secret"
             config(directory.path(), "one", &[("new", "1h"), ("same", "1h"), ("timed", "2h")]);
         let env = crate::env::Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
         let transport = Arc::new(crate::graph::HttpTransport::new().unwrap());
-        let tokens =
-            Tokens::new(super::super::sign_in(&new.accounts["contoso"], &new), transport, env);
+        let tokens = Tokens::new(sign_in(&new.accounts["contoso"], &new), transport, env);
         let accounts = [("contoso".into(), tokens)].into();
         let FleetChange { removed, begun, retimed } =
             fleet_change(&new, &accounts, &config::diff(&old, &new));
