@@ -9,6 +9,7 @@ mod audit_schedule;
 mod error;
 mod history;
 mod monotonic;
+mod report;
 mod segment_schedule;
 mod state;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -24,16 +25,13 @@ use tracing::Instrument as _;
 use crate::env::Env;
 use crate::graph::{GraphClient, Target};
 use crate::metrics::RoundMetrics;
-use crate::mirror::failure::ErrorKind;
-use crate::mirror::health::{Notice, Pacing, RoundFailure, RoundResult};
-use crate::mirror::outcome::RoundOutcome;
 use crate::mirror::schedule;
 use crate::mirror::segment_set::SegmentSet;
-use crate::mirror::status::{LastError, LastResync, ResyncReason, WindowState};
+use crate::mirror::status::{LastResync, ResyncReason, WindowState};
 use crate::mirror::window::Window;
 use crate::store::{Store, StoreError};
 
-use attempt::{Attempt, AttemptContext, AttemptEnd, AttemptStats};
+use attempt::{Attempt, AttemptContext};
 use audit_schedule::AuditSchedule;
 use error::AttemptError;
 use monotonic::MonotonicTime;
@@ -290,173 +288,6 @@ impl Worker {
         };
         (state.rounds + 1, state.request.take())
     }
-
-    /// Publishes a round that did not fail; returns when the next one is due.
-    fn on_success(
-        &self,
-        window: &Window,
-        number: u64,
-        begun: Instant,
-        end: AttemptEnd,
-        stats: &AttemptStats,
-    ) -> Instant {
-        let now = self.services.env.now();
-        let took = begun.elapsed();
-        let (result, outcome, held) = match end {
-            AttemptEnd::Settled => (RoundResult::Settled, RoundOutcome::Settled, None),
-            AttemptEnd::Incomplete => {
-                (RoundResult::Incomplete, RoundOutcome::Failed(ErrorKind::Incomplete), None)
-            }
-            AttemptEnd::Held { until } => {
-                let (wait, asked) = (self.wait_until(window, until), stats.requests > 0);
-                let until = Box::new(MonotonicTime::at(Instant::now() + wait, now));
-                (RoundResult::Held { wait, asked }, RoundOutcome::Held, Some(until))
-            }
-        };
-        let mut state = self.handle.lock();
-        state.running = false;
-        state.rounds = number;
-        state.held = held;
-        let pacing = Pacing {
-            interval: window.settings.interval,
-            jitter: window.settings.jitter,
-            took,
-            left: None,
-            held_move: state.held_move.as_deref().map(|until| until.remaining()),
-        };
-        let (health, delay, notice) =
-            state.health.on_result(result, &pacing, || self.services.env.random());
-        state.health = health;
-        let due = Instant::now() + delay;
-        if let RoundResult::Held { asked: false, .. } = result {
-            // The confirmation is not due yet. No request was made, so this is no success.
-            state.history.record_idle();
-            return due;
-        }
-        state.last_success = Some(MonotonicTime::now(now));
-        state.record_round(stats.round(number, now, took), outcome);
-        state.last_error =
-            (result == RoundResult::Incomplete).then(|| Box::new(incomplete(now, delay)));
-        if result == RoundResult::Settled {
-            state.audits.begin(now);
-        }
-        drop(state);
-        self.services.metrics.rounds.add(outcome.as_str(), 1);
-        tracing::debug!(
-            outcome = outcome.as_str(),
-            took_ms = took.as_millis(),
-            requests = stats.requests,
-            pages = stats.pages,
-            created = stats.created,
-            updated = stats.updated,
-            removed = stats.removed,
-            "round over"
-        );
-        log_notice(notice);
-        due
-    }
-
-    /// The wait until a stored time, at most `confirm_after`: the wall clock may have been set
-    /// since the time was computed.
-    fn wait_until(&self, window: &Window, at: Option<Timestamp>) -> Duration {
-        let now = self.services.env.now();
-        let wait = Duration::try_from(at.unwrap_or(now).duration_since(now)).unwrap_or_default();
-        wait.min(window.settings.confirm_after)
-    }
-
-    /// Publishes a failed attempt; returns when the next one is due.
-    fn on_error(
-        &self,
-        window: &Window,
-        number: u64,
-        begun: Instant,
-        stats: &AttemptStats,
-        error: &AttemptError,
-    ) -> Instant {
-        let chance = self.services.env.random();
-        let now = self.services.env.now();
-        let failure = RoundFailure {
-            cause: error.cause(|until| self.wait_until(window, until)),
-            remembered: stats.requests == 0 && error.is_remembered(),
-            progress: stats.pages > 0 && error.keeps_progress(),
-            shared: error.is_shared(),
-        };
-        let mut state = self.handle.lock();
-        state.running = false;
-        state.rounds = number;
-        let pacing = Pacing {
-            interval: window.settings.interval,
-            jitter: window.settings.jitter,
-            took: begun.elapsed(),
-            left: state.next_due.map(MonotonicTime::remaining),
-            held_move: None,
-        };
-        let (health, delay, notice) =
-            state.health.on_result(RoundResult::Failed(failure), &pacing, || chance);
-        state.health = health;
-        let last_error = error.describe(now, wall_time_after(now, delay));
-        let kind = last_error.kind;
-        state.record_round(stats.round(number, now, begun.elapsed()), RoundOutcome::Failed(kind));
-        self.services.metrics.rounds.add(kind.as_str(), 1);
-        tracing::debug!(
-            outcome = kind.as_str(),
-            status = last_error.status,
-            failures = health.failures,
-            retry_in_s = delay.as_secs(),
-            "round over"
-        );
-        if notice.is_some() {
-            tracing::warn!(
-                state = %health.state,
-                kind = kind.as_str(),
-                status = last_error.status,
-                code = last_error.code,
-                request_id = last_error.request_id,
-                reason = last_error.message,
-                retry_in_s = delay.as_secs(),
-                "window in trouble"
-            );
-        }
-        state.last_error = Some(Box::new(last_error));
-        Instant::now() + delay
-    }
-}
-
-/// The error shown for a round that could not complete some series.
-fn incomplete(now: Timestamp, delay: Duration) -> LastError {
-    LastError {
-        at: now,
-        kind: ErrorKind::Incomplete,
-        status: None,
-        code: None,
-        message: "some series could not be completed; the rest of the calendar is up to date"
-            .to_owned(),
-        request_id: None,
-        retry_at: wall_time_after(now, delay),
-    }
-}
-
-/// Logs the notice of a round that did not fail.
-fn log_notice(notice: Option<Notice>) {
-    match notice {
-        Some(Notice::Recovered) => tracing::info!("window recovered"),
-        Some(Notice::Incomplete) => {
-            tracing::warn!("some series could not be completed, the rest is up to date");
-        }
-        Some(Notice::RemovalHeld) => {
-            tracing::warn!("removal too large to believe is held until an enumeration confirms it");
-        }
-        Some(Notice::MoveHeld) => tracing::warn!(
-            "move of the edges that drops most of the window is held until it is confirmed"
-        ),
-        // Trouble is logged with the error.
-        Some(Notice::Trouble) | None => {}
-    }
-}
-
-/// The wall-clock time after a delay; `None` if it is out of range.
-fn wall_time_after(now: Timestamp, delay: Duration) -> Option<Timestamp> {
-    now.checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX)).ok()
 }
 
 /// Publishes that a resync began; the store counts it in the commit that begins it.
