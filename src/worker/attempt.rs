@@ -9,6 +9,8 @@ mod pages;
 mod retry;
 mod segments;
 mod series;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -146,7 +148,11 @@ impl<'a> Attempt<'a> {
             let segments = self.context.handle.lock().segments();
             // All segments before the first request, so that none is missed if one fails.
             for (index, _) in (0..).zip(&segments) {
-                self.begin_resync(index, reason).await?;
+                self.begin_resync(index, reason).await.inspect_err(|_| {
+                    // The window's next round serves the request.
+                    let mut state = self.context.handle.lock();
+                    state.request = state.request.max(request);
+                })?;
             }
         }
         while let Err(error) = self.segments(resting).await {
@@ -239,12 +245,14 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Begins a full enumeration: the position goes back to the first page, rows stay.
+    /// Begins a full enumeration: the position goes back to the first page, rows stay. A stop of
+    /// the worker ends the attempt before the commit.
     async fn begin_resync(
         &self,
         segment: SegmentIndex,
         reason: ResyncReason,
     ) -> Result<(), AttemptError> {
+        self.check_stopped()?;
         let now = self.context.services.env.now();
         let position = self.context.services.store.position(self.context.id, segment).await?;
         let fallback = position.map(|position| position.fallback).unwrap_or_default();
@@ -280,7 +288,9 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Writes a commit. A stop of the worker ends the attempt before it.
     async fn commit(&mut self, mut commit: Commit) -> Result<RoundInput, AttemptError> {
+        self.check_stopped()?;
         let settled =
             matches!(&commit.position, Some(Position { phase: Phase::Settled { .. }, .. }));
         if settled {

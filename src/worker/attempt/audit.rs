@@ -342,11 +342,12 @@ impl Attempt<'_> {
     }
 
     /// Makes a series a pending entry, which the next round handles before its first page.
-    async fn add_pending_series(
+    pub(super) async fn add_pending_series(
         &mut self,
         segment: SegmentIndex,
         master: EventId,
     ) -> Result<(), AttemptError> {
+        self.check_stopped()?;
         let Some(mut position) =
             self.context.services.store.position(self.context.id, segment).await?
         else {

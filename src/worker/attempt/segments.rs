@@ -133,7 +133,6 @@ impl Attempt<'_> {
     async fn clear_window(&mut self) -> Result<(), AttemptError> {
         let rows = self.unseen(0).await?;
         for slice in rows.chunks(CLEAR_SLICE) {
-            self.check_stopped()?;
             let mut commit = Commit::new(self.context.id, 0, self.context.services.env.now());
             let leaves = |row: &Removal| Removal { reason: RemovalReason::LeftWindow, ..*row };
             commit.removals = slice.iter().map(leaves).collect();
@@ -218,7 +217,7 @@ impl Attempt<'_> {
 
     /// The segment's events of series that another segment could not complete. Each of them may
     /// have moved to that segment.
-    async fn retained_events(
+    pub(super) async fn retained_events(
         &self,
         segment: SegmentIndex,
         barrier: &SegmentBarrier,
@@ -230,6 +229,7 @@ impl Attempt<'_> {
                 continue;
             }
             for entry in self.context.services.store.todo(self.context.id, other).await? {
+                self.check_stopped()?;
                 if let PendingEntry::Series { master, .. } = entry {
                     retained.extend(self.rows(segment, &master).await?.iter().map(|row| row.id));
                 }
