@@ -42,6 +42,8 @@ const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 /// The same for a reload. Short, because neither a stop nor the watchdog is served meanwhile.
 const RELOAD_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Windows that one log line names at most.
+const MAX_NAMED: usize = 10;
 /// How long to wait for workers that were cut off.
 const ABORT_GRACE: Duration = Duration::from_millis(500);
 
@@ -299,7 +301,7 @@ impl Supervisor {
         {
             ended?;
         } else {
-            log_cut_off(RELOAD_STOP_TIMEOUT);
+            log_cut_off("reload", RELOAD_STOP_TIMEOUT, stopping.values().cloned().collect());
             for running in stopping.keys().filter_map(|id| self.running.get(id)) {
                 running.task.abort();
             }
@@ -428,12 +430,11 @@ impl Supervisor {
         for member in self.fleet.read().values() {
             member.handle.wake_worker();
         }
-        let workers = &mut self.workers;
-        let drained = timeout(deadline, async move {
-            while let Some(result) = workers.join_next().await {
-                if let Err(error) = result
-                    && error.is_panic()
-                {
+        let drained = timeout(deadline, async {
+            while !self.workers.is_empty() {
+                let TaskExit { id, result } = self.next_exit().await;
+                self.running.remove(&id);
+                if result.is_err_and(|error| error.is_panic()) {
                     tracing::error!("worker panicked while stopping");
                 }
             }
@@ -443,13 +444,24 @@ impl Supervisor {
         if !drained {
             // A worker that holds its thread cannot be waited for.
             timeout(ABORT_GRACE, self.workers.shutdown()).await.ok();
-            log_cut_off(deadline);
+            let name = |running: &RunningWorker| running.member.handle.window().name.clone();
+            log_cut_off("stop", deadline, self.running.values().map(name).collect());
         }
         drained
     }
 }
 
-fn log_cut_off(deadline: Duration) {
-    let deadline_s = deadline.as_secs();
-    tracing::warn!(deadline_s, "workers did not stop in time and were cut off");
+/// Logs which workers were cut off. `during` is what they had to stop for.
+fn log_cut_off(during: &'static str, deadline: Duration, windows: BTreeSet<Arc<str>>) {
+    let names: Vec<&str> = windows.iter().take(MAX_NAMED).map(|name| &**name).collect();
+    let mut named = names.join(", ");
+    if windows.len() > MAX_NAMED {
+        named.push_str(&format!(" and {} more", windows.len() - MAX_NAMED));
+    }
+    tracing::warn!(
+        during,
+        windows = named,
+        deadline_s = deadline.as_secs(),
+        "workers did not stop in time and were cut off"
+    );
 }

@@ -62,6 +62,14 @@ fn post(mailbox: &str, window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
     WindowSpec { identity, window: Arc::new(window), tokens: tokens.clone() }
 }
 
+/// Captures the log of this thread in a file.
+fn captured_log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = std::sync::Mutex::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
 struct Ground {
     directory: TempDir,
     supervisor: Supervisor,
@@ -203,10 +211,40 @@ async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
     bob.task.abort();
     let task = supervisor.workers.spawn(std::future::pending());
     supervisor.running.insert(task.id(), RunningWorker { task, ..bob });
+    let (log, _guard) = captured_log();
     supervisor.change_fleet(remove("bob"), || ()).await.unwrap();
     assert_eq!(begun.elapsed(), RELOAD_STOP_TIMEOUT);
     assert!(supervisor.running.is_empty());
+    let line = std::fs::read_to_string(&log).unwrap();
+    assert!(line.contains(r#"during="reload" windows="bob" deadline_s=6"#), "{line}");
     ground.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_names_some_of_the_windows_whose_workers_it_cuts_off() {
+    let Ground { directory, mut supervisor, .. } = Ground::new().await;
+    let tokens = supervisor.tokens["contoso"].clone();
+    let rooms = (10..22).map(|number| format!("room {number}"));
+    let begun = rooms.map(|name| post(&name, window(&name), &tokens)).collect();
+    let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
+    supervisor.change_fleet(change, || ()).await.unwrap();
+    // No worker of a room reacts to its token.
+    let is_room = |running: &RunningWorker| running.member.handle.window().name.starts_with("room");
+    let rooms: Vec<_> = supervisor.running.extract_if(|_, running| is_room(running)).collect();
+    for (_, room) in rooms {
+        room.task.abort();
+        let task = supervisor.workers.spawn(std::future::pending());
+        supervisor.running.insert(task.id(), RunningWorker { task, ..room });
+    }
+    let store = supervisor.services.store.clone();
+    let (log, _guard) = captured_log();
+    assert!(!supervisor.drain(Duration::from_secs(2)).await);
+    let line = std::fs::read_to_string(&log).unwrap();
+    let rooms = (10..20).map(|number| format!("room {number}")).collect::<Vec<_>>().join(", ");
+    let named = format!(r#"during="stop" windows="{rooms} and 2 more" deadline_s=2"#);
+    assert!(line.contains(&named), "{line}");
+    store.close().await.unwrap();
+    drop(directory);
 }
 
 #[tokio::test(start_paused = true)]
