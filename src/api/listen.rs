@@ -89,6 +89,53 @@ pub enum BindError {
     },
 }
 
+impl BindError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::InUse(_) => {
+                "another calmirror serves there: stop it, or set another api.socket (and store.path)"
+                    .to_owned()
+            }
+            Self::NotASocket(path) | Self::Leftover(path) => {
+                format!("remove it (rm {}), or set another api.socket", path.display())
+            }
+            Self::UnknownGroup(_) => {
+                "create the group (groupadd --system NAME), or set another api.socket_group".to_owned()
+            }
+            Self::Socket { path, source } => {
+                let directory = path.parent().unwrap_or(path).display();
+                match source.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => format!(
+                        "create its directory (mkdir -p {directory}) with the daemon's user as owner, or set another api.socket"
+                    ),
+                    io::ErrorKind::PermissionDenied => format!(
+                        "allow the daemon's user to write to {directory} and make that user a member of api.socket_group, or set another api.socket"
+                    ),
+                    _ => format!("check {directory}, or set another api.socket"),
+                }
+            }
+            Self::Address { address, source } => match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    let port = address.port();
+                    format!(
+                        "another program uses it (ss -ltnp 'sport = :{port}'): stop that program, or set another api.listen"
+                    )
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    "this machine does not have the address (ip address): set another api.listen"
+                        .to_owned()
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "set a port above 1023 in api.listen, or give the daemon CAP_NET_BIND_SERVICE"
+                        .to_owned()
+                }
+                _ => "set another api.listen".to_owned(),
+            },
+        }
+    }
+}
+
 /// A bound Unix socket. Dropping it removes its file, if the file is still this socket's.
 #[derive(Debug)]
 pub struct UnixEndpoint {

@@ -190,56 +190,10 @@ pub(super) fn start_error(error: &StartError) -> CliError {
     };
     let failure = CliError::new(exit, error_chain(error));
     match error {
-        StartError::Bind(bind) => failure.remedy(bind_remedy(bind)),
+        StartError::Bind(bind) => failure.remedy(bind.remedy()),
         StartError::Open(open) => failure.remedy(open.why.remedy()),
         StartError::Store(StoreError::Full) => failure.remedy(OpenFault::Full.remedy()),
         _ => failure,
-    }
-}
-
-/// The remedy for a listener that cannot be opened.
-fn bind_remedy(error: &BindError) -> String {
-    use std::io::ErrorKind;
-    match error {
-        BindError::InUse(_) => {
-            "another calmirror serves there: stop it, or set another api.socket (and store.path)"
-                .to_owned()
-        }
-        BindError::NotASocket(path) | BindError::Leftover(path) => {
-            format!("remove it (rm {}), or set another api.socket", path.display())
-        }
-        BindError::UnknownGroup(_) => {
-            "create the group (groupadd --system NAME), or set another api.socket_group".to_owned()
-        }
-        BindError::Socket { path, source } => {
-            let directory = path.parent().unwrap_or(path).display();
-            match source.kind() {
-                ErrorKind::NotFound | ErrorKind::NotADirectory => format!(
-                    "create its directory (mkdir -p {directory}) with the daemon's user as owner, or set another api.socket"
-                ),
-                ErrorKind::PermissionDenied => format!(
-                    "allow the daemon's user to write to {directory} and make that user a member of api.socket_group, or set another api.socket"
-                ),
-                _ => format!("check {directory}, or set another api.socket"),
-            }
-        }
-        BindError::Address { address, source } => match source.kind() {
-            ErrorKind::AddrInUse => {
-                let port = address.port();
-                format!(
-                    "another program uses it (ss -ltnp 'sport = :{port}'): stop that program, or set another api.listen"
-                )
-            }
-            ErrorKind::AddrNotAvailable => {
-                "this machine does not have the address (ip address): set another api.listen"
-                    .to_owned()
-            }
-            ErrorKind::PermissionDenied => {
-                "set a port above 1023 in api.listen, or give the daemon CAP_NET_BIND_SERVICE"
-                    .to_owned()
-            }
-            _ => "set another api.listen".to_owned(),
-        },
     }
 }
 

@@ -14,6 +14,7 @@ use super::Daemon;
 use super::settings::{self, api_settings, sign_in, window_specs};
 use crate::api::ApiSettings;
 use crate::config::{self, Config, ConfigDiff, Diagnostic, Diagnostics, ReloadEffect, ValueOrigin};
+use crate::error_chain::error_chain;
 use crate::graph::Tokens;
 use crate::reload::{ReloadError, ReloadRequest, ReloadSummary};
 use crate::supervisor::FleetChange;
@@ -130,11 +131,10 @@ impl Daemon {
         if !accept_drops && too_many(dropped, known) {
             return Err(ReloadError::Drops { dropped, known });
         }
-        let bound = self
-            .listeners
-            .prepare(&self.config.sections.api, &config.sections.api)
-            .await
-            .map_err(|error| ReloadError::failed(&error))?;
+        let (old, new) = (&self.config.sections.api, &config.sections.api);
+        let bound = self.listeners.prepare(old, new).await.map_err(|error| {
+            ReloadError::Failed(format!("{}; {}", error_chain(&error), error.remedy()))
+        })?;
         let accounts = settings::tokens(&config, &self.accounts, &self.transport, &self.env);
         let change = fleet_change(&config, &accounts, &difference);
         let commit = || {

@@ -235,7 +235,9 @@ async fn listeners_levels_and_tokens_change_while_it_runs() {
     ground.configure(&with_tcp);
     let answer = ground.api.post("/v1/reload").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", answer.body);
-    assert!(String::from_utf8_lossy(&answer.body).contains("cannot listen on"));
+    let refused = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(refused.contains("cannot listen on"), "{refused}");
+    assert!(refused.contains("stop that program, or set another api.listen"), "{refused}");
     assert!(!new.exists(), "the new socket was left behind");
     assert_eq!(last(&ground).await["outcome"], "failed");
 

@@ -9,7 +9,8 @@ use super::*;
 use crate::config::default_settings;
 use crate::env::Env;
 use crate::graph::transport::{BodyStream, TransportError};
-use crate::graph::{Account, Budgets, Credential, GraphClient, Tokens, Transport};
+use crate::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
+use crate::mirror::account::{Account, Credential};
 use crate::mirror::page::EventId;
 use crate::mirror::position::PendingEntry;
 use crate::mirror::window::{CalendarRef, Edge, WindowIdentity, WindowSettings};
@@ -56,10 +57,13 @@ impl Ground {
             tenant: "t".into(),
             client_id: "c".into(),
             credential: Credential::SecretEnv("NONE".into()),
+        };
+        let sign_in = SignIn {
+            account,
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
         };
-        let tokens = Tokens::new(account, transport, env.clone());
+        let tokens = Tokens::new(sign_in, transport, env.clone());
         let (start, end) = ("2016-01-01T00:00:00Z", "2036-01-01T00:00:00Z");
         let edges = Edges { start: start.parse().unwrap(), end: end.parse().unwrap() };
         let window = Window {
