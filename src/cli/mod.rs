@@ -113,8 +113,8 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
         }
         Ok::<_, CliError>(ApiClient::new(place, token))
     };
-    crate::platform::rlimit::raise_limit();
-    crate::platform::core::disable_core_dumps();
+    crate::platform::limits::raise_limit();
+    crate::platform::limits::disable_core_dumps();
     // Strips colours if the output is not a terminal or NO_COLOR is set.
     let out = &mut anstream::stdout();
     match &arguments.command {

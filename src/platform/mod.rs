@@ -1,9 +1,8 @@
 //! Interfaces to the operating system: signals, the service manager, process limits and logs.
 
-pub mod core;
+pub mod limits;
 pub mod notify;
 pub mod resources;
-pub mod rlimit;
 pub mod signals;
 pub mod stdout_closed;
 pub mod telemetry;

@@ -11,7 +11,7 @@ mod log_throttle;
 
 use std::any::Any;
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
@@ -96,7 +96,7 @@ impl Telemetry {
             }
         };
         let (quota, woken) = LogThrottle::new();
-        let (subscriber, telemetry) = subscriber(filter, shape, quota.clone(), || LossyStderr);
+        let (subscriber, telemetry) = subscriber(filter, shape, quota.clone(), io::stderr);
         subscriber.try_init().map_err(|_| TelemetryError::Already)?;
         if let Some(error) = no_journal {
             tracing::warn!(%error, "journal cannot be reached, logging text to standard error");
@@ -244,22 +244,9 @@ fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
-/// Standard error; ignores write errors.
-struct LossyStderr;
-
-impl Write for LossyStderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(bytes).ok();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use super::*;

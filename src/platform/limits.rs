@@ -1,6 +1,9 @@
-//! Disables core dumps: memory contains tokens and calendar contents.
+//! Limits of the process: no core dumps, because memory contains tokens and calendar contents, and
+//! as many open files as possible, which also limit the number of connections.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
 /// Disables core files, also where cores are piped to a program that ignores the size limit
 /// (`core(5)`). Also keeps other processes of the same user from reading this process's memory.
@@ -14,9 +17,20 @@ pub fn disable_core_dumps() {
     }
 }
 
+/// Raises the soft limit of open files to the hard limit. The soft limit is low for programs that
+/// use `select`, which this one does not. If it cannot be raised, fewer connections are possible.
+pub fn raise_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use rustix::process::{dumpable_behavior, getrlimit};
+    use rustix::process::dumpable_behavior;
 
     use super::*;
 
