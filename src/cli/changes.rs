@@ -12,11 +12,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::arguments::ChangesArgs;
-use super::client::{ApiClient, ApiResponse};
+use super::client::{ApiClient, ApiResponse, with_query};
 use super::exit::{CliError, DONE, FAILED, UNAVAILABLE};
 use super::suggest;
 use super::terminal::escaped_json;
-use crate::percent;
 
 /// How long the daemon holds a request with `--follow`.
 const WAIT: &str = "30s";
@@ -53,8 +52,10 @@ pub(super) async fn changes(
         // After the first response, a follower keeps running while the daemon restarts.
         if absent && reached && args.follow {
             if !away {
+                let why =
+                    answer.and_then(ApiResponse::success).err().map(|failure| failure.message);
                 // Standard error may be closed.
-                writeln!(aside, "calmirror: {}; waiting for it", wait_reason(answer)).ok();
+                writeln!(aside, "calmirror: {}; waiting for it", why.unwrap_or_default()).ok();
                 away = true;
             }
             tokio::time::sleep(pause).await;
@@ -100,19 +101,11 @@ pub(super) async fn changes(
 }
 
 fn path(args: &ChangesArgs, after: Option<&str>) -> String {
-    let mut path = "/v1/changes".to_owned();
-    let mut separator = '?';
     let wait = args.follow.then_some(WAIT);
-    for (name, value) in [("after", after), ("window", args.window.as_deref()), ("wait", wait)] {
-        if let Some(value) = value {
-            path.push(separator);
-            path.push_str(name);
-            path.push('=');
-            path.push_str(&percent::encode(value));
-            separator = '&';
-        }
-    }
-    path
+    with_query(
+        "/v1/changes",
+        &[("after", after), ("window", args.window.as_deref()), ("wait", wait)],
+    )
 }
 
 fn too_old(args: &ChangesArgs) -> CliError {
@@ -126,15 +119,6 @@ fn too_old(args: &ChangesArgs) -> CliError {
          since then are not available",
     )
     .remedy(format!("discard your copy, {start_over}: the feed then starts with all events"))
-}
-
-/// Why a follower waits for the daemon.
-fn wait_reason(answer: Result<ApiResponse, CliError>) -> String {
-    match answer.and_then(ApiResponse::success) {
-        Err(failure) => failure.message,
-        // Unreachable: a follower does not wait after a success.
-        Ok(_) => "the daemon is unavailable".to_owned(),
-    }
 }
 
 /// The cursor in the file; `None` if the file does not exist or is empty. Also checks that a new

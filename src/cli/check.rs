@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::arguments::CheckArgs;
 use super::exit::{CONFIGURATION, CliError, DONE};
 use super::terminal::{printable, printable_lines};
-use crate::config::{Config, Diagnostic, Diagnostics, Sources};
+use crate::config::{Config, Diagnostics, Sources};
 use crate::daemon::Loader;
 use crate::env::Env;
 use crate::mirror::window::Window;
@@ -72,7 +72,6 @@ pub(super) fn check(
         Err(Diagnostics(faults)) => {
             // The faults are the requested output, so they go to `out`.
             if json {
-                let faults: Vec<_> = faults.iter().map(fault).collect();
                 writeln!(out, "{}", json!({ "valid": false, "faults": faults }))?;
             } else {
                 for fault in &faults {
@@ -156,8 +155,7 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
             })
         })
         .collect();
-    let warnings: Vec<_> = config.warnings.iter().map(fault).collect();
-    let mut answer = json!({ "valid": true, "warnings": warnings, "windows": windows });
+    let mut answer = json!({ "valid": true, "warnings": config.warnings, "windows": windows });
     if explain {
         let explained = config.explain().iter().map(
             |one| json!({ "key": one.key, "value": one.value, "origin": one.origin.to_string() }),
@@ -165,16 +163,6 @@ fn as_json(config: &Config, explain: bool, now: Timestamp) -> Value {
         answer["explained"] = explained.collect();
     }
     answer
-}
-
-fn fault(fault: &Diagnostic) -> Value {
-    json!({
-        "file": fault.file,
-        "line": fault.line,
-        "key": fault.key,
-        "problem": fault.problem,
-        "remedy": fault.remedy,
-    })
 }
 
 #[cfg(test)]

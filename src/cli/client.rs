@@ -1,22 +1,20 @@
 //! A client of the daemon's API over its Unix socket or TCP, with one connection per request.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use serde_json::Value;
 
 use super::endpoint::Endpoint;
 use super::exit::{CONFIGURATION, CliError, FAILED, PERMISSION, STORE, UNAVAILABLE, USAGE};
 use super::terminal::printable;
 use crate::config::Diagnostic;
+use crate::percent;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,19 +36,6 @@ pub(super) struct ApiResponse {
     /// `X-Calmirror-Cursor`.
     pub(super) cursor: Option<String>,
     pub(super) body: Bytes,
-}
-
-/// Why there is no response.
-#[derive(Debug, thiserror::Error)]
-enum RequestError {
-    #[error("cannot connect")]
-    Connect(#[source] std::io::Error),
-    #[error("timed out after {} s", .0.as_secs())]
-    Late(Duration),
-    #[error("the connection failed")]
-    Conversation(#[from] hyper::Error),
-    #[error("invalid request")]
-    Request(#[from] http::Error),
 }
 
 /// The members of a problem response that are shown.
@@ -84,63 +69,42 @@ impl ApiClient {
 
     async fn ask(&self, method: Method, path: &str) -> Result<ApiResponse, CliError> {
         let asked = async {
-            match &self.place {
-                Endpoint::Socket(socket) => {
-                    let stream = connect(UnixStream::connect(socket)).await?;
-                    self.exchange(stream, "localhost", method, path).await
-                }
-                Endpoint::Tcp(authority) => {
-                    let stream = connect(TcpStream::connect(authority.as_str())).await?;
-                    self.exchange(stream, authority, method, path).await
-                }
-            }
-        };
-        match timeout(ANSWER_TIMEOUT, asked).await {
-            Ok(answer) => answer.map_err(|broken| self.unreachable(&broken)),
-            Err(_) => Err(self.unreachable(&RequestError::Late(ANSWER_TIMEOUT))),
-        }
-    }
-
-    async fn exchange<S>(
-        &self,
-        stream: S,
-        host: &str,
-        method: Method,
-        path: &str,
-    ) -> Result<ApiResponse, RequestError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let request = request.body(Empty::<Bytes>::new())?;
-        let exchange = async move {
-            let response = sender.send_request(request).await?;
-            let (head, body) = response.into_parts();
-            let body = body.collect().await?.to_bytes();
-            // Dropping the sender ends the connection that is driven below.
-            drop(sender);
-            let cursor = head.headers.get("x-calmirror-cursor");
+            let response = self.request(method, path)?.send().await?;
+            let (status, cursor) =
+                (response.status(), response.headers().get("x-calmirror-cursor"));
             let cursor = cursor.and_then(|cursor| cursor.to_str().ok()).map(str::to_owned);
-            Ok::<_, hyper::Error>(ApiResponse { status: head.status, cursor, body })
+            Ok(ApiResponse { status, cursor, body: response.bytes().await? })
         };
-        let (answer, _) = futures_util::future::join(exchange, connection).await;
-        Ok(answer?)
+        asked.await.map_err(|broken: reqwest::Error| self.unreachable(&broken))
     }
 
-    fn unreachable(&self, broken: &RequestError) -> CliError {
-        let mut message = format!("the daemon cannot be reached at {}: {broken}", self.place);
-        let mut source = std::error::Error::source(broken);
-        while let Some(error) = source {
-            message = format!("{message}: {error}");
-            source = error.source();
-        }
-        if let RequestError::Connect(error) = broken
-            && error.kind() == std::io::ErrorKind::PermissionDenied
-        {
+    fn request(&self, method: Method, path: &str) -> reqwest::Result<reqwest::RequestBuilder> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .no_gzip()
+            // The daemon serves plain HTTP: no certificate is ever checked.
+            .tls_certs_only([]);
+        let (client, host) = match &self.place {
+            Endpoint::Socket(socket) => (client.unix_socket(socket.as_path()), "localhost"),
+            Endpoint::Tcp(authority) => (client, authority.as_str()),
+        };
+        let request = client.build()?.request(method, format!("http://{host}{path}"));
+        Ok(match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
+    }
+
+    /// The error of a request without a response. Its innermost cause says most.
+    fn unreachable(&self, broken: &reqwest::Error) -> CliError {
+        let causes = std::iter::successors(Some(broken as &dyn Error), |error| (*error).source());
+        let cause = causes.last().unwrap_or(broken);
+        let message = format!("the daemon cannot be reached at {}: {cause}", self.place);
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::PermissionDenied) {
             return CliError::new(PERMISSION, message)
                 .remedy("join the socket's group (api.socket_group), or use sudo");
         }
@@ -150,13 +114,24 @@ impl ApiClient {
     }
 }
 
-async fn connect<S>(
-    connecting: impl Future<Output = std::io::Result<S>>,
-) -> Result<S, RequestError> {
-    match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => connected.map_err(RequestError::Connect),
-        Err(_) => Err(RequestError::Late(CONNECT_TIMEOUT)),
+/// The path with the parameters that have a value.
+pub(super) fn with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut path = path.to_owned();
+    for (name, value) in parameters.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        path.push_str(&format!("{separator}{name}={}", percent::encode(value)));
     }
+    path
+}
+
+/// Parses JSON of the daemon.
+pub(super) fn parse<'a, T: Deserialize<'a>>(value: &'a Value) -> Result<T, CliError> {
+    T::deserialize(value).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &serde_json::Error) -> CliError {
+    CliError::new(FAILED, format!("cannot parse the response: {error}"))
+        .remedy("are this program and the daemon the same version (calmirror --version)?")
 }
 
 impl ApiResponse {
@@ -200,10 +175,7 @@ impl ApiResponse {
     /// Parses the JSON body of a successful response.
     pub(super) fn json<T: DeserializeOwned>(self) -> Result<T, CliError> {
         let answer = self.success()?;
-        serde_json::from_slice(&answer.body).map_err(|error| {
-            CliError::new(FAILED, format!("cannot parse the response: {error}"))
-                .remedy("are this program and the daemon the same version (calmirror --version)?")
-        })
+        serde_json::from_slice(&answer.body).map_err(|error| unreadable(&error))
     }
 }
 

@@ -4,7 +4,6 @@
 //! line; `clap_complete` prints the candidates. Window names come from the daemon that the command
 //! line addresses. If it does not answer within [`ANSWER_TIMEOUT`], none are offered.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -76,12 +75,9 @@ fn client() -> Option<ApiClient> {
             }
         })
     };
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
     let (api, config) = (option("--api"), option("--config").map(PathBuf::from));
     let api = api.as_deref().and_then(OsStr::to_str);
-    let found = endpoint::find(api, config.as_deref(), &environment).ok()?;
+    let found = endpoint::find(api, config.as_deref(), &super::environment()).ok()?;
     Some(ApiClient::new(found.endpoint, found.token))
 }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::arguments::EventsArgs;
-use super::client::ApiClient;
+use super::client::{ApiClient, with_query};
 use super::exit::{CliError, DONE, USAGE};
 use super::suggest;
 use super::terminal::{TerminalSize, printable};
@@ -93,12 +93,9 @@ pub(super) async fn events(
         true => at.timestamp(),
         false => at.checked_add(days.days()).unwrap_or_else(|_| at.clone()).timestamp(),
     };
-    let path = format!(
-        "/v1/windows/{}/events?from={}&to={}",
-        percent::encode(&args.window),
-        percent::encode(&wider(&from, -1).to_string()),
-        percent::encode(&wider(&to, 1).to_string()),
-    );
+    let path = format!("/v1/windows/{}/events", percent::encode(&args.window));
+    let [start, end] = [wider(&from, -1), wider(&to, 1)].map(|at| at.to_string());
+    let path = with_query(&path, &[("from", Some(&start)), ("to", Some(&end))]);
     let mut all = Vec::new();
     let mut complete = true;
     let mut next: Option<String> = None;
@@ -145,13 +142,9 @@ async fn calendar(
     to: Option<&Zoned>,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let mut path = format!("/v1/windows/{}/calendar.ics", percent::encode(window));
-    for (index, (name, at)) in
-        [("from", from), ("to", to)].into_iter().filter_map(|(n, at)| Some((n, at?))).enumerate()
-    {
-        path.push(if index == 0 { '?' } else { '&' });
-        path.push_str(&format!("{name}={}", percent::encode(&at.timestamp().to_string())));
-    }
+    let path = format!("/v1/windows/{}/calendar.ics", percent::encode(window));
+    let [from, to] = [from, to].map(|at| at.map(|at| at.timestamp().to_string()));
+    let path = with_query(&path, &[("from", from.as_deref()), ("to", to.as_deref())]);
     let answer = client.get(&path).await?;
     let answer = suggest::or_suggestion(client, window, answer).await?;
     match std::str::from_utf8(&answer.body) {
@@ -187,7 +180,10 @@ fn parse_time(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at.to_zoned(zone.clone()));
     }
-    if let Some(at) = parse_relative(text).and_then(|span| today.checked_add(span).ok()) {
+    if text.starts_with(['-', '+'])
+        && let Ok(span) = text.parse::<Span>()
+        && let Ok(at) = today.checked_add(span)
+    {
         return Ok(at);
     }
     if let Ok(local) = text.parse::<DateTime>()
@@ -199,23 +195,6 @@ fn parse_time(text: &str, today: &Zoned, option: &str) -> Result<Zoned, CliError
     Err(failure.remedy(
         "write 2026-11-21, 2026-11-21T10:00, 2026-11-21T10:00:00Z, today, or relative to today such as -7d, +2w, +6mo, +1y",
     ))
-}
-
-fn parse_relative(text: &str) -> Option<Span> {
-    let (sign, rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1, rest),
-        None => (1, text.strip_prefix('+')?),
-    };
-    let unit = rest.find(|c: char| !c.is_ascii_digit())?;
-    let count = rest[..unit].parse::<i64>().ok()?.checked_mul(sign)?;
-    let span = Span::new();
-    match &rest[unit..] {
-        "d" => span.try_days(count).ok(),
-        "w" => span.try_weeks(count).ok(),
-        "mo" => span.try_months(count).ok(),
-        "y" => span.try_years(count).ok(),
-        _ => None,
-    }
 }
 
 /// The agenda of the events, each listed on every day between `from` and `to` that it touches.

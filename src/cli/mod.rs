@@ -94,10 +94,16 @@ fn report(outcome: Result<u8, CliError>) -> ExitCode {
     }))
 }
 
+/// The environment, without variables that are not UTF-8.
+fn environment() -> BTreeMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
 async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = environment();
     let json = arguments.json;
     let client = || {
         let api = arguments.api.as_deref();

@@ -5,8 +5,8 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::arguments::ReloadArgs;
-use super::client::ApiClient;
-use super::exit::{CliError, DONE, FAILED};
+use super::client::{ApiClient, parse};
+use super::exit::{CliError, DONE};
 use super::terminal::printable;
 use crate::reload::{ReloadSummary, WindowChange, WindowEffect};
 
@@ -22,9 +22,7 @@ pub(super) async fn reload(
     if json {
         writeln!(out, "{answer}")?;
     } else {
-        let applied: ReloadSummary = serde_json::from_value(answer).map_err(|error| {
-            CliError::new(FAILED, format!("cannot parse the response: {error}"))
-        })?;
+        let applied: ReloadSummary = parse(&answer)?;
         out.write_all(describe(&applied).as_bytes())?;
     }
     out.flush()?;

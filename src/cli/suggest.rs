@@ -1,4 +1,6 @@
-//! Suggests the name that was probably meant when a window is unknown.
+//! Lists the names of windows, and suggests the one that was probably meant when a window is unknown.
+
+use serde::Deserialize;
 
 use super::client::{ApiClient, ApiResponse};
 use super::exit::CliError;
@@ -6,8 +8,35 @@ use super::terminal::printable;
 use crate::config::nearest;
 use crate::percent;
 
-/// The most windows that one response lists when searching for a similar name.
-const MAX_SIMILAR: usize = 1000;
+/// The most windows that one response lists.
+const PAGE: usize = 1000;
+
+/// A page of windows, of which only the names are read.
+#[derive(Deserialize)]
+struct WindowNames {
+    value: Vec<WindowName>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WindowName {
+    name: String,
+}
+
+/// The names of all windows.
+pub(super) async fn all_names(client: &ApiClient) -> Result<Vec<String>, CliError> {
+    let mut names = Vec::new();
+    let mut page = String::new();
+    loop {
+        let path = format!("/v1/windows?limit={PAGE}{page}");
+        let list: WindowNames = client.get(&path).await?.json()?;
+        names.extend(list.value.into_iter().map(|window| window.name));
+        match list.next {
+            Some(next) => page = format!("&page={next}"),
+            None => return Ok(names),
+        }
+    }
+}
 
 /// The response if it is a success.
 ///
@@ -56,19 +85,10 @@ async fn similar(client: &ApiClient, window: &str) -> Vec<String> {
 /// The names of windows whose name, mailbox or account contains `part`, and whether the list is
 /// complete. Empty if the daemon does not answer, because suggestions are optional.
 pub(super) async fn names(client: &ApiClient, part: &str) -> (Vec<String>, bool) {
-    #[derive(serde::Deserialize)]
-    struct SimilarName {
-        name: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct SimilarNames {
-        value: Vec<SimilarName>,
-        next: Option<String>,
-    }
     let query =
         if part.is_empty() { String::new() } else { format!("&q={}", percent::encode(part)) };
-    let answer = client.get(&format!("/v1/windows?limit={MAX_SIMILAR}{query}")).await;
-    match answer.and_then(ApiResponse::json::<SimilarNames>) {
+    let answer = client.get(&format!("/v1/windows?limit={PAGE}{query}")).await;
+    match answer.and_then(ApiResponse::json::<WindowNames>) {
         Ok(page) => {
             (page.value.into_iter().map(|window| window.name).collect(), page.next.is_none())
         }

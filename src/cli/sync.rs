@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::arguments::{ResyncArgs, SyncArgs, WindowSelection};
-use super::client::ApiClient;
+use super::client::{ApiClient, parse};
 use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
 use super::{status, suggest};
@@ -72,7 +72,7 @@ async fn request_rounds(
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
-    let names = if which.all { status::names(client).await? } else { which.windows.clone() };
+    let names = if which.all { suggest::all_names(client).await? } else { which.windows.clone() };
     let progress = progress(what, names.len());
     let mut answers = stream::iter(names)
         .map(|name| async move {
@@ -132,8 +132,7 @@ fn progress(what: &str, windows: usize) -> ProgressBar {
 
 /// One line about a round, and whether the request succeeded.
 fn describe(name: &str, over: bool, value: &Value) -> Result<(String, bool), CliError> {
-    let asked = RequestedRound::deserialize(value)
-        .map_err(|error| CliError::new(FAILED, format!("cannot parse the response: {error}")))?;
+    let asked: RequestedRound = parse(value)?;
     let command = status::shell_quote(name);
     let name = printable(name);
     if over && asked.state == Some(WindowState::Held.into()) {
