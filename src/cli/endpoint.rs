@@ -1,7 +1,8 @@
 //! Finds the daemon's address and token: from `--api`, else as configured, else the usual socket.
 //!
 //! Reads only the keys it needs and ignores faults in the rest of the configuration: a client must
-//! work for users who may not read all of the daemon's secrets.
+//! work for users who may not read all of the daemon's secrets. It does not silently use the usual
+//! socket if the configuration may name another: it warns, or refuses a file named by `--config`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,8 +10,8 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::exit::{CliError, UNAVAILABLE, USAGE};
-use crate::config::{ClientConfig, Sources};
+use super::exit::{CONFIGURATION, CliError, UNAVAILABLE, USAGE};
+use crate::config::{ClientConfig, Diagnostic, Sources};
 
 /// An address of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(super) struct ClientTarget {
     pub(super) token: Option<String>,
     /// Whether the token from `$CALMIRROR_TOKEN` leaves this machine as clear text.
     pub(super) exposed: bool,
+    /// What of the configuration could not be used, so that `endpoint` is only the usual socket.
+    pub(super) unusable: Option<Diagnostic>,
 }
 
 /// Finds the daemon and, if it is not on a socket, the token. An empty variable counts as unset.
@@ -47,8 +50,8 @@ pub(super) struct ClientTarget {
 /// loopback.
 ///
 /// # Errors
-/// If `--api` is neither a socket nor an `http://` address, or no socket and no address is
-/// configured.
+/// If `--api` is neither a socket nor an `http://` address, if the file named by `--config` cannot
+/// be used, or if no socket and no address is configured.
 pub(super) fn find(
     api: Option<&str>,
     config: Option<&Path>,
@@ -56,12 +59,21 @@ pub(super) fn find(
 ) -> Result<ClientTarget, CliError> {
     let variable =
         |name| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let ClientConfig { socket, listen, token_files } =
+    let ClientConfig { socket, listen, token_files, unusable } =
         ClientConfig::find(&Sources::find(config, environment.clone()));
     let listen = listen.map(reachable);
+    let target = |endpoint| ClientTarget { endpoint, token: None, exposed: false, unusable: None };
     let place = match (api.or_else(|| variable("CALMIRROR_API")), socket, listen) {
         (Some(text), ..) => parse(text)?,
-        (None, Some(socket), _) => Endpoint::Socket(socket),
+        (None, Some(socket), _) => {
+            let named = |fault: &&Diagnostic| config.is_some() && fault.file.as_deref() == config;
+            if let Some(fault) = unusable.iter().find(named) {
+                return Err(CliError::new(CONFIGURATION, fault.to_string()));
+            }
+            let remedy = format!("asking the daemon at {}", socket.display());
+            let unusable = unusable.into_iter().next().map(|fault| Diagnostic { remedy, ..fault });
+            return Ok(ClientTarget { unusable, ..target(Endpoint::Socket(socket)) });
+        }
         (None, None, Some(listen)) => Endpoint::Tcp(listen.to_string()),
         (None, None, None) => {
             let failure = CliError::new(UNAVAILABLE, "the daemon is configured to serve nowhere")
@@ -69,20 +81,19 @@ pub(super) fn find(
             return Err(failure);
         }
     };
-    let Endpoint::Tcp(authority) = &place else {
-        return Ok(ClientTarget { endpoint: place, token: None, exposed: false });
-    };
+    let Endpoint::Tcp(authority) = &place else { return Ok(target(place)) };
     let near = is_near(authority);
     let configured = listen.is_some_and(|listen| authority.parse() == Ok(listen));
     if let Some(token) = variable("CALMIRROR_TOKEN") {
-        return Ok(ClientTarget { token: Some(token.to_owned()), exposed: !near, endpoint: place });
+        let token = Some(token.to_owned());
+        return Ok(ClientTarget { token, exposed: !near, ..target(place) });
     }
     let read = |file: &PathBuf| {
         let token = String::from_utf8(fs::read(file).ok()?).ok()?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())
     };
     let token = if near || configured { token_files.iter().find_map(read) } else { None };
-    Ok(ClientTarget { endpoint: place, token, exposed: false })
+    Ok(ClientTarget { token, ..target(place) })
 }
 
 /// The address at which a daemon listening on `listen` is reached from its own machine: loopback
@@ -261,9 +272,52 @@ mod tests {
         fs::write(&off, text).unwrap();
         let there = (Endpoint::Tcp("127.0.0.1:9".into()), Some("s3cret".into()));
         assert_eq!(found(None, &off, &environment), there);
+    }
 
-        let nowhere = directory.path().join("none/none.toml");
-        assert_eq!(found(None, &nowhere, &environment).0, socket("/run/calmirror/api.sock"));
+    #[test]
+    fn the_usual_socket_is_not_asked_silently_if_the_configuration_may_name_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("calmirror.toml");
+        fs::create_dir(directory.path().join("conf.d")).unwrap();
+        let other = directory.path().join("conf.d/x.toml");
+        let environment: BTreeMap<String, String> =
+            [("CALMIRROR_CONFIG".into(), file.display().to_string())].into();
+        let usual = Endpoint::Socket("/run/calmirror/api.sock".into());
+        // The text of the main file and of the other, what is said, and whether the main file is
+        // what cannot be used.
+        for (main, more, said, of_main) in [
+            (None, "", Some("calmirror.toml: cannot be read: No such file"), true),
+            (Some("[api"), "", Some("calmirror.toml:1: not TOML: "), true),
+            (Some("[api]\nsocket = 7"), "", Some("calmirror.toml:2: api.socket: "), true),
+            (Some("[api]\nsokcet = '/a.sock'"), "", Some("calmirror.toml:2: api.sokcet: "), true),
+            (Some("[api]"), "]", Some("conf.d/x.toml:1: not TOML: "), false),
+            (Some("[api]\nsocket = '/run/calmirror/api.sock'"), "]", None, false),
+            (Some("[graph]\ncloud = 7\nx = 1\n[y]"), "", None, false),
+        ] {
+            fs::remove_file(&file).ok();
+            if let Some(main) = main {
+                fs::write(&file, main).unwrap();
+            }
+            fs::write(&other, more).unwrap();
+            let target = find(None, None, &environment).unwrap();
+            assert_eq!(target.endpoint, usual, "{main:?}");
+            let warning = target.unusable.map(|fault| fault.to_string()).unwrap_or_default();
+            assert!(warning.contains(said.unwrap_or_default()), "{main:?}: {warning}");
+            let end = said.map_or("", |_| "; asking the daemon at /run/calmirror/api.sock");
+            assert!(warning.ends_with(end) && warning.is_empty() == said.is_none(), "{warning}");
+            // A file that was named for this command is not passed over.
+            match find(None, Some(&file), &environment) {
+                Ok(_) => assert!(!of_main, "{main:?}"),
+                Err(refused) => assert!(of_main && refused.exit == CONFIGURATION, "{refused}"),
+            }
+            // With an address no configuration is needed.
+            let api = find(Some("/b.sock"), Some(&file), &environment).unwrap();
+            assert_eq!((api.endpoint, api.unusable), (Endpoint::Socket("/b.sock".into()), None));
+        }
+        let environment = [("CALMIRROR__API__SOKCET".into(), "/a.sock".into())].into();
+        let warned = find(None, None, &environment).unwrap().unusable.unwrap();
+        assert!(warned.to_string().starts_with("CALMIRROR__API__SOKCET: "), "{warned}");
+        assert_eq!(find(None, None, &BTreeMap::new()).unwrap().unusable, None);
     }
 
     #[test]

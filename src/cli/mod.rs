@@ -108,14 +108,16 @@ async fn dispatch(arguments: Arguments) -> Result<u8, CliError> {
     let client = || {
         let api = arguments.api.as_deref();
         let found = endpoint::find(api, arguments.config.as_deref(), &environment)?;
-        let ClientTarget { endpoint: place, token, exposed } = found;
+        let ClientTarget { endpoint: place, token, exposed, unusable } = found;
+        // Standard error may be closed.
+        let warn = |text| writeln!(anstream::stderr(), "calmirror: warning: {text}").ok();
+        if let Some(fault) = unusable {
+            warn(terminal::printable(&fault.to_string()));
+        }
         if exposed {
-            // Only a warning: standard error may be closed.
-            writeln!(
-                anstream::stderr(),
-                "calmirror: warning: $CALMIRROR_TOKEN goes to {place} as clear text; use a tunnel to its loopback address instead"
-            )
-            .ok();
+            warn(format!(
+                "$CALMIRROR_TOKEN goes to {place} as clear text; use a tunnel to its loopback address instead"
+            ));
         }
         Ok::<_, CliError>(ApiClient::new(place, token))
     };

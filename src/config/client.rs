@@ -1,18 +1,19 @@
 //! The part of the configuration that a client needs: where the daemon listens and where tokens
 //! are.
 //!
-//! It follows the rules of [`super::Config::load`] but ignores errors. The client's user may not be
-//! allowed to read every file, and other errors concern only the daemon. Secrets are not read.
+//! It follows the rules of [`super::Config::load`] but reads what can be read. The client's user may
+//! not be allowed to read every file, and other errors concern only the daemon. Secrets are not read.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::api::{listen, socket};
+use super::diagnostic::Diagnostic;
 use super::layers::Layers;
 use super::origin::DiagnosticSink;
 use super::reader::TableReader;
 use super::sections::{LogFormat, Section, log_format};
-use super::sources::Sources;
+use super::sources::{DEFAULT_FILE, Sources};
 use super::table::LayeredTable;
 
 impl LogFormat {
@@ -35,27 +36,44 @@ pub struct ClientConfig {
     pub listen: Option<SocketAddr>,
     /// The files with tokens; the token with more rights first.
     pub token_files: Vec<PathBuf>,
+    /// Why `socket` is only the default: what could not be used and may name another one.
+    pub unusable: Vec<Diagnostic>,
 }
 
 impl ClientConfig {
-    /// Reads what can be read and ignores errors.
+    /// Reads what can be read.
     pub fn find(sources: &Sources) -> Self {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Api);
-        // An invalid value counts as not set.
-        let unset = LayeredTable { defaults: table.defaults, ..LayeredTable::default() };
-        let mut read = |table| TableReader::new(table, &mut faults).take("socket", socket);
-        let socket = read(&table).or_else(|| read(&unset)).flatten();
         let mut reader = TableReader::new(&table, &mut faults);
         let token_files = ["token_file", "read_token_file"];
-        Self {
-            socket,
-            listen: reader.take("listen", listen),
-            token_files: token_files
-                .into_iter()
-                .filter_map(|key| reader.take(key, |written| written.path()))
-                .collect(),
-        }
+        let configured = reader.take("socket", socket);
+        let listen = reader.take("listen", listen);
+        let token_files = token_files
+            .into_iter()
+            .filter_map(|key| reader.take(key, |written| written.path()))
+            .collect();
+        // An invalid value counts as not set.
+        let unset = LayeredTable { defaults: table.defaults, ..LayeredTable::default() };
+        let default =
+            || TableReader::new(&unset, &mut DiagnosticSink::default()).take("socket", socket);
+        let mut unusable = faults.faults;
+        // The default file may be absent: a client needs none.
+        let absent = sources.file == Path::new(DEFAULT_FILE)
+            && sources.file.try_exists().is_ok_and(|exists| !exists);
+        unusable.retain(|fault| {
+            configured.is_none()
+                && (fault.key.is_empty() || is_of_api(&fault.key))
+                && !(absent && fault.file.as_ref() == Some(&sources.file))
+        });
+        let socket = configured.or_else(default).flatten();
+        Self { socket, listen, token_files, unusable }
     }
+}
+
+/// Whether a diagnostic's key is one of `[api]`, in a file or in the environment.
+fn is_of_api(key: &str) -> bool {
+    let key = key.to_lowercase();
+    key.starts_with("api.") || key.starts_with("calmirror__api__")
 }
