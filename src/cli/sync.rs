@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::arguments::{ResyncArgs, SyncArgs, WindowSelection};
 use super::client::{ApiClient, parse};
@@ -17,11 +18,15 @@ use super::exit::{CliError, DONE, FAILED};
 use super::terminal::printable;
 use super::{status, suggest};
 use crate::api::model;
-use crate::mirror::status::WindowState;
+use crate::mirror::failure::{ErrorClass, ErrorKind};
+use crate::mirror::status::{WindowState, WindowStatus};
 use crate::percent;
 
 /// The longest wait that the API grants.
 const WAIT: &str = "5m";
+
+/// How long a wait is silent before its reason is asked for.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How often the progress bar is redrawn without progress.
 const TICK: Duration = Duration::from_millis(200);
@@ -73,11 +78,23 @@ async fn request_rounds(
     out: &mut impl Write,
 ) -> Result<u8, CliError> {
     let names = if which.all { suggest::all_names(client).await? } else { which.windows.clone() };
-    let progress = progress(what, names.len());
+    let progress = &progress(what, names.len());
     let mut answers = stream::iter(names)
         .map(|name| async move {
             let path = format!("/v1/windows/{}/{what}?wait={WAIT}{more}", percent::encode(&name));
-            let answer = match client.post(&path).await {
+            let mut answer = std::pin::pin!(client.post(&path));
+            let early = timeout(SILENCE, &mut answer).await;
+            if early.is_err()
+                && let Some(line) = pause(client, &name).await
+            {
+                // Standard error may be closed.
+                progress.suspend(|| writeln!(anstream::stderr(), "calmirror: {line}").ok());
+            }
+            let answer = match early {
+                Ok(answer) => answer,
+                Err(_) => answer.await,
+            };
+            let answer = match answer {
                 Ok(answer) => suggest::or_suggestion(client, &name, answer).await,
                 Err(failure) => Err(failure),
             };
@@ -115,6 +132,16 @@ async fn request_rounds(
         progress.inc(1);
     }
     Ok(exit)
+}
+
+/// What a window in a pause waits for; `None` if it is in none, or the daemon does not say.
+async fn pause(client: &ApiClient, name: &str) -> Option<String> {
+    let window = client.get(&format!("/v1/windows/{}", percent::encode(name))).await.ok()?;
+    let error = WindowStatus::from(window.json::<model::WindowJson>().ok()?).last_error?;
+    let until = error.retry_at.filter(|_| error.kind == ErrorKind::Graph(ErrorClass::Throttled))?;
+    let (name, why) = (printable(name), printable(&error.message));
+    let until = status::full(until, &TimeZone::system());
+    Some(format!("{name}: waiting for its mailbox, which pauses until about {until}: {why}"))
 }
 
 /// A progress bar on standard error, if that is a terminal.

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use calmirror::mirror::status::WindowState;
 use calmirror::simulator::{Fault, MailboxFault, PlannedFault};
 use serde_json::Value;
 
-use crate::process::{DaemonFixture, Outcome, finish};
+use crate::process::{DaemonFixture, Outcome, eventually, finish};
 use crate::socket::Follower;
 
 fn json(outcome: &Outcome) -> Value {
@@ -232,6 +233,26 @@ async fn a_taken_port_is_told_with_what_to_do() {
     let refused = ground.cli(&["run"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.err.contains("set another api.listen"), "{}", refused.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_of_a_mailbox_that_pauses_says_what_it_waits_for() {
+    let ground = DaemonFixture::new(90, &["alice"]).await;
+    let daemon = ground.run().await;
+    ground.settle("alice").await;
+    let retry_after = Some("10".to_owned());
+    ground.simulator.plan(PlannedFault::once(Fault::Throttled { retry_after }));
+    eventually("alice's mailbox pauses", async || {
+        let state = ground.api.window("alice").await.state;
+        (state == WindowState::BackingOff).then_some(())
+    })
+    .await;
+    let synced = ground.cli(&["sync", "alice"]).await;
+    assert_eq!(synced.code, Some(0), "{synced:?}");
+    let waits = "calmirror: alice: waiting for its mailbox, which pauses until about 20";
+    assert!(synced.err.starts_with(waits), "{synced:?}");
+    assert_eq!(synced.err.lines().count(), 1, "{synced:?}");
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
