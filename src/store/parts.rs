@@ -1,11 +1,11 @@
 //! Splits a commit that is too large for one batch.
 //!
 //! The parts are written one after the other, each in its own batch, and are synced and
-//! acknowledged together; a crash may keep only the first ones. Everything that marks the page
-//! as processed (the position, finished pending entries,
-//! the seen list) goes with the last part: after a crash in between, the page is requested again
-//! and its events are found unchanged. A series is never split, so that no reader sees half of one.
-//! Removals come after all events, so that an existing event is never absent.
+//! acknowledged together; a crash may keep only the first ones. Everything that marks the page as
+//! processed (the position, finished pending entries, the seen list) goes with the last part: after
+//! a crash in between, the page is requested again and its events are found unchanged. What a commit
+//! writes and removes of one series is never split, so that no reader sees half of it. Series of
+//! which it only removes something come after all events, so that an existing event is never absent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,13 +62,14 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
         let series = item.master.as_ref().unwrap_or(&item.id).hash();
         units.entry(series).or_default().upserts.push(item);
     }
-    let mut removals = Vec::new();
+    // What belongs to no event of the commit, by series.
+    let mut removals = BTreeMap::<EventHash, Vec<Removal>>::new();
     for removal in std::mem::take(&mut commit.removals) {
         let row = tree.row(commit.window, removal.id)?.map(|stored| stored.row);
         let series = row.and_then(|row| row.master).as_ref().map(EventId::hash);
         match series.and_then(|series| units.get_mut(&series)) {
             Some(unit) => unit.removals.push(removal),
-            None => removals.push(removal),
+            None => removals.entry(series.unwrap_or(removal.id)).or_default().push(removal),
         }
     }
     let mut parts = Parts { like: empty_like(&commit), most, done: Vec::new(), size: 0 };
@@ -78,8 +79,8 @@ fn cut_at(tree: &Tree, mut commit: Commit, most: usize) -> Result<Vec<Commit>, T
         part.upserts.extend(unit.upserts);
         part.removals.extend(unit.removals);
     }
-    for removal in removals {
-        parts.with_room_for(REMOVAL).removals.push(removal);
+    for removals in removals.into_values() {
+        parts.with_room_for(removals.len() * REMOVAL).removals.extend(removals);
     }
     // Adding wins over deleting only within one commit, so entries that the last part deletes are
     // also added there.
@@ -128,10 +129,14 @@ fn empty_like(commit: &Commit) -> Commit {
 mod tests {
     use jiff::Timestamp;
 
+    use super::super::batch::WriteBatch;
+    use super::super::keys;
+    use super::super::row::EventRow;
     use super::*;
     use crate::mirror::change::RemovalReason;
     use crate::mirror::page::{EventKind, Link, Span};
     use crate::mirror::position::{Phase, Position, WindowId};
+    use crate::mirror::segment_set::SegmentSet;
 
     fn tree(dir: &tempfile::TempDir) -> Tree {
         Tree::open(sled::Config::new().path(dir.path())).unwrap()
@@ -205,6 +210,25 @@ mod tests {
         let last_event = parts.iter().rposition(|part| !part.upserts.is_empty()).unwrap();
         let first_removal = parts.iter().position(|part| !part.removals.is_empty()).unwrap();
         assert!(first_removal >= last_event);
+    }
+
+    #[test]
+    fn a_series_leaves_in_one_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tree(&dir);
+        let mut batch = WriteBatch::default();
+        let series: Vec<Item> = (0..20).map(|n| item(&format!("r{n}"), Some("m"))).collect();
+        for item in &series {
+            let row = EventRow::of(item, SegmentSet::EMPTY).encode();
+            batch.put_large(keys::event(WindowId(1), item.id.hash()), &row, 0);
+        }
+        tree.db.apply_batch(batch.into_batch()).unwrap();
+        let mut commit = large();
+        commit.upserts.retain(|item| item.master.is_none());
+        let parts = cut_at(&tree, commit, 5000).unwrap();
+        let removing: Vec<usize> =
+            parts.iter().map(|part| part.removals.len()).filter(|n| *n > 0).collect();
+        assert_eq!(removing, [20], "readers see half of a series");
     }
 
     #[test]

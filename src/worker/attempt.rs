@@ -231,9 +231,11 @@ impl<'a> Attempt<'a> {
         effect: Effect,
     ) -> Result<RoundInput, AttemptError> {
         Ok(match effect {
-            Effect::Page(link) => self.page(round, PageSource::Delta, link.as_ref(), edges).await?,
+            Effect::Page(link) => {
+                self.page(round, segment, PageSource::Delta, link.as_ref(), edges).await?
+            }
             Effect::Listing(link) => {
-                self.page(round, PageSource::Listing, link.as_ref(), edges).await?
+                self.page(round, segment, PageSource::Listing, link.as_ref(), edges).await?
             }
             Effect::Master(id) => self.master(&id, edges).await?,
             Effect::Instances(id) => self.instances(segment, &id, edges).await?,

@@ -1,5 +1,6 @@
 //! The state that a worker publishes about its window, and the requests that others make of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -60,8 +61,8 @@ pub(super) struct WorkerState {
     pub(super) last_resync: Option<Box<LastResync>>,
     pub(super) audits: PackedAudit,
     pub(super) last_error: Option<Box<LastError>>,
-    /// See [`WindowStatus::unreadable`].
-    pub(super) unreadable: u32,
+    /// Unreadable items by segment; see [`WindowStatus::unreadable`].
+    unreadable: BTreeMap<SegmentIndex, u32>,
     /// The segments in snapshot mode.
     snapshots: SegmentSet,
     /// The longest segment that Graph answers for, in days: at most 1825.
@@ -70,6 +71,18 @@ pub(super) struct WorkerState {
 
 impl WorkerState {
     /// The window's segments, earliest first.
+    /// Counts unreadable items of a page, which the mirror may lack. An enumeration of the segment
+    /// starts its count again.
+    pub(super) fn count_unreadable(&mut self, segment: SegmentIndex, first: bool, count: usize) {
+        if first {
+            self.unreadable.remove(&segment);
+        }
+        if let Ok(count @ 1..) = u32::try_from(count) {
+            let known = self.unreadable.entry(segment).or_default();
+            *known = known.saturating_add(count);
+        }
+    }
+
     pub(super) fn segments(&self) -> Vec<Edges> {
         self.edges.cut(self.segment_days())
     }
@@ -238,7 +251,7 @@ impl WindowHandle {
                 last_resync: registered.last_resync.clone().map(Box::new),
                 audits: PackedAudit::of(registered.audit),
                 last_error: None,
-                unreadable: 0,
+                unreadable: BTreeMap::new(),
                 snapshots: registered.snapshots,
                 segment_days: u16::try_from(registered.segment_days).unwrap_or(u16::MAX),
             }),
@@ -421,7 +434,7 @@ impl WindowHandle {
             audit: state.audits.status(&window),
             last_error,
             settled_once: state.health.settled_once,
-            unreadable: state.unreadable,
+            unreadable: state.unreadable.values().fold(0, |sum, n| sum.saturating_add(*n)),
             interval_s: window.settings.interval.as_secs_f64(),
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::graph::{PageStart, RequestOptions, Reservation};
 use crate::mirror::failure::{ErrorClass, FailureCause};
 use crate::mirror::page::{EventId, Link, Page, PageEnd};
+use crate::mirror::position::SegmentIndex;
 use crate::mirror::round::{PageFailure, Round, RoundInput};
 use crate::mirror::window::Edges;
 
@@ -41,6 +42,7 @@ impl Attempt<'_> {
     pub(super) async fn page(
         &mut self,
         round: &Round,
+        segment: SegmentIndex,
         source: PageSource,
         link: Option<&Link>,
         edges: Edges,
@@ -71,7 +73,8 @@ impl Attempt<'_> {
         let took =
             self.context.target.response_micros.load(Ordering::Relaxed).saturating_sub(before);
         self.stats.pages += 1;
-        self.record_unreadable(link.is_none(), page.unreadable.len());
+        let (is_first, unreadable) = (link.is_none(), page.unreadable.len());
+        self.context.handle.lock().count_unreadable(segment, is_first, unreadable);
         for unreadable in &page.unreadable {
             tracing::warn!(
                 event_id = unreadable.id.as_ref().map(EventId::as_str),
@@ -151,14 +154,6 @@ impl Attempt<'_> {
             return false;
         }
         self.probe(edges).await.is_ok()
-    }
-
-    /// Publishes the number of unreadable items, which the mirror may lack. The first page of an
-    /// enumeration resets the count.
-    fn record_unreadable(&self, reset: bool, count: usize) {
-        let mut state = self.context.handle.lock();
-        let before = if reset { 0 } else { state.unreadable };
-        state.unreadable = before.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     /// Makes a small request that tells a failing page or series from a calendar that does not

@@ -174,3 +174,16 @@ async fn what_other_segments_may_have_received_is_not_looked_up_to_the_end() {
     let ended = ground.attempt().retained_events(0, &barrier).await;
     assert!(matches!(ended, Err(AttemptError::Stopped)), "{ended:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_enumeration_of_one_segment_keeps_the_unreadable_items_of_the_others() {
+    let ground = Ground::new().await;
+    let unreadable = || ground.handle.status(ground.services.env.now()).unreadable;
+    let count = |segment, first, n| ground.handle.lock().count_unreadable(segment, first, n);
+    count(0, true, 2);
+    count(0, false, 1);
+    count(1, true, 4);
+    assert_eq!(unreadable(), 7);
+    count(0, true, 0);
+    assert_eq!(unreadable(), 4);
+}
