@@ -9,7 +9,7 @@ use super::StartError;
 use crate::api::{ApiSettings, TokenHash};
 use crate::config::{self, Config};
 use crate::env::Env;
-use crate::graph::{SignIn, Tokens, Transport};
+use crate::graph::{SignInSettings, Tokens, Transport};
 use crate::mirror::account::Account;
 use crate::mirror::window::Window;
 use crate::supervisor::WindowSpec;
@@ -45,8 +45,8 @@ pub(super) fn tokens(
 }
 
 /// An account with the addresses at which it signs in.
-pub(super) fn sign_in(account: &Account, config: &Config) -> SignIn {
-    SignIn {
+pub(super) fn sign_in(account: &Account, config: &Config) -> SignInSettings {
+    SignInSettings {
         account: account.clone(),
         login_url: config.sections.graph.login_url.clone(),
         scope: config.sections.graph.scope.clone(),

@@ -23,7 +23,7 @@ mod script;
 pub mod transport;
 pub mod wire;
 
-pub use auth::{SignIn, Tokens};
+pub use auth::{SignInSettings, Tokens};
 pub use budget::{Budgets, MailboxBudget};
 pub use client::GraphClient;
 pub use error::GraphError;

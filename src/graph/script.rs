@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::auth::{SignIn, Tokens};
+use super::auth::{SignInSettings, Tokens};
 use super::budget::Budgets;
 use super::client::GraphClient;
 use super::request::RequestOptions;
@@ -145,8 +145,8 @@ pub(super) fn env() -> Env {
     Env::simulated(7, "2026-03-01T00:00:00Z".parse::<Timestamp>().unwrap())
 }
 
-pub(super) fn sign_in(credential: Credential) -> SignIn {
-    SignIn {
+pub(super) fn sign_in(credential: Credential) -> SignInSettings {
+    SignInSettings {
         account: Account {
             name: "contoso".into(),
             tenant: "tenant-1".into(),

@@ -14,7 +14,7 @@ use super::*;
 use crate::config::default_settings;
 use crate::env::Env;
 use crate::graph::transport::{BodyStream, TransportError};
-use crate::graph::{Budgets, GraphClient, SignIn, Transport};
+use crate::graph::{Budgets, GraphClient, SignInSettings, Transport};
 use crate::mirror::account::{Account, Credential};
 use crate::mirror::commit::Commit;
 use crate::mirror::page::Link;
@@ -100,7 +100,7 @@ impl Ground {
         // With a secret a sign-in is requested that never gets a response, so rounds never end.
         let secret = directory.path().join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
-        let sign_in = SignIn {
+        let sign_in = SignInSettings {
             account: Account {
                 name: "contoso".into(),
                 tenant: "t".into(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::graph::transport::{BodyStream as Answer, Transport, TransportError};
-use calmirror::graph::{Budgets, GraphClient, SignIn, Tokens};
+use calmirror::graph::{Budgets, GraphClient, SignInSettings, Tokens};
 use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::change::ChangeKind;
 use calmirror::mirror::position::{Phase, WindowId};
@@ -75,7 +75,7 @@ async fn start(
 ) -> (Store, Supervisor, WindowId) {
     let token = directory.join("token");
     std::fs::write(&token, "an-access-token").unwrap();
-    let sign_in = SignIn {
+    let sign_in = SignInSettings {
         account: Account {
             name: "contoso".into(),
             tenant: "".into(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use calmirror::api::TokenHash;
 use calmirror::config::{Config, Sources};
 use calmirror::env::Env;
-use calmirror::graph::{SignIn, Tokens};
+use calmirror::graph::{SignInSettings, Tokens};
 use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::status::WindowState;
 use calmirror::simulator::{
@@ -217,7 +217,7 @@ async fn debug_output_of_values_and_errors_shows_no_secret() {
         Credential::AccessTokenFile(at("secret")),
         Credential::SecretFile(at("none")),
     ] {
-        let sign_in = SignIn {
+        let sign_in = SignInSettings {
             account: Account {
                 name: "contoso".into(),
                 tenant: "t".into(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use calmirror::config::default_settings;
 use calmirror::env::Env;
-use calmirror::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
+use calmirror::graph::{Budgets, GraphClient, SignInSettings, Tokens, Transport};
 use calmirror::metrics::{Metrics, ReaderMetrics};
 use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::failure::ErrorKind;
@@ -85,7 +85,7 @@ impl Rig {
         .unwrap();
         let secret = directory.join("secret");
         std::fs::write(&secret, "s3cret").unwrap();
-        let sign_in = SignIn {
+        let sign_in = SignInSettings {
             account: Account {
                 name: "contoso".into(),
                 tenant: "t".into(),

@@ -35,7 +35,7 @@ pub(super) enum TokenAvailability {
 
 /// What is known of an account's token.
 pub(super) struct CachedToken {
-    pub(super) sign_in: Arc<SignIn>,
+    pub(super) sign_in: Arc<SignInSettings>,
     token: Option<LiveToken>,
     failure: Option<SignInFailure>,
     /// Temporary faults since the last grant.
@@ -64,7 +64,7 @@ struct SignInFailure {
 }
 
 impl CachedToken {
-    pub(super) fn new(sign_in: SignIn) -> Self {
+    pub(super) fn new(sign_in: SignInSettings) -> Self {
         Self {
             sign_in: Arc::new(sign_in),
             token: None,

@@ -43,7 +43,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// How an account signs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SignIn {
+pub struct SignInSettings {
     /// The account.
     pub account: Account,
     /// The sign-in address: `{login_url}/{tenant}/oauth2/v2.0/token` grants tokens (fact 134).
@@ -64,7 +64,7 @@ pub struct Tokens {
 
 impl Tokens {
     /// Requests and reads nothing before the first token is needed.
-    pub fn new(sign_in: SignIn, transport: Arc<dyn Transport>, env: Env) -> Arc<Self> {
+    pub fn new(sign_in: SignInSettings, transport: Arc<dyn Transport>, env: Env) -> Arc<Self> {
         let name = sign_in.account.name.clone();
         Arc::new(Self {
             name,
@@ -82,7 +82,7 @@ impl Tokens {
 
     /// Replaces how the account signs in; the next sign-in uses them. If they are the same, nothing
     /// is forgotten; otherwise the current token is dropped, because it belongs to the old ones.
-    pub fn reconfigure(&self, sign_in: SignIn) {
+    pub fn reconfigure(&self, sign_in: SignInSettings) {
         let mut held = self.cached();
         if *held.sign_in != sign_in {
             *held = CachedToken::new(sign_in);
@@ -182,8 +182,8 @@ impl Tokens {
         }
     }
 
-    async fn grant(&self, sign_in: &SignIn) -> Result<Grant, TokenError> {
-        let SignIn { account, login_url, scope } = sign_in;
+    async fn grant(&self, sign_in: &SignInSettings) -> Result<Grant, TokenError> {
+        let SignInSettings { account, login_url, scope } = sign_in;
         let Account { name: _, tenant, client_id, credential } = account;
         let endpoint = format!("{}/{tenant}/oauth2/v2.0/token", login_url.trim_end_matches('/'));
         let proof =
@@ -235,7 +235,7 @@ impl Tokens {
     }
 }
 
-impl SignIn {
+impl SignInSettings {
     fn fault(&self, message: &str) -> TokenError {
         TokenError {
             account: self.account.name.clone(),

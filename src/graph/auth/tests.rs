@@ -400,7 +400,8 @@ async fn a_token_file_is_read_again_when_it_is_rewritten_or_its_token_refused() 
 async fn a_login_address_must_be_safe() {
     for login_url in ["http://login.example", "https://user@login.example", "login.example"] {
         let script = Script::new([], []);
-        let sign_in = SignIn { login_url: login_url.into(), ..script::sign_in(some_secret()) };
+        let sign_in =
+            SignInSettings { login_url: login_url.into(), ..script::sign_in(some_secret()) };
         let tokens = Tokens::new(sign_in, script.clone(), script::env());
         assert_eq!(tokens.token().await.unwrap_err().class(), ErrorClass::SignIn);
         assert!(script.asked().is_empty());

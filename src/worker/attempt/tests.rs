@@ -9,7 +9,7 @@ use super::*;
 use crate::config::default_settings;
 use crate::env::Env;
 use crate::graph::transport::{BodyStream, TransportError};
-use crate::graph::{Budgets, GraphClient, SignIn, Tokens, Transport};
+use crate::graph::{Budgets, GraphClient, SignInSettings, Tokens, Transport};
 use crate::mirror::account::{Account, Credential};
 use crate::mirror::page::EventId;
 use crate::mirror::position::PendingEntry;
@@ -58,7 +58,7 @@ impl Ground {
             client_id: "c".into(),
             credential: Credential::SecretEnv("NONE".into()),
         };
-        let sign_in = SignIn {
+        let sign_in = SignInSettings {
             account,
             login_url: "http://127.0.0.1:1".into(),
             scope: "http://127.0.0.1:1/.default".into(),
