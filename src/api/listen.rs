@@ -419,5 +419,4 @@ fn head_bytes<B>(request: &hyper::Request<B>) -> usize {
 }
 
 #[cfg(test)]
-#[path = "tests/listen.rs"]
 mod tests;

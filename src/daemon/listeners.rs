@@ -317,7 +317,6 @@ fn renewed(access: &AppState) -> (AppState, CancellationToken) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use tokio::time::timeout;
 
     use super::*;

@@ -85,7 +85,6 @@ fn token(path: &Path) -> Result<TokenHash, StartError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
 
     #[test]

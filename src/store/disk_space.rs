@@ -133,7 +133,6 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     fn a_footprint_is_of_all_files_and_tells_what_was_moved_aside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();

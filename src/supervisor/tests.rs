@@ -1,5 +1,4 @@
 //! Messages to the service manager, and the handling of failing workers.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::os::unix::net::UnixDatagram;
 

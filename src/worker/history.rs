@@ -126,7 +126,6 @@ impl PackedRound {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
     use crate::mirror::failure::{ErrorClass, ErrorKind};
 

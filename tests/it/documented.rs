@@ -2,33 +2,30 @@
 //! `openapi.json` are complete.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calmirror::mirror::failure::ErrorKind;
 use calmirror::mirror::status::{ResyncReason, WindowState};
 
-/// Collects the names of all functions in the Rust files below a directory.
-fn functions(directory: &Path, found: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            functions(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let names = text.lines().filter_map(|line| line.split_once("fn ")).map(|(_, rest)| {
-                rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
-            });
-            found.extend(names.map(str::to_owned));
-        }
+use crate::structure::rust_files;
+
+/// The names of all functions in Rust files.
+fn functions(files: Vec<PathBuf>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files {
+        let text = std::fs::read_to_string(path).unwrap();
+        let names = text.lines().filter_map(|line| line.split_once("fn ")).map(|(_, rest)| {
+            rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+        });
+        found.extend(names.map(str::to_owned));
     }
+    found
 }
 
 #[test]
 fn every_test_that_the_table_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut known = BTreeSet::new();
-    functions(&root.join("src"), &mut known);
-    functions(&root.join("tests"), &mut known);
+    let known = functions([rust_files("src"), rust_files("tests")].concat());
     let text = std::fs::read_to_string(root.join("docs/graph.md")).unwrap();
     let mut named = BTreeSet::new();
     for row in text.lines().filter(|line| line.starts_with('|')) {

@@ -7,7 +7,7 @@ mod article;
 mod audit;
 mod clock;
 mod commands;
-#[allow(dead_code, reason = "shared with tests/chaos")]
+#[allow(dead_code, reason = "shared with chaos.rs")]
 mod compare;
 mod configuration;
 mod converge;
@@ -31,7 +31,7 @@ mod process;
 mod readers;
 mod reform;
 mod reload;
-#[allow(dead_code, reason = "shared with tests/chaos")]
+#[allow(dead_code, reason = "shared with chaos.rs")]
 mod rig;
 mod seams;
 mod signals;

@@ -1,38 +1,50 @@
 //! The shape of the source: unique type names, short functions, no import cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 /// The most lines of a function, from `fn` to its closing brace.
 const MAX_FUNCTION_LINES: usize = 80;
 
-/// Module paths (`store::record`) with their source, without comments and unit tests.
-fn sources() -> BTreeMap<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = BTreeMap::new();
-    read(&root, "", &mut found);
-    assert!(found.len() > 150, "only {} source files found", found.len());
+/// The most lines of unit tests in the file that they test; `FILE/tests.rs` has longer ones.
+const MAX_INNER_TESTS: usize = 150;
+/// The most lines of a file of tests; `FILE/tests/` has the parts of a longer one.
+const MAX_TESTS: usize = 610;
+
+/// The Rust files below a directory of the repository.
+pub(crate) fn rust_files(directory: &str) -> Vec<PathBuf> {
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    let mut found = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
     found
 }
 
-fn read(directory: &Path, module: &str, found: &mut BTreeMap<String, String>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let inner = if module.is_empty() { name.clone() } else { format!("{module}::{name}") };
-        if path.is_dir() {
-            if name != "tests" {
-                read(&path, &inner, found);
-            }
-        } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests" {
-            let module = match name.as_str() {
-                "mod" | "lib" | "main" => module.to_owned(),
-                _ => inner,
-            };
-            let text = code(&std::fs::read_to_string(&path).unwrap());
-            found.entry(module).or_default().push_str(&text);
+/// Module paths (`store::record`) with their source, without comments and unit tests.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
+    for path in rust_files("src") {
+        let module = path.strip_prefix(&root).unwrap().with_extension("");
+        let mut names: Vec<&str> = module.iter().filter_map(OsStr::to_str).collect();
+        if names.contains(&"tests") {
+            continue;
         }
+        names.pop_if(|name| ["mod", "lib", "main"].contains(name));
+        let text = code(&std::fs::read_to_string(&path).unwrap());
+        found.entry(names.join("::")).or_default().push_str(&text);
     }
+    assert!(found.len() > 150, "only {} source files found", found.len());
+    found
 }
 
 /// The lines of a file up to its unit tests, comments removed.
@@ -112,6 +124,33 @@ fn no_function_is_longer_than_a_screen() {
         }
     }
     assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn unit_tests_have_one_layout() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut faults = Vec::new();
+    for path in [rust_files("src"), rust_files("tests")].concat() {
+        let file = path.strip_prefix(root).unwrap().display();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = text.lines().count();
+        if text.lines().any(|line| line.trim_start().starts_with("#[path")) {
+            faults.push(format!("{file} has a path attribute"));
+        }
+        if path.ends_with("tests/mod.rs") {
+            faults.push(format!("{file} belongs into a tests.rs"));
+        }
+        let is_test = path.iter().any(|name| name == "tests" || name == "tests.rs");
+        if is_test && lines > MAX_TESTS {
+            faults.push(format!("{file} has {lines} lines"));
+        }
+        let inner =
+            text.split_once("\nmod tests {\n").map_or(0, |(_, tests)| tests.lines().count());
+        if inner > MAX_INNER_TESTS + 1 {
+            faults.push(format!("{file} has {inner} lines of unit tests"));
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 /// The paths of a `use` tree, `a::{b, c::d}` as `a::b` and `a::c::d`.

@@ -108,7 +108,6 @@ impl SegmentBarrier {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
 
     use jiff::{SignedDuration, Timestamp};
 

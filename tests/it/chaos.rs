@@ -13,15 +13,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a harness prints to its terminal")]
 
-#[path = "../it/compare.rs"]
+mod chaos {
+    pub(crate) mod day;
+    mod follower;
+    mod organisation;
+}
 #[allow(dead_code, reason = "shared with the other tests")]
 mod compare;
-mod day;
-mod follower;
-#[path = "../it/memory.rs"]
 mod memory;
-mod organisation;
-#[path = "../it/rig.rs"]
 #[allow(dead_code, reason = "shared with the other tests")]
 mod rig;
 
@@ -31,6 +30,8 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+
+use chaos::day;
 
 /// The number of seeds in a plain `cargo test`.
 const SEEDS: u64 = 200;

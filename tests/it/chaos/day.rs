@@ -20,10 +20,10 @@ use jiff::SignedDuration;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use super::follower::Followers;
+use super::organisation::{Tracked, organisation};
 use crate::compare::{assert_same, folded, mirror, truth_as_asked};
-use crate::follower::Followers;
 use crate::memory::Memory;
-use crate::organisation::{Tracked, organisation};
 use crate::rig::{Rig, noon};
 
 /// The number of random steps in a day.
