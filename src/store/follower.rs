@@ -197,6 +197,3 @@ impl Follower {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

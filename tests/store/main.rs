@@ -4,6 +4,7 @@
 
 mod crash;
 mod faults;
+mod follower;
 mod guarantees;
 mod kit;
 mod life;

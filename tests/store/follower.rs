@@ -1,81 +1,26 @@
-//! A follower of a real store.
+//! Followers of a real store.
 
 use std::pin::pin;
-use std::time::Duration;
 
+use calmirror::mirror::change::RemovalReason;
+use calmirror::mirror::position::WindowId;
+use calmirror::store::{BATCH_BYTES, Changes, FeedError, FeedFilter, Follower, Store, StoreError};
 use futures_util::FutureExt as _;
-use jiff::Timestamp;
 
-use super::*;
-use crate::env::Env;
-use crate::mirror::change::RemovalReason;
-use crate::mirror::commit::{Commit, Removal};
-use crate::mirror::page::{EventId, EventKind, Item, Span};
-use crate::mirror::position::WindowId;
-use crate::mirror::window::{
-    BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
-};
-use crate::store::{StoreOptions, WindowRegistration};
+use crate::kit::{at, attach, commit, open, removal, single};
 
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + second).unwrap()
-}
-
-fn open(dir: &tempfile::TempDir) -> Store {
-    let options = StoreOptions {
-        cache_bytes: 16 << 20,
-        max_defer: Duration::ZERO,
-        min_free_bytes: 0,
-        ..StoreOptions::new(dir.path())
-    };
-    Store::open(&options, &Env::real()).unwrap().0
-}
-
-async fn register(store: &Store, name: &str) -> WindowId {
-    let edges = Edges { start: at(0), end: at(86_400) };
-    let window = WindowRegistration {
-        name: name.into(),
-        identity: WindowIdentity {
-            account: "contoso".into(),
-            tenant: "t".into(),
-            mailbox: name.into(),
-            calendar: CalendarRef::Default,
-            immutable_ids: false,
-        },
-        shape: EventShape {
-            body: BodyFormat::Html,
-            time_zone: "UTC".into(),
-            complete: Completion::Master,
-        },
-        start: Edge::At(edges.start),
-        end: Edge::At(edges.end),
-        edges,
-    };
-    store.register(vec![window], at(0)).await.unwrap().remove(0).id
-}
-
-/// Creates these events at second 0, in a commit each: the order within a commit is undefined.
+/// Creates these events, in a commit each: the order within a commit is undefined.
 async fn create(store: &Store, window: WindowId, ids: &[&str]) {
     for id in ids {
-        let mut commit = Commit::new(window, 0, at(0));
-        commit.upserts = vec![Item {
-            id: EventId::new(*id),
-            kind: EventKind::Single,
-            master: None,
-            etag: None,
-            span: Span { start: at(0), end: at(60) },
-            all_day: false,
-            full: true,
-            content: format!(r#"{{"id":"{id}"}}"#).into(),
-        }];
+        let mut commit = commit(window);
+        commit.upserts = vec![single(id, 0, "x")];
         store.commit(commit).await.unwrap();
     }
 }
 
 async fn remove(store: &Store, window: WindowId, id: &str) {
-    let mut commit = Commit::new(window, 0, at(0));
-    let reason = RemovalReason::Deleted;
-    commit.removals = vec![Removal { id: EventId::new(id).hash(), reason }];
+    let mut commit = commit(window);
+    commit.removals = vec![removal(id, RemovalReason::Deleted)];
     store.commit(commit).await.unwrap();
 }
 
@@ -87,7 +32,7 @@ fn ids(changes: &Changes) -> Vec<&str> {
 async fn a_follower_continues_at_a_cursor() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    let window = register(&store, "a").await;
+    let window = attach(&store, "a").await;
     create(&store, window, &["a", "b"]).await;
     create(&store, window, &["c", "d"]).await;
     let mut follower = Follower::from_beginning(&store, FeedFilter::All);
@@ -129,7 +74,7 @@ async fn a_follower_continues_at_a_cursor() {
 async fn a_follower_waits_for_a_commit() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    let window = register(&store, "a").await;
+    let window = attach(&store, "a").await;
     create(&store, window, &["a"]).await;
     let mut follower = Follower::from_now(&store, FeedFilter::All);
     let quiet = follower.read(10, BATCH_BYTES).await.unwrap();
@@ -152,7 +97,7 @@ async fn a_follower_waits_for_a_commit() {
 async fn a_trimmed_cursor_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    let (window, other) = (register(&store, "a").await, register(&store, "b").await);
+    let (window, other) = (attach(&store, "a").await, attach(&store, "b").await);
     create(&store, window, &["a", "b", "c"]).await;
     let mut late = Follower::from_now(&store, FeedFilter::All);
     let mut quiet = Follower::from_now(&store, FeedFilter::Window(other));
@@ -180,7 +125,7 @@ async fn a_trimmed_cursor_is_an_error() {
 async fn closing_the_store_ends_its_followers() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    let window = register(&store, "a").await;
+    let window = attach(&store, "a").await;
     let mut follower = Follower::from_now(&store, FeedFilter::All);
     let mut unread = Follower::from_now(&store, FeedFilter::All);
     create(&store, window, &["a"]).await;
@@ -201,7 +146,7 @@ fn a_cancelled_read_is_repeated() {
     runtime.max_blocking_threads(1).build().unwrap().block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
-        let window = register(&store, "a").await;
+        let window = attach(&store, "a").await;
         create(&store, window, &["a", "b"]).await;
         let mut follower = Follower::from_beginning(&store, FeedFilter::All);
         let (release, held) = std::sync::mpsc::channel::<()>();
