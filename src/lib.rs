@@ -24,4 +24,6 @@ pub mod reload;
 pub mod simulator;
 pub mod store;
 pub mod supervisor;
+#[cfg(test)]
+mod tests;
 pub mod worker;

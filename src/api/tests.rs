@@ -22,16 +22,12 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::config::default_settings;
 use crate::mirror::change::RemovalReason;
 use crate::mirror::commit::{Commit, Removal};
-use crate::mirror::page::{EventId, EventKind, Item, Span};
+use crate::mirror::page::{EventId, Item, Span};
 use crate::mirror::status::WindowState;
-use crate::mirror::window::{
-    BodyFormat as EventBody, CalendarRef, Completion, Edge, Edges, EventShape, Window,
-    WindowIdentity, WindowSettings,
-};
-use crate::store::{StoreOptions, WindowRegistration};
+use crate::mirror::window::{Edge, Edges, Window};
+use crate::tests::{open, registration, single, window};
 
 const NOON: &str = "2026-11-21T12:00:00Z";
 
@@ -97,19 +93,9 @@ impl FleetApi for Double {
 }
 
 fn brief(status: &WindowStatus) -> WindowSummary {
-    let window = Window {
-        name: status.name.as_str().into(),
-        account: status.account.as_str().into(),
-        mailbox: status.mailbox.as_str().into(),
-        calendar: CalendarRef::Default,
-        settings: WindowSettings {
-            start: Edge::At(status.start),
-            end: Edge::At(status.end),
-            interval: Duration::from_secs_f64(status.interval_s),
-            audit: None,
-            ..default_settings().unwrap()
-        },
-    };
+    let mut window = window(&status.name);
+    (window.account, window.mailbox) = (status.account.as_str().into(), (*status.mailbox).into());
+    window.settings.interval = Duration::from_secs_f64(status.interval_s);
     WindowSummary {
         window: Arc::new(window),
         state: status.state,
@@ -135,9 +121,7 @@ impl Fixture {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(7, at(NOON));
-        let options =
-            StoreOptions { min_free_bytes: 0, ..StoreOptions::new(directory.path().join("store")) };
-        let (store, _) = Store::open(&options, &env).unwrap();
+        let store = open(&directory.path().join("store"), &env);
         let fleet = Arc::new(Double::default());
         let stopping = CancellationToken::new();
         let settings = ApiSettings::default();
@@ -149,25 +133,10 @@ impl Fixture {
     }
 
     async fn add_window(&self, name: &str, mailbox: &str) -> WindowId {
-        let edges = Edges { start: at("2026-01-01T00:00:00Z"), end: at("2027-01-01T00:00:00Z") };
-        let wanted = WindowRegistration {
-            name: name.into(),
-            identity: WindowIdentity {
-                account: "contoso".into(),
-                tenant: "t".into(),
-                mailbox: mailbox.into(),
-                calendar: CalendarRef::Default,
-                immutable_ids: false,
-            },
-            shape: EventShape {
-                body: EventBody::Html,
-                time_zone: "UTC".into(),
-                complete: Completion::Master,
-            },
-            start: Edge::At(edges.start),
-            end: Edge::At(edges.end),
-            edges,
-        };
+        let mut wanted = registration(&Window { mailbox: mailbox.into(), ..window(name) });
+        wanted.edges = Edges { start: at("2026-01-01T00:00:00Z"), end: at("2027-01-01T00:00:00Z") };
+        (wanted.start, wanted.end) = (Edge::At(wanted.edges.start), Edge::At(wanted.edges.end));
+        let edges = wanted.edges;
         let id = self.store.register(vec![wanted], self.env.now()).await.unwrap()[0].id;
         let status = serde_json::from_value::<model::WindowJson>(json!({
             "name": name, "account": "contoso", "mailbox": mailbox, "calendar": "default",
@@ -192,16 +161,7 @@ impl Fixture {
         let item = |&(id, hour, more): &(&str, u8, &str)| {
             let start = at(&format!("2026-11-21T{hour:02}:00:00Z"));
             let end = at(&format!("2026-11-21T{hour:02}:30:00Z"));
-            Item {
-                id: EventId::new(id),
-                kind: EventKind::Single,
-                master: None,
-                etag: None,
-                span: Span { start, end },
-                all_day: false,
-                full: true,
-                content: format!(r#"{{"id":"{id}","subject":"s{hour}"{more}}}"#).into(),
-            }
+            single(id, Span { start, end }, format!(r#"{{"id":"{id}","subject":"s{hour}"{more}}}"#))
         };
         let removal =
             |id: &&str| Removal { id: EventId::new(*id).hash(), reason: RemovalReason::Deleted };
@@ -218,16 +178,9 @@ impl Fixture {
             let content = event.to_string();
             let members = crate::json::JsonMembers::parse(content.as_bytes()).unwrap();
             let when = crate::mirror::event_time::TimeReader::default().event(&members).unwrap();
-            commit.upserts.push(Item {
-                id: EventId::new(event["id"].as_str().unwrap()),
-                kind: EventKind::Single,
-                master: None,
-                etag: None,
-                span: Span { start: when.start.at, end: when.end.at },
-                all_day: event["isAllDay"] == true,
-                full: true,
-                content: content.into(),
-            });
+            let span = Span { start: when.start.at, end: when.end.at };
+            let item = single(event["id"].as_str().unwrap(), span, content);
+            commit.upserts.push(Item { all_day: event["isAllDay"] == true, ..item });
         }
         self.store.commit(commit).await.unwrap();
     }

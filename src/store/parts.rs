@@ -143,15 +143,11 @@ mod tests {
     }
 
     fn item(id: &str, master: Option<&str>) -> Item {
+        let span = Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH };
         Item {
-            id: EventId::new(id),
             kind: if master.is_some() { EventKind::Occurrence } else { EventKind::Single },
             master: master.map(EventId::new),
-            etag: None,
-            span: Span { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH },
-            all_day: false,
-            full: true,
-            content: vec![b'x'; 700].into(),
+            ..crate::tests::single(id, span, vec![b'x'; 700])
         }
     }
 

@@ -192,56 +192,21 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::config::default_settings;
-    use crate::mirror::segment_set::SegmentSet;
-    use crate::mirror::window::{CalendarRef, Edge, Edges, Window, WindowSettings};
-    use crate::store::RegisteredWindow;
-
-    const NOW: Timestamp = Timestamp::constant(1_793_620_800, 0);
+    use crate::mirror::window::Edges;
+    use crate::tests::{NOON, env, registered, window};
 
     /// A settled window without a worker.
     fn entry(name: &str) -> FleetEntry {
-        let window = Window {
-            name: name.into(),
-            account: "contoso".into(),
-            mailbox: name.into(),
-            calendar: CalendarRef::Default,
-            settings: WindowSettings {
-                start: Edge::At(NOW),
-                end: Edge::At(NOW),
-                interval: Duration::from_secs(60),
-                ..default_settings().unwrap()
-            },
-        };
-        let registered = RegisteredWindow {
-            id: WindowId(1),
-            edges: Edges { start: NOW, end: NOW },
-            edges_at: NOW,
-            resync: None,
-            replaces: Vec::new(),
-            events: 0,
-            rounds: 7,
-            resyncs: 0,
-            last_resync: None,
-            last_success: None,
-            audit: None,
-            paused_until: None,
-            settled: true,
-            settled_once: true,
-            held: false,
-            snapshots: SegmentSet::EMPTY,
-            segment_days: 1825,
-        };
-        let handle = Arc::new(WindowHandle::new(Arc::new(window), &registered, NOW));
-        FleetEntry { id: WindowId(1), handle }
+        let registered = registered(Edges { start: NOON, end: NOON });
+        let handle = Arc::new(WindowHandle::new(Arc::new(window(name)), &registered, NOON));
+        FleetEntry { id: registered.id, handle }
     }
 
     fn fleet(names: &[&str]) -> Fleet {
-        let fleet = Fleet::new(Env::simulated(1, NOW), CancellationToken::new(), Arc::default());
+        let fleet = Fleet::new(env(), CancellationToken::new(), Arc::default());
         let entries = names.iter().map(|name| ((*name).into(), entry(name)));
         fleet.write().extend(entries);
         fleet
@@ -252,7 +217,7 @@ mod tests {
         assert_eq!(fleet(&[]).summary(), "0 windows");
         assert_eq!(fleet(&["alice"]).summary(), "1 window: 1 settled");
         let fleet = fleet(&["alice", "bob", "carol"]);
-        fleet.member("bob").unwrap().handle.on_crash(NOW);
+        fleet.member("bob").unwrap().handle.on_crash(NOON);
         fleet.metrics.restarts.fetch_add(1, Ordering::Relaxed);
         let summary = fleet.summary();
         assert!(summary.starts_with("3 windows: ") && summary.contains("2 settled"), "{summary}");
@@ -274,7 +239,7 @@ mod tests {
         let (started, ()) =
             tokio::join!(fleet.sync("alice", Some(Duration::from_secs(5))), async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                handle.on_crash(NOW);
+                handle.on_crash(NOON);
             });
         assert!(started.unwrap().finished.is_some());
         assert_eq!(begun.elapsed().as_secs(), 6);

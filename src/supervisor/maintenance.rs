@@ -163,46 +163,19 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::mirror::window::{
-        BodyFormat, CalendarRef, Completion, Edge, Edges, EventShape, WindowIdentity,
-    };
-    use crate::store::{StoreOptions, WindowRegistration};
+    use crate::store::StoreOptions;
+    use crate::tests::{NOON, env, open, registration, store_options, window};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// A store with one window, opened again with this much space to be kept free.
     async fn store(dir: &tempfile::TempDir, min_free_bytes: u64) -> (Store, Env, WindowId) {
-        let start = "2026-11-02T12:00:00Z".parse().unwrap();
-        let end = "2026-12-02T12:00:00Z".parse().unwrap();
-        let env = Env::simulated(1, start);
-        let options = StoreOptions {
-            cache_bytes: 1 << 20,
-            min_free_bytes: 0,
-            ..StoreOptions::new(dir.path())
-        };
-        let (first, _) = Store::open(&options, &env).unwrap();
-        let wanted = WindowRegistration {
-            name: "alice".into(),
-            identity: WindowIdentity {
-                account: "contoso".into(),
-                tenant: "t".into(),
-                mailbox: "alice@example.com".into(),
-                calendar: CalendarRef::Default,
-                immutable_ids: false,
-            },
-            shape: EventShape {
-                body: BodyFormat::Html,
-                time_zone: "UTC".into(),
-                complete: Completion::Master,
-            },
-            start: Edge::At(start),
-            end: Edge::At(end),
-            edges: Edges { start, end },
-        };
-        let id = first.register(vec![wanted], start).await.unwrap().remove(0).id;
+        let env = env();
+        let first = open(dir.path(), &env);
+        let id = first.register(vec![registration(&window("alice"))], NOON).await.unwrap()[0].id;
         first.close().await.unwrap();
-        let (store, _) = Store::open(&StoreOptions { min_free_bytes, ..options }, &env).unwrap();
-        (store, env, id)
+        let options = StoreOptions { min_free_bytes, ..store_options(dir.path()) };
+        (Store::open(&options, &env).unwrap().0, env, id)
     }
 
     #[tokio::test(start_paused = true)]
@@ -233,7 +206,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_chore_that_panics_is_begun_again_until_it_is_done_or_told_to_stop() {
-        let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let env = env();
         let stop = CancellationToken::new();
         let started = std::cell::Cell::new(0);
         let task = |panics: u32| {

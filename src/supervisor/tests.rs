@@ -10,16 +10,15 @@ use tempfile::TempDir;
 
 use super::fleet::HUNG_AFTER;
 use super::*;
-use crate::config::default_settings;
-use crate::env::Env;
 use crate::graph::transport::{BodyStream, TransportError};
 use crate::graph::{Budgets, GraphClient, SignInSettings, Transport};
 use crate::mirror::account::{Account, Credential};
 use crate::mirror::commit::Commit;
 use crate::mirror::page::Link;
 use crate::mirror::position::{Phase, Position};
-use crate::mirror::window::{CalendarRef, Edge, WindowSettings};
+use crate::mirror::window::Edge;
 use crate::store::{Store, StoreOptions};
+use crate::tests::{env, identity, window};
 
 /// A Graph that never responds.
 struct Silence;
@@ -33,32 +32,8 @@ impl Transport for Silence {
     }
 }
 
-fn window(name: &str) -> Window {
-    Window {
-        name: name.into(),
-        account: "contoso".into(),
-        mailbox: name.into(),
-        calendar: CalendarRef::Default,
-        settings: WindowSettings {
-            start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
-            end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
-            interval: Duration::from_secs(60),
-            page_size: 20,
-            audit: None,
-            ..default_settings().unwrap()
-        },
-    }
-}
-
-fn post(mailbox: &str, window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
-    let identity = WindowIdentity {
-        account: "contoso".into(),
-        tenant: "t".into(),
-        mailbox: mailbox.into(),
-        calendar: CalendarRef::Default,
-        immutable_ids: false,
-    };
-    WindowSpec { identity, window: Arc::new(window), tokens: tokens.clone() }
+fn spec(window: Window, tokens: &Arc<Tokens>) -> WindowSpec {
+    WindowSpec { identity: identity(&window), window: Arc::new(window), tokens: tokens.clone() }
 }
 
 /// Captures the log of this thread in a file.
@@ -84,7 +59,7 @@ impl Ground {
     /// The same with other store options.
     async fn with(change: impl FnOnce(StoreOptions) -> StoreOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let env = Env::simulated(1, "2026-11-02T12:00:00Z".parse().unwrap());
+        let env = env();
         let options = change(StoreOptions::new(directory.path().join("store")));
         let (store, _) = Store::open(&options, &env).unwrap();
         let transport: Arc<dyn Transport> = Arc::new(Silence);
@@ -114,8 +89,8 @@ impl Ground {
             Services { store, client, env, metrics: Arc::default() },
             Duration::from_secs(86_400),
         );
-        let post = |name| post(name, window(name), &tokens);
-        supervisor.start(vec![post("alice"), post("bob")]).await.unwrap();
+        let specs = ["alice", "bob"].map(|name| spec(window(name), &tokens)).into();
+        supervisor.start(specs).await.unwrap();
 
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -281,7 +256,7 @@ async fn what_a_window_had_not_dropped_yet_is_left_to_its_successor() {
     // Carol's worker is stopped before it has run at all.
     for mailbox in ["carol", "dave"] {
         let window = Window { mailbox: mailbox.into(), ..window("alice") };
-        let begun = vec![post(mailbox, window, &tokens)];
+        let begun = vec![spec(window, &tokens)];
         let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
         supervisor.change_fleet(change, || ()).await.unwrap();
     }
@@ -300,7 +275,7 @@ async fn who_is_not_wanted_at_a_start_has_left_before_anything_else_happens() {
     assert!(ground.supervisor.drain(Duration::from_secs(30)).await);
     let services = Services { store: store.clone(), client, env, metrics: Arc::default() };
     let mut next = Supervisor::new(services, Duration::from_secs(86_400));
-    next.start(vec![post("alice", window("alice"), &tokens)]).await.unwrap();
+    next.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
     // The events are not removed yet, but an interrupted start needs no second permission for the
     // drop.
     let known: Vec<_> = store.identities().await.unwrap().into_keys().collect();
@@ -325,7 +300,7 @@ async fn a_round_requested_just_before_a_reload_that_fails_begins_at_once() {
     store.commit(Commit { position, ..Commit::new(alice, 0, env.now()) }).await.unwrap();
     let services = Services { store: store.clone(), client, env, metrics: Arc::default() };
     let mut next = Supervisor::new(services, Duration::from_secs(86_400));
-    next.start(vec![post("alice", window("alice"), &tokens)]).await.unwrap();
+    next.start(vec![spec(window("alice"), &tokens)]).await.unwrap();
     let handle = next.running.values().next().unwrap().member.handle.clone();
     let round = handle.request_round(RoundRequest::Sync);
     let stopped = next.stop_workers(&[Arc::from("alice")].into()).await.unwrap();
@@ -351,7 +326,7 @@ async fn edges_that_are_configured_under_a_wrong_clock_are_of_graphs_time() {
     let mut wanted = window("alice");
     wanted.settings.start = start;
     let expected = schedule::edges(&wanted, right).start;
-    let begun = vec![post("alice", wanted, &tokens)];
+    let begun = vec![spec(wanted, &tokens)];
     let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
     supervisor.change_fleet(change, || ()).await.unwrap();
     assert_eq!(supervisor.fleet().window("alice").unwrap().start, expected);

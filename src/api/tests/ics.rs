@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::ics::{SeriesMode, events_of};
+use crate::mirror::window::BodyFormat;
 
 fn timed(id: &str, start: &str, end: &str, more: Value) -> Value {
     let zone = more["zone"].as_str().unwrap_or("UTC").to_owned();
@@ -380,7 +381,7 @@ async fn every_time_that_enters_the_mirror_is_placed() {
     ];
     let mut commit = Commit::new(fixture.id("alice"), 0, fixture.env.now());
     let mut put = |event: Value| {
-        let item = crate::graph::wire::event(&event.to_string().into(), EventBody::Html).unwrap();
+        let item = crate::graph::wire::event(&event.to_string().into(), BodyFormat::Html).unwrap();
         commit.upserts.push(item.clone());
         item.span
     };

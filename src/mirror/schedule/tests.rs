@@ -34,21 +34,11 @@ fn backoff_doubles_up_to_its_ceiling() {
 }
 
 fn window(name: &str, move_every: Duration) -> Window {
-    use crate::config::default_settings;
-    use crate::mirror::window::CalendarRef;
     let days = |days| Edge::Relative { years: 0, months: 0, days };
-    Window {
-        name: name.into(),
-        account: "a".into(),
-        mailbox: "m".into(),
-        calendar: CalendarRef::Default,
-        settings: WindowSettings {
-            start: days(-30),
-            end: days(365),
-            move_every,
-            ..default_settings().unwrap()
-        },
-    }
+    let mut window = crate::tests::window(name);
+    let WindowSettings { start, end, .. } = &mut window.settings;
+    (*start, *end, window.settings.move_every) = (days(-30), days(365), move_every);
+    window
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! Fixtures for the unit tests of several rooms: a window, how the store knows it, a store and its
+//! events.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::config::default_settings;
+use crate::env::Env;
+use crate::mirror::page::{EventId, EventKind, Item, Span};
+use crate::mirror::position::WindowId;
+use crate::mirror::segment_set::SegmentSet;
+use crate::mirror::window::{CalendarRef, Edge, Edges, Window, WindowIdentity, WindowSettings};
+use crate::store::{RegisteredWindow, Store, StoreOptions, WindowRegistration};
+
+/// 2026-11-02T12:00:00Z.
+pub(crate) const NOON: Timestamp = Timestamp::constant(1_793_620_800, 0);
+
+/// A simulated environment at noon.
+pub(crate) fn env() -> Env {
+    Env::simulated(1, NOON)
+}
+
+/// A window over a mailbox's default calendar, one month back and three ahead.
+pub(crate) fn window(mailbox: &str) -> Window {
+    Window {
+        name: mailbox.into(),
+        account: "contoso".into(),
+        mailbox: mailbox.into(),
+        calendar: CalendarRef::Default,
+        settings: WindowSettings {
+            start: Edge::At("2026-10-01T00:00:00Z".parse().unwrap()),
+            end: Edge::At("2027-02-01T00:00:00Z".parse().unwrap()),
+            interval: Duration::from_secs(60),
+            page_size: 20,
+            audit: None,
+            ..default_settings().unwrap()
+        },
+    }
+}
+
+pub(crate) fn identity(window: &Window) -> WindowIdentity {
+    WindowIdentity {
+        account: window.account.clone(),
+        tenant: "t".into(),
+        mailbox: window.mailbox.clone(),
+        calendar: window.calendar.clone(),
+        immutable_ids: window.settings.immutable_ids,
+    }
+}
+
+/// What the store is asked to keep of a window, at noon.
+pub(crate) fn registration(window: &Window) -> WindowRegistration {
+    let WindowSettings { start, end, .. } = window.settings;
+    WindowRegistration {
+        name: window.name.clone(),
+        identity: identity(window),
+        shape: window.shape(),
+        start,
+        end,
+        edges: crate::mirror::schedule::edges(window, NOON),
+    }
+}
+
+/// A settled window of the store.
+pub(crate) fn registered(edges: Edges) -> RegisteredWindow {
+    RegisteredWindow {
+        id: WindowId(1),
+        edges,
+        edges_at: NOON,
+        resync: None,
+        replaces: Vec::new(),
+        events: 0,
+        rounds: 7,
+        resyncs: 0,
+        last_resync: None,
+        last_success: None,
+        audit: None,
+        paused_until: None,
+        settled: true,
+        settled_once: true,
+        held: false,
+        snapshots: SegmentSet::EMPTY,
+        segment_days: 1825,
+    }
+}
+
+/// Options of a small store that fills the disk if it has to.
+pub(crate) fn store_options(directory: &Path) -> StoreOptions {
+    StoreOptions { cache_bytes: 1 << 20, min_free_bytes: 0, ..StoreOptions::new(directory) }
+}
+
+/// A store in this directory.
+pub(crate) fn open(directory: &Path, env: &Env) -> Store {
+    Store::open(&store_options(directory), env).unwrap().0
+}
+
+/// A single event.
+pub(crate) fn single(id: &str, span: Span, content: impl Into<Bytes>) -> Item {
+    Item {
+        id: EventId::new(id),
+        kind: EventKind::Single,
+        master: None,
+        etag: None,
+        span,
+        all_day: false,
+        full: true,
+        content: content.into(),
+    }
+}
