@@ -45,10 +45,12 @@ fn of_child() -> Option<(PathBuf, tokio::runtime::Runtime)> {
     Some((dir.into(), runtime))
 }
 
+fn options_at(dir: &Path) -> StoreOptions {
+    StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) }
+}
+
 fn open_at(dir: &Path) -> Store {
-    let options =
-        StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) };
-    Store::open(&options, &Env::real()).unwrap().0
+    Store::open(&options_at(dir), &Env::real()).unwrap().0
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -80,10 +82,8 @@ async fn fill(store: &Store, from: usize, to: usize) {
 #[ignore = "a child of the test below"]
 fn child_opens() {
     let Some((dir, runtime)) = of_child() else { return };
-    let options =
-        StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) };
     runtime.block_on(async {
-        match Store::open(&options, &Env::real()) {
+        match Store::open(&options_at(&dir), &Env::real()) {
             Ok((store, opening)) => {
                 println!("opened={}", opening.moved_aside.is_none());
                 store.close().await.ok();
@@ -180,10 +180,8 @@ async fn what_another_process_wrote_while_we_opened_is_not_put_back() {
 #[ignore = "a child of the test below"]
 fn child_commits() {
     let Some((dir, runtime)) = of_child() else { return };
-    let options =
-        StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(dir) };
     runtime.block_on(async {
-        let store = match Store::open(&options, &Env::real()) {
+        let store = match Store::open(&options_at(&dir), &Env::real()) {
             Ok((store, opening)) => {
                 assert!(opening.moved_aside.is_none());
                 store
@@ -233,9 +231,7 @@ async fn a_disk_that_is_full_in_the_instant_of_writing_costs_nothing_that_was_an
         refused += usize::from(text.contains("refused=the disk is full"));
         ended += usize::from(text.contains("ended=the store's disk is full"));
         assert!(!text.contains("closed="), "write {write} did not fail: {text}");
-        let options =
-            StoreOptions { cache_bytes: 16 << 20, min_free_bytes: 0, ..StoreOptions::new(&dir) };
-        let (store, opening) = Store::open(&options, &Env::real()).unwrap();
+        let (store, opening) = Store::open(&options_at(&dir), &Env::real()).unwrap();
         assert!(opening.moved_aside.is_none(), "write {write}");
         let w = attach(&store, "alice").await;
         let held = fold(&store, None).await;

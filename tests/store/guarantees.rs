@@ -3,7 +3,7 @@
 use crate::kit::*;
 use calmirror::env::Env;
 use calmirror::mirror::change::RemovalReason;
-use calmirror::mirror::commit::StoredKind;
+use calmirror::mirror::commit::{Commit, StoredKind};
 use calmirror::mirror::page::{EventKind, Link};
 use calmirror::mirror::position::{PendingEntry, Phase, Position};
 use calmirror::mirror::status::ResyncReason;
@@ -11,9 +11,7 @@ use calmirror::store::{Store, StoreError, StoreOptions};
 
 #[tokio::test]
 async fn what_was_committed_is_there_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (dir, store, w) = fresh("alice").await;
     let mut c = commit(w);
     c.upserts =
         vec![single("a", 10, "A"), master("M", "S"), bare("o1", "M", 5), bare("o2", "M", 6)];
@@ -54,9 +52,7 @@ async fn what_was_committed_is_there_after_a_restart() {
 
 #[tokio::test]
 async fn an_event_stands_in_the_feed_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (_dir, store, w) = fresh("alice").await;
     let step = |store: &calmirror::store::Store, upserts, removals| {
         let mut c = commit(w);
         (c.upserts, c.removals) = (upserts, removals);
@@ -80,13 +76,13 @@ async fn an_event_stands_in_the_feed_once() {
 
 #[tokio::test]
 async fn a_changed_master_changes_its_occurrences() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
-    let mut c = commit(w);
-    c.upserts =
-        vec![master("M", "1"), bare("o1", "M", 5), bare("o2", "M", 6), exception("x", "M", 7, "X")];
-    store.commit(c).await.unwrap();
+    let (_dir, store, w) = fresh("alice").await;
+    put(
+        &store,
+        w,
+        vec![master("M", "1"), bare("o1", "M", 5), bare("o2", "M", 6), exception("x", "M", 7, "X")],
+    )
+    .await;
     // Only members that occurrences do not use differ: no visible change.
     let mut c = commit(w);
     let mut own = master("M", "1");
@@ -95,9 +91,7 @@ async fn a_changed_master_changes_its_occurrences() {
     let outcome = store.commit(c).await.unwrap();
     assert_eq!((outcome.updated, store.durable_seq()), (0, 3));
     // Members that occurrences use differ; one occurrence is in the commit too, and one is removed.
-    let mut c = commit(w);
-    c.upserts = vec![master("M", "2"), bare("o1", "M", 5)];
-    let outcome = store.commit(c).await.unwrap();
+    let outcome = put(&store, w, vec![master("M", "2"), bare("o1", "M", 5)]).await;
     assert_eq!((outcome.updated, store.durable_seq()), (2, 5));
     let o2 = store.event(w, &id("o2")).await.unwrap().unwrap();
     assert_eq!(json(&o2)["subject"], "2");
@@ -119,9 +113,7 @@ async fn a_changed_master_changes_its_occurrences() {
 
 #[tokio::test]
 async fn attaching_tells_what_changed() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (_dir, store, w) = fresh("alice").await;
     let mut c = commit(w);
     c.upserts = vec![single("a", 1, "1")];
     c.position = Some(settled("l"));
@@ -179,9 +171,7 @@ async fn attaching_tells_what_changed() {
 
 #[tokio::test]
 async fn what_an_enumeration_did_not_see_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (_dir, store, w) = fresh("alice").await;
     let mut c = commit(w);
     c.upserts = vec![
         master("M", "S"),
@@ -204,9 +194,7 @@ async fn what_an_enumeration_did_not_see_is_told() {
         [removal("in", RemovalReason::Deleted), removal("out", RemovalReason::LeftWindow)]
     );
     assert!(store.unseen(w, 1, wanted("alice").edges).await.unwrap().is_empty());
-    let mut c = commit(w);
-    c.clear_seen = true;
-    store.commit(c).await.unwrap();
+    store.commit(Commit { clear_seen: true, ..commit(w) }).await.unwrap();
     assert_eq!(store.unseen(w, 0, wanted("alice").edges).await.unwrap().len(), 4);
     store.close().await.unwrap();
 }
@@ -273,9 +261,7 @@ async fn only_a_start_takes_of_the_space_that_is_kept_free() {
 
 #[tokio::test]
 async fn a_commit_in_parts_that_is_refused_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "a").await;
+    let (_dir, store, w) = fresh("a").await;
     // Parts follow the order of the hashes: the series is in the last one.
     let mut names: Vec<String> = (0..200).map(|n| format!("e{n}")).collect();
     names.sort_by_key(|name| hash(name));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use calmirror::env::Env;
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
-use calmirror::mirror::commit::{Commit, Removal};
+use calmirror::mirror::commit::{Commit, CommitOutcome, Removal};
 use calmirror::mirror::page::{EventHash, EventId, EventKind, Item, Link, Span};
 use calmirror::mirror::position::{Phase, Position, WindowId};
 use calmirror::mirror::window::{
@@ -73,6 +73,19 @@ pub fn wanted(name: &str) -> WindowRegistration {
 
 pub async fn attach(store: &Store, name: &str) -> WindowId {
     store.register(vec![wanted(name)], at(0)).await.unwrap().remove(0).id
+}
+
+/// A store with one window.
+pub async fn fresh(name: &str) -> (tempfile::TempDir, Store, WindowId) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let window = attach(&store, name).await;
+    (dir, store, window)
+}
+
+/// Writes these events.
+pub async fn put(store: &Store, window: WindowId, upserts: Vec<Item>) -> CommitOutcome {
+    store.commit(Commit { upserts, ..commit(window) }).await.unwrap()
 }
 
 pub fn commit(window: WindowId) -> Commit {
@@ -156,6 +169,19 @@ pub async fn events(store: &Store, window: WindowId) -> Vec<Bytes> {
     store.events(all(window)).await.unwrap().value
 }
 
+/// The pages of a query.
+pub async fn pages(store: &Store, mut query: EventQuery) -> Vec<Vec<Bytes>> {
+    let mut pages = Vec::new();
+    loop {
+        let page = store.events(query.clone()).await.unwrap();
+        pages.push(page.value);
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => return pages,
+        }
+    }
+}
+
 pub fn json(event: &Bytes) -> Value {
     serde_json::from_slice(event).unwrap()
 }
@@ -219,18 +245,10 @@ pub async fn mirror(store: &Store, windows: &[WindowId]) -> Mirror {
         if !windows.contains(&window) {
             continue;
         }
-        let mut query = EventQuery { limit: 3, ..all(window) };
-        loop {
-            let page = store.events(query.clone()).await.unwrap();
-            for event in &page.value {
-                let event = json(event);
-                let key = (name.to_string(), event["id"].as_str().unwrap().to_owned());
-                assert!(mirror.insert(key, event).is_none(), "an event is listed twice");
-            }
-            match page.next {
-                Some(next) => query.after = Some(next),
-                None => break,
-            }
+        for event in pages(store, EventQuery { limit: 3, ..all(window) }).await.concat() {
+            let event = json(&event);
+            let key = (name.to_string(), event["id"].as_str().unwrap().to_owned());
+            assert!(mirror.insert(key, event).is_none(), "an event is listed twice");
         }
     }
     mirror

@@ -1,54 +1,36 @@
-//! The store in use: paged reads, writes from many tasks, deferred writes, dropping, trimming.
+//! The store in use: paged reads, writes from many tasks, deferred writes, dropping.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::kit::*;
 use calmirror::env::Env;
-use calmirror::mirror::change::{ChangeKind, RemovalReason};
+use calmirror::mirror::change::RemovalReason;
+use calmirror::mirror::commit::Commit;
 use calmirror::mirror::page::Span;
 use calmirror::mirror::position::{PendingEntry, WindowId};
 use calmirror::mirror::status::ResyncReason;
 use calmirror::store::{
-    BATCH_BYTES, EventQuery, FeedError, FeedFilter, Follower, Store, StoreError, StoreOptions,
+    BATCH_BYTES, EventQuery, FeedFilter, Follower, Store, StoreError, StoreOptions,
 };
-
-async fn put(store: &Store, window: WindowId, upserts: Vec<calmirror::mirror::page::Item>) {
-    let mut c = commit(window);
-    c.upserts = upserts;
-    store.commit(c).await.unwrap();
-}
 
 #[tokio::test]
 async fn pages_of_events_with_equal_starts() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (_dir, store, w) = fresh("alice").await;
     let items = (0..40).map(|n| single(&format!("e{n:02}"), n / 15, "")).collect();
     put(&store, w, items).await;
     let expected: Vec<String> = (0..40).map(|n| format!("e{n:02}")).collect();
     for limit in [1, 2, 7, 15, 39, 40, 41] {
-        let mut got = Vec::new();
-        let mut query = EventQuery { limit, ..all(w) };
-        loop {
-            let page = store.events(query.clone()).await.unwrap();
-            assert!(page.value.len() <= limit && !page.value.is_empty());
-            got.extend(ids(&page.value));
-            match page.next {
-                Some(next) => query.after = Some(next),
-                None => break,
-            }
-        }
-        assert_eq!(got, expected, "limit {limit}");
+        let pages = pages(&store, EventQuery { limit, ..all(w) }).await;
+        assert!(pages.iter().all(|page| (1..=limit).contains(&page.len())), "limit {limit}");
+        assert_eq!(ids(&pages.concat()), expected, "limit {limit}");
     }
     store.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn pages_and_changes_end_where_they_get_large() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (_dir, store, w) = fresh("alice").await;
     let large = "x".repeat(3 << 20);
     for n in 0..4 {
         put(&store, w, vec![single(&format!("e{n}"), n, &large)]).await;
@@ -73,9 +55,7 @@ async fn pages_and_changes_end_where_they_get_large() {
 
 #[tokio::test]
 async fn an_event_is_listed_where_it_overlaps() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (_dir, store, w) = fresh("alice").await;
     const DAY: i64 = 24 * 60;
     let mut negative = lasting("before-the-epoch", -40_000_000, 60, "");
     negative.span = Span { start: at(-40_000_000), end: at(-39_999_940) };
@@ -99,17 +79,9 @@ async fn an_event_is_listed_where_it_overlaps() {
         expected.sort_by_key(|i| (i.span.start, i.id.clone()));
         let expected: Vec<_> = expected.iter().map(|i| i.id.as_str().to_owned()).collect();
         for limit in [1, 3, 100] {
-            let mut query = EventQuery { from: Some(from), to: Some(to), limit, ..all(w) };
-            let mut got = Vec::new();
-            loop {
-                let page = store.events(query.clone()).await.unwrap();
-                got.extend(ids(&page.value));
-                match page.next {
-                    Some(next) => query.after = Some(next),
-                    None => break,
-                }
-            }
-            assert_eq!(got, expected, "{from}..{to} by {limit}");
+            let query = EventQuery { from: Some(from), to: Some(to), limit, ..all(w) };
+            let got = pages(&store, query).await.concat();
+            assert_eq!(ids(&got), expected, "{from}..{to} by {limit}");
         }
     }
     assert_eq!(ids(&events(&store, w).await)[0], "before-the-epoch");
@@ -121,9 +93,7 @@ async fn an_event_is_listed_where_it_overlaps() {
 
 #[tokio::test]
 async fn large_events_are_kept_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (dir, store, w) = fresh("alice").await;
     for size in [60_000, 65_536, 70_000, 1_000_000, 300, 200_000] {
         let big = single("big", 1, &"x".repeat(size));
         let mut c = commit(w);
@@ -244,9 +214,7 @@ async fn what_was_submitted_lingers_but_is_never_stale() {
     put(&store, b, vec![single("x", 1, "")]).await;
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("3")));
     lazy(a, "4").await.unwrap();
-    let mut c = commit(a);
-    c.position = Some(settled("5"));
-    store.commit(c).await.unwrap();
+    store.commit(Commit { position: Some(settled("5")), ..commit(a) }).await.unwrap();
     assert_eq!(store.position(a, 0).await.unwrap(), Some(settled("5")));
     // Closing writes deferred commits.
     lazy(a, "6").await.unwrap();
@@ -313,109 +281,9 @@ async fn a_dropped_window_leaves_tombstones_and_nothing_else() {
     store.close().await.unwrap();
 }
 
-/// Tombstones written under a clock that was ahead, and under one that was behind.
-#[tokio::test]
-async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighbours() {
-    let dir = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, at(1000));
-    let store = Store::open(&options(&dir), &env).unwrap().0;
-    let w = attach(&store, "a").await;
-    let count = 600;
-    put(&store, w, (0..count + 4).map(|n| single(&format!("e{n}"), n, "")).collect()).await;
-    let remove = async |n: i64, when| {
-        let mut c = commit(w);
-        c.at = when;
-        c.removals = vec![removal(&format!("e{n}"), RemovalReason::Deleted)];
-        store.commit(c).await.unwrap();
-    };
-    let years_ahead = at(1000) + jiff::SignedDuration::from_hours(10 * 365 * 24);
-    // More of them than one slice of trimming covers.
-    for n in 0..count {
-        remove(n, years_ahead).await;
-    }
-    remove(count, at(500)).await;
-    // The next one is young; after it come one from a clock that was behind, and one from a clock
-    // that was ahead.
-    remove(count + 1, at(900)).await;
-    remove(count + 2, at(1)).await;
-    remove(count + 3, years_ahead).await;
-    assert_eq!(store.trim(at(400)).await.unwrap(), 0, "tombstones of unknown age were trimmed");
-    assert_eq!(store.trim(at(600)).await.unwrap(), 601);
-    assert_eq!(
-        store.trim(at(600)).await.unwrap(),
-        0,
-        "a tombstone after a younger one was trimmed"
-    );
-    assert_eq!(store.trim(at(950)).await.unwrap(), 2);
-    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
-    store.close().await.unwrap();
-}
-
-#[tokio::test]
-async fn old_tombstones_leave_and_old_cursors_are_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "a").await;
-    let items = (0..600).map(|n| single(&format!("e{n}"), n, "")).collect();
-    put(&store, w, items).await;
-    let early = store.cursor(600);
-    for (n, when) in [(0, 10), (1, 20), (2, 30)] {
-        let mut c = commit(w);
-        c.at = at(when);
-        c.removals = vec![removal(&format!("e{n}"), RemovalReason::Deleted)];
-        store.commit(c).await.unwrap();
-    }
-    let late = store.cursor(602);
-    assert_eq!(store.trim(at(10)).await.unwrap(), 0);
-    assert_eq!(store.trim(at(25)).await.unwrap(), 2);
-    assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
-    assert_eq!(store.seq(&late).unwrap(), 602);
-    // Reading from the beginning is always possible, and so is continuing from there, although
-    // these cursors lie below the minimal seq.
-    let begun = changes_after(&store, 0, 100).await.unwrap();
-    assert!(begun.seq < 602);
-    assert_eq!(store.seq(&store.cursor(begun.seq)).unwrap(), begun.seq);
-    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
-    // An event that is created again has no tombstone to trim.
-    put(&store, w, vec![single("e2", 1, "")]).await;
-    assert_eq!(store.trim(at(99)).await.unwrap(), 0);
-    assert_eq!(changes_after(&store, 602, 9).await.unwrap().value[0].kind, ChangeKind::Created);
-    store.close().await.unwrap();
-    let store = open(&dir);
-    assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
-    assert_eq!(store.seq(&late).unwrap(), 602);
-    store.close().await.unwrap();
-}
-
-#[tokio::test]
-async fn cursors_mean_the_same_after_restarts() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut given: Vec<(String, u64)> = Vec::new();
-    for n in 0..5 {
-        let store = open(&dir);
-        for (cursor, seq) in &given {
-            assert_eq!(store.seq(cursor).unwrap(), *seq);
-            assert_eq!(&store.cursor(*seq), cursor);
-        }
-        let w = attach(&store, "a").await;
-        // Every other opening assigns no seq.
-        if n % 2 == 1 {
-            put(&store, w, vec![single(&n.to_string(), 1, ""), single("x", n, "")]).await;
-        }
-        let last = store.durable_seq();
-        given.extend((0..=last).map(|seq| (store.cursor(seq), seq)));
-        let beyond = store.cursor(last + 1);
-        assert!(matches!(store.seq(&beyond), Err(FeedError::SnapshotRequired)));
-        store.close().await.unwrap();
-    }
-    assert_eq!(given.iter().map(|(c, _)| c).collect::<BTreeSet<_>>().len(), 5);
-}
-
 #[tokio::test]
 async fn too_little_space_refuses_writing_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "a").await;
+    let (dir, store, w) = fresh("a").await;
     put(&store, w, vec![single("a", 1, "")]).await;
     store.close().await.unwrap();
     let options = StoreOptions { min_free_bytes: u64::MAX, ..options(&dir) };
@@ -430,9 +298,7 @@ async fn too_little_space_refuses_writing_only() {
 
 #[tokio::test]
 async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "a").await;
+    let (dir, store, w) = fresh("a").await;
     let lazy = |link: &str| {
         let mut c = commit(w);
         c.deferrable = true;
@@ -458,9 +324,7 @@ async fn what_lingered_while_the_disk_filled_up_is_given_up_and_the_next_is_told
 
 #[tokio::test]
 async fn a_closed_store_says_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "a").await;
+    let (dir, store, w) = fresh("a").await;
     let other = store.clone();
     store.close().await.unwrap();
     assert!(matches!(other.commit(commit(w)).await, Err(StoreError::Closed)));
@@ -489,9 +353,7 @@ async fn a_window_with_fewer_segments_lets_go_of_the_others_rows() {
     let moved = store.register(vec![wanted("a")], at(1)).await.unwrap().remove(0);
     assert_eq!(moved.resync, Some(ResyncReason::WindowMoved));
     assert_eq!(store.segments(w).await.unwrap(), [0]);
-    let mut c = commit(w);
-    c.seen = Some((0, vec![hash("only0")]));
-    store.commit(c).await.unwrap();
+    store.commit(Commit { seen: Some((0, vec![hash("only0")])), ..commit(w) }).await.unwrap();
     let unseen = store.unseen(w, 0, wanted("a").edges).await.unwrap();
     assert_eq!(unseen.len(), 3, "only1, only2 and seam");
     let mut c = commit(w);
@@ -551,10 +413,7 @@ async fn a_segment_that_is_behind_does_not_bring_yesterdays_event_back() {
         let mut item = single("x", i64::from(minute), "");
         item.content =
             format!(r#"{{"id":"x","lastModifiedDateTime":"{}"}}"#, modified(minute)).into();
-        let mut c = commit(w);
-        c.segment = segment;
-        c.upserts = vec![item];
-        store.commit(c).await.unwrap();
+        store.commit(Commit { segment, upserts: vec![item], ..commit(w) }).await.unwrap();
         let event = json(&events(&store, w).await.remove(0));
         event["lastModifiedDateTime"].as_str().unwrap().to_owned()
     };

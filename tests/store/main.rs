@@ -4,7 +4,7 @@
 
 mod crash;
 mod faults;
-mod follower;
+mod feed;
 mod guarantees;
 mod kit;
 mod life;

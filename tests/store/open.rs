@@ -75,24 +75,18 @@ async fn assert_rebuilt(store: &Store, opening: &OpenReport, cursor: &str) {
     assert!(store.windows().await.unwrap().is_empty());
     assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
     let w = attach(store, "alice").await;
-    let mut c = commit(w);
-    c.upserts = vec![single("a", 1, "A")];
-    store.commit(c).await.unwrap();
+    put(&store, w, vec![single("a", 1, "A")]).await;
     assert_eq!(fold(store, None).await.len(), 1);
     assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
 }
 
 #[tokio::test]
 async fn one_process_at_a_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let w = attach(&store, "alice").await;
+    let (dir, store, w) = fresh("alice").await;
     let why = refused(&dir);
     assert!(matches!(why, OpenFault::Locked), "{why:?}");
     assert!(!why.remedy().is_empty());
-    let mut c = commit(w);
-    c.upserts = vec![single("a", 1, "A")];
-    store.commit(c).await.unwrap();
+    put(&store, w, vec![single("a", 1, "A")]).await;
     store.close().await.unwrap();
     drop(open(&dir));
     drop(open(&dir));

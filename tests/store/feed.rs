@@ -1,44 +1,42 @@
-//! Followers of a real store.
+//! The feed: its followers, its cursors, and the tombstones that are trimmed from it.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 
-use calmirror::mirror::change::RemovalReason;
+use calmirror::env::Env;
+use calmirror::mirror::change::{ChangeKind, RemovalReason};
+use calmirror::mirror::commit::Commit;
 use calmirror::mirror::position::WindowId;
 use calmirror::store::{BATCH_BYTES, Changes, FeedError, FeedFilter, Follower, Store, StoreError};
 use futures_util::FutureExt as _;
 
-use crate::kit::{at, attach, commit, open, removal, single};
+use crate::kit::*;
 
 /// Creates these events, in a commit each: the order within a commit is undefined.
 async fn create(store: &Store, window: WindowId, ids: &[&str]) {
     for id in ids {
-        let mut commit = commit(window);
-        commit.upserts = vec![single(id, 0, "x")];
-        store.commit(commit).await.unwrap();
+        put(store, window, vec![single(id, 0, "x")]).await;
     }
 }
 
 async fn remove(store: &Store, window: WindowId, id: &str) {
-    let mut commit = commit(window);
-    commit.removals = vec![removal(id, RemovalReason::Deleted)];
-    store.commit(commit).await.unwrap();
+    let removals = vec![removal(id, RemovalReason::Deleted)];
+    store.commit(Commit { removals, ..commit(window) }).await.unwrap();
 }
 
-fn ids(changes: &Changes) -> Vec<&str> {
+fn changed(changes: &Changes) -> Vec<&str> {
     changes.value.iter().map(|change| change.id.as_str()).collect()
 }
 
 #[tokio::test]
 async fn a_follower_continues_at_a_cursor() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let window = attach(&store, "a").await;
+    let (dir, store, window) = fresh("a").await;
     create(&store, window, &["a", "b"]).await;
     create(&store, window, &["c", "d"]).await;
     let mut follower = Follower::from_beginning(&store, FeedFilter::All);
     assert!(follower.cursor().ends_with("~0"));
     let first = follower.next_batch(3, BATCH_BYTES).await.unwrap();
-    assert_eq!(ids(&first), ["a", "b", "c"]);
+    assert_eq!(changed(&first), ["a", "b", "c"]);
     assert_eq!(first.value[2].cursor, follower.cursor());
     assert!(follower.cursor().ends_with("~3"), "still on the way from the beginning");
     let (end, end_cursor) = follower.reach(10, BATCH_BYTES).await.unwrap();
@@ -56,13 +54,13 @@ async fn a_follower_continues_at_a_cursor() {
         let mut follower = Follower::after(&store, cursor, FeedFilter::All).unwrap();
         assert_eq!(&follower.cursor(), cursor);
         let changes = follower.read(10, BATCH_BYTES).await.unwrap();
-        assert_eq!(ids(&changes), rest);
+        assert_eq!(changed(&changes), rest);
         assert!(changes.at_end);
         assert_eq!(follower.cursor(), store.cursor(5), "no longer from the beginning");
     }
     let mut bounded = Follower::after(&store, &cursors[0], FeedFilter::All).unwrap();
     let changes = bounded.read_to(end, 10, BATCH_BYTES).await.unwrap();
-    assert_eq!((ids(&changes), changes.at_end), (vec!["b", "c", "d"], true));
+    assert_eq!((changed(&changes), changes.at_end), (vec!["b", "c", "d"], true));
     let beyond = format!("{}~6", store.cursor(5));
     for bad in ["x", "x~1", &*beyond, &*format!("{}~", cursors[0])] {
         let refused = Follower::after(&store, bad, FeedFilter::All);
@@ -72,9 +70,7 @@ async fn a_follower_continues_at_a_cursor() {
 
 #[tokio::test]
 async fn a_follower_waits_for_a_commit() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let window = attach(&store, "a").await;
+    let (_dir, store, window) = fresh("a").await;
     create(&store, window, &["a"]).await;
     let mut follower = Follower::from_now(&store, FeedFilter::All);
     let quiet = follower.read(10, BATCH_BYTES).await.unwrap();
@@ -86,10 +82,10 @@ async fn a_follower_waits_for_a_commit() {
         wait.await.unwrap();
     }
     follower.wait().now_or_never().unwrap().unwrap();
-    assert_eq!(ids(&follower.next_batch(10, BATCH_BYTES).await.unwrap()), ["b"]);
+    assert_eq!(changed(&follower.next_batch(10, BATCH_BYTES).await.unwrap()), ["b"]);
     let next = follower.next_batch(10, BATCH_BYTES);
     let (next, ()) = tokio::join!(biased; next, create(&store, window, &["c"]));
-    assert_eq!(ids(&next.unwrap()), ["c"]);
+    assert_eq!(changed(&next.unwrap()), ["c"]);
     assert!(follower.wait().now_or_never().is_none());
 }
 
@@ -104,7 +100,7 @@ async fn a_trimmed_cursor_is_an_error() {
     let cursor = late.cursor();
     remove(&store, window, "c").await;
     let mut halfway = Follower::from_beginning(&store, FeedFilter::All);
-    assert_eq!(ids(&halfway.read(1, BATCH_BYTES).await.unwrap()), ["a"]);
+    assert_eq!(changed(&halfway.read(1, BATCH_BYTES).await.unwrap()), ["a"]);
     assert!(quiet.read(10, BATCH_BYTES).await.unwrap().value.is_empty());
     assert_eq!(store.trim(at(1)).await.unwrap(), 1);
 
@@ -116,20 +112,18 @@ async fn a_trimmed_cursor_is_an_error() {
     let again = Follower::after(&store, &cursor, FeedFilter::All);
     assert!(matches!(again, Err(FeedError::SnapshotRequired)), "{again:?}");
     // It began after the removal, so it needs no tombstone of it.
-    assert_eq!(ids(&halfway.read(10, BATCH_BYTES).await.unwrap()), ["b"]);
+    assert_eq!(changed(&halfway.read(10, BATCH_BYTES).await.unwrap()), ["b"]);
     // It read past the removal, which its filter rejected.
     assert!(quiet.read(10, BATCH_BYTES).await.is_ok());
 }
 
 #[tokio::test]
 async fn closing_the_store_ends_its_followers() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    let window = attach(&store, "a").await;
+    let (_dir, store, window) = fresh("a").await;
     let mut follower = Follower::from_now(&store, FeedFilter::All);
     let mut unread = Follower::from_now(&store, FeedFilter::All);
     create(&store, window, &["a"]).await;
-    assert_eq!(ids(&follower.next_batch(10, BATCH_BYTES).await.unwrap()), ["a"]);
+    assert_eq!(changed(&follower.next_batch(10, BATCH_BYTES).await.unwrap()), ["a"]);
     let (ended, closed) = tokio::join!(biased; follower.next_batch(10, BATCH_BYTES), store.close());
     closed.unwrap();
     let is_closed = |error| matches!(error, FeedError::Store(StoreError::Closed));
@@ -144,9 +138,7 @@ fn a_cancelled_read_is_repeated() {
     // The only blocking thread is kept busy, so that the read cannot end at once.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.max_blocking_threads(1).build().unwrap().block_on(async {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir);
-        let window = attach(&store, "a").await;
+        let (_dir, store, window) = fresh("a").await;
         create(&store, window, &["a", "b"]).await;
         let mut follower = Follower::from_beginning(&store, FeedFilter::All);
         let (release, held) = std::sync::mpsc::channel::<()>();
@@ -155,6 +147,98 @@ fn a_cancelled_read_is_repeated() {
         drop(release);
         assert!(busy.await.unwrap());
         assert_eq!(follower.seq(), 0);
-        assert_eq!(ids(&follower.next_batch(10, BATCH_BYTES).await.unwrap()), ["a", "b"]);
+        assert_eq!(changed(&follower.next_batch(10, BATCH_BYTES).await.unwrap()), ["a", "b"]);
     });
+}
+
+/// Tombstones written under a clock that was ahead, and under one that was behind.
+#[tokio::test]
+async fn tombstones_with_wrong_times_hold_nothing_up_and_leave_with_their_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::simulated(1, at(1000));
+    let store = Store::open(&options(&dir), &env).unwrap().0;
+    let w = attach(&store, "a").await;
+    let count = 600;
+    put(&store, w, (0..count + 4).map(|n| single(&format!("e{n}"), n, "")).collect()).await;
+    let remove = async |n: i64, when| {
+        let removals = vec![removal(&format!("e{n}"), RemovalReason::Deleted)];
+        store.commit(Commit { at: when, removals, ..commit(w) }).await.unwrap();
+    };
+    let years_ahead = at(1000) + jiff::SignedDuration::from_hours(10 * 365 * 24);
+    // More of them than one slice of trimming covers.
+    for n in 0..count {
+        remove(n, years_ahead).await;
+    }
+    remove(count, at(500)).await;
+    // The next one is young; after it come one from a clock that was behind, and one from a clock
+    // that was ahead.
+    remove(count + 1, at(900)).await;
+    remove(count + 2, at(1)).await;
+    remove(count + 3, years_ahead).await;
+    assert_eq!(store.trim(at(400)).await.unwrap(), 0, "tombstones of unknown age were trimmed");
+    assert_eq!(store.trim(at(600)).await.unwrap(), 601);
+    assert_eq!(
+        store.trim(at(600)).await.unwrap(),
+        0,
+        "a tombstone after a younger one was trimmed"
+    );
+    assert_eq!(store.trim(at(950)).await.unwrap(), 2);
+    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn old_tombstones_leave_and_old_cursors_are_told() {
+    let (dir, store, w) = fresh("a").await;
+    let items = (0..600).map(|n| single(&format!("e{n}"), n, "")).collect();
+    put(&store, w, items).await;
+    let early = store.cursor(600);
+    for (n, when) in [(0, 10), (1, 20), (2, 30)] {
+        let removals = vec![removal(&format!("e{n}"), RemovalReason::Deleted)];
+        store.commit(Commit { at: at(when), removals, ..commit(w) }).await.unwrap();
+    }
+    let late = store.cursor(602);
+    assert_eq!(store.trim(at(10)).await.unwrap(), 0);
+    assert_eq!(store.trim(at(25)).await.unwrap(), 2);
+    assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
+    assert_eq!(store.seq(&late).unwrap(), 602);
+    // Reading from the beginning is always possible, and so is continuing from there, although
+    // these cursors lie below the minimal seq.
+    let begun = changes_after(&store, 0, 100).await.unwrap();
+    assert!(begun.seq < 602);
+    assert_eq!(store.seq(&store.cursor(begun.seq)).unwrap(), begun.seq);
+    assert_eq!(fold(&store, None).await, mirror(&store, &[w]).await);
+    // An event that is created again has no tombstone to trim.
+    put(&store, w, vec![single("e2", 1, "")]).await;
+    assert_eq!(store.trim(at(99)).await.unwrap(), 0);
+    assert_eq!(changes_after(&store, 602, 9).await.unwrap().value[0].kind, ChangeKind::Created);
+    store.close().await.unwrap();
+    let store = open(&dir);
+    assert!(matches!(store.seq(&early), Err(FeedError::SnapshotRequired)));
+    assert_eq!(store.seq(&late).unwrap(), 602);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn cursors_mean_the_same_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut given: Vec<(String, u64)> = Vec::new();
+    for n in 0..5 {
+        let store = open(&dir);
+        for (cursor, seq) in &given {
+            assert_eq!(store.seq(cursor).unwrap(), *seq);
+            assert_eq!(&store.cursor(*seq), cursor);
+        }
+        let w = attach(&store, "a").await;
+        // Every other opening assigns no seq.
+        if n % 2 == 1 {
+            put(&store, w, vec![single(&n.to_string(), 1, ""), single("x", n, "")]).await;
+        }
+        let last = store.durable_seq();
+        given.extend((0..=last).map(|seq| (store.cursor(seq), seq)));
+        let beyond = store.cursor(last + 1);
+        assert!(matches!(store.seq(&beyond), Err(FeedError::SnapshotRequired)));
+        store.close().await.unwrap();
+    }
+    assert_eq!(given.iter().map(|(c, _)| c).collect::<BTreeSet<_>>().len(), 5);
 }
