@@ -199,7 +199,7 @@ async fn a_stop_names_some_of_the_windows_whose_workers_it_cuts_off() {
     let Ground { directory, mut supervisor, .. } = Ground::new().await;
     let tokens = supervisor.tokens["contoso"].clone();
     let rooms = (10..22).map(|number| format!("room {number}"));
-    let begun = rooms.map(|name| post(&name, window(&name), &tokens)).collect();
+    let begun = rooms.map(|name| spec(window(&name), &tokens)).collect();
     let change = FleetChange { removed: Vec::new(), begun, retimed: Vec::new() };
     supervisor.change_fleet(change, || ()).await.unwrap();
     // No worker of a room reacts to its token.

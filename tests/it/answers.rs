@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
-use crate::compare::{assert_same, folded, mirror, truth, truth_as_asked};
+use crate::compare::{assert_mirrored, assert_same, mirror, truth, truth_as_asked};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -65,14 +65,8 @@ impl Scene {
         let status = self.rig.settle(MAILBOX, 6).await;
         let edges = Edges { start: status.start, end: status.end };
         let id = self.rig.fleet.id(MAILBOX).unwrap();
-        let mirrored = mirror(&self.rig.store, id).await;
         let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
-        assert_same(&format!("mirror and truth, {when}"), &mirrored, &real);
-        assert_same(
-            &format!("feed and mirror, {when}"),
-            &folded(&self.rig.store, id).await,
-            &mirrored,
-        );
+        assert_mirrored(&self.rig.store, id, &real, when).await;
     }
 }
 

@@ -15,7 +15,7 @@ use calmirror::simulator::{
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{Events, assert_mirrored, assert_same, changes_after, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -72,11 +72,8 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, complete: Completion, wha
     let status = rig.settle(MAILBOX, 20).await;
     let edges = Edges { start: status.start, end: status.end };
     let id = rig.fleet.id(MAILBOX).unwrap();
-    let mirrored = mirror(&rig.store, id).await;
     let real = truth(simulator, MAILBOX, None, edges, complete).await;
-    assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
-    assert_same(&format!("feed and mirror, {what}"), &folded(&rig.store, id).await, &mirrored);
-    mirrored
+    assert_mirrored(&rig.store, id, &real, what).await
 }
 
 /// The last change of every event in the feed after a seq.

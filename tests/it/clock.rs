@@ -20,7 +20,7 @@ use calmirror::simulator::{
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
-use crate::compare::{assert_same, folded, mirror, truth};
+use crate::compare::{assert_mirrored, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -112,10 +112,7 @@ impl Scene {
 
     async fn assert_mirrored(&self, edges: Edges, when: &str) {
         let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
-        let mirrored = mirror(&self.rig.store, self.id).await;
-        assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
-        let feed = folded(&self.rig.store, self.id).await;
-        assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
+        assert_mirrored(&self.rig.store, self.id, &real, when).await;
     }
 
     /// Asserts that the times in the status are consistent with the daemon's clock.

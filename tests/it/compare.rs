@@ -220,6 +220,14 @@ async fn try_ask(
         .header("prefer", prefer)
         .body(Bytes::new())
         .unwrap();
+    let mut answer = found(simulator, request).await?;
+    answer.as_object_mut().unwrap().remove("@odata.context");
+    Some(answer)
+}
+
+/// The content of a response, or `None` if Graph does not find it.
+async fn found(simulator: &Simulator, request: http::Request<Bytes>) -> Option<Value> {
+    let uri = request.uri().clone();
     match simulator.answer(request).await {
         SimulatedResponse::Response(response)
             if response.status() == http::StatusCode::NOT_FOUND =>
@@ -227,12 +235,10 @@ async fn try_ask(
             None
         }
         SimulatedResponse::Response(response) => {
-            let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
-            assert!(response.status().is_success(), "{path}: {answer}");
-            answer.as_object_mut().unwrap().remove("@odata.context");
-            Some(answer)
+            assert!(response.status().is_success(), "{uri}: {}", response.status());
+            Some(serde_json::from_slice(response.body()).unwrap())
         }
-        other => panic!("no response: {other:?}"),
+        other => panic!("no response to {uri}: {other:?}"),
     }
 }
 
@@ -248,15 +254,20 @@ async fn get(
         .header("authorization", format!("Bearer {}", simulator.access_token()))
         .body(Bytes::new())
         .unwrap();
-    match simulator.answer(request).await {
-        SimulatedResponse::Response(response)
-            if response.status() == http::StatusCode::NOT_FOUND =>
-        {
-            None
-        }
-        SimulatedResponse::Response(response) => serde_json::from_slice(response.body()).unwrap(),
-        other => panic!("no event: {other:?}"),
-    }
+    found(simulator, request).await
+}
+
+/// Asserts that a window's mirror and its feed equal what Graph lists. Returns the mirror.
+pub(crate) async fn assert_mirrored(
+    store: &Store,
+    window: WindowId,
+    real: &Events,
+    what: &str,
+) -> Events {
+    let mirrored = mirror(store, window).await;
+    assert_same(&format!("mirror and truth, {what}"), &mirrored, real);
+    assert_same(&format!("feed and mirror, {what}"), &folded(store, window).await, &mirrored);
+    mirrored
 }
 
 /// Panics at the first difference only, because contents are long.

@@ -9,9 +9,9 @@ use calmirror::simulator::{
     Behaviour, Faults, InstanceListing, Population, PrivateEvents, Simulator, SimulatorSettings,
 };
 
-use crate::compare::{assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{assert_mirrored, assert_same, changes_after, mirror, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window, window_settings, window_with};
+use crate::rig::{Rig, noon, window, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 
@@ -21,9 +21,7 @@ pub(crate) fn simulator(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator
         latency: Duration::from_millis(5)..Duration::from_millis(400),
         ..SimulatorSettings::new(seed, env.clone())
     };
-    let simulator = Simulator::new(settings);
-    simulator.set_base_url(BASE);
-    simulator.add_mailbox(MAILBOX);
+    let simulator = crate::rig::graph(settings, &[MAILBOX]);
     let plan = Population {
         singles: 40,
         series: 8,
@@ -65,14 +63,8 @@ async fn live(name: &str, case: Case) {
             let status = rig.settle(MAILBOX, 40).await;
             let edges = Edges { start: status.start, end: status.end };
             let what = format!("{name}, seed {}, after {step} mutations", case.seed);
-            let mirrored = mirror(&rig.store, id).await;
             let real = truth(&simulator, MAILBOX, None, edges, case.complete).await;
-            assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
-            assert_same(
-                &format!("feed and mirror, {what}"),
-                &folded(&rig.store, id).await,
-                &mirrored,
-            );
+            let mirrored = assert_mirrored(&rig.store, id, &real, &what).await;
             assert_eq!(status.events as usize, mirrored.len(), "count, {what}");
             simulator.set_faults(Faults::by_rate(case.faults));
         }
@@ -185,12 +177,10 @@ async fn a_first_enumeration_removes_nothing() {
         let complete = if number % 2 == 0 { Completion::Master } else { Completion::Exact };
         let directory = tempfile::tempdir().unwrap();
         let env = Env::simulated(number, noon());
-        let simulator = Simulator::new(SimulatorSettings {
-            behaviour,
-            ..SimulatorSettings::new(number, env.clone())
-        });
-        simulator.set_base_url(BASE);
-        simulator.add_mailbox(MAILBOX);
+        let simulator = crate::rig::graph(
+            SimulatorSettings { behaviour, ..SimulatorSettings::new(number, env.clone()) },
+            &[MAILBOX],
+        );
         let plan = Population {
             singles: 4,
             series: 1,

@@ -1,4 +1,4 @@
-//! A whole daemon in this process, over an existing store.
+//! A whole daemon in this process, over any Graph.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,29 +11,33 @@ use calmirror::config::{Config, Sources};
 use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::Transport;
-use calmirror::reload::ReloadQueue;
+use calmirror::reload::{ReloadHandle, ReloadQueue};
 use calmirror::store::Store;
 use calmirror::supervisor::Fleet;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(super) struct Running {
-    pub(super) fleet: Fleet,
-    pub(super) store: Store,
+/// The daemon, and what tests see of it.
+pub(crate) struct Running {
+    pub(crate) fleet: Fleet,
+    pub(crate) store: Store,
+    pub(crate) reloads: ReloadHandle,
     stop: oneshot::Sender<()>,
     running: JoinHandle<()>,
 }
 
 impl Running {
-    pub(super) async fn start(
+    /// Starts with a configuration. The account's file `secret` holds `secret`.
+    pub(crate) async fn start(
         directory: &Path,
+        secret: &str,
         configuration: &str,
         transport: Arc<dyn Transport>,
         env: &Env,
     ) -> Self {
-        let secret = directory.join("secret");
-        fs::write(&secret, "s3cret").unwrap();
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let path = directory.join("secret");
+        fs::write(&path, secret).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let file = directory.join("calmirror.toml");
         fs::write(&file, configuration).unwrap();
         let sources = Sources::find(Some(&file), BTreeMap::new());
@@ -58,15 +62,15 @@ impl Running {
             cache_bytes: 16 << 20,
         };
         let daemon = Daemon::start(options).await.unwrap();
-        let (fleet, store) = (daemon.fleet(), daemon.store());
+        let (fleet, store, reloads) = (daemon.fleet(), daemon.store(), daemon.reloads());
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
             daemon.run(async { drop(stopped.await) }).await.unwrap();
         });
-        Self { fleet, store, stop, running }
+        Self { fleet, store, reloads, stop, running }
     }
 
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.running.await.unwrap();
     }

@@ -14,9 +14,9 @@ use calmirror::simulator::{
 };
 use jiff::Timestamp;
 
-use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{Events, assert_mirrored, assert_same, changes_after, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window_settings, window_with};
+use crate::rig::{Rig, graph, noon, window_settings, window_with};
 
 const MAILBOX: &str = "alice@contoso.com";
 /// The edges of the windows below: eight weeks.
@@ -50,6 +50,15 @@ struct EditCase {
     counts: [usize; 3],
 }
 
+const fn case(
+    name: &'static str,
+    before: fn(&Series) -> Vec<Edit>,
+    edit: fn(&Series) -> Edit,
+    counts: [usize; 3],
+) -> EditCase {
+    EditCase { name, before, edit, counts }
+}
+
 fn nothing(_: &Series) -> Vec<Edit> {
     Vec::new()
 }
@@ -79,118 +88,78 @@ fn until(series: &Series, last: &str) -> Edit {
 /// drops its exceptions and cancellations. The change key of every instance changes with the
 /// series' own, except for exceptions.
 const EDITS: [EditCase; 18] = [
-    EditCase {
-        name: "renamed",
-        before: nothing,
-        edit: |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
-        counts: [0, 0, 8],
-    },
-    EditCase {
-        name: "renamed, with exceptions",
-        before: one_of_each,
-        edit: |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
-        counts: [0, 0, 5],
-    },
-    EditCase {
-        name: "touched",
-        before: one_of_each,
-        edit: |s| Edit::Touch { event: s.id.clone() },
-        counts: [0, 0, 5],
-    },
-    EditCase {
-        name: "moved by two hours",
-        before: nothing,
-        edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
-        counts: [0, 0, 8],
-    },
-    EditCase {
-        name: "moved by two hours, with exceptions",
-        before: one_of_each,
-        edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
-        counts: [0, 1, 7],
-    },
-    EditCase {
-        name: "moved to another day",
-        before: one_of_each,
-        edit: |s| Edit::Move { event: s.id.clone(), start: at("2026-10-08T09:00:00Z") },
-        counts: [7, 8, 0],
-    },
-    EditCase {
-        name: "moved behind the window",
-        before: one_of_each,
-        edit: |s| Edit::Move { event: s.id.clone(), start: at("2028-02-01T09:00:00Z") },
-        counts: [7, 0, 0],
-    },
-    EditCase {
-        name: "shortened",
-        before: nothing,
-        edit: |s| until(s, "2026-11-04"),
-        counts: [3, 0, 5],
-    },
-    EditCase {
-        name: "shortened, with exceptions",
-        before: one_of_each,
-        edit: |s| until(s, "2026-11-04"),
-        counts: [3, 0, 3],
-    },
-    EditCase {
-        name: "ended before the window",
-        before: one_of_each,
-        edit: |s| until(s, "2026-10-01"),
-        counts: [7, 0, 0],
-    },
-    EditCase {
-        name: "another pattern",
-        before: one_of_each,
-        edit: |s| Edit::SetPattern {
+    case(
+        "renamed",
+        nothing,
+        |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
+        [0, 0, 8],
+    ),
+    case(
+        "renamed, with exceptions",
+        one_of_each,
+        |s| Edit::Rename { event: s.id.clone(), subject: "Other".into() },
+        [0, 0, 5],
+    ),
+    case("touched", one_of_each, |s| Edit::Touch { event: s.id.clone() }, [0, 0, 5]),
+    case(
+        "moved by two hours",
+        nothing,
+        |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
+        [0, 0, 8],
+    ),
+    case(
+        "moved by two hours, with exceptions",
+        one_of_each,
+        |s| Edit::Move { event: s.id.clone(), start: at("2026-10-06T11:00:00Z") },
+        [0, 1, 7],
+    ),
+    case(
+        "moved to another day",
+        one_of_each,
+        |s| Edit::Move { event: s.id.clone(), start: at("2026-10-08T09:00:00Z") },
+        [7, 8, 0],
+    ),
+    case(
+        "moved behind the window",
+        one_of_each,
+        |s| Edit::Move { event: s.id.clone(), start: at("2028-02-01T09:00:00Z") },
+        [7, 0, 0],
+    ),
+    case("shortened", nothing, |s| until(s, "2026-11-04"), [3, 0, 5]),
+    case("shortened, with exceptions", one_of_each, |s| until(s, "2026-11-04"), [3, 0, 3]),
+    case("ended before the window", one_of_each, |s| until(s, "2026-10-01"), [7, 0, 0]),
+    case(
+        "another pattern",
+        one_of_each,
+        |s| Edit::SetPattern {
             event: s.id.clone(),
             repeats: Pattern::Weekly { every: 1, days: vec![2, 5] },
         },
-        counts: [0, 9, 7],
-    },
-    EditCase {
-        name: "exception made by moving",
-        before: nothing,
-        edit: |s| moved(s, 2, "2026-10-21T13:00:00Z"),
-        counts: [0, 0, 8],
-    },
-    EditCase {
-        name: "exception made by renaming",
-        before: nothing,
-        edit: |s| renamed(s, 2),
-        counts: [0, 0, 8],
-    },
-    EditCase {
-        name: "exception moved out of the window",
-        before: one_of_each,
-        // Within the additional day that listings cover.
-        edit: |s| moved(s, 7, "2026-11-30T12:00:00Z"),
-        counts: [1, 0, 4],
-    },
-    EditCase {
-        name: "exception moved back into the window",
-        before: |s| vec![moved(s, 7, "2026-11-30T12:00:00Z")],
-        edit: |s| moved(s, 7, "2026-11-26T09:00:00Z"),
-        counts: [0, 1, 7],
-    },
-    EditCase {
-        name: "exception undone",
-        before: one_of_each,
-        edit: |s| Edit::UndoException { occurrence: s.instances[1].clone() },
-        counts: [0, 0, 6],
-    },
-    EditCase {
-        name: "occurrence cancelled",
-        before: nothing,
-        edit: |s| cancelled(s, 4),
-        counts: [1, 0, 7],
-    },
-    EditCase {
-        name: "exception cancelled",
-        before: one_of_each,
-        edit: |s| cancelled(s, 5),
-        counts: [1, 0, 5],
-    },
+        [0, 9, 7],
+    ),
+    case("exception made by moving", nothing, |s| moved(s, 2, "2026-10-21T13:00:00Z"), [0, 0, 8]),
+    case("exception made by renaming", nothing, |s| renamed(s, 2), [0, 0, 8]),
+    // Within the additional day that listings cover.
+    case(
+        "exception moved out of the window",
+        one_of_each,
+        |s| moved(s, 7, "2026-11-30T12:00:00Z"),
+        [1, 0, 4],
+    ),
+    case(
+        "exception moved back into the window",
+        |s| vec![moved(s, 7, "2026-11-30T12:00:00Z")],
+        |s| moved(s, 7, "2026-11-26T09:00:00Z"),
+        [0, 1, 7],
+    ),
+    case(
+        "exception undone",
+        one_of_each,
+        |s| Edit::UndoException { occurrence: s.instances[1].clone() },
+        [0, 0, 6],
+    ),
+    case("occurrence cancelled", nothing, |s| cancelled(s, 4), [1, 0, 7]),
+    case("exception cancelled", one_of_each, |s| cancelled(s, 5), [1, 0, 5]),
 ];
 
 /// A calendar and the fleet that mirrors it.
@@ -241,10 +210,7 @@ impl Scene {
     async fn compare(&self, what: &str, before: &Events, seq: u64) -> Events {
         self.rig.settle(MAILBOX, 6).await;
         let real = self.truth().await;
-        let mirrored = mirror(&self.rig.store, self.id).await;
-        assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
-        let feed = folded(&self.rig.store, self.id).await;
-        assert_same(&format!("feed and truth, {what}"), &feed, &real);
+        assert_mirrored(&self.rig.store, self.id, &real, what).await;
         let changes = changes_after(&self.rig.store, seq, Some(self.id), 10_000).await;
         assert!(changes.at_end, "{what}");
         let mut told = BTreeSet::new();
@@ -329,9 +295,7 @@ async fn every_edit(place: CalendarKind) {
         let env = Env::simulated(number, noon());
         let settings =
             SimulatorSettings { behaviour, ..SimulatorSettings::new(number, env.clone()) };
-        let simulator = Simulator::new(settings);
-        simulator.set_base_url(BASE);
-        simulator.add_mailbox(MAILBOX);
+        let simulator = graph(settings, &[MAILBOX]);
         let calendar =
             (place != CalendarKind::Default).then(|| simulator.add_calendar(MAILBOX, "Another"));
         if let (CalendarKind::Shared, Some(calendar)) = (place, &calendar) {

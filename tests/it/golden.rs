@@ -3,7 +3,6 @@
 
 mod answers;
 mod calendars;
-mod daemon;
 mod graph;
 mod maker;
 mod silent;
@@ -22,9 +21,9 @@ use calmirror::store::{Store, StoreOptions};
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
+use crate::daemon::Running;
 use crate::rig::{BASE, noon};
 use calendars::{calendar, configuration, delta, wanted};
-use daemon::Running;
 use graph::{Asked, Graph};
 
 /// The versions with a golden store.
@@ -186,7 +185,8 @@ async fn an_old_store_goes_on_from_its_links() {
 
         let graph = Arc::new(graph);
         let daemon =
-            Running::start(directory.path(), &configuration("1h"), graph.clone(), &env).await;
+            Running::start(directory.path(), "s3cret", &configuration("1h"), graph.clone(), &env)
+                .await;
         tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
         for (name, positions, resyncs) in windows {
             // One window names its calendar by id.

@@ -22,7 +22,7 @@ use calmirror::simulator::{
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
-use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{Events, assert_mirrored, assert_same, changes_after, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{BASE, Rig, noon, window, window_settings, window_with};
@@ -100,10 +100,7 @@ impl Scene {
         let status = self.rig.fleet.window(MAILBOX).unwrap();
         let edges = Edges { start: status.start, end: status.end };
         let real = truth(&self.simulator, MAILBOX, None, edges, Completion::Master).await;
-        let mirrored = self.mirror().await;
-        assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
-        let feed = folded(&self.rig.store, self.id).await;
-        assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
+        assert_mirrored(&self.rig.store, self.id, &real, when).await;
     }
 
     /// Clears the faults: the window recovers at its next due time.

@@ -15,9 +15,9 @@ use calmirror::simulator::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::compare::{assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{assert_mirrored, changes_after, mirror, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window_settings, window_with};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 const ALICE: &str = "alice@contoso.com";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -32,16 +32,10 @@ fn days(days: i32) -> Edge {
 
 fn graph(seed: u64, behaviour: Behaviour, env: &Env, mailboxes: &[&str]) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(3000);
-    let simulator = Simulator::new(SimulatorSettings {
-        behaviour,
-        latency,
-        ..SimulatorSettings::new(seed, env.clone())
-    });
-    simulator.set_base_url(BASE);
-    for mailbox in mailboxes {
-        simulator.add_mailbox(mailbox);
-    }
-    simulator
+    crate::rig::graph(
+        SimulatorSettings { behaviour, latency, ..SimulatorSettings::new(seed, env.clone()) },
+        mailboxes,
+    )
 }
 
 fn edit(simulator: &Simulator, edit: Edit) -> String {
@@ -56,10 +50,8 @@ async fn assert_true(rig: &Rig, simulator: &Simulator, name: &str, complete: Com
     let status = rig.settle(name, 20).await;
     let edges = Edges { start: status.start, end: status.end };
     let id = rig.fleet.id(name).unwrap();
-    let mirrored = mirror(&rig.store, id).await;
     let real = truth(simulator, name, None, edges, complete).await;
-    assert_same(&format!("mirror and truth of {name}"), &mirrored, &real);
-    assert_same(&format!("feed and mirror of {name}"), &folded(&rig.store, id).await, &mirrored);
+    assert_mirrored(&rig.store, id, &real, name).await;
 }
 
 fn starts(event: &serde_json::Value) -> Timestamp {

@@ -11,6 +11,7 @@ mod commands;
 mod compare;
 mod configuration;
 mod converge;
+mod daemon;
 mod documented;
 mod edits;
 mod fairness;

@@ -14,6 +14,7 @@ use calmirror::simulator::{
 };
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
+use tempfile::TempDir;
 
 use crate::compare::mirror;
 use crate::memory::Memory;
@@ -24,34 +25,36 @@ fn days(n: i64) -> SignedDuration {
     SignedDuration::from_hours(24 * n)
 }
 
-fn graph(env: &Env) -> Simulator {
-    let latency = Duration::from_millis(5)..Duration::from_millis(100);
-    let behaviour = Behaviour::calm();
-    let simulator = Simulator::new(SimulatorSettings {
-        behaviour,
-        latency,
+/// A Graph that behaves well, and a directory for its mirror.
+fn calm() -> (TempDir, Env, Simulator) {
+    let env = Env::simulated(1, noon());
+    let settings = SimulatorSettings {
+        behaviour: Behaviour::calm(),
+        latency: Duration::from_millis(5)..Duration::from_millis(100),
         ..SimulatorSettings::new(1, env.clone())
-    });
-    simulator.set_base_url(BASE);
-    simulator.add_mailbox(ALICE);
-    simulator
+    };
+    let simulator = crate::rig::graph(settings, &[ALICE]);
+    (tempfile::tempdir().unwrap(), env, simulator)
+}
+
+/// A settled window of sixty events on one page.
+async fn sixty_events() -> (TempDir, Simulator, Rig) {
+    let (directory, env, simulator) = calm();
+    for n in 0..60 {
+        edit(&simulator, single("x", noon() + days(n)));
+    }
+    let interval = Duration::from_secs(300);
+    let tracked =
+        window_with(ALICE, WindowSettings { interval, page_size: 200, ..window_settings() });
+    let rig = start(directory.path(), &simulator, &env, tracked).await;
+    rig.settle(ALICE, 5).await;
+    (directory, simulator, rig)
 }
 
 /// Facts 123, 124: the mirror and the link are kept.
 #[tokio::test(start_paused = true)]
 async fn an_outage_keeps_the_link_and_the_page_size() {
-    let directory = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
-    for n in 0..60 {
-        edit(&simulator, single("x", noon() + days(n)));
-    }
-    let tracked = window_with(
-        ALICE,
-        WindowSettings { interval: Duration::from_secs(300), page_size: 200, ..window_settings() },
-    );
-    let rig = start(directory.path(), &simulator, &env, tracked).await;
-    rig.settle(ALICE, 5).await;
+    let (_directory, simulator, rig) = sixty_events().await;
     simulator.plan(PlannedFault::always(Fault::UnavailableEmpty).path("alendar"));
     tokio::time::sleep(Duration::from_secs(6 * 3600)).await;
     simulator.clear_faults();
@@ -68,9 +71,7 @@ async fn an_outage_keeps_the_link_and_the_page_size() {
 /// A removal of at least 20 events and more than half of the window, over all its segments.
 #[tokio::test(start_paused = true)]
 async fn a_window_of_two_segments_that_empties_is_held() {
-    let directory = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
+    let (directory, env, simulator) = calm();
     let seam = at("2024-01-01T00:00:00Z") + days(1825);
     let mut all = Vec::new();
     for n in 0..30 {
@@ -90,9 +91,7 @@ async fn a_window_of_two_segments_that_empties_is_held() {
 
 #[tokio::test(start_paused = true)]
 async fn each_segments_link_may_die_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
+    let (directory, env, simulator) = calm();
     for n in 0..30 {
         edit(&simulator, single("x", noon() + days(n)));
     }
@@ -119,9 +118,7 @@ async fn each_segments_link_may_die_once() {
 /// The first segment lies in the past and cannot be fetched; the second contains today.
 #[tokio::test(start_paused = true)]
 async fn a_segment_in_trouble_does_not_starve_the_others() {
-    let directory = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
+    let (directory, env, simulator) = calm();
     edit(&simulator, single("today", noon() + SignedDuration::from_hours(2)));
     simulator.plan(PlannedFault::always(Fault::InternalError).path("startDateTime=2020"));
     let tracked = window_with(
@@ -171,12 +168,8 @@ impl Transport for FaultyTransport {
 }
 
 /// A mirrored series that was renamed and can no longer be listed.
-async fn spoilt(
-    directory: &std::path::Path,
-    answer: fn(u64) -> Answer,
-) -> (Rig, Simulator, Arc<FaultyTransport>) {
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
+async fn spoilt(answer: fn(u64) -> Answer) -> (TempDir, Rig, Simulator, Arc<FaultyTransport>) {
+    let (directory, env, simulator) = calm();
     let series = Edit::CreateSeries {
         subject: "daily".into(),
         start: noon(),
@@ -188,11 +181,11 @@ async fn spoilt(
     let series = edit(&simulator, series);
     let listings =
         FaultyTransport::new(&simulator, |uri| uri.path().contains("/instances"), answer);
-    let rig = Rig::start(directory, listings.clone(), &env, vec![window(ALICE)]).await;
+    let rig = Rig::start(directory.path(), listings.clone(), &env, vec![window(ALICE)]).await;
     rig.settle(ALICE, 5).await;
     listings.spoilt.store(true, Ordering::Relaxed);
     edit(&simulator, Edit::Rename { event: series, subject: "else".into() });
-    (rig, simulator, listings)
+    (directory, rig, simulator, listings)
 }
 
 /// An empty page with a new link each time.
@@ -204,8 +197,7 @@ fn empty_page(n: u64) -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn a_listing_of_empty_pages_ends() {
-    let directory = tempfile::tempdir().unwrap();
-    let (rig, _, listings) = spoilt(directory.path(), empty_page).await;
+    let (_directory, rig, _, listings) = spoilt(empty_page).await;
     let ended = rig.fleet.sync(ALICE, Some(Duration::from_secs(4 * 3600))).await.unwrap().finished;
     let asked = listings.asked.load(Ordering::Relaxed);
     assert!(ended.is_some(), "{asked} requests in four hours without an end");
@@ -215,18 +207,7 @@ async fn a_listing_of_empty_pages_ends() {
 /// Page requests are never refused; only the token endpoint is down.
 #[tokio::test(start_paused = true)]
 async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
-    for n in 0..60 {
-        edit(&simulator, single("x", noon() + days(n)));
-    }
-    let tracked = window_with(
-        ALICE,
-        WindowSettings { interval: Duration::from_secs(300), page_size: 200, ..window_settings() },
-    );
-    let rig = start(directory.path(), &simulator, &env, tracked).await;
-    rig.settle(ALICE, 5).await;
+    let (_directory, simulator, rig) = sixty_events().await;
     simulator.plan(PlannedFault::always(Fault::UnknownError).path("/token"));
     simulator.expire_tokens();
     tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
@@ -241,9 +222,7 @@ async fn a_token_endpoint_that_is_down_leaves_pages_and_links_alone() {
 /// the near segment are published meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_parked_removal_does_not_freeze_its_segment() {
-    let directory = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
+    let (directory, env, simulator) = calm();
     let gone = edit(&simulator, single("gone", noon() + days(1)));
     edit(&simulator, single("stays", noon() + days(2)));
     let rig = start(directory.path(), &simulator, &env, tracked()).await;
@@ -272,9 +251,8 @@ async fn a_parked_removal_does_not_freeze_its_segment() {
 /// rest of the calendar continues.
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
-    let directory = tempfile::tempdir().unwrap();
     let timeout = |_| Err(TransportError::new(transport::TransportErrorKind::Timeout));
-    let (rig, simulator, _) = spoilt(directory.path(), timeout).await;
+    let (_directory, rig, simulator, _) = spoilt(timeout).await;
     rig.fleet.sync(ALICE, Some(LONG)).await.unwrap();
     let new = edit(&simulator, single("new", noon() + days(3)));
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
@@ -290,9 +268,7 @@ async fn a_listing_that_always_breaks_off_keeps_nobody_else_waiting() {
 /// attempt fetches pages.
 #[tokio::test(start_paused = true)]
 async fn links_that_keep_dying_are_waited_for_longer_each_time() {
-    let directory = tempfile::tempdir().unwrap();
-    let env = Env::simulated(1, noon());
-    let simulator = graph(&env);
+    let (directory, env, simulator) = calm();
     for n in 0..60 {
         edit(&simulator, single("x", noon() + days(n)));
     }

@@ -1,36 +1,23 @@
 //! The effects of a reload on a fleet, in simulated time: a whole daemon over an in-memory Graph,
 //! with a configuration that is rewritten while it runs.
 
-use std::collections::BTreeMap;
+mod certificate;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
-use calmirror::api::BuildInfo;
-use calmirror::config::{Config, Sources};
-use calmirror::daemon::{Daemon, DaemonOptions};
 use calmirror::env::Env;
 use calmirror::graph::Transport;
-use calmirror::graph::transport::{BodyStream, TransportError};
 use calmirror::mirror::change::{ChangeKind, RemovalReason};
 use calmirror::mirror::status::{ResyncReason, WindowState, WindowStatus};
 use calmirror::mirror::window::{Completion, Edges};
-use calmirror::reload::{ReloadError, ReloadHandle, ReloadQueue, ReloadSummary};
+use calmirror::reload::{ReloadError, ReloadSummary};
 use calmirror::simulator::{Population, Simulator, SimulatorSettings};
-use calmirror::store::Store;
-use calmirror::supervisor::Fleet;
-use futures_util::future::BoxFuture;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
-use crate::compare::{assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{assert_mirrored, changes_after, truth};
+use crate::daemon::Running;
 use crate::memory::Memory;
 use crate::rig::{BASE, noon};
 
@@ -42,11 +29,7 @@ struct Live {
     directory: TempDir,
     simulator: Simulator,
     env: Env,
-    fleet: Fleet,
-    store: Store,
-    reloads: ReloadHandle,
-    stop: oneshot::Sender<()>,
-    running: JoinHandle<()>,
+    daemon: Running,
 }
 
 /// A Graph with these mailboxes, each with `events` single events and some series.
@@ -87,50 +70,18 @@ impl Live {
         text: &str,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("secret");
-        fs::write(&path, secret).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let (simulator, env) = graph;
-        let file = directory.path().join("calmirror.toml");
-        fs::write(&file, text).unwrap();
-        let sources = Sources::find(Some(&file), BTreeMap::new());
-        let clock = env.clone();
-        let load = Arc::new(move || Config::load(&sources, clock.now()));
-        let options = DaemonOptions {
-            config: load().unwrap(),
-            load,
-            reloads: ReloadQueue::default(),
-            telemetry: None,
-            env: env.clone(),
-            transport,
-            about: BuildInfo {
-                version: String::new(),
-                commit: String::new(),
-                target: String::new(),
-                started: env.now(),
-                since: tokio::time::Instant::now(),
-            },
-            accept_drops: false,
-            open_loopback: false,
-            cache_bytes: 16 << 20,
-        };
-        let daemon = Daemon::start(options).await.unwrap();
-        let (fleet, store, reloads) = (daemon.fleet(), daemon.store(), daemon.reloads());
-        let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(async move {
-            daemon.run(async { drop(stopped.await) }).await.unwrap();
-        });
-        Self { directory, simulator, env, fleet, store, reloads, stop, running }
+        let daemon = Running::start(directory.path(), secret, text, transport, &env).await;
+        Self { directory, simulator, env, daemon }
     }
 
     async fn reload(&self, windows: &[(&str, &str, &str)]) -> Result<ReloadSummary, ReloadError> {
         fs::write(self.directory.path().join("calmirror.toml"), text(windows)).unwrap();
-        self.reloads.ask(false).await
+        self.daemon.reloads.ask(false).await
     }
 
     async fn stop(self) {
-        self.stop.send(()).unwrap();
-        self.running.await.unwrap();
+        self.daemon.stop().await;
     }
 
     fn requests(&self) -> u64 {
@@ -138,7 +89,7 @@ impl Live {
     }
 
     fn window(&self, name: &str) -> WindowStatus {
-        self.fleet.window(name).unwrap()
+        self.daemon.fleet.window(name).unwrap()
     }
 
     /// Waits until the window is settled.
@@ -155,16 +106,13 @@ impl Live {
 
     /// Asserts that the window and its feed equal what Graph lists.
     async fn assert_true(&self, name: &str, mailbox: &str) {
-        self.fleet.sync(name, Some(HOUR)).await.unwrap();
+        self.daemon.fleet.sync(name, Some(HOUR)).await.unwrap();
         let status = self.settled(name).await;
         let edges = Edges { start: status.start, end: status.end };
         let mailbox = format!("{mailbox}@contoso.com");
-        let id = self.fleet.id(name).unwrap();
-        let mirrored = mirror(&self.store, id).await;
+        let id = self.daemon.fleet.id(name).unwrap();
         let real = truth(&self.simulator, &mailbox, None, edges, Completion::Master).await;
-        assert_same(&format!("mirror and truth of {name}"), &mirrored, &real);
-        let feed = folded(&self.store, id).await;
-        assert_same(&format!("feed and mirror of {name}"), &feed, &mirrored);
+        assert_mirrored(&self.daemon.store, id, &real, name).await;
     }
 }
 
@@ -207,21 +155,21 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     // Two days of jitter spread the fleet.
     tokio::time::sleep(HOUR * 48).await;
 
-    let (requests, before) = (live.requests(), live.fleet.windows());
+    let (requests, before) = (live.requests(), live.daemon.fleet.windows());
     let now = live.env.now();
     let told = live.reload(&windows("interval = \"10m\"")).await.unwrap();
     assert_eq!((told.windows.retimed, told.windows.unchanged), (60, 0));
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(live.requests(), requests, "a reload makes no requests");
     let mut dues = Vec::new();
-    for (was, is) in before.iter().zip(live.fleet.windows()) {
+    for (was, is) in before.iter().zip(live.daemon.fleet.windows()) {
         let (old, new) = (was.next_due.unwrap(), is.next_due.unwrap());
         assert!(new <= old && new > now, "{}: {old} -> {new}", is.name);
         dues.push(new.duration_since(now).as_secs());
     }
     assert_spread(&dues, 600);
     tokio::time::sleep(MINUTE * 11).await;
-    for window in live.fleet.windows() {
+    for window in live.daemon.fleet.windows() {
         assert!(
             window.last_success.unwrap() > now,
             "{} had no round within eleven minutes",
@@ -237,7 +185,7 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(live.requests(), requests, "a reload makes no requests");
     let mut dues = Vec::new();
-    for window in live.fleet.windows() {
+    for window in live.daemon.fleet.windows() {
         let (last, due) = (window.last_success.unwrap(), window.next_due.unwrap());
         let since = due.duration_since(last).as_secs();
         assert!(since <= 66 * 60, "{}: due {since} s after its last round", window.name);
@@ -246,14 +194,14 @@ async fn a_changed_interval_neither_delays_nor_bunches_rounds() {
     assert_spread(&dues, 3600);
 
     // Repeated reloads without a change do not delay any round.
-    let before: Vec<_> = live.fleet.windows().iter().map(|window| window.next_due).collect();
+    let before: Vec<_> = live.daemon.fleet.windows().iter().map(|window| window.next_due).collect();
     for _ in 0..20 {
         let told =
             live.reload(&windows("interval = \"1h\"\npage_size = 7\nconfirm_after = \"1m\"")).await;
         assert_eq!(told.unwrap().windows.unchanged, 60);
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let after: Vec<_> = live.fleet.windows().iter().map(|window| window.next_due).collect();
+    let after: Vec<_> = live.daemon.fleet.windows().iter().map(|window| window.next_due).collect();
     assert_eq!(before, after);
     assert_eq!(live.simulator.statistics().total.enumerations, 60, "no window is enumerated again");
     live.stop().await;
@@ -309,7 +257,7 @@ async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
             live.simulator.mutate_randomly();
         }
         // Depending on `wait`, a round or its listings are in progress, or the round is over.
-        live.fleet.sync("alice", None).await.unwrap();
+        live.daemon.fleet.sync("alice", None).await.unwrap();
         tokio::time::sleep(Duration::from_secs(wait)).await;
         let bob = live.window("bob").resyncs;
         let told = live
@@ -325,7 +273,7 @@ async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
         let status = live.settled("alice").await;
         assert_eq!(status.end.to_string(), "2027-01-01T00:00:00Z");
         assert_eq!(status.last_resync.map(|resync| resync.reason), Some(ResyncReason::WindowMoved));
-        live.fleet.sync("alice", Some(HOUR)).await.unwrap();
+        live.daemon.fleet.sync("alice", Some(HOUR)).await.unwrap();
         assert_eq!(live.window("bob").resyncs, bob);
         live.assert_true("bob", "bob").await;
         live.reload(&[("alice", "alice", ""), ("bob", "bob", "")]).await.unwrap();
@@ -337,7 +285,7 @@ async fn a_window_that_moves_in_the_middle_of_a_round_ends_in_the_truth() {
 
 /// The feed as (window, kind, reason), in order.
 async fn feed(live: &Live) -> Vec<(String, ChangeKind, Option<RemovalReason>)> {
-    let changes = changes_after(&live.store, 0, None, 100_000).await;
+    let changes = changes_after(&live.daemon.store, 0, None, 100_000).await;
     assert!(changes.at_end);
     let line =
         |change: &calmirror::store::Change| (change.window.to_string(), change.kind, change.reason);
@@ -356,7 +304,7 @@ async fn another_mailbox_under_an_old_name_begins_when_the_old_events_are_gone()
     let told = live.reload(&[("w", "bob", ""), ("renamed", "carol", "")]).await.unwrap();
     let counts = told.windows;
     assert_eq!((counts.replaced, counts.added, counts.removed, counts.unchanged), (1, 1, 1, 0));
-    assert!(live.fleet.window("x").is_none());
+    assert!(live.daemon.fleet.window("x").is_none());
     live.settled("w").await;
     live.settled("renamed").await;
     live.assert_true("w", "bob").await;
@@ -384,7 +332,7 @@ async fn a_window_that_comes_back_while_it_is_dropped_is_a_new_one() {
     live.settled("b").await;
     for _ in 0..5 {
         live.reload(&[("b", "bob", "")]).await.unwrap();
-        assert!(live.fleet.window("a").is_none());
+        assert!(live.daemon.fleet.window("a").is_none());
         live.reload(&[("a", "alice", ""), ("b", "bob", "")]).await.unwrap();
         live.reload(&[("a", "bob", ""), ("b", "bob", "")]).await.unwrap();
         live.reload(&[("a", "alice", ""), ("b", "bob", "")]).await.unwrap();
@@ -393,7 +341,7 @@ async fn a_window_that_comes_back_while_it_is_dropped_is_a_new_one() {
     live.assert_true("a", "alice").await;
     live.assert_true("b", "bob").await;
     tokio::time::sleep(MINUTE).await;
-    let known = live.store.windows().await.unwrap();
+    let known = live.daemon.store.windows().await.unwrap();
     assert_eq!(known.len(), 2, "removed windows are still stored: {known:?}");
     assert_eq!(live.window("b").resyncs, 0);
     live.stop().await;
@@ -435,7 +383,8 @@ async fn a_storm_of_reloads_ends_in_the_last_configuration() {
     let last =
         [("keep", "a", "interval = \"30s\""), ("v", "b", ""), ("z", "f", "interval = \"5m\"")];
     live.reload(&last).await.unwrap();
-    let names: Vec<String> = live.fleet.windows().into_iter().map(|window| window.name).collect();
+    let names: Vec<String> =
+        live.daemon.fleet.windows().into_iter().map(|window| window.name).collect();
     assert_eq!(names, ["keep", "v", "z"]);
     for (name, mailbox, _) in last {
         live.settled(name).await;
@@ -443,9 +392,13 @@ async fn a_storm_of_reloads_ends_in_the_last_configuration() {
     }
     assert_eq!(live.window("z").interval_s, 300.0);
     assert_eq!(live.window("keep").resyncs, 0, "an unchanged window was enumerated again");
-    assert_eq!((live.fleet.restarts(), live.reloads.counts().applied), (0, 101));
+    assert_eq!((live.daemon.fleet.restarts(), live.daemon.reloads.counts().applied), (0, 101));
     tokio::time::sleep(MINUTE).await;
-    assert_eq!(live.store.windows().await.unwrap().len(), 3, "removed windows are still stored");
+    assert_eq!(
+        live.daemon.store.windows().await.unwrap().len(),
+        3,
+        "removed windows are still stored"
+    );
     // No worker is left over either: 120 rounds an hour at 30 s, 12 at 5 min and 1 make all
     // requests.
     let requests = live.requests();
@@ -466,83 +419,16 @@ async fn a_reload_that_is_refused_changes_nothing() {
     fs::write(live.directory.path().join("taken"), "precious").unwrap();
     let path = live.directory.path().join("calmirror.toml");
     fs::write(&path, text(&[("b", "alice", "")]).replace("api.sock", "taken")).unwrap();
-    let failed = live.reloads.ask(false).await;
+    let failed = live.daemon.reloads.ask(false).await;
     assert!(
         matches!(&failed, Err(ReloadError::Failed(why)) if why.contains("not a socket")),
         "{failed:?}"
     );
-    assert_eq!(live.fleet.windows().len(), 1);
+    assert_eq!(live.daemon.fleet.windows().len(), 1);
     let after = live.window("a");
     assert_eq!((after.next_due, after.interval_s), (before.next_due, 3600.0));
     assert_eq!(live.requests(), requests);
-    let counts = live.reloads.counts();
+    let counts = live.daemon.reloads.counts();
     assert_eq!((counts.applied, counts.refused, counts.failed), (0, 1, 1));
-    live.stop().await;
-}
-
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/graph");
-
-/// Records the client assertions of token requests.
-struct AssertionRecorder {
-    graph: Memory,
-    assertions: Arc<Mutex<Vec<String>>>,
-}
-
-impl Transport for AssertionRecorder {
-    fn send(
-        &self,
-        request: http::Request<Bytes>,
-    ) -> BoxFuture<'_, Result<http::Response<BodyStream>, TransportError>> {
-        let form = String::from_utf8_lossy(request.body());
-        let assertion = form.split('&').find_map(|field| field.strip_prefix("client_assertion="));
-        if let Some(assertion) = assertion {
-            self.assertions.lock().unwrap().push(assertion.to_owned());
-        }
-        self.graph.send(request)
-    }
-}
-
-/// The thumbprint named in an assertion, after its signature is verified with the certificate of a
-/// fixture.
-fn thumbprint(assertion: &str, signer: &str) -> String {
-    let pem = fs::read(format!("{FIXTURES}/{signer}")).unwrap();
-    let mut rules = Validation::new(Algorithm::PS256);
-    (rules.validate_exp, rules.validate_aud) = (false, false);
-    let key = DecodingKey::from_rsa_pem(&pem).unwrap();
-    jsonwebtoken::decode::<Value>(assertion, &key, &rules).unwrap_or_else(|error| {
-        panic!("not signed by {signer}: {error}");
-    });
-    let head = URL_SAFE_NO_PAD.decode(assertion.split('.').next().unwrap()).unwrap();
-    let head: Value = serde_json::from_slice(&head).unwrap();
-    head["x5t#S256"].as_str().unwrap().to_owned()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_rotated_certificate_signs_the_next_token_request() {
-    let pem = |name: &str| fs::read_to_string(format!("{FIXTURES}/{name}")).unwrap();
-    let graph = graph(11, &["alice"], 5);
-    let assertions = Arc::<Mutex<Vec<String>>>::default();
-    let notary =
-        AssertionRecorder { graph: Memory(graph.0.clone()), assertions: assertions.clone() };
-    let text = text(&[("a", "alice", "")])
-        .replace("client_secret_file = \"secret\"", "certificate_file = \"secret\"");
-    let live = Live::over(Arc::new(notary), graph, &pem("certificate.pem"), &text).await;
-    live.settled("a").await;
-    fs::write(live.directory.path().join("secret"), pem("rotated.pem")).unwrap();
-    // While the token is valid no other one is requested.
-    live.fleet.sync("a", Some(HOUR)).await.unwrap();
-    assert_eq!(assertions.lock().unwrap().len(), 1);
-
-    let told = live.reloads.ask(false).await.unwrap();
-    assert_eq!((told.windows.unchanged, told.changes.len(), told.accounts.len()), (1, 0, 0));
-    assert_eq!(assertions.lock().unwrap().len(), 1, "a valid token was replaced");
-    live.simulator.expire_tokens();
-    let round = live.fleet.sync("a", Some(HOUR)).await.unwrap().finished.unwrap();
-    assert_eq!((round.state, round.resyncs, round.failures), (WindowState::Settled, 0, 0));
-    let assertions = std::mem::take(&mut *assertions.lock().unwrap());
-    let [before, after] = &assertions[..] else { panic!("{} tokens", assertions.len()) };
-    let before = thumbprint(before, "certificate.pem");
-    let after = thumbprint(after, "rotated.pem");
-    assert_ne!(before, after);
     live.stop().await;
 }

@@ -12,6 +12,7 @@ use calmirror::mirror::account::{Account, Credential};
 use calmirror::mirror::failure::ErrorKind;
 use calmirror::mirror::status::{WindowState, WindowStatus};
 use calmirror::mirror::window::{CalendarRef, Edge, Window, WindowIdentity, WindowSettings};
+use calmirror::simulator::{Simulator, SimulatorSettings};
 use calmirror::store::{Store, StoreOptions};
 use calmirror::supervisor::{Fleet, Supervisor, WindowSpec};
 use calmirror::worker::Services;
@@ -51,6 +52,16 @@ pub(crate) fn window_settings() -> WindowSettings {
         audit: None,
         ..default_settings().unwrap()
     }
+}
+
+/// A Graph with these mailboxes.
+pub(crate) fn graph(settings: SimulatorSettings, mailboxes: &[&str]) -> Simulator {
+    let simulator = Simulator::new(settings);
+    simulator.set_base_url(BASE);
+    for mailbox in mailboxes {
+        simulator.add_mailbox(mailbox);
+    }
+    simulator
 }
 
 /// Running workers. Dropped without [`Rig::stop`] they are cut off, as in a crash.

@@ -15,9 +15,9 @@ use calmirror::simulator::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::compare::{assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{assert_mirrored, changes_after, mirror, truth};
 use crate::memory::Memory;
-use crate::rig::{BASE, Rig, noon, window_settings, window_with};
+use crate::rig::{Rig, noon, window_settings, window_with};
 
 pub(crate) const ALICE: &str = "alice@contoso.com";
 pub(crate) const LONG: Duration = Duration::from_secs(8 * 3600);
@@ -50,14 +50,10 @@ pub(crate) fn tracked() -> Window {
 
 fn graph(seed: u64, behaviour: Behaviour, env: &Env) -> Simulator {
     let latency = Duration::from_millis(5)..Duration::from_millis(900);
-    let simulator = Simulator::new(SimulatorSettings {
-        behaviour,
-        latency,
-        ..SimulatorSettings::new(seed, env.clone())
-    });
-    simulator.set_base_url(BASE);
-    simulator.add_mailbox(ALICE);
-    simulator
+    crate::rig::graph(
+        SimulatorSettings { behaviour, latency, ..SimulatorSettings::new(seed, env.clone()) },
+        &[ALICE],
+    )
 }
 
 pub(crate) fn edit(simulator: &Simulator, edit: Edit) -> String {
@@ -80,10 +76,8 @@ pub(crate) async fn start(
 async fn assert_true(rig: &Rig, simulator: &Simulator, status: &WindowStatus, what: &str) {
     let edges = Edges { start: status.start, end: status.end };
     let id = rig.fleet.id(ALICE).unwrap();
-    let mirrored = mirror(&rig.store, id).await;
     let real = truth(simulator, ALICE, None, edges, Completion::Master).await;
-    assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
-    assert_same(&format!("feed and mirror, {what}"), &folded(&rig.store, id).await, &mirrored);
+    assert_mirrored(&rig.store, id, &real, what).await;
 }
 
 /// An occurrence moves into a segment that cannot list its series. It stays in place until that

@@ -17,7 +17,7 @@ use calmirror::simulator::{
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use crate::compare::{Events, assert_same, changes_after, folded, mirror, truth};
+use crate::compare::{Events, assert_mirrored, assert_same, changes_after, mirror, truth};
 use crate::converge::simulator;
 use crate::memory::Memory;
 use crate::rig::{Rig, noon, window_settings, window_with};
@@ -139,10 +139,7 @@ impl Scene {
         let edges = Edges { start: status.start, end: status.end };
         let real =
             truth(&self.simulator, MAILBOX, None, edges, self.window.settings.complete).await;
-        let mirrored = self.mirror().await;
-        assert_same(&format!("mirror and truth {when}"), &mirrored, &real);
-        let feed = folded(&self.rig.store, self.id).await;
-        assert_same(&format!("feed and mirror {when}"), &feed, &mirrored);
+        let mirrored = assert_mirrored(&self.rig.store, self.id, &real, when).await;
         assert_eq!(status.events, mirrored.len() as u64, "{when}");
     }
 

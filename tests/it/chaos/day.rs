@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::follower::Followers;
 use super::organisation::{Tracked, organisation};
-use crate::compare::{assert_same, folded, mirror, truth_as_asked};
+use crate::compare::{assert_mirrored, assert_same, truth_as_asked};
 use crate::memory::Memory;
 use crate::rig::{Rig, noon};
 
@@ -339,10 +339,8 @@ impl Life {
             let now = self.env.now();
             assert!(edges.start <= window.settings.start.resolve(now), "starts too late, {what}");
             assert!(edges.end >= window.settings.end.resolve(now), "ends too early, {what}");
-            let mirrored = mirror(store, id).await;
             let real = truth_as_asked(simulator, window, calendar.as_deref(), edges).await;
-            assert_same(&format!("mirror and truth, {what}"), &mirrored, &real);
-            assert_same(&format!("feed and mirror, {what}"), &folded(store, id).await, &mirrored);
+            let mirrored = assert_mirrored(store, id, &real, &what).await;
             assert_eq!(status.events, mirrored.len() as u64, "count, {what}");
             self.followers.with(&window.name, |followed| {
                 assert_same(&format!("follower and mirror, {what}"), &followed.events, &mirrored);

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::calendars::{configuration, wanted};
-use super::daemon::Running;
+use crate::daemon::Running;
 use crate::process::eventually;
 use crate::rig::noon;
 use crate::socket::Api;
@@ -35,7 +35,7 @@ const MOVING: [&str; 2] = ["sweeping", "sweeping-listed"];
 pub(super) async fn api(directory: &Path) -> Value {
     let env = Env::simulated(7, noon());
     let configuration = configuration("1d");
-    let daemon = Running::start(directory, &configuration, Arc::new(Silent), &env).await;
+    let daemon = Running::start(directory, "s3cret", &configuration, Arc::new(Silent), &env).await;
     // Rounds begin, and windows being dropped are purged.
     eventually("the daemon has done what it can", async || {
         for name in MOVING {

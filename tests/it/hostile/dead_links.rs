@@ -89,10 +89,10 @@ async fn an_instance_that_leaves_with_its_series_is_counted_once() {
     let directory = tempfile::tempdir().unwrap();
     let env = Env::simulated(910, noon());
     let behaviour = Behaviour { resend: Resend::Tombstones, ..Behaviour::calm() };
-    let simulator =
-        Simulator::new(SimulatorSettings { behaviour, ..SimulatorSettings::new(910, env.clone()) });
-    simulator.set_base_url(BASE);
-    simulator.add_mailbox(MAILBOX);
+    let simulator = crate::rig::graph(
+        SimulatorSettings { behaviour, ..SimulatorSettings::new(910, env.clone()) },
+        &[MAILBOX],
+    );
     let mutate = |edit| {
         simulator.mutate(Mutation { mailbox: MAILBOX.into(), calendar: None, edit }).unwrap()
     };
