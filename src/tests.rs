@@ -1,7 +1,9 @@
 //! Fixtures for the unit tests of several rooms: a window, how the store knows it, a store and its
-//! events.
+//! events, and a log.
 
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -108,5 +110,25 @@ pub(crate) fn single(id: &str, span: Span, content: impl Into<Bytes>) -> Item {
         all_day: false,
         full: true,
         content: content.into(),
+    }
+}
+
+/// Collects what is written, such as a log.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

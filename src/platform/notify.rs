@@ -140,6 +140,17 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
+    /// A service manager's socket, and a process that knows it, with more of its environment.
+    fn managed(more: &[(&str, &str)]) -> (tempfile::TempDir, UnixDatagram, Notify) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let place = path.display().to_string();
+        let mut environment = environment(more);
+        environment.insert("NOTIFY_SOCKET".to_owned(), place);
+        (directory, manager, Notify::new(&environment, 7))
+    }
+
     fn received(manager: &UnixDatagram) -> String {
         let mut buffer = [0; 512];
         let length = manager.recv(&mut buffer).unwrap();
@@ -148,14 +159,7 @@ mod tests {
 
     #[test]
     fn a_manager_hears_each_message_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let place = path.display().to_string();
-        let notify = Notify::new(
-            &environment(&[("NOTIFY_SOCKET", &place), ("WATCHDOG_USEC", "30000000")]),
-            7,
-        );
+        let (_directory, manager, notify) = managed(&[("WATCHDOG_USEC", "30000000")]);
         notify.ready("2 windows: 2 settled");
         assert_eq!(received(&manager), "READY=1\nSTATUS=2 windows: 2 settled\n");
         notify.alive("a refusal\nREADY=1");
@@ -168,11 +172,7 @@ mod tests {
 
     #[test]
     fn a_manager_that_does_not_read_holds_nothing_up() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("notify");
-        let _manager = UnixDatagram::bind(&path).unwrap();
-        let place = path.display().to_string();
-        let notify = Notify::new(&environment(&[("NOTIFY_SOCKET", &place)]), 7);
+        let (_directory, _manager, notify) = managed(&[]);
         let begun = tokio::time::Instant::now();
         // More than the socket buffer holds.
         for _ in 0..1000 {
@@ -184,11 +184,7 @@ mod tests {
 
     #[test]
     fn a_reload_carries_its_time_in_the_same_datagram() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let place = path.display().to_string();
-        let notify = Notify::new(&environment(&[("NOTIFY_SOCKET", &place)]), 7);
+        let (_directory, manager, notify) = managed(&[]);
         let before = monotonic();
         notify.reloading();
         let heard = received(&manager);

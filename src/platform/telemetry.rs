@@ -246,24 +246,8 @@ fn colours() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    /// A buffer that collects log lines.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::tests::Lines;
 
     #[test]
     fn no_level_brings_out_the_detail_of_other_peoples_code() {
@@ -286,7 +270,7 @@ mod tests {
                 tracing::trace!(target: "calmirror::worker", "own");
             }
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         assert!(!text.contains("canary"), "{text}");
         for wanted in ["engine", "library", "own"] {
             assert_eq!(text.matches(wanted).count(), 2, "{wanted}: {text}");
@@ -303,10 +287,7 @@ mod tests {
                 writer.clone()
             });
         let _logging = tracing::subscriber::set_default(subscriber);
-        let told = |wanted: &str| {
-            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-            text.lines().filter(|line| line.contains(wanted)).count()
-        };
+        let told = |wanted: &str| lines.text().lines().filter(|line| line.contains(wanted)).count();
         let storm = || {
             for window in 0..20_000 {
                 tracing::warn!(target: "calmirror::worker", window, "window in trouble");

@@ -9,6 +9,7 @@ use crate::graph::script::{
     BASE, Script, ScriptedResponse, ask, client, edges, granted, reply, tokens,
 };
 use crate::mirror::window::BodyFormat;
+use crate::tests::Lines;
 
 const LINK: &str =
     "https://graph.example/v1.0/users/room-7/calendarView/delta?$deltatoken=canary-1.b_C";
@@ -350,10 +351,10 @@ async fn no_error_and_no_type_shows_a_token_a_secret_or_a_link() {
 #[tokio::test(start_paused = true)]
 async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
     const TOKEN: &str = "canary-token-1";
-    let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let lines = Lines::default();
     let log = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
-        .with_writer(std::sync::Mutex::new(Lines(lines.clone())))
+        .with_writer(std::sync::Mutex::new(lines.clone()))
         .finish();
     let _guard = tracing::subscriber::set_default(log);
     let ids =
@@ -365,22 +366,9 @@ async fn an_id_that_graph_gives_its_answer_is_logged_only_if_it_is_one() {
     for _ in ids {
         client.page(&target, &ask(), PageStart::Link(&Link::new(LINK)), false).await.unwrap();
     }
-    let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    let lines = lines.text();
     assert!(lines.matches("graph answered").count() >= ids.len(), "{lines}");
     assert!(lines.contains("0b3f-77") && !lines.contains("canary"), "{lines}");
-}
-
-/// The captured log.
-struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(line)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test(start_paused = true)]
