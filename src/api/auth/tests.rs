@@ -52,8 +52,7 @@ fn every_request_needs_the_token_and_the_reading_one_only_reads() {
 fn without_configured_tokens_nobody_comes_in() {
     // An empty configured token admits no request either.
     let empty = Some(TokenHash::new(" \n"));
-    let empty =
-        ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
+    let empty = ApiSettings { token: empty.clone(), read_token: empty, ..ApiSettings::default() };
     for settings in [ApiSettings::default(), empty] {
         let door = AccessPolicy::new(settings, "127.0.0.1:1".parse().unwrap(), Arc::default());
         let host = (header::HOST, "localhost");

@@ -35,8 +35,7 @@ fn found(
     config: &Path,
     environment: &BTreeMap<String, String>,
 ) -> (Endpoint, Option<String>) {
-    let ClientTarget { endpoint: place, token, .. } =
-        find(api, Some(config), environment).unwrap();
+    let ClientTarget { endpoint: place, token, .. } = find(api, Some(config), environment).unwrap();
     (place, token)
 }
 
@@ -73,9 +72,7 @@ fn the_configuration_says_where_and_the_environment_has_the_last_word() {
     assert_eq!(found(None, &file, &environment).0, Endpoint::Socket(relative.clone()));
 
     // An empty variable counts as unset.
-    for name in
-        ["CALMIRROR__API__SOCKET", "CALMIRROR_TOKEN", "CALMIRROR_API", "CALMIRROR_CONFIG"]
-    {
+    for name in ["CALMIRROR__API__SOCKET", "CALMIRROR_TOKEN", "CALMIRROR_API", "CALMIRROR_CONFIG"] {
         environment.insert(name.into(), String::new());
     }
     let (place, secret) = found(None, &file, &environment);

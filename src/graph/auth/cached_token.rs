@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::SignIn;
+use super::SignInSettings;
 use super::endpoint::Grant;
 use super::secret::AccessToken;
 use crate::env::Env;
