@@ -46,7 +46,9 @@ impl ClientConfig {
         let mut faults = DiagnosticSink::default();
         let (mut layers, _) = Layers::read_lenient(sources, &mut faults);
         let table = layers.take(Section::Api);
-        let mut reader = TableReader::new(&table, &mut faults);
+        let unset = LayeredTable { defaults: table.defaults, ..LayeredTable::default() };
+        let set = LayeredTable { defaults: &[], ..table };
+        let mut reader = TableReader::new(&set, &mut faults);
         let token_files = ["token_file", "read_token_file"];
         let configured = reader.take("socket", socket);
         let listen = reader.take("listen", listen);
@@ -55,7 +57,6 @@ impl ClientConfig {
             .filter_map(|key| reader.take(key, |written| written.path()))
             .collect();
         // An invalid value counts as not set.
-        let unset = LayeredTable { defaults: table.defaults, ..LayeredTable::default() };
         let default =
             || TableReader::new(&unset, &mut DiagnosticSink::default()).take("socket", socket);
         let mut unusable = faults.faults;

@@ -190,7 +190,7 @@ async fn a_reload_ends_a_request_at_once_and_cuts_off_what_does_not_end() {
     assert_eq!(begun.elapsed(), RELOAD_STOP_TIMEOUT);
     assert!(supervisor.running.is_empty());
     let line = std::fs::read_to_string(&log).unwrap();
-    assert!(line.contains(r#"during="reload" windows="bob" deadline_s=6"#), "{line}");
+    assert!(line.contains(r#"during="reload" windows="bob" deadline_s=2"#), "{line}");
     ground.end().await;
 }
 
