@@ -151,7 +151,7 @@ impl ErrorKind {
 
 impl FailureCause {
     /// The state of a window that failed for this cause.
-    pub(super) fn state(self) -> WindowState {
+    pub fn state(self) -> WindowState {
         match self {
             Self::Throttled(_) | Self::Stalled(_) | Self::Transient => WindowState::BackingOff,
             Self::SignIn => WindowState::SignInRequired,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::graph::GraphError;
 use crate::mirror::failure::{ErrorClass, ErrorKind, FailureCause};
 use crate::mirror::fallback::StallKind;
-use crate::mirror::status::LastError;
+use crate::mirror::status::{LastError, WindowState};
 use crate::store::StoreError;
 
 /// Why an attempt ended early.
@@ -51,8 +51,7 @@ impl AttemptError {
     /// Whether the next attempt continues behind the pages that this one committed, instead of
     /// starting with the same pages again.
     pub(super) fn keeps_progress(&self) -> bool {
-        let Self::Graph(error) = self else { return false };
-        matches!(error.cause(), FailureCause::Transient | FailureCause::Throttled(_))
+        matches!(self, Self::Graph(error) if error.cause().state() == WindowState::BackingOff)
     }
 
     /// Whether the error may be known from an earlier attempt. It is if this one made no request.

@@ -130,10 +130,8 @@ impl Attempt<'_> {
                 _ if cause.class() == ErrorClass::TooLarge => PageFailure::TooLarge,
                 _ if refused => PageFailure::Refused,
                 FailureCause::Transient | FailureCause::Quarantined => PageFailure::Other,
-                FailureCause::Throttled(_)
-                | FailureCause::SignIn
-                | FailureCause::Stalled(_)
-                | FailureCause::StoreFull => return Err(error),
+                // No other request would be answered either.
+                _ => return Err(error),
             },
             _ => return Err(error),
         };
