@@ -75,7 +75,7 @@ async fn assert_rebuilt(store: &Store, opening: &OpenReport, cursor: &str) {
     assert!(store.windows().await.unwrap().is_empty());
     assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
     let w = attach(store, "alice").await;
-    put(&store, w, vec![single("a", 1, "A")]).await;
+    put(store, w, vec![single("a", 1, "A")]).await;
     assert_eq!(fold(store, None).await.len(), 1);
     assert!(matches!(store.seq(cursor), Err(FeedError::SnapshotRequired)));
 }
